@@ -1,0 +1,38 @@
+"""Ready2Unlearn's settings (torch-free)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unlearning.errors import InvalidSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready2Unlearn:
+    """Prepare a model, while it is trained, for a later ascent (Duan et al., arXiv 2505.10845; objective as in docs/methods.md §2).
+
+    efficiency, retention, resistance: λ1, λ2, λ3. ascent_rate: α, equal to the later ascent's step.
+    ascent_steps: k, simulated ascent steps. relearn_rate: γ of the simulated relearning.
+    clip: the most that one meta difference may count, in nats. warm_up: share of the epochs trained plainly first.
+    every: the meta terms join each `every`-th step. order: "second" differentiates through the simulation, "first" does not.
+    revocable_share: share of the training data that may be asked to be forgotten, the rest being stable.
+    """
+
+    efficiency: float = 0.1
+    retention: float = 0.1
+    resistance: float = 0.1
+    ascent_rate: float = 0.02
+    ascent_steps: int = 1
+    relearn_rate: float = 0.02
+    clip: float = 2.0
+    warm_up: float = 0.5
+    every: int = 4
+    order: Literal["second", "first"] = "second"
+    revocable_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if min(self.efficiency, self.retention, self.resistance) < 0:
+            raise InvalidSpec("Ready2Unlearn's weights must be at least 0.")
+        if self.every < 1 or self.ascent_steps < 1 or not 0 <= self.warm_up <= 1 or not 0 < self.revocable_share < 1:
+            raise InvalidSpec(
+                "Ready2Unlearn needs every >= 1, ascent_steps >= 1, warm_up in [0, 1], revocable_share in (0, 1)."
+            )

@@ -1,0 +1,76 @@
+"""Samples held in memory: tensors with the IDs of the people's data they came from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlearning.errors import InvalidWorkload
+
+
+class Batch(NamedTuple):
+    """inputs: (n, …); targets: (n, …)."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SampleSet:
+    """Samples that fit in memory, moved to the device once.
+
+    ids: n distinct strings. inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
+    Raises InvalidWorkload where the lengths differ or an ID stands twice.
+    """
+
+    ids: tuple[str, ...]
+    inputs: Tensor
+    targets: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.inputs) == len(self.targets):
+            lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
+            raise InvalidWorkload(f"A sample set has {lengths}; the three must be as many.")
+        if len(set(self.ids)) != len(self.ids):
+            raise InvalidWorkload(f"A sample set of {len(self.ids)} has only {len(set(self.ids))} distinct ids.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def batch(self) -> Batch:
+        """All samples as one batch."""
+        return Batch(self.inputs, self.targets)
+
+    def take(self, index: Tensor) -> "SampleSet":
+        """The samples at `index`, (k,) int64, in that order."""
+        chosen = index.tolist()
+        return SampleSet(ids=tuple(self.ids[i] for i in chosen), inputs=self.inputs[index], targets=self.targets[index])
+
+    def select(self, index: Tensor) -> Batch:
+        """A batch of the samples at `index`, (k,) int64, without their IDs."""
+        return Batch(self.inputs[index], self.targets[index])
+
+    def to(self, device: torch.device | str) -> "SampleSet":
+        """The same samples on `device`."""
+        return SampleSet(ids=self.ids, inputs=self.inputs.to(device), targets=self.targets.to(device))
+
+    def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Every sample once, in a random order, in batches of `size` (the last may be smaller)."""
+        order = torch.randperm(len(self), generator=generator)
+        for index in order.split(size):
+            yield self.select(index)
+
+    def draw(self, size: int, generator: torch.Generator) -> Batch:
+        """`size` distinct samples at random; all of them where there are fewer."""
+        return self.select(torch.randperm(len(self), generator=generator)[:size])
+
+
+def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple[SampleSet, ...]:
+    """Disjoint random parts of the given sizes, drawn once from one seed."""
+    if sum(sizes) > len(samples):
+        raise InvalidWorkload(f"Parts of {sizes} need {sum(sizes)} samples; there are {len(samples)}.")
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+    return tuple(samples.take(part) for part in order[: sum(sizes)].split(list(sizes)))
