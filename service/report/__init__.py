@@ -1,0 +1,1 @@
+"""The audit report: one content in three forms, JSON, HTML and PDF."""
