@@ -1,0 +1,128 @@
+"""What the ledger refuses, by who is to blame.
+
+LedgerError
+├── Refused                     the caller's: nothing was written
+│   ├── NotFound                no such thing for this tenant
+│   │   ├── UnknownDataset
+│   │   ├── UnknownModel
+│   │   ├── UnknownRequest
+│   │   ├── UnknownJob
+│   │   ├── UnknownReport
+│   │   └── UnknownKey
+│   ├── NoSamplesMatch          none of the samples is in a training set
+│   ├── SamplesNotInDataset     a model may only be trained on registered samples
+│   ├── UnknownRegulation
+│   ├── UnknownScope
+│   ├── InvalidCursor
+│   ├── InvalidTime             a time without a zone, or in the future
+│   ├── KeyRefused              no, wrong, expired or revoked API key
+│   ├── IdempotencyMismatch     the key was used with another body
+│   └── Conflict                right now it cannot be done
+│       ├── AlreadyRegistered
+│       ├── IdempotencyInProgress
+│       ├── TooLate             the thing is beyond the point where it could be cancelled or extended
+│       └── NotFailed           only a failed job can be retried
+├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
+│   └── CancelRequested         the caller cancelled first: nothing may be published any more
+└── IllegalMove                 ours: a state change that is not in the table of moves
+"""
+
+
+class LedgerError(Exception):
+    """Base of everything the ledger raises on purpose."""
+
+
+class Refused(LedgerError):
+    """The caller asked for something that cannot be done; nothing was written."""
+
+
+class NotFound(Refused):
+    """No such thing for this tenant."""
+
+
+class UnknownDataset(NotFound):
+    """No dataset of that name."""
+
+
+class UnknownModel(NotFound):
+    """No model of that name trained on that dataset."""
+
+
+class UnknownRequest(NotFound):
+    """No request of that id."""
+
+
+class UnknownJob(NotFound):
+    """No job of that id."""
+
+
+class UnknownReport(NotFound):
+    """No report of that id."""
+
+
+class UnknownKey(NotFound):
+    """No API key of that id."""
+
+
+class NoSamplesMatch(Refused):
+    """None of the samples is in the training set of any of the models."""
+
+
+class SamplesNotInDataset(Refused):
+    """Training samples were named that the dataset does not hold."""
+
+
+class UnknownRegulation(Refused):
+    """No rule is known for that regulation."""
+
+
+class UnknownScope(Refused):
+    """No such scope of an API key."""
+
+
+class InvalidCursor(Refused):
+    """The cursor was not made by this list."""
+
+
+class InvalidTime(Refused):
+    """A time has no zone, or lies in the future."""
+
+
+class KeyRefused(Refused):
+    """The API key is unknown, wrong, expired or revoked; which of them is not said."""
+
+
+class IdempotencyMismatch(Refused):
+    """The idempotency key was used before with another body."""
+
+
+class Conflict(Refused):
+    """It cannot be done in the state that the thing is in."""
+
+
+class AlreadyRegistered(Conflict):
+    """The name is taken."""
+
+
+class IdempotencyInProgress(Conflict):
+    """The first request with this idempotency key is still running."""
+
+
+class TooLate(Conflict):
+    """The request or job is beyond the point where that could be done."""
+
+
+class NotFailed(Conflict):
+    """Only a failed job can be retried."""
+
+
+class StaleClaim(LedgerError):
+    """The claim's lease is lost or its attempt has moved on; the worker must stop and write nothing."""
+
+
+class CancelRequested(StaleClaim):
+    """The job was cancelled before its result was published; the worker ends it with `cancelled_by_caller`."""
+
+
+class IllegalMove(LedgerError):
+    """A state change that is not in the table of moves: a fault in this program."""

@@ -1,0 +1,18 @@
+"""Sample IDs are personal data: the ledger knows them only as keyed hashes."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+
+def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
+    """HMAC-SHA256 of a sample's ID within its dataset, 32 bytes. Without the key an ID can not be tried against it."""
+    return hmac.digest(key, f"{dataset}\0{sample_id}".encode(), "sha256")
+
+
+def manifest_sha256(digests: Iterable[bytes]) -> str:
+    """SHA-256, hex, of the sorted digests: a commitment to a set of samples that does not tell which they are."""
+    manifest = hashlib.sha256()
+    for digest in sorted(digests):
+        manifest.update(digest)
+    return manifest.hexdigest()

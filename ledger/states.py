@@ -1,0 +1,149 @@
+"""The closed sets of the ledger and the one table of moves between states."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where one unlearning run of one model is."""
+
+    QUEUED = "queued"  # waits for its cut-off, for its model to be free, or for a worker
+    RUNNING = "running"  # a worker holds the lease and changes the model
+    VERIFYING = "verifying"  # a worker holds the lease and audits the result
+    COMPLETED = "completed"  # the new version and its report are published
+    FAILED = "failed"  # ended without a result; the reason code says why
+    CANCELLED = "cancelled"  # ended by the caller; the served model is untouched
+
+
+class RequestState(StrEnum):
+    """Where a request, or one of its targets (request × model), is."""
+
+    RECEIVED = "received"  # recorded
+    SCHEDULED = "scheduled"  # has joined a job
+    RUNNING = "running"  # the job runs
+    VERIFYING = "verifying"  # the job's result is audited
+    COMPLETED = "completed"  # erased, with a report; or it had been erased before
+    FAILED = "failed"  # a job ended without a result
+    CANCELLED = "cancelled"  # withdrawn
+    REJECTED = "rejected"  # nothing to erase here: the model was not trained on these samples
+
+
+class Phase(StrEnum):
+    """What a job's worker does now; also the names of the stages that are timed."""
+
+    WAITING = "waiting"
+    LOAD = "load"
+    UNLEARN = "unlearn"
+    AUDIT_MEMBERSHIP = "audit_membership"
+    AUDIT_RELEARN = "audit_relearn"
+    REPORT = "report"
+    PUBLISH = "publish"
+    DONE = "done"
+
+
+class Reason(StrEnum):
+    """Why a job or a target ended, or an attempt was given up."""
+
+    WORKER_LOST = "worker_lost"  # the lease lapsed
+    OUT_OF_MEMORY = "out_of_memory"
+    DISK_FULL = "disk_full"
+    WEIGHTS_MISSING = "weights_missing"
+    WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one
+    WORKLOAD_FAILED = "workload_failed"  # the operator's factory raised
+    METHOD_REFUSED = "method_refused"  # the method needs what the objective does not offer
+    AUDIT_FAILED = "audit_failed"  # no method in the policy reached a verdict that may be published
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # every try of the method was lost
+    CANCELLED_BY_CALLER = "cancelled_by_caller"
+    SUPERSEDED = "superseded"  # an earlier job erased these samples in the meantime
+    ALREADY_ERASED = "already_erased"  # they had been erased when the request came
+    NOT_IN_TRAINING_SET = "not_in_training_set"  # the model was not trained on any of them
+    UNEXPECTED = "unexpected"  # a fault in this program
+
+
+class SampleOutcome(StrEnum):
+    """What a request means for one of its samples, over all models it touches."""
+
+    ACCEPTED = "accepted"  # at least one model has to forget it
+    ALREADY_ERASED = "already_erased"  # every model that had learned it has forgotten it
+    NOT_IN_TRAINING_SET = "not_in_training_set"  # no model was trained on it
+
+
+class AttemptOutcome(StrEnum):
+    """How one attempt at a job ended."""
+
+    PUBLISHED = "published"
+    ESCALATED = "escalated"  # the audit did not verify it; the next method of the policy follows
+    LAPSED = "lapsed"  # the worker stopped renewing its lease
+    RELEASED = "released"  # the worker gave the job back, to be shut down
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Verdict(StrEnum):
+    """What the audit found."""
+
+    VERIFIED = "verified"
+    INCONCLUSIVE = "inconclusive"
+    FAILED = "failed"
+
+
+class VersionKind(StrEnum):
+    """Where a model version comes from."""
+
+    TRAINED = "trained"
+    UNLEARNED = "unlearned"
+
+
+class CutOffReason(StrEnum):
+    """Why a job takes no more requests from its cut-off on."""
+
+    WINDOW = "window"  # the batching window ends
+    DEADLINE = "deadline"  # the latest start that still meets the earliest deadline
+    EXPEDITE = "expedite"  # a request asked to go first
+    METHOD = "method"  # a later request asked for another method
+
+
+ACTIVE = (JobState.RUNNING, JobState.VERIFYING)
+"""The job states in which a worker holds a lease."""
+
+TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})
+"""The states, of jobs, targets and requests, in which nothing more happens by itself."""
+
+_J, _R = JobState, RequestState
+
+MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
+    "job": {
+        _J.QUEUED: frozenset({_J.RUNNING, _J.COMPLETED, _J.CANCELLED}),  # claimed; nothing left to erase; withdrawn
+        _J.RUNNING: frozenset({_J.VERIFYING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),  # queued: lapsed, to be tried again
+        _J.VERIFYING: frozenset({_J.COMPLETED, _J.RUNNING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),  # running: next method
+        _J.FAILED: frozenset({_J.QUEUED}),  # retried by the operator
+    },
+    "target": {
+        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED, _R.REJECTED}),  # completed: had been erased before
+        _R.SCHEDULED: frozenset({_R.RUNNING, _R.COMPLETED, _R.CANCELLED}),  # completed: superseded
+        _R.RUNNING: frozenset({_R.VERIFYING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
+        _R.VERIFYING: frozenset({_R.COMPLETED, _R.RUNNING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
+        _R.FAILED: frozenset({_R.SCHEDULED}),
+    },
+    # A request is folded from its targets: when the target that held it back ends, it moves to where the others are.
+    "request": {
+        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED}),
+        _R.SCHEDULED: frozenset({_R.RUNNING, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
+        _R.RUNNING: frozenset({_R.SCHEDULED, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
+        _R.VERIFYING: frozenset({_R.SCHEDULED, _R.RUNNING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
+        _R.FAILED: frozenset({_R.SCHEDULED}),
+    },
+}
+"""From each state, the states it may move to. What is not here is refused by `advance`."""
+
+_OPEN_ORDER = (_R.RECEIVED, _R.SCHEDULED, _R.RUNNING, _R.VERIFYING)
+_ENDED_ORDER = (_R.FAILED, _R.CANCELLED, _R.COMPLETED, _R.REJECTED)
+
+
+def fold(states: list[RequestState]) -> RequestState:
+    """The state of a request from those of its targets.
+
+    While any target is open: the least advanced of the open ones. After that the worst of them: failed, cancelled, completed,
+    rejected. The targets keep their own, so an erased model is not hidden behind another model's failure.
+    """
+    return next(state for state in (*_OPEN_ORDER, *_ENDED_ORDER) if state in states)

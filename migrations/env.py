@@ -1,0 +1,31 @@
+"""Run by Alembic: connects and runs the migrations, one process at a time."""
+
+import os
+
+from alembic import context
+from sqlalchemy import pool, text
+from sqlalchemy.engine import create_engine
+
+from ledger import sample_tables  # noqa: F401  (its tables belong to the metadata)
+from ledger.engine import normalise_url
+from ledger.tables import Base
+
+LOCK = 0x65787075  # any number, the same for every process that migrates
+
+url = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
+if not url:
+    raise SystemExit("set DATABASE_URL to the database that is to be migrated")
+
+engine = create_engine(normalise_url(url), poolclass=pool.NullPool)
+with engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        compare_type=True,
+        compare_server_default=True,
+        transaction_per_migration=False,
+    )
+    with context.begin_transaction():
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        context.run_migrations()
+engine.dispose()
