@@ -1,0 +1,103 @@
+"""Drawing one panel as SVG: no global pyplot state, colours by name, so that page and print each fill in their own."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import StringIO
+from threading import Lock
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours that stand for a role; nothing is ever shown in them.
+INK, MUTED, GRID = "#f00001", "#f00002", "#f00003"
+BEFORE, AFTER, CONTROL, REFERENCE = "#f00004", "#f00005", "#f00006", "#f00007"
+ROLES = {
+    INK: "ink",
+    MUTED: "muted",
+    GRID: "grid",
+    BEFORE: "before",
+    AFTER: "after",
+    CONTROL: "control",
+    REFERENCE: "reference",
+}
+
+_WIDTH, _HEIGHT = 400, 290  # in CSS pixels: what a phone shows at about its own size
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",  # the same ids each time
+    "font.size": 11.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "legend.labelcolor": INK,
+    "legend.handlelength": 2.4,
+    "text.color": INK,
+    "text.parse_math": False,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 2.2,
+}
+# rc_context changes the settings of the whole process while it is open.
+_drawing = Lock()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Panel:
+    """One picture: `svg` has colours by role; title and description are what someone hears who can not see it."""
+
+    name: str
+    title: str
+    description: str
+    svg: str
+
+
+def draw(
+    paint: Callable[[Axes], None],
+    *,
+    name: str,
+    title: str,
+    description: str,
+    height: int = _HEIGHT,
+    width: int = _WIDTH,
+) -> Panel:
+    """Let `paint` fill the axes of a panel of that size in CSS pixels; the same content gives the same bytes."""
+    with _drawing, matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
+        axes = figure.add_subplot(facecolor="none")
+        paint(axes)
+        axes.set_title(title)
+        axes.tick_params(length=0)
+        text = StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Panel(name=name, title=title, description=description, svg=_tidy(text.getvalue(), name))
+
+
+def in_colours(svg: str, colours: Mapping[str, str]) -> str:
+    """The picture with each role's colour filled in: a CSS variable on the page, a hexadecimal number in print."""
+    for placeholder, role in ROLES.items():
+        svg = svg.replace(placeholder, colours[role])
+    return svg
+
+
+def _tidy(svg: str, name: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    svg = re.sub(r"font-family: [^;\"]+;? ?", "", svg)
+    svg = re.sub(r'(\bid="|xlink:href="#|url\(#)([^")]+)', rf"\1{name}-\2", svg)
+    return re.sub(r"\s*\n\s*", " ", svg)
