@@ -1,0 +1,60 @@
+"""The HTTP API: `uvicorn service.app:create_app --factory`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from service import metrics, openapi, problems
+from service.body_limit import BodyLimit
+from service.dispatch import make_broker
+from service.headers import SecurityHeaders
+from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests
+from service.session import make_database
+from service.settings import Settings
+
+ROUTERS = (
+    unlearn_requests.router,
+    jobs.router,
+    reports.router,
+    models.router,
+    datasets.router,
+    methods.router,
+    health.router,
+)
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, with settings from the environment unless given; it connects to nothing before the first call."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="Expunge",
+        version=version("expunge"),
+        summary="Machine unlearning as a service",
+        description=openapi.DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        servers=[{"url": settings.public_url}] if settings.public_url else None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.settings = settings
+    app.state.database = make_database(settings.database_url.get_secret_value())
+    app.state.metrics = metrics.make_registry()
+    app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.install(app)
+    problems.install(app)
+    metrics.instrument(app, app.state.metrics)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(SecurityHeaders)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    app.state.broker.producer.close()
+    app.state.database.engine.dispose()

@@ -1,0 +1,41 @@
+"""What the operator sets in the environment for the HTTP API."""
+
+from datetime import timedelta
+from functools import cached_property
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The service's part of the environment; a missing or malformed variable stops the start with its name."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
+    batch_window_seconds: float = Field(default=900, ge=0, validation_alias="EXPUNGE_BATCH_WINDOW_SECONDS")
+    max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_BODY_BYTES")
+    public_url: str | None = Field(default=None, validation_alias="EXPUNGE_PUBLIC_URL")
+
+    @field_validator("sample_key")
+    @classmethod
+    def _check_sample_key(cls, value: SecretStr) -> SecretStr:
+        try:
+            key = bytes.fromhex(value.get_secret_value())
+        except ValueError:
+            raise ValueError("must be hexadecimal digits") from None
+        if len(key) != 32:
+            raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
+        return value
+
+    @cached_property
+    def sample_key_bytes(self) -> bytes:
+        """The key of the HMAC that replaces sample IDs, 32 bytes."""
+        return bytes.fromhex(self.sample_key.get_secret_value())
+
+    @property
+    def batch_window(self) -> timedelta:
+        """How long a new job waits for further requests for its model."""
+        return timedelta(seconds=self.batch_window_seconds)

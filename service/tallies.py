@@ -1,0 +1,154 @@
+"""What the exporter reads: durations and counts over the whole ledger, of all tenants, counted by the database.
+
+A worker's child and an API process come and go; rows stay. So nothing here is lost with a process or counted twice by several.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Double, Select, cast, extract, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session
+
+from ledger.sample_tables import erased_samples
+from ledger.states import AttemptOutcome, JobState, Phase, RequestState
+from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
+from unlearning.specs import SPECS
+
+STAGES = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN, Phase.REPORT, Phase.PUBLISH)
+DAY = 86400.0
+
+_JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)
+_KIND = Attempt.method["kind"].astext
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How a quantity is distributed: for each label set the cumulative count at each bound, the last for all, and the sum."""
+
+    bounds: Sequence[float]
+    by_labels: Mapping[tuple[str, ...], tuple[list[int], float]]
+
+
+def unlearning_seconds(session: Session) -> Distribution:
+    """Seconds that a method itself ran, by model and method, over the attempts that came to an audit."""
+    rows = (
+        select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN].as_float().label("value"))
+        .join(Job, Job.id == Attempt.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(Attempt.outcome.in_(_JUDGED), Attempt.timings.has_key(Phase.UNLEARN))
+    )
+    known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in SPECS]
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)
+
+
+def stage_seconds(session: Session) -> Distribution:
+    """Seconds of each stage, by stage and method, over the attempts that came to an audit."""
+    timing = func.jsonb_each(Attempt.timings).table_valued("key", "value", joins_implicitly=True)
+    rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
+        Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
+    )
+    known = [(stage.value, kind) for stage in STAGES for kind in SPECS]
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800), known)
+
+
+def completion_seconds(session: Session) -> Distribution:
+    """Seconds from when the person asked to when the request was completed; the legal limits are among the bounds."""
+    rows = select(_seconds(UnlearnRequest.received_at, UnlearnRequest.finished_at)).where(
+        UnlearnRequest.state == RequestState.COMPLETED
+    )
+    bounds = (60, 3600, DAY, 7 * DAY, 14 * DAY, 28 * DAY, 30 * DAY, 31 * DAY, 60 * DAY, 92 * DAY)
+    return _distribution(session, rows, bounds, [()])
+
+
+def queue_wait_seconds(session: Session) -> Distribution:
+    """Seconds from when a job was opened to when a worker first took it."""
+    rows = select(_seconds(Job.created_at, Job.started_at)).where(Job.started_at.is_not(None))
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, DAY, 7 * DAY), [()])
+
+
+def job_requests(session: Session) -> Distribution:
+    """How many requests each completed job served."""
+    served = func.count(Target.id).label("value")
+    rows = select(served).join(Job, Job.id == Target.job_id).where(Job.state == JobState.COMPLETED).group_by(Job.id)
+    return _distribution(session, rows, (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), [()])
+
+
+def _seconds(start: Any, end: Any) -> Any:
+    return cast(extract("epoch", end - start), Double).label("value")
+
+
+def _distribution(
+    session: Session, rows: Select[Any], bounds: Sequence[float], known: Sequence[tuple[str, ...]]
+) -> Distribution:
+    """Bucket the `value` column of the rows by their other columns; the label sets in `known` are there even with no row."""
+    inner = rows.subquery()
+    labels = [column for column in inner.c if column.name != "value"]
+    # A bucket holds what is at most its bound, width_bucket what is at least its threshold: negate both.
+    thresholds = literal([-bound for bound in reversed(bounds)], ARRAY(Double))
+    at_least = func.width_bucket(-inner.c.value, thresholds)
+    counted = select(*labels, at_least, func.count(), func.sum(inner.c.value)).where(inner.c.value.is_not(None))
+    counts = {key: [0] * (len(bounds) + 1) for key in known}
+    sums = dict.fromkeys(known, 0.0)
+    for *key_parts, above, count, total in session.execute(counted.group_by(*labels, at_least)):
+        key = tuple(map(str, key_parts))
+        buckets = counts.setdefault(key, [0] * (len(bounds) + 1))
+        for index in range(len(bounds) - above, len(buckets)):
+            buckets[index] += count
+        sums[key] = sums.get(key, 0.0) + float(total)
+    return Distribution(bounds, {key: (buckets, sums[key]) for key, buckets in counts.items()})
+
+
+def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """The newest report's `audit` part of each model, by the model's name."""
+    newest = (
+        select(Model.name, Report.body["audit"])
+        .join(ModelVersion, ModelVersion.id == Report.version_id)
+        .join(Model, Model.id == ModelVersion.model_id)
+        .order_by(Model.id, ModelVersion.number.desc())
+        .distinct(Model.id)
+    )
+    return [(name, audit) for name, audit in session.execute(newest) if isinstance(audit, dict)]
+
+
+def verdicts(session: Session) -> list[tuple[str, str, int]]:
+    """How many reports there are, by model and verdict."""
+    counted = (
+        select(Model.name, Report.verdict, func.count())
+        .join(Job, Job.id == Report.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .group_by(Model.name, Report.verdict)
+    )
+    return [(name, verdict.value, count) for name, verdict, count in session.execute(counted)]
+
+
+def samples_erased(session: Session) -> list[tuple[str, int]]:
+    """How many samples each model has forgotten."""
+    counted = (
+        select(Model.name, func.count(erased_samples.c.digest))
+        .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
+        .group_by(Model.name)
+    )
+    return [(name, count) for name, count in session.execute(counted)]
+
+
+def requests_finished(session: Session) -> list[tuple[str, int, int]]:
+    """How many requests ended in each final state, and how many of them after their due date."""
+    late = func.count().filter(UnlearnRequest.finished_at > UnlearnRequest.due_at)
+    ended = select(UnlearnRequest.state, func.count(), late).where(UnlearnRequest.finished_at.is_not(None))
+    return [
+        (state.value, count, after) for state, count, after in session.execute(ended.group_by(UnlearnRequest.state))
+    ]
+
+
+def requests_received(session: Session) -> int:
+    """How many requests there are."""
+    return session.scalar(select(func.count()).select_from(UnlearnRequest)) or 0
+
+
+def leases_lapsed(session: Session) -> int:
+    """How many attempts ended because their worker stopped renewing the lease."""
+    return (
+        session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.LAPSED)) or 0
+    )
