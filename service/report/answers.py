@@ -38,9 +38,9 @@ def membership(report: Report) -> str:
 
 def _at_few_false_alarms(before: AttackScores, after: AttackScores) -> str:
     if before.tpr_at_1_fpr is None or after.tpr_at_1_fpr is None:
-        return " There are too few held-out samples for a rate at 1 % false alarms."
+        return " There are too few held-out samples for a rate at 1\N{NO-BREAK SPACE}% false alarms."
     return (
-        f" Allowed 1 % false alarms, it recognised {share(before.tpr_at_1_fpr.value)} of them before and "
+        f" Allowed 1\N{NO-BREAK SPACE}% false alarms, it recognised {share(before.tpr_at_1_fpr.value)} of them before and "
         f"{share(after.tpr_at_1_fpr.value)} after."
     )
 
@@ -127,5 +127,5 @@ def basis(report: Report) -> str:
     samples = report.audit.samples
     return (
         f"Measured on {count(samples.forget)} forgotten, {count(samples.held_out)} held-out, {count(samples.remain)} remaining and "
-        f"{count(samples.test)} test samples. Ranges in brackets are 95 % intervals."
+        f"{count(samples.test)} test samples. Ranges are 95\N{NO-BREAK SPACE}% intervals."
     )

@@ -1,4 +1,4 @@
-"""Numbers and times as the report prints them."""
+"""Numbers and times as the report prints them; a space before a unit never breaks the line."""
 
 from datetime import UTC, datetime
 
@@ -22,7 +22,7 @@ def ratio(value: float) -> str:
 
 def percent(value: float) -> str:
     """A value from 0 to 100 with one decimal."""
-    return f"{value:.1f} %"
+    return f"{value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def share(value: float) -> str:
@@ -37,19 +37,19 @@ def ratio_interval(estimate: Estimate) -> str:
 
 def percent_interval(estimate: Estimate) -> str:
     """The ends of an interval of percentages, in which only the last carries the sign."""
-    return f"{estimate.low:.1f} to {estimate.high:.1f} %"
+    return f"{estimate.low:.1f} to {estimate.high:.1f}\N{NO-BREAK SPACE}%"
 
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 0.84 s, 61 s, 12 min 5 s, 3 h 20 min."""
     if seconds < 10:
-        return f"{seconds:.2g} s" if 0 < seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.2g}\N{NO-BREAK SPACE}s" if 0 < seconds < 1 else f"{seconds:.1f}\N{NO-BREAK SPACE}s"
     whole = round(seconds)
     if whole < 120:
-        return f"{whole} s"
+        return f"{whole}\N{NO-BREAK SPACE}s"
     if whole < 7200:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return f"{whole // 60}\N{NO-BREAK SPACE}min {whole % 60}\N{NO-BREAK SPACE}s"
+    return f"{whole // 3600}\N{NO-BREAK SPACE}h {whole % 3600 // 60}\N{NO-BREAK SPACE}min"
 
 
 def delay(value: Delay) -> str:

@@ -24,7 +24,7 @@ ROLES = {
     REFERENCE: "reference",
 }
 
-_WIDTH, _HEIGHT = 400, 290  # in CSS pixels: what a phone shows at about its own size
+_WIDTH, _HEIGHT = 370, 275  # in CSS pixels: what a phone shows at about its own size
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",  # the same ids each time
@@ -81,7 +81,7 @@ def draw(
         axes = figure.add_subplot(facecolor="none")
         paint(axes)
         axes.set_title(title)
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, pad=5)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return Panel(name=name, title=title, description=description, svg=_tidy(text.getvalue(), name))

@@ -1,7 +1,7 @@
 """Panels on membership: how losses are spread, and how an attack by them fares."""
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter
 
 from service.report.document import Report
 from service.report.evidence import LossDensities, RocCurve
@@ -28,7 +28,7 @@ def losses(report: Report) -> list[Panel]:
             axes.set_xlim(held.bins[0], held.bins[-1])
             axes.set_xlabel("loss of a sample")
             axes.set_ylabel("density (square-root scale)")
-            axes.set_yticks([tick for tick in axes.get_yticks() if tick >= 0])
+            axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= highest * 1.05])
             axes.grid(axis="x", visible=False)
             axes.legend(loc="upper right")
 
@@ -84,19 +84,21 @@ def _whole(axes: Axes, before: RocCurve, after: RocCurve) -> None:
 
 def _few_false_alarms(axes: Axes, before: RocCurve, after: RocCurve) -> None:
     axes.plot([LOWEST_RATE, 1], [LOWEST_RATE, 1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
-    for curve, colour, line in ((before, BEFORE, (0, (5, 2))), (after, AFTER, "-")):
+    for label, curve, colour, line in (("before", before, BEFORE, (0, (5, 2))), ("after", after, AFTER, "-")):
         points = [(x, y) for x, y in zip(curve.fpr, curve.tpr, strict=False) if x > 0 and y > 0]
-        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linestyle=line)
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linestyle=line, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(LOWEST_RATE, 1)
     axes.set_ylim(LOWEST_RATE, 1.15)
     axes.minorticks_off()
+    axes.legend(loc="lower right")
     _rates(axes)
 
 
 def _rates(axes: Axes) -> None:
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
+    axes.xaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(percent)
     axes.set_xlabel("held-out samples wrongly called members")
     axes.set_ylabel("forgotten ones recognised")

@@ -29,7 +29,9 @@ def relearning(report: Report) -> Panel:
                 axes.plot([delay.steps], [level], marker="o", markersize=7, color=colour, clip_on=False, zorder=5)
         axes.set_xlim(left=0)
         axes.set_ylim(bottom=0)
-        axes.annotate("back", (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=MUTED)
+        axes.annotate(
+            "known again", (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=MUTED
+        )
         axes.set_xlabel("steps of training on the forgotten samples")
         axes.set_ylabel("loss")
         axes.legend(loc="upper right")

@@ -27,7 +27,7 @@ def utility(report: Report) -> Panel | None:
         axes.set_yticks(rows, [_short(one.label) for one in shown])
         axes.invert_yaxis()
         axes.margins(x=0.08, y=0.06)
-        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.set_xlabel("accuracy on test data, percent")
         axes.set_ylabel("class")
         axes.legend(

@@ -1,0 +1,145 @@
+"""The report's tables: every attack, where the time went, how it was done, which weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from service.report.answers import ATTACKS
+from service.report.document import Report
+from service.report.evidence import Estimate
+from service.report.numbers import duration, plural, ratio, ratio_interval, share
+
+WORDS = {"verified": "Verified", "inconclusive": "Inconclusive", "failed": "Failed"}
+STAGES = {
+    "load": "Loading",
+    "unlearn": "Unlearning",
+    "audit_membership": "Audit: membership",
+    "audit_relearn": "Audit: relearning",
+    "report": "Report",
+    "publish": "Publishing",
+}
+STOPPED = {
+    "matched": "the forgotten samples looked like held-out ones",
+    "budget": "the budget of steps was spent",
+    "utility": "accuracy was about to fall below what is allowed",
+    "completed": "the method had run to its end",
+}
+ORIGINS = {"default": "the service's default", "request": "chosen in the request", "policy": "the model's policy"}
+ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A part of the time, with its share of the longest bar in percent."""
+
+    name: str
+    text: str
+    share: float
+    estimated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackRow:
+    """One attack in the table of all of them; a cell is a value and its interval."""
+
+    name: str
+    cells: list[tuple[str, str]]
+
+
+def attacks(report: Report) -> list[AttackRow]:
+    """Each attack with its AUC and its rate at 1 % false alarms, before and after."""
+
+    return [
+        AttackRow(
+            name=ATTACKS[one.name].capitalize(),
+            cells=[
+                (ratio(one.original.auc.value), ratio_interval(one.original.auc)),
+                (ratio(one.unlearned.auc.value), ratio_interval(one.unlearned.auc)),
+                _rate(one.original.tpr_at_1_fpr),
+                _rate(one.unlearned.tpr_at_1_fpr),
+            ],
+        )
+        for one in report.audit.membership.attacks
+    ]
+
+
+def _rate(rate: Estimate | None) -> tuple[str, str]:
+    if rate is None:
+        return "too few", "held-out samples"
+    return share(rate.value), f"{100 * rate.low:.1f} to {share(rate.high)}"
+
+
+def stages(report: Report) -> list[Stage]:
+    """The stages that are known, then the estimated retraining."""
+    timings = report.timings
+    rows = [
+        (name, seconds, False) for stage, name in STAGES.items() if (seconds := getattr(timings, stage)) is not None
+    ]
+    if timings.retrain_estimate is not None:
+        rows.append(("Retraining (estimated)", timings.retrain_estimate.seconds, True))
+    longest = max(seconds for _, seconds, _ in rows) or 1.0
+    return [
+        Stage(name=name, text=duration(seconds), share=round(100 * seconds / longest, 2), estimated=estimated)
+        for name, seconds, estimated in rows
+    ]
+
+
+def attempts(report: Report) -> list[tuple[str, str]]:
+    """Every attempt of the job, with how it ended."""
+    return [
+        (
+            f"Attempt {one.attempt}: {one.method.upper()}",
+            f"{WORDS[one.verdict].lower() if one.verdict else 'ended before its audit'}, {duration(one.seconds)}",
+        )
+        for one in report.method.attempts
+    ]
+
+
+def method(report: Report) -> list[tuple[str, str]]:
+    """The method, why it stopped, how far it moved the model and what its set-up took."""
+    relearn, change = report.audit.relearn, report.audit.change
+    return [
+        ("Method", report.method.kind.upper()),
+        ("Chosen by", ORIGINS[report.method.origin]),
+        ("Stopped because", f"{STOPPED[report.method.stopped_because]}, after {plural(report.method.steps, 'step')}"),
+        ("Weights moved by", f"{share(change.weight_distance_relative)} of their norm"),
+        ("Predictions changed", f"{share(change.prediction_change)}"),
+        (
+            "Relearning attack",
+            f"{relearn.relearner.upper()}, step size {relearn.learning_rate:g}, {relearn.max_steps} steps at most",
+        ),
+        *((f"Set-up: {_words(name)}", duration(seconds)) for name, seconds in report.timings.setup.items()),
+    ]
+
+
+def identity(report: Report) -> list[tuple[str, str]]:
+    """The digests of the weights and of the list of forgotten samples."""
+    model = report.model
+    return [
+        (f"Weights before, version {model.version_before}", model.weights_before_sha256),
+        (f"Weights after, version {model.version_after}", model.weights_after_sha256),
+        ("List of forgotten samples", report.asked.manifest_sha256),
+    ]
+
+
+def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Thresholds or parameters, as words with their values."""
+    return [(_words(name), _plain(value)) for name, value in values.items()]
+
+
+def _words(name: str) -> str:
+    words = [word.upper() if word in ACRONYMS else word for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return " to ".join(map(_plain, value)) if len(value) == 2 else ", ".join(map(_plain, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_plain(item)}" for key, item in value.items())
+    return str(value)
