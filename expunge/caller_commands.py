@@ -1,0 +1,131 @@
+"""The caller's commands: over HTTP, with an API key, as any client would."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import httpx
+import typer
+
+from expunge import client
+from expunge.console import notes, out, progress_bar
+from expunge.embedded.folder import default_folder, recall
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", envvar="EXPUNGE_URL", help="The API's address. Default: the stack that runs on this machine."
+    ),
+]
+Key = Annotated[
+    str, typer.Option("--key", envvar="EXPUNGE_API_KEY", prompt="API key", hide_input=True, help="The API key.")
+]
+
+
+def open_client(url: str | None, key: str) -> httpx.Client:
+    """Connect to the given API, or to the stack that runs here."""
+    running = None if url else recall(default_folder())
+    return client.connect(url or (running.api_url if running else "http://127.0.0.1:8000"), key)
+
+
+def submit(
+    key: Key,
+    dataset: Annotated[str, typer.Option(help="The dataset the samples belong to.", show_default=False)],
+    sample_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[SAMPLE_ID]...", help="What to forget.", show_default=False)
+    ] = None,
+    file: Annotated[
+        typer.FileText | None, typer.Option(help="A file with one sample ID a line; - for the standard input.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model; may be repeated. Default: every model trained on them.")
+    ] = None,
+    method: Annotated[str, typer.Option(help='A method or JSON like \'{"kind": "ltu", "steps": 40}\'.')] = "auto",
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    regulation: Annotated[str | None, typer.Option(help="The law that sets the deadline: gdpr, ccpa, …")] = None,
+    follow: Annotated[bool, typer.Option("--watch", help="Stay until the jobs have ended.")] = False,
+    url: Url = None,
+) -> None:
+    """Ask for samples to be unlearned."""
+    ids = [*(sample_ids or []), *(filter(None, map(str.strip, file or [])))]
+    with open_client(url, key) as http:
+        request = client.submit(
+            http,
+            dataset=dataset,
+            sample_ids=ids,
+            models=model,
+            method=parse_method(method),
+            reason=reason,
+            regulation=regulation,
+        )
+        out.print_json(data=request)
+        if follow and not follow_jobs(http, [target["job_id"] for target in request["targets"] if target["job_id"]]):
+            raise typer.Exit(1)
+
+
+def parse_method(text: str) -> str | dict[str, object]:
+    """Read a method's name, or a JSON object with its kind and parameters."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not JSON: {error}") from error
+
+
+def watch(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB_ID...", help="The jobs.", show_default=False)],
+    key: Key,
+    url: Url = None,
+) -> None:
+    """Follow jobs until they have ended; the status is 1 where one has failed."""
+    with open_client(url, key) as http:
+        if not follow_jobs(http, job_ids):
+            raise typer.Exit(1)
+
+
+def follow_jobs(http: httpx.Client, job_ids: list[str]) -> bool:
+    """Show each job's progress until it has ended; tell whether all were completed."""
+    ended = [follow_job(http, job_id) for job_id in job_ids]
+    return all(ended)
+
+
+def follow_job(http: httpx.Client, job_id: str) -> bool:
+    """Show one job's progress until it has ended; tell whether it was completed."""
+    job: client.Json = {}
+    with progress_bar() as bar:
+        task = bar.add_task("waiting", total=1.0)
+        for job in client.watch_job(http, job_id):
+            bar.update(task, completed=job["progress"], description=f"{job['state']}: {job['phase']}")
+    notes.print(
+        f"Job {job_id} {job['state']}" + (f": {job['reason']}. {job['detail'] or ''}" if job.get("reason") else ".")
+    )
+    if job.get("report_id"):
+        notes.print(f"Its report: expunge report {job['report_id']}", highlight=False)
+    return bool(job["state"] == "completed")
+
+
+def report(
+    report_id: Annotated[str, typer.Argument(help="The report.", show_default=False)],
+    key: Key,
+    form: Annotated[Literal["html", "json"], typer.Option("--format", help="A page to read, or the data.")] = "html",
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="The file to write; - for the standard output. Default: by the report's ID."),
+    ] = None,
+    url: Url = None,
+) -> None:
+    """Fetch an audit report into a file."""
+    with open_client(url, key) as http:
+        text = (
+            client.get_report_page(http, report_id)
+            if form == "html"
+            else json.dumps(client.get_report(http, report_id), indent=2, ensure_ascii=False)
+        )
+    if output == Path("-"):
+        sys.stdout.write(text)
+        return
+    path = output or Path(f"report-{report_id}.{form}")
+    path.write_text(text)
+    out.print(str(path), soft_wrap=True)

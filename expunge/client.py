@@ -1,0 +1,145 @@
+"""The HTTP API from the caller's side: what the commands, the demo and a first integration need."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from expunge.errors import Refused, ServiceUnreachable
+
+Json = dict[str, Any]
+
+TERMINAL = frozenset({"completed", "failed", "cancelled"})
+PATIENCE = 60.0
+"""Seconds for which a service that does not answer, or asks to wait, is tried again while a job is watched."""
+DEFAULT_WAIT = 1.0
+"""Seconds between two looks where the service names none."""
+
+
+def connect(url: str, key: str) -> httpx.Client:
+    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`."""
+    return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
+
+
+def submit(
+    client: httpx.Client,
+    *,
+    dataset: str,
+    sample_ids: Sequence[str],
+    models: Sequence[str] | None = None,
+    method: str | Mapping[str, object] | None = None,
+    reason: str | None = None,
+    regulation: str | None = None,
+    received_at: datetime | None = None,
+    external_id: str | None = None,
+    expedite: bool | None = None,
+    idempotency_key: str | None = None,
+) -> Json:
+    """Ask for samples to be unlearned; gives the request with its targets. Raises Refused, ServiceUnreachable.
+
+    What is None is left to the service. A fresh idempotency key is made where none is given, so that the transport's
+    retries are one request.
+    """
+    body = {
+        "dataset": dataset,
+        "sample_ids": list(sample_ids),
+        "models": None if models is None else list(models),
+        "method": method,
+        "reason": reason,
+        "regulation": regulation,
+        "received_at": None if received_at is None else received_at.isoformat(),
+        "external_id": external_id,
+        "expedite": expedite,
+    }
+    response = send(
+        client,
+        "POST",
+        "/unlearn-requests",
+        json={name: value for name, value in body.items() if value is not None},
+        headers={"Idempotency-Key": idempotency_key or str(uuid4())},
+    )
+    return content(response)
+
+
+def get_request(client: httpx.Client, request_id: str) -> Json:
+    """Fetch one request."""
+    return content(send(client, "GET", f"/unlearn-requests/{request_id}"))
+
+
+def get_job(client: httpx.Client, job_id: str) -> Json:
+    """Fetch one job."""
+    return content(send(client, "GET", f"/jobs/{job_id}"))
+
+
+def watch_job(client: httpx.Client, job_id: str) -> Iterator[Json]:
+    """Give the job each time it has changed, until it has ended.
+
+    Asks as often as `Retry-After` allows, and with `If-None-Match`, so that an unchanged job costs next to nothing. A
+    service that is away or busy is tried again for a minute; then ServiceUnreachable or Refused.
+    """
+    tag: str | None = None
+    patience_ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            response = send(client, "GET", f"/jobs/{job_id}", headers={"If-None-Match": tag} if tag else {})
+        except (ServiceUnreachable, Refused) as error:
+            passing = isinstance(error, ServiceUnreachable) or error.status in (429, 503)
+            if not passing or time.monotonic() > patience_ends:
+                raise
+            time.sleep(DEFAULT_WAIT)
+            continue
+        patience_ends = time.monotonic() + PATIENCE
+        if response.status_code == httpx.codes.OK:
+            tag = response.headers.get("ETag")
+            job = content(response)
+            yield job
+            if job["state"] in TERMINAL:
+                return
+        time.sleep(wait_seconds(response))
+
+
+def get_report(client: httpx.Client, report_id: str) -> Json:
+    """Fetch a report as JSON."""
+    return content(send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"}))
+
+
+def get_report_page(client: httpx.Client, report_id: str) -> str:
+    """Fetch a report as one HTML page that needs nothing else."""
+    return send(client, "GET", f"/reports/{report_id}", headers={"Accept": "text/html"}).text
+
+
+def wait_seconds(response: httpx.Response) -> float:
+    """Read `Retry-After` in seconds."""
+    try:
+        return max(0.0, float(response.headers.get("Retry-After", DEFAULT_WAIT)))
+    except ValueError:
+        return DEFAULT_WAIT
+
+
+def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.Response:
+    """Send one call. Raises ServiceUnreachable where nothing answers, Refused for every problem."""
+    try:
+        response = client.request(method, path, **options)
+    except httpx.TransportError as error:
+        raise ServiceUnreachable(f"Nothing answers at {client.base_url} ({type(error).__name__}).") from error
+    if response.is_error:
+        raise Refused(response.status_code, problem(response))
+    return response
+
+
+def content(response: httpx.Response) -> Json:
+    """Read the answer's JSON object."""
+    value: Json = response.json()
+    return value
+
+
+def problem(response: httpx.Response) -> Json:
+    """Read the problem document; what is not one (a proxy's page) becomes one."""
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    return document if isinstance(document, dict) else {"title": response.reason_phrase}

@@ -1,0 +1,71 @@
+"""The parts of the stack that are Expunge's own: the API, one worker, the beat."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from expunge.embedded.folder import Folder
+from expunge.embedded.process import Program
+
+CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
+
+
+def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int) -> Program:
+    """Serve the HTTP API; ready when `/readyz` says so."""
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://{host}:{port}/readyz", timeout=5).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    return Program(
+        name="the API",
+        command=(
+            *(sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory"),
+            *("--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--no-server-header"),
+        ),
+        log=folder.logs / "api.log",
+        ready=ready,
+        environment=environment,
+    )
+
+
+def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
+    """Run one job at a time in one child process."""
+    return celery(
+        "the worker",
+        folder,
+        environment,
+        log=folder.logs / "worker.log",
+        arguments=("worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"),
+    )
+
+
+def beat(folder: Folder, environment: Mapping[str, str]) -> Program:
+    """Send the sweep's message at its interval."""
+    schedule = folder.run / "beat.schedule"
+    return celery(
+        "the beat",
+        folder,
+        environment,
+        log=folder.logs / "beat.log",
+        arguments=("beat", "--schedule", str(schedule), "--pidfile="),
+    )
+
+
+def celery(
+    name: str, folder: Folder, environment: Mapping[str, str], *, log: Path, arguments: tuple[str, ...]
+) -> Program:
+    """Run a Celery program; it is ready when it has made the file that it is told of."""
+    ready_file = folder.run / f"{log.stem}.ready"
+    ready_file.unlink(missing_ok=True)
+    return Program(
+        name=name,
+        command=(*CELERY, *arguments, "--loglevel", "INFO"),
+        log=log,
+        ready=ready_file.exists,
+        environment={**environment, "EXPUNGE_READY_FILE": str(ready_file)},
+    )

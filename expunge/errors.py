@@ -1,0 +1,54 @@
+"""What can go wrong in the command line and the embedded stack.
+
+ExpungeError
+├── StackError              the embedded stack
+│   ├── FolderInUse         another stack runs on this data folder
+│   └── StartFailed         a part did not become ready; carries the tail of its log
+├── CannotRegister          the operator's registration was refused, with the reason
+└── ServiceError            the HTTP API answered with a problem
+    ├── ServiceUnreachable  nothing answered at that address
+    └── Refused             an RFC 9457 problem
+"""
+
+from collections.abc import Mapping
+
+
+class ExpungeError(Exception):
+    """The base of every error that the command line shows without a traceback."""
+
+
+class StackError(ExpungeError):
+    """The embedded stack could not start or go on."""
+
+
+class FolderInUse(StackError):
+    """Another stack runs on this data folder."""
+
+
+class StartFailed(StackError):
+    """A part of the stack did not become ready in time, or ended."""
+
+
+class CannotRegister(ExpungeError):
+    """A registration was refused; nothing was written."""
+
+
+class ServiceError(ExpungeError):
+    """The HTTP API did not do what was asked."""
+
+
+class ServiceUnreachable(ServiceError):
+    """Nothing answered at the given address."""
+
+
+class Refused(ServiceError):
+    """The API answered with an RFC 9457 problem.
+
+    `status` is the HTTP status, `problem` the whole problem document.
+    """
+
+    def __init__(self, status: int, problem: Mapping[str, object]) -> None:
+        title, detail = str(problem.get("title", "refused")), problem.get("detail")
+        super().__init__(f"{status} {title}" + (f": {detail}" if detail else ""))
+        self.status = status
+        self.problem = dict(problem)
