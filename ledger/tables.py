@@ -201,6 +201,7 @@ class Job(Base):
     cut_off: Mapped[datetime]
     cut_off_reason: Mapped[CutOffReason] = mapped_column(_choice(CutOffReason, "cut_off_reason"))
     frozen_at: Mapped[datetime | None]
+    sample_count: Mapped[int | None]
     # What to try, and which of it is being tried: `tries` counts the claims of the current method.
     requested_method: Mapped[Json | None]
     policy: Mapped[list[Json]]

@@ -267,6 +267,7 @@ def upgrade() -> None:
             nullable=False,
         ),
         sa.Column("frozen_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("sample_count", sa.Integer(), nullable=True),
         sa.Column("requested_method", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=True),
         sa.Column("policy", postgresql.JSONB(none_as_null=True, astext_type=sa.Text()), nullable=False),
         sa.Column("policy_index", sa.Integer(), nullable=False),

@@ -63,8 +63,9 @@ def test_the_database_itself_refuses_an_unknown_state(engine):
     with engine.connect() as connection, pytest.raises(IntegrityError, match="ck_jobs_state"):
         connection.execute(
             text(
-                "INSERT INTO jobs (id, tenant_id, model_id, state, cut_off, cut_off_reason, frozen_at, policy, policy_index, method, "
-                "attempt, tries, cancel_requested, phase, progress, step, total, metrics, timings) "
-                f"VALUES ({ids}, 'crashed', now(), 'window', now(), '[]', 0, '{{}}', 1, 0, false, 'waiting', 0, 0, 0, '{{}}', '{{}}')"
+                "INSERT INTO jobs (id, tenant_id, model_id, state, cut_off, cut_off_reason, frozen_at, policy, policy_index, "
+                "method, attempt, tries, cancel_requested, phase, progress, step, total, metrics, timings) "
+                f"VALUES ({ids}, 'crashed', now(), 'window', now(), '[]', 0, "
+                "'{}', 1, 0, false, 'waiting', 0, 0, 0, '{}', '{}')"
             )
         )

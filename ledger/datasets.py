@@ -1,0 +1,83 @@
+"""Datasets and their samples."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from uuid import UUID
+
+from sqlalchemy import Table, literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.errors import UnknownDataset
+from ledger.sample_tables import as_rows, samples
+from ledger.tables import Dataset
+
+CHUNK = 50_000
+"""Digests in one statement: large enough to be quick, small enough that memory stays flat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetView:
+    """A named set of samples."""
+
+    id: UUID
+    name: str
+    samples: int
+    created_at: datetime
+
+
+def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> DatasetView:
+    """Make a dataset, or add samples to the one of that name; samples that it holds already stay."""
+    session.execute(insert(Dataset).values(tenant_id=tenant_id, name=name).on_conflict_do_nothing())
+    dataset = session.scalars(
+        select(Dataset)
+        .where(Dataset.tenant_id == tenant_id, Dataset.name == name)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    ).one()
+    for chunk in chunks(digests):
+        dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, chunk)
+    session.flush()
+    return _view(dataset)
+
+
+def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: list[bytes]) -> int:
+    """Add digests to the list of one owner, whose row must be there; returns how many were new."""
+    session.flush()
+    chosen = select(literal(owner_id), as_rows(digests).c.digest)
+    added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
+    return session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+
+
+def chunks(digests: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The digests in lists of at most CHUNK."""
+    rest = iter(digests)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
+
+
+def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:
+    """The row of a tenant's dataset. Raises UnknownDataset."""
+    dataset = session.scalar(select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.name == name))
+    if dataset is None:
+        raise UnknownDataset(f"there is no dataset named {name!r}")
+    return dataset
+
+
+def get_dataset(session: Session, *, tenant_id: UUID, name: str) -> DatasetView:
+    """One dataset by its name. Raises UnknownDataset."""
+    return _view(find_dataset(session, tenant_id=tenant_id, name=name))
+
+
+def list_datasets(session: Session, *, tenant_id: UUID) -> list[DatasetView]:
+    """All datasets of a tenant, by name."""
+    return [
+        _view(row)
+        for row in session.scalars(select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.name))
+    ]
+
+
+def _view(dataset: Dataset) -> DatasetView:
+    return DatasetView(id=dataset.id, name=dataset.name, samples=dataset.sample_count, created_at=dataset.created_at)

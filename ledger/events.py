@@ -1,0 +1,118 @@
+"""The timeline: what happened to a job or a request, in the order in which it happened."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.errors import UnknownJob, UnknownRequest
+from ledger.tables import Event, Job, UnlearnRequest
+
+TEXTS: Mapping[str, str] = {
+    "job.opened": "Opened, to take requests until {cut_off} ({why}).",
+    "job.joined": "A request for {samples} samples joined.",
+    "job.left": "A request was withdrawn.",
+    "job.cut_off": "The cut-off moved to {cut_off} ({why}).",
+    "job.frozen": "The manifest was frozen with {samples} samples.",
+    "job.queued": "Back in the queue for attempt {attempt}: {reason}.",
+    "job.running": "Attempt {attempt} runs {method}.",
+    "job.phase": "Phase: {phase}.",
+    "job.verifying": "The audit has begun.",
+    "job.escalated": "The audit did not verify {method}; the next method follows.",
+    "job.cancel_requested": "Cancelling was asked for.",
+    "job.completed": "Finished with verdict {verdict}; version {version} is published.",
+    "job.failed": "Failed: {reason}.",
+    "job.cancelled": "Cancelled; the served model is untouched.",
+    "request.received": "Received, to be answered by {due_at} ({regulation}).",
+    "request.extended": "The deadline was extended to {due_at}.",
+    "request.scheduled": "Every model has a job.",
+    "request.running": "Unlearning runs.",
+    "request.verifying": "The result is being audited.",
+    "request.completed": "Finished for every model.",
+    "request.failed": "Ended, and not for every model with a result.",
+    "request.cancelled": "Cancelled.",
+    "target.scheduled": "{model}: waits in its job's queue.",
+    "target.running": "{model}: unlearning runs.",
+    "target.verifying": "{model}: the result is being audited.",
+    "target.completed": "{model}: erased.",
+    "target.failed": "{model}: failed: {reason}.",
+    "target.cancelled": "{model}: cancelled.",
+    "target.rejected": "{model}: was not trained on any of these samples.",
+}
+"""Every kind of event with its sentence, filled from the event's data."""
+
+
+class _Blank(dict[str, object]):
+    """Data of an event in which what is missing reads as a dash."""
+
+    def __missing__(self, key: str) -> str:
+        return "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One entry of a timeline; `id` grows, so it serves as the place to read on from."""
+
+    id: int
+    at: datetime
+    kind: str
+    text: str
+    data: Mapping[str, Any]
+
+
+def record(
+    session: Session,
+    kind: str,
+    data: Mapping[str, object],
+    *,
+    job_id: UUID | None = None,
+    request_id: UUID | None = None,
+) -> None:
+    """Write one event, of a job or of a request, in the caller's transaction. The data must hold nothing personal."""
+    assert kind in TEXTS, kind
+    session.add(
+        Event(
+            kind=kind, job_id=job_id, request_id=request_id, data={name: _plain(value) for name, value in data.items()}
+        )
+    )
+
+
+def _plain(value: object) -> object:
+    """A value as JSON has it."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case UUID():
+            return str(value)
+        case _:
+            return value
+
+
+def list_job_events(
+    session: Session, *, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int = 1000
+) -> list[EventView]:
+    """A job's timeline, oldest first, from beyond the event `after`. Raises UnknownJob."""
+    if session.scalar(select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)) is None:
+        raise UnknownJob(f"there is no job {job_id}")
+    chosen = select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(limit)
+    return [_view(event) for event in session.scalars(chosen)]
+
+
+def list_request_events(
+    session: Session, *, tenant_id: UUID, request_id: UUID, after: int = 0, limit: int = 1000
+) -> list[EventView]:
+    """A request's timeline with those of its targets, oldest first, from beyond the event `after`. Raises UnknownRequest."""
+    mine = select(UnlearnRequest.id).where(UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id)
+    if session.scalar(mine) is None:
+        raise UnknownRequest(f"there is no request {request_id}")
+    chosen = select(Event).where(Event.request_id == request_id, Event.id > after).order_by(Event.id).limit(limit)
+    return [_view(event) for event in session.scalars(chosen)]
+
+
+def _view(event: Event) -> EventView:
+    text = TEXTS[event.kind].format_map(_Blank(event.data))
+    return EventView(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
