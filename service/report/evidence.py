@@ -1,5 +1,6 @@
 """The measured half of a report: what the audit of one unlearning run found."""
 
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -80,6 +81,9 @@ class RocCurve:
     fpr: Annotated[list[Ratio], Field(min_length=2)]
     tpr: Annotated[list[Ratio], Field(min_length=2)]
 
+    def __post_init__(self) -> None:
+        _as_long("fpr and tpr", len(self.fpr), len(self.tpr))
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Roc:
@@ -107,6 +111,13 @@ class Losses:
     original: LossDensities
     unlearned: LossDensities
 
+    def __post_init__(self) -> None:
+        sides = (self.original, self.unlearned)
+        densities = [side for one in sides for side in (one.forget, one.held_out, one.remain)]
+        _as_long("bins less one and each density", len(self.bins) - 1, *map(len, densities))
+        if any(right <= left for left, right in pairwise(self.bins)):
+            raise ValueError("bins must rise")
+
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class Membership:
@@ -123,6 +134,9 @@ class Curve:
 
     steps: Annotated[list[NonNegative], Field(min_length=1)]
     loss: Annotated[list[Number], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        _as_long("steps and loss", len(self.steps), len(self.loss))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -210,3 +224,8 @@ class Audit:
     relearn: Relearn
     utility: Utility
     change: Change
+
+
+def _as_long(what: str, *lengths: int) -> None:
+    if len(set(lengths)) > 1:
+        raise ValueError(f"{what} must be as long as each other, not {', '.join(map(str, lengths))}")

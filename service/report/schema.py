@@ -1,5 +1,9 @@
-"""The report's JSON Schema (2020-12), and reading a stored report by it."""
+"""The report's JSON Schema (2020-12), and reading a stored report by it.
 
+`python -m service.report.schema > service/report/schema.json` writes the published text anew.
+"""
+
+import json
 from collections.abc import Mapping
 from functools import cache
 
@@ -40,3 +44,7 @@ def _read(report: Mapping[str, object], *, extra: str) -> Report:
     except ValidationError as error:
         faults = [f"/{'/'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
         raise InvalidReport(faults) from error
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

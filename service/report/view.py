@@ -58,6 +58,7 @@ class View:
     method: list[tuple[str, str]]
     thresholds: list[tuple[str, str]]
     parameters: list[tuple[str, str]]
+    model: str
     identity: list[tuple[str, str]]
 
 
@@ -84,6 +85,7 @@ def view(report_json: Mapping[str, object]) -> View:
         method=tables.method(report),
         thresholds=tables.settings(report.thresholds),
         parameters=tables.settings(report.method.parameters),
+        model=_model(report),
         identity=tables.identity(report),
     )
 
@@ -100,6 +102,14 @@ def _summary(report: Report) -> list[str]:
     if asked.samples_previously_forgotten:
         rows.append(f"{plural(asked.samples_previously_forgotten, 'sample')} forgotten earlier stayed out")
     return rows
+
+
+def _model(report: Report) -> str:
+    model = report.model
+    return (
+        f"Model {model.name} has {plural(model.parameters, 'parameter')}, was trained on {model.dataset} "
+        f"and is built by {model.workload}."
+    )
 
 
 def _checks(report: Report) -> list[Check]:

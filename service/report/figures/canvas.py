@@ -67,7 +67,7 @@ class Panel:
 
 
 def draw(
-    paint: Callable[[Axes], None],
+    paint: Callable[[Axes], object],
     *,
     name: str,
     title: str,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Json = dict[str, Any]
 Verdict = Literal["verified", "inconclusive", "failed"]
+VERDICTS: tuple[Verdict, ...] = ("verified", "inconclusive", "failed")
 Losses = NDArray[np.float64]
 
 # How far, from 0 (still remembered) to 1 (like held-out data), each outcome got.
