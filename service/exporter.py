@@ -1,49 +1,112 @@
 """The ledger's numbers as Prometheus metrics: the one place where rows become metrics."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
+from ledger.states import TERMINAL, JobState, RequestState, Verdict
 from service import tallies
+
+Rows = Iterable[tuple[Sequence[str], float]]
+"""Label values, and the value."""
+
+DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], tallies.Distribution]], ...] = (
+    ("expunge_unlearning_seconds", "Seconds that the method itself ran.", ("model", "method"), tallies.unlearning_seconds),
+    ("expunge_stage_duration_seconds", "Seconds of each stage of a job.", ("stage", "method"), tallies.stage_seconds),
+    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), tallies.completion_seconds),
+    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), tallies.queue_wait_seconds),
+    ("expunge_job_requests", "Requests that a completed job served.", (), tallies.job_requests),
+)
 
 
 def families(session: Session) -> Iterator[Metric]:
     """All metrics that come from rows, with every known label set from the start."""
     yield from _states(session)
     yield from _requests(session)
-    yield from _durations(session)
     yield from _audits(session)
-    yield _counter(
-        "expunge_lease_lapsed",
-        "Attempts whose worker stopped renewing its lease.",
-        (),
-        [((), tallies.leases_lapsed(session))],
-    )
+    for name, text, labels, read in DISTRIBUTIONS:
+        yield _histogram(name, text, labels, read(session))
+    lapsed = tallies.leases_lapsed(session)
+    yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
 
 
-def _durations(session: Session) -> Iterator[Metric]:
-    for name, text, labels, read in (
-        (
-            "expunge_unlearning_seconds",
-            "Seconds that the unlearning method ran.",
-            ("model", "method"),
-            tallies.unlearning_seconds,
-        ),
-        (
-            "expunge_stage_duration_seconds",
-            "Seconds of each stage of a job.",
-            ("stage", "method"),
-            tallies.stage_seconds,
-        ),
-        ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), tallies.completion_seconds),
-        ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), tallies.queue_wait_seconds),
-        ("expunge_job_requests", "Requests that a completed job served.", (), tallies.job_requests),
+def _states(session: Session) -> Iterator[Metric]:
+    """What is where now, and what is about to be late."""
+    requests, jobs = tallies.requests_by_state(session), tallies.jobs_by_state(session)
+    yield _gauge("expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState])
+    yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
+    earliest, overdue = tallies.deadlines(session)
+    due = [] if earliest is None else [((), earliest.timestamp())]
+    yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
+    yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
+
+
+def _requests(session: Session) -> Iterator[Metric]:
+    received = [(("api",), tallies.requests_received(session))]
+    yield _counter("expunge_requests_received", "Requests received.", ("channel",), received)
+    ended = {state: (count, late) for state, count, late in tallies.requests_finished(session)}
+    outcomes = [state for state in RequestState if state in TERMINAL]
+    finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]
+    yield _counter("expunge_requests_finished", "Requests that ended.", ("outcome",), finished)
+    late = [((outcome,), ended.get(outcome, (0, 0))[1]) for outcome in outcomes]
+    yield _counter("expunge_requests_finished_late", "Requests that ended after their due date.", ("outcome",), late)
+
+
+def _audits(session: Session) -> Iterator[Metric]:
+    erased = tallies.samples_erased(session)
+    yield _counter("expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased])
+    counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
+    counts |= {(model, Verdict(verdict)): count for model, verdict, count in tallies.verdicts(session)}
+    yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
+    audits = tallies.audits(session)
+    for name, text, read in (
+        ("expunge_audit_membership_auc_ratio", "Newest version: AUC of the attack farthest from 0.5.", _membership_auc),
+        ("expunge_audit_relearn_delay_ratio", "Newest version: relearn delay over the control's.", _relearn_delay),
+        ("expunge_audit_utility_delta_ratio", "Newest version: test accuracy after less before, -1 to 1.", _utility_delta),
     ):
-        distribution = read(session)
-        family = HistogramMetricFamily(name, text, labels=labels)
-        bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
-        for key, (counts, total) in sorted(distribution.by_labels.items()):
-            family.add_metric(key, list(zip(bounds, counts, strict=True)), total)
-        yield family
+        found = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
+        yield _gauge(name, text, ("model",), found)
+
+
+def _membership_auc(audit: dict[str, Any]) -> float | None:
+    attacks = (audit.get("membership") or {}).get("attacks") or []
+    found = [float(attack["unlearned"]["auc"]["value"]) for attack in attacks]
+    return max(found, key=lambda auc: abs(auc - 0.5), default=None)
+
+
+def _relearn_delay(audit: dict[str, Any]) -> float | None:
+    ratio = (audit.get("relearn") or {}).get("ratio_to_control")
+    return None if ratio is None else float(ratio)
+
+
+def _utility_delta(audit: dict[str, Any]) -> float | None:
+    measures = audit.get("measures") or {}
+    try:
+        return float(measures["unlearned"]["ta"]["value"] - measures["original"]["ta"]["value"]) / 100
+    except (KeyError, TypeError):  # a generative model has no test accuracy
+        return None
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in rows:
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in rows:
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(name: str, text: str, labels: Sequence[str], distribution: tallies.Distribution) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
+    for key, (counts, total) in sorted(distribution.by_labels.items()):
+        family.add_metric(key, list(zip(bounds, map(float, counts), strict=True)), total)
+    return family

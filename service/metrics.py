@@ -1,16 +1,24 @@
-"""Metrics: what this process counts about HTTP, and what the exporter reads from the ledger."""
+"""Metrics: what the service's processes count themselves, and what the exporter reads from the ledger."""
 
 import logging
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
+from sqlalchemy.exc import SQLAlchemyError
+
+from service import exporter
+from service.session import Database
 
 logger = logging.getLogger(__name__)
 
-UNCOUNTED = ["/metrics", "/livez", "/readyz"]
+UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
 
 
 def make_registry() -> CollectorRegistry:
@@ -26,15 +34,30 @@ def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
 def exposition(app: FastAPI) -> bytes:
     """All metrics in Prometheus' text format.
 
-    What processes count themselves is summed over them where the operator runs several and sets PROMETHEUS_MULTIPROC_DIR. What the
-    ledger knows is read from it at each scrape, so it is the same whichever process answers and survives all of them.
+    What the processes count themselves is summed over them where the operator runs several and sets PROMETHEUS_MULTIPROC_DIR. What
+    the ledger knows is read from it at each scrape: the same whichever process answers, and nothing is lost with one.
     """
     registry: CollectorRegistry = app.state.metrics
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # prometheus_client leaves this constructor untyped
+        MultiProcessCollector(registry)
     return generate_latest(registry) + generate_latest(_FromLedger(app.state.database, app.version))
 
 
-class _FromLedger(CollectorRegistry):
-    """A stub"""
+@dataclass(frozen=True)
+class _FromLedger(Collector):
+    """Reads the ledger when it is collected; where the database is away, says that and nothing else."""
+
+    database: Database
+    version: str
+
+    def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("expunge_build", "The version of the service.", value={"version": self.version})
+        found: list[Metric] = []
+        try:
+            with self.database.sessions() as session:
+                found = list(exporter.families(session))
+        except SQLAlchemyError as error:
+            logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
+        yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))
+        yield from found

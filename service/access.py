@@ -1,0 +1,42 @@
+"""Who calls, and whether they may."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from ledger.access import Caller, Scope, authenticate
+from ledger.errors import KeyRefused
+from service.errors import ScopeMissing
+from service.session import Ledger
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    bearerFormat="expunge_<prefix>_<secret>",
+    scheme_name="API key",
+    description="An API key, from the operator; it belongs to one tenant and has scopes.",
+)
+
+
+def _caller(ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
+    """Who presents the key in `Authorization: Bearer …`. Raises KeyRefused."""
+    if credentials is None:
+        raise KeyRefused("send an API key: Authorization: Bearer <key>")
+    return authenticate(ledger, credentials.credentials)
+
+
+def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
+    """A dependency that lets through only callers whose key has the scope."""
+
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+        if not caller.may(scope):
+            raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
+        return caller
+
+    return check
+
+
+Writer = Annotated[Caller, Depends(_needs(Scope.REQUESTS_WRITE))]
+Reader = Annotated[Caller, Depends(_needs(Scope.REQUESTS_READ))]
+ReportReader = Annotated[Caller, Depends(_needs(Scope.REPORTS_READ))]

@@ -1,0 +1,66 @@
+"""Jobs and their timelines as the API tells them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.states import CutOffReason, JobState, Phase, Reason
+
+
+class JobBody(BaseModel):
+    """One unlearning run of one model, for one or many requests."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    model: str = Field(examples=["digits-cnn"])
+    state: JobState
+    reason: Reason | None = Field(description="Why it failed or was cancelled.")
+    detail: str | None
+    phase: Phase = Field(description="What the worker does now.")
+    progress: float = Field(ge=0, le=1, description="Of the whole job, 0 to 1.")
+    step: int = Field(description="Of this phase.")
+    total: int = Field(description="Steps of this phase.")
+    eta_seconds: float | None = Field(description="Seconds to the end of the job, estimated; null while not known.")
+    attempt: int = Field(description="From 1; grows with each worker or method that takes over.")
+    method: dict[str, Any] = Field(description="The method of this attempt with its parameters.")
+    policy: list[dict[str, Any]] = Field(description="The methods to try, in order.")
+    metrics: dict[str, Any] = Field(description="What was measured so far in this attempt.")
+    timings: dict[str, Any] = Field(description="Seconds by stage, of this attempt.")
+    requests: int = Field(description="How many requests it serves.")
+    cut_off: datetime = Field(description="Takes requests until here; starts then, at the latest.")
+    cut_off_reason: CutOffReason
+    cancel_requested: bool
+    report_id: UUID | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobsBody(BaseModel):
+    """A page of jobs, newest first."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    items: list[JobBody]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+class EventBody(BaseModel):
+    """Something that happened."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int = Field(description="Grows; pass the last one as `after` to read on.")
+    at: datetime
+    kind: str = Field(examples=["job.running"])
+    text: str
+    data: dict[str, Any]
+
+
+class EventsBody(BaseModel):
+    """A timeline, oldest first."""
+
+    items: list[EventBody]

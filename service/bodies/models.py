@@ -1,0 +1,70 @@
+"""Datasets, models and model versions as the API tells them."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.states import VersionKind
+
+
+class DatasetBody(BaseModel):
+    """A named set of samples."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str = Field(examples=["digits"])
+    samples: int = Field(description="How many samples are registered.")
+    created_at: datetime
+
+
+class VersionBody(BaseModel):
+    """One set of weights of a model."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    model: str = Field(examples=["digits-cnn"])
+    number: int = Field(description="From 1; the highest is the one that is served.")
+    kind: VersionKind
+    weights_sha256: str = Field(description="SHA-256 of the safetensors file, hex.")
+    job_id: UUID | None = Field(description="The job that published it; null for the trained one.")
+    report_id: UUID | None = Field(description="The audit of that job.")
+    created_at: datetime
+
+
+class ModelBody(BaseModel):
+    """A served model."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    name: str = Field(examples=["digits-cnn"])
+    dataset: str = Field(examples=["digits"])
+    workload: str = Field(examples=["examples.digits:workload"])
+    policy: list[dict[str, Any]] = Field(description="The methods that `auto` tries, in order, until the audit verifies.")
+    details: dict[str, Any]
+    training_samples: int
+    erased_samples: int
+    version: VersionBody = Field(description="The newest.")
+    created_at: datetime
+
+
+class DatasetsBody(BaseModel):
+    """All datasets of the tenant, by name."""
+
+    items: list[DatasetBody]
+
+
+class ModelsBody(BaseModel):
+    """All models of the tenant, by name."""
+
+    items: list[ModelBody]
+
+
+class VersionsBody(BaseModel):
+    """All versions of a model, newest first."""
+
+    items: list[VersionBody]

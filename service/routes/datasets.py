@@ -1,0 +1,24 @@
+"""GET /datasets: what can be named in a request. Registering one is the operator's command."""
+
+from fastapi import APIRouter
+
+from ledger.datasets import get_dataset, list_datasets
+from service.access import Reader
+from service.bodies.models import DatasetBody, DatasetsBody
+from service.names import Name
+from service.openapi import problems
+from service.session import Ledger
+
+router = APIRouter(tags=["registry"])
+
+
+@router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
+def get_datasets(caller: Reader, ledger: Ledger) -> DatasetsBody:
+    """Every dataset with how many samples it has; their IDs are not stored and cannot be listed."""
+    return DatasetsBody.model_validate({"items": list_datasets(ledger, tenant_id=caller.tenant_id)}, from_attributes=True)
+
+
+@router.get("/datasets/{name}", summary="One dataset", responses=problems(401, 403, 404, 422, 503))
+def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> DatasetBody:
+    """A dataset by its name."""
+    return DatasetBody.model_validate(get_dataset(ledger, tenant_id=caller.tenant_id, name=name))

