@@ -1,0 +1,46 @@
+"""A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from unlearning.objective import classification
+from unlearning.recipe import Recipe
+from unlearning.samples import SampleSet, partition
+from unlearning.workload import Workload
+
+NOISE = 4.0
+"""Of pixels from 0 to 16: enough that a network remembers its training images."""
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def workload() -> Workload:
+    data = load_digits()
+    clean = torch.tensor(data.data, dtype=torch.float32)
+    noise = NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    samples = SampleSet(
+        ids=tuple(f"image-{i}" for i in range(len(clean))),
+        inputs=(clean + noise) / 16,
+        targets=torch.tensor(data.target, dtype=torch.int64),
+    )
+    train, held_out, test = partition(samples, (800, 500, 400), seed=0)
+    return Workload(
+        name="tiny-digits",
+        build=network,
+        train=train,
+        held_out=held_out,
+        test=test,
+        objective=classification(10),
+        recipe=Recipe(epochs=20, batch_size=64, learning_rate=0.1),
+    )
+
+
+def broken() -> Workload:
+    raise FileNotFoundError("no data here")
+
+
+def number() -> int:
+    return 1

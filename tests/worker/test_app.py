@@ -1,0 +1,62 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+ENVIRONMENT = {
+    "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+    "REDIS_URL": "redis://127.0.0.1:1/0",
+    "EXPUNGE_SAMPLE_KEY": "00" * 32,
+    "EXPUNGE_STORAGE": "/nonexistent",
+}
+
+
+def python(program: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_worker_and_its_tasks_can_be_imported_where_torch_can_not() -> None:
+    blocked = "import sys; sys.modules.update(torch=None, torchvision=None)\nimport worker.app, worker.tasks"
+    assert python(blocked).returncode == 0
+
+
+def test_importing_the_application_reads_no_setting_and_connects_to_nothing() -> None:
+    result = python("import worker.app, worker.tasks")
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_configuration_acknowledges_early_and_takes_one_message_at_a_time() -> None:
+    program = (
+        "from worker.app import celery_app as app; c = app.conf\n"
+        "print(c.broker_url, c.task_acks_late, c.worker_prefetch_multiplier, c.task_ignore_result, c.worker_concurrency)"
+    )
+    result = python(program, **ENVIRONMENT)
+    assert result.stdout.split() == ["redis://127.0.0.1:1/0", "False", "1", "True", "1"], result.stderr
+
+
+def test_both_tasks_go_by_the_names_that_the_ledger_agrees_on() -> None:
+    program = (
+        "import worker.tasks; from worker.app import celery_app as app; from ledger.wakeups import RUN_JOB, SWEEP\n"
+        "assert {RUN_JOB, SWEEP} <= set(app.tasks), list(app.tasks)"
+    )
+    result = python(program, **ENVIRONMENT)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "EXPUNGE_STORAGE"])
+def test_a_missing_setting_is_named(name: str) -> None:
+    rest = {key: value for key, value in ENVIRONMENT.items() if key != name}
+    result = python("from worker.settings import Settings; Settings()", **rest)
+    assert result.returncode == 1
+    assert name in result.stderr
+
+
+def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:
+    result = python(
+        "from worker.settings import Settings; Settings()", **{**ENVIRONMENT, "EXPUNGE_SAMPLE_KEY": "abcdef"}
+    )
+    assert "must be 32 bytes" in result.stderr
+    assert "abcdef" not in result.stderr

@@ -1,0 +1,42 @@
+import errno
+
+import pytest
+import torch
+
+from ledger.states import Reason
+from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
+from worker.errors import Cancelled, WorkloadFailed
+from worker.failures import failure
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retry"),
+    [
+        (WeightsMissing("gone"), Reason.WEIGHTS_MISSING, False),
+        (WeightsDamaged("other digest"), Reason.WEIGHTS_DAMAGED, False),
+        (WorkloadFailed("raised"), Reason.WORKLOAD_FAILED, False),
+        (MethodRefused("no logits"), Reason.METHOD_REFUSED, False),
+        (Cancelled("stop"), Reason.CANCELLED_BY_CALLER, False),
+        (MemoryError(), Reason.OUT_OF_MEMORY, True),
+        (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY, True),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL, True),
+        (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, True),
+        (KeyError("digit-0007"), Reason.UNEXPECTED, True),
+    ],
+)
+def test_each_error_has_its_reason(error: Exception, reason: Reason, retry: bool) -> None:
+    found = failure(raised(error))
+    assert (found.reason, found.retry) == (reason, retry)
+
+
+def test_an_error_that_nobody_foresaw_is_told_by_type_and_place_only() -> None:
+    detail = failure(raised(KeyError("digit-0007"))).detail
+    assert detail.startswith("KeyError at test_failures.py:")
+    assert "digit" not in detail

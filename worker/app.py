@@ -1,0 +1,56 @@
+"""The Celery application: start with `celery -A worker.app worker --pool prefork --concurrency 1`, and `… beat`.
+
+A message is a wake-up: it carries a job's id, is acknowledged at once, and its loss or its double does no harm, because
+the job's row and its lease decide (a broker that redelivers what is unacknowledged would run a long job twice).
+"""
+
+from typing import Any
+
+from celery import Celery
+from celery.signals import beat_init, worker_process_init, worker_ready, worker_shutting_down
+
+from ledger.wakeups import SWEEP
+from worker.child import prepare_child, stop_children
+from worker.settings import Settings
+
+
+def configuration() -> dict[str, Any]:
+    """Read the settings when Celery first needs them, not when this module is imported."""
+    settings = Settings()
+    return {
+        "broker_url": settings.redis_url.get_secret_value(),
+        "broker_connection_retry_on_startup": True,
+        "task_ignore_result": True,
+        "task_acks_late": False,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "worker_prefetch_multiplier": 1,
+        "worker_concurrency": 1,
+        "worker_send_task_events": False,
+        "enable_utc": True,
+        "beat_schedule": {
+            "sweep": {
+                "task": SWEEP,
+                "schedule": settings.sweep_seconds,
+                # A beat without a worker must not pile up sweeps for the day the worker is back.
+                "options": {"expires": settings.sweep_seconds},
+            }
+        },
+    }
+
+
+celery_app = Celery("expunge", include=["worker.tasks"])
+celery_app.add_defaults(configuration)
+
+
+@worker_ready.connect
+@beat_init.connect
+def mark_ready(**_: object) -> None:
+    """Make the ready file, for whoever started this process and waits."""
+    ready_file = Settings().ready_file
+    if ready_file is not None:
+        ready_file.touch()
+
+
+worker_process_init.connect(prepare_child)
+worker_shutting_down.connect(stop_children)

@@ -1,0 +1,48 @@
+"""What can end a job before its result, apart from the library's and the ledger's own errors.
+
+WorkerError
+├── WorkloadError         the operator's: the registered workload cannot be used
+│   ├── WorkloadNotAllowed  its module is not under the allow-list
+│   ├── WorkloadFailed      its factory raised, or did not return a workload
+│   └── SamplesMissing      it lacks samples that it was registered with
+├── AuditFailed           the methods': the policy's last one did not pass its audit; nothing is published
+└── Interrupted           nobody's: the run ends at a step boundary and leaves the served model untouched
+    ├── Cancelled           a caller asked
+    └── ShuttingDown        the worker was told to stop; the job goes back to the queue
+"""
+
+
+class WorkerError(Exception):
+    """Base of all errors that the worker raises on purpose."""
+
+
+class WorkloadError(WorkerError):
+    """The registered workload cannot be used; trying again without the operator changes nothing."""
+
+
+class WorkloadNotAllowed(WorkloadError):
+    """The workload's module is not under the allow-list `EXPUNGE_WORKLOADS`."""
+
+
+class WorkloadFailed(WorkloadError):
+    """The workload's module or factory raised, or the factory returned something else."""
+
+
+class SamplesMissing(WorkloadError):
+    """The workload no longer has samples that the model was registered with."""
+
+
+class AuditFailed(WorkerError):
+    """No method of the policy passed its audit; the served model stays what it was."""
+
+
+class Interrupted(WorkerError):
+    """The run was asked to end early."""
+
+
+class Cancelled(Interrupted):
+    """A caller cancelled the job."""
+
+
+class ShuttingDown(Interrupted):
+    """The worker was told to stop."""

@@ -1,0 +1,78 @@
+"""Keep a claim's lease alive while the job computes, and learn what has become of the claim."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.claims import Claim, renew
+from ledger.errors import StaleClaim
+from worker.errors import Cancelled, ShuttingDown
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Watch:
+    """What the heartbeat has learnt; read by `check` at every step.
+
+    `claim` is the claim that is renewed: the run replaces it when it goes on to the next method.
+    """
+
+    claim: Claim
+    stopping: threading.Event
+    lost: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise StaleClaim, Cancelled or ShuttingDown where the run must not go on. Cheap: call it at every step."""
+        if self.lost.is_set():
+            raise StaleClaim(f"The lease of job {self.claim.job_id} (attempt {self.claim.attempt}) is lost.")
+        if self.cancelled.is_set():
+            raise Cancelled(f"Job {self.claim.job_id} was cancelled.")
+        if self.stopping.is_set():
+            raise ShuttingDown("The worker shuts down.")
+
+
+@contextmanager
+def kept(
+    claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stopping: threading.Event
+) -> Iterator[Watch]:
+    """Renew the lease every third of its length, on a thread and a database connection of its own."""
+    watch, done = Watch(claim, stopping), threading.Event()
+    thread = threading.Thread(
+        target=_heartbeat, args=(watch, done, lambda: _renew(watch, sessions=sessions, lease=lease), lease), daemon=True
+    )
+    thread.start()
+    try:
+        yield watch
+    finally:
+        done.set()
+        thread.join()
+
+
+def _heartbeat(watch: Watch, done: threading.Event, beat: Callable[[], None], lease: timedelta) -> None:
+    while not done.wait(lease.total_seconds() / 3) and not watch.lost.is_set():
+        beat()
+
+
+def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
+    claim = watch.claim
+    try:
+        with sessions.begin() as session:
+            renewal = renew(session, claim, lease=lease)
+    except StaleClaim:
+        if claim is watch.claim:  # Else the run went on to its next attempt meanwhile.
+            watch.lost.set()
+        return
+    except OperationalError as error:
+        # The database is away. Whether the lease outlives that is the database's to say, at the next beat or write.
+        logger.warning("the lease of job %s could not be renewed: %s", claim.job_id, type(error.orig).__name__)
+        return
+    if renewal.cancel_requested:
+        watch.cancelled.set()

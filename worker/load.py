@@ -1,0 +1,73 @@
+"""Everything that one job needs in memory: the workload, the served weights, and the sets."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ledger.claims import Claim
+from unlearning.samples import SampleSet
+from unlearning.weights import load_weights
+from unlearning.workload import HeldOut, Workload, split_held_out
+from worker.settings import Settings
+from worker.split import split_train
+from worker.workloads import load_workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Material:
+    """What a job works on, all on one device.
+
+    original: the served model, in eval mode; nobody changes it. forget: D_f. remain: D_r, without anything ever forgotten.
+    erased: how many samples of the training set earlier jobs made the model forget.
+    """
+
+    workload: Workload
+    original: nn.Module
+    forget: SampleSet
+    remain: SampleSet
+    erased: int
+    held_out: HeldOut
+    test: SampleSet
+    device: torch.device
+
+
+def load(claim: Claim, settings: Settings) -> Material:
+    """Load a claim's workload and weights, and split its samples.
+
+    Raises WorkloadError, WeightsError, InvalidWorkload.
+    """
+    workload = load_workload(claim.workload, allowed=settings.allowed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    original = load_model(workload, weights_path(settings.storage, claim.weights_path), claim.weights_sha256, device)
+    split = split_train(
+        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
+    )
+    held_out = split_held_out(workload.held_out)
+    return Material(
+        workload=workload,
+        original=original,
+        forget=split.forget.to(device),
+        remain=split.remain.to(device),
+        erased=split.erased,
+        held_out=HeldOut(
+            guide=held_out.guide.to(device),
+            criterion=held_out.criterion.to(device),
+            audit=held_out.audit.to(device),
+        ),
+        test=workload.test.to(device),
+        device=device,
+    )
+
+
+def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
+    """Build the workload's model with the weights at `path`, in eval mode. Raises WeightsMissing, WeightsDamaged."""
+    model = workload.build()
+    load_weights(model, path, sha256)
+    return model.to(device).eval()
+
+
+def weights_path(storage: Path, recorded: str) -> Path:
+    """Find a version's weights: the ledger records the file's name, so that the storage may move."""
+    return storage / recorded

@@ -1,0 +1,137 @@
+"""One job, from the claim to the published result: the row decides, the message only wakes.
+
+Whatever is raised on the way ends in one of four ways: the claim is lost (nothing is written), the worker shuts down (the
+job goes back to the queue), the database is away (the lease lapses, and the sweep brings the job back), or the job fails
+with a reason, to be tried again where that can help.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger import claims, results
+from ledger.claims import Claim
+from ledger.errors import CancelRequested, StaleClaim
+from ledger.states import Phase, Reason, Verdict
+from unlearning.audit.spec import AuditSpec
+from unlearning.errors import InvalidSpec, MethodRefused
+from worker.errors import AuditFailed, ShuttingDown
+from worker.failures import Failure, failure
+from worker.lease import kept
+from worker.load import Material, load
+from worker.progress import Journal, stage
+from worker.publish import publish
+from worker.settings import Settings
+from worker.trial import Trial, try_method
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str, stopping: threading.Event
+) -> bool:
+    """Run a job if it can be claimed, to one of its ends; tell whether it was claimed."""
+    with sessions.begin() as session:
+        claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
+    if claim is None:
+        return False
+    with kept(claim, sessions=sessions, lease=settings.lease, stopping=stopping) as watch:
+        journal = Journal(watch, sessions)
+        try:
+            execute(journal, settings)
+        except ShuttingDown:
+            give_back(journal)
+        except CancelRequested:
+            end(journal, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False))
+        except StaleClaim as error:
+            logger.warning("job %s is left alone: %s", job_id, error)
+        except OperationalError as error:
+            logger.error("job %s is left to the sweep, the database is away: %s", job_id, type(error.orig).__name__)
+        except Exception as error:
+            found = failure(error)
+            logger.error("job %s: %s: %s", job_id, found.reason, found.detail)
+            end(journal, found)
+    return True
+
+
+def execute(journal: Journal, settings: Settings) -> None:
+    """Try the policy's methods in order until the audit verifies one, and publish it."""
+    with stage(journal, Phase.LOAD):
+        material = load(journal.watch.claim, settings)
+    audit_spec = AuditSpec()
+    attempts: list[Mapping[str, Any]] = []
+    while True:
+        trial = try_next(journal, material, audit_spec, attempts)
+        if trial is not None:
+            break
+    publish(journal, material, trial, audit_spec=audit_spec, attempts=attempts, storage=settings.storage)
+
+
+def try_next(
+    journal: Journal, material: Material, audit_spec: AuditSpec, attempts: list[Mapping[str, Any]]
+) -> Trial | None:
+    """Run the claim's method; give the trial to publish, or None after moving the claim on to the policy's next method.
+
+    The last method's result is published unless the audit failed it: an inconclusive verdict is told as what it is.
+    Raises AuditFailed, and MethodRefused where no method is left.
+    """
+    claim = journal.watch.claim
+    following = claim.policy[claim.policy_index + 1 :]
+    try:
+        trial = try_method(journal, material, spec=audit_spec)
+    except (MethodRefused, InvalidSpec) as error:
+        if not following:
+            raise
+        attempts.append({"attempt": claim.attempt, "method": claim.method["kind"], "verdict": None, "seconds": 0.0})
+        escalate(journal, following[0], {"refused": str(error)})
+        return None
+    verdict = Verdict(trial.findings.verdict.value)
+    attempts.append(
+        {
+            "attempt": claim.attempt,
+            "method": claim.method["kind"],
+            "verdict": verdict.value,
+            "seconds": round(trial.seconds, 3),
+        }
+    )
+    if verdict is Verdict.VERIFIED or (verdict is Verdict.INCONCLUSIVE and not following):
+        return trial
+    if not following:
+        raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {trial.findings.verdict.sentence}")
+    escalate(journal, following[0], {"verdict": verdict.value, "sentence": trial.findings.verdict.sentence})
+    return None
+
+
+def escalate(journal: Journal, method: Mapping[str, Any], finding: dict[str, object]) -> None:
+    """Move the claim on to the policy's next method."""
+    with journal.sessions.begin() as session:
+        following = results.escalate(session, journal.watch.claim, method=dict(method), finding=finding)
+    journal.watch.claim = following
+
+
+def give_back(journal: Journal) -> None:
+    """Put the job back into the queue for another worker."""
+    with written(journal) as session:
+        claims.release(session, journal.watch.claim)
+
+
+def end(journal: Journal, found: Failure) -> None:
+    """End the attempt with its reason."""
+    with written(journal) as session:
+        results.fail(session, journal.watch.claim, reason=found.reason, detail=found.detail, retry=found.retry)
+
+
+@contextmanager
+def written(journal: Journal) -> Iterator[Session]:
+    """Open the transaction of an attempt's last words. Where it can not be written, the sweep finds the lapsed lease."""
+    try:
+        with journal.sessions.begin() as session:
+            yield session
+    except (StaleClaim, OperationalError) as error:
+        logger.warning("the end of job %s was not written: %s", journal.watch.claim.job_id, type(error).__name__)

@@ -1,0 +1,57 @@
+"""What the operator sets in the environment for the worker."""
+
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The worker's part of the environment; a missing or malformed variable stops the start with its name."""
+
+    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
+    sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
+    storage: Path = Field(validation_alias="EXPUNGE_STORAGE", description="the folder of weights")
+    workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
+    lease_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
+    max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")
+    sweep_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS")
+    ready_file: Path | None = Field(
+        default=None, validation_alias="EXPUNGE_READY_FILE", description="made once the process is ready"
+    )
+
+    @field_validator("sample_key")
+    @classmethod
+    def _check_sample_key(cls, value: SecretStr) -> SecretStr:
+        try:
+            key = bytes.fromhex(value.get_secret_value())
+        except ValueError:
+            raise ValueError("must be hexadecimal digits") from None
+        if len(key) != 32:
+            raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
+        return value
+
+    @cached_property
+    def sample_key_bytes(self) -> bytes:
+        """The key of the HMAC that replaces sample IDs, 32 bytes."""
+        return bytes.fromhex(self.sample_key.get_secret_value())
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim lasts without renewal."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """Prefixes of modules from which workloads may come."""
+        return allow_list(self.workloads)
+
+
+def allow_list(text: str) -> tuple[str, ...]:
+    """Split a comma-separated list of module prefixes."""
+    return tuple(filter(None, (part.strip() for part in text.split(","))))

@@ -1,0 +1,53 @@
+"""The two messages a worker obeys. Torch comes in with `worker.run`, in the child process and on its first job only: a
+parent that has computed with torch would make its forked children hang.
+"""
+
+import functools
+import os
+import socket
+from uuid import UUID
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.claims import sweep
+from ledger.engine import make_engine, make_sessions
+from ledger.wakeups import RUN_JOB, SWEEP
+from worker.app import celery_app
+from worker.child import stopping
+from worker.settings import Settings
+
+
+@functools.cache
+def settings() -> Settings:
+    """Read the settings once a process."""
+    return Settings()
+
+
+@functools.cache
+def sessions() -> sessionmaker[Session]:
+    """Connect once a process: connections do not survive a fork. One for the job, one for its heartbeat."""
+    return make_sessions(make_engine(settings().database_url.get_secret_value(), pool_size=2))
+
+
+@celery_app.task(name=RUN_JOB)
+def run_job(job_id: str) -> None:
+    """Run a job if it can be claimed; a second delivery finds that it can not, and does nothing."""
+    from worker.run import run
+
+    worker = f"{socket.gethostname()}:{os.getpid()}"
+    if run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping):
+        wake_ready(at_most=1)
+
+
+@celery_app.task(name=SWEEP)
+def sweep_jobs() -> None:
+    """Take back lapsed leases and wake every job that is due."""
+    wake_ready(at_most=None)
+
+
+def wake_ready(*, at_most: int | None) -> None:
+    """Send a message for each job that could be claimed now; what is lost, the next sweep sends again."""
+    with sessions().begin() as session:
+        ready = sweep(session, max_attempts=settings().max_attempts).wake
+    for job_id in ready[:at_most]:
+        celery_app.send_task(RUN_JOB, args=[str(job_id)])

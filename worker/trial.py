@@ -1,0 +1,95 @@
+"""One attempt of a job: the method on a copy of the served model, then the audit of what came out."""
+
+import copy
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import nn
+
+from ledger.claims import enter_verifying
+from ledger.states import Phase
+from unlearning.audit import Findings, audit
+from unlearning.audit.spec import AuditSpec
+from unlearning.methods import unlearn
+from unlearning.specs import parse
+from unlearning.task import Outcome, Progress, Task
+from worker.load import Material
+from worker.progress import Journal, add_time, note
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Trial:
+    """What an attempt came to: the changed model, how the method ended, what the audit found, seconds of both."""
+
+    model: nn.Module
+    outcome: Outcome
+    findings: Findings
+    seconds: float
+
+
+def try_method(journal: Journal, material: Material, *, spec: AuditSpec) -> Trial:
+    """Run the claim's method on a copy of the original, and audit it.
+
+    Raises MethodRefused, InvalidSpec, and what `Watch.check` raises; the original is as it was in any case.
+    """
+    claim, workload, begun = journal.watch.claim, material.workload, time.monotonic()
+    model = copy.deepcopy(material.original)
+    task = Task(
+        model=model,
+        build=workload.build,
+        objective=workload.objective,
+        recipe=workload.recipe,
+        forget=material.forget,
+        remain=material.remain,
+        guide=material.held_out.guide,
+        criterion=material.held_out.criterion,
+        seed=claim.seed,
+    )
+    outcome = drive(journal, unlearn(parse(claim.method), task), phase=Phase.UNLEARN)
+    model.eval()
+    with journal.sessions.begin() as session:
+        enter_verifying(session, claim)
+    findings = drive(
+        journal,
+        audit(
+            original=material.original,
+            unlearned=model,
+            forget=material.forget,
+            remain=material.remain,
+            held_out=material.held_out.audit,
+            test=material.test,
+            objective=workload.objective,
+            spec=spec,
+            seed=claim.seed,
+            reference=None,
+        ),
+        phase=Phase.AUDIT_MEMBERSHIP,
+    )
+    return Trial(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - begun)
+
+
+def drive(journal: Journal, steps: Generator[Progress, None, T], *, phase: Phase) -> T:
+    """Run steps to their end, noting each, and give what they return.
+
+    The time up to a step counts for that step's phase, the time after the last for the last's; `phase` is where they begin.
+    """
+    note(journal, Progress(phase=phase.value, step=0, total=0))
+    before = time.monotonic()
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                add_time(journal, phase, time.monotonic() - before)
+                result: T = end.value
+                return result
+            phase, now = Phase(progress.phase), time.monotonic()
+            add_time(journal, phase, now - before)
+            before = now
+            note(journal, progress)
+    finally:
+        steps.close()
