@@ -127,5 +127,11 @@ def basis(report: Report) -> str:
     samples = report.audit.samples
     return (
         f"Measured on {count(samples.forget)} forgotten, {count(samples.held_out)} held-out, {count(samples.remain)} remaining and "
-        f"{count(samples.test)} test samples. Ranges are 95\N{NO-BREAK SPACE}% intervals."
+        f"{count(samples.test)} test samples. Ranges are {_confidence(report)} intervals."
     )
+
+
+def _confidence(report: Report) -> str:
+    settings = report.thresholds.get("settings")
+    printed = settings.get("confidence", 0.95) if isinstance(settings, dict) else 0.95
+    return f"{100 * printed:g}\N{NO-BREAK SPACE}%" if isinstance(printed, float) else "95\N{NO-BREAK SPACE}%"

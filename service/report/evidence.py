@@ -155,6 +155,8 @@ class Delay:
 
     steps: NonNegative
     censored: bool
+    travelled: NonNegative | None = None
+    """Distance in weight space from where relearning began to where it was back."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -212,6 +214,10 @@ class Change:
     prediction_change: Ratio
     no_op: bool
     collapsed: bool
+    largest_class: Ratio | None = None
+    """Share of held-out samples that the new model gives to its most frequent class."""
+    finite: bool | None = None
+    """Whether every weight is a finite number."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -122,8 +122,13 @@ def identity(report: Report) -> list[tuple[str, str]]:
 
 
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Thresholds or parameters, as words with their values."""
-    return [(_words(name), _plain(value)) for name, value in values.items()]
+    """Thresholds or parameters, as words with their values; groups are for `groups`."""
+    return [(_words(name), _plain(value)) for name, value in values.items() if not isinstance(value, dict)]
+
+
+def groups(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The groups among them, each with its heading."""
+    return [(_words(name), settings(value)) for name, value in values.items() if isinstance(value, dict)]
 
 
 def _words(name: str) -> str:
@@ -139,7 +144,7 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return " to ".join(map(_plain, value)) if len(value) == 2 else ", ".join(map(_plain, value))
+        return ", ".join(map(_plain, value))
     if isinstance(value, dict):
         return ", ".join(f"{_words(key)} {_plain(item)}" for key, item in value.items())
     return str(value)

@@ -57,7 +57,7 @@ class View:
     attempts: list[tuple[str, str]]
     method: list[tuple[str, str]]
     thresholds: list[tuple[str, str]]
-    parameters: list[tuple[str, str]]
+    groups: list[tuple[str, list[tuple[str, str]]]]
     model: str
     identity: list[tuple[str, str]]
 
@@ -84,7 +84,7 @@ def view(report_json: Mapping[str, object]) -> View:
         attempts=tables.attempts(report),
         method=tables.method(report),
         thresholds=tables.settings(report.thresholds),
-        parameters=tables.settings(report.method.parameters),
+        groups=_groups(report),
         model=_model(report),
         identity=tables.identity(report),
     )
@@ -102,6 +102,13 @@ def _summary(report: Report) -> list[str]:
     if asked.samples_previously_forgotten:
         rows.append(f"{plural(asked.samples_previously_forgotten, 'sample')} forgotten earlier stayed out")
     return rows
+
+
+def _groups(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
+    method, audit = report.method.parameters, report.thresholds
+    named = [("Parameters", tables.settings(method)), *tables.groups(method)]
+    named += [(f"Audit: {name.lower()}", rows) for name, rows in tables.groups(audit)]
+    return [(name, rows) for name, rows in named if rows]
 
 
 def _model(report: Report) -> str:

@@ -7,7 +7,8 @@ import pytest
 from service.report.digest import report_sha256
 from service.report.errors import InvalidReport
 from service.report.page import render_html
-from tests.service.report.samples import VERDICTS, Json, Verdict, sample_report
+from tests.service.report.sample_audit import Json
+from tests.service.report.samples import VERDICTS, Verdict, sample_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 NASTY = "<script>alert('$x^2$ & \"y\"')</script>"

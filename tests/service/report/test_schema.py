@@ -7,7 +7,8 @@ import pytest
 
 from service.report.errors import InvalidReport
 from service.report.schema import json_schema, read, validate
-from tests.service.report.samples import VERDICTS, Json, Verdict, sample_report
+from tests.service.report.sample_audit import Json
+from tests.service.report.samples import VERDICTS, Verdict, sample_report
 
 PUBLISHED = json.loads(files("service.report").joinpath("schema.json").read_text(encoding="utf-8"))
 
