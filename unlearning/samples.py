@@ -60,7 +60,7 @@ class SampleSet:
     def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
         """Every sample once, in a random order, in batches of `size` (the last may be smaller)."""
         order = torch.randperm(len(self), generator=generator)
-        for index in order.split(size):
+        for index in torch.split(order, size):
             yield self.select(index)
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
@@ -73,4 +73,4 @@ def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple
     if sum(sizes) > len(samples):
         raise InvalidWorkload(f"Parts of {sizes} need {sum(sizes)} samples; there are {len(samples)}.")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
-    return tuple(samples.take(part) for part in order[: sum(sizes)].split(list(sizes)))
+    return tuple(samples.take(part) for part in torch.split(order[: sum(sizes)], list(sizes)))

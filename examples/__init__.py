@@ -1,0 +1,1 @@
+"""Workloads a newcomer can read and copy."""

@@ -1,0 +1,25 @@
+"""Gradient ascent on the forget set's loss: the simplest baseline."""
+
+from collections.abc import Mapping
+
+import torch
+
+from unlearning.gradients import flat_gradient, step_along, trainable
+from unlearning.specs import GradientAscent
+from unlearning.stopping import calibrate, until_matched
+from unlearning.task import Steps, Task
+
+
+def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
+    """θ ← θ + η ∇ mean ℓ(B_f; θ), in place, under the calibrated stop."""
+    task.model.eval()
+    generator = torch.Generator().manual_seed(task.seed)
+    criterion = calibrate(task, spec.stop)
+
+    def step(number: int) -> Mapping[str, float]:
+        parameters = trainable(task.model)
+        loss = task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).mean()
+        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)
+        return {"forget_loss": float(loss.detach())}
+
+    return (yield from until_matched(task, criterion, step, steps=spec.steps))

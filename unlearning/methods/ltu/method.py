@@ -1,0 +1,114 @@
+"""LTU's loop: remembering and forgetting feedback, harmonised, under the calibrated stop."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unlearning.errors import MethodRefused
+from unlearning.gradients import Loss, step_along, trainable
+from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
+from unlearning.methods.ltu.meta import harmonise, meta_gradient
+from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
+from unlearning.samples import Batch
+from unlearning.specs import LTU
+from unlearning.stopping import calibrate, until_matched
+from unlearning.task import Steps, Task
+
+
+def ltu(spec: LTU, task: Task) -> Steps:
+    """Unlearn `task.forget` from `task.model`, in place. Raises MethodRefused where the objective has no logits."""
+    logits = task.objective.logits
+    if logits is None:
+        raise MethodRefused(
+            "LTU is guided by membership models that read logits; this objective has none. Use IEU or Retrain."
+        )
+    task.model.eval()
+    generator = torch.Generator().manual_seed(task.seed)
+    seconds: dict[str, float] = {}
+
+    started = time.perf_counter()
+    count = max(1, round(spec.remain_share * len(task.remain)))
+    remain = task.remain.take(torch.randperm(len(task.remain), generator=generator)[:count])
+    near = neighbourhood(task.model, task.objective, forget=task.forget, remain=remain)
+    seconds["neighbour_search"] = time.perf_counter() - started
+
+    started = time.perf_counter()
+    guides = train_guides(task, remain.batch, count=spec.attackers) if spec.forgetting else ()
+    seconds["guides"] = time.perf_counter() - started
+    if len(guides) < 2 and not spec.remembering:
+        raise MethodRefused("Fewer than two guiding membership models beat chance, so nothing is left to unlearn with.")
+
+    criterion = calibrate(task, spec.stop, guides=[member_signal(guide, logits) for guide in guides])
+
+    def step(number: int) -> Mapping[str, float]:
+        index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
+        forget = task.forget.select(index)
+        remembering = _remembering(spec, task, near, index, forget, generator) if spec.remembering else None
+        forgetting = _forgetting(spec, task, guides, forget, generator) if len(guides) >= 2 else None
+        direction = _combine(spec, forgetting, remembering, number)
+        step_along(trainable(task.model).values(), direction, rate=spec.learning_rate)
+        return {"gradient_norm": float(direction.norm())}
+
+    return (
+        yield from until_matched(
+            task, criterion, step, steps=spec.steps, setup_seconds={**seconds, "guides_used": float(len(guides))}
+        )
+    )
+
+
+def _remembering(
+    spec: LTU, task: Task, near: Neighbourhood, index: Tensor, forget: Batch, generator: torch.Generator
+) -> Tensor:
+    """g_r: tuned on random labels for the forget batch, tested on three sets of remaining data with their true labels."""
+    scrambled = task.objective.scramble(forget, generator)
+    queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
+    return meta_gradient(
+        task.model,
+        support=_mean_loss(task, scrambled),
+        queries=[_mean_loss(task, query) for query in queries],
+        inner_rate=spec.inner_rate,
+        order=spec.order,
+        support_weight=spec.scramble_weight,
+        meta=spec.meta,
+    )
+
+
+def _forgetting(spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, generator: torch.Generator) -> Tensor:
+    """g_f: one random guide is the support, another the query; both are to say "non-member" of the forget batch."""
+    first, second = torch.randperm(len(guides), generator=generator)[:2].tolist()
+    gradient = meta_gradient(
+        task.model,
+        support=_non_member(task, guides[first], forget),
+        queries=[_non_member(task, guides[second], forget)],
+        inner_rate=spec.inner_rate,
+        order=spec.order,
+        meta=spec.meta,
+    )
+    return spec.forgetting_weight * gradient
+
+
+def _combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, number: int) -> Tensor:
+    if forgetting is None or remembering is None:
+        only = forgetting if remembering is None else remembering
+        assert only is not None
+        return only
+    match spec.combine:
+        case "harmonise":
+            return remembering + harmonise(forgetting, remembering)
+        case "sum":
+            return remembering + forgetting
+        case "alternate":
+            return forgetting if number % 2 else remembering
+
+
+def _mean_loss(task: Task, batch: Batch) -> Loss:
+    return lambda forward: task.objective.losses(forward, batch).mean()
+
+
+def _non_member(task: Task, guide: Guide, batch: Batch) -> Loss:
+    logits = task.objective.logits
+    assert logits is not None
+    return lambda forward: functional.softplus(guide.member_logit(logits(forward, batch.inputs), batch.targets)).mean()

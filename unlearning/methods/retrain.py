@@ -1,0 +1,18 @@
+"""Retrain: the oracle."""
+
+from unlearning.specs import Retrain
+from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.training import fresh, train
+
+
+def retrain(spec: Retrain, task: Task) -> Steps:
+    """Put freshly initialised weights into the model and train them on the remaining set by the model's own recipe."""
+    task.model.load_state_dict(fresh(task.build, seed=task.seed).state_dict())
+    steps = train(task.model, task.remain, task.recipe, objective=task.objective, seed=task.seed)
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+        yield Progress(phase="unlearn", step=progress.step, total=progress.total, metrics=progress.metrics)

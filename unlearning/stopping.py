@@ -1,0 +1,219 @@
+"""The calibrated stop: when has a method done enough, without a retrained model to compare with (docs/methods.md §4).
+
+A forgotten sample should look like a held-out one: not like a member, and not worse than a non-member either. Only D_f, D̂_r and the
+criterion's part of D_v are looked at; never the evaluating attack, never the test set.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import torch
+from torch import Tensor, nn
+
+from unlearning.objective import Forward, Objective
+from unlearning.samples import Batch, SampleSet
+from unlearning.specs import Stop
+from unlearning.task import Outcome, Progress, Steps, Task
+
+Signal = Callable[[Forward, Batch], Tensor]
+"""A number a sample, (n,), that is higher for data the model does not know."""
+
+_QUANTILES = (0.25, 0.5, 0.75, 0.9)
+_PATIENCE = 3
+_CACHED_REMAINING = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One look at the model.
+
+    score: root mean square of the standardised differences between forget and held-out statistics; 0 is a perfect match.
+    direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
+    drop: points of accuracy lost, the larger of remaining and held-out data (without classes: per cent of loss gained).
+    """
+
+    score: float
+    direction: float
+    drop: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Criterion:
+    """What every check compares with, fixed before the first step."""
+
+    stop: Stop
+    objective: Objective
+    forget: Batch
+    remain: Batch
+    held_out: Batch
+    weights: Tensor
+    signals: tuple[Signal, ...]
+    utility_before: tuple[float, float]
+
+
+def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Criterion:
+    """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
+    generator = torch.Generator().manual_seed(task.seed)
+    criterion = Criterion(
+        stop=stop,
+        objective=task.objective,
+        forget=task.forget.batch,
+        remain=task.remain.draw(_CACHED_REMAINING, generator),
+        held_out=task.criterion.batch,
+        weights=_matching_weights(task.forget, task.criterion, task.objective),
+        signals=(task.objective.losses, *_entropy(task.objective), *guides),
+        utility_before=(0.0, 0.0),
+    )
+    utility = _utility(criterion, task.model)
+    return Criterion(**{name: getattr(criterion, name) for name in Criterion.__slots__} | {"utility_before": utility})
+
+
+@torch.no_grad()
+def check(criterion: Criterion, model: nn.Module) -> Check:
+    """Compare the forget set with the held-out set, and the utility with the original's."""
+    differences = [
+        difference
+        for signal in criterion.signals
+        for difference in _quantile_differences(
+            signal(model, criterion.forget), signal(model, criterion.held_out), criterion.weights
+        )
+    ]
+    if criterion.objective.logits is not None:
+        differences.append(_error_difference(criterion, model))
+    drops = (old - new for old, new in zip(criterion.utility_before, _utility(criterion, model), strict=True))
+    return Check(
+        score=sqrt(sum(d * d for d in differences) / len(differences)),
+        direction=sum(differences) / len(differences),
+        drop=max(drops),
+    )
+
+
+def matched(criterion: Criterion, found: Check) -> bool:
+    """Whether the forget set looks held out and the utility is kept."""
+    return found.score <= criterion.stop.tolerance and found.drop <= criterion.stop.allowed_drop
+
+
+def until_matched(
+    task: Task,
+    criterion: Criterion,
+    step: Callable[[int], Mapping[str, float]],
+    *,
+    steps: int,
+    first_step: int = 0,
+    total: int | None = None,
+    setup_seconds: Mapping[str, float] | None = None,
+) -> Steps:
+    """Take steps until the criterion is met, the utility is lost, or the budget is spent; leave the best state seen.
+
+    Ends with "utility" after three checks in a row beyond the allowed drop and not recovering, or at the first weight that is
+    not finite.
+    `first_step` and `total` place these steps within a longer run's progress.
+    """
+    best, best_check = copy.deepcopy(task.model.state_dict()), check(criterion, task.model)
+    best_rank, reason, crossed, taken, last_drop = _rank(criterion, best_check), "budget", 0, 0, best_check.drop
+    try:
+        for taken in range(1, steps + 1):
+            metrics = step(taken)
+            if taken % criterion.stop.check_every and taken < steps:
+                yield Progress(phase="unlearn", step=first_step + taken, total=total or steps, metrics=metrics)
+                continue
+            found = check(criterion, task.model)
+            if _rank(criterion, found) < best_rank:
+                best, best_check, best_rank = copy.deepcopy(task.model.state_dict()), found, _rank(criterion, found)
+            losing = found.drop > criterion.stop.allowed_drop and found.drop >= last_drop
+            crossed, last_drop = crossed + 1 if losing else 0, found.drop
+            yield Progress(
+                phase="unlearn", step=first_step + taken, total=total or steps, metrics={**metrics, **_shown(found)}
+            )
+            if matched(criterion, found):
+                reason = "matched"
+                break
+            if crossed >= _PATIENCE or not _finite(task.model):
+                reason = "utility"
+                break
+    finally:
+        task.model.load_state_dict(best)
+    return Outcome(
+        steps=first_step + taken, stopped_because=reason, setup_seconds=setup_seconds or {}, metrics=_shown(best_check)
+    )
+
+
+def _rank(criterion: Criterion, found: Check) -> tuple[float, float]:
+    """What "best" means: first keep the utility, then match."""
+    return max(0.0, found.drop - criterion.stop.allowed_drop), found.score
+
+
+def _shown(found: Check) -> dict[str, float]:
+    return {"match_score": found.score, "match_direction": found.direction, "accuracy_drop": found.drop}
+
+
+def _finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+def _entropy(objective: Objective) -> tuple[Signal, ...]:
+    logits = objective.logits
+    if logits is None:
+        return ()
+
+    def entropy(forward: Forward, batch: Batch) -> Tensor:
+        log_p = logits(forward, batch.inputs).log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    return (entropy,)
+
+
+def _matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
+    """Weights (m,), summing to 1, that give the held-out set the forget set's mix of classes."""
+    if objective.classes is None:
+        return torch.full((len(held_out),), 1 / len(held_out), device=held_out.inputs.device)
+    wanted = torch.bincount(forget.targets, minlength=objective.classes).float()
+    present = torch.bincount(held_out.targets, minlength=objective.classes).float()
+    weights = (wanted / present.clamp(min=1))[held_out.targets]
+    if not bool(weights.sum() > 0):
+        weights = torch.ones_like(weights)
+    return weights / weights.sum()
+
+
+def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> list[float]:
+    """Share of the forget set above each held-out quantile, minus what it would be if both were alike, in standard errors.
+
+    A share of k in n is binomial, so its standard error is known in closed form: sqrt(q(1 − q)(1/n_f + 1/n_v)).
+    """
+    order = held_out.argsort()
+    ranked, mass = held_out[order], weights[order].cumsum(0)
+    spread = 1 / len(forget) + float((weights**2).sum())
+    result = []
+    for q in _QUANTILES:
+        threshold = ranked[min(int(torch.searchsorted(mass, q)), len(ranked) - 1)]
+        share = float((forget > threshold).float().mean())
+        result.append((share - (1 - q)) / sqrt(q * (1 - q) * spread))
+    return result
+
+
+def _error_difference(criterion: Criterion, model: nn.Module) -> float:
+    wrong_forget = _wrong(criterion.objective, model, criterion.forget)
+    wrong_held_out = _wrong(criterion.objective, model, criterion.held_out)
+    n = len(wrong_forget)
+    expected = float((wrong_held_out * criterion.weights).sum())
+    pooled = (float(wrong_forget.sum()) + expected * n + 1) / (2 * n + 2)
+    spread = 1 / n + float((criterion.weights**2).sum())
+    return (float(wrong_forget.mean()) - expected) / sqrt(max(pooled * (1 - pooled), 1e-6) * spread)
+
+
+@torch.no_grad()
+def _utility(criterion: Criterion, model: nn.Module) -> tuple[float, float]:
+    """Accuracy in per cent on remaining and held-out data; without classes, minus the loss in per cent of itself at the start."""
+    sets = (criterion.remain, criterion.held_out)
+    if criterion.objective.logits is None:
+        first, second = (-100 * float(criterion.objective.losses(model, batch).mean()) for batch in sets)
+    else:
+        first, second = (100 - 100 * float(_wrong(criterion.objective, model, batch).mean()) for batch in sets)
+    return first, second
+
+
+def _wrong(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+    assert objective.logits is not None
+    return (objective.logits(model, batch.inputs).argmax(-1) != batch.targets).float()

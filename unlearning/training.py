@@ -1,0 +1,88 @@
+"""Training from scratch by a recipe, plainly or with Ready2Unlearn."""
+
+from collections.abc import Callable, Generator
+from math import ceil
+
+import torch
+from torch import nn
+
+from unlearning.objective import Objective
+from unlearning.precision import autocast
+from unlearning.random_state import isolated
+from unlearning.readiness import readiness_loss, revocable_split
+from unlearning.recipe import Recipe
+from unlearning.samples import SampleSet
+from unlearning.task import Outcome, Progress, Steps
+
+
+def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
+    """Train `model` in place, yielding after each batch; the model is left in eval mode.
+
+    Same seed, same weights on the same machine. The caller's random state is left alone.
+    """
+    return isolated(_train(model, samples, recipe, objective=objective, seed=seed), seed=seed)
+
+
+def fit(
+    build: Callable[[], nn.Module], samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int
+) -> nn.Module:
+    """A new model, initialised and trained from `seed`, on the samples' device."""
+    model = fresh(build, seed=seed).to(samples.inputs.device)
+    drain(train(model, samples, recipe, objective=objective, seed=seed))
+    return model
+
+
+def fresh(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
+    """The architecture with weights initialised from `seed`; the caller's random state is left alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build()
+
+
+def drain(steps: Generator[Progress, None, Outcome]) -> Outcome:
+    """Run to the end and give the outcome."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
+def _train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
+    generator = torch.Generator().manual_seed(seed)
+    device = samples.inputs.device
+    per_epoch = ceil(len(samples) / recipe.batch_size)
+    total = recipe.epochs * per_epoch
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=total)
+    readiness = recipe.readiness
+    split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
+    first_meta_step = round(readiness.warm_up * total) if readiness else total
+    step = 0
+    model.train()
+    try:
+        for _ in range(recipe.epochs):
+            for batch in samples.epoch(recipe.batch_size, generator):
+                with autocast(device, recipe.precision):
+                    loss = objective.losses(model, batch).mean()
+                    if readiness and split and step >= first_meta_step and step % readiness.every == 0:
+                        loss = loss + readiness_loss(
+                            model,
+                            readiness,
+                            objective=objective,
+                            split=split,
+                            batch_size=recipe.batch_size,
+                            generator=generator,
+                        )
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+                optimiser.step()
+                optimiser.zero_grad()
+                schedule.step()
+                step += 1
+                yield Progress(phase="train", step=step, total=total, metrics={"loss": float(loss.detach())})
+    finally:
+        model.eval()
+    return Outcome(steps=step, stopped_because="completed")
