@@ -1,0 +1,197 @@
+"""Requests: what was asked. Submitting one decides what it means for each model and lets it join their jobs."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.advance import advance, fold_requests
+from ledger.batching import join
+from ledger.clock import now
+from ledger.datasets import find_dataset
+from ledger.deadlines import due_at, rule
+from ledger.errors import InvalidTime, TooLate, UnknownRequest
+from ledger.events import record
+from ledger.idempotency import Idempotency, remember, replayed
+from ledger.matching import match_models, record_samples, touched_models
+from ledger.pages import Page, read_page
+from ledger.request_views import RequestView, request_views
+from ledger.sample_tables import request_samples
+from ledger.states import Reason, RequestState, SampleOutcome
+from ledger.tables import Model, Target, UnlearnRequest
+
+
+def submit(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    caller: str,
+    dataset: str,
+    digests: Sequence[bytes],
+    models: Sequence[str] | None = None,
+    method: Mapping[str, Any] | None = None,
+    reason: str | None = None,
+    regulation: str = "gdpr",
+    received_at: datetime | None = None,
+    external_id: str | None = None,
+    expedite: bool = False,
+    batch_window: timedelta,
+    idempotency: Idempotency | None = None,
+) -> RequestView:
+    """Record a request to erase samples, for the models named or for every model of the dataset, and let it join their jobs.
+
+    A sample given twice is one. `received_at` is when the person asked, by default now. A request whose samples have all been
+    erased before is completed at once. With the idempotency key of an earlier request, that request is returned and nothing is
+    written.
+
+    Raises UnknownDataset, UnknownModel, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
+    IdempotencyInProgress; the caller's transaction must then be rolled back.
+    """
+    if idempotency is not None:
+        earlier = replayed(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency)
+        if earlier is not None:
+            return get_request(session, tenant_id=tenant_id, request_id=earlier)
+    of_dataset = find_dataset(session, tenant_id=tenant_id, name=dataset)
+    touched = touched_models(session, of_dataset, models)
+    moment = now(session)
+    received_at = received_at or moment
+    request = UnlearnRequest(
+        tenant_id=tenant_id,
+        dataset_id=of_dataset.id,
+        caller=caller,
+        method=dict(method) if method is not None else None,
+        reason=reason,
+        regulation=regulation,
+        received_at=received_at,
+        due_at=due_at(regulation, received_at),
+        external_id=external_id,
+        expedite=expedite,
+    )
+    if received_at > moment + timedelta(minutes=5):  # the caller's clock may be a little ahead
+        raise InvalidTime(f"received_at lies in the future: {received_at.isoformat()}")
+    session.add(request)
+    session.flush()
+    record(
+        session,
+        "request.received",
+        {"due_at": request.due_at, "regulation": rule(regulation).title},
+        request_id=request.id,
+    )
+    record_samples(session, request, touched, digests)
+    _add_targets(session, request, touched, named=models is not None, window=batch_window)
+    fold_requests(session, [request.id])
+    if idempotency is not None:
+        remember(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
+    session.flush()
+    return request_views(session, [request])[0]
+
+
+def _add_targets(
+    session: Session, request: UnlearnRequest, models: Sequence[Model], *, named: bool, window: timedelta
+) -> None:
+    """One target for each model: it joins a job, or is settled at once when there is nothing to erase.
+
+    A model that was trained on none of the samples gets a target only if the caller named it.
+    """
+    total = request.accepted + request.already_erased + request.not_in_training_set
+    for model, learned, erased in match_models(session, request, models):
+        if not learned and not named:
+            continue
+        target = Target(
+            request_id=request.id,
+            model_id=model.id,
+            accepted=learned - erased,
+            already_erased=erased,
+            not_in_training_set=total - learned,
+        )
+        session.add(target)
+        session.flush()
+        told = {"model": model.name, "samples": learned - erased}
+        if not learned:
+            advance(session, Target, [target.id], RequestState.REJECTED, data=told, reason=Reason.NOT_IN_TRAINING_SET)
+        elif learned == erased:
+            advance(session, Target, [target.id], RequestState.COMPLETED, data=told, reason=Reason.ALREADY_ERASED)
+        else:
+            job = join(
+                session,
+                model=model,
+                method=request.method,
+                samples=learned - erased,
+                due_at=request.due_at,
+                expedite=request.expedite,
+                window=window,
+            )
+            advance(session, Target, [target.id], RequestState.SCHEDULED, data=told, job_id=job.id)
+
+
+def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> RequestView:
+    """One request. Raises UnknownRequest."""
+    return request_views(session, [find_request(session, tenant_id=tenant_id, request_id=request_id)])[0]
+
+
+def find_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> UnlearnRequest:
+    """The row of a tenant's request, read now. Raises UnknownRequest."""
+    chosen = select(UnlearnRequest).where(UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id)
+    request = session.scalar(chosen.execution_options(populate_existing=True))
+    if request is None:
+        raise UnknownRequest(f"there is no request {request_id}")
+    return request
+
+
+def list_requests(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    state: RequestState | None = None,
+    model: str | None = None,
+    due_before: datetime | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[RequestView]:
+    """A tenant's requests, newest first: all, or those in a state, touching a model, due before a time. Raises InvalidCursor."""
+    chosen = select(UnlearnRequest).where(UnlearnRequest.tenant_id == tenant_id)
+    if state is not None:
+        chosen = chosen.where(UnlearnRequest.state == state)
+    if model is not None:
+        touching = select(Target.request_id).join(Model, Model.id == Target.model_id).where(Model.name == model)
+        chosen = chosen.where(UnlearnRequest.id.in_(touching))
+    if due_before is not None:
+        chosen = chosen.where(UnlearnRequest.due_at < due_before)
+    return read_page(
+        session,
+        chosen,
+        UnlearnRequest,
+        cursor=cursor,
+        limit=limit,
+        views=lambda requests: request_views(session, requests),
+    )
+
+
+def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID, outcome: SampleOutcome) -> list[bytes]:
+    """The digests of a request's samples with one outcome; whoever knows the IDs can tell which. Raises UnknownRequest."""
+    request = find_request(session, tenant_id=tenant_id, request_id=request_id)
+    chosen = select(request_samples.c.digest).where(
+        request_samples.c.request_id == request.id, request_samples.c.outcome == outcome
+    )
+    return list(session.scalars(chosen))
+
+
+def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> RequestView:
+    """Extend an open request's deadline, once, by what its regulation allows (GDPR: two months), for a reason.
+
+    Raises UnknownRequest, TooLate when it is finished, overdue or extended already, and ValueError without a reason.
+    """
+    if not reason.strip():
+        raise ValueError("an extension needs a reason, which the person must be told (GDPR Art. 12(3))")
+    find_request(session, tenant_id=tenant_id, request_id=request_id)
+    request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
+    if request.extension_reason is not None or request.finished_at is not None or request.due_at <= now(session):
+        raise TooLate("only an open request that is not overdue and not extended yet can be extended")
+    request.due_at = due_at(request.regulation, request.received_at, extended=True)
+    request.extension_reason = reason
+    record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)
+    session.flush()
+    return request_views(session, [request])[0]
