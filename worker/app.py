@@ -4,10 +4,11 @@ A message is a wake-up: it carries a job's id, is acknowledged at once, and its 
 the job's row and its lease decide (a broker that redelivers what is unacknowledged would run a long job twice).
 """
 
+import logging
 from typing import Any
 
 from celery import Celery
-from celery.signals import beat_init, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import after_setup_logger, beat_init, worker_process_init, worker_ready, worker_shutting_down
 
 from ledger.wakeups import SWEEP
 from worker.child import prepare_child, stop_children
@@ -50,6 +51,13 @@ def mark_ready(**_: object) -> None:
     ready_file = Settings().ready_file
     if ready_file is not None:
         ready_file.touch()
+
+
+@after_setup_logger.connect
+def quieten(**_: object) -> None:
+    """Keep Celery's three lines for each sweep out of the log; the jobs have their own."""
+    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 worker_process_init.connect(prepare_child)

@@ -21,11 +21,13 @@ logger = logging.getLogger(__name__)
 class Watch:
     """What the heartbeat has learnt; read by `check` at every step.
 
-    `claim` is the claim that is renewed: the run replaces it when it goes on to the next method.
+    `claim` is the claim that is renewed. The run replaces it when it goes on to the next method, and holds `turn` while it
+    does: a renewal in between would take the claim's own successor for a stranger's.
     """
 
     claim: Claim
     stopping: threading.Event
+    turn: threading.Lock = field(default_factory=threading.Lock)
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -62,17 +64,18 @@ def _heartbeat(watch: Watch, done: threading.Event, beat: Callable[[], None], le
 
 
 def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
-    claim = watch.claim
-    try:
-        with sessions.begin() as session:
-            renewal = renew(session, claim, lease=lease)
-    except StaleClaim:
-        if claim is watch.claim:  # Else the run went on to its next attempt meanwhile.
+    with watch.turn:
+        try:
+            with sessions.begin() as session:
+                renewal = renew(session, watch.claim, lease=lease)
+        except StaleClaim:
             watch.lost.set()
-        return
-    except OperationalError as error:
-        # The database is away. Whether the lease outlives that is the database's to say, at the next beat or write.
-        logger.warning("the lease of job %s could not be renewed: %s", claim.job_id, type(error.orig).__name__)
-        return
+            return
+        except OperationalError as error:
+            # The database is away. Whether the lease outlives that is the database's to say, at the next beat or write.
+            logger.warning(
+                "the lease of job %s could not be renewed: %s", watch.claim.job_id, type(error.orig).__name__
+            )
+            return
     if renewal.cancel_requested:
         watch.cancelled.set()

@@ -16,7 +16,6 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger import claims, results
-from ledger.claims import Claim
 from ledger.errors import CancelRequested, StaleClaim
 from ledger.states import Phase, Reason, Verdict
 from unlearning.audit.spec import AuditSpec
@@ -41,6 +40,7 @@ def run(
         claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
     if claim is None:
         return False
+    logger.info("job %s: attempt %d runs %s", job_id, claim.attempt, claim.method["kind"])
     with kept(claim, sessions=sessions, lease=settings.lease, stopping=stopping) as watch:
         journal = Journal(watch, sessions)
         try:
@@ -61,21 +61,17 @@ def run(
 
 
 def execute(journal: Journal, settings: Settings) -> None:
-    """Try the policy's methods in order until the audit verifies one, and publish it."""
+    """Try the policy's methods in order until one gives what may be published, and publish it."""
     with stage(journal, Phase.LOAD):
         material = load(journal.watch.claim, settings)
-    audit_spec = AuditSpec()
-    attempts: list[Mapping[str, Any]] = []
-    while True:
-        trial = try_next(journal, material, audit_spec, attempts)
-        if trial is not None:
-            break
-    publish(journal, material, trial, audit_spec=audit_spec, attempts=attempts, storage=settings.storage)
+    trial = None
+    while trial is None:
+        trial = try_next(journal, material)
+    publish(journal, material, trial, storage=settings.storage)
+    logger.info("job %s: published with the verdict %s", journal.watch.claim.job_id, trial.findings.verdict.value)
 
 
-def try_next(
-    journal: Journal, material: Material, audit_spec: AuditSpec, attempts: list[Mapping[str, Any]]
-) -> Trial | None:
+def try_next(journal: Journal, material: Material) -> Trial | None:
     """Run the claim's method; give the trial to publish, or None after moving the claim on to the policy's next method.
 
     The last method's result is published unless the audit failed it: an inconclusive verdict is told as what it is.
@@ -84,35 +80,30 @@ def try_next(
     claim = journal.watch.claim
     following = claim.policy[claim.policy_index + 1 :]
     try:
-        trial = try_method(journal, material, spec=audit_spec)
+        trial = try_method(journal, material, spec=AuditSpec())
     except (MethodRefused, InvalidSpec) as error:
         if not following:
             raise
-        attempts.append({"attempt": claim.attempt, "method": claim.method["kind"], "verdict": None, "seconds": 0.0})
         escalate(journal, following[0], {"refused": str(error)})
         return None
-    verdict = Verdict(trial.findings.verdict.value)
-    attempts.append(
-        {
-            "attempt": claim.attempt,
-            "method": claim.method["kind"],
-            "verdict": verdict.value,
-            "seconds": round(trial.seconds, 3),
-        }
-    )
-    if verdict is Verdict.VERIFIED or (verdict is Verdict.INCONCLUSIVE and not following):
+    verdict = trial.findings.verdict
+    if verdict.value == Verdict.VERIFIED or (verdict.value == Verdict.INCONCLUSIVE and not following):
         return trial
     if not following:
-        raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {trial.findings.verdict.sentence}")
-    escalate(journal, following[0], {"verdict": verdict.value, "sentence": trial.findings.verdict.sentence})
+        raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {verdict.sentence}")
+    escalate(journal, following[0], {"verdict": verdict.value, "sentence": verdict.sentence})
     return None
 
 
 def escalate(journal: Journal, method: Mapping[str, Any], finding: dict[str, object]) -> None:
-    """Move the claim on to the policy's next method."""
-    with journal.sessions.begin() as session:
-        following = results.escalate(session, journal.watch.claim, method=dict(method), finding=finding)
-    journal.watch.claim = following
+    """Move the claim on to the policy's next method, whose figures start afresh."""
+    watch = journal.watch
+    with watch.turn:
+        with journal.sessions.begin() as session:
+            following = results.escalate(session, watch.claim, method=dict(method), finding=finding)
+        watch.claim = following
+    journal.timings = {Phase.LOAD.value: journal.timings.get(Phase.LOAD.value, 0.0)}
+    journal.metrics = {}
 
 
 def give_back(journal: Journal) -> None:

@@ -128,8 +128,20 @@ def remember(folder: Folder, settings: Settings) -> None:
 
 def recall(root: Path) -> Settings | None:
     """Read the settings of the stack that runs on this folder; None when none does."""
-    path = Folder(root.expanduser().absolute()).settings
+    folder = Folder(root.expanduser().absolute())
     try:
-        return Settings(**json.loads(path.read_text()))
+        if not is_held(folder):  # A killed stack leaves its settings behind.
+            return None
+        return Settings(**json.loads(folder.settings.read_text()))
     except (FileNotFoundError, PermissionError):
         return None
+
+
+def is_held(folder: Folder) -> bool:
+    """Tell whether a stack runs on this folder."""
+    with (folder.root / "lock").open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

@@ -1,0 +1,64 @@
+"""Write the new version's weights and the report, and publish both in one transaction."""
+
+from pathlib import Path
+from uuid import uuid4
+
+from ledger import results
+from ledger.canonical import canonical_sha256
+from ledger.clock import now
+from ledger.events import list_job_events
+from ledger.jobs import list_attempts
+from ledger.models import get_model
+from ledger.states import Phase, VersionKind
+from unlearning.weights import save_weights
+from worker.load import Material
+from worker.progress import Journal, stage
+from worker.report import Background, build_report
+from worker.trial import Trial
+
+
+def publish(journal: Journal, material: Material, trial: Trial, *, storage: Path) -> None:
+    """Publish a trial as the model's next version. The file comes first: a file without a row is litter, a row without
+    its file would be a broken version.
+
+    Raises StaleClaim, and OSError where the disk is full; nothing is published then.
+    """
+    claim = journal.watch.claim
+    with stage(journal, Phase.REPORT):
+        path, sha256 = save_weights(trial.model, storage)
+        report = build_report(
+            claim,
+            material,
+            trial,
+            report_id=uuid4(),
+            background=look_up(journal),
+            weights_sha256=sha256,
+            timings=journal.timings,
+        )
+    with stage(journal, Phase.PUBLISH), journal.sessions.begin() as session:
+        results.publish(
+            session,
+            claim,
+            weights_sha256=sha256,
+            weights_path=path.name,
+            kind=VersionKind.UNLEARNED,
+            report=report,
+            report_sha256=canonical_sha256(report),
+            verdict=report["verdict"]["value"],
+            timings=dict(journal.timings),
+        )
+
+
+def look_up(journal: Journal) -> Background:
+    """Read what the report tells beside the measurements."""
+    claim = journal.watch.claim
+    with journal.sessions.begin() as session:
+        model = get_model(session, tenant_id=claim.tenant_id, name=claim.model)
+        training_seconds = model.details.get("training_seconds")
+        return Background(
+            regulations=claim.regulations,
+            attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
+            timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
+            training_seconds=None if training_seconds is None else float(training_seconds),
+            now=now(session),
+        )

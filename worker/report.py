@@ -1,0 +1,116 @@
+"""The audit report's JSON: what was asked, done, measured and found, and what that does not show."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from ledger.claims import Claim
+from ledger.events import EventView
+from ledger.jobs import AttemptView
+from ledger.samples import manifest_sha256
+from ledger.states import Phase
+from worker.load import Material
+from worker.trial import Trial
+
+SCHEMA = "https://expunge.dev/schemas/report/v1"
+
+TIMED = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
+"""The stages that are over when the report is written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Background:
+    """What the ledger adds to a report. `training_seconds` is how long the model's training once took, where known."""
+
+    regulations: Sequence[str]
+    timeline: Sequence[EventView]
+    attempts: Sequence[AttemptView]
+    training_seconds: float | None
+    now: datetime
+
+
+def build_report(
+    claim: Claim,
+    material: Material,
+    trial: Trial,
+    *,
+    report_id: UUID,
+    background: Background,
+    weights_sha256: str,
+    timings: Mapping[str, float],
+) -> dict[str, Any]:
+    """Assemble the report. Counts and commitments only: no sample's ID, no digest of a single sample."""
+    method = dict(claim.method)
+    return {
+        "schema": SCHEMA,
+        "report_id": str(report_id),
+        "created_at": moment(background.now),
+        "asked": {
+            "requests": claim.requests,
+            "samples": len(claim.forget),
+            "samples_previously_forgotten": len(claim.erased),
+            "manifest_sha256": manifest_sha256(claim.forget),
+            "regulation": sorted(set(background.regulations)),
+        },
+        "model": {
+            "name": claim.model,
+            "dataset": claim.dataset,
+            "workload": claim.workload,
+            "parameters": sum(parameter.numel() for parameter in trial.model.parameters()),
+            "version_before": claim.base_version,
+            "version_after": claim.base_version + 1,
+            "weights_before_sha256": claim.weights_sha256,
+            "weights_after_sha256": weights_sha256,
+        },
+        "method": {
+            "kind": method.pop("kind"),
+            "parameters": method,
+            "origin": claim.origin,
+            "steps": trial.outcome.steps,
+            "stopped_because": trial.outcome.stopped_because,
+            "attempts": [
+                told(attempt, trial, published=claim.attempt, now=background.now) for attempt in background.attempts
+            ],
+        },
+        "timeline": [{"at": moment(event.at), "kind": event.kind, "text": event.text} for event in background.timeline],
+        "timings": {
+            **{stage.value: seconds(timings, stage) for stage in TIMED},
+            "setup": {name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
+            "retrain_estimate": retrain_estimate(material, training_seconds=background.training_seconds),
+        },
+        **trial.findings.to_json(),
+    }
+
+
+def told(attempt: AttemptView, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:
+    """Describe one attempt; the verdict is None where it ended before its audit."""
+    finding = attempt.finding or {}
+    return {
+        "attempt": attempt.number,
+        "method": attempt.method["kind"],
+        "verdict": trial.findings.verdict.value if attempt.number == published else finding.get("verdict"),
+        "seconds": round(((attempt.finished_at or now) - attempt.started_at).total_seconds(), 3),
+    }
+
+
+def seconds(timings: Mapping[str, float], stage: Phase) -> float:
+    """Look up how long a stage took."""
+    return round(timings.get(stage.value, 0.0), 3)
+
+
+def retrain_estimate(material: Material, *, training_seconds: float | None) -> dict[str, Any] | None:
+    """Estimate what training again without the forgotten samples would take; None where the training was not timed."""
+    if training_seconds is None:
+        return None
+    share = len(material.remain) / len(material.workload.train)
+    return {
+        "seconds": round(training_seconds * share, 3),
+        "source": f"recorded training time × {share:.3f}, the share of the training set that remains",
+    }
+
+
+def moment(time: datetime) -> str:
+    """Write a time as RFC 3339."""
+    return time.isoformat()
