@@ -1,0 +1,66 @@
+"""Values with their uncertainty."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no type information
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and the interval it may lie in, low <= value <= high up to the bootstrap's skewness."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Three finite numbers."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def scaled(self, factor: float) -> "Interval":
+        """The same in another unit; factor > 0."""
+        return Interval(self.value * factor, self.low * factor, self.high * factor)
+
+    def complement(self) -> "Interval":
+        """1 − value, e.g. an error from an accuracy."""
+        return Interval(1 - self.value, 1 - self.high, 1 - self.low)
+
+    def within(self, low: float, high: float) -> bool:
+        """Whether all of it lies in [low, high]."""
+        return low <= self.low and self.high <= high
+
+    def outside(self, low: float, high: float) -> bool:
+        """Whether none of it lies in [low, high]."""
+        return self.high < low or self.low > high
+
+
+def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
+    """The share successes/n with Wilson's score interval (1927); n >= 1."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = successes / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
+
+
+def percentile(value: float, replicates: Floats, *, confidence: float) -> Interval:
+    """The bootstrap's percentile interval; replicates (b,)."""
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))
+
+
+def student(confidence: float, degrees: int) -> float:
+    """Student's t that `confidence` of the distribution lies within, two-sided."""
+    return float(stdtrit(degrees, (1 + confidence) / 2))
+
+
+def resamples(n: int, *, replicates: int, rng: np.random.Generator) -> Floats:
+    """How often each of n samples was drawn in each bootstrap replicate, (replicates, n)."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float64)

@@ -1,0 +1,111 @@
+"""What an audit runs and what its verdict demands: torch-free, fixed before the run, printed in every report.
+
+All numbers are this project's own choice ([ours] in docs/methods.md).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from unlearning.errors import InvalidSpec
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise InvalidSpec(f"{name} is {value!r}; it must be {rule}.", field=name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Thresholds:
+    """Every number that decides a verdict.
+
+    confidence: of the intervals that decide. 0.9 is two one-sided tests at 5 % each, the usual test of equivalence.
+    auc_margin, accuracy_margin: an attack's AUC and its balanced accuracy must lie within 0.5 ± these, from both sides.
+    relearn_ratio: the least share of the control's relearning steps that the forget set must need.
+    relearn_excess: more than this many times the control's steps is a warning (damage also delays relearning).
+    control_steps: the control must need this many steps, or the delay cannot be told from its own graininess.
+    no_op_weights, no_op_predictions: a relative weight distance, or a mean total variation of the predictions, below
+        these means that nothing was done.
+    collapse_share: the least share of the original's advantage over chance that must be left on the remaining set.
+    utility_drop: accuracy, in points, that the remaining or test data may lose before the report warns.
+    """
+
+    confidence: float = 0.9
+    auc_margin: float = 0.1
+    accuracy_margin: float = 0.075
+    relearn_ratio: float = 1 / 3
+    relearn_excess: float = 2.0
+    control_steps: int = 8
+    no_op_weights: float = 1e-5
+    no_op_predictions: float = 1e-3
+    collapse_share: float = 0.5
+    utility_drop: float = 2.0
+
+    def __post_init__(self) -> None:
+        _require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
+        _require(0 < self.auc_margin < 0.5, "auc_margin", "between 0 and 0.5", self.auc_margin)
+        _require(0 < self.accuracy_margin < 0.5, "accuracy_margin", "between 0 and 0.5", self.accuracy_margin)
+        _require(0 < self.relearn_ratio < 1, "relearn_ratio", "between 0 and 1", self.relearn_ratio)
+        _require(self.relearn_excess > 1, "relearn_excess", "above 1", self.relearn_excess)
+        _require(self.control_steps >= 1, "control_steps", "at least 1", self.control_steps)
+        _require(self.no_op_weights >= 0, "no_op_weights", "at least 0", self.no_op_weights)
+        _require(self.no_op_predictions >= 0, "no_op_predictions", "at least 0", self.no_op_predictions)
+        _require(0 <= self.collapse_share <= 1, "collapse_share", "between 0 and 1", self.collapse_share)
+        _require(self.utility_drop >= 0, "utility_drop", "at least 0 points", self.utility_drop)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditSpec:
+    """What to run, and how much of it.
+
+    confidence: of the intervals that are printed. replicates: bootstrap replicates.
+    batch_size: samples a forward pass.
+    membership_samples: most samples of a set that the threshold attacks look at (drawn at random where there are more).
+    vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
+    relearners: optimisers that relearn; the first fills the report's main curves, all of them must pass.
+    relearn_batch: samples a relearning step. relearn_samples: most samples relearnt.
+    relearn_steps: the learning rate is calibrated so that the original learns a control set in about this many steps.
+    relearn_delta: δ as a share of the original's loss gap between held-out and forget set; relearnt means a loss of at
+        most L_f(θ_o) + δ.
+    relearn_limit: T_max, as a multiple of the calibrated control's steps.
+    relearn_orders: repetitions on the forget set, each in its own order. relearn_controls: control sets drawn from D_v.
+    """
+
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    confidence: float = 0.95
+    replicates: int = 1000
+    batch_size: int = 1024
+    membership_samples: int = 5000
+    vector_seeds: int = 3
+    vector_samples: int = 2000
+    relearners: tuple[str, ...] = ("sgd", "adam")
+    relearn_batch: int = 32
+    relearn_samples: int = 256
+    relearn_steps: int = 20
+    relearn_delta: float = 0.1
+    relearn_limit: float = 3.0
+    relearn_orders: int = 1
+    relearn_controls: int = 6
+
+    def __post_init__(self) -> None:
+        _require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
+        _require(self.replicates >= 100, "replicates", "at least 100", self.replicates)
+        for name in ("batch_size", "membership_samples", "vector_seeds", "vector_samples", "relearn_batch"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(
+            len(self.relearners) > 0 and set(self.relearners) <= {"sgd", "adam"},
+            "relearners",
+            "one or both of 'sgd' and 'adam'",
+            self.relearners,
+        )
+        _require(self.relearn_samples >= 2, "relearn_samples", "at least 2", self.relearn_samples)
+        _require(self.relearn_steps >= 4, "relearn_steps", "at least 4", self.relearn_steps)
+        _require(0 < self.relearn_delta < 1, "relearn_delta", "between 0 and 1", self.relearn_delta)
+        _require(self.relearn_limit > 1, "relearn_limit", "above 1", self.relearn_limit)
+        _require(self.relearn_orders >= 1, "relearn_orders", "at least 1", self.relearn_orders)
+        _require(self.relearn_controls >= 3, "relearn_controls", "at least 3", self.relearn_controls)
+
+    def to_json(self) -> dict[str, object]:
+        """The report's `thresholds`: the verdict's numbers flat on top, the settings of the run beside them."""
+        settings = {k: v for k, v in dataclasses.asdict(self).items() if k != "thresholds"}
+        settings["relearners"] = list(self.relearners)
+        return {**dataclasses.asdict(self.thresholds), "settings": settings}
