@@ -10,16 +10,16 @@ from service import metrics, openapi, problems
 from service.body_limit import BodyLimit
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
-from service.routes import datasets, health, methods, models
+from service.routes import datasets, health, jobs, methods, models, unlearn_requests
 from service.session import make_database
 from service.settings import Settings
 
-ROUTERS = (models.router, datasets.router, methods.router, health.router)
+ROUTERS = (unlearn_requests.router, jobs.router, models.router, datasets.router, methods.router, health.router)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application, with settings from the environment unless given; it connects to nothing before the first call."""
-    settings = settings or Settings()
+    settings = settings or Settings()  # type: ignore[call-arg]  # the environment has them
     app = FastAPI(
         title="Expunge",
         version=version("expunge"),

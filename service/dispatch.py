@@ -1,7 +1,7 @@
 """Sends wake-ups to the workers, by task name, without importing them.
 
-A message is a wake-up and never the truth: the row in the ledger is, and the sweep wakes what a lost message missed. So a broker that
-does not answer is logged and counted, and costs the caller nothing.
+A message is a wake-up and never the truth: the row in the ledger is, and the sweep wakes what a lost message missed. So a broker
+that does not answer is logged and counted, and costs the caller nothing.
 """
 
 import logging

@@ -14,7 +14,12 @@ Rows = Iterable[tuple[Sequence[str], float]]
 """Label values, and the value."""
 
 DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], tallies.Distribution]], ...] = (
-    ("expunge_unlearning_seconds", "Seconds that the method itself ran.", ("model", "method"), tallies.unlearning_seconds),
+    (
+        "expunge_unlearning_seconds",
+        "Seconds that the method itself ran.",
+        ("model", "method"),
+        tallies.unlearning_seconds,
+    ),
     ("expunge_stage_duration_seconds", "Seconds of each stage of a job.", ("stage", "method"), tallies.stage_seconds),
     ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), tallies.completion_seconds),
     ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), tallies.queue_wait_seconds),
@@ -36,7 +41,9 @@ def families(session: Session) -> Iterator[Metric]:
 def _states(session: Session) -> Iterator[Metric]:
     """What is where now, and what is about to be late."""
     requests, jobs = tallies.requests_by_state(session), tallies.jobs_by_state(session)
-    yield _gauge("expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState])
+    yield _gauge(
+        "expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState]
+    )
     yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
     earliest, overdue = tallies.deadlines(session)
     due = [] if earliest is None else [((), earliest.timestamp())]
@@ -57,7 +64,9 @@ def _requests(session: Session) -> Iterator[Metric]:
 
 def _audits(session: Session) -> Iterator[Metric]:
     erased = tallies.samples_erased(session)
-    yield _counter("expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased])
+    yield _counter(
+        "expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased]
+    )
     counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
     counts |= {(model, Verdict(verdict)): count for model, verdict, count in tallies.verdicts(session)}
     yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
@@ -65,7 +74,11 @@ def _audits(session: Session) -> Iterator[Metric]:
     for name, text, read in (
         ("expunge_audit_membership_auc_ratio", "Newest version: AUC of the attack farthest from 0.5.", _membership_auc),
         ("expunge_audit_relearn_delay_ratio", "Newest version: relearn delay over the control's.", _relearn_delay),
-        ("expunge_audit_utility_delta_ratio", "Newest version: test accuracy after less before, -1 to 1.", _utility_delta),
+        (
+            "expunge_audit_utility_delta_ratio",
+            "Newest version: test accuracy after less before, -1 to 1.",
+            _utility_delta,
+        ),
     ):
         found = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
         yield _gauge(name, text, ("model",), found)

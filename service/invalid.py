@@ -41,7 +41,7 @@ def _step(step: str | int) -> str:
 
 def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if error["type"] != "extra_forbidden":
-        return _sentence(str(error["msg"]))
+        return sentence(str(error["msg"]))
     name = str(error["loc"][-1])
     if not _FIELD_NAME.fullmatch(name):
         return "There is no such field."
@@ -49,6 +49,8 @@ def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
     return f"There is no field {name}" + (f"; did you mean {near[0]}?" if near else ".")
 
 
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message if message.endswith((".", "?", "!")) else message + "."
+def sentence(message: str) -> str:
+    """A message as a sentence: with a capital and an end."""
+    message = message.removeprefix("Value error, ").strip()
+    ended = message if message.endswith((".", "?", "!")) else message + "."
+    return ended[:1].upper() + ended[1:]

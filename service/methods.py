@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
+from ledger.canonical import NotCanonical, canonical_json
 from unlearning import specs
 from unlearning.errors import InvalidSpec
 
@@ -32,11 +33,13 @@ def _parse(value: object) -> object:
             "method", "Must be auto, the name of a method, or an object with its kind and parameters"
         )
     try:
-        return specs.parse(value)
+        spec = specs.parse(value)
+        canonical_json(specs.to_json(spec))  # what cannot be written as JSON could not be signed in a report
+        return spec
     except InvalidSpec as error:
         context = {"reason": textwrap.shorten(str(error), 600), "field": error.field or ""}
         raise PydanticCustomError("method", "{reason}", context) from None
-    except OverflowError:
+    except (OverflowError, NotCanonical):
         raise PydanticCustomError("method", "A number is too large") from None
 
 

@@ -40,7 +40,7 @@ def exposition(app: FastAPI) -> bytes:
     registry: CollectorRegistry = app.state.metrics
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library leaves it so
     return generate_latest(registry) + generate_latest(_FromLedger(app.state.database, app.version))
 
 

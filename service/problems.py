@@ -8,14 +8,14 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from ledger import errors as refused
 from service import errors
 from service.headers import SECURITY_HEADERS
-from service.invalid import MOST, faults_of
+from service.invalid import MOST, faults_of, sentence
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def answer(error: Exception) -> Response:
         detail = str(error) if checks else "The database does not answer; try again in a few seconds."
         return problem(kind, detail, headers={"Retry-After": "5"}, **checks)
     headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else None
-    return problem(kind, str(error), headers=headers)
+    return problem(kind, sentence(str(error)), headers=headers)
 
 
 def install(app: FastAPI) -> None:
@@ -145,5 +145,8 @@ def _database(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    logger.error("unexpected error in %s %s", request.method, request.scope.get("route", "?"), exc_info=error)
+    if isinstance(error, StatementError):
+        error.hide_parameters = True  # they hold what the caller sent
+    route = getattr(request.scope.get("route"), "path", "no route")
+    logger.error("unexpected error in %s %s", request.method, route, exc_info=error)
     return problem(UNEXPECTED, "The error is logged; nothing was changed.", headers=SECURITY_HEADERS)

@@ -5,11 +5,12 @@ A worker's child and an API process come and go; rows stay. So nothing here is l
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Double, Select, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from ledger.sample_tables import erased_samples
 from ledger.states import AttemptOutcome, JobState, Phase, RequestState
@@ -100,16 +101,36 @@ def _distribution(
     return Distribution(bounds, {key: (buckets, sums[key]) for key, buckets in counts.items()})
 
 
+def requests_by_state(session: Session) -> dict[str, int]:
+    """How many requests are in each state that any is in."""
+    counted = select(UnlearnRequest.state, func.count()).group_by(UnlearnRequest.state)
+    return {state.value: count for state, count in session.execute(counted)}
+
+
+def jobs_by_state(session: Session) -> dict[str, int]:
+    """How many jobs are in each state that any is in."""
+    counted = select(Job.state, func.count()).group_by(Job.state)
+    return {state.value: count for state, count in session.execute(counted)}
+
+
+def deadlines(session: Session) -> tuple[datetime | None, int]:
+    """When the first open request is due, and how many open requests are past that."""
+    overdue = func.count().filter(UnlearnRequest.due_at < func.clock_timestamp())
+    still_open = select(func.min(UnlearnRequest.due_at), overdue).where(UnlearnRequest.finished_at.is_(None))
+    earliest, late = session.execute(still_open).one()
+    return earliest, late
+
+
 def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
-    """The newest report's `audit` part of each model, by the model's name."""
-    newest = (
+    """The `audit` part of the report on each model's newest version, by the model's name."""
+    version = aliased(ModelVersion)
+    newest = select(func.max(version.number)).where(version.model_id == Model.id).scalar_subquery()
+    found = (
         select(Model.name, Report.body["audit"])
-        .join(ModelVersion, ModelVersion.id == Report.version_id)
-        .join(Model, Model.id == ModelVersion.model_id)
-        .order_by(Model.id, ModelVersion.number.desc())
-        .distinct(Model.id)
+        .join(ModelVersion, (ModelVersion.model_id == Model.id) & (ModelVersion.number == newest))
+        .join(Report, Report.version_id == ModelVersion.id)
     )
-    return [(name, audit) for name, audit in session.execute(newest) if isinstance(audit, dict)]
+    return [(name, audit) for name, audit in session.execute(found) if isinstance(audit, dict)]
 
 
 def verdicts(session: Session) -> list[tuple[str, str, int]]:

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ledger.states import CutOffReason, JobState, Phase, Reason
+from ledger.states import CutOffReason, JobState, Phase, Reason, Verdict
 
 
 class JobBody(BaseModel):
@@ -16,6 +16,7 @@ class JobBody(BaseModel):
 
     id: UUID
     model: str = Field(examples=["digits-cnn"])
+    dataset: str = Field(examples=["digits"])
     state: JobState
     reason: Reason | None = Field(description="Why it failed or was cancelled.")
     detail: str | None
@@ -24,19 +25,27 @@ class JobBody(BaseModel):
     step: int = Field(description="Of this phase.")
     total: int = Field(description="Steps of this phase.")
     eta_seconds: float | None = Field(description="Seconds to the end of the job, estimated; null while not known.")
+    metrics: dict[str, Any] = Field(description="What was measured so far in this attempt.")
+    timings: dict[str, Any] = Field(description="Seconds by stage.")
     attempt: int = Field(description="From 1; grows with each worker or method that takes over.")
     method: dict[str, Any] = Field(description="The method of this attempt with its parameters.")
-    policy: list[dict[str, Any]] = Field(description="The methods to try, in order.")
-    metrics: dict[str, Any] = Field(description="What was measured so far in this attempt.")
-    timings: dict[str, Any] = Field(description="Seconds by stage, of this attempt.")
-    requests: int = Field(description="How many requests it serves.")
-    cut_off: datetime = Field(description="Takes requests until here; starts then, at the latest.")
+    policy: list[dict[str, Any]] = Field(description="The methods to try, in order, until the audit verifies.")
+    cut_off: datetime = Field(
+        description="Until then further requests may join; then it starts, if model and worker are free."
+    )
     cut_off_reason: CutOffReason
+    samples: int | None = Field(description="To be erased by it; null before the cut-off.")
+    requests: int = Field(description="How many requests it serves.")
+    due_at: datetime | None = Field(description="The earliest deadline among them.")
     cancel_requested: bool
-    report_id: UUID | None
+    base_version: int | None = Field(description="The model version it starts from.")
+    version: int | None = Field(description="The model version it published.")
+    report_id: UUID | None = Field(description="See GET /reports/{id}.")
+    verdict: Verdict | None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    updated_at: datetime
 
 
 class JobsBody(BaseModel):

@@ -44,7 +44,9 @@ class ModelBody(BaseModel):
     name: str = Field(examples=["digits-cnn"])
     dataset: str = Field(examples=["digits"])
     workload: str = Field(examples=["examples.digits:workload"])
-    policy: list[dict[str, Any]] = Field(description="The methods that `auto` tries, in order, until the audit verifies.")
+    policy: list[dict[str, Any]] = Field(
+        description="The methods that `auto` tries, in order, until the audit verifies."
+    )
     details: dict[str, Any]
     training_samples: int
     erased_samples: int

@@ -1,72 +1,140 @@
-"""What an unlearn request looks like: as it is asked, and as it is told."""
+"""An unlearn request as the API tells it."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal
+from datetime import datetime
+from typing import Any
+from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, Field
 
-from service.methods import AUTO, Method
-from service.names import Name, SampleID, Text
-
-MOST_SAMPLE_IDS = 100_000
-
-
-def _not_ahead(value: datetime) -> datetime:
-    """Refuse a time in the future (but for a clock five minutes fast), or one before any law that this service knows."""
-    if value > datetime.now(UTC) + timedelta(minutes=5):
-        raise ValueError("must not be in the future")
-    if value.year < 2000:
-        raise ValueError("must be in the year 2000 or later")
-    return value
+from ledger.request_views import RequestView, TargetView
+from ledger.states import CutOffReason, JobState, Reason, RequestState, Verdict
 
 
-class NewUnlearnRequest(BaseModel):
-    """The erasure of samples from every model that was trained on them, or from the models named."""
+class SampleCounts(BaseModel):
+    """How many of the samples there are of each outcome."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "dataset": "digits",
-                    "sample_ids": ["digit-0017", "digit-0201"],
-                    "regulation": "gdpr",
-                    "external_id": "DSR-2041",
-                },
-                {
-                    "dataset": "digits",
-                    "sample_ids": ["digit-0017"],
-                    "models": ["digits-cnn"],
-                    "method": {"kind": "ltu", "steps": 40},
-                },
-            ]
-        },
+    accepted: int = Field(description="To be erased.")
+    already_erased: int = Field(description="Erased by an earlier job.")
+    not_in_training_set: int = Field(description="No model in question was trained on them.")
+
+
+class JoinedJob(BaseModel):
+    """The job that a request joined for one model."""
+
+    id: UUID | None = Field(description="See GET /jobs/{id}. Null in a preview that would open a new job.")
+    state: JobState
+    cut_off: datetime = Field(
+        description="It starts then, if the model and a worker are free; until then others may join."
+    )
+    cut_off_reason: CutOffReason = Field(
+        description="Why then: end of the window, a deadline, expedited, another method."
     )
 
-    dataset: Name = Field(description="Name of a registered dataset.")
-    sample_ids: Annotated[list[SampleID], FailFast()] = Field(
-        min_length=1,
-        max_length=MOST_SAMPLE_IDS,
-        description="IDs of the samples to erase, as the dataset has them. One given twice counts once. Never stored as they are.",
+
+class TargetBody(BaseModel):
+    """One model that the request touches, with its own outcome."""
+
+    model: str = Field(examples=["digits-cnn"])
+    state: RequestState
+    reason: Reason | None = Field(description="Why it ended as it did.")
+    detail: str | None
+    samples: SampleCounts | None = Field(
+        description="Null for a key without requests:read: it must not learn who is in a training set."
     )
-    models: list[Name] | None = Field(
+    job: JoinedJob | None
+    version: int | None = Field(description="The model version that no longer knows the samples.")
+    report_id: UUID | None = Field(description="See GET /reports/{id}.")
+    verdict: Verdict | None
+    finished_at: datetime | None
+
+
+class UnlearnRequestBody(BaseModel):
+    """What was asked, by when it is due, and what became of it, model by model."""
+
+    id: UUID
+    dataset: str = Field(examples=["digits"])
+    state: RequestState = Field(description="The least advanced of its targets'; when all have ended, the worst.")
+    targets: list[TargetBody]
+    samples: SampleCounts | None = Field(description="Over all models. Null for a key without requests:read.")
+    unmatched_sample_ids: list[str] | None = Field(
         default=None,
-        min_length=1,
-        max_length=100,
-        description="Only these models; by default every active one trained on them.",
+        description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored.",
     )
-    method: Method = Field(default=AUTO)
-    reason: Text | None = Field(default=None, description="Why, in words for the record. Nothing personal, please.")
-    regulation: Literal["gdpr"] = Field(default="gdpr", description="The law whose clock runs.")
-    received_at: Annotated[AwareDatetime, AfterValidator(_not_ahead)] | None = Field(
-        default=None,
-        description="When the person asked (RFC 3339, with offset); the legal clock runs from here. Default: now.",
+    method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
+    reason: str | None
+    regulation: str
+    received_at: datetime
+    due_at: datetime = Field(description="By law, from when it was received.")
+    extension_reason: str | None
+    external_id: str | None
+    expedite: bool
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class UnlearnRequestsBody(BaseModel):
+    """A page of requests, newest first."""
+
+    items: list[UnlearnRequestBody]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+class PreviewBody(BaseModel):
+    """What a request would do now. Nothing was written."""
+
+    dataset: str
+    samples: SampleCounts
+    unmatched_sample_ids: list[str]
+    targets: list[TargetBody]
+    received_at: datetime
+    due_at: datetime
+
+
+def told(request: RequestView, *, counted: bool) -> UnlearnRequestBody:
+    """A request as its body; `counted` says whether the reader may know how many samples matched."""
+    return UnlearnRequestBody(
+        id=request.id,
+        dataset=request.dataset,
+        state=request.state,
+        targets=[_target(target, counted=counted) for target in request.targets],
+        samples=_counts(request) if counted else None,
+        method=None if request.method is None else dict(request.method),
+        reason=request.reason,
+        regulation=request.regulation,
+        received_at=request.received_at,
+        due_at=request.due_at,
+        extension_reason=request.extension_reason,
+        external_id=request.external_id,
+        expedite=request.expedite,
+        created_at=request.created_at,
+        finished_at=request.finished_at,
     )
-    external_id: Annotated[Text, Field(max_length=200)] | None = Field(
-        default=None, description="Your own reference. Nothing personal, please."
+
+
+def _target(target: TargetView, *, counted: bool) -> TargetBody:
+    return TargetBody(
+        model=target.model,
+        state=target.state,
+        reason=target.reason,
+        detail=target.detail,
+        samples=_counts(target) if counted else None,
+        job=_job(target),
+        version=target.version,
+        report_id=target.report_id,
+        verdict=target.verdict,
+        finished_at=target.finished_at,
     )
-    expedite: bool = Field(default=False, description="Do not wait for other requests to join the job.")
-    validate_only: bool = Field(
-        default=False, description="Answer what would happen and change nothing; as the :preview call."
+
+
+def _counts(of: RequestView | TargetView) -> SampleCounts:
+    return SampleCounts(
+        accepted=of.accepted, already_erased=of.already_erased, not_in_training_set=of.not_in_training_set
+    )
+
+
+def _job(target: TargetView) -> JoinedJob | None:
+    if target.job_id is None or target.job_state is None or target.cut_off is None or target.cut_off_reason is None:
+        return None
+    return JoinedJob(
+        id=target.job_id, state=target.job_state, cut_off=target.cut_off, cut_off_reason=target.cut_off_reason
     )

@@ -15,7 +15,9 @@ router = APIRouter(tags=["registry"])
 @router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
 def get_datasets(caller: Reader, ledger: Ledger) -> DatasetsBody:
     """Every dataset with how many samples it has; their IDs are not stored and cannot be listed."""
-    return DatasetsBody.model_validate({"items": list_datasets(ledger, tenant_id=caller.tenant_id)}, from_attributes=True)
+    return DatasetsBody.model_validate(
+        {"items": list_datasets(ledger, tenant_id=caller.tenant_id)}, from_attributes=True
+    )
 
 
 @router.get("/datasets/{name}", summary="One dataset", responses=problems(401, 403, 404, 422, 503))

@@ -1,34 +1,57 @@
 """Jobs: how far an unlearning run is, what happened to it, and stopping it."""
 
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 
 from ledger.events import list_job_events
-from ledger.jobs import cancel_job, get_job, list_jobs
+from ledger.jobs import get_job, list_jobs
 from ledger.states import TERMINAL, JobState
-from service.access import Reader, Writer
+from service.access import Reader
 from service.bodies.jobs import EventsBody, JobBody, JobsBody
 from service.etags import conditional
-from service.names import Cursor, Limit, Name
+from service.names import After, Cursor, Limit, Name
 from service.openapi import problems
 from service.session import Ledger
 
 router = APIRouter(tags=["jobs"])
 
-POLL_SECONDS = 2
-"""How often a client should ask while a job is open; progress is written no more often."""
+POLL_SECONDS = "2"
+"""How often a client should ask while a job is open: progress is written no more often."""
 
 
 @router.get(
     "/jobs/{job_id:uuid}",
     summary="One job",
     response_model=JobBody,
-    responses=problems(401, 403, 404, 503) | {304: {"description": "Not changed since the ETag that was given"}},
+    responses=problems(401, 403, 404, 422, 503) | {304: {"description": "Not changed since the ETag in If-None-Match"}},
 )
 def get_one_job(job_id: UUID, request: Request, caller: Reader, ledger: Ledger) -> Response:
-    """State, phase, progress, time left and what was measured so far. Poll with `If-None-Match`, as often as `Retry-After` says."""
+    """State, phase, progress, time left and what was measured so far.
+
+    Poll with `If-None-Match`, as often as `Retry-After` says while the job is open.
+    """
     job = JobBody.model_validate(get_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
-    headers = {} if job.state in TERMINAL else {"Retry-After": str(POLL_SECONDS)}
+    headers = {} if job.state in TERMINAL else {"Retry-After": POLL_SECONDS}
     return conditional(request, job, headers=headers)
+
+
+@router.get("/jobs", summary="List the jobs", responses=problems(401, 403, 422, 503))
+def get_jobs(
+    caller: Reader,
+    ledger: Ledger,
+    state: JobState | None = None,
+    model: Name | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> JobsBody:
+    """A page of the tenant's jobs, newest first."""
+    page = list_jobs(ledger, tenant_id=caller.tenant_id, state=state, model=model, cursor=cursor, limit=limit)
+    return JobsBody.model_validate(page)
+
+
+@router.get("/jobs/{job_id:uuid}/events", summary="A job's timeline", responses=problems(401, 403, 404, 422, 503))
+def get_job_events(job_id: UUID, caller: Reader, ledger: Ledger, after: After = 0, limit: Limit = 200) -> EventsBody:
+    """What happened to the job, oldest first: joined requests, attempts, phases, the verdict."""
+    events = list_job_events(ledger, tenant_id=caller.tenant_id, job_id=job_id, after=after, limit=limit)
+    return EventsBody.model_validate({"items": events}, from_attributes=True)

@@ -26,7 +26,7 @@ class MethodsBody(BaseModel):
 
 @router.get("/methods", summary="List the unlearning methods")
 def list_methods() -> MethodsBody:
-    """Each method with its parameters' JSON schema; a request may name one, give it parameters, or leave the choice to the model's policy."""
+    """Each method with the JSON schema of its parameters; a request may name one, or leave the choice to the model's policy."""
     return MethodsBody(
         items=[
             MethodBody(kind=kind, summary=schema["description"].split("\n")[0], parameters=schema)

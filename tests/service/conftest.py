@@ -48,7 +48,9 @@ def serve(database_url: str) -> Iterator[Serve]:
     """`serve(key=…, broker=…, **settings)`: a client of the application on this test's database."""
     with ExitStack() as stack:
 
-        def start(*, key: str | None = None, broker: str = NOWHERE, database: str = database_url, **more: object) -> httpx.Client:
+        def start(
+            *, key: str | None = None, broker: str = NOWHERE, database: str = database_url, **more: object
+        ) -> httpx.Client:
             app = create_app(Settings(database_url=database, redis_url=broker, sample_key=SAMPLE_KEY, **more))
             address = stack.enter_context(served(app))
             headers = {"Authorization": f"Bearer {key}"} if key else {}

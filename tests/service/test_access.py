@@ -7,7 +7,16 @@ from tests.service.conftest import Serve, Site
 
 @pytest.mark.parametrize(
     "header",
-    [None, "", "Bearer", "Bearer nonsense", "Bearer expunge_abc_def", "Basic dXNlcjpwYXNz", "Bearer \xff\xfe", "Bearer expunge__"],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer nonsense",
+        "Bearer expunge_abc_def",
+        "Basic dXNlcjpwYXNz",
+        "Bearer \xff\xfe",
+        "Bearer expunge__",
+    ],
 )
 def test_without_a_good_key_there_is_a_challenge_and_nothing_else(serve: Serve, site: Site, header: str | None) -> None:
     headers = {} if header is None else {"Authorization": header.encode("latin-1")}

@@ -6,11 +6,15 @@ def fault(kind: str, *loc: str | int, message: str = "Wrong", **context: object)
 
 
 def test_a_place_in_the_body_is_a_json_pointer() -> None:
-    assert faults_of([fault("string_type", "body", "sample_ids", 3)]) == [{"pointer": "/sample_ids/3", "detail": "Wrong."}]
+    assert faults_of([fault("string_type", "body", "sample_ids", 3)]) == [
+        {"pointer": "/sample_ids/3", "detail": "Wrong."}
+    ]
 
 
 def test_a_field_inside_a_method_is_pointed_at() -> None:
-    assert faults_of([fault("method", "body", "method", field="stop.tolerence")])[0]["pointer"] == "/method/stop/tolerence"
+    assert (
+        faults_of([fault("method", "body", "method", field="stop.tolerence")])[0]["pointer"] == "/method/stop/tolerence"
+    )
 
 
 def test_a_parameter_is_named_with_its_place() -> None:

@@ -10,7 +10,9 @@ from tests.service.conftest import Serve
         ("DELETE", "/methods", 405, "method-not-allowed"),
     ],
 )
-def test_what_the_framework_refuses_is_a_problem_too(serve: Serve, method: str, path: str, status: int, slug: str) -> None:
+def test_what_the_framework_refuses_is_a_problem_too(
+    serve: Serve, method: str, path: str, status: int, slug: str
+) -> None:
     answer = serve().request(method, path)
 
     assert answer.status_code == status

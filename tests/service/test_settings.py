@@ -31,7 +31,9 @@ def test_a_missing_variable_stops_the_start_with_its_name(environment: pytest.Mo
 
 
 @pytest.mark.parametrize("key", ["", "not hexadecimal", "0f" * 31])
-def test_a_sample_key_of_the_wrong_form_is_refused_without_being_shown(environment: pytest.MonkeyPatch, key: str) -> None:
+def test_a_sample_key_of_the_wrong_form_is_refused_without_being_shown(
+    environment: pytest.MonkeyPatch, key: str
+) -> None:
     environment.setenv("EXPUNGE_SAMPLE_KEY", key)
 
     with pytest.raises(ValidationError, match="EXPUNGE_SAMPLE_KEY") as refusal:

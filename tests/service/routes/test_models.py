@@ -6,7 +6,12 @@ from tests.service.conftest import Serve, Site, set_up
 def test_a_model_is_told_with_its_newest_version_and_policy(serve: Serve, site: Site) -> None:
     (model,) = serve(key=site.reader).get("/models").json()["items"]
 
-    assert (model["name"], model["dataset"], model["training_samples"], model["erased_samples"]) == ("triage", "scans", 50, 0)
+    assert (model["name"], model["dataset"], model["training_samples"], model["erased_samples"]) == (
+        "triage",
+        "scans",
+        50,
+        0,
+    )
     assert [spec["kind"] for spec in model["policy"]] == ["ltu", "ieu", "retrain"]
     assert model["version"]["number"] == 1
     assert model["version"]["weights_sha256"] == "0" * 64
@@ -19,7 +24,9 @@ def test_where_the_weights_lie_is_not_told(serve: Serve, site: Site) -> None:
 
 
 def test_versions_come_newest_first(serve: Serve, site: Site) -> None:
-    assert [version["number"] for version in serve(key=site.reader).get("/models/triage/versions").json()["items"]] == [1]
+    assert [version["number"] for version in serve(key=site.reader).get("/models/triage/versions").json()["items"]] == [
+        1
+    ]
 
 
 def test_an_unknown_model_is_a_problem_with_its_name(serve: Serve, site: Site) -> None:

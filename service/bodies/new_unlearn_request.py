@@ -1,0 +1,81 @@
+"""An unlearn request as it is asked."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field
+
+from ledger.deadlines import RULES
+from service.methods import Method
+from service.names import Name, SampleID, Text
+
+MOST_SAMPLE_IDS = 100_000
+
+
+def _not_ahead(value: datetime) -> datetime:
+    """Refuse a time in the future (but for a clock five minutes fast), or one before any law that this service knows."""
+    if value > datetime.now(UTC) + timedelta(minutes=5):
+        raise ValueError("must not be in the future")
+    if value.year < 2000:
+        raise ValueError("must be in the year 2000 or later")
+    return value
+
+
+def _known_regulation(value: str) -> str:
+    if value not in RULES:
+        raise ValueError(f"must be one of {', '.join(RULES)}")
+    return value
+
+
+class NewUnlearnRequest(BaseModel):
+    """The erasure of samples from every model that was trained on them, or from the models named."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "digits",
+                    "sample_ids": ["digit-0017", "digit-0201"],
+                    "regulation": "gdpr",
+                    "external_id": "DSR-2041",
+                },
+                {
+                    "dataset": "digits",
+                    "sample_ids": ["digit-0017"],
+                    "models": ["digits-cnn"],
+                    "method": {"kind": "ltu", "steps": 40},
+                },
+            ]
+        },
+    )
+
+    dataset: Name = Field(description="Name of a registered dataset.")
+    sample_ids: Annotated[list[SampleID], FailFast()] = Field(
+        min_length=1,
+        max_length=MOST_SAMPLE_IDS,
+        description="IDs of the samples to erase, as the dataset has them. One given twice counts once. Never stored as they are.",
+    )
+    models: list[Name] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="Only these models; by default every active one trained on them.",
+    )
+    method: Method = "auto"
+    reason: Text | None = Field(default=None, description="Why, in words for the record. Nothing personal, please.")
+    regulation: Annotated[str, AfterValidator(_known_regulation)] = Field(
+        default="gdpr", description="The law whose clock runs.", json_schema_extra={"enum": list(RULES)}
+    )
+    received_at: Annotated[AwareDatetime, AfterValidator(_not_ahead)] | None = Field(
+        default=None,
+        description="When the person asked (RFC 3339, with offset); the legal clock runs from here. Default: now.",
+    )
+    external_id: Annotated[Text, Field(max_length=200)] | None = Field(
+        default=None, description="Your own reference. Nothing personal, please."
+    )
+    expedite: bool = Field(default=False, description="Do not wait for other requests to join the job.")
+    validate_only: bool = Field(
+        default=False, description="Answer what would happen and change nothing; as the :preview call."
+    )

@@ -1,0 +1,252 @@
+import threading
+import time
+from typing import Any
+
+import httpx
+import pytest
+import redis
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.tables import Base, UnlearnRequest
+from tests.service.conftest import Serve, Site, set_up
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"]}
+
+
+def rows(sessions: sessionmaker[Session]) -> dict[str, int]:
+    """How many rows each table has."""
+    with sessions() as session:
+        return {t.name: session.scalar(select(func.count()).select_from(t)) or 0 for t in Base.metadata.sorted_tables}
+
+
+def test_a_request_is_recorded_before_the_answer_leaves(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    answer = serve(key=site.admin).post("/unlearn-requests", json=ASKED)
+
+    assert answer.status_code == 202
+    body = answer.json()
+    assert answer.headers["location"] == f"/unlearn-requests/{body['id']}"
+    assert int(answer.headers["retry-after"]) > 0
+    with sessions() as session:
+        assert str(session.scalars(select(UnlearnRequest.id)).one()) == body["id"]
+
+
+def test_the_answer_says_which_job_it_joined_when_that_starts_and_why(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin, batch_window_seconds=600)
+
+    first, second = (client.post("/unlearn-requests", json=ASKED).json()["targets"] for _ in range(2))
+
+    (target,) = first
+    assert target["model"] == "triage"
+    assert target["samples"] == {"accepted": 2, "already_erased": 0, "not_in_training_set": 0}
+    assert target["job"]["cut_off_reason"] == "window"
+    assert second[0]["job"]["id"] == target["job"]["id"]
+
+
+def test_the_legal_clock_runs_from_when_the_person_asked(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+
+    body = client.post("/unlearn-requests", json=ASKED | {"received_at": "2026-01-31T09:00:00+01:00"}).json()
+
+    assert body["received_at"] == "2026-01-31T08:00:00Z"
+    assert body["due_at"] == "2026-02-28T08:00:00Z"
+
+
+def test_unknown_ids_do_not_fail_the_rest_and_are_listed(serve: Serve, site: Site) -> None:
+    asked = ASKED | {"sample_ids": ["sample-1", "sample-1", "sample-99", "never-heard-of"]}
+
+    body = serve(key=site.admin).post("/unlearn-requests", json=asked).json()
+
+    assert body["samples"] == {"accepted": 1, "already_erased": 0, "not_in_training_set": 2}
+    assert body["unmatched_sample_ids"] == ["never-heard-of", "sample-99"]
+
+
+def test_a_key_that_may_not_read_does_not_learn_who_is_in_a_training_set(serve: Serve, site: Site) -> None:
+    asked = ASKED | {"sample_ids": ["sample-1", "sample-99"]}
+
+    body = serve(key=site.writer).post("/unlearn-requests", json=asked).json()
+
+    assert body["samples"] is None
+    assert body["unmatched_sample_ids"] is None
+    assert body["targets"][0]["samples"] is None
+
+
+def test_no_sample_id_is_stored(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    asked = ASKED | {"sample_ids": ["sample-1", "never-heard-of"]}
+    serve(key=site.admin).post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "k"})
+
+    with sessions() as session:
+        for table in Base.metadata.sorted_tables:
+            assert "sample-1" not in str(session.execute(select(table)).all()), table.name
+            assert "never-heard-of" not in str(session.execute(select(table)).all()), table.name
+
+
+def test_a_method_is_kept_with_its_parameters(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+
+    body = client.post("/unlearn-requests", json=ASKED | {"method": {"kind": "ieu", "steps": 3}}).json()
+
+    job = client.get(f"/jobs/{body['targets'][0]['job']['id']}").json()
+    assert (job["method"]["kind"], job["method"]["steps"]) == ("ieu", 3)
+    assert body["method"] == job["method"]
+
+
+def test_a_due_job_wakes_the_worker_after_the_commit(serve: Serve, site: Site, broker_url: str) -> None:
+    client = serve(key=site.admin, broker=broker_url, batch_window_seconds=0)
+    with redis.Redis.from_url(broker_url) as queue:
+        queue.flushall()
+
+        client.post("/unlearn-requests", json=ASKED)
+
+        kind_and_message = queue.blpop(["celery"], timeout=5)
+    assert b"expunge.run_job" in kind_and_message[1]
+    assert b"sample-1" not in kind_and_message[1]
+
+
+def test_a_broker_that_is_away_neither_fails_nor_slows_a_request(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin, batch_window_seconds=0)
+    client.get("/models")
+    began = time.monotonic()
+
+    answer = client.post("/unlearn-requests", json=ASKED)
+
+    assert answer.status_code == 202
+    assert time.monotonic() - began < 1
+
+
+def test_validate_only_and_preview_tell_the_same_and_write_nothing(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin, batch_window_seconds=600)
+    before = rows(sessions)
+
+    validated = client.post("/unlearn-requests", json=ASKED | {"validate_only": True})
+    preview = client.post("/unlearn-requests:preview", json=ASKED)
+
+    assert (validated.status_code, preview.status_code) == (200, 200)
+    assert rows(sessions) == before
+    (target,) = preview.json()["targets"]
+    assert (target["model"], target["samples"]["accepted"]) == ("triage", 2)
+    assert (target["job"]["id"], target["job"]["cut_off_reason"]) == (None, "window")
+    assert validated.json().keys() == preview.json().keys()
+
+
+def test_a_preview_names_the_open_job_it_would_join(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin, batch_window_seconds=600)
+    job = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+
+    preview = client.post("/unlearn-requests:preview", json=ASKED).json()
+
+    assert preview["targets"][0]["job"]["id"] == job
+
+
+def test_requests_are_listed_in_pages_with_filters(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    ids = [client.post("/unlearn-requests", json=ASKED).json()["id"] for _ in range(5)]
+
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = client.get("/unlearn-requests", params={"limit": 2} | ({"cursor": cursor} if cursor else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+
+    assert seen == ids[::-1]
+
+    def count(**filters: str) -> int:
+        return len(client.get("/unlearn-requests", params=filters).json()["items"])
+
+    assert count(state="scheduled") == 5
+    assert count(state="completed") == 0
+    assert count(model="triage") == 5
+    assert count(model="other") == 0
+    assert count(due_before="2020-01-01T00:00:00Z") == 0
+
+
+def test_an_open_request_says_when_to_ask_again(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    location = client.post("/unlearn-requests", json=ASKED).headers["location"]
+
+    answer = client.get(location)
+
+    assert answer.json()["state"] == "scheduled"
+    assert int(answer.headers["retry-after"]) > 0
+    assert [e["kind"] for e in client.get(location + "/events").json()["items"]][0] == "request.received"
+
+
+def test_another_tenant_cannot_see_it(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    location = serve(key=site.admin).post("/unlearn-requests", json=ASKED).headers["location"]
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+    client = serve(key=other.admin)
+
+    assert client.get(location).status_code == 404
+    assert client.get(location + "/events").status_code == 404
+    assert client.get("/unlearn-requests").json()["items"] == []
+
+
+def test_the_same_key_with_the_same_body_gives_the_first_answer_again(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    same = ASKED | {"sample_ids": ["sample-2", "sample-1", "sample-1"]}
+
+    first, again = (
+        client.post("/unlearn-requests", json=body, headers={"Idempotency-Key": "abc"}) for body in (ASKED, same)
+    )
+
+    assert again.status_code == 202
+    assert again.json() == first.json()
+    assert rows(sessions)["unlearn_requests"] == 1
+
+
+@pytest.mark.parametrize("change", [{"sample_ids": ["sample-3"]}, {"method": "ieu"}, {"expedite": True}])
+def test_the_same_key_with_another_body_is_refused(serve: Serve, site: Site, change: dict[str, Any]) -> None:
+    client = serve(key=site.admin)
+    client.post("/unlearn-requests", json=ASKED, headers={"Idempotency-Key": "abc"})
+
+    answer = client.post("/unlearn-requests", json=ASKED | change, headers={"Idempotency-Key": "abc"})
+
+    assert (answer.status_code, answer.json()["type"]) == (422, "https://expunge.dev/problems/idempotency-key-reused")
+
+
+def test_of_many_sent_at_once_with_one_key_one_is_recorded(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    answers: list[httpx.Response] = []
+
+    def post() -> None:
+        answers.append(client.post("/unlearn-requests", json=ASKED, headers={"Idempotency-Key": "abc"}))
+
+    threads = [threading.Thread(target=post) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert len({answer.json()["id"] for answer in answers if answer.status_code == 202}) == 1
+    assert rows(sessions)["unlearn_requests"] == 1
+
+
+def test_more_callers_than_connections_are_all_served(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    statuses: list[int] = []
+
+    def post() -> None:
+        statuses.append(client.post("/unlearn-requests", json=ASKED).status_code)
+
+    threads = [threading.Thread(target=post) for _ in range(80)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert statuses == [202] * 80
