@@ -12,12 +12,12 @@ from celery.signals import after_setup_logger, beat_init, worker_process_init, w
 
 from ledger.wakeups import SWEEP
 from worker.child import prepare_child, stop_children
-from worker.settings import Settings
+from worker.settings import read_settings
 
 
 def configuration() -> dict[str, Any]:
     """Read the settings when Celery first needs them, not when this module is imported."""
-    settings = Settings()
+    settings = read_settings()
     return {
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
@@ -44,21 +44,21 @@ celery_app = Celery("expunge", include=["worker.tasks"])
 celery_app.add_defaults(configuration)
 
 
-@worker_ready.connect
-@beat_init.connect
 def mark_ready(**_: object) -> None:
     """Make the ready file, for whoever started this process and waits."""
-    ready_file = Settings().ready_file
+    ready_file = read_settings().ready_file
     if ready_file is not None:
         ready_file.touch()
 
 
-@after_setup_logger.connect
 def quieten(**_: object) -> None:
     """Keep Celery's three lines for each sweep out of the log; the jobs have their own."""
     for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+worker_ready.connect(mark_ready)
+beat_init.connect(mark_ready)
+after_setup_logger.connect(quieten)
 worker_process_init.connect(prepare_child)
 worker_shutting_down.connect(stop_children)

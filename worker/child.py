@@ -7,7 +7,7 @@ import sys
 import threading
 from types import FrameType
 
-from billiard import active_children
+from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
 
 PR_SET_PDEATHSIG = 1
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -31,11 +32,15 @@ TRUSTED_FROM = 0.1
 
 @dataclass(slots=True)
 class Journal:
-    """What a run has to say about itself. `timings` are seconds by stage, summed over the attempts of this run."""
+    """What a run has to say about itself.
+
+    timings: seconds by stage since the claim. earlier: those of the attempts before this one. metrics: this attempt's.
+    """
 
     watch: Watch
     sessions: sessionmaker[Session]
     timings: dict[str, float] = field(default_factory=dict)
+    earlier: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
@@ -58,6 +63,17 @@ def add_time(journal: Journal, phase: Phase, seconds: float) -> None:
     journal.timings[phase.value] = journal.timings.get(phase.value, 0.0) + seconds
 
 
+def spent(journal: Journal) -> dict[str, float]:
+    """Give the seconds by stage of this attempt; loading, which is done once, is every attempt's."""
+    return {stage: seconds - journal.earlier.get(stage, 0.0) for stage, seconds in journal.timings.items()}
+
+
+def start_afresh(journal: Journal) -> None:
+    """Begin the figures of the next attempt."""
+    journal.earlier = {stage: time for stage, time in journal.timings.items() if stage != Phase.LOAD}
+    journal.metrics = {}
+
+
 def note(journal: Journal, progress: Progress) -> None:
     """Stop the run where it must stop; write the progress when a phase begins and at most every two seconds within it.
 
@@ -65,7 +81,7 @@ def note(journal: Journal, progress: Progress) -> None:
     """
     journal.watch.check()
     phase, now = Phase(progress.phase), time.monotonic()
-    journal.metrics.update(progress.metrics)
+    journal.metrics.update({name: value for name, value in progress.metrics.items() if isfinite(value)})
     if phase is journal.phase and now - journal.written < INTERVAL:
         return
     journal.phase, journal.written = phase, now

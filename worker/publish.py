@@ -8,11 +8,10 @@ from ledger.canonical import canonical_sha256
 from ledger.clock import now
 from ledger.events import list_job_events
 from ledger.jobs import list_attempts
-from ledger.models import get_model
 from ledger.states import Phase, VersionKind
 from unlearning.weights import save_weights
 from worker.load import Material
-from worker.progress import Journal, stage
+from worker.progress import Journal, spent, stage
 from worker.report import Background, build_report
 from worker.trial import Trial
 
@@ -33,7 +32,7 @@ def publish(journal: Journal, material: Material, trial: Trial, *, storage: Path
             report_id=uuid4(),
             background=look_up(journal),
             weights_sha256=sha256,
-            timings=journal.timings,
+            timings=spent(journal),
         )
     with stage(journal, Phase.PUBLISH), journal.sessions.begin() as session:
         results.publish(
@@ -53,12 +52,8 @@ def look_up(journal: Journal) -> Background:
     """Read what the report tells beside the measurements."""
     claim = journal.watch.claim
     with journal.sessions.begin() as session:
-        model = get_model(session, tenant_id=claim.tenant_id, name=claim.model)
-        training_seconds = model.details.get("training_seconds")
         return Background(
-            regulations=claim.regulations,
             attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
             timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
-            training_seconds=None if training_seconds is None else float(training_seconds),
             now=now(session),
         )

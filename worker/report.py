@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ledger.claims import Claim
 from ledger.events import EventView
-from ledger.jobs import AttemptView
+from ledger.job_views import AttemptView
 from ledger.samples import manifest_sha256
 from ledger.states import Phase
 from worker.load import Material
@@ -22,12 +22,10 @@ TIMED = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Background:
-    """What the ledger adds to a report. `training_seconds` is how long the model's training once took, where known."""
+    """What the ledger adds to a report."""
 
-    regulations: Sequence[str]
     timeline: Sequence[EventView]
     attempts: Sequence[AttemptView]
-    training_seconds: float | None
     now: datetime
 
 
@@ -52,7 +50,7 @@ def build_report(
             "samples": len(claim.forget),
             "samples_previously_forgotten": len(claim.erased),
             "manifest_sha256": manifest_sha256(claim.forget),
-            "regulation": sorted(set(background.regulations)),
+            "regulation": list(claim.regulations),
         },
         "model": {
             "name": claim.model,
@@ -78,7 +76,7 @@ def build_report(
         "timings": {
             **{stage.value: seconds(timings, stage) for stage in TIMED},
             "setup": {name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
-            "retrain_estimate": retrain_estimate(material, training_seconds=background.training_seconds),
+            "retrain_estimate": retrain_estimate(material, training_seconds=claim.details.get("training_seconds")),
         },
         **trial.findings.to_json(),
     }

@@ -24,7 +24,7 @@ from worker.errors import AuditFailed, ShuttingDown
 from worker.failures import Failure, failure
 from worker.lease import kept
 from worker.load import Material, load
-from worker.progress import Journal, stage
+from worker.progress import Journal, stage, start_afresh
 from worker.publish import publish
 from worker.settings import Settings
 from worker.trial import Trial, try_method
@@ -48,7 +48,7 @@ def run(
         except ShuttingDown:
             give_back(journal)
         except CancelRequested:
-            end(journal, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False))
+            end(journal, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False), settings)
         except StaleClaim as error:
             logger.warning("job %s is left alone: %s", job_id, error)
         except OperationalError as error:
@@ -56,7 +56,7 @@ def run(
         except Exception as error:
             found = failure(error)
             logger.error("job %s: %s: %s", job_id, found.reason, found.detail)
-            end(journal, found)
+            end(journal, found, settings)
     return True
 
 
@@ -100,10 +100,9 @@ def escalate(journal: Journal, method: Mapping[str, Any], finding: dict[str, obj
     watch = journal.watch
     with watch.turn:
         with journal.sessions.begin() as session:
-            following = results.escalate(session, watch.claim, method=dict(method), finding=finding)
+            following = results.escalate(session, watch.claim, method=method, finding=finding, timings=journal.timings)
         watch.claim = following
-    journal.timings = {Phase.LOAD.value: journal.timings.get(Phase.LOAD.value, 0.0)}
-    journal.metrics = {}
+    start_afresh(journal)
 
 
 def give_back(journal: Journal) -> None:
@@ -112,10 +111,17 @@ def give_back(journal: Journal) -> None:
         claims.release(session, journal.watch.claim)
 
 
-def end(journal: Journal, found: Failure) -> None:
-    """End the attempt with its reason."""
+def end(journal: Journal, found: Failure, settings: Settings) -> None:
+    """End the attempt with its reason; the job goes back to the queue where another try may help and tries are left."""
     with written(journal) as session:
-        results.fail(session, journal.watch.claim, reason=found.reason, detail=found.detail, retry=found.retry)
+        results.fail(
+            session,
+            journal.watch.claim,
+            reason=found.reason,
+            detail=found.detail,
+            retry=found.retry,
+            max_attempts=settings.max_attempts,
+        )
 
 
 @contextmanager

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         return allow_list(self.workloads)
 
 
+def read_settings() -> Settings:
+    """Read the environment. Raises pydantic's ValidationError, which names what is missing or malformed."""
+    return Settings()  # type: ignore[call-arg]  # the environment gives the fields
+
+
 def allow_list(text: str) -> tuple[str, ...]:
     """Split a comma-separated list of module prefixes."""
     return tuple(filter(None, (part.strip() for part in text.split(","))))

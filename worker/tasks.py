@@ -14,13 +14,13 @@ from ledger.engine import make_engine, make_sessions
 from ledger.wakeups import RUN_JOB, SWEEP
 from worker.app import celery_app
 from worker.child import stopping
-from worker.settings import Settings
+from worker.settings import Settings, read_settings
 
 
 @functools.cache
 def settings() -> Settings:
     """Read the settings once a process."""
-    return Settings()
+    return read_settings()
 
 
 @functools.cache
@@ -29,7 +29,7 @@ def sessions() -> sessionmaker[Session]:
     return make_sessions(make_engine(settings().database_url.get_secret_value(), pool_size=2))
 
 
-@celery_app.task(name=RUN_JOB)
+@celery_app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types
 def run_job(job_id: str) -> None:
     """Run a job if it can be claimed; a second delivery finds that it can not, and does nothing."""
     from worker.run import run
@@ -39,7 +39,7 @@ def run_job(job_id: str) -> None:
         wake_ready(at_most=1)
 
 
-@celery_app.task(name=SWEEP)
+@celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
     """Take back lapsed leases and wake every job that is due."""
     wake_ready(at_most=None)

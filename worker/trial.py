@@ -10,7 +10,8 @@ from torch import nn
 
 from ledger.claims import enter_verifying
 from ledger.states import Phase
-from unlearning.audit import Findings, audit
+from unlearning.audit.audit import audit
+from unlearning.audit.findings import Findings
 from unlearning.audit.spec import AuditSpec
 from unlearning.methods import unlearn
 from unlearning.specs import parse

@@ -49,14 +49,14 @@ def test_both_tasks_go_by_the_names_that_the_ledger_agrees_on() -> None:
 @pytest.mark.parametrize("name", ["DATABASE_URL", "EXPUNGE_STORAGE"])
 def test_a_missing_setting_is_named(name: str) -> None:
     rest = {key: value for key, value in ENVIRONMENT.items() if key != name}
-    result = python("from worker.settings import Settings; Settings()", **rest)
+    result = python("from worker.settings import read_settings; read_settings()", **rest)
     assert result.returncode == 1
     assert name in result.stderr
 
 
 def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:
     result = python(
-        "from worker.settings import Settings; Settings()", **{**ENVIRONMENT, "EXPUNGE_SAMPLE_KEY": "abcdef"}
+        "from worker.settings import read_settings; read_settings()", **{**ENVIRONMENT, "EXPUNGE_SAMPLE_KEY": "abcdef"}
     )
     assert "must be 32 bytes" in result.stderr
     assert "abcdef" not in result.stderr

@@ -1,0 +1,106 @@
+"""A small registered model, requests for it, and the worker run in this process (which never forks)."""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.registration import Place, register_workload
+from expunge.training import Trained, train_workload
+from ledger.access import ensure_tenant
+from ledger.jobs import JobView, get_job
+from ledger.models import VersionView, list_versions
+from ledger.requests import submit
+from ledger.samples import sample_digest
+from tests.worker import digits
+from worker.run import run
+from worker.settings import Settings
+
+REFERENCE = "tests.worker.digits:workload"
+KEY = bytes(range(32))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_workload(REFERENCE, allowed=("tests",), folder=tmp_path_factory.mktemp("weights"), plain=True)
+
+
+@pytest.fixture(scope="session")
+def training_ids() -> tuple[str, ...]:
+    return digits.workload().train.ids
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """One registered model and what a test does with it."""
+
+    sessions: sessionmaker[Session]
+    settings: Settings
+    tenant_id: UUID
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def submit(self, sample_ids: Sequence[str], method: dict[str, object] | None = None) -> UUID:
+        """Ask for samples to be unlearned; gives the job."""
+        with self.sessions.begin() as session:
+            view = submit(
+                session,
+                tenant_id=self.tenant_id,
+                caller="test",
+                dataset="tiny-digits",
+                digests=[sample_digest(KEY, "tiny-digits", sample) for sample in sample_ids],
+                method=method,
+                batch_window=timedelta(0),
+            )
+        job_id = view.targets[0].job_id
+        assert job_id is not None
+        return job_id
+
+    def run(self, job_id: UUID) -> bool:
+        """Do what the worker's task does."""
+        return run(job_id, sessions=self.sessions, settings=self.settings, worker="test", stopping=self.stopping)
+
+    def job(self, job_id: UUID) -> JobView:
+        with self.sessions.begin() as session:
+            return get_job(session, tenant_id=self.tenant_id, job_id=job_id)
+
+    def versions(self) -> list[VersionView]:
+        """Oldest first."""
+        with self.sessions.begin() as session:
+            return list_versions(session, tenant_id=self.tenant_id, model="digits")[::-1]
+
+
+@pytest.fixture
+def make_bench(
+    database_url: str, sessions: sessionmaker[Session], trained: Trained, tmp_path: Path
+) -> Callable[..., Bench]:
+    def make(policy: Sequence[object] = ("retrain",), **settings: object) -> Bench:
+        storage = tmp_path / "storage"
+        where = Place(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
+        register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=policy)  # type: ignore[arg-type]  # a list of methods
+        defaults = {
+            "database_url": SecretStr(database_url),
+            "redis_url": SecretStr("redis://127.0.0.1:1/0"),
+            "sample_key": SecretStr(KEY.hex()),
+            "storage": storage,
+            "workloads": "tests",
+        }
+        with sessions.begin() as session:
+            tenant_id = ensure_tenant(session, "default")
+        return Bench(
+            sessions=sessions,
+            settings=Settings.model_validate({**defaults, **settings}),
+            tenant_id=tenant_id,
+        )
+
+    return make
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()

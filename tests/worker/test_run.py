@@ -1,0 +1,213 @@
+"""Jobs run in this process, on real PostgreSQL and a real small network."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from ledger.jobs import list_attempts
+from ledger.models import VersionView
+from ledger.reports import get_report
+from ledger.samples import sample_digest
+from ledger.states import JobState, Phase, Reason
+from service.report.schema import validate
+from tests.worker.conftest import KEY, Bench
+from unlearning.errors import MethodRefused
+from unlearning.weights import file_sha256
+from worker import publish as publishing
+from worker import run as running
+
+
+def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
+    report_id = bench.job(job_id).report_id
+    assert report_id is not None
+    with bench.sessions.begin() as session:
+        return dict(get_report(session, tenant_id=bench.tenant_id, report_id=report_id).body)
+
+
+def served(bench: Bench) -> VersionView:
+    return bench.versions()[-1]
+
+
+@pytest.mark.slow
+def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
+    bench: Bench, training_ids: tuple[str, ...]
+) -> None:
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.phase, job.progress) == (JobState.COMPLETED, Phase.DONE, 1.0), job.detail
+    version = served(bench)
+    assert version.number == 2
+    assert file_sha256(bench.settings.storage / version.weights_path) == version.weights_sha256
+    report = report_of(bench, job_id)
+    validate(report)
+    text = str(report)
+    assert "image-" not in text
+    assert sample_digest(KEY, "tiny-digits", training_ids[0]).hex() not in text
+
+
+@pytest.mark.slow
+def test_the_second_job_starts_from_the_first_ones_version_and_never_sees_its_samples_again(
+    bench: Bench, training_ids: tuple[str, ...]
+) -> None:
+    bench.run(bench.submit(training_ids[:80]))
+    job_id = bench.submit(training_ids[40:100])
+    bench.run(job_id)
+    report = report_of(bench, job_id)
+    assert report["asked"]["samples"] == 20  # type: ignore[index]  # JSON
+    assert report["asked"]["samples_previously_forgotten"] == 80  # type: ignore[index]  # JSON
+    assert report["audit"]["samples"]["remain"] == 700  # type: ignore[index]  # JSON
+    assert report["model"]["version_before"] == 2  # type: ignore[index]  # JSON
+    assert [version.number for version in bench.versions()] == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_second_delivery_does_nothing(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    before = bench.job(job_id)
+    assert not bench.run(job_id)
+    assert bench.job(job_id) == before
+    assert len(bench.versions()) == 2
+
+
+def test_a_message_for_a_job_that_is_not_there_does_nothing(bench: Bench) -> None:
+    assert not bench.run(UUID(int=0))
+
+
+def test_a_method_that_refuses_gives_way_to_the_next(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(policy=("ieu", "retrain"))
+    tried: list[str] = []
+
+    def refuse(journal: object, material: object, *, spec: object) -> None:
+        tried.append(journal.watch.claim.method["kind"])  # type: ignore[attr-defined]  # a journal
+        raise MethodRefused("It needs logits.")
+
+    monkeypatch.setattr(running, "try_method", refuse)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert tried == ["ieu", "retrain"]
+    assert (job.state, job.reason, job.detail) == (JobState.FAILED, Reason.METHOD_REFUSED, "It needs logits.")
+    with bench.sessions.begin() as session:
+        attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+    assert [attempt.finding for attempt in attempts] == [{"refused": "It needs logits."}, None]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: path.unlink(), Reason.WEIGHTS_MISSING),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), Reason.WEIGHTS_DAMAGED),
+    ],
+)
+def test_weights_that_are_not_what_was_registered_end_the_job(
+    bench: Bench, training_ids: tuple[str, ...], damage: Callable[[Path], object], reason: Reason
+) -> None:
+    damage(bench.settings.storage / served(bench).weights_path)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, reason)
+    assert served(bench).number == 1
+
+
+def test_a_workload_outside_the_allow_list_ends_the_job(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...]
+) -> None:
+    bench = make_bench(workloads="examples")
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKLOAD_FAILED)
+    assert "EXPUNGE_WORKLOADS" in str(job.detail)
+
+
+def test_a_factory_that_raises_ends_the_job_with_its_message(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.worker import digits
+
+    monkeypatch.setattr(digits, "workload", digits.broken)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKLOAD_FAILED)
+    assert "no data here" in str(job.detail)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), Reason.OUT_OF_MEMORY),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL),
+        (KeyError("image-7"), Reason.UNEXPECTED),
+    ],
+)
+def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(running, "try_method", fail)
+    job_id = bench.submit(training_ids[:80])
+    for _ in range(3):
+        assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert job.state is JobState.FAILED
+    assert not bench.run(job_id)
+    with bench.sessions.begin() as session:
+        attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+    assert [attempt.reason for attempt in attempts] == [reason] * 3
+    assert "image-7" not in str(attempts)
+
+
+def test_a_worker_that_shuts_down_gives_the_job_back(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    bench.stopping.set()
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    assert bench.job(job_id).state is JobState.QUEUED
+    assert served(bench).number == 1
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another worker takes the job while this one computes; then this one wants to publish."""
+    job_id = bench.submit(training_ids[:80])
+    original = running.try_method
+
+    def robbed(journal: object, material: object, *, spec: object) -> object:
+        with bench.sessions.begin() as session:
+            from sqlalchemy import text
+
+            session.execute(
+                text("UPDATE jobs SET attempt = attempt + 1, worker = 'another' WHERE id = :id"), {"id": job_id}
+            )
+        return original(journal, material, spec=spec)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(running, "try_method", robbed)
+    assert bench.run(job_id)
+    assert bench.job(job_id).state is JobState.RUNNING
+    assert served(bench).number == 1
+    assert list(bench.settings.storage.glob(".writing-*")) == []
+
+
+def test_nothing_is_half_written_when_the_disk_is_full_at_the_end(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: object, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(publishing, "save_weights", full)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert job.state is JobState.QUEUED
+    assert served(bench).number == 1
