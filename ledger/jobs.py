@@ -1,76 +1,17 @@
-"""What may be seen of a job."""
+"""Jobs: reading, cancelling and retrying them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from ledger.errors import UnknownJob
+from ledger.advance import advance_job
+from ledger.errors import NotFailed, TooLate, UnknownJob
+from ledger.events import record
+from ledger.job_views import AttemptView, JobView, attempt_view, job_views
 from ledger.pages import Page, read_page
-from ledger.states import AttemptOutcome, CutOffReason, JobState, Phase, Reason, RequestState, Verdict
-from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
-    """One unlearning run of one model.
-
-    `samples` is the size of the frozen manifest, None before the cut-off; `requests` counts those it serves; `due_at` is the
-    earliest deadline among them; `progress` runs from 0 to 1; `eta_seconds` and `timings` are in seconds; `updated_at` moves
-    with every change.
-    """
-
-    id: UUID
-    model: str
-    dataset: str
-    state: JobState
-    reason: Reason | None
-    detail: str | None
-    phase: Phase
-    progress: float
-    step: int
-    total: int
-    eta_seconds: float | None
-    metrics: Mapping[str, Any]
-    timings: Mapping[str, Any]
-    attempt: int
-    method: Mapping[str, Any]
-    policy: tuple[Mapping[str, Any], ...]
-    cut_off: datetime
-    cut_off_reason: CutOffReason
-    frozen_at: datetime | None
-    samples: int | None
-    requests: int
-    due_at: datetime | None
-    cancel_requested: bool
-    base_version: int | None
-    version: int | None
-    report_id: UUID | None
-    verdict: Verdict | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptView:
-    """One worker's go at a job; `finding` is what the audit found when it was not good enough to publish."""
-
-    number: int
-    method: Mapping[str, Any]
-    worker: str
-    outcome: AttemptOutcome | None
-    reason: Reason | None
-    detail: str | None
-    finding: Mapping[str, Any] | None
-    timings: Mapping[str, Any]
-    started_at: datetime
-    finished_at: datetime | None
+from ledger.states import ACTIVE, JobState, Phase, Reason
+from ledger.tables import Attempt, Job, Model
 
 
 def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
@@ -109,77 +50,57 @@ def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[At
     """The attempts at a job, in their order. Raises UnknownJob."""
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     return [
-        AttemptView(
-            number=attempt.number,
-            method=attempt.method,
-            worker=attempt.worker,
-            outcome=attempt.outcome,
-            reason=attempt.reason,
-            detail=attempt.detail,
-            finding=attempt.finding,
-            timings=attempt.timings,
-            started_at=attempt.started_at,
-            finished_at=attempt.finished_at,
-        )
+        attempt_view(attempt)
         for attempt in session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
     ]
 
 
-def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """The views of some jobs, in their order."""
-    made = aliased(ModelVersion)
-    about = (
-        select(Job.id, Model.name, Dataset.name, ModelVersion.number, made.number, Report.id, Report.verdict)
-        .join(Model, Model.id == Job.model_id)
-        .join(Dataset, Dataset.id == Model.dataset_id)
-        .outerjoin(ModelVersion, ModelVersion.id == Job.base_version_id)
-        .outerjoin(made, made.job_id == Job.id)
-        .outerjoin(Report, Report.job_id == Job.id)
-        .where(Job.id.in_([job.id for job in jobs]))
-    )
-    served = (
-        select(Target.job_id, func.count(), func.min(UnlearnRequest.due_at))
-        .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
-        .where(Target.job_id.in_([job.id for job in jobs]), Target.state != RequestState.CANCELLED)
-        .group_by(Target.job_id)
-    )
-    facts = {row[0]: row for row in session.execute(about)}
-    serves = {job_id: (count, earliest) for job_id, count, earliest in session.execute(served)}
-    return [_view(job, facts[job.id], *serves.get(job.id, (0, None))) for job in jobs]
+def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
+    """Cancel a job with all its requests: at once while it waits, at the worker's next step while it runs; again does nothing.
+
+    The served model is untouched in any case. Raises UnknownJob, and TooLate once it has completed or failed.
+    """
+    find_job(session, tenant_id=tenant_id, job_id=job_id)
+    job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
+    if job.state in {JobState.COMPLETED, JobState.FAILED}:
+        raise TooLate(f"the job has {job.state} already; it can not be cancelled")
+    stop(session, job)
+    session.flush()
+    return job_views(session, [job])[0]
 
 
-def _view(job: Job, facts: Sequence[Any], requests: int, due_at: datetime | None) -> JobView:
-    _, model, dataset, base_version, version, report_id, verdict = facts
-    return JobView(
-        id=job.id,
-        model=model,
-        dataset=dataset,
-        state=job.state,
-        reason=job.reason,
-        detail=job.detail,
-        phase=job.phase,
-        progress=job.progress,
-        step=job.step,
-        total=job.total,
-        eta_seconds=job.eta_seconds,
-        metrics=job.metrics,
-        timings=job.timings,
-        attempt=job.attempt,
-        method=job.method,
-        policy=tuple(job.policy),
-        cut_off=job.cut_off,
-        cut_off_reason=job.cut_off_reason,
-        frozen_at=job.frozen_at,
-        samples=job.sample_count,
-        requests=requests,
-        due_at=due_at,
-        cancel_requested=job.cancel_requested,
-        base_version=base_version,
-        version=version,
-        report_id=report_id,
-        verdict=verdict,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        updated_at=job.updated_at,
+def stop(session: Session, job: Job) -> None:
+    """Cancel a locked job that has not ended: at once while nobody holds it, else by asking whoever does."""
+    if job.state == JobState.QUEUED:
+        advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
+    if job.state in ACTIVE and not job.cancel_requested:
+        job.cancel_requested = True
+        record(session, "job.cancel_requested", {}, job_id=job.id)
+
+
+def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
+    """Put a failed job back into the queue, from the first method of its policy and with all its tries.
+
+    Raises UnknownJob, and NotFailed for a job in another state.
+    """
+    find_job(session, tenant_id=tenant_id, job_id=job_id)
+    job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
+    if job.state != JobState.FAILED:
+        raise NotFailed(f"only a failed job can be retried; this one is {job.state}")
+    advance_job(
+        session,
+        job_id,
+        JobState.QUEUED,
+        data={"reason": "retried"},
+        attempt=job.attempt + 1,
+        tries=0,
+        policy_index=0,
+        method=job.policy[0],
+        cancel_requested=False,
+        phase=Phase.WAITING,
+        progress=0.0,
+        step=0,
+        total=0,
+        eta_seconds=None,
     )
+    return job_views(session, [job])[0]

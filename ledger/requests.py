@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance, fold_requests
@@ -16,12 +16,15 @@ from ledger.deadlines import due_at, rule
 from ledger.errors import InvalidTime, TooLate, UnknownRequest
 from ledger.events import record
 from ledger.idempotency import Idempotency, remember, replayed
+from ledger.jobs import stop
 from ledger.matching import match_models, record_samples, touched_models
 from ledger.pages import Page, read_page
 from ledger.request_views import RequestView, request_views
 from ledger.sample_tables import request_samples
 from ledger.states import Reason, RequestState, SampleOutcome
-from ledger.tables import Model, Target, UnlearnRequest
+from ledger.tables import Job, Model, Target, UnlearnRequest
+
+Row = TypeVar("Row", Job, Target)
 
 
 def submit(
@@ -195,3 +198,52 @@ def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reas
     record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)
     session.flush()
     return request_views(session, [request])[0]
+
+
+def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> RequestView:
+    """Withdraw a request, for every model that has not been dealt with; again does nothing.
+
+    Until its job's manifest is frozen it simply leaves the job, which ends when nobody is left on it. After that the job itself is
+    cancelled, if it serves no other request. Raises UnknownRequest, and TooLate, then for all of its models, when that can not be.
+    """
+    request = find_request(session, tenant_id=tenant_id, request_id=request_id)
+    mine = select(Target.job_id).where(Target.request_id == request_id)
+    jobs = {job.id: job for job in session.scalars(_locked(Job).where(Job.id.in_(mine)).order_by(Job.model_id, Job.id))}
+    still_open = Target.finished_at.is_(None)
+    targets = list(
+        session.scalars(_locked(Target).where(Target.request_id == request_id, still_open).order_by(Target.id))
+    )
+    session.refresh(request)
+    if not targets and request.state != RequestState.CANCELLED:
+        raise TooLate(f"the request has {request.state} already; it can not be cancelled")
+    for target in targets:
+        job = jobs[target.job_id] if target.job_id else None
+        assert job is not None  # the database sees to it: an open target is on a job
+        others = session.scalar(
+            select(Target.id).where(Target.job_id == job.id, Target.id != target.id, still_open).limit(1)
+        )
+        if job.frozen_at is not None and others is not None:
+            raise TooLate(
+                "the job's manifest is frozen and it serves other requests too; the request can not leave it any more"
+            )
+        if job.frozen_at is None:
+            told = {"model": session.get_one(Model, job.model_id).name}
+            advance(
+                session,
+                Target,
+                [target.id],
+                RequestState.CANCELLED,
+                data=told,
+                reason=Reason.CANCELLED_BY_CALLER,
+                job_id=None,
+            )
+            record(session, "job.left", {}, job_id=job.id)
+        if others is None:
+            stop(session, job)
+    fold_requests(session, [request_id])
+    session.flush()
+    return request_views(session, [request])[0]
+
+
+def _locked(table: type[Row]) -> Select[Row]:
+    return select(table).with_for_update(key_share=True).execution_options(populate_existing=True)

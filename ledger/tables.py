@@ -265,7 +265,9 @@ class Attempt(Base):
     reason: Mapped[Reason | None] = mapped_column(_choice(Reason, "reason"))
     detail: Mapped[str | None]
     finding: Mapped[Json | None]
+    # Seconds by stage, and those that earlier attempts under the same claim had taken when this one began.
     timings: Mapped[Json] = mapped_column(default=dict)
+    timings_before: Mapped[Json] = mapped_column(default=dict)
     started_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
 

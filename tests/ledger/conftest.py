@@ -1,20 +1,28 @@
-"""A small world for the ledger's tests: one tenant, a dataset, models, and the moves of a worker."""
+"""A small world for the ledger's tests: a tenant, a dataset, two models, a caller and a worker."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from uuid import UUID
+from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger import claims, results
 from ledger.access import ensure_tenant
 from ledger.datasets import register_dataset
+from ledger.jobs import get_job
 from ledger.models import register_model
+from ledger.requests import get_request, submit
 from ledger.samples import sample_digest
+from ledger.states import Phase
 
 KEY = bytes(32)
 LTU = {"kind": "ltu", "rate": 0.1}
 IEU = {"kind": "ieu"}
 WEIGHTS = "ab" * 32
+LEASE = timedelta(seconds=60)
 
 
 def digests(*numbers: int) -> list[bytes]:
@@ -24,10 +32,108 @@ def digests(*numbers: int) -> list[bytes]:
 
 @dataclass(frozen=True)
 class World:
-    """A tenant with the dataset `digits` (100 samples) and the models `small` (samples 0–79) and `large` (0–99)."""
+    """A tenant with the dataset `digits` (samples 0–99) and the models `small` (0–79) and `large` (0–99), and who acts in it."""
 
     sessions: sessionmaker[Session]
     tenant_id: UUID
+
+    def submit(self, *numbers, **changes):
+        given = {"models": ["small"], "batch_window": timedelta(0)} | changes
+        with self.sessions.begin() as session:
+            return submit(
+                session, tenant_id=self.tenant_id, caller="portal", dataset="digits", digests=digests(*numbers), **given
+            )
+
+    def claim(self, job_id, worker="worker"):
+        with self.sessions.begin() as session:
+            return claims.claim(session, job_id, worker=worker, lease=LEASE)
+
+    def submit_and_claim(self, *numbers, **changes):
+        return self.claim(self.submit(*numbers, **changes).targets[0].job_id)
+
+    def verify(self, claim):
+        with self.sessions.begin() as session:
+            claims.enter_verifying(session, claim)
+
+    def publish(self, claim, *, verdict="verified"):
+        with self.sessions.begin() as session:
+            return publish(session, claim, verdict=verdict)
+
+    def finish(self, claim):
+        self.verify(claim)
+        return self.publish(claim)
+
+    def fail(self, claim, reason, *, retry=False, **more):
+        with self.sessions.begin() as session:
+            results.fail(session, claim, reason=reason, detail="as the test wants", retry=retry, **more)
+
+    def sweep(self, **more):
+        with self.sessions.begin() as session:
+            return claims.sweep(session, **more)
+
+    def job(self, job_id):
+        with self.sessions() as session:
+            return get_job(session, tenant_id=self.tenant_id, job_id=job_id)
+
+    def request(self, request_id):
+        with self.sessions() as session:
+            return get_request(session, tenant_id=self.tenant_id, request_id=request_id)
+
+    def let_lease_lapse(self, job_id):
+        with self.sessions.begin() as session:
+            session.execute(
+                text("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = :id"),
+                {"id": job_id},
+            )
+
+    def count(self, table, where="true"):
+        with self.sessions() as session:
+            return session.scalar(text(f"SELECT count(*) FROM {table} WHERE {where}"))
+
+
+def publish(session, claim, *, verdict="verified"):
+    """Publish a report of almost nothing."""
+    return results.publish(
+        session,
+        claim,
+        weights_sha256="cd" * 32,
+        weights_path="cdcd.safetensors",
+        report={"report_id": str(uuid4()), "z": 1, "a": [0.1, 1e22, -0.0]},
+        report_sha256="ef" * 32,
+        verdict=verdict,
+        timings={"unlearn": 2.0},
+    )
+
+
+def progress(session, claim, **changes):
+    """Record some progress."""
+    given = {
+        "phase": Phase.UNLEARN,
+        "progress": 0.3,
+        "step": 3,
+        "total": 10,
+        "eta_seconds": 7.0,
+        "metrics": {},
+        "timings": {},
+    }
+    claims.record_progress(session, claim, **given | changes)
+
+
+@contextmanager
+def nothing_written(world):
+    """Whatever happens inside leaves every row as it was."""
+    before = _contents(world)
+    yield
+    assert _contents(world) == before
+
+
+def _contents(world):
+    from ledger.tables import Base
+
+    with world.sessions() as session:
+        return {
+            table: sorted(session.scalars(text(f"SELECT t::text FROM {table} t"))) for table in Base.metadata.tables
+        }
 
 
 @pytest.fixture
@@ -44,7 +150,7 @@ def world(sessions):
                 workload="examples.digits:workload",
                 training=digests(*training),
                 weights_sha256=WEIGHTS,
-                weights_path="/weights/first.safetensors",
+                weights_path="first.safetensors",
                 policy=[LTU, IEU],
                 details={"training_seconds": 12.5},
             )

@@ -1,0 +1,52 @@
+"""Reports: what the audit of a published job found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.errors import UnknownReport
+from ledger.states import Verdict
+from ledger.tables import Model, ModelVersion, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportView:
+    """A report: `body` is exactly the JSON that was published, `sha256` the digest that was published with it."""
+
+    id: UUID
+    job_id: UUID
+    model: str
+    version: int
+    verdict: Verdict
+    sha256: str
+    body: Mapping[str, Any]
+    created_at: datetime
+
+
+def get_report(session: Session, *, tenant_id: UUID, report_id: UUID) -> ReportView:
+    """One report. Raises UnknownReport."""
+    chosen = (
+        select(Report, Model.name, ModelVersion.number)
+        .join(ModelVersion, ModelVersion.id == Report.version_id)
+        .join(Model, Model.id == ModelVersion.model_id)
+        .where(Report.id == report_id, Report.tenant_id == tenant_id)
+    )
+    found = session.execute(chosen).one_or_none()
+    if found is None:
+        raise UnknownReport(f"there is no report {report_id}")
+    report, model, version = found
+    return ReportView(
+        id=report.id,
+        job_id=report.job_id,
+        model=model,
+        version=version,
+        verdict=report.verdict,
+        sha256=report.sha256,
+        body=report.body,
+        created_at=report.created_at,
+    )

@@ -1,0 +1,148 @@
+"""How a claim ends: a published result, the next method, or a failure with its reason. Each is fenced, whole or not at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.advance import advance_job
+from ledger.attempts import end_attempt, give_up, note_timings
+from ledger.claims import MAX_TRIES, Claim, held
+from ledger.errors import CancelRequested
+from ledger.events import record
+from ledger.sample_tables import erased_samples, job_samples
+from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
+from ledger.tables import Attempt, ModelVersion, Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The version that a job has made, its report, and how many samples are erased by it."""
+
+    version_id: UUID
+    version_number: int
+    report_id: UUID
+    samples: int
+
+
+def publish(
+    session: Session,
+    claim: Claim,
+    *,
+    weights_sha256: str,
+    weights_path: str,
+    kind: VersionKind = VersionKind.UNLEARNED,
+    report: Mapping[str, Any],
+    report_sha256: str,
+    verdict: Verdict | str,
+    timings: Mapping[str, float],
+) -> Published:
+    """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
+
+    The report's id is its own `report_id`. A job publishes once: after that its claim is stale, and the database keeps one version
+    and one report a job. Raises StaleClaim, CancelRequested when the caller was quicker, IllegalMove before the audit.
+    """
+    job = held(session, claim)
+    if job.cancel_requested:
+        raise CancelRequested(f"job {job.id} was cancelled before its result was published")
+    version = ModelVersion(
+        model_id=claim.model_id,
+        number=claim.base_version + 1,
+        kind=VersionKind(kind),
+        weights_sha256=weights_sha256,
+        weights_path=weights_path,
+        job_id=job.id,
+    )
+    session.add(version)
+    session.flush()
+    stored = Report(
+        id=UUID(report["report_id"]),
+        tenant_id=claim.tenant_id,
+        job_id=job.id,
+        version_id=version.id,
+        verdict=Verdict(verdict),
+        sha256=report_sha256,
+        body=dict(report),
+    )
+    session.add(stored)
+    note_timings(session, job, timings)
+    _erase(session, claim, version.id)
+    end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
+    told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
+    record(session, "job.published", told, job_id=job.id)
+    advance_job(
+        session,
+        job.id,
+        JobState.COMPLETED,
+        data=told,
+        worker=None,
+        lease_until=None,
+        phase=Phase.DONE,
+        progress=1.0,
+        eta_seconds=0.0,
+    )
+    return Published(
+        version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
+    )
+
+
+def _erase(session: Session, claim: Claim, version_id: UUID) -> None:
+    """Remember for ever that the model has forgotten the job's samples."""
+    manifest = select(literal(claim.model_id), job_samples.c.digest, literal(claim.job_id), literal(version_id)).where(
+        job_samples.c.job_id == claim.job_id
+    )
+    columns = ["model_id", "digest", "job_id", "version_id"]
+    session.execute(insert(erased_samples).from_select(columns, manifest).on_conflict_do_nothing())
+
+
+def escalate(
+    session: Session,
+    claim: Claim,
+    *,
+    method: Mapping[str, Any],
+    finding: Mapping[str, Any],
+    timings: Mapping[str, float] | None = None,
+) -> Claim:
+    """Go on to the policy's next method, under the same lease and with the next attempt number; the old claim is stale then.
+
+    `finding` says why the last one was not good enough; `timings` are the seconds by stage since the claim. Raises StaleClaim.
+    """
+    job = held(session, claim)
+    if timings is not None:
+        note_timings(session, job, timings)
+    end_attempt(session, job, outcome=AttemptOutcome.ESCALATED, finding=finding)
+    record(session, "job.escalated", {"method": job.method.get("kind"), "attempt": job.attempt}, job_id=job.id)
+    following = replace(
+        claim, attempt=job.attempt + 1, method=dict(method), policy_index=job.policy_index + 1, origin="policy"
+    )
+    job.attempt, job.method, job.policy_index, job.tries = following.attempt, dict(method), following.policy_index, 1
+    session.add(
+        Attempt(
+            job_id=job.id,
+            number=job.attempt,
+            method=job.method,
+            worker=job.worker or "",
+            timings_before=dict(job.timings),
+        )
+    )
+    session.flush()
+    if job.state == JobState.VERIFYING:
+        advance_job(session, job.id, JobState.RUNNING, data={"method": method.get("kind")})
+    return following
+
+
+def fail(
+    session: Session, claim: Claim, *, reason: Reason, detail: str, retry: bool, max_attempts: int = MAX_TRIES
+) -> None:
+    """End the attempt without a result. With `retry` the job goes back to the queue while tries are left, else it has failed.
+
+    `cancelled_by_caller` ends it as cancelled. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
+    """
+    job = held(session, claim)
+    cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
+    outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
+    give_up(session, job, outcome=outcome, reason=reason, detail=detail, max_tries=max_attempts if retry else None)
