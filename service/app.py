@@ -10,11 +10,19 @@ from service import metrics, openapi, problems
 from service.body_limit import BodyLimit
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
-from service.routes import datasets, health, jobs, methods, models, unlearn_requests
+from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests
 from service.session import make_database
 from service.settings import Settings
 
-ROUTERS = (unlearn_requests.router, jobs.router, models.router, datasets.router, methods.router, health.router)
+ROUTERS = (
+    unlearn_requests.router,
+    jobs.router,
+    reports.router,
+    models.router,
+    datasets.router,
+    methods.router,
+    health.router,
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:

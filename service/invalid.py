@@ -40,6 +40,8 @@ def _step(step: str | int) -> str:
 
 
 def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    if error["type"] == "model_attributes_type":
+        return "Must be a JSON object."
     if error["type"] != "extra_forbidden":
         return sentence(str(error["msg"]))
     name = str(error["loc"][-1])

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ledger.states import CutOffReason, JobState, Phase, Reason, Verdict
+from ledger.states import AttemptOutcome, CutOffReason, JobState, Phase, Reason, Verdict
 
 
 class JobBody(BaseModel):
@@ -73,3 +73,25 @@ class EventsBody(BaseModel):
     """A timeline, oldest first."""
 
     items: list[EventBody]
+
+
+class AttemptBody(BaseModel):
+    """One worker's go at a job."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    number: int
+    method: dict[str, Any]
+    outcome: AttemptOutcome | None = Field(description="Null while it runs.")
+    reason: Reason | None
+    detail: str | None
+    finding: dict[str, Any] | None = Field(description="What the audit found when it was not good enough to publish.")
+    timings: dict[str, Any] = Field(description="Seconds by stage.")
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class AttemptsBody(BaseModel):
+    """The attempts at a job, in their order."""
+
+    items: list[AttemptBody]

@@ -2,13 +2,14 @@
 
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
 
 from ledger.events import list_job_events
-from ledger.jobs import get_job, list_jobs
+from ledger.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
 from ledger.states import TERMINAL, JobState
-from service.access import Reader
-from service.bodies.jobs import EventsBody, JobBody, JobsBody
+from service.access import Reader, Writer
+from service.bodies.jobs import AttemptsBody, EventsBody, JobBody, JobsBody
+from service.dispatch import wake
 from service.etags import conditional
 from service.names import After, Cursor, Limit, Name
 from service.openapi import problems
@@ -55,3 +56,26 @@ def get_job_events(job_id: UUID, caller: Reader, ledger: Ledger, after: After = 
     """What happened to the job, oldest first: joined requests, attempts, phases, the verdict."""
     events = list_job_events(ledger, tenant_id=caller.tenant_id, job_id=job_id, after=after, limit=limit)
     return EventsBody.model_validate({"items": events}, from_attributes=True)
+
+
+@router.get("/jobs/{job_id:uuid}/attempts", summary="A job's attempts", responses=problems(401, 403, 404, 422, 503))
+def get_attempts(job_id: UUID, caller: Reader, ledger: Ledger) -> AttemptsBody:
+    """Each worker's go at the job with its method, its time by stage, and how it ended."""
+    attempts = list_attempts(ledger, tenant_id=caller.tenant_id, job_id=job_id)
+    return AttemptsBody.model_validate({"items": attempts}, from_attributes=True)
+
+
+@router.post("/jobs/{job_id:uuid}:cancel", summary="Cancel a job", responses=problems(401, 403, 404, 409, 422, 503))
+def post_cancel(job_id: UUID, caller: Writer, ledger: Ledger) -> JobBody:
+    """Stops the job with all its requests: at once while it waits, at the next step while it runs. The served model stays."""
+    return JobBody.model_validate(cancel_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
+
+
+@router.post(
+    "/jobs/{job_id:uuid}:retry", summary="Retry a failed job", responses=problems(401, 403, 404, 409, 422, 503)
+)
+def post_retry(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: Writer, ledger: Ledger) -> JobBody:
+    """Puts a failed job back into the queue, from the first method of its policy."""
+    job = JobBody.model_validate(retry_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
+    tasks.add_task(wake, request.app.state.broker, [job.id])
+    return job

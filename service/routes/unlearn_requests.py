@@ -6,8 +6,9 @@ from uuid import UUID
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 from pydantic import AwareDatetime
 
+from ledger.access import Scope
 from ledger.events import list_request_events
-from ledger.requests import get_request, list_requests
+from ledger.requests import cancel_request, get_request, list_requests
 from ledger.states import TERMINAL, RequestState
 from service import submission
 from service.access import Reader, Writer
@@ -136,3 +137,14 @@ def get_request_events(
     """What happened to the request and its targets, oldest first."""
     events = list_request_events(ledger, tenant_id=caller.tenant_id, request_id=request_id, after=after, limit=limit)
     return EventsBody.model_validate({"items": events}, from_attributes=True)
+
+
+@router.post(
+    "/unlearn-requests/{request_id:uuid}:cancel",
+    summary="Withdraw a request",
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequestBody:
+    """Withdraws the request for every model that has not been dealt with; 409 where it is too late for that, with the reason."""
+    view = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
+    return told(view, counted=caller.may(Scope.REQUESTS_READ))

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 import httpx
@@ -14,11 +15,16 @@ from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.access import ensure_tenant, issue_key
+from ledger.claims import Claim, claim, enter_verifying, record_progress
 from ledger.datasets import register_dataset
 from ledger.models import register_model
+from ledger.results import publish
 from ledger.samples import sample_digest
+from ledger.states import Phase
 from service.app import create_app
+from service.report.digest import report_sha256
 from service.settings import Settings
+from tests.service.report.samples import sample_report
 from unlearning.specs import DEFAULT_POLICY, to_json
 
 SAMPLE_KEY = "ab" * 32
@@ -128,3 +134,42 @@ def site(sessions: sessionmaker[Session]) -> Site:
     """The usual tenant, committed."""
     with sessions.begin() as session:
         return set_up(session)
+
+
+def begin_job(sessions: sessionmaker[Session], job_id: str) -> Claim:
+    """Claim a job as a worker would, and have it half done."""
+    with sessions.begin() as session:
+        claimed = claim(session, UUID(job_id), worker="test", lease=timedelta(minutes=1))
+        assert claimed is not None
+    with sessions.begin() as session:
+        record_progress(
+            session,
+            claimed,
+            phase=Phase.UNLEARN,
+            progress=0.5,
+            step=12,
+            total=24,
+            eta_seconds=3.5,
+            metrics={"forget_loss": 1.25},
+            timings={"load": 0.5, "unlearn": 3.0},
+        )
+    return claimed
+
+
+def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
+    """Bring a job to its published result as a worker would; returns the report's id."""
+    claimed = begin_job(sessions, job_id)
+    report = sample_report(seed=claimed.base_version)
+    with sessions.begin() as session:
+        enter_verifying(session, claimed)
+        published = publish(
+            session,
+            claimed,
+            weights_sha256="1" * 64,
+            weights_path="/nowhere/1.safetensors",
+            report=report,
+            report_sha256=report_sha256(report),
+            verdict="verified",
+            timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
+        )
+    return published.report_id

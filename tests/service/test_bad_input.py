@@ -37,7 +37,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     # what is wrong, the body, where the fault lies, words that tell what would be right
     ("a list", [], "", "object"),
     ("a string", "x", "", "object"),
-    ("null", None, "", "required"),
+    ("null", None, "", "object"),
     ("empty", {}, "/dataset", "required"),
     ("no samples", {"dataset": "scans"}, "/sample_ids", "required"),
     ("an empty list", GOOD | {"sample_ids": []}, "/sample_ids", "at least 1"),

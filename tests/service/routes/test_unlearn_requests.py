@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.tables import Base, UnlearnRequest
-from tests.service.conftest import Serve, Site, set_up
+from tests.service.conftest import Serve, Site, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"]}
 
@@ -175,7 +175,7 @@ def test_an_open_request_says_when_to_ask_again(serve: Serve, site: Site) -> Non
 
     assert answer.json()["state"] == "scheduled"
     assert int(answer.headers["retry-after"]) > 0
-    assert [e["kind"] for e in client.get(location + "/events").json()["items"]][0] == "request.received"
+    assert client.get(location + "/events").json()["items"][0]["kind"] == "request.received"
 
 
 def test_another_tenant_cannot_see_it(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
@@ -250,3 +250,41 @@ def test_more_callers_than_connections_are_all_served(
         thread.join()
 
     assert statuses == [202] * 80
+
+
+def test_a_request_can_be_withdrawn_while_its_job_waits(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin, batch_window_seconds=600)
+    location = client.post("/unlearn-requests", json=ASKED).headers["location"]
+
+    first, again = (client.post(location + ":cancel") for _ in range(2))
+
+    assert (first.status_code, first.json()["state"]) == (200, "cancelled")
+    assert (again.status_code, again.json()["state"]) == (200, "cancelled")
+
+
+def test_a_published_request_cannot_be_withdrawn(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin, batch_window_seconds=0)
+    answer = client.post("/unlearn-requests", json=ASKED)
+    publish_job(sessions, answer.json()["targets"][0]["job"]["id"])
+
+    refusal = client.post(answer.headers["location"] + ":cancel")
+
+    assert (refusal.status_code, refusal.json()["type"]) == (409, "https://expunge.dev/problems/too-late")
+    assert "completed" in refusal.json()["detail"]
+
+
+def test_a_finished_request_names_version_report_and_verdict(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin, batch_window_seconds=0)
+    answer = client.post("/unlearn-requests", json=ASKED)
+    report_id = publish_job(sessions, answer.json()["targets"][0]["job"]["id"])
+
+    finished = client.get(answer.headers["location"])
+
+    assert finished.json()["state"] == "completed"
+    assert "retry-after" not in finished.headers
+    (target,) = finished.json()["targets"]
+    assert (target["version"], target["report_id"], target["verdict"]) == (2, str(report_id), "verified")
+    again = client.post("/unlearn-requests", json=ASKED).json()
+    assert (again["state"], again["samples"]["already_erased"]) == ("completed", 2)

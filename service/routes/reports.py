@@ -1,0 +1,79 @@
+"""GET /reports/{id}: what the audit of a published job found, as JSON, as a page and as a PDF, from the same content."""
+
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from ledger.reports import ReportView, get_report
+from service.access import ReportReader
+from service.negotiation import preferred
+from service.openapi import problems
+from service.report.digest import report_bytes
+from service.session import Ledger
+
+router = APIRouter(tags=["reports"])
+
+JSON, HTML, PDF = "application/json", "text/html", "application/pdf"
+
+PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
+"""The page brings its style and its pictures with it, has no script and loads nothing."""
+
+_RESPONSES = problems(401, 403, 404, 422, 503)
+_FORMS = {JSON: {"schema": {"type": "object"}}, HTML: {}, PDF: {}}
+
+
+@router.get(
+    "/reports/{report_id:uuid}",
+    summary="An audit report",
+    response_class=Response,
+    responses=_RESPONSES | {200: {"description": "The report", "content": _FORMS}},
+)
+def get_one_report(report_id: UUID, request: Request, caller: ReportReader, ledger: Ledger) -> Response:
+    """The report as `Accept` wants it: JSON (the default), HTML or PDF.
+
+    The JSON is canonical (RFC 8785): the SHA-256 of these bytes is the ETag, and the digest on the page and in the PDF.
+    """
+    form = preferred(request.headers.get("accept", ""), (JSON, HTML, PDF))
+    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), form)
+
+
+@router.get(
+    "/reports/{report_id:uuid}.html",
+    summary="An audit report as a page",
+    response_class=Response,
+    responses=_RESPONSES | {200: {"description": "The report", "content": {HTML: {}}}},
+)
+def get_page(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
+    """One self-contained page with the curves and histograms as pictures, to be read or printed."""
+    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), HTML)
+
+
+@router.get(
+    "/reports/{report_id:uuid}.pdf",
+    summary="An audit report as a PDF",
+    response_class=Response,
+    responses=_RESPONSES | {200: {"description": "The report", "content": {PDF: {}}}},
+)
+def get_pdf(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
+    """The same for the file: a tagged PDF with the canonical JSON attached."""
+    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), PDF)
+
+
+def _answer(report: ReportView, form: str) -> Response:
+    headers = {"Vary": "Accept", "Cache-Control": "private, no-cache"}
+    match form:
+        case "text/html":
+            from service.report.page import render_html  # matplotlib takes a second to import
+
+            return Response(
+                render_html(report.body), headers=headers | {"Content-Security-Policy": PAGE_POLICY}, media_type=HTML
+            )
+        case "application/pdf":
+            from service.report.pdf import render_pdf
+
+            name = f'inline; filename="report-{report.id}.pdf"'
+            return Response(render_pdf(report.body), headers=headers | {"Content-Disposition": name}, media_type=PDF)
+        case _:
+            return Response(
+                report_bytes(report.body), headers=headers | {"ETag": f'"{report.sha256}"'}, media_type=JSON
+            )

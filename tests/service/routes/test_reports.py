@@ -1,0 +1,56 @@
+import hashlib
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from tests.service.conftest import Serve, Site, publish_job, set_up
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+
+
+@pytest.fixture
+def report_path(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> str:
+    answer = serve(key=site.admin).post("/unlearn-requests", json=ASKED)
+    return f"/reports/{publish_job(sessions, answer.json()['targets'][0]['job']['id'])}"
+
+
+def test_the_digest_of_the_json_is_its_etag(serve: Serve, site: Site, report_path: str) -> None:
+    answer = serve(key=site.auditor).get(report_path)
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+    assert answer.json()["verdict"]["value"] == "verified"
+
+
+@pytest.mark.parametrize(("suffix", "accept"), [(".html", "*/*"), ("", "text/html,*/*;q=0.8")])
+def test_a_browser_gets_a_page_that_may_load_nothing(
+    serve: Serve, site: Site, report_path: str, suffix: str, accept: str
+) -> None:
+    answer = serve(key=site.auditor).get(report_path + suffix, headers={"Accept": accept})
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<svg" in answer.text
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert answer.headers["vary"] == "Accept"
+
+
+def test_the_file_is_a_pdf(serve: Serve, site: Site, report_path: str) -> None:
+    answer = serve(key=site.auditor).get(report_path + ".pdf")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/pdf")
+    assert answer.content.startswith(b"%PDF")
+
+
+def test_reports_need_their_own_scope(serve: Serve, site: Site, report_path: str) -> None:
+    assert serve(key=site.reader).get(report_path).status_code == 403
+
+
+def test_another_tenant_cannot_read_it(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], report_path: str
+) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+
+    assert [serve(key=other.auditor).get(report_path + form).status_code for form in ("", ".html", ".pdf")] == [404] * 3
