@@ -250,12 +250,13 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
 
 def _claimable(session: Session) -> list[UUID]:
     busy = select(Job.model_id).where(Job.state.in_(ACTIVE))
-    first = (
-        select(Job.id, Job.cut_off)
+    due = (
+        select(Job.model_id, Job.id)
         .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy))
         .where(Job.frozen_at.is_not(None) | (Job.cut_off <= func.clock_timestamp()))
-        .order_by(Job.model_id, Job.cut_off, Job.id)
-        .distinct(Job.model_id)
-        .subquery()
+        .order_by(Job.cut_off, Job.id)
     )
-    return list(session.scalars(select(first.c.id).order_by(first.c.cut_off)))
+    first: dict[UUID, UUID] = {}
+    for model_id, job_id in session.execute(due):
+        first.setdefault(model_id, job_id)
+    return list(first.values())
