@@ -11,7 +11,8 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_fastapi_instrumentator import Instrumentator
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service import exporter
 from service.session import Database
@@ -57,7 +58,7 @@ class _FromLedger(Collector):
         try:
             with self.database.sessions() as session:
                 found = list(exporter.families(session))
-        except SQLAlchemyError as error:
+        except (OperationalError, PoolTimeout) as error:
             logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
         yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))
         yield from found

@@ -17,7 +17,7 @@ from ledger.states import AttemptOutcome, JobState, Phase, RequestState
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from unlearning.specs import SPECS
 
-STAGES = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN, Phase.REPORT, Phase.PUBLISH)
+STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0
 
 _JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)
@@ -35,10 +35,11 @@ class Distribution:
 def unlearning_seconds(session: Session) -> Distribution:
     """Seconds that a method itself ran, by model and method, over the attempts that came to an audit."""
     rows = (
-        select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN].as_float().label("value"))
+        select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN.value].as_float().label("value"))
+        .select_from(Attempt)
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.id == Job.model_id)
-        .where(Attempt.outcome.in_(_JUDGED), Attempt.timings.has_key(Phase.UNLEARN))
+        .where(Attempt.outcome.in_(_JUDGED))
     )
     known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in SPECS]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)
@@ -50,7 +51,7 @@ def stage_seconds(session: Session) -> Distribution:
     rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
         Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
     )
-    known = [(stage.value, kind) for stage in STAGES for kind in SPECS]
+    known = [(stage, kind) for stage in STAGES for kind in SPECS]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800), known)
 
 
@@ -72,7 +73,8 @@ def queue_wait_seconds(session: Session) -> Distribution:
 def job_requests(session: Session) -> Distribution:
     """How many requests each completed job served."""
     served = func.count(Target.id).label("value")
-    rows = select(served).join(Job, Job.id == Target.job_id).where(Job.state == JobState.COMPLETED).group_by(Job.id)
+    jobs = select(served).select_from(Target).join(Job, Job.id == Target.job_id)
+    rows = jobs.where(Job.state == JobState.COMPLETED).group_by(Job.id)
     return _distribution(session, rows, (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), [()])
 
 
@@ -87,7 +89,7 @@ def _distribution(
     inner = rows.subquery()
     labels = [column for column in inner.c if column.name != "value"]
     # A bucket holds what is at most its bound, width_bucket what is at least its threshold: negate both.
-    thresholds = literal([-bound for bound in reversed(bounds)], ARRAY(Double))
+    thresholds = literal([-float(bound) for bound in reversed(bounds)], ARRAY(Double))
     at_least = func.width_bucket(-inner.c.value, thresholds)
     counted = select(*labels, at_least, func.count(), func.sum(inner.c.value)).where(inner.c.value.is_not(None))
     counts = {key: [0] * (len(bounds) + 1) for key in known}
@@ -127,6 +129,7 @@ def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
     newest = select(func.max(version.number)).where(version.model_id == Model.id).scalar_subquery()
     found = (
         select(Model.name, Report.body["audit"])
+        .select_from(Model)
         .join(ModelVersion, (ModelVersion.model_id == Model.id) & (ModelVersion.number == newest))
         .join(Report, Report.version_id == ModelVersion.id)
     )
@@ -137,6 +140,7 @@ def verdicts(session: Session) -> list[tuple[str, str, int]]:
     """How many reports there are, by model and verdict."""
     counted = (
         select(Model.name, Report.verdict, func.count())
+        .select_from(Report)
         .join(Job, Job.id == Report.job_id)
         .join(Model, Model.id == Job.model_id)
         .group_by(Model.name, Report.verdict)
@@ -148,6 +152,7 @@ def samples_erased(session: Session) -> list[tuple[str, int]]:
     """How many samples each model has forgotten."""
     counted = (
         select(Model.name, func.count(erased_samples.c.digest))
+        .select_from(Model)
         .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
         .group_by(Model.name)
     )
