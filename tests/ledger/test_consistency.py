@@ -1,0 +1,112 @@
+"""Many callers and workers at once, doing what they please: whatever they do, what is left is consistent."""
+
+import random
+import threading
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from ledger import results
+from ledger.errors import CancelRequested, Refused, StaleClaim
+from ledger.jobs import cancel_job, retry_job
+from ledger.requests import cancel_request
+from ledger.states import Reason
+from tests.ledger.conftest import IEU, LTU
+
+TURNS = 25
+
+
+def submit(world, chance):
+    world.submit(
+        *(chance.randrange(110) for _ in range(chance.randint(1, 5))),
+        models=chance.choice([None, ["small"], ["large", "small"]]),
+        method=chance.choice([None, None, LTU, IEU]),
+        expedite=chance.random() < 0.1,
+        batch_window=timedelta(seconds=chance.choice([0, 0.2])),
+    )
+
+
+def interfere(world, chance):
+    act, table, name = chance.choice(
+        [
+            (cancel_request, "unlearn_requests", "request_id"),
+            (cancel_job, "jobs", "job_id"),
+            (retry_job, "jobs", "job_id"),
+        ]
+    )
+    with world.sessions.begin() as session:
+        newest = list(session.scalars(text(f"SELECT id FROM {table} ORDER BY created_at DESC LIMIT 10")))
+        if newest:
+            act(session, tenant_id=world.tenant_id, **{name: chance.choice(newest)})
+
+
+def work(world, chance):
+    for job_id in world.sweep().wake:
+        claim = world.claim(job_id)
+        if claim is None:
+            continue
+        fate = chance.random()
+        if fate < 0.1:
+            world.fail(claim, Reason.OUT_OF_MEMORY, retry=True)
+            continue
+        if fate < 0.2:
+            with world.sessions.begin() as session:
+                claim = results.escalate(session, claim, method=IEU, finding={})
+        world.verify(claim)
+        if fate > 0.8:
+            world.let_lease_lapse(job_id)
+        try:
+            world.publish(claim)
+        except CancelRequested:
+            world.fail(claim, Reason.CANCELLED_BY_CALLER)
+
+
+def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_is(world):
+    faults = []
+
+    def take_turns(act, seed):
+        chance = random.Random(seed)
+        for _ in range(TURNS):
+            try:
+                act(world, chance)
+            except (Refused, StaleClaim):
+                pass
+            except Exception as fault:
+                faults.append(fault)
+
+    actors = [submit, submit, interfere, work, work, work]
+    threads = [threading.Thread(target=take_turns, args=(act, seed)) for seed, act in enumerate(actors)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+    drain(world)
+    assert world.count("unlearn_requests", "finished_at IS NULL") == world.count("jobs", "finished_at IS NULL") == 0
+    not_erased = text(
+        "SELECT count(*) FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
+        "LEFT JOIN erased_samples USING (model_id, digest) WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
+    )
+    with world.sessions() as session:
+        assert session.scalar(not_erased) == 0
+        for versions, newest in session.execute(
+            text("SELECT count(*), max(number) FROM model_versions GROUP BY model_id")
+        ):
+            assert versions == newest
+    assert world.count("reports") == world.count("model_versions", "kind = 'unlearned'")
+
+
+def drain(world):
+    """Time passes, and one worker that never fails does what is left."""
+    while True:
+        with world.sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET cut_off = now() WHERE state = 'queued'"))
+            session.execute(text("UPDATE jobs SET lease_until = now() WHERE lease_until IS NOT NULL"))
+        wake = world.sweep().wake
+        if not wake:
+            return
+        for job_id in wake:
+            claim = world.claim(job_id)
+            if claim is not None:
+                world.finish(claim)
