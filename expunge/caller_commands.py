@@ -22,6 +22,8 @@ Key = Annotated[
     str, typer.Option("--key", envvar="EXPUNGE_API_KEY", prompt="API key", hide_input=True, help="The API key.")
 ]
 
+MEDIA = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
+
 
 def open_client(url: str | None, key: str) -> httpx.Client:
     """Connect to the given API, or to the stack that runs here."""
@@ -60,7 +62,7 @@ def submit(
             regulation=regulation,
         )
         out.print_json(data=request)
-        if follow and not follow_jobs(http, [target["job_id"] for target in request["targets"] if target["job_id"]]):
+        if follow and not follow_jobs(http, client.job_ids(request)):
             raise typer.Exit(1)
 
 
@@ -109,7 +111,9 @@ def follow_job(http: httpx.Client, job_id: str) -> bool:
 def report(
     report_id: Annotated[str, typer.Argument(help="The report.", show_default=False)],
     key: Key,
-    form: Annotated[Literal["html", "json"], typer.Option("--format", help="A page to read, or the data.")] = "html",
+    form: Annotated[
+        Literal["html", "pdf", "json"], typer.Option("--format", help="A page to read, a file to keep, or the data.")
+    ] = "html",
     output: Annotated[
         Path | None,
         typer.Option("--out", help="The file to write; - for the standard output. Default: by the report's ID."),
@@ -118,14 +122,10 @@ def report(
 ) -> None:
     """Fetch an audit report into a file."""
     with open_client(url, key) as http:
-        text = (
-            client.get_report_page(http, report_id)
-            if form == "html"
-            else json.dumps(client.get_report(http, report_id), indent=2, ensure_ascii=False)
-        )
+        body = client.get_report_file(http, report_id, MEDIA[form])
     if output == Path("-"):
-        sys.stdout.write(text)
+        sys.stdout.buffer.write(body)
         return
     path = output or Path(f"report-{report_id}.{form}")
-    path.write_text(text)
+    path.write_bytes(body)
     out.print(str(path), soft_wrap=True)

@@ -1,5 +1,6 @@
 """The command `expunge`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,7 @@ app.command("report", rich_help_panel="The caller")(caller_commands.report)
 
 def main() -> None:
     """Run the command; what was foreseen to go wrong is one message and status 1, not a traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch comes in; see expunge.embedded.services.
     try:
         app()
     except ExpungeError as error:

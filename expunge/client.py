@@ -69,6 +69,11 @@ def get_request(client: httpx.Client, request_id: str) -> Json:
     return content(send(client, "GET", f"/unlearn-requests/{request_id}"))
 
 
+def job_ids(request: Json) -> list[str]:
+    """List the jobs that a request has joined, one a model that has something to forget."""
+    return [target["job"]["id"] for target in request["targets"] if target["job"] is not None]
+
+
 def get_job(client: httpx.Client, job_id: str) -> Json:
     """Fetch one job."""
     return content(send(client, "GET", f"/jobs/{job_id}"))
@@ -106,9 +111,12 @@ def get_report(client: httpx.Client, report_id: str) -> Json:
     return content(send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"}))
 
 
-def get_report_page(client: httpx.Client, report_id: str) -> str:
-    """Fetch a report as one HTML page that needs nothing else."""
-    return send(client, "GET", f"/reports/{report_id}", headers={"Accept": "text/html"}).text
+def get_report_file(client: httpx.Client, report_id: str, media: str) -> bytes:
+    """Fetch a report as a file: `text/html` (one page that needs nothing else), `application/pdf` or `application/json`.
+
+    The bytes of the JSON are those whose SHA-256 the service recorded.
+    """
+    return send(client, "GET", f"/reports/{report_id}", headers={"Accept": media}).content
 
 
 def wait_seconds(response: httpx.Response) -> float:

@@ -53,7 +53,7 @@ def mark_ready(**_: object) -> None:
 
 def quieten(**_: object) -> None:
     """Keep Celery's three lines for each sweep out of the log; the jobs have their own."""
-    for name in ("celery.worker.strategy", "celery.app.trace", "celery.beat"):
+    for name in ("celery.worker.strategy", "celery.worker.request", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,6 +1,7 @@
 """What holds for the worker's child process, in which jobs run: it ends with its parent, and stops when told to."""
 
 import ctypes
+import importlib
 import os
 import signal
 import sys
@@ -21,8 +22,14 @@ def prepare_child(**_: object) -> None:
     A child that outlived a killed parent would go on with a job that nobody reports on; its lease lapses instead.
     """
     signal.signal(signal.SIGTERM, request_stop)
+    threading.Thread(target=warm_up, daemon=True).start()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def warm_up() -> None:
+    """Import what the first job needs (torch: seconds) while the child waits for it."""
+    importlib.import_module("worker.run")
 
 
 def request_stop(number: int, frame: FrameType | None) -> None:

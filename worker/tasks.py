@@ -1,5 +1,5 @@
-"""The two messages a worker obeys. Torch comes in with `worker.run`, in the child process and on its first job only: a
-parent that has computed with torch would make its forked children hang.
+"""The two messages a worker obeys. Torch comes in with `worker.run`, in the child process only: a parent that has computed
+with torch would make its forked children hang.
 """
 
 import functools

@@ -11,6 +11,11 @@ from expunge.embedded.process import Program
 
 CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
 
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Let torch's threads sleep where they wait for each other. By default they spin, and on a machine that runs the rest of the
+stack too, small networks then train four to ten times slower (measured on 2 cores under load: 17.3 s against 2.7 s).
+"""
+
 
 def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int) -> Program:
     """Serve the HTTP API; ready when `/readyz` says so."""
@@ -38,7 +43,7 @@ def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
     return celery(
         "the worker",
         folder,
-        environment,
+        {**PASSIVE, **environment},
         log=folder.logs / "worker.log",
         arguments=("worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"),
     )

@@ -65,8 +65,8 @@ def model(running: Stack, tmp_path_factory: pytest.TempPathFactory) -> str:
 def unlearn(http: httpx.Client, sample_ids: list[str], **more: str) -> client.Json:
     """Submit, and follow the one job to its end."""
     request = client.submit(http, dataset="tiny-digits", sample_ids=sample_ids, **more)  # type: ignore[arg-type]
-    (target,) = request["targets"]
-    *_, job = client.watch_job(http, target["job_id"])
+    (job_id,) = client.job_ids(request)
+    *_, job = client.watch_job(http, job_id)
     return job
 
 
@@ -92,7 +92,7 @@ def test_two_requests_travel_all_the_way_and_the_second_starts_where_the_first_e
     assert later["model"]["weights_before_sha256"] == report["model"]["weights_after_sha256"]
     assert later["asked"]["samples_previously_forgotten"] == report["asked"]["samples"]
     assert later["audit"]["samples"]["remain"] < report["audit"]["samples"]["remain"]
-    assert "<html" in client.get_report_page(http, first["report_id"])
+    assert "<html" in client.get_report_file(http, first["report_id"], "text/html").decode()
 
 
 def test_samples_that_nobody_was_trained_on_are_refused(http: httpx.Client, model: str) -> None:

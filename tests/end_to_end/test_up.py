@@ -34,7 +34,9 @@ def up(data_dir: Path) -> Iterator["subprocess.Popen[str]"]:
         yield process
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def await_that(condition: "object", what: str) -> None:
