@@ -1,15 +1,29 @@
 """Constrained values that several bodies, paths and queries share."""
 
+import re
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import StringConstraints
+from pydantic import AwareDatetime, BeforeValidator, StringConstraints
+
+_DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """The name of a dataset or a model: PostgreSQL refuses NUL, and no operator means any other control character."""
 
 Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 """Free text of the caller's."""
+
+
+def _written_out(value: object) -> object:
+    """Refuse what pydantic would take for seconds since 1970."""
+    if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
+        raise ValueError("must be a datetime of RFC 3339 with an offset, as in 2026-01-31T09:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+"""A time with its offset from UTC."""
 
 SampleID = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 """A sample's ID as the dataset's owner wrote it. Personal data: hashed at the door and never repeated."""

@@ -3,11 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
 
 from ledger.deadlines import RULES
 from service.methods import Method
-from service.names import Name, SampleID, Text
+from service.names import Moment, Name, SampleID, Text
 
 MOST_SAMPLE_IDS = 100_000
 
@@ -68,7 +68,7 @@ class NewUnlearnRequest(BaseModel):
     regulation: Annotated[str, AfterValidator(_known_regulation)] = Field(
         default="gdpr", description="The law whose clock runs.", json_schema_extra={"enum": list(RULES)}
     )
-    received_at: Annotated[AwareDatetime, AfterValidator(_not_ahead)] | None = Field(
+    received_at: Annotated[Moment, AfterValidator(_not_ahead)] | None = Field(
         default=None,
         description="When the person asked (RFC 3339, with offset); the legal clock runs from here. Default: now.",
     )

@@ -4,7 +4,6 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
-from pydantic import AwareDatetime
 
 from ledger.access import Scope
 from ledger.events import list_request_events
@@ -16,7 +15,7 @@ from service.bodies.jobs import EventsBody
 from service.bodies.new_unlearn_request import NewUnlearnRequest
 from service.bodies.unlearn_requests import PreviewBody, UnlearnRequestBody, UnlearnRequestsBody, told
 from service.dispatch import wake
-from service.names import After, Cursor, Limit, Name
+from service.names import After, Cursor, Limit, Moment, Name
 from service.openapi import problems
 from service.session import Ledger
 
@@ -95,7 +94,7 @@ def get_unlearn_requests(
     ledger: Ledger,
     state: RequestState | None = None,
     model: Name | None = None,
-    due_before: Annotated[AwareDatetime | None, Query(description="Only those due before this time.")] = None,
+    due_before: Annotated[Moment | None, Query(description="Only those due before this time.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> UnlearnRequestsBody:

@@ -173,3 +173,9 @@ def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
             timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
         )
     return published.report_id
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
