@@ -1,5 +1,7 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+import threading
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -44,3 +46,9 @@ def broken() -> Workload:
 
 def number() -> int:
     return 1
+
+
+def slow() -> Workload:
+    """Take a while to load, so that a test can act meanwhile."""
+    threading.Event().wait(4)
+    return workload()

@@ -1,0 +1,38 @@
+"""One stack for the tests that only use it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from expunge import client
+from expunge.embedded.broker import free_port
+from expunge.embedded.stack import Options, Stack, stack
+from expunge.training import Trained, train_workload
+
+REFERENCE = "tests.worker.digits:workload"
+
+
+def options(data_dir: Path) -> Options:
+    """Short leases, so that a dead worker is noticed within seconds."""
+    environment = {"EXPUNGE_LEASE_SECONDS": "6", "EXPUNGE_SWEEP_SECONDS": "1"}
+    return Options(data_dir=data_dir, port=free_port(), workloads="tests", environment=environment)
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(options(tmp_path_factory.mktemp("stack") / "data")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def http(running: Stack) -> Iterator[httpx.Client]:
+    assert running.api_key is not None
+    with client.connect(running.url, running.api_key) as http:
+        yield http
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_workload(REFERENCE, allowed=("tests",), folder=tmp_path_factory.mktemp("weights"), plain=True)

@@ -1,0 +1,75 @@
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from sqlalchemy import text
+
+from ledger.claims import Claim, claim
+from ledger.errors import StaleClaim
+from ledger.jobs import cancel_job
+from tests.worker.conftest import Bench
+from worker.errors import Cancelled, ShuttingDown
+from worker.lease import Watch, kept
+
+LEASE = timedelta(seconds=1.5)
+
+
+def claimed(bench: Bench, job_id: UUID) -> Claim:
+    with bench.sessions.begin() as session:
+        found = claim(session, job_id, worker="test", lease=LEASE)
+    assert found is not None
+    return found
+
+
+def await_that(condition: Callable[[], bool]) -> None:
+    """Wait, within ten seconds, for the heartbeat to do its part."""
+    for _ in range(200):
+        if condition():
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("waited in vain")
+
+
+def lease_left(bench: Bench, job_id: UUID) -> float:
+    with bench.sessions.begin() as session:
+        left = text("SELECT extract(epoch FROM lease_until - clock_timestamp()) FROM jobs WHERE id = :id")
+        return float(session.execute(left, {"id": job_id}).scalar_one())
+
+
+def test_a_lease_is_renewed_before_it_lapses(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    job_id = bench.submit(training_ids[:10])
+    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+        await_that(lambda: lease_left(bench, job_id) < 1.1)
+        await_that(lambda: lease_left(bench, job_id) > 1.1)
+        watch.check()
+
+
+def test_a_lost_lease_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    job_id = bench.submit(training_ids[:10])
+    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+        with bench.sessions.begin() as session:
+            session.execute(text("UPDATE jobs SET attempt = attempt + 1 WHERE id = :id"), {"id": job_id})
+        await_that(watch.lost.is_set)
+        with pytest.raises(StaleClaim):
+            watch.check()
+
+
+def test_a_cancelled_job_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    job_id = bench.submit(training_ids[:10])
+    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+        with bench.sessions.begin() as session:
+            cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
+        await_that(watch.cancelled.is_set)
+        with pytest.raises(Cancelled):
+            watch.check()
+
+
+def test_a_worker_that_shuts_down_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    found = claimed(bench, bench.submit(training_ids[:10]))
+    watch = Watch(found, bench.stopping)
+    watch.check()
+    bench.stopping.set()
+    with pytest.raises(ShuttingDown):
+        watch.check()
