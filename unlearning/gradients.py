@@ -45,6 +45,12 @@ def flat_gradient(loss: Tensor, parameters: Parameters) -> Tensor:
     return torch.cat([g.reshape(-1) for g in filled])
 
 
+def clipped(gradient: Tensor, longest: float) -> Tensor:
+    """The gradient (p,), scaled down to length `longest` where it is longer."""
+    scale: Tensor = longest / gradient.norm().clamp(min=longest)
+    return gradient * scale
+
+
 @torch.no_grad()
 def step_along(parameters: Iterable[Tensor], direction: Tensor, *, rate: float) -> None:
     """θ ← θ − rate·direction, in place; direction is one vector (p,) in the parameters' order."""

@@ -26,13 +26,14 @@ class Stop:
     tolerance: the forget set counts as matched when the root mean square of the standardised differences between its
         statistics and the held-out set's is at most this many standard errors.
     allowed_drop: accuracy, in points, that the remaining and the held-out data may lose; crossing it ends the run.
-    relearn_share: the least share of the control's relearning steps that the forget set must need; 0 turns the probe off.
+    relearn_share: the least share of the control's relearning steps that the forget set must need before the run may end
+        early; 0 turns the probe off.
     """
 
     check_every: int = 2
     tolerance: float = 0.75
-    allowed_drop: float = 2.0
-    relearn_share: float = 0.5
+    allowed_drop: float = 1.0
+    relearn_share: float = 0.4
 
     def __post_init__(self) -> None:
         _require(self.check_every >= 1, "check_every", "at least 1", self.check_every)
@@ -49,6 +50,7 @@ class LTU:
     learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
     batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
     remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|).
+    clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
     forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss.
     attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
     order: differentiate through the inner step ("second", the paper's) or stop there ("first").
@@ -56,9 +58,10 @@ class LTU:
     """
 
     kind: Literal["ltu"] = "ltu"
-    steps: int = 60
-    learning_rate: float = 0.02
-    inner_rate: float = 0.02
+    steps: int = 40
+    learning_rate: float = 0.05
+    inner_rate: float = 0.002
+    clip: float = 1.0
     batch_size: int = 64
     query_size: int = 64
     remain_share: float = 0.3
@@ -75,6 +78,7 @@ class LTU:
     def __post_init__(self) -> None:
         _check_loop(self.steps, self.learning_rate, self.batch_size)
         _require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
+        _require(self.clip > 0, "clip", "above 0", self.clip)
         _require(self.query_size >= 1, "query_size", "at least 1", self.query_size)
         _require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
         _require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
@@ -95,24 +99,27 @@ class IEU:
     """Influence Eliminating Unlearning (Tran, Woo, arXiv 2604.09391): bounded ascent, weight decay, noise, then repair.
 
     steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data alone.
-    learning_rate: η. ascent: γ, the weight of the bounded ascent on the forget set. decay: λ of W ← (1 − ηλ)W.
+    learning_rate: η. clip: the longest gradient that is followed. ascent: γ, the weight of the bounded ascent on the forget set.
+    decay: λ of W ← (1 − ηλ)W.
     noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
     """
 
     kind: Literal["ieu"] = "ieu"
     steps: int = 60
-    repair_steps: int = 40
-    learning_rate: float = 0.02
-    ascent: float = 0.5
-    decay: float = 0.2
-    noise: float = 0.01
+    repair_steps: int = 100
+    learning_rate: float = 0.05
+    clip: float = 1.0
+    ascent: float = 1.0
+    decay: float = 0.01
+    noise: float = 0.1
     batch_size: int = 64
     stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
         _check_loop(self.steps, self.learning_rate, self.batch_size)
         _require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
+        _require(self.clip > 0, "clip", "above 0", self.clip)
         _require(self.ascent >= 0, "ascent", "at least 0", self.ascent)
         _require(
             0 <= self.decay * self.learning_rate < 1,

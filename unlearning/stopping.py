@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.objective import Forward, Objective
+from unlearning.probe import lasting
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import Stop
 from unlearning.task import Outcome, Progress, Steps, Task
@@ -31,7 +32,8 @@ class Check:
 
     score: root mean square of the standardised differences between forget and held-out statistics; 0 is a perfect match.
     direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
-    drop: points of accuracy lost, the larger of remaining and held-out data (without classes: per cent of loss gained).
+    drop: points of accuracy lost beyond what one standard error explains, the larger of remaining and held-out data
+        (without classes: hundredths of a nat of loss gained).
     """
 
     score: float
@@ -41,7 +43,10 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Criterion:
-    """What every check compares with, fixed before the first step."""
+    """What every check compares with, fixed before the first step.
+
+    kept: the held-out data on which the utility is watched, criterion's and guide's part together.
+    """
 
     stop: Stop
     objective: Objective
@@ -50,24 +55,26 @@ class Criterion:
     held_out: Batch
     weights: Tensor
     signals: tuple[Signal, ...]
-    utility_before: tuple[float, float]
+    kept: Batch
+    right_before: tuple[Tensor, Tensor]
 
 
 def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Criterion:
     """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
     generator = torch.Generator().manual_seed(task.seed)
-    criterion = Criterion(
+    remain = task.remain.draw(_CACHED_REMAINING, generator)
+    kept = Batch(*(torch.cat(pair) for pair in zip(task.criterion.batch, task.guide.batch, strict=True)))
+    return Criterion(
         stop=stop,
         objective=task.objective,
         forget=task.forget.batch,
-        remain=task.remain.draw(_CACHED_REMAINING, generator),
+        remain=remain,
         held_out=task.criterion.batch,
         weights=_matching_weights(task.forget, task.criterion, task.objective),
         signals=(task.objective.losses, *_entropy(task.objective), *guides),
-        utility_before=(0.0, 0.0),
+        kept=kept,
+        right_before=(_merit(task.objective, task.model, remain), _merit(task.objective, task.model, kept)),
     )
-    utility = _utility(criterion, task.model)
-    return Criterion(**{name: getattr(criterion, name) for name in Criterion.__slots__} | {"utility_before": utility})
 
 
 @torch.no_grad()
@@ -82,7 +89,8 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
     ]
     if criterion.objective.logits is not None:
         differences.append(_error_difference(criterion, model))
-    drops = (old - new for old, new in zip(criterion.utility_before, _utility(criterion, model), strict=True))
+    pairs = zip(criterion.right_before, (criterion.remain, criterion.kept), strict=True)
+    drops = (_drop(before, _merit(criterion.objective, model, batch)) for before, batch in pairs)
     return Check(
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
@@ -98,24 +106,28 @@ def matched(criterion: Criterion, found: Check) -> bool:
 def until_matched(
     task: Task,
     criterion: Criterion,
-    step: Callable[[int], Mapping[str, float]],
+    step: Callable[[int, Check], Mapping[str, float]],
     *,
     steps: int,
+    anneals: bool = False,
     first_step: int = 0,
     total: int | None = None,
     setup_seconds: Mapping[str, float] | None = None,
 ) -> Steps:
     """Take steps until the criterion is met, the utility is lost, or the budget is spent; leave the best state seen.
 
+    `step` is given its number, from 1, and the latest check.
     Ends with "utility" after three checks in a row beyond the allowed drop and not recovering, or at the first weight that is
-    not finite.
+    not finite. A method that `anneals` trains on remaining data as it goes and takes its whole schedule:
+    it recovers from a drop, and its best states are the last ones.
     `first_step` and `total` place these steps within a longer run's progress.
     """
-    best, best_check = copy.deepcopy(task.model.state_dict()), check(criterion, task.model)
+    found = check(criterion, task.model)
+    best, best_check = copy.deepcopy(task.model.state_dict()), found
     best_rank, reason, crossed, taken, last_drop = _rank(criterion, best_check), "budget", 0, 0, best_check.drop
     try:
         for taken in range(1, steps + 1):
-            metrics = step(taken)
+            metrics = step(taken, found)
             if taken % criterion.stop.check_every and taken < steps:
                 yield Progress(phase="unlearn", step=first_step + taken, total=total or steps, metrics=metrics)
                 continue
@@ -127,10 +139,10 @@ def until_matched(
             yield Progress(
                 phase="unlearn", step=first_step + taken, total=total or steps, metrics={**metrics, **_shown(found)}
             )
-            if matched(criterion, found):
+            if not anneals and matched(criterion, found) and lasting(task, stop=criterion.stop):
                 reason = "matched"
                 break
-            if crossed >= _PATIENCE or not _finite(task.model):
+            if (crossed >= _PATIENCE and not anneals) or not _finite(task.model):
                 reason = "utility"
                 break
     finally:
@@ -203,15 +215,18 @@ def _error_difference(criterion: Criterion, model: nn.Module) -> float:
     return (float(wrong_forget.mean()) - expected) / sqrt(max(pooled * (1 - pooled), 1e-6) * spread)
 
 
+def _drop(before: Tensor, after: Tensor) -> float:
+    """What was lost of a merit (n,), less one standard error of the paired difference: a few samples always turn."""
+    lost = before - after
+    return max(0.0, float(lost.mean() - lost.std(correction=0) / sqrt(len(lost))))
+
+
 @torch.no_grad()
-def _utility(criterion: Criterion, model: nn.Module) -> tuple[float, float]:
-    """Accuracy in per cent on remaining and held-out data; without classes, minus the loss in per cent of itself at the start."""
-    sets = (criterion.remain, criterion.held_out)
-    if criterion.objective.logits is None:
-        first, second = (-100 * float(criterion.objective.losses(model, batch).mean()) for batch in sets)
-    else:
-        first, second = (100 - 100 * float(_wrong(criterion.objective, model, batch).mean()) for batch in sets)
-    return first, second
+def _merit(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+    """(n,), in points: 100 where the sample is classified rightly; without classes, minus 100 times its loss."""
+    if objective.logits is None:
+        return -100 * objective.losses(model, batch)
+    return 100 - 100 * _wrong(objective, model, batch)
 
 
 def _wrong(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
-from unlearning.stopping import calibrate, until_matched
+from unlearning.stopping import Check, calibrate, until_matched
 from unlearning.task import Steps, Task
 
 
@@ -16,7 +16,7 @@ def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
 
-    def step(number: int) -> Mapping[str, float]:
+    def step(number: int, last: Check) -> Mapping[str, float]:
         parameters = trainable(task.model)
         loss = task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).mean()
         step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)

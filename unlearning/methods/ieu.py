@@ -6,12 +6,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unlearning.gradients import flat_gradient, step_along, trainable
+from unlearning.descent import anneal, batch_statistics, descent, follow
+from unlearning.gradients import clipped, flat_gradient, forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import IEU
-from unlearning.stopping import calibrate, check, until_matched
+from unlearning.stopping import Check, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
+
+_OVERSHOOT = 0.5
+"""Standard errors beyond a match at which the eliminating phase ends: the repair gives some of it back."""
 
 
 def ieu(spec: IEU, task: Task) -> Steps:
@@ -27,36 +31,44 @@ def ieu(spec: IEU, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
     ceiling = _ceiling(task.objective, task.model, task.criterion)
+    optimiser = descent(task.model, rate=spec.learning_rate)
     total = spec.steps + spec.repair_steps
     taken = 0
     for taken in range(1, spec.steps + 1):
-        metrics = _eliminate(spec, task, ceiling=ceiling, generator=generator)
-        if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
+        metrics = _eliminate(spec, task, optimiser, ceiling=ceiling, generator=generator)
+        if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= _OVERSHOOT:
             break
         yield Progress(phase="unlearn", step=taken, total=total, metrics=metrics)
 
-    def repair(number: int) -> Mapping[str, float]:
-        return _descend(
-            spec, task, task.objective.losses(task.model, task.remain.draw(spec.batch_size, generator)).mean()
+    def repair(number: int, last: Check) -> Mapping[str, float]:
+        anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.repair_steps)
+        remain = task.remain.draw(spec.batch_size, generator)
+        with batch_statistics(task.model, samples=len(remain.targets)):
+            return _descend(spec, task, optimiser, task.objective.losses(task.model, remain).mean())
+
+    return (
+        yield from until_matched(
+            task, criterion, repair, steps=spec.repair_steps, anneals=True, first_step=taken, total=total
         )
-
-    outcome = yield from until_matched(task, criterion, repair, steps=spec.repair_steps, first_step=taken, total=total)
-    return outcome
-
-
-def _eliminate(spec: IEU, task: Task, *, ceiling: float, generator: torch.Generator) -> Mapping[str, float]:
-    remaining = task.objective.losses(task.model, task.remain.draw(spec.batch_size, generator)).mean()
-    forgotten = (
-        task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).clamp(max=ceiling).mean()
     )
-    metrics = _descend(spec, task, remaining - spec.ascent * forgotten)
+
+
+def _eliminate(
+    spec: IEU, task: Task, optimiser: torch.optim.SGD, *, ceiling: float, generator: torch.Generator
+) -> Mapping[str, float]:
+    remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
+    with batch_statistics(task.model, samples=len(forget.targets)):
+        # Through a copy of the buffers: the forget set must not move batch norm's statistics.
+        blind = forward_with(task.model, trainable(task.model))
+        forgotten = task.objective.losses(blind, forget).clamp(max=ceiling).mean()
+        remaining = task.objective.losses(task.model, remain).mean()
+    metrics = _descend(spec, task, optimiser, remaining - spec.ascent * forgotten)
     _decay_and_disturb(spec, task, generator)
     return {**metrics, "forget_loss": float(forgotten.detach())}
 
 
-def _descend(spec: IEU, task: Task, loss: Tensor) -> Mapping[str, float]:
-    parameters = trainable(task.model)
-    step_along(parameters.values(), flat_gradient(loss, parameters), rate=spec.learning_rate)
+def _descend(spec: IEU, task: Task, optimiser: torch.optim.SGD, loss: Tensor) -> Mapping[str, float]:
+    follow(optimiser, clipped(flat_gradient(loss, trainable(task.model)), spec.clip))
     return {"loss": float(loss.detach())}
 
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unlearning.descent import anneal, batch_statistics, descent, follow, follow_statistics
 from unlearning.errors import MethodRefused
-from unlearning.gradients import Loss, step_along, trainable
+from unlearning.gradients import Loss, clipped
 from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
 from unlearning.samples import Batch
 from unlearning.specs import LTU
-from unlearning.stopping import calibrate, until_matched
+from unlearning.stopping import Check, calibrate, until_matched
 from unlearning.task import Steps, Task
 
 
@@ -43,37 +44,50 @@ def ltu(spec: LTU, task: Task) -> Steps:
 
     criterion = calibrate(task, spec.stop, guides=[member_signal(guide, logits) for guide in guides])
 
-    def step(number: int) -> Mapping[str, float]:
+    optimiser = descent(task.model, rate=spec.learning_rate)
+
+    def step(number: int, last: Check) -> Mapping[str, float]:
+        anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.steps)
+        pressure = min(1.0, max(0.0, -last.direction))
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
-        remembering = _remembering(spec, task, near, index, forget, generator) if spec.remembering else None
-        forgetting = _forgetting(spec, task, guides, forget, generator) if len(guides) >= 2 else None
-        direction = _combine(spec, forgetting, remembering, number)
-        step_along(trainable(task.model).values(), direction, rate=spec.learning_rate)
-        return {"gradient_norm": float(direction.norm())}
+        with batch_statistics(task.model, samples=len(index)):
+            remembering = (
+                _remembering(spec, task, near, index, forget, pressure, generator) if spec.remembering else None
+            )
+            guided = len(guides) >= 2 and (pressure > 0 or remembering is None)
+            forgetting = pressure * _forgetting(spec, task, guides, forget, generator) if guided else None
+        follow(optimiser, _combine(spec, forgetting, remembering, number))
+        follow_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
+        return {"pressure": pressure}
 
-    return (
-        yield from until_matched(
-            task, criterion, step, steps=spec.steps, setup_seconds={**seconds, "guides_used": float(len(guides))}
-        )
-    )
+    seconds["guides_used"] = float(len(guides))
+    steps = until_matched(task, criterion, step, steps=spec.steps, anneals=spec.remembering, setup_seconds=seconds)
+    return (yield from steps)
 
 
 def _remembering(
-    spec: LTU, task: Task, near: Neighbourhood, index: Tensor, forget: Batch, generator: torch.Generator
+    spec: LTU,
+    task: Task,
+    near: Neighbourhood,
+    index: Tensor,
+    forget: Batch,
+    pressure: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """g_r: tuned on random labels for the forget batch, tested on three sets of remaining data with their true labels."""
     scrambled = task.objective.scramble(forget, generator)
     queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
-    return meta_gradient(
+    gradient = meta_gradient(
         task.model,
         support=_mean_loss(task, scrambled),
         queries=[_mean_loss(task, query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
-        support_weight=spec.scramble_weight,
+        support_weight=pressure * spec.scramble_weight,
         meta=spec.meta,
     )
+    return clipped(gradient, spec.clip)
 
 
 def _forgetting(spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, generator: torch.Generator) -> Tensor:
@@ -87,7 +101,7 @@ def _forgetting(spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, g
         order=spec.order,
         meta=spec.meta,
     )
-    return spec.forgetting_weight * gradient
+    return spec.forgetting_weight * clipped(gradient, spec.clip)
 
 
 def _combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, number: int) -> Tensor:

@@ -1,0 +1,56 @@
+"""How the iterative methods move: momentum, a clipped direction, an annealed rate, and batch norm kept honest."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unlearning.gradients import trainable
+
+_FEWEST_TO_NORMALISE_BY = 16
+
+
+def descent(model: nn.Module, *, rate: float) -> torch.optim.SGD:
+    """SGD with momentum over what training moves: 0.9 and a weight decay of 5e-4, as networks of this kind are trained."""
+    return torch.optim.SGD(trainable(model).values(), lr=rate, momentum=0.9, weight_decay=5e-4)
+
+
+def anneal(optimiser: torch.optim.Optimizer, *, rate: float, share_left: float) -> None:
+    """Let the rate fall linearly to zero over the last half of a run; memorised detail settles only at a small rate."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * min(1.0, 2 * share_left)
+
+
+def follow(optimiser: torch.optim.Optimizer, direction: Tensor) -> None:
+    """One step against `direction`, one vector (p,) in the order of the optimiser's parameters."""
+    start = 0
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            p.grad = direction[start : start + p.numel()].view_as(p).clone()
+            start += p.numel()
+    optimiser.step()
+
+
+@contextmanager
+def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
+    """Let batch norm normalise by the batch, as in training; dropout stays off.
+
+    By fewer than 16 samples nothing is normalised: their statistics are noise, and those of one sample are nothing.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training]
+    for norm in norms if samples >= _FEWEST_TO_NORMALISE_BY else ():
+        norm.train()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.eval()
+
+
+@torch.no_grad()
+def follow_statistics(model: nn.Module, inputs: Tensor) -> None:
+    """Let batch norm's running statistics follow the weights, on remaining data alone."""
+    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        with batch_statistics(model, samples=len(inputs)):
+            model(inputs)
