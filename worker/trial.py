@@ -13,7 +13,7 @@ from ledger.states import Phase
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.spec import AuditSpec
-from unlearning.methods import unlearn
+from unlearning.methods.registry import unlearn
 from unlearning.specs import parse
 from unlearning.task import Outcome, Progress, Task
 from worker.load import Material

@@ -1,0 +1,29 @@
+"""Every method: one file and one generator function each, one row each in METHODS."""
+
+from collections.abc import Callable
+from typing import Any
+
+from unlearning.methods.gradient_ascent import gradient_ascent
+from unlearning.methods.ieu import ieu
+from unlearning.methods.ltu.method import ltu
+from unlearning.methods.retrain import retrain
+from unlearning.random_state import isolated
+from unlearning.specs import Spec
+from unlearning.task import Steps, Task
+
+METHODS: dict[str, Callable[[Any, Task], Steps]] = {
+    "ltu": ltu,
+    "ieu": ieu,
+    "gradient_ascent": gradient_ascent,
+    "retrain": retrain,
+}
+
+
+def unlearn(spec: Spec, task: Task) -> Steps:
+    """Run the method that `spec` names on `task`: `task.model` is changed in place, and nothing else is.
+
+    Yields after each step; closing the generator early leaves finite weights. Same seed, same weights on the same machine; the
+    process's random state is left alone. Raises MethodRefused before the first step where the method cannot run.
+    """
+    task.check()
+    return isolated(METHODS[spec.kind](spec, task), seed=task.seed)
