@@ -24,7 +24,7 @@ from unlearning.samples import Batch, SampleSet
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relearning:
     """One relearner's results. relearner: None where nothing could be calibrated: D_v has no higher loss on the original than
-    D_f, so there is nothing to relearn.
+    D_f, so there is nothing to relearn, or the unlearned model has collapsed.
 
     delta: δ, nats. unlearned: a curve an order. controls: a curve a control set, both from the unlearned model.
     ratio: unlearned over control. original_ratio: original over control, the negative control. normalised: with a reference.
@@ -86,18 +86,24 @@ def relearn_delay(
     spec: AuditSpec,
     kind: str,
     seed: int,
+    collapsed: bool = False,
 ) -> Generator[None, None, Relearning]:
-    """Relearn with one relearner, yielding after each run; the rate, δ and T_max come from the original and D_v alone."""
+    """Relearn with one relearner, yielding after each of `runs` runs.
+
+    The learning rate, δ and T_max come from the original and D_v alone, before the unlearned model is looked at. Where that
+    has collapsed nothing is relearned: its delays would say nothing, and take the longest of all.
+    """
     sizes = mix(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), most=spec.relearn_samples)
     again = [choose(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
-    controls = [choose(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.relearn_controls)]
+    controls = [choose(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.controls(kind))]
     before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
-    unseen = float(np.mean([mean_loss(original, batch, objective) for batch in controls]))
+    losses = [mean_loss(original, batch, objective) for batch in controls]
+    unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
     delta = spec.relearn_delta * (unseen - before)
     relearner = None
-    if delta > 0:
+    if delta > 0 and not collapsed:
         relearner = calibrate(
-            original, controls[0], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
+            original, controls[typical], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
             limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
         )  # fmt: skip
     yield
@@ -119,7 +125,12 @@ def relearn_delay(
     delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
     share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
     decide = {"share": share, "confidence": spec.thresholds.confidence}
-    measured = relearner is not None and not any(c.diverged for c in curves)
+    # Controls cut off at T_max agree with each other, and would make the interval look narrow.
+    measured = (
+        relearner is not None
+        and not any(c.diverged for c in curves)
+        and 3 * sum(c.censored for c in never) <= len(never)
+    )
     return Relearning(
         kind=kind,
         relearner=relearner,
@@ -138,6 +149,11 @@ def relearn_delay(
         ),
         area=area(first, afterwards[0]),
     )
+
+
+def runs(spec: AuditSpec, kind: str) -> int:
+    """How often `relearn_delay` yields."""
+    return 1 + spec.relearn_orders + spec.controls(kind)
 
 
 def mix(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, most: int) -> dict[int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from unlearning.audit.change import Change
 from unlearning.audit.comparison import Comparison
 from unlearning.audit.delay import Relearning
-from unlearning.audit.intervals import Interval
+from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack
 from unlearning.audit.spec import AuditSpec
 from unlearning.audit.verdict import Verdict
@@ -15,26 +15,12 @@ Json = dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Measures:
-    """The paper's four measures of one model, in percent; MI in both modes (`unlearning.audit.paper_mi`)."""
-
-    ua: Interval
-    ra: Interval
-    ta: Interval
-    mi_salun: Interval
-    mi_corrected: Interval
-
-    def to_json(self) -> Json:
-        """The model's part of the report's `measures`."""
-        return {name: getattr(self, name).to_json() for name in ("ua", "ra", "ta", "mi_salun", "mi_corrected")}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Membership:
     """attacks: by name, on the original and on the unlearned model. spread: the attack on the distance from the held-out
     median, which sees forgetting that made some samples too good and others too bad. roc, losses: for plotting.
     matched: whether the held-out samples were weighted to the forget set's class mix. unmatched: forgotten samples left out,
-    because no held-out sample has their class. compared: forgotten samples that were compared.
+    because no held-out sample has their class. compared: forgotten samples that were compared. margin: how far from 0.5
+    they may lie.
     """
 
     original: Mapping[str, Attack]
@@ -44,6 +30,7 @@ class Membership:
     matched: bool
     unmatched: int
     compared: int
+    margin: float
 
     def to_json(self) -> Json:
         """The report's `membership`: the attacks that it names."""
@@ -92,6 +79,6 @@ class Findings:
                 "change": self.change.to_json(),
             },
             "verdict": self.verdict.to_json(),
-            "thresholds": self.spec.to_json(),
+            "thresholds": {**self.spec.to_json(), "membership_margin_used": self.membership.margin},
             "limits": list(self.limits),
         }

@@ -40,8 +40,8 @@ class Interval:
         return self.high < low or self.low > high
 
 
-def wilson(successes: float, n: int, *, confidence: float = 0.95) -> Interval:
-    """The share successes/n with Wilson's score interval (1927); n >= 1."""
+def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
+    """The share successes/n with Wilson's score interval (1927); n >= 1, effective where weighted."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)

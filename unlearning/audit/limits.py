@@ -1,10 +1,7 @@
 """What an audit does not show, in words: part of every report."""
 
-import math
-from statistics import NormalDist
-
 from unlearning.audit.findings import Membership
-from unlearning.audit.membership import Pairing
+from unlearning.audit.membership import Pairing, half_width
 from unlearning.audit.spec import AuditSpec
 
 
@@ -21,11 +18,11 @@ def limits(*, membership: Membership, pairing: Pairing, forget: int, spec: Audit
         "outputs.",
         "Data never seen are represented by the held-out set, which must come from the same source as the training data.",
     ]
-    width = smallest_margin(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
-    if width > spec.thresholds.auc_margin:
+    width = half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
+    if width > spec.thresholds.membership_margin:
         said.append(
             f"With {forget:,} forgotten samples, an AUC is known to no better than ± {width:.2f}: an effect within "
-            f"± {spec.thresholds.auc_margin:g} can be neither shown nor excluded, by any method, even by retraining."
+            f"± {spec.thresholds.membership_margin:g} can be neither shown nor excluded, by any method, even by retraining."
         )
     if pairing.effective < 1000:
         said.append(
@@ -40,10 +37,3 @@ def limits(*, membership: Membership, pairing: Pairing, forget: int, spec: Audit
             "their class."
         )
     return tuple(said)
-
-
-def smallest_margin(n: int, m: float, *, confidence: float) -> float:
-    """Half the interval of an AUC of 0.5 on n and m samples (Mann-Whitney's variance under the null)."""
-    if not n or not m:
-        return 0.5
-    return min(0.5, NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((n + m + 1) / (12 * n * m)))

@@ -4,17 +4,21 @@ An AUC of 0.5 is the aim, from both sides: above it forgotten samples still look
 data never seen, which gives them away as well.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc  # type: ignore[import-untyped]  # scipy ships no type information
 
-from unlearning.audit.intervals import Floats, Interval, percentile, resamples
+from unlearning.audit.intervals import Floats, Interval, percentile, resamples, wilson
+from unlearning.audit.spec import Thresholds
 
 ROC_POINTS = 200
 MIX_LEVEL = 0.01
+FEW = 30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -98,6 +102,18 @@ def pair(
     )
 
 
+def half_width(n: int, m: float, *, confidence: float) -> float:
+    """Half the interval of an AUC of 0.5 on n and m samples (Mann-Whitney's variance under the null); at most 0.5."""
+    return min(0.5, NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((n + m + 1) / (12 * n * m)))
+
+
+def margin(pairing: Pairing, thresholds: Thresholds) -> float:
+    """The margin around 0.5 for sets of this size: fixed by the sizes alone, before any model is looked at."""
+    width = half_width(len(pairing.forget), pairing.effective, confidence=thresholds.confidence)
+    wanted = thresholds.membership_margin_widths * width
+    return min(thresholds.membership_margin, max(thresholds.membership_margin_least, wanted))
+
+
 def mix_differs(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
     """Whether the class mixes of two target vectors differ by more than chance: χ² of homogeneity, p < 0.01."""
     classes = int(max(first.max(), second.max())) + 1
@@ -127,26 +143,28 @@ def attack(
     f, v = forget[pairing.forget], held_out[pairing.held_out]
     ones = np.ones((1, len(f))), pairing.weights[None, :]
     drawn = pairing.forget_counts, pairing.held_out_counts * pairing.weights
-    aucs = auc(f, v, *drawn)
+    aucs, n, m = auc(f, v, *drawn), len(f), pairing.effective
     point = float(auc(f, v, *ones)[0])
-    accuracies = balanced_accuracy(f, v, *drawn, threshold=threshold)
-    accuracy = float(balanced_accuracy(f, v, *ones, threshold=threshold)[0])
-    enough = pairing.effective
+    hit = float((f > threshold).mean())
+    correct_rejection = float(pairing.weights @ (v <= threshold) / pairing.weights.sum())
 
     def rate(fpr: float) -> Interval | None:
-        if enough < 10 / fpr:
+        if m < 10 / fpr:
             return None
         value = float(tpr_at(f, v, *ones, fpr=fpr)[0])
         return percentile(value, tpr_at(f, v, *drawn, fpr=fpr), confidence=confidence)
 
+    def area(level: float) -> Interval:
+        return _not_narrower(percentile(point, aucs, confidence=level), n, m, confidence=level)
+
+    def accuracy(level: float) -> Interval:
+        return balanced(wilson(hit * n, n, confidence=level), wilson(correct_rejection * m, m, confidence=level))
+
     return Attack(
         name=name,
-        auc=percentile(point, aucs, confidence=confidence),
-        deciding={
-            "auc": percentile(point, aucs, confidence=deciding),
-            "balanced_accuracy": percentile(accuracy, accuracies, confidence=deciding),
-        },
-        balanced_accuracy=percentile(accuracy, accuracies, confidence=confidence),
+        auc=area(confidence),
+        deciding={"auc": area(deciding), "balanced_accuracy": accuracy(deciding)},
+        balanced_accuracy=accuracy(confidence),
         tpr_at_1_fpr=rate(0.01),
         tpr_at_01_fpr=rate(0.001),
     )
@@ -160,14 +178,12 @@ def auc(forget: Floats, held_out: Floats, forget_weights: Floats, held_out_weigh
     return result
 
 
-def balanced_accuracy(
-    forget: Floats, held_out: Floats, forget_weights: Floats, held_out_weights: Floats, *, threshold: float
-) -> Floats:
-    """Mean of true positive and true negative rate where "score > threshold" says member, for each row of weights, (b,)."""
-    tpr = forget_weights @ (forget > threshold) / _positive(forget_weights.sum(axis=1))
-    tnr = held_out_weights @ (held_out <= threshold) / _positive(held_out_weights.sum(axis=1))
-    result: Floats = (tpr + tnr) / 2
-    return result
+def balanced(first: Interval, second: Interval) -> Interval:
+    """The mean of two independent shares; the interval by Newcombe's square-and-add (Statistics in Medicine 1998)."""
+    value = (first.value + second.value) / 2
+    below = math.hypot(first.value - first.low, second.value - second.low) / 2
+    above = math.hypot(first.high - first.value, second.high - second.value) / 2
+    return Interval(value, value - below, value + above)
 
 
 def tpr_at(forget: Floats, held_out: Floats, forget_weights: Floats, held_out_weights: Floats, *, fpr: float) -> Floats:
@@ -223,6 +239,15 @@ def _gather(weights: Floats, place: NDArray[np.int64], levels: int) -> Floats:
     starts = np.flatnonzero(np.diff(place[order], prepend=-1))
     out[:, place[order][starts]] = np.add.reduceat(weights[:, order], starts, axis=1)
     return out
+
+
+def _not_narrower(found: Interval, n: int, m: float, *, confidence: float) -> Interval:
+    """Five samples that all lie on one side are five equal bootstraps: with few, at least the width under the null is kept."""
+    if min(n, m) >= FEW:
+        return found
+    half = half_width(n, m, confidence=confidence)
+    low, high = min(found.low, found.value - half), max(found.high, found.value + half)
+    return Interval(found.value, max(0.0, low), min(1.0, high))
 
 
 def _positive(values: Floats) -> Floats:

@@ -63,7 +63,8 @@ def _corrected(remain: Signals, test: Signals, forget: Signals, *, most: int, rn
 
 
 def _non_members(members: Floats, non_members: Floats, asked: Floats) -> float:
-    attack = SVC(C=3.0, gamma="auto", kernel="rbf")
+    # Without a seed of its own, fit() draws one from numpy's global state, which is the caller's.
+    attack = SVC(C=3.0, gamma="auto", kernel="rbf", random_state=0)
     known: Floats = np.concatenate([members, non_members])[:, None]
     labels: NDArray[np.int64] = np.repeat([1, 0], [len(members), len(non_members)])
     attack.fit(known, labels)

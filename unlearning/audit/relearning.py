@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +96,11 @@ def calibrate(
 ) -> Relearner | None:  # fmt: skip
     """The learning rate at which `model`, the original, learns a control set in about `steps` steps; None if none does.
 
-    Looks at the original and at held-out data only, so everything is fixed before the unlearned model is touched. The delay
-    goes about as one over the rate; within a factor of 1.5 of `steps` is near enough. T_max is `limit` times what it took.
+    Looks at the original and at held-out data only, so everything is fixed before the unlearned model is touched. The first
+    rate at which it takes between two thirds and twice as many is taken, else the nearest tried; T_max is `limit` times what
+    it took. The search begins low and goes up by halves at most: at the edge of stability plain SGD's delay is mostly noise.
     """
-    rate = 0.02 if kind == "sgd" else 0.0005
+    rate = 0.01 if kind == "sgd" else 0.0005
     best: tuple[float, Relearner] | None = None
     for _ in range(tries):
         trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=3 * steps, batch_size=batch_size)
@@ -108,15 +109,11 @@ def calibrate(
             return None
         if not curve.censored:
             miss = abs(math.log(curve.delay / steps))
-            fitted = Relearner(
-                kind=kind, learning_rate=rate, target=target, limit=math.ceil(limit * max(curve.delay, steps)),
-                batch_size=batch_size,
-            )  # fmt: skip
             if best is None or miss < best[0]:
-                best = (miss, fitted)
-            if miss <= math.log(1.5):
+                best = (miss, replace(trial, limit=math.ceil(limit * max(curve.delay, steps))))
+            if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
-        rate *= 0.25 if curve.diverged else curve.delay / steps if not curve.censored else 4.0
+        rate *= 0.25 if curve.diverged else min(1.5, curve.delay / steps)
     return best[1] if best else None
 
 

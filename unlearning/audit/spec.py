@@ -19,9 +19,13 @@ class Thresholds:
     """Every number that decides a verdict.
 
     confidence: of the intervals that decide. 0.9 is two one-sided tests at 5 % each, the usual test of equivalence.
-    auc_margin, accuracy_margin: an attack's AUC and its balanced accuracy must lie within 0.5 ± these, from both sides.
+    membership_margin: an attack's AUC and balanced accuracy must lie within 0.5 ± a margin, from both sides; this is the widest.
+    membership_margin_least: the narrowest. In between it is `membership_margin_widths` times the half interval that an AUC of
+        0.5 has on as many samples, so that a set never learned passes about 98 times in 100 and larger sets are judged harder.
     relearn_ratio: the least share of the control's relearning steps that the forget set must need.
     relearn_excess: more than this many times the control's steps is a warning (damage also delays relearning).
+    relearn_least: with fewer relearned samples the delay decides nothing: five samples drawn at random may all be easy, and are
+        then known to a model that never saw them.
     control_steps: the control must need this many steps, or the delay cannot be told from its own graininess.
     no_op_weights, no_op_predictions: a relative weight distance, or a mean total variation of the predictions, below
         these means that nothing was done.
@@ -30,10 +34,12 @@ class Thresholds:
     """
 
     confidence: float = 0.9
-    auc_margin: float = 0.1
-    accuracy_margin: float = 0.075
+    membership_margin: float = 0.1
+    membership_margin_least: float = 0.05
+    membership_margin_widths: float = 2.4
     relearn_ratio: float = 1 / 3
     relearn_excess: float = 2.0
+    relearn_least: int = 30
     control_steps: int = 8
     no_op_weights: float = 1e-5
     no_op_predictions: float = 1e-3
@@ -42,10 +48,19 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         _require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
-        _require(0 < self.auc_margin < 0.5, "auc_margin", "between 0 and 0.5", self.auc_margin)
-        _require(0 < self.accuracy_margin < 0.5, "accuracy_margin", "between 0 and 0.5", self.accuracy_margin)
+        _require(0 < self.membership_margin < 0.5, "membership_margin", "between 0 and 0.5", self.membership_margin)
+        _require(
+            0 < self.membership_margin_least <= self.membership_margin,
+            "membership_margin_least",
+            "above 0 and at most membership_margin",
+            self.membership_margin_least,
+        )
+        _require(
+            self.membership_margin_widths > 1, "membership_margin_widths", "above 1", self.membership_margin_widths
+        )
         _require(0 < self.relearn_ratio < 1, "relearn_ratio", "between 0 and 1", self.relearn_ratio)
         _require(self.relearn_excess > 1, "relearn_excess", "above 1", self.relearn_excess)
+        _require(self.relearn_least >= 1, "relearn_least", "at least 1", self.relearn_least)
         _require(self.control_steps >= 1, "control_steps", "at least 1", self.control_steps)
         _require(self.no_op_weights >= 0, "no_op_weights", "at least 0", self.no_op_weights)
         _require(self.no_op_predictions >= 0, "no_op_predictions", "at least 0", self.no_op_predictions)
@@ -61,13 +76,14 @@ class AuditSpec:
     batch_size: samples a forward pass.
     membership_samples: most samples of a set that the threshold attacks look at (drawn at random where there are more).
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
-    relearners: optimisers that relearn; the first fills the report's main curves, all of them must pass.
+    relearners: optimisers that relearn; the first fills the report's curves and must pass, the others must not fail.
     relearn_batch: samples a relearning step. relearn_samples: most samples relearnt.
     relearn_steps: the learning rate is calibrated so that the original learns a control set in about this many steps.
     relearn_delta: δ as a share of the original's loss gap between held-out and forget set; relearnt means a loss of at
         most L_f(θ_o) + δ.
     relearn_limit: T_max, as a multiple of the calibrated control's steps.
-    relearn_orders: repetitions on the forget set, each in its own order. relearn_controls: control sets drawn from D_v.
+    relearn_orders: repetitions on the forget set, each in its own order. relearn_controls: control sets drawn from D_v for the
+        first relearner. relearn_controls_more: for the others, which can fail a model but need not settle the matter.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -85,6 +101,7 @@ class AuditSpec:
     relearn_limit: float = 3.0
     relearn_orders: int = 1
     relearn_controls: int = 6
+    relearn_controls_more: int = 3
 
     def __post_init__(self) -> None:
         _require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
@@ -102,7 +119,12 @@ class AuditSpec:
         _require(0 < self.relearn_delta < 1, "relearn_delta", "between 0 and 1", self.relearn_delta)
         _require(self.relearn_limit > 1, "relearn_limit", "above 1", self.relearn_limit)
         _require(self.relearn_orders >= 1, "relearn_orders", "at least 1", self.relearn_orders)
-        _require(self.relearn_controls >= 3, "relearn_controls", "at least 3", self.relearn_controls)
+        for name in ("relearn_controls", "relearn_controls_more"):
+            _require(getattr(self, name) >= 3, name, "at least 3", getattr(self, name))
+
+    def controls(self, kind: str) -> int:
+        """How many control sets the relearner has."""
+        return self.relearn_controls if kind == self.relearners[0] else self.relearn_controls_more
 
     def to_json(self) -> dict[str, object]:
         """The report's `thresholds`: the verdict's numbers flat on top, the settings of the run beside them."""

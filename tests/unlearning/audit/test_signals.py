@@ -1,0 +1,74 @@
+import mpmath
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from tests.unlearning.audit.conftest import OBJECTIVE, World
+from unlearning.audit.signals import ATTACKS, frozen, observe, signals
+from unlearning.errors import MethodRefused
+from unlearning.objective import Objective
+
+EXTREMES = np.array(
+    [[0.0, 0.0, 0.0], [5.0, -2.0, 1.0], [60.0, 0.0, -3.0], [800.0, -800.0, 0.0], [-40.0, 40.0, 39.0], [1e-9, 0.0, 0.0]]
+)
+
+
+@pytest.mark.parametrize("target", [0, 1, 2])
+def test_every_signal_agrees_with_two_hundred_digits(target: int) -> None:
+    found = signals(EXTREMES, np.full(len(EXTREMES), target))
+    with mpmath.workdps(800):
+        for row, logits in enumerate(EXTREMES):
+            powers = [mpmath.exp(z) for z in logits]
+            p = [e / sum(powers) for e in powers]
+            rest = sum(e for k, e in enumerate(powers) if k != target)
+            expected = {
+                "loss": -mpmath.log(p[target]),
+                "confidence": p[target],
+                "margin": logits[target] - mpmath.log(rest),
+                "entropy": -sum(q * mpmath.log(q) for q in p),
+                # Song and Mittal 2021, equation 8.
+                "modified_entropy": -(1 - p[target]) * mpmath.log(p[target])
+                - sum(q * mpmath.log(1 - q) for k, q in enumerate(p) if k != target),
+            }
+            for name, value in expected.items():
+                assert getattr(found, name)[row] == pytest.approx(float(value), rel=1e-9, abs=1e-15), name
+
+
+def test_modified_entropy_is_not_entropy_and_knows_the_label() -> None:
+    logits = np.array([[4.0, 0.0, 0.0]] * 2)
+    found = signals(logits, np.array([0, 1]))
+    assert found.entropy[0] == found.entropy[1]
+    assert found.modified_entropy[1] > 10 * found.modified_entropy[0]
+
+
+def test_members_score_higher_in_every_attack() -> None:
+    """A popular LOSS attack has its sign turned and finds 0.145 for 0.855."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 5, 400)
+    logits = rng.normal(size=(400, 5))
+    logits[np.arange(200), targets[:200]] += 3.0
+    found = signals(logits, targets)
+    for name in ATTACKS:
+        assert roc_auc_score(np.arange(400) < 200, found.membership(name)) > 0.7, name
+
+
+def test_logits_that_are_no_numbers_are_reported_and_make_no_more() -> None:
+    found = signals(np.array([[np.nan, 0.0], [np.inf, 1.0], [0.0, 1.0]]), np.array([0, 1, 1]))
+    assert not found.finite
+    assert all(np.isfinite(getattr(found, name)).all() for name in ATTACKS)
+
+
+def test_the_loss_is_the_objective_s(world: World) -> None:
+    samples = world.sets["held_out"]
+    found = observe(frozen(world.models["original"]), samples, objective=OBJECTIVE, batch_size=300)
+    with torch.no_grad():
+        expected = OBJECTIVE.losses(world.models["original"], samples.batch)
+    # float32 logits, added up in another layout
+    assert np.allclose(found.loss, expected.double().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_an_objective_without_logits_is_refused(world: World) -> None:
+    objective = Objective(losses=OBJECTIVE.losses, scramble=OBJECTIVE.scramble)
+    with pytest.raises(MethodRefused, match="logits"):
+        observe(world.models["original"], world.sets["forget"], objective=objective)

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import pytest
+
+from unlearning.audit.change import Change
+from unlearning.audit.delay import Relearning
+from unlearning.audit.intervals import Interval
+from unlearning.audit.membership import Attack
+from unlearning.audit.relearning import Curve, Relearner
+from unlearning.audit.spec import Thresholds
+from unlearning.audit.verdict import Finding, Verdict, change_findings, judge, membership_findings, relearn_findings
+
+THRESHOLDS = Thresholds()
+CHANGED = Change(
+    weight_distance_relative=0.1, prediction_change=0.1, largest_class=0.1, finite=True, no_op=False, collapsed=False
+)
+CURVE = Curve(losses=(1.0, 0.5), delay=20, censored=False, travelled=1.0, diverged=False)
+
+
+def attacks(value: float, *, half: float = 0.04, spread: float = 0.5) -> dict[str, Attack]:
+    def one(name: str, centre: float) -> Attack:
+        found = Interval(centre, centre - half, centre + half)
+        deciding = {"auc": found, "balanced_accuracy": Interval(0.5, 0.5 - half, 0.5 + half)}
+        return Attack(
+            name=name, auc=found, deciding=deciding, balanced_accuracy=found, tpr_at_1_fpr=None, tpr_at_01_fpr=None
+        )
+
+    return {"loss": one("loss", value), "spread": one("spread", spread)}
+
+
+def relearning(low: float, value: float, high: float, *, kind: str = "sgd", control: int = 20) -> Relearning:
+    return Relearning(
+        kind=kind,
+        relearner=Relearner(kind=kind, learning_rate=0.01, target=0.1, limit=60, batch_size=32),
+        delta=0.1,
+        samples=150,
+        original=replace(CURVE, delay=0),
+        unlearned=(CURVE,),
+        controls=(replace(CURVE, delay=control),) * 3,
+        reference=None,
+        ratio=Interval(value, low, high),
+        original_ratio=Interval(0.02, 0.01, 0.03),
+        normalised=None,
+        area=0.1,
+    )
+
+
+def verdict(
+    *,
+    before: float = 0.7,
+    after: float = 0.5,
+    half: float = 0.04,
+    spread: float = 0.5,
+    relearn: Relearning | None = None,
+    change: Change = CHANGED,
+    reference: float | None = None,
+    others: tuple[Relearning, ...] = (),
+    more: tuple[Finding, ...] = (),
+) -> Verdict:
+    found = membership_findings(
+        attacks(before),
+        attacks(after, half=half, spread=spread),
+        reference=None if reference is None else attacks(reference),
+        margin=0.1,
+    )
+    delays = relearn_findings([relearn or relearning(0.6, 0.9, 1.4), *others], thresholds=THRESHOLDS)
+    return judge([*change_findings(change), *found, *delays, *more], forgotten=150, thresholds=THRESHOLDS)
+
+
+def passed(found: Verdict, code: str) -> bool | None:
+    return next(finding.passed for finding in found.findings if finding.code == code)
+
+
+def test_a_match_with_a_long_delay_is_verified() -> None:
+    assert verdict().value == "verified"
+
+
+@pytest.mark.parametrize("after", [0.7, 0.3])
+def test_samples_that_stand_out_on_either_side_fail(after: float) -> None:
+    assert verdict(after=after).value == "failed"
+
+
+@pytest.mark.parametrize(("after", "half"), [(0.58, 0.04), (0.42, 0.04), (0.5, 0.15)])
+def test_an_interval_across_the_margin_decides_nothing(after: float, half: float) -> None:
+    assert verdict(after=after, half=half).value == "inconclusive"
+
+
+def test_it_is_the_interval_that_decides_and_not_the_point() -> None:
+    assert verdict(after=0.55, half=0.02).value == "verified"
+    assert verdict(after=0.55, half=0.08).value == "inconclusive"
+
+
+def test_a_spread_that_stands_out_fails_though_the_auc_is_one_half() -> None:
+    assert verdict(spread=0.3).value == "failed"
+
+
+def test_a_set_that_comes_back_at_once_fails_though_no_attack_sees_it() -> None:
+    assert verdict(relearn=relearning(0.1, 0.2, 0.3)).value == "failed"
+
+
+def test_a_delay_that_may_be_short_is_inconclusive() -> None:
+    assert verdict(relearn=relearning(0.2, 0.5, 1.2)).value == "inconclusive"
+
+
+def test_a_second_relearner_can_fail_a_model_but_need_not_settle_it() -> None:
+    assert verdict(others=(relearning(0.1, 0.2, 0.3, kind="adam"),)).value == "failed"
+    open_ = verdict(others=(relearning(0.2, 0.8, 2.0, kind="adam"),))
+    assert open_.value == "verified"
+    assert any("Adam" in warning for warning in open_.warnings)
+
+
+def test_without_a_relearn_delay_nothing_is_verified() -> None:
+    found = judge(
+        membership_findings(attacks(0.7), attacks(0.5), reference=None, margin=0.1), forgotten=5, thresholds=THRESHOLDS
+    )
+    assert found.value == "inconclusive"
+    assert verdict(relearn=replace(relearning(0.6, 0.9, 1.4), ratio=None, original_ratio=None)).value == "inconclusive"
+
+
+def test_a_control_that_learns_in_a_few_steps_has_no_power() -> None:
+    found = verdict(relearn=relearning(0.6, 0.9, 1.4, control=4))
+    assert (found.value, passed(found, "relearn_delay_sgd")) == ("inconclusive", None)
+
+
+def test_an_original_that_takes_as_long_as_the_control_has_no_power() -> None:
+    stranger = replace(relearning(0.6, 0.9, 1.4), original_ratio=Interval(0.9, 0.6, 1.3))
+    assert verdict(relearn=stranger).value == "inconclusive"
+
+
+def test_where_the_original_looks_like_a_stranger_the_attacks_claim_nothing() -> None:
+    found = verdict(before=0.53)
+    assert passed(found, "negative_control_membership") is None
+    assert any("no power" in warning for warning in found.warnings)
+    assert "neither the original's nor" in found.sentence
+    assert verdict(before=0.53, half=0.15).value == "inconclusive"
+
+
+def test_a_retrained_model_that_fails_too_takes_the_blame_off_the_unlearning() -> None:
+    found = verdict(after=0.7, reference=0.7)
+    assert found.value == "inconclusive"
+    assert passed(found, "positive_control") is False
+    assert verdict(after=0.7, reference=0.5).value == "failed"
+
+
+@pytest.mark.parametrize("harm", ["no_op", "collapsed"])
+def test_nothing_done_and_nothing_left_both_fail(harm: str) -> None:
+    assert verdict(change=replace(CHANGED, **{harm: True})).value == "failed"
+
+
+def test_lost_utility_warns_and_changes_no_verdict() -> None:
+    loss = Finding(code="utility_ta", passed=False, text="accuracy fell", deciding=False)
+    kept = verdict(more=(loss,))
+    assert (kept.value, kept.warnings) == ("verified", ("Accuracy fell.",))
+    assert verdict(after=0.7, more=(loss,)).value == "failed"
+
+
+def test_a_delay_of_a_handful_of_samples_decides_nothing() -> None:
+    found = verdict(relearn=replace(relearning(0.01, 0.02, 0.03), samples=5))
+    assert (found.value, passed(found, "relearn_delay_sgd")) == ("inconclusive", None)
+
+
+def test_a_very_long_delay_is_a_warning_of_damage() -> None:
+    found = verdict(relearn=relearning(2.5, 3.0, 4.0))
+    assert found.value == "verified"
+    assert any("damage" in warning for warning in found.warnings)
+
+
+def test_the_sentence_claims_what_was_measured_and_never_deletion() -> None:
+    sentence = verdict().sentence
+    assert "150 forgotten samples" in sentence
+    assert "90%" in sentence
+    assert "delet" not in sentence
+    assert "eras" not in sentence
