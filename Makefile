@@ -1,0 +1,71 @@
+# Everything a newcomer types. A fresh machine needs Python 3.11, make and a package index; `make demo` and `make test` do the rest.
+#
+#   make demo       see two deletion requests travel all the way, then stop everything
+#   make run        the whole service on this machine, until Ctrl-C; its data stays in .expunge/
+#   make test       the tests that fit in ten minutes on two cores; says what it left out
+#   make test-all   all of them
+#   make check      ruff format, ruff, mypy, import-linter
+#   make bench      the commands behind the measured tables
+#   make setup      only the virtual environment; repeated when pyproject.toml or constraints.txt change
+#   make clean      remove what can be made again; .expunge/ and weights/ are yours and stay
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# On a machine whose index gives the CUDA build of torch, and no GPU: make setup TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
+TORCH_OPTIONS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.complete
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+# Torch's threads spin while they wait for each other; where two processes share two cores, both crawl.
+export OMP_WAIT_POLICY := PASSIVE
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run demo test test-all check bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP)
+
+# Torch comes first and alone: with it in place, what asks for "torch" finds it and brings no other build.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Expunge needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@echo "Setting up .venv: $$(grep -c == constraints.txt) packages, PyTorch among them. Once; minutes on a slow line."
+	@rm -f $(STAMP)
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) torch $(TORCH_OPTIONS)
+	@$(PIP) --editable '.[dev]'
+	@touch $(STAMP)
+
+run: $(STAMP)
+	@$(BIN)/expunge up --data-dir .expunge
+
+demo: $(STAMP)
+	@$(BIN)/expunge demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest -m "not quality and not gpu"
+	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs those too."
+	@command -v promtool > /dev/null || echo "Left out: the Prometheus rules' own tests, because promtool is not installed (Debian: apt-get install prometheus)."
+
+test-all: $(STAMP)
+	@$(BIN)/python -m pytest --timeout 3600
+
+check: $(STAMP)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@set -e; none=yes; for file in benchmarks/[a-z]*.py; do \
+		test -e "$$file" || continue; none=no; \
+		echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; \
+	done; test $$none = no || echo "benchmarks/ has no command yet."
+
+clean:
+	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
+	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	@test ! -d .expunge || echo "Kept: .expunge/ (the embedded stack's database, weights and key)."
+	@test ! -d weights || echo "Kept: weights/ (what expunge train wrote)."
