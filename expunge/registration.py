@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.database import opened
@@ -29,9 +29,9 @@ from worker.workloads import load_workload
 class Place:
     """Where registrations go: a stack's database, its folder of weights, its key for sample IDs, its allow-list."""
 
-    database_url: str
+    database_url: str = field(repr=False)
     storage: Path
-    sample_key: bytes
+    sample_key: bytes = field(repr=False)
     workloads: str
 
 

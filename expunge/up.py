@@ -41,11 +41,13 @@ def show(running: Stack) -> None:
     out.print(Panel(table, title="Expunge is up", title_align="left", expand=False))
     key = running.api_key or "…"
     out.print(
-        f"  export EXPUNGE_URL={running.url} EXPUNGE_API_KEY={key}\n"
+        f"  export EXPUNGE_URL={running.url}\n"
+        f"  export EXPUNGE_API_KEY={key}\n"
         "  expunge train examples.digits:workload                 # train a model and keep its weights\n"
         "  expunge register digits examples.digits:workload       # make it known to the service\n"
         "  expunge submit --dataset digits digit-0007 --watch     # ask for a sample to be unlearned\n",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     out.print("Ctrl-C stops everything.", style="dim")

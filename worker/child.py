@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
@@ -21,7 +23,6 @@ def prepare_child(**_: object) -> None:
 
     A child that outlived a killed parent would go on with a job that nobody reports on; its lease lapses instead.
     """
-    signal.signal(signal.SIGTERM, request_stop)
     threading.Thread(target=warm_up, daemon=True).start()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
@@ -32,9 +33,21 @@ def warm_up() -> None:
     importlib.import_module("worker.run")
 
 
-def request_stop(number: int, frame: FrameType | None) -> None:
-    """Note that the worker shuts down."""
-    stopping.set()
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Let SIGTERM end the job at its next step, not the process at once.
+
+    Set for each job, because the pool sets its own handlers after everything that could run earlier in the child.
+    """
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    former = signal.signal(signal.SIGTERM, request_stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def stop_children(**_: object) -> None:

@@ -7,6 +7,7 @@ with a reason, to be tried again where that can help.
 
 import logging
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -55,7 +56,9 @@ def run(
             logger.error("job %s is left to the sweep, the database is away: %s", job_id, type(error.orig).__name__)
         except Exception as error:
             found = failure(error)
-            logger.error("job %s: %s: %s", job_id, found.reason, found.detail)
+            # The frames without the message: it may quote a sample's ID.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            logger.error("job %s: %s: %s\n%s", job_id, found.reason, found.detail, frames)
             end(journal, found, settings)
     return True
 

@@ -13,7 +13,7 @@ from ledger.claims import sweep
 from ledger.engine import make_engine, make_sessions
 from ledger.wakeups import RUN_JOB, SWEEP
 from worker.app import celery_app
-from worker.child import stopping
+from worker.child import stoppable, stopping
 from worker.settings import Settings, read_settings
 
 
@@ -35,7 +35,9 @@ def run_job(job_id: str) -> None:
     from worker.run import run
 
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    if run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping):
+    with stoppable():
+        claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
+    if claimed:
         wake_ready(at_most=1)
 
 

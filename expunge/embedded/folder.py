@@ -6,7 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from expunge.errors import FolderInUse, StackError
@@ -62,8 +62,8 @@ class Settings:
     """How the parts of a running stack are reached: what `DATABASE_URL` and the others are set to."""
 
     api_url: str
-    database_url: str
-    redis_url: str
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
     storage: str
     workloads: str
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from expunge.errors import StartFailed
@@ -24,7 +24,7 @@ class Program:
     command: tuple[str, ...]
     log: Path
     ready: Callable[[], bool]
-    environment: Mapping[str, str] | None = None
+    environment: Mapping[str, str] | None = field(default=None, repr=False)
     user: str | None = None
     ready_within: float = 60.0
     """Seconds until it must be ready."""

@@ -34,9 +34,9 @@ class Options:
     host: str = "127.0.0.1"
     port: int | None = None
     """The API's port; None: 8000, or a free one where that is taken."""
-    database_url: str | None = None
+    database_url: str | None = field(default=None, repr=False)
     """A PostgreSQL server to use instead of starting one."""
-    redis_url: str | None = None
+    redis_url: str | None = field(default=None, repr=False)
     """A Redis server to use instead of starting one."""
     workloads: str = "examples"
     """Comma-separated prefixes of modules from which workloads may come."""
@@ -50,7 +50,7 @@ class Stack:
 
     folder: Folder
     settings: Settings
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     """The key made at the first start, None at every later one. It is stored nowhere in clear."""
     children: list[Child]
 
@@ -194,12 +194,12 @@ def preferred_port(host: str, preferred: int = 8000) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does."""
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does; and Ctrl-C too, which a shell's background job ignores."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:

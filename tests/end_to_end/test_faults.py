@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
 from expunge.database import opened
+from expunge.embedded.process import start, stop
 from expunge.embedded.stack import Stack
 from expunge.registration import Place, place, register_workload
 from expunge.training import Trained
@@ -74,3 +75,21 @@ def test_a_killed_workers_job_is_done_by_the_next(
     assert [version["number"] for version in versions] == [2, 1]
     texts = [event["text"] for event in http.get(f"/jobs/{job_id}/events").json()["items"]]
     assert any("worker_lost" in text for text in texts), texts
+
+
+def test_a_worker_that_is_told_to_stop_gives_its_job_back(
+    where: Place, trained: Trained, running: Stack, http: httpx.Client
+) -> None:
+    name = register(where, trained, "stopped-worker")
+    request = client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)])
+    (job_id,) = client.job_ids(request)
+    place_of = next(i for i, child in enumerate(running.children) if child.program.name == "the worker")
+    job: client.Json = {}
+    for job in client.watch_job(http, job_id):
+        if job["state"] == "running" and job["attempt"] == 1:
+            stop(running.children[place_of])
+            assert client.get_job(http, job_id)["state"] == "queued"
+            running.children[place_of] = start(running.children[place_of].program)
+    assert job["state"] == "completed", job
+    attempts = http.get(f"/jobs/{job_id}/attempts").json()["items"]
+    assert [attempt["outcome"] for attempt in attempts] == ["released", "published"]
