@@ -15,7 +15,7 @@ TORCH_OPTIONS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.complete
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --constraint constraints.txt
 
 # Torch's threads spin while they wait for each other; where two processes share two cores, both crawl.
 export OMP_WAIT_POLICY := PASSIVE
