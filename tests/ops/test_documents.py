@@ -1,0 +1,62 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.ops.files import ROOT
+
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def without_code(text: str) -> str:
+    """The prose: code blocks and code spans hold no links."""
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(document: Path) -> None:
+    text = without_code(document.read_text())
+    links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    for link in links:
+        if re.match(r"https?://|mailto:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (document.parent / name).resolve() if name else document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_readme_names_every_folder() -> None:
+    tree = (ROOT / "README.md").read_text()
+    folders = {
+        path.name
+        for path in ROOT.iterdir()
+        if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.py"))
+    }
+
+    assert {folder for folder in folders if f"{folder}/" not in tree} == set()
+
+
+def test_every_path_in_the_readmes_tree_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    (tree,) = re.findall(r"<!-- tree -->\n+```text\n(.*?)```", text, flags=re.DOTALL)
+
+    for line in tree.splitlines():
+        for path in re.match(r"\S+(?:, \S+)*", line)[0].split(", "):  # type: ignore[index]
+            assert (ROOT / path).exists(), path
+
+
+def test_the_readmes_commands_are_the_makefiles() -> None:
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    used = set(re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+
+    assert {"setup", "run", "demo", "test", "test-all", "check", "bench", "clean"} <= targets
+    assert {"demo", "test", "run"} <= used <= targets
