@@ -30,6 +30,7 @@ def follow(optimiser: torch.optim.Optimizer, direction: Tensor) -> None:
             p.grad = direction[start : start + p.numel()].view_as(p).clone()
             start += p.numel()
     optimiser.step()
+    optimiser.zero_grad()
 
 
 @contextmanager

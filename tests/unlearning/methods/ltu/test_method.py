@@ -1,0 +1,95 @@
+"""LTU's loop: its switches and its refusals."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
+from unlearning.errors import MethodRefused
+from unlearning.methods.ltu import method
+from unlearning.methods.registry import unlearn
+from unlearning.specs import LTU, Stop
+from unlearning.task import Task
+from unlearning.training import drain
+
+FEW = LTU(steps=4, batch_size=16, query_size=16)
+
+
+def after_two_steps(spec: LTU) -> dict[str, torch.Tensor]:
+    given = task(plain)
+    steps = unlearn(spec, given)
+    next(steps)
+    next(steps)
+    found = state(given.model)
+    steps.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"forgetting": False},
+        {"remembering": False},
+        {"meta": False},
+        {"combine": "alternate"},
+        {"order": "first"},
+        {"remain_share": 0.1},
+        {"scramble_weight": 0.0},
+    ],
+)
+def test_each_ablation_runs_and_makes_a_difference(change: dict[str, object]) -> None:
+    found = after_two_steps(dataclasses.replace(FEW, **change))
+
+    assert all(torch.isfinite(tensor).all() for tensor in found.values())
+    assert not same(found, after_two_steps(FEW))
+
+
+def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With that one update taken away, nothing writes them: neither meta passes nor checks."""
+    monkeypatch.setattr(method, "follow_statistics", lambda model, inputs: None)
+    given = task(normalised)
+    before = {name: buffer.clone() for name, buffer in given.model.named_buffers()}
+
+    for _ in unlearn(FEW, given):
+        assert same(dict(given.model.named_buffers()), before)
+
+
+def test_it_looks_at_no_more_than_its_share_of_the_remaining_set() -> None:
+    given = task(plain)
+    seen: list[torch.Tensor] = []
+
+    def losses(forward: object, batch: object) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append(batch.inputs)
+        return OBJECTIVE.losses(forward, batch)
+
+    given.objective = dataclasses.replace(OBJECTIVE, losses=losses)
+    drain(unlearn(dataclasses.replace(FEW, remain_share=0.25, steps=20, stop=Stop(relearn_share=0.0)), given))
+    looked_at = {tuple(inputs.tolist()) for part in seen for inputs in part}
+    remaining = {tuple(inputs.tolist()) for inputs in given.remain.inputs}
+
+    assert 0 < len(looked_at & remaining) <= len(given.remain) // 4
+
+
+def test_an_objective_without_logits_is_refused_before_anything_changes() -> None:
+    given: Task = task(plain)
+    given.objective = dataclasses.replace(OBJECTIVE, logits=None)
+    before = state(given.model)
+
+    with pytest.raises(MethodRefused, match="logits"):
+        next(unlearn(FEW, given))
+
+    assert same(state(given.model), before)
+
+
+def test_the_set_up_is_timed() -> None:
+    outcome = drain(unlearn(FEW, task(plain)))
+
+    assert {"neighbour_search", "guides"} <= outcome.setup_seconds.keys()
+    assert all(seconds >= 0 for seconds in outcome.setup_seconds.values())
+
+
+@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="the gate divides by the allowed drop")
+def test_no_drop_at_all_may_be_allowed() -> None:
+    drain(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))

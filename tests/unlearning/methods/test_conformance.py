@@ -1,0 +1,320 @@
+"""What every method must keep to, whatever it does."""
+
+import contextlib
+import copy
+import dataclasses
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.unlearning.small import OBJECTIVE, convolutional, dropping, normalised, plain, same, state, task
+from unlearning.errors import MethodRefused
+from unlearning.methods.registry import METHODS, unlearn
+from unlearning.samples import SampleSet
+from unlearning.specs import SPECS, Spec
+from unlearning.task import Progress, Task
+from unlearning.training import drain
+
+BUILDS = [plain, normalised, dropping, convolutional]
+FEW = {"steps": 5, "repair_steps": 5, "batch_size": 16, "query_size": 16}
+
+every_method = pytest.mark.parametrize("kind", sorted(METHODS))
+
+
+def spec_of(kind: str) -> Spec:
+    """The method's defaults, with few and small steps."""
+    cls = SPECS[kind]
+    names = {field.name for field in dataclasses.fields(cls)}
+    return cls(**{name: value for name, value in FEW.items() if name in names})
+
+
+def random_state() -> tuple[bytes, bytes, object]:
+    return torch.get_rng_state().numpy().tobytes(), np.random.get_state()[1].tobytes(), random.getstate()
+
+
+def contents(given: Task) -> list[torch.Tensor]:
+    sets = (given.forget, given.remain, given.guide, given.criterion)
+    return [tensor.clone() for part in sets for tensor in part.batch]
+
+
+def only(part: SampleSet, keep: torch.Tensor) -> SampleSet:
+    return part.take(keep.nonzero().flatten())
+
+
+def test_every_method_has_a_spec_and_every_spec_a_method() -> None:
+    assert METHODS.keys() == SPECS.keys()
+
+
+@every_method
+def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
+    given = task()
+    before = state(given.model)
+
+    drain(unlearn(spec_of(kind), given))
+
+    after = state(given.model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert {name: (t.shape, t.dtype) for name, t in after.items()} == {
+        name: (t.shape, t.dtype) for name, t in before.items()
+    }
+
+
+@every_method
+@pytest.mark.parametrize("build", [normalised, dropping])
+def test_the_same_seed_gives_the_same_weights(kind: str, build: Callable[[], nn.Module]) -> None:
+    states = []
+    for _ in range(2):
+        given = task(build)
+        steps = unlearn(spec_of(kind), given)
+        next(steps)
+        next(steps)
+        states.append(state(given.model))
+        drain(steps)
+        states.append(state(given.model))
+
+    assert same(states[0], states[2])
+    assert same(states[1], states[3])
+
+
+@every_method
+def test_another_seed_gives_other_weights(kind: str) -> None:
+    states = []
+    for seed in (1, 2):
+        given = task(seed=seed)
+        steps = unlearn(spec_of(kind), given)
+        next(steps)
+        states.append(state(given.model))
+        steps.close()
+
+    assert not same(*states)
+
+
+@every_method
+def test_the_callers_random_numbers_do_not_reach_the_method(kind: str) -> None:
+    states = []
+    for noisy in (False, True):
+        given = task(dropping)
+        steps = unlearn(spec_of(kind), given)
+        for _ in steps:
+            if noisy:
+                torch.rand(3), np.random.rand(), random.random()
+        states.append(state(given.model))
+
+    assert same(*states)
+
+
+@every_method
+def test_the_random_state_is_untouched_between_steps_and_after(kind: str) -> None:
+    before = random_state()
+
+    for _ in unlearn(spec_of(kind), task(dropping)):
+        assert random_state() == before
+
+    assert random_state() == before
+
+
+@every_method
+def test_only_the_model_changes(kind: str) -> None:
+    given = task()
+    spec = spec_of(kind)
+    spec_before, recipe_before, parts = copy.deepcopy(spec), copy.deepcopy(given.recipe), contents(given)
+    bystander = copy.deepcopy(given.model)
+    bystander_before = state(bystander)
+    held = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+
+    drain(unlearn(spec, given))
+
+    assert spec == spec_before
+    assert given.recipe == recipe_before
+    assert all(torch.equal(*pair) for pair in zip(parts, contents(given), strict=True))
+    assert same(state(bystander), bystander_before)
+    assert all(getattr(given, name) is value for name, value in held.items())
+
+
+@every_method
+def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -> None:
+    given = task()
+    given.model.train()
+    drain(unlearn(spec_of(kind), given))
+
+    assert not any(module.training for module in given.model.modules())
+    assert all(parameter.grad is None for parameter in given.model.parameters())
+    assert all(parameter.requires_grad for parameter in given.model.parameters())
+    assert not any(module._forward_pre_hooks for module in given.model.modules())
+
+
+@every_method
+@pytest.mark.parametrize("taken", [1, 3])
+def test_a_run_closed_early_leaves_finite_weights_and_evaluation_mode(kind: str, taken: int) -> None:
+    given = task()
+    before = random_state()
+    steps = unlearn(spec_of(kind), given)
+    for _ in range(taken):
+        next(steps)
+    steps.close()
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+    assert not any(module.training for module in given.model.modules())
+    assert random_state() == before
+
+
+@every_method
+@pytest.mark.parametrize("lacking", ["forget", "remain", "guide", "criterion"])
+def test_an_empty_set_is_refused_before_anything_changes(kind: str, lacking: str) -> None:
+    given = task()
+    setattr(given, lacking, getattr(given, lacking).take(torch.arange(0)))
+    before = state(given.model)
+
+    with pytest.raises(MethodRefused, match="empty"):
+        unlearn(spec_of(kind), given)
+
+    assert same(state(given.model), before)
+
+
+@every_method
+@pytest.mark.parametrize("other", ["remain", "guide", "criterion"])
+def test_overlapping_sets_are_refused_without_naming_the_sample(kind: str, other: str) -> None:
+    given = task()
+    setattr(given, other, given.forget)
+    before = state(given.model)
+
+    with pytest.raises(MethodRefused, match="share a sample") as refusal:
+        unlearn(spec_of(kind), given)
+
+    assert same(state(given.model), before)
+    assert given.forget.ids[0] not in str(refusal.value)
+
+
+@every_method
+def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
+    steps = unlearn(spec_of(kind), task())
+    seen: list[Progress] = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as end:
+            outcome = end.value
+            break
+
+    numbers = [progress.step for progress in seen]
+    assert seen
+    assert numbers == sorted(set(numbers))
+    assert all(1 <= progress.step <= progress.total and progress.phase == "unlearn" for progress in seen)
+    assert len({progress.total for progress in seen}) == 1
+    assert all(isinstance(value, float) for progress in seen for value in progress.metrics.values())
+    assert numbers[-1] <= outcome.steps <= seen[-1].total
+    assert outcome.stopped_because in {"matched", "budget", "utility", "completed"}
+
+
+@every_method
+def test_a_single_sample_can_be_forgotten(kind: str) -> None:
+    given = task(forgotten=1)
+    drain(unlearn(spec_of(kind), given))
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+
+
+@every_method
+@pytest.mark.parametrize("whole_class", [False, True])
+def test_a_class_that_the_criterion_lacks_can_be_forgotten(kind: str, whole_class: bool) -> None:
+    given = task()
+    given.criterion = only(given.criterion, given.criterion.targets != 2)
+    if whole_class:
+        given.forget = only(given.forget, given.forget.targets == 2)
+    assert (given.forget.targets == 2).any()
+    drain(unlearn(spec_of(kind), given))
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+
+
+@every_method
+@pytest.mark.parametrize("build", BUILDS)
+def test_models_with_and_without_batch_norm_dropout_and_linear_layers_serve(
+    kind: str, build: Callable[[], nn.Module]
+) -> None:
+    given = task(build)
+    drain(unlearn(spec_of(kind), given))
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+
+
+@every_method
+def test_the_forget_set_does_not_move_batch_norms_statistics(kind: str) -> None:
+    given = task()
+    far = given.forget.inputs + 1000
+    given.forget = SampleSet(ids=given.forget.ids, inputs=far, targets=given.forget.targets)
+    first = given.model[0]
+    furthest = given.remain.inputs.abs().amax()
+
+    for _ in unlearn(spec_of(kind), given):
+        assert first.running_mean.abs().amax() < furthest
+        assert first.running_var.amax() < furthest**2
+
+    norms = [module for module in given.model.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert first.running_mean.abs().amax() < furthest
+    assert all(torch.isfinite(norm.running_var).all() and (norm.running_var > 0).all() for norm in norms)
+
+
+@every_method
+def test_frozen_weights_stay_frozen(kind: str) -> None:
+    def build() -> nn.Module:
+        model = plain()
+        model[0].requires_grad_(False)
+        return model
+
+    given = task(plain)
+    given.build = build
+    given.model[0].requires_grad_(False)
+    before = state(given.model[0])
+    drain(unlearn(spec_of(kind), given))
+
+    assert not given.model[0].weight.requires_grad
+    assert kind == "retrain" or same(state(given.model[0]), before)
+
+
+@every_method
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_precisions_serve(kind: str, precision: str) -> None:
+    given = task()
+    context: AbstractContextManager[object] = nullcontext()
+    if precision == "bfloat16":
+        context = torch.autocast("cpu", dtype=torch.bfloat16)
+    with context:
+        drain(unlearn(spec_of(kind), given))
+
+    after = state(given.model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert {tensor.dtype for name, tensor in after.items() if "num_batches" not in name} == {torch.float32}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@every_method
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Callable[[], nn.Module]) -> None:
+    given = task(build)
+    given.model.to("cuda")
+    for name in ("forget", "remain", "guide", "criterion"):
+        setattr(given, name, getattr(given, name).to("cuda"))
+    before = torch.cuda.get_rng_state()
+    for _ in unlearn(spec_of(kind), given):
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+
+    assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
+
+
+@every_method
+def test_an_objective_without_logits_is_served_or_refused_before_anything_changes(kind: str) -> None:
+    given = task()
+    given.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+    before = state(given.model)
+    with contextlib.suppress(MethodRefused):
+        drain(unlearn(spec_of(kind), given))
+        return
+
+    assert same(state(given.model), before)

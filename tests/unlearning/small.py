@@ -1,0 +1,82 @@
+"""Small problems whose truth is known: noise with random labels, which a network can only be right about by remembering it."""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from unlearning.objective import classification
+from unlearning.recipe import Recipe
+from unlearning.samples import SampleSet
+from unlearning.task import Task
+from unlearning.training import fit
+
+CLASSES = 4
+WIDTH = 12
+OBJECTIVE = classification(CLASSES)
+RECIPE = Recipe(epochs=30, batch_size=16, learning_rate=0.1, precision="float32")
+
+
+def samples(count: int, *, seed: int, name: str = "sample") -> SampleSet:
+    """A weak signal in much noise: held-out accuracy stays low, training accuracy does not."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(CLASSES, (count,), generator=generator)
+    inputs = torch.randn(count, WIDTH, generator=generator)
+    inputs[torch.arange(count), targets] += 1.0
+    return SampleSet(ids=tuple(f"{name}-{seed}-{i}" for i in range(count)), inputs=inputs, targets=targets)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, 48), nn.ReLU(), nn.Linear(48, CLASSES))
+
+
+def normalised() -> nn.Module:
+    """Batch norm stands first too: its statistics there are those of the inputs, whatever the weights are."""
+    return nn.Sequential(
+        nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, CLASSES)
+    )
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Linear(WIDTH, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, CLASSES))
+
+
+def convolutional() -> nn.Module:
+    """No linear layer at all."""
+    return nn.Sequential(nn.Unflatten(1, (1, WIDTH)), nn.Conv1d(1, CLASSES, WIDTH), nn.Flatten())
+
+
+def task(build: Callable[[], nn.Module] = normalised, *, forgotten: int = 24, seed: int = 3) -> Task:
+    """A model that remembers its 120 training samples, `forgotten` of which it is to forget."""
+    train = samples(120, seed=1)
+    index = torch.arange(len(train))
+    return Task(
+        model=copy.deepcopy(_trained(build)),
+        build=build,
+        objective=OBJECTIVE,
+        recipe=RECIPE,
+        forget=train.take(index[:forgotten]),
+        remain=train.take(index[forgotten:]),
+        guide=samples(60, seed=11),
+        criterion=samples(80, seed=12),
+        seed=seed,
+    )
+
+
+@functools.cache
+def _trained(build: Callable[[], nn.Module]) -> nn.Module:
+    return fit(build, samples(120, seed=1), RECIPE, objective=OBJECTIVE, seed=0)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
