@@ -18,6 +18,7 @@ def make_engine(url: str | URL, *, pool_size: int = 10) -> Engine:
         normalise_url(url) if isinstance(url, str) else url,
         pool_pre_ping=True,
         pool_size=pool_size,
+        hide_parameters=True,  # an error's message goes into logs, and they hold what callers sent
         connect_args={"options": "-c timezone=utc", "application_name": "expunge"},
     )
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -145,8 +145,6 @@ def _database(request: Request, error: Exception) -> Response:
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
-    if isinstance(error, StatementError):
-        error.hide_parameters = True  # they hold what the caller sent
     route = getattr(request.scope.get("route"), "path", "no route")
     logger.error("unexpected error in %s %s", request.method, route, exc_info=error)
     return problem(UNEXPECTED, "The error is logged; nothing was changed.", headers=SECURITY_HEADERS)

@@ -2,6 +2,7 @@ from datetime import UTC, timedelta
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from ledger.clock import now
 from ledger.engine import make_engine, make_sessions, normalise_url
@@ -39,3 +40,9 @@ def test_a_connection_that_the_server_closed_is_made_again(database_url):
         assert session.scalar(text("SELECT pg_backend_pid()")) != pid
     engine.dispose()
     other.dispose()
+
+
+def test_an_error_does_not_tell_what_the_caller_sent(sessions):
+    with sessions() as session, pytest.raises(DBAPIError) as raised:
+        session.execute(text("SELECT 1 FROM nowhere WHERE reason = :reason"), {"reason": "Jane Roe asked"})
+    assert "Jane Roe" not in str(raised.value)
