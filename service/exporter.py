@@ -1,29 +1,36 @@
 """The ledger's numbers as Prometheus metrics: the one place where rows become metrics."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
+from ledger import gauges
 from ledger.states import TERMINAL, JobState, RequestState, Verdict
-from service import tallies
+from unlearning.specs import SPECS
 
 Rows = Iterable[tuple[Sequence[str], float]]
 """Label values, and the value."""
 
-DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], tallies.Distribution]], ...] = (
+DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], gauges.Distribution]], ...] = (
     (
         "expunge_unlearning_seconds",
         "Seconds that the method itself ran.",
         ("model", "method"),
-        tallies.unlearning_seconds,
+        partial(gauges.unlearning_seconds, kinds=SPECS),
     ),
-    ("expunge_stage_duration_seconds", "Seconds of each stage of a job.", ("stage", "method"), tallies.stage_seconds),
-    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), tallies.completion_seconds),
-    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), tallies.queue_wait_seconds),
-    ("expunge_job_requests", "Requests that a completed job served.", (), tallies.job_requests),
+    (
+        "expunge_stage_duration_seconds",
+        "Seconds of each stage of a job.",
+        ("stage", "method"),
+        partial(gauges.stage_seconds, kinds=SPECS),
+    ),
+    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), gauges.completion_seconds),
+    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), gauges.queue_wait_seconds),
+    ("expunge_job_requests", "Requests that a completed job served.", (), gauges.job_requests),
 )
 
 
@@ -34,27 +41,27 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _audits(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
-    lapsed = tallies.leases_lapsed(session)
+    lapsed = gauges.leases_lapsed(session)
     yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
 
 
 def _states(session: Session) -> Iterator[Metric]:
     """What is where now, and what is about to be late."""
-    requests, jobs = tallies.requests_by_state(session), tallies.jobs_by_state(session)
+    requests, jobs = gauges.requests_by_state(session), gauges.jobs_by_state(session)
     yield _gauge(
         "expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState]
     )
     yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
-    earliest, overdue = tallies.deadlines(session)
+    earliest, overdue = gauges.deadlines(session)
     due = [] if earliest is None else [((), earliest.timestamp())]
     yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
     yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
 
 
 def _requests(session: Session) -> Iterator[Metric]:
-    received = [(("api",), tallies.requests_received(session))]
+    received = [(("api",), gauges.requests_received(session))]
     yield _counter("expunge_requests_received", "Requests received.", ("channel",), received)
-    ended = {state: (count, late) for state, count, late in tallies.requests_finished(session)}
+    ended = {state: (count, late) for state, count, late in gauges.requests_finished(session)}
     outcomes = [state for state in RequestState if state in TERMINAL]
     finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]
     yield _counter("expunge_requests_finished", "Requests that ended.", ("outcome",), finished)
@@ -63,14 +70,14 @@ def _requests(session: Session) -> Iterator[Metric]:
 
 
 def _audits(session: Session) -> Iterator[Metric]:
-    erased = tallies.samples_erased(session)
+    erased = gauges.samples_erased(session)
     yield _counter(
         "expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased]
     )
     counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
-    counts |= {(model, Verdict(verdict)): count for model, verdict, count in tallies.verdicts(session)}
+    counts |= {(model, Verdict(verdict)): count for model, verdict, count in gauges.verdicts(session)}
     yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
-    audits = tallies.audits(session)
+    audits = gauges.audits(session)
     for name, text, read in (
         ("expunge_audit_membership_auc_ratio", "Newest version: AUC of the attack farthest from 0.5.", _membership_auc),
         ("expunge_audit_relearn_delay_ratio", "Newest version: relearn delay over the control's.", _relearn_delay),
@@ -117,7 +124,7 @@ def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
     return family
 
 
-def _histogram(name: str, text: str, labels: Sequence[str], distribution: tallies.Distribution) -> Metric:
+def _histogram(name: str, text: str, labels: Sequence[str], distribution: gauges.Distribution) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
     for key, (counts, total) in sorted(distribution.by_labels.items()):

@@ -1,9 +1,9 @@
-"""What the exporter reads: durations and counts over the whole ledger, of all tenants, counted by the database.
+"""Figures about rows: durations and counts over the whole ledger, of all tenants, counted by the database.
 
 A worker's child and an API process come and go; rows stay. So nothing here is lost with a process or counted twice by several.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session, aliased
 from ledger.sample_tables import erased_samples
 from ledger.states import AttemptOutcome, JobState, Phase, RequestState
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from unlearning.specs import SPECS
 
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0
@@ -32,8 +31,11 @@ class Distribution:
     by_labels: Mapping[tuple[str, ...], tuple[list[int], float]]
 
 
-def unlearning_seconds(session: Session) -> Distribution:
-    """Seconds that a method itself ran, by model and method, over the attempts that came to an audit."""
+def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
+    """Seconds that a method itself ran, by model and method, over the attempts that came to an audit.
+
+    kinds: the methods that are there even with no attempt.
+    """
     rows = (
         select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN.value].as_float().label("value"))
         .select_from(Attempt)
@@ -41,17 +43,17 @@ def unlearning_seconds(session: Session) -> Distribution:
         .join(Model, Model.id == Job.model_id)
         .where(Attempt.outcome.in_(_JUDGED))
     )
-    known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in SPECS]
+    known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in kinds]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)
 
 
-def stage_seconds(session: Session) -> Distribution:
-    """Seconds of each stage, by stage and method, over the attempts that came to an audit."""
+def stage_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
+    """Seconds of each stage, by stage and method, over the attempts that came to an audit; `kinds` as above."""
     timing = func.jsonb_each(Attempt.timings).table_valued("key", "value", joins_implicitly=True)
     rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
         Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
     )
-    known = [(stage, kind) for stage in STAGES for kind in SPECS]
+    known = [(stage, kind) for stage in STAGES for kind in kinds]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800), known)
 
 

@@ -1,0 +1,54 @@
+from datetime import UTC, datetime, timedelta
+
+from ledger import gauges
+from ledger.states import JobState, Reason
+from tests.ledger.conftest import progress
+
+
+def test_known_label_sets_are_there_before_the_first_row(world):
+    with world.sessions() as session:
+        seconds = gauges.unlearning_seconds(session, kinds=["ltu"]).by_labels
+        assert set(seconds) == {("small", "ltu"), ("large", "ltu")}
+        assert all(total == 0.0 and set(counts) == {0} for counts, total in seconds.values())
+        assert {kind for _, kind in gauges.stage_seconds(session, kinds=["ltu"]).by_labels} == {"ltu"}
+        assert gauges.jobs_by_state(session) == {}
+        assert gauges.deadlines(session) == (None, 0)
+
+
+def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
+    world.finish(world.submit_and_claim(1, 2))
+    with world.sessions() as session:
+        distribution = gauges.unlearning_seconds(session, kinds=["ltu"])
+        counts, total = distribution.by_labels["small", "ltu"]
+        assert (dict(zip(distribution.bounds, counts, strict=False))[1], counts[1], counts[-1], total) == (0, 1, 1, 2.0)
+        assert dict(gauges.samples_erased(session)) == {"small": 2, "large": 0}
+        assert gauges.verdicts(session) == [("small", "verified", 1)]
+        assert gauges.requests_finished(session) == [("completed", 1, 0)]
+        assert gauges.job_requests(session).by_labels[()][1] == 1
+
+
+def test_an_attempt_without_an_audit_is_not_timed(world):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        progress(session, claim, timings={"unlearn": 5.0})
+    world.fail(claim, Reason.OUT_OF_MEMORY)
+    with world.sessions() as session:
+        assert gauges.unlearning_seconds(session, kinds=["ltu"]).by_labels["small", "ltu"][1] == 0.0
+        assert gauges.jobs_by_state(session) == {JobState.FAILED: 1}
+
+
+def test_open_requests_past_their_date_are_overdue(world):
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    due_at = world.submit(1, received_at=long_ago).due_at
+    world.submit(2)
+    with world.sessions() as session:
+        assert gauges.deadlines(session) == (due_at, 1)
+
+
+def test_a_lapsed_lease_is_counted_once(world):
+    claim = world.submit_and_claim(1)
+    world.let_lease_lapse(claim.job_id)
+    world.sweep(max_attempts=3)
+    world.sweep(max_attempts=3)
+    with world.sessions() as session:
+        assert gauges.leases_lapsed(session) == 1
