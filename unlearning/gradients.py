@@ -32,10 +32,11 @@ def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable
 
     With `differentiable`, a later gradient flows through the step (second order); without, only through θ (first order).
     """
-    gradients = torch.autograd.grad(loss, list(parameters.values()), create_graph=differentiable, retain_graph=True)
-    if not differentiable:
-        gradients = tuple(g.detach() for g in gradients)
-    return {name: p - rate * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+    gradients = torch.autograd.grad(
+        loss, list(parameters.values()), create_graph=differentiable, retain_graph=True, allow_unused=True
+    )
+    moves = zip(parameters.items(), gradients, strict=True)
+    return {name: p if g is None else p - rate * (g if differentiable else g.detach()) for (name, p), g in moves}
 
 
 def flat_gradient(loss: Tensor, parameters: Parameters) -> Tensor:

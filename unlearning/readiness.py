@@ -71,7 +71,9 @@ def readiness_loss(
     for _ in range(spec.ascent_steps):
         ascended = descend(ascended, loss(ascended, forget), rate=-spec.ascent_rate, differentiable=second)
     after = loss(ascended, forget)
-    total = -spec.efficiency * (after - before).clamp(max=spec.clip)
+    # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
+    doubled = 1 if second else 2
+    total = -doubled * spec.efficiency * (after - before).clamp(max=spec.clip)
     if spec.retention:
         total = total + spec.retention * (loss(ascended, stable) - loss(start, stable).detach())
     if spec.resistance:

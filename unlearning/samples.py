@@ -57,11 +57,20 @@ class SampleSet:
         """The same samples on `device`."""
         return SampleSet(ids=self.ids, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
+    def batch_count(self, size: int) -> int:
+        """How many batches `epoch` gives."""
+        whole, rest = divmod(len(self), size)
+        return max(1, whole + (rest > 1))
+
     def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every sample once, in a random order, in batches of `size` (the last may be smaller)."""
+        """Every sample once, in a random order, in batches of `size`.
+
+        The last may be smaller; a lone last sample joins the batch before it, since batch norm cannot train on one.
+        """
         order = torch.randperm(len(self), generator=generator)
-        for index in torch.split(order, size):
-            yield self.select(index)
+        last = self.batch_count(size) - 1
+        for number in range(last + 1):
+            yield self.select(order[number * size : (number + 1) * size if number < last else None])
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """`size` distinct samples at random; all of them where there are fewer."""

@@ -1,7 +1,6 @@
 """Training from scratch by a recipe, plainly or with Ready2Unlearn."""
 
 from collections.abc import Callable, Generator
-from math import ceil
 
 import torch
 from torch import nn
@@ -52,8 +51,7 @@ def drain(steps: Generator[Progress, None, Outcome]) -> Outcome:
 def _train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
     generator = torch.Generator().manual_seed(seed)
     device = samples.inputs.device
-    per_epoch = ceil(len(samples) / recipe.batch_size)
-    total = recipe.epochs * per_epoch
+    total = recipe.epochs * samples.batch_count(recipe.batch_size)
     optimiser = torch.optim.SGD(
         model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )

@@ -21,7 +21,9 @@ def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
     (e.g. ENOSPC) with nothing left behind.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()})
+    # Copies, because safetensors refuses tensors that share memory, as tied weights do.
+    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+    content = safetensors.torch.save(tensors)
     digest = hashlib.sha256(content).hexdigest()
     path = folder / f"{digest}.safetensors"
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".safetensors")

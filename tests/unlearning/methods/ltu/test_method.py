@@ -13,7 +13,7 @@ from unlearning.specs import LTU, Stop
 from unlearning.task import Task
 from unlearning.training import drain
 
-FEW = LTU(steps=4, batch_size=16, query_size=16)
+FEW = LTU(steps=4, batch_size=16, query_size=16, remain_least=1)
 
 
 def after_two_steps(spec: LTU) -> dict[str, torch.Tensor]:
