@@ -26,12 +26,17 @@ def _caller(ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials 
     return authenticate(ledger, credentials.credentials)
 
 
+def require(caller: Caller, scope: Scope) -> None:
+    """Raise ScopeMissing where the caller's key lacks the scope."""
+    if not caller.may(scope):
+        raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
+
+
 def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency that lets through only callers whose key has the scope."""
 
     async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-        if not caller.may(scope):
-            raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
+        require(caller, scope)
         return caller
 
     return check

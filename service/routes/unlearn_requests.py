@@ -10,7 +10,7 @@ from ledger.events import list_request_events
 from ledger.requests import cancel_request, get_request, list_requests
 from ledger.states import TERMINAL, RequestState
 from service import submission
-from service.access import Reader, Writer
+from service.access import Reader, Writer, require
 from service.bodies.jobs import EventsBody
 from service.bodies.new_unlearn_request import NewUnlearnRequest
 from service.bodies.unlearn_requests import PreviewBody, UnlearnRequestBody, UnlearnRequestsBody, told
@@ -69,6 +69,7 @@ def post_unlearn_request(
     """
     settings = request.app.state.settings
     if asked.validate_only:
+        require(caller, Scope.REQUESTS_READ)  # a preview tells who is in a training set
         preview = submission.preview_request(ledger, asked, caller, settings=settings)
         return Response(preview.model_dump_json(), media_type="application/json")
     body = submission.record_request(ledger, asked, caller, settings=settings, idempotency_key=idempotency_key)

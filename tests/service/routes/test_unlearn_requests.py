@@ -133,6 +133,17 @@ def test_validate_only_and_preview_tell_the_same_and_write_nothing(
     assert validated.json().keys() == preview.json().keys()
 
 
+def test_a_key_that_may_not_read_gets_no_preview_by_either_way(serve: Serve, site: Site) -> None:
+    client = serve(key=site.writer)
+
+    validated = client.post("/unlearn-requests", json=ASKED | {"validate_only": True})
+    preview = client.post("/unlearn-requests:preview", json=ASKED)
+
+    for answer in (validated, preview):
+        assert (answer.status_code, answer.json()["type"]) == (403, "https://expunge.dev/problems/scope-missing")
+        assert "requests:read" in answer.json()["detail"]
+
+
 def test_a_preview_names_the_open_job_it_would_join(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin, batch_window_seconds=600)
     job = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
