@@ -51,11 +51,13 @@ def up(
 
 
 @app.command(rich_help_panel="The service")
-def demo() -> None:
+def demo(
+    out_folder: Annotated[Path, typer.Option("--out", help="The folder for the two audit reports.")] = Path("reports"),
+) -> None:
     """Watch two deletion requests travel all the way, on real handwritten digits; about three minutes, nothing left running."""
-    from expunge.demo import main as run_demo
+    from expunge.demo.main import main as run_demo
 
-    run_demo()
+    run_demo(folder=out_folder)
 
 
 app.command("train", rich_help_panel="The operator")(operator_commands.train)

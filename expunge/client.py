@@ -1,7 +1,7 @@
 """The HTTP API from the caller's side: what the commands, the demo and a first integration need."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -79,15 +79,17 @@ def get_job(client: httpx.Client, job_id: str) -> Json:
     return content(send(client, "GET", f"/jobs/{job_id}"))
 
 
-def watch_job(client: httpx.Client, job_id: str) -> Iterator[Json]:
+def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], None] = lambda: None) -> Iterator[Json]:
     """Give the job each time it has changed, until it has ended.
 
     Asks as often as `Retry-After` allows, and with `If-None-Match`, so that an unchanged job costs next to nothing. A
     service that is away or busy is tried again for a minute; then ServiceUnreachable or Refused.
+    before_look: called before each look; what it raises ends the watch.
     """
     tag: str | None = None
     patience_ends = time.monotonic() + PATIENCE
     while True:
+        before_look()
         try:
             response = send(client, "GET", f"/jobs/{job_id}", headers={"If-None-Match": tag} if tag else {})
         except (ServiceUnreachable, Refused) as error:

@@ -5,6 +5,8 @@ ExpungeError
 │   ├── FolderInUse         another stack runs on this data folder
 │   └── StartFailed         a part did not become ready; carries the tail of its log
 ├── CannotRegister          the operator's registration was refused, with the reason
+├── DemoFailed              a step of the demo failed; carries the tail of its log
+├── JobFailed               a job that was followed ended without a result
 └── ServiceError            the HTTP API answered with a problem
     ├── ServiceUnreachable  nothing answered at that address
     └── Refused             an RFC 9457 problem
@@ -31,6 +33,14 @@ class StartFailed(StackError):
 
 class CannotRegister(ExpungeError):
     """A registration was refused; nothing was written."""
+
+
+class DemoFailed(ExpungeError):
+    """A step of the demo failed; everything was stopped."""
+
+
+class JobFailed(ExpungeError):
+    """A job that was followed ended without a result."""
 
 
 class ServiceError(ExpungeError):

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +34,24 @@ def train_workload(
     folder: Path,
     seed: int = 0,
     plain: bool = False,
+    without: Collection[str] = (),
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
-    `show` is told of each step. Raises WorkloadNotAllowed, WorkloadFailed, and OSError where the disk is full.
+    without: IDs of training samples to leave out. show: told of each step.
+    Raises WorkloadNotAllowed, WorkloadFailed, and OSError where the disk is full.
     """
     workload = load_workload(reference, allowed=allowed)
     recipe = prepared(workload.recipe, plain=plain)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = fresh(workload.build, seed=seed).to(device)
+    left_out = set(without)
+    samples = workload.train.take(
+        torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
+    )
     begun = time.monotonic()
-    for progress in train(model, workload.train.to(device), recipe, objective=workload.objective, seed=seed):
+    for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
         show(progress)
     seconds = time.monotonic() - begun
     path, sha256 = save_weights(model, folder)

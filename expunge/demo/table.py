@@ -1,0 +1,97 @@
+"""What the demo shows at its end: the table, its columns for a newcomer, the noise floor, the reports."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from expunge.demo.figures import Row, Section, average_gap
+from expunge.demo.requests import Unlearned
+
+COLUMNS = {
+    "UA": "errors on the forgotten samples, %: should rise to what a retrained model has, and no further",
+    "RA": "accuracy on the training samples that remain, %: should stay",
+    "TA": "accuracy on test samples, %: should stay",
+    "MI": "forgotten samples that a support-vector attack takes for never trained on, % (the papers' definition)",
+    "gap": "mean distance of UA, RA, TA and MI from the retrained model's, points: 0 is perfect",
+    "AUC": "how well the loss tells forgotten from held-out samples: 0.5 is not at all, 1 is surely members",
+    "delay": "steps to learn the forgotten samples again: what was only hidden comes back at once (+: not within the limit)",
+    "time": "seconds of the training, or of the unlearning alone, on one core",
+    "share": "that time as a share of retraining",
+}
+
+CLEAR = 2.0
+"""How many times the noise floor a difference must be to be called clear."""
+
+
+def comparison(sections: Sequence[Section]) -> Table:
+    """The table: a section a request, a row a model."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("")
+    for name in COLUMNS:
+        table.add_column(name, justify="right", no_wrap=True)
+    for section in sections:
+        table.add_row(f"[bold]{section.title}[/bold]")
+        for row in section.rows:
+            table.add_row(*cells(row, section), style="bold green" if row is section.unlearned else "")
+        table.add_section()
+    return table
+
+
+def cells(row: Row, section: Section) -> list[str]:
+    """The texts of one row."""
+    figures = row.figures
+    delay = "–" if figures.delay is None else f"{figures.delay}{'+' if figures.censored else ''}"
+    gap = "–" if row is section.retrained else f"{average_gap(row, section.retrained):.1f}"
+    percents = [f"{value:.1f}" for value in (figures.ua, figures.ra, figures.ta, figures.mi)]
+    share = f"{row.seconds / section.retrained.seconds:.0%}"
+    return [row.label, *percents, gap, f"{figures.membership_auc:.2f}", delay, f"{row.seconds:.1f} s", share]
+
+
+def legend() -> Table:
+    """A line for each column."""
+    table = Table.grid(padding=(0, 2))
+    for name, meaning in COLUMNS.items():
+        table.add_row(f"[bold]{name}[/bold]", meaning, style="dim")
+    return table
+
+
+def noise(section: Section) -> str:
+    """State the noise floor, and how far the original is beyond it."""
+    if section.again is None:
+        return ""
+    floor, original = average_gap(section.again, section.retrained), average_gap(section.original, section.retrained)
+    unlearned = average_gap(section.unlearned, section.retrained)
+    clear = original >= CLEAR * floor
+    beyond = "far beyond it: there is something to forget" if clear else "not clearly beyond it: read this with care"
+    return (
+        f"Noise floor: two models retrained with different seeds differ by {floor:.1f} points on average. The original "
+        f"differs by {original:.1f}, {beyond}. After unlearning it is {unlearned:.1f}."
+    )
+
+
+def outcome(done: Unlearned, *, asked: str) -> RenderableType:
+    """One request's end: the verdict, the methods that were not enough, and where the report is."""
+    lines = [Text.assemble((f"Request with {asked}: ", "bold"), (done.verdict, STYLE.get(done.verdict, "bold")), ".")]
+    lines += [
+        Text(f"  {method.upper()} was not enough, and the policy went on: {finding}", style="yellow")
+        for method, finding in zip(done.methods, done.findings, strict=False)
+    ]
+    lines.append(Text(f"  {done.sentence}"))
+    return Group(*lines)
+
+
+STYLE = {"verified": "bold green", "inconclusive": "bold yellow", "failed": "bold red"}
+
+
+def say_reports(console: Console, done: Sequence[Unlearned]) -> None:
+    """Say where the reports are and how to open them."""
+    console.print("\nThe audit reports, saved as a page, a PDF and the data:", style="bold")
+    for one in done:
+        for path in one.reports.values():
+            console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+    console.print("Open one in a browser:", style="bold")
+    for one in done:
+        console.print(f"  {one.reports['html'].as_uri()}", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,62 @@
+"""A child of the demo: trains one model after the other, each without some samples, by the workload's recipe."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from expunge.demo.models import Training, Weights
+from expunge.demo.plan import Plan, forget_sets
+from expunge.demo.telling import tell
+from expunge.training import train_workload
+from unlearning.task import Progress
+from worker.settings import allow_list
+from worker.workloads import load_workload
+
+PAUSE = 0.2
+"""Seconds between two reports of progress."""
+
+
+def train_all(plan: Plan, trainings: Sequence[Training], *, folder: Path, state: Path) -> None:
+    """Do the trainings, telling `state` of each step."""
+    allowed = allow_list(plan.workloads)
+    chosen = forget_sets(load_workload(plan.reference, allowed=allowed).train.ids, plan)
+    left_out: Sequence[tuple[str, ...]] = ((), chosen.first, chosen.both)
+    models = []
+    for place, training in enumerate(trainings):
+        trained = train_workload(
+            plan.reference,
+            allowed=allowed,
+            folder=folder,
+            seed=training.seed,
+            without=left_out[training.without],
+            show=teller(state, place=place, trainings=len(trainings)),
+        )
+        models.append(Weights(path=str(trained.path), sha256=trained.sha256, seconds=trained.seconds))
+    tell(state, step=1, total=1, result={"models": [asdict(model) for model in models]})
+
+
+def teller(state: Path, *, place: int, trainings: int) -> Callable[[Progress], None]:
+    """Give a function that tells of a training's progress within all of them, not too often."""
+    told = 0.0
+
+    def show(progress: Progress) -> None:
+        nonlocal told
+        if time.monotonic() - told >= PAUSE:
+            told = time.monotonic()
+            tell(state, step=place * progress.total + progress.step, total=trainings * progress.total)
+
+    return show
+
+
+def main() -> None:
+    """Read the arguments and train."""
+    given = json.loads(sys.argv[1])
+    trainings = [Training(**training) for training in given["trainings"]]
+    train_all(Plan(**given["plan"]), trainings, folder=Path(given["folder"]), state=Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
