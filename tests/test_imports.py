@@ -1,0 +1,54 @@
+"""What each package must do without, shown by taking it away. import-linter reads the imports; this runs them."""
+
+import pkgutil
+import subprocess
+import sys
+
+import pytest
+
+import ledger
+import service
+
+BLOCK = """
+import importlib, sys
+forbidden, modules = {forbidden!r}, {modules!r}
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in forbidden:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+for name in modules:
+    importlib.import_module(name)
+print(sorted(sys.modules))
+"""
+LIBRARY = [
+    "unlearning.methods.registry",
+    "unlearning.training",
+    "unlearning.weights",
+    "unlearning.workload",
+    "unlearning.audit.audit",
+]
+TORCH_FREE = ["unlearning.specs", "unlearning.errors", "unlearning.recipe", "unlearning.readiness_spec"]
+
+
+def modules_of(package: object) -> list[str]:
+    return [name for _, name, _ in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        (modules_of(ledger), ["fastapi", "celery", "torch", "service", "worker", "unlearning", "expunge"]),
+        (modules_of(service), ["torch", "torchvision", "worker", "expunge"]),
+        (LIBRARY, ["fastapi", "celery", "sqlalchemy", "pydantic", "ledger", "service", "worker", "expunge"]),
+        (TORCH_FREE, ["torch", "numpy", "ledger", "service", "worker", "expunge"]),
+    ],
+    ids=["ledger", "service", "unlearning", "specs"],
+)
+def test_it_imports_without_what_it_must_not_know(modules: list[str], forbidden: list[str]) -> None:
+    assert modules
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCK.format(forbidden=forbidden, modules=modules)], capture_output=True, text=True
+    )
+
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,232 @@
+"""The methods' parameters as an outsider sends them: understood, or refused with the field named."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unlearning.errors import InvalidSpec, UnlearningError
+from unlearning.specs import DEFAULT_POLICY, SPECS, Retrain, Spec, Stop, parse, to_json
+
+BIG = 10**400
+every_kind = pytest.mark.parametrize("kind", sorted(SPECS))
+ITERATIVE = sorted(kind for kind in SPECS if any(f.name == "stop" for f in dataclasses.fields(SPECS[kind])))
+
+
+def field_values(field: dataclasses.Field) -> st.SearchStrategy[object]:
+    """Values of the field's type, many of them out of range."""
+    if field.type is Stop:
+        return specs_of(Stop)
+    if typing.get_origin(field.type) is typing.Literal:
+        return st.sampled_from(typing.get_args(field.type))
+    return {
+        int: st.integers(-1, 200),
+        bool: st.booleans(),
+        float: st.floats(-0.1, 2.0, allow_nan=False) | st.floats(allow_nan=False, allow_infinity=False),
+    }[field.type]
+
+
+def specs_of(cls: type) -> st.SearchStrategy[object]:
+    """Valid specs alone: what the class refuses is left out, and a field left out keeps its default."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> object:
+        chosen = draw(st.lists(st.sampled_from(dataclasses.fields(cls)), max_size=3, unique=True))
+        try:
+            return cls(**{field.name: draw(field_values(field)) for field in chosen})
+        except InvalidSpec:
+            return cls()
+
+    return build()
+
+
+@given(st.one_of([specs_of(cls) for cls in SPECS.values()]))
+def test_what_is_written_is_read_back_the_same(spec: Spec) -> None:
+    assert parse(json.loads(json.dumps(to_json(spec)))) == spec
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["kind", "steps", "stop", "learning_rate", "order", "meta", "decay", "nonsense"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.just(BIG)
+            | st.floats()
+            | st.text()
+            | st.sampled_from(sorted(SPECS)),
+            lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+            max_leaves=4,
+        ),
+    )
+)
+def test_whatever_json_is_sent_is_understood_or_refused(data: dict[str, object]) -> None:
+    try:
+        spec = parse(data)
+    except InvalidSpec:
+        return
+
+    assert parse(to_json(spec)) == spec
+
+
+@every_kind
+def test_the_kind_alone_gives_the_defaults(kind: str) -> None:
+    assert parse({"kind": kind}) == SPECS[kind]()
+    assert SPECS[kind]().kind == kind
+
+
+@pytest.mark.parametrize("data", [{}, {"kind": "oblivion"}, {"kind": None}, {"kind": ["ltu"]}, {"kind": {"ltu": 1}}])
+def test_an_unknown_kind_is_refused_with_the_known_ones_named(data: dict[str, object]) -> None:
+    with pytest.raises(InvalidSpec) as refusal:
+        parse(data)
+
+    assert refusal.value.field == "kind"
+    assert all(kind in str(refusal.value) for kind in SPECS)
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "nearest"),
+    [
+        ({"kind": "ltu", "stpes": 3}, "stpes", "'steps'"),
+        ({"kind": "ieu", "nosie": 0.1}, "nosie", "'noise'"),
+        ({"kind": "ltu", "stop": {"tolerence": 1}}, "stop.tolerence", "'tolerance'"),
+        ({"kind": "gradient_ascent", "learningrate": 1}, "learningrate", "'learning_rate'"),
+    ],
+)
+def test_a_misspelt_field_is_answered_with_the_nearest(data: dict[str, object], field: str, nearest: str) -> None:
+    with pytest.raises(InvalidSpec, match=f"did you mean {nearest}") as refusal:
+        parse(data)
+
+    assert refusal.value.field == field
+
+
+def test_a_field_like_no_other_is_answered_with_all_of_them() -> None:
+    with pytest.raises(InvalidSpec, match="Known: kind") as refusal:
+        parse({"kind": "retrain", "zzz": 1})
+
+    assert "did you mean" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("kind", ITERATIVE)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 1.5),
+        ("steps", "3"),
+        ("steps", True),
+        ("steps", None),
+        ("steps", 0),
+        ("steps", -1),
+        ("batch_size", 0),
+        ("batch_size", [1]),
+        ("learning_rate", 0),
+        ("learning_rate", -0.1),
+        ("learning_rate", "0.1"),
+        ("learning_rate", True),
+        ("learning_rate", math.inf),
+        ("learning_rate", -math.inf),
+        ("learning_rate", math.nan),
+        ("learning_rate", BIG),
+        ("learning_rate", -BIG),
+        ("stop", 3),
+        ("stop", None),
+        ("stop", []),
+    ],
+)
+def test_a_value_of_the_wrong_type_or_out_of_range_is_refused_by_name(kind: str, name: str, value: object) -> None:
+    with pytest.raises(InvalidSpec, match=name) as refusal:
+        parse({"kind": kind, name: value})
+
+    assert refusal.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        ("ltu", "attackers", 1),
+        ("ltu", "order", "third"),
+        ("ltu", "order", []),
+        ("ltu", "combine", "add"),
+        ("ltu", "remain_share", 0),
+        ("ltu", "remain_share", 1.1),
+        ("ltu", "inner_rate", 0),
+        ("ltu", "clip", 0),
+        ("ltu", "query_size", 0),
+        ("ltu", "forgetting_weight", -1),
+        ("ltu", "scramble_weight", -1),
+        ("ltu", "meta", 1),
+        ("ieu", "noise", -0.1),
+        ("ieu", "ascent", -1),
+        ("ieu", "decay", -1),
+        ("ieu", "decay", 1000),
+        ("ieu", "repair_steps", -1),
+        ("ieu", "clip", 0),
+    ],
+)
+def test_each_methods_own_ranges_hold(kind: str, name: str, value: object) -> None:
+    with pytest.raises(InvalidSpec, match=name) as refusal:
+        parse({"kind": kind, name: value})
+
+    assert refusal.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("check_every", 0),
+        ("tolerance", 0),
+        ("tolerance", math.inf),
+        ("tolerance", BIG),
+        ("allowed_drop", -1),
+        ("relearn_share", 1.5),
+    ],
+)
+def test_the_stops_ranges_hold(name: str, value: object) -> None:
+    with pytest.raises(InvalidSpec, match=name):
+        parse({"kind": "ltu", "stop": {name: value}})
+
+
+def test_ltu_needs_one_feedback_at_least() -> None:
+    with pytest.raises(InvalidSpec, match="forgetting"):
+        parse({"kind": "ltu", "forgetting": False, "remembering": False})
+
+
+def test_whole_numbers_serve_where_fractions_may_stand() -> None:
+    found = parse({"kind": "ieu", "learning_rate": 1, "decay": 0})
+
+    assert isinstance(found.learning_rate, float)
+
+
+def test_specs_cannot_be_changed_nor_grown() -> None:
+    for cls in SPECS.values():
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            cls().kind = "other"
+
+
+def test_the_default_policy_ends_with_the_oracle() -> None:
+    assert [spec.kind for spec in DEFAULT_POLICY] == ["ltu", "ieu", "retrain"]
+    assert isinstance(DEFAULT_POLICY[-1], Retrain)
+
+
+def test_invalid_specs_are_the_librarys_errors() -> None:
+    assert issubclass(InvalidSpec, UnlearningError)
+
+
+def test_specs_and_readiness_settings_are_read_without_torch() -> None:
+    script = """
+import sys
+sys.modules["torch"] = None
+import unlearning.specs, unlearning.errors, unlearning.readiness_spec, unlearning.recipe
+assert unlearning.specs.parse({"kind": "ltu"}).steps > 0
+assert not any(name.split(".")[0] == "torch" for name, module in sys.modules.items() if module is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
