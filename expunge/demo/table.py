@@ -11,15 +11,15 @@ from expunge.demo.figures import Row, Section, average_gap
 from expunge.demo.requests import Unlearned
 
 COLUMNS = {
-    "UA": "errors on the forgotten samples, %: should rise to what a retrained model has, and no further",
-    "RA": "accuracy on the training samples that remain, %: should stay",
-    "TA": "accuracy on test samples, %: should stay",
-    "MI": "forgotten samples that a support-vector attack takes for never trained on, % (the papers' definition)",
-    "gap": "mean distance of UA, RA, TA and MI from the retrained model's, points: 0 is perfect",
-    "AUC": "how well the loss tells forgotten from held-out samples: 0.5 is not at all, 1 is surely members",
-    "delay": "steps to learn the forgotten samples again: what was only hidden comes back at once (+: not within the limit)",
-    "time": "seconds of the training, or of the unlearning alone, on one core",
-    "share": "that time as a share of retraining",
+    "UA": "errors on the forgotten samples, %: as many as the retrained model makes",
+    "RA": "right on the remaining training samples, %: should stay",
+    "TA": "right on test samples, %: should stay",
+    "MI": "forgotten samples that an attack takes for never seen, % (papers' way)",
+    "gap": "UA, RA, TA, MI: mean distance from the retrained model, points; 0 is best",
+    "AUC": "does the loss tell forgotten from held-out samples? 0.5 no, 1 surely",
+    "delay": "steps to relearn the forgotten: what was only hidden is back at once",
+    "time": "of the training, or of the unlearning without its audit; one core",
+    "share": "that time as a share of the retraining",
 }
 
 CLEAR = 2.0
@@ -73,13 +73,14 @@ def noise(section: Section) -> str:
 
 
 def outcome(done: Unlearned, *, asked: str) -> RenderableType:
-    """One request's end: the verdict, the methods that were not enough, and where the report is."""
-    lines = [Text.assemble((f"Request with {asked}: ", "bold"), (done.verdict, STYLE.get(done.verdict, "bold")), ".")]
+    """One request's end: the methods that were not enough, with the reason, and the verdict on the one that is published."""
+    lines = [Text(f"The request with {asked}", style="bold")]
     lines += [
-        Text(f"  {method.upper()} was not enough, and the policy went on: {finding}", style="yellow")
+        Text(f"  * {method.upper()} was not enough, and the policy went on. {finding}", style="yellow")
         for method, finding in zip(done.methods, done.findings, strict=False)
     ]
-    lines.append(Text(f"  {done.sentence}"))
+    published = f"  {done.methods[-1].upper()} is published: "
+    lines.append(Text.assemble(published, (done.verdict, STYLE.get(done.verdict, "bold")), f". {done.sentence}"))
     return Group(*lines)
 
 
