@@ -203,7 +203,7 @@ def section(title: str, done: Unlearned, models: Mapping[str, Weights], figures:
     star = "*" if done.findings else ""
     labels = {
         ORIGINAL: "original",
-        "unlearned": f"unlearned ({done.methods[-1].upper()}{star})",
+        "unlearned": f"unlearned: {done.methods[-1].upper()}{star}",
         "retrained": "retrained",
         "again": "retrained again",
     }

@@ -18,7 +18,7 @@ COLUMNS = {
     "gap": "UA, RA, TA, MI: mean distance from the retrained model, points; 0 is best",
     "AUC": "does the loss tell forgotten from held-out samples? 0.5 no, 1 surely",
     "delay": "steps to relearn the forgotten: what was only hidden is back at once",
-    "time": "of the training, or of the unlearning without its audit; one core",
+    "time": "seconds of the training, or of the unlearning without its audit; one core",
     "share": "that time as a share of the retraining",
 }
 
@@ -47,7 +47,7 @@ def cells(row: Row, section: Section) -> list[str]:
     gap = "–" if row is section.retrained else f"{average_gap(row, section.retrained):.1f}"
     percents = [f"{value:.1f}" for value in (figures.ua, figures.ra, figures.ta, figures.mi)]
     share = f"{row.seconds / section.retrained.seconds:.0%}"
-    return [row.label, *percents, gap, f"{figures.membership_auc:.2f}", delay, f"{row.seconds:.1f} s", share]
+    return [row.label, *percents, gap, f"{figures.membership_auc:.2f}", delay, f"{row.seconds:.1f}", share]
 
 
 def legend() -> Table:
