@@ -5,6 +5,7 @@ ExpungeError
 │   ├── FolderInUse         another stack runs on this data folder
 │   └── StartFailed         a part did not become ready; carries the tail of its log
 ├── CannotRegister          the operator's registration was refused, with the reason
+├── KeyCommandRefused       there is no such scope or no such API key
 ├── DemoFailed              a step of the demo failed; carries the tail of its log
 ├── JobFailed               a job that was followed ended without a result
 └── ServiceError            the HTTP API answered with a problem
@@ -29,6 +30,10 @@ class FolderInUse(StackError):
 
 class StartFailed(StackError):
     """A part of the stack did not become ready in time, or ended."""
+
+
+class KeyCommandRefused(ExpungeError):
+    """No API key was made or revoked; the message says what exists."""
 
 
 class CannotRegister(ExpungeError):

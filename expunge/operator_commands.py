@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
+from rich.table import Table
 
 from expunge.console import notes, out, progress_bar
 from expunge.embedded.folder import default_folder
@@ -23,7 +25,7 @@ DataDir = Annotated[
 ]
 Tenant = Annotated[str, typer.Option(help="Whose it is.")]
 
-keys = typer.Typer(no_args_is_help=True, help="Make API keys.")
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
 
 def allowed() -> tuple[str, ...]:
@@ -104,11 +106,53 @@ def register(
 @keys.command("create")
 def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for; shown in lists, not secret.", show_default=False)],
+    scopes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            help="What it may do: requests:write, requests:read, models:write, reports:read, admin. Give it once for each. "
+            "Default: all of these but admin.",
+        ),
+    ] = None,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
     """Make an API key and show it, once: it is stored nowhere in clear."""
-    from expunge.registration import place
-    from expunge.tenancy import make_key
+    from expunge.tenancy import CALLERS_SCOPES, make_key
 
-    out.print(make_key(place(data_dir or default_folder()).database_url, tenant=tenant, name=name), soft_wrap=True)
+    secret = make_key(database(data_dir), tenant=tenant, name=name, scopes=scopes or CALLERS_SCOPES)
+    out.print(secret, soft_wrap=True)
+
+
+@keys.command("list")
+def list_keys(tenant: Tenant = "default", data_dir: DataDir = None) -> None:
+    """Show a tenant's API keys, oldest first: prefix, name, scopes, and whether they are good. Never the secrets."""
+    from expunge.tenancy import tenant_keys
+
+    table = Table("Prefix", "Name", "Scopes", "Made", "State")
+    for key in tenant_keys(database(data_dir), tenant=tenant):
+        state = "good" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
+        table.add_row(key.prefix, escape(key.name), ", ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d}", state)
+    out.print(table)
+
+
+@keys.command("revoke")
+def revoke_key(
+    prefix: Annotated[
+        str, typer.Argument(help="The part between the two first underscores; see `keys list`.", show_default=False)
+    ],
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Make an API key useless from now on."""
+    from expunge.tenancy import stop_key
+
+    stop_key(database(data_dir), tenant=tenant, prefix=prefix)
+    out.print(f"Revoked {prefix}.", markup=False, highlight=False)
+
+
+def database(data_dir: Path | None) -> str:
+    """Find the service's database: the environment's, else the running stack's."""
+    from expunge.registration import place
+
+    return place(data_dir or default_folder()).database_url
