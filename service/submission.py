@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from ledger.access import Caller, Scope
 from ledger.canonical import canonical_sha256
+from ledger.estimates import Estimate, estimate
 from ledger.idempotency import Idempotency
 from ledger.request_views import RequestView
 from ledger.requests import list_request_samples, submit
@@ -16,7 +17,14 @@ from ledger.samples import manifest_sha256, sample_digest
 from ledger.states import SampleOutcome
 from ledger.tables import Job
 from service.bodies.new_unlearn_request import NewUnlearnRequest
-from service.bodies.unlearn_requests import PreviewBody, UnlearnRequestBody, told
+from service.bodies.unlearn_requests import (
+    EstimateBody,
+    PreviewBody,
+    PreviewTargetBody,
+    TargetBody,
+    UnlearnRequestBody,
+    told,
+)
 from service.methods import stored
 from service.settings import Settings
 
@@ -39,6 +47,7 @@ def preview_request(session: Session, asked: NewUnlearnRequest, caller: Caller, 
     with session.begin_nested() as savepoint:
         view = _submit(session, asked, caller, digests, settings=settings, idempotency_key=None)
         unmatched = _unmatched(session, view, caller, digests)
+        estimates = {t.model: estimate(session, job_id=t.job_id) for t in view.targets if t.job_id is not None}
         savepoint.rollback()
     body = told(view, counted=True)
     assert body.samples is not None  # counted
@@ -50,9 +59,17 @@ def preview_request(session: Session, asked: NewUnlearnRequest, caller: Caller, 
         dataset=body.dataset,
         samples=body.samples,
         unmatched_sample_ids=unmatched,
-        targets=body.targets,
+        targets=[_estimated(target, estimates.get(target.model), due_at=view.due_at) for target in body.targets],
         received_at=body.received_at,
         due_at=body.due_at,
+    )
+
+
+def _estimated(target: TargetBody, found: Estimate | None, *, due_at: datetime) -> PreviewTargetBody:
+    return PreviewTargetBody(
+        **dict(target),
+        estimate=None if found is None else EstimateBody.model_validate(found),
+        meets_deadline=None if found is None else found.finish_at <= due_at,
     )
 
 

@@ -1,13 +1,15 @@
 """An unlearn request as the API tells it."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from ledger.estimates import EstimateSource
 from ledger.request_views import RequestView, TargetView
 from ledger.states import CutOffReason, JobState, Reason, RequestState, Verdict
+from service.names import Text
 
 
 class SampleCounts(BaseModel):
@@ -79,15 +81,49 @@ class UnlearnRequestsBody(BaseModel):
     next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
 
 
+class EstimateBody(BaseModel):
+    """How long a job will run."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    seconds: float = Field(description="From its start to its published result.")
+    low_seconds: float
+    high_seconds: float
+    source: EstimateSource = Field(
+        description="The model's last jobs (median and range), or, before the first, how long its training took: a guess."
+    )
+    finish_at: datetime = Field(description="When it will have ended at the latest, if the range holds.")
+
+
+class PreviewTargetBody(TargetBody):
+    """One model that the request would touch."""
+
+    estimate: EstimateBody | None = Field(description="Null where there is nothing to erase, or nothing is known.")
+    meets_deadline: bool | None = Field(
+        description="Whether `finish_at` is not after `due_at`; null without an estimate."
+    )
+
+
 class PreviewBody(BaseModel):
     """What a request would do now. Nothing was written."""
 
     dataset: str
     samples: SampleCounts
     unmatched_sample_ids: list[str]
-    targets: list[TargetBody]
+    targets: list[PreviewTargetBody]
     received_at: datetime
     due_at: datetime
+
+
+class ExtensionBody(BaseModel):
+    """Why a request's deadline is extended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
+        description="For the record, and to be told to the person (GDPR Art. 12(3)). Nothing personal, please.",
+        examples=["Five models are concerned, one of which takes three weeks to unlearn."],
+    )
 
 
 def told(request: RequestView, *, counted: bool) -> UnlearnRequestBody:

@@ -7,13 +7,13 @@ from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
 
 from ledger.access import Scope
 from ledger.events import list_request_events
-from ledger.requests import cancel_request, get_request, list_requests
+from ledger.requests import cancel_request, extend_deadline, get_request, list_requests
 from ledger.states import TERMINAL, RequestState
 from service import submission
 from service.access import Reader, Writer, require
 from service.bodies.jobs import EventsBody
 from service.bodies.new_unlearn_request import NewUnlearnRequest
-from service.bodies.unlearn_requests import PreviewBody, UnlearnRequestBody, UnlearnRequestsBody, told
+from service.bodies.unlearn_requests import ExtensionBody, PreviewBody, UnlearnRequestBody, UnlearnRequestsBody, told
 from service.dispatch import wake
 from service.names import After, Cursor, Limit, Moment, Name
 from service.openapi import problems
@@ -85,7 +85,8 @@ def post_unlearn_request(
     responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
 )
 def preview_unlearn_request(asked: NewUnlearnRequest, request: Request, caller: Reader, ledger: Ledger) -> PreviewBody:
-    """The models it would touch, how many samples match, the jobs it would join and their cut-offs. Nothing is written."""
+    """The models it would touch, how many samples match, the jobs it would join with their cut-offs, how long they
+    would take, and whether that meets the deadline. Nothing is written."""
     return submission.preview_request(ledger, asked, caller, settings=request.app.state.settings)
 
 
@@ -147,4 +148,18 @@ def get_request_events(
 def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequestBody:
     """Withdraws the request for every model that has not been dealt with; 409 where it is too late for that, with the reason."""
     view = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
+    return told(view, counted=caller.may(Scope.REQUESTS_READ))
+
+
+@router.post(
+    "/unlearn-requests/{request_id:uuid}:extend",
+    summary="Extend a request's deadline",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+def post_extend(request_id: UUID, asked: ExtensionBody, caller: Writer, ledger: Ledger) -> UnlearnRequestBody:
+    """Extends the deadline of an open request, once, by what its regulation allows (GDPR: two months), for a reason.
+
+    409 where it is finished, overdue or extended already.
+    """
+    view = extend_deadline(ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason)
     return told(view, counted=caller.may(Scope.REQUESTS_READ))

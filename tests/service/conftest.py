@@ -114,7 +114,7 @@ def set_up(session: Session, name: str = "clinic") -> Site:
         weights_sha256="0" * 64,
         weights_path="/nowhere/0.safetensors",
         policy=[to_json(spec) for spec in DEFAULT_POLICY],
-        details={"retrain_seconds": 60},
+        details={"training_seconds": 60.0},
     )
 
     def key(*scopes: str) -> str:

@@ -1,5 +1,6 @@
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -151,6 +152,35 @@ def test_a_preview_names_the_open_job_it_would_join(serve: Serve, site: Site) ->
     preview = client.post("/unlearn-requests:preview", json=ASKED).json()
 
     assert preview["targets"][0]["job"]["id"] == job
+
+
+def test_a_preview_says_how_long_it_would_take_and_whether_that_is_in_time(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin, batch_window_seconds=0)
+    long_ago = (datetime.now(UTC) - timedelta(days=60)).isoformat()
+
+    (today,) = client.post("/unlearn-requests:preview", json=ASKED).json()["targets"]
+    (late,) = client.post("/unlearn-requests:preview", json=ASKED | {"received_at": long_ago}).json()["targets"]
+
+    assert (today["estimate"]["seconds"], today["estimate"]["source"]) == (60.0, "training")
+    assert today["estimate"]["low_seconds"] < 60 < today["estimate"]["high_seconds"]
+    assert (today["meets_deadline"], late["meets_deadline"]) == (True, False)
+
+
+def test_a_deadline_is_extended_once_for_a_reason(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    asked = ASKED | {"received_at": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    location = client.post("/unlearn-requests", json=asked).headers["location"]
+    before = datetime.fromisoformat(client.get(location).json()["due_at"])
+
+    unreasoned = client.post(location + ":extend", json={"reason": "  "})
+    first, again = (client.post(location + ":extend", json={"reason": "Many models."}) for _ in range(2))
+
+    assert (unreasoned.status_code, unreasoned.json()["errors"][0]["pointer"]) == (422, "/reason")
+    assert (first.status_code, first.json()["extension_reason"]) == (200, "Many models.")
+    extended = datetime.fromisoformat(first.json()["due_at"])
+    assert timedelta(days=58) < extended - before < timedelta(days=63)
+    assert (again.status_code, again.json()["type"]) == (409, "https://expunge.dev/problems/too-late")
+    assert serve(key=site.reader).post(location + ":extend", json={"reason": "x"}).status_code == 403
 
 
 def test_requests_are_listed_in_pages_with_filters(serve: Serve, site: Site) -> None:
