@@ -10,6 +10,7 @@ from service import metrics, openapi, problems
 from service.body_limit import BodyLimit
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
+from service.live import Streams
 from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests
 from service.session import make_database
 from service.settings import Settings
@@ -43,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = make_database(settings.database_url.get_secret_value())
     app.state.metrics = metrics.make_registry()
     app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
+    app.state.streams = Streams()
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)

@@ -1,8 +1,9 @@
 """Jobs: how far an unlearning run is, what happened to it, and stopping it."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 
 from ledger.events import list_job_events
 from ledger.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
@@ -11,11 +12,20 @@ from service.access import Reader, Writer
 from service.bodies.jobs import AttemptsBody, EventsBody, JobBody, JobsBody
 from service.dispatch import wake
 from service.etags import conditional
+from service.live import stream
 from service.names import After, Cursor, Limit, Name
+from service.negotiation import preferred
 from service.openapi import problems
 from service.session import Ledger
 
 router = APIRouter(tags=["jobs"])
+
+JSON, LIVE = "application/json", "text/event-stream"
+
+LastEventID = Annotated[
+    int | None,
+    Header(ge=0, lt=2**63, description="With a stream: only events with a greater id; stands above `after`."),
+]
 
 POLL_SECONDS = "2"
 """How often a client should ask while a job is open: progress is written no more often."""
@@ -51,9 +61,32 @@ def get_jobs(
     return JobsBody.model_validate(page)
 
 
-@router.get("/jobs/{job_id:uuid}/events", summary="A job's timeline", responses=problems(401, 403, 404, 422, 503))
-def get_job_events(job_id: UUID, caller: Reader, ledger: Ledger, after: After = 0, limit: Limit = 200) -> EventsBody:
-    """What happened to the job, oldest first: joined requests, attempts, phases, the verdict."""
+@router.get(
+    "/jobs/{job_id:uuid}/events",
+    summary="A job's timeline",
+    response_model=EventsBody,
+    responses=problems(401, 403, 404, 422, 503)
+    | {200: {"description": "The timeline, or a live stream of it", "content": {LIVE: {"schema": {"type": "string"}}}}},
+)
+def get_job_events(
+    job_id: UUID,
+    request: Request,
+    caller: Reader,
+    ledger: Ledger,
+    after: After = 0,
+    limit: Limit = 200,
+    last_event_id: LastEventID = None,
+) -> EventsBody | Response:
+    """What happened to the job, oldest first: joined requests, attempts, phases, the verdict.
+
+    With `Accept: text/event-stream` a live stream of server-sent events, each with its `id`, its kind as `event` and the same JSON
+    as `data`. It ends with the job, or after a quarter of an hour: connect again with `Last-Event-ID`.
+    """
+    if preferred(request.headers.get("accept", ""), (JSON, LIVE)) == LIVE:
+        get_job(ledger, tenant_id=caller.tenant_id, job_id=job_id)
+        state = request.app.state
+        seen = after if last_event_id is None else last_event_id
+        return stream(state.streams, state.database, tenant_id=caller.tenant_id, job_id=job_id, after=seen)
     events = list_job_events(ledger, tenant_id=caller.tenant_id, job_id=job_id, after=after, limit=limit)
     return EventsBody.model_validate({"items": events}, from_attributes=True)
 
