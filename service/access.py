@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
-from fastapi import Depends, Security
+from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ledger.access import Caller, Scope, authenticate
 from ledger.errors import KeyRefused
 from service.errors import ScopeMissing
+from service.rate_limit import count_call
 from service.session import Ledger
 
 _bearer = HTTPBearer(
@@ -19,11 +20,15 @@ _bearer = HTTPBearer(
 )
 
 
-def _caller(ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]) -> Caller:
-    """Who presents the key in `Authorization: Bearer …`. Raises KeyRefused."""
+def _caller(
+    request: Request, ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who presents the key in `Authorization: Bearer …`. Raises KeyRefused, and TooManyCalls over the key's rate."""
     if credentials is None:
         raise KeyRefused("send an API key: Authorization: Bearer <key>")
-    return authenticate(ledger, credentials.credentials)
+    caller = authenticate(ledger, credentials.credentials)
+    count_call(request.app.state.rate_limit, caller)
+    return caller
 
 
 def require(caller: Caller, scope: Scope) -> None:

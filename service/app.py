@@ -11,6 +11,7 @@ from service.body_limit import BodyLimit
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
+from service.rate_limit import make_rate_limit
 from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests
 from service.session import make_database
 from service.settings import Settings
@@ -44,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.database = make_database(settings.database_url.get_secret_value())
     app.state.metrics = metrics.make_registry()
     app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
+    app.state.rate_limit = make_rate_limit(settings.rate_limit, url=settings.redis_url.get_secret_value())
     app.state.streams = Streams()
     for router in ROUTERS:
         app.include_router(router)

@@ -4,6 +4,7 @@ ServiceError
 ├── ScopeMissing           the caller's: the key is good, but not for this
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
 ├── BodyTooLarge           the caller's: more bytes than the operator allows
+├── TooManyCalls           the caller's: more calls than its key may make
 └── NotReady               passing: the database or the broker does not answer
 """
 
@@ -30,6 +31,14 @@ class BodyTooLarge(ServiceError, HTTPException):
 
     def __str__(self) -> str:
         return str(self.detail)
+
+
+class TooManyCalls(ServiceError):
+    """The key's rate is exceeded; `retry_after` is the seconds after which a call passes again."""
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class NotReady(ServiceError):

@@ -61,12 +61,15 @@ _MEANINGS = {
     413: "The body is too large",
     415: "The body is not declared as JSON",
     422: "The shape or a value is wrong",
+    429: "More calls than the key may make; Retry-After says when to go on",
     503: "The database or the broker does not answer",
 }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer these problems."""
+    """The `responses` of a route that can answer these problems; one that asks for a key can answer 429 too."""
+    if 401 in statuses:
+        statuses = (*statuses, 429)
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
 

@@ -61,6 +61,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     refused.IdempotencyMismatch: ProblemType(
         "idempotency-key-reused", 422, "The idempotency key stands for another body"
     ),
+    errors.TooManyCalls: ProblemType("too-many-calls", 429, "Too many calls"),
     errors.NotReady: NOT_READY,
     OperationalError: NOT_READY,
     PoolTimeout: NOT_READY,
@@ -82,7 +83,9 @@ def answer(error: Exception) -> Response:
         checks = {"checks": error.checks} if isinstance(error, errors.NotReady) else {}
         detail = str(error) if checks else "The database does not answer; try again in a few seconds."
         return problem(kind, detail, headers={"Retry-After": "5"}, **checks)
-    headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else None
+    headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
+    if isinstance(error, errors.TooManyCalls):
+        headers = {"Retry-After": str(error.retry_after)}
     return problem(kind, sentence(str(error)), headers=headers)
 
 

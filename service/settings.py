@@ -3,6 +3,7 @@
 from datetime import timedelta
 from functools import cached_property
 
+import limits
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,6 +18,9 @@ class Settings(BaseSettings):
     sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
     batch_window_seconds: float = Field(default=900, ge=0, validation_alias="EXPUNGE_BATCH_WINDOW_SECONDS")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_BODY_BYTES")
+    rate_limit: str | None = Field(
+        default=None, validation_alias="EXPUNGE_RATE_LIMIT", description="a key's, as 100/minute"
+    )
     public_url: str | None = Field(default=None, validation_alias="EXPUNGE_PUBLIC_URL")
 
     @field_validator("sample_key")
@@ -28,6 +32,17 @@ class Settings(BaseSettings):
             raise ValueError("must be hexadecimal digits") from None
         if len(key) != 32:
             raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        try:
+            limits.parse(value)
+        except ValueError:
+            raise ValueError("must be a number of calls and a time, as in 100/minute") from None
         return value
 
     @cached_property
