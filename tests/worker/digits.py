@@ -1,5 +1,6 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+import dataclasses
 import threading
 
 import torch
@@ -52,3 +53,9 @@ def slow() -> Workload:
     """Take a while to load, so that a test can act meanwhile."""
     threading.Event().wait(4)
     return workload()
+
+
+def long() -> Workload:
+    """Take a while to train, so that a test can act while a method runs."""
+    short = workload()
+    return dataclasses.replace(short, recipe=dataclasses.replace(short.recipe, epochs=150))
