@@ -1,10 +1,11 @@
+import re
 from typing import Any
 
 import pytest
 
 from service.app import create_app
 from service.settings import Settings
-from tests.service.conftest import NOWHERE, SAMPLE_KEY
+from tests.service.conftest import NOWHERE, SAMPLE_KEY, Serve
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +43,14 @@ def test_no_reference_leads_nowhere(document: dict[str, Any]) -> None:
 
     known = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
     assert set(references(document["paths"])) | set(references(document["components"])) <= known
+
+
+def test_the_page_asks_no_other_host_for_anything(serve: Serve) -> None:
+    client = serve()
+    page = client.get("/docs")
+
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) == 3
+    assert all(link.startswith("/docs/") for link in links)
+    assert {client.get(link).status_code for link in links} == {200}
+    assert "http" not in page.headers["content-security-policy"]
