@@ -44,7 +44,7 @@ def workload() -> Workload:
         held_out=held_out,
         test=test,
         objective=classification(10),
-        recipe=Recipe(epochs=30, batch_size=64, learning_rate=0.05, readiness=Ready2Unlearn()),
+        recipe=Recipe(epochs=24, batch_size=64, learning_rate=0.05, readiness=Ready2Unlearn()),
     )
 
 

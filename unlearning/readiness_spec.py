@@ -25,7 +25,7 @@ class Ready2Unlearn:
     relearn_rate: float = 0.02
     clip: float = 2.0
     warm_up: float = 0.5
-    every: int = 4
+    every: int = 8
     order: Literal["second", "first"] = "second"
     revocable_share: float = 0.5
 

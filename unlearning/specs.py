@@ -1,11 +1,12 @@
 """The methods' parameters: torch-free, printable, storable, and the validated body of an API call.
 
-A spec says what to run; `unlearning.methods.METHODS` has the function that runs it. Defaults are this project's own choice
+A spec says what to run; `unlearning.methods.registry.METHODS` has the function that runs it. Defaults are this project's own choice
 ([ours] in docs/methods.md): the papers' constants are not published in any source we have.
 """
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -30,9 +31,9 @@ class Stop:
         early; 0 turns the probe off.
     """
 
-    check_every: int = 2
-    tolerance: float = 0.75
-    allowed_drop: float = 1.0
+    check_every: int = 4
+    tolerance: float = 1.0
+    allowed_drop: float = 1.5
     relearn_share: float = 0.4
 
     def __post_init__(self) -> None:
@@ -46,25 +47,28 @@ class Stop:
 class LTU:
     """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learnt gradients, harmonised.
 
-    steps: most iterations; the calibrated stop usually ends the run earlier.
+    steps: iterations; the rate falls to zero over the last half of them, and the best state by the calibrated stop is kept.
     learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
     batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
-    remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|).
+    remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|); remain_least: at least so many
+        samples of it, for a share of a small set is too little to remember by.
     clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
-    forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss.
+    forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. Both fade as the
+        forget set comes to look held out and return where it comes back: neither loss has a floor of its own.
     attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
     order: differentiate through the inner step ("second", the paper's) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
     """
 
     kind: Literal["ltu"] = "ltu"
-    steps: int = 40
+    steps: int = 60
     learning_rate: float = 0.05
     inner_rate: float = 0.002
     clip: float = 1.0
     batch_size: int = 64
     query_size: int = 64
     remain_share: float = 0.3
+    remain_least: int = 3000
     forgetting_weight: float = 1.0
     scramble_weight: float = 0.1
     attackers: int = 3
@@ -81,6 +85,7 @@ class LTU:
         _require(self.clip > 0, "clip", "above 0", self.clip)
         _require(self.query_size >= 1, "query_size", "at least 1", self.query_size)
         _require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
+        _require(self.remain_least >= 1, "remain_least", "at least 1", self.remain_least)
         _require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
         _require(self.scramble_weight >= 0, "scramble_weight", "at least 0", self.scramble_weight)
         _require(self.attackers >= 2, "attackers", "at least 2 (one support, one query)", self.attackers)
@@ -107,12 +112,12 @@ class IEU:
 
     kind: Literal["ieu"] = "ieu"
     steps: int = 60
-    repair_steps: int = 100
+    repair_steps: int = 160
     learning_rate: float = 0.05
     clip: float = 1.0
     ascent: float = 1.0
     decay: float = 0.01
-    noise: float = 0.1
+    noise: float = 0.05
     batch_size: int = 64
     stop: Stop = field(default_factory=Stop)
 
@@ -151,10 +156,13 @@ class Retrain:
     kind: Literal["retrain"] = "retrain"
 
 
+_MOST = 1_000_000
+
+
 def _check_loop(steps: int, learning_rate: float, batch_size: int) -> None:
-    _require(steps >= 1, "steps", "at least 1", steps)
-    _require(learning_rate > 0, "learning_rate", "above 0", learning_rate)
-    _require(batch_size >= 1, "batch_size", "at least 1", batch_size)
+    _require(1 <= steps <= _MOST, "steps", f"between 1 and {_MOST:,}", steps)
+    _require(0 < learning_rate <= 100, "learning_rate", "above 0 and at most 100", learning_rate)
+    _require(1 <= batch_size <= _MOST, "batch_size", f"between 1 and {_MOST:,}", batch_size)
 
 
 Spec = LTU | IEU | GradientAscent | Retrain
@@ -191,7 +199,7 @@ def _build(cls: type[Any], data: Mapping[str, object], *, prefix: str) -> Any:
     for name in data:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(sorted(fields))
             raise InvalidSpec(f"{prefix}{name} is not a parameter{hint} Known: {known}.", field=f"{prefix}{name}")
     values = {name: _value(fields[name].type, value, prefix + name) for name, value in data.items()}
@@ -203,6 +211,7 @@ def _value(kind: object, value: object, name: str) -> object:
         _require(isinstance(value, Mapping), name, "an object", value)
         return _build(Stop, value, prefix=f"{name}.")  # type: ignore[arg-type]  # checked in the line above
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        _require(abs(value) <= sys.float_info.max, name, "a finite number", value)
         return float(value)
     if isinstance(kind, type):
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

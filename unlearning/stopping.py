@@ -119,7 +119,7 @@ def until_matched(
     `step` is given its number, from 1, and the latest check.
     Ends with "utility" after three checks in a row beyond the allowed drop and not recovering, or at the first weight that is
     not finite. A method that `anneals` trains on remaining data as it goes and takes its whole schedule:
-    it recovers from a drop, and its best states are the last ones.
+    it recovers from a drop, and its best states are mostly the last ones.
     `first_step` and `total` place these steps within a longer run's progress.
     """
     found = check(criterion, task.model)
@@ -153,8 +153,12 @@ def until_matched(
 
 
 def _rank(criterion: Criterion, found: Check) -> tuple[float, float]:
-    """What "best" means: first keep the utility, then match."""
-    return max(0.0, found.drop - criterion.stop.allowed_drop), found.score
+    """What "best" means: the utility within what is allowed; then the mismatch beyond the tolerance plus the share of the allowed
+    drop that is used up, squared. A perfect match that costs the whole allowance is no better than one standard error more.
+    """
+    stop = criterion.stop
+    used = found.drop / max(stop.allowed_drop, 1e-6)
+    return max(0.0, used - 1), max(0.0, found.score - stop.tolerance) + used**2
 
 
 def _shown(found: Check) -> dict[str, float]:
@@ -201,7 +205,8 @@ def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> 
     for q in _QUANTILES:
         threshold = ranked[min(int(torch.searchsorted(mass, q)), len(ranked) - 1)]
         share = float((forget > threshold).float().mean())
-        result.append((share - (1 - q)) / sqrt(q * (1 - q) * spread))
+        expected = float(weights[held_out > threshold].sum())  # not 1 − q: confident models tie at the same loss
+        result.append((share - expected) / sqrt(q * (1 - q) * spread))
     return result
 
 

@@ -55,7 +55,9 @@ def _train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: O
     optimiser = torch.optim.SGD(
         model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, total_steps=total)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=total, cycle_momentum=False
+    )
     readiness = recipe.readiness
     split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
     first_meta_step = round(readiness.warm_up * total) if readiness else total

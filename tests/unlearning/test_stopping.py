@@ -185,9 +185,6 @@ def test_integer_weights_count_like_repeated_samples() -> None:
     assert weighted == pytest.approx([value * scale for value in plainly], abs=1e-4)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the share above a tied quantile is compared with 1 - q, not with the held-out share"
-)
 def test_tied_values_are_no_difference() -> None:
     """Losses of a sure model are exactly 0 in float32, by the hundred."""
     values = torch.cat([torch.zeros(60), torch.linspace(0.1, 1, 40)])

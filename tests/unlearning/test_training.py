@@ -90,7 +90,6 @@ def test_bfloat16_learns_as_well() -> None:
     assert (model(GIVEN.inputs).argmax(-1) == GIVEN.targets).float().mean() > 0.95
 
 
-@pytest.mark.xfail(strict=True, reason="the one-cycle schedule cycles the momentum itself, between 0.85 and 0.95")
 def test_the_momentum_asked_for_is_used() -> None:
     assert not same(*(fitted(recipe=dataclasses.replace(SHORT, momentum=momentum)) for momentum in (0.0, 0.9)))
 

@@ -1,1 +1,1 @@
-"""The methods. `registry.METHODS` lists them; nothing is imported here, so that `methods.ltu` stays the package and not a function."""
+"""The methods, listed in `registry`; nothing is imported here, so that `methods.ltu` stays the package and not a function."""

@@ -14,9 +14,6 @@ from unlearning.specs import IEU
 from unlearning.stopping import Check, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
-_OVERSHOOT = 0.5
-"""Standard errors beyond a match at which the eliminating phase ends: the repair gives some of it back."""
-
 
 def ieu(spec: IEU, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (Tran, Woo, arXiv 2604.09391; the step is [ours], docs/methods.md §3).
@@ -36,7 +33,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
     taken = 0
     for taken in range(1, spec.steps + 1):
         metrics = _eliminate(spec, task, optimiser, ceiling=ceiling, generator=generator)
-        if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= _OVERSHOOT:
+        if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
             break
         yield Progress(phase="unlearn", step=taken, total=total, metrics=metrics)
 
@@ -78,7 +75,7 @@ def _decay_and_disturb(spec: IEU, task: Task, generator: torch.Generator) -> Non
         if weight.dim() < 2:
             continue
         noise = torch.randn(weight.shape, generator=generator).to(weight)
-        weight.mul_(1 - spec.learning_rate * spec.decay).add_(noise, alpha=spec.noise * float(weight.std()))
+        weight.mul_(1 - spec.learning_rate * spec.decay).add_(noise, alpha=spec.noise * float(weight.std(correction=0)))
 
 
 @torch.no_grad()

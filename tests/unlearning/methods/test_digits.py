@@ -16,11 +16,11 @@ from unlearning.task import Task
 from unlearning.training import drain, fit
 from unlearning.workload import split_held_out
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.quality, pytest.mark.timeout(1800)]
 
 SEEDS = (0, 1, 2)
-FORGOTTEN = 300
-"""A tenth of the training set."""
+FORGOTTEN = 150
+"""A twentieth of the training set, as in the demo."""
 TABLE = ("ua", "ra", "ta", "mi")
 
 
@@ -93,9 +93,11 @@ def test_at_least_half_the_gap_to_retraining_is_closed_and_the_accuracy_kept(cas
         found, reference = unlearned(case, spec), case.figures["retrained"]
         before.append(average_gap(case.figures["original"], reference))
         after.append(average_gap(found, reference))
-        lost.append(reference["ta"] - found["ta"])
-        print(f"seed {case.seed}: gap {before[-1]:.2f} -> {after[-1]:.2f}, {found}, retrained {reference}")
+        lost.append(case.figures["original"]["ta"] - found["ta"])
+        print(
+            f"seed {case.seed}: lost {lost[-1]:.2f} gap {before[-1]:.2f} -> {after[-1]:.2f}, {found}, retrained {reference}"
+        )
 
     assert sum(after) <= sum(before) / 2
-    assert sum(map(abs, lost)) / len(lost) <= 1.5
+    assert sum(lost) / len(lost) <= 1.5
     assert torch.isfinite(torch.tensor(after)).all()

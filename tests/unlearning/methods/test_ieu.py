@@ -106,9 +106,6 @@ def test_biases_and_norms_are_neither_decayed_nor_disturbed() -> None:
             assert not torch.allclose(after[name], before[name], atol=1e-3)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the standard deviation of one number, with Bessel's correction, is not a number"
-)
 @pytest.mark.filterwarnings("ignore:std")
 def test_a_weight_tensor_of_one_number_stays_finite() -> None:
     def scaled() -> nn.Module:

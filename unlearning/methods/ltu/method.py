@@ -31,7 +31,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     seconds: dict[str, float] = {}
 
     started = time.perf_counter()
-    count = max(1, round(spec.remain_share * len(task.remain)))
+    count = max(spec.remain_least, round(spec.remain_share * len(task.remain)))
     remain = task.remain.take(torch.randperm(len(task.remain), generator=generator)[:count])
     near = neighbourhood(task.model, task.objective, forget=task.forget, remain=remain)
     seconds["neighbour_search"] = time.perf_counter() - started

@@ -28,8 +28,8 @@ class Neighbourhood:
 @torch.no_grad()
 def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Neighbourhood:
     """Search once, on the original model. Without a last linear layer both searches fall back to uniform."""
-    last = _last_linear(model)
-    if last is None or objective.classes is None:
+    last = _last_linear(model, objective.classes)
+    if last is None:
         return Neighbourhood(remain=remain, similarity=None, label_similarity=None)
     rows = functional.normalize(last.weight, dim=-1)
     similarity = _features(model, last, forget.inputs) @ _features(model, last, remain.inputs).T
@@ -51,8 +51,9 @@ def query_sets(
     return tuple(near.remain.select(index) for index in (by_feature, by_label, uniform))
 
 
-def _last_linear(model: nn.Module) -> nn.Linear | None:
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+def _last_linear(model: nn.Module, classes: int | None) -> nn.Linear | None:
+    """The last linear layer that gives one number a class."""
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == classes]
     return linears[-1] if linears else None
 
 

