@@ -55,6 +55,8 @@ class LTU:
     clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
     forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. Both fade as the
         forget set comes to look held out and return where it comes back: neither loss has a floor of its own.
+    overshoot: standard errors beyond a match that the first half of the run aims at: what is forgotten more deeply comes back
+        more slowly, and the second half brings the match.
     attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
     order: differentiate through the inner step ("second", the paper's) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
@@ -71,6 +73,7 @@ class LTU:
     remain_least: int = 3000
     forgetting_weight: float = 1.0
     scramble_weight: float = 0.1
+    overshoot: float = 1.0
     attackers: int = 3
     order: Literal["second", "first"] = "second"
     forgetting: bool = True
@@ -88,6 +91,7 @@ class LTU:
         _require(self.remain_least >= 1, "remain_least", "at least 1", self.remain_least)
         _require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
         _require(self.scramble_weight >= 0, "scramble_weight", "at least 0", self.scramble_weight)
+        _require(0 <= self.overshoot <= 100, "overshoot", "between 0 and 100", self.overshoot)
         _require(self.attackers >= 2, "attackers", "at least 2 (one support, one query)", self.attackers)
         _require(self.order in ("second", "first"), "order", "'second' or 'first'", self.order)
         _require(

@@ -77,7 +77,8 @@ def execute(journal: Journal, settings: Settings) -> None:
 def try_next(journal: Journal, material: Material) -> Trial | None:
     """Run the claim's method; give the trial to publish, or None after moving the claim on to the policy's next method.
 
-    The last method's result is published unless the audit failed it: an inconclusive verdict is told as what it is.
+    An inconclusive result is published, and told as what it is, where the request named this method or where none is left;
+    otherwise the policy goes on. A failed one never is.
     Raises AuditFailed, and MethodRefused where no method is left.
     """
     claim = journal.watch.claim
@@ -90,7 +91,8 @@ def try_next(journal: Journal, material: Material) -> Trial | None:
         escalate(journal, following[0], {"refused": str(error)})
         return None
     verdict = trial.findings.verdict
-    if verdict.value == Verdict.VERIFIED or (verdict.value == Verdict.INCONCLUSIVE and not following):
+    settled = claim.origin == "request" or not following
+    if verdict.value == Verdict.VERIFIED or (verdict.value == Verdict.INCONCLUSIVE and settled):
         return trial
     if not following:
         raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {verdict.sentence}")

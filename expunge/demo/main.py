@@ -115,7 +115,7 @@ def register(running: Stack, served: Weights, *, plan: Plan) -> tuple[str, Forge
         sample_key=bytes.fromhex(sample_key(running.folder)),
         workloads=plan.workloads,
     )
-    view = register_workload(where, name=MODEL, reference=plan.reference, weights=Path(served.path), policy=plan.policy)
+    view = register_workload(where, name=MODEL, reference=plan.reference, weights=Path(served.path))
     training = load_workload(plan.reference, allowed=allow_list(plan.workloads)).train
     return view.dataset, forget_sets(training.ids, plan)
 

@@ -13,8 +13,6 @@ class Plan:
     """reference: the workload. workloads: the allow-list it comes from, comma-separated.
 
     first_share, second_share: of the training samples, forgotten by the first request with LTU and by the second with IEU.
-    policy: the methods that the model's jobs may go through. Retrain is left out: the demo trains its own, to compare with, and
-        a set as small as the second one cannot be verified even for a retrained model.
     seed: of the choice of these samples, and of the original's training; the retrained models have the next ones.
     """
 
@@ -22,7 +20,6 @@ class Plan:
     workloads: str = "examples"
     first_share: float = 0.05
     second_share: float = 0.01
-    policy: tuple[str, ...] = ("ltu", "ieu")
     seed: int = 0
 
 

@@ -48,7 +48,8 @@ def ltu(spec: LTU, task: Task) -> Steps:
 
     def step(number: int, last: Check) -> Mapping[str, float]:
         anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.steps)
-        pressure = min(1.0, max(0.0, -last.direction))
+        aim = spec.overshoot if 2 * number <= spec.steps else 0.0
+        pressure = min(1.0, max(0.0, aim - last.direction))
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         with batch_statistics(task.model, samples=len(index)):
