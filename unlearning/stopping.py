@@ -24,6 +24,8 @@ Signal = Callable[[Forward, Batch], Tensor]
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
 _PATIENCE = 3
 _CACHED_REMAINING = 512
+_SETTLED = 0.75
+"""Share of an annealed schedule after which its states count: before it the rate is high, and accuracy is still to come back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,7 +121,7 @@ def until_matched(
     `step` is given its number, from 1, and the latest check.
     Ends with "utility" after three checks in a row beyond the allowed drop and not recovering, or at the first weight that is
     not finite. A method that `anneals` trains on remaining data as it goes and takes its whole schedule:
-    it recovers from a drop, and its best states are mostly the last ones.
+    it recovers from a drop, and only the last quarter's states count.
     `first_step` and `total` place these steps within a longer run's progress.
     """
     found = check(criterion, task.model)
@@ -132,7 +134,8 @@ def until_matched(
                 yield Progress(phase="unlearn", step=first_step + taken, total=total or steps, metrics=metrics)
                 continue
             found = check(criterion, task.model)
-            if _rank(criterion, found) < best_rank:
+            settled = not anneals or taken > _SETTLED * steps
+            if settled and _rank(criterion, found) < best_rank:
                 best, best_check, best_rank = copy.deepcopy(task.model.state_dict()), found, _rank(criterion, found)
             losing = found.drop > criterion.stop.allowed_drop and found.drop >= last_drop
             crossed, last_drop = crossed + 1 if losing else 0, found.drop
