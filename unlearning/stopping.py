@@ -207,10 +207,16 @@ def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> 
     result = []
     for q in _QUANTILES:
         threshold = ranked[min(int(torch.searchsorted(mass, q)), len(ranked) - 1)]
-        share = float((forget > threshold).float().mean())
-        expected = float(weights[held_out > threshold].sum())  # not 1 − q: confident models tie at the same loss
+        # Ties count half on both sides: confident models give many samples the same loss, and an indicator has only two values.
+        share = float(_above(forget, threshold).mean())
+        expected = float((_above(held_out, threshold) * weights).sum())
         result.append((share - expected) / sqrt(q * (1 - q) * spread))
     return result
+
+
+def _above(values: Tensor, threshold: Tensor) -> Tensor:
+    """(n,): 1 above the threshold, 1/2 at it, 0 below."""
+    return (values > threshold).float() + 0.5 * (values == threshold).float()
 
 
 def _error_difference(criterion: Criterion, model: nn.Module) -> float:

@@ -18,6 +18,17 @@ from expunge.demo.table import COLUMNS, comparison, legend, noise, outcome
 from expunge.errors import DemoFailed
 from service.report.schema import validate
 
+
+@pytest.fixture
+def before() -> set[int]:
+    """What runs already, such as the other tests' servers."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def started_since(before: set[int]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.pid not in before]
+
+
 TINY = Plan(reference="tests.worker.digits:workload", workloads="tests")
 
 
@@ -88,7 +99,7 @@ def test_a_method_that_was_not_enough_is_shown_with_the_reason() -> None:
     assert "IEU is published: verified. It is forgotten." in text
 
 
-def test_a_failing_child_is_told_with_its_log_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_a_failing_child_is_told_with_its_log_and_leaves_nothing_running(tmp_path: Path, before: set[int]) -> None:
     with progress_bar() as bars, stage(tmp_path, bars) as on:
         endless = launch("tests.expunge.endless", {}, name="endless", on=on).child.process
         assert psutil.pid_exists(endless.pid)
@@ -96,12 +107,12 @@ def test_a_failing_child_is_told_with_its_log_and_leaves_nothing_running(tmp_pat
         with pytest.raises(DemoFailed, match=r"(?s)failing ended with status [12].*No such file"):
             result(failing)
     assert endless.poll() is not None
-    assert psutil.Process().children() == []
+    assert started_since(before) == []
 
 
 @pytest.mark.end_to_end
 @pytest.mark.slow
-def test_the_demo_plays_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_plays_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int]) -> None:
     main(folder=tmp_path / "reports", plan=TINY)
     output = capsys.readouterr().out
     assert "retrained again" in output
@@ -117,17 +128,17 @@ def test_the_demo_plays_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture
     for path in (tmp_path / "reports").glob("*.json"):
         validate(json.loads(path.read_text()))
         assert path.with_suffix(".html").as_uri() in output
-    assert psutil.Process().children() == []
+    assert started_since(before) == []
 
 
 @pytest.mark.end_to_end
 @pytest.mark.slow
 def test_a_demo_whose_training_fails_stops_everything_and_shows_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: set[int]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # The logs are kept in it.
     broken = dataclasses.replace(TINY, reference="tests.worker.digits:broken")
     with pytest.raises(DemoFailed, match="no data here"):
         main(folder=tmp_path / "reports", plan=broken)
-    assert psutil.Process().children() == []
+    assert started_since(before) == []
     assert not (tmp_path / "reports").exists()

@@ -75,7 +75,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("a parameter out of range", GOOD | {"method": {"kind": "ltu", "steps": 0}}, "/method/steps", "must be"),
     ("a parameter of another type", GOOD | {"method": {"kind": "ltu", "steps": []}}, "/method/steps", "int"),
     ("a parameter too large", GOOD | {"method": {"kind": "ltu", "steps": 10**30}}, "/method/steps", "between 1 and"),
-    ("a parameter beyond a float", GOOD | {"method": {"kind": "ieu", "decay": 10**400}}, "/method", "too large"),
+    ("a parameter beyond a float", GOOD | {"method": {"kind": "ieu", "decay": 10**400}}, "/method/decay", "finite"),
     ("a method that is a list", GOOD | {"method": ["ltu"]}, "/method", "object"),
 ]
 

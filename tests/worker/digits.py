@@ -16,7 +16,7 @@ NOISE = 4.0
 """Of pixels from 0 to 16: enough that a network remembers its training images."""
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
@@ -55,7 +55,15 @@ def slow() -> Workload:
     return workload()
 
 
+class Drag(nn.Module):
+    """Passes its input on, slowly while training."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            threading.Event().wait(0.02)
+        return inputs
+
+
 def long() -> Workload:
-    """Take a while to train, so that a test can act while a method runs."""
-    short = workload()
-    return dataclasses.replace(short, recipe=dataclasses.replace(short.recipe, epochs=150))
+    """Take a while to train, so that a test can act while a method runs; what comes out is as ever."""
+    return dataclasses.replace(workload(), build=lambda: network().append(Drag()))
