@@ -18,7 +18,8 @@ from unlearning.workload import split_held_out
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(1800)]
 
-SEEDS = (0, 1, 2)
+SEEDS = (10, 11, 12)
+"""Not the seeds on which the defaults were chosen (0, 1, 2)."""
 FORGOTTEN = 150
 """A twentieth of the training set, as in the demo."""
 TABLE = ("ua", "ra", "ta", "mi")
