@@ -21,6 +21,7 @@ from ledger.access import ensure_tenant
 from ledger.requests import submit
 from ledger.samples import sample_digest
 from ledger.wakeups import RUN_JOB
+from tests.end_to_end.conftest import SAMPLES
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
@@ -68,7 +69,7 @@ def test_a_job_whose_message_was_lost_is_found_by_the_sweep(
             tenant_id=ensure_tenant(session, "default"),
             caller="test",
             dataset=name,
-            digests=[sample_digest(where.sample_key, name, f"image-{i}") for i in range(80)],
+            digests=[sample_digest(where.sample_key, name, sample) for sample in SAMPLES],
             batch_window=timedelta(0),
         )
     *_, job = client.watch_job(http, str(request.targets[0].job_id))
@@ -79,7 +80,7 @@ def test_a_killed_workers_job_is_done_by_the_next(
     where: Place, trained: Trained, running: Stack, http: httpx.Client
 ) -> None:
     name = register(where, trained, "killed-worker")
-    request = client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)])
+    request = client.submit(http, dataset=name, sample_ids=SAMPLES)
     (job_id,) = client.job_ids(request)
     job: client.Json = {}
     for job in client.watch_job(http, job_id):
@@ -99,7 +100,7 @@ def test_a_worker_that_is_told_to_stop_gives_its_job_back(
     where: Place, trained: Trained, running: Stack, http: httpx.Client
 ) -> None:
     name = register(where, trained, "stopped-worker")
-    request = client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)])
+    request = client.submit(http, dataset=name, sample_ids=SAMPLES)
     (job_id,) = client.job_ids(request)
     worker = place_of(running, "the worker")
     job: client.Json = {}
@@ -117,7 +118,7 @@ def test_a_worker_that_is_killed_while_the_method_runs_costs_one_attempt(
     where: Place, trained: Trained, running: Stack, http: httpx.Client
 ) -> None:
     name = register(where, trained, "killed-in-unlearning", reference=LONG)
-    request = client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)])
+    request = client.submit(http, dataset=name, sample_ids=SAMPLES)
     (job_id,) = client.job_ids(request)
     limit = time.monotonic() + 60
     while client.get_job(http, job_id)["phase"] != "unlearn":
@@ -134,10 +135,7 @@ def test_a_broker_that_is_killed_and_comes_back_empty_loses_no_request(
     where: Place, trained: Trained, running: Stack, http: httpx.Client
 ) -> None:
     names = [register(where, trained, name) for name in ("before-the-broker", "while-the-broker")]
-    busy, waiting = (
-        client.job_ids(client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)]))[0]
-        for name in names
-    )
+    busy, waiting = (client.job_ids(client.submit(http, dataset=name, sample_ids=SAMPLES))[0] for name in names)
     broker = place_of(running, "the broker")
     running.children[broker].process.kill()
     running.children[broker].process.wait()
@@ -153,7 +151,7 @@ def test_a_message_that_is_delivered_many_times_is_one_result(
     where: Place, trained: Trained, running: Stack, http: httpx.Client
 ) -> None:
     name = register(where, trained, "many-messages")
-    request = client.submit(http, dataset=name, sample_ids=[f"image-{i}" for i in range(80)])
+    request = client.submit(http, dataset=name, sample_ids=SAMPLES)
     (job_id,) = client.job_ids(request)
     sender = Celery(broker=running.settings.redis_url, set_as_current=False)
     for _ in range(5):

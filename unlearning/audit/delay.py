@@ -27,7 +27,8 @@ class Relearning:
     D_f, so there is nothing to relearn, or the unlearned model has collapsed.
 
     delta: δ, nats. unlearned: a curve an order. controls: a curve a control set, both from the unlearned model.
-    ratio: unlearned over control. original_ratio: original over control, the negative control. normalised: with a reference.
+    ratio: unlearned over control, and ratio_to_fail its interval widened for there being several relearners (Bonferroni), any
+    of which may fail the model. original_ratio: original over control, the negative control. normalised: with a reference.
     area: mean loss of the unlearned model's curve above the original's, nats.
     """
 
@@ -40,6 +41,7 @@ class Relearning:
     controls: tuple[Curve, ...]
     reference: Curve | None
     ratio: Interval | None
+    ratio_to_fail: Interval | None
     original_ratio: Interval | None
     normalised: float | None
     area: float
@@ -124,7 +126,8 @@ def relearn_delay(
     afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
     delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
     share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
-    decide = {"share": share, "confidence": spec.thresholds.confidence}
+    confidence = spec.thresholds.confidence
+    every = 1 - (1 - confidence) / len(spec.relearners)
     # Controls cut off at T_max agree with each other, and would make the interval look narrow.
     measured = (
         relearner is not None
@@ -140,8 +143,9 @@ def relearn_delay(
         unlearned=tuple(afterwards),
         controls=tuple(never),
         reference=oracle,
-        ratio=ratio(delays, control_delays, **decide) if measured else None,
-        original_ratio=ratio([first.delay], control_delays, **decide) if measured else None,
+        ratio=ratio(delays, control_delays, share=share, confidence=confidence) if measured else None,
+        ratio_to_fail=ratio(delays, control_delays, share=share, confidence=every) if measured else None,
+        original_ratio=ratio([first.delay], control_delays, share=share, confidence=confidence) if measured else None,
         normalised=(
             normalised(original=first.delay, unlearned=float(np.mean(delays)), reference=oracle.delay)
             if oracle

@@ -1,7 +1,8 @@
 """The verdict: what the intervals allow to be said, and no more.
 
 A finding passes where its whole interval lies on the right side, fails where its whole interval lies on the wrong side, and
-otherwise says nothing (None). `failed` as soon as one deciding finding fails, `verified` only where all of them pass.
+otherwise says nothing (None). `failed` as soon as one deciding finding fails, `verified` only where all of them pass. All must
+pass but any one can fail, so the interval that fails a relearning is widened for the number of relearners.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,7 +181,8 @@ def relearn_findings(relearnings: Sequence[Relearning], *, thresholds: Threshold
 def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     code, name = f"relearn_delay_{relearning.kind}", NAMES[relearning.kind]
     found, control, least = relearning.ratio, relearning.original_ratio, thresholds.relearn_ratio
-    if found is None or control is None:
+    wide = relearning.ratio_to_fail
+    if found is None or wide is None or control is None:
         reason = "held-out data are no harder for the original than the forget set, or too many runs were cut off"
         return Finding(code=code, passed=None, text=f"relearning with {name} could not be measured ({reason})")
     if relearning.control_delay < thresholds.control_steps or control.high >= least:
@@ -192,7 +194,7 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     if relearning.samples < thresholds.relearn_least:
         text = f"{_relearned(relearning, found)}), which decides nothing on {relearning.samples} samples"
         return Finding(code=code, passed=None, text=text, interval=found)
-    passed = True if found.low >= least else False if found.high < least else None
+    passed = True if found.low >= least else False if wide.high < least else None
     words = {True: "at least", False: "less than", None: "which may be less than"}
     text = f"{_relearned(relearning, found)}, {words[passed]} {least:.2g})"
     return Finding(code=code, passed=passed, text=text, interval=found)

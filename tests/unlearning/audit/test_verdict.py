@@ -39,6 +39,7 @@ def relearning(low: float, value: float, high: float, *, kind: str = "sgd", cont
         controls=(replace(CURVE, delay=control),) * 3,
         reference=None,
         ratio=Interval(value, low, high),
+        ratio_to_fail=Interval(value, low / 1.1, high * 1.1),
         original_ratio=Interval(0.02, 0.01, 0.03),
         normalised=None,
         area=0.1,
@@ -114,7 +115,12 @@ def test_without_a_relearn_delay_nothing_is_verified() -> None:
         membership_findings(attacks(0.7), attacks(0.5), reference=None, margin=0.1), forgotten=5, thresholds=THRESHOLDS
     )
     assert found.value == "inconclusive"
-    assert verdict(relearn=replace(relearning(0.6, 0.9, 1.4), ratio=None, original_ratio=None)).value == "inconclusive"
+    assert verdict(relearn=replace(relearning(0.6, 0.9, 1.4), ratio=None, ratio_to_fail=None)).value == "inconclusive"
+
+
+def test_a_relearner_fails_a_model_only_with_the_interval_that_is_widened_for_their_number() -> None:
+    assert verdict(relearn=relearning(0.1, 0.2, 0.26)).value == "failed"
+    assert verdict(relearn=relearning(0.1, 0.2, 0.32)).value == "inconclusive"
 
 
 def test_a_control_that_learns_in_a_few_steps_has_no_power() -> None:
