@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 
 from ledger.clock import now
 from ledger.events import record
-from ledger.sample_tables import job_samples, request_samples, training_samples
 from ledger.states import CutOffReason, JobState, RequestState
 from ledger.tables import Job, Model, Target
+from ledger.tables.samples import job_samples, request_samples, training_samples
 
 UNKNOWN_DURATION = timedelta(days=1)
 """How long a model's first job is taken to last, at most."""

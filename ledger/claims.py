@@ -20,9 +20,9 @@ from ledger.clock import now
 from ledger.errors import StaleClaim
 from ledger.events import record
 from ledger.idempotency import forget_expired
-from ledger.sample_tables import erased_samples, job_samples
 from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
+from ledger.tables.samples import erased_samples, job_samples
 
 MAX_TRIES = 3
 """How often one method of a job is tried, unless the caller says otherwise."""

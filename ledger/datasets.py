@@ -11,8 +11,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownDataset
-from ledger.sample_tables import as_rows, samples
 from ledger.tables import Dataset
+from ledger.tables.samples import as_rows, samples
 
 CHUNK = 50_000
 """Digests in one statement: large enough to be quick, small enough that memory stays flat."""

@@ -12,9 +12,9 @@ from sqlalchemy import Double, Select, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from ledger.sample_tables import erased_samples
 from ledger.states import AttemptOutcome, JobState, Phase, RequestState
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
+from ledger.tables.samples import erased_samples
 
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0

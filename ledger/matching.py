@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 
 from ledger.datasets import chunks
 from ledger.errors import NoSamplesMatch, UnknownModel
-from ledger.sample_tables import as_rows, erased_samples, request_samples, training_samples
 from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Model, UnlearnRequest
+from ledger.tables.samples import as_rows, erased_samples, request_samples, training_samples
 
 
 def touched_models(session: Session, dataset: Dataset, names: Sequence[str] | None) -> list[Model]:

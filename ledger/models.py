@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 
 from ledger.datasets import chunks, find_dataset, insert_digests
 from ledger.errors import AlreadyRegistered, SamplesNotInDataset, UnknownModel
-from ledger.sample_tables import erased_samples, samples, training_samples
 from ledger.states import VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
+from ledger.tables.samples import erased_samples, samples, training_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,9 +20,9 @@ from ledger.jobs import stop
 from ledger.matching import match_models, record_samples, touched_models
 from ledger.pages import Page, read_page
 from ledger.request_views import RequestView, request_views
-from ledger.sample_tables import request_samples
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
+from ledger.tables.samples import request_samples
 
 Row = TypeVar("Row", Job, Target)
 

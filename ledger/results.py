@@ -14,9 +14,9 @@ from ledger.attempts import end_attempt, give_up, note_timings
 from ledger.claims import MAX_TRIES, Claim, held
 from ledger.errors import CancelRequested
 from ledger.events import record
-from ledger.sample_tables import erased_samples, job_samples
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, ModelVersion, Report
+from ledger.tables.samples import erased_samples, job_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ from alembic import context
 from sqlalchemy import pool, text
 from sqlalchemy.engine import create_engine
 
-from ledger import sample_tables  # noqa: F401  (its tables belong to the metadata)
 from ledger.engine import normalise_url
 from ledger.tables import Base
 

@@ -7,7 +7,6 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, create_engine, inspect, pool, text
 from sqlalchemy.exc import IntegrityError
 
-from ledger import sample_tables  # noqa: F401  (its tables belong to the metadata)
 from ledger.engine import make_engine, normalise_url
 from ledger.tables import Base
 from migrations.commands import configuration, upgrade

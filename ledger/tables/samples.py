@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import Column, Enum, ForeignKey, LargeBinary, Subquery, Table, cast, func, literal, select
 
 from ledger.states import SampleOutcome
-from ledger.tables import Base
+from ledger.tables.base import Base
 
 
 def _of(owner: str, table: str) -> Column[object]:

@@ -1,0 +1,30 @@
+"""The tables, a file a subject; whoever imports one has the whole schema in `Base.metadata`."""
+
+from ledger.tables.access import ApiKey, IdempotencyKey, Tenant
+from ledger.tables.base import Base
+from ledger.tables.history import Event, Report
+from ledger.tables.jobs import Attempt, Job
+from ledger.tables.registry import Dataset, Model, ModelVersion
+from ledger.tables.requests import Target, UnlearnRequest
+from ledger.tables.samples import erased_samples, job_samples, request_samples, samples, training_samples
+
+__all__ = [
+    "ApiKey",
+    "Attempt",
+    "Base",
+    "Dataset",
+    "Event",
+    "IdempotencyKey",
+    "Job",
+    "Model",
+    "ModelVersion",
+    "Report",
+    "Target",
+    "Tenant",
+    "UnlearnRequest",
+    "erased_samples",
+    "job_samples",
+    "request_samples",
+    "samples",
+    "training_samples",
+]

@@ -1,0 +1,91 @@
+"""What is done about it, by whom, and how far it is."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ledger.states import AttemptOutcome, CutOffReason, JobState, Phase, Reason
+from ledger.tables.base import Base, Created, Json, Key, choice
+
+
+class Job(Base):
+    """One unlearning run of one model for one or many requests. `attempt` is the fencing token of whoever holds the lease."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        Index(
+            "uq_jobs_one_active_a_model",
+            "model_id",
+            unique=True,
+            postgresql_where=text("state IN ('running', 'verifying')"),
+        ),
+        Index(
+            "uq_jobs_one_open_a_model",
+            "model_id",
+            unique=True,
+            postgresql_where=text("state = 'queued' AND frozen_at IS NULL"),
+        ),
+        CheckConstraint("(state IN ('running', 'verifying')) = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint("(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
+        CheckConstraint("frozen_at IS NOT NULL OR state IN ('queued', 'cancelled')", name="frozen"),
+        CheckConstraint("progress BETWEEN 0 AND 1 AND attempt >= 1 AND tries >= 0", name="counts"),
+        Index(None, "tenant_id", "created_at", "id"),
+        Index(None, "model_id", "created_at"),
+        Index("ix_jobs_open", "state", postgresql_where=text("finished_at IS NULL")),
+    )
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    state: Mapped[JobState] = mapped_column(choice(JobState, "state"), default=JobState.QUEUED)
+    reason: Mapped[Reason | None] = mapped_column(choice(Reason, "reason"))
+    detail: Mapped[str | None]
+    # When it takes its last request.
+    cut_off: Mapped[datetime]
+    cut_off_reason: Mapped[CutOffReason] = mapped_column(choice(CutOffReason, "cut_off_reason"))
+    frozen_at: Mapped[datetime | None]
+    sample_count: Mapped[int | None]
+    # What to try, and which of it is being tried: `tries` counts the claims of the current method.
+    requested_method: Mapped[Json | None]
+    policy: Mapped[list[Json]]
+    policy_index: Mapped[int] = mapped_column(default=0)
+    method: Mapped[Json]
+    attempt: Mapped[int] = mapped_column(default=1)
+    tries: Mapped[int] = mapped_column(default=0)
+    # Who runs it.
+    worker: Mapped[str | None]
+    lease_until: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    base_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
+    # How far it is.
+    phase: Mapped[Phase] = mapped_column(choice(Phase, "phase"), default=Phase.WAITING)
+    progress: Mapped[float] = mapped_column(default=0.0)
+    step: Mapped[int] = mapped_column(default=0)
+    total: Mapped[int] = mapped_column(default=0)
+    eta_seconds: Mapped[float | None]
+    metrics: Mapped[Json] = mapped_column(default=dict)
+    timings: Mapped[Json] = mapped_column(default=dict)
+    created_at: Mapped[Created]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), onupdate=func.clock_timestamp())
+
+
+class Attempt(Base):
+    """One worker's go at a job, with the method it ran and how that ended."""
+
+    __tablename__ = "attempts"
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    method: Mapped[Json]
+    worker: Mapped[str]
+    outcome: Mapped[AttemptOutcome | None] = mapped_column(choice(AttemptOutcome, "outcome"))
+    reason: Mapped[Reason | None] = mapped_column(choice(Reason, "reason"))
+    detail: Mapped[str | None]
+    finding: Mapped[Json | None]
+    # Seconds by stage, and those that earlier attempts under the same claim had taken when this one began.
+    timings: Mapped[Json] = mapped_column(default=dict)
+    timings_before: Mapped[Json] = mapped_column(default=dict)
+    started_at: Mapped[Created]
+    finished_at: Mapped[datetime | None]

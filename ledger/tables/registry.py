@@ -1,0 +1,56 @@
+"""What is served: datasets, models and their versions."""
+
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ledger.states import VersionKind
+from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
+
+
+class Dataset(Base):
+    """A named set of samples."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    name: Mapped[str]
+    sample_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    created_at: Mapped[Created]
+
+
+class Model(Base):
+    """A served model: what builds it, what it was trained on, and the methods to try, in order."""
+
+    __tablename__ = "models"
+    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"), index=True)
+    name: Mapped[str]
+    workload: Mapped[str]
+    policy: Mapped[list[Json]]
+    details: Mapped[Json]
+    training_count: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[Created]
+
+
+class ModelVersion(Base):
+    """Weights by their SHA-256. The newest is the one that is served; a job publishes at most one."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("model_id", "number"),
+        UniqueConstraint("job_id"),
+        CheckConstraint("weights_sha256 ~ '^[0-9a-f]{64}$'", name="weights_sha256"),
+    )
+    id: Mapped[Key]
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"))
+    number: Mapped[int]
+    kind: Mapped[VersionKind] = mapped_column(choice(VersionKind, "kind"))
+    weights_sha256: Mapped[Sha256]
+    weights_path: Mapped[str]
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
+    created_at: Mapped[Created]
