@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from unlearning.objective import Objective
+from unlearning.precision import in_float32
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import Stop
 from unlearning.task import Task
@@ -16,6 +17,7 @@ _RATE = 0.01
 _REACHED = 0.5
 
 
+@in_float32
 def lasting(task: Task, *, stop: Stop) -> bool:
     """Whether the forget set takes at least `stop.relearn_share` of the steps that never-learnt data take to be learnt.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.objective import Forward, Objective
+from unlearning.precision import in_float32
 from unlearning.probe import lasting
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import Stop
@@ -61,6 +62,7 @@ class Criterion:
     right_before: tuple[Tensor, Tensor]
 
 
+@in_float32
 def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Criterion:
     """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
     generator = torch.Generator().manual_seed(task.seed)
@@ -79,6 +81,7 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
     )
 
 
+@in_float32
 @torch.no_grad()
 def check(criterion: Criterion, model: nn.Module) -> Check:
     """Compare the forget set with the held-out set, and the utility with the original's."""

@@ -7,6 +7,7 @@ from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
 from unlearning.methods.retrain import retrain
+from unlearning.precision import mixed
 from unlearning.random_state import isolated
 from unlearning.specs import Spec
 from unlearning.task import Steps, Task
@@ -26,4 +27,5 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     process's random state is left alone. Raises MethodRefused before the first step where the method cannot run.
     """
     task.check()
-    return isolated(METHODS[spec.kind](spec, task), seed=task.seed)
+    steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.inputs.device, precision=task.recipe.precision)
+    return isolated(steps, seed=task.seed)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.objective import Forward
+from unlearning.precision import in_float32
 from unlearning.samples import Batch
 from unlearning.task import Task
 
@@ -70,6 +71,7 @@ class Guide:
         return found.squeeze(-1)
 
 
+@in_float32
 def train_guides(task: Task, members: Batch, *, count: int) -> tuple[Guide, ...]:
     """`count` guides trained on the model's answers for `members` (D̂_r) against the guide part of D_v.
 

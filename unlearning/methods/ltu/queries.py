@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.objective import Objective
+from unlearning.precision import in_float32
 from unlearning.samples import Batch, SampleSet
 
 
@@ -25,6 +26,7 @@ class Neighbourhood:
     label_similarity: Tensor | None
 
 
+@in_float32
 @torch.no_grad()
 def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Neighbourhood:
     """Search once, on the original model. Without a last linear layer both searches fall back to uniform."""

@@ -1,0 +1,146 @@
+"""CIFAR-10 with a small residual network: the workload of the benchmarks, and of whoever has the data.
+
+`EXPUNGE_CIFAR` names where the images are: a folder, or a tar archive of one, with `train/<class>/*` and `test/<class>/*` (JPEG or
+PNG). Without it torchvision downloads CIFAR-10 into `data/`. 5,000 images to train on by default, so that two cores are enough.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from unlearning.errors import InvalidWorkload
+from unlearning.objective import classification
+from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.recipe import Recipe
+from unlearning.samples import SampleSet, partition
+from unlearning.workload import Workload
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN = (0.4914, 0.4822, 0.4465)
+DEVIATION = (0.2470, 0.2435, 0.2616)
+"""Of the training images, by channel, values from 0 to 1."""
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, basic block): (n, inside, h, w) → (n, outside, h/stride, w/stride)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.path = nn.Sequential(
+            nn.Conv2d(inside, outside, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.shortcut = (
+            nn.Identity()
+            if inside == outside and stride == 1
+            else nn.Sequential(nn.Conv2d(inside, outside, 1, stride=stride, bias=False), nn.BatchNorm2d(outside))
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.relu(self.path(inputs) + self.shortcut(inputs))
+
+
+def network() -> nn.Module:
+    """A small residual network: (n, 3, 32, 32) → logits (n, 10), 310,000 parameters."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        Residual(32, 32, 1),
+        Residual(32, 64, 2),
+        Residual(64, 128, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 10),
+    )
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types this overload for tensors only
+    return network
+
+
+def workload() -> Workload:
+    """5,000 images to train on and 2,000 held out, of CIFAR's training set; 2,000 of its test set. Split once, from one seed."""
+    train, held_out = partition(_samples("train"), (5000, 2000), seed=0)
+    (test,) = partition(_samples("test"), (2000,), seed=0)
+    return Workload(
+        name="cifar",
+        build=network,
+        train=train,
+        held_out=held_out,
+        test=test,
+        objective=classification(10),
+        recipe=Recipe(epochs=40, batch_size=64, learning_rate=0.1, readiness=Ready2Unlearn()),
+    )
+
+
+@functools.cache
+def _samples(part: str) -> SampleSet:
+    where = os.environ.get("EXPUNGE_CIFAR")
+    names, pixels, labels = _stored(Path(where), part) if where else _downloaded(part)
+    scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
+    return SampleSet(
+        ids=names,
+        inputs=((scaled - mean) / deviation).contiguous(memory_format=torch.channels_last),
+        targets=torch.tensor(labels, dtype=torch.int64),
+    )
+
+
+_Images = tuple[tuple[str, ...], NDArray[np.uint8], list[int]]
+
+
+def _stored(path: Path, part: str) -> _Images:
+    """The images of one part, in the order of their names; 800 a class and part are enough for what is drawn from them."""
+    if not path.exists():
+        raise InvalidWorkload(f"EXPUNGE_CIFAR names {path}, which is not there.")
+    files = _in_archive(path, part) if path.is_file() else _in_folder(path, part)
+    found = sorted((name, content) for name, content in files if int(Path(name).stem) < 800)
+    if not found:
+        raise InvalidWorkload(f"{path} has no images under {part}/<class>/.")
+    names = tuple(name for name, _ in found)
+    pixels = np.stack([np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for _, content in found])
+    return names, pixels, [CLASSES.index(Path(name).parent.name) for name in names]
+
+
+def _in_archive(path: Path, part: str) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.startswith(f"{part}/") else None
+            if file is not None:
+                yield member.name, file.read()
+
+
+def _in_folder(path: Path, part: str) -> Iterator[tuple[str, bytes]]:
+    for file in (path / part).glob("*/*"):
+        yield file.relative_to(path).as_posix(), file.read_bytes()
+
+
+def _downloaded(part: str) -> _Images:
+    _make_torchvision_importable()
+    from torchvision.datasets import CIFAR10
+
+    data = CIFAR10("data", train=part == "train", download=True)
+    return tuple(f"{part}/{i:05d}" for i in range(len(data.targets))), data.data, list(data.targets)
+
+
+def _make_torchvision_importable() -> None:
+    """Declare two operators that a CUDA build of torchvision registers fakes for; on a CPU-only torch its import fails without."""
+    for signature in (
+        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    ):
+        with contextlib.suppress(RuntimeError):  # It is there already.
+            torch.library.define(f"torchvision::{signature.partition('(')[0]}", "(" + signature.partition("(")[2])
