@@ -12,7 +12,7 @@ from sqlalchemy import Double, Select, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, aliased
 
-from ledger.states import AttemptOutcome, JobState, Phase, RequestState
+from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, RequestState
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples
 
@@ -123,6 +123,21 @@ def deadlines(session: Session) -> tuple[datetime | None, int]:
     still_open = select(func.min(UnlearnRequest.due_at), overdue).where(UnlearnRequest.finished_at.is_(None))
     earliest, late = session.execute(still_open).one()
     return earliest, late
+
+
+def training_seconds(session: Session) -> list[tuple[str, float]]:
+    """How long the training of each model's first version took, where that was registered."""
+    seconds = Model.details["training_seconds"].as_float()
+    found = select(Model.name, seconds).where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
+    return [(name, float(value)) for name, value in session.execute(found)]
+
+
+def progress(session: Session) -> list[tuple[str, str, float]]:
+    """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
+    running = (
+        select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(Job.state.in_(ACTIVE))
+    )
+    return [(name, phase.value, share) for name, phase, share in session.execute(running)]
 
 
 def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
-from ledger import gauges
+from ledger import gauges, heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, Verdict
 from unlearning.specs import SPECS
 
@@ -39,6 +39,7 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _states(session)
     yield from _requests(session)
     yield from _audits(session)
+    yield from _running(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
     lapsed = gauges.leases_lapsed(session)
@@ -56,6 +57,17 @@ def _states(session: Session) -> Iterator[Metric]:
     due = [] if earliest is None else [((), earliest.timestamp())]
     yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
     yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
+
+
+def _running(session: Session) -> Iterator[Metric]:
+    """Whether there is a worker, and how far what it runs is."""
+    seen = heartbeats.worker_seen(session)
+    rows: Rows = [] if seen is None else [((), seen.timestamp())]
+    yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
+    running = [((model, stage), share) for model, stage, share in gauges.progress(session)]
+    yield _gauge("expunge_job_progress_ratio", "How far each running job is.", ("model", "stage"), running)
+    trained = [((model,), seconds) for model, seconds in gauges.training_seconds(session)]
+    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
 
 
 def _requests(session: Session) -> Iterator[Metric]:

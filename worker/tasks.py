@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger import heartbeats
 from ledger.claims import sweep
 from ledger.engine import make_engine, make_sessions
 from ledger.wakeups import RUN_JOB, SWEEP
@@ -44,6 +45,8 @@ def run_job(job_id: str) -> None:
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
     """Take back lapsed leases and wake every job that is due."""
+    with sessions().begin() as session:
+        heartbeats.beat(session, heartbeats.SWEEP)
     wake_ready(at_most=None)
 
 

@@ -2,6 +2,7 @@
 
 from ledger.tables.access import ApiKey, IdempotencyKey, Tenant
 from ledger.tables.base import Base
+from ledger.tables.heartbeats import Heartbeat
 from ledger.tables.history import Event, Report
 from ledger.tables.jobs import Attempt, Job
 from ledger.tables.registry import Dataset, Model, ModelVersion
@@ -14,6 +15,7 @@ __all__ = [
     "Base",
     "Dataset",
     "Event",
+    "Heartbeat",
     "IdempotencyKey",
     "Job",
     "Model",

@@ -1,5 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
+from sqlalchemy import text
+
 from ledger import gauges
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import progress
@@ -52,3 +54,20 @@ def test_a_lapsed_lease_is_counted_once(world):
     world.sweep(max_attempts=3)
     with world.sessions() as session:
         assert gauges.leases_lapsed(session) == 1
+
+
+def test_a_running_job_tells_how_far_it_is_by_its_model_and_a_waiting_one_does_not(world):
+    claim = world.submit_and_claim(1)
+    world.submit(2, models=["large"])
+    with world.sessions.begin() as session:
+        progress(session, claim)
+    with world.sessions() as session:
+        assert gauges.progress(session) == [("small", "unlearn", 0.3)]
+
+
+def test_the_training_time_is_told_where_it_was_registered(world):
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE models SET details = '{\"training_seconds\": 60}' WHERE name = 'small'"))
+        session.execute(text("UPDATE models SET details = '{\"training_seconds\": \"long\"}' WHERE name = 'large'"))
+    with world.sessions() as session:
+        assert gauges.training_seconds(session) == [("small", 60.0)]
