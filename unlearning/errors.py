@@ -4,6 +4,7 @@ UnlearningError
 ├── InvalidSpec        the caller's: a parameter is unknown, misspelt or out of range
 ├── MethodRefused      the caller's: the method needs something that this task does not offer
 ├── InvalidWorkload    the caller's: what the factory returned does not hold together
+├── CheckpointUnusable nobody's: the run starts again
 └── WeightsError
     ├── WeightsMissing   there is no such file
     └── WeightsDamaged   the file's SHA-256 or its tensors do not fit
@@ -28,6 +29,10 @@ class MethodRefused(UnlearningError):
 
 class InvalidWorkload(UnlearningError):
     """A workload's parts contradict each other."""
+
+
+class CheckpointUnusable(UnlearningError):
+    """A checkpoint is gone, damaged, or not of this run; the message says which, as what follows "because"."""
 
 
 class WeightsError(UnlearningError):

@@ -68,9 +68,13 @@ class SampleSet:
         The last may be smaller; a lone last sample joins the batch before it, since batch norm cannot train on one.
         """
         order = torch.randperm(len(self), generator=generator)
-        last = self.batch_count(size) - 1
-        for number in range(last + 1):
-            yield self.select(order[number * size : (number + 1) * size if number < last else None])
+        for number in range(self.batch_count(size)):
+            yield self.slice(order, number, size)
+
+    def slice(self, order: Tensor, number: int, size: int) -> Batch:
+        """Batch `number` of an epoch in the order `order`, (n,) int64; see `epoch`."""
+        last = number == self.batch_count(size) - 1
+        return self.select(order[number * size : None if last else (number + 1) * size])
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """`size` distinct samples at random; all of them where there are fewer."""

@@ -6,8 +6,9 @@ criterion's part of D_v are looked at; never the evaluating attack, never the te
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -128,34 +129,62 @@ def until_matched(
     `first_step` and `total` place these steps within a longer run's progress.
     """
     found = check(criterion, task.model)
-    best, best_check = copy.deepcopy(task.model.state_dict()), found
-    best_rank, reason, crossed, taken, last_drop = _rank(criterion, best_check), "budget", 0, 0, best_check.drop
+    track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=found, found=found)
+    task.state.keep(stop=track)
     try:
-        for taken in range(1, steps + 1):
-            metrics = step(taken, found)
-            if taken % criterion.stop.check_every and taken < steps:
-                yield Progress(phase="unlearn", step=first_step + taken, total=total or steps, metrics=metrics)
-                continue
-            found = check(criterion, task.model)
-            settled = not anneals or taken > _SETTLED * steps
-            if settled and _rank(criterion, found) < best_rank:
-                best, best_check, best_rank = copy.deepcopy(task.model.state_dict()), found, _rank(criterion, found)
-            losing = found.drop > criterion.stop.allowed_drop and found.drop >= last_drop
-            crossed, last_drop = crossed + 1 if losing else 0, found.drop
-            yield Progress(
-                phase="unlearn", step=first_step + taken, total=total or steps, metrics={**metrics, **_shown(found)}
-            )
-            if not anneals and matched(criterion, found) and lasting(task, stop=criterion.stop):
-                reason = "matched"
-                break
-            if (crossed >= _PATIENCE and not anneals) or not _finite(task.model):
-                reason = "utility"
-                break
+        while track.taken < steps and not track.ended:
+            track.taken += 1
+            metrics = step(track.taken, track.found)
+            if not track.taken % criterion.stop.check_every or track.taken == steps:
+                settled = not anneals or track.taken > _SETTLED * steps
+                _judge(task, criterion, track, check(criterion, task.model), anneals=anneals, settled=settled)
+                metrics = {**metrics, **_shown(track.found)}
+            yield Progress(phase="unlearn", step=first_step + track.taken, total=total or steps, metrics=metrics)
     finally:
-        task.model.load_state_dict(best)
+        task.model.load_state_dict(track.best)
     return Outcome(
-        steps=first_step + taken, stopped_because=reason, setup_seconds=setup_seconds or {}, metrics=_shown(best_check)
+        steps=first_step + track.taken,
+        stopped_because=track.ended or "budget",
+        setup_seconds=setup_seconds or {},
+        metrics=_shown(track.best_check),
     )
+
+
+@dataclass(slots=True, eq=False)
+class _Track:
+    """Where a run under the stop is; all of it is part of a checkpoint.
+
+    best: the best state seen, with its check. found: the latest check. losing: checks in a row that lost utility. ended: why, once.
+    """
+
+    best: dict[str, Tensor]
+    best_check: Check
+    found: Check
+    taken: int = 0
+    losing: int = 0
+    ended: str = ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in ("best", "taken", "losing", "ended")},
+            **{name: asdict(getattr(self, name)) for name in ("best_check", "found")},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, value in state_dict.items():
+            setattr(self, name, Check(**value) if name in ("best_check", "found") else value)
+
+
+def _judge(task: Task, criterion: Criterion, track: _Track, found: Check, *, anneals: bool, settled: bool) -> None:
+    """Keep the state if it is the best that counts so far, and say whether what was found ends the run."""
+    if settled and _rank(criterion, found) < _rank(criterion, track.best_check):
+        track.best, track.best_check = copy.deepcopy(task.model.state_dict()), found
+    losing = found.drop > criterion.stop.allowed_drop and found.drop >= track.found.drop
+    track.losing, track.found = track.losing + 1 if losing else 0, found
+    if not anneals and matched(criterion, found) and lasting(task, stop=criterion.stop):
+        track.ended = "matched"
+    elif (track.losing >= _PATIENCE and not anneals) or not _finite(task.model):
+        track.ended = "utility"
 
 
 def _rank(criterion: Criterion, found: Check) -> tuple[float, float]:

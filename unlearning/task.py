@@ -9,6 +9,7 @@ from unlearning.errors import MethodRefused
 from unlearning.objective import Objective
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet
+from unlearning.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +46,7 @@ class Task:
 
     forget: D_f. remain: D_r, without anything ever forgotten. guide: the part of D_v that guiding attacks learn from.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew.
+    state: what the method keeps for a checkpoint, and goes on from in a resumed run.
     """
 
     model: nn.Module
@@ -56,6 +58,7 @@ class Task:
     guide: SampleSet
     criterion: SampleSet
     seed: int = 0
+    state: State = field(default_factory=State)
 
     def check(self) -> None:
         """Raise MethodRefused where a set is empty or where two sets share a sample."""

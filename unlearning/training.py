@@ -11,6 +11,7 @@ from unlearning.random_state import isolated
 from unlearning.readiness import readiness_loss, revocable_split
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet
+from unlearning.state import Epochs, State
 from unlearning.task import Outcome, Progress, Steps
 
 
@@ -19,7 +20,7 @@ def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Ob
 
     Same seed, same weights on the same machine. The caller's random state is left alone.
     """
-    return isolated(_train(model, samples, recipe, objective=objective, seed=seed), seed=seed)
+    return isolated(train_steps(model, samples, recipe, objective=objective, seed=seed, state=State()), seed=seed)
 
 
 def fit(
@@ -48,10 +49,14 @@ def drain(steps: Generator[Progress, None, Outcome]) -> Outcome:
             return outcome
 
 
-def _train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
+def train_steps(
+    model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int, state: State
+) -> Steps:
+    """As `train`, drawing from the process's random state, with its parts kept in `state`."""
     generator = torch.Generator().manual_seed(seed)
     device = samples.inputs.device
-    total = recipe.epochs * samples.batch_count(recipe.batch_size)
+    batches = Epochs(samples, recipe.batch_size, recipe.epochs, generator)
+    total = batches.total
     optimiser = torch.optim.SGD(
         model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
@@ -61,28 +66,27 @@ def _train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: O
     readiness = recipe.readiness
     split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
     first_meta_step = round(readiness.warm_up * total) if readiness else total
-    step = 0
+    state.keep(model=model, optimiser=optimiser, schedule=schedule, batches=batches, generator=generator)
     model.train()
     try:
-        for _ in range(recipe.epochs):
-            for batch in samples.epoch(recipe.batch_size, generator):
-                with autocast(device, recipe.precision):
-                    loss = objective.losses(model, batch).mean()
-                    if readiness and split and step >= first_meta_step and step % readiness.every == 0:
-                        loss = loss + readiness_loss(
-                            model,
-                            readiness,
-                            objective=objective,
-                            split=split,
-                            batch_size=recipe.batch_size,
-                            generator=generator,
-                        )
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
-                optimiser.step()
-                optimiser.zero_grad()
-                schedule.step()
-                step += 1
-                yield Progress(phase="train", step=step, total=total, metrics={"loss": float(loss.detach())})
+        for batch in batches:
+            step = batches.taken - 1
+            with autocast(device, recipe.precision):
+                loss = objective.losses(model, batch).mean()
+                if readiness and split and step >= first_meta_step and step % readiness.every == 0:
+                    loss = loss + readiness_loss(
+                        model,
+                        readiness,
+                        objective=objective,
+                        split=split,
+                        batch_size=recipe.batch_size,
+                        generator=generator,
+                    )
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.step()
+            yield Progress(phase="train", step=batches.taken, total=total, metrics={"loss": float(loss.detach())})
     finally:
         model.eval()
-    return Outcome(steps=step, stopped_because="completed")
+    return Outcome(steps=batches.taken, stopped_because="completed")

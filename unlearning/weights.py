@@ -20,10 +20,14 @@ def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
     The file appears by a rename after it has reached the disk, so a crash leaves the old state or the new one. Raises OSError
     (e.g. ENOSPC) with nothing left behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     tensors = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
-    content = safetensors.torch.save(tensors)
+    return write_file(safetensors.torch.save(tensors), folder)
+
+
+def write_file(content: bytes, folder: Path) -> tuple[Path, str]:
+    """Write `<sha256>.safetensors` into `folder`, by a rename after it has reached the disk; gives its path and digest."""
+    folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content).hexdigest()
     path = folder / f"{digest}.safetensors"
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".safetensors")

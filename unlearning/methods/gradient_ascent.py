@@ -15,6 +15,7 @@ def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
+    task.state.keep(model=task.model, generator=generator)
 
     def step(number: int, last: Check) -> Mapping[str, float]:
         parameters = trainable(task.model)

@@ -11,6 +11,7 @@ from unlearning.gradients import clipped, flat_gradient, forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import IEU
+from unlearning.state import Loop
 from unlearning.stopping import Check, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
@@ -30,10 +31,12 @@ def ieu(spec: IEU, task: Task) -> Steps:
     ceiling = _ceiling(task.objective, task.model, task.criterion)
     optimiser = descent(task.model, rate=spec.learning_rate)
     total = spec.steps + spec.repair_steps
-    taken = 0
-    for taken in range(1, spec.steps + 1):
+    eliminating = Loop(spec.steps)
+    task.state.keep(model=task.model, optimiser=optimiser, generator=generator, eliminating=eliminating)
+    for taken in eliminating:
         metrics = _eliminate(spec, task, optimiser, ceiling=ceiling, generator=generator)
         if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
+            eliminating.end()
             break
         yield Progress(phase="unlearn", step=taken, total=total, metrics=metrics)
 
@@ -43,9 +46,10 @@ def ieu(spec: IEU, task: Task) -> Steps:
         with batch_statistics(task.model, samples=len(remain.targets)):
             return _descend(spec, task, optimiser, task.objective.losses(task.model, remain).mean())
 
+    steps = spec.repair_steps
     return (
         yield from until_matched(
-            task, criterion, repair, steps=spec.repair_steps, anneals=True, first_step=taken, total=total
+            task, criterion, repair, steps=steps, anneals=True, first_step=eliminating.done, total=total
         )
     )
 

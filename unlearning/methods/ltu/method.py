@@ -45,6 +45,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     criterion = calibrate(task, spec.stop, guides=[member_signal(guide, logits) for guide in guides])
 
     optimiser = descent(task.model, rate=spec.learning_rate)
+    task.state.keep(model=task.model, optimiser=optimiser, generator=generator)
 
     def step(number: int, last: Check) -> Mapping[str, float]:
         anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.steps)

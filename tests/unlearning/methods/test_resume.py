@@ -1,0 +1,127 @@
+"""A run that is interrupted at any step, and resumed from a checkpoint on disk, ends in the weights of one that was not."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.unlearning.methods.test_conformance import every_method, spec_of
+from tests.unlearning.small import RECIPE, convolutional, dropping, normalised, same, state, task
+from unlearning.checkpoints import load_checkpoint, save_checkpoint
+from unlearning.methods.registry import unlearn
+from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.state import State
+from unlearning.task import Outcome, Task
+from unlearning.training import drain
+
+SHORT = dataclasses.replace(RECIPE, epochs=2)
+
+
+def given(build: Callable[[], nn.Module]) -> Task:
+    made = task(build)
+    made.recipe = SHORT
+    return made
+
+
+def uninterrupted(kind: str, build: Callable[[], nn.Module]) -> tuple[dict[str, torch.Tensor], Outcome, int]:
+    whole, seen = given(build), 0
+    steps = unlearn(spec_of(kind), whole)
+    while True:
+        try:
+            next(steps)
+            seen += 1
+        except StopIteration as end:
+            return state(whole.model), end.value, seen
+
+
+def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder: Path) -> tuple[Task, Path, str]:
+    """The task after so many steps, whose process is then lost, and its checkpoint."""
+    first = given(build)
+    steps = unlearn(spec_of(kind), first)
+    for _ in range(taken):
+        next(steps)
+    path, sha256 = save_checkpoint(first.state.snapshot(), folder)
+    steps.close()
+    return first, path, sha256
+
+
+@every_method
+@pytest.mark.parametrize("build", [normalised, dropping, convolutional])
+def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(
+    kind: str, build: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    wanted, outcome, count = uninterrupted(kind, build)
+    for taken in range(1, count + 1):
+        _, path, sha256 = interrupted(kind, build, taken=taken, folder=tmp_path)
+        second = given(build)
+        second.state = State(load_checkpoint(path, sha256))
+        steps = unlearn(spec_of(kind), second)
+        found = drain(steps)
+
+        assert same(state(second.model), wanted), taken
+        assert (found.steps, found.stopped_because, found.metrics) == (
+            outcome.steps,
+            outcome.stopped_because,
+            outcome.metrics,
+        )
+
+
+@every_method
+def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> None:
+    wanted, _, count = uninterrupted(kind, dropping)
+    content: dict[str, object] = {}
+    for _ in range(count):
+        one = given(dropping)
+        one.state = State(content)
+        steps = unlearn(spec_of(kind), one)
+        next(steps)
+        content = load_checkpoint(*save_checkpoint(one.state.snapshot(), tmp_path))
+        steps.close()
+    last = given(dropping)
+    last.state = State(content)
+    drain(unlearn(spec_of(kind), last))
+
+    assert same(state(last.model), wanted)
+
+
+@every_method
+def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> None:
+    _, _, count = uninterrupted(kind, normalised)
+    _, path, sha256 = interrupted(kind, normalised, taken=count // 2, folder=tmp_path)
+    second = given(normalised)
+    second.state = State(load_checkpoint(path, sha256))
+
+    assert [progress.step for progress in unlearn(spec_of(kind), second)] == list(range(count // 2 + 1, count + 1))
+
+
+@every_method
+def test_taking_checkpoints_changes_nothing(kind: str, tmp_path: Path) -> None:
+    wanted, _, _ = uninterrupted(kind, dropping)
+    watched = given(dropping)
+    for _ in unlearn(spec_of(kind), watched):
+        save_checkpoint(watched.state.snapshot(), tmp_path)
+
+    assert same(state(watched.model), wanted)
+
+
+def test_retraining_with_readiness_is_resumed_too(tmp_path: Path) -> None:
+    ready = dataclasses.replace(SHORT, readiness=Ready2Unlearn(every=2))
+
+    def prepared() -> Task:
+        made = task(dropping)
+        made.recipe = ready
+        return made
+
+    whole, first, second = prepared(), prepared(), prepared()
+    drain(unlearn(spec_of("retrain"), whole))
+    steps = unlearn(spec_of("retrain"), first)
+    for _ in range(9):
+        next(steps)
+    second.state = State(load_checkpoint(*save_checkpoint(first.state.snapshot(), tmp_path)))
+    steps.close()
+    drain(unlearn(spec_of("retrain"), second))
+
+    assert same(state(second.model), state(whole.model))
