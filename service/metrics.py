@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
@@ -24,6 +24,7 @@ UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
 
 def make_registry() -> CollectorRegistry:
     """A registry of one application's own, so that two in one process do not collide."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it so; they double the series of counters
     return CollectorRegistry(auto_describe=True)
 
 

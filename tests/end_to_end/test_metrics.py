@@ -1,0 +1,91 @@
+"""What several API processes and a worker's child count, one of which is killed: everything once, whoever is asked."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from expunge import client
+from expunge.embedded.broker import free_port
+from expunge.embedded.process import Program, await_ready, start, stop
+from expunge.embedded.services import api
+from expunge.embedded.stack import Stack
+from expunge.registration import place, register_workload
+from expunge.training import Trained
+from tests.end_to_end.conftest import SAMPLES
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+
+NAME = "counted-once"
+
+
+@contextmanager
+def api_processes(running: Stack, folder: Path, count: int) -> Iterator[str]:
+    """A second API of several processes on the running stack's database and broker; gives its address."""
+    given = next(child.program for child in running.children if child.program.name == "the API")
+    environment = {**(given.environment or {}), "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    port = free_port()
+    made = api(running.folder, environment, host="127.0.0.1", port=port)
+    program = Program(
+        name="several APIs",
+        command=(*made.command, "--workers", str(count)),
+        log=folder / "api.log",
+        ready=made.ready,
+        environment=environment,
+    )
+    child = start(program)
+    try:
+        await_ready(child)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop(child)
+
+
+def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twice(
+    running: Stack, trained: Trained, tmp_path: Path
+) -> None:
+    """A job whose worker's child is killed once, asked of one of two API processes, each answering scrapes."""
+    slow, where = "tests.worker.digits:slow", place(running.folder.root)
+    register_workload(where, name=NAME, reference=slow, weights=trained.path, dataset=NAME, policy=["retrain"])
+    assert running.api_key is not None
+    with api_processes(running, tmp_path, 2) as url, client.connect(url, running.api_key) as http:
+        before = counts(url)
+        (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))
+        for job in client.watch_job(http, job_id):
+            if job["state"] == "running" and job["attempt"] == 1:
+                worker = next(child for child in running.children if child.program.name == "the worker")
+                psutil.Process(worker.process.pid).children()[0].kill()
+        assert job["state"] == "completed", job
+        for _ in range(30):  # each on a connection of its own, so that any process may take it
+            httpx.get(f"{url}/methods", trust_env=False)
+        scrapes = [counts(url) for _ in range(6)]
+
+    assert len({path.name.split("_")[-1] for path in tmp_path.glob("counter_*.db")}) == 2
+    assert len({frozenset(scrape.items()) for scrape in scrapes}) == 1
+    after = scrapes[0]
+    assert after["lapsed"] - before["lapsed"] == 1
+    assert after["received"] - before["received"] == 1
+    assert after["sent"] - before["sent"] == 1
+    assert after["methods"] == 30
+    assert after["timed"] == 1
+
+
+def counts(url: str) -> dict[str, float]:
+    """What the several processes say together, whichever answers."""
+    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    def total(name: str, **labels: str) -> float:
+        return sum(sample.value for sample in found if sample.name == name and labels.items() <= sample.labels.items())
+
+    return {
+        "lapsed": total("expunge_lease_lapsed_total"),
+        "received": total("expunge_requests_received_total"),
+        "sent": total("expunge_wakeups_total", outcome="sent"),
+        "methods": total("http_requests_total", handler="/methods"),
+        "timed": total("expunge_unlearning_seconds_count", model=NAME),
+    }

@@ -1,0 +1,104 @@
+"""What /metrics exports, held against the table that dashboards, alerts and other people's rules build on."""
+
+import subprocess
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.states import TERMINAL, JobState, RequestState, Verdict
+from tests.service.conftest import Serve, Site, begin_job, publish_job
+from unlearning.specs import SPECS
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+DAY = 86400.0
+STAGES = {"load", "unlearn", "audit_membership", "audit_relearn", "report", "publish"}
+
+CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
+    # name: type, label → its values from the start (None: whatever is registered)
+    "expunge_requests_received_total": ("counter", {"channel": {"api"}}),
+    "expunge_requests_finished_total": ("counter", {"outcome": {s for s in RequestState if s in TERMINAL}}),
+    "expunge_requests_finished_late_total": ("counter", {"outcome": {s for s in RequestState if s in TERMINAL}}),
+    "expunge_requests": ("gauge", {"state": set(RequestState)}),
+    "expunge_jobs": ("gauge", {"state": set(JobState)}),
+    "expunge_request_completion_seconds": ("histogram", {}),
+    "expunge_unlearning_seconds": ("histogram", {"model": None, "method": set(SPECS)}),
+    "expunge_stage_duration_seconds": ("histogram", {"stage": STAGES, "method": set(SPECS)}),
+    "expunge_queue_wait_seconds": ("histogram", {}),
+    "expunge_job_requests": ("histogram", {}),
+    "expunge_earliest_deadline_timestamp_seconds": ("gauge", {}),
+    "expunge_requests_overdue": ("gauge", {}),
+    "expunge_audit_membership_auc_ratio": ("gauge", {"model": None}),
+    "expunge_audit_relearn_delay_ratio": ("gauge", {"model": None}),
+    "expunge_audit_utility_delta_ratio": ("gauge", {"model": None}),
+    "expunge_audit_verdicts_total": ("counter", {"model": None, "verdict": set(Verdict)}),
+    "expunge_samples_erased_total": ("counter", {"model": None}),
+    "expunge_lease_lapsed_total": ("counter", {}),
+    "expunge_wakeups_total": ("counter", {"outcome": {"sent", "lost"}}),
+    "expunge_build_info": ("gauge", {"version": None}),
+    # beyond the contract
+    "expunge_exporter_up": ("gauge", {}),
+    "expunge_worker_seen_timestamp_seconds": ("gauge", {}),
+    "expunge_job_progress_ratio": ("gauge", {"model": None, "stage": None}),
+    "expunge_training_seconds": ("gauge", {"model": None}),
+}
+BOUNDS = {
+    "expunge_request_completion_seconds": {28 * DAY, 30 * DAY, 31 * DAY, 92 * DAY},
+    "expunge_stage_duration_seconds": {1.0, 8 * 3600.0},
+}
+
+
+def exported(text: str) -> dict[str, tuple[str, list[Sample]]]:
+    """Type and samples of each metric; a counter goes by the name that its samples have."""
+    return {
+        family.name + ("_total" if family.type == "counter" else ""): (family.type, family.samples)
+        for family in text_string_to_metric_families(text)
+    }
+
+
+@pytest.fixture
+def text(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> str:
+    """The exposition after one job was published, while another runs and a third request waits."""
+    browser = serve(key=site.admin)
+    publish_job(sessions, browser.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
+    asked = browser.post("/unlearn-requests", json=ASKED | {"sample_ids": ["sample-2"]}).json()
+    begin_job(sessions, asked["targets"][0]["job"]["id"])
+    return browser.get("/metrics").text
+
+
+def test_every_metric_has_its_type_and_its_labels_and_there_is_no_other(text: str) -> None:
+    found = exported(text)
+
+    assert set(found) - {name for name in found if name.startswith("http_")} == set(CONTRACT)
+    for name, (kind, labels) in CONTRACT.items():
+        assert (name, found[name][0]) == (name, kind)
+        assert found[name][1], name
+        for sample in found[name][1]:
+            assert set(sample.labels) - {"le"} == set(labels), sample
+
+
+def test_every_known_label_set_is_there_before_anything_has_happened(serve: Serve, site: Site) -> None:
+    found = exported(serve().get("/metrics").text)
+
+    for name, (_, labels) in CONTRACT.items():
+        for label, values in labels.items():
+            if values is not None:
+                seen = {sample.labels[label] for sample in found[name][1]}
+                assert seen == values, (name, label)
+    assert found["expunge_requests_overdue"][1][0].value == 0
+    assert {s.labels["model"] for s in found["expunge_unlearning_seconds"][1]} == {"triage"}
+
+
+def test_the_legal_limits_are_bounds_of_buckets(text: str) -> None:
+    for name, bounds in BOUNDS.items():
+        found = {float(s.labels["le"]) for s in exported(text)[name][1] if "le" in s.labels}
+        assert bounds <= found, name
+
+
+def test_prometheus_own_checker_is_content(text: str, promtool: str) -> None:
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True)
+
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    complaints = [line for line in (checked.stdout + checked.stderr).splitlines() if line.startswith("expunge_")]
+    assert complaints == []
