@@ -123,9 +123,33 @@ def report(
     """Fetch an audit report into a file."""
     with open_client(url, key) as http:
         body = client.get_report_file(http, report_id, MEDIA[form])
-    if output == Path("-"):
+    write(body, output or Path(f"report-{report_id}.{form}"))
+
+
+def prove(
+    report_id: Annotated[str, typer.Argument(help="The report.", show_default=False)],
+    key: Key,
+    sample_id: Annotated[
+        str,
+        typer.Option(
+            prompt="Sample ID", help="The person's sample. Asked for, so that it stays out of the shell's history."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--out", help="The file to write; - for the standard output.")] = Path(
+        "inclusion.json"
+    ),
+    url: Url = None,
+) -> None:
+    """Fetch a proof, for the person, that their sample is among those that a report is about; it shows no other."""
+    with open_client(url, key) as http:
+        body = client.get_inclusion(http, report_id, sample_id)
+    write(body, output)
+
+
+def write(body: bytes, path: Path) -> None:
+    """Write a file and say where it is; `-` is the standard output."""
+    if path == Path("-"):
         sys.stdout.buffer.write(body)
         return
-    path = output or Path(f"report-{report_id}.{form}")
     path.write_bytes(body)
     out.print(str(path), soft_wrap=True)

@@ -66,6 +66,7 @@ app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator
 app.command("submit", rich_help_panel="The caller")(caller_commands.submit)
 app.command("watch", rich_help_panel="The caller")(caller_commands.watch)
 app.command("report", rich_help_panel="The caller")(caller_commands.report)
+app.command("prove", rich_help_panel="The caller")(caller_commands.prove)
 
 
 def main() -> None:

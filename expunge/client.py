@@ -121,6 +121,11 @@ def get_report_file(client: httpx.Client, report_id: str, media: str) -> bytes:
     return send(client, "GET", f"/reports/{report_id}", headers={"Accept": media}).content
 
 
+def get_inclusion(client: httpx.Client, report_id: str, sample_id: str) -> bytes:
+    """Fetch the proof that a sample is among those that a report's job has erased, as a file for the person."""
+    return send(client, "POST", f"/reports/{report_id}/inclusion", json={"sample_id": sample_id}).content
+
+
 def wait_seconds(response: httpx.Response) -> float:
     """Read `Retry-After` in seconds."""
     try:

@@ -8,6 +8,7 @@ LedgerError
 │   │   ├── UnknownRequest
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
+│   │   ├── NotInManifest       the sample is not among those of this report
 │   │   └── UnknownKey
 │   ├── NoSamplesMatch          none of the samples is in a training set
 │   ├── SamplesNotInDataset     a model may only be trained on registered samples
@@ -60,8 +61,12 @@ class UnknownReport(NotFound):
     """No report of that id."""
 
 
+class NotInManifest(NotFound):
+    """The sample is not among those that the report's job has erased."""
+
+
 class UnknownKey(NotFound):
-    """No API key of that id."""
+    """No API key, or no signing key, of that id."""
 
 
 class NoSamplesMatch(Refused):

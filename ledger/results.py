@@ -14,6 +14,7 @@ from ledger.attempts import end_attempt, give_up, note_timings
 from ledger.claims import MAX_TRIES, Claim, held
 from ledger.errors import CancelRequested
 from ledger.events import record
+from ledger.manifest import Manifest, record_manifest
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, ModelVersion, Report
 from ledger.tables.samples import erased_samples, job_samples
@@ -40,11 +41,14 @@ def publish(
     report_sha256: str,
     verdict: Verdict | str,
     timings: Mapping[str, float],
+    manifest: Manifest | None = None,
+    statement: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
 
-    The report's id is its own `report_id`. A job publishes once: after that its claim is stale, and the database keeps one version
-    and one report a job. Raises StaleClaim, CancelRequested when the caller was quicker, IllegalMove before the audit.
+    The report's id is its own `report_id`. `manifest` is what the report's root commits to, `statement` the signed envelope. A job
+    publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
+    CancelRequested when the caller was quicker, IllegalMove before the audit.
     """
     job = held(session, claim)
     if job.cancel_requested:
@@ -67,8 +71,11 @@ def publish(
         verdict=Verdict(verdict),
         sha256=report_sha256,
         body=dict(report),
+        statement=dict(statement) if statement is not None else None,
     )
     session.add(stored)
+    if manifest is not None:
+        record_manifest(session, job.id, manifest)
     note_timings(session, job, timings)
     _erase(session, claim, version.id)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)

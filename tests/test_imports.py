@@ -8,6 +8,7 @@ import pytest
 
 import ledger
 import service
+import verifier
 
 BLOCK = """
 import importlib, sys
@@ -39,11 +40,15 @@ def modules_of(package: object) -> list[str]:
     ("modules", "forbidden"),
     [
         (modules_of(ledger), ["fastapi", "celery", "torch", "service", "worker", "unlearning", "expunge"]),
+        (
+            modules_of(verifier),
+            ["ledger", "service", "worker", "unlearning", "expunge", "sqlalchemy", "pydantic", "rfc8785", "typer"],
+        ),
         (modules_of(service), ["torch", "torchvision", "worker", "expunge"]),
         (LIBRARY, ["fastapi", "celery", "sqlalchemy", "pydantic", "ledger", "service", "worker", "expunge"]),
         (TORCH_FREE, ["torch", "numpy", "ledger", "service", "worker", "expunge"]),
     ],
-    ids=["ledger", "service", "unlearning", "specs"],
+    ids=["ledger", "verifier", "service", "unlearning", "specs"],
 )
 def test_it_imports_without_what_it_must_not_know(modules: list[str], forbidden: list[str]) -> None:
     assert modules

@@ -1,22 +1,26 @@
 """Write the new version's weights and the report, and publish both in one transaction."""
 
-from pathlib import Path
 from uuid import uuid4
 
 from ledger import results
 from ledger.canonical import canonical_sha256
+from ledger.claims import Claim
 from ledger.clock import now
 from ledger.events import list_job_events
 from ledger.jobs import list_attempts
+from ledger.manifest import Manifest, commit
+from ledger.samples import sample_digest
 from ledger.states import Phase, VersionKind
 from unlearning.weights import save_weights
+from worker.fence import fenced
 from worker.load import Material
 from worker.progress import Journal, spent, stage
 from worker.report import Background, build_report
+from worker.settings import Settings
 from worker.trial import Trial
 
 
-def publish(journal: Journal, material: Material, trial: Trial, *, storage: Path) -> None:
+def publish(journal: Journal, material: Material, trial: Trial, *, settings: Settings) -> None:
     """Publish a trial as the model's next version. The file comes first: a file without a row is litter, a row without
     its file would be a broken version.
 
@@ -24,17 +28,19 @@ def publish(journal: Journal, material: Material, trial: Trial, *, storage: Path
     """
     claim = journal.watch.claim
     with stage(journal, Phase.REPORT):
-        path, sha256 = save_weights(trial.model, storage)
+        path, sha256 = save_weights(trial.model, settings.storage)
+        manifest = commit_to(claim, material, key=settings.sample_key_bytes)
         report = build_report(
             claim,
             material,
             trial,
             report_id=uuid4(),
             background=look_up(journal),
+            manifest_root=manifest.root,
             weights_sha256=sha256,
             timings=spent(journal),
         )
-    with stage(journal, Phase.PUBLISH), journal.sessions.begin() as session:
+    with stage(journal, Phase.PUBLISH), fenced(journal.sessions, claim) as session:
         results.publish(
             session,
             claim,
@@ -45,7 +51,14 @@ def publish(journal: Journal, material: Material, trial: Trial, *, storage: Path
             report_sha256=canonical_sha256(report),
             verdict=report["verdict"]["value"],
             timings=dict(journal.timings),
+            manifest=manifest,
         )
+
+
+def commit_to(claim: Claim, material: Material, *, key: bytes) -> Manifest:
+    """Commit to the forget set: here, where the IDs are, because a leaf must speak of the ID that the person knows."""
+    ids = material.forget.ids
+    return commit(claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids))
 
 
 def look_up(journal: Journal) -> Background:

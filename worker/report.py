@@ -9,7 +9,6 @@ from uuid import UUID
 from ledger.claims import Claim
 from ledger.events import EventView
 from ledger.job_views import AttemptView
-from ledger.samples import manifest_sha256
 from ledger.states import Phase
 from worker.load import Material
 from worker.trial import Trial
@@ -36,6 +35,7 @@ def build_report(
     *,
     report_id: UUID,
     background: Background,
+    manifest_root: str,
     weights_sha256: str,
     timings: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def build_report(
             "requests": claim.requests,
             "samples": len(claim.forget),
             "samples_previously_forgotten": len(claim.erased),
-            "manifest_sha256": manifest_sha256(claim.forget),
+            "manifest_root": manifest_root,
             "regulation": list(claim.regulations),
         },
         "model": {

@@ -70,7 +70,7 @@ def execute(journal: Journal, settings: Settings) -> None:
     trial = None
     while trial is None:
         trial = try_next(journal, material)
-    publish(journal, material, trial, storage=settings.storage)
+    publish(journal, material, trial, settings=settings)
     logger.info("job %s: published with the verdict %s", journal.watch.claim.job_id, trial.findings.verdict.value)
 
 

@@ -7,7 +7,15 @@ from ledger.tables.history import Event, Report
 from ledger.tables.jobs import Attempt, Job
 from ledger.tables.registry import Dataset, Model, ModelVersion
 from ledger.tables.requests import Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, job_samples, request_samples, samples, training_samples
+from ledger.tables.samples import (
+    erased_samples,
+    job_samples,
+    manifest_leaves,
+    request_samples,
+    samples,
+    training_samples,
+)
+from ledger.tables.signing import SigningKey
 
 __all__ = [
     "ApiKey",
@@ -21,11 +29,13 @@ __all__ = [
     "Model",
     "ModelVersion",
     "Report",
+    "SigningKey",
     "Target",
     "Tenant",
     "UnlearnRequest",
     "erased_samples",
     "job_samples",
+    "manifest_leaves",
     "request_samples",
     "samples",
     "training_samples",

@@ -42,4 +42,6 @@ class Report(Base):
     verdict: Mapped[Verdict] = mapped_column(choice(Verdict, "verdict"))
     sha256: Mapped[Sha256]
     body: Mapped[Json] = mapped_column(JSON)
+    # The signed DSSE envelope; None where the worker had no signing key.
+    statement: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     created_at: Mapped[Created]

@@ -2,7 +2,21 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import Column, Enum, ForeignKey, LargeBinary, Subquery, Table, cast, func, literal, select
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    Enum,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Subquery,
+    Table,
+    cast,
+    func,
+    literal,
+    select,
+)
 
 from ledger.states import SampleOutcome
 from ledger.tables.base import Base
@@ -56,6 +70,19 @@ request_samples = Table(
 
 job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
 """The manifest of each job, frozen at its cut-off."""
+
+manifest_leaves = Table(
+    "manifest_leaves",
+    Base.metadata,
+    _of("job_id", "jobs"),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("digest", LargeBinary),
+    Column("salt", LargeBinary),
+    CheckConstraint("(digest IS NULL) = (salt IS NULL)", name="opening"),
+    Index("uq_manifest_leaves_job_id_digest", "job_id", "digest", unique=True),
+)
+"""The leaves of each published job's manifest tree, in order. Without its digest and salt a leaf tells nobody whose it is."""
 
 DIGEST_BYTES = 32
 

@@ -18,7 +18,8 @@ class Asked:
     requests: Count
     samples: Count
     samples_previously_forgotten: Count
-    manifest_sha256: Digest
+    manifest_root: Digest
+    """The root of the Merkle tree (RFC 6962) over the forgotten samples, each under a salt of its own."""
     regulation: list[Name]
 
 

@@ -117,7 +117,7 @@ def identity(report: Report) -> list[tuple[str, str]]:
     return [
         (f"Weights before, version {model.version_before}", model.weights_before_sha256),
         (f"Weights after, version {model.version_after}", model.weights_after_sha256),
-        ("List of forgotten samples", report.asked.manifest_sha256),
+        ("Manifest of forgotten samples, root", report.asked.manifest_root),
     ]
 
 

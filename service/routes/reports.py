@@ -1,11 +1,15 @@
-"""GET /reports/{id}: what the audit of a published job found, as JSON, as a page and as a PDF, from the same content."""
+"""GET /reports/{id}: what the audit of a published job found, as JSON, as a page and as a PDF, and proofs about it."""
 
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
+from ledger.access import Scope
+from ledger.manifest import prove_inclusion
 from ledger.reports import ReportView, get_report
-from service.access import ReportReader
+from ledger.samples import sample_digest
+from service.access import ReportReader, require
+from service.bodies.proofs import InclusionAsked, InclusionBody
 from service.negotiation import preferred
 from service.openapi import problems
 from service.report.digest import report_bytes
@@ -57,6 +61,33 @@ def get_page(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
 def get_pdf(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
     """The same for the file: a tagged PDF with the canonical JSON attached."""
     return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), PDF)
+
+
+@router.post(
+    "/reports/{report_id:uuid}/inclusion",
+    summary="Show one sample to be among those forgotten",
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+)
+def post_inclusion(
+    report_id: UUID, asked: InclusionAsked, request: Request, caller: ReportReader, ledger: Ledger
+) -> InclusionBody:
+    """A proof that the sample is in the manifest that the report and its signed statement commit to.
+
+    Hand it to the person with the statement: `expunge verify` checks both offline. Needs `requests:read` too, because the answer
+    tells whether a sample was erased; 404 where it was not by this report's job.
+    """
+    require(caller, Scope.REQUESTS_READ)
+    report = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id)
+    dataset = str(report.body["model"]["dataset"])
+    proof = prove_inclusion(
+        ledger,
+        tenant_id=caller.tenant_id,
+        report_id=report_id,
+        dataset=dataset,
+        sample_id=asked.sample_id,
+        digest=sample_digest(request.app.state.settings.sample_key_bytes, dataset, asked.sample_id),
+    )
+    return InclusionBody.model_validate(proof.to_json())
 
 
 def _answer(report: ReportView, form: str) -> Response:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.access import ensure_tenant, issue_key
 from ledger.claims import Claim, claim, enter_verifying, record_progress
 from ledger.datasets import register_dataset
+from ledger.manifest import commit
 from ledger.models import register_model
 from ledger.results import publish
 from ledger.samples import sample_digest
@@ -160,6 +161,12 @@ def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
     report = sample_report(seed=claimed.base_version)
+    report["model"]["dataset"] = "scans"
+    names = {
+        sample_digest(bytes.fromhex(SAMPLE_KEY), "scans", name): name for name in map("sample-{}".format, range(100))
+    }
+    manifest = commit("scans", ((digest, names[digest]) for digest in claimed.forget))
+    report["asked"]["manifest_root"] = manifest.root
     with sessions.begin() as session:
         enter_verifying(session, claimed)
         published = publish(
@@ -171,6 +178,7 @@ def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
             report_sha256=report_sha256(report),
             verdict="verified",
             timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
+            manifest=manifest,
         )
     return published.report_id
 

@@ -35,7 +35,7 @@ def sample_report(
             "requests": 1 if forgotten < 100 else 12,
             "samples": forgotten,
             "samples_previously_forgotten": 40,
-            "manifest_sha256": _digest("manifest"),
+            "manifest_root": _digest("manifest"),
             "regulation": ["gdpr"] if forgotten < 100 else ["gdpr", "ccpa"],
         },
         "model": {

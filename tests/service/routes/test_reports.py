@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from tests.service.conftest import Serve, Site, publish_job, set_up
+from verifier.manifest import check_inclusion, read_inclusion
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
 
@@ -54,3 +55,25 @@ def test_another_tenant_cannot_read_it(
         other = set_up(session, "bank")
 
     assert [serve(key=other.auditor).get(report_path + form).status_code for form in ("", ".html", ".pdf")] == [404] * 3
+
+
+def test_one_person_is_shown_to_be_among_the_forgotten(serve: Serve, site: Site, report_path: str) -> None:
+    report = serve(key=site.admin).get(report_path).json()
+    answer = serve(key=site.admin).post(f"{report_path}/inclusion", json={"sample_id": "sample-1"})
+
+    assert answer.status_code == 200
+    root = bytes.fromhex(report["asked"]["manifest_root"])
+    check_inclusion(read_inclusion(answer.content), root=root, size=1)
+
+
+def test_a_sample_that_was_not_forgotten_has_no_proof_and_is_not_named(
+    serve: Serve, site: Site, report_path: str
+) -> None:
+    answer = serve(key=site.admin).post(f"{report_path}/inclusion", json={"sample_id": "sample-2"})
+
+    assert (answer.status_code, "sample-2" in answer.text) == (404, False)
+
+
+def test_who_may_not_know_who_was_erased_gets_no_proof(serve: Serve, site: Site, report_path: str) -> None:
+    for key in (site.auditor, site.reader):
+        assert serve(key=key).post(f"{report_path}/inclusion", json={"sample_id": "sample-1"}).status_code == 403

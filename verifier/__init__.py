@@ -1,0 +1,1 @@
+"""Checks, offline and with `cryptography` alone, what Expunge has signed."""

@@ -1,0 +1,70 @@
+"""Merkle trees as RFC 6962 (section 2.1) hashes them, and checking proofs about them (RFC 9162, section 2.1)."""
+
+import hashlib
+from collections.abc import Sequence
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """SHA-256(0x00 ‖ data): the hash of a leaf, 32 bytes."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256(0x01 ‖ left ‖ right): the hash of an inner node, 32 bytes."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def root_hash(leaves: Sequence[bytes]) -> bytes:
+    """The tree's hash over the hashes of its leaves, MTH of RFC 6962; of none, SHA-256 of nothing."""
+    if not leaves:
+        return hashlib.sha256().digest()
+    level = list(leaves)
+    while len(level) > 1:
+        pairs = [node_hash(level[place], level[place + 1]) for place in range(0, len(level) - 1, 2)]
+        level = pairs + level[len(level) - len(level) % 2 :]
+    return level[0]
+
+
+def included(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
+    """Whether the path proves that a leaf (by its hash) is number `index` of a tree of `size` leaves with that root."""
+    if not 0 <= index < size:
+        return False
+    place, last, found = index, size - 1, leaf
+    for sibling in path:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            found = node_hash(sibling, found)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            found = node_hash(found, sibling)
+        place, last = place >> 1, last >> 1
+    return last == 0 and found == root
+
+
+def consistent(*, first: int, second: int, first_root: bytes, second_root: bytes, path: Sequence[bytes]) -> bool:
+    """Whether the path proves that the tree of `second` leaves begins with the tree of `first` leaves."""
+    if not 0 <= first <= second:
+        return False
+    if first in (0, second):
+        known = root_hash([]) if first == 0 else second_root
+        return not path and first_root == known
+    steps = [first_root, *path] if first & (first - 1) == 0 else list(path)
+    if not steps:
+        return False
+    place, last = first - 1, second - 1
+    while place & 1:
+        place, last = place >> 1, last >> 1
+    old = new = steps[0]
+    for sibling in steps[1:]:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            new = node_hash(new, sibling)
+        place, last = place >> 1, last >> 1
+    return last == 0 and old == first_root and new == second_root
