@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from ledger.clock import now
 from ledger.errors import IllegalMove
 from ledger.events import record
-from ledger.states import MOVES, TERMINAL, JobState, Reason, RequestState, fold
+from ledger.outbox import announce_next
+from ledger.states import ACTIVE, MOVES, TERMINAL, JobState, Reason, RequestState, fold
 from ledger.tables import Job, Model, Target, UnlearnRequest
 
 Row = TypeVar("Row", Job, Target, UnlearnRequest)
@@ -80,10 +81,15 @@ def advance_job(
     data: Mapping[str, object] | None = None,
     **values: object,
 ) -> Job:
-    """Move a job and with it the targets that went along with it so far, and fold their requests. Raises IllegalMove."""
+    """Move a job and with it the targets that went along with it so far, and fold their requests. Raises IllegalMove.
+
+    A move that leaves the model free announces the model's next job.
+    """
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     along = _TARGET_STATE[job.state]
     advance(session, Job, [job_id], to, data=data, reason=reason, detail=detail, **values)
+    if to not in ACTIVE:
+        announce_next(session, job.model_id)
     with_it = select(Target.id, Target.request_id).where(Target.job_id == job_id, Target.state == along)
     targets = dict(session.execute(with_it).all())
     if targets:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from ledger.clock import now
 from ledger.events import record
+from ledger.outbox import announce_wakeup
 from ledger.states import CutOffReason, JobState, RequestState
 from ledger.tables import Job, Model, Target
 from ledger.tables.samples import job_samples, request_samples, training_samples
@@ -47,6 +48,7 @@ def join(
     if cut_off < job.cut_off:
         job.cut_off, job.cut_off_reason = cut_off, why
         record(session, "job.cut_off", {"cut_off": cut_off, "why": why}, job_id=job.id)
+        announce_wakeup(session, job.id, at=cut_off)
     record(session, "job.joined", {"samples": samples}, job_id=job.id)
     session.flush()
     return job
@@ -66,6 +68,7 @@ def _open_job(
         if job is not None:
             job.cut_off, job.cut_off_reason = min(job.cut_off, now(session)), CutOffReason.METHOD
             freeze(session, job)
+            announce_wakeup(session, job.id)
         opened = (
             insert(Job)
             .values(
@@ -85,6 +88,7 @@ def _open_job(
         job_id = session.scalar(opened)  # None: another request opened it first, and has committed
         if job_id is not None:
             record(session, "job.opened", {"cut_off": cut_off, "why": why}, job_id=job_id)
+            announce_wakeup(session, job_id, at=cut_off)
 
 
 def freeze(session: Session, job: Job) -> None:

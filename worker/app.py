@@ -11,6 +11,7 @@ from celery import Celery
 from celery.signals import after_setup_logger, beat_init, worker_process_init, worker_ready, worker_shutting_down
 
 from ledger.wakeups import SWEEP
+from worker import courier
 from worker.child import prepare_child, stop_children
 from worker.settings import read_settings
 
@@ -59,6 +60,7 @@ def quieten(**_: object) -> None:
 
 worker_ready.connect(mark_ready)
 beat_init.connect(mark_ready)
+beat_init.connect(courier.start)
 after_setup_logger.connect(quieten)
 worker_process_init.connect(prepare_child)
 worker_shutting_down.connect(stop_children)

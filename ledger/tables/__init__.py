@@ -5,6 +5,7 @@ from ledger.tables.base import Base
 from ledger.tables.heartbeats import Heartbeat
 from ledger.tables.history import Event, Report
 from ledger.tables.jobs import Attempt, Job
+from ledger.tables.outbox import OutboxEntry
 from ledger.tables.registry import Dataset, Model, ModelVersion
 from ledger.tables.requests import Target, UnlearnRequest
 from ledger.tables.samples import (
@@ -28,6 +29,7 @@ __all__ = [
     "Job",
     "Model",
     "ModelVersion",
+    "OutboxEntry",
     "Report",
     "SigningKey",
     "Target",

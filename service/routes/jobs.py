@@ -109,6 +109,7 @@ def post_cancel(job_id: UUID, caller: Writer, ledger: Ledger) -> JobBody:
 )
 def post_retry(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: Writer, ledger: Ledger) -> JobBody:
     """Puts a failed job back into the queue, from the first method of its policy."""
+    state = request.app.state
     job = JobBody.model_validate(retry_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
-    tasks.add_task(wake, request.app.state.broker, [job.id])
+    tasks.add_task(wake, state.broker, state.database, [job.id])
     return job

@@ -67,13 +67,13 @@ def post_unlearn_request(
     The answer says which jobs, when each starts at the latest, and why. Samples that no model was trained on do not fail the rest;
     a request in which none matches is refused.
     """
-    settings = request.app.state.settings
+    state = request.app.state
     if asked.validate_only:
         require(caller, Scope.REQUESTS_READ)  # a preview tells who is in a training set
-        preview = submission.preview_request(ledger, asked, caller, settings=settings)
+        preview = submission.preview_request(ledger, asked, caller, settings=state.settings)
         return Response(preview.model_dump_json(), media_type="application/json")
-    body = submission.record_request(ledger, asked, caller, settings=settings, idempotency_key=idempotency_key)
-    tasks.add_task(wake, request.app.state.broker, submission.due_jobs(body))
+    body = submission.record_request(ledger, asked, caller, settings=state.settings, idempotency_key=idempotency_key)
+    tasks.add_task(wake, state.broker, state.database, submission.due_jobs(body))
     response.headers["Location"] = f"/unlearn-requests/{body.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return body

@@ -1,0 +1,63 @@
+"""Sends what the outbox holds, from a thread of the beat: the workers may be busy for hours, the beat never is."""
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from kombu.exceptions import OperationalError as BrokerAway
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.engine import make_engine, make_sessions
+from ledger.outbox import settle_wakeups, take_wakeups
+from ledger.wakeups import RUN_JOB
+from worker.settings import read_settings
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+
+
+Round = Callable[[], object]
+
+
+def start(sender: Any, **_: object) -> None:
+    """Start the courier's thread with the beat, and let it end with it."""
+    sessions = make_sessions(make_engine(read_settings().database_url.get_secret_value(), pool_size=2))
+    wake = partial(deliver_wakeups, sessions, send=sender_of(sender.app))
+    threading.Thread(target=repeat, args=(wake, threading.Event()), daemon=True).start()
+
+
+def sender_of(app: Celery) -> Callable[[UUID], None]:
+    """The way to the workers; it raises BrokerAway where there is none."""
+    return lambda job_id: app.send_task(RUN_JOB, args=[str(job_id)], retry=False)
+
+
+def repeat(round_: Round, stopped: threading.Event) -> None:
+    """Make a round for ever. Whatever goes wrong is logged, without what it was about, and tried again in the next."""
+    while not stopped.wait(INTERVAL):
+        try:
+            round_()
+        except Exception as error:
+            logger.warning("the outbox waits for the next round: %s", type(error).__name__)
+
+
+def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], None]) -> int:
+    """Send the wake-ups that are due, and tell how many the broker has taken. What it has not stays for a later round."""
+    with sessions.begin() as session:
+        taken = take_wakeups(session)
+    sent = []
+    try:
+        for wakeup in taken:
+            send(wakeup.job_id)
+            sent.append(wakeup)
+    except BrokerAway as error:
+        logger.warning("%d wake-ups wait for the broker: %s", len(taken) - len(sent), type(error).__name__)
+    if sent:
+        with sessions.begin() as session:
+            settle_wakeups(session, sent)
+    return len(sent)
