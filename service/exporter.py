@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from ledger import gauges, heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, Verdict
-from unlearning.specs import SPECS
+from unlearning.specs import PRODUCTION
 
 Rows = Iterable[tuple[Sequence[str], float]]
 """Label values, and the value."""
@@ -20,13 +20,13 @@ DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], gauges
         "expunge_unlearning_seconds",
         "Seconds that the method itself ran.",
         ("model", "method"),
-        partial(gauges.unlearning_seconds, kinds=SPECS),
+        partial(gauges.unlearning_seconds, kinds=PRODUCTION),
     ),
     (
         "expunge_stage_duration_seconds",
         "Seconds of each stage of a job.",
         ("stage", "method"),
-        partial(gauges.stage_seconds, kinds=SPECS),
+        partial(gauges.stage_seconds, kinds=PRODUCTION),
     ),
     ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), gauges.completion_seconds),
     ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), gauges.queue_wait_seconds),

@@ -19,7 +19,7 @@ AUTO = "auto"
 @cache
 def schemas() -> dict[str, dict[str, Any]]:
     """For each method's kind the JSON schema (2020-12) of its parameters, with defaults."""
-    return {kind: TypeAdapter(spec).json_schema() for kind, spec in specs.SPECS.items()}
+    return {kind: TypeAdapter(spec).json_schema() for kind, spec in specs.PRODUCTION.items()}
 
 
 def _parse(value: object) -> object:
@@ -44,16 +44,16 @@ def _parse(value: object) -> object:
 
 
 Method = Annotated[
-    Literal["auto", "ltu", "ieu", "gradient_ascent", "retrain"] | Annotated[specs.Spec, Discriminator("kind")],
+    Literal["auto", "ltu", "ieu", "gradient_ascent", "retrain"] | Annotated[specs.Method, Discriminator("kind")],
     BeforeValidator(_parse),
     Field(
         description="`auto` (the model's policy), a method's name (with its defaults), or an object with parameters.",
         examples=["auto", "ltu", {"kind": "ltu", "steps": 40, "stop": {"tolerance": 0.5}}],
     ),
 ]
-"""A validated method: `"auto"`, or a spec."""
+"""A validated method: `"auto"`, or a spec. The baselines of the library's benchmarks are none."""
 
 
-def stored(method: str | specs.Spec) -> dict[str, object] | None:
+def stored(method: str | specs.Method) -> dict[str, object] | None:
     """The method as the ledger keeps it: None for the model's policy."""
     return None if isinstance(method, str) else specs.to_json(method)

@@ -9,7 +9,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.problems import MEDIA_TYPE, TYPE_BASE
-from unlearning.specs import SPECS
+from unlearning.specs import PRODUCTION
 
 DESCRIPTION = """\
 Erases people's data from trained PyTorch models, proves it with an audit, and publishes the report.
@@ -97,7 +97,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs") | {"Problem": problem}
-        for name in {"Stop", *(spec.__name__ for spec in SPECS.values())} & set(schemas):
+        for name in {"Stop", *(spec.__name__ for spec in PRODUCTION.values())} & set(schemas):
             schemas[name]["additionalProperties"] = False  # `parse` refuses more; a dataclass does not say so
         app.openapi_schema = document
     return app.openapi_schema

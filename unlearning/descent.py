@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from unlearning.gradients import trainable
 
-_FEWEST_TO_NORMALISE_BY = 16
+FEWEST_TO_NORMALISE_BY = 16
+"""Batch norm does not normalise by fewer samples than this: their statistics are noise."""
 
 
 def descent(model: nn.Module, *, rate: float) -> torch.optim.SGD:
@@ -40,7 +41,7 @@ def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
     By fewer than 16 samples nothing is normalised: their statistics are noise, and those of one sample are nothing.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training]
-    for norm in norms if samples >= _FEWEST_TO_NORMALISE_BY else ():
+    for norm in norms if samples >= FEWEST_TO_NORMALISE_BY else ():
         norm.train()
     try:
         yield

@@ -12,11 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unlearning.errors import InvalidSpec, UnlearningError
-from unlearning.specs import DEFAULT_POLICY, SPECS, Retrain, Spec, Stop, parse, to_json
+from unlearning.specs import (
+    BASELINES,
+    DEFAULT_POLICY,
+    PRODUCTION,
+    SPECS,
+    Retrain,
+    Spec,
+    Stop,
+    parse,
+    to_json,
+)
 
 BIG = 10**400
-every_kind = pytest.mark.parametrize("kind", sorted(SPECS))
-ITERATIVE = sorted(kind for kind in SPECS if any(f.name == "stop" for f in dataclasses.fields(SPECS[kind])))
+every_kind = pytest.mark.parametrize("kind", sorted(PRODUCTION))
+ITERATIVE = sorted(kind for kind in PRODUCTION if any(f.name == "stop" for f in dataclasses.fields(PRODUCTION[kind])))
 
 
 def field_values(field: dataclasses.Field) -> st.SearchStrategy[object]:
@@ -46,7 +56,7 @@ def specs_of(cls: type) -> st.SearchStrategy[object]:
     return build()
 
 
-@given(st.one_of([specs_of(cls) for cls in SPECS.values()]))
+@given(st.one_of([specs_of(cls) for cls in PRODUCTION.values()]))
 def test_what_is_written_is_read_back_the_same(spec: Spec) -> None:
     assert parse(json.loads(json.dumps(to_json(spec)))) == spec
 
@@ -61,7 +71,7 @@ def test_what_is_written_is_read_back_the_same(spec: Spec) -> None:
             | st.just(BIG)
             | st.floats()
             | st.text()
-            | st.sampled_from(sorted(SPECS)),
+            | st.sampled_from(sorted(PRODUCTION)),
             lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
             max_leaves=4,
         ),
@@ -78,8 +88,8 @@ def test_whatever_json_is_sent_is_understood_or_refused(data: dict[str, object])
 
 @every_kind
 def test_the_kind_alone_gives_the_defaults(kind: str) -> None:
-    assert parse({"kind": kind}) == SPECS[kind]()
-    assert SPECS[kind]().kind == kind
+    assert parse({"kind": kind}) == PRODUCTION[kind]()
+    assert PRODUCTION[kind]().kind == kind
 
 
 @pytest.mark.parametrize("data", [{}, {"kind": "oblivion"}, {"kind": None}, {"kind": ["ltu"]}, {"kind": {"ltu": 1}}])
@@ -88,7 +98,47 @@ def test_an_unknown_kind_is_refused_with_the_known_ones_named(data: dict[str, ob
         parse(data)
 
     assert refusal.value.field == "kind"
-    assert all(kind in str(refusal.value) for kind in SPECS)
+    assert all(kind in str(refusal.value) for kind in PRODUCTION)
+
+
+@pytest.mark.parametrize("kind", sorted(BASELINES))
+def test_a_baseline_is_not_served(kind: str) -> None:
+    with pytest.raises(InvalidSpec, match="baseline") as refusal:
+        parse({"kind": kind})
+
+    assert refusal.value.field == "kind"
+    assert BASELINES[kind]().kind == kind
+
+
+def test_a_method_is_served_or_a_baseline_and_not_both() -> None:
+    assert not PRODUCTION.keys() & BASELINES.keys()
+    assert SPECS.keys() == PRODUCTION.keys() | BASELINES.keys()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        *((kind, "batch_size", 0) for kind in sorted(BASELINES)),
+        *(
+            (kind, name, value)
+            for kind in ("fine_tune", "random_labels", "amnesiac_relabel", "bad_teacher", "salun")
+            for name, value in (("epochs", 0), ("learning_rate", 0.0), ("learning_rate", 101.0))
+        ),
+        ("fisher_noise", "noise", 0.0),
+        ("fisher_noise", "floor", 0.0),
+        ("ssd", "selection", 0.0),
+        ("ssd", "dampening", -1.0),
+        ("bad_teacher", "temperature", 0.0),
+        ("bad_teacher", "remain_share", 0.0),
+        ("salun", "saliency", 0.0),
+        ("salun", "saliency", 1.1),
+    ],
+)
+def test_the_baselines_ranges_hold(kind: str, name: str, value: float) -> None:
+    with pytest.raises(InvalidSpec, match=name) as refusal:
+        SPECS[kind](**{name: value})
+
+    assert refusal.value.field == name
 
 
 @pytest.mark.parametrize(

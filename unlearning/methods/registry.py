@@ -3,10 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+from unlearning.methods.amnesiac_relabel import amnesiac_relabel
+from unlearning.methods.bad_teacher import bad_teacher
+from unlearning.methods.fine_tune import fine_tune
+from unlearning.methods.fisher_noise import fisher_noise
 from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
+from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
+from unlearning.methods.salun import salun
+from unlearning.methods.ssd import ssd
 from unlearning.precision import mixed
 from unlearning.random_state import isolated
 from unlearning.specs import Spec
@@ -17,6 +24,13 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ieu": ieu,
     "gradient_ascent": gradient_ascent,
     "retrain": retrain,
+    "fine_tune": fine_tune,
+    "random_labels": random_labels,
+    "amnesiac_relabel": amnesiac_relabel,
+    "fisher_noise": fisher_noise,
+    "ssd": ssd,
+    "bad_teacher": bad_teacher,
+    "salun": salun,
 }
 
 

@@ -1,0 +1,51 @@
+"""SSD: the weights that the forget set needs more than the whole does shrink, and a run that dampens none says so."""
+
+import pytest
+import torch
+
+from tests.unlearning.small import flat, plain, same, state, task
+from unlearning.importance import add_squared_gradients, nothing_yet
+from unlearning.methods.registry import unlearn
+from unlearning.samples import Batch
+from unlearning.specs import SSD
+from unlearning.training import drain
+
+
+@pytest.mark.parametrize(("selection", "dampening"), [(1.0, 1.0), (2.0, 0.3), (1.5, 0.0)])
+def test_it_is_the_papers_formula(selection: float, dampening: float) -> None:
+    given = task(plain)
+    before = state(given.model)
+    everything = Batch(*(torch.cat(pair) for pair in zip(given.forget.batch, given.remain.batch, strict=True)))
+    forget, overall = nothing_yet(given), nothing_yet(given)
+    add_squared_gradients(forget, given, given.forget.batch, of=len(given.forget))
+    add_squared_gradients(overall, given, everything, of=len(everything.targets))
+    outcome = drain(unlearn(SSD(selection=selection, dampening=dampening, batch_size=10), given))
+
+    share = []
+    for name, p in state(given.model).items():
+        chosen = forget[name] > selection * overall[name]
+        shrunk = torch.minimum(dampening * overall[name] / forget[name], torch.tensor(1.0)) * before[name]
+        torch.testing.assert_close(p[chosen], shrunk[chosen])
+        assert torch.equal(p[~chosen], before[name][~chosen])
+        share.append(chosen.flatten())
+    assert 0 < outcome.metrics["dampened_share"] < 1
+    assert outcome.metrics["dampened_share"] == pytest.approx(float(torch.cat(share).float().mean()))
+
+
+def test_nothing_that_is_dampened_is_told_as_nothing_done() -> None:
+    given = task(plain)
+    before = state(given.model)
+    outcome = drain(unlearn(SSD(selection=1e6), given))
+
+    assert outcome.metrics["dampened_share"] == 0
+    assert same(state(given.model), before)
+
+
+def test_a_weight_is_never_enlarged_nor_turned() -> None:
+    given = task(plain)
+    before = flat(given.model)
+    drain(unlearn(SSD(selection=0.1, dampening=100.0), given))
+    after = flat(given.model)
+
+    assert (after.abs() <= before.abs()).all()
+    assert (after * before >= 0).all()

@@ -1,0 +1,62 @@
+"""The bad teacher: a student of the original on remaining data, and of random weights on the forget set (BadT)."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.epochs import Mixed, counted, learn_mixed, mixed_count, mixed_epoch
+from unlearning.errors import MethodRefused
+from unlearning.gradients import Loss, trainable
+from unlearning.objective import Forward
+from unlearning.specs import BadTeacher
+from unlearning.task import Steps, Task
+from unlearning.training import fresh
+
+
+def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
+    """Distil two teachers into the model, in place (Chundawat et al., AAAI 2023, eq. 3 there).
+
+    ℓ(x) = (1 − l) KL(T_s(x) ‖ S(x)) + l KL(T_d(x) ‖ S(x)), with l = 1 for forget samples, T_s the original and T_d freshly
+    initialised weights, both in evaluation mode; the student is in training mode. Raises MethodRefused without logits.
+    """
+    if task.objective.logits is None:
+        raise MethodRefused("A bad teacher teaches by its logits; this objective has none. Use IEU or Retrain.")
+    generator = torch.Generator().manual_seed(task.seed)
+    task.model.eval()
+    competent = copy.deepcopy(task.model).requires_grad_(False)
+    device = task.forget.inputs.device
+    incompetent = fresh(task.build, seed=task.seed).to(device).eval().requires_grad_(False)
+    chosen = torch.randperm(len(task.remain), generator=generator)
+    taught = task.remain.select(chosen[: max(1, round(spec.remain_share * len(chosen)))])
+    optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
+
+    def losses() -> Iterator[float]:
+        for _ in range(spec.epochs):
+            for part in mixed_epoch(taught, task.forget.batch, size=spec.batch_size, generator=generator):
+                target = _teaching(task, part, competent, incompetent, temperature=spec.temperature)
+                yield learn_mixed(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
+
+    total = spec.epochs * mixed_count(taught, task.forget.batch, size=spec.batch_size)
+    return (yield from counted(losses(), total=total))
+
+
+@torch.no_grad()
+def _teaching(task: Task, part: Mixed, competent: nn.Module, incompetent: nn.Module, *, temperature: float) -> Tensor:
+    """(n, classes): log-probabilities of whichever teacher a sample has."""
+    assert task.objective.logits is not None
+    good, bad = (task.objective.logits(teacher, part.batch.inputs) for teacher in (competent, incompetent))
+    return (torch.where(part.forgotten[:, None], bad, good).float() / temperature).log_softmax(-1)
+
+
+def _divergence(spec: BadTeacher, task: Task, inputs: Tensor, target: Tensor) -> Loss:
+    logits = task.objective.logits
+    assert logits is not None
+
+    def loss(forward: Forward) -> Tensor:
+        student = (logits(forward, inputs).float() / spec.temperature).log_softmax(-1)
+        return functional.kl_div(student, target, reduction="batchmean", log_target=True)
+
+    return loss

@@ -1,0 +1,23 @@
+"""Fine-tuning on the remaining set (FT)."""
+
+from collections.abc import Iterator
+
+import torch
+
+from unlearning.descent import descent
+from unlearning.epochs import counted, rehearse
+from unlearning.specs import FineTune
+from unlearning.task import Steps, Task
+
+
+def fine_tune(spec: FineTune, task: Task) -> Steps:
+    """Train on D_r alone for some epochs, in place, and let D_f be forgotten by not being rehearsed (Warnecke et al., 2023)."""
+    generator = torch.Generator().manual_seed(task.seed)
+    optimiser = descent(task.model, rate=spec.learning_rate)
+
+    def losses() -> Iterator[float]:
+        for _ in range(spec.epochs):
+            for batch in task.remain.epoch(spec.batch_size, generator):
+                yield rehearse(task, optimiser, batch)
+
+    return (yield from counted(losses(), total=spec.epochs * task.remain.batch_count(spec.batch_size)))

@@ -1,0 +1,29 @@
+"""Noise by Fisher information ("Fisher forgetting")."""
+
+import torch
+
+from unlearning.gradients import trainable
+from unlearning.importance import add_squared_gradients, as_the_model_says, batches_of, nothing_yet
+from unlearning.specs import FisherNoise
+from unlearning.task import Outcome, Progress, Steps, Task
+
+
+def fisher_noise(spec: FisherNoise, task: Task) -> Steps:
+    """θ ← θ + (λσ²)^¼ F^(−¼) ξ, ξ ~ N(0, I), in place (Golatkar, Achille, Soatto, CVPR 2020).
+
+    F is the diagonal of the Fisher information on the remaining set, its labels drawn from the model: what those data need
+    gets little noise. Raises MethodRefused where the objective has no logits.
+    """
+    task.model.eval()
+    generator = torch.Generator().manual_seed(task.seed)
+    importance = nothing_yet(task)
+    parts = list(batches_of(task.remain.batch, spec.batch_size))
+    for number, part in enumerate(parts, start=1):
+        add_squared_gradients(importance, task, as_the_model_says(task, part, generator), of=len(task.remain))
+        yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
+    with torch.no_grad():
+        for name, p in trainable(task.model).items():
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            p.add_(spec.noise * importance[name].clamp(min=spec.floor).pow(-0.25) * noise)
+    yield Progress(phase="unlearn", step=len(parts) + 1, total=len(parts) + 1)
+    return Outcome(steps=len(parts) + 1, stopped_because="completed")

@@ -1,0 +1,68 @@
+"""SalUn: wrong labels for the forget set, moving salient weights alone."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from unlearning.descent import descent
+from unlearning.epochs import counted, learn_blindly, mean_loss, rehearse, wrong_labels
+from unlearning.gradients import forward_with, trainable
+from unlearning.precision import in_float32
+from unlearning.samples import Batch
+from unlearning.specs import SalUn
+from unlearning.task import Steps, Task
+
+
+def salun(spec: SalUn, task: Task) -> Steps:
+    """Unlearn under a saliency mask, in place (Fan et al., ICLR 2024).
+
+    m = 1(|∇ℓ(D_f; θ_o)| ≥ γ) with γ the quantile that leaves `spec.saliency` of all weights (eq. 3 there), and
+    θ = m ⊙ θ' + (1 − m) ⊙ θ_o after every step (eq. 4): masking only the gradient would let momentum and weight decay move the
+    rest. Each epoch trains on D_f with wrong labels drawn anew, then on D_r. Raises MethodRefused without classes.
+    """
+    generator = torch.Generator().manual_seed(task.seed)
+    wrong_labels(task, task.forget.targets[:1], torch.Generator())
+    task.model.eval()
+    masks = saliency_masks(task, share=spec.saliency, batch_size=spec.batch_size)
+    originals = {name: p.detach().clone() for name, p in trainable(task.model).items()}
+    optimiser = descent(task.model, rate=spec.learning_rate)
+
+    def steps() -> Iterator[float]:
+        for _ in range(spec.epochs):
+            for batch in task.forget.epoch(spec.batch_size, generator):
+                wrong = Batch(batch.inputs, wrong_labels(task, batch.targets, generator))
+                yield learn_blindly(task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
+            for batch in task.remain.epoch(spec.batch_size, generator):
+                yield rehearse(task, optimiser, batch)
+
+    def losses() -> Iterator[float]:
+        for loss in steps():
+            _hold(task, masks, originals)
+            yield loss
+
+    batches = task.forget.batch_count(spec.batch_size) + task.remain.batch_count(spec.batch_size)
+    return (yield from counted(losses(), total=spec.epochs * batches))
+
+
+@in_float32
+def saliency_masks(task: Task, *, share: float, batch_size: int) -> dict[str, Tensor]:
+    """By parameter, bool: the `share` of all weights with the largest gradient of the forget set's mean loss (ties are in)."""
+    parameters = trainable(task.model)
+    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    forward = forward_with(task.model, parameters)
+    for index in torch.split(torch.arange(len(task.forget)), batch_size):
+        loss = task.objective.losses(forward, task.forget.select(index)).sum()
+        gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for sums, gradient in zip(total.values(), gradients, strict=True):
+            if gradient is not None:
+                sums += gradient
+    magnitudes = torch.cat([sums.abs().flatten() for sums in total.values()])
+    threshold = magnitudes.topk(max(1, round(share * len(magnitudes)))).values[-1]
+    return {name: sums.abs() >= threshold for name, sums in total.items()}
+
+
+@torch.no_grad()
+def _hold(task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]) -> None:
+    for name, p in trainable(task.model).items():
+        p.copy_(torch.where(masks[name], p, originals[name]))

@@ -1,0 +1,40 @@
+"""Selective synaptic dampening (SSD)."""
+
+import torch
+
+from unlearning.gradients import trainable
+from unlearning.importance import add_squared_gradients, batches_of, nothing_yet
+from unlearning.specs import SSD
+from unlearning.task import Outcome, Progress, Steps, Task
+
+
+def ssd(spec: SSD, task: Task) -> Steps:
+    """Dampen, in place, the weights that the forget set needs more than the whole does (Foster et al., AAAI 2024, eqs 5 and 6).
+
+    θ_i ← min(λ·I_i(D) / I_i(D_f), 1)·θ_i  where  I_i(D_f) > α·I_i(D), with I the diagonal of the empirical Fisher
+    information and D the data it was trained on, D_f among them. Nothing is drawn at random. The outcome's `dampened_share` is
+    how many of the weights were: 0 means that nothing was done.
+    """
+    task.model.eval()
+    everything = len(task.forget) + len(task.remain)
+    forget, overall = nothing_yet(task), nothing_yet(task)
+    parts = [(part, True) for part in batches_of(task.forget.batch, spec.batch_size)]
+    parts += [(part, False) for part in batches_of(task.remain.batch, spec.batch_size)]
+    for number, (part, forgotten) in enumerate(parts, start=1):
+        if forgotten:
+            add_squared_gradients(forget, task, part, of=len(task.forget))
+        else:
+            add_squared_gradients(overall, task, part, of=everything)
+        yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
+    for name, found in forget.items():
+        overall[name] += found * (len(task.forget) / everything)
+    dampened = total = 0
+    with torch.no_grad():
+        for name, p in trainable(task.model).items():
+            chosen = forget[name] > spec.selection * overall[name]
+            factor = (spec.dampening * overall[name] / forget[name].clamp(min=1e-30)).clamp(max=1)
+            p.copy_(torch.where(chosen, factor * p, p))
+            dampened, total = dampened + int(chosen.sum()), total + chosen.numel()
+    share = dampened / total if total else 0.0
+    yield Progress(phase="unlearn", step=len(parts) + 1, total=len(parts) + 1, metrics={"dampened_share": share})
+    return Outcome(steps=len(parts) + 1, stopped_because="completed", metrics={"dampened_share": share})

@@ -1,0 +1,44 @@
+"""The methods' parameters: torch-free, printable, storable, and the validated body of an API call.
+
+A spec says what to run; `unlearning.methods.registry.METHODS` has the function that runs it. Defaults are this project's own choice
+([ours] in docs/methods.md): the papers' constants are not published in any source we have.
+"""
+
+from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain
+from unlearning.specs.parsing import (
+    BASELINES,
+    DEFAULT_POLICY,
+    PRODUCTION,
+    SPECS,
+    Baseline,
+    Method,
+    Spec,
+    parse,
+    to_json,
+)
+from unlearning.specs.stop import Stop
+
+__all__ = [
+    "BASELINES",
+    "DEFAULT_POLICY",
+    "IEU",
+    "LTU",
+    "PRODUCTION",
+    "SPECS",
+    "SSD",
+    "AmnesiacRelabel",
+    "BadTeacher",
+    "Baseline",
+    "FineTune",
+    "FisherNoise",
+    "GradientAscent",
+    "Method",
+    "RandomLabels",
+    "Retrain",
+    "SalUn",
+    "Spec",
+    "Stop",
+    "parse",
+    "to_json",
+]

@@ -1,0 +1,137 @@
+"""The baselines: other papers' methods as those define them, to be compared with and not to be served.
+
+Their schedules are fixed, as in their papers: no calibrated stop ends them. Where a default is not the paper's own it is this
+project's choice ([ours] in docs/methods.md); all are to be tuned by the same budgeted search (`unlearning/search.py`).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from unlearning.specs.rules import check_epochs, require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FineTune:
+    """Fine-tuning on the remaining set alone: what is not rehearsed may be forgotten (Warnecke et al., NDSS 2023).
+
+    epochs: passes over the remaining set. learning_rate: constant.
+    """
+
+    kind: Literal["fine_tune"] = "fine_tune"
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RandomLabels:
+    """Random labels on the forget set, then the remaining set, in each epoch (Golatkar et al., CVPR 2020; RandL, RL).
+
+    Labels are drawn anew in each epoch, uniformly over all classes; the true one is not excluded.
+    """
+
+    kind: Literal["random_labels"] = "random_labels"
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AmnesiacRelabel:
+    """The relabelling of "Amnesiac Machine Learning" (Graves et al., AAAI 2021): wrong labels, drawn once, mixed with the rest.
+
+    It is what public code calls "amnesiac". The paper's other method, taking back the stored updates of the batches that held
+    the forget set, needs a log of the training that a trained model does not come with; it is not offered.
+    """
+
+    kind: Literal["amnesiac_relabel"] = "amnesiac_relabel"
+    epochs: int = 3
+    learning_rate: float = 0.01
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FisherNoise:
+    """Noise where the remaining set does not need the weight (Golatkar et al., CVPR 2020; "Fisher forgetting").
+
+    noise: (λσ²)^¼, the factor of the noise F^(−¼)·ξ. floor: the least Fisher information reckoned with, lest weights that
+    nothing depends on get noise without bound. batch_size: samples a forward pass, without effect on the result.
+    """
+
+    kind: Literal["fisher_noise"] = "fisher_noise"
+    noise: float = 0.001
+    floor: float = 1e-8
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.noise > 0, "noise", "above 0", self.noise)
+        require(self.floor > 0, "floor", "above 0", self.floor)
+        check_epochs(1, 1.0, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SSD:
+    """Selective synaptic dampening (Foster, Schoepf, Brintrup, AAAI 2024): shrink the weights that the forget set needs most.
+
+    selection: α, how many times the importance for all training data a weight's importance for the forget set must be.
+    dampening: λ, with the shrinking factor min(λ·importance for all / importance for the forget set, 1).
+    batch_size: samples a forward pass, without effect on the result.
+    The paper's α = 10 selects next to nothing where the forget set is a random part of the data: search it.
+    """
+
+    kind: Literal["ssd"] = "ssd"
+    selection: float = 10.0
+    dampening: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        require(self.selection > 0, "selection", "above 0", self.selection)
+        require(self.dampening >= 0, "dampening", "at least 0", self.dampening)
+        check_epochs(1, 1.0, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BadTeacher:
+    """The bad teacher (Chundawat et al., AAAI 2023): like random weights on the forget set, like the original elsewhere.
+
+    learning_rate: Adam's, constant. temperature: of the divergence. remain_share: the share of the remaining set that is taught.
+    """
+
+    kind: Literal["bad_teacher"] = "bad_teacher"
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    batch_size: int = 64
+    temperature: float = 1.0
+    remain_share: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        require(self.temperature > 0, "temperature", "above 0", self.temperature)
+        require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SalUn:
+    """Saliency unlearning (Fan et al., ICLR 2024): wrong labels on the forget set, then the rest, moving salient weights alone.
+
+    saliency: the share of the weights that may move, those with the largest gradient of the forget set's loss on the original.
+    """
+
+    kind: Literal["salun"] = "salun"
+    epochs: int = 10
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    saliency: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        require(0 < self.saliency <= 1, "saliency", "above 0 and at most 1", self.saliency)

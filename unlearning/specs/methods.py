@@ -1,0 +1,124 @@
+"""The methods that a job may run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from unlearning.specs.rules import check_loop, require
+from unlearning.specs.stop import Stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LTU:
+    """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learnt gradients, harmonised.
+
+    steps: iterations; the rate falls to zero over the last half of them, and the best state by the calibrated stop is kept.
+    learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
+    batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
+    remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|); remain_least: at least so many
+        samples of it, for a share of a small set is too little to remember by.
+    clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
+    forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. Both fade as the
+        forget set comes to look held out and return where it comes back: neither loss has a floor of its own.
+    overshoot: standard errors beyond a match that the first half of the run aims at: what is forgotten more deeply comes back
+        more slowly, and the second half brings the match.
+    attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
+    order: differentiate through the inner step ("second", the paper's) or stop there ("first").
+    forgetting, remembering, meta, combine: the paper's ablations.
+    """
+
+    kind: Literal["ltu"] = "ltu"
+    steps: int = 60
+    learning_rate: float = 0.05
+    inner_rate: float = 0.002
+    clip: float = 1.0
+    batch_size: int = 64
+    query_size: int = 64
+    remain_share: float = 0.3
+    remain_least: int = 3000
+    forgetting_weight: float = 1.0
+    scramble_weight: float = 0.1
+    overshoot: float = 1.0
+    attackers: int = 3
+    order: Literal["second", "first"] = "second"
+    forgetting: bool = True
+    remembering: bool = True
+    meta: bool = True
+    combine: Literal["harmonise", "sum", "alternate"] = "harmonise"
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        check_loop(self.steps, self.learning_rate, self.batch_size)
+        require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
+        require(self.clip > 0, "clip", "above 0", self.clip)
+        require(self.query_size >= 1, "query_size", "at least 1", self.query_size)
+        require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
+        require(self.remain_least >= 1, "remain_least", "at least 1", self.remain_least)
+        require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
+        require(self.scramble_weight >= 0, "scramble_weight", "at least 0", self.scramble_weight)
+        require(0 <= self.overshoot <= 100, "overshoot", "between 0 and 100", self.overshoot)
+        require(self.attackers >= 2, "attackers", "at least 2 (one support, one query)", self.attackers)
+        require(self.order in ("second", "first"), "order", "'second' or 'first'", self.order)
+        require(
+            self.combine in ("harmonise", "sum", "alternate"),
+            "combine",
+            "'harmonise', 'sum' or 'alternate'",
+            self.combine,
+        )
+        require(self.forgetting or self.remembering, "forgetting", "true where remembering is false", self.forgetting)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IEU:
+    """Influence Eliminating Unlearning (Tran, Woo, arXiv 2604.09391): bounded ascent, weight decay, noise, then repair.
+
+    steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data alone.
+    learning_rate: η. clip: the longest gradient that is followed. ascent: γ, the weight of the bounded ascent on the forget set.
+    decay: λ of W ← (1 − ηλ)W.
+    noise: σ, the noise a step in units of each weight tensor's standard deviation.
+    batch_size: samples a step, of the forget set and of the remaining set each.
+    """
+
+    kind: Literal["ieu"] = "ieu"
+    steps: int = 60
+    repair_steps: int = 160
+    learning_rate: float = 0.05
+    clip: float = 1.0
+    ascent: float = 1.0
+    decay: float = 0.01
+    noise: float = 0.05
+    batch_size: int = 64
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        check_loop(self.steps, self.learning_rate, self.batch_size)
+        require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
+        require(self.clip > 0, "clip", "above 0", self.clip)
+        require(self.ascent >= 0, "ascent", "at least 0", self.ascent)
+        require(
+            0 <= self.decay * self.learning_rate < 1,
+            "decay",
+            "such that learning_rate * decay is in [0, 1)",
+            self.decay,
+        )
+        require(self.noise >= 0, "noise", "at least 0", self.noise)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradientAscent:
+    """Plain gradient ascent on the forget set's loss: the simplest baseline, and what Ready2Unlearn prepares for."""
+
+    kind: Literal["gradient_ascent"] = "gradient_ascent"
+    steps: int = 60
+    learning_rate: float = 0.005
+    batch_size: int = 64
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        check_loop(self.steps, self.learning_rate, self.batch_size)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retrain:
+    """Train the architecture again from scratch on the remaining set, by the model's own recipe: the oracle, exact and slow."""
+
+    kind: Literal["retrain"] = "retrain"

@@ -1,0 +1,92 @@
+"""Specs by kind, and the way from plain JSON to a spec and back."""
+
+import dataclasses
+import difflib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from unlearning.errors import InvalidSpec
+from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain
+from unlearning.specs.rules import require
+from unlearning.specs.stop import Stop
+
+Method = LTU | IEU | GradientAscent | Retrain
+"""What a job may run."""
+
+Baseline = FineTune | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
+"""What those are compared with."""
+
+Spec = Method | Baseline
+
+PRODUCTION: dict[str, type[Method]] = {
+    "ltu": LTU,
+    "ieu": IEU,
+    "gradient_ascent": GradientAscent,
+    "retrain": Retrain,
+}
+
+BASELINES: dict[str, type[Baseline]] = {
+    "fine_tune": FineTune,
+    "random_labels": RandomLabels,
+    "amnesiac_relabel": AmnesiacRelabel,
+    "fisher_noise": FisherNoise,
+    "ssd": SSD,
+    "bad_teacher": BadTeacher,
+    "salun": SalUn,
+}
+
+SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}
+
+DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
+"""What a model's job tries, in this order, until the audit verifies."""
+
+
+def parse(data: Mapping[str, object]) -> Method:
+    """The spec that a JSON object describes, e.g. `{"kind": "ltu", "steps": 40, "stop": {"tolerance": 1}}`.
+
+    Raises InvalidSpec for a baseline, an unknown kind, an unknown or misspelt field, a value of the wrong type or out of range.
+    """
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in PRODUCTION:
+        known = ", ".join(PRODUCTION)
+        what = (
+            "a baseline, to be compared with and not to be served"
+            if isinstance(kind, str) and kind in BASELINES
+            else "not a method"
+        )
+        raise InvalidSpec(f"kind is {kind!r}, {what}; it must be one of {known}.", field="kind")
+    return _build(PRODUCTION[kind], data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
+
+
+def to_json(spec: Spec) -> dict[str, object]:
+    """The plain JSON object that `parse` turns back into this spec."""
+    return dataclasses.asdict(spec)
+
+
+def _build(cls: type[Any], data: Mapping[str, object], *, prefix: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for name in data:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            known = ", ".join(sorted(fields))
+            raise InvalidSpec(f"{prefix}{name} is not a parameter{hint} Known: {known}.", field=f"{prefix}{name}")
+    values = {name: _value(fields[name].type, value, prefix + name) for name, value in data.items()}
+    return cls(**values)
+
+
+def _value(kind: object, value: object, name: str) -> object:
+    if kind is Stop:
+        require(isinstance(value, Mapping), name, "an object", value)
+        return _build(Stop, value, prefix=f"{name}.")  # type: ignore[arg-type]  # checked in the line above
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        require(abs(value) <= sys.float_info.max, name, "a finite number", value)
+        return float(value)
+    if isinstance(kind, type):
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+        require(fits, name, f"of type {kind.__name__}", value)
+    if isinstance(value, float):
+        require(value == value and abs(value) != float("inf"), name, "a finite number", value)
+    return value
