@@ -1,0 +1,58 @@
+"""What a search may choose for each method: the same budget for all, over the parameters that matter most (all ranges [ours])."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from unlearning.errors import InvalidSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """Values from `low` to `high`, evenly spread on a linear or a logarithmic scale; whole numbers where `whole`."""
+
+    low: float
+    high: float
+    scale: Literal["log", "linear"] = "log"
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.scale == "log" and self.low <= 0):
+            raise InvalidSpec(f"A range from {self.low} to {self.high} is none; on a log scale it begins above 0.")
+
+    def at(self, share: float) -> float | int:
+        """The value that `share`, 0 to 1, of the range lies below."""
+        linear = self.low + share * (self.high - self.low)
+        value = self.low * (self.high / self.low) ** share if self.scale == "log" else linear
+        return round(value) if self.whole else float(value)
+
+
+Space = Mapping[str, Range]
+"""By the name of a spec's field."""
+
+_RATE = Range(low=0.001, high=0.1)
+_EPOCHS = Range(low=2, high=15, whole=True)
+
+SPACES: dict[str, Space] = {
+    "ltu": {
+        "learning_rate": Range(low=0.01, high=0.2),
+        "forgetting_weight": Range(low=0.2, high=5),
+        "scramble_weight": Range(low=0.02, high=0.5),
+        "overshoot": Range(low=0, high=2, scale="linear"),
+    },
+    "ieu": {
+        "learning_rate": Range(low=0.01, high=0.2),
+        "ascent": Range(low=0.2, high=5),
+        "noise": Range(low=0.005, high=0.2),
+        "decay": Range(low=0.001, high=1),
+    },
+    "gradient_ascent": {"learning_rate": Range(low=0.0003, high=0.03), "steps": Range(low=10, high=300, whole=True)},
+    "retrain": {},
+    "fine_tune": {"learning_rate": _RATE, "epochs": _EPOCHS},
+    "random_labels": {"learning_rate": _RATE, "epochs": _EPOCHS},
+    "amnesiac_relabel": {"learning_rate": _RATE, "epochs": _EPOCHS},
+    "fisher_noise": {"noise": Range(low=1e-5, high=0.03)},
+    "ssd": {"selection": Range(low=0.5, high=100), "dampening": Range(low=0.1, high=5)},
+    "bad_teacher": {"learning_rate": Range(low=1e-5, high=0.01), "epochs": Range(low=1, high=5, whole=True)},
+    "salun": {"learning_rate": _RATE, "epochs": _EPOCHS, "saliency": Range(low=0.1, high=1, scale="linear")},
+}
