@@ -11,7 +11,44 @@ ROOT = Path(__file__).parents[2]
 DASHBOARDS = sorted((ROOT / "ops/grafana/dashboards").glob("*.json"))
 RULES = sorted((ROOT / "ops/prometheus/rules").glob("*.yml"))
 
-_NAME = re.compile(r"(?<![\w:])(?:up|(?:\w+:)?expunge[:_][\w:]+|http_\w+)(?![\w:=~(])")
+_NAME = re.compile(r"(?<![\w:])(?:up|scrape_\w+|(?:\w+:)?expunge[:_][\w:]+|(?:http|pg|redis)_\w+|DCGM_\w+)(?![\w:=~(])")
+
+EXPORTED_BY: dict[str, frozenset[str]] = {
+    # https://github.com/prometheus-community/postgres_exporter
+    "postgres": frozenset(
+        {
+            "pg_database_size_bytes",
+            "pg_settings_max_connections",
+            "pg_stat_activity_count",
+            "pg_stat_database_blks_hit",
+            "pg_stat_database_blks_read",
+            "pg_stat_database_xact_commit",
+            "pg_stat_database_xact_rollback",
+        }
+    ),
+    # https://github.com/oliver006/redis_exporter
+    "redis": frozenset(
+        {
+            "redis_commands_processed_total",
+            "redis_connected_clients",
+            "redis_key_size",
+            "redis_memory_used_bytes",
+            "redis_up",
+        }
+    ),
+    # https://github.com/NVIDIA/dcgm-exporter, etc/default-counters.csv
+    "gpu": frozenset(
+        {
+            "DCGM_FI_DEV_FB_FREE",
+            "DCGM_FI_DEV_FB_USED",
+            "DCGM_FI_DEV_GPU_TEMP",
+            "DCGM_FI_DEV_GPU_UTIL",
+            "DCGM_FI_DEV_POWER_USAGE",
+        }
+    ),
+    "prometheus": frozenset({"up", "scrape_duration_seconds"}),
+}
+"""What others export, by the job that scrapes it: the names are theirs, and a panel may use no other."""
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -40,3 +77,17 @@ def rules(kind: str) -> dict[str, dict[str, Any]]:
 def metrics_of(query: str) -> set[str]:
     """The names of the metrics in a PromQL query."""
     return set(_NAME.findall(re.sub(r'"[^"]*"|by \([^)]*\)', "", query)))
+
+
+def jobs_of(query: str) -> set[str]:
+    """The scrape jobs that a query needs beyond the API's."""
+    asked = metrics_of(query)
+    return {job for job, names in EXPORTED_BY.items() if asked & names}
+
+
+def filled(query: str, *, window: str) -> str:
+    """A panel's query as Grafana sends it, with everything chosen."""
+    for name, value in {"$window": window, "$__range": window, "$model": ".*", "$method": ".*"}.items():
+        query = query.replace(name, value)
+    assert "$" not in query, query
+    return query

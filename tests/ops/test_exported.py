@@ -4,18 +4,21 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
-from tests.ops.files import DASHBOARDS, metrics_of, queries, rules
-from tests.service.conftest import Serve, Site, publish_job
+from tests.ops.files import DASHBOARDS, EXPORTED_BY, metrics_of, queries, rules
+from tests.service.conftest import Serve, Site, begin_job, publish_job
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
 
 
 @pytest.fixture
 def exported(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> set[str]:
-    """The names of all time series after one job was published and another request waits."""
+    """The names of all time series after one job was published and another job runs."""
     client = serve(key=site.admin)
     publish_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
-    client.post("/unlearn-requests", json=ASKED | {"sample_ids": ["sample-2"]})
+    begin_job(
+        sessions,
+        client.post("/unlearn-requests", json=ASKED | {"sample_ids": ["sample-2"]}).json()["targets"][0]["job"]["id"],
+    )
     text = client.get("/metrics").text
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
@@ -23,7 +26,7 @@ def exported(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> set[s
 def test_dashboards_and_rules_ask_only_for_what_is_exported(exported: set[str]) -> None:
     asked = {name: query for path in DASHBOARDS for name, query in queries(path).items()}
     asked |= {name: rule["expr"] for kind in ("alert", "record") for name, rule in rules(kind).items()}
-    known = exported | set(rules("record")) | {"up"}
+    known = exported.union(rules("record"), *EXPORTED_BY.values())
 
     unknown = {name: metrics_of(query) - known for name, query in asked.items() if metrics_of(query) - known}
 

@@ -1,5 +1,13 @@
 import json
+from pathlib import Path
+from typing import Any
 
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from ops.grafana.build import BOARDS, board
 from tests.ops.files import DASHBOARDS, read_yaml
 
 PROVISIONING = "ops/grafana/provisioning"
@@ -38,3 +46,32 @@ def test_the_provisioned_folder_is_the_one_that_is_mounted() -> None:
 
     assert f"./ops/grafana/dashboards:{provider['options']['path']}:ro" in mounts
     assert DASHBOARDS
+
+
+def test_the_committed_json_is_what_the_tables_make() -> None:
+    assert {path.stem for path in DASHBOARDS} == set(BOARDS)
+    for path in DASHBOARDS:
+        assert path.read_text() == board(path.stem), f"{path.name}: run python -m ops.grafana.build"
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_grafanas_own_types_know_every_field(path: Path) -> None:
+    """Read by the types that Grafana generates from its schemas, and written again, nothing may be missing."""
+    register_default_plugins()
+    given = json.loads(path.read_text())
+    again = json.loads(JSONEncoder().encode(Dashboard.from_json(given)))
+
+    assert lost(given, again) == []
+
+
+def lost(given: Any, again: Any, where: str = "") -> list[str]:
+    """The places of what is in the first and not in the second."""
+    if isinstance(given, dict):
+        return [
+            found
+            for key, value in given.items()
+            for found in (lost(value, again[key], f"{where}/{key}") if key in again else [f"{where}/{key}"])
+        ]
+    if isinstance(given, list) and len(given) == len(again):
+        return [found for pair in zip(given, again, strict=True) for found in lost(*pair, where)]
+    return [] if given == again else [where]

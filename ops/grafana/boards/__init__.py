@@ -1,0 +1,14 @@
+"""The dashboards, each a table of what its panels ask. `python -m ops.grafana.build` makes the JSON that Grafana reads."""
+
+from ops.grafana.boards.audits import audits
+from ops.grafana.boards.platform import platform
+from ops.grafana.boards.requests import requests
+from ops.grafana.boards.unlearning import unlearning_time
+
+BOARDS = {
+    "unlearning": ("Expunge: unlearning time", unlearning_time, ("model", "method", "window")),
+    "requests": ("Expunge: requests and deadlines", requests, ("window",)),
+    "audits": ("Expunge: audits", audits, ("model", "window")),
+    "platform": ("Expunge: platform", platform, ("window",)),
+}
+"""By the name of the file: the title, the rows, and the choices above them."""

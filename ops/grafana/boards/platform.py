@@ -1,0 +1,145 @@
+"""The dashboard platform."""
+
+from ops.grafana.panels import Rows, graph, number
+from ops.grafana.queries import quantile
+
+
+def platform() -> Rows:
+    """What the service stands on. PostgreSQL by postgres_exporter's names, Redis by redis_exporter's, GPUs by DCGM's."""
+    calls, duration = 'http_requests_total{job="expunge"', "http_request_duration_seconds"
+    hit, read = (f'sum(rate(pg_stat_database_blks_{kind}{{datname="expunge"}}[5m]))' for kind in ("hit", "read"))
+    used, free = (f"sum by (gpu, Hostname) (DCGM_FI_DEV_FB_{kind})" for kind in ("USED", "FREE"))
+    return {
+        "HTTP": [
+            graph(
+                "Calls a second",
+                "By route and status.",
+                (f"sum by (handler, status) (rate({calls}}}[5m]))", "{{handler}} {{status}}"),
+                unit="reqps",
+            ),
+            graph(
+                "Duration of calls, 95th percentile",
+                "By route.",
+                (quantile(0.95, duration, "handler", chosen='job="expunge"', window="5m", of="rate"), "{{handler}}"),
+                unit="s",
+            ),
+            graph(
+                "Share of 5xx",
+                "Of all answers.",
+                (f'(sum(rate({calls}, status=~"5.."}}[5m])) or vector(0)) / (sum(rate({calls}}}[5m])) > 0)', "5xx"),
+                unit="percentunit",
+                top=1,
+            ),
+            graph("Cost of a scrape", "Seconds, by what is scraped.", ("scrape_duration_seconds", "{{job}}"), unit="s"),
+        ],
+        "Workers and queue": [
+            number(
+                "Worker last seen",
+                "A worker renews a lease or obeys the beat's sweep; longer ago than a few minutes there is none.",
+                "time() - expunge_worker_seen_timestamp_seconds",
+                unit="s",
+                bad_from=300,
+                width=6,
+            ),
+            number("Ledger", "1: the exporter reads it.", "min(expunge_exporter_up)", width=6),
+            number(
+                "Leases lapsed",
+                "In the window: workers killed, frozen or cut off.",
+                "sum(increase(expunge_lease_lapsed_total[$window]))",
+                bad_from=1,
+                width=6,
+            ),
+            number(
+                "Wake-ups lost",
+                "In the window: the broker did not answer; the sweep sends them again.",
+                'sum(increase(expunge_wakeups_total{outcome="lost"}[$window]))',
+                bad_from=1,
+                width=6,
+            ),
+            graph(
+                "Messages in the queue",
+                "Celery's list in Redis. A message is a wake-up only, so that few wait.",
+                ('sum(redis_key_size{key="celery"}) or sum(redis_up) * 0', "messages"),
+                unit="none",
+            ),
+            graph(
+                "Wake-ups sent",
+                "A second, by what became of them.",
+                ("sum by (outcome) (rate(expunge_wakeups_total[5m]))", "{{outcome}}"),
+                unit="ops",
+            ),
+        ],
+        "PostgreSQL": [
+            graph(
+                "Connections",
+                "By state, and how many the server allows.",
+                ('sum by (state) (pg_stat_activity_count{datname="expunge"})', "{{state}}"),
+                ("max(pg_settings_max_connections)", "allowed"),
+                unit="none",
+            ),
+            graph(
+                "Transactions a second",
+                "Committed and rolled back.",
+                ('sum(rate(pg_stat_database_xact_commit{datname="expunge"}[5m]))', "committed"),
+                ('sum(rate(pg_stat_database_xact_rollback{datname="expunge"}[5m]))', "rolled back"),
+                unit="ops",
+            ),
+            graph(
+                "Size of the database",
+                "On disk.",
+                ('pg_database_size_bytes{datname="expunge"}', "expunge"),
+                unit="bytes",
+            ),
+            graph(
+                "Read from memory",
+                "Share of the blocks that were in the server's memory.",
+                (
+                    f"{hit} / ({hit} + {read} > 0)",
+                    "hits",
+                ),
+                unit="percentunit",
+                top=1,
+            ),
+        ],
+        "Redis": [
+            graph("Memory", "Used by the broker.", ("redis_memory_used_bytes", "used"), unit="bytes"),
+            graph(
+                "Clients and commands",
+                "Connected clients, commands a second.",
+                ("redis_connected_clients", "clients"),
+                ("rate(redis_commands_processed_total[5m])", "commands a second"),
+                unit="none",
+            ),
+        ],
+        "GPU": [
+            graph(
+                "Use",
+                "By GPU.",
+                ("avg by (gpu, Hostname) (DCGM_FI_DEV_GPU_UTIL)", "{{Hostname}} {{gpu}}"),
+                unit="percent",
+                top=100,
+            ),
+            graph(
+                "Memory used",
+                "Of the GPU's own.",
+                (
+                    f"{used} / ({used} + {free})",
+                    "{{Hostname}} {{gpu}}",
+                ),
+                unit="percentunit",
+                top=1,
+            ),
+            graph(
+                "Temperature",
+                "By GPU.",
+                ("max by (gpu, Hostname) (DCGM_FI_DEV_GPU_TEMP)", "{{Hostname}} {{gpu}}"),
+                unit="celsius",
+            ),
+            graph(
+                "Power",
+                "By GPU.",
+                ("sum by (gpu, Hostname) (DCGM_FI_DEV_POWER_USAGE)", "{{Hostname}} {{gpu}}"),
+                unit="watt",
+            ),
+        ],
+    }

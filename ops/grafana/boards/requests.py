@@ -1,0 +1,93 @@
+"""The dashboard requests."""
+
+from ops.grafana.panels import Rows, graph, number
+from ops.grafana.queries import mean, quantile
+
+OPEN = 'state=~"received|scheduled|running|verifying"'
+
+
+def requests() -> Rows:
+    """What was asked, what is about to be late, and what waits."""
+    completion, wait = "expunge_request_completion_seconds", "expunge_queue_wait_seconds"
+    within = f'sum(increase({completion}_bucket{{le="2.592e+06"}}[$window]))'
+    return {
+        "Now": [
+            number(
+                "Overdue requests", "Open requests past their legal deadline.", "expunge_requests_overdue", bad_from=1
+            ),
+            number(
+                "Next deadline in",
+                "Until the first open request is due.",
+                "expunge_earliest_deadline_timestamp_seconds - time()",
+                unit="s",
+            ),
+            number("Open requests", "Received and not ended.", f"sum(expunge_requests{{{OPEN}}})"),
+            number("Jobs running", "Jobs that a worker holds.", 'sum(expunge_jobs{state=~"running|verifying"})'),
+            number(
+                "Failed jobs",
+                "They wait for a retry; their requests are not served.",
+                'sum(expunge_jobs{state="failed"})',
+                bad_from=1,
+            ),
+            number(
+                "Ended late",
+                "Requests that ended after their deadline, ever.",
+                "sum(expunge_requests_finished_late_total)",
+                bad_from=1,
+            ),
+        ],
+        "Requests": [
+            graph(
+                "Requests by state",
+                "A request is as far as the least advanced of its models.",
+                ("sum by (state) (expunge_requests)", "{{state}}"),
+                unit="none",
+            ),
+            graph(
+                "Received and finished",
+                "In the window.",
+                ("sum(increase(expunge_requests_received_total[$window]))", "received"),
+                ("sum by (outcome) (increase(expunge_requests_finished_total[$window]))", "{{outcome}}"),
+                ("sum(increase(expunge_requests_finished_late_total[$window]))", "late"),
+                unit="none",
+            ),
+            graph(
+                "From receipt to completion",
+                "The law counts from receipt. Estimated from buckets whose bounds are the legal limits.",
+                (quantile(0.5, completion), "median"),
+                (quantile(0.95, completion), "95 %"),
+                unit="s",
+            ),
+            graph(
+                "Completed within 30 days",
+                "Share of the completed requests of the window.",
+                (
+                    f"{within} / (sum(increase({completion}_count[$window])) > 0)",
+                    "within 30 days",
+                ),
+                unit="percentunit",
+                top=1,
+            ),
+        ],
+        "Jobs": [
+            graph(
+                "Jobs by state",
+                "Queued ones wait for their cut-off, for their model, or for a worker.",
+                ("sum by (state) (expunge_jobs)", "{{state}}"),
+                unit="none",
+            ),
+            graph(
+                "Wait for a worker",
+                "From a job's opening to its start; its batching window is part of it.",
+                (quantile(0.5, wait), "median"),
+                (quantile(0.95, wait), "95 %"),
+                unit="s",
+            ),
+            graph(
+                "Requests that a job serves",
+                "Mean over the window: what joining saves.",
+                (mean("expunge_job_requests"), "requests"),
+                unit="none",
+            ),
+        ],
+    }

@@ -1,0 +1,80 @@
+"""The dashboard unlearning."""
+
+from ops.grafana.panels import Rows, bars, graph, listing, number
+from ops.grafana.queries import CHOSEN, all_time_mean, mean, quantile
+
+
+def unlearning_time() -> Rows:
+    """How long unlearning takes, and how that compares with training anew."""
+    runs, times = "expunge_unlearning_seconds_count", "expunge_unlearning_seconds"
+    retraining = all_time_mean(times, "model", chosen='model=~"$model", method="retrain"')
+    method = all_time_mean(times, "model, method", chosen=CHOSEN)
+    return {
+        "Now": [
+            number(
+                "Runs in the window",
+                "Runs of a method that came to an audit.",
+                f"sum(increase({runs}{{{CHOSEN}}}[$window]))",
+            ),
+            number(
+                "Mean time of the method",
+                "Over the window.",
+                f"sum(increase({times}_sum{{{CHOSEN}}}[$window])) / (sum(increase({runs}{{{CHOSEN}}}[$window])) > 0)",
+                unit="s",
+            ),
+            number("Jobs running", "Jobs that a worker holds.", 'sum(expunge_jobs{state=~"running|verifying"})'),
+            graph(
+                "Progress of what runs",
+                "0 to 1 of the whole job; at most one job of a model runs.",
+                ('expunge_job_progress_ratio{model=~"$model"}', "{{model}} · {{stage}}"),
+                unit="percentunit",
+                top=1,
+            ),
+        ],
+        "By model and method": [
+            graph(
+                "Mean time of the method, by model and method",
+                "Seconds that the method itself ran, mean over the window.",
+                (mean(times, "model, method", chosen=CHOSEN), "{{model}} · {{method}}"),
+                unit="s",
+            ),
+            graph(
+                "Median and 95th percentile, by method",
+                "Estimated from the histogram's buckets.",
+                (quantile(0.5, times, "method", chosen=CHOSEN), "{{method}} · median"),
+                (quantile(0.95, times, "method", chosen=CHOSEN), "{{method}} · 95 %"),
+                unit="s",
+            ),
+            bars(
+                "Mean time of each stage, by method",
+                "Where the time of a job goes, over the range shown.",
+                mean("expunge_stage_duration_seconds", "method, stage", chosen='method=~"$method"', window="$__range"),
+                rows="method",
+                columns="stage",
+                unit="s",
+            ),
+            listing(
+                "All runs so far",
+                "Over the whole ledger.",
+                (f"sum by (model, method) ({runs}{{{CHOSEN}}}) > 0", "runs"),
+                (method, "mean seconds"),
+                seconds=("mean seconds",),
+            ),
+        ],
+        "Against retraining": [
+            graph(
+                "Share of the training time",
+                "The method's mean over the training time, where that was registered. Below 1 unlearning was quicker.",
+                (f"{method} / on (model) group_left () expunge_training_seconds", "{{model}} · {{method}}"),
+                unit="percentunit",
+            ),
+            listing(
+                "Method, retraining, training",
+                "Seconds: the method's mean, the mean of the jobs that did retrain, and the training as registered.",
+                (method, "method"),
+                (f"{method} * 0 + on (model) group_left () ({retraining})", "retraining"),
+                (f"{method} * 0 + on (model) group_left () expunge_training_seconds", "training"),
+                seconds=("method", "retraining", "training"),
+            ),
+        ],
+    }

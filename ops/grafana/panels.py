@@ -1,0 +1,87 @@
+"""The kinds of panels that the dashboards are made of, so that a dashboard is a table of what it asks.
+
+A panel's queries are pairs of PromQL and legend.
+"""
+
+from typing import Any
+
+from grafana_foundation_sdk.builders import barchart, dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders.common import ReduceDataOptions, VizLegendOptions, VizTooltipOptions
+from grafana_foundation_sdk.models import common
+from grafana_foundation_sdk.models.dashboard import (
+    DataSourceRef,
+    DataTransformerConfig,
+    DynamicConfigValue,
+    Threshold,
+    ThresholdsMode,
+)
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+SOURCE = DataSourceRef(type_val="prometheus", uid="expunge")
+"""The provisioned data source."""
+
+Queries = tuple[tuple[str, str], ...]
+Builder = Any
+"""A builder of the SDK; its own types name one panel each."""
+Rows = dict[str, list[Builder]]
+"""Panels under the title of their row."""
+
+
+def _targets(queries: Queries, *, as_table: bool = False) -> list[Builder]:
+    """The queries with their letters; for a table or a bar chart asked once, at the end of the range."""
+    targets = []
+    for letter, (expression, legend) in zip("ABCDEFGH", queries, strict=False):
+        target = prometheus.Dataquery().ref_id(letter).expr(expression).datasource(SOURCE)
+        target = target.instant().format(PromQueryFormat.TABLE) if as_table else target.range().legend_format(legend)
+        targets.append(target)
+    return targets
+
+
+def _common(panel: Builder, title: str, text: str, *, width: int, height: int, unit: str) -> Builder:
+    return panel.title(title).description(text).datasource(SOURCE).span(width).height(height).unit(unit)
+
+
+def graph(
+    title: str, text: str, *queries: tuple[str, str], unit: str, width: int = 12, top: float | None = None
+) -> Builder:
+    """Lines over time; `top` fixes the upper end of the axis."""
+    panel = _common(timeseries.Panel(), title, text, width=width, height=8, unit=unit).targets(_targets(queries))
+    last = VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).placement(common.LegendPlacement.BOTTOM)
+    panel = panel.legend(last.show_legend(True).calcs(["lastNotNull"]))
+    panel = panel.tooltip(VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)).fill_opacity(8)
+    return panel if top is None else panel.min(0).max(top)
+
+
+def number(
+    title: str, text: str, expression: str, *, unit: str = "none", bad_from: float | None = None, width: int = 4
+) -> Builder:
+    """One figure; red from `bad_from` on."""
+    panel = _common(stat.Panel(), title, text, width=width, height=4, unit=unit)
+    panel = panel.targets(_targets(((expression, ""),))).reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+    steps = [Threshold(value=None, color="green")]
+    if bad_from is not None:
+        steps.append(Threshold(value=bad_from, color="red"))
+    return panel.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
+
+
+def bars(title: str, text: str, expression: str, *, rows: str, columns: str, unit: str) -> Builder:
+    """Stacked horizontal bars: one for each value of the label `rows`, cut into those of `columns`."""
+    panel = _common(barchart.Panel(), title, text, width=12, height=9, unit=unit)
+    matrix = {"columnField": columns, "rowField": rows, "valueField": "Value"}
+    panel = panel.targets(_targets(((expression, ""),), as_table=True)).orientation(common.VizOrientation.HORIZONTAL)
+    panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
+    return panel.stacking(common.StackingMode.NORMAL)
+
+
+def listing(title: str, text: str, *queries: tuple[str, str], seconds: tuple[str, ...] = ()) -> Builder:
+    """A table with a column for each query, under its legend; those in `seconds` are times."""
+    panel = _common(table.Panel(), title, text, width=12, height=9, unit="none").targets(
+        _targets(queries, as_table=True)
+    )
+    names = {f"Value #{letter}": legend for letter, (_, legend) in zip("ABCDEFGH", queries, strict=False)}
+    organised = {"excludeByName": {"Time": True}, "renameByName": names}
+    panel = panel.show_header(True).with_transformation(DataTransformerConfig(id_val="merge", options={}))
+    panel = panel.with_transformation(DataTransformerConfig(id_val="organize", options=organised))
+    for column in seconds:
+        panel = panel.override_by_name(column, [DynamicConfigValue(id_val="unit", value="s")])
+    return panel

@@ -1,0 +1,24 @@
+"""PromQL that several panels ask: means and quantiles of histograms."""
+
+CHOSEN = 'model=~"$model", method=~"$method"'
+"""The series of the models and methods chosen above the dashboard."""
+
+
+def mean(metric: str, by: str = "", *, chosen: str = "", window: str = "$window") -> str:
+    """The mean of a histogram's values over a window, only where there are any."""
+    over = f"sum by ({by})" if by else "sum"
+    total, count = (f"{over} (increase({metric}_{part}{{{chosen}}}[{window}]))" for part in ("sum", "count"))
+    return f"{total} / ({count} > 0)"
+
+
+def all_time_mean(metric: str, by: str, *, chosen: str = "") -> str:
+    """The mean of all values that a histogram has ever taken."""
+    return f"sum by ({by}) ({metric}_sum{{{chosen}}}) / (sum by ({by}) ({metric}_count{{{chosen}}}) > 0)"
+
+
+def quantile(
+    share: float, metric: str, by: str = "", *, chosen: str = "", window: str = "$window", of: str = "increase"
+) -> str:
+    """A quantile, as the histogram's buckets tell it."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, sum by ({labels}) ({of}({metric}_bucket{{{chosen}}}[{window}])))"

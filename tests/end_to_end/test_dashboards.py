@@ -1,0 +1,92 @@
+"""Every panel of every dashboard is asked of a real Prometheus that scrapes a real run, and answers."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from expunge import client
+from expunge.embedded.stack import Stack
+from expunge.registration import place, register_workload
+from expunge.training import Trained
+from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
+from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.ops.files import DASHBOARDS, filled, jobs_of, queries, rules
+
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
+    ),
+]
+
+NAME = "watched"
+
+
+@pytest.fixture(scope="module")
+def watched(
+    running: Stack, http: httpx.Client, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Prometheus, float]]:
+    """A Prometheus that has seen a model registered, one request served and another under way, and when it began to look."""
+    began = time.time()
+    with prometheus(running.settings, tmp_path_factory.mktemp("prometheus"), interval="1s") as seen:
+        where = place(running.folder.root)
+        register_workload(where, name=NAME, reference=REFERENCE, weights=trained.path, dataset=NAME, policy=["retrain"])
+        await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 0')
+        (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))
+        *_, job = client.watch_job(http, job_id)
+        assert job["state"] == "completed", job
+        await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 1')
+        yield seen, began
+
+
+def await_series(seen: Prometheus, expression: str) -> None:
+    """Until Prometheus knows something; it scrapes each second."""
+    limit = time.monotonic() + 60
+    while not seen.query(expression):
+        assert time.monotonic() < limit, expression
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)
+def test_every_panels_query_gives_data(watched: tuple[Prometheus, float], http: httpx.Client, dashboard: Path) -> None:
+    seen, began = watched
+    empty, left_out = [], []
+    for panel, query in queries(dashboard).items():
+        if not jobs_of(query) <= seen.jobs:
+            left_out.append(panel)
+        elif not seen.query_range(filled(query, window="5m"), start=began, end=time.time(), step=1):
+            empty.append(panel)
+
+    assert empty == unmeasured(http)[: len(empty)]
+    missing = {job for job, program in EXPORTERS.items() if shutil.which(program) is None} | {"gpu"}
+    assert all(jobs_of(queries(dashboard)[panel]) & missing for panel in left_out)
+
+
+def unmeasured(http: httpx.Client) -> list[str]:
+    """The panels of measures that the audits of this small model could not take: its original has nothing to relearn."""
+    reports = [job["report_id"] for job in http.get("/jobs").json()["items"] if job["report_id"]]
+    ratios = [client.get_report(http, report)["audit"]["relearn"]["ratio_to_control"] for report in reports]
+    return ["Relearn delay A"] if all(ratio is None for ratio in ratios) else []
+
+
+def test_every_alert_and_every_recording_is_evaluated_without_an_error(watched: tuple[Prometheus, float]) -> None:
+    seen, _ = watched
+    answer = httpx.get(f"{seen.url}/api/v1/rules", trust_env=False).json()
+    found = {rule["name"]: rule["health"] for group in answer["data"]["groups"] for rule in group["rules"]}
+
+    assert found == dict.fromkeys({**rules("alert"), **rules("record")}, "ok")
+
+
+def test_what_just_ran_is_what_the_dashboard_shows(watched: tuple[Prometheus, float], http: httpx.Client) -> None:
+    seen, _ = watched
+    job = http.get("/jobs", params={"model": NAME}).json()["items"][0]
+    (series,) = seen.query(f'expunge_unlearning_seconds_sum{{model="{NAME}", method="retrain"}}')
+    (forgotten,) = seen.query(f'expunge_samples_erased_total{{model="{NAME}"}}')
+
+    assert float(series["value"][1]) == pytest.approx(job["timings"]["unlearn"], abs=0.01)
+    assert float(forgotten["value"][1]) > 0
