@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance_job
 from ledger.clock import now
+from ledger.events import record
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from ledger.tables import Attempt, Job
 
@@ -52,7 +55,17 @@ def _end(
     session: Session, job: Job, to: JobState, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None
 ) -> None:
     end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
-    advance_job(session, job.id, to, reason=reason, detail=detail, worker=None, lease_until=None, eta_seconds=None)
+    advance_job(
+        session,
+        job.id,
+        to,
+        reason=reason,
+        detail=detail,
+        worker=None,
+        lease_until=None,
+        eta_seconds=None,
+        checkpoint=None,
+    )
 
 
 def requeue(
@@ -74,6 +87,8 @@ def requeue(
         step=0,
         total=0,
         eta_seconds=None,
+        # What nobody foresaw may lie in the checkpoint.
+        checkpoint=None if reason is Reason.UNEXPECTED else job.checkpoint,
     )
 
 
@@ -91,3 +106,15 @@ def end_attempt(
     attempt.outcome, attempt.reason, attempt.detail = outcome, reason, detail
     attempt.finding = dict(finding) if finding is not None else None
     attempt.finished_at = now(session)
+
+
+def count_refused(session: Session, job_id: UUID, number: int) -> None:
+    """Count that the worker of a lapsed attempt wanted to write; the first time stands on the timeline.
+
+    An attempt that ended otherwise is not counted: its heartbeat may come a moment late.
+    """
+    lapsed = (Attempt.job_id == job_id) & (Attempt.number == number)
+    lapsed &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.LAPSED)
+    more = update(Attempt).where(lapsed).values(refused_writes=Attempt.refused_writes + 1)
+    if session.scalar(more.returning(Attempt.refused_writes)) == 1:
+        record(session, "job.write_refused", {"attempt": number}, job_id=job_id)

@@ -195,3 +195,8 @@ def leases_lapsed(session: Session) -> int:
     return (
         session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.LAPSED)) or 0
     )
+
+
+def stale_writes_rejected(session: Session) -> int:
+    """How many writes were refused to workers that had lost their lease."""
+    return session.scalar(select(func.sum(Attempt.refused_writes))) or 0

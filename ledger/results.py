@@ -91,6 +91,7 @@ def publish(
         phase=Phase.DONE,
         progress=1.0,
         eta_seconds=0.0,
+        checkpoint=None,
     )
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
@@ -127,6 +128,7 @@ def escalate(
         claim, attempt=job.attempt + 1, method=dict(method), policy_index=job.policy_index + 1, origin="policy"
     )
     job.attempt, job.method, job.policy_index, job.tries = following.attempt, dict(method), following.policy_index, 1
+    job.checkpoint = None
     session.add(
         Attempt(
             job_id=job.id,

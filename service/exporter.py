@@ -44,6 +44,9 @@ def families(session: Session) -> Iterator[Metric]:
         yield _histogram(name, text, labels, read(session))
     lapsed = gauges.leases_lapsed(session)
     yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
+    refused = gauges.stale_writes_rejected(session)
+    text = "Writes that were refused to workers without their lease."
+    yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
 
 
 def _states(session: Session) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.claims import Claim, renew
 from ledger.errors import StaleClaim
 from worker.errors import Cancelled, ShuttingDown
+from worker.fence import fenced
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def _heartbeat(watch: Watch, done: threading.Event, beat: Callable[[], None], le
 def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
     with watch.turn:
         try:
-            with sessions.begin() as session:
+            with fenced(sessions, watch.claim) as session:
                 renewal = renew(session, watch.claim, lease=lease)
         except StaleClaim:
             watch.lost.set()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.claims import record_progress
 from ledger.states import Phase
 from unlearning.task import Progress
+from worker.fence import fenced
 from worker.lease import Watch
 
 INTERVAL = 2.0
@@ -87,7 +88,7 @@ def note(journal: Journal, progress: Progress) -> None:
     journal.phase, journal.written = phase, now
     share = overall(phase, step=progress.step, total=progress.total)
     elapsed = now - journal.started
-    with journal.sessions.begin() as session:
+    with fenced(journal.sessions, journal.watch.claim) as session:
         record_progress(
             session,
             journal.watch.claim,

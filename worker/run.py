@@ -21,8 +21,10 @@ from ledger.errors import CancelRequested, StaleClaim
 from ledger.states import Phase, Reason, Verdict
 from unlearning.audit.spec import AuditSpec
 from unlearning.errors import InvalidSpec, MethodRefused
+from worker.checkpoints import Saving
 from worker.errors import AuditFailed, ShuttingDown
 from worker.failures import Failure, failure
+from worker.fence import fenced
 from worker.lease import kept
 from worker.load import Material, load
 from worker.progress import Journal, stage, start_afresh
@@ -67,14 +69,15 @@ def execute(journal: Journal, settings: Settings) -> None:
     """Try the policy's methods in order until one gives what may be published, and publish it."""
     with stage(journal, Phase.LOAD):
         material = load(journal.watch.claim, settings)
+    saving = Saving(storage=settings.storage, every=settings.checkpoint_seconds)
     trial = None
     while trial is None:
-        trial = try_next(journal, material)
+        trial = try_next(journal, material, saving=saving)
     publish(journal, material, trial, settings=settings)
     logger.info("job %s: published with the verdict %s", journal.watch.claim.job_id, trial.findings.verdict.value)
 
 
-def try_next(journal: Journal, material: Material) -> Trial | None:
+def try_next(journal: Journal, material: Material, *, saving: Saving) -> Trial | None:
     """Run the claim's method; give the trial to publish, or None after moving the claim on to the policy's next method.
 
     An inconclusive result is published, and told as what it is, where the request named this method or where none is left;
@@ -84,7 +87,7 @@ def try_next(journal: Journal, material: Material) -> Trial | None:
     claim = journal.watch.claim
     following = claim.policy[claim.policy_index + 1 :]
     try:
-        trial = try_method(journal, material, spec=AuditSpec())
+        trial = try_method(journal, material, spec=AuditSpec(), saving=saving)
     except (MethodRefused, InvalidSpec) as error:
         if not following:
             raise
@@ -104,7 +107,7 @@ def escalate(journal: Journal, method: Mapping[str, Any], finding: dict[str, obj
     """Move the claim on to the policy's next method, whose figures start afresh."""
     watch = journal.watch
     with watch.turn:
-        with journal.sessions.begin() as session:
+        with fenced(journal.sessions, watch.claim) as session:
             following = results.escalate(session, watch.claim, method=method, finding=finding, timings=journal.timings)
         watch.claim = following
     start_afresh(journal)
@@ -133,7 +136,7 @@ def end(journal: Journal, found: Failure, settings: Settings) -> None:
 def written(journal: Journal) -> Iterator[Session]:
     """Open the transaction of an attempt's last words. Where it can not be written, the sweep finds the lapsed lease."""
     try:
-        with journal.sessions.begin() as session:
+        with fenced(journal.sessions, journal.watch.claim) as session:
             yield session
     except (StaleClaim, OperationalError) as error:
         logger.warning("the end of job %s was not written: %s", journal.watch.claim.job_id, type(error).__name__)

@@ -20,6 +20,12 @@ class Settings(BaseSettings):
     workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
     lease_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
     max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")
+    checkpoint_seconds: float = Field(
+        default=30,
+        ge=0,
+        validation_alias="EXPUNGE_CHECKPOINT_SECONDS",
+        description="how long a method runs from one checkpoint to the next; 0: at every step",
+    )
     sweep_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS")
     ready_file: Path | None = Field(
         default=None, validation_alias="EXPUNGE_READY_FILE", description="made once the process is ready"

@@ -15,6 +15,7 @@ from ledger.engine import make_engine, make_sessions
 from ledger.wakeups import RUN_JOB, SWEEP
 from worker.app import celery_app
 from worker.child import stoppable, stopping
+from worker.leftovers import tidy
 from worker.settings import Settings, read_settings
 
 
@@ -39,6 +40,7 @@ def run_job(job_id: str) -> None:
     with stoppable():
         claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
     if claimed:
+        tidy(settings().storage, sessions())
         wake_ready(at_most=1)
 
 
@@ -47,6 +49,7 @@ def sweep_jobs() -> None:
     """Take back lapsed leases and wake every job that is due."""
     with sessions().begin() as session:
         heartbeats.beat(session, heartbeats.SWEEP)
+    tidy(settings().storage, sessions())
     wake_ready(at_most=None)
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,7 +15,10 @@ from unlearning.audit.findings import Findings
 from unlearning.audit.spec import AuditSpec
 from unlearning.methods.registry import unlearn
 from unlearning.specs import parse
+from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task
+from worker.checkpoints import Saving, find, save_unlearned, saver
+from worker.fence import fenced
 from worker.load import Material
 from worker.progress import Journal, add_time, note
 
@@ -32,27 +35,14 @@ class Trial:
     seconds: float
 
 
-def try_method(journal: Journal, material: Material, *, spec: AuditSpec) -> Trial:
-    """Run the claim's method on a copy of the original, and audit it.
+def try_method(journal: Journal, material: Material, *, spec: AuditSpec, saving: Saving) -> Trial:
+    """Run the claim's method on a copy of the original, from its last checkpoint where it has one, and audit it.
 
     Raises MethodRefused, InvalidSpec, and what `Watch.check` raises; the original is as it was in any case.
     """
     claim, workload, begun = journal.watch.claim, material.workload, time.monotonic()
-    model = copy.deepcopy(material.original)
-    task = Task(
-        model=model,
-        build=workload.build,
-        objective=workload.objective,
-        recipe=workload.recipe,
-        forget=material.forget,
-        remain=material.remain,
-        guide=material.held_out.guide,
-        criterion=material.held_out.criterion,
-        seed=claim.seed,
-    )
-    outcome = drive(journal, unlearn(parse(claim.method), task), phase=Phase.UNLEARN)
-    model.eval()
-    with journal.sessions.begin() as session:
+    model, outcome = forget(journal, material, saving=saving)
+    with fenced(journal.sessions, claim) as session:
         enter_verifying(session, claim)
     findings = drive(
         journal,
@@ -73,8 +63,40 @@ def try_method(journal: Journal, material: Material, *, spec: AuditSpec) -> Tria
     return Trial(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - begun)
 
 
-def drive(journal: Journal, steps: Generator[Progress, None, T], *, phase: Phase) -> T:
-    """Run steps to their end, noting each, and give what they return.
+def forget(journal: Journal, material: Material, *, saving: Saving) -> tuple[nn.Module, Outcome]:
+    """Run the claim's method on a copy of the original, saving it as it goes; a run that was saved goes on from there."""
+    claim, workload = journal.watch.claim, material.workload
+    model = copy.deepcopy(material.original)
+    saved = find(journal, saving) or {}
+    if "outcome" in saved:
+        model.load_state_dict(saved["model"])
+        return model.eval(), Outcome(**saved["outcome"])
+    task = Task(
+        model=model,
+        build=workload.build,
+        objective=workload.objective,
+        recipe=workload.recipe,
+        forget=material.forget,
+        remain=material.remain,
+        guide=material.held_out.guide,
+        criterion=material.held_out.criterion,
+        seed=claim.seed,
+        state=State(saved.get("state", {})),
+    )
+    steps = unlearn(parse(claim.method), task)
+    outcome = drive(journal, steps, phase=Phase.UNLEARN, between=saver(journal, task.state, saving))
+    save_unlearned(journal, saving, model=model.eval(), outcome=outcome)
+    return model, outcome
+
+
+def drive(
+    journal: Journal,
+    steps: Generator[Progress, None, T],
+    *,
+    phase: Phase,
+    between: Callable[[Progress], None] = lambda progress: None,
+) -> T:
+    """Run steps to their end, noting each, and give what they return; `between` is called after each, before it is noted.
 
     The time up to a step counts for that step's phase, the time after the last for the last's; `phase` is where they begin.
     """
@@ -90,7 +112,8 @@ def drive(journal: Journal, steps: Generator[Progress, None, T], *, phase: Phase
                 return result
             phase, now = Phase(progress.phase), time.monotonic()
             add_time(journal, phase, now - before)
-            before = now
+            between(progress)
+            before = time.monotonic()
             note(journal, progress)
     finally:
         steps.close()

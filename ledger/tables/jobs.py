@@ -58,6 +58,8 @@ class Job(Base):
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     base_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
+    # Where its method was saved last (`ledger.checkpoints.Checkpoint`).
+    checkpoint: Mapped[Json | None]
     # How far it is.
     phase: Mapped[Phase] = mapped_column(choice(Phase, "phase"), default=Phase.WAITING)
     progress: Mapped[float] = mapped_column(default=0.0)
@@ -87,5 +89,7 @@ class Attempt(Base):
     # Seconds by stage, and those that earlier attempts under the same claim had taken when this one began.
     timings: Mapped[Json] = mapped_column(default=dict)
     timings_before: Mapped[Json] = mapped_column(default=dict)
+    # How often its worker came back after its lease was lost, and wanted to write.
+    refused_writes: Mapped[int] = mapped_column(server_default=text("0"))
     started_at: Mapped[Created]
     finished_at: Mapped[datetime | None]

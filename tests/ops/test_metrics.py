@@ -35,6 +35,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_audit_verdicts_total": ("counter", {"model": None, "verdict": set(Verdict)}),
     "expunge_samples_erased_total": ("counter", {"model": None}),
     "expunge_lease_lapsed_total": ("counter", {}),
+    "expunge_stale_writes_rejected_total": ("counter", {}),
     "expunge_wakeups_total": ("counter", {"outcome": {"sent", "lost"}}),
     "expunge_build_info": ("gauge", {"version": None}),
     # beyond the contract

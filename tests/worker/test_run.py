@@ -84,7 +84,7 @@ def test_a_method_that_refuses_gives_way_to_the_next(
     bench = make_bench(policy=("ieu", "retrain"))
     tried: list[str] = []
 
-    def refuse(journal: object, material: object, *, spec: object) -> None:
+    def refuse(journal: object, material: object, **_: object) -> None:
         tried.append(journal.watch.claim.method["kind"])  # type: ignore[attr-defined]  # a journal
         raise MethodRefused("It needs logits.")
 
@@ -183,14 +183,14 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
     job_id = bench.submit(training_ids[:80])
     original = running.try_method
 
-    def robbed(journal: object, material: object, *, spec: object) -> object:
+    def robbed(journal: object, material: object, **more: object) -> object:
         with bench.sessions.begin() as session:
             from sqlalchemy import text
 
             session.execute(
                 text("UPDATE jobs SET attempt = attempt + 1, worker = 'another' WHERE id = :id"), {"id": job_id}
             )
-        return original(journal, material, spec=spec)  # type: ignore[arg-type]  # passed on
+        return original(journal, material, **more)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(running, "try_method", robbed)
     assert bench.run(job_id)

@@ -38,8 +38,8 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     """Run the method that `spec` names on `task`: `task.model` is changed in place, and nothing else is.
 
     Yields after each step; closing the generator early leaves finite weights. Same seed, same weights on the same machine; the
-    process's random state is left alone. Where `task.state` holds a checkpoint, the run goes on from it. Raises MethodRefused before
-    the first step where the method cannot run.
+    process's random state is left alone. Where `task.state` holds a checkpoint, the run goes on from it. Raises MethodRefused
+    before the first step where the method cannot run.
     """
     task.check()
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.inputs.device, precision=task.recipe.precision)

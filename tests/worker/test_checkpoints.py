@@ -1,0 +1,307 @@
+"""A job that is interrupted goes on from its last checkpoint, and ends in the weights of one that was not."""
+
+import copy
+import dataclasses
+import errno
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import safetensors.torch
+from sqlalchemy import text, update
+from torch import nn
+
+from ledger.claims import sweep
+from ledger.events import list_job_events
+from ledger.gauges import stale_writes_rejected
+from ledger.jobs import cancel_job, list_attempts
+from ledger.states import AttemptOutcome, JobState, Phase
+from ledger.tables import Job
+from tests.worker.conftest import Bench
+from unlearning.methods.registry import unlearn
+from unlearning.specs import Spec
+from unlearning.state import State
+from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.training import drain
+from worker import checkpoints, trial
+from worker.errors import AuditFailed
+from worker.leftovers import folder_of, tidy
+
+STEPS = 12
+METHOD = {"kind": "gradient_ascent", "steps": STEPS, "stop": {"check_every": STEPS}}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it, nothing is written any more."""
+
+
+@pytest.fixture
+def eager(make_bench: Callable[..., Bench]) -> Bench:
+    """A worker that saves at every step."""
+    return make_bench(policy=[METHOD], checkpoint_seconds=0)
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    """A worker that does not come to its first interval."""
+    return make_bench(policy=[METHOD])
+
+
+@pytest.fixture(autouse=True)
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """SHA-256 of the weights that came to the audit, which here refuses them all: it takes seconds, and nothing is told by it."""
+    found: list[str] = []
+
+    def refuse(*, unlearned: nn.Module, **_: object) -> Steps:
+        found.append(weights_of(unlearned))
+        yield Progress(phase=Phase.AUDIT_MEMBERSHIP, step=1, total=1)
+        raise AuditFailed("Not judged here.")
+
+    monkeypatch.setattr(trial, "audit", refuse)
+    return found
+
+
+@pytest.fixture
+def reference() -> "Reference":
+    return Reference()
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch, reference: "Reference") -> Callable[..., list[int]]:
+    """Let something happen after so many steps of the next run of a method; gives the steps that are taken from now on."""
+
+    def arrange(happen: Callable[[], object], *, after: int) -> list[int]:
+        taken: list[int] = []
+
+        def counted(spec: Spec, task: Task) -> Steps:
+            reference.note(spec, task)
+            steps = unlearn(spec, task)
+            while True:
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    outcome: Outcome = end.value
+                    return outcome
+                taken.append(progress.step)
+                yield progress
+                if len(taken) == after:
+                    happen()
+
+        monkeypatch.setattr(trial, "unlearn", counted)
+        return taken
+
+    return arrange
+
+
+def kill() -> None:
+    raise Killed
+
+
+def lose_the_lease(bench: Bench, job_id: UUID) -> None:
+    with bench.sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(lease_until=text("clock_timestamp()")))
+        sweep(session)
+
+
+def run_killed(bench: Bench, job_id: UUID) -> None:
+    with pytest.raises(Killed):
+        bench.run(job_id)
+    lose_the_lease(bench, job_id)
+
+
+def events(bench: Bench, job_id: UUID) -> list[str]:
+    with bench.sessions.begin() as session:
+        return [event.text for event in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)]
+
+
+def outcomes(bench: Bench, job_id: UUID) -> list[AttemptOutcome | None]:
+    with bench.sessions.begin() as session:
+        return [attempt.outcome for attempt in list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)]
+
+
+def files(bench: Bench, job_id: UUID) -> list[Path]:
+    return sorted(folder_of(bench.settings.storage, job_id).glob("*/*"))
+
+
+def weights_of(model: nn.Module) -> str:
+    return hashlib.sha256(safetensors.torch.save(model.state_dict())).hexdigest()
+
+
+class Reference:
+    """The task of the first run that is interrupted, to be run once more without interruption."""
+
+    def __init__(self) -> None:
+        self.spec: Spec | None = None
+        self.task: Task | None = None
+
+    def note(self, spec: Spec, task: Task) -> None:
+        if self.task is None:
+            self.spec, self.task = spec, dataclasses.replace(task, model=copy.deepcopy(task.model), state=State())
+
+    def weights(self) -> str:
+        """SHA-256 of the weights of a run that nothing interrupts."""
+        assert self.spec is not None
+        assert self.task is not None
+        drain(unlearn(self.spec, self.task))
+        return weights_of(self.task.model)
+
+
+Interrupt = Callable[..., list[int]]
+
+
+def test_a_killed_workers_job_goes_on_with_the_next_step_and_ends_in_the_same_weights(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, reference: Reference, forgotten: list[str]
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(eager, job_id)
+    assert len(files(eager, job_id)) == 1
+    assert eager.run(job_id)
+
+    assert taken == list(range(1, STEPS + 1))
+    assert outcomes(eager, job_id) == [AttemptOutcome.LAPSED, AttemptOutcome.FAILED]
+    assert f"Attempt 2 goes on from step 7 of {STEPS}, the checkpoint of attempt 1." in events(eager, job_id)
+    assert forgotten == [reference.weights()]
+
+
+def test_a_worker_that_is_told_to_stop_saves_the_step_it_is_at(
+    bench: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, reference: Reference, forgotten: list[str]
+) -> None:
+    """The interval has not passed; it is the stop that makes it save."""
+    job_id = bench.submit(training_ids[:80])
+    taken = interrupt(bench.stopping.set, after=7)
+    bench.run(job_id)
+    assert bench.job(job_id).state is JobState.QUEUED
+    bench.stopping.clear()
+    bench.run(job_id)
+
+    assert taken == list(range(1, STEPS + 1))
+    assert outcomes(bench, job_id) == [AttemptOutcome.RELEASED, AttemptOutcome.FAILED]
+    assert forgotten == [reference.weights()]
+
+
+def test_after_the_method_only_the_audit_is_done_again(
+    bench: Bench,
+    training_ids: tuple[str, ...],
+    interrupt: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+    forgotten: list[str],
+) -> None:
+    job_id = bench.submit(training_ids[:80])
+    taken = interrupt(kill, after=STEPS + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "enter_verifying", lambda *_: kill())
+        run_killed(bench, job_id)
+    bench.run(job_id)
+
+    assert len(taken) == STEPS
+    assert len(forgotten) == 1
+    with bench.sessions.begin() as session:
+        _, second = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+    assert second.timings[Phase.UNLEARN] > 0  # what it took, although another attempt took it
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1] + b"x"), "damaged"),
+        (lambda path: path.unlink(), "gone"),
+    ],
+)
+def test_a_damaged_checkpoint_is_told_and_the_method_starts_again(
+    eager: Bench,
+    training_ids: tuple[str, ...],
+    interrupt: Interrupt,
+    reference: Reference,
+    forgotten: list[str],
+    damage: Callable[[Path], object],
+    why: str,
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(eager, job_id)
+    (path,) = files(eager, job_id)
+    damage(path)
+    eager.run(job_id)
+
+    assert taken[7] == 1
+    (told,) = [text for text in events(eager, job_id) if "was not used" in text]
+    assert why in told
+    assert forgotten == [reference.weights()]
+
+
+def test_a_checkpoint_of_another_method_is_not_used(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(eager, job_id)
+    with eager.sessions.begin() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(method={**METHOD, "learning_rate": 0.001}))
+    eager.run(job_id)
+
+    assert taken[7] == 1
+    assert any("of another method" in text for text in events(eager, job_id))
+
+
+def test_a_worker_without_its_lease_can_not_leave_a_checkpoint(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(lambda: lose_the_lease(eager, job_id), after=7)
+    eager.run(job_id)
+
+    (path,) = files(eager, job_id)
+    with eager.sessions.begin() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.checkpoint or {})["step"] == 7
+        assert path.stem == (job.checkpoint or {})["sha256"]
+        assert stale_writes_rejected(session) >= 1
+    assert len(taken) == 8
+    assert any("Attempt 1 was refused a write" in text for text in events(eager, job_id))
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
+    eager: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, forgotten: list[str]
+) -> None:
+    def full(content: object, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", full)
+    job_id = eager.submit(training_ids[:80])
+    eager.run(job_id)
+
+    assert len(forgotten) == 1
+    assert any("No space left on device" in text for text in events(eager, job_id))
+
+
+def test_what_nobody_foresaw_makes_the_next_try_start_again(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
+) -> None:
+    def stumble() -> None:
+        raise KeyError("momentum_buffer")
+
+    job_id = eager.submit(training_ids[:80])
+    taken = interrupt(stumble, after=7)
+    eager.run(job_id)
+    eager.run(job_id)
+
+    assert taken[7] == 1
+    assert outcomes(eager, job_id) == [AttemptOutcome.FAILED, AttemptOutcome.FAILED]
+
+
+def test_checkpoints_go_with_their_job_and_no_sooner(
+    eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
+) -> None:
+    job_id = eager.submit(training_ids[:80])
+    interrupt(kill, after=5)
+    run_killed(eager, job_id)
+    tidy(eager.settings.storage, eager.sessions)
+    assert len(files(eager, job_id)) == 1
+    with eager.sessions.begin() as session:
+        cancel_job(session, tenant_id=eager.tenant_id, job_id=job_id)
+    tidy(eager.settings.storage, eager.sessions)
+
+    assert not folder_of(eager.settings.storage, job_id).exists()
