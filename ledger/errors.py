@@ -9,7 +9,9 @@ LedgerError
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
 │   │   ├── NotInManifest       the sample is not among those of this report
-│   │   └── UnknownKey
+│   │   ├── UnknownKey
+│   │   ├── UnknownWebhook
+│   │   └── UnknownDelivery
 │   ├── NoSamplesMatch          none of the samples is in a training set
 │   ├── SamplesNotInDataset     a model may only be trained on registered samples
 │   ├── UnknownRegulation
@@ -22,7 +24,8 @@ LedgerError
 │       ├── AlreadyRegistered
 │       ├── IdempotencyInProgress
 │       ├── TooLate             the thing is beyond the point where it could be cancelled or extended
-│       └── NotFailed           only a failed job can be retried
+│       ├── NotFailed           only a failed job can be retried
+│       └── WebhookDisabled     a disabled endpoint is told nothing
 ├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
 │   └── CancelRequested         the caller cancelled first: nothing may be published any more
 └── IllegalMove                 ours: a state change that is not in the table of moves
@@ -67,6 +70,14 @@ class NotInManifest(NotFound):
 
 class UnknownKey(NotFound):
     """No API key, or no signing key, of that id."""
+
+
+class UnknownWebhook(NotFound):
+    """No webhook endpoint of that id."""
+
+
+class UnknownDelivery(NotFound):
+    """No delivery of that id at that endpoint."""
 
 
 class NoSamplesMatch(Refused):
@@ -119,6 +130,10 @@ class TooLate(Conflict):
 
 class NotFailed(Conflict):
     """Only a failed job can be retried."""
+
+
+class WebhookDisabled(Conflict):
+    """The webhook endpoint is disabled."""
 
 
 class StaleClaim(LedgerError):

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownJob, UnknownRequest
+from ledger.notices import announce
 from ledger.tables import Event, Job, UnlearnRequest
 
 TEXTS: Mapping[str, str] = {
@@ -78,13 +79,15 @@ def record(
     job_id: UUID | None = None,
     request_id: UUID | None = None,
 ) -> None:
-    """Write one event, of a job or of a request, in the caller's transaction. The data must hold nothing personal."""
+    """Write one event, of a job or of a request, in the caller's transaction, and what tells it to webhook endpoints.
+
+    The data must hold nothing personal.
+    """
     assert kind in TEXTS, kind
-    session.add(
-        Event(
-            kind=kind, job_id=job_id, request_id=request_id, data={name: _plain(value) for name, value in data.items()}
-        )
-    )
+    plain = {name: _plain(value) for name, value in data.items()}
+    session.add(Event(kind=kind, job_id=job_id, request_id=request_id, data=plain))
+    of = {"job_id": job_id, "request_id": request_id}
+    announce(session, kind, plain, subject={name: row_id for name, row_id in of.items() if row_id is not None})
 
 
 def _plain(value: object) -> object:

@@ -13,9 +13,9 @@ from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import Session
 
 from ledger.errors import InvalidCursor
-from ledger.tables import Job, UnlearnRequest
+from ledger.tables import Job, UnlearnRequest, WebhookDelivery
 
-Row = TypeVar("Row", Job, UnlearnRequest)
+Row = TypeVar("Row", Job, UnlearnRequest, WebhookDelivery)
 View = TypeVar("View")
 
 

@@ -103,6 +103,47 @@ class CutOffReason(StrEnum):
     METHOD = "method"  # a later request asked for another method
 
 
+class MessageType(StrEnum):
+    """What a webhook tells; each of them is the event of that kind on a timeline."""
+
+    REQUEST_RECEIVED = "request.received"
+    REQUEST_EXTENDED = "request.extended"
+    REQUEST_COMPLETED = "request.completed"
+    REQUEST_FAILED = "request.failed"
+    REQUEST_CANCELLED = "request.cancelled"
+    JOB_RUNNING = "job.running"  # an attempt begins
+    JOB_COMPLETED = "job.completed"
+    JOB_FAILED = "job.failed"
+    JOB_CANCELLED = "job.cancelled"
+    REPORT_PUBLISHED = "report.published"
+    VERSION_PUBLISHED = "version.published"
+
+
+class DeliveryState(StrEnum):
+    """Where a message for one endpoint is."""
+
+    PENDING = "pending"  # waits for its next try
+    DELIVERED = "delivered"  # the endpoint has taken it
+    FAILED = "failed"  # given up; it can be replayed
+
+
+class TryOutcome(StrEnum):
+    """How one try to deliver a message ended."""
+
+    DELIVERED = "delivered"  # answered with 2xx
+    REFUSED = "refused"  # answered with another status; a redirect is one
+    UNREACHABLE = "unreachable"  # no answer in time, no such name, no connection, a bad certificate
+    FORBIDDEN = "forbidden"  # its name leads to an address that is not allowed
+
+
+class DisabledReason(StrEnum):
+    """Why an endpoint is told nothing any more."""
+
+    BY_CALLER = "by_caller"
+    GONE = "gone"  # it answered 410
+    FAILING = "failing"  # no try has succeeded for days
+
+
 ACTIVE = (JobState.RUNNING, JobState.VERIFYING)
 """The job states in which a worker holds a lease."""
 

@@ -50,3 +50,4 @@ def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
 Writer = Annotated[Caller, Depends(_needs(Scope.REQUESTS_WRITE))]
 Reader = Annotated[Caller, Depends(_needs(Scope.REQUESTS_READ))]
 ReportReader = Annotated[Caller, Depends(_needs(Scope.REPORTS_READ))]
+Admin = Annotated[Caller, Depends(_needs(Scope.ADMIN))]

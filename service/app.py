@@ -12,7 +12,7 @@ from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
 from service.rate_limit import make_rate_limit
-from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests
+from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests, webhooks
 from service.session import make_database
 from service.settings import Settings
 
@@ -22,6 +22,7 @@ ROUTERS = (
     reports.router,
     models.router,
     datasets.router,
+    webhooks.router,
     methods.router,
     health.router,
 )

@@ -9,7 +9,9 @@ from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
 from ledger import gauges, heartbeats
-from ledger.states import TERMINAL, JobState, RequestState, Verdict
+from ledger.deliveries import COUNTER
+from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
+from ledger.tallies import tallies
 from unlearning.specs import PRODUCTION
 
 Rows = Iterable[tuple[Sequence[str], float]]
@@ -44,9 +46,9 @@ def families(session: Session) -> Iterator[Metric]:
         yield _histogram(name, text, labels, read(session))
     lapsed = gauges.leases_lapsed(session)
     yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
-    refused = gauges.stale_writes_rejected(session)
-    text = "Writes that were refused to workers without their lease."
-    yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
+    told = tallies(session, COUNTER)
+    tries = [((outcome,), told.get(outcome, 0)) for outcome in TryOutcome]
+    yield _counter("expunge_webhook_deliveries", "Tries to deliver a webhook message.", ("outcome",), tries)
 
 
 def _states(session: Session) -> Iterator[Metric]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.engine import make_engine, make_sessions
 from ledger.outbox import settle_wakeups, take_wakeups
 from ledger.wakeups import RUN_JOB
+from worker import webhooks
 from worker.settings import read_settings
 
 logger = logging.getLogger(__name__)
@@ -22,14 +23,21 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 
 
+COURIERS = 4
+"""Threads that deliver webhooks: so many endpoints may hang at once before the others wait."""
+
 Round = Callable[[], object]
 
 
 def start(sender: Any, **_: object) -> None:
-    """Start the courier's thread with the beat, and let it end with it."""
-    sessions = make_sessions(make_engine(read_settings().database_url.get_secret_value(), pool_size=2))
+    """Start the courier's threads with the beat, and let them end with it."""
+    settings = read_settings()
+    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 1))
     wake = partial(deliver_wakeups, sessions, send=sender_of(sender.app))
-    threading.Thread(target=repeat, args=(wake, threading.Event()), daemon=True).start()
+    send = webhooks.sender(key=settings.sample_key_bytes, allowed=settings.reachable)
+    tell = partial(webhooks.deliver_webhooks, sessions, send=send)
+    for round_ in (wake, *[tell] * COURIERS):
+        threading.Thread(target=repeat, args=(round_, threading.Event()), daemon=True).start()
 
 
 def sender_of(app: Celery) -> Callable[[UUID], None]:

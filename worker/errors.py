@@ -1,4 +1,4 @@
-"""What can end a job before its result, apart from the library's and the ledger's own errors.
+"""What can end a job before its result, or a delivery, apart from the library's and the ledger's own errors.
 
 WorkerError
 ├── WorkloadError         the operator's: the registered workload cannot be used
@@ -6,6 +6,9 @@ WorkerError
 │   ├── WorkloadFailed      its factory raised, or did not return a workload
 │   └── SamplesMissing      it lacks samples that it was registered with
 ├── AuditFailed           the methods': the policy's last one did not pass its audit; nothing is published
+├── DeliveryError         nobody's: a webhook could not be delivered now
+│   ├── AddressForbidden    its host leads to an address that is not allowed
+│   └── Unreachable         no connection, or no answer in time
 └── Interrupted           nobody's: the run ends at a step boundary and leaves the served model untouched
     ├── Cancelled           a caller asked
     └── ShuttingDown        the worker was told to stop; the job goes back to the queue
@@ -34,6 +37,18 @@ class SamplesMissing(WorkloadError):
 
 class AuditFailed(WorkerError):
     """No method of the policy passed its audit; the served model stays what it was."""
+
+
+class DeliveryError(WorkerError):
+    """A webhook could not be delivered."""
+
+
+class AddressForbidden(DeliveryError):
+    """The host's name leads to no address that may be reached."""
+
+
+class Unreachable(DeliveryError):
+    """There was no answer: no such name, no connection, a bad certificate, or too late."""
 
 
 class Interrupted(WorkerError):

@@ -2,10 +2,13 @@
 
 from datetime import timedelta
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Network = IPv4Network | IPv6Network
 
 
 class Settings(BaseSettings):
@@ -27,6 +30,11 @@ class Settings(BaseSettings):
         description="how long a method runs from one checkpoint to the next; 0: at every step",
     )
     sweep_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS")
+    webhook_networks: str = Field(
+        default="",
+        validation_alias="EXPUNGE_WEBHOOK_NETWORKS",
+        description="networks that are not public but may be told, as 10.1.0.0/16; comma-separated",
+    )
     ready_file: Path | None = Field(
         default=None, validation_alias="EXPUNGE_READY_FILE", description="made once the process is ready"
     )
@@ -42,6 +50,15 @@ class Settings(BaseSettings):
             raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
         return value
 
+    @field_validator("webhook_networks")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        try:
+            networks(value)
+        except ValueError:
+            raise ValueError("must be networks such as 10.1.0.0/16, separated by commas") from None
+        return value
+
     @cached_property
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs, 32 bytes."""
@@ -51,6 +68,11 @@ class Settings(BaseSettings):
     def lease(self) -> timedelta:
         """How long a claim lasts without renewal."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def reachable(self) -> tuple[Network, ...]:
+        """Networks that are not public but may be told by webhook."""
+        return networks(self.webhook_networks)
 
     @property
     def allowed(self) -> tuple[str, ...]:
@@ -66,3 +88,8 @@ def read_settings() -> Settings:
 def allow_list(text: str) -> tuple[str, ...]:
     """Split a comma-separated list of module prefixes."""
     return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Split a comma-separated list of networks. Raises ValueError."""
+    return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())

@@ -17,6 +17,7 @@ from ledger.tables.samples import (
     training_samples,
 )
 from ledger.tables.signing import SigningKey
+from ledger.tables.webhooks import Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 
 __all__ = [
     "ApiKey",
@@ -32,9 +33,13 @@ __all__ = [
     "OutboxEntry",
     "Report",
     "SigningKey",
+    "Tally",
     "Target",
     "Tenant",
     "UnlearnRequest",
+    "WebhookDelivery",
+    "WebhookEndpoint",
+    "WebhookTry",
     "erased_samples",
     "job_samples",
     "manifest_leaves",

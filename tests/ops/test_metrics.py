@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.states import TERMINAL, JobState, RequestState, Verdict
+from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from tests.service.conftest import Serve, Site, begin_job, publish_job
 from unlearning.specs import SPECS
 
@@ -37,6 +37,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_lease_lapsed_total": ("counter", {}),
     "expunge_stale_writes_rejected_total": ("counter", {}),
     "expunge_wakeups_total": ("counter", {"outcome": {"sent", "lost"}}),
+    "expunge_webhook_deliveries_total": ("counter", {"outcome": set(TryOutcome)}),
     "expunge_build_info": ("gauge", {"version": None}),
     # beyond the contract
     "expunge_exporter_up": ("gauge", {}),

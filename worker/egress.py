@@ -1,0 +1,88 @@
+"""Connections to addresses that callers name: only where the operator lets them lead.
+
+A name is resolved once, what it resolves to is checked, and the connection goes to exactly that address. So a name that is answered
+with a public address when it is checked and with a private one when it is used gains nothing, and a redirect is never followed.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+from worker.errors import AddressForbidden, Unreachable
+from worker.settings import Network
+
+NAT64 = ip_network("64:ff9b::/96")
+
+
+def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Network], timeout: float) -> int:
+    """POST a body and give the answer's status; `timeout` seconds are for everything together.
+
+    Plain http, and addresses that are not public, only within the networks `allowed`. Raises AddressForbidden, Unreachable.
+    """
+    parts = urlsplit(url)
+    connection = HTTPConnection(parts.hostname or "", timeout=timeout)
+    # Time-outs of sockets are for each operation: an answer that trickles would never run into one.
+    watchdog = threading.Timer(timeout, lambda: _break(connection))
+    watchdog.start()
+    try:
+        connection.sock = connect(parts, allowed=allowed, timeout=timeout)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", target, body, {"Host": parts.netloc, **headers})
+        answer: HTTPResponse = connection.getresponse()
+        return answer.status
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unreachable(type(error).__name__) from error
+    finally:
+        watchdog.cancel()
+        connection.close()
+
+
+def connect(parts: SplitResult, *, allowed: Sequence[Network], timeout: float) -> socket.socket:
+    """Open a socket to an address of the URL's host that may be reached. Raises AddressForbidden, OSError, ValueError."""
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    open_to = [(family, address) for family, _, _, _, address in found if may_reach(address[0], allowed, secure=secure)]
+    if not open_to:
+        raise AddressForbidden("the host's addresses are not public, and not among EXPUNGE_WEBHOOK_NETWORKS")
+    family, address = open_to[0]
+    plain = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        plain.settimeout(timeout)
+        plain.connect(address)
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname) if secure else plain
+    except BaseException:
+        plain.close()
+        raise
+
+
+def may_reach(address: str | int, allowed: Sequence[Network], *, secure: bool) -> bool:
+    """Whether a connection may lead to an address: one of the allowed networks; or, with TLS, one that is public."""
+    ip = ip_address(str(address).partition("%")[0])
+    meant = [ip, *_within(ip)]
+    if any(each in network for each in meant for network in allowed if each.version == network.version):
+        return True
+    return secure and all(each.is_global and not each.is_multicast for each in meant)
+
+
+def _within(ip: IPv4Address | IPv6Address) -> list[IPv4Address]:
+    """The IPv4 address that a gateway would take an IPv6 address for, if any."""
+    if isinstance(ip, IPv4Address):
+        return []
+    assert isinstance(NAT64, IPv6Network)
+    translated = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+    teredo = ip.teredo[1] if ip.teredo else None
+    return [each for each in (ip.ipv4_mapped, ip.sixtofour, teredo, translated) if each is not None]
+
+
+def _break(connection: HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return

@@ -1,0 +1,79 @@
+"""Deliver webhook messages as Standard Webhooks has it: signed, with an id that stays and a time that does not."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+
+from sqlalchemy.orm import Session, sessionmaker
+from standardwebhooks.webhooks import Webhook
+
+from ledger.deliveries import Batch, Delivery, Try, note_try, release_batch, take_batch
+from ledger.states import TryOutcome
+from ledger.webhook_secrets import webhook_secret
+from worker.egress import post
+from worker.errors import AddressForbidden, Unreachable
+from worker.settings import Network
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT = 10.0
+"""Seconds for a whole try."""
+
+Send = Callable[[Batch, Delivery], Try]
+
+
+def sender(*, key: bytes, allowed: Sequence[Network]) -> Send:
+    """The way to the endpoints. Their secrets are derived from `key`; those within `allowed` may be reached though not public."""
+    return partial(attempt, key=key, allowed=allowed)
+
+
+def attempt(batch: Batch, delivery: Delivery, *, key: bytes, allowed: Sequence[Network]) -> Try:
+    """Make one try."""
+    began = time.monotonic()
+    status: int | None = None
+    try:
+        secrets = [webhook_secret(key, batch.endpoint_id, generation) for generation in batch.generations]
+        status = post(batch.url, delivery.body.encode(), sign(delivery, secrets), allowed=allowed, timeout=TIMEOUT)
+        outcome = TryOutcome.DELIVERED if 200 <= status < 300 else TryOutcome.REFUSED
+    except AddressForbidden:
+        outcome = TryOutcome.FORBIDDEN
+    except Unreachable:
+        outcome = TryOutcome.UNREACHABLE
+    return Try(outcome=outcome, status=status, seconds=round(time.monotonic() - began, 3))
+
+
+def sign(delivery: Delivery, secrets: Sequence[str], *, at: datetime | None = None) -> dict[str, str]:
+    """The headers of a message, with one signature for each secret."""
+    moment = at or datetime.now(UTC)
+    message_id = f"msg_{delivery.message_id.hex}"
+    signatures = [Webhook(secret).sign(message_id, moment, delivery.body) for secret in secrets]
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": f"Expunge/{version('expunge')}",
+        "webhook-id": message_id,
+        "webhook-timestamp": str(int(moment.timestamp())),
+        "webhook-signature": " ".join(signatures),
+    }
+
+
+def deliver_webhooks(sessions: sessionmaker[Session], *, send: Send) -> None:
+    """Deliver until nothing is due: endpoint after endpoint, a batch at a time, each try written down before the next."""
+    while True:
+        with sessions.begin() as session:
+            batch = take_batch(session)
+        if batch is None:
+            return
+        failed = False
+        for delivery in batch.deliveries:
+            made = send(batch, delivery)
+            with sessions.begin() as session:
+                note_try(session, batch, delivery, made)
+            failed = made.outcome != TryOutcome.DELIVERED
+            if failed:
+                logger.info("webhook %s: %s (%s)", batch.endpoint_id, made.outcome, made.status or "no answer")
+                break
+        with sessions.begin() as session:
+            release_batch(session, batch, pause=failed)
