@@ -81,6 +81,15 @@ class SampleSet:
         return self.select(torch.randperm(len(self), generator=generator)[:size])
 
 
+def joined(*parts: SampleSet) -> SampleSet:
+    """All samples of several disjoint sets, in their order."""
+    return SampleSet(
+        ids=tuple(sample for part in parts for sample in part.ids),
+        inputs=torch.cat([part.inputs for part in parts]),
+        targets=torch.cat([part.targets for part in parts]),
+    )
+
+
 def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple[SampleSet, ...]:
     """Disjoint random parts of the given sizes, drawn once from one seed."""
     if sum(sizes) > len(samples):

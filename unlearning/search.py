@@ -24,7 +24,7 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.objective import Objective
 from unlearning.precision import in_float32
-from unlearning.samples import SampleSet, partition
+from unlearning.samples import SampleSet, joined, partition
 from unlearning.specs import Spec
 from unlearning.specs.spaces import SPACES, Space
 from unlearning.specs.stop import Stop
@@ -115,7 +115,7 @@ def against_oracle(task: Task, oracle: nn.Module) -> Judge:
     """The mean gap to a retrained model, in points, on the validation task: accuracy on its forget set, on its remaining set and on
     held-out data, and the mean probability of the true label on its forget set. Raises MethodRefused without logits.
     """
-    sets = (task.forget, task.remain, _held_out(task))
+    sets = (task.forget, task.remain, joined(task.criterion, task.guide))
     wanted = _answers(oracle, sets, task.objective)
     return lambda model: float(np.mean(np.abs(np.subtract(_answers(model, sets, task.objective), wanted))))
 
@@ -133,15 +133,6 @@ def by_criterion(task: Task, *, stop: Stop | None = None) -> Judge:
         return max(0.0, found.score - stop.tolerance) + min(1.0, used) ** 2 + 100 * max(0.0, used - 1)
 
     return judge
-
-
-def _held_out(task: Task) -> SampleSet:
-    parts = (task.criterion, task.guide)
-    return SampleSet(
-        ids=task.criterion.ids + task.guide.ids,
-        inputs=torch.cat([part.inputs for part in parts]),
-        targets=torch.cat([part.targets for part in parts]),
-    )
 
 
 @in_float32
