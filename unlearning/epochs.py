@@ -1,7 +1,8 @@
 """Training steps for the methods that go through their data a fixed number of times."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -11,15 +12,21 @@ from unlearning.descent import FEWEST_TO_NORMALISE_BY, follow_statistics
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.samples import Batch
+from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task
 
 
-def counted(losses: Iterable[float], *, total: int) -> Steps:
-    """A run whose every step gives its loss: `total` of them, then completed."""
-    step = 0
-    for step, loss in enumerate(losses, start=1):
-        yield Progress(phase="unlearn", step=step, total=total, metrics={"loss": loss})
-    return Outcome(steps=step, stopped_because="completed")
+def counted(task: Task, optimiser: torch.optim.Optimizer, steps: Iterable[Callable[[], float]], *, total: int) -> Steps:
+    """Take `total` steps, each of which gives its loss, then completed.
+
+    A resumed run draws the steps before it once more and does not take them: which samples they are, and all that is drawn while
+    they are listed, follows from the seed alone.
+    """
+    loop = Loop(total)
+    task.state.keep(model=task.model, optimiser=optimiser, loop=loop)
+    for number, step in zip(loop, islice(steps, loop.done, None), strict=True):
+        yield Progress(phase="unlearn", step=number, total=total, metrics={"loss": step()})
+    return Outcome(steps=total, stopped_because="completed")
 
 
 @contextmanager

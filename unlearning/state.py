@@ -23,6 +23,10 @@ class Stateful(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...  # noqa: D102
 
 
+Part = Stateful | torch.Generator | dict[str, Tensor]
+"""What can be kept; tensors in a dict are put back in place."""
+
+
 @dataclass(slots=True, eq=False)
 class State:
     """The parts of one run whose values are a checkpoint.
@@ -32,10 +36,10 @@ class State:
     """
 
     resumed: Mapping[str, Any] = field(default_factory=dict)
-    parts: dict[str, Stateful | torch.Generator] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
     random: Stateful | None = None
 
-    def keep(self, **parts: Stateful | torch.Generator) -> None:
+    def keep(self, **parts: Part) -> None:
         """From here on these are part of every checkpoint; in a resumed run each takes its value now.
 
         Call it when all that looks at the original model is done, right before the loop; the model itself is one of the parts. A
@@ -56,15 +60,24 @@ class State:
         return {name: _value(part) for name, part in self.parts.items()} | random
 
 
-def _value(part: Stateful | torch.Generator) -> Any:
-    return part.get_state() if isinstance(part, torch.Generator) else part.state_dict()
+def _value(part: Part) -> Any:
+    match part:
+        case torch.Generator():
+            return part.get_state()
+        case dict():
+            return part
+    return part.state_dict()
 
 
-def _put(part: Stateful | torch.Generator, value: Any) -> None:
-    if isinstance(part, torch.Generator):
-        part.set_state(value)
-        return
-    part.load_state_dict(value)
+def _put(part: Part, value: Any) -> None:
+    match part:
+        case torch.Generator():
+            part.set_state(value)
+        case dict():
+            for name, tensor in part.items():
+                tensor.copy_(value[name])
+        case _:
+            part.load_state_dict(value)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,7 @@
 """The relabelling that public code calls "amnesiac"."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -20,10 +21,10 @@ def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:
     relabelled = Batch(task.forget.inputs, wrong_labels(task, task.forget.targets, generator))
     optimiser = descent(task.model, rate=spec.learning_rate)
 
-    def losses() -> Iterator[float]:
+    def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for part in mixed_epoch(task.remain.batch, relabelled, size=spec.batch_size, generator=generator):
-                yield learn_mixed(task, optimiser, part, mean_loss(task, part.batch))
+                yield partial(learn_mixed, task, optimiser, part, mean_loss(task, part.batch))
 
     total = spec.epochs * mixed_count(task.remain.batch, relabelled, size=spec.batch_size)
-    return (yield from counted(losses(), total=total))
+    return (yield from counted(task, optimiser, steps(), total=total))

@@ -1,7 +1,8 @@
 """The bad teacher: a student of the original on remaining data, and of random weights on the forget set (BadT)."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -33,14 +34,17 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     taught = task.remain.select(chosen[: max(1, round(spec.remain_share * len(chosen)))])
     optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
 
-    def losses() -> Iterator[float]:
+    def teach(part: Mixed) -> float:
+        target = _teaching(task, part, competent, incompetent, temperature=spec.temperature)
+        return learn_mixed(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
+
+    def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for part in mixed_epoch(taught, task.forget.batch, size=spec.batch_size, generator=generator):
-                target = _teaching(task, part, competent, incompetent, temperature=spec.temperature)
-                yield learn_mixed(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
+                yield partial(teach, part)
 
     total = spec.epochs * mixed_count(taught, task.forget.batch, size=spec.batch_size)
-    return (yield from counted(losses(), total=total))
+    return (yield from counted(task, optimiser, steps(), total=total))
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Fine-tuning on the remaining set (FT)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -15,9 +16,9 @@ def fine_tune(spec: FineTune, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = descent(task.model, rate=spec.learning_rate)
 
-    def losses() -> Iterator[float]:
+    def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for batch in task.remain.epoch(spec.batch_size, generator):
-                yield rehearse(task, optimiser, batch)
+                yield partial(rehearse, task, optimiser, batch)
 
-    return (yield from counted(losses(), total=spec.epochs * task.remain.batch_count(spec.batch_size)))
+    return (yield from counted(task, optimiser, steps(), total=spec.epochs * task.remain.batch_count(spec.batch_size)))

@@ -5,6 +5,7 @@ import torch
 from unlearning.gradients import trainable
 from unlearning.importance import add_squared_gradients, as_the_model_says, batches_of, nothing_yet
 from unlearning.specs import FisherNoise
+from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task
 
 
@@ -18,12 +19,14 @@ def fisher_noise(spec: FisherNoise, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     importance = nothing_yet(task)
     parts = list(batches_of(task.remain.batch, spec.batch_size))
-    for number, part in enumerate(parts, start=1):
-        add_squared_gradients(importance, task, as_the_model_says(task, part, generator), of=len(task.remain))
+    loop = Loop(len(parts))
+    task.state.keep(importance=importance, generator=generator, loop=loop)
+    for number in loop:
+        labelled = as_the_model_says(task, parts[number - 1], generator)
+        add_squared_gradients(importance, task, labelled, of=len(task.remain))
         yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
     with torch.no_grad():
         for name, p in trainable(task.model).items():
             noise = torch.randn(p.shape, generator=generator).to(p)
             p.add_(spec.noise * importance[name].clamp(min=spec.floor).pow(-0.25) * noise)
-    yield Progress(phase="unlearn", step=len(parts) + 1, total=len(parts) + 1)
     return Outcome(steps=len(parts) + 1, stopped_because="completed")

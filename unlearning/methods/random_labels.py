@@ -1,6 +1,7 @@
 """Random labels on the forget set, then the remaining set (RandL)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -15,13 +16,14 @@ def random_labels(spec: RandomLabels, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = descent(task.model, rate=spec.learning_rate)
 
-    def losses() -> Iterator[float]:
+    def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 scrambled = task.objective.scramble(batch, generator)
-                yield learn_blindly(task, optimiser, mean_loss(task, scrambled), samples=len(scrambled.targets))
+                loss = mean_loss(task, scrambled)
+                yield partial(learn_blindly, task, optimiser, loss, samples=len(scrambled.targets))
             for batch in task.remain.epoch(spec.batch_size, generator):
-                yield rehearse(task, optimiser, batch)
+                yield partial(rehearse, task, optimiser, batch)
 
     batches = task.forget.batch_count(spec.batch_size) + task.remain.batch_count(spec.batch_size)
-    return (yield from counted(losses(), total=spec.epochs * batches))
+    return (yield from counted(task, optimiser, steps(), total=spec.epochs * batches))

@@ -1,6 +1,7 @@
 """SalUn: wrong labels for the forget set, moving salient weights alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,21 +29,17 @@ def salun(spec: SalUn, task: Task) -> Steps:
     originals = {name: p.detach().clone() for name, p in trainable(task.model).items()}
     optimiser = descent(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[float]:
+    def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 wrong = Batch(batch.inputs, wrong_labels(task, batch.targets, generator))
-                yield learn_blindly(task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
+                yield partial(learn_blindly, task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
             for batch in task.remain.epoch(spec.batch_size, generator):
-                yield rehearse(task, optimiser, batch)
+                yield partial(rehearse, task, optimiser, batch)
 
-    def losses() -> Iterator[float]:
-        for loss in steps():
-            _hold(task, masks, originals)
-            yield loss
-
+    masked = (partial(_masked, step, task, masks, originals) for step in steps())
     batches = task.forget.batch_count(spec.batch_size) + task.remain.batch_count(spec.batch_size)
-    return (yield from counted(losses(), total=spec.epochs * batches))
+    return (yield from counted(task, optimiser, masked, total=spec.epochs * batches))
 
 
 @in_float32
@@ -62,7 +59,9 @@ def saliency_masks(task: Task, *, share: float, batch_size: int) -> dict[str, Te
     return {name: sums.abs() >= threshold for name, sums in total.items()}
 
 
-@torch.no_grad()
-def _hold(task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]) -> None:
-    for name, p in trainable(task.model).items():
-        p.copy_(torch.where(masks[name], p, originals[name]))
+def _masked(step: Callable[[], float], task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]) -> float:
+    loss = step()
+    with torch.no_grad():
+        for name, p in trainable(task.model).items():
+            p.copy_(torch.where(masks[name], p, originals[name]))
+    return loss

@@ -5,6 +5,7 @@ import torch
 from unlearning.gradients import trainable
 from unlearning.importance import add_squared_gradients, batches_of, nothing_yet
 from unlearning.specs import SSD
+from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task
 
 
@@ -20,7 +21,10 @@ def ssd(spec: SSD, task: Task) -> Steps:
     forget, overall = nothing_yet(task), nothing_yet(task)
     parts = [(part, True) for part in batches_of(task.forget.batch, spec.batch_size)]
     parts += [(part, False) for part in batches_of(task.remain.batch, spec.batch_size)]
-    for number, (part, forgotten) in enumerate(parts, start=1):
+    loop = Loop(len(parts))
+    task.state.keep(forget=forget, overall=overall, loop=loop)
+    for number in loop:
+        part, forgotten = parts[number - 1]
         if forgotten:
             add_squared_gradients(forget, task, part, of=len(task.forget))
         else:
@@ -36,5 +40,4 @@ def ssd(spec: SSD, task: Task) -> Steps:
             p.copy_(torch.where(chosen, factor * p, p))
             dampened, total = dampened + int(chosen.sum()), total + chosen.numel()
     share = dampened / total if total else 0.0
-    yield Progress(phase="unlearn", step=len(parts) + 1, total=len(parts) + 1, metrics={"dampened_share": share})
     return Outcome(steps=len(parts) + 1, stopped_because="completed", metrics={"dampened_share": share})

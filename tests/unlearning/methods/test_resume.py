@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.methods.test_conformance import every_method, spec_of
-from tests.unlearning.small import RECIPE, convolutional, dropping, normalised, same, state, task
+from tests.unlearning.methods.test_conformance import every_kind, spec_of
+from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, state, task
 from unlearning.checkpoints import load_checkpoint, save_checkpoint
 from unlearning.methods.registry import unlearn
 from unlearning.readiness_spec import Ready2Unlearn
@@ -18,6 +17,11 @@ from unlearning.task import Outcome, Task
 from unlearning.training import drain
 
 SHORT = dataclasses.replace(RECIPE, epochs=2)
+
+
+def everything() -> nn.Module:
+    """Batch norm, whose statistics follow the run, and dropout, which draws from the process's random state."""
+    return normalised().append(nn.Dropout(0.2)).append(nn.Linear(CLASSES, CLASSES))
 
 
 def given(build: Callable[[], nn.Module]) -> Task:
@@ -48,11 +52,9 @@ def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder
     return first, path, sha256
 
 
-@every_method
-@pytest.mark.parametrize("build", [normalised, dropping, convolutional])
-def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(
-    kind: str, build: Callable[[], nn.Module], tmp_path: Path
-) -> None:
+@every_kind
+def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
+    build = everything
     wanted, outcome, count = uninterrupted(kind, build)
     for taken in range(1, count + 1):
         _, path, sha256 = interrupted(kind, build, taken=taken, folder=tmp_path)
@@ -69,7 +71,7 @@ def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(
         )
 
 
-@every_method
+@every_kind
 def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> None:
     wanted, _, count = uninterrupted(kind, dropping)
     content: dict[str, object] = {}
@@ -87,17 +89,18 @@ def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> 
     assert same(state(last.model), wanted)
 
 
-@every_method
+@every_kind
 def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> None:
     _, _, count = uninterrupted(kind, normalised)
     _, path, sha256 = interrupted(kind, normalised, taken=count // 2, folder=tmp_path)
     second = given(normalised)
     second.state = State(load_checkpoint(path, sha256))
 
-    assert [progress.step for progress in unlearn(spec_of(kind), second)] == list(range(count // 2 + 1, count + 1))
+    first = next(unlearn(spec_of(kind), second))
+    assert first.step == count // 2 + 1
 
 
-@every_method
+@every_kind
 def test_taking_checkpoints_changes_nothing(kind: str, tmp_path: Path) -> None:
     wanted, _, _ = uninterrupted(kind, dropping)
     watched = given(dropping)
