@@ -10,7 +10,7 @@ FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
 # A fixed number, so that who owns the storage volume is known outside too.
 RUN groupadd --gid 10001 expunge && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin expunge \
-    && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge
+    && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge /var/lib/expunge-keys
 
 FROM base AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -53,7 +53,7 @@ COPY --chmod=0755 ops/containers/entrypoint /usr/local/bin/entrypoint
 WORKDIR /var/lib/expunge
 USER 10001:10001
 # Torch's threads sleep where they wait, so that two processes on few cores do not starve each other.
-ENV EXPUNGE_STORAGE=/var/lib/expunge/weights EXPUNGE_READY_FILE=/tmp/ready OMP_WAIT_POLICY=PASSIVE HOME=/tmp MPLCONFIGDIR=/tmp
+ENV EXPUNGE_STORAGE=/var/lib/expunge/weights EXPUNGE_SIGNING_KEYS=/var/lib/expunge-keys EXPUNGE_READY_FILE=/tmp/ready OMP_WAIT_POLICY=PASSIVE HOME=/tmp MPLCONFIGDIR=/tmp
 ENTRYPOINT ["entrypoint"]
 # Ready means: connected to the broker. That a job goes on is the lease's to say, in the ledger and in the metrics.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["test", "-e", "/tmp/ready"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge import caller_commands, operator_commands
+from expunge import caller_commands, operator_commands, signing_commands, verify_command
 from expunge.console import notes
 from expunge.embedded.folder import default_folder
 from expunge.errors import ExpungeError
@@ -62,11 +62,16 @@ def demo(
 
 app.command("train", rich_help_panel="The operator")(operator_commands.train)
 app.command("register", rich_help_panel="The operator")(operator_commands.register)
+app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
 app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator")
+app.add_typer(signing_commands.signing_keys, name="signing-keys", rich_help_panel="The operator")
 app.command("submit", rich_help_panel="The caller")(caller_commands.submit)
 app.command("watch", rich_help_panel="The caller")(caller_commands.watch)
 app.command("report", rich_help_panel="The caller")(caller_commands.report)
+app.command("promote", rich_help_panel="The caller")(caller_commands.promote)
+app.command("do-not-train", rich_help_panel="The caller")(caller_commands.do_not_train)
 app.command("prove", rich_help_panel="The caller")(caller_commands.prove)
+app.command("verify", rich_help_panel="The auditor")(verify_command.verify)
 
 
 def main() -> None:

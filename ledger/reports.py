@@ -16,7 +16,7 @@ from ledger.tables import Model, ModelVersion, Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportView:
-    """A report: `body` is exactly the JSON that was published, `sha256` the digest that was published with it."""
+    """A report: `body` is exactly the JSON that was published, `sha256` its digest, `statement` the signed envelope about it."""
 
     id: UUID
     job_id: UUID
@@ -25,6 +25,7 @@ class ReportView:
     verdict: Verdict
     sha256: str
     body: Mapping[str, Any]
+    statement: Mapping[str, Any] | None
     created_at: datetime
 
 
@@ -48,5 +49,6 @@ def get_report(session: Session, *, tenant_id: UUID, report_id: UUID) -> ReportV
         verdict=report.verdict,
         sha256=report.sha256,
         body=report.body,
+        statement=report.statement,
         created_at=report.created_at,
     )

@@ -57,6 +57,7 @@ class Reason(StrEnum):
     SUPERSEDED = "superseded"  # an earlier job erased these samples in the meantime
     ALREADY_ERASED = "already_erased"  # they had been erased when the request came
     NOT_IN_TRAINING_SET = "not_in_training_set"  # the model was not trained on any of them
+    SIGNING_FAILED = "signing_failed"  # the worker is told to sign and has no usable key
     UNEXPECTED = "unexpected"  # a fault in this program
 
 

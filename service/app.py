@@ -12,7 +12,7 @@ from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
 from service.rate_limit import make_rate_limit
-from service.routes import datasets, health, jobs, methods, models, reports, unlearn_requests, webhooks
+from service.routes import datasets, health, jobs, keys, methods, models, reports, unlearn_requests, webhooks
 from service.session import make_database
 from service.settings import Settings
 
@@ -20,6 +20,7 @@ ROUTERS = (
     unlearn_requests.router,
     jobs.router,
     reports.router,
+    keys.router,
     models.router,
     datasets.router,
     webhooks.router,

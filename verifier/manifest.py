@@ -57,7 +57,7 @@ def read_inclusion(data: bytes) -> Inclusion:
             size=int(proof["tree_size"]),
             path=tuple(bytes.fromhex(step) for step in proof["path"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
     if len(found.salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in found.path):
         raise Malformed(f"The salt and each step of the path must be {SALT_BYTES} bytes long.")

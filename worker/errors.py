@@ -5,6 +5,7 @@ WorkerError
 │   ├── WorkloadNotAllowed  its module is not under the allow-list
 │   ├── WorkloadFailed      its factory raised, or did not return a workload
 │   └── SamplesMissing      it lacks samples that it was registered with
+├── NoSigningKey          the operator's: results are to be signed, and there is no key to do it with
 ├── AuditFailed           the methods': the policy's last one did not pass its audit; nothing is published
 ├── DeliveryError         nobody's: a webhook could not be delivered now
 │   ├── AddressForbidden    its host leads to an address that is not allowed
@@ -33,6 +34,10 @@ class WorkloadFailed(WorkloadError):
 
 class SamplesMissing(WorkloadError):
     """The workload no longer has samples that the model was registered with."""
+
+
+class NoSigningKey(WorkerError):
+    """The folder `EXPUNGE_SIGNING_KEYS` holds no private key that is registered and not revoked."""
 
 
 class AuditFailed(WorkerError):

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from ledger.states import Reason
 from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import AuditFailed, Cancelled, WorkloadError
+from worker.errors import AuditFailed, Cancelled, NoSigningKey, WorkloadError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ KNOWN: tuple[tuple[type[Exception], Reason], ...] = (
     (InvalidWorkload, Reason.WORKLOAD_FAILED),
     (MethodRefused, Reason.METHOD_REFUSED),
     (InvalidSpec, Reason.METHOD_REFUSED),
+    (NoSigningKey, Reason.SIGNING_FAILED),
     (AuditFailed, Reason.AUDIT_FAILED),
 )
 """Errors raised on purpose: their messages are written to be shown, and trying again changes nothing."""

@@ -17,12 +17,16 @@ from worker.load import Material
 from worker.progress import Journal, spent, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
+from worker.signing import Signer
+from worker.statement import sign_statement
 from worker.trial import Trial
 
 
-def publish(journal: Journal, material: Material, trial: Trial, *, settings: Settings) -> None:
-    """Publish a trial as the model's next version. The file comes first: a file without a row is litter, a row without
-    its file would be a broken version.
+def publish(
+    journal: Journal, material: Material, trial: Trial, *, settings: Settings, signer: Signer | None = None
+) -> None:
+    """Publish a trial as the model's next version, signed where there is a signer. The file comes first: a file without a
+    row is litter, a row without its file would be a broken version.
 
     Raises StaleClaim, and OSError where the disk is full; nothing is published then.
     """
@@ -40,6 +44,8 @@ def publish(journal: Journal, material: Material, trial: Trial, *, settings: Set
             weights_sha256=sha256,
             timings=spent(journal),
         )
+        digest = canonical_sha256(report)
+        statement = None if signer is None else sign_statement(report, report_sha256=digest, signer=signer)
     with stage(journal, Phase.PUBLISH), fenced(journal.sessions, claim) as session:
         results.publish(
             session,
@@ -48,10 +54,11 @@ def publish(journal: Journal, material: Material, trial: Trial, *, settings: Set
             weights_path=path.name,
             kind=VersionKind.UNLEARNED,
             report=report,
-            report_sha256=canonical_sha256(report),
+            report_sha256=digest,
             verdict=report["verdict"]["value"],
             timings=dict(journal.timings),
             manifest=manifest,
+            statement=statement,
         )
 
 

@@ -30,6 +30,7 @@ from worker.load import Material, load
 from worker.progress import Journal, stage, start_afresh
 from worker.publish import publish
 from worker.settings import Settings
+from worker.signing import find_signer
 from worker.trial import Trial, try_method
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,16 @@ def run(
 
 def execute(journal: Journal, settings: Settings) -> None:
     """Try the policy's methods in order until one gives what may be published, and publish it."""
+    signer = find_signer(journal.sessions, settings.signing_keys)
+    if signer is None:
+        logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(journal, Phase.LOAD):
         material = load(journal.watch.claim, settings)
     saving = Saving(storage=settings.storage, every=settings.checkpoint_seconds)
     trial = None
     while trial is None:
         trial = try_next(journal, material, saving=saving)
-    publish(journal, material, trial, settings=settings)
+    publish(journal, material, trial, settings=settings, signer=signer)
     logger.info("job %s: published with the verdict %s", journal.watch.claim.job_id, trial.findings.verdict.value)
 
 

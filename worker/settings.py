@@ -20,6 +20,11 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(validation_alias="REDIS_URL")
     sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
     storage: Path = Field(validation_alias="EXPUNGE_STORAGE", description="the folder of weights")
+    signing_keys: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_SIGNING_KEYS",
+        description="the folder of private signing keys; none: results are not signed",
+    )
     workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
     lease_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
     max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")

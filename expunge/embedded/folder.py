@@ -52,6 +52,11 @@ class Folder:
         return self.root / "sample.key"
 
     @property
+    def signing_keys(self) -> Path:
+        """The private keys that sign statements; only the worker is told of them."""
+        return self.root / "signing-keys"
+
+    @property
     def settings(self) -> Path:
         """How to reach the stack that runs on this folder (it holds the broker's password: 0600)."""
         return self.run / "stack.json"

@@ -39,11 +39,11 @@ def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int)
 
 
 def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
-    """Run one job at a time in one child process."""
+    """Run one job at a time in one child process. It alone is told where the signing keys are."""
     return celery(
         "the worker",
         folder,
-        {**PASSIVE, **environment},
+        {**PASSIVE, "EXPUNGE_SIGNING_KEYS": str(folder.signing_keys), **environment},
         log=folder.logs / "worker.log",
         arguments=("worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"),
     )

@@ -19,6 +19,7 @@ from expunge.embedded.postgres import postgres
 from expunge.embedded.process import Child, Program, await_ready, start, stop, tail
 from expunge.embedded.services import api, beat, worker
 from expunge.errors import StackError, StartFailed
+from expunge.signing import first_signing_key
 from expunge.tenancy import first_key
 from migrations.commands import upgrade
 
@@ -105,6 +106,7 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
         say("the migrations")
         migrate(database_url)
         key = first_key(database_url)
+        first_signing_key(database_url, folder.signing_keys)
         say("the API, a worker and the beat")
         bring_up(
             [

@@ -1,10 +1,12 @@
 """GET /reports/{id}: what the audit of a published job found, as JSON, as a page and as a PDF, and proofs about it."""
 
+import json
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
 from ledger.access import Scope
+from ledger.errors import UnknownReport
 from ledger.manifest import prove_inclusion
 from ledger.reports import ReportView, get_report
 from ledger.samples import sample_digest
@@ -17,7 +19,7 @@ from service.session import Ledger
 
 router = APIRouter(tags=["reports"])
 
-JSON, HTML, PDF = "application/json", "text/html", "application/pdf"
+JSON, HTML, PDF, ENVELOPE = "application/json", "text/html", "application/pdf", "application/vnd.dsse.envelope.v1+json"
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
 """The page brings its style and its pictures with it, has no script and loads nothing."""
@@ -61,6 +63,28 @@ def get_page(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
 def get_pdf(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
     """The same for the file: a tagged PDF with the canonical JSON attached."""
     return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), PDF)
+
+
+@router.get(
+    "/reports/{report_id:uuid}/statement",
+    summary="The signed statement of a report",
+    response_class=Response,
+    responses=_RESPONSES
+    | {200: {"description": "A DSSE envelope", "content": {ENVELOPE: {"schema": {"type": "object"}}}}},
+)
+def get_statement(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
+    """A DSSE envelope around an in-toto Statement about the new weights.
+
+    `expunge verify` checks it offline with the keys of GET /keys. 404 where the operator does not have results signed.
+    """
+    statement = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id).statement
+    if statement is None:
+        raise UnknownReport(f"the report {report_id} was published without a signed statement")
+    headers = {
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'inline; filename="statement-{report_id}.json"',
+    }
+    return Response(json.dumps(statement), headers=headers, media_type=ENVELOPE)
 
 
 @router.post(

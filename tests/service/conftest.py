@@ -25,6 +25,7 @@ from ledger.states import Phase
 from service.app import create_app
 from service.report.digest import report_sha256
 from service.settings import Settings
+from tests.service.report.sample_audit import Json
 from tests.service.report.samples import sample_report
 from unlearning.specs import DEFAULT_POLICY, to_json
 
@@ -157,7 +158,7 @@ def begin_job(sessions: sessionmaker[Session], job_id: str) -> Claim:
     return claimed
 
 
-def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
+def publish_job(sessions: sessionmaker[Session], job_id: str, *, sign: Callable[[Json], Json] | None = None) -> UUID:
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
     report = sample_report(seed=claimed.base_version)
@@ -179,6 +180,7 @@ def publish_job(sessions: sessionmaker[Session], job_id: str) -> UUID:
             verdict="verified",
             timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
             manifest=manifest,
+            statement=sign(report) if sign else None,
         )
     return published.report_id
 

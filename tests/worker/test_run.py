@@ -1,13 +1,17 @@
 """Jobs run in this process, on real PostgreSQL and a real small network."""
 
 import errno
+import json
 from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
+from expunge.signing import new_signing_key, signing_keys
+from ledger.canonical import canonical_json
 from ledger.jobs import list_attempts
+from ledger.manifest import prove_inclusion
 from ledger.models import VersionView
 from ledger.reports import get_report
 from ledger.samples import sample_digest
@@ -16,6 +20,8 @@ from service.report.schema import validate
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
 from unlearning.weights import file_sha256
+from verifier.keys import read_keys
+from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import publish as publishing
 from worker import run as running
 
@@ -47,6 +53,46 @@ def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     text = str(report)
     assert "image-" not in text
     assert sample_digest(KEY, "tiny-digits", training_ids[0]).hex() not in text
+
+
+@pytest.mark.slow
+def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], database_url: str, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    new_signing_key(database_url, keys)
+    bench = make_bench(signing_keys=keys)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    report_id = bench.job(job_id).report_id
+    assert report_id is not None, bench.job(job_id).detail
+    with bench.sessions.begin() as session:
+        report = get_report(session, tenant_id=bench.tenant_id, report_id=report_id)
+        digest = sample_digest(KEY, "tiny-digits", training_ids[3])
+        proof = prove_inclusion(
+            session,
+            tenant_id=bench.tenant_id,
+            report_id=report_id,
+            dataset="tiny-digits",
+            sample_id=training_ids[3],
+            digest=digest,
+        )
+    trusted = [key for view in signing_keys(database_url) for key in read_keys(view.public_key.encode())]
+    statement = read_statement(json.dumps(report.statement).encode(), keys=trusted)
+    check_report(statement, canonical_json(report.body))
+    check_weights(statement, served(bench).weights_sha256)
+    check_sample(statement, proof)
+
+
+def test_without_a_usable_key_a_job_that_is_to_be_signed_ends_before_it_has_cost_anything(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path
+) -> None:
+    bench = make_bench(signing_keys=tmp_path / "keys")
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.SIGNING_FAILED)
+    assert "signing-keys new" in str(job.detail)
 
 
 @pytest.mark.slow

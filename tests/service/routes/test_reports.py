@@ -77,3 +77,16 @@ def test_a_sample_that_was_not_forgotten_has_no_proof_and_is_not_named(
 def test_who_may_not_know_who_was_erased_gets_no_proof(serve: Serve, site: Site, report_path: str) -> None:
     for key in (site.auditor, site.reader):
         assert serve(key=key).post(f"{report_path}/inclusion", json={"sample_id": "sample-1"}).status_code == 403
+
+
+def test_the_statement_is_given_as_it_was_signed(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    signed = {"payload": "e30=", "payloadType": "x", "signatures": []}
+    job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    path = f"/reports/{publish_job(sessions, job_id, sign=lambda report: signed)}/statement"
+
+    assert serve(key=site.auditor).get(path).json() == signed
+    assert serve(key=site.reader).get(path).status_code == 403
+
+
+def test_a_report_that_was_not_signed_has_no_statement(serve: Serve, site: Site, report_path: str) -> None:
+    assert serve(key=site.auditor).get(f"{report_path}/statement").status_code == 404

@@ -1,0 +1,88 @@
+"""Statements signed with keys made on the spot, about the report of a job that never ran."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from ledger.canonical import canonical_json, canonical_sha256
+from ledger.manifest import Manifest, commit
+from ledger.merkle import inclusion_path
+from ledger.samples import sample_digest
+from tests.service.report.samples import sample_report
+from unlearning.weights import file_sha256
+from verifier.checkpoint import Checkpoint
+from verifier.keys import key_id, pem
+from verifier.log import LogProof, commitment
+from verifier.manifest import Inclusion
+from verifier.merkle import leaf_hash
+from worker.signing import Signer
+from worker.statement import sign_statement
+
+NAMES = [f"scan-{number}" for number in range(5)]
+
+
+def make_signer() -> Signer:
+    private = Ed25519PrivateKey.generate()
+    return Signer(key_id(private.public_key()), private)
+
+
+@dataclass(frozen=True)
+class Case:
+    """The files that an auditor has: statement, key, report, weights, and one person's proof."""
+
+    folder: Path
+    signer: Signer
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+
+def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
+    """Write everything about one job into a folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(b"weights after %d" % seed)
+    (folder / "before.safetensors").write_bytes(b"weights before %d" % seed)
+    manifest = commit("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
+    report = sample_report(forgotten=len(NAMES), seed=seed)
+    report["asked"]["manifest_root"] = manifest.root
+    for side, name in (("after", "weights"), ("before", "before")):
+        report["model"][f"weights_{side}_sha256"] = file_sha256(folder / f"{name}.safetensors")
+    statement = sign_statement(report, report_sha256=canonical_sha256(report), signer=signer)
+    leaves = [leaf.hash for leaf in manifest.leaves]
+    mine = sample_digest(bytes(32), "scans", NAMES[2])
+    place = next(place for place, leaf in enumerate(manifest.leaves) if leaf.digest == mine)
+    proof = Inclusion(
+        report_id=report["report_id"],
+        dataset="scans",
+        sample_id=NAMES[2],
+        salt=manifest.leaves[place].salt,
+        index=place,
+        size=len(leaves),
+        path=tuple(inclusion_path(leaves, place)),
+    )
+    (folder / "log-entry.json").write_text(
+        json.dumps(write_log(signer, report_sha256=canonical_sha256(report)).to_json())
+    )
+    (folder / "report.json").write_bytes(canonical_json(report))
+    (folder / "statement.json").write_text(json.dumps(statement))
+    (folder / "inclusion.json").write_text(json.dumps(proof.to_json()))
+    (folder / "key.pem").write_text(pem(signer.private.public_key()))
+    return Case(folder, signer, manifest)
+
+
+def write_log(signer: Signer, *, report_sha256: str) -> LogProof:
+    """The proof of an entry about a report, from a log of one entry."""
+    content, key = json.dumps({"report": {"sha256": report_sha256}}), bytes(32)
+    told = {"kind": "result", "at": "2026-03-14T09:31:08+00:00", "commitment": commitment(key, content)}
+    leaf = json.dumps(told).encode()
+    checkpoint = signer.checkpoint(Checkpoint(origin="example.com/log", size=1, root=leaf_hash(leaf)))
+    return LogProof(leaf=leaf, content=content, key=key, index=0, path=(), checkpoint=checkpoint)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return write_case(tmp_path / "case", signer=make_signer())

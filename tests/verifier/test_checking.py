@@ -1,0 +1,171 @@
+"""What an auditor finds: good files, and files that somebody has changed, cut, swapped or signed with another key."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.canonical import canonical_sha256
+from tests.verifier.conftest import NAMES, Case, make_signer, write_case, write_log
+from verifier.checking import verify_files
+from verifier.keys import pem
+from verifier.outcome import NOT_SHOWN, Outcome, told
+from verifier.statement import PAYLOAD_TYPE
+
+
+def verify(case: Case, **changes: Path) -> Outcome:
+    given = {
+        "report": case.path("report.json"),
+        "weights": case.path("weights.safetensors"),
+        "sample": case.path("inclusion.json"),
+        "log": case.path("log-entry.json"),
+    } | changes
+    statement = given.pop("statement", case.path("statement.json"))
+    return verify_files(statement, keys=[given.pop("key", case.path("key.pem"))], **given)
+
+
+def payload(case: Case) -> dict[str, Any]:
+    envelope = json.loads(case.path("statement.json").read_text())
+    found: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
+    return found
+
+
+def resign(case: Case, statement: object, kind: str = PAYLOAD_TYPE) -> Path:
+    """A statement with other content, signed with the good key."""
+    path = case.path("resigned.json")
+    path.write_text(json.dumps(case.signer.envelope(kind, json.dumps(statement).encode())))
+    return path
+
+
+def test_everything_that_is_given_is_proven_and_the_rest_is_named(case: Case) -> None:
+    whole = verify(case)
+    assert whole.refused is None
+    assert len(whole.proven) == 5
+    assert not whole.unchecked
+    alone = verify_files(case.path("statement.json"), keys=[case.path("key.pem")])
+    assert (len(alone.proven), len(alone.unchecked)) == (1, 4)
+
+
+def test_what_is_not_shown_is_always_told(case: Case) -> None:
+    limits = payload(case)["predicate"]["limits"]
+    good = told(verify(case))
+    assert good.startswith("VERIFIED\n")
+    assert all(line in good for line in (*NOT_SHOWN, *limits))
+    bad = told(verify(case, report=case.path("key.pem")))
+    assert bad.startswith("NOT VERIFIED\n")
+    assert all(line in bad for line in NOT_SHOWN)
+
+
+@pytest.mark.parametrize("field", ["verdict", "manifest", "thresholds", "clock", "code", "method", "before"])
+def test_a_changed_statement_is_refused(case: Case, field: str) -> None:
+    envelope = json.loads(case.path("statement.json").read_text())
+    changed = payload(case)
+    changed["predicate"][field] = {"value": "verified", "sentence": "All is well."}
+    envelope["payload"] = base64.b64encode(json.dumps(changed).encode()).decode()
+    case.path("changed.json").write_text(json.dumps(envelope))
+    found = verify(case, statement=case.path("changed.json"))
+    assert "it was changed, or another key did" in str(found.refused)
+
+
+def test_any_changed_byte_of_the_payload_is_noticed(case: Case) -> None:
+    envelope = json.loads(case.path("statement.json").read_text())
+    content = bytearray(base64.b64decode(envelope["payload"]))
+    for place in range(0, len(content), 97):
+        content[place] ^= 1
+        envelope["payload"] = base64.b64encode(bytes(content)).decode()
+        case.path("changed.json").write_text(json.dumps(envelope))
+        assert verify(case, statement=case.path("changed.json")).refused
+        content[place] ^= 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_statement_is_refused(case: Case, share: float) -> None:
+    content = case.path("statement.json").read_bytes()
+    case.path("cut.json").write_bytes(content[: int(len(content) * share)])
+    assert "not complete" in str(verify(case, statement=case.path("cut.json")).refused)
+
+
+def test_another_key_is_refused(case: Case) -> None:
+    case.path("other.pem").write_text(pem(make_signer().private.public_key()))
+    assert verify(case, key=case.path("other.pem")).refused
+
+
+def test_a_revoked_key_is_refused_whatever_date_the_statement_bears(case: Case) -> None:
+    item = {"key_id": case.signer.key_id, "public_key": pem(case.signer.private.public_key())}
+    keys = {"items": [item | {"revoked_at": "2036-01-01T00:00:00Z", "revocation_reason": "stolen"}]}
+    case.path("keys.json").write_text(json.dumps(keys))
+    assert "revoked at 2036-01-01T00:00:00Z (stolen)" in str(verify(case, key=case.path("keys.json")).refused)
+
+
+def test_a_good_statement_of_another_run_is_refused_for_this_ones_report_and_weights(
+    case: Case, tmp_path: Path
+) -> None:
+    other = write_case(tmp_path / "other", signer=case.signer, seed=7)
+    replayed = other.path("statement.json")
+    assert verify(other).refused is None
+    assert "belongs to another report" in str(verify(case, statement=replayed).refused)
+    by_weights = verify_files(replayed, keys=[case.path("key.pem")], weights=case.path("weights.safetensors"))
+    assert "about other weights" in str(by_weights.refused)
+    by_log = verify_files(replayed, keys=[case.path("key.pem")], log=case.path("log-entry.json"))
+    assert "about another report" in str(by_log.refused)
+    by_sample = verify_files(replayed, keys=[case.path("key.pem")], sample=case.path("inclusion.json"))
+    assert "not for this statement's" in str(by_sample.refused)
+
+
+def test_the_weights_from_before_are_told_apart(case: Case) -> None:
+    assert "from before the unlearning" in str(verify(case, weights=case.path("before.safetensors")).refused)
+
+
+@pytest.mark.parametrize("change", [{"content": "{}"}, {"leaf_index": 1}, {"path": ["00" * 32]}, {"key": "11" * 32}])
+def test_a_changed_proof_from_the_log_is_refused(case: Case, change: dict[str, object]) -> None:
+    proof = json.loads(case.path("log-entry.json").read_text())
+    case.path("changed.json").write_text(json.dumps(proof | change))
+    assert verify(case, log=case.path("changed.json")).refused
+
+
+def test_a_checkpoint_of_another_key_is_refused(case: Case) -> None:
+    other = write_log(make_signer(), report_sha256=canonical_sha256(json.loads(case.path("report.json").read_text())))
+    case.path("other.json").write_text(json.dumps(other.to_json()))
+    assert "has signed this note" in str(verify(case, log=case.path("other.json")).refused)
+
+
+def test_anothers_id_does_not_pass_with_ones_proof(case: Case) -> None:
+    proof = json.loads(case.path("inclusion.json").read_text())
+    case.path("other.json").write_text(json.dumps(proof | {"sample_id": NAMES[3]}))
+    assert "not shown to be in" in str(verify(case, sample=case.path("other.json")).refused)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"_type": "https://in-toto.io/Statement/v0.1"},
+        {"predicateType": "https://slsa.dev/provenance/v1"},
+        {"subject": []},
+        {"subject": [{"name": "x"}]},
+        {"predicate": {}},
+        {"predicate": None},
+        {"predicate": "verified"},
+    ],
+)
+def test_what_is_signed_but_says_something_else_is_refused(case: Case, change: dict[str, object]) -> None:
+    assert "It is signed, but" in str(verify(case, statement=resign(case, payload(case) | change)).refused)
+
+
+def test_a_signed_payload_of_another_type_is_refused(case: Case) -> None:
+    assert "of the type 'text/plain'" in str(verify(case, statement=resign(case, payload(case), "text/plain")).refused)
+
+
+def test_a_file_that_is_not_there_or_no_file_is_refused(case: Case) -> None:
+    assert "cannot be read" in str(verify(case, statement=case.path("nothing.json")).refused)
+    assert "cannot be read" in str(verify(case, weights=case.folder).refused)
+
+
+def test_nothing_in_a_file_can_rewrite_what_is_printed(case: Case) -> None:
+    nasty = payload(case)
+    nasty["predicate"]["verdict"]["sentence"] = "\x1b[2J\rVERIFIED\nProven"
+    nasty["predicate"]["limits"] = ["\x1b[1A"]
+    printed = told(verify_files(resign(case, nasty), keys=[case.path("key.pem")]))
+    assert "\x1b" not in printed
+    assert printed.count("\nProven") == 1

@@ -1,0 +1,55 @@
+import stat
+from pathlib import Path
+
+import pytest
+
+from worker.errors import NoSigningKey
+from worker.signing import discard_key, load_signer, make_key
+
+
+def test_a_key_that_was_made_signs_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    made = make_key(folder)
+    (path,) = folder.iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert load_signer(folder, [made.key_id]).key_id == made.key_id
+    assert "PRIVATE" not in made.public_key
+
+
+def test_the_first_usable_key_that_is_there_signs(tmp_path: Path) -> None:
+    old, new = make_key(tmp_path), make_key(tmp_path)
+    assert load_signer(tmp_path, [new.key_id, old.key_id]).key_id == new.key_id
+    assert discard_key(tmp_path, new.key_id)
+    assert not discard_key(tmp_path, new.key_id)
+    assert load_signer(tmp_path, [new.key_id, old.key_id]).key_id == old.key_id
+
+
+def test_a_key_that_is_not_registered_does_not_sign(tmp_path: Path) -> None:
+    make_key(tmp_path)
+    for usable in ([], ["0" * 64]):
+        with pytest.raises(NoSigningKey, match="signing-keys new"):
+            load_signer(tmp_path, usable)
+
+
+def test_a_key_that_others_can_read_does_not_sign(tmp_path: Path) -> None:
+    made = make_key(tmp_path)
+    (tmp_path / f"{made.key_id}.pem").chmod(0o640)
+    with pytest.raises(NoSigningKey, match="chmod 600"):
+        load_signer(tmp_path, [made.key_id])
+
+
+def test_a_file_that_holds_something_else_does_not_sign(tmp_path: Path) -> None:
+    made, other = make_key(tmp_path), make_key(tmp_path)
+    path = tmp_path / f"{made.key_id}.pem"
+    path.write_bytes((tmp_path / f"{other.key_id}.pem").read_bytes())
+    with pytest.raises(NoSigningKey, match="another key"):
+        load_signer(tmp_path, [made.key_id])
+    path.write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
+    with pytest.raises(NoSigningKey, match="cannot be read"):
+        load_signer(tmp_path, [made.key_id])
+
+
+def test_a_signer_does_not_print_its_key(tmp_path: Path) -> None:
+    made = make_key(tmp_path)
+    assert "private" not in repr(load_signer(tmp_path, [made.key_id]))

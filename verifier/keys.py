@@ -1,0 +1,83 @@
+"""Public signing keys (Ed25519): reading them from a file, and their ids."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from verifier.errors import Malformed, Revoked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedKey:
+    """A public key that somebody has chosen to trust; `revoked_at` (RFC 3339) and why, where its file says so."""
+
+    key_id: str
+    public: Ed25519PublicKey
+    revoked_at: str | None = None
+    revocation_reason: str | None = None
+
+
+def key_id(public: Ed25519PublicKey) -> str:
+    """SHA-256, hex, of the key's SubjectPublicKeyInfo: `openssl pkey -pubin -in key.pem -outform DER | sha256sum`."""
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def pem(public: Ed25519PublicKey) -> str:
+    """The key as PEM text."""
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def read_public_key(text: str) -> Ed25519PublicKey:
+    """Read a public key from PEM text. Raises Malformed for anything but an Ed25519 public key."""
+    try:
+        public = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Malformed("The key is not a public key in PEM form.") from error
+    if not isinstance(public, Ed25519PublicKey):
+        raise Malformed("The key is not an Ed25519 key.")
+    return public
+
+
+def read_keys(data: bytes) -> list[TrustedKey]:
+    """Read the keys of a file: one in PEM form, or the JSON of GET /keys, which knows revocations. Raises Malformed."""
+    try:
+        text = data.decode()
+        if text.lstrip().startswith("-----BEGIN"):
+            public = read_public_key(text)
+            return [TrustedKey(key_id=key_id(public), public=public)]
+        listed = json.loads(text)["items"]
+        return [_listed(item) for item in listed]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed("The file of keys is neither PEM nor the JSON of GET /keys.") from error
+
+
+def refuse_revoked(key: TrustedKey) -> None:
+    """Raise Revoked for a revoked key.
+
+    Whoever has stolen a key can write any time into what they sign, so an old date in it is no excuse.
+    """
+    if key.revoked_at is not None:
+        why = f" ({key.revocation_reason})" if key.revocation_reason else ""
+        raise Revoked(f"The key {key.key_id} was revoked at {key.revoked_at}{why}: nothing signed with it is proven.")
+
+
+def named(keys: Sequence[TrustedKey]) -> str:
+    """The keys by the first digits of their ids, for a message."""
+    return ", ".join(key.key_id[:12] for key in keys) or "none"
+
+
+def _listed(item: dict[str, str | None]) -> TrustedKey:
+    public = read_public_key(str(item["public_key"]))
+    if item["key_id"] != key_id(public):
+        raise Malformed(f"The key listed as {item['key_id']} has another id.")
+    return TrustedKey(
+        key_id=key_id(public),
+        public=public,
+        revoked_at=item.get("revoked_at"),
+        revocation_reason=item.get("revocation_reason"),
+    )

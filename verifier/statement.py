@@ -1,0 +1,105 @@
+"""What Expunge states about an unlearning run: an in-toto Statement v1 with a predicate of its own."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from verifier.dsse import open_envelope
+from verifier.errors import Malformed, Mismatch
+from verifier.keys import TrustedKey
+from verifier.manifest import Inclusion, check_inclusion
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://expunge.dev/attestations/unlearning/v1"
+VERDICTS = ("verified", "inconclusive", "failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """A statement whose signature was checked. `subjects`: SHA-256 of the new weights; `predicate`: what is said of them."""
+
+    key: TrustedKey
+    subjects: tuple[str, ...]
+    predicate: Mapping[str, Any]
+
+    @property
+    def report_sha256(self) -> str:
+        """The digest of the report that the statement belongs to."""
+        return str(self.predicate["report"]["sha256"])
+
+
+def read_statement(data: bytes, *, keys: Sequence[TrustedKey]) -> Statement:
+    """Read a signed statement. Raises Malformed, BadSignature, Revoked."""
+    payload, key = open_envelope(data, payload_type=PAYLOAD_TYPE, keys=keys)
+    try:
+        found = json.loads(payload)
+        if (found["_type"], found["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
+            raise Malformed(f"It is signed, but it is no statement about unlearning: {found['predicateType']!r}.")
+        statement = Statement(
+            key=key,
+            subjects=tuple(str(subject["digest"]["sha256"]) for subject in found["subject"]),
+            predicate=found["predicate"],
+        )
+        _check_predicate(statement.predicate)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed(f"It is signed, but the statement lacks what it must say ({error}).") from error
+    if not statement.subjects:
+        raise Malformed("It is signed, but the statement speaks of no weights.")
+    return statement
+
+
+def _check_predicate(predicate: Mapping[str, Any]) -> None:
+    """Look at everything that is told of it; KeyError or TypeError where something is not there."""
+    if predicate["verdict"]["value"] not in VERDICTS:
+        raise ValueError(f"the verdict {predicate['verdict']['value']!r} is none")
+    for group, name in (
+        ("report", "id"),
+        ("report", "sha256"),
+        ("model", "name"),
+        ("manifest", "root"),
+        ("manifest", "samples"),
+        ("method", "kind"),
+        ("code", "version"),
+        ("clock", "signed_at"),
+        ("verdict", "sentence"),
+    ):
+        predicate[group][name]
+    bytes.fromhex(predicate["manifest"]["root"])
+    int(predicate["manifest"]["samples"])
+    for weights in predicate["before"]:
+        weights["digest"]["sha256"]
+    if not isinstance(predicate["limits"], list) or not isinstance(predicate["before"], list):
+        raise TypeError("limits and before must be lists")
+
+
+def check_report(statement: Statement, report: bytes) -> None:
+    """Check that these bytes are the statement's report: its canonical JSON, as GET /reports/{id} gives it. Raises Mismatch."""
+    found = hashlib.sha256(report).hexdigest()
+    if found != statement.report_sha256:
+        raise Mismatch(f"The statement belongs to another report: to {statement.report_sha256}, not to {found}.")
+
+
+def check_weights(statement: Statement, sha256: str) -> None:
+    """Check that weights, by the SHA-256 of their file, are a subject of the statement. Raises Mismatch."""
+    if sha256 in {str(before["digest"]["sha256"]) for before in statement.predicate["before"]}:
+        raise Mismatch("These are the weights from before the unlearning.")
+    if sha256 not in statement.subjects:
+        raise Mismatch(f"The statement is about other weights: {', '.join(statement.subjects)}, not {sha256}.")
+
+
+def check_logged(statement: Statement, content: Mapping[str, Any]) -> None:
+    """Check that what the log holds is this statement's report. Raises Mismatch."""
+    report = content.get("report")
+    if not isinstance(report, dict) or report.get("sha256") != statement.report_sha256:
+        raise Mismatch("The entry of the log is about another report, or about none.")
+
+
+def check_sample(statement: Statement, proof: Inclusion) -> None:
+    """Check that a sample is in the manifest that the statement commits to. Raises Mismatch."""
+    manifest = statement.predicate["manifest"]
+    if proof.report_id != str(statement.predicate["report"]["id"]):
+        raise Mismatch(f"The proof of inclusion is for the report {proof.report_id}, not for this statement's.")
+    check_inclusion(proof, root=bytes.fromhex(str(manifest["root"])), size=int(manifest["samples"]))
