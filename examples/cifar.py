@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from unlearning.errors import InvalidWorkload
 from unlearning.objective import classification
-from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet, partition
 from unlearning.workload import Workload
@@ -82,7 +81,7 @@ def workload() -> Workload:
         held_out=held_out,
         test=test,
         objective=classification(10),
-        recipe=Recipe(epochs=40, batch_size=64, learning_rate=0.1, readiness=Ready2Unlearn()),
+        recipe=Recipe(epochs=24, batch_size=64, learning_rate=0.1),
     )
 
 

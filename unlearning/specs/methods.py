@@ -83,7 +83,7 @@ class IEU:
     repair_steps: int = 160
     learning_rate: float = 0.05
     clip: float = 1.0
-    ascent: float = 1.0
+    ascent: float = 0.5
     decay: float = 0.01
     noise: float = 0.05
     batch_size: int = 64
