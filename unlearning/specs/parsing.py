@@ -43,6 +43,14 @@ DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
 """What a model's job tries, in this order, until the audit verifies."""
 
 
+def restored(data: Mapping[str, object]) -> Spec:
+    """The spec, of a method or of a baseline, that `to_json` made this object from. Raises InvalidSpec as `parse` does."""
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in SPECS:
+        raise InvalidSpec(f"kind is {kind!r}; it must be one of {', '.join(SPECS)}.", field="kind")
+    return _build(SPECS[kind], data, prefix="")  # type: ignore[no-any-return]  # SPECS holds only the members of Spec
+
+
 def parse(data: Mapping[str, object]) -> Method:
     """The spec that a JSON object describes, e.g. `{"kind": "ltu", "steps": 40, "stop": {"tolerance": 1}}`.
 

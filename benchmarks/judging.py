@@ -1,0 +1,139 @@
+"""One method on one case, measured by the audit with the retrained model beside it; kept, so that several tables share a run."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from benchmarks.cases import Case
+from unlearning.audit.audit import audit, run_audit
+from unlearning.audit.findings import Findings
+from unlearning.audit.spec import AuditSpec
+from unlearning.methods.registry import unlearn
+from unlearning.specs import Spec, to_json
+from unlearning.task import Outcome, Task
+from unlearning.training import drain
+
+TABLE = ("ua", "ra", "ta", "mi")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judged:
+    """What one run came to. figures: metric → value. processor_seconds: of the method, all threads; seconds: on the clock."""
+
+    figures: Mapping[str, float]
+    verdict: str
+    sentence: str
+    steps: int
+    stopped_because: str
+    seconds: float
+    processor_seconds: float
+
+
+def judged(case: Case, spec: Spec) -> Judged:
+    """Run the method on a copy of the case's original and audit what came out, or take what an earlier run found."""
+    place = _place(case, to_json(spec))
+    if place.exists():
+        return Judged(**json.loads(place.read_text()))
+    task = task_of(case)
+    begun, begun_processor = time.perf_counter(), time.process_time()
+    outcome = drain(unlearn(spec, task))
+    seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - begun_processor
+    return _kept(place, case, task.model, outcome, seconds, processor_seconds)
+
+
+def judged_model(case: Case, label: str, model: nn.Module) -> Judged:
+    """The same for a model that no method made, e.g. the original itself or another retrained one."""
+    place = _place(case, {"model": label})
+    if place.exists():
+        return Judged(**json.loads(place.read_text()))
+    return _kept(place, case, model, Outcome(steps=0, stopped_because="completed"), 0.0, 0.0)
+
+
+def task_of(case: Case) -> Task:
+    """A fresh task: the original is copied."""
+    return Task(
+        model=copy.deepcopy(case.original.model),
+        build=case.workload.build,
+        objective=case.workload.objective,
+        recipe=case.workload.recipe,
+        forget=case.forget,
+        remain=case.remain,
+        guide=case.held_out.guide,
+        criterion=case.held_out.criterion,
+        seed=case.seed,
+    )
+
+
+def _kept(
+    place: Path, case: Case, model: nn.Module, outcome: Outcome, seconds: float, processor_seconds: float
+) -> Judged:
+    findings = run_audit(
+        audit(
+            original=case.original.model,
+            unlearned=model,
+            reference=case.retrained.model,
+            forget=case.forget,
+            remain=case.remain,
+            held_out=case.held_out.audit,
+            test=case.workload.test,
+            objective=case.workload.objective,
+            spec=AuditSpec(),
+            seed=case.seed,
+        )
+    )
+    found = Judged(
+        figures=_figures(findings),
+        verdict=findings.verdict.value,
+        sentence=findings.verdict.sentence,
+        steps=outcome.steps,
+        stopped_because=outcome.stopped_because,
+        seconds=seconds,
+        processor_seconds=processor_seconds,
+    )
+    place.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+    return found
+
+
+def _figures(findings: Findings) -> dict[str, float]:
+    measures = findings.measures
+    comparison = findings.comparison
+    assert comparison is not None
+    figures = dict(measures["unlearned"].table)
+    figures |= {f"{name}_gap": gap for name, gap in comparison.gaps.items()}
+    figures |= {
+        "average_gap": comparison.average_gap,
+        "tow": comparison.tow,
+        "ta_lost": measures["original"].table["ta"] - figures["ta"],
+        "membership_auc": findings.membership.unlearned["loss"].auc.value,
+    }
+    for relearning in findings.relearnings:
+        kind, reference = relearning.kind, relearning.reference
+        steps = sum(curve.delay for curve in relearning.unlearned) / len(relearning.unlearned)
+        figures[f"relearn_delay_{kind}"] = steps
+        if relearning.ratio is not None:
+            figures[f"relearn_delay_to_control_{kind}"] = relearning.ratio.value
+        if reference is not None and reference.delay > 0 and relearning.relearner is not None:
+            figures[f"relearn_delay_ratio_{kind}"] = steps / reference.delay
+        if relearning.normalised is not None:
+            figures[f"relearn_delay_normalised_{kind}"] = relearning.normalised
+    return figures
+
+
+def _place(case: Case, what: Mapping[str, object]) -> Path:
+    key = {
+        "case": case.name,
+        "seed": case.seed,
+        "forget": hashlib.sha256("\n".join(case.forget.ids).encode()).hexdigest(),
+        "recipe": dataclasses.asdict(case.workload.recipe),
+        "method": what,
+    }
+    folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
+    return folder / f"judged-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.json"

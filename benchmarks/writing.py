@@ -1,0 +1,82 @@
+"""What a benchmark leaves behind: `benchmarks/results/<name>.json`, one row a figure, from which the tables are made."""
+
+import dataclasses
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no type information
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One figure. n: independent seeds or runs. low, high: a 95 % interval of the mean; the mean itself where n is 1."""
+
+    case: str
+    method: str
+    metric: str
+    unit: str
+    n: int
+    mean: float
+    low: float
+    high: float
+
+
+def row(values: Sequence[float], *, case: str, method: str, metric: str, unit: str) -> Row:
+    """The mean of independent values with Student's 95 % interval."""
+    found = np.asarray(values, dtype=np.float64)
+    half = 0.0
+    if len(found) > 1:
+        half = float(stdtrit(len(found) - 1, 0.975)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+    mean = float(found.mean())
+    return Row(
+        case=case, method=method, metric=metric, unit=unit, n=len(found), mean=mean, low=mean - half, high=mean + half
+    )
+
+
+def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path:
+    """Write the rows with the command, the commit and the machine that made them."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    content = {
+        "command": command or shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "commit": _commit(),
+        "machine": machine(),
+        "rows": [dataclasses.asdict(r) for r in rows],
+    }
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def read(name: str) -> list[Row]:
+    """The rows that were last written under this name; none where there are none."""
+    path = RESULTS / f"{name}.json"
+    return [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
+
+
+def machine() -> str:
+    """Processor, cores and operating system, in one line."""
+    names = (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    cores = len(list(line for line in _lines("/proc/cpuinfo") if line.startswith("processor"))) or 1
+    return f"{next(names, platform.processor())}, {cores} cores, {platform.system()} {platform.release()}"
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def _commit() -> str:
+    found = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+    )
+    return found.stdout.strip() or "unknown"
