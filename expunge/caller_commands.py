@@ -11,6 +11,7 @@ import typer
 from expunge import client
 from expunge.console import notes, out, progress_bar
 from expunge.embedded.folder import default_folder, recall
+from expunge.sample_ids import read_ids
 
 Url = Annotated[
     str | None,
@@ -50,7 +51,7 @@ def submit(
     url: Url = None,
 ) -> None:
     """Ask for samples to be unlearned."""
-    ids = [*(sample_ids or []), *(filter(None, map(str.strip, file or [])))]
+    ids = [*(sample_ids or []), *read_ids(file)]
     with open_client(url, key) as http:
         request = client.submit(
             http,
@@ -153,3 +154,42 @@ def write(body: bytes, path: Path) -> None:
         return
     path.write_bytes(body)
     out.print(str(path), soft_wrap=True)
+
+
+def promote(
+    model: Annotated[str, typer.Argument(help="The model.", show_default=False)],
+    version: Annotated[int, typer.Argument(help="The number of the version to serve.", show_default=False)],
+    key: Key,
+    url: Url = None,
+) -> None:
+    """Have a model serve another of its versions. Refused where it still knows what was erased since."""
+    with open_client(url, key) as http:
+        promoted = client.promote(http, model, version)
+    out.print(f"{model!r} serves version {promoted['number']}.", markup=False, highlight=False)
+
+
+def do_not_train(
+    dataset: Annotated[str, typer.Argument(help="The dataset.", show_default=False)],
+    ids: Annotated[typer.FileText, typer.Option(help="A file with one sample ID a line; - for the standard input.")],
+    key: Key,
+    sample_key: Annotated[
+        str,
+        typer.Option(
+            envvar="EXPUNGE_SAMPLE_KEY", prompt="Sample key", hide_input=True, help="64 hex digits, the service's."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Only what this model has forgotten. Default: any model of the dataset.")
+    ] = None,
+    left_out: Annotated[bool, typer.Option("--left-out", help="Print those that may not be used, instead.")] = False,
+    url: Url = None,
+) -> None:
+    """Print those of the sample IDs that a training may still use: without what was erased, or asked to be."""
+    from expunge.do_not_train import fetch_digests, may_not_train, may_train
+
+    with open_client(url, key) as http:
+        listed = fetch_digests(http, "models", model) if model else fetch_digests(http, "datasets", dataset)
+    given = read_ids(ids)
+    choose = may_not_train if left_out else may_train
+    for sample_id in choose(given, dataset=dataset, key=bytes.fromhex(sample_key), left_out=listed):
+        sys.stdout.write(f"{sample_id}\n")

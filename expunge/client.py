@@ -126,6 +126,23 @@ def get_inclusion(client: httpx.Client, report_id: str, sample_id: str) -> bytes
     return send(client, "POST", f"/reports/{report_id}/inclusion", json={"sample_id": sample_id}).content
 
 
+def stream_lines(client: httpx.Client, path: str) -> Iterator[str]:
+    """Read a text a line at a time. Raises Refused, and ServiceUnreachable where it breaks off."""
+    try:
+        with client.stream("GET", path) as response:
+            if response.is_error:
+                response.read()
+                raise Refused(response.status_code, problem(response))
+            yield from response.iter_lines()
+    except httpx.TransportError as error:
+        raise ServiceUnreachable(f"The answer of {client.base_url} broke off ({type(error).__name__}).") from error
+
+
+def promote(client: httpx.Client, model: str, number: int) -> Json:
+    """Have a model serve another of its versions."""
+    return content(send(client, "POST", f"/models/{model}/versions/{number}:promote"))
+
+
 def wait_seconds(response: httpx.Response) -> float:
     """Read `Retry-After` in seconds."""
     try:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from expunge.console import notes, out, progress_bar
 from expunge.embedded.folder import default_folder
+from expunge.sample_ids import read_ids
 
 Reference = Annotated[
     str,
@@ -42,6 +43,10 @@ def train(
     plain: Annotated[
         bool, typer.Option("--plain", help="Without Ready2Unlearn: no preparation for unlearning.")
     ] = False,
+    without: Annotated[
+        typer.FileText | None,
+        typer.Option(help="A file with sample IDs to leave out, one a line; see `expunge do-not-train --left-out`."),
+    ] = None,
 ) -> None:
     """Train a workload's model by its recipe, prepared for unlearning with Ready2Unlearn, and write its weights."""
     from expunge.training import train_workload
@@ -54,6 +59,7 @@ def train(
             folder=out_folder,
             seed=seed,
             plain=plain,
+            without=frozenset(read_ids(without)),
             show=lambda progress: bar.update(
                 task, total=progress.total, completed=progress.step, description=f"Training {loss(progress.metrics)}"
             ),
@@ -101,6 +107,42 @@ def register(
         tenant=tenant,
     )
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
+    if view.trained_on_erased:
+        notes.print(
+            f"{view.trained_on_erased} of its training samples were erased from other models of the dataset. Should it know "
+            "them? Else train it without: see `expunge do-not-train`.",
+            style="yellow",
+        )
+
+
+def register_version(
+    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="The weights, trained anew. Default: the newest that `train` wrote for the model's workload."
+        ),
+    ] = None,
+    without: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            help="A file with the IDs, one a line, that the training left out of the workload's training set."
+        ),
+    ] = None,
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Make weights that were trained anew the model's next version. `expunge promote` then has it served.
+
+    Refused where the training has seen what the model had forgotten: see `expunge do-not-train`.
+    """
+    from expunge.registration import place, register_trained
+
+    left_out = frozenset(read_ids(without))
+    view = register_trained(
+        place(data_dir or default_folder()), name=name, weights=weights, without=left_out, tenant=tenant
+    )
+    out.print(f"Registered version {view.number} of {name!r}; it is not served yet.", markup=False, highlight=False)
 
 
 @keys.command("create")

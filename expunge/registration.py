@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,9 @@ from expunge.errors import CannotRegister, StackError
 from ledger.access import ensure_tenant
 from ledger.datasets import register_dataset
 from ledger.errors import Refused
-from ledger.models import ModelView, register_model
+from ledger.models import ModelView, VersionView, get_model, register_model
 from ledger.samples import sample_digest
+from ledger.versions import register_version
 from unlearning.errors import UnlearningError
 from unlearning.samples import SampleSet
 from unlearning.specs import DEFAULT_POLICY, parse, to_json
@@ -100,6 +101,43 @@ def register_workload(
                 weights_path=f"{sha256}.safetensors",
                 policy=methods,
                 details=read_details(path),
+            )
+            store(path, where.storage / f"{sha256}.safetensors")
+            return view
+    except (UnlearningError, WorkerError, Refused, OSError) as error:
+        raise CannotRegister(str(error)) from error
+
+
+def register_trained(
+    where: Place,
+    *,
+    name: str,
+    weights: Path | None = None,
+    without: Collection[str] = (),
+    tenant: str = "default",
+) -> VersionView:
+    """Register weights that were trained anew on a model's workload as its next version.
+
+    without: IDs of the workload's training set that the training left out. Raises CannotRegister with the reason; nothing is
+    written then.
+    """
+    try:
+        with opened(where.database_url) as sessions, sessions.begin() as session:
+            owner = ensure_tenant(session, tenant)
+            model = get_model(session, tenant_id=owner, name=name)
+            workload = load_workload(model.workload, allowed=allow_list(where.workloads))
+            path = weights or newest_weights(model.workload)
+            sha256 = file_sha256(path)
+            load_weights(workload.build(), path, sha256)
+            used = (sample for sample in workload.train.ids if sample not in without)
+            view = register_version(
+                session,
+                tenant_id=owner,
+                model=name,
+                training=(sample_digest(where.sample_key, model.dataset, sample) for sample in used),
+                weights_sha256=sha256,
+                weights_path=f"{sha256}.safetensors",
+                by="operator",
             )
             store(path, where.storage / f"{sha256}.safetensors")
             return view

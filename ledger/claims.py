@@ -20,9 +20,10 @@ from ledger.clock import now
 from ledger.errors import StaleClaim
 from ledger.events import record
 from ledger.idempotency import forget_expired
+from ledger.lineage import erase, known
 from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, job_samples
+from ledger.tables.samples import erased_samples
 
 MAX_TRIES = 3
 """How often one method of a job is tried, unless the caller says otherwise."""
@@ -34,7 +35,7 @@ class Claim:
 
     `forget` is what this job has to erase, `erased` what the model has forgotten before and must never be shown again, both by
     digest. `method` is the spec to run, number `policy_index` of `policy`; `origin` says whether a request asked for it.
-    `details` are those that the model was registered with.
+    `details` are those that the model was registered with. `next_version` is the number that the result will have.
     """
 
     job_id: UUID
@@ -47,6 +48,7 @@ class Claim:
     details: Mapping[str, Any]
     base_version: int
     base_version_id: UUID
+    next_version: int
     weights_path: str
     weights_sha256: str
     forget: frozenset[bytes]
@@ -78,8 +80,9 @@ class Sweep:
 def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> Claim | None:
     """Take a job, or None: unknown, not due, finished, its model busy, or held by another. A message twice is a claim once.
 
-    The first claim after the cut-off freezes the manifest. A job whose samples another job has erased meanwhile is completed
-    here, without a run. The model's row is locked first, so that of two jobs of one model one is claimed.
+    The first claim after the cut-off freezes the manifest. A job whose samples another job has erased meanwhile, or that the
+    version served now was never trained on, is completed here, without a run. The model's row is locked first, so that of two
+    jobs of one model one is claimed.
     """
     model_id = session.scalar(select(Job.model_id).where(Job.id == job_id))
     if model_id is None:
@@ -94,26 +97,28 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
     if job.frozen_at is None:
         freeze(session, job)
     erased = frozenset(session.scalars(select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)))
-    forget = frozenset(session.scalars(select(job_samples.c.digest).where(job_samples.c.job_id == job_id))) - erased
+    base = session.get_one(ModelVersion, model.served_version_id)
+    forget = frozenset(session.scalars(known(session, base, among=job_id))) - erased
     if not forget:
+        erase(session, job_id=job_id, version=base)
         record(session, "job.superseded", {}, job_id=job_id)
         advance_job(session, job_id, JobState.COMPLETED, reason=Reason.SUPERSEDED, phase=Phase.DONE, progress=1.0)
         return None
-    return _take(session, job, model, worker=worker, lease=lease, forget=forget, erased=erased)
+    return _take(session, job, model, base, worker=worker, lease=lease, forget=forget, erased=erased)
 
 
 def _take(
     session: Session,
     job: Job,
     model: Model,
+    base: ModelVersion,
     *,
     worker: str,
     lease: timedelta,
     forget: frozenset[bytes],
     erased: frozenset[bytes],
 ) -> Claim:
-    newest = select(ModelVersion).where(ModelVersion.model_id == model.id).order_by(ModelVersion.number.desc()).limit(1)
-    base = session.scalars(newest).one()
+    newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
     served = (
         select(UnlearnRequest.regulation)
@@ -147,6 +152,7 @@ def _take(
         details=model.details,
         base_version=base.number,
         base_version_id=base.id,
+        next_version=newest + 1,
         weights_path=base.weights_path,
         weights_sha256=base.weights_sha256,
         forget=forget,

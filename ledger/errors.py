@@ -5,6 +5,7 @@ LedgerError
 │   ├── NotFound                no such thing for this tenant
 │   │   ├── UnknownDataset
 │   │   ├── UnknownModel
+│   │   ├── UnknownVersion
 │   │   ├── UnknownRequest
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
@@ -24,6 +25,8 @@ LedgerError
 │       ├── AlreadyRegistered
 │       ├── IdempotencyInProgress
 │       ├── TooLate             the thing is beyond the point where it could be cancelled or extended
+│       ├── ModelBusy           a job of the model has not ended
+│       ├── SamplesErased       a version still knows samples that were erased
 │       ├── NotFailed           only a failed job can be retried
 │       └── WebhookDisabled     a disabled endpoint is told nothing
 ├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
@@ -50,6 +53,10 @@ class UnknownDataset(NotFound):
 
 class UnknownModel(NotFound):
     """No model of that name trained on that dataset."""
+
+
+class UnknownVersion(NotFound):
+    """No version of that number."""
 
 
 class UnknownRequest(NotFound):
@@ -130,6 +137,14 @@ class TooLate(Conflict):
 
 class NotFailed(Conflict):
     """Only a failed job can be retried."""
+
+
+class ModelBusy(Conflict):
+    """A job of the model has not ended; which version is served can not be changed under it."""
+
+
+class SamplesErased(Conflict):
+    """The version knows samples that were erased: it may not be served, or registered."""
 
 
 class WebhookDisabled(Conflict):

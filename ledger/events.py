@@ -9,9 +9,9 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger.errors import UnknownJob, UnknownRequest
+from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
 from ledger.notices import announce
-from ledger.tables import Event, Job, UnlearnRequest
+from ledger.tables import Event, Job, Model, UnlearnRequest
 
 TEXTS: Mapping[str, str] = {
     "job.opened": "Opened, to take requests until {cut_off} ({why}).",
@@ -34,6 +34,8 @@ TEXTS: Mapping[str, str] = {
     "job.completed": "Finished.",
     "job.failed": "Failed: {reason}.",
     "job.cancelled": "Cancelled; the served model is untouched.",
+    "version.registered": "Version {version}, trained anew, was registered.",
+    "version.promoted": "Version {version} is served instead of version {before}, by {by}.",
     "request.received": "Received, to be answered by {due_at} ({regulation}).",
     "request.extended": "The deadline was extended to {due_at}.",
     "request.scheduled": "Every model has a job.",
@@ -78,15 +80,16 @@ def record(
     *,
     job_id: UUID | None = None,
     request_id: UUID | None = None,
+    model_id: UUID | None = None,
 ) -> None:
-    """Write one event, of a job or of a request, in the caller's transaction, and what tells it to webhook endpoints.
+    """Write one event, of a job, of a request or of a model, in the caller's transaction, and what tells it to webhook endpoints.
 
     The data must hold nothing personal.
     """
     assert kind in TEXTS, kind
     plain = {name: _plain(value) for name, value in data.items()}
-    session.add(Event(kind=kind, job_id=job_id, request_id=request_id, data=plain))
-    of = {"job_id": job_id, "request_id": request_id}
+    session.add(Event(kind=kind, job_id=job_id, request_id=request_id, model_id=model_id, data=plain))
+    of = {"job_id": job_id, "request_id": request_id, "model_id": model_id}
     announce(session, kind, plain, subject={name: row_id for name, row_id in of.items() if row_id is not None})
 
 
@@ -119,6 +122,17 @@ def list_request_events(
     if session.scalar(mine) is None:
         raise UnknownRequest(f"there is no request {request_id}")
     chosen = select(Event).where(Event.request_id == request_id, Event.id > after).order_by(Event.id).limit(limit)
+    return [_view(event) for event in session.scalars(chosen)]
+
+
+def list_model_events(
+    session: Session, *, tenant_id: UUID, model: str, after: int = 0, limit: int = 1000
+) -> list[EventView]:
+    """What happened to a model's versions, oldest first, from beyond the event `after`. Raises UnknownModel."""
+    model_id = session.scalar(select(Model.id).where(Model.name == model, Model.tenant_id == tenant_id))
+    if model_id is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    chosen = select(Event).where(Event.model_id == model_id, Event.id > after).order_by(Event.id).limit(limit)
     return [_view(event) for event in session.scalars(chosen)]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Double, Select, cast, extract, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
-from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, RequestState
-from ledger.tables import Attempt, Job, Model, ModelVersion, Report, Target, UnlearnRequest
+from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, RequestState, Verdict
+from ledger.tables import Attempt, Job, Model, Report, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples
 
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
@@ -141,14 +141,11 @@ def progress(session: Session) -> list[tuple[str, str, float]]:
 
 
 def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
-    """The `audit` part of the report on each model's newest version, by the model's name."""
-    version = aliased(ModelVersion)
-    newest = select(func.max(version.number)).where(version.model_id == Model.id).scalar_subquery()
+    """The `audit` part of the report on each model's served version, by the model's name."""
     found = (
         select(Model.name, Report.body["audit"])
         .select_from(Model)
-        .join(ModelVersion, (ModelVersion.model_id == Model.id) & (ModelVersion.number == newest))
-        .join(Report, Report.version_id == ModelVersion.id)
+        .join(Report, Report.version_id == Model.served_version_id)
     )
     return [(name, audit) for name, audit in session.execute(found) if isinstance(audit, dict)]
 

@@ -29,12 +29,16 @@ class VersionView:
     weights_path: str
     job_id: UUID | None
     report_id: UUID | None
+    served: bool
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
-    """A served model; `version` is its newest, `policy` the method specs that are tried, in order."""
+    """A served model; `version` is the one served, `policy` the method specs that are tried, in order.
+
+    `trained_on_erased` counts training samples that another model of the dataset had erased when this one was registered.
+    """
 
     id: UUID
     name: str
@@ -44,6 +48,7 @@ class ModelView:
     details: Mapping[str, Any]
     training_samples: int
     erased_samples: int
+    trained_on_erased: int
     version: VersionView
     created_at: datetime
 
@@ -92,8 +97,22 @@ def register_model(
         model_id=model.id, number=1, kind=VersionKind.TRAINED, weights_sha256=weights_sha256, weights_path=weights_path
     )
     session.add(version)
+    model.trained_on_erased = _count_erased_elsewhere(session, model)
+    session.flush()
+    model.served_version_id = version.id
     session.flush()
     return get_model(session, tenant_id=tenant_id, name=name)
+
+
+def _count_erased_elsewhere(session: Session, model: Model) -> int:
+    """How many of a new model's training samples other models of its dataset have erased: it should have been trained without."""
+    erased = (
+        select(erased_samples.c.digest)
+        .join(Model, Model.id == erased_samples.c.model_id)
+        .where(Model.dataset_id == model.dataset_id, erased_samples.c.digest == training_samples.c.digest)
+    )
+    mine = select(func.count()).select_from(training_samples).where(training_samples.c.model_id == model.id)
+    return session.scalars(mine.where(erased.exists())).one()
 
 
 def _check_samples(session: Session, model: Model) -> None:
@@ -125,17 +144,11 @@ def list_models(session: Session, *, tenant_id: UUID) -> list[ModelView]:
 
 
 def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[ModelView]:
-    newest = (
-        select(func.max(ModelVersion.number))
-        .where(ModelVersion.model_id == Model.id)
-        .correlate(Model)
-        .scalar_subquery()
-    )
     erased = select(func.count()).where(erased_samples.c.model_id == Model.id).correlate(Model).scalar_subquery()
     chosen = (
         select(Model, Dataset.name, erased, ModelVersion, Report.id)
         .join(Dataset, Dataset.id == Model.dataset_id)
-        .join(ModelVersion, (ModelVersion.model_id == Model.id) & (ModelVersion.number == newest))
+        .join(ModelVersion, ModelVersion.id == Model.served_version_id)
         .outerjoin(Report, Report.version_id == ModelVersion.id)
         .where(Model.tenant_id == tenant_id)
         .order_by(Model.name)
@@ -152,7 +165,8 @@ def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[Model
             details=model.details,
             training_samples=model.training_count,
             erased_samples=erased_count,
-            version=_version_view(model, version, report_id),
+            trained_on_erased=model.trained_on_erased,
+            version=version_view(model, version, report_id),
             created_at=model.created_at,
         )
         for model, dataset, erased_count, version, report_id in session.execute(chosen)
@@ -168,13 +182,14 @@ def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[Vers
         .where(Model.tenant_id == tenant_id, Model.name == model)
         .order_by(ModelVersion.number.desc())
     )
-    versions = [_version_view(of, version, report_id) for of, version, report_id in session.execute(chosen)]
+    versions = [version_view(of, version, report_id) for of, version, report_id in session.execute(chosen)]
     if not versions:
         raise UnknownModel(f"there is no model named {model!r}")
     return versions
 
 
-def _version_view(model: Model, version: ModelVersion, report_id: UUID | None) -> VersionView:
+def version_view(model: Model, version: ModelVersion, report_id: UUID | None) -> VersionView:
+    """The view of one version."""
     return VersionView(
         id=version.id,
         model=model.name,
@@ -184,5 +199,6 @@ def _version_view(model: Model, version: ModelVersion, report_id: UUID | None) -
         weights_path=version.weights_path,
         job_id=version.job_id,
         report_id=report_id,
+        served=version.id == model.served_version_id,
         created_at=version.created_at,
     )

@@ -27,6 +27,7 @@ TOLD: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
         MessageType.REPORT_PUBLISHED: _PUBLISHED,
         MessageType.VERSION_PUBLISHED: _PUBLISHED,
     },
+    "version.promoted": {MessageType.VERSION_PROMOTED: ("version", "before")},
 }
 """For each kind of event the messages that tell it, and which of its data they carry."""
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import literal, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance_job
@@ -14,10 +12,10 @@ from ledger.attempts import end_attempt, give_up, note_timings
 from ledger.claims import MAX_TRIES, Claim, held
 from ledger.errors import CancelRequested
 from ledger.events import record
+from ledger.lineage import erase, serve
 from ledger.manifest import Manifest, record_manifest
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, ModelVersion, Report
-from ledger.tables.samples import erased_samples, job_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ def publish(
         raise CancelRequested(f"job {job.id} was cancelled before its result was published")
     version = ModelVersion(
         model_id=claim.model_id,
-        number=claim.base_version + 1,
+        number=claim.next_version,
         kind=VersionKind(kind),
         weights_sha256=weights_sha256,
         weights_path=weights_path,
@@ -77,7 +75,8 @@ def publish(
     if manifest is not None:
         record_manifest(session, job.id, manifest)
     note_timings(session, job, timings)
-    _erase(session, claim, version.id)
+    erase(session, job_id=job.id, version=version)
+    serve(session, version)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", told, job_id=job.id)
@@ -96,15 +95,6 @@ def publish(
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
     )
-
-
-def _erase(session: Session, claim: Claim, version_id: UUID) -> None:
-    """Remember for ever that the model has forgotten the job's samples."""
-    manifest = select(literal(claim.model_id), job_samples.c.digest, literal(claim.job_id), literal(version_id)).where(
-        job_samples.c.job_id == claim.job_id
-    )
-    columns = ["model_id", "digest", "job_id", "version_id"]
-    session.execute(insert(erased_samples).from_select(columns, manifest).on_conflict_do_nothing())
 
 
 def escalate(

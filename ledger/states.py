@@ -118,6 +118,7 @@ class MessageType(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     REPORT_PUBLISHED = "report.published"
     VERSION_PUBLISHED = "version.published"
+    VERSION_PROMOTED = "version.promoted"  # by a caller: served from now on
 
 
 class DeliveryState(StrEnum):

@@ -49,6 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
     app.state.rate_limit = make_rate_limit(settings.rate_limit, url=settings.redis_url.get_secret_value())
     app.state.streams = Streams()
+    app.state.lists = Streams()
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)

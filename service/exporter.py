@@ -96,11 +96,11 @@ def _audits(session: Session) -> Iterator[Metric]:
     yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
     audits = gauges.audits(session)
     for name, text, read in (
-        ("expunge_audit_membership_auc_ratio", "Newest version: AUC of the attack farthest from 0.5.", _membership_auc),
-        ("expunge_audit_relearn_delay_ratio", "Newest version: relearn delay over the control's.", _relearn_delay),
+        ("expunge_audit_membership_auc_ratio", "Served version: AUC of the attack farthest from 0.5.", _membership_auc),
+        ("expunge_audit_relearn_delay_ratio", "Served version: relearn delay over the control's.", _relearn_delay),
         (
             "expunge_audit_utility_delta_ratio",
-            "Newest version: test accuracy after less before, -1 to 1.",
+            "Served version: test accuracy after less before, -1 to 1.",
             _utility_delta,
         ),
     ):

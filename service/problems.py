@@ -52,6 +52,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     refused.IdempotencyInProgress: ProblemType(
         "idempotency-in-progress", 409, "The first request with this key is still running"
     ),
+    refused.SamplesErased: ProblemType("samples-erased", 409, "It still knows what was erased"),
     refused.TooLate: ProblemType("too-late", 409, "Too late for that"),
     errors.BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     errors.UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),

@@ -58,7 +58,7 @@ def build_report(
             "workload": claim.workload,
             "parameters": sum(parameter.numel() for parameter in trial.model.parameters()),
             "version_before": claim.base_version,
-            "version_after": claim.base_version + 1,
+            "version_after": claim.next_version,
             "weights_before_sha256": claim.weights_sha256,
             "weights_after_sha256": weights_sha256,
         },

@@ -15,6 +15,7 @@ from ledger.tables.samples import (
     request_samples,
     samples,
     training_samples,
+    version_samples,
 )
 from ledger.tables.signing import SigningKey
 from ledger.tables.webhooks import Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
@@ -46,4 +47,5 @@ __all__ = [
     "request_samples",
     "samples",
     "training_samples",
+    "version_samples",
 ]

@@ -10,17 +10,19 @@ from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
 class Event(Base):
-    """Something that happened to a job or to a request; never changed, never deleted."""
+    """Something that happened to a job, to a request or to a model; never changed, never deleted."""
 
     __tablename__ = "events"
     __table_args__ = (
-        CheckConstraint("num_nonnulls(job_id, request_id) = 1", name="subject"),
+        CheckConstraint("num_nonnulls(job_id, request_id, model_id) = 1", name="subject"),
         Index(None, "job_id", "id"),
         Index(None, "request_id", "id"),
+        Index("ix_events_model_id_id", "model_id", "id", postgresql_where=text("model_id IS NOT NULL")),
     )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
     request_id: Mapped[UUID | None] = mapped_column(ForeignKey("unlearn_requests.id"))
+    model_id: Mapped[UUID | None] = mapped_column(ForeignKey("models.id"))
     at: Mapped[Created]
     kind: Mapped[str]
     data: Mapped[Json]

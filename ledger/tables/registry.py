@@ -34,11 +34,14 @@ class Model(Base):
     policy: Mapped[list[Json]]
     details: Mapped[Json]
     training_count: Mapped[int] = mapped_column(BigInteger)
+    # How many of its training samples another model of the dataset had erased before it was registered.
+    trained_on_erased: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
     created_at: Mapped[Created]
 
 
 class ModelVersion(Base):
-    """Weights by their SHA-256. The newest is the one that is served; a job publishes at most one."""
+    """Weights by their SHA-256. The model says which one is served; a job publishes at most one."""
 
     __tablename__ = "model_versions"
     __table_args__ = (

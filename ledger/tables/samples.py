@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sqlalchemy import (
+    Boolean,
     CheckConstraint,
     Column,
     Enum,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
 )
 
 from ledger.states import SampleOutcome
@@ -35,8 +37,17 @@ def _digest() -> Column[bytes]:
 samples = Table("samples", Base.metadata, _of("dataset_id", "datasets"), _digest())
 """The samples of each dataset."""
 
-training_samples = Table("training_samples", Base.metadata, _of("model_id", "models"), _digest())
-"""What each model was trained on, in its first version."""
+training_samples = Table(
+    "training_samples",
+    Base.metadata,
+    _of("model_id", "models"),
+    _digest(),
+    Column("in_first", Boolean, nullable=False, server_default=text("true")),
+)
+"""What any version of each model was trained on; `in_first` tells its first one."""
+
+version_samples = Table("version_samples", Base.metadata, _of("version_id", "model_versions"), _digest())
+"""What each version that was trained after the first was trained on."""
 
 erased_samples = Table(
     "erased_samples",

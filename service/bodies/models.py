@@ -27,11 +27,12 @@ class VersionBody(BaseModel):
 
     id: UUID
     model: str = Field(examples=["digits-cnn"])
-    number: int = Field(description="From 1; the highest is the one that is served.")
+    number: int = Field(description="From 1, in the order in which they came.")
     kind: VersionKind
     weights_sha256: str = Field(description="SHA-256 of the safetensors file, hex.")
     job_id: UUID | None = Field(description="The job that published it; null for the trained one.")
     report_id: UUID | None = Field(description="The audit of that job.")
+    served: bool = Field(description="Whether it is the one that is served.")
     created_at: datetime
 
 
@@ -50,7 +51,10 @@ class ModelBody(BaseModel):
     details: dict[str, Any]
     training_samples: int
     erased_samples: int
-    version: VersionBody = Field(description="The newest.")
+    trained_on_erased: int = Field(
+        description="Training samples that another model of the dataset had erased when this one was registered: should be 0."
+    )
+    version: VersionBody = Field(description="The one that is served.")
     created_at: datetime
 
 

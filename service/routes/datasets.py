@@ -1,10 +1,15 @@
 """GET /datasets: what can be named in a request. Registering one is the operator's command."""
 
-from fastapi import APIRouter
+from functools import partial
 
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from ledger import do_not_train
 from ledger.datasets import get_dataset, list_datasets
 from service.access import Reader
 from service.bodies.models import DatasetBody, DatasetsBody
+from service.digests import DIGESTS, stream_digests
 from service.names import Name
 from service.openapi import problems
 from service.session import Ledger
@@ -24,3 +29,15 @@ def get_datasets(caller: Reader, ledger: Ledger) -> DatasetsBody:
 def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> DatasetBody:
     """A dataset by its name."""
     return DatasetBody.model_validate(get_dataset(ledger, tenant_id=caller.tenant_id, name=name))
+
+
+@router.get(
+    "/datasets/{name}/do-not-train",
+    summary="What no training on a dataset may use",
+    response_class=StreamingResponse,
+    responses=problems(401, 403, 404, 422, 503) | DIGESTS,
+)
+async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
+    """The samples that any model of the dataset has forgotten or was asked to, by their keyed hash, each in hex on a line."""
+    find = partial(do_not_train.of_dataset, tenant_id=caller.tenant_id, name=name)
+    return await stream_digests(request.app.state.lists, request.app.state.database, find)

@@ -1,15 +1,26 @@
-"""Models and their versions: what is served now, and where it came from. Registering code is the operator's command."""
+"""Models and their versions: what is served, where it came from, serving another. Registering code is the operator's command."""
 
-from fastapi import APIRouter
+from functools import partial
+from typing import Annotated
 
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import StreamingResponse
+
+from ledger import do_not_train
+from ledger.events import list_model_events
 from ledger.models import get_model, list_models, list_versions
-from service.access import Reader
-from service.bodies.models import ModelBody, ModelsBody, VersionsBody
-from service.names import Name
+from ledger.versions import promote
+from service.access import Reader, Registrar
+from service.bodies.jobs import EventsBody
+from service.bodies.models import ModelBody, ModelsBody, VersionBody, VersionsBody
+from service.digests import DIGESTS, stream_digests
+from service.names import After, Limit, Name
 from service.openapi import problems
 from service.session import Ledger
 
 router = APIRouter(tags=["registry"])
+
+Number = Annotated[int, Path(ge=1, lt=2**31, description="The version's number.")]
 
 
 @router.get("/models", summary="List the models", responses=problems(401, 403, 503))
@@ -29,3 +40,39 @@ def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
     """All versions by their weights' SHA-256, newest first, each with the job and the report it came from."""
     versions = list_versions(ledger, tenant_id=caller.tenant_id, model=name)
     return VersionsBody.model_validate({"items": versions}, from_attributes=True)
+
+
+@router.post(
+    "/models/{name}/versions/{number}:promote",
+    summary="Serve another version",
+    responses=problems(401, 403, 404, 409, 422, 503),
+)
+def post_promote(name: Name, number: Number, caller: Registrar, ledger: Ledger) -> VersionBody:
+    """Serves this version from now on: one that was trained anew, or an earlier one.
+
+    409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model.
+    """
+    version = promote(ledger, tenant_id=caller.tenant_id, model=name, number=number, by=caller.name)
+    return VersionBody.model_validate(version)
+
+
+@router.get("/models/{name}/events", summary="A model's timeline", responses=problems(401, 403, 404, 422, 503))
+def get_model_events(name: Name, caller: Reader, ledger: Ledger, after: After = 0, limit: Limit = 200) -> EventsBody:
+    """Which versions were registered and promoted, when and by whom, oldest first."""
+    events = list_model_events(ledger, tenant_id=caller.tenant_id, model=name, after=after, limit=limit)
+    return EventsBody.model_validate({"items": events}, from_attributes=True)
+
+
+@router.get(
+    "/models/{name}/do-not-train",
+    summary="What a model's next training must leave out",
+    response_class=StreamingResponse,
+    responses=problems(401, 403, 404, 422, 503) | DIGESTS,
+)
+async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
+    """The samples that the model has forgotten or was asked to, by their keyed hash, each in hex on a line.
+
+    Whoever has the sample key can tell which of his samples are among them: `expunge do-not-train`.
+    """
+    find = partial(do_not_train.of_model, tenant_id=caller.tenant_id, name=name)
+    return await stream_digests(request.app.state.lists, request.app.state.database, find)

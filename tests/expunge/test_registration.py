@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.errors import CannotRegister
-from expunge.registration import Place, register_workload
+from expunge.registration import Place, register_trained, register_workload
 from expunge.training import Trained, train_workload
 from ledger.access import ensure_tenant
 from ledger.models import list_models
@@ -87,3 +87,13 @@ def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> Non
     details = json.loads(trained.path.with_suffix(".json").read_text())
     assert details["workload"] == REFERENCE
     assert details["recipe"]["readiness"] is None
+
+
+def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(
+    where: Place, trained: Trained, sessions: sessionmaker[Session]
+) -> None:
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    view = register_trained(where, name="digits", weights=trained.path, without=["image-1"])
+    assert (view.number, view.served) == (2, False)
+    with pytest.raises(CannotRegister, match="no model named 'letters'"):
+        register_trained(where, name="letters", weights=trained.path)

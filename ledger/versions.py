@@ -1,0 +1,109 @@
+"""Versions: registering one that was trained anew, and choosing which one is served. No way leads back to what was erased."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import false, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.datasets import chunks, insert_digests
+from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownModel, UnknownVersion
+from ledger.events import record
+from ledger.lineage import count_resurrected, serve
+from ledger.models import VersionView, version_view
+from ledger.states import ACTIVE, VersionKind
+from ledger.tables import Job, Model, ModelVersion, Report
+from ledger.tables.samples import erased_samples, samples, training_samples, version_samples
+
+
+def register_version(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    model: str,
+    training: Iterable[bytes],
+    weights_sha256: str,
+    weights_path: str,
+    by: str,
+) -> VersionView:
+    """Register weights that were trained anew as the model's next version; it is served once it is promoted.
+
+    Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased where its training has seen what the model had
+    forgotten: no model comes back to a sample by being trained again.
+    """
+    of = find_model(session, tenant_id=tenant_id, name=model)
+    newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == of.id)).one()
+    version = ModelVersion(
+        model_id=of.id,
+        number=newest + 1,
+        kind=VersionKind.TRAINED,
+        weights_sha256=weights_sha256,
+        weights_path=weights_path,
+    )
+    session.add(version)
+    session.flush()
+    for chunk in chunks(training):
+        insert_digests(session, version_samples, "version_id", version.id, chunk)
+    _check(session, of, version)
+    seen = select(version_samples.c.digest).where(version_samples.c.version_id == version.id).subquery()
+    more = select(literal(of.id), seen.c.digest, false())
+    added = insert(training_samples).from_select(["model_id", "digest", "in_first"], more).on_conflict_do_nothing()
+    of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
+    session.flush()
+    return version_view(of, version, None)
+
+
+def _check(session: Session, model: Model, version: ModelVersion) -> None:
+    """Every training sample must be one of the dataset's, and none one that the model has forgotten."""
+    mine = select(func.count()).select_from(version_samples).where(version_samples.c.version_id == version.id)
+    there = (samples.c.dataset_id == model.dataset_id) & (samples.c.digest == version_samples.c.digest)
+    strangers = session.scalars(mine.where(~select(samples).where(there).exists())).one()
+    if strangers:
+        raise SamplesNotInDataset(
+            f"{strangers} of the training samples are not in the dataset; register them there first"
+        )
+    erased = (erased_samples.c.model_id == model.id) & (erased_samples.c.digest == version_samples.c.digest)
+    back = session.scalars(mine.where(select(erased_samples).where(erased).exists())).one()
+    if back:
+        raise SamplesErased(
+            f"the training has seen {back} samples that {model.name!r} had forgotten; train again without those of its "
+            "do-not-train list"
+        )
+
+
+def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> VersionView:
+    """Serve this version from now on, be it newer or older than the one that was; again does nothing.
+
+    Raises UnknownModel, UnknownVersion, ModelBusy, and SamplesErased where it still knows samples that were erased later.
+    """
+    of = find_model(session, tenant_id=tenant_id, name=model)
+    chosen = select(ModelVersion).where(ModelVersion.model_id == of.id, ModelVersion.number == number)
+    version = session.scalar(chosen)
+    if version is None:
+        raise UnknownVersion(f"{model!r} has no version {number}")
+    if version.id != of.served_version_id:
+        back = count_resurrected(session, version)
+        if back:
+            raise SamplesErased(
+                f"version {number} still knows {back} samples that {model!r} has forgotten since; it can not be served again"
+            )
+        before = session.get_one(ModelVersion, of.served_version_id)
+        record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)
+        serve(session, version)
+        session.flush()
+    report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
+    return version_view(of, version, report_id)
+
+
+def find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    """A tenant's model, locked, with no job at work on it. Raises UnknownModel, ModelBusy."""
+    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
+    model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
+    if model is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.state.in_(ACTIVE)))
+    if busy is not None:
+        raise ModelBusy(f"job {busy} works on {name!r}; wait for its end, or cancel it")
+    return model
