@@ -5,6 +5,7 @@ on; a second command, or a run after a crash, takes them from there with the sec
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from examples import cifar, digits
 from unlearning.recipe import Recipe
@@ -28,13 +29,17 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {"digits": digits.workload, "cifa
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trained:
-    """A model, and the seconds that training it took when it was trained."""
+    """A model, and the processor seconds that training it took when it was trained."""
 
     model: nn.Module
     seconds: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+Forget = Callable[[SampleSet, int], Tensor]
+"""Which samples of a training set a seed's deletion names, (n,) bool."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
     """One seed's deletion. original learnt `forget` and `remain`; retrained and again (another seed's) only `remain`."""
 
@@ -44,28 +49,55 @@ class Case:
     forget: SampleSet
     remain: SampleSet
     held_out: HeldOut
-    original: Trained
-    retrained: Trained
-    again: Trained
+
+    @functools.cached_property
+    def original(self) -> Trained:
+        """The model that is to forget."""
+        return trained(self.workload, self.workload.train, seed=self.seed)
+
+    @functools.cached_property
+    def retrained(self) -> Trained:
+        """The oracle: from the same seed, without the forget set."""
+        return trained(self.workload, self.remain, seed=self.seed)
+
+    @functools.cached_property
+    def again(self) -> Trained:
+        """Another oracle, from another seed: how far two retrained models are apart is the least that any method can be."""
+        return trained(self.workload, self.remain, seed=self.seed + 1_000_000)
 
 
-def case(name: str, seed: int, *, share: float = 0.1, recipe: Recipe | None = None) -> Case:
-    """`share` of the training set, drawn at random by the seed, is to be forgotten. recipe: in place of the workload's own."""
+def case(
+    name: str, seed: int, *, share: float = 0.1, recipe: Recipe | None = None, forget: Forget | None = None
+) -> Case:
+    """A deletion and its models, which are trained when they are first looked at.
+
+    `share` of the training set, drawn at random by the seed, is to be forgotten, or what `forget` chooses: one (n,) bool of the
+    training set. recipe: in place of the workload's own.
+    """
     given = WORKLOADS[name]()
     workload = given if recipe is None else dataclasses.replace(given, recipe=recipe)
     count = max(1, round(share * len(workload.train)))
-    forget, remain = partition(workload.train, (count, len(workload.train) - count), seed=seed)
+    forgotten, remain = partition(workload.train, (count, len(workload.train) - count), seed=seed)
+    if forget is not None:
+        chosen = forget(workload.train, seed)
+        forgotten, remain = (workload.train.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
     return Case(
         name=name,
         seed=seed,
         workload=workload,
-        forget=forget,
+        forget=forgotten,
         remain=remain,
         held_out=split_held_out(workload.held_out),
-        original=trained(workload, workload.train, seed=seed),
-        retrained=trained(workload, remain, seed=seed),
-        again=trained(workload, remain, seed=seed + 1_000_000),
     )
+
+
+def told(recipe: Recipe) -> dict[str, object]:
+    """What a recipe says beyond its defaults, so that a setting which is added later changes no digest."""
+    return {
+        field.name: repr(getattr(recipe, field.name))
+        for field in dataclasses.fields(recipe)
+        if getattr(recipe, field.name) != field.default
+    }
 
 
 def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
@@ -73,7 +105,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
     what = {
         "workload": workload.name,
         "network": str(workload.build()),
-        "recipe": dataclasses.asdict(workload.recipe),
+        "recipe": told(workload.recipe),
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
@@ -85,9 +117,9 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         model = fresh(workload.build, seed=seed)
         load_weights(model, folder / f"{kept['sha256']}.safetensors", kept["sha256"])
         return Trained(model=model.eval(), seconds=kept["seconds"])
-    begun = time.perf_counter()
+    begun = time.process_time()
     model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
-    seconds = time.perf_counter() - begun
+    seconds = time.process_time() - begun
     _, sha256 = save_weights(model, folder)
     note.write_text(json.dumps({**what, "sha256": sha256, "seconds": seconds}, indent=2) + "\n")
     return Trained(model=model.eval(), seconds=seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, told
 from unlearning.audit.audit import audit, run_audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.spec import AuditSpec
@@ -132,7 +132,7 @@ def _place(case: Case, what: Mapping[str, object]) -> Path:
         "case": case.name,
         "seed": case.seed,
         "forget": hashlib.sha256("\n".join(case.forget.ids).encode()).hexdigest(),
-        "recipe": dataclasses.asdict(case.workload.recipe),
+        "recipe": told(case.workload.recipe),
         "method": what,
     }
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))

@@ -66,7 +66,7 @@ def read(name: str) -> list[Row]:
 def machine() -> str:
     """Processor, cores and operating system, in one line."""
     names = (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
-    cores = len(list(line for line in _lines("/proc/cpuinfo") if line.startswith("processor"))) or 1
+    cores = len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]) or 1
     return f"{next(names, platform.processor())}, {cores} cores, {platform.system()} {platform.release()}"
 
 

@@ -1,0 +1,49 @@
+"""LTU without each of its parts, as in the paper's ablation: the average gap to retraining.
+
+python -m benchmarks.ablation --case digits --seeds 100 101 102 103 104
+"""
+
+import dataclasses
+
+from benchmarks.cases import case
+from benchmarks.judging import Judged, judged
+from benchmarks.methods import tuned
+from benchmarks.quality import UNITS, arguments, figures
+from benchmarks.writing import Row, row, write
+from unlearning.specs import LTU
+
+ABLATIONS: dict[str, dict[str, object]] = {
+    "ltu": {},
+    "sum": {"combine": "sum"},
+    "alternate": {"combine": "alternate"},
+    "no_forgetting_feedback": {"forgetting": False},
+    "no_remembering_feedback": {"remembering": False},
+    "no_meta": {"meta": False},
+    "first_order": {"order": "first"},
+    "remain_30": {"remain_share": 0.3, "remain_least": 1},
+    "remain_10": {"remain_share": 0.1, "remain_least": 1},
+}
+
+
+def main() -> None:
+    """Judge LTU and each ablation on all seeds and write the rows."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        whole = tuned(name)["ltu"]
+        assert isinstance(whole, LTU)
+        for label, change in ABLATIONS.items():
+            spec = dataclasses.replace(whole, **change)  # type: ignore[arg-type]  # each change is one of the switches
+            runs: list[Judged] = []
+            for seed in given.seeds:
+                runs.append(judged(case(name, seed), spec))
+                print(f"{name} {seed} {label}: average gap {runs[-1].figures['average_gap']:.2f}", flush=True)
+            rows += figures(runs, case=name, method=label, units=UNITS)
+            rows.append(
+                row([r.processor_seconds for r in runs], case=name, method=label, metric="seconds", unit="seconds")
+            )
+    write("ablation", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""How near each method comes to retraining: average gap over UA, RA, TA and MI, beside the gap between two retrained models.
+
+    python -m benchmarks.quality --case digits cifar --seeds 100 101 102 103 104
+
+No default and no tuned parameter was chosen on these seeds.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from benchmarks.cases import case
+from benchmarks.judging import Judged, judged, judged_model
+from benchmarks.methods import tuned
+from benchmarks.writing import Row, row, write
+
+SEEDS = (100, 101, 102, 103, 104)
+UNITS = {
+    "average_gap": "points",
+    "ua": "percent",
+    "ra": "percent",
+    "ta": "percent",
+    "mi": "percent",
+    "ua_gap": "points",
+    "ra_gap": "points",
+    "ta_gap": "points",
+    "mi_gap": "points",
+    "ta_lost": "points",
+    "tow": "ratio",
+    "membership_auc": "ratio",
+}
+
+
+def main() -> None:
+    """Judge all methods on all seeds and write the table's rows."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        for method, runs in everything(name, given.seeds).items():
+            rows += figures(runs, case=name, method=method, units=UNITS)
+            rows.append(
+                row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
+            )
+    write("quality", rows)
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Cases and seeds from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", nargs="+", default=["digits"], help="digits, cifar (see examples/)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    return parser.parse_args()
+
+
+def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:
+    """All methods on all seeds of a case, with the original and a second retrained model as the two ends of the scale."""
+    found: dict[str, list[Judged]] = {}
+    for seed in seeds:
+        prepared = case(name, seed)
+        found.setdefault("original", []).append(judged_model(prepared, "original", prepared.original.model))
+        found.setdefault("retrain", []).append(judged_model(prepared, "again", prepared.again.model))
+        for method, spec in tuned(name).items():
+            run = judged(prepared, spec)
+            found.setdefault(method, []).append(run)
+            print(
+                f"{name} {seed} {method}: average gap {run.figures['average_gap']:.2f}, {run.processor_seconds:.1f} s, "
+                f"{run.verdict}",
+                flush=True,
+            )
+    return found
+
+
+def figures(runs: Sequence[Judged], *, case: str, method: str, units: Mapping[str, str]) -> list[Row]:
+    """A row for each figure that all runs have."""
+    return [
+        row([run.figures[metric] for run in runs], case=case, method=method, metric=metric, unit=unit)
+        for metric, unit in units.items()
+        if all(metric in run.figures for run in runs)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""What preparing a model while it is trained buys later: Ready2Unlearn beside plain training and loss reweighting.
+
+    python -m benchmarks.readiness --case digits --seeds 100 101 102 103 104
+
+The same architecture, data, seed and number of epochs; then the same ascent on the forget set, until its mean loss is that of
+data never seen. Accuracy before the ascent stands beside it: where it is lower by more than half a point, "forgets faster" only
+means "learned less". What the preparation costs is in `benchmarks.speed`.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from benchmarks.cases import WORKLOADS, Case, case
+from benchmarks.quality import arguments
+from benchmarks.writing import Row, row, write
+from unlearning.audit.relearning import Relearner, mean_loss, relearn
+from unlearning.gradients import flat_gradient, step_along, trainable
+from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.recipe import Recipe, Reweighting
+from unlearning.samples import SampleSet
+
+RATE = Ready2Unlearn().ascent_rate
+"""Of the ascent: the step that Ready2Unlearn prepared for."""
+MOST = 400
+"""Ascent steps, and relearning steps."""
+RELEARNING_RATE = 0.005
+UNITS = {
+    "ra_before": "percent",
+    "revocable_accuracy_before": "percent",
+    "ta_before": "percent",
+    "steps": "steps",
+    "ra": "percent",
+    "ta": "percent",
+    "ra_lost": "points",
+    "ta_lost": "points",
+    "relearn_delay": "steps",
+    "relearn_delay_similar": "steps",
+}
+
+
+def recipes(given: Recipe) -> dict[str, Recipe]:
+    """The ways of training that are compared."""
+    plain = dataclasses.replace(given, readiness=None)
+    return {
+        "plain": plain,
+        "ready2unlearn": dataclasses.replace(plain, readiness=Ready2Unlearn()),
+        "ready2unlearn_first_order": dataclasses.replace(plain, readiness=Ready2Unlearn(order="first")),
+        "reweighting": dataclasses.replace(plain, reweighting=Reweighting()),
+    }
+
+
+def main() -> None:
+    """Train, ascend and relearn on all seeds, and write the rows."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        found: dict[str, list[Mapping[str, float]]] = {}
+        for seed in given.seeds:
+            for label, recipe in recipes(WORKLOADS[name]().recipe).items():
+                figures = measured(case(name, seed, recipe=recipe))
+                found.setdefault(label, []).append(figures)
+                print(f"{name} {seed} {label}:", {k: round(v, 2) for k, v in figures.items()}, flush=True)
+        rows += [
+            row([figures[metric] for figures in runs], case=name, method=label, metric=metric, unit=unit)
+            for label, runs in found.items()
+            for metric, unit in UNITS.items()
+        ]
+    write("readiness", rows)
+
+
+def measured(prepared: Case) -> dict[str, float]:
+    """The accuracies before and after the ascent, its steps, and how soon the forget set comes back."""
+    objective = prepared.workload.objective
+    model = copy.deepcopy(prepared.original.model).eval()
+    sets = {"ra": prepared.remain, "ta": prepared.workload.test}
+    before = {name: accuracy(model, samples) for name, samples in sets.items()}
+    known = mean_loss(model, prepared.forget.batch, objective)
+    unseen = mean_loss(model, prepared.held_out.criterion.batch, objective)
+    revocable = accuracy(model, prepared.forget)
+    generator = torch.Generator().manual_seed(prepared.seed)
+    steps = 0
+    while steps < MOST and mean_loss(model, prepared.forget.batch, objective) < unseen:
+        parameters = trainable(model)
+        loss = objective.losses(model, prepared.forget.draw(64, generator)).mean()
+        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-RATE)
+        steps += 1
+    after = {name: accuracy(model, samples) for name, samples in sets.items()}
+    relearner = Relearner(
+        kind="sgd", learning_rate=RELEARNING_RATE, target=known + 0.1 * (unseen - known), limit=MOST, batch_size=64
+    )
+    back = relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed)
+    return {
+        "ra_before": before["ra"],
+        "ta_before": before["ta"],
+        "revocable_accuracy_before": revocable,
+        "steps": float(steps),
+        "ra": after["ra"],
+        "ta": after["ta"],
+        "ra_lost": before["ra"] - after["ra"],
+        "ta_lost": before["ta"] - after["ta"],
+        "relearn_delay": float(back.delay),
+        "relearn_delay_similar": float(_back_by_similar(model, prepared, relearner)),
+    }
+
+
+def _back_by_similar(model: nn.Module, prepared: Case, relearner: Relearner) -> int:
+    """Steps of fine-tuning on remaining data until the forget set's loss is at the target: recovery without seeing it again."""
+    objective, learner = prepared.workload.objective, copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(prepared.seed)
+    optimiser = torch.optim.SGD(learner.parameters(), lr=relearner.learning_rate)
+    for step in range(MOST):
+        if mean_loss(learner, prepared.forget.batch, objective) <= relearner.target:
+            return step
+        optimiser.zero_grad()
+        loss = objective.losses(learner, prepared.remain.draw(64, generator)).mean()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+        optimiser.step()
+    return MOST
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, samples: SampleSet) -> float:
+    """Percent."""
+    found = torch.cat([model(part).argmax(-1) for part in torch.split(samples.inputs, 1024)])
+    return 100 * float((found == samples.targets).float().mean())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""How long each method's model takes to learn the forget set again, beside what it can still do.
+
+    python -m benchmarks.relearn --case digits cifar --seeds 100 101 102 103 104
+
+T in steps, with SGD and with Adam; over the retrained model's T; normalised: the original 0, the retrained model 1; and
+over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
+"""
+
+from benchmarks.quality import arguments, everything, figures
+from benchmarks.writing import Row, write
+
+UNITS = {
+    f"{metric}_{kind}": unit
+    for kind in ("sgd", "adam")
+    for metric, unit in {
+        "relearn_delay": "steps",
+        "relearn_delay_ratio": "ratio",
+        "relearn_delay_normalised": "ratio",
+        "relearn_delay_to_control": "ratio",
+    }.items()
+} | {"ra": "percent", "ta": "percent", "ra_gap": "points", "ta_gap": "points", "ua": "percent"}
+
+
+def main() -> None:
+    """Write the rows of all methods."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        for method, runs in everything(name, given.seeds).items():
+            rows += figures(runs, case=name, method=method, units=UNITS)
+    write("relearn", rows)
+
+
+if __name__ == "__main__":
+    main()

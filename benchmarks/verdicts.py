@@ -1,0 +1,50 @@
+"""How often the audit is right about models whose truth is known.
+
+    python -m benchmarks.verdicts --case digits --seeds 100 101 102 103 104
+
+The original, an untouched copy of it and a collapsed model must be `failed`; a retrained model must never be, and should be
+`verified` where there is data enough. For the methods there is no truth to hold the verdict against: theirs are counted.
+"""
+
+import copy
+
+from benchmarks.cases import Case, case
+from benchmarks.judging import Judged, judged_model
+from benchmarks.quality import arguments, everything
+from benchmarks.writing import Row, row, write
+from unlearning.training import fresh
+
+VERDICTS = ("verified", "inconclusive", "failed")
+
+
+def main() -> None:
+    """Count the verdicts of all models and write them as shares."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        runs = everything(name, given.seeds)
+        for seed in given.seeds:
+            for label, judged in known(case(name, seed)).items():
+                runs.setdefault(label, []).append(judged)
+        for method, judgements in runs.items():
+            rows += [
+                row([float(j.verdict == v) for j in judgements], case=name, method=method, metric=v, unit="ratio")
+                for v in VERDICTS
+            ]
+    write("verdicts", rows)
+
+
+def known(prepared: Case) -> dict[str, Judged]:
+    """Models that need no method: barely moved, collapsed, and retrained without the forget set from yet another seed."""
+    original = prepared.original.model
+    moved = copy.deepcopy(original)
+    for parameter in moved.parameters():
+        parameter.data.mul_(1 + 1e-7)
+    return {
+        "no_op": judged_model(prepared, "no_op", moved),
+        "collapsed": judged_model(prepared, "collapsed", fresh(prepared.workload.build, seed=prepared.seed).eval()),
+    }
+
+
+if __name__ == "__main__":
+    main()
