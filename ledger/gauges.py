@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Double, Select, cast, extract, func, literal, select
+from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
@@ -151,15 +151,26 @@ def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
 
 
 def verdicts(session: Session) -> list[tuple[str, str, int]]:
-    """How many reports there are, by model and verdict."""
-    counted = (
-        select(Model.name, Report.verdict, func.count())
+    """How many audits there were, by model and verdict: of what was published, and of what was not for that very reason."""
+    published = (
+        select(Model.name, cast(Report.verdict, Text).label("verdict"))
         .select_from(Report)
         .join(Job, Job.id == Report.job_id)
         .join(Model, Model.id == Job.model_id)
-        .group_by(Model.name, Report.verdict)
     )
-    return [(name, verdict.value, count) for name, verdict, count in session.execute(counted)]
+    rejected = case(
+        (Attempt.reason == Reason.AUDIT_FAILED, literal(Verdict.FAILED.value)), else_=Attempt.finding["verdict"].astext
+    )
+    unpublished = (
+        select(Model.name, rejected)
+        .select_from(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(Attempt.outcome != AttemptOutcome.PUBLISHED, rejected.is_not(None))
+    )
+    every = union_all(published, unpublished).subquery()
+    counted = select(every.c.name, every.c.verdict, func.count()).group_by(every.c.name, every.c.verdict)
+    return [(name, verdict, count) for name, verdict, count in session.execute(counted)]
 
 
 def samples_erased(session: Session) -> list[tuple[str, int]]:

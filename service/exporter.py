@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.utils import floatToGoString
 from sqlalchemy.orm import Session
 
-from ledger import gauges, heartbeats
+from ledger import backlogs, gauges, heartbeats
 from ledger.deliveries import COUNTER
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from ledger.tallies import tallies
@@ -42,10 +42,14 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _requests(session)
     yield from _audits(session)
     yield from _running(session)
+    yield from _waiting(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
     lapsed = gauges.leases_lapsed(session)
     yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
+    refused = gauges.stale_writes_rejected(session)
+    text = "Writes that were refused to workers without their lease."
+    yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
     told = tallies(session, COUNTER)
     tries = [((outcome,), told.get(outcome, 0)) for outcome in TryOutcome]
     yield _counter("expunge_webhook_deliveries", "Tries to deliver a webhook message.", ("outcome",), tries)
@@ -73,6 +77,17 @@ def _running(session: Session) -> Iterator[Metric]:
     yield _gauge("expunge_job_progress_ratio", "How far each running job is.", ("model", "stage"), running)
     trained = [((model,), seconds) for model, seconds in gauges.training_seconds(session)]
     yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
+
+
+def _waiting(session: Session) -> Iterator[Metric]:
+    """What should have been sent by now."""
+    for name, thing, backlog in (
+        ("outbox", "wake-up that is due", backlogs.outbox(session)),
+        ("webhook", "webhook message that nobody has taken", backlogs.webhooks(session)),
+    ):
+        yield _gauge(f"expunge_{name}_waiting", f"How often there is a {thing}.", (), [((), backlog.waiting)])
+        oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
+        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Since when there is a {thing}.", (), oldest)
 
 
 def _requests(session: Session) -> Iterator[Metric]:

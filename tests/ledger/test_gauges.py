@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from ledger import gauges
+from ledger import gauges, results
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import progress
 
@@ -71,3 +71,19 @@ def test_the_training_time_is_told_where_it_was_registered(world):
         session.execute(text("UPDATE models SET details = '{\"training_seconds\": \"long\"}' WHERE name = 'large'"))
     with world.sessions() as session:
         assert gauges.training_seconds(session) == [("small", 60.0)]
+
+
+def test_audits_are_counted_also_where_their_result_was_not_published(world):
+    claim = world.submit_and_claim(1)
+    world.verify(claim)
+    with world.sessions.begin() as session:
+        following = results.escalate(session, claim, method={"kind": "ieu"}, finding={"verdict": "inconclusive"})
+    world.verify(following)
+    world.fail(following, Reason.AUDIT_FAILED)
+    world.finish(world.submit_and_claim(2))
+    with world.sessions() as session:
+        assert sorted(gauges.verdicts(session)) == [
+            ("small", "failed", 1),
+            ("small", "inconclusive", 1),
+            ("small", "verified", 1),
+        ]

@@ -68,6 +68,20 @@ def platform() -> Rows:
                 ("sum by (outcome) (rate(expunge_wakeups_total[5m]))", "{{outcome}}"),
                 unit="ops",
             ),
+            graph(
+                "Waiting to be sent",
+                "Wake-ups that are due, and webhook messages that nobody has taken yet.",
+                ("expunge_outbox_waiting", "wake-ups"),
+                ("expunge_webhook_waiting", "webhooks"),
+                unit="none",
+            ),
+            graph(
+                "Webhook tries and refused writes",
+                "In the window: tries by what became of them; writes refused to workers without their lease.",
+                ("sum by (outcome) (increase(expunge_webhook_deliveries_total[$window]))", "{{outcome}}"),
+                ("sum(increase(expunge_stale_writes_rejected_total[$window]))", "stale writes"),
+                unit="none",
+            ),
         ],
         "PostgreSQL": [
             graph(
