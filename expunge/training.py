@@ -66,7 +66,8 @@ def train_workload(
 
 
 def prepared(recipe: Recipe, *, plain: bool) -> Recipe:
-    """Add Ready2Unlearn to a recipe that says nothing about it, or take it away."""
+    """Add Ready2Unlearn to a recipe that says nothing about preparation, or take it away."""
     if plain:
         return dataclasses.replace(recipe, readiness=None)
-    return recipe if recipe.readiness else dataclasses.replace(recipe, readiness=Ready2Unlearn())
+    chosen = recipe.readiness or recipe.reweighting or recipe.privacy
+    return recipe if chosen else dataclasses.replace(recipe, readiness=Ready2Unlearn())

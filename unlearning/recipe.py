@@ -10,10 +10,43 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reweighting:
+    """Learn less from what may be asked to be forgotten: its losses count `weight` times those of the rest, which keep theirs.
+
+    The simplest preparation, to compare Ready2Unlearn with [ours]. revocable_share: as Ready2Unlearn's, and the same split.
+    """
+
+    weight: float = 0.5
+    revocable_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1 or not 0 < self.revocable_share < 1:
+            raise InvalidSpec("Reweighting needs a weight in [0, 1] and a revocable_share in (0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DPSGD:
+    """Train with differential privacy (Abadi et al., CCS 2016), to compare Ready2Unlearn with; needs the extra `privacy` (Opacus).
+
+    noise: σ, the noise multiplier. clip: C, the longest gradient of a single sample. delta: δ of the ε that is accounted.
+    Batches are Poisson samples of `batch_size` in the mean. Models with batch norm are refused.
+    """
+
+    noise: float = 1.0
+    clip: float = 1.0
+    delta: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.noise <= 0 or self.clip <= 0 or not 0 < self.delta < 1:
+            raise InvalidSpec("DP-SGD needs noise and clip above 0 and delta in (0, 1).")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """SGD with momentum and a one-cycle learning rate, optionally prepared for unlearning.
 
-    learning_rate: the peak. readiness: Ready2Unlearn's settings, or None for plain training.
+    learning_rate: the peak. readiness: Ready2Unlearn's settings, or None for plain training. reweighting, privacy: what it is
+    compared with; one of the three at most.
     """
 
     epochs: int
@@ -23,7 +56,11 @@ class Recipe:
     weight_decay: float = 5e-4
     precision: Precision = "auto"
     readiness: Ready2Unlearn | None = None
+    reweighting: Reweighting | None = None
+    privacy: DPSGD | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
             raise InvalidSpec("A recipe needs at least one epoch, a batch of at least one and a learning rate above 0.")
+        if sum(chosen is not None for chosen in (self.readiness, self.reweighting, self.privacy)) > 1:
+            raise InvalidSpec("A recipe has one of readiness, reweighting and privacy at most.")

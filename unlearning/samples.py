@@ -73,8 +73,12 @@ class SampleSet:
 
     def slice(self, order: Tensor, number: int, size: int) -> Batch:
         """Batch `number` of an epoch in the order `order`, (n,) int64; see `epoch`."""
+        return self.select(self.places(order, number, size))
+
+    def places(self, order: Tensor, number: int, size: int) -> Tensor:
+        """Where the samples of batch `number` stand, (k,) int64; see `slice`."""
         last = number == self.batch_count(size) - 1
-        return self.select(order[number * size : None if last else (number + 1) * size])
+        return order[number * size : None if last else (number + 1) * size]
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """`size` distinct samples at random; all of them where there are fewer."""

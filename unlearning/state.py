@@ -124,6 +124,11 @@ class Epochs:
         """How many batches there are in all."""
         return self.epochs * self.samples.batch_count(self.size)
 
+    @property
+    def index(self) -> Tensor:
+        """Where the samples of the latest batch stand, (k,) int64."""
+        return self.samples.places(self.order, (self.taken - 1) % self.samples.batch_count(self.size), self.size)
+
     def __iter__(self) -> Iterator[Batch]:
         while self.taken < self.total:
             number = self.taken % self.samples.batch_count(self.size)

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Generator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.objective import Objective
 from unlearning.precision import autocast
+from unlearning.private_training import private_steps
 from unlearning.random_state import isolated
 from unlearning.readiness import readiness_loss, revocable_split
 from unlearning.recipe import Recipe
@@ -53,6 +54,12 @@ def train_steps(
     model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int, state: State
 ) -> Steps:
     """As `train`, drawing from the process's random state, with its parts kept in `state`."""
+    if recipe.privacy is not None:
+        return (
+            yield from private_steps(
+                model, samples, recipe, recipe.privacy, objective=objective, seed=seed, state=state
+            )
+        )
     generator = torch.Generator().manual_seed(seed)
     device = samples.inputs.device
     batches = Epochs(samples, recipe.batch_size, recipe.epochs, generator)
@@ -65,6 +72,7 @@ def train_steps(
     )
     readiness = recipe.readiness
     split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
+    weights = _weights(samples, recipe, seed=seed)
     first_meta_step = round(readiness.warm_up * total) if readiness else total
     state.keep(model=model, optimiser=optimiser, schedule=schedule, batches=batches, generator=generator)
     model.train()
@@ -72,7 +80,8 @@ def train_steps(
         for batch in batches:
             step = batches.taken - 1
             with autocast(device, recipe.precision):
-                loss = objective.losses(model, batch).mean()
+                losses = objective.losses(model, batch)
+                loss = losses.mean() if weights is None else (weights[batches.index] * losses).mean()
                 if readiness and split and step >= first_meta_step and step % readiness.every == 0:
                     loss = loss + readiness_loss(
                         model,
@@ -90,3 +99,13 @@ def train_steps(
     finally:
         model.eval()
     return Outcome(steps=batches.taken, stopped_because="completed")
+
+
+def _weights(samples: SampleSet, recipe: Recipe, *, seed: int) -> Tensor | None:
+    """What each sample's loss counts, (n,), or None where all count the same."""
+    if recipe.reweighting is None:
+        return None
+    split = revocable_split(samples, share=recipe.reweighting.revocable_share, seed=seed)
+    revocable = set(split.revocable.ids)
+    counts = [recipe.reweighting.weight if sample in revocable else 1.0 for sample in samples.ids]
+    return torch.tensor(counts, device=samples.inputs.device)

@@ -9,7 +9,8 @@ from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, dropping, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
-from unlearning.recipe import Recipe
+from unlearning.readiness import revocable_split
+from unlearning.recipe import Recipe, Reweighting
 from unlearning.training import drain, fit, fresh, train
 
 GIVEN = samples(64, seed=1)
@@ -118,3 +119,29 @@ def test_drain_gives_the_outcome() -> None:
     outcome = drain(train(fresh(plain, seed=0), GIVEN, SHORT, objective=OBJECTIVE, seed=0))
 
     assert outcome.steps == 12
+
+
+def test_reweighting_with_the_full_weight_is_plain_training() -> None:
+    assert same(fitted(recipe=dataclasses.replace(SHORT, reweighting=Reweighting(weight=1.0))), fitted())
+
+
+def test_what_has_no_weight_has_no_say() -> None:
+    """Whatever the revocable samples are; with half a weight they have some."""
+    revocable = set(revocable_split(GIVEN, share=0.25, seed=0).revocable.ids)
+    chosen = torch.tensor([sample in revocable for sample in GIVEN.ids])
+    others = dataclasses.replace(GIVEN, inputs=torch.where(chosen[:, None], -GIVEN.inputs, GIVEN.inputs))
+    for weight in (0.0, 0.5):
+        recipe = dataclasses.replace(SHORT, reweighting=Reweighting(weight=weight, revocable_share=0.25))
+        found = [state(fit(plain, given, recipe, objective=OBJECTIVE, seed=0)) for given in (GIVEN, others)]
+
+        assert same(*found) == (weight == 0)
+
+
+def test_reweighting_is_the_weighted_loss() -> None:
+    recipe = dataclasses.replace(SHORT, epochs=1, batch_size=64, reweighting=Reweighting(weight=0.3))
+    revocable = set(revocable_split(GIVEN, share=0.5, seed=0).revocable.ids)
+    weights = torch.tensor([0.3 if sample in revocable else 1.0 for sample in GIVEN.ids])
+    model = fresh(plain, seed=0)
+    wanted = float((weights * OBJECTIVE.losses(model, GIVEN.batch)).mean().detach())
+
+    assert next(train(model, GIVEN, recipe, objective=OBJECTIVE, seed=0)).metrics["loss"] == pytest.approx(wanted)
