@@ -193,3 +193,28 @@ def do_not_train(
     choose = may_not_train if left_out else may_train
     for sample_id in choose(given, dataset=dataset, key=bytes.fromhex(sample_key), left_out=listed):
         sys.stdout.write(f"{sample_id}\n")
+
+
+def approve(
+    job_id: Annotated[str, typer.Argument(help="The job.", show_default=False)],
+    key: Key,
+    url: Url = None,
+) -> None:
+    """Let a job run, or have its version served: whichever it waits for. Needs an admin's key."""
+    decide(job_id, "approve", url=url, key=key)
+
+
+def reject(
+    job_id: Annotated[str, typer.Argument(help="The job.", show_default=False)],
+    key: Key,
+    url: Url = None,
+) -> None:
+    """Do not let a job run, or not have its version served. Needs an admin's key."""
+    decide(job_id, "reject", url=url, key=key)
+
+
+def decide(job_id: str, decision: Literal["approve", "reject"], *, url: str | None, key: str) -> None:
+    """Send a decision and tell where the job is then."""
+    with open_client(url, key) as http:
+        job = client.decide(http, job_id, decision)
+    out.print(f"Job {job_id} is {job['state']} now, in the phase {job['phase']}.", markup=False, highlight=False)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import httpx
@@ -141,6 +141,11 @@ def stream_lines(client: httpx.Client, path: str) -> Iterator[str]:
 def promote(client: httpx.Client, model: str, number: int) -> Json:
     """Have a model serve another of its versions."""
     return content(send(client, "POST", f"/models/{model}/versions/{number}:promote"))
+
+
+def decide(client: httpx.Client, job_id: str, decision: Literal["approve", "reject"]) -> Json:
+    """Approve or reject a job that waits for it: to run, or to have its version served."""
+    return content(send(client, "POST", f"/jobs/{job_id}:{decision}"))
 
 
 def wait_seconds(response: httpx.Response) -> float:

@@ -82,7 +82,7 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
 
     The first claim after the cut-off freezes the manifest. A job whose samples another job has erased meanwhile, or that the
     version served now was never trained on, is completed here, without a run. The model's row is locked first, so that of two
-    jobs of one model one is claimed.
+    jobs of one model one is claimed. Where the model's jobs need approval, a frozen job waits for it.
     """
     model_id = session.scalar(select(Job.model_id).where(Job.id == job_id))
     if model_id is None:
@@ -104,7 +104,18 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
         record(session, "job.superseded", {}, job_id=job_id)
         advance_job(session, job_id, JobState.COMPLETED, reason=Reason.SUPERSEDED, phase=Phase.DONE, progress=1.0)
         return None
+    if model.approve_jobs and job.approved_at is None:
+        await_approval(session, job)
+        return None
     return _take(session, job, model, base, worker=worker, lease=lease, forget=forget, erased=erased)
+
+
+def await_approval(session: Session, job: Job) -> None:
+    """Have a frozen job wait for somebody who lets it run; its requests' deadlines do not wait."""
+    if job.phase != Phase.AWAITING_APPROVAL:
+        job.phase = Phase.AWAITING_APPROVAL
+        record(session, "job.awaiting_approval", {"what": "run", "samples": job.sample_count}, job_id=job.id)
+        session.flush()
 
 
 def _take(
@@ -258,7 +269,7 @@ def _claimable(session: Session) -> list[UUID]:
     busy = select(Job.model_id).where(Job.state.in_(ACTIVE))
     due = (
         select(Job.model_id, Job.id)
-        .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy))
+        .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy), Job.phase != Phase.AWAITING_APPROVAL)
         .where(Job.frozen_at.is_not(None) | (Job.cut_off <= func.clock_timestamp()))
         .order_by(Job.cut_off, Job.id)
     )

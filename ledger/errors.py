@@ -27,6 +27,8 @@ LedgerError
 │       ├── TooLate             the thing is beyond the point where it could be cancelled or extended
 │       ├── ModelBusy           a job of the model has not ended
 │       ├── SamplesErased       a version still knows samples that were erased
+│       ├── NotAwaiting         the job does not wait for approval
+│       ├── VersionRefused      an approver has refused the version
 │       ├── NotFailed           only a failed job can be retried
 │       └── WebhookDisabled     a disabled endpoint is told nothing
 ├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
@@ -145,6 +147,14 @@ class ModelBusy(Conflict):
 
 class SamplesErased(Conflict):
     """The version knows samples that were erased: it may not be served, or registered."""
+
+
+class NotAwaiting(Conflict):
+    """The job does not wait for approval."""
+
+
+class VersionRefused(Conflict):
+    """An approver has refused the version; its job can not make another one."""
 
 
 class WebhookDisabled(Conflict):

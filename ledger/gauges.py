@@ -16,7 +16,7 @@ from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, Reque
 from ledger.tables import Attempt, Job, Model, Report, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples
 
-STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
+STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.AWAITING_APPROVAL, Phase.DONE))
 DAY = 86400.0
 
 _JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)

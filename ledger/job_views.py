@@ -44,6 +44,8 @@ class JobView:
     samples: int | None
     requests: int
     due_at: datetime | None
+    approved_by: str | None
+    approved_at: datetime | None
     cancel_requested: bool
     base_version: int | None
     version: int | None
@@ -119,6 +121,8 @@ def _view(job: Job, facts: Sequence[Any], requests: int, due_at: datetime | None
         samples=job.sample_count,
         requests=requests,
         due_at=due_at,
+        approved_by=job.approved_by,
+        approved_at=job.approved_at,
         cancel_requested=job.cancel_requested,
         base_version=base_version,
         version=version,

@@ -6,12 +6,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance_job
-from ledger.errors import NotFailed, TooLate, UnknownJob
+from ledger.clock import now
+from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
 from ledger.events import record
 from ledger.job_views import AttemptView, JobView, attempt_view, job_views
 from ledger.pages import Page, read_page
 from ledger.states import ACTIVE, JobState, Phase, Reason
-from ledger.tables import Attempt, Job, Model
+from ledger.tables import Attempt, Job, Model, ModelVersion
 
 
 def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
@@ -73,20 +74,31 @@ def stop(session: Session, job: Job) -> None:
     """Cancel a locked job that has not ended: at once while nobody holds it, else by asking whoever does."""
     if job.state == JobState.QUEUED:
         advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
-    if job.state in ACTIVE and not job.cancel_requested:
+    elif job.state in ACTIVE and job.phase == Phase.AWAITING_APPROVAL:
+        refuse_version(session, job)
+        advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
+    elif job.state in ACTIVE and not job.cancel_requested:
         job.cancel_requested = True
         record(session, "job.cancel_requested", {}, job_id=job.id)
+
+
+def refuse_version(session: Session, job: Job) -> None:
+    """Note that the version of a job that awaits approval is never to be served."""
+    version = session.scalars(select(ModelVersion).where(ModelVersion.job_id == job.id)).one()
+    version.refused_at = now(session)
 
 
 def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
     """Put a failed job back into the queue, from the first method of its policy and with all its tries.
 
-    Raises UnknownJob, and NotFailed for a job in another state.
+    Raises UnknownJob, NotFailed for a job in another state, and VersionRefused for one that has had its result.
     """
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     if job.state != JobState.FAILED:
         raise NotFailed(f"only a failed job can be retried; this one is {job.state}")
+    if session.scalar(select(ModelVersion.id).where(ModelVersion.job_id == job_id)) is not None:
+        raise VersionRefused("the version that this job made was refused; submit its requests anew")
     advance_job(
         session,
         job_id,

@@ -30,6 +30,7 @@ class VersionView:
     job_id: UUID | None
     report_id: UUID | None
     served: bool
+    refused_at: datetime | None
     created_at: datetime
 
 
@@ -49,6 +50,8 @@ class ModelView:
     training_samples: int
     erased_samples: int
     trained_on_erased: int
+    approve_jobs: bool
+    approve_versions: bool
     version: VersionView
     created_at: datetime
 
@@ -166,6 +169,8 @@ def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[Model
             training_samples=model.training_count,
             erased_samples=erased_count,
             trained_on_erased=model.trained_on_erased,
+            approve_jobs=model.approve_jobs,
+            approve_versions=model.approve_versions,
             version=version_view(model, version, report_id),
             created_at=model.created_at,
         )
@@ -200,5 +205,6 @@ def version_view(model: Model, version: ModelVersion, report_id: UUID | None) ->
         job_id=version.job_id,
         report_id=report_id,
         served=version.id == model.served_version_id,
+        refused_at=version.refused_at,
         created_at=version.created_at,
     )

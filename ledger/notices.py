@@ -20,6 +20,7 @@ TOLD: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.failed": {MessageType.REQUEST_FAILED: ()},
     "request.cancelled": {MessageType.REQUEST_CANCELLED: ()},
     "job.running": {MessageType.JOB_RUNNING: ("attempt", "method")},
+    "job.awaiting_approval": {MessageType.JOB_AWAITING_APPROVAL: ("what", "version")},
     "job.completed": {MessageType.JOB_COMPLETED: ("attempt", *_PUBLISHED)},
     "job.failed": {MessageType.JOB_FAILED: ("attempt", "reason")},
     "job.cancelled": {MessageType.JOB_CANCELLED: ("attempt", "reason")},

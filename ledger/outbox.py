@@ -14,7 +14,7 @@ from sqlalchemy import case, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
-from ledger.states import JobState
+from ledger.states import JobState, Phase
 from ledger.tables import Job, OutboxEntry
 
 HOLD = timedelta(seconds=30)
@@ -41,6 +41,7 @@ def announce_next(session: Session, model_id: UUID) -> None:
         (Job.frozen_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.cut_off, func.clock_timestamp())
     )
     queued = select(Job.id, ready_at).where(Job.model_id == model_id, Job.state == JobState.QUEUED)
+    queued = queued.where(Job.phase != Phase.AWAITING_APPROVAL)
     first = queued.order_by(Job.cut_off, Job.id).limit(1)
     session.execute(_earlier(insert(OutboxEntry).from_select(["job_id", "available_at"], first)))
 

@@ -15,7 +15,7 @@ from ledger.events import record
 from ledger.lineage import erase, serve
 from ledger.manifest import Manifest, record_manifest
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
-from ledger.tables import Attempt, ModelVersion, Report
+from ledger.tables import Attempt, Job, Model, ModelVersion, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,10 +44,13 @@ def publish(
 ) -> Published:
     """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
 
+    Where the model's versions need approval, version and report are there, and the rest waits for it.
     The report's id is its own `report_id`. `manifest` is what the report's root commits to, `statement` the signed envelope. A job
     publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
     CancelRequested when the caller was quicker, IllegalMove before the audit.
     """
+    # As in `claim`: the model first, or a second message for this job and this publication could wait for each other.
+    model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = held(session, claim)
     if job.cancel_requested:
         raise CancelRequested(f"job {job.id} was cancelled before its result was published")
@@ -75,11 +78,31 @@ def publish(
     if manifest is not None:
         record_manifest(session, job.id, manifest)
     note_timings(session, job, timings)
-    erase(session, job_id=job.id, version=version)
-    serve(session, version)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", told, job_id=job.id)
+    if model.approve_versions:
+        job.phase, job.progress, job.worker, job.lease_until, job.eta_seconds = (
+            Phase.AWAITING_APPROVAL,
+            1.0,
+            None,
+            None,
+            None,
+        )
+        job.checkpoint = None
+        record(session, "job.awaiting_approval", {"what": "version", "version": version.number}, job_id=job.id)
+        session.flush()
+    else:
+        conclude(session, job, version, told)
+    return Published(
+        version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
+    )
+
+
+def conclude(session: Session, job: Job, version: ModelVersion, told: Mapping[str, object]) -> None:
+    """Serve the version that a locked job has made: its samples are erased for ever, and its requests are done."""
+    erase(session, job_id=job.id, version=version)
+    serve(session, version)
     advance_job(
         session,
         job.id,
@@ -91,9 +114,6 @@ def publish(
         progress=1.0,
         eta_seconds=0.0,
         checkpoint=None,
-    )
-    return Published(
-        version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
     )
 
 

@@ -32,6 +32,7 @@ class Phase(StrEnum):
     """What a job's worker does now; also the names of the stages that are timed."""
 
     WAITING = "waiting"
+    AWAITING_APPROVAL = "awaiting_approval"  # queued: before it runs; verifying: before its version is served
     LOAD = "load"
     UNLEARN = "unlearn"
     AUDIT_MEMBERSHIP = "audit_membership"
@@ -54,6 +55,7 @@ class Reason(StrEnum):
     AUDIT_FAILED = "audit_failed"  # no method in the policy reached a verdict that may be published
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # every try of the method was lost
     CANCELLED_BY_CALLER = "cancelled_by_caller"
+    APPROVAL_REFUSED = "approval_refused"  # an approver said no
     SUPERSEDED = "superseded"  # an earlier job erased these samples in the meantime
     ALREADY_ERASED = "already_erased"  # they had been erased when the request came
     NOT_IN_TRAINING_SET = "not_in_training_set"  # the model was not trained on any of them
@@ -113,6 +115,7 @@ class MessageType(StrEnum):
     REQUEST_FAILED = "request.failed"
     REQUEST_CANCELLED = "request.cancelled"
     JOB_RUNNING = "job.running"  # an attempt begins
+    JOB_AWAITING_APPROVAL = "job.awaiting_approval"
     JOB_COMPLETED = "job.completed"
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
@@ -147,7 +150,7 @@ class DisabledReason(StrEnum):
 
 
 ACTIVE = (JobState.RUNNING, JobState.VERIFYING)
-"""The job states in which a worker holds a lease."""
+"""The job states in which a worker holds a lease, or the result awaits approval."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})
 """The states, of jobs, targets and requests, in which nothing more happens by itself."""

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.datasets import chunks, insert_digests
-from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownModel, UnknownVersion
+from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events import record
 from ledger.lineage import count_resurrected, serve
 from ledger.models import VersionView, version_view
@@ -76,13 +76,16 @@ def _check(session: Session, model: Model, version: ModelVersion) -> None:
 def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> VersionView:
     """Serve this version from now on, be it newer or older than the one that was; again does nothing.
 
-    Raises UnknownModel, UnknownVersion, ModelBusy, and SamplesErased where it still knows samples that were erased later.
+    Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased where it still knows samples that were
+    erased later.
     """
     of = find_model(session, tenant_id=tenant_id, name=model)
     chosen = select(ModelVersion).where(ModelVersion.model_id == of.id, ModelVersion.number == number)
     version = session.scalar(chosen)
     if version is None:
         raise UnknownVersion(f"{model!r} has no version {number}")
+    if version.refused_at is not None:
+        raise VersionRefused(f"version {number} of {model!r} was refused and is never served")
     if version.id != of.served_version_id:
         back = count_resurrected(session, version)
         if back:

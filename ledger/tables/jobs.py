@@ -27,7 +27,10 @@ class Job(Base):
             unique=True,
             postgresql_where=text("state = 'queued' AND frozen_at IS NULL"),
         ),
-        CheckConstraint("(state IN ('running', 'verifying')) = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint(
+            "(state IN ('running', 'verifying') AND phase <> 'awaiting_approval') = (lease_until IS NOT NULL)",
+            name="lease",
+        ),
         CheckConstraint("(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("frozen_at IS NOT NULL OR state IN ('queued', 'cancelled')", name="frozen"),
         CheckConstraint("progress BETWEEN 0 AND 1 AND attempt >= 1 AND tries >= 0", name="counts"),
@@ -56,6 +59,9 @@ class Job(Base):
     # Who runs it.
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
+    # Who let it run.
+    approved_by: Mapped[str | None]
+    approved_at: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     base_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
     # Where its method was saved last (`ledger.checkpoints.Checkpoint`).

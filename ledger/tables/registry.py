@@ -1,5 +1,6 @@
 """What is served: datasets, models and their versions."""
 
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
@@ -36,6 +37,9 @@ class Model(Base):
     training_count: Mapped[int] = mapped_column(BigInteger)
     # How many of its training samples another model of the dataset had erased before it was registered.
     trained_on_erased: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    # Whether somebody must approve before a job runs, and before its version is served.
+    approve_jobs: Mapped[bool] = mapped_column(server_default=text("false"))
+    approve_versions: Mapped[bool] = mapped_column(server_default=text("false"))
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
     created_at: Mapped[Created]
 
@@ -56,4 +60,6 @@ class ModelVersion(Base):
     weights_sha256: Mapped[Sha256]
     weights_path: Mapped[str]
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
+    # When an approver refused to have it served, or the job was cancelled before one had said anything.
+    refused_at: Mapped[datetime | None]
     created_at: Mapped[Created]

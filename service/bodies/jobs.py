@@ -37,6 +37,8 @@ class JobBody(BaseModel):
     samples: int | None = Field(description="To be erased by it; null before the cut-off.")
     requests: int = Field(description="How many requests it serves.")
     due_at: datetime | None = Field(description="The earliest deadline among them.")
+    approved_by: str | None = Field(description="Who let it run, where the model's jobs need approval.")
+    approved_at: datetime | None
     cancel_requested: bool
     base_version: int | None = Field(description="The model version it starts from.")
     version: int | None = Field(description="The model version it published.")

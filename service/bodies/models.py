@@ -33,6 +33,7 @@ class VersionBody(BaseModel):
     job_id: UUID | None = Field(description="The job that published it; null for the trained one.")
     report_id: UUID | None = Field(description="The audit of that job.")
     served: bool = Field(description="Whether it is the one that is served.")
+    refused_at: datetime | None = Field(description="When an approver refused it; it is never served.")
     created_at: datetime
 
 
@@ -54,8 +55,19 @@ class ModelBody(BaseModel):
     trained_on_erased: int = Field(
         description="Training samples that another model of the dataset had erased when this one was registered: should be 0."
     )
+    approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
+    approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")
     version: VersionBody = Field(description="The one that is served.")
     created_at: datetime
+
+
+class ApprovalsBody(BaseModel):
+    """What of a model's needs approval; what is left out or null stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    approve_jobs: bool | None = Field(default=None, description="Each job, before it runs.")
+    approve_versions: bool | None = Field(default=None, description="Each version, before it is served.")
 
 
 class DatasetsBody(BaseModel):

@@ -5,10 +5,11 @@ from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 
+from ledger.approvals import approve, refuse
 from ledger.events import list_job_events
 from ledger.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
 from ledger.states import TERMINAL, JobState
-from service.access import Reader, Writer
+from service.access import Admin, Reader, Writer
 from service.bodies.jobs import AttemptsBody, EventsBody, JobBody, JobsBody
 from service.dispatch import wake
 from service.etags import conditional
@@ -113,3 +114,18 @@ def post_retry(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: W
     job = JobBody.model_validate(retry_job(ledger, tenant_id=caller.tenant_id, job_id=job_id))
     tasks.add_task(wake, state.broker, state.database, [job.id])
     return job
+
+
+@router.post("/jobs/{job_id:uuid}:approve", summary="Approve a job", responses=problems(401, 403, 404, 409, 422, 503))
+def post_approve(job_id: UUID, request: Request, tasks: BackgroundTasks, caller: Admin, ledger: Ledger) -> JobBody:
+    """Lets a job run, or has the version that it made served: whichever it waits for. Who and when is on its timeline."""
+    state = request.app.state
+    job = JobBody.model_validate(approve(ledger, tenant_id=caller.tenant_id, job_id=job_id, by=caller.name))
+    tasks.add_task(wake, state.broker, state.database, [job.id])
+    return job
+
+
+@router.post("/jobs/{job_id:uuid}:reject", summary="Reject a job", responses=problems(401, 403, 404, 409, 422, 503))
+def post_reject(job_id: UUID, caller: Admin, ledger: Ledger) -> JobBody:
+    """Cancels a job that waits to run, or fails one whose version waits to be served; the served model stays what it is."""
+    return JobBody.model_validate(refuse(ledger, tenant_id=caller.tenant_id, job_id=job_id, by=caller.name))

@@ -7,12 +7,14 @@ from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
 
 from ledger import do_not_train
+from ledger.access import Scope
+from ledger.approvals import set_approvals
 from ledger.events import list_model_events
 from ledger.models import get_model, list_models, list_versions
 from ledger.versions import promote
-from service.access import Reader, Registrar
+from service.access import Admin, Reader, Registrar, require
 from service.bodies.jobs import EventsBody
-from service.bodies.models import ModelBody, ModelsBody, VersionBody, VersionsBody
+from service.bodies.models import ApprovalsBody, ModelBody, ModelsBody, VersionBody, VersionsBody
 from service.digests import DIGESTS, stream_digests
 from service.names import After, Limit, Name
 from service.openapi import problems
@@ -35,6 +37,24 @@ def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> ModelBody:
     return ModelBody.model_validate(get_model(ledger, tenant_id=caller.tenant_id, name=name))
 
 
+@router.patch(
+    "/models/{name}",
+    summary="Say what needs approval",
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+)
+def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger) -> ModelBody:
+    """Has an admin approve each job before it runs, or each version before it is served, or not any more."""
+    view = set_approvals(
+        ledger,
+        tenant_id=caller.tenant_id,
+        model=name,
+        jobs=asked.approve_jobs,
+        versions=asked.approve_versions,
+        by=caller.name,
+    )
+    return ModelBody.model_validate(view)
+
+
 @router.get("/models/{name}/versions", summary="A model's versions", responses=problems(401, 403, 404, 422, 503))
 def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
     """All versions by their weights' SHA-256, newest first, each with the job and the report it came from."""
@@ -50,8 +70,11 @@ def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
 def post_promote(name: Name, number: Number, caller: Registrar, ledger: Ledger) -> VersionBody:
     """Serves this version from now on: one that was trained anew, or an earlier one.
 
-    409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model.
+    409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model. Where
+    the model's versions need approval, the key must be an admin's.
     """
+    if get_model(ledger, tenant_id=caller.tenant_id, name=name).approve_versions:
+        require(caller, Scope.ADMIN)
     version = promote(ledger, tenant_id=caller.tenant_id, model=name, number=number, by=caller.name)
     return VersionBody.model_validate(version)
 

@@ -156,3 +156,28 @@ def test_reading_is_not_enough_to_stop_a_job(serve: Serve, site: Site) -> None:
     path = "/jobs/" + serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
 
     assert serve(key=site.reader).post(path + ":cancel").status_code == 403
+
+
+def test_where_approval_is_needed_a_job_and_its_version_wait_for_an_admin(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    admin, writer = serve(key=site.admin), serve(key=site.writer)
+    assert writer.patch("/models/triage", json={"approve_jobs": True}).status_code == 403
+    model = admin.patch("/models/triage", json={"approve_jobs": True, "approve_versions": True}).json()
+    assert (model["approve_jobs"], model["approve_versions"]) == (True, True)
+    asked = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+    path = f"/jobs/{writer.post('/unlearn-requests', json=asked).json()['targets'][0]['job']['id']}"
+
+    assert writer.post(f"{path}:approve").status_code == 403
+    approved = admin.post(f"{path}:approve").json()
+    assert approved["approved_by"].startswith("key:")
+    publish_job(sessions, approved["id"])
+    waiting = admin.get(path).json()
+    assert (waiting["state"], waiting["phase"], waiting["version"]) == ("verifying", "awaiting_approval", 2)
+    assert admin.get("/models/triage").json()["version"]["number"] == 1
+
+    assert admin.post(f"{path}:approve").json()["state"] == "completed"
+    assert admin.get("/models/triage").json()["version"]["number"] == 2
+    assert admin.post(f"{path}:reject").status_code == 409
+    kinds = [event["kind"] for event in admin.get(f"{path}/events").json()["items"]]
+    assert kinds.count("job.approved") == 2
