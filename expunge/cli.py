@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge import caller_commands, operator_commands, signing_commands, verify_command
+from expunge import caller_commands, log_command, operator_commands, signing_commands, verify_command
 from expunge.console import notes
 from expunge.embedded.folder import default_folder
 from expunge.errors import ExpungeError
@@ -77,6 +77,7 @@ app.command("promote", rich_help_panel="The caller")(caller_commands.promote)
 app.command("do-not-train", rich_help_panel="The caller")(caller_commands.do_not_train)
 app.command("prove", rich_help_panel="The caller")(caller_commands.prove)
 app.command("verify", rich_help_panel="The auditor")(verify_command.verify)
+app.command("check-log", rich_help_panel="The auditor")(log_command.check_log)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ ExpungeError
 │   └── StartFailed         a part did not become ready; carries the tail of its log
 ├── CannotRegister          the operator's registration was refused, with the reason
 ├── KeyCommandRefused       there is no such scope or no such API key
+├── LogNotProven            the log is not what it was, or not signed by the key that was given
 ├── DemoFailed              a step of the demo failed; carries the tail of its log
 ├── JobFailed               a job that was followed ended without a result
 └── ServiceError            the HTTP API answered with a problem
@@ -38,6 +39,10 @@ class KeyCommandRefused(ExpungeError):
 
 class CannotRegister(ExpungeError):
     """A registration was refused; nothing was written."""
+
+
+class LogNotProven(ExpungeError):
+    """The service's log is not proven to have only grown."""
 
 
 class DemoFailed(ExpungeError):

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from ledger.clock import now
 from ledger.errors import IllegalMove
 from ledger.events import record
+from ledger.log import log_result
 from ledger.outbox import announce_next
 from ledger.states import ACTIVE, MOVES, TERMINAL, JobState, Reason, RequestState, fold
 from ledger.tables import Job, Model, Target, UnlearnRequest
@@ -83,7 +84,7 @@ def advance_job(
 ) -> Job:
     """Move a job and with it the targets that went along with it so far, and fold their requests. Raises IllegalMove.
 
-    A move that leaves the model free announces the model's next job.
+    A move that leaves the model free announces the model's next job; one that ends the job is written into the log.
     """
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     along = _TARGET_STATE[job.state]
@@ -97,6 +98,8 @@ def advance_job(
         told = {"model": model.name, **(data or {})}
         advance(session, Target, targets, _TARGET_STATE[to], data=told, reason=reason, detail=detail)
         fold_requests(session, targets.values())
+    if to in TERMINAL:
+        log_result(session, job)
     return job
 
 

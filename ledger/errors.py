@@ -10,6 +10,7 @@ LedgerError
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
 │   │   ├── NotInManifest       the sample is not among those of this report
+│   │   ├── UnknownEntry        not in the log, or no longer to be opened
 │   │   ├── UnknownKey
 │   │   ├── UnknownWebhook
 │   │   └── UnknownDelivery
@@ -18,6 +19,7 @@ LedgerError
 │   ├── UnknownRegulation
 │   ├── UnknownScope
 │   ├── InvalidCursor
+│   ├── InvalidPlace            the log has no tree of that size, or no such leaf in it
 │   ├── InvalidTime             a time without a zone, or in the future
 │   ├── KeyRefused              no, wrong, expired or revoked API key
 │   ├── IdempotencyMismatch     the key was used with another body
@@ -77,6 +79,10 @@ class NotInManifest(NotFound):
     """The sample is not among those that the report's job has erased."""
 
 
+class UnknownEntry(NotFound):
+    """The log has no such entry or checkpoint, or what opens it was erased."""
+
+
 class UnknownKey(NotFound):
     """No API key, or no signing key, of that id."""
 
@@ -107,6 +113,10 @@ class UnknownScope(Refused):
 
 class InvalidCursor(Refused):
     """The cursor was not made by this list."""
+
+
+class InvalidPlace(Refused):
+    """The log has no tree of that size, or the tree no such leaf."""
 
 
 class InvalidTime(Refused):

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from ledger.datasets import chunks, find_dataset, insert_digests
 from ledger.errors import AlreadyRegistered, SamplesNotInDataset, UnknownModel
+from ledger.log import log_promotion
 from ledger.states import VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, samples, training_samples
@@ -104,6 +105,7 @@ def register_model(
     session.flush()
     model.served_version_id = version.id
     session.flush()
+    log_promotion(session, model, version)
     return get_model(session, tenant_id=tenant_id, name=name)
 
 

@@ -17,9 +17,11 @@ from ledger.errors import InvalidTime, TooLate, UnknownRequest
 from ledger.events import record
 from ledger.idempotency import Idempotency, remember, replayed
 from ledger.jobs import stop
+from ledger.log import log_request
 from ledger.matching import match_models, record_samples, touched_models
 from ledger.pages import Page, read_page
 from ledger.request_views import RequestView, request_views
+from ledger.samples import manifest_sha256
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.tables.samples import request_samples
@@ -89,6 +91,7 @@ def submit(
     if idempotency is not None:
         remember(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
+    log_request(session, request, samples_sha256=manifest_sha256(digests))
     return request_views(session, [request])[0]
 
 

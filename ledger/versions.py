@@ -11,6 +11,7 @@ from ledger.datasets import chunks, insert_digests
 from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events import record
 from ledger.lineage import count_resurrected, serve
+from ledger.log import log_promotion
 from ledger.models import VersionView, version_view
 from ledger.states import ACTIVE, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
@@ -96,6 +97,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)
         serve(session, version)
         session.flush()
+        log_promotion(session, of, version)
     report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
     return version_view(of, version, report_id)
 

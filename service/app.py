@@ -12,7 +12,7 @@ from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
 from service.rate_limit import make_rate_limit
-from service.routes import datasets, health, jobs, keys, methods, models, reports, unlearn_requests, webhooks
+from service.routes import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, webhooks
 from service.session import make_database
 from service.settings import Settings
 
@@ -21,6 +21,7 @@ ROUTERS = (
     jobs.router,
     reports.router,
     keys.router,
+    log.router,
     models.router,
     datasets.router,
     webhooks.router,

@@ -8,6 +8,7 @@ from ledger.claims import Claim
 from ledger.clock import now
 from ledger.events import list_job_events
 from ledger.jobs import list_attempts
+from ledger.log_reading import keep_checkpoint
 from ledger.manifest import Manifest, commit
 from ledger.samples import sample_digest
 from ledger.states import Phase, VersionKind
@@ -60,6 +61,8 @@ def publish(
             manifest=manifest,
             statement=statement,
         )
+        if signer is not None:
+            keep_checkpoint(session, signer.checkpoint)
 
 
 def commit_to(claim: Claim, material: Material, *, key: bytes) -> Manifest:

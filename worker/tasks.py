@@ -16,6 +16,7 @@ from ledger.wakeups import RUN_JOB, SWEEP
 from worker.app import celery_app
 from worker.child import stoppable, stopping
 from worker.leftovers import tidy
+from worker.notary import sign_log
 from worker.settings import Settings, read_settings
 
 
@@ -46,10 +47,11 @@ def run_job(job_id: str) -> None:
 
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
-    """Take back lapsed leases and wake every job that is due."""
+    """Take back lapsed leases, sign the log where it has grown, and wake every job that is due."""
     with sessions().begin() as session:
         heartbeats.beat(session, heartbeats.SWEEP)
     tidy(settings().storage, sessions())
+    sign_log(sessions(), settings())
     wake_ready(at_most=None)
 
 

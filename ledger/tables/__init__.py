@@ -5,6 +5,7 @@ from ledger.tables.base import Base
 from ledger.tables.heartbeats import Heartbeat
 from ledger.tables.history import Event, Report
 from ledger.tables.jobs import Attempt, Job
+from ledger.tables.log import LogCheckpoint, LogHead, LogLeaf, LogNode, LogOpening
 from ledger.tables.outbox import OutboxEntry
 from ledger.tables.registry import Dataset, Model, ModelVersion
 from ledger.tables.requests import Target, UnlearnRequest
@@ -29,6 +30,11 @@ __all__ = [
     "Heartbeat",
     "IdempotencyKey",
     "Job",
+    "LogCheckpoint",
+    "LogHead",
+    "LogLeaf",
+    "LogNode",
+    "LogOpening",
     "Model",
     "ModelVersion",
     "OutboxEntry",

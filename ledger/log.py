@@ -1,0 +1,155 @@
+"""Appending to the log, in the transaction of what is recorded; and giving the entries their places in the tree.
+
+These are two steps because places are given out one after another. Done at once, every request and every publication would wait for
+the one before it, while it holds locks that others wait for: tried, and the consistency test found the deadlock.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from ledger.canonical import canonical_json
+from ledger.clock import now
+from ledger.tables import (
+    Job,
+    LogHead,
+    LogLeaf,
+    LogNode,
+    LogOpening,
+    Model,
+    ModelVersion,
+    Report,
+    Target,
+    UnlearnRequest,
+)
+from verifier.log import commitment
+from verifier.merkle import leaf_hash, node_hash
+
+KEY_BYTES = 32
+
+
+class LogKind(StrEnum):
+    """What an entry records."""
+
+    REQUEST = "request"  # somebody asked for samples to be erased
+    RESULT = "result"  # a job has ended, with a report or without
+    PROMOTION = "promotion"  # a version is served from now on
+
+
+def append(
+    session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID, content: Mapping[str, object]
+) -> None:
+    """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `give_places`."""
+    text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
+    told = {"kind": kind.value, "at": now(session).isoformat(), "commitment": commitment(key, text)}
+    leaf = canonical_json(told)
+    made = insert(LogLeaf).values(leaf=leaf, hash=leaf_hash(leaf)).returning(LogLeaf.id)
+    leaf_id = session.scalars(made).one()
+    session.execute(
+        insert(LogOpening).values(leaf_id=leaf_id, tenant_id=tenant_id, subject_id=subject_id, key=key, content=text)
+    )
+
+
+def give_places(session: Session) -> int:
+    """Put every committed entry that has no place yet at the end of the tree, in the order of their ids; gives how many.
+
+    One transaction at a time does this: it holds the head until its end, and afterwards waits for nobody.
+    """
+    if session.scalar(select(LogLeaf.id).where(LogLeaf.index.is_(None)).limit(1)) is None:
+        return 0
+    head = _hold(session)
+    waiting = session.execute(
+        select(LogLeaf.id, LogLeaf.hash).where(LogLeaf.index.is_(None)).order_by(LogLeaf.id)
+    ).all()
+    size, peaks, nodes = head.size, head.peaks, []
+    for place, (_, hashed) in enumerate(waiting, start=size):
+        completed, peaks = _grown(peaks, place, hashed)
+        nodes += completed
+    if waiting:
+        rows = [{"id": leaf_id, "index": place} for place, (leaf_id, _) in enumerate(waiting, start=size)]
+        session.execute(update(LogLeaf), rows)
+        session.execute(insert(LogNode), nodes)
+        head.size, head.peaks = size + len(waiting), peaks
+        session.flush()
+    return len(waiting)
+
+
+def _hold(session: Session) -> LogHead:
+    """The head, locked, and made where this is the log's first entry."""
+    held = select(LogHead).with_for_update().execution_options(populate_existing=True)
+    head = session.scalars(held).one_or_none()
+    if head is None:
+        first = upsert(LogHead).values(id=1, origin=f"expunge.dev/log/{uuid4()}", size=0, peaks=[])
+        session.execute(first.on_conflict_do_nothing())
+        head = session.scalars(held).one()
+    return head
+
+
+def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
+    """The complete subtrees that a leaf completes, itself included, and the peaks of the tree with it."""
+    rest, level, place, found = list(peaks), 0, index, leaf
+    nodes: list[dict[str, object]] = [{"level": 0, "place": place, "hash": found}]
+    while place & 1:
+        level, place, found = level + 1, place >> 1, node_hash(rest.pop(), found)
+        nodes.append({"level": level, "place": place, "hash": found})
+    return nodes, [*rest, found]
+
+
+def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: str) -> None:
+    """Record that a request was received: its deadline, what it means, and a commitment to its samples."""
+    content = {
+        "request": str(request.id),
+        "received_at": request.received_at.isoformat(),
+        "due_at": request.due_at.isoformat(),
+        "regulation": request.regulation,
+        "samples_sha256": samples_sha256,
+        "accepted": request.accepted,
+        "already_erased": request.already_erased,
+        "not_in_training_set": request.not_in_training_set,
+    }
+    append(session, LogKind.REQUEST, tenant_id=request.tenant_id, subject_id=request.id, content=content)
+
+
+def log_result(session: Session, job: Job) -> None:
+    """Record how a job ended, and where the version that it has published is served, that too."""
+    served = select(Target.request_id).where(Target.job_id == job.id).order_by(Target.request_id)
+    report = session.scalar(select(Report).where(Report.job_id == job.id))
+    content: dict[str, object] = {
+        "job": str(job.id),
+        "state": job.state.value,
+        "reason": job.reason.value if job.reason else None,
+        "requests": [str(request_id) for request_id in session.scalars(served)],
+        "report": None if report is None else _told(report),
+    }
+    append(session, LogKind.RESULT, tenant_id=job.tenant_id, subject_id=job.id, content=content)
+    version = session.scalar(select(ModelVersion).where(ModelVersion.job_id == job.id))
+    model = session.get_one(Model, job.model_id)
+    if version is not None and model.served_version_id == version.id:
+        log_promotion(session, model, version)
+
+
+def log_promotion(session: Session, model: Model, version: ModelVersion) -> None:
+    """Record that a version is served from now on."""
+    content = {
+        "model": model.name,
+        "version": version.number,
+        "weights_sha256": version.weights_sha256,
+        "job": str(version.job_id) if version.job_id else None,
+    }
+    append(session, LogKind.PROMOTION, tenant_id=model.tenant_id, subject_id=version.id, content=content)
+
+
+def _told(report: Report) -> dict[str, object]:
+    statement = None if report.statement is None else hashlib.sha256(canonical_json(report.statement)).hexdigest()
+    return {
+        "id": str(report.id),
+        "sha256": report.sha256,
+        "verdict": report.verdict.value,
+        "statement_sha256": statement,
+    }
