@@ -1,14 +1,17 @@
 import importlib
+import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from service.settings import Settings as ServiceSettings
-from tests.ops.files import ROOT, compose
+from tests.ops.files import ROOT, compose, read_yaml
 from worker.settings import Settings as WorkerSettings
 
 SERVICES: dict[str, Any] = compose()["services"]
@@ -25,10 +28,39 @@ def command_of(service: dict[str, Any]) -> list[str]:
     return re.findall(r'"([^"]*)"', found)
 
 
+def test_the_compose_specifications_schema_is_content() -> None:
+    """The schema is compose-spec/compose-spec's schema/compose-spec.json, as of 2026."""
+    schema = json.loads((ROOT / "tests/ops/schemas/compose-spec.json").read_text())
+
+    jsonschema_rs.validator_for(schema).validate(compose())
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu"])
+def test_docker_composes_own_reading_of_it_succeeds(profile: str, tmp_path: Path) -> None:
+    program = shutil.which("docker-compose")
+    if program is None:
+        pytest.skip("docker-compose is not installed")
+    environment = {"COMPOSE_PROFILES": profile, "PATH": str(Path(program).parent), "HOME": str(tmp_path)}
+    command = [program, "--env-file", ".env.example", "--file", "docker-compose.yml", "config", "--quiet"]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+    assert found.returncode == 0, found.stderr
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    program = Path(sys.executable).parent / "hadolint"
+    found = subprocess.run([program, "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 def test_the_whole_stack_is_there() -> None:
     assert {"postgres", "redis", "migrate", "api", "worker", "worker-gpu", "beat", "prometheus", "grafana"} <= set(
         SERVICES
     )
+    assert {"postgres-exporter", "redis-exporter", "dcgm-exporter"} <= set(SERVICES)
+    jobs = {job["job_name"] for job in read_yaml("ops/prometheus/prometheus.yml")["scrape_configs"]}
+    assert jobs == {"expunge", "postgres", "redis", "gpu", "prometheus"}
 
 
 @pytest.mark.parametrize("name", OURS)

@@ -1,0 +1,75 @@
+"""The operator's drill of docs/operations.md: the alerts' real expressions in a real Prometheus; only their times are shorter."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from expunge import client
+from expunge.embedded.process import await_ready, start, stop
+from expunge.embedded.stack import Stack
+from expunge.registration import place, register_workload
+from expunge.training import Trained
+from ops.prometheus.local import prometheus
+from tests.end_to_end.conftest import REFERENCE, SAMPLES
+
+pytestmark = [
+    pytest.mark.end_to_end,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
+    ),
+]
+
+SHORTER = {
+    "expunge_worker_seen_timestamp_seconds > 300": "expunge_worker_seen_timestamp_seconds > 5",
+    "for: 1m": "for: 1s",
+}
+
+
+def hurried(rules: str) -> str:
+    """The rules with seconds in place of minutes."""
+    for long, short in SHORTER.items():
+        rules = rules.replace(long, short)
+    return rules
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that must become true."""
+    limit = time.monotonic() + 90
+    while not holds():
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+
+
+def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
+    running: Stack, http: httpx.Client, trained: Trained, tmp_path: Path
+) -> None:
+    worker = next(i for i, child in enumerate(running.children) if child.program.name == "the worker")
+    where = place(running.folder.root)
+    register_workload(
+        where, name="drill", reference=REFERENCE, weights=trained.path, dataset="drill", policy=["retrain"]
+    )
+
+    with prometheus(running.settings, tmp_path, interval="1s", edit=hurried) as seen:
+        until(lambda: bool(seen.query("expunge_worker_seen_timestamp_seconds")))
+        until(lambda: "ExpungeWorkerAbsent" not in seen.firing())
+
+        parent = psutil.Process(running.children[worker].process.pid)
+        for process in [*parent.children(recursive=True), parent]:
+            process.kill()
+        (job_id,) = client.job_ids(client.submit(http, dataset="drill", sample_ids=SAMPLES))
+        until(lambda: "ExpungeWorkerAbsent" in seen.firing())
+        assert client.get_job(http, job_id)["state"] == "queued"
+
+        stop(running.children[worker])
+        running.children[worker] = start(running.children[worker].program)
+        await_ready(running.children[worker])
+        *_, job = client.watch_job(http, job_id)
+        until(lambda: "ExpungeWorkerAbsent" not in seen.firing())
+
+    assert job["state"] == "completed", job

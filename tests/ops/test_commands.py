@@ -1,0 +1,61 @@
+"""The images' own commands, run as they stand in Dockerfile and docker-compose.yml, without the containers around them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+
+from tests.ops.files import ROOT, compose
+from tests.service.conftest import NOWHERE, SAMPLE_KEY, free_port
+
+API = (ROOT / "Dockerfile").read_text().split(" AS api\n")[1].split("\nFROM ")[0]
+
+
+def command(keyword: str) -> list[str]:
+    """A command of the API's image: CMD, or the HEALTHCHECK's; `python` is this one."""
+    indent = {"CMD": "", "HEALTHCHECK": "    "}[keyword]
+    (found,) = re.findall(rf"^{indent}CMD (\[.*\])$", API, flags=re.MULTILINE)
+    return [*map(str, json.loads(found))]
+
+
+def environment(database_url: str) -> dict[str, str]:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = {"DATABASE_URL": database_url, "REDIS_URL": NOWHERE, "EXPUNGE_SAMPLE_KEY": SAMPLE_KEY, "PATH": path}
+    return {**os.environ, **given}
+
+
+def test_the_apis_command_serves_and_its_health_check_is_content(tmp_path: Path) -> None:
+    port = str(free_port())
+    serve = [part.replace("8000", port) for part in command("CMD")]
+    check = [part.replace("8000", port) for part in command("HEALTHCHECK")]
+    given = environment("postgresql://nobody@127.0.0.1:1/nothing")
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(
+            ["sh", str(ROOT / "ops/containers/entrypoint"), *serve], cwd=ROOT, env=given, stdout=log, stderr=log
+        ) as api,
+    ):
+        try:
+            limit = time.monotonic() + 60
+            while subprocess.run(check, env=given, capture_output=True).returncode:
+                assert api.poll() is None, (tmp_path / "log").read_text()
+                assert time.monotonic() < limit
+        finally:
+            api.terminate()
+    assert api.returncode in {0, -signal.SIGTERM}, (tmp_path / "log").read_text()
+
+
+def test_the_migration_service_brings_an_empty_database_to_the_newest_revision(blank_database_url: str) -> None:
+    run = ["sh", str(ROOT / "ops/containers/entrypoint"), *compose()["services"]["migrate"]["command"]]
+    found = subprocess.run(run, cwd=ROOT, env=environment(blank_database_url), capture_output=True, text=True)
+
+    assert found.returncode == 0, found.stderr
+    newest = max(path.name for path in (ROOT / "migrations/versions").glob("[0-9]*.py")).split("_")[0]
+    with psycopg.connect(blank_database_url.replace("+psycopg", "")) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (newest,)
