@@ -94,9 +94,9 @@ def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogPr
         .limit(1)
     )
     found = session.execute(chosen).one_or_none()
-    if found is None or found.index is None or found.index >= checkpoint.size:
+    leaf, index, opening = found or (b"", None, None)
+    if opening is None or index is None or index >= checkpoint.size:
         raise UnknownEntry("it is not in the log, what opens it was erased, or no checkpoint covers it yet")
-    leaf, index, opening = found
     return LogProof(
         leaf=leaf,
         content=opening.content,
