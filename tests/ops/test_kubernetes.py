@@ -1,0 +1,98 @@
+"""The Kubernetes manifests against the schemas of Kubernetes, and against the settings and images that they name."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.settings import Settings as ServiceSettings
+from tests.ops.files import ROOT, compose
+from tests.ops.test_containers import make_secrets
+from worker.settings import Settings as WorkerSettings
+
+FOLDER = ROOT / "ops/kubernetes"
+VERSIONS = ("1.30", "1.37")
+"""The oldest that is meant to work, and the newest whose schemas there are."""
+
+
+def base() -> list[dict[str, Any]]:
+    """Every object of the base."""
+    files = yaml.safe_load((FOLDER / "base/kustomization.yaml").read_text())["resources"]
+    return [object_ for name in files for object_ in yaml.safe_load_all((FOLDER / "base" / name).read_text())]
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """The pods' specifications by the name of what makes them."""
+    return {o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in base() if "template" in o.get("spec", {})}
+
+
+def built(folder: str) -> list[dict[str, Any]]:
+    """What kustomize makes of a folder."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    found = subprocess.run(["kubectl", "kustomize", str(FOLDER / folder)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return [*yaml.safe_load_all(found.stdout)]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_as_kubernetes_wants_it(version: str) -> None:
+    for object_ in base():
+        kubernetes_validate.validate(object_, version, strict=True)
+
+
+@pytest.mark.parametrize("folder", ["base", "gpu"])
+def test_kustomize_makes_objects_that_are_as_kubernetes_wants_them(folder: str) -> None:
+    objects = built(folder)
+
+    for object_ in objects:
+        kubernetes_validate.validate(object_, VERSIONS[-1], strict=True)
+    assert {o["metadata"].get("namespace", "expunge") for o in objects} == {"expunge"}
+    (worker,) = (o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", "worker"))
+    limits = worker["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert ("nvidia.com/gpu" in limits) is (folder == "gpu")
+
+
+def test_the_same_parts_run_the_same_images_as_in_compose() -> None:
+    services = compose()["services"]
+
+    for name, pod in pods().items():
+        assert pod["containers"][0]["image"] == services[name]["image"], name
+    assert set(pods()) == {"api", "beat", "postgres", "redis", "worker"}
+    assert pods()["beat"]["containers"][0]["args"] == services["beat"]["command"]
+
+
+def test_no_pod_has_rights_that_it_does_not_need() -> None:
+    for name, pod in pods().items():
+        assert pod["automountServiceAccountToken"] is False, name
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
+            context = container["securityContext"]
+            assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert {"requests", "limits"} == set(container["resources"])
+        assert "readinessProbe" in pod["containers"][0], name
+
+
+def test_every_setting_is_one_that_is_read_and_no_secret_is_among_them() -> None:
+    (settings,) = (o["data"] for o in base() if o["kind"] == "ConfigMap")
+    known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
+
+    assert {name.removesuffix("_FILE") for name in settings} <= known
+    assert not any(o["kind"] == "Secret" for o in base())
+    for name, value in settings.items():
+        if re.search("PASSWORD|KEY|URL", name) and name != "EXPUNGE_PUBLIC_URL":
+            assert value.startswith("/run/secrets/"), name
+
+
+def test_every_key_of_the_secret_is_one_that_is_made(tmp_path: Path) -> None:
+    secrets = [volume["secret"] for pod in pods().values() for volume in pod["volumes"] if "secret" in volume]
+    asked = {item["key"] for secret in secrets for item in secret["items"]}
+
+    assert asked <= set(make_secrets(tmp_path))
+    assert {secret["secretName"] for secret in secrets} == {"expunge"}
