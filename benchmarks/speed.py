@@ -1,0 +1,215 @@
+"""What unlearning costs beside retraining, in processor seconds of one thread, each ratio taken within one run.
+
+    python -m benchmarks.speed --case digits cifar --seeds 100 101 102
+
+Per method; against the size of the forget set (1 to 1,000); against the remaining set at a fixed |D̂_r|; a step of LTU against the
+passes that it must make; bf16 and channels-last against float32; what Ready2Unlearn adds to the training.
+"""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import WORKLOADS, Case, case
+from benchmarks.judging import task_of
+from benchmarks.methods import tuned
+from benchmarks.quality import arguments
+from benchmarks.writing import Row, row, write
+from unlearning.gradients import flat_gradient, forward_with, trainable
+from unlearning.methods.ltu.meta import meta_gradient
+from unlearning.methods.registry import unlearn
+from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.recipe import Precision, Recipe
+from unlearning.samples import Batch, SampleSet
+from unlearning.specs import IEU, LTU, Retrain, Spec
+from unlearning.task import Task
+from unlearning.training import drain, fresh, train
+
+P = ParamSpec("P")
+SIZES = (1, 10, 100, 1000)
+REMAINING = (1000, 1500, 2000)
+STEPS = 20
+
+
+def main() -> None:
+    """Time everything and write the rows."""
+    torch.set_num_threads(1)
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        cases = [case(name, seed) for seed in given.seeds]
+        for part in (methods, sizes, remaining, step, precisions, preparation):
+            begun = time.perf_counter()
+            rows += part(name, cases)
+            print(f"{name} {part.__name__}: {time.perf_counter() - begun:.0f} s", flush=True)
+            write("speed", rows)
+
+
+def methods(name: str, cases: Sequence[Case]) -> list[Row]:
+    """Each method, and its ratio to retraining in the same run."""
+    seconds: dict[str, list[float]] = {}
+    for prepared in cases:
+        for label, spec in {"retrain": Retrain(), **tuned(name)}.items():
+            seconds.setdefault(label, []).append(timed(run, spec, task_of(prepared)))
+    rows = [row(v, case=name, method=k, metric="seconds", unit="seconds") for k, v in seconds.items()]
+    return rows + [
+        row(_over(v, seconds["retrain"]), case=name, method=k, metric="retrain_ratio", unit="ratio")
+        for k, v in seconds.items()
+    ]
+
+
+def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
+    """LTU and IEU on 1 to 1,000 forgotten samples, over their own time on 100."""
+    rows = []
+    for label, spec in {"ltu": LTU(), "ieu": IEU()}.items():
+        seconds = {size: [timed(run, spec, _forgetting(c, size)) for c in cases] for size in SIZES}
+        rows += [
+            row(_over(v, seconds[100]), case=f"{name}, {k} forgotten", method=label, metric="time_ratio", unit="ratio")
+            for k, v in seconds.items()
+        ]
+    return rows
+
+
+def remaining(name: str, cases: Sequence[Case]) -> list[Row]:
+    """LTU with |D̂_r| = 500 from remaining sets of different size, over the smallest's time."""
+    spec = LTU(remain_share=1e-6, remain_least=500)
+    seconds = {size: [timed(run, spec, _remaining(c, size)) for c in cases] for size in REMAINING}
+    return [
+        row(
+            _over(v, seconds[REMAINING[0]]),
+            case=f"{name}, {k} remaining",
+            method="ltu",
+            metric="time_ratio",
+            unit="ratio",
+        )
+        for k, v in seconds.items()
+    ]
+
+
+def step(name: str, cases: Sequence[Case]) -> list[Row]:
+    """LTU's remembering gradient over the sum of its passes, run one by one: the support's gradient kept differentiable, then one
+    backward pass through it and through the queries.
+    """
+    ratios: dict[str, list[float]] = {"second": [], "first": []}
+    for prepared in cases:
+        model = copy.deepcopy(prepared.original.model)
+        generator = torch.Generator().manual_seed(prepared.seed)
+        batches = [prepared.remain.draw(64, generator) for _ in range(4)]
+        for order, found in ratios.items():
+            whole = _median(_meta, prepared, model, batches, order)
+            passes = _median(_passes, prepared, model, batches, order)
+            found.append(whole / passes)
+    return [
+        row(v, case=name, method=f"ltu step, {k} order", metric="passes_ratio", unit="ratio") for k, v in ratios.items()
+    ]
+
+
+def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
+    """One epoch of plain training in float32 contiguous, over bf16 and over channels-last."""
+    found: dict[str, list[float]] = {}
+    for prepared in cases:
+        plain = _epoch(prepared, "float32", torch.contiguous_format)
+        for label, precision, layout in (
+            ("channels_last", "float32", torch.channels_last),
+            ("bfloat16", "bfloat16", torch.contiguous_format),
+            ("bfloat16, channels_last", "bfloat16", torch.channels_last),
+        ):
+            found.setdefault(label, []).append(plain / _epoch(prepared, precision, layout))  # type: ignore[arg-type]  # a Precision
+    return [row(v, case=name, method=k, metric="speed_up", unit="ratio") for k, v in found.items()]
+
+
+def preparation(name: str, cases: Sequence[Case]) -> list[Row]:
+    """Training with Ready2Unlearn, over plain training for as many epochs."""
+    given = dataclasses.replace(WORKLOADS[name]().recipe, readiness=None)
+    found: dict[str, list[float]] = {}
+    for prepared in cases[:3]:
+        plain = timed(_trained, prepared, given)
+        for order in ("second", "first"):
+            ready = dataclasses.replace(given, readiness=Ready2Unlearn(order=order))
+            seconds = timed(_trained, prepared, ready)
+            found.setdefault(order, []).append(seconds / plain)
+    return [
+        row(v, case=name, method=f"ready2unlearn, {k} order", metric="training_ratio", unit="ratio")
+        for k, v in found.items()
+    ]
+
+
+def timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
+    """Processor seconds that the call takes."""
+    begun = time.process_time()
+    work(*args, **kwargs)
+    return time.process_time() - begun
+
+
+def run(spec: Spec, task: Task) -> None:
+    """The method, to its end."""
+    drain(unlearn(spec, task))
+
+
+def _forgetting(prepared: Case, size: int) -> Task:
+    """The case with the first `size` training samples as its forget set."""
+    everything = prepared.workload.train
+    chosen = torch.arange(len(everything)) < size
+    task = task_of(prepared)
+    return dataclasses.replace(
+        task,
+        forget=everything.take(chosen.nonzero().flatten()),
+        remain=everything.take((~chosen).nonzero().flatten()),
+    )
+
+
+def _remaining(prepared: Case, size: int) -> Task:
+    task = task_of(prepared)
+    return dataclasses.replace(task, remain=task.remain.take(torch.arange(min(size, len(task.remain)))))
+
+
+def _meta(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str) -> Tensor:
+    losses = prepared.workload.objective.losses
+    loss = [lambda forward, b=batch: losses(forward, b).mean() for batch in batches]
+    return meta_gradient(model, support=loss[0], queries=loss[1:], inner_rate=0.002, order=order)  # type: ignore[arg-type]  # a Literal
+
+
+def _passes(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str) -> Tensor:
+    """The same arithmetic with nothing around it."""
+    losses, parameters = prepared.workload.objective.losses, trainable(model)
+    support = losses(forward_with(model, parameters), batches[0]).mean()
+    inner = torch.autograd.grad(
+        support, list(parameters.values()), create_graph=order == "second", retain_graph=True, allow_unused=True
+    )
+    moved = {k: p - 0.002 * g for (k, p), g in zip(parameters.items(), inner, strict=True) if g is not None}
+    forward = forward_with(model, {**parameters, **moved})
+    return flat_gradient(support + sum(losses(forward, batch).mean() for batch in batches[1:]), parameters)
+
+
+def _median(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
+    work(*args, **kwargs)
+    return sorted(timed(work, *args, **kwargs) for _ in range(STEPS))[STEPS // 2]
+
+
+def _epoch(prepared: Case, precision: Precision, layout: torch.memory_format) -> float:
+    samples = prepared.workload.train
+    samples = SampleSet(
+        ids=samples.ids, inputs=samples.inputs.contiguous(memory_format=layout), targets=samples.targets
+    )
+    model = fresh(prepared.workload.build, seed=prepared.seed).to(memory_format=layout)  # type: ignore[call-overload]  # torch types this overload for tensors only
+    recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.01, precision=precision)
+    return timed(drain, train(model, samples, recipe, objective=prepared.workload.objective, seed=0))
+
+
+def _trained(prepared: Case, recipe: Recipe) -> None:
+    workload = prepared.workload
+    model = fresh(workload.build, seed=prepared.seed)
+    drain(train(model, workload.train, recipe, objective=workload.objective, seed=prepared.seed))
+
+
+def _over(values: Sequence[float], by: Sequence[float]) -> list[float]:
+    return [value / other for value, other in zip(values, by, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
