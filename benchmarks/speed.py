@@ -66,7 +66,8 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
 def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
     """LTU and IEU on 1 to 1,000 forgotten samples, over their own time on 100."""
     rows = []
-    for label, spec in {"ltu": LTU(), "ieu": IEU()}.items():
+    both: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
+    for label, spec in both.items():
         seconds = {size: [timed(run, spec, _forgetting(c, size)) for c in cases] for size in SIZES}
         rows += [
             row(_over(v, seconds[100]), case=f"{name}, {k} forgotten", method=label, metric="time_ratio", unit="ratio")
