@@ -47,6 +47,18 @@ class Relearning:
     area: float
 
     @property
+    def reference_ratio(self) -> float | None:
+        """T / T(θ_r): 1 for the retrained model; None without one, or where it has no delay."""
+        if self.reference is None or self.reference.delay == 0:
+            return None
+        return float(np.mean([curve.delay for curve in self.unlearned])) / self.reference.delay
+
+    @property
+    def reference_area(self) -> float | None:
+        """The mean loss of the unlearned model's curve above the retrained model's, nats: 0 for that; None without one."""
+        return None if self.reference is None else area(self.reference, self.unlearned[0])
+
+    @property
     def control_delay(self) -> float:
         """The controls' delays in the middle (geometric mean), steps."""
         return _middle([curve.delay for curve in self.controls])
@@ -122,7 +134,7 @@ def relearn_delay(
     for order, batch in enumerate(controls):
         curves.append(run(unlearned, batch, order))
         yield
-    oracle = run(reference, again[0], 0) if reference is not None else None
+    oracle = run(reference, again[0], 0, at_least=spec.relearn_steps) if reference is not None else None
     afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
     delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
     share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))

@@ -30,7 +30,8 @@ class Relearner:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
     """One relearning. losses: the set's mean loss before step 1, after it, … delay: T, the first step at which the loss is
-    at the target. censored: T_max came first (then delay is T_max). travelled: ‖θ_T − θ_0‖. diverged: the loss left the
+    at the target. censored: T_max came first (then delay is T_max). travelled: ‖θ_T − θ_0‖, T being the last step where it
+    is censored. diverged: the loss left the
     finite numbers, and the curve ends there.
     """
 
@@ -46,7 +47,7 @@ class Curve:
 
     def delay_json(self) -> dict[str, object]:
         """The delay's part of the report."""
-        return {"steps": self.delay, "censored": self.censored}
+        return {"steps": self.delay, "censored": self.censored, "travelled": self.travelled}
 
 
 def relearn(
@@ -80,12 +81,14 @@ def relearn(
         if delay is None and value <= relearner.target:
             delay = len(losses) - 1
             travelled = _distance(start, parameters)
+    if delay is None:
+        travelled = _distance(start, parameters)
     diverged = not math.isfinite(losses[0]) or (delay is None and len(losses) <= relearner.limit)
     return Curve(
         losses=tuple(x for x in losses if math.isfinite(x)),
         delay=relearner.limit if delay is None else delay,
         censored=delay is None,
-        travelled=travelled,
+        travelled=travelled if math.isfinite(travelled) else 0.0,
         diverged=diverged,
     )
 

@@ -1,8 +1,14 @@
 import numpy as np
+import pytest
 import torch
 
-from unlearning.audit.delay import choose, mix, normalised, ratio
+from tests.unlearning.small import OBJECTIVE, plain, samples, task
+from tests.unlearning.test_search import finished as ended
+from unlearning.audit.delay import area, choose, mix, normalised, ratio, relearn_delay
+from unlearning.audit.relearning import Curve
+from unlearning.audit.spec import AuditSpec
 from unlearning.samples import SampleSet
+from unlearning.training import fit
 
 
 def labelled(targets: np.ndarray) -> SampleSet:
@@ -59,3 +65,37 @@ def test_the_normalised_delay_is_zero_for_the_original_and_one_for_the_retrained
     assert normalised(original=0, unlearned=0, reference=30) == 0
     assert normalised(original=0, unlearned=30, reference=30) == 1
     assert normalised(original=5, unlearned=9, reference=5) is None
+
+
+def curve(*losses: float) -> Curve:
+    return Curve(losses=losses, delay=len(losses) - 1, censored=False, travelled=0.0, diverged=False)
+
+
+def test_the_area_is_the_mean_difference_over_the_steps_that_both_have() -> None:
+    assert area(curve(1.0, 0.5, 0.0), curve(2.0, 1.0, 0.75, 0.5)) == pytest.approx((1.0 + 0.5 + 0.75) / 3)
+    assert area(curve(1.0, 0.5), curve(1.0, 0.5)) == 0
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(kind: str) -> None:
+    """The sanity checks of the normalisations: T(θ_o) = 0, and every ratio to the retrained model is 1, every area 0, for it."""
+    given = task(plain)
+    retrained = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=1)
+    spec = AuditSpec(relearn_controls=3, relearn_delta=0.3)
+    found = {}
+    for name, model in {"original": given.model, "retrained": retrained}.items():
+        steps = relearn_delay(
+            original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=samples(80, seed=21),
+            objective=OBJECTIVE, spec=spec, kind=kind, seed=0,
+        )  # fmt: skip
+        found[name] = ended(steps)
+
+    original, oracle = found["original"], found["retrained"]
+    assert original.unlearned[0].delay == original.original.delay == 0
+    assert (original.normalised, original.reference_ratio, original.area) == (0, 0, 0)
+    assert oracle.unlearned[0].delay > 0
+    assert (oracle.normalised, oracle.reference_ratio, oracle.reference_area) == (1, 1, 0)
+    assert oracle.area > 0
+    assert original.reference_area < 0
+    assert oracle.unlearned[0].travelled > original.unlearned[0].travelled == 0
+    assert len(oracle.reference.losses) > spec.relearn_steps

@@ -47,16 +47,32 @@ def test_a_set_already_known_has_no_delay_and_may_still_be_drawn() -> None:
     assert (curve.delay, curve.censored, len(curve.losses)) == (0, False, 13)
 
 
+def test_adam_on_a_parabola_takes_a_step_of_the_rate_at_first() -> None:
+    """Adam's first steps are the rate in length, whatever the gradient; its delay is that of the same steps taken by torch."""
+    model, batch = parabola(1.0)
+    curve = relearn(model, batch, objective=PARABOLA, relearner=replace(SGD, kind="adam", limit=300), seed=0)
+    weight = nn.Parameter(torch.tensor([[1.0]]))
+    adam, expected = torch.optim.Adam([weight], lr=0.1), 0
+    while float(weight.detach() ** 2 / 2) > 0.01:
+        weight.grad = weight.detach().clone()
+        adam.step()
+        expected += 1
+    assert (curve.delay, curve.censored) == (expected, False)
+    assert curve.losses[1] == pytest.approx(0.9**2 / 2, rel=1e-4)
+
+
 def test_a_set_never_learned_in_time_is_censored_at_the_limit() -> None:
     model, batch = parabola(1.0)
     curve = relearn(model, batch, objective=PARABOLA, relearner=replace(SGD, limit=5), seed=0)
     assert (curve.delay, curve.censored, curve.diverged, len(curve.losses)) == (5, True, False, 6)
+    assert curve.travelled == pytest.approx(1 - 0.9**5, rel=1e-4)
 
 
 def test_a_run_that_leaves_the_finite_numbers_ends_there_and_says_so() -> None:
     model, batch = parabola(1.0)
     curve = relearn(model, batch, objective=PARABOLA, relearner=replace(SGD, learning_rate=1e9), seed=0)
     assert curve.diverged
+    assert math.isfinite(curve.travelled)
     assert all(map(math.isfinite, curve.losses))
 
 

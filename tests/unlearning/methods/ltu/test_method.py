@@ -8,7 +8,9 @@ import torch
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu import method
+from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
+from unlearning.samples import SampleSet
 from unlearning.specs import LTU, Stop
 from unlearning.task import Task
 from unlearning.training import drain
@@ -43,6 +45,34 @@ def test_each_ablation_runs_and_makes_a_difference(change: dict[str, object]) ->
 
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
     assert not same(found, after_two_steps(FEW))
+
+
+def test_the_ways_to_combine_two_gradients_that_conflict() -> None:
+    forgetting, remembering = torch.tensor([1.0, 1.0]), torch.tensor([-2.0, 0.0])
+
+    def combined(way: str, number: int = 1) -> list[float]:
+        found = method._combine(dataclasses.replace(FEW, combine=way), forgetting, remembering, number)
+        return found.tolist()
+
+    assert combined("sum") == [-1.0, 1.0]
+    assert combined("harmonise") == [-2.0, 1.0]
+    assert [combined("alternate", number) for number in (1, 2)] == [[1.0, 1.0], [-2.0, 0.0]]
+
+
+@pytest.mark.parametrize("share", [0.3, 0.1])
+def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    usual = method.neighbourhood
+
+    def watched(*args: object, remain: SampleSet, **kwargs: object) -> Neighbourhood:
+        sizes.append(len(remain))
+        return usual(*args, remain=remain, **kwargs)
+
+    monkeypatch.setattr(method, "neighbourhood", watched)
+    given = task(plain)
+    next(unlearn(dataclasses.replace(FEW, remain_share=share), given))
+
+    assert sizes == [round(share * len(given.remain))]
 
 
 def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
