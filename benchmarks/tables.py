@@ -1,0 +1,103 @@
+"""Make the tables of docs/benchmarks.md and of the README from benchmarks/results/*.json.
+
+    python -m benchmarks.tables           rewrite what stands between the markers
+    python -m benchmarks.tables --check   say whether anything would change, by the exit status
+
+A page holds `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are its columns.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+from benchmarks.writing import RESULTS, Row, read
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+MARK = re.compile(
+    r"(<!-- table: (?P<name>\w+)(?: case=(?P<case>[^:>]+):)?(?P<metrics>[^>]*) -->\n).*?(<!-- end -->)", re.DOTALL
+)
+NAMES = {
+    "average_gap": "average gap",
+    "ua": "UA",
+    "ra": "RA",
+    "ta": "TA",
+    "mi": "MI",
+    "ta_lost": "TA lost",
+    "membership_auc": "AUC",
+    "relearn_delay_sgd": "T, SGD",
+    "relearn_delay_adam": "T, Adam",
+    "relearn_delay_ratio_sgd": "T / T(θ_r), SGD",
+    "relearn_delay_ratio_adam": "T / T(θ_r), Adam",
+    "relearn_delay_to_control_sgd": "T / control, SGD",
+    "relearn_delay_normalised_sgd": "normalised, SGD",
+    "retrain_ratio": "share of retraining",
+}
+
+
+def main() -> None:
+    """Rewrite the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    given = parser.parse_args()
+    stale = [page for page in PAGES if page.exists() and filled(page.read_text()) != page.read_text()]
+    for page in stale:
+        if given.check:
+            print(
+                f"{page.relative_to(ROOT)} does not show benchmarks/results as it is; run python -m benchmarks.tables"
+            )
+        else:
+            page.write_text(filled(page.read_text()))
+    sys.exit(given.check and bool(stale))
+
+
+def filled(text: str) -> str:
+    """The page with each marked table made anew."""
+    return MARK.sub(
+        lambda m: f"{m[1]}{table(m['name'], m['metrics'].split(), case=m['case'])}\n{m[5]}",
+        text,
+    )
+
+
+def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
+    """One row a case and method, one column a metric: the mean with half its 95 % interval, then the command underneath."""
+    rows = [r for r in read(name) if case is None or r.case == case]
+    found = {(r.case, r.method, r.metric): r for r in rows}
+    metrics = metrics or list(dict.fromkeys(r.metric for r in rows))
+    cases = list(dict.fromkeys((r.case, r.method) for r in rows if r.metric in metrics))
+    units = {r.metric: r.unit for r in rows}
+    head = ["case", "method", "n", *(_titled(m, units.get(m, "")) for m in metrics)]
+    lines = [head, ["---", "---", *["--:"] * (1 + len(metrics))]]
+    for one, method in cases:
+        cells = [found.get((one, method, metric)) for metric in metrics]
+        n = next((cell.n for cell in cells if cell), 0)
+        lines.append([one, method.replace("_", " "), str(n), *(_shown(cell) for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
+
+
+def _titled(metric: str, unit: str) -> str:
+    sign = {"percent": ", %", "points": ", points", "seconds": ", s", "bytes": ", bytes"}.get(unit, "")
+    return NAMES.get(metric, metric.replace("_", " ")) + sign
+
+
+def _shown(row: Row | None) -> str:
+    if row is None:
+        return "–"
+    digits = 0 if abs(row.mean) >= 1000 else 1 if abs(row.mean) >= 10 else 2
+    half = (row.high - row.low) / 2
+    return f"{row.mean:,.{digits}f}" + (f" ± {half:,.{digits}f}" if row.n > 1 else "")
+
+
+def _made(name: str) -> str:
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return f"Not yet measured: `python -m benchmarks.{name}`."
+    found = json.loads(path.read_text())
+    origin = f"Made by `{found['command']}` at commit {found['commit']} on {found['machine']}"
+    return f"{origin}; ± is half a 95 % interval over n seeds or runs."
+
+
+if __name__ == "__main__":
+    main()
