@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -15,15 +16,17 @@ from ledger.manifest import prove_inclusion
 from ledger.models import VersionView
 from ledger.reports import get_report
 from ledger.samples import sample_digest
-from ledger.states import JobState, Phase, Reason
+from ledger.states import JobState, Phase, Reason, Verdict
 from service.report.schema import validate
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
+from unlearning.specs import DEFAULT_POLICY, to_json
 from unlearning.weights import file_sha256
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import publish as publishing
 from worker import run as running
+from worker.errors import AuditFailed
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
@@ -143,6 +146,31 @@ def test_a_method_that_refuses_gives_way_to_the_next(
     with bench.sessions.begin() as session:
         attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
     assert [attempt.finding for attempt in attempts] == [{"refused": "It needs logits."}, None]
+
+
+@pytest.mark.parametrize("origin", ["policy", "request"])
+@pytest.mark.parametrize("verdict", [Verdict.VERIFIED, Verdict.INCONCLUSIVE, Verdict.FAILED])
+@pytest.mark.parametrize("tried", [0, 1, 2])
+def test_the_policy_goes_on_until_the_audit_verifies(
+    tried: int, verdict: Verdict, origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where none is left to try."""
+    policy = [to_json(spec) for spec in DEFAULT_POLICY]
+    claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
+    journal = SimpleNamespace(watch=SimpleNamespace(claim=claim))
+    trial = SimpleNamespace(findings=SimpleNamespace(verdict=SimpleNamespace(value=verdict, sentence="So it is.")))
+    following: list[str] = []
+    monkeypatch.setattr(running, "try_method", lambda *_, **__: trial)
+    monkeypatch.setattr(running, "escalate", lambda _, method, finding: following.append(method["kind"]))
+    last = tried == 2
+    published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and (last or origin == "request"))
+    if last and not published:
+        with pytest.raises(AuditFailed, match=r"retrain.*So it is"):
+            running.try_next(journal, None, saving=None)
+        return
+
+    assert running.try_next(journal, None, saving=None) is (trial if published else None)
+    assert following == ([] if published else [["ltu", "ieu", "retrain"][tried + 1]])
 
 
 @pytest.mark.parametrize(

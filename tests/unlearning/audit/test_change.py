@@ -2,12 +2,17 @@ import copy
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
+from tests.unlearning.small import OBJECTIVE, plain, task
 from unlearning.audit.change import change, collapsed, layer_distances, weight_distance
-from unlearning.audit.signals import Signals, signals
+from unlearning.audit.signals import Signals, frozen, observe, signals
 from unlearning.audit.spec import Thresholds
+from unlearning.methods.registry import unlearn
+from unlearning.specs import SSD, FineTune, Spec
+from unlearning.training import drain
 
 
 def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:
@@ -52,3 +57,25 @@ def test_weights_that_are_no_numbers_are_a_collapse_and_make_no_infinity() -> No
     assert found.collapsed
     assert not found.no_op
     assert math.isfinite(found.weight_distance_relative)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        (SSD(selection=1e6), "no_op"),
+        (SSD(selection=0.01, dampening=0.001), "collapsed"),
+        (FineTune(epochs=30, learning_rate=100.0), "collapsed"),
+    ],
+)
+def test_a_method_that_did_nothing_or_too_much_is_told_as_that(spec: Spec, found: str) -> None:
+    """SSD's published constant dampens nothing of a random forget set, and a smaller one destroys the model."""
+    given, original = task(plain), task(plain).model
+    drain(unlearn(spec, given))
+    sets = {"forget": given.forget, "remain": given.remain, "held_out": given.criterion}
+    before, after = (
+        {name: observe(frozen(model), part, objective=OBJECTIVE) for name, part in sets.items()}
+        for model in (original, given.model)
+    )
+    told = change(original, given.model, before=before, after=after, thresholds=Thresholds())
+
+    assert (told.no_op, told.collapsed) == (found == "no_op", found == "collapsed")
