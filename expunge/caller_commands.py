@@ -23,6 +23,9 @@ Key = Annotated[
     str, typer.Option("--key", envvar="EXPUNGE_API_KEY", prompt="API key", hide_input=True, help="The API key.")
 ]
 
+MOST_INLINE = 100_000
+"""More sample IDs than a request's body takes are uploaded ahead of it."""
+
 MEDIA = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
 
@@ -53,10 +56,14 @@ def submit(
     """Ask for samples to be unlearned."""
     ids = [*(sample_ids or []), *read_ids(file)]
     with open_client(url, key) as http:
+        manifest = None
+        if len(ids) > MOST_INLINE:
+            manifest = client.upload_manifest(http, dataset=dataset, sample_ids=ids)["id"]
         request = client.submit(
             http,
             dataset=dataset,
-            sample_ids=ids,
+            sample_ids=ids if manifest is None else None,
+            manifest=manifest,
             models=model,
             method=parse_method(method),
             reason=reason,

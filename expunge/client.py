@@ -1,8 +1,10 @@
 """The HTTP API from the caller's side: what the commands, the demo and a first integration need."""
 
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -28,7 +30,8 @@ def submit(
     client: httpx.Client,
     *,
     dataset: str,
-    sample_ids: Sequence[str],
+    sample_ids: Sequence[str] | None = None,
+    manifest: str | None = None,
     models: Sequence[str] | None = None,
     method: str | Mapping[str, object] | None = None,
     reason: str | None = None,
@@ -40,12 +43,13 @@ def submit(
 ) -> Json:
     """Ask for samples to be unlearned; gives the request with its targets. Raises Refused, ServiceUnreachable.
 
-    What is None is left to the service. A fresh idempotency key is made where none is given, so that the transport's
+    The samples are named by `sample_ids`, or by an uploaded `manifest`. What is None is left to the service. A fresh idempotency key is made where none is given, so that the transport's
     retries are one request.
     """
     body = {
         "dataset": dataset,
-        "sample_ids": list(sample_ids),
+        "sample_ids": None if sample_ids is None else list(sample_ids),
+        "manifest": manifest,
         "models": None if models is None else list(models),
         "method": method,
         "reason": reason,
@@ -62,6 +66,21 @@ def submit(
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
     )
     return content(response)
+
+
+def upload_manifest(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Json:
+    """Upload sample IDs, as many as there are, a thousand at a time; gives the manifest. Raises Refused, ServiceUnreachable."""
+
+    def lines() -> Iterator[bytes]:
+        rest = iter(sample_ids)
+        while some := list(islice(rest, 1000)):
+            yield "".join(f"{json.dumps(sample_id)}\n" for sample_id in some).encode()
+
+    headers = {"Content-Type": "application/x-ndjson"}
+    answer = send(
+        client, "POST", "/manifests", params={"dataset": dataset}, content=lines(), headers=headers, timeout=600
+    )
+    return content(answer)
 
 
 def get_request(client: httpx.Client, request_id: str) -> Json:

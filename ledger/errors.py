@@ -12,8 +12,10 @@ LedgerError
 │   │   ├── NotInManifest       the sample is not among those of this report
 │   │   ├── UnknownEntry        not in the log, or no longer to be opened
 │   │   ├── UnknownKey
+│   │   ├── UnknownManifest
 │   │   ├── UnknownWebhook
 │   │   └── UnknownDelivery
+│   ├── EmptyManifest           an uploaded list holds no sample
 │   ├── NoSamplesMatch          none of the samples is in a training set
 │   ├── SamplesNotInDataset     a model may only be trained on registered samples
 │   ├── UnknownRegulation
@@ -87,12 +89,20 @@ class UnknownKey(NotFound):
     """No API key, or no signing key, of that id."""
 
 
+class UnknownManifest(NotFound):
+    """No uploaded manifest of that id, or none any more."""
+
+
 class UnknownWebhook(NotFound):
     """No webhook endpoint of that id."""
 
 
 class UnknownDelivery(NotFound):
     """No delivery of that id at that endpoint."""
+
+
+class EmptyManifest(Refused):
+    """The uploaded list holds no sample."""
 
 
 class NoSamplesMatch(Refused):

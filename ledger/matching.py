@@ -1,8 +1,8 @@
 """What a request means: which models it touches, and for each sample and each model whether there is something to erase."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from sqlalchemy import case, func, literal, select
+from sqlalchemy import FromClause, case, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -26,13 +26,20 @@ def touched_models(session: Session, dataset: Dataset, names: Sequence[str] | No
     return [model for model in trained if model.name in names]
 
 
+def listed(digests: Sequence[bytes]) -> Iterator[FromClause]:
+    """Digests as tables with the column `digest`, each of a size that one statement takes."""
+    return map(as_rows, chunks(digests))
+
+
 def record_samples(
-    session: Session, request: UnlearnRequest, models: Sequence[Model], digests: Sequence[bytes]
+    session: Session, request: UnlearnRequest, models: Sequence[Model], tables: Iterable[FromClause]
 ) -> None:
-    """Write the samples with their outcome over all models, and count them. Raises NoSamplesMatch."""
+    """Write the samples in the tables' column `digest` with their outcome over all models, and count them.
+
+    Raises NoSamplesMatch.
+    """
     model_ids = [model.id for model in models]
-    for chunk in chunks(digests):
-        given = as_rows(chunk)
+    for given in tables:
         learned = func.count(training_samples.c.model_id)
         outcome = case(
             (learned > func.count(erased_samples.c.model_id), literal(SampleOutcome.ACCEPTED.value)),

@@ -1,11 +1,11 @@
 """Requests: what was asked. Submitting one decides what it means for each model and lets it join their jobs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import FromClause, Select, select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance, fold_requests
@@ -13,18 +13,20 @@ from ledger.batching import join
 from ledger.clock import now
 from ledger.datasets import find_dataset
 from ledger.deadlines import due_at, rule
-from ledger.errors import InvalidTime, TooLate, UnknownRequest
+from ledger.errors import InvalidTime, TooLate, UnknownManifest, UnknownRequest
 from ledger.events import record
 from ledger.idempotency import Idempotency, remember, replayed
 from ledger.jobs import stop
 from ledger.log import log_request
-from ledger.matching import match_models, record_samples, touched_models
+from ledger.matching import listed, match_models, record_samples, touched_models
 from ledger.pages import Page, read_page
 from ledger.request_views import RequestView, request_views
 from ledger.samples import manifest_sha256
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.tables.samples import request_samples
+from ledger.tables.uploads import uploaded_samples
+from ledger.uploads import find_manifest
 
 Row = TypeVar("Row", Job, Target)
 
@@ -35,7 +37,8 @@ def submit(
     tenant_id: UUID,
     caller: str,
     dataset: str,
-    digests: Sequence[bytes],
+    digests: Sequence[bytes] = (),
+    manifest_id: UUID | None = None,
     models: Sequence[str] | None = None,
     method: Mapping[str, Any] | None = None,
     reason: str | None = None,
@@ -48,11 +51,11 @@ def submit(
 ) -> RequestView:
     """Record a request to erase samples, for the models named or for every model of the dataset, and let it join their jobs.
 
-    A sample given twice is one. `received_at` is when the person asked, by default now. A request whose samples have all been
-    erased before is completed at once. With the idempotency key of an earlier request, that request is returned and nothing is
-    written.
+    The samples are `digests`, or those of an uploaded manifest; one given twice is one. `received_at` is when the person asked, by
+    default now. A request whose samples have all been erased before is completed at once. With the idempotency key of an earlier
+    request, that request is returned and nothing is written.
 
-    Raises UnknownDataset, UnknownModel, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
+    Raises UnknownDataset, UnknownModel, UnknownManifest, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
     IdempotencyInProgress; the caller's transaction must then be rolled back.
     """
     if idempotency is not None:
@@ -85,14 +88,28 @@ def submit(
         {"due_at": request.due_at, "regulation": rule(regulation).title},
         request_id=request.id,
     )
-    record_samples(session, request, touched, digests)
+    tables, commitment = _samples(session, request, digests, manifest_id)
+    record_samples(session, request, touched, tables)
     _add_targets(session, request, touched, named=models is not None, window=batch_window)
     fold_requests(session, [request.id])
     if idempotency is not None:
         remember(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
-    log_request(session, request, samples_sha256=manifest_sha256(digests))
+    log_request(session, request, samples_sha256=commitment)
     return request_views(session, [request])[0]
+
+
+def _samples(
+    session: Session, request: UnlearnRequest, digests: Sequence[bytes], manifest_id: UUID | None
+) -> tuple[Iterable[FromClause], str]:
+    """What is asked for, as tables with the column `digest`, and the commitment to it."""
+    if manifest_id is None:
+        return listed(digests), manifest_sha256(digests)
+    manifest = find_manifest(session, tenant_id=request.tenant_id, manifest_id=manifest_id)
+    if manifest.dataset_id != request.dataset_id:
+        raise UnknownManifest(f"the manifest {manifest_id} is one of another dataset")
+    mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.manifest_id == manifest_id)
+    return [mine.subquery()], manifest.sha256
 
 
 def _add_targets(

@@ -12,12 +12,25 @@ from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
 from service.rate_limit import make_rate_limit
-from service.routes import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, webhooks
+from service.routes import (
+    datasets,
+    health,
+    jobs,
+    keys,
+    log,
+    manifests,
+    methods,
+    models,
+    reports,
+    unlearn_requests,
+    webhooks,
+)
 from service.session import make_database
 from service.settings import Settings
 
 ROUTERS = (
     unlearn_requests.router,
+    manifests.router,
     jobs.router,
     reports.router,
     keys.router,
@@ -51,12 +64,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.rate_limit = make_rate_limit(settings.rate_limit, url=settings.redis_url.get_secret_value())
     app.state.streams = Streams()
     app.state.lists = Streams()
+    app.state.uploads = Streams()
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)
     problems.install(app)
     metrics.instrument(app, app.state.metrics)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    others = {"/manifests": settings.max_manifest_bytes}
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, others=others)
     app.add_middleware(SecurityHeaders)
     return app
 

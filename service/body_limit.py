@@ -3,6 +3,8 @@
 Starlette has such a middleware; it answers in plain text, whatever handlers the application has.
 """
 
+from collections.abc import Mapping
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,11 +13,12 @@ from service.problems import answer
 
 
 class BodyLimit:
-    """Lets at most `limit` bytes of a request's body through."""
+    """Lets at most `limit` bytes of a request's body through; for the paths in `others`, at most what they say."""
 
-    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, others: Mapping[str, int]) -> None:
         self.app = app
         self.limit = limit
+        self.others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 413 at once for a declared length above the limit; otherwise stop reading where the limit is crossed."""
@@ -23,11 +26,10 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
 
-        refusal = BodyTooLarge(
-            f"The body is larger than {self.limit} bytes; split the sample IDs over several requests."
-        )
+        limit = self.others.get(scope["path"], self.limit)
+        refusal = BodyTooLarge(f"The body is larger than {limit} bytes; split the sample IDs, or upload a manifest.")
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.limit:
+        if declared.isdecimal() and int(declared) > limit:
             await answer(refusal)(scope, receive, send)
             return
 
@@ -37,7 +39,7 @@ class BodyLimit:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self.limit:
+            if seen > limit:
                 raise refusal
             return message
 

@@ -4,7 +4,9 @@ ServiceError
 ├── ScopeMissing           the caller's: the key is good, but not for this
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
 ├── BodyTooLarge           the caller's: more bytes than the operator allows
+├── InvalidLine            the caller's: a line of an uploaded list is no sample ID
 ├── TooManyCalls           the caller's: more calls than its key may make
+├── CrossSite              another site's: a form of the console that was not sent from it
 └── NotReady               passing: the database or the broker does not answer
 """
 
@@ -33,12 +35,20 @@ class BodyTooLarge(ServiceError, HTTPException):
         return str(self.detail)
 
 
+class InvalidLine(ServiceError):
+    """An uploaded list can not be read; the message names the line and nothing that stands on it."""
+
+
 class TooManyCalls(ServiceError):
     """The key's rate is exceeded; `retry_after` is the seconds after which a call passes again."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class CrossSite(ServiceError):
+    """A form of the console was sent from another site."""
 
 
 class NotReady(ServiceError):

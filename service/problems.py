@@ -56,6 +56,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     refused.TooLate: ProblemType("too-late", 409, "Too late for that"),
     errors.BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     errors.UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
+    errors.InvalidLine: ProblemType("invalid-line", 422, "A line is no sample ID"),
     refused.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
     refused.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
     refused.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not one of this list's"),

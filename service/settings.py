@@ -18,6 +18,7 @@ class Settings(BaseSettings):
     sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
     batch_window_seconds: float = Field(default=900, ge=0, validation_alias="EXPUNGE_BATCH_WINDOW_SECONDS")
     max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_BODY_BYTES")
+    max_manifest_bytes: int = Field(default=512 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_MANIFEST_BYTES")
     rate_limit: str | None = Field(
         default=None, validation_alias="EXPUNGE_RATE_LIMIT", description="a key's, as 100/minute"
     )

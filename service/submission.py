@@ -36,7 +36,7 @@ def record_request(
     digests = _digests(asked, settings)
     view = _submit(session, asked, caller, digests, settings=settings, idempotency_key=idempotency_key)
     body = told(view, counted=caller.may(Scope.REQUESTS_READ))
-    if body.samples is not None and body.samples.not_in_training_set:
+    if asked.manifest is None and body.samples is not None and body.samples.not_in_training_set:
         body.unmatched_sample_ids = _unmatched(session, view, caller, digests)
     return body
 
@@ -46,7 +46,7 @@ def preview_request(session: Session, asked: NewUnlearnRequest, caller: Caller, 
     digests = _digests(asked, settings)
     with session.begin_nested() as savepoint:
         view = _submit(session, asked, caller, digests, settings=settings, idempotency_key=None)
-        unmatched = _unmatched(session, view, caller, digests)
+        unmatched = None if asked.manifest is not None else _unmatched(session, view, caller, digests)
         estimates = {t.model: estimate(session, job_id=t.job_id) for t in view.targets if t.job_id is not None}
         savepoint.rollback()
     body = told(view, counted=True)
@@ -82,7 +82,7 @@ def due_jobs(body: UnlearnRequestBody) -> list[UUID]:
 def _digests(asked: NewUnlearnRequest, settings: Settings) -> dict[bytes, str]:
     """The keyed hash of each sample ID, with the ID; it lives no longer than the call."""
     key = settings.sample_key_bytes
-    return {sample_digest(key, asked.dataset, sample_id): sample_id for sample_id in asked.sample_ids}
+    return {sample_digest(key, asked.dataset, sample_id): sample_id for sample_id in asked.sample_ids or ()}
 
 
 def _submit(
@@ -104,6 +104,7 @@ def _submit(
         caller=caller.name,
         dataset=asked.dataset,
         digests=list(digests),
+        manifest_id=asked.manifest,
         models=asked.models,
         method=method,
         reason=asked.reason,
@@ -118,7 +119,9 @@ def _submit(
 
 def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:
     """SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by whoever reads the ledger."""
-    said = asked.model_dump(mode="json", exclude={"sample_ids", "method"})
+    said = asked.model_dump(
+        mode="json", exclude={"sample_ids", "method"} | ({"manifest"} if asked.manifest is None else set())
+    )
     return canonical_sha256({**said, "method": method, "samples": manifest_sha256(digests)})
 
 

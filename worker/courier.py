@@ -11,8 +11,10 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.deliveries import forget_deliveries
 from ledger.engine import make_engine, make_sessions
 from ledger.outbox import settle_wakeups, take_wakeups
+from ledger.uploads import forget_manifests
 from ledger.wakeups import RUN_JOB
 from worker import webhooks
 from worker.settings import read_settings
@@ -26,18 +28,23 @@ INTERVAL = 1.0
 COURIERS = 4
 """Threads that deliver webhooks: so many endpoints may hang at once before the others wait."""
 
+TIDY_INTERVAL = 3600.0
+"""Seconds between two looks for what is kept no longer."""
+
 Round = Callable[[], object]
 
 
 def start(sender: Any, **_: object) -> None:
     """Start the courier's threads with the beat, and let them end with it."""
     settings = read_settings()
-    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 1))
+    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 2))
     wake = partial(deliver_wakeups, sessions, send=sender_of(sender.app))
     send = webhooks.sender(key=settings.sample_key_bytes, allowed=settings.reachable)
     tell = partial(webhooks.deliver_webhooks, sessions, send=send)
-    for round_ in (wake, *[tell] * COURIERS):
-        threading.Thread(target=repeat, args=(round_, threading.Event()), daemon=True).start()
+    stopped = threading.Event()
+    rounds = [(wake, INTERVAL), *[(tell, INTERVAL)] * COURIERS, (partial(tidy, sessions), TIDY_INTERVAL)]
+    for round_, interval in rounds:
+        threading.Thread(target=repeat, args=(round_, stopped, interval), daemon=True).start()
 
 
 def sender_of(app: Celery) -> Callable[[UUID], None]:
@@ -45,9 +52,9 @@ def sender_of(app: Celery) -> Callable[[UUID], None]:
     return lambda job_id: app.send_task(RUN_JOB, args=[str(job_id)], retry=False)
 
 
-def repeat(round_: Round, stopped: threading.Event) -> None:
+def repeat(round_: Round, stopped: threading.Event, interval: float) -> None:
     """Make a round for ever. Whatever goes wrong is logged, without what it was about, and tried again in the next."""
-    while not stopped.wait(INTERVAL):
+    while not stopped.wait(interval):
         try:
             round_()
         except Exception as error:
@@ -69,3 +76,10 @@ def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], N
         with sessions.begin() as session:
             settle_wakeups(session, sent)
     return len(sent)
+
+
+def tidy(sessions: sessionmaker[Session]) -> None:
+    """Delete what is kept no longer: uploaded manifests, and the log of deliveries that have ended. Each by itself."""
+    for forget in (forget_manifests, forget_deliveries):
+        with sessions.begin() as session:
+            forget(session)

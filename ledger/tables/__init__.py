@@ -19,6 +19,7 @@ from ledger.tables.samples import (
     version_samples,
 )
 from ledger.tables.signing import SigningKey
+from ledger.tables.uploads import UploadedManifest, uploaded_samples
 from ledger.tables.webhooks import Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Target",
     "Tenant",
     "UnlearnRequest",
+    "UploadedManifest",
     "WebhookDelivery",
     "WebhookEndpoint",
     "WebhookTry",
@@ -53,5 +55,6 @@ __all__ = [
     "request_samples",
     "samples",
     "training_samples",
+    "uploaded_samples",
     "version_samples",
 ]

@@ -1,9 +1,10 @@
 """An unlearn request as it is asked."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Self
+from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ledger.deadlines import RULES
 from service.methods import Method
@@ -25,6 +26,9 @@ def _known_regulation(value: str) -> str:
     if value not in RULES:
         raise ValueError(f"must be one of {', '.join(RULES)}")
     return value
+
+
+SampleIDs = Annotated[list[SampleID], Field(min_length=1, max_length=MOST_SAMPLE_IDS, fail_fast=True)]
 
 
 class NewUnlearnRequest(BaseModel):
@@ -52,10 +56,12 @@ class NewUnlearnRequest(BaseModel):
     )
 
     dataset: Name = Field(description="Name of a registered dataset.")
-    sample_ids: Annotated[list[SampleID], FailFast()] = Field(
-        min_length=1,
-        max_length=MOST_SAMPLE_IDS,
+    sample_ids: SampleIDs | None = Field(
+        default=None,
         description="IDs of the samples to erase, as the dataset has them. One given twice counts once. Never stored as they are.",
+    )
+    manifest: UUID | None = Field(
+        default=None, description="An uploaded list instead of `sample_ids`: see POST /manifests."
     )
     models: list[Name] | None = Field(
         default=None,
@@ -79,3 +85,10 @@ class NewUnlearnRequest(BaseModel):
     validate_only: bool = Field(
         default=False, description="Answer what would happen and change nothing; as the :preview call."
     )
+
+    @model_validator(mode="after")
+    def _either(self) -> Self:
+        """Refuse none and both of the two ways to name samples."""
+        if (self.sample_ids is None) == (self.manifest is None):
+            raise ValueError("give either sample_ids or manifest")
+        return self

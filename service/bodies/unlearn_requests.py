@@ -60,7 +60,8 @@ class UnlearnRequestBody(BaseModel):
     samples: SampleCounts | None = Field(description="Over all models. Null for a key without requests:read.")
     unmatched_sample_ids: list[str] | None = Field(
         default=None,
-        description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored.",
+        description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored. "
+        "Null for a manifest, of which only the keyed hashes are there.",
     )
     method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
     reason: str | None
@@ -109,7 +110,7 @@ class PreviewBody(BaseModel):
 
     dataset: str
     samples: SampleCounts
-    unmatched_sample_ids: list[str]
+    unmatched_sample_ids: list[str] | None = Field(description="Null for a manifest.")
     targets: list[PreviewTargetBody]
     received_at: datetime
     due_at: datetime

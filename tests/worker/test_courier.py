@@ -33,10 +33,7 @@ def test_a_broker_that_is_away_loses_nothing(
     assert sent == [job_id]
 
 
-def test_a_round_that_fails_is_followed_by_the_next(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(courier, "INTERVAL", 0)
+def test_a_round_that_fails_is_followed_by_the_next(caplog: pytest.LogCaptureFixture) -> None:
     stopped = threading.Event()
     made: list[int] = []
 
@@ -46,7 +43,7 @@ def test_a_round_that_fails_is_followed_by_the_next(
             raise RuntimeError("person-17")
         stopped.set()
 
-    courier.repeat(round_, stopped)
+    courier.repeat(round_, stopped, 0)
     assert len(made) == 2
     assert "RuntimeError" in caplog.text
     assert "person-17" not in caplog.text
