@@ -42,6 +42,7 @@ TEXTS: Mapping[str, str] = {
     "version.promoted": "Version {version} is served instead of version {before}, by {by}.",
     "request.received": "Received, to be answered by {due_at} ({regulation}).",
     "request.extended": "The deadline was extended to {due_at}.",
+    "request.overdue": "Overdue: it was to be answered by {due_at}.",
     "request.scheduled": "Every model has a job.",
     "request.running": "Unlearning runs.",
     "request.verifying": "The result is being audited.",

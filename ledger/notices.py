@@ -16,6 +16,7 @@ _PUBLISHED = ("verdict", "version", "report", "samples")
 TOLD: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.received": {MessageType.REQUEST_RECEIVED: ("due_at",)},
     "request.extended": {MessageType.REQUEST_EXTENDED: ("due_at",)},
+    "request.overdue": {MessageType.REQUEST_OVERDUE: ("due_at",)},
     "request.completed": {MessageType.REQUEST_COMPLETED: ()},
     "request.failed": {MessageType.REQUEST_FAILED: ()},
     "request.cancelled": {MessageType.REQUEST_CANCELLED: ()},

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import FromClause, Select, select
+from sqlalchemy import FromClause, Select, func, select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance, fold_requests
@@ -171,10 +171,15 @@ def list_requests(
     state: RequestState | None = None,
     model: str | None = None,
     due_before: datetime | None = None,
+    is_open: bool | None = None,
+    overdue: bool = False,
     cursor: str | None = None,
     limit: int = 50,
 ) -> Page[RequestView]:
-    """A tenant's requests, newest first: all, or those in a state, touching a model, due before a time. Raises InvalidCursor."""
+    """A tenant's requests, newest first: all, or those in a state, touching a model, due before a time, open or not, overdue.
+
+    Overdue are those that are open after their date. Raises InvalidCursor.
+    """
     chosen = select(UnlearnRequest).where(UnlearnRequest.tenant_id == tenant_id)
     if state is not None:
         chosen = chosen.where(UnlearnRequest.state == state)
@@ -183,6 +188,10 @@ def list_requests(
         chosen = chosen.where(UnlearnRequest.id.in_(touching))
     if due_before is not None:
         chosen = chosen.where(UnlearnRequest.due_at < due_before)
+    if is_open is not None:
+        chosen = chosen.where(UnlearnRequest.finished_at.is_(None) == is_open)
+    if overdue:
+        chosen = chosen.where(UnlearnRequest.finished_at.is_(None), UnlearnRequest.due_at <= func.clock_timestamp())
     return read_page(
         session,
         chosen,

@@ -111,6 +111,7 @@ class MessageType(StrEnum):
 
     REQUEST_RECEIVED = "request.received"
     REQUEST_EXTENDED = "request.extended"
+    REQUEST_OVERDUE = "request.overdue"  # still open after its date
     REQUEST_COMPLETED = "request.completed"
     REQUEST_FAILED = "request.failed"
     REQUEST_CANCELLED = "request.cancelled"

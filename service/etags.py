@@ -1,10 +1,16 @@
 """Conditional answers (RFC 9110): a weak ETag over the body, and 304 where the client already has it."""
 
 import hashlib
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+
+NOT_CHANGED: dict[int | str, dict[str, Any]] = {
+    304: {"description": "Not changed since the ETag in If-None-Match"},
+}
+"""How the answer without a body is described in the OpenAPI document."""
 
 
 def conditional(request: Request, body: BaseModel, *, headers: dict[str, str] | None = None) -> Response:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.deliveries import forget_deliveries
 from ledger.engine import make_engine, make_sessions
 from ledger.outbox import settle_wakeups, take_wakeups
+from ledger.overdue import note_overdue
 from ledger.uploads import forget_manifests
 from ledger.wakeups import RUN_JOB
 from worker import webhooks
@@ -28,6 +29,9 @@ INTERVAL = 1.0
 COURIERS = 4
 """Threads that deliver webhooks: so many endpoints may hang at once before the others wait."""
 
+CLOCK_INTERVAL = 30.0
+"""Seconds between two looks for requests that have become overdue."""
+
 TIDY_INTERVAL = 3600.0
 """Seconds between two looks for what is kept no longer."""
 
@@ -37,12 +41,17 @@ Round = Callable[[], object]
 def start(sender: Any, **_: object) -> None:
     """Start the courier's threads with the beat, and let them end with it."""
     settings = read_settings()
-    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 2))
+    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 3))
     wake = partial(deliver_wakeups, sessions, send=sender_of(sender.app))
     send = webhooks.sender(key=settings.sample_key_bytes, allowed=settings.reachable)
     tell = partial(webhooks.deliver_webhooks, sessions, send=send)
     stopped = threading.Event()
-    rounds = [(wake, INTERVAL), *[(tell, INTERVAL)] * COURIERS, (partial(tidy, sessions), TIDY_INTERVAL)]
+    rounds = [
+        (wake, INTERVAL),
+        *[(tell, INTERVAL)] * COURIERS,
+        (partial(look_at_the_clock, sessions), CLOCK_INTERVAL),
+        (partial(tidy, sessions), TIDY_INTERVAL),
+    ]
     for round_, interval in rounds:
         threading.Thread(target=repeat, args=(round_, stopped, interval), daemon=True).start()
 
@@ -76,6 +85,14 @@ def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], N
         with sessions.begin() as session:
             settle_wakeups(session, sent)
     return len(sent)
+
+
+def look_at_the_clock(sessions: sessionmaker[Session]) -> None:
+    """Note the requests that have become overdue, until there is none."""
+    noted = 1
+    while noted:
+        with sessions.begin() as session:
+            noted = note_overdue(session)
 
 
 def tidy(sessions: sessionmaker[Session]) -> None:

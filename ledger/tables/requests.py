@@ -32,6 +32,8 @@ class UnlearnRequest(Base):
     received_at: Mapped[datetime]
     due_at: Mapped[datetime]
     extension_reason: Mapped[str | None]
+    # When it was noticed that its date had passed while it was open.
+    overdue_at: Mapped[datetime | None]
     external_id: Mapped[str | None]
     expedite: Mapped[bool]
     accepted: Mapped[int] = mapped_column(default=0)

@@ -38,7 +38,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-
     op.drop_index(op.f("ix_uploaded_manifests_tenant_id"), table_name="uploaded_manifests")
     op.drop_table("uploaded_manifests")
     op.drop_table("uploaded_samples")

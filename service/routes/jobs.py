@@ -12,7 +12,7 @@ from ledger.states import TERMINAL, JobState
 from service.access import Admin, Reader, Writer
 from service.bodies.jobs import AttemptsBody, EventsBody, JobBody, JobsBody
 from service.dispatch import wake
-from service.etags import conditional
+from service.etags import NOT_CHANGED, conditional
 from service.live import stream
 from service.names import After, Cursor, Limit, Name
 from service.negotiation import preferred
@@ -36,7 +36,7 @@ POLL_SECONDS = "2"
     "/jobs/{job_id:uuid}",
     summary="One job",
     response_model=JobBody,
-    responses=problems(401, 403, 404, 422, 503) | {304: {"description": "Not changed since the ETag in If-None-Match"}},
+    responses=problems(401, 403, 404, 422, 503) | NOT_CHANGED,
 )
 def get_one_job(job_id: UUID, request: Request, caller: Reader, ledger: Ledger) -> Response:
     """State, phase, progress, time left and what was measured so far.

@@ -15,6 +15,7 @@ from service.bodies.jobs import EventsBody
 from service.bodies.new_unlearn_request import NewUnlearnRequest
 from service.bodies.unlearn_requests import ExtensionBody, PreviewBody, UnlearnRequestBody, UnlearnRequestsBody, told
 from service.dispatch import wake
+from service.etags import NOT_CHANGED, conditional
 from service.names import After, Cursor, Limit, Moment, Name
 from service.openapi import problems
 from service.session import Ledger
@@ -97,16 +98,22 @@ def get_unlearn_requests(
     state: RequestState | None = None,
     model: Name | None = None,
     due_before: Annotated[Moment | None, Query(description="Only those due before this time.")] = None,
+    is_open: Annotated[
+        bool | None, Query(alias="open", description="Only those that have not ended, or that have.")
+    ] = None,
+    overdue: Annotated[bool, Query(description="Only those that are open after their date.")] = False,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> UnlearnRequestsBody:
-    """A page of the tenant's requests, newest first."""
+    """A page of the tenant's requests, newest first. What is soon due: `open=true` with `due_before`."""
     page = list_requests(
         ledger,
         tenant_id=caller.tenant_id,
         state=state,
         model=model,
         due_before=due_before,
+        is_open=is_open,
+        overdue=overdue,
         cursor=cursor,
         limit=limit,
     )
@@ -117,14 +124,14 @@ def get_unlearn_requests(
 @router.get(
     "/unlearn-requests/{request_id:uuid}",
     summary="One request",
-    responses=problems(401, 403, 404, 422, 503),
+    response_model=UnlearnRequestBody,
+    responses=problems(401, 403, 404, 422, 503) | NOT_CHANGED,
 )
-def get_unlearn_request(request_id: UUID, response: Response, caller: Reader, ledger: Ledger) -> UnlearnRequestBody:
-    """The request with each model's outcome."""
+def get_unlearn_request(request_id: UUID, request: Request, caller: Reader, ledger: Ledger) -> Response:
+    """The request with each model's outcome. Poll with `If-None-Match`, as often as `Retry-After` says while it is open."""
     body = told(get_request(ledger, tenant_id=caller.tenant_id, request_id=request_id), counted=True)
-    if body.state not in TERMINAL:
-        response.headers["Retry-After"] = POLL_SECONDS
-    return body
+    headers = {} if body.state in TERMINAL else {"Retry-After": POLL_SECONDS}
+    return conditional(request, body, headers=headers)
 
 
 @router.get(

@@ -329,3 +329,32 @@ def test_a_finished_request_names_version_report_and_verdict(
     assert (target["version"], target["report_id"], target["verdict"]) == (2, str(report_id), "verified")
     again = client.post("/unlearn-requests", json=ASKED).json()
     assert (again["state"], again["samples"]["already_erased"]) == ("completed", 2)
+
+
+def test_an_unchanged_request_is_not_sent_again(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    path = f"/unlearn-requests/{client.post('/unlearn-requests', json=ASKED).json()['id']}"
+    tag = client.get(path).headers["ETag"]
+    same = client.get(path, headers={"If-None-Match": tag})
+    assert (same.status_code, same.content, same.headers["Retry-After"]) == (304, b"", "5")
+    client.post(f"{path}:cancel")
+    assert client.get(path, headers={"If-None-Match": tag}).json()["state"] == "cancelled"
+
+
+def test_what_is_overdue_and_what_is_soon_due_is_listed(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+
+    def ask(number: int, days: int) -> str:
+        received_at = (datetime.now(UTC) - timedelta(days=days)).isoformat()
+        body = {"dataset": "scans", "sample_ids": [f"sample-{number}"], "received_at": received_at}
+        return str(client.post("/unlearn-requests", json=body).json()["id"])
+
+    def listed(**query: object) -> list[str]:
+        return [item["id"] for item in client.get("/unlearn-requests", params=query).json()["items"]]  # type: ignore[arg-type]
+
+    late, soon, later, done = ask(1, 40), ask(2, 25), ask(3, 1), ask(4, 50)
+    client.post(f"/unlearn-requests/{done}:cancel")
+    assert listed(overdue=True) == [late]
+    assert listed(open=True, due_before=(datetime.now(UTC) + timedelta(days=10)).isoformat()) == [soon, late]
+    assert listed(open=False) == [done]
+    assert listed(open=True) == [later, soon, late]
