@@ -1,0 +1,142 @@
+"""How long it takes to ask for very many samples, and how much memory the API needs for it: `python -m benchmarks.manifests`.
+
+The embedded stack with a model that was trained on every one of a million samples. For each size: an upload with POST /manifests,
+streamed, then POST /unlearn-requests with it; the peak of the API process's resident memory above what it had before.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+from benchmarks.writing import Row, row, write
+from expunge import client
+from expunge.database import opened
+from expunge.embedded.broker import free_port
+from expunge.embedded.stack import Options, Stack, stack
+from expunge.registration import place
+from ledger.access import ensure_tenant
+from ledger.datasets import register_dataset
+from ledger.models import register_model
+from ledger.samples import sample_digest
+
+SIZES = (10_000, 100_000, 1_000_000)
+MEBIBYTE = 2**20
+
+
+def main() -> None:
+    """Run every size, print the figures and write them."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sample IDs")
+    arguments.add_argument("--runs", type=int, default=3, help="of each size")
+    given = arguments.parse_args()
+    waiting = {"EXPUNGE_BATCH_WINDOW_SECONDS": "3600"}  # the jobs stay queued: only the API is measured
+    with tempfile.TemporaryDirectory(prefix="expunge-manifests-") as folder:
+        options = Options(data_dir=Path(folder), port=free_port(), environment=waiting)
+        with stack(options) as running:
+            rows = measure(running, sizes=given.sizes, runs=given.runs)
+    print(write("manifests", rows))
+
+
+def measure(running: Stack, *, sizes: list[int], runs: int) -> list[Row]:
+    """Every figure of every size."""
+    prepare(running, max(sizes))
+    assert running.api_key is not None
+    rows = []
+    with client.connect(running.url, running.api_key) as http:
+        http.timeout = httpx.Timeout(600)
+        ask(http, 1000)  # what the first call imports and connects is not the list's
+        for size in sizes:
+            rows += figures(running, http, size=size, runs=runs)
+    return rows
+
+
+def prepare(running: Stack, samples: int) -> None:
+    """Register a dataset and a model that was trained on all of it."""
+    where = place(running.folder.root)
+    with opened(where.database_url) as sessions, sessions.begin() as session:
+        tenant_id = ensure_tenant(session, "default")
+        digests = [sample_digest(where.sample_key, "people", name(number)) for number in range(samples)]
+        register_dataset(session, tenant_id=tenant_id, name="people", digests=digests)
+        register_model(
+            session,
+            tenant_id=tenant_id,
+            name="people",
+            dataset="people",
+            workload="examples.digits:workload",
+            training=digests,
+            weights_sha256="0" * 64,
+            weights_path="0.safetensors",
+            policy=[{"kind": "retrain"}],
+            details={},
+        )
+
+
+def figures(running: Stack, http: httpx.Client, *, size: int, runs: int) -> list[Row]:
+    """One size, several times."""
+    uploads, requests, peaks = [], [], []
+    for _ in range(runs):
+        process = api_process(running)
+        before = resident(process)
+        forget_peak(process)
+        upload, request = ask(http, size)
+        uploads.append(upload)
+        requests.append(request)
+        peaks.append((peak(process) - before) / MEBIBYTE)
+        print(f"{size:>9,} IDs: upload {upload:.2f} s, request {request:.2f} s, memory +{peaks[-1]:.1f} MiB")
+    case = f"{size} IDs"
+    return [
+        row(uploads, case=case, method="upload", metric="seconds", unit="s"),
+        row(requests, case=case, method="request", metric="seconds", unit="s"),
+        row(peaks, case=case, method="upload and request", metric="api_memory_growth", unit="MiB"),
+    ]
+
+
+def ask(http: httpx.Client, size: int) -> tuple[float, float]:
+    """Upload so many IDs, ask for them, and take it back; gives the seconds of the first two."""
+    began = time.monotonic()
+    manifest = client.upload_manifest(http, dataset="people", sample_ids=map(name, range(size)))
+    uploaded = time.monotonic()
+    assert manifest["samples"] == size
+    request = client.submit(http, dataset="people", manifest=manifest["id"])
+    asked = time.monotonic()
+    assert request["samples"]["accepted"] == size
+    client.send(http, "POST", f"/unlearn-requests/{request['id']}:cancel")
+    client.send(http, "DELETE", f"/manifests/{manifest['id']}")
+    return uploaded - began, asked - uploaded
+
+
+def name(number: int) -> str:
+    """The ID of a sample: as long as many are in practice."""
+    return f"customer-{number:09d}"
+
+
+def api_process(running: Stack) -> psutil.Process:
+    """The API's own process."""
+    child = next(child for child in running.children if child.program.name == "the API")
+    found = [psutil.Process(child.process.pid), *psutil.Process(child.process.pid).children(recursive=True)]
+    return next(process for process in reversed(found) if any("uvicorn" in part for part in process.cmdline()))
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of a process's memory that are resident now."""
+    return int(process.memory_info().rss)
+
+
+def forget_peak(process: psutil.Process) -> None:
+    """Have the kernel take the peak of the resident memory anew from here (proc_pid_clear_refs(5))."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def peak(process: psutil.Process) -> int:
+    """The peak since then, in bytes."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()
