@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from expunge import caller_commands, log_command, operator_commands, signing_commands, verify_command
+from expunge import audit_command, caller_commands, log_command, operator_commands, signing_commands, verify_command
 from expunge.console import notes
 from expunge.embedded.folder import default_folder
 from expunge.errors import ExpungeError
@@ -62,7 +62,7 @@ def demo(
 
 app.command("train", rich_help_panel="The operator")(operator_commands.train)
 app.command("register", rich_help_panel="The operator")(operator_commands.register)
-app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
+app.command("audit", rich_help_panel="The operator")(audit_command.audit)
 app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
 app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator")
 app.add_typer(signing_commands.signing_keys, name="signing-keys", rich_help_panel="The operator")
@@ -71,8 +71,6 @@ app.command("watch", rich_help_panel="The caller")(caller_commands.watch)
 app.command("report", rich_help_panel="The caller")(caller_commands.report)
 app.command("approve", rich_help_panel="The caller")(caller_commands.approve)
 app.command("reject", rich_help_panel="The caller")(caller_commands.reject)
-app.command("promote", rich_help_panel="The caller")(caller_commands.promote)
-app.command("do-not-train", rich_help_panel="The caller")(caller_commands.do_not_train)
 app.command("promote", rich_help_panel="The caller")(caller_commands.promote)
 app.command("do-not-train", rich_help_panel="The caller")(caller_commands.do_not_train)
 app.command("prove", rich_help_panel="The caller")(caller_commands.prove)

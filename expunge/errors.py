@@ -5,6 +5,7 @@ ExpungeError
 │   ├── FolderInUse         another stack runs on this data folder
 │   └── StartFailed         a part did not become ready; carries the tail of its log
 ├── CannotRegister          the operator's registration was refused, with the reason
+├── CannotAudit             what was to be audited does not fit together, with the reason
 ├── KeyCommandRefused       there is no such scope or no such API key
 ├── LogNotProven            the log is not what it was, or not signed by the key that was given
 ├── DemoFailed              a step of the demo failed; carries the tail of its log
@@ -35,6 +36,10 @@ class StartFailed(StackError):
 
 class KeyCommandRefused(ExpungeError):
     """No API key was made or revoked; the message says what exists."""
+
+
+class CannotAudit(ExpungeError):
+    """What was to be audited does not fit together; the message says what."""
 
 
 class CannotRegister(ExpungeError):
