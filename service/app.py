@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from service import metrics, openapi, problems
 from service.body_limit import BodyLimit
+from service.call_log import CallLog
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
@@ -27,6 +28,7 @@ from service.routes import (
 )
 from service.session import make_database
 from service.settings import Settings
+from telemetry import logs, tracing
 
 ROUTERS = (
     unlearn_requests.router,
@@ -46,6 +48,8 @@ ROUTERS = (
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application, with settings from the environment unless given; it connects to nothing before the first call."""
     settings = settings or Settings()  # type: ignore[call-arg]  # the environment has them
+    logs.configure()
+    tracing.start("expunge-api")
     app = FastAPI(
         title="Expunge",
         version=version("expunge"),
@@ -73,6 +77,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     others = {"/manifests": settings.max_manifest_bytes}
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, others=others)
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(CallLog)
+    tracing.trace_http(app, app.state.database.engine)
     return app
 
 
@@ -80,4 +86,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
     app.state.broker.producer.close()
+    tracing.finish()
     app.state.database.engine.dispose()

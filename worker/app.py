@@ -8,9 +8,17 @@ import logging
 from typing import Any
 
 from celery import Celery
-from celery.signals import after_setup_logger, beat_init, worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import (
+    after_setup_logger,
+    beat_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutting_down,
+)
 
 from ledger.wakeups import SWEEP
+from telemetry import logs, tracing
 from worker import courier
 from worker.child import prepare_child, stop_children
 from worker.settings import read_settings
@@ -58,9 +66,29 @@ def quieten(**_: object) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+def structure(logger: logging.Logger, **_: object) -> None:
+    """Log in lines of JSON where the operator asked for it."""
+    if logs.wants_json():
+        logs.write_json(logger.handlers)
+
+
+def trace(**_: object) -> None:
+    """Send spans from this process, a worker's child or the beat."""
+    tracing.start("expunge-worker")
+
+
+def finish_trace(**_: object) -> None:
+    """Send the last spans before the child ends."""
+    tracing.finish()
+
+
 worker_ready.connect(mark_ready)
 beat_init.connect(mark_ready)
 beat_init.connect(courier.start)
 after_setup_logger.connect(quieten)
+after_setup_logger.connect(structure)
+beat_init.connect(trace)
+worker_process_init.connect(trace)
+worker_process_shutdown.connect(finish_trace)
 worker_process_init.connect(prepare_child)
 worker_shutting_down.connect(stop_children)

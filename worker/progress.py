@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.claims import record_progress
 from ledger.states import Phase
+from telemetry.tracing import span
 from unlearning.task import Progress
 from worker.fence import fenced
 from worker.lease import Watch
@@ -54,7 +55,8 @@ def stage(journal: Journal, phase: Phase) -> Iterator[None]:
     begun = time.monotonic()
     note(journal, Progress(phase=phase.value, step=0, total=0))
     try:
-        yield
+        with span(phase.value):
+            yield
     finally:
         add_time(journal, phase, time.monotonic() - begun)
 

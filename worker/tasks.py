@@ -13,6 +13,8 @@ from ledger import heartbeats
 from ledger.claims import sweep
 from ledger.engine import make_engine, make_sessions
 from ledger.wakeups import RUN_JOB, SWEEP
+from telemetry.logs import about
+from telemetry.tracing import span
 from worker.app import celery_app
 from worker.child import stoppable, stopping
 from worker.leftovers import tidy
@@ -38,7 +40,7 @@ def run_job(job_id: str) -> None:
     from worker.run import run
 
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    with stoppable():
+    with stoppable(), about(job_id=job_id), span("job", job_id=job_id):
         claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
     if claimed:
         tidy(settings().storage, sessions())

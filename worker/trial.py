@@ -10,6 +10,7 @@ from torch import nn
 
 from ledger.claims import enter_verifying
 from ledger.states import Phase
+from telemetry.tracing import span
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.spec import AuditSpec
@@ -44,22 +45,23 @@ def try_method(journal: Journal, material: Material, *, spec: AuditSpec, saving:
     model, outcome = forget(journal, material, saving=saving)
     with fenced(journal.sessions, claim) as session:
         enter_verifying(session, claim)
-    findings = drive(
-        journal,
-        audit(
-            original=material.original,
-            unlearned=model,
-            forget=material.forget,
-            remain=material.remain,
-            held_out=material.held_out.audit,
-            test=material.test,
-            objective=workload.objective,
-            spec=spec,
-            seed=claim.seed,
-            reference=None,
-        ),
-        phase=Phase.AUDIT_MEMBERSHIP,
-    )
+    with span("audit"):
+        findings = drive(
+            journal,
+            audit(
+                original=material.original,
+                unlearned=model,
+                forget=material.forget,
+                remain=material.remain,
+                held_out=material.held_out.audit,
+                test=material.test,
+                objective=workload.objective,
+                spec=spec,
+                seed=claim.seed,
+                reference=None,
+            ),
+            phase=Phase.AUDIT_MEMBERSHIP,
+        )
     return Trial(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - begun)
 
 
@@ -84,7 +86,8 @@ def forget(journal: Journal, material: Material, *, saving: Saving) -> tuple[nn.
         state=State(saved.get("state", {})),
     )
     steps = unlearn(parse(claim.method), task)
-    outcome = drive(journal, steps, phase=Phase.UNLEARN, between=saver(journal, task.state, saving))
+    with span("unlearn"):
+        outcome = drive(journal, steps, phase=Phase.UNLEARN, between=saver(journal, task.state, saving))
     save_unlearned(journal, saving, model=model.eval(), outcome=outcome)
     return model, outcome
 
@@ -105,7 +108,8 @@ def drive(
     try:
         while True:
             try:
-                progress = next(steps)
+                with span("step", phase=phase.value):
+                    progress = next(steps)
             except StopIteration as end:
                 add_time(journal, phase, time.monotonic() - before)
                 result: T = end.value

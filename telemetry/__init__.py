@@ -1,0 +1,1 @@
+"""What every process says about itself while it works: structured logs and, where configured, traces."""

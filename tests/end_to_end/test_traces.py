@@ -1,0 +1,74 @@
+"""One trace from the HTTP call through the broker's message to the steps in the worker's child, as a collector receives it."""
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from expunge import client
+from expunge.embedded.stack import Stack, stack
+from expunge.registration import place, register_workload
+from expunge.training import Trained
+from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
+    """The address of a collector, and what it has received: each span with the name of the service that sent it."""
+    received: list[tuple[str, Span]] = []
+
+    class Receive(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
+            for resource in body.resource_spans:
+                (name,) = (a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+                received.extend((name, span) for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receive) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", received
+        server.shutdown()
+        thread.join()
+
+
+def test_a_trace_leads_from_the_call_to_the_step(
+    database_url: str, running: Stack, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with collector() as (address, received):
+        given = options(tmp_path_factory.mktemp("traced") / "data")
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": address, "EXPUNGE_LOG": "json", "OTEL_BSP_SCHEDULE_DELAY": "200"}
+        traced = dataclasses.replace(
+            given,
+            database_url=database_url,
+            redis_url=running.settings.redis_url.replace("/0", "/2"),
+            environment={**given.environment, **environment},
+        )
+        with stack(traced) as other, client.connect(other.url, other.api_key or "") as http:
+            where = place(other.folder.root)
+            register_workload(where, name="traced", reference=REFERENCE, weights=trained.path, policy=["retrain"])
+            call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
+            (job_id,) = client.job_ids(call.json())
+            *_, job = client.watch_job(http, job_id)
+            assert job["state"] == "completed", job
+            log = (other.folder.logs / "worker.log").read_text()
+
+    (asked,) = (s for name, s in received if name == "expunge-api" and s.name == "POST /unlearn-requests")
+    ours = {(name, s.name) for name, s in received if s.trace_id == asked.trace_id}
+    assert {("expunge-worker", name) for name in ("job", "load", "unlearn", "step", "audit", "publish")} <= ours
+    assert any(name == "expunge-worker" and s.startswith("run/") for name, s in ours)
+    assert not any(sample.encode() in s.SerializeToString() for _, s in received for sample in SAMPLES[:20])
+    assert f'"job_id": "{job_id}"' in log
+    assert "image-" not in log
