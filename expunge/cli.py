@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from expunge import audit_command, caller_commands, log_command, operator_commands, signing_commands, verify_command
+from expunge import (
+    audit_command,
+    caller_commands,
+    log_command,
+    maintenance_commands,
+    operator_commands,
+    signing_commands,
+    verify_command,
+)
 from expunge.console import notes
 from expunge.embedded.folder import default_folder
 from expunge.errors import ExpungeError
@@ -61,6 +69,8 @@ def demo(
 
 
 app.command("train", rich_help_panel="The operator")(operator_commands.train)
+app.command("doctor", rich_help_panel="The operator")(maintenance_commands.doctor)
+app.command("purge", rich_help_panel="The operator")(maintenance_commands.purge)
 app.command("register", rich_help_panel="The operator")(operator_commands.register)
 app.command("audit", rich_help_panel="The operator")(audit_command.audit)
 app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)

@@ -87,6 +87,8 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         raise UnknownVersion(f"{model!r} has no version {number}")
     if version.refused_at is not None:
         raise VersionRefused(f"version {number} of {model!r} was refused and is never served")
+    if version.purged_at is not None:
+        raise VersionRefused(f"the weights of version {number} of {model!r} were purged on {version.purged_at:%Y-%m-%d}")
     if version.id != of.served_version_id:
         back = count_resurrected(session, version)
         if back:

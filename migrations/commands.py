@@ -18,3 +18,8 @@ def configuration(url: str) -> Config:
 def upgrade(url: str) -> None:
     """Bring the database at `url` to the newest revision; nothing happens when it is there already."""
     command.upgrade(configuration(url), "head")
+
+
+def newest() -> str:
+    """The newest revision, by the names of the files: one chain of numbers."""
+    return max(path.name.split("_")[0] for path in (Path(__file__).parent / "versions").glob("[0-9]*.py"))

@@ -16,19 +16,32 @@ def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
     Raises WorkloadNotAllowed before anything is imported, WorkloadFailed where the module or the factory raises.
     A factory does not know who asked for what, so that its own message can be shown.
     """
-    module, _, name = reference.partition(":")
-    check_allowed(reference, allowed=allowed)
+    factory = find_factory(reference, allowed=allowed)
     try:
-        factory: Callable[[], object] = getattr(importlib.import_module(module), name)
         workload = factory()
     except Exception as error:
-        message = str(error)[:LONGEST_MESSAGE]
-        raise WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}") from error
+        raise _failed(reference, error) from error
     if not isinstance(workload, Workload):
         raise WorkloadFailed(
             f"Workload {reference!r} returned a {type(workload).__name__}; a factory returns a Workload."
         )
     return workload
+
+
+def find_factory(reference: str, *, allowed: Sequence[str]) -> Callable[[], object]:
+    """Import a factory's module and give the factory, without calling it. Raises WorkloadNotAllowed, WorkloadFailed."""
+    module, _, name = reference.partition(":")
+    check_allowed(reference, allowed=allowed)
+    try:
+        factory: Callable[[], object] = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise _failed(reference, error) from error
+    return factory
+
+
+def _failed(reference: str, error: Exception) -> WorkloadFailed:
+    message = str(error)[:LONGEST_MESSAGE]
+    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}")
 
 
 def check_allowed(reference: str, *, allowed: Sequence[str]) -> None:

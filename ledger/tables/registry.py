@@ -62,4 +62,6 @@ class ModelVersion(Base):
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
     # When an approver refused to have it served, or the job was cancelled before one had said anything.
     refused_at: Mapped[datetime | None]
+    # When its weights were deleted; the row stays, because reports name it.
+    purged_at: Mapped[datetime | None]
     created_at: Mapped[Created]

@@ -11,7 +11,7 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-SUBJECT = op.f("ck_events_subject")
+SUBJECT = "ck_events_subject"
 
 
 def upgrade() -> None:
@@ -42,14 +42,14 @@ def upgrade() -> None:
     op.create_index(
         "ix_events_model_id_id", "events", ["model_id", "id"], postgresql_where=sa.text("model_id IS NOT NULL")
     )
-    op.drop_constraint(SUBJECT, "events")
-    op.create_check_constraint(SUBJECT, "events", "num_nonnulls(job_id, request_id, model_id) = 1")
+    op.drop_constraint(op.f(SUBJECT), "events")
+    op.create_check_constraint(op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id, model_id) = 1")
 
 
 def downgrade() -> None:
     op.execute("DELETE FROM events WHERE model_id IS NOT NULL")
-    op.drop_constraint(SUBJECT, "events")
-    op.create_check_constraint(SUBJECT, "events", "num_nonnulls(job_id, request_id) = 1")
+    op.drop_constraint(op.f(SUBJECT), "events")
+    op.create_check_constraint(op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id) = 1")
     op.drop_column("events", "model_id")
     op.drop_constraint(op.f("fk_models_served_version_id"), "models")
     op.drop_column("models", "served_version_id")
