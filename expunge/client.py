@@ -43,8 +43,8 @@ def submit(
 ) -> Json:
     """Ask for samples to be unlearned; gives the request with its targets. Raises Refused, ServiceUnreachable.
 
-    The samples are named by `sample_ids`, or by an uploaded `manifest`. What is None is left to the service. A fresh idempotency key is made where none is given, so that the transport's
-    retries are one request.
+    The samples are named by `sample_ids`, or by an uploaded `manifest`. What is None is left to the service. A fresh idempotency
+    key is made where none is given, so that the transport's retries are one request.
     """
     body = {
         "dataset": dataset,
@@ -64,6 +64,7 @@ def submit(
         "/unlearn-requests",
         json={name: value for name, value in body.items() if value is not None},
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
+        timeout=client.timeout if manifest is None else 600,  # a million samples take most of a minute
     )
     return content(response)
 

@@ -5,7 +5,7 @@ Sample IDs are personal data and a caller can put one anywhere, so a value is ne
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 MOST = 20
@@ -49,6 +49,28 @@ def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
         return "There is no such field."
     near = difflib.get_close_matches(name, known, n=1)
     return f"There is no field {name}" + (f"; did you mean {near[0]}?" if near else ".")
+
+
+def masked(message: str, sent: object) -> str:
+    """A message without the strings that the caller sent, but those that look like a field's name or a word of ours."""
+    for text in sorted(_strings(sent), key=len, reverse=True):
+        if not _FIELD_NAME.fullmatch(text):
+            message = message.replace(repr(text), "'…'")
+            message = message.replace(text, "…") if len(text) > 3 else message
+    return message
+
+
+def _strings(sent: object) -> Iterator[str]:
+    """Every string in a JSON value, however deep it lies: callers nest deeper than Python recurses."""
+    left = [sent]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case Mapping() as items:
+                left += [*items.keys(), *items.values()]
+            case list() | tuple() as items:
+                left += items
 
 
 def sentence(message: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, TypeAdapter
 from pydantic_core import PydanticCustomError
 
 from ledger.canonical import NotCanonical, canonical_json
+from service.invalid import masked
 from unlearning import specs
 from unlearning.errors import InvalidSpec
 
@@ -37,7 +38,7 @@ def _parse(value: object) -> object:
         canonical_json(specs.to_json(spec))  # what cannot be written as JSON could not be signed in a report
         return spec
     except InvalidSpec as error:
-        context = {"reason": textwrap.shorten(str(error), 600), "field": error.field or ""}
+        context = {"reason": textwrap.shorten(masked(str(error), value), 600), "field": error.field or ""}
         raise PydanticCustomError("method", "{reason}", context) from None
     except (OverflowError, NotCanonical):
         raise PydanticCustomError("method", "A number is too large") from None

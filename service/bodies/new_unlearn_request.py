@@ -5,6 +5,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ledger.deadlines import RULES
 from service.methods import Method
@@ -90,5 +91,7 @@ class NewUnlearnRequest(BaseModel):
     def _either(self) -> Self:
         """Refuse none and both of the two ways to name samples."""
         if (self.sample_ids is None) == (self.manifest is None):
-            raise ValueError("give either sample_ids or manifest")
+            raise PydanticCustomError(
+                "samples", "Exactly one of sample_ids and manifest is required", {"field": "sample_ids"}
+            )
         return self

@@ -21,7 +21,11 @@ not; with 33 forgotten samples it failed in one of 10, being a draw of unusually
 
 def options(data_dir: Path) -> Options:
     """Short leases, so that a dead worker is noticed within seconds."""
-    environment = {"EXPUNGE_LEASE_SECONDS": "6", "EXPUNGE_SWEEP_SECONDS": "1"}
+    environment = {
+        "EXPUNGE_LEASE_SECONDS": "6",
+        "EXPUNGE_SWEEP_SECONDS": "1",
+        "EXPUNGE_WEBHOOK_NETWORKS": "127.0.0.0/8",  # where the tests listen
+    }
     return Options(data_dir=data_dir, port=free_port(), workloads="tests", environment=environment)
 
 

@@ -1,4 +1,4 @@
-from service.invalid import MOST, faults_of
+from service.invalid import MOST, faults_of, masked
 
 
 def fault(kind: str, *loc: str | int, message: str = "Wrong", **context: object) -> dict[str, object]:
@@ -35,3 +35,16 @@ def test_what_could_be_a_sample_id_is_not_repeated() -> None:
 
 def test_only_the_first_faults_are_listed() -> None:
     assert len(faults_of([fault("string_type", "body", "models", index) for index in range(100)])) == MOST
+
+
+def test_what_the_caller_sent_is_masked_unless_it_is_a_word_of_ours() -> None:
+    sent = {"kind": "person-17", "stop": ["O'Neill"], "ltu": 1, ".": ""}
+    message = "kind is 'person-17', stop has \"O'Neill\"; O'Neill is not one of ltu, ieu."
+    assert masked(message, sent) == "kind is '…', stop has '…'; … is not one of ltu, ieu."
+
+
+def test_what_is_nested_deeper_than_python_recurses_is_masked_too() -> None:
+    sent: object = "person-17"
+    for _ in range(5000):
+        sent = [sent]
+    assert masked("it is 'person-17'", sent) == "it is '…'"
