@@ -137,8 +137,8 @@ def _contents(world):
         }
 
 
-@pytest.fixture
-def world(sessions):
+def make_world(sessions):
+    """A new world on an empty database."""
     with sessions.begin() as session:
         tenant_id = ensure_tenant(session, "hospital")
         register_dataset(session, tenant_id=tenant_id, name="digits", digests=digests(*range(100)))
@@ -156,3 +156,8 @@ def world(sessions):
                 details={"training_seconds": 12.5},
             )
     return World(sessions, tenant_id)
+
+
+@pytest.fixture
+def world(sessions):
+    return make_world(sessions)

@@ -1,0 +1,284 @@
+"""Callers, workers and clocks in any order: what Hypothesis tries, the ledger on real PostgreSQL must survive."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from sqlalchemy import text
+
+from ledger import claims, results
+from ledger.checkpoints import record_checkpoint
+from ledger.claims import Claim
+from ledger.errors import CancelRequested, Conflict, NoSamplesMatch, StaleClaim
+from ledger.jobs import cancel_job, retry_job
+from ledger.requests import cancel_request
+from ledger.states import MOVES, Reason
+from ledger.tables import Base
+from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish
+from tests.ledger.test_consistency import drain
+
+EXAMPLES = settings(
+    max_examples=12,
+    stateful_step_count=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    # Without shrinking, which takes minutes here; what fails is printed as it was found.
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@dataclass
+class Held:
+    """A worker with a claim, as the model of the ledger sees it: `left` seconds of its lease, and whether it still works on it."""
+
+    claim: Claim
+    left: float = LEASE.total_seconds()
+    working: bool = True
+    verifying: bool = False
+
+    @property
+    def valid(self) -> bool:
+        return self.working and self.left > 0
+
+
+@dataclass
+class Seen:
+    """What was true at the last look, and must remain so."""
+
+    requests: set[UUID] = field(default_factory=set)
+    erased: set[tuple[UUID, bytes]] = field(default_factory=set)
+    versions: dict[UUID, tuple[UUID, int]] = field(default_factory=dict)
+    event: int = 0
+
+
+class Ledger(RuleBasedStateMachine):
+    """Rules are what callers, workers and time do; the invariants are what the ledger promises."""
+
+    held = Bundle("held")
+    jobs = Bundle("jobs")
+    requests = Bundle("requests")
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.workers, self.seen = world, [], Seen()
+
+    # Callers.
+
+    @rule(
+        targets=(jobs, requests),
+        samples=st.sets(st.integers(0, 109), min_size=1, max_size=4),
+        models=st.sampled_from([None, ["small"], ["small", "large"]]),
+        method=st.sampled_from([None, None, LTU, IEU]),
+        expedite=st.booleans(),
+        window=st.sampled_from([0, 90]),
+    )
+    def submit(self, samples, models, method, expedite, window):
+        try:
+            request = self.world.submit(
+                *samples, models=models, method=method, expedite=expedite, batch_window=timedelta(seconds=window)
+            )
+        except NoSamplesMatch:
+            return multiple()
+        self.seen.requests.add(request.id)
+        return request
+
+    @rule(request=requests)
+    def cancel(self, request):
+        self.act(cancel_request, request_id=request.id)
+
+    @rule(request=requests)
+    def cancel_its_jobs(self, request):
+        for job_id in job_ids(request):
+            self.act(cancel_job, job_id=job_id)
+
+    @rule(request=requests)
+    def retry(self, request):
+        for job_id in job_ids(request):
+            self.act(retry_job, job_id=job_id)
+
+    def act(self, do, **which):
+        try:
+            with self.world.sessions.begin() as session:
+                do(session, tenant_id=self.world.tenant_id, **which)
+        except Conflict:
+            pass
+
+    # Time, and messages that come any number of times.
+
+    @rule(seconds=st.sampled_from([20, 50, 100]))
+    def time_passes(self, seconds):
+        past = text("UPDATE jobs SET cut_off = cut_off - :time, lease_until = lease_until - :time")
+        with self.world.sessions.begin() as session:
+            session.execute(past, {"time": timedelta(seconds=seconds)})
+        for worker in self.workers:
+            worker.left -= seconds
+
+    @rule()
+    def sweep(self):
+        self.world.sweep()
+
+    @rule(target=held, request=jobs)
+    def wake(self, request):
+        found = [held for job_id in job_ids(request) if (held := self.take(job_id)) is not None]
+        return multiple(*found)
+
+    @rule(target=held)
+    def wake_all(self):
+        found = [held for job_id in self.world.sweep().wake if (held := self.take(job_id)) is not None]
+        return multiple(*found)
+
+    def take(self, job_id):
+        claim = self.world.claim(job_id)
+        if claim is None:
+            return None
+        rivals = [held for held in self.workers if held.valid and held.claim.model_id == claim.model_id]
+        assert rivals == [], "two workers with one model"
+        assert self.world.claim(job_id) is None, "a second message was a second claim"
+        self.workers.append(Held(claim))
+        return self.workers[-1]
+
+    # Workers, some of which have lost their lease and do not know.
+
+    @rule(worker=held)
+    def renew(self, worker):
+        if self.write(worker, lambda session: claims.renew(session, worker.claim, lease=LEASE)):
+            worker.left = LEASE.total_seconds()
+
+    @rule(worker=held)
+    def go_on(self, worker):
+        self.write(worker, lambda session: progress(session, worker.claim))
+
+    @rule(worker=held)
+    def save(self, worker):
+        self.write(worker, lambda session: record_checkpoint(session, worker.claim, sha256="ab" * 32, step=3, total=9))
+
+    @rule(worker=held)
+    def verify(self, worker):
+        if not worker.verifying and self.write(worker, lambda session: claims.enter_verifying(session, worker.claim)):
+            worker.verifying = True
+
+    @rule(worker=held)
+    def escalate(self, worker):
+        def write(session):
+            return results.escalate(session, worker.claim, method=IEU, finding={})
+
+        following = self.write(worker, write)
+        if following:
+            worker.claim, worker.verifying = following, False
+
+    @rule(worker=held)
+    def publish(self, worker):
+        if worker.valid and not worker.verifying:
+            return
+        try:
+            done = self.write(worker, lambda session: publish(session, worker.claim))
+        except CancelRequested:
+            done = self.write(worker, lambda session: fail(session, worker.claim, Reason.CANCELLED_BY_CALLER))
+        if done:
+            worker.working = False
+
+    @rule(worker=held, reason=st.sampled_from([Reason.OUT_OF_MEMORY, Reason.AUDIT_FAILED, Reason.UNEXPECTED]))
+    def fail(self, worker, reason):
+        if self.write(worker, lambda session: fail(session, worker.claim, reason)):
+            worker.working = False
+
+    @rule(worker=held)
+    def release(self, worker):
+        if self.write(worker, lambda session: claims.release(session, worker.claim)):
+            worker.working = False
+
+    def write(self, worker, write):
+        """What a worker writes is written whole where its claim is valid, and not at all where it is not."""
+        if worker.valid:
+            with self.world.sessions.begin() as session:
+                return write(session) or True
+        with nothing_written(self.world), pytest.raises(StaleClaim), self.world.sessions.begin() as session:
+            write(session)
+        return None
+
+    # Promises.
+
+    @invariant()
+    def at_most_one_job_of_a_model_runs_and_one_is_open(self):
+        for state in ("state IN ('running', 'verifying')", "state = 'queued' AND frozen_at IS NULL"):
+            counts = self.ask(f"SELECT count(*) FROM jobs WHERE {state} GROUP BY model_id")
+            assert all(count == 1 for (count,) in counts)
+
+    @invariant()
+    def whoever_works_with_a_valid_claim_holds_the_job(self):
+        running = dict(self.ask("SELECT id, attempt FROM jobs WHERE lease_until > clock_timestamp()"))
+        assert running == {held.claim.job_id: held.claim.attempt for held in self.workers if held.valid}
+
+    @invariant()
+    def states_change_only_by_the_moves(self):
+        events = self.ask(f"SELECT id, kind, data->>'from' FROM events WHERE id > {self.seen.event} ORDER BY id")
+        for number, kind, came_from in events:
+            noun, to = kind.split(".", 1)
+            assert came_from is None or to in MOVES[noun][came_from], (kind, came_from)
+            self.seen.event = number
+
+    @invariant()
+    def a_job_publishes_one_version_which_stays(self):
+        versions = {row.id: (row.job_id, row.number) for row in self.ask("SELECT * FROM model_versions")}
+        assert self.seen.versions.items() <= versions.items()
+        made = [job_id for job_id, _ in versions.values() if job_id is not None]
+        assert len(made) == len(set(made))
+        assert {job for (job,) in self.ask("SELECT job_id FROM reports")} == set(made)
+        self.seen.versions = versions
+
+    @invariant()
+    def what_is_erased_stays_erased(self):
+        erased = {(row.model_id, bytes(row.digest)) for row in self.ask("SELECT * FROM erased_samples")}
+        assert self.seen.erased <= erased
+        self.seen.erased = erased
+
+    @invariant()
+    def nothing_that_was_acknowledged_is_lost(self):
+        open_requests = {id for (id,) in self.ask("SELECT id FROM unlearn_requests WHERE finished_at IS NULL")}
+        every = {id for (id,) in self.ask("SELECT id FROM unlearn_requests")}
+        waiting = "SELECT request_id FROM targets JOIN jobs ON jobs.id = job_id WHERE jobs.finished_at IS NULL"
+        assert self.seen.requests <= every
+        assert open_requests <= {id for (id,) in self.ask(waiting)}
+
+    @invariant()
+    def what_is_called_completed_is_erased(self):
+        missing = (
+            "SELECT 1 FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
+            "LEFT JOIN erased_samples USING (model_id, digest) "
+            "WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
+        )
+        assert self.ask(missing) == []
+
+    def ask(self, query):
+        with self.world.sessions() as session:
+            return session.execute(text(query)).all()
+
+    def teardown(self):
+        drain(self.world)
+        assert self.ask("SELECT 1 FROM unlearn_requests WHERE finished_at IS NULL") == []
+
+
+def job_ids(request):
+    """In an order that is the same in every run: ids are random."""
+    targets = sorted(request.targets, key=lambda target: target.model)
+    return list(dict.fromkeys(target.job_id for target in targets if target.job_id is not None))
+
+
+def fail(session, claim, reason):
+    results.fail(session, claim, reason=reason, detail="as Hypothesis wants", retry=reason != Reason.AUDIT_FAILED)
+
+
+def test_no_order_of_events_breaks_a_promise(sessions):
+    def start():
+        with sessions.begin() as session:
+            session.execute(text("SET LOCAL session_replication_role = replica"))  # else the log's triggers refuse
+            session.execute(text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY"))
+        return Ledger(make_world(sessions))
+
+    run_state_machine_as_test(start, settings=EXAMPLES)
