@@ -4,7 +4,7 @@ A worker that runs a job renews its lease; one that waits obeys the beat's sweep
 a sweep that did not happen says that worker, beat or broker is away.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import exists, func, select
 from sqlalchemy.dialects.postgresql import insert
@@ -22,6 +22,12 @@ def beat(session: Session, name: str) -> None:
     """Note that something recurring happened now. In a transaction of its own: whoever notes the same waits for its end."""
     noted = insert(Heartbeat).values(name=name)
     session.execute(noted.on_conflict_do_update(index_elements=["name"], set_={"at": func.clock_timestamp()}))
+
+
+def was_within(session: Session, name: str, time: timedelta) -> bool:
+    """Whether it happened within so much time up to now, by the database's clock."""
+    recent = exists().where(Heartbeat.name == name, Heartbeat.at > func.clock_timestamp() - time)
+    return bool(session.scalar(select(recent)))
 
 
 def worker_seen(session: Session) -> datetime | None:

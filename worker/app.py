@@ -41,9 +41,8 @@ def configuration() -> dict[str, Any]:
         "beat_schedule": {
             "sweep": {
                 "task": SWEEP,
+                # Without a time of expiry, which the worker would compare with its own clock.
                 "schedule": settings.sweep_seconds,
-                # A beat without a worker must not pile up sweeps for the day the worker is back.
-                "options": {"expires": settings.sweep_seconds},
             }
         },
     }

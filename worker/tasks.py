@@ -5,6 +5,7 @@ with torch would make its forked children hang.
 import functools
 import os
 import socket
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -49,8 +50,13 @@ def run_job(job_id: str) -> None:
 
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
-    """Take back lapsed leases, sign the log where it has grown, and wake every job that is due."""
+    """Take back lapsed leases, sign the log where it has grown, and wake every job that is due.
+
+    Sweeps pile up while no worker is there; all but the first of them find that one has just been.
+    """
     with sessions().begin() as session:
+        if heartbeats.was_within(session, heartbeats.SWEEP, timedelta(seconds=settings().sweep_seconds / 2)):
+            return
         heartbeats.beat(session, heartbeats.SWEEP)
     tidy(settings().storage, sessions())
     sign_log(sessions(), settings())

@@ -20,11 +20,16 @@ not; with 33 forgotten samples it failed in one of 10, being a draw of unusually
 
 
 def options(data_dir: Path) -> Options:
-    """Short leases, so that a dead worker is noticed within seconds."""
+    """Short leases, so that a dead worker is noticed within seconds; many checkpoints and tries, and gates to stop it at."""
+    gates = data_dir.parent / f"{data_dir.name}-gates"
+    gates.mkdir(parents=True, exist_ok=True)
     environment = {
         "EXPUNGE_LEASE_SECONDS": "6",
         "EXPUNGE_SWEEP_SECONDS": "1",
         "EXPUNGE_WEBHOOK_NETWORKS": "127.0.0.0/8",  # where the tests listen
+        "EXPUNGE_CHECKPOINT_SECONDS": "0.1",
+        "EXPUNGE_MAX_ATTEMPTS": "10",
+        "EXPUNGE_TEST_GATES": str(gates),
     }
     return Options(data_dir=data_dir, port=free_port(), workloads="tests", environment=environment)
 

@@ -1,7 +1,9 @@
+from datetime import timedelta
+
 from sqlalchemy import text
 
 from ledger.clock import now
-from ledger.heartbeats import SWEEP, beat, worker_seen
+from ledger.heartbeats import SWEEP, beat, was_within, worker_seen
 
 
 def sweep_once(world):
@@ -38,6 +40,19 @@ def test_a_worker_that_holds_a_lease_is_seen_now_though_it_can_not_sweep(world):
 
     world.let_lease_lapse(claim.job_id)
     assert (now_of(world) - seen(world)).total_seconds() > 3000
+
+
+def test_what_was_a_moment_ago_was_within_a_minute_and_what_was_an_hour_ago_was_not(world):
+    def recent():
+        with world.sessions() as session:
+            return was_within(session, SWEEP, timedelta(minutes=1))
+
+    assert not recent()
+    sweep_once(world)
+    assert recent()
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
+    assert not recent()
 
 
 def now_of(world):

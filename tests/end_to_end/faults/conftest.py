@@ -1,0 +1,191 @@
+"""What the tests of faults share: the running stack, taken apart and put together again."""
+
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import psutil
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge import client
+from expunge.database import opened
+from expunge.embedded.process import Child, await_ready, start
+from expunge.embedded.stack import Stack
+from expunge.registration import Place, place, register_workload
+from expunge.training import Trained
+from ledger.access import ensure_tenant
+from ledger.requests import submit
+from ledger.samples import sample_digest
+
+PATIENCE = 90.0
+GATED = "tests.worker.gated:workload"
+
+SAMPLES = [f"image-{i}" for i in range(400)]
+"""Of these 179 are in the training set: the more there are, the less does an audit of an honest retraining fail by chance."""
+
+
+def await_that(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """Where `tests.worker.gated` waits."""
+
+    folder: Path
+
+    def shut(self, name: str) -> None:
+        (self.folder / name).with_suffix(".reached").unlink(missing_ok=True)
+        (self.folder / name).touch()
+
+    def open(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def await_somebody(self, name: str) -> None:
+        await_that((self.folder / name).with_suffix(".reached").exists, f"the worker to come to {name!r}")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The stack, and what a test does with it."""
+
+    stack: Stack
+    http: httpx.Client
+    where: Place
+    sessions: sessionmaker[Session]
+    trained: Trained
+    gates: Gates
+
+    def register(self, name: str) -> None:
+        """A model on a dataset of its own, retrained to forget: what happens on the way is what a test is about."""
+        register_workload(
+            self.where, name=name, reference=GATED, weights=self.trained.path, dataset=name, policy=["retrain"]
+        )
+
+    def submit(self, name: str) -> str:
+        """Ask for the samples to be erased from a new model; gives the job."""
+        self.register(name)
+        return self.submit_for(name)
+
+    def submit_for(self, name: str) -> str:
+        (job_id,) = client.job_ids(client.submit(self.http, dataset=name, sample_ids=SAMPLES))
+        return job_id
+
+    def submit_without_a_message(self, name: str) -> str:
+        """The rows alone, without the wake-up that the API would have sent: only the sweep can find them."""
+        self.register(name)
+        with self.sessions.begin() as session:
+            request = submit(
+                session,
+                tenant_id=ensure_tenant(session, "default"),
+                caller="test",
+                dataset=name,
+                digests=[sample_digest(self.where.sample_key, name, sample) for sample in SAMPLES],
+                batch_window=timedelta(0),
+            )
+            session.execute(text("DELETE FROM outbox"))
+        return str(request.targets[0].job_id)
+
+    def watch(self, job_id: str) -> client.Json:
+        *_, job = client.watch_job(self.http, job_id)
+        return job
+
+    def job(self, job_id: str) -> client.Json:
+        return client.get_job(self.http, job_id)
+
+    def part(self, name: str) -> Child:
+        return self.stack.children[self.place_of(name)]
+
+    def place_of(self, name: str) -> int:
+        return next(i for i, child in enumerate(self.stack.children) if child.program.name == name)
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
+        self.part(name).process.send_signal(number)
+        self.part(name).process.wait()
+
+    def start(self, name: str) -> None:
+        place = self.place_of(name)
+        self.stack.children[place] = start(self.stack.children[place].program)
+
+    def start_and_wait(self, name: str) -> None:
+        self.start(name)
+        await_ready(self.part(name))
+
+    def worker_child(self) -> psutil.Process:
+        """The process in which jobs run."""
+        parent = psutil.Process(self.part("the worker").process.pid)
+        await_that(parent.children, "the worker to have a child")
+        return parent.children()[0]
+
+    def let_lapse(self, job_id: str) -> None:
+        """Spare the wait for the rest of the lease; one test waits for it."""
+        with self.sessions.begin() as session:
+            soon = text("UPDATE jobs SET lease_until = clock_timestamp() WHERE id = :id AND lease_until IS NOT NULL")
+            session.execute(soon, {"id": UUID(job_id)})
+
+    def timeline(self, job_id: str) -> str:
+        return "\n".join(event["text"] for event in self.http.get(f"/jobs/{job_id}/events").json()["items"])
+
+    def outcomes(self, job_id: str) -> list[str]:
+        return [attempt["outcome"] for attempt in self.http.get(f"/jobs/{job_id}/attempts").json()["items"]]
+
+    def reasons(self, job_id: str) -> list[str | None]:
+        return [attempt["reason"] for attempt in self.http.get(f"/jobs/{job_id}/attempts").json()["items"]]
+
+    def ended_once(self, name: str, job_id: str) -> client.Json:
+        """Follow the job to its end: completed, its request with it, one version published by it, and nothing left over."""
+        job = self.watch(job_id)
+        assert job["state"] == "completed", (job, self.timeline(job_id))
+        assert [version["number"] for version in self.http.get(f"/models/{name}/versions").json()["items"]] == [2, 1]
+        (request,) = [item for item in self.http.get("/unlearn-requests").json()["items"] if job_id in str(item)]
+        assert request["state"] == "completed"
+        assert self.outcomes(job_id).count("published") == 1
+        leftovers = self.stack.folder.weights / "checkpoints" / job_id
+        await_that(lambda: not leftovers.exists(), "the checkpoints to go with their job")
+        return job
+
+
+@pytest.fixture(scope="session")
+def scene(running: Stack, http: httpx.Client, trained: Trained) -> Iterator[Scene]:
+    where = place(running.folder.root)
+    with opened(where.database_url) as sessions:
+        yield Scene(running, http, where, sessions, trained, Gates(gates_of(running)))
+
+
+def gates_of(running: Stack) -> Path:
+    (worker,) = (child for child in running.children if child.program.name == "the worker")
+    return Path((worker.program.environment or {})["EXPUNGE_TEST_GATES"])
+
+
+@pytest.fixture(autouse=True)
+def _open_gates(scene: Scene) -> Iterator[None]:
+    yield
+    for left in scene.gates.folder.iterdir():
+        left.unlink()
+
+
+def signal_all(process: psutil.Process, number: signal.Signals) -> None:
+    for each in (process, *process.children(recursive=True)):
+        os.kill(each.pid, number)
+
+
+def another(child: Child, name: str, **environment: str) -> Child:
+    """The same program once more, under another name and with other settings."""
+    ready = child.program.log.with_name(f"{name.replace(' ', '-')}.ready")
+    given = {**(child.program.environment or {}), **environment, "EXPUNGE_READY_FILE": str(ready)}
+    program = dataclasses.replace(
+        child.program, name=name, log=ready.with_suffix(".log"), environment=given, ready=ready.exists
+    )
+    return start(program)

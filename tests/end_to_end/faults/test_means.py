@@ -1,0 +1,78 @@
+"""What a worker needs is missing or wrong: memory, weights as they were registered, a clock that is right."""
+
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from expunge.embedded.process import await_ready, stop
+from tests.end_to_end.faults.conftest import Scene, another
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+
+
+def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:
+    """PyTorch's allocator refuses a petabyte, as it does whatever the machine has not."""
+    scene.gates.shut("memory")
+    job_id = scene.submit("out-of-memory")
+
+    scene.ended_once("out-of-memory", job_id)
+    assert scene.outcomes(job_id) == ["failed", "published"]
+    assert scene.reasons(job_id) == ["out_of_memory", None]
+    assert "Back in the queue for attempt 2: out_of_memory." in scene.timeline(job_id)
+
+
+def test_damaged_weights_end_the_job_visibly_and_a_retry_after_the_repair_completes_it(scene: Scene) -> None:
+    scene.register("damaged")
+    version = scene.http.get("/models/damaged/versions").json()["items"][0]
+    path = scene.stack.folder.weights / f"{version['weights_sha256']}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        job_id = scene.submit_for("damaged")
+        job = scene.watch(job_id)
+        assert (job["state"], job["reason"]) == ("failed", "weights_damaged")
+        assert "Failed: weights_damaged." in scene.timeline(job_id)
+        assert version["weights_sha256"] in job["detail"]
+    finally:
+        path.write_bytes(whole)
+    assert scene.http.post(f"/jobs/{job_id}:retry").status_code == 200
+
+    scene.ended_once("damaged", job_id)
+
+
+@pytest.fixture(scope="module")
+def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that a process loads before the C library, to see another time."""
+    compiler = shutil.which("cc")
+    if compiler is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs a C compiler on Linux to make the wrong clock")
+    made = tmp_path_factory.mktemp("clock") / "wrong_clock.so"
+    source = Path(__file__).with_name("wrong_clock.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"], check=True)
+    return made
+
+
+def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) -> None:
+    """A lost message too: the sweep, sent by a beat whose clock is right, must not look expired to the worker."""
+    days = 40
+    stop(scene.part("the worker"))
+    clock = {"LD_PRELOAD": str(wrong_clock), "EXPUNGE_TEST_CLOCK": str(days * 86400)}
+    shifted = another(scene.part("the worker"), "the shifted worker", **clock)
+    began = datetime.now(UTC)
+    try:
+        await_ready(shifted)
+        job_id = scene.submit_without_a_message("wrong-clock")
+        job = scene.ended_once("wrong-clock", job_id)
+    finally:
+        stop(shifted)
+        scene.start_and_wait("the worker")
+    assert f"[{began + timedelta(days=days):%Y-%m}-" in shifted.program.log.read_text()
+    assert scene.outcomes(job_id) == ["published"]
+    for event in scene.http.get(f"/jobs/{job_id}/events").json()["items"]:
+        assert began - timedelta(seconds=1) < datetime.fromisoformat(event["at"]) <= datetime.now(UTC)
+    report = scene.http.get(f"/reports/{job['report_id']}").json()
+    assert began < datetime.fromisoformat(report["created_at"]) <= datetime.now(UTC)

@@ -1,0 +1,119 @@
+"""Workers that are killed, stopped and frozen."""
+
+import signal
+
+import psutil
+import pytest
+from sqlalchemy import text
+
+from expunge.embedded.process import await_ready, stop
+from tests.end_to_end.faults.conftest import Scene, another, await_that, signal_all
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+
+STEPS = 200
+"""Of the retraining: 20 epochs of 10 batches."""
+
+PHASES = [("load", "load"), ("unlearn", "unlearn"), ("audit", "audit_membership"), ("save", "report")]
+"""Gates in the order in which a job comes to them, and the phase it is in there. The last phase, publish, is one transaction."""
+
+
+@pytest.mark.parametrize("killed", ["child", "parent"])
+def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, killed: str) -> None:
+    name = f"killed-{killed}"
+    scene.gates.shut("load")
+    job_id = scene.submit(name)
+
+    def kill() -> None:
+        if killed == "child":
+            scene.worker_child().kill()
+            return
+        scene.kill("the worker")
+        scene.start("the worker")
+
+    following = [gate for gate, _ in PHASES[1:]]
+    for (gate, phase), next_gate in zip(PHASES, following, strict=False):
+        scene.gates.await_somebody(gate)
+        assert scene.job(job_id)["phase"] == phase
+        scene.gates.shut(next_gate)
+        kill()
+        scene.gates.open(gate)
+        scene.let_lapse(job_id)
+    scene.gates.await_somebody("save")
+    kill()
+    with scene.sessions.begin() as session:
+        # No sample can be written as erased, so that publishing hangs in its middle.
+        session.execute(text("LOCK TABLE erased_samples IN SHARE ROW EXCLUSIVE MODE"))
+        scene.gates.open("save")
+        scene.let_lapse(job_id)
+        await_that(lambda: scene.job(job_id)["phase"] == "publish", "the job to be published")
+        kill()
+    scene.let_lapse(job_id)
+
+    scene.ended_once(name, job_id)
+    assert scene.outcomes(job_id) == ["lapsed"] * 5 + ["published"]
+    assert set(scene.reasons(job_id)[:-1]) == {"worker_lost"}
+    told = scene.timeline(job_id)
+    assert "Attempt 3 goes on from step" in told  # killed in the method
+    assert told.count(f"goes on from step {STEPS} of {STEPS}") == 3  # killed after it: only the audit is done again
+
+
+def test_a_lease_lapses_by_itself_and_the_job_goes_on_within_two_minutes(scene: Scene) -> None:
+    scene.gates.shut("unlearn")
+    job_id = scene.submit("left-alone")
+    scene.gates.await_somebody("unlearn")
+    scene.worker_child().kill()
+    scene.gates.open("unlearn")
+
+    scene.ended_once("left-alone", job_id)
+    assert scene.outcomes(job_id) == ["lapsed", "published"]
+    assert "the worker stopped renewing its lease in phase unlearn" in str(
+        scene.http.get(f"/jobs/{job_id}/attempts").json()
+    )
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_job_on_at_a_checkpoint(scene: Scene) -> None:
+    scene.gates.shut("unlearn")
+    job_id = scene.submit("handed-on")
+    scene.gates.await_somebody("unlearn")
+    worker = scene.part("the worker")
+    worker.process.send_signal(signal.SIGTERM)
+    scene.gates.open("unlearn")
+    stop(worker)
+    assert scene.job(job_id)["state"] == "queued"
+    scene.start("the worker")
+
+    scene.ended_once("handed-on", job_id)
+    assert scene.outcomes(job_id) == ["released", "published"]
+    assert "Attempt 2 goes on from step" in scene.timeline(job_id)
+
+
+def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing(scene: Scene) -> None:
+    scene.gates.shut("unlearn")
+    job_id = scene.submit("frozen")
+    scene.gates.await_somebody("unlearn")
+    frozen = psutil.Process(scene.part("the worker").process.pid)
+    signal_all(frozen, signal.SIGSTOP)
+    scene.gates.open("unlearn")
+    second = another(scene.part("the worker"), "the second worker")
+    try:
+        await_ready(second)
+        scene.let_lapse(job_id)
+        scene.ended_once("frozen", job_id)
+        before = refused(scene)
+        version = scene.http.get("/models/frozen/versions").json()["items"][0]
+        signal_all(frozen, signal.SIGCONT)
+        await_that(lambda: refused(scene) > before, "the woken worker to be refused")
+    finally:
+        signal_all(frozen, signal.SIGCONT)
+        stop(second)
+
+    assert "Attempt 1 was refused a write: it had lost its lease." in scene.timeline(job_id)
+    assert scene.http.get("/models/frozen/versions").json()["items"][0] == version
+    assert scene.outcomes(job_id) == ["lapsed", "published"]
+
+
+def refused(scene: Scene) -> float:
+    lines = scene.http.get("/metrics").text.splitlines()
+    (line,) = (line for line in lines if line.startswith("expunge_stale_writes_rejected_total "))
+    return float(line.split()[1])

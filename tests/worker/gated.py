@@ -1,0 +1,76 @@
+"""The small workload with gates: a test stops a worker's process at a place of its choice, and sees that it is there.
+
+A gate is a file in the folder that EXPUNGE_TEST_GATES names; while it is there, whoever comes to the gate waits.
+"""
+
+import dataclasses
+import os
+import threading
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tests.worker import digits
+from unlearning.workload import Workload
+
+FOLDER = "EXPUNGE_TEST_GATES"
+LATE = 40
+"""Training steps from which on the gate "unlearn" counts: some checkpoints are written by then."""
+PATIENCE = 120.0
+
+
+def gate(name: str) -> Path | None:
+    folder = os.environ.get(FOLDER)
+    return Path(folder) / name if folder else None
+
+
+def stop_at(name: str) -> None:
+    """Wait while the gate is shut, and leave a sign that somebody does."""
+    shut, limit = gate(name), time.monotonic() + PATIENCE
+    while shut is not None and shut.exists() and time.monotonic() < limit:
+        shut.with_suffix(".reached").touch()
+        threading.Event().wait(0.02)
+
+
+def strike(name: str) -> bool:
+    """Whether a fault is to happen here, now: each that was asked for happens once."""
+    asked = gate(name)
+    if asked is None or not asked.exists():
+        return False
+    asked.unlink()
+    return True
+
+
+class Gate(nn.Module):
+    """Passes its input on; in training, as a method does, and in evaluation, as the audit does, it comes to a gate."""
+
+    steps = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            stop_at("audit")
+            return inputs
+        type(self).steps += 1
+        threading.Event().wait(0.005)
+        if type(self).steps >= LATE:
+            stop_at("unlearn")
+        if strike("memory"):
+            torch.empty(10**15)  # More than any address space has.
+        return inputs
+
+
+def network() -> nn.Module:
+    model = digits.network().append(Gate())
+    model.register_state_dict_pre_hook(come_to_save)
+    return model
+
+
+def come_to_save(*_: object) -> None:
+    stop_at("save")
+
+
+def workload() -> Workload:
+    stop_at("load")
+    return dataclasses.replace(digits.workload(), build=network)
