@@ -14,6 +14,7 @@ from expunge import (
     maintenance_commands,
     operator_commands,
     signing_commands,
+    tune_command,
     verify_command,
 )
 from expunge.console import notes
@@ -72,6 +73,7 @@ app.command("train", rich_help_panel="The operator")(operator_commands.train)
 app.command("doctor", rich_help_panel="The operator")(maintenance_commands.doctor)
 app.command("purge", rich_help_panel="The operator")(maintenance_commands.purge)
 app.command("register", rich_help_panel="The operator")(operator_commands.register)
+app.command("tune", rich_help_panel="The operator")(tune_command.tune)
 app.command("audit", rich_help_panel="The operator")(audit_command.audit)
 app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
 app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator")

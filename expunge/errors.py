@@ -5,6 +5,7 @@ ExpungeError
 │   ├── FolderInUse         another stack runs on this data folder
 │   └── StartFailed         a part did not become ready; carries the tail of its log
 ├── CannotRegister          the operator's registration was refused, with the reason
+├── CannotTune              a search for a method's parameters could not begin, with the reason
 ├── CannotAudit             what was to be audited does not fit together, with the reason
 ├── KeyCommandRefused       there is no such scope or no such API key
 ├── LogNotProven            the log is not what it was, or not signed by the key that was given
@@ -36,6 +37,10 @@ class StartFailed(StackError):
 
 class KeyCommandRefused(ExpungeError):
     """No API key was made or revoked; the message says what exists."""
+
+
+class CannotTune(ExpungeError):
+    """A search for a method's parameters could not begin; the message says why."""
 
 
 class CannotAudit(ExpungeError):

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from expunge.cli import app
 
-COMMANDS = ["up", "demo", "train", "register", "audit", "keys", "submit", "watch", "report"]
+COMMANDS = ["up", "demo", "train", "register", "tune", "audit", "keys", "submit", "watch", "report"]
 
 
 def test_the_help_names_every_command() -> None:
