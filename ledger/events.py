@@ -1,8 +1,9 @@
 """The timeline: what happened to a job or a request, in the order in which it happened."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -58,6 +59,10 @@ TEXTS: Mapping[str, str] = {
     "target.rejected": "{model}: was not trained on any of these samples.",
 }
 """Every kind of event with its sentence, filled from the event's data."""
+
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
+_NAME = re.compile(r"[a-z]+(_[a-z]+)+")
 
 
 class _Blank(dict[str, object]):
@@ -142,5 +147,14 @@ def list_model_events(
 
 
 def _view(event: Event) -> EventView:
-    text = TEXTS[event.kind].format_map(_Blank(event.data))
+    text = TEXTS[event.kind].format_map(_Blank({name: _said(value) for name, value in event.data.items()}))
     return EventView(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
+
+
+def _said(value: object) -> object:
+    """A value as a sentence has it: times to the minute, names without underscores."""
+    if not isinstance(value, str):
+        return value
+    if _TIME.match(value):
+        return f"{datetime.fromisoformat(value).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return value.replace("_", " ") if _NAME.fullmatch(value) else value

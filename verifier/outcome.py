@@ -27,7 +27,8 @@ class Outcome:
 
 def told(outcome: Outcome) -> str:
     """The outcome as text to print."""
-    head = "NOT VERIFIED" if outcome.refused else "VERIFIED"
+    # Not "verified": that is a verdict of the audit, and a good signature may stand under any.
+    head = "NOT PROVEN" if outcome.refused else "SIGNATURE GOOD"
     parts = [
         (head, [outcome.refused] if outcome.refused else []),
         ("Proven", outcome.proven),

@@ -24,6 +24,23 @@ STOPPED = {
     "completed": "the method had run to its end",
 }
 ORIGINS = {"default": "the service's default", "request": "chosen in the request", "policy": "the model's policy"}
+THRESHOLDS = {
+    "confidence": "Confidence of the intervals that decide",
+    "membership_margin": "Attacks must lie within 0.5 ±, at most",
+    "membership_margin_least": "The same, at least",
+    "membership_margin_used": "The same, for this many samples",
+    "membership_margin_widths": "The same, in half intervals of a coin toss",
+    "relearn_ratio": "Relearning must take, of the control's time",
+    "relearn_excess": "More than this, of the control's time, is damage",
+    "relearn_least": "Fewest samples whose relearning decides",
+    "control_steps": "Fewest steps of the control that can tell",
+    "no_op_weights": "A change of the weights below this is none",
+    "no_op_predictions": "A change of the predictions below this is none",
+    "collapse_share": "Advantage over guessing that must be left",
+    "utility_drop": "Accuracy lost that warns, points",
+}
+"""What each threshold says; one that is not here is told by its name."""
+
 ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
 
 
@@ -121,6 +138,13 @@ def identity(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def thresholds(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """The numbers that the verdict used, in words, in the order of THRESHOLDS."""
+    named = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
+    return [(THRESHOLDS.get(name) or _words(name), _plain(named[name])) for name in order]
+
+
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
     """Thresholds or parameters, as words with their values; groups are for `groups`."""
     return [(_words(name), _plain(value)) for name, value in values.items() if not isinstance(value, dict)]
@@ -142,7 +166,7 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{value:.4g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.10f}".rstrip("0")
     if isinstance(value, list):
         return ", ".join(map(_plain, value))
     if isinstance(value, dict):

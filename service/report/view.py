@@ -9,7 +9,7 @@ from service.report.document import Report
 from service.report.figures import membership, relearning, utility
 from service.report.figures.canvas import Panel
 from service.report.key_figures import KeyFigure, key_figures
-from service.report.numbers import duration, moment, plural, ratio
+from service.report.numbers import duration, moment, percent, plural, ratio
 from service.report.schema import read
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
@@ -83,7 +83,7 @@ def view(report_json: Mapping[str, object]) -> View:
         timeline=[(moment(event.at), event.text) for event in report.timeline],
         attempts=tables.attempts(report),
         method=tables.method(report),
-        thresholds=tables.settings(report.thresholds),
+        thresholds=tables.thresholds(report.thresholds),
         groups=_groups(report),
         model=_model(report),
         identity=tables.identity(report),
@@ -123,10 +123,12 @@ def _checks(report: Report) -> list[Check]:
     rows = []
     for finding in report.verdict.findings:
         tone, word = OUTCOMES[finding.passed]
-        value = "" if finding.value is None else ratio(finding.value)
+        show = percent if finding.code.startswith("utility_") else ratio
+        value = "" if finding.value is None else show(finding.value)
         if value and finding.low is not None and finding.high is not None:
-            value += f" ({ratio(finding.low)} to {ratio(finding.high)})"
-        rows.append(Check(tone=tone, word=word, text=finding.text, value=value))
+            value += f" ({show(finding.low)} to {show(finding.high)})"
+        text = finding.text[:1].upper() + finding.text[1:].rstrip(".") + "."
+        rows.append(Check(tone=tone, word=word, text=text, value=value))
     return rows
 
 

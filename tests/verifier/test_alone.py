@@ -46,7 +46,7 @@ def test_it_verifies_with_nothing_of_the_service_installed(python: Path, case: C
     given = (case.path("statement.json"), "--key", case.path("key.pem"), "--report", case.path("report.json"))
     done = run(python, "-m", "verifier.cli", *given, "--sample", case.path("inclusion.json"))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("VERIFIED\n")
+    assert done.stdout.startswith("SIGNATURE GOOD\n")
     assert "Not shown by this or any such check" in done.stdout
 
 

@@ -51,10 +51,10 @@ def test_everything_that_is_given_is_proven_and_the_rest_is_named(case: Case) ->
 def test_what_is_not_shown_is_always_told(case: Case) -> None:
     limits = payload(case)["predicate"]["limits"]
     good = told(verify(case))
-    assert good.startswith("VERIFIED\n")
+    assert good.startswith("SIGNATURE GOOD\n")
     assert all(line in good for line in (*NOT_SHOWN, *limits))
     bad = told(verify(case, report=case.path("key.pem")))
-    assert bad.startswith("NOT VERIFIED\n")
+    assert bad.startswith("NOT PROVEN\n")
     assert all(line in bad for line in NOT_SHOWN)
 
 
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_there_or_no_file_is_refused(case: Case) -> None:
 
 def test_nothing_in_a_file_can_rewrite_what_is_printed(case: Case) -> None:
     nasty = payload(case)
-    nasty["predicate"]["verdict"]["sentence"] = "\x1b[2J\rVERIFIED\nProven"
+    nasty["predicate"]["verdict"]["sentence"] = "\x1b[2J\rSIGNATURE GOOD\nProven"
     nasty["predicate"]["limits"] = ["\x1b[1A"]
     printed = told(verify_files(resign(case, nasty), keys=[case.path("key.pem")]))
     assert "\x1b" not in printed

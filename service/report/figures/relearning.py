@@ -27,7 +27,9 @@ def relearning(report: Report) -> Panel:
             axes.plot(curve.steps, curve.loss, color=colour, linestyle=line, label=label)
             if delay is not None and not delay.censored:
                 axes.plot([delay.steps], [level], marker="o", markersize=7, color=colour, clip_on=False, zorder=5)
-        axes.set_xlim(left=0)
+        # Room at the right, where no curve runs through the words.
+        longest = max(curve.steps[-1] for _, curve, *_ in rows if curve is not None)
+        axes.set_xlim(0, longest * 1.3 or 1.0)
         axes.set_ylim(bottom=0)
         axes.annotate(
             "known again", (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=MUTED

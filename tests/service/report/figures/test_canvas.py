@@ -7,7 +7,7 @@ import pytest
 
 from service.report.figures.canvas import AFTER, ROLES, draw, in_colours
 
-CSS = files("service.report").joinpath("templates", "report.css").read_text(encoding="utf-8")
+CSS = files("service.report").joinpath("templates", "palette.css").read_text(encoding="utf-8")
 LIGHT, DARK = (
     dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
 )
