@@ -109,9 +109,22 @@ def authenticate(session: Session, presented: str) -> Caller:
     )
     stored = key.secret_sha256 if key is not None else _hash("")
     same = hmac.compare_digest(stored, _hash(secret))
-    if key is None or label != _LABEL or not same or key.revoked_at is not None:
+    if key is None or label != _LABEL or not same:
         raise KeyRefused(_REFUSED)
-    if key.expires_at is not None and key.expires_at <= now(session):
+    return _caller(session, key)
+
+
+def caller_of(session: Session, key_id: UUID) -> Caller:
+    """Who has shown this key before, if it is still good. Raises KeyRefused."""
+    key = session.get(ApiKey, key_id)
+    if key is None:
+        raise KeyRefused(_REFUSED)
+    return _caller(session, key)
+
+
+def _caller(session: Session, key: ApiKey) -> Caller:
+    """The caller whose key it is. Raises KeyRefused where it is revoked or expired."""
+    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now(session)):
         raise KeyRefused(_REFUSED)
     return Caller(key_id=key.id, tenant_id=key.tenant_id, name=f"key:{key.prefix}", scopes=_scopes(key))
 

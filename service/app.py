@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from service import metrics, openapi, problems
 from service.body_limit import BodyLimit
 from service.call_log import CallLog
+from service.console import pages
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
 from service.live import Streams
@@ -42,6 +43,7 @@ ROUTERS = (
     webhooks.router,
     methods.router,
     health.router,
+    pages.router,
 )
 
 

@@ -44,6 +44,7 @@ NOT_READY = ProblemType("not-ready", 503, "The service is not ready")
 
 PROBLEMS: dict[type[Exception], ProblemType] = {
     refused.KeyRefused: ProblemType("unauthenticated", 401, "An API key is needed"),
+    errors.CrossSite: ProblemType("cross-site", 403, "Not from another site"),
     errors.ScopeMissing: ProblemType("scope-missing", 403, "The API key may not do this"),
     refused.NotFound: ProblemType("not-found", 404, "There is nothing here"),
     refused.UnknownDataset: ProblemType("unknown-dataset", 404, "There is no such dataset"),

@@ -40,7 +40,7 @@ def get_one_report(report_id: UUID, request: Request, caller: ReportReader, ledg
     The JSON is canonical (RFC 8785): the SHA-256 of these bytes is the ETag, and the digest on the page and in the PDF.
     """
     form = preferred(request.headers.get("accept", ""), (JSON, HTML, PDF))
-    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), form)
+    return answer_report(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), form)
 
 
 @router.get(
@@ -51,7 +51,7 @@ def get_one_report(report_id: UUID, request: Request, caller: ReportReader, ledg
 )
 def get_page(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
     """One self-contained page with the curves and histograms as pictures, to be read or printed."""
-    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), HTML)
+    return answer_report(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), HTML)
 
 
 @router.get(
@@ -62,7 +62,7 @@ def get_page(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
 )
 def get_pdf(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
     """The same for the file: a tagged PDF with the canonical JSON attached."""
-    return _answer(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), PDF)
+    return answer_report(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), PDF)
 
 
 @router.get(
@@ -77,14 +77,7 @@ def get_statement(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Resp
 
     `expunge verify` checks it offline with the keys of GET /keys. 404 where the operator does not have results signed.
     """
-    statement = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id).statement
-    if statement is None:
-        raise UnknownReport(f"the report {report_id} was published without a signed statement")
-    headers = {
-        "Cache-Control": "private, no-cache",
-        "Content-Disposition": f'inline; filename="statement-{report_id}.json"',
-    }
-    return Response(json.dumps(statement), headers=headers, media_type=ENVELOPE)
+    return answer_report(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), ENVELOPE)
 
 
 @router.post(
@@ -114,21 +107,27 @@ def post_inclusion(
     return InclusionBody.model_validate(proof.to_json())
 
 
-def _answer(report: ReportView, form: str) -> Response:
+def answer_report(report: ReportView, form: str) -> Response:
+    """A report in one of its forms, by media type. Raises UnknownReport for the statement of one that was not signed."""
     headers = {"Vary": "Accept", "Cache-Control": "private, no-cache"}
     match form:
         case "text/html":
             from service.report.page import render_html  # matplotlib takes a second to import
 
-            return Response(
-                render_html(report.body), headers=headers | {"Content-Security-Policy": PAGE_POLICY}, media_type=HTML
-            )
+            policy = {"Content-Security-Policy": PAGE_POLICY}
+            return Response(render_html(report.body), headers=headers | policy, media_type=HTML)
         case "application/pdf":
             from service.report.pdf import render_pdf
 
             name = f'inline; filename="report-{report.id}.pdf"'
             return Response(render_pdf(report.body), headers=headers | {"Content-Disposition": name}, media_type=PDF)
-        case _:
+        case "application/vnd.dsse.envelope.v1+json":
+            if report.statement is None:
+                raise UnknownReport(f"the report {report.id} was published without a signed statement")
+            name = f'inline; filename="statement-{report.id}.json"'
             return Response(
-                report_bytes(report.body), headers=headers | {"ETag": f'"{report.sha256}"'}, media_type=JSON
+                json.dumps(report.statement), headers=headers | {"Content-Disposition": name}, media_type=ENVELOPE
             )
+        case _:
+            tag = {"ETag": f'"{report.sha256}"'}
+            return Response(report_bytes(report.body), headers=headers | tag, media_type=JSON)

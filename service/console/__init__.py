@@ -1,0 +1,1 @@
+"""The console: a few server-rendered pages for people who would rather look than call the API. It changes nothing."""

@@ -1,0 +1,25 @@
+"""The report page as people see it: at a phone's and a desk's width, in light and dark, and by axe."""
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext
+
+from service.report.page import render_html
+from tests.browser.conftest import Check
+from tests.service.report.samples import VERDICTS, Verdict, sample_report
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_axe_finds_nothing_and_nothing_is_too_wide(
+    context: BrowserContext, accessible: Check, tmp_path: Path, verdict: Verdict
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_html(sample_report(verdict=verdict, forgotten=10, reference=True)))
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(path.as_uri())
+    accessible(page)
+    assert asked == [path.as_uri()]
+    assert page.get_by_role("heading", level=1).inner_text() == verdict.capitalize()

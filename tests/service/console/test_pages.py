@@ -1,0 +1,150 @@
+"""The console without a browser: sessions, scopes, tenants, and forms from elsewhere."""
+
+import time
+
+import httpx
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.access import issue_key, revoke_key
+from service.console import cookies
+from tests.service.conftest import Serve, Site, publish_job, set_up
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+PATHS = ["/", "/console/jobs", "/console/models", "/console/models/triage", "/console/reports"]
+
+
+def sign_in(client: httpx.Client, key: str) -> httpx.Client:
+    client.headers.pop("Authorization", None)
+    answer = client.post("/console/sign-in", data={"key": key})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    return client
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites_and_does_not_hold_the_key(
+    serve: Serve, site: Site
+) -> None:
+    answer = serve().post("/console/sign-in", data={"key": site.admin})
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert site.admin.rpartition("_")[2] not in cookie
+    assert "Secure" not in cookie
+    behind_tls = serve(public_url="https://expunge.example").post("/console/sign-in", data={"key": site.admin})
+    assert "Secure" in behind_tls.headers["set-cookie"]
+
+
+def test_pages_may_load_nothing_from_elsewhere_and_are_kept_by_nobody(serve: Serve, site: Site) -> None:
+    answer = sign_in(serve(), site.admin).get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_who_is_not_signed_in_is_asked_to(serve: Serve, site: Site, path: str) -> None:
+    for client in (serve(), serve(key=site.admin)):  # an API key in a header is for the API
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/console/sign-in")
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "a.b", "e30=.e30=", "{}." + "A" * 44])
+def test_a_cookie_that_the_service_did_not_make_is_none(serve: Serve, site: Site, cookie: str) -> None:
+    answer = serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={cookie}"})
+    assert answer.headers["location"] == "/console/sign-in"
+
+
+def test_a_changed_cookie_is_none(serve: Serve, site: Site) -> None:
+    client = sign_in(serve(), site.admin)
+    content, _, mac = client.cookies[cookies.COOKIE].strip('"').partition(".")
+    assert serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content}.{mac}"}).status_code == 200
+    other = serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content[:-4]}AAAA.{mac}"})
+    assert other.headers["location"] == "/console/sign-in"
+
+
+def test_a_session_ends_after_eight_hours_and_with_its_key(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sessions.begin() as session:
+        key = issue_key(session, tenant_id=site.tenant_id, name="visitor", scopes=["requests:read"])
+    client = sign_in(serve(), key.secret)
+    assert client.get("/").status_code == 200
+    real = time.time
+    monkeypatch.setattr(cookies.time, "time", lambda: real() + cookies.LONGEST + 1)
+    assert client.get("/").status_code == 303
+    monkeypatch.undo()
+    client = sign_in(serve(), key.secret)
+    with sessions.begin() as session:
+        revoke_key(session, tenant_id=site.tenant_id, key_id=key.key.id)
+    assert client.get("/").status_code == 303
+
+
+def test_a_form_from_another_site_is_refused(serve: Serve, site: Site) -> None:
+    client = serve()
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ):
+        for path in ("/console/sign-in", "/console/sign-out"):
+            answer = client.post(path, data={"key": site.admin}, headers=headers)
+            assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+    own = {"Origin": str(client.base_url), "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/console/sign-in", data={"key": site.admin}, headers=own).status_code == 303
+
+
+def test_scopes_are_honoured(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    report = f"/console/reports/{publish_job(sessions, job_id)}.html"
+    reader, auditor, writer = (sign_in(serve(), key) for key in (site.reader, site.auditor, site.writer))
+    assert [reader.get(path).status_code for path in (*PATHS, report)] == [200, 200, 200, 200, 403, 403]
+    assert [auditor.get(path).status_code for path in (*PATHS, report)] == [303, 403, 403, 403, 200, 200]
+    assert [writer.get(path).status_code for path in PATHS] == [303, 403, 403, 403, 403]
+    assert "Read the report" not in reader.get(f"/console/jobs/{job_id}").text
+    assert "Read the report" in sign_in(serve(), site.admin).get(f"/console/jobs/{job_id}").text
+
+
+def test_another_tenant_sees_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    body = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()
+    job_id = body["targets"][0]["job"]["id"]
+    report_id = publish_job(sessions, job_id)
+    with sessions.begin() as session:
+        bank = set_up(session, "bank")
+    client = sign_in(serve(), bank.admin)
+    assert "There are none yet" in client.get("/").text
+    for path in (
+        f"/requests/{body['id']}",
+        f"/jobs/{job_id}",
+        f"/reports/{report_id}.html",
+        f"/reports/{report_id}.json",
+    ):
+        assert client.get(f"/console{path}").status_code == 404
+
+
+def test_every_form_of_a_report_can_be_read_and_nothing_else(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    path = f"/console/reports/{publish_job(sessions, job_id)}"
+    client = sign_in(serve(), site.auditor)
+    kinds = {form: client.get(f"{path}.{form}").headers["content-type"] for form in ("html", "pdf", "json")}
+    assert kinds == {"html": "text/html; charset=utf-8", "pdf": "application/pdf", "json": "application/json"}
+    for form in ("statement", "exe"):  # it was not signed; there is no such form
+        answer = client.get(f"{path}.{form}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
+
+
+def test_what_callers_wrote_is_shown_as_text(serve: Serve, site: Site) -> None:
+    nasty = "<script>alert(1)</script>"
+    serve(key=site.admin).post("/unlearn-requests", json=ASKED | {"external_id": nasty})
+    text = sign_in(serve(), site.reader).get("/").text
+    assert nasty not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_an_address_that_makes_no_sense_is_a_page_too(serve: Serve, site: Site) -> None:
+    client = sign_in(serve(), site.reader)
+    for path, status in (("/?state=odd", 422), ("/?cursor=odd", 422), ("/console/models/none", 404)):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
