@@ -9,6 +9,7 @@ import httpx
 import typer
 
 from expunge import client
+from expunge.answers import Job
 from expunge.console import notes, out, progress_bar
 from expunge.embedded.folder import default_folder, recall
 from expunge.sample_ids import read_ids
@@ -103,11 +104,12 @@ def follow_jobs(http: httpx.Client, job_ids: list[str]) -> bool:
 
 def follow_job(http: httpx.Client, job_id: str) -> bool:
     """Show one job's progress until it has ended; tell whether it was completed."""
-    job: client.Json = {}
+    job: Job | None = None
     with progress_bar() as bar:
         task = bar.add_task("waiting", total=1.0)
         for job in client.watch_job(http, job_id):
             bar.update(task, completed=job["progress"], description=f"{job['state']}: {job['phase']}")
+    assert job is not None  # a watch gives at least how the job ended
     notes.print(
         f"Job {job_id} {job['state']}" + (f": {job['reason']}. {job['detail'] or ''}" if job.get("reason") else ".")
     )

@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 import httpx
 
+from expunge.answers import Job, Request
 from expunge.errors import Refused, ServiceUnreachable
 
 Json = dict[str, Any]
@@ -40,7 +41,7 @@ def submit(
     external_id: str | None = None,
     expedite: bool | None = None,
     idempotency_key: str | None = None,
-) -> Json:
+) -> Request:
     """Ask for samples to be unlearned; gives the request with its targets. Raises Refused, ServiceUnreachable.
 
     The samples are named by `sample_ids`, or by an uploaded `manifest`. What is None is left to the service. A fresh idempotency
@@ -66,7 +67,7 @@ def submit(
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
         timeout=client.timeout if manifest is None else 600,  # a million samples take most of a minute
     )
-    return content(response)
+    return cast(Request, content(response))
 
 
 def upload_manifest(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Json:
@@ -84,22 +85,23 @@ def upload_manifest(client: httpx.Client, *, dataset: str, sample_ids: Iterable[
     return content(answer)
 
 
-def get_request(client: httpx.Client, request_id: str) -> Json:
+def get_request(client: httpx.Client, request_id: str) -> Request:
     """Fetch one request."""
-    return content(send(client, "GET", f"/unlearn-requests/{request_id}"))
+    return cast(Request, content(send(client, "GET", f"/unlearn-requests/{request_id}")))
 
 
-def job_ids(request: Json) -> list[str]:
+def job_ids(request: Request) -> list[str]:
     """List the jobs that a request has joined, one a model that has something to forget."""
-    return [target["job"]["id"] for target in request["targets"] if target["job"] is not None]
+    joined = [target["job"] for target in request["targets"]]
+    return [job["id"] for job in joined if job is not None and job["id"] is not None]
 
 
-def get_job(client: httpx.Client, job_id: str) -> Json:
+def get_job(client: httpx.Client, job_id: str) -> Job:
     """Fetch one job."""
-    return content(send(client, "GET", f"/jobs/{job_id}"))
+    return cast(Job, content(send(client, "GET", f"/jobs/{job_id}")))
 
 
-def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], None] = lambda: None) -> Iterator[Json]:
+def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], None] = lambda: None) -> Iterator[Job]:
     """Give the job each time it has changed, until it has ended.
 
     Asks as often as `Retry-After` allows, and with `If-None-Match`, so that an unchanged job costs next to nothing. A
@@ -121,7 +123,7 @@ def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], No
         patience_ends = time.monotonic() + PATIENCE
         if response.status_code == httpx.codes.OK:
             tag = response.headers.get("ETag")
-            job = content(response)
+            job = cast(Job, content(response))
             yield job
             if job["state"] in TERMINAL:
                 return

@@ -8,6 +8,7 @@ import httpx
 from rich.progress import Progress
 
 from expunge import client
+from expunge.answers import Job
 from expunge.demo.plan import MODEL
 from expunge.errors import JobFailed
 
@@ -60,7 +61,7 @@ def unlearn(
     if job["state"] != "completed":
         raise JobFailed(f"The job of {method.upper()} {job['state']}: {job['reason']}. {job['detail'] or ''}")
     attempts = client.content(client.send(http, "GET", f"/jobs/{job_id}/attempts"))["items"]
-    report = client.get_report(http, job["report_id"])
+    report = client.get_report(http, str(job["report_id"]))
     return Unlearned(
         samples=len(sample_ids),
         methods=tuple(attempt["method"]["kind"] for attempt in attempts),
@@ -69,17 +70,15 @@ def unlearn(
         sha256=report["model"]["weights_after_sha256"],
         verdict=report["verdict"]["value"],
         sentence=report["verdict"]["sentence"],
-        reports=save_report(http, job["report_id"], folder=folder, name=f"{MODEL}-version-{job['version']}"),
+        reports=save_report(http, str(job["report_id"]), folder=folder, name=f"{MODEL}-version-{job['version']}"),
     )
 
 
-def follow(
-    http: httpx.Client, job_id: str, *, method: str, bars: Progress, before_look: Callable[[], None]
-) -> client.Json:
+def follow(http: httpx.Client, job_id: str, *, method: str, bars: Progress, before_look: Callable[[], None]) -> Job:
     """Show a job's progress until it has ended; the methods it goes on to are shown as such."""
     tried = [method]
     bar = bars.add_task(f"request with {method.upper()}", total=1.0)
-    job: client.Json = {}
+    job: Job | None = None
     for job in client.watch_job(http, job_id, before_look=before_look):
         if job["method"]["kind"] != tried[-1]:
             tried.append(job["method"]["kind"])
@@ -87,6 +86,7 @@ def follow(
         bars.update(
             bar, completed=job["progress"], description=f"request with {path}: {job['phase'].replace('_', ' ')}"
         )
+    assert job is not None  # a watch gives at least how the job ended
     return job
 
 
