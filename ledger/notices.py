@@ -61,7 +61,8 @@ def _write(
         .where(table.id == row_id, WebhookEndpoint.disabled_at.is_(None))
         .where((func.cardinality(WebhookEndpoint.types) == 0) | WebhookEndpoint.types.contains([message_type.value]))
     )
-    endpoints = session.scalars(wanting).all()
+    # Locked against deletion only: one that is deleted at this moment must not fail what is told.
+    endpoints = session.scalars(wanting.with_for_update(of=WebhookEndpoint, read=True, key_share=True)).all()
     if not endpoints:
         return
     moment = now(session)

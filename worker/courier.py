@@ -11,7 +11,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.deliveries import forget_deliveries
+from ledger.delivery_log import forget_deliveries
 from ledger.engine import make_engine, make_sessions
 from ledger.outbox import settle_wakeups, take_wakeups
 from ledger.overdue import note_overdue

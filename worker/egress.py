@@ -8,8 +8,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from worker.errors import AddressForbidden, Unreachable
@@ -49,12 +51,20 @@ def connect(parts: SplitResult, *, allowed: Sequence[Network], timeout: float) -
     open_to = [(family, address) for family, _, _, _, address in found if may_reach(address[0], allowed, secure=secure)]
     if not open_to:
         raise AddressForbidden("the host's addresses are not public, and not among EXPUNGE_WEBHOOK_NETWORKS")
-    family, address = open_to[0]
+    for family, address in open_to[:-1]:
+        with suppress(OSError):  # the next one may answer: where there is no route to IPv6, say
+            return _open(family, address, parts, timeout=timeout)
+    return _open(*open_to[-1], parts, timeout=timeout)
+
+
+def _open(family: int, address: Any, parts: SplitResult, *, timeout: float) -> socket.socket:
     plain = socket.socket(family, socket.SOCK_STREAM)
     try:
         plain.settimeout(timeout)
         plain.connect(address)
-        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname) if secure else plain
+        if parts.scheme == "http":
+            return plain
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
     except BaseException:
         plain.close()
         raise

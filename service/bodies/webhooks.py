@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ledger.deliveries import DeliveryView
+from ledger.delivery_log import DeliveryView
 from ledger.states import DeliveryState, DisabledReason, MessageType, TryOutcome
 from ledger.webhooks import WebhookView
 from service.names import Text

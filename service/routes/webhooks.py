@@ -4,7 +4,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from ledger import deliveries, webhooks
+from ledger import delivery_log, webhooks
 from ledger.states import DeliveryState
 from ledger.webhook_secrets import webhook_secret
 from ledger.webhooks import WebhookView
@@ -96,7 +96,7 @@ def get_deliveries(
     limit: Limit = 50,
 ) -> DeliveriesBody:
     """A page of the log, newest first: each message with every try to deliver it."""
-    page = deliveries.list_deliveries(
+    page = delivery_log.list_deliveries(
         ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, state=state, cursor=cursor, limit=limit
     )
     return DeliveriesBody(items=[delivery_body(view) for view in page.items], next_cursor=page.next_cursor)
@@ -109,7 +109,7 @@ def get_deliveries(
 )
 def post_replay(webhook_id: UUID, delivery_id: UUID, caller: Admin, ledger: Ledger) -> DeliveryBody:
     """Sends the same message again, under the same id, with a new schedule of tries. 409 where the endpoint is disabled."""
-    view = deliveries.replay(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, delivery_id=delivery_id)
+    view = delivery_log.replay(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, delivery_id=delivery_id)
     return delivery_body(view)
 
 

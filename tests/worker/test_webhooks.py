@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
 from ledger.access import ensure_tenant
-from ledger.deliveries import Batch, Delivery, Try, list_deliveries
+from ledger.deliveries import Batch, Delivery, Try
+from ledger.delivery_log import list_deliveries
 from ledger.states import DeliveryState, TryOutcome
 from ledger.tables import WebhookDelivery
 from ledger.webhook_secrets import webhook_secret
