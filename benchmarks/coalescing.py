@@ -1,0 +1,66 @@
+"""What a hundred requests cost that come within one batching window: `python -m benchmarks.coalescing`.
+
+The same 200 samples asked for by one request and by a hundred, each time of a new small model; the last request is expedited, which
+closes the window. The cost is the time from a job's start to its end, summed over the jobs: what a worker is busy with.
+"""
+
+import argparse
+from datetime import datetime
+
+from benchmarks.serving import Served, served, training_ids
+from benchmarks.writing import Row, row, write
+
+SAMPLES = 200
+
+
+def main() -> None:
+    """Run both sides, print the figures and write them."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--requests", type=int, default=100)
+    arguments.add_argument("--runs", type=int, default=6)
+    given = arguments.parse_args()
+    with served(EXPUNGE_BATCH_WINDOW_SECONDS="3600", EXPUNGE_LEASE_SECONDS="60") as service:
+        rows = measure(service, requests=given.requests, runs=given.runs)
+    for found in rows:
+        print(f"{found.case:>14} {found.metric:>18} {found.mean:8.3f} [{found.low:.3f}, {found.high:.3f}] n={found.n}")
+    print(write("coalescing", rows))
+
+
+def measure(service: Served, *, requests: int, runs: int) -> list[Row]:
+    """Cost, jobs and their ratio."""
+    sides = {1: list[tuple[float, int]](), requests: list[tuple[float, int]]()}
+    for run in range(runs):
+        for count, found in sides.items():
+            found.append(cost(service, f"coalescing-{run}-{count}", requests=count))
+    rows = []
+    for count, found in sides.items():
+        case = f"{count} requests"
+        rows.append(row([seconds for seconds, _ in found], case=case, method="retrain", metric="seconds", unit="s"))
+        rows.append(row([jobs for _, jobs in found], case=case, method="retrain", metric="jobs", unit=""))
+    ratios = [many / one for (one, _), (many, _) in zip(sides[1], sides[requests], strict=True)]
+    case = f"{requests} requests"
+    return [*rows, row(ratios, case=case, method="retrain", metric="cost_ratio", unit="")]
+
+
+def cost(service: Served, name: str, *, requests: int) -> tuple[float, int]:
+    """Seconds that the jobs of so many requests ran, and how many jobs there were."""
+    service.register(name)
+    ids = training_ids()[:SAMPLES]
+    share = len(ids) // requests
+    jobs = set()
+    for number in range(requests):
+        some = ids[number * share : (number + 1) * share]
+        request = service.submit(name, some, expedite=number == requests - 1)
+        jobs |= {target["job"]["id"] for target in request["targets"]}
+    ended = [service.ended(job_id) for job_id in jobs]
+    return sum(busy(job) for job in ended), len(jobs)
+
+
+def busy(job: dict[str, str]) -> float:
+    """Seconds from a job's start to its end."""
+    begun, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
+    return (ended - begun).total_seconds()
+
+
+if __name__ == "__main__":
+    main()

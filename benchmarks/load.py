@@ -1,0 +1,204 @@
+"""How much the service takes, and how soon it acts: `python -m benchmarks.load`.
+
+The embedded stack and its callers share one machine, so that every figure is a lower bound of what the service alone would do.
+While a job runs: POST with 100 IDs each from several callers. Then one request for 100,000 IDs, polling with ETags for as fast as
+answers come, the time from POST to a worker's first step when idle, and what a job takes beyond its stages.
+"""
+
+import argparse
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from benchmarks.serving import Served, served, training_ids
+from benchmarks.writing import Row, row, write
+from expunge.database import opened
+from expunge.registration import place
+from ledger.access import ensure_tenant
+from ledger.datasets import register_dataset
+from ledger.models import register_model
+from ledger.samples import sample_digest
+
+LONG = "tests.worker.digits:long"
+MANY = 100_000
+
+
+def main() -> None:
+    """Measure everything, print the figures and write them."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seconds", type=float, default=8, help="of each run under load")
+    arguments.add_argument("--runs", type=int, default=3)
+    arguments.add_argument("--callers", type=int, nargs="+", default=[1, 8])
+    given = arguments.parse_args()
+    with served(EXPUNGE_BATCH_WINDOW_SECONDS="0", EXPUNGE_LEASE_SECONDS="60") as service:
+        rows = idle(service, runs=given.runs + 2)
+        for callers in given.callers:
+            rows += posting(service, callers=callers, seconds=given.seconds, runs=given.runs)
+        rows += polling(service, seconds=given.seconds, runs=given.runs)
+        rows += many_at_once(service, runs=given.runs)
+    for found in rows:
+        print(f"{found.case:>34} {found.metric:>20} {found.mean:10.4f} [{found.low:.4f}, {found.high:.4f}] n={found.n}")
+    print(write("load", rows))
+
+
+def idle(service: Served, *, runs: int) -> list[Row]:
+    """From POST to the method's first step, and the overhead of a job, one after the other."""
+    waits, overheads, shares = [], [], []
+    for run in range(runs):
+        name = service.register(f"idle-{run}")
+        sent = datetime.now(UTC)
+        request = service.submit(name, training_ids()[:200])
+        job_id = request["targets"][0]["job"]["id"]
+        job = service.ended(job_id)
+        began = next(
+            datetime.fromisoformat(event["at"])
+            for event in service.http.get(f"/jobs/{job_id}/events").json()["items"]
+            if event["text"] == "Phase: unlearn."
+        )
+        took = (datetime.fromisoformat(job["finished_at"]) - sent).total_seconds()
+        compute = sum(job["timings"].values())
+        waits.append((began - sent).total_seconds())
+        overheads.append(took - compute)
+        shares.append((took - compute) / took)
+    of_first = {"case": "first of a new worker", "method": "retrain"}
+    case = {"case": "idle", "method": "retrain"}
+    return [
+        row(waits[:1], **of_first, metric="first_step_seconds", unit="s"),
+        row(waits[1:], **case, metric="first_step_seconds", unit="s"),
+        row(overheads[1:], **case, metric="overhead_seconds", unit="s"),
+        row(shares[1:], **case, metric="overhead_ratio", unit=""),
+    ]
+
+
+def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list[Row]:
+    """POST /unlearn-requests with 100 IDs each, from so many callers, while a job runs."""
+    rates, medians, tails = [], [], []
+    for run in range(runs):
+        name = service.register(f"busy-{callers}-{run}", reference=LONG)
+        running = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
+        while service.http.get(f"/jobs/{running}").json()["phase"] != "unlearn":
+            time.sleep(0.05)
+        other = service.register(f"asked-{callers}-{run}")
+        ids = training_ids()
+
+        def ask(number: int, other: str = other, ids: list[str] = ids) -> tuple[str, str, bytes]:
+            some = [ids[(number * 100 + i) % len(ids)] for i in range(100)]
+            return "POST", "/unlearn-requests", json.dumps({"dataset": other, "sample_ids": some}).encode()
+
+        latencies = under_load(service, ask, callers=callers, seconds=seconds, accepted={202})
+        rates.append(len(latencies) / seconds)
+        medians.append(float(np.quantile(latencies, 0.5)))
+        tails.append(float(np.quantile(latencies, 0.99)))
+        service.ended(running)
+    case = {"case": f"POST of 100 IDs, {callers} callers", "method": "while a job runs"}
+    return [
+        row(rates, **case, metric="requests_per_second", unit="1/s"),
+        row(medians, **case, metric="p50_seconds", unit="s"),
+        row(tails, **case, metric="p99_seconds", unit="s"),
+    ]
+
+
+def polling(service: Served, *, seconds: float, runs: int, callers: int = 16) -> list[Row]:
+    """GET /jobs/{id} with the ETag of the last answer: as many as are answered."""
+    name = service.register("polled")
+    job_id = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
+    service.ended(job_id)
+    tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
+    rates, tails = [], []
+    for _ in range(runs):
+        latencies = under_load(
+            service,
+            lambda number: ("GET", f"/jobs/{job_id}", b""),
+            callers=callers,
+            seconds=seconds,
+            accepted={304},
+            **{"If-None-Match": tag},
+        )
+        rates.append(len(latencies) / seconds)
+        tails.append(float(np.quantile(latencies, 0.99)))
+    case = {"case": f"polling, {callers} callers", "method": "ETag"}
+    return [
+        row(rates, **case, metric="requests_per_second", unit="1/s"),
+        row(tails, **case, metric="p99_seconds", unit="s"),
+    ]
+
+
+def many_at_once(service: Served, *, runs: int) -> list[Row]:
+    """One request for 100,000 IDs."""
+    where, times = place(service.stack.folder.root), []
+    ids = [f"person-{number:07d}" for number in range(MANY)]
+    with opened(where.database_url) as sessions, sessions.begin() as session:
+        tenant_id = ensure_tenant(session, "default")
+        digests = [sample_digest(where.sample_key, "people", sample) for sample in ids]
+        register_dataset(session, tenant_id=tenant_id, name="people", digests=digests)
+        for run in range(runs):
+            register_model(
+                session,
+                tenant_id=tenant_id,
+                name=f"people-{run}",
+                dataset="people",
+                workload="tests.worker.digits:workload",
+                training=digests,
+                weights_sha256="0" * 64,
+                weights_path="0.safetensors",
+                policy=[{"kind": "retrain"}],
+                details={},
+            )
+    for run in range(runs):
+        began = time.monotonic()
+        answer = service.http.post(
+            "/unlearn-requests", json={"dataset": "people", "sample_ids": ids, "models": [f"people-{run}"]}
+        )
+        times.append(time.monotonic() - began)
+        assert answer.status_code == 202, answer.text
+    return [row(times, case=f"one request for {MANY:,} IDs", method="inline", metric="seconds", unit="s")]
+
+
+def under_load(
+    service: Served,
+    ask: Callable[[int], tuple[str, str, bytes]],
+    *,
+    callers: int,
+    seconds: float,
+    accepted: set[int],
+    **headers: str,
+) -> list[float]:
+    """Seconds that each call took, from so many callers each of which calls again once it is answered."""
+    url, key = urlsplit(service.stack.url), service.stack.api_key
+    given = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+    latencies: list[float] = []
+    refused: list[int] = []
+    until = time.monotonic() + seconds
+
+    def call_again(caller: int) -> None:
+        connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
+        number = caller
+        while time.monotonic() < until:
+            method, path, body = ask(number)
+            began = time.monotonic()
+            connection.request(method, path, body=body or None, headers=given)
+            answer = connection.getresponse()
+            answer.read()
+            latencies.append(time.monotonic() - began)
+            number += callers
+            if answer.status not in accepted:
+                refused.append(answer.status)
+        connection.close()
+
+    threads = [threading.Thread(target=call_again, args=(caller,)) for caller in range(callers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not refused, f"{len(refused)} calls were answered otherwise: {sorted(set(refused))}"
+    return latencies
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""A running service for the benchmarks that measure it: the embedded stack with small models, as a caller meets it."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from expunge import client
+from expunge.embedded.broker import free_port
+from expunge.embedded.stack import Options, Stack, stack
+from expunge.registration import place, register_workload
+from expunge.training import Trained, train_workload
+from tests.worker import digits
+
+SMALL = "tests.worker.digits:workload"
+"""A linear network on scikit-learn's digits, the tests' own: a job takes seconds, nearly all of them the audit's."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The stack, a client with every right, and weights to register models with."""
+
+    stack: Stack
+    http: httpx.Client
+    trained: Trained
+
+    def register(self, name: str, *, reference: str = SMALL) -> str:
+        """A model on a dataset of the same name, retrained to forget."""
+        where = place(self.stack.folder.root)
+        register_workload(
+            where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=["retrain"]
+        )
+        return name
+
+    def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> dict[str, Any]:
+        """Ask for samples to be erased from a model that was registered so; gives the request."""
+        return client.submit(self.http, dataset=name, sample_ids=sample_ids, expedite=expedite)
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Follow a job to its end."""
+        *_, job = client.watch_job(self.http, job_id)
+        return job
+
+    def attempts(self, job_id: str) -> list[dict[str, Any]]:
+        """The attempts at a job."""
+        found: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/attempts").json()["items"]
+        return found
+
+
+@contextmanager
+def served(**environment: str) -> Iterator[Served]:
+    """Start a stack in a folder of its own, with settings of its own, and stop it."""
+    with tempfile.TemporaryDirectory(prefix="expunge-bench-") as folder:
+        options = Options(
+            data_dir=Path(folder) / "data",
+            port=free_port(),
+            workloads="tests,examples",
+            environment={"EXPUNGE_SWEEP_SECONDS": "1", **environment},
+        )
+        trained = train_workload(SMALL, allowed=("tests",), folder=Path(folder) / "trained", plain=True)
+        with stack(options) as running:
+            assert running.api_key is not None
+            with client.connect(running.url, running.api_key) as http:
+                http.timeout = httpx.Timeout(120)
+                yield Served(running, http, trained)
+
+
+def training_ids() -> list[str]:
+    """The IDs that the small model was trained on."""
+    return list(digits.workload().train.ids)

@@ -1,0 +1,201 @@
+"""Hundreds of requests for ten models while processes are killed at random: `python -m benchmarks.soak`.
+
+The embedded stack with one worker. A caller spreads the requests over the given time; meanwhile something is killed every few
+seconds: a worker's child, the worker with it, the beat, the broker with all that it holds, PostgreSQL in the middle of its work,
+the API. Then the stack is left alone until every request has ended, and the database is asked whether what the service promises is
+true. The command ends with an error where it is not.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import httpx
+import psutil
+from sqlalchemy import text
+
+from benchmarks.serving import Served, served, training_ids
+from benchmarks.writing import Row, row, write
+from expunge.database import opened
+from expunge.embedded.process import await_ready, start
+from expunge.registration import place
+
+PAUSE = 6.0
+"""Seconds between two kills, on average."""
+
+PROMISES = {
+    "requests that have not ended": "SELECT count(*) FROM unlearn_requests WHERE finished_at IS NULL",
+    "jobs that have not ended": "SELECT count(*) FROM jobs WHERE finished_at IS NULL",
+    "jobs with more than one version": (
+        "SELECT count(*) FROM (SELECT job_id FROM model_versions WHERE job_id IS NOT NULL GROUP BY job_id HAVING count(*) > 1) many"
+    ),
+    "versions without a report": (
+        "SELECT count(*) FROM model_versions LEFT JOIN reports ON reports.version_id = model_versions.id "
+        "WHERE kind = 'unlearned' AND reports.id IS NULL"
+    ),
+    "completed jobs with neither a version nor a reason": (
+        "SELECT count(*) FROM jobs LEFT JOIN model_versions ON model_versions.job_id = jobs.id "
+        "WHERE state = 'completed' AND reason IS NULL AND model_versions.id IS NULL"
+    ),
+    "samples called erased that are not": (
+        "SELECT count(*) FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
+        "LEFT JOIN erased_samples USING (model_id, digest) "
+        "WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
+    ),
+    "gaps in the versions": (
+        "SELECT count(*) FROM (SELECT 1 FROM model_versions GROUP BY model_id HAVING count(*) <> max(number)) gaps"
+    ),
+}
+"""What must not be there at the end, and how to count it."""
+
+
+def main() -> None:
+    """Run it, print the counts and write them."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--requests", type=int, default=500)
+    arguments.add_argument("--models", type=int, default=10)
+    arguments.add_argument("--minutes", type=float, default=3, help="of killing")
+    arguments.add_argument("--patience", type=float, default=30, help="minutes until everything must have ended")
+    arguments.add_argument("--seed", type=int, default=0)
+    given = arguments.parse_args()
+    environment = {
+        "EXPUNGE_BATCH_WINDOW_SECONDS": "5",
+        "EXPUNGE_LEASE_SECONDS": "6",
+        "EXPUNGE_CHECKPOINT_SECONDS": "1",
+        "EXPUNGE_MAX_ATTEMPTS": "100",
+    }
+    with served(**environment) as service:
+        counts = soak(service, given)
+    broken = {what: counts[what] for what in PROMISES if counts[what]}
+    if counts["requests acknowledged"] != counts["requests"]:
+        broken["requests lost"] = counts["requests acknowledged"] - counts["requests"]
+    for what, count in counts.items():
+        print(f"{count:>8,} {what}")
+    print(write("soak", [figure(what, count) for what, count in counts.items()]))
+    if broken:
+        raise SystemExit(f"Promises are broken: {broken}")
+
+
+def figure(what: str, count: float) -> Row:
+    """A count of the run."""
+    return row([count], case=what, method="retrain", metric="count", unit="")
+
+
+def soak(service: Served, given: argparse.Namespace) -> Counter[str]:
+    """Ask, kill, wait, and count."""
+    chance, counts = random.Random(given.seed), Counter[str]()
+    names = [service.register(f"model-{number}") for number in range(given.models)]
+    until = time.monotonic() + given.minutes * 60
+    asking = threading.Thread(target=ask, args=(service, names, counts, given), daemon=True)
+    asking.start()
+    while time.monotonic() < until or asking.is_alive():
+        time.sleep(chance.uniform(0.5, 1.5) * PAUSE)
+        what, kill = chance.choice(KILLS)
+        with suppress(psutil.NoSuchProcess):
+            kill(service)
+            counts[f"killed: {what}"] += 1
+    await_the_end(service, time.monotonic() + given.patience * 60)
+    count_all(service, counts)
+    return counts
+
+
+def ask(service: Served, names: list[str], counts: Counter[str], given: argparse.Namespace) -> None:
+    """Send the requests over the time, each until it is acknowledged."""
+    chance, ids = random.Random(given.seed + 1), training_ids()
+    for number in range(given.requests):
+        body = {"dataset": chance.choice(names), "sample_ids": chance.sample(ids, 3)}
+        while True:
+            try:
+                answer = service.http.post(
+                    "/unlearn-requests", json=body, headers={"Idempotency-Key": f"soak-{number}"}
+                )
+                if answer.status_code == httpx.codes.ACCEPTED:
+                    break
+                assert answer.status_code >= 500, answer.text
+            except httpx.HTTPError:
+                pass
+            counts["calls that had to be repeated"] += 1
+            time.sleep(0.5)
+        counts["requests acknowledged"] += 1
+        time.sleep(given.minutes * 60 / given.requests)
+
+
+def kill_child(service: Served) -> None:
+    """End the process in which a job runs."""
+    worker = psutil.Process(service.stack.children[place_of(service, "the worker")].process.pid)
+    for child in worker.children():
+        child.kill()
+
+
+def killer(name: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Served], None]:
+    """End a part of the stack, and start it again."""
+
+    def kill(service: Served) -> None:
+        where = place_of(service, name)
+        child = service.stack.children[where]
+        child.process.send_signal(number)
+        child.process.wait()
+        if name == "the broker":
+            shutil.rmtree(service.stack.folder.broker)
+            service.stack.folder.broker.mkdir()
+        service.stack.children[where] = start(child.program)
+        if name in ("PostgreSQL", "the broker"):
+            await_ready(service.stack.children[where])
+
+    return kill
+
+
+KILLS: list[tuple[str, Callable[[Served], None]]] = [
+    ("a worker's child", kill_child),
+    ("a worker's child", kill_child),
+    ("the worker", killer("the worker")),
+    ("the worker", killer("the worker")),
+    ("the beat", killer("the beat")),
+    ("the broker, emptied", killer("the broker")),
+    ("PostgreSQL", killer("PostgreSQL", signal.SIGQUIT)),
+    ("the API", killer("the API")),
+]
+
+
+def place_of(service: Served, name: str) -> int:
+    """Where a part of the stack is among its children."""
+    return next(i for i, child in enumerate(service.stack.children) if child.program.name == name)
+
+
+def await_the_end(service: Served, limit: float) -> None:
+    """Wait until no request is open, or for as long as the patience lasts."""
+    with opened(place(service.stack.folder.root).database_url) as sessions:
+        while time.monotonic() < limit:
+            with sessions.begin() as session:
+                if not session.scalar(text(PROMISES["requests that have not ended"])):
+                    return
+            time.sleep(1)
+
+
+def count_all(service: Served, counts: Counter[str]) -> None:
+    """Ask the database what there is, and what must not be."""
+    queries = {
+        "requests": "SELECT count(*) FROM unlearn_requests",
+        "jobs": "SELECT count(*) FROM jobs",
+        "attempts": "SELECT count(*) FROM attempts",
+        "attempts that lapsed": "SELECT count(*) FROM attempts WHERE outcome = 'lapsed'",
+        "attempts that went on from a checkpoint": "SELECT count(*) FROM events WHERE kind = 'job.resumed'",
+        "writes refused to workers without their lease": "SELECT coalesce(sum(refused_writes), 0) FROM attempts",
+        "versions published": "SELECT count(*) FROM model_versions WHERE kind = 'unlearned'",
+        "requests completed": "SELECT count(*) FROM unlearn_requests WHERE state = 'completed'",
+        "requests failed (the audit refused)": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
+        **PROMISES,
+    }
+    with opened(place(service.stack.folder.root).database_url) as sessions, sessions.begin() as session:
+        for what, query in queries.items():
+            counts[what] = int(session.scalar(text(query)) or 0)
+
+
+if __name__ == "__main__":
+    main()
