@@ -1,0 +1,153 @@
+"""What attacks with reference models see that an ordinary attack does not, on a network small enough to train dozens of shadows of.
+
+    python -m benchmarks.references --seeds 0 1 2
+
+A perceptron that remembers noisy 8 x 8 digits; 120 of 800 samples forgotten, 64 shadow models unlearned by each method, 16
+repetitions. Controls: the original, which LiRA must see through, and a retrained model, which U-LiRA must not. membership_auc is
+the ordinary attack, by the loss.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+from benchmarks.writing import Row, row, write
+from unlearning.audit.measures import measure
+from unlearning.audit.references.findings import ReferenceFindings, audit_with_references
+from unlearning.audit.references.spec import ReferenceSpec
+from unlearning.audit.references.study import study
+from unlearning.methods.registry import unlearn
+from unlearning.objective import classification
+from unlearning.recipe import Recipe
+from unlearning.samples import SampleSet, partition
+from unlearning.specs import SPECS
+from unlearning.task import Task
+from unlearning.training import drain, fit
+from unlearning.workload import split_held_out
+
+CASE = "small digits"
+METHODS = ("ltu", "ieu", "salun", "gradient_ascent")
+OBJECTIVE = classification(10)
+RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.1, precision="float32")
+NOISE = 4.0
+"""Of pixels from 0 to 16: enough that a network remembers its training images."""
+UNITS = {"forgetting_score": "score", "forgetting_null": "score", "klom": "nats", "klom_null": "nats"}
+"""Of every other metric: AUC."""
+
+Figures = dict[str, dict[str, float]]
+"""By method, by metric."""
+
+
+def main() -> None:
+    """Write the rows of all methods and both controls."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments.add_argument("--shadows", type=int, default=64)
+    arguments.add_argument("--repeats", type=int, default=16)
+    given = arguments.parse_args()
+    spec = ReferenceSpec(shadows=given.shadows, repeats=given.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [one(seed, spec=spec, folder=Path(folder)) for seed in given.seeds]
+    rows: list[Row] = []
+    for method in runs[0]:
+        for metric in runs[0][method]:
+            values = [run[method][metric] for run in runs]
+            rows.append(row(values, case=CASE, method=method, metric=metric, unit=UNITS.get(metric, "AUC")))
+    write("references", rows)
+
+
+def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
+    """One split, one original, one retrained model, and every method's run on it."""
+    train, held_out, test = partition(samples(), (800, 500, 400), seed=seed)
+    forget, remain = partition(train, (120, 680), seed=seed)
+    parts = split_held_out(held_out)
+    original, retrained = (
+        fit(network, learnt, RECIPE, objective=OBJECTIVE, seed=s)
+        for learnt, s in ((train, seed), (remain, seed + 1000))
+    )
+    figures: Figures = {}
+
+    def task() -> Task:
+        model = network()
+        model.load_state_dict(original.state_dict())
+        return Task(
+            model=model.eval(),
+            build=network,
+            objective=OBJECTIVE,
+            recipe=RECIPE,
+            forget=forget,
+            remain=remain,
+            guide=parts.guide,
+            criterion=parts.criterion,
+            seed=seed,
+        )
+
+    def population(model: nn.Module) -> float:
+        found = measure(
+            model, forget=forget, remain=remain, held_out=parts.audit, test=test, objective=OBJECTIVE, seed=seed
+        )
+        return found["membership_auc"]
+
+    for kind in METHODS:
+        given = task()
+        drain(unlearn(SPECS[kind](), given))
+        of = study(SPECS[kind](), task(), parts.audit, seed=seed)
+        found = _end(audit_with_references(of, unlearned=given.model, spec=spec, folder=folder))
+        figures[kind] = {"membership_auc": population(given.model), **_aucs(found, "unlearned"), **_distances(found)}
+        if "original" not in figures:
+            control = _end(audit_with_references(of, unlearned=retrained, spec=spec, folder=folder))
+            figures["original"] = {"membership_auc": population(original), **_aucs(found, "original")}
+            figures["retrained"] = {"membership_auc": population(retrained), **_aucs(control, "unlearned")}
+        print(f"seed {seed}, {kind}: {figures[kind]}", flush=True)
+    return figures
+
+
+def network() -> nn.Module:
+    """Two layers, 128 hidden units."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def samples() -> SampleSet:
+    """scikit-learn's digits with noise."""
+    data = load_digits()
+    clean = torch.tensor(data.data, dtype=torch.float32)
+    noise = NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return SampleSet(
+        ids=tuple(map(str, range(len(clean)))),
+        inputs=(clean + noise) / 16,
+        targets=torch.tensor(data.target, dtype=torch.int64),
+    )
+
+
+def _aucs(found: ReferenceFindings, which: str) -> dict[str, float]:
+    return {f"{name}_auc": attack.auc.value for name, attack in getattr(found, which).items()}
+
+
+def _distances(found: ReferenceFindings) -> dict[str, float]:
+    if found.klom is None or found.forgetting is None:
+        return {}
+    return {
+        "klom": found.klom.mean,
+        "klom_null": found.klom.null_mean,
+        "forgetting_score": found.forgetting.score,
+        "forgetting_null": found.forgetting.null,
+    }
+
+
+def _end(steps: Generator[Any, None, ReferenceFindings]) -> ReferenceFindings:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: ReferenceFindings = end.value
+            return found
+
+
+if __name__ == "__main__":
+    main()
