@@ -59,6 +59,7 @@ def record_samples(
                 & (erased_samples.c.model_id == training_samples.c.model_id),
             )
             .group_by(given.c.digest)
+            .order_by(given.c.digest)  # an index that is filled from end to end is quicker and smaller
         )
         session.execute(
             insert(request_samples).from_select(["request_id", "digest", "outcome"], meant).on_conflict_do_nothing()

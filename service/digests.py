@@ -33,17 +33,19 @@ async def stream_digests(
     """
     if streams.open >= MOST:
         raise NotReady(f"{MOST} lists are being read out; try again in a few seconds.", checks={"lists": "full"})
-    session = database.sessions()
-    try:
-        listed = await run_in_threadpool(find, session)
-    except BaseException:
-        await run_in_threadpool(session.close)
-        raise
-    lines = _lines(streams, session, listed)
+
+    def named() -> Subquery:
+        with database.sessions() as session:
+            return find(session)
+
+    listed = await run_in_threadpool(named)
+    lines = _lines(streams, database, listed)
     return StreamingResponse(lines, media_type="text/plain", headers={"Cache-Control": "no-store"})
 
 
-async def _lines(streams: Streams, session: Session, listed: Subquery) -> AsyncIterator[str]:
+async def _lines(streams: Streams, database: Database, listed: Subquery) -> AsyncIterator[str]:
+    # Opened here, because an answer whose client is gone already is never begun, and then never closed either.
+    session = database.sessions()
     streams.open += 1
     try:
         chunks = await run_in_threadpool(read_digests, session, listed)
