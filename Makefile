@@ -59,11 +59,12 @@ check: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+BENCHES := quality relearn verdicts ablation readiness speed references \
+	load coalescing soak fuzz manifests reports metrics
+
 bench: $(STAMP)
-	@set -e; none=yes; for file in benchmarks/[a-z]*.py; do \
-		test -e "$$file" || continue; none=no; \
-		echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; \
-	done; test $$none = no || echo "benchmarks/ has no command yet."
+	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@$(BIN)/python -m benchmarks.tables
 
 clean:
 	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
