@@ -1,8 +1,11 @@
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from expunge import cli
 from tests.ops.files import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -60,3 +63,22 @@ def test_the_readmes_commands_are_the_makefiles() -> None:
 
     assert {"setup", "run", "demo", "test", "test-all", "check", "bench", "clean"} <= targets
     assert {"demo", "test", "run"} <= used <= targets
+
+
+def commands_in(document: Path) -> list[list[str]]:
+    """The `expunge …` lines of a document's shell blocks, as words."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.split("  #")[0] for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [re.search(r"(?:^|\boperator |\bentrypoint )expunge (.*)", line.strip()) for line in lines]
+    return [re.sub(r"[|>].*", "", match[1]).split() for match in found if match]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_expunge_command_and_option_exists(document: Path) -> None:
+    for words in commands_in(document):
+        command: Any = get_command(cli.app)
+        while hasattr(command, "commands"):
+            assert words[0] in command.commands, words
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words

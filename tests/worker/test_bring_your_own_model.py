@@ -1,0 +1,81 @@
+"""The Python of docs/bring-your-own-model.md, run as it stands there: trained, registered, and one request served."""
+
+import re
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from threading import Event
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.registration import Place, register_workload
+from ledger.access import ensure_tenant
+from ledger.jobs import get_job
+from ledger.requests import submit
+from ledger.samples import sample_digest
+from ledger.states import JobState, Reason
+from tests.ops.files import ROOT
+from worker.run import run
+from worker.settings import Settings
+
+KEY = bytes(32)
+DOCUMENT = (ROOT / "docs/bring-your-own-model.md").read_text()
+
+
+@pytest.fixture
+def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The document's modules as a package that can be imported, in a folder of their own."""
+    for code in re.findall(r"^```python\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL):
+        (name,) = re.findall(r"^# (acme/\w+\.py)\n", code)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for module in [name for name in sys.modules if name.split(".")[0] == "acme"]:
+        del sys.modules[module]
+
+
+def test_what_the_document_says_leads_to_an_erasure(
+    acme: Path, database_url: str, sessions: sessionmaker[Session]
+) -> None:
+    from acme.forms import workload  # type: ignore[import-not-found]
+    from acme.training import train  # type: ignore[import-not-found]
+
+    where = Place(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
+    register_workload(where, name="forms", reference="acme.forms:workload", weights=train(), policy=["retrain"])
+    job_id = ask(sessions, list(workload().train.ids[:100]))
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr("redis://127.0.0.1:1/0"),
+        sample_key=SecretStr(KEY.hex()),
+        storage=where.storage,
+        workloads="acme",
+    )
+
+    assert run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Event())
+
+    with sessions() as session:
+        job = get_job(session, tenant_id=ensure_tenant(session, "default"), job_id=job_id)
+    # What an audit can say of a hundred samples is a draw; that it was made is not.
+    assert job.state == JobState.COMPLETED or job.reason == Reason.AUDIT_FAILED, job.detail
+
+
+def ask(sessions: sessionmaker[Session], sample_ids: list[str]) -> UUID:
+    """Ask for samples to be erased; gives the job."""
+    with sessions.begin() as session:
+        view = submit(
+            session,
+            tenant_id=ensure_tenant(session, "default"),
+            caller="test",
+            dataset="forms",
+            digests=[sample_digest(KEY, "forms", sample) for sample in sample_ids],
+            batch_window=timedelta(0),
+        )
+    job_id = view.targets[0].job_id
+    assert job_id is not None
+    return job_id
