@@ -1,6 +1,6 @@
 """Which samples no training may use again: what was asked to be erased, whether it is done or still to be done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from uuid import UUID
 
 from sqlalchemy import Select, Subquery, select, union
@@ -46,10 +46,17 @@ def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     return _together(erased, asked)
 
 
-def read_digests(session: Session, listed: Subquery) -> Iterator[Sequence[bytes]]:
-    """The digests of a list, each once and in their order, some thousands at a time, through one cursor of the database's."""
+def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes], None, None]:
+    """The digests of a list, each once and in their order, some thousands at a time, through one cursor of the database's.
+
+    Close it where it is not read to its end.
+    """
     rows = select(listed.c.digest).order_by(listed.c.digest)
-    return session.scalars(rows.execution_options(yield_per=CHUNK)).partitions()
+    found = session.scalars(rows.execution_options(yield_per=CHUNK))
+    try:
+        yield from found.partitions()
+    finally:
+        found.close()
 
 
 def _together(erased: Select[bytes], asked: Select[bytes]) -> Subquery:

@@ -46,12 +46,13 @@ async def stream_digests(
 async def _lines(streams: Streams, database: Database, listed: Subquery) -> AsyncIterator[str]:
     # Opened here, because an answer whose client is gone already is never begun, and then never closed either.
     session = database.sessions()
+    chunks = read_digests(session, listed)
     streams.open += 1
     try:
-        chunks = await run_in_threadpool(read_digests, session, listed)
         while chunk := await run_in_threadpool(next, chunks, None):
             yield "".join(f"{digest.hex()}\n" for digest in chunk)
     finally:
         streams.open -= 1
         with CancelScope(shield=True):
+            await run_in_threadpool(chunks.close)
             await run_in_threadpool(session.close)
