@@ -44,6 +44,10 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_worker_seen_timestamp_seconds": ("gauge", {}),
     "expunge_job_progress_ratio": ("gauge", {"model": None, "stage": None}),
     "expunge_training_seconds": ("gauge", {"model": None}),
+    "expunge_outbox_waiting": ("gauge", {}),
+    "expunge_outbox_oldest_timestamp_seconds": ("gauge", {}),
+    "expunge_webhook_waiting": ("gauge", {}),
+    "expunge_webhook_oldest_timestamp_seconds": ("gauge", {}),
 }
 ABSENT_WHERE_NOTHING_WAITS = {"expunge_webhook_oldest_timestamp_seconds"}
 BOUNDS = {

@@ -1,0 +1,126 @@
+"""What a scrape of /metrics costs: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.metrics`.
+
+The embedded stack, idle, with ten published jobs a model, each with a report of about the size of a real one (100 kB).
+"""
+
+import argparse
+import tempfile
+import time
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session, sessionmaker
+
+from benchmarks.writing import Row, row, write
+from expunge.database import opened
+from expunge.embedded.broker import free_port
+from expunge.embedded.stack import Options, stack
+from ledger.access import ensure_tenant
+from ledger.claims import claim, enter_verifying
+from ledger.datasets import register_dataset
+from ledger.models import register_model
+from ledger.requests import submit
+from ledger.results import publish
+from ledger.samples import sample_digest
+from unlearning.specs import DEFAULT_POLICY, to_json
+
+MODELS = (1, 10, 100)
+JOBS = 10
+KEY = bytes(32)
+CURVE = [0.123456789] * 7500
+"""About 100 kB of JSON: the curves of a real report."""
+AUDIT = {
+    "membership": {"attacks": [{"unlearned": {"auc": {"value": 0.52}}}]},
+    "relearn": {"ratio_to_control": 0.9, "curve": CURVE},
+    "measures": {"unlearned": {"ta": {"value": 90.0}}, "original": {"ta": {"value": 91.0}}},
+}
+
+
+def main() -> None:
+    """Measure every size, print the figures and write them."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--scrapes", type=int, default=30, help="of each size")
+    scrapes = arguments.parse_args().scrapes
+    rows: list[Row] = []
+    # The beat must not start the jobs of models whose weights there are none of: this is about the API alone.
+    quiet = {"EXPUNGE_SWEEP_SECONDS": "3600"}
+    with (
+        tempfile.TemporaryDirectory(prefix="expunge-metrics-") as folder,
+        stack(Options(data_dir=Path(folder), port=free_port(), environment=quiet)) as running,
+        opened(running.settings.database_url) as sessions,
+    ):
+        made = 0
+        for size in MODELS:
+            for number in range(made, size):
+                fill(sessions, number)
+            made = size
+            rows += figures(f"{running.url}/metrics", size=size, scrapes=scrapes)
+    print(write("metrics", rows))
+
+
+def fill(sessions: sessionmaker[Session], number: int) -> None:
+    """Register a model and publish its jobs, as workers would."""
+    name = f"model-{number:03d}"
+    digests = [sample_digest(KEY, name, f"sample-{sample}") for sample in range(2 * JOBS)]
+    with sessions.begin() as session:
+        tenant_id = ensure_tenant(session, "default")
+        register_dataset(session, tenant_id=tenant_id, name=name, digests=digests)
+        register_model(
+            session,
+            tenant_id=tenant_id,
+            name=name,
+            dataset=name,
+            workload="examples.digits:workload",
+            training=digests,
+            weights_sha256="0" * 64,
+            weights_path="0.safetensors",
+            policy=[to_json(spec) for spec in DEFAULT_POLICY],
+            details={"training_seconds": 60.0},
+        )
+    for digest in digests[:JOBS]:
+        serve(sessions, tenant_id, dataset=name, digest=digest)
+
+
+def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, digest: bytes) -> None:
+    """Ask for one sample to be erased, and publish a version without it: in one transaction, before any worker hears of it."""
+    with sessions.begin() as session:
+        request = submit(
+            session, tenant_id=tenant_id, caller="bench", dataset=dataset, digests=[digest], batch_window=timedelta(0)
+        )
+        job_id = request.targets[0].job_id
+        assert job_id is not None
+        held = claim(session, job_id, worker="bench", lease=timedelta(minutes=5))
+        assert held is not None
+        enter_verifying(session, held)
+        publish(
+            session,
+            held,
+            weights_sha256="1" * 64,
+            weights_path="1.safetensors",
+            report={"report_id": str(uuid4()), "audit": AUDIT},
+            report_sha256="2" * 64,
+            verdict="verified",
+            timings={"load": 1.0, "unlearn": 20.0, "audit_membership": 3.0, "audit_relearn": 4.0, "publish": 0.1},
+        )
+
+
+def figures(url: str, *, size: int, scrapes: int) -> list[Row]:
+    """One size, scraped several times."""
+    seconds, body = [], ""
+    with httpx.Client(trust_env=False, timeout=120) as http:
+        http.get(url)  # Caches are warm when Prometheus comes the second time, too.
+        for _ in range(scrapes):
+            begun = time.perf_counter()
+            body = http.get(url).text
+            seconds.append(time.perf_counter() - begun)
+    series = sum(len(family.samples) for family in text_string_to_metric_families(body))
+    case = f"{size} models, {JOBS} jobs each"
+    found = {"seconds": (seconds, "s"), "bytes": ([len(body.encode())], "B"), "series": ([series], "1")}
+    return [row(values, case=case, method="scrape", metric=name, unit=unit) for name, (values, unit) in found.items()]
+
+
+if __name__ == "__main__":
+    main()
