@@ -88,7 +88,9 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
     if version.refused_at is not None:
         raise VersionRefused(f"version {number} of {model!r} was refused and is never served")
     if version.purged_at is not None:
-        raise VersionRefused(f"the weights of version {number} of {model!r} were purged on {version.purged_at:%Y-%m-%d}")
+        raise VersionRefused(
+            f"the weights of version {number} of {model!r} were purged on {version.purged_at:%Y-%m-%d}"
+        )
     if version.id != of.served_version_id:
         back = count_resurrected(session, version)
         if back:

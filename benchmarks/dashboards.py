@@ -1,0 +1,210 @@
+"""Pictures of what the dashboards show: a real run, scraped by a real Prometheus, each panel's query asked and drawn.
+
+`python -m benchmarks.dashboards` trains the digits, serves requests by LTU, IEU and Retrain on a stack of its own, and draws
+docs/images/dashboard-*.png. It needs Debian's prometheus, and for their panels its exporters. Grafana itself is
+not part of it: the queries are its panels' own, the drawing is not.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import httpx
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from expunge import client
+from expunge.embedded.broker import free_port
+from expunge.embedded.stack import Options, stack
+from expunge.registration import place, register_workload
+from expunge.training import train_workload
+from ops.prometheus.local import Prometheus, prometheus
+
+DASHBOARDS = sorted(Path("ops/grafana/dashboards").glob("*.json"))
+IMAGES = Path("docs/images")
+WORKLOAD = "examples.digits:workload"
+REQUESTS = (("ltu", range(0, 150)), ("ieu", range(150, 250)), ("retrain", range(250, 350)), ("ltu", range(350, 450)))
+"""Each request's method, and the numbers of the digits that it asks to forget."""
+STEP = 2.0
+"""Seconds between scrapes, and between points of a line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """What was watched, and when (seconds since the epoch)."""
+
+    seen: Prometheus
+    start: float
+    end: float
+
+    @property
+    def window(self) -> str:
+        """The whole time, as PromQL writes it."""
+        return f"{int(self.end - self.start)}s"
+
+
+def main() -> None:
+    """Run, watch, draw."""
+    with watched_run() as span:
+        for path in DASHBOARDS:
+            draw(json.loads(path.read_text()), span, IMAGES / f"dashboard-{path.stem}.png")
+            print(f"drew docs/images/dashboard-{path.stem}.png")
+
+
+@contextmanager
+def watched_run() -> Iterator[Span]:
+    """A stack on which every request was served while a Prometheus looked on."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        trained = train_workload(WORKLOAD, allowed=("examples",), folder=folder / "weights")
+        options = Options(data_dir=folder / "data", port=free_port(), environment={"EXPUNGE_SWEEP_SECONDS": "2"})
+        with (
+            stack(options) as running,
+            prometheus(running.settings, folder / "prometheus", interval=f"{STEP:g}s") as seen,
+        ):
+            start = time.time()
+            register_workload(place(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path)
+            time.sleep(3 * STEP)  # Prometheus must see the counters at nought first.
+            assert running.api_key is not None
+            with client.connect(running.url, running.api_key) as http:
+                for method, numbers in REQUESTS:
+                    serve(http, method, numbers)
+            time.sleep(3 * STEP)
+            yield Span(seen=seen, start=start, end=time.time())
+
+
+def serve(http: httpx.Client, method: str, numbers: range) -> None:
+    """Ask for digits to be forgotten and wait until that has ended."""
+    ids = [f"digit-{number:04d}" for number in numbers]
+    for job_id in client.job_ids(client.submit(http, dataset="digits", sample_ids=ids, method=method)):
+        *_, job = client.watch_job(http, job_id)
+        print(f"{method}: {job['state']} {job.get('reason') or ''}")
+
+
+def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
+    """Draw every panel where the dashboard has it."""
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
+    figure = plt.figure(figsize=(14, height * 0.34), layout=None)
+    figure.suptitle(dashboard["title"], x=0.01, y=1 - 0.12 / height, ha="left", va="top", weight="bold")
+    for row in dashboard["panels"]:
+        if row["type"] == "row":
+            figure.text(
+                0.01, 1 - (row["gridPos"]["y"] + 1.2) / height, row["title"], weight="bold", color="grey", fontsize=9
+            )
+    for panel in panels:
+        at = panel["gridPos"]
+        left, width = (at["x"] + 1.4) / 24, (at["w"] - 1.9) / 24
+        bottom, top = 1 - (at["y"] + at["h"] - 0.9) / height, 1 - (at["y"] + 1.5) / height
+        axes = figure.add_axes((left, bottom, width, top - bottom))
+        axes.set_title(panel["title"], loc="left", fontsize=9)
+        KINDS[panel["type"]](axes, panel, span)
+    figure.savefig(target, dpi=80)
+    plt.close(figure)
+
+
+def filled(query: str, span: Span) -> str:
+    """A query with the whole run chosen above the dashboard."""
+    for name, value in {"$window": span.window, "$__range": span.window, "$model": ".*", "$method": ".*"}.items():
+        query = query.replace(name, value)
+    return query
+
+
+def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
+    """A line for each series."""
+    drawn = 0
+    for target in panel["targets"]:
+        for series in span.seen.query_range(filled(target["expr"], span), start=span.start, end=span.end, step=STEP):
+            points = unbroken([(float(at) - span.start, float(value)) for at, value in series["values"]])
+            if all(isnan(value) for _, value in points):  # A quantile of nothing.
+                continue
+            axes.plot(*zip(*points, strict=True), label=legend(target["legendFormat"], series["metric"]), linewidth=1.2)
+            drawn += 1
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    if not drawn:
+        nothing(axes)
+    elif drawn <= 12:
+        axes.legend(fontsize=6, loc="upper left")
+
+
+def unbroken(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points with a gap where the series had none, so that no line is drawn over it."""
+    drawn: list[tuple[float, float]] = []
+    for at, value in points:
+        if drawn and at - drawn[-1][0] > 1.5 * STEP:
+            drawn.append((at, float("nan")))
+        drawn.append((at, value))
+    return drawn
+
+
+def legend(template: str, labels: dict[str, str]) -> str:
+    """The legend with its labels filled in."""
+    for name, value in labels.items():
+        template = template.replace(f"{{{{{name}}}}}", value)
+    return template
+
+
+def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
+    """The last value, large."""
+    found = span.seen.query_range(filled(panel["targets"][0]["expr"], span), start=span.start, end=span.end, step=STEP)
+    axes.axis("off")
+    if not found:
+        nothing(axes)
+        return
+    unit = {"s": " s"}.get(panel["fieldConfig"]["defaults"]["unit"], "")
+    axes.text(0.5, 0.4, f"{float(found[0]['values'][-1][1]):,.4g}{unit}", ha="center", va="center", fontsize=18)
+
+
+def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
+    """The series of each query side by side."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    names = panel["transformations"][-1]["options"]["renameByName"]
+    for target in panel["targets"]:
+        for series in span.seen.query(filled(target["expr"], span)):
+            key = tuple(series["metric"].get(label, "") for label in ("model", "method"))
+            rows.setdefault(key, {})[names[f"Value #{target['refId']}"]] = f"{float(series['value'][1]):,.4g}"
+    axes.axis("off")
+    if not rows:
+        nothing(axes)
+        return
+    cells = [[*key, *(row.get(column, "–") for column in names.values())] for key, row in sorted(rows.items())]
+    drawn = axes.table(cells, colLabels=["model", "method", *names.values()], loc="upper center")
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(8)
+
+
+def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
+    """Stacked bars as the panel groups them."""
+    grouped = panel["transformations"][0]["options"]
+    found = span.seen.query(filled(panel["targets"][0]["expr"], span))
+    values = {
+        (s["metric"][grouped["rowField"]], s["metric"][grouped["columnField"]]): float(s["value"][1]) for s in found
+    }
+    rows, columns = (sorted({key[place] for key in values}) for place in (0, 1))
+    left = dict.fromkeys(rows, 0.0)
+    for column in columns:
+        lengths = [values.get((row, column), 0.0) for row in rows]
+        axes.barh(rows, lengths, left=list(left.values()), label=column, height=0.5)
+        left = {row: start + length for (row, start), length in zip(left.items(), lengths, strict=True)}
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=6)
+
+
+def nothing(axes: Axes) -> None:
+    """Say that this source was not there."""
+    axes.axis("off")
+    axes.text(0.5, 0.5, "no data: this source was not running", ha="center", va="center", color="grey", fontsize=9)
+
+
+KINDS = {"timeseries": lines, "stat": figure_alone, "table": table, "barchart": bars}
+
+
+if __name__ == "__main__":
+    main()
