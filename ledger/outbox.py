@@ -72,6 +72,10 @@ def take_wakeups(session: Session, *, job_ids: Collection[UUID] | None = None, l
 
 
 def settle_wakeups(session: Session, sent: Sequence[Wakeup]) -> None:
-    """Strike out what was sent, except where the job was announced again after it had been taken."""
+    """Strike out what was sent, except where the job was announced again after it had been taken.
+
+    An entry that is being announced at this moment is left, not waited for: two that wait for each other's entries would never end.
+    """
     done = tuple_(OutboxEntry.id, OutboxEntry.available_at).in_([(w.entry_id, w.held_until) for w in sent])
-    session.execute(delete(OutboxEntry).where(done).execution_options(synchronize_session=False))
+    mine = select(OutboxEntry.id).where(done).with_for_update(skip_locked=True).cte("mine")
+    session.execute(delete(OutboxEntry).where(OutboxEntry.id == mine.c.id).execution_options(synchronize_session=False))

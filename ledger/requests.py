@@ -240,7 +240,7 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> Re
     jobs = {job.id: job for job in session.scalars(_locked(Job).where(Job.id.in_(mine)).order_by(Job.model_id, Job.id))}
     still_open = Target.finished_at.is_(None)
     targets = list(
-        session.scalars(_locked(Target).where(Target.request_id == request_id, still_open).order_by(Target.id))
+        session.scalars(_locked(Target).where(Target.request_id == request_id, still_open).order_by(Target.model_id))
     )
     session.refresh(request)
     if not targets and request.state != RequestState.CANCELLED:

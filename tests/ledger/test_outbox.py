@@ -114,3 +114,22 @@ def test_only_the_jobs_asked_for_are_taken(world):
     large = world.submit(1, models=["large"]).targets[0].job_id
     assert [wakeup.job_id for wakeup in take(world, job_ids=[large])] == [large]
     assert woken(world) == [small]
+
+
+def test_what_is_being_announced_is_left_when_it_is_settled_and_not_waited_for(world):
+    job_id = world.submit(1).targets[0].job_id
+    taken = take(world)
+    with world.sessions.begin() as session:
+        announce_wakeup(session, job_id)
+        settle(world, taken)  # would wait here for ever
+    assert woken(world) == [job_id]
+
+
+def test_settling_deletes_what_was_sent_and_nothing_else(world):
+    small = world.submit(1, models=["small"]).targets[0].job_id
+    large = world.submit(1, models=["large"]).targets[0].job_id
+    first = take(world, job_ids=[small])
+    settle(world, first)
+    settle(world, [])
+    assert world.count("outbox") == 1
+    assert woken(world) == [large]
