@@ -15,6 +15,7 @@ from expunge import (
     operator_commands,
     signing_commands,
     tune_command,
+    unlink_command,
     verify_command,
 )
 from expunge.console import notes
@@ -78,6 +79,7 @@ app.command("audit", rich_help_panel="The operator")(audit_command.audit)
 app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
 app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator")
 app.add_typer(signing_commands.signing_keys, name="signing-keys", rich_help_panel="The operator")
+app.command("unlink", rich_help_panel="The operator")(unlink_command.unlink_person)
 app.command("submit", rich_help_panel="The caller")(caller_commands.submit)
 app.command("watch", rich_help_panel="The caller")(caller_commands.watch)
 app.command("report", rich_help_panel="The caller")(caller_commands.report)

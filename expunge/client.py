@@ -143,6 +143,17 @@ def get_report_file(client: httpx.Client, report_id: str, media: str) -> bytes:
     return send(client, "GET", f"/reports/{report_id}", headers={"Accept": media}).content
 
 
+def get_statement(client: httpx.Client, report_id: str) -> bytes:
+    """Fetch a report's signed statement as a file."""
+    return send(client, "GET", f"/reports/{report_id}/statement").content
+
+
+def get_signing_keys(client: httpx.Client) -> list[Json]:
+    """Fetch the public signing keys, newest first."""
+    keys: list[Json] = content(send(client, "GET", "/keys"))["items"]
+    return keys
+
+
 def get_inclusion(client: httpx.Client, report_id: str, sample_id: str) -> bytes:
     """Fetch the proof that a sample is among those that a report's job has erased, as a file for the person."""
     return send(client, "POST", f"/reports/{report_id}/inclusion", json={"sample_id": sample_id}).content

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import NotInManifest, UnknownReport
 from ledger.merkle import inclusion_path
-from ledger.tables import Report
+from ledger.tables import Job, Report
 from ledger.tables.samples import manifest_leaves
 from verifier.manifest import SALT_BYTES, Inclusion, sample_leaf
 from verifier.merkle import root_hash
@@ -83,7 +83,9 @@ def prove_inclusion(
     )
 
 
-def unlink(session: Session, digest: bytes) -> int:
-    """Erase the link between a sample and its leaves; every root and every other proof stays good. Gives how many leaves."""
-    erased = update(manifest_leaves).where(manifest_leaves.c.digest == digest).values(digest=None, salt=None)
-    return session.execute(erased.returning(manifest_leaves.c.place)).all().__len__()
+def unlink(session: Session, *, tenant_id: UUID, digest: bytes) -> int:
+    """Erase the link between a tenant's sample and its leaves, and tell how many; every root and every other proof stays good."""
+    mine = select(Job.id).where(Job.tenant_id == tenant_id)
+    erased = update(manifest_leaves).where(manifest_leaves.c.digest == digest, manifest_leaves.c.job_id.in_(mine))
+    places = erased.values(digest=None, salt=None).returning(manifest_leaves.c.place)
+    return len(session.execute(places).all())

@@ -18,8 +18,9 @@ Erases people's data from trained PyTorch models, proves it with an audit, and p
 2. `GET /jobs/{id}` tells state, phase, progress and time left; poll it with `If-None-Match`, as often as `Retry-After` says.
 3. `GET /reports/{id}` is what the audit found, as JSON or HTML, once the job is completed.
 
-Every call but the health checks, the metrics and `/methods` needs `Authorization: Bearer <API key>`. Every error is
-`application/problem+json` (RFC 9457) with a stable `type`. Times are RFC 3339 in UTC, durations seconds, shares 0 to 1.
+Every call but the health checks, the metrics, `/methods`, `/keys` and the log's checkpoint and proofs needs
+`Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457) with a stable `type`. Times are RFC 3339
+in UTC, durations seconds, shares 0 to 1.
 """
 
 _DOCS_POLICY = (

@@ -20,7 +20,7 @@ class Unlearned:
     """What a request came to. methods: those tried, in order; the last one's result is published.
 
     findings: why each method but the last was not enough. seconds: of the unlearning, over all methods tried.
-    reports: the saved copies of the report by form.
+    reports: the saved copies of the report by form, its signed statement, and the key to check that with.
     """
 
     samples: int
@@ -97,10 +97,13 @@ def why(attempt: client.Json) -> str:
 
 
 def save_report(http: httpx.Client, report_id: str, *, folder: Path, name: str) -> dict[str, Path]:
-    """Save a report in each of its forms."""
+    """Save a report in each of its forms, with its signed statement and the key to check that with."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = {}
     for form, media in FORMS.items():
         saved[form] = (folder / f"{name}.{form}").absolute()
         saved[form].write_bytes(client.get_report_file(http, report_id, media))
+    saved["statement"], saved["key"] = (folder / f"{name}.dsse").absolute(), (folder / "signing-key.pem").absolute()
+    saved["statement"].write_bytes(client.get_statement(http, report_id))
+    saved["key"].write_text(client.get_signing_keys(http)[0]["public_key"])
     return saved

@@ -91,8 +91,12 @@ def say_reports(console: Console, done: Sequence[Unlearned]) -> None:
     """Say where the reports are and how to open them."""
     console.print("\nThe audit reports, saved as a page, a PDF and the data:", style="bold")
     for one in done:
-        for path in one.reports.values():
-            console.print(f"  {path}", soft_wrap=True, highlight=False, markup=False)
+        for form in ("html", "pdf", "json"):
+            console.print(f"  {one.reports[form]}", soft_wrap=True, highlight=False, markup=False)
     console.print("Open one in a browser:", style="bold")
     for one in done:
         console.print(f"  {one.reports['html'].as_uri()}", soft_wrap=True, highlight=False, markup=False)
+    first = done[0].reports
+    console.print("Check a signed one without the service:", style="bold")
+    command = f"  expunge verify {first['statement']} --key {first['key']} --report {first['json']}"
+    console.print(command, soft_wrap=True, highlight=False, markup=False)

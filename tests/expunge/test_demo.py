@@ -17,6 +17,7 @@ from expunge.demo.requests import Unlearned
 from expunge.demo.table import COLUMNS, comparison, legend, noise, outcome
 from expunge.errors import DemoFailed
 from service.report.schema import validate
+from verifier.checking import verify_files
 
 
 @pytest.fixture
@@ -118,16 +119,21 @@ def test_the_demo_plays_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "retrained again" in output
     assert "Noise floor" in output
     assert sorted(path.suffix for path in (tmp_path / "reports").iterdir()) == [
+        ".dsse",
+        ".dsse",
         ".html",
         ".html",
         ".json",
         ".json",
         ".pdf",
         ".pdf",
+        ".pem",
     ]
     for path in (tmp_path / "reports").glob("*.json"):
         validate(json.loads(path.read_text()))
         assert path.with_suffix(".html").as_uri() in output
+        found = verify_files(path.with_suffix(".dsse"), keys=[path.with_name("signing-key.pem")], report=path)
+        assert found.refused is None
     assert started_since(before) == []
 
 
