@@ -32,7 +32,7 @@ MANY = 100_000
 def main() -> None:
     """Measure everything, print the figures and write them."""
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--seconds", type=float, default=8, help="of each run under load")
+    arguments.add_argument("--seconds", type=float, default=6, help="of each run under load")
     arguments.add_argument("--runs", type=int, default=3)
     arguments.add_argument("--callers", type=int, nargs="+", default=[1, 8])
     given = arguments.parse_args()
