@@ -12,7 +12,7 @@ ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
 
 @pytest.fixture
 def exported(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> set[str]:
-    """The names of all time series after one job was published and another job runs."""
+    """The names of all metrics, and of all time series after one job was published and another job runs."""
     client = serve(key=site.admin)
     publish_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
     begin_job(
@@ -20,7 +20,9 @@ def exported(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> set[s
         client.post("/unlearn-requests", json=ASKED | {"sample_ids": ["sample-2"]}).json()["targets"][0]["job"]["id"],
     )
     text = client.get("/metrics").text
-    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    families = [*text_string_to_metric_families(text)]
+    # A gauge of what waits has no series while nothing does.
+    return {family.name for family in families} | {sample.name for family in families for sample in family.samples}
 
 
 def test_dashboards_and_rules_ask_only_for_what_is_exported(exported: set[str]) -> None:
