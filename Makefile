@@ -48,7 +48,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -m "not quality and not gpu"
 	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs those too."
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."
-	@command -v promtool > /dev/null || echo "Left out: the Prometheus rules' own tests, because promtool is not installed (Debian: apt-get install prometheus)."
+	@command -v promtool > /dev/null || echo "Left out: the tests of rules, dashboards and the drill, because Prometheus is not installed (Debian: apt-get install prometheus)."
 
 test-all: $(STAMP)
 	@$(BIN)/python -m pytest --timeout 3600
