@@ -14,8 +14,9 @@ SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "hei
 Check = Callable[[Page], None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
+    """Closed with this folder's last test: as long as it is open, Playwright's event loop is the main thread's."""
     if CHROMIUM is None:
         pytest.skip("no browser is installed (Debian: apt-get install chromium; or name one in CHROMIUM)")
     with sync_playwright() as playwright:

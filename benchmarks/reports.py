@@ -1,0 +1,159 @@
+"""What a report costs: processor seconds to make and bytes, by form, for 1, 10, 100 and 1,000 forgotten samples of the digits.
+
+python -m benchmarks.reports
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.cases import Case, case
+from benchmarks.judging import task_of
+from benchmarks.writing import Row, row, write
+from ledger.canonical import canonical_json, canonical_sha256
+from ledger.claims import Claim
+from ledger.manifest import Manifest, commit
+from ledger.samples import sample_digest
+from service.report.page import render_html
+from service.report.pdf import render_pdf
+from unlearning.audit.audit import audit, run_audit
+from unlearning.audit.spec import AuditSpec
+from unlearning.methods.registry import unlearn
+from unlearning.specs import IEU, to_json
+from unlearning.training import drain
+from verifier.keys import key_id
+from worker.load import Material
+from worker.report import Background, build_report
+from worker.signing import Signer
+from worker.statement import sign_statement
+from worker.trial import Trial
+
+FORGOTTEN = (1, 10, 100, 1000)
+REPEATS = 5
+KEY = bytes(32)
+
+
+def main() -> None:
+    """Make a real report for each number of samples, and time each of its forms."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    rows: list[Row] = []
+    for forgotten in FORGOTTEN:
+        one = case("digits", 0, share=forgotten / 3000)
+        assert len(one.forget) == forgotten
+        report = kept(f"report-{forgotten}", partial(report_of, one))
+        print(f"{forgotten} samples: {report['verdict']['value']}", flush=True)
+        rows += forms(report, one, name=f"{forgotten} forgotten")
+    print(write("reports", rows))
+
+
+def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A report that an earlier run made, or a new one: unlearning and auditing take minutes, and are not what is measured."""
+    place = Path(os.environ.get("EXPUNGE_BENCH", ".bench")) / f"{name}.json"
+    if not place.exists():
+        place.write_text(json.dumps(make()))
+    found: dict[str, Any] = json.loads(place.read_text())
+    return found
+
+
+def report_of(one: Case) -> dict[str, Any]:
+    """Unlearn with IEU, audit, and write the report as the worker would."""
+    task = task_of(one)
+    outcome = drain(unlearn(IEU(), task))
+    findings = run_audit(
+        audit(
+            original=one.original.model,
+            unlearned=task.model,
+            forget=one.forget,
+            remain=one.remain,
+            held_out=one.held_out.audit,
+            test=one.workload.test,
+            objective=one.workload.objective,
+            spec=AuditSpec(),
+        )
+    )
+
+    material = Material(
+        workload=one.workload,
+        original=one.original.model,
+        forget=one.forget,
+        remain=one.remain,
+        erased=0,
+        held_out=one.held_out,
+        test=one.workload.test,
+        device=next(one.original.model.parameters()).device,
+    )
+    return build_report(
+        claim_of(one),
+        material,
+        Trial(model=task.model, outcome=outcome, findings=findings, seconds=0.0),
+        report_id=uuid4(),
+        background=Background(timeline=(), attempts=(), now=datetime.now(UTC)),
+        manifest_root=commitment(one).root,
+        weights_sha256="0" * 64,
+        timings={},
+    )
+
+
+def commitment(one: Case) -> Manifest:
+    """The manifest of the forget set."""
+    return commit("digits", ((sample_digest(KEY, "digits", sample), sample) for sample in one.forget.ids))
+
+
+def claim_of(one: Case) -> Claim:
+    """A claim as the ledger would hand it out; what a report does not tell is left at nothing."""
+    given: dict[str, Any] = {field.name: None for field in dataclasses.fields(Claim)}
+    forget = frozenset(sample_digest(KEY, "digits", sample) for sample in one.forget.ids)
+    told = {"model": "digits", "dataset": "digits", "workload": "examples.digits:workload", "details": {}}
+    numbers = {"attempt": 1, "base_version": 1, "next_version": 2, "requests": 1, "job_id": UUID(int=1)}
+    more = {"weights_sha256": "0" * 64, "forget": forget, "erased": frozenset(), "method": to_json(IEU())}
+    return Claim(**given | told | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
+
+
+def forms(report: dict[str, Any], one: Case, *, name: str) -> list[Row]:
+    """Seconds and bytes of each form; each is made once before it is timed, because imports and fonts come with the first."""
+    private = Ed25519PrivateKey.generate()
+    signer = Signer(key_id(private.public_key()), private)
+    digest = canonical_sha256(report)
+
+    def signed() -> bytes:
+        return canonical_json(sign_statement(report, report_sha256=digest, signer=signer))
+
+    made: dict[str, Callable[[], bytes]] = {
+        "json": lambda: canonical_json(report),
+        "html": lambda: render_html(report).encode(),
+        "pdf": lambda: render_pdf(report),
+        "statement": signed,
+    }
+    rows = []
+    for form, make in made.items():
+        size = float(len(make()))
+        rows += [
+            row(timed(make), case=name, method=form, metric="processor_seconds", unit="s"),
+            row([size], case=name, method=form, metric="bytes", unit="B"),
+        ]
+    rows.append(row(timed(lambda: commitment(one)), case=name, method="manifest", metric="processor_seconds", unit="s"))
+    return rows
+
+
+def timed(make: Callable[[], object]) -> list[float]:
+    """Processor seconds of each repeat: what other programs on the machine do counts little."""
+    found = []
+    for _ in range(REPEATS):
+        begun = time.process_time()
+        make()
+        found.append(time.process_time() - begun)
+    return found
+
+
+if __name__ == "__main__":
+    main()
