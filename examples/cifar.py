@@ -31,7 +31,10 @@ DEVIATION = (0.2470, 0.2435, 0.2616)
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, basic block): (n, inside, h, w) → (n, outside, h/stride, w/stride)."""
+    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, basic block).
+
+    (n, inside, h, w) → (n, outside, h / stride, w / stride).
+    """
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -49,6 +52,7 @@ class Residual(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
+        """Feature maps in, feature maps out."""
         return torch.relu(self.path(inputs) + self.shortcut(inputs))
 
 

@@ -37,7 +37,7 @@ class LTU:
     remain_least: int = 3000
     forgetting_weight: float = 1.0
     scramble_weight: float = 0.1
-    overshoot: float = 1.0
+    overshoot: float = 0.5
     attackers: int = 3
     order: Literal["second", "first"] = "second"
     forgetting: bool = True
