@@ -71,7 +71,7 @@ def test_a_full_disk_is_told_and_the_job_completes_once_there_is_room(
         attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
         told = [event.text for event in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)]
     assert attempts[0].reason is Reason.DISK_FULL
-    assert "Back in the queue for attempt 2: disk_full." in told
+    assert "Back in the queue for attempt 2: disk full." in told
     assert "A checkpoint could not be written, because No space left on device; the run goes on without." in told
     assert bench.job(job_id).state is JobState.COMPLETED
     assert [version.number for version in bench.versions()] == [1, 2]

@@ -22,7 +22,7 @@ def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:
     scene.ended_once("out-of-memory", job_id)
     assert scene.outcomes(job_id) == ["failed", "published"]
     assert scene.reasons(job_id) == ["out_of_memory", None]
-    assert "Back in the queue for attempt 2: out_of_memory." in scene.timeline(job_id)
+    assert "Back in the queue for attempt 2: out of memory." in scene.timeline(job_id)
 
 
 def test_damaged_weights_end_the_job_visibly_and_a_retry_after_the_repair_completes_it(scene: Scene) -> None:
@@ -35,7 +35,7 @@ def test_damaged_weights_end_the_job_visibly_and_a_retry_after_the_repair_comple
         job_id = scene.submit_for("damaged")
         job = scene.watch(job_id)
         assert (job["state"], job["reason"]) == ("failed", "weights_damaged")
-        assert "Failed: weights_damaged." in scene.timeline(job_id)
+        assert "Failed: weights damaged." in scene.timeline(job_id)
         assert version["weights_sha256"] in job["detail"]
     finally:
         path.write_bytes(whole)
