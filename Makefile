@@ -45,7 +45,7 @@ demo: $(STAMP)
 	@$(BIN)/expunge demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not quality and not gpu"
+	@$(BIN)/python -m pytest -m "not quality and not gpu" --numprocesses 2 --dist loadfile
 	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs those too."
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."
 	@command -v promtool > /dev/null || echo "Left out: the tests of rules, dashboards and the drill, because Prometheus is not installed (Debian: apt-get install prometheus)."
