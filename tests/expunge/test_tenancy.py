@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner, Result
 
+from expunge import console
 from expunge.cli import app
 from expunge.errors import KeyCommandRefused
 from ledger.access import Scope, authenticate
@@ -20,7 +21,7 @@ def keys(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Keys:
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("EXPUNGE_STORAGE", "/nowhere")
     monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", "00" * 32)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.out, "_width", 200)  # It may have been made under another test's COLUMNS.
     return lambda *arguments: CliRunner().invoke(app, ["keys", *arguments])
 
 

@@ -163,7 +163,7 @@ def test_a_lapsed_lease_puts_the_job_back_into_the_queue(world):
     assert world.request(request.id).state == RequestState.SCHEDULED
     assert attempts(world, claim) == [(1, AttemptOutcome.LAPSED, Reason.WORKER_LOST)]
     with world.sessions() as session:
-        assert "worker_lost" in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)[-1].text
+        assert "worker lost" in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)[-1].text
 
 
 def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
