@@ -17,11 +17,13 @@ from expunge.database import opened
 from expunge.embedded.folder import Folder, recall
 from ledger.heartbeats import worker_seen
 from ledger.retention import needed_files
+from ledger.signing_keys import usable_signing_keys
 from ledger.tables import Model
 from migrations.commands import newest
 from unlearning.weights import file_sha256
-from worker.errors import WorkerError
+from worker.errors import NoSigningKey, WorkerError
 from worker.settings import allow_list
+from worker.signing import load_signer
 from worker.workloads import find_factory
 
 LEAST_SPACE = 1 << 30
@@ -48,19 +50,23 @@ class Installation:
     redis_url: str | None = field(repr=False)
     storage: Path | None
     sample_key: str | None = field(repr=False)
+    signing_keys: Path | None
     workloads: str
 
 
 def installation(data_dir: Path) -> Installation:
     """Take the environment's settings, else those of the stack that runs on this data folder."""
-    running, key = recall(data_dir), Folder(data_dir).sample_key
+    running, folder = recall(data_dir), Folder(data_dir)
+    key = folder.sample_key
     storage = os.environ.get("EXPUNGE_STORAGE") or (running.storage if running else None)
+    signing_keys = os.environ.get("EXPUNGE_SIGNING_KEYS") or (folder.signing_keys if running else None)
     return Installation(
         database_url=os.environ.get("DATABASE_URL") or (running.database_url if running else None),
         redis_url=os.environ.get("REDIS_URL") or (running.redis_url if running else None),
         storage=Path(storage) if storage else None,
         sample_key=os.environ.get("EXPUNGE_SAMPLE_KEY")
         or (key.read_text().strip() if running and key.exists() else None),
+        signing_keys=Path(signing_keys) if signing_keys else None,
         workloads=os.environ.get("EXPUNGE_WORKLOADS") or (running.workloads if running else "examples"),
     )
 
@@ -85,6 +91,7 @@ def examine(of: Installation) -> Iterator[Finding]:
             return
         checks: tuple[Callable[[Session], Finding], ...] = (
             check_worker,
+            lambda session: check_signing_keys(session, of.signing_keys),
             lambda session: check_weights(session, of.storage),
             lambda session: check_workloads(session, allowed=allow_list(of.workloads)),
         )
@@ -179,6 +186,22 @@ def check_worker(session: Session) -> Finding:
     if ago > WORKER_WITHIN:
         return Finding("worker", False, f"{told}: is the worker up, is the beat?")
     return Finding("worker", True, f"{told}.")
+
+
+def check_signing_keys(session: Session, folder: Path | None) -> Finding:
+    """Is there a key to sign with: registered and not revoked, its private half here and readable for its owner alone?"""
+    usable = usable_signing_keys(session)
+    if folder is None:
+        told = "EXPUNGE_SIGNING_KEYS is not set: results are not signed"
+        return Finding("signing keys", not usable, f"{told}, though keys are registered." if usable else f"{told}.")
+    try:
+        signs = load_signer(folder, usable).key_id
+    except NoSigningKey as error:
+        return Finding("signing keys", False, str(error))
+    except OSError as error:
+        return Finding("signing keys", False, f"{folder} cannot be read: {error.strerror}.")
+    newer = "" if signs == usable[0] else f"; the newest, {usable[0][:16]}, is not in {folder}"
+    return Finding("signing keys", True, f"{signs[:16]} signs{newer}.")
 
 
 def check_weights(session: Session, storage: Path | None) -> Finding:

@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 from expunge import cli, doctor
 from expunge.doctor import Installation, examine
 from expunge.registration import Place, register_workload
+from expunge.signing import new_signing_key
 from expunge.training import Trained, train_workload
 from ledger.heartbeats import SWEEP, beat
+from ledger.signing_keys import revoke_signing_key
 from tests.service.conftest import NOWHERE, redis_server
+from worker.signing import make_key
 
 REFERENCE = "tests.worker.digits:workload"
 
@@ -41,10 +44,16 @@ def sound(
     storage = tmp_path / "storage"
     where = Place(database_url=database_url, storage=storage, sample_key=bytes(32), workloads="tests")
     register_workload(where, name="digits", reference=REFERENCE, weights=weights.path)
+    new_signing_key(database_url, tmp_path / "keys")
     with sessions.begin() as session:
         beat(session, SWEEP)
     return Installation(
-        database_url=database_url, redis_url=broker_url, storage=storage, sample_key="00" * 32, workloads="tests"
+        database_url=database_url,
+        redis_url=broker_url,
+        storage=storage,
+        sample_key="00" * 32,
+        signing_keys=tmp_path / "keys",
+        workloads="tests",
     )
 
 
@@ -53,12 +62,13 @@ def wrong(installation: Installation) -> dict[str, str]:
     return {finding.check: finding.text for finding in examine(installation) if not finding.fine}
 
 
-def test_a_sound_installation_is_sound_in_every_way(sound: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_installation_is_sound_in_every_way(sound: Installation) -> None:
     checks = [finding.check for finding in examine(sound)]
 
     assert wrong(sound) == {}
     assert checks == [
-        *("sample key", "broker", "storage", "database", "schema", "clock", "worker", "weights", "workloads"),
+        *("sample key", "broker", "storage", "database", "schema", "clock"),
+        *("worker", "signing keys", "weights", "workloads"),
     ]
 
 
@@ -70,6 +80,7 @@ def test_the_command_ends_with_status_1_where_something_is_wrong(
         "REDIS_URL": str(sound.redis_url),
         "EXPUNGE_STORAGE": str(sound.storage),
         "EXPUNGE_SAMPLE_KEY": str(sound.sample_key),
+        "EXPUNGE_SIGNING_KEYS": str(sound.signing_keys),
         "EXPUNGE_WORKLOADS": sound.workloads,
     }.items():
         monkeypatch.setenv(name, value)
@@ -114,6 +125,39 @@ def rename_the_workload(installation: Installation, session: Session) -> Install
     return installation
 
 
+def private_half(installation: Installation) -> Path:
+    assert installation.signing_keys is not None
+    (path,) = installation.signing_keys.glob("*.pem")
+    return path
+
+
+def lose_the_key(installation: Installation, session: Session) -> Installation:
+    private_half(installation).unlink()
+    return installation
+
+
+def show_the_key(installation: Installation, session: Session) -> Installation:
+    private_half(installation).chmod(0o640)
+    return installation
+
+
+def damage_the_key(installation: Installation, session: Session) -> Installation:
+    private_half(installation).write_bytes(b"no key")
+    return installation
+
+
+def exchange_the_key(installation: Installation, session: Session) -> Installation:
+    path = private_half(installation)
+    other = make_key(path.parent)
+    (path.parent / f"{other.key_id}.pem").rename(path)
+    return installation
+
+
+def revoke_the_key(installation: Installation, session: Session) -> Installation:
+    revoke_signing_key(session, key_id=private_half(installation).stem, reason="stolen")
+    return installation
+
+
 @pytest.mark.parametrize(
     ("breaks", "check", "told"),
     [
@@ -127,6 +171,12 @@ def rename_the_workload(installation: Installation, session: Session) -> Install
         (silence, "worker", "is the beat"),
         (forget_the_worker, "worker", "start a worker"),
         (rename_the_workload, "workloads", "tests.nowhere"),
+        (lose_the_key, "signing keys", "signing-keys new"),
+        (revoke_the_key, "signing keys", "not revoked"),
+        (show_the_key, "signing keys", "chmod 600"),
+        (damage_the_key, "signing keys", "cannot be read"),
+        (exchange_the_key, "signing keys", "another key"),
+        (lambda found, _: replace(found, signing_keys=None), "signing keys", "though keys are registered"),
     ],
 )
 def test_what_is_broken_is_told_and_nothing_else(
@@ -139,6 +189,28 @@ def test_what_is_broken_is_told_and_nothing_else(
 
     assert set(found) == {check}
     assert told in found[check]
+
+
+def test_what_signs_is_told_and_whether_that_is_the_newest_key(sound: Installation, tmp_path: Path) -> None:
+    first = private_half(sound).stem
+    newest = new_signing_key(str(sound.database_url), tmp_path / "elsewhere").key_id
+
+    (found,) = (finding for finding in examine(sound) if finding.check == "signing keys")
+
+    assert found.fine
+    assert f"{first[:16]} signs; the newest, {newest[:16]}, is not in" in found.text
+
+
+def test_who_wants_nothing_signed_is_told_so_and_is_not_sick(
+    sound: Installation, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        session.execute(text("DELETE FROM signing_keys"))
+
+    (found,) = (f for f in examine(replace(sound, signing_keys=None)) if f.check == "signing keys")
+
+    assert found.fine
+    assert "results are not signed" in found.text
 
 
 def test_a_database_that_is_away_or_not_there_is_told(sound: Installation) -> None:
