@@ -3,23 +3,40 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from threading import Event
+from typing import Any
+from uuid import UUID
 
+import pytest
+from pydantic import SecretStr
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from expunge import client
 from expunge.database import opened
 from expunge.doctor import Installation, examine
 from expunge.embedded.postgres import binaries
 from expunge.registration import Place, register_workload
+from expunge.signing import new_signing_key
+from expunge.tenancy import make_key
 from expunge.training import train_workload
 from ledger.access import ensure_tenant
 from ledger.requests import submit
 from ledger.samples import sample_digest
 from ledger.tables import Base
+from service.app import create_app
+from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT
+from tests.service.conftest import NOWHERE, served
 from tests.worker import digits
+from unlearning.weights import file_sha256
+from verifier.checking import verify_files
+from worker import run as running
+from worker.settings import Settings as WorkerSettings
+from worker.trial import Trial, try_method
 
 KEY = bytes(32)
 REFERENCE = "tests.worker.digits:workload"
@@ -38,50 +55,121 @@ def counts(session: Session) -> dict[str, int]:
     }
 
 
-def ask(session: Session, sample: str) -> bool:
-    """Ask for a sample to be erased; tell whether the model was trained on it."""
-    digest = sample_digest(KEY, "tiny-digits", sample)
+def ask(session: Session, samples: list[str]) -> UUID | None:
+    """Ask for samples to be erased; gives the job, where the model was trained on them and knows them still."""
+    digests = [sample_digest(KEY, "tiny-digits", sample) for sample in samples]
     tenant = ensure_tenant(session, "default")
     view = submit(
-        session, tenant_id=tenant, caller="test", dataset="tiny-digits", digests=[digest], batch_window=timedelta(0)
+        session, tenant_id=tenant, caller="test", dataset="tiny-digits", digests=digests, batch_window=timedelta(0)
     )
-    return view.targets[0].job_id is not None
+    return view.targets[0].job_id
 
 
-def test_a_restored_installation_is_whole_and_still_knows_its_samples(
-    database_url: str, blank_database_url: str, sessions: sessionmaker[Session], tmp_path: Path
+def verified(*given: Any, **more: Any) -> Trial:
+    """A real trial whose audit verifies it, so that the chances of a training do not decide a test of backups."""
+    trial = try_method(*given, **more)
+    verdict = replace(trial.findings.verdict, value="verified")
+    return replace(trial, findings=replace(trial.findings, verdict=verdict))
+
+
+def publish(
+    job_id: UUID, where: Place, sessions: sessionmaker[Session], keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = tmp_path / "storage"
+    """Do what a worker does, to the signed result."""
+    settings = WorkerSettings(
+        database_url=SecretStr(where.database_url),
+        redis_url=SecretStr(NOWHERE),
+        sample_key=SecretStr(KEY.hex()),
+        storage=where.storage,
+        signing_keys=keys,
+        workloads="tests",
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "try_method", verified)
+        assert running.run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Event())
+
+
+def test_a_restored_installation_is_whole_serves_what_was_published_and_still_knows_its_samples(
+    database_url: str,
+    blank_database_url: str,
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    storage, keys, copy = tmp_path / "storage", tmp_path / "keys", tmp_path / "copy"
     where = Place(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
     trained = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path / "weights", plain=True)
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
-    known = trained_on(2)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["retrain"])
+    new_signing_key(database_url, keys)
+    api_key = make_key(database_url, tenant="default", name="auditor", scopes=["admin"])
+    known = list(digits.workload().train.ids)
     with sessions.begin() as session:
-        assert ask(session, known[0])
+        job_id = ask(session, known[:80])
+    assert job_id is not None
+    publish(job_id, where, sessions, keys, monkeypatch)
+    with sessions.begin() as session:
         before = counts(session)
 
     source, target = (url.replace("+psycopg", "") for url in (database_url, blank_database_url))
     run("pg_dump", "--format=custom", f"--file={tmp_path / 'expunge.dump'}", source)
-    shutil.copytree(storage, tmp_path / "copy")
+    shutil.copytree(storage, copy)
     shutil.rmtree(storage)
     run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={target}", str(tmp_path / "expunge.dump"))
 
     with opened(blank_database_url) as restored, restored.begin() as session:
         assert counts(session) == before
-        assert ask(session, known[1])
+    read_and_verify(blank_database_url, api_key, job_id, sample=known[0], storage=copy, folder=tmp_path)
     found = Installation(
         database_url=blank_database_url,
         redis_url=None,
-        storage=tmp_path / "copy",
+        storage=copy,
         sample_key=KEY.hex(),
+        signing_keys=tmp_path / "new keys",  # private keys are in no backup
         workloads="tests",
     )
-    assert {finding.check for finding in examine(found) if not finding.fine} == {"broker", "worker"}
+    assert wrong(found) == {"broker", "worker", "signing keys"}
+    new_signing_key(blank_database_url, tmp_path / "new keys")
+    assert wrong(found) == {"broker", "worker"}
+    with opened(blank_database_url) as restored, restored.begin() as session:
+        assert ask(session, known[:1]) is None
+        assert ask(session, known[80:81]) is not None
 
 
-def trained_on(count: int) -> list[str]:
-    """Some of the samples that the model was trained on."""
-    return list(digits.workload().train.ids[:count])
+def read_and_verify(database_url: str, api_key: str, job_id: UUID, *, sample: str, storage: Path, folder: Path) -> None:
+    """Poll the job of a restored installation, fetch its report and all that proves it, and check them with the weights."""
+    settings = ServiceSettings(database_url=database_url, redis_url=NOWHERE, sample_key=KEY.hex())
+    with served(create_app(settings)) as url, client.connect(url, api_key) as http:
+        *_, job = client.watch_job(http, str(job_id))
+        (version, _) = client.content(client.send(http, "GET", "/models/digits/versions"))["items"]
+        report_id = job["report_id"]
+        assert (job["state"], version["served"], version["report_id"]) == ("completed", True, report_id)
+        assert report_id is not None
+        weights = storage / f"{version['weights_sha256']}.safetensors"
+        assert file_sha256(weights) == version["weights_sha256"]
+        assert "<html" in client.get_report_file(http, report_id, "text/html").decode()
+        for name, content in {
+            "report.json": client.get_report_file(http, report_id, "application/json"),
+            "statement": client.get_statement(http, report_id),
+            "keys.json": client.send(http, "GET", "/keys").content,
+            "inclusion.json": client.get_inclusion(http, report_id, sample),
+            "entry.json": client.send(http, "GET", f"/jobs/{job_id}/log-entry").content,
+        }.items():
+            (folder / name).write_bytes(content)
+    outcome = verify_files(
+        folder / "statement",
+        keys=[folder / "keys.json"],
+        report=folder / "report.json",
+        weights=weights,
+        sample=folder / "inclusion.json",
+        log=folder / "entry.json",
+    )
+    assert outcome.refused is None
+    assert outcome.unchecked == []
+
+
+def wrong(installation: Installation) -> set[str]:
+    """What the doctor finds wrong."""
+    return {finding.check for finding in examine(installation) if not finding.fine}
 
 
 def test_the_document_says_what_is_tested() -> None:
