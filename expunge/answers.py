@@ -69,19 +69,9 @@ class Estimate(TypedDict):
     finish_at: str
 
 
-class PreviewTarget(TypedDict):
-    """One model that the request would touch."""
+class PreviewTarget(Target):
+    """One model that the request would touch, and what that would take."""
 
-    model: str
-    state: str
-    reason: str | None
-    detail: str | None
-    samples: Samples | None
-    job: JoinedJob | None
-    version: int | None
-    report_id: str | None
-    verdict: str | None
-    finished_at: str | None
     estimate: Estimate | None
     meets_deadline: bool | None
 

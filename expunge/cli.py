@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,7 @@ from expunge import (
 from expunge.console import notes
 from expunge.embedded.folder import default_folder
 from expunge.errors import ExpungeError
+from expunge.operator_commands import DataDir
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,15 +33,6 @@ app = typer.Typer(
     Start with [bold]expunge demo[/bold] to see one deletion request travel all the way,
     or with [bold]expunge up[/bold] to have the service on this machine.""",
 )
-
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar="EXPUNGE_DATA",
-        help="The stack's data folder. Default: .expunge here where there is one, else ~/.local/share/expunge.",
-    ),
-]
 
 
 @app.command(rich_help_panel="The service")
@@ -70,26 +63,42 @@ def demo(
     run_demo(folder=out_folder)
 
 
-app.command("train", rich_help_panel="The operator")(operator_commands.train)
-app.command("doctor", rich_help_panel="The operator")(maintenance_commands.doctor)
-app.command("purge", rich_help_panel="The operator")(maintenance_commands.purge)
-app.command("register", rich_help_panel="The operator")(operator_commands.register)
-app.command("tune", rich_help_panel="The operator")(tune_command.tune)
-app.command("audit", rich_help_panel="The operator")(audit_command.audit)
-app.command("register-version", rich_help_panel="The operator")(operator_commands.register_version)
-app.add_typer(operator_commands.keys, name="keys", rich_help_panel="The operator")
-app.add_typer(signing_commands.signing_keys, name="signing-keys", rich_help_panel="The operator")
-app.command("unlink", rich_help_panel="The operator")(unlink_command.unlink_person)
-app.command("submit", rich_help_panel="The caller")(caller_commands.submit)
-app.command("watch", rich_help_panel="The caller")(caller_commands.watch)
-app.command("report", rich_help_panel="The caller")(caller_commands.report)
-app.command("approve", rich_help_panel="The caller")(caller_commands.approve)
-app.command("reject", rich_help_panel="The caller")(caller_commands.reject)
-app.command("promote", rich_help_panel="The caller")(caller_commands.promote)
-app.command("do-not-train", rich_help_panel="The caller")(caller_commands.do_not_train)
-app.command("prove", rich_help_panel="The caller")(caller_commands.prove)
-app.command("verify", rich_help_panel="The auditor")(verify_command.verify)
-app.command("check-log", rich_help_panel="The auditor")(log_command.check_log)
+PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "The operator": {
+        "train": operator_commands.train,
+        "register": operator_commands.register,
+        "register-version": operator_commands.register_version,
+        "tune": tune_command.tune,
+        "audit": audit_command.audit,
+        "doctor": maintenance_commands.doctor,
+        "purge": maintenance_commands.purge,
+        "unlink": unlink_command.unlink_person,
+        "keys": operator_commands.keys,
+        "signing-keys": signing_commands.signing_keys,
+    },
+    "The caller": {
+        "submit": caller_commands.submit,
+        "watch": caller_commands.watch,
+        "report": caller_commands.report,
+        "prove": caller_commands.prove,
+        "approve": caller_commands.approve,
+        "reject": caller_commands.reject,
+        "promote": caller_commands.promote,
+        "do-not-train": caller_commands.do_not_train,
+    },
+    "The auditor": {
+        "verify": verify_command.verify,
+        "check-log": log_command.check_log,
+    },
+}
+"""The other commands, by who gives them, in the order of the help."""
+
+for panel, commands in PANELS.items():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
 
 
 def main() -> None:

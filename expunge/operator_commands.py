@@ -21,7 +21,7 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         envvar="EXPUNGE_DATA",
-        help="The running stack's data folder. Default: .expunge here where there is one, else ~/.local/share/expunge.",
+        help="The stack's data folder. Default: .expunge here where there is one, else ~/.local/share/expunge.",
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="Whose it is.")]

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from expunge.cli import app
+from expunge.cli import PANELS, app
 
-COMMANDS = ["up", "demo", "train", "register", "tune", "audit", "keys", "submit", "watch", "report"]
+COMMANDS = ["up", "demo", *(name for commands in PANELS.values() for name in commands)]
 
 
 def test_the_help_names_every_command() -> None:
