@@ -132,11 +132,17 @@ def training_seconds(session: Session) -> list[tuple[str, float]]:
     return [(name, float(value)) for name, value in session.execute(found)]
 
 
+def awaiting_approval(session: Session) -> dict[str, int]:
+    """How many jobs wait for somebody's decision: to `run`, or to have their `version` served."""
+    counted = select(Job.state, func.count()).where(Job.phase == Phase.AWAITING_APPROVAL).group_by(Job.state)
+    found = {state: count for state, count in session.execute(counted)}
+    return {"run": found.get(JobState.QUEUED, 0), "version": found.get(JobState.VERIFYING, 0)}
+
+
 def progress(session: Session) -> list[tuple[str, str, float]]:
     """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
-    running = (
-        select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(Job.state.in_(ACTIVE))
-    )
+    held = Job.state.in_(ACTIVE) & (Job.phase != Phase.AWAITING_APPROVAL)
+    running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(held)
     return [(name, phase.value, share) for name, phase, share in session.execute(running)]
 
 

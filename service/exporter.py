@@ -62,6 +62,8 @@ def _states(session: Session) -> Iterator[Metric]:
         "expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState]
     )
     yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
+    awaiting = [((what,), count) for what, count in gauges.awaiting_approval(session).items()]
+    yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for somebody's decision.", ("what",), awaiting)
     earliest, overdue = gauges.deadlines(session)
     due = [] if earliest is None else [((), earliest.timestamp())]
     yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)

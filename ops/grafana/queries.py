@@ -22,3 +22,10 @@ def quantile(
     """A quantile, as the histogram's buckets tell it."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) ({of}({metric}_bucket{{{chosen}}}[{window}])))"
+
+
+def spread(metric: str, by: str = "", *, chosen: str = "") -> tuple[tuple[str, str], tuple[str, str]]:
+    """Two queries with their legends: the median over the window, and the 95th percentile; `by` is one label."""
+    of_which = f"{{{{{by}}}}} · " if by else ""
+    middle, high = (quantile(share, metric, by, chosen=chosen) for share in (0.5, 0.95))
+    return (middle, f"{of_which}median"), (high, f"{of_which}95 %")

@@ -3,6 +3,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 
 from ledger import gauges, results
+from ledger.approvals import set_approvals
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import progress
 
@@ -63,6 +64,22 @@ def test_a_running_job_tells_how_far_it_is_by_its_model_and_a_waiting_one_does_n
         progress(session, claim)
     with world.sessions() as session:
         assert gauges.progress(session) == [("small", "unlearn", 0.3)]
+
+
+def test_what_waits_for_a_decision_is_counted_and_no_worker_holds_it(world):
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", jobs=True, by="key:admin")
+        set_approvals(session, tenant_id=world.tenant_id, model="large", versions=True, by="key:admin")
+        assert gauges.awaiting_approval(session) == {"run": 0, "version": 0}
+    world.submit_and_claim(1)
+    held = world.submit_and_claim(2, models=["large"])
+    with world.sessions() as session:
+        assert gauges.awaiting_approval(session) == {"run": 1, "version": 0}
+        assert [model for model, _, _ in gauges.progress(session)] == ["large"]
+    world.finish(held)
+    with world.sessions() as session:
+        assert gauges.awaiting_approval(session) == {"run": 1, "version": 1}
+        assert gauges.progress(session) == []
 
 
 def test_the_training_time_is_told_where_it_was_registered(world):

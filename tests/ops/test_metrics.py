@@ -41,6 +41,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_build_info": ("gauge", {"version": None}),
     # beyond the contract
     "expunge_exporter_up": ("gauge", {}),
+    "expunge_jobs_awaiting_approval": ("gauge", {"what": {"run", "version"}}),
     "expunge_worker_seen_timestamp_seconds": ("gauge", {}),
     "expunge_job_progress_ratio": ("gauge", {"model": None, "stage": None}),
     "expunge_training_seconds": ("gauge", {"model": None}),

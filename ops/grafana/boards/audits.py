@@ -50,7 +50,7 @@ def audits() -> Rows:
                 "Membership inference",
                 f"{newest} AUC of the attack farthest from 0.5, which is the aim from both sides.",
                 ('expunge_audit_membership_auc_ratio{model=~"$model"}', "{{model}}"),
-                unit="percentunit",
+                unit="none",
                 top=1,
             ),
             graph(

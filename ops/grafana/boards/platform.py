@@ -6,15 +6,15 @@ from ops.grafana.queries import quantile
 
 def platform() -> Rows:
     """What the service stands on. PostgreSQL by postgres_exporter's names, Redis by redis_exporter's, GPUs by DCGM's."""
-    calls, duration = 'http_requests_total{job="expunge"', "http_request_duration_seconds"
+    calls, duration = "http_requests_total", "http_request_duration_seconds"
     hit, read = (f'sum(rate(pg_stat_database_blks_{kind}{{datname="expunge"}}[5m]))' for kind in ("hit", "read"))
-    used, free = (f"sum by (gpu, Hostname) (DCGM_FI_DEV_FB_{kind})" for kind in ("USED", "FREE"))
+    used, free = (f"sum by (instance, gpu) (DCGM_FI_DEV_FB_{kind})" for kind in ("USED", "FREE"))
     return {
         "HTTP": [
             graph(
                 "Calls a second",
                 "By route and status.",
-                (f"sum by (handler, status) (rate({calls}}}[5m]))", "{{handler}} {{status}}"),
+                (f'sum by (handler, status) (rate({calls}{{job="expunge"}}[5m]))', "{{handler}} {{status}}"),
                 unit="reqps",
             ),
             graph(
@@ -26,7 +26,7 @@ def platform() -> Rows:
             graph(
                 "Share of 5xx",
                 "Of all answers.",
-                (f'(sum(rate({calls}, status=~"5.."}}[5m])) or vector(0)) / (sum(rate({calls}}}[5m])) > 0)', "5xx"),
+                ("expunge:http_errors:ratio5m", "5xx"),
                 unit="percentunit",
                 top=1,
             ),
@@ -129,7 +129,7 @@ def platform() -> Rows:
             graph(
                 "Use",
                 "By GPU.",
-                ("avg by (gpu, Hostname) (DCGM_FI_DEV_GPU_UTIL)", "{{Hostname}} {{gpu}}"),
+                ("avg by (instance, gpu) (DCGM_FI_DEV_GPU_UTIL)", "{{instance}} {{gpu}}"),
                 unit="percent",
                 top=100,
             ),
@@ -138,7 +138,7 @@ def platform() -> Rows:
                 "Of the GPU's own.",
                 (
                     f"{used} / ({used} + {free})",
-                    "{{Hostname}} {{gpu}}",
+                    "{{instance}} {{gpu}}",
                 ),
                 unit="percentunit",
                 top=1,
@@ -146,13 +146,13 @@ def platform() -> Rows:
             graph(
                 "Temperature",
                 "By GPU.",
-                ("max by (gpu, Hostname) (DCGM_FI_DEV_GPU_TEMP)", "{{Hostname}} {{gpu}}"),
+                ("max by (instance, gpu) (DCGM_FI_DEV_GPU_TEMP)", "{{instance}} {{gpu}}"),
                 unit="celsius",
             ),
             graph(
                 "Power",
                 "By GPU.",
-                ("sum by (gpu, Hostname) (DCGM_FI_DEV_POWER_USAGE)", "{{Hostname}} {{gpu}}"),
+                ("sum by (instance, gpu) (DCGM_FI_DEV_POWER_USAGE)", "{{instance}} {{gpu}}"),
                 unit="watt",
             ),
         ],

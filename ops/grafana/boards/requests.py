@@ -1,7 +1,7 @@
 """The dashboard requests."""
 
 from ops.grafana.panels import Rows, graph, number
-from ops.grafana.queries import mean, quantile
+from ops.grafana.queries import mean, spread
 
 OPEN = 'state=~"received|scheduled|running|verifying"'
 
@@ -22,7 +22,7 @@ def requests() -> Rows:
                 unit="s",
             ),
             number("Open requests", "Received and not ended.", f"sum(expunge_requests{{{OPEN}}})"),
-            number("Jobs running", "Jobs that a worker holds.", 'sum(expunge_jobs{state=~"running|verifying"})'),
+            number("Jobs running", "Jobs that a worker holds.", "expunge:jobs_held:sum"),
             number(
                 "Failed jobs",
                 "They wait for a retry; their requests are not served.",
@@ -54,8 +54,7 @@ def requests() -> Rows:
             graph(
                 "From receipt to completion",
                 "The law counts from receipt. Estimated from buckets whose bounds are the legal limits.",
-                (quantile(0.5, completion), "median"),
-                (quantile(0.95, completion), "95 %"),
+                *spread(completion),
                 unit="s",
             ),
             graph(
@@ -79,14 +78,19 @@ def requests() -> Rows:
             graph(
                 "Wait for a worker",
                 "From a job's opening to its start; its batching window is part of it.",
-                (quantile(0.5, wait), "median"),
-                (quantile(0.95, wait), "95 %"),
+                *spread(wait),
                 unit="s",
             ),
             graph(
                 "Requests that a job serves",
                 "Mean over the window: what joining saves.",
                 (mean("expunge_job_requests"), "requests"),
+                unit="none",
+            ),
+            graph(
+                "Waiting for approval",
+                "Jobs that wait for somebody's decision: to run, or to have their version served. The legal clock does not wait.",
+                ("sum by (what) (expunge_jobs_awaiting_approval)", "{{what}}"),
                 unit="none",
             ),
         ],

@@ -1,7 +1,7 @@
 """The dashboard unlearning."""
 
 from ops.grafana.panels import Rows, bars, graph, listing, number
-from ops.grafana.queries import CHOSEN, all_time_mean, mean, quantile
+from ops.grafana.queries import CHOSEN, all_time_mean, mean, spread
 
 
 def unlearning_time() -> Rows:
@@ -19,10 +19,10 @@ def unlearning_time() -> Rows:
             number(
                 "Mean time of the method",
                 "Over the window.",
-                f"sum(increase({times}_sum{{{CHOSEN}}}[$window])) / (sum(increase({runs}{{{CHOSEN}}}[$window])) > 0)",
+                mean(times, chosen=CHOSEN),
                 unit="s",
             ),
-            number("Jobs running", "Jobs that a worker holds.", 'sum(expunge_jobs{state=~"running|verifying"})'),
+            number("Jobs running", "Jobs that a worker holds.", "expunge:jobs_held:sum"),
             graph(
                 "Progress of what runs",
                 "0 to 1 of the whole job; at most one job of a model runs.",
@@ -41,8 +41,7 @@ def unlearning_time() -> Rows:
             graph(
                 "Median and 95th percentile, by method",
                 "Estimated from the histogram's buckets.",
-                (quantile(0.5, times, "method", chosen=CHOSEN), "{{method}} · median"),
-                (quantile(0.95, times, "method", chosen=CHOSEN), "{{method}} · 95 %"),
+                *spread(times, "method", chosen=CHOSEN),
                 unit="s",
             ),
             bars(
