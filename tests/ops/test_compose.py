@@ -11,7 +11,7 @@ import jsonschema_rs
 import pytest
 
 from service.settings import Settings as ServiceSettings
-from tests.ops.files import ROOT, compose, read_yaml
+from tests.ops.files import DASHBOARDS, GPU_FIELDS, ROOT, compose, metrics_of, queries, read_yaml
 from worker.settings import Settings as WorkerSettings
 
 SERVICES: dict[str, Any] = compose()["services"]
@@ -79,7 +79,7 @@ def test_every_variable_is_one_that_is_read(name: str) -> None:
     known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
     given = {variable.removesuffix("_FILE") for variable in OURS[name]["environment"]}
 
-    assert given <= known | {"MPLCONFIGDIR", "EXPUNGE_LOG"}
+    assert given <= known | {"MPLCONFIGDIR", "EXPUNGE_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"}
     assert {"DATABASE_URL", "REDIS_URL", "EXPUNGE_SAMPLE_KEY"} <= given
 
 
@@ -108,6 +108,19 @@ def test_every_image_is_pinned_and_every_service_is_looked_after(name: str) -> N
     assert re.search(r":v?\d+\.\d+", service["image"])
     assert "healthcheck" in service or "HEALTHCHECK" in DOCKERFILE.split(f" AS {service['build']['target']}\n")[1]
     assert service["restart"] == ("no" if name in {"migrate", "operator"} else "unless-stopped")
+
+
+def test_the_gpu_exporter_is_given_what_the_dashboards_ask_for() -> None:
+    exporter = SERVICES["dcgm-exporter"]
+    (mount,) = exporter["volumes"]
+    source, target, _ = mount.split(":")
+    asked = set().union(*(metrics_of(query) for path in DASHBOARDS for query in queries(path).values()))
+
+    assert exporter["command"] == [f"--collectors={target}"]
+    assert source == "./ops/prometheus/gpu.csv"
+    assert set(GPU_FIELDS) == {name for name in asked if name.startswith("DCGM_")}
+    for line in (ROOT / source).read_text().splitlines():
+        assert line.startswith("#") or (line.count(",") == 2 and " gauge," in line)
 
 
 def test_no_password_stands_in_the_file() -> None:

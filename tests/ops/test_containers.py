@@ -11,15 +11,17 @@ from tests.ops.files import ROOT, compose
 CONTAINERS = ROOT / "ops/containers"
 
 
-def requirements(extra: str) -> set[str]:
-    """The names of what an image installs for an extra."""
-    command = [sys.executable, str(CONTAINERS / "requirements"), extra]
+def requirements(image: str) -> set[str]:
+    """The names of what an image installs for its extras, as the Dockerfile asks for them."""
+    build = (ROOT / "Dockerfile").read_text().split(f" AS build-{image}\n")[1].split("\nFROM ")[0]
+    (extras,) = re.findall(r"containers/requirements ([a-z ]+) >", build)
+    command = [sys.executable, str(CONTAINERS / "requirements"), *extras.split()]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return {re.split(r"[\[>=]", line)[0] for line in found.stdout.splitlines()}
 
 
 def test_the_api_image_has_no_torch() -> None:
-    found = requirements("service")
+    found = requirements("api")
 
     assert {"fastapi", "uvicorn", "alembic", "sqlalchemy", "psycopg"} <= found
     assert not {"torch", "torchvision", "scikit-learn", "expunge"} & found
@@ -31,7 +33,12 @@ def test_every_requirement_of_an_image_is_pinned() -> None:
     def plain(name: str) -> str:
         return name.lower().replace("_", "-")
 
-    assert {plain(name) for name in requirements("service") | requirements("worker")} <= set(map(plain, pinned))
+    assert {plain(name) for name in requirements("api") | requirements("worker")} <= set(map(plain, pinned))
+
+
+def test_every_image_can_send_traces() -> None:
+    for image in ("api", "worker"):
+        assert "opentelemetry-exporter-otlp-proto-http" in requirements(image), image
 
 
 def make_secrets(folder: Path) -> dict[str, str]:
@@ -62,9 +69,9 @@ def test_no_two_installations_have_the_same_secrets(tmp_path: Path) -> None:
     assert not set(one.values()) & set(other.values())
 
 
-def run_entrypoint(**environment: str) -> subprocess.CompletedProcess[str]:
-    """What a program sees that is started by the images' entry point."""
-    command = ["sh", str(CONTAINERS / "entrypoint"), "env"]
+def run_entrypoint(*program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a program, by default one that tells its environment, says when the images' entry point has started it."""
+    command = ["sh", str(CONTAINERS / "entrypoint"), *(program or ("env",))]
     return subprocess.run(command, env={"PATH": os.environ["PATH"], **environment}, capture_output=True, text=True)
 
 
@@ -84,8 +91,14 @@ def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
     assert "EXPUNGE_SAMPLE_KEY_FILE" in found.stderr
 
 
-def test_readiness_of_an_earlier_start_is_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "ready").touch()
+def test_readiness_of_an_earlier_start_is_forgotten_and_an_operators_command_leaves_the_workers(tmp_path: Path) -> None:
+    ready, celery = tmp_path / "ready", tmp_path / "celery"
+    ready.touch()
+    celery.write_text("#!/bin/sh\n")
+    celery.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
 
-    assert run_entrypoint(EXPUNGE_READY_FILE=str(tmp_path / "ready")).returncode == 0
-    assert not (tmp_path / "ready").exists()
+    assert run_entrypoint("true", EXPUNGE_READY_FILE=str(ready)).returncode == 0
+    assert ready.exists()
+    assert run_entrypoint("celery", "worker", EXPUNGE_READY_FILE=str(ready), PATH=path).returncode == 0
+    assert not ready.exists()
