@@ -9,10 +9,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session, sessionmaker
 
+from service.exporter import families
 from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT, compose
 from tests.ops.test_containers import make_secrets
+from tests.service.conftest import Serve, Site
 from worker.settings import Settings as WorkerSettings
 
 FOLDER = ROOT / "ops/kubernetes"
@@ -79,6 +83,17 @@ def test_no_pod_has_rights_that_it_does_not_need() -> None:
         assert "readinessProbe" in pod["containers"][0], name
 
 
+def test_a_volume_that_is_kept_keeps_the_modes_of_its_files() -> None:
+    """By default Kubernetes makes every file readable for the group at each start, and a private key is refused then."""
+    kept = {"postgres", "redis"} | {
+        n for n, p in pods().items() if any("persistentVolumeClaim" in v for v in p["volumes"])
+    }
+
+    assert kept == {"postgres", "redis", "worker"}
+    for name in kept:
+        assert pods()[name]["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch", name
+
+
 def test_every_setting_is_one_that_is_read_and_no_secret_is_among_them() -> None:
     (settings,) = (o["data"] for o in base() if o["kind"] == "ConfigMap")
     known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
@@ -88,6 +103,34 @@ def test_every_setting_is_one_that_is_read_and_no_secret_is_among_them() -> None
     for name, value in settings.items():
         if re.search("PASSWORD|KEY|URL", name) and name != "EXPUNGE_PUBLIC_URL":
             assert value.startswith("/run/secrets/"), name
+
+
+def test_what_a_process_counts_itself_is_scraped_from_every_pod_and_the_ledgers_from_one_address(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    one, every = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    (dropped,), (kept,) = one["metric_relabel_configs"], every["metric_relabel_configs"]
+    http = serve()
+    http.get("/methods")
+    with sessions() as session:
+        ledgers = {sample.name for family in families(session) for sample in family.samples}
+    exported = text_string_to_metric_families(http.get("/metrics").text)
+    own = {sample.name for family in exported for sample in family.samples} - ledgers
+    own -= {"expunge_build_info", "expunge_exporter_up"}  # the same from every process
+
+    assert (dropped["action"], kept["action"], dropped["regex"]) == ("drop", "keep", kept["regex"])
+    assert "http_requests_total" in own
+    assert {name for name in own | ledgers if re.fullmatch(kept["regex"], name)} == own
+
+
+def test_prometheus_can_read_the_scrape_configuration(promtool: str, tmp_path: Path) -> None:
+    """Debian's has no discovery in Kubernetes, so that a fixed address stands for it."""
+    configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
+    del configuration["scrape_configs"][1]["kubernetes_sd_configs"]
+    configuration["scrape_configs"][1]["static_configs"] = [{"targets": ["10.0.0.7:8000"]}]
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
+
+    subprocess.run([promtool, "check", "config", str(tmp_path / "prometheus.yml")], check=True, capture_output=True)
 
 
 def test_every_key_of_the_secret_is_one_that_is_made(tmp_path: Path) -> None:
