@@ -49,7 +49,7 @@ class Check:
 class Criterion:
     """What every check compares with, fixed before the first step.
 
-    kept: the held-out data on which the utility is watched, criterion's and guide's part together.
+    kept: the held-out data on which the utility is watched, the criterion's part and the guide's.
     """
 
     stop: Stop
@@ -59,7 +59,7 @@ class Criterion:
     held_out: Batch
     weights: Tensor
     signals: tuple[Signal, ...]
-    kept: Batch
+    kept: tuple[Batch, Batch]
     right_before: tuple[Tensor, Tensor]
 
 
@@ -68,17 +68,18 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
     """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
     generator = torch.Generator().manual_seed(task.seed)
     remain = task.remain.draw(_CACHED_REMAINING, generator)
-    kept = Batch(*(torch.cat(pair) for pair in zip(task.criterion.batch, task.guide.batch, strict=True)))
+    held_out = task.criterion.batch
+    kept = held_out, task.guide.batch
     return Criterion(
         stop=stop,
         objective=task.objective,
         forget=task.forget.batch,
         remain=remain,
-        held_out=task.criterion.batch,
+        held_out=held_out,
         weights=_matching_weights(task.forget, task.criterion, task.objective),
         signals=(task.objective.losses, *_entropy(task.objective), *guides),
         kept=kept,
-        right_before=(_merit(task.objective, task.model, remain), _merit(task.objective, task.model, kept)),
+        right_before=(_merit(task.objective, task.model, remain), _merit(task.objective, task.model, *kept)),
     )
 
 
@@ -86,17 +87,18 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
 @torch.no_grad()
 def check(criterion: Criterion, model: nn.Module) -> Check:
     """Compare the forget set with the held-out set, and the utility with the original's."""
+    forward = _once(model)
     differences = [
         difference
         for signal in criterion.signals
         for difference in _quantile_differences(
-            signal(model, criterion.forget), signal(model, criterion.held_out), criterion.weights
+            signal(forward, criterion.forget), signal(forward, criterion.held_out), criterion.weights
         )
     ]
     if criterion.objective.logits is not None:
-        differences.append(_error_difference(criterion, model))
-    pairs = zip(criterion.right_before, (criterion.remain, criterion.kept), strict=True)
-    drops = (_drop(before, _merit(criterion.objective, model, batch)) for before, batch in pairs)
+        differences.append(_error_difference(criterion, forward))
+    pairs = zip(criterion.right_before, ((criterion.remain,), criterion.kept), strict=True)
+    drops = (_drop(before, _merit(criterion.objective, forward, *batches)) for before, batches in pairs)
     return Check(
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
@@ -196,6 +198,19 @@ def _rank(criterion: Criterion, found: Check) -> tuple[float, float]:
     return max(0.0, used - 1), max(0.0, found.score - stop.tolerance) + used**2
 
 
+def _once(model: nn.Module) -> Forward:
+    """The model's forward pass, each set computed once however many signals read it: the passes are what a check costs."""
+    answers: dict[int, Tensor] = {}
+
+    def forward(inputs: Tensor) -> Tensor:
+        # By identity: the sets outlive the check, and comparing their values would cost as much as the pass.
+        if id(inputs) not in answers:
+            answers[id(inputs)] = model(inputs)
+        return answers[id(inputs)]
+
+    return forward
+
+
 def _shown(found: Check) -> dict[str, float]:
     return {"match_score": found.score, "match_direction": found.direction, "accuracy_drop": found.drop}
 
@@ -251,9 +266,9 @@ def _above(values: Tensor, threshold: Tensor) -> Tensor:
     return (values > threshold).float() + 0.5 * (values == threshold).float()
 
 
-def _error_difference(criterion: Criterion, model: nn.Module) -> float:
-    wrong_forget = _wrong(criterion.objective, model, criterion.forget)
-    wrong_held_out = _wrong(criterion.objective, model, criterion.held_out)
+def _error_difference(criterion: Criterion, forward: Forward) -> float:
+    wrong_forget = _wrong(criterion.objective, forward, criterion.forget)
+    wrong_held_out = _wrong(criterion.objective, forward, criterion.held_out)
     n = len(wrong_forget)
     expected = float((wrong_held_out * criterion.weights).sum())
     pooled = (float(wrong_forget.sum()) + expected * n + 1) / (2 * n + 2)
@@ -268,13 +283,13 @@ def _drop(before: Tensor, after: Tensor) -> float:
 
 
 @torch.no_grad()
-def _merit(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+def _merit(objective: Objective, forward: Forward, *batches: Batch) -> Tensor:
     """(n,), in points: 100 where the sample is classified rightly; without classes, minus 100 times its loss."""
     if objective.logits is None:
-        return -100 * objective.losses(model, batch)
-    return 100 - 100 * _wrong(objective, model, batch)
+        return torch.cat([-100 * objective.losses(forward, batch) for batch in batches])
+    return torch.cat([100 - 100 * _wrong(objective, forward, batch) for batch in batches])
 
 
-def _wrong(objective: Objective, model: nn.Module, batch: Batch) -> Tensor:
+def _wrong(objective: Objective, forward: Forward, batch: Batch) -> Tensor:
     assert objective.logits is not None
-    return (objective.logits(model, batch.inputs).argmax(-1) != batch.targets).float()
+    return (objective.logits(forward, batch.inputs).argmax(-1) != batch.targets).float()
