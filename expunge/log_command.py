@@ -1,6 +1,8 @@
 """`expunge check-log`: has the log only grown since the last time? To be run from somewhere that the service's operator is not."""
 
 import base64
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,13 @@ from expunge.errors import LogNotProven
 from verifier.checkpoint import Checkpoint, check_consistency, read_checkpoint
 from verifier.errors import NotProven
 from verifier.keys import TrustedKey, read_keys
-from verifier.log import check_leaves
+from verifier.log import check_entry, check_leaves, read_log_proof
+
+NOT_SHOWN = (
+    "Not shown: that others are shown the same log (--against compares with what they were shown), that what never reached the log "
+    "did not happen, and that its times are right."
+)
+"""True of every check, so always told."""
 
 
 def check_log(
@@ -25,6 +33,14 @@ def check_log(
     state: Annotated[
         Path, typer.Option(help="The last checkpoint seen; made at the first time, replaced where all is well.")
     ] = Path("checkpoint.txt"),
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="What somebody else was shown: a checkpoint, or a proof from the log. Is it of the same log? May be repeated.",
+        ),
+    ] = None,
     whole: Annotated[
         bool, typer.Option("--whole", help="Read every leaf too, and compute the root from them.")
     ] = False,
@@ -36,27 +52,51 @@ def check_log(
             trusted = read_keys(signed_by.read_bytes())
             note = client.send(http, "GET", "/log/checkpoint").content
             newer = read_checkpoint(note, keys=trusted)
-            told = compare(http, state, newer, trusted)
+            told = [compare_kept(http, state, newer, trusted)]
+            told += [compare_other(http, path, newer, trusted) for path in against or ()]
             if whole:
                 check_leaves(newer, fetch_leaves(http, newer.size))
+                told.append(f"All {newer.size} leaves give its root.")
     except NotProven as error:
         raise LogNotProven(f"The log is not proven to be whole: {error} Keep {state} as evidence.") from error
     state.write_bytes(note)
-    out.print(f"{newer.origin}: {told}", markup=False, highlight=False, soft_wrap=True)
+    for line in (f"{newer.origin}: {newer.size} entries.", *told, NOT_SHOWN):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def compare(http: httpx.Client, state: Path, newer: Checkpoint, trusted: list[TrustedKey]) -> str:
+def compare_kept(http: httpx.Client, state: Path, newer: Checkpoint, trusted: Sequence[TrustedKey]) -> str:
     """Compare with the checkpoint that is kept; says what was found. Raises NotProven."""
     if not state.exists():
-        return f"{newer.size} entries; nothing to compare with yet."
-    older = read_checkpoint(state.read_bytes(), keys=trusted)
+        return "There is nothing to compare with yet."
+    # It was good when it was kept, and no thief of a key that was revoked since can write into this file.
+    then = [replace(key, revoked_at=None) for key in trusted]
+    older = read_checkpoint(state.read_bytes(), keys=then)
+    prove_growth(http, older, newer)
+    return f"The first {older.size} are those of the last time."
+
+
+def compare_other(http: httpx.Client, path: Path, newer: Checkpoint, trusted: Sequence[TrustedKey]) -> str:
+    """Compare with what somebody else was shown; says what was found. Raises NotProven."""
+    shown = path.read_bytes()
+    if not shown.lstrip().startswith(b"{"):
+        older = read_checkpoint(shown, keys=trusted)
+        prove_growth(http, older, newer)
+        return f"The first {older.size} are those of {path.name}."
+    entry = check_entry(read_log_proof(shown), keys=trusted)
+    prove_growth(http, entry.checkpoint, newer)
+    report = entry.content.get("report")
+    about = f", about the report with SHA-256 {report['sha256']}" if isinstance(report, dict) else ""
+    return f"Entry {entry.index} is the {entry.kind} of {path.name}, dated {entry.at}{about}."
+
+
+def prove_growth(http: httpx.Client, older: Checkpoint, newer: Checkpoint) -> None:
+    """Have the service prove that the log has only grown from one checkpoint to the other. Raises NotProven."""
     path: list[bytes] = []
-    if older.size <= newer.size:
+    if older.origin == newer.origin and older.size <= newer.size:
         sizes = {"first": older.size, "second": newer.size}
         answer = client.content(client.send(http, "GET", "/log/proof/consistency", params=sizes))
         path = [bytes.fromhex(step) for step in answer["path"]]
     check_consistency(older, newer, path)
-    return f"{newer.size} entries, of which the first {older.size} are those of the last time."
 
 
 def fetch_leaves(http: httpx.Client, size: int) -> list[bytes]:

@@ -40,6 +40,7 @@ class LogKind(StrEnum):
     REQUEST = "request"  # somebody asked for samples to be erased
     RESULT = "result"  # a job has ended, with a report or without
     PROMOTION = "promotion"  # a version is served from now on
+    KEY = "key"  # a signing key was made known, or revoked
 
 
 def append(
@@ -47,13 +48,17 @@ def append(
 ) -> None:
     """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `give_places`."""
     text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
-    told = {"kind": kind.value, "at": now(session).isoformat(), "commitment": commitment(key, text)}
-    leaf = canonical_json(told)
-    made = insert(LogLeaf).values(leaf=leaf, hash=leaf_hash(leaf)).returning(LogLeaf.id)
-    leaf_id = session.scalars(made).one()
+    leaf_id = _add_leaf(session, kind, {"commitment": commitment(key, text)})
     session.execute(
         insert(LogOpening).values(leaf_id=leaf_id, tenant_id=tenant_id, subject_id=subject_id, key=key, content=text)
     )
+
+
+def _add_leaf(session: Session, kind: LogKind, told: Mapping[str, object]) -> int:
+    """Insert a leaf that tells this beside its kind and time; gives its id."""
+    leaf = canonical_json({"kind": kind.value, "at": now(session).isoformat(), **told})
+    made = insert(LogLeaf).values(leaf=leaf, hash=leaf_hash(leaf)).returning(LogLeaf.id)
+    return session.scalars(made).one()
 
 
 def give_places(session: Session) -> int:
@@ -143,6 +148,14 @@ def log_promotion(session: Session, model: Model, version: ModelVersion) -> None
         "job": str(version.job_id) if version.job_id else None,
     }
     append(session, LogKind.PROMOTION, tenant_id=model.tenant_id, subject_id=version.id, content=content)
+
+
+def log_key(session: Session, *, key_id: str, revoked: bool) -> None:
+    """Record that a signing key was made known, or revoked: in clear, since it is about nobody.
+
+    So the log grows, and the next sweep signs it with the key that is to sign from now on.
+    """
+    _add_leaf(session, LogKind.KEY, {"key_id": key_id, "revoked": revoked})
 
 
 def _told(report: Report) -> dict[str, object]:

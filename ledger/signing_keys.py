@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from ledger.clock import now
 from ledger.errors import AlreadyRegistered, UnknownKey
+from ledger.log import log_key
 from ledger.tables import SigningKey
 
 
@@ -29,6 +30,7 @@ def register_signing_key(session: Session, *, key_id: str, public_key: str) -> S
     key = SigningKey(key_id=key_id, public_key=public_key)
     session.add(key)
     session.flush()
+    log_key(session, key_id=key_id, revoked=False)
     return _view(key)
 
 
@@ -53,6 +55,7 @@ def revoke_signing_key(session: Session, *, key_id: str, reason: str) -> Signing
     if key.revoked_at is None:
         key.revoked_at, key.revocation_reason = now(session), reason
         session.flush()
+        log_key(session, key_id=key_id, revoked=True)
     return _view(key)
 
 

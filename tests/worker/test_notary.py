@@ -1,10 +1,13 @@
+import json
 from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.signing import new_signing_key, stop_signing_key
-from ledger.log_reading import newest_checkpoint
+from ledger.log_reading import list_leaves, newest_checkpoint
 from tests.worker.conftest import Bench
+from verifier.checkpoint import read_checkpoint
+from verifier.keys import read_keys
 from worker.notary import sign_log
 
 
@@ -19,6 +22,23 @@ def test_a_sweep_signs_the_log_where_it_has_grown_and_a_key_is_there(
     assert sign_log(sessions, signing)
     assert not sign_log(sessions, signing)  # nothing is new
     with sessions() as session:
-        assert newest_checkpoint(session).size == 1  # the registered model is served
+        assert newest_checkpoint(session).size == 2  # the registered model is served, and the key is known
     stop_signing_key(database_url, keys, prefix=key.key_id, reason="stolen")
     assert not sign_log(sessions, signing)
+
+
+def test_after_a_rotation_the_log_is_signed_anew_though_nothing_else_has_happened(
+    bench: Bench, database_url: str, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    signing = bench.settings.model_copy(update={"signing_keys": keys})
+    stolen = new_signing_key(database_url, keys)
+    assert sign_log(sessions, signing)
+    stop_signing_key(database_url, keys, prefix=stolen.key_id, reason="stolen")
+    fresh = new_signing_key(database_url, keys)
+    assert sign_log(sessions, signing)
+    with sessions() as session:
+        note, leaves = newest_checkpoint(session).note, list_leaves(session, start=1, limit=10)
+    read_checkpoint(note.encode(), keys=read_keys(fresh.public_key.encode()))
+    told = [(leaf["kind"], leaf["key_id"], leaf["revoked"]) for leaf in map(json.loads, leaves)]
+    assert told == [("key", stolen.key_id, False), ("key", stolen.key_id, True), ("key", fresh.key_id, False)]
