@@ -85,6 +85,7 @@ def report_of(one: Case) -> dict[str, Any]:
     material = Material(
         workload=one.workload,
         original=one.original.model,
+        reference=None,
         forget=one.forget,
         remain=one.remain,
         erased=0,

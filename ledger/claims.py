@@ -6,7 +6,7 @@ alive. So a worker that was thought dead, and wakes up, can not write anything.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +20,7 @@ from ledger.clock import now
 from ledger.errors import StaleClaim
 from ledger.events import record
 from ledger.idempotency import forget_expired
-from ledger.lineage import erase, known
+from ledger.lineage import Reference, erase, find_reference, known
 from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples
@@ -36,6 +36,8 @@ class Claim:
     `forget` is what this job has to erase, `erased` what the model has forgotten before and must never be shown again, both by
     digest. `method` is the spec to run, number `policy_index` of `policy`; `origin` says whether a request asked for it.
     `details` are those that the model was registered with. `next_version` is the number that the result will have.
+    `received_at` and `due_at` are the earliest of its requests. `reference` is the version to hold the result against, where one
+    was trained on just what remains.
     """
 
     job_id: UUID
@@ -60,6 +62,9 @@ class Claim:
     seed: int
     requests: int
     regulations: tuple[str, ...]
+    received_at: datetime | None
+    due_at: datetime | None
+    reference: Reference | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,11 +137,11 @@ def _take(
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
     served = (
-        select(UnlearnRequest.regulation)
+        select(UnlearnRequest.regulation, UnlearnRequest.received_at, UnlearnRequest.due_at)
         .join(Target, Target.request_id == UnlearnRequest.id)
         .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
     )
-    regulations = list(session.scalars(served))
+    asked = session.execute(served).all()
     session.add(Attempt(job_id=job.id, number=job.attempt, method=job.method, worker=worker))
     advance_job(
         session,
@@ -173,8 +178,11 @@ def _take(
         policy_index=job.policy_index,
         origin="request" if job.requested_method is not None and job.policy_index == 0 else "policy",
         seed=job.id.int % 2**31,
-        requests=len(regulations),
-        regulations=tuple(sorted(set(regulations))),
+        requests=len(asked),
+        regulations=tuple(sorted({request.regulation for request in asked})),
+        received_at=min((request.received_at for request in asked), default=None),
+        due_at=min((request.due_at for request in asked), default=None),
+        reference=find_reference(session, base, job_id=job.id),
     )
 
 

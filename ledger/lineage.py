@@ -11,6 +11,7 @@ from sqlalchemy import Select, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger.states import VersionKind
 from ledger.tables import Job, Model, ModelVersion
 from ledger.tables.samples import erased_samples, job_samples, training_samples, version_samples
 
@@ -48,6 +49,40 @@ def known(session: Session, version: ModelVersion, *, among: UUID) -> Select[byt
     """Those of a job's samples that a version's training has shown it."""
     shown = trained_on(lineage(session, version).trained)
     return select(job_samples.c.digest).where(job_samples.c.job_id == among, job_samples.c.digest.in_(shown))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A version that was trained without ever seeing what a job erases: what its audit is held against."""
+
+    version: int
+    weights_sha256: str
+    weights_path: str
+
+
+def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Reference | None:
+    """The newest version that was trained on exactly what `base` is still to know once the job is done; None without one.
+
+    Exactly: one that has also seen less, or more, would differ from the job's result for other reasons than the erasure.
+    """
+    of = lineage(session, base)
+    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == base.model_id)
+    asked = select(job_samples.c.digest).where(job_samples.c.job_id == job_id)
+    remaining = trained_on(of.trained).except_(erased, asked).subquery()
+    candidates = (
+        select(ModelVersion)
+        .where(ModelVersion.model_id == base.model_id, ModelVersion.kind == VersionKind.TRAINED)
+        .where(ModelVersion.purged_at.is_(None), ModelVersion.id.not_in(of.version_ids))
+        .order_by(ModelVersion.number.desc())
+    )
+    for version in session.scalars(candidates).all():
+        seen = trained_on(version).subquery()
+        pairs = ((seen, remaining), (remaining, seen))
+        if not any(session.scalar(select(one).except_(select(other)).limit(1)) for one, other in pairs):
+            return Reference(
+                version=version.number, weights_sha256=version.weights_sha256, weights_path=version.weights_path
+            )
+    return None
 
 
 def count_resurrected(session: Session, version: ModelVersion) -> int:

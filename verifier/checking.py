@@ -73,6 +73,10 @@ def _stated(statement: Statement) -> list[str]:
         f"Verdict: {told['verdict']['value']}. {told['verdict']['sentence']}",
         f"Model {model['name']}, version {model.get('version_after', '?')}: weights {', '.join(statement.subjects)}.",
         f"Made from the weights {before} by {str(method['kind']).upper()}.",
+        *(
+            f"Held against the weights {weights['digest']['sha256']}, said to be retrained without them."
+            for weights in told.get("reference", [])
+        ),
         f"Forgotten: {manifest['samples']} samples, manifest root {manifest['root']}.",
         f"Signed at {told['clock']['signed_at']} by {code.get('name', '?')} {code['version']}.",
     ]

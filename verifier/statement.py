@@ -69,10 +69,13 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
         predicate[group][name]
     bytes.fromhex(predicate["manifest"]["root"])
     int(predicate["manifest"]["samples"])
-    for weights in predicate["before"]:
+    # Statements from before there were references have none.
+    lists = {"limits": predicate["limits"], "before": predicate["before"], "reference": predicate.get("reference", [])}
+    for name, found in lists.items():
+        if not isinstance(found, list):
+            raise TypeError(f"{name} must be a list")
+    for weights in [*lists["before"], *lists["reference"]]:
         weights["digest"]["sha256"]
-    if not isinstance(predicate["limits"], list) or not isinstance(predicate["before"], list):
-        raise TypeError("limits and before must be lists")
 
 
 def check_report(statement: Statement, report: bytes) -> None:

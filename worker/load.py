@@ -1,5 +1,6 @@
-"""Everything that one job needs in memory: the workload, the served weights, and the sets."""
+"""Everything that one job needs in memory: the workload, the served weights, the sets, and what to hold the result against."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from ledger.claims import Claim
+from unlearning.errors import WeightsError
 from unlearning.samples import SampleSet
 from unlearning.weights import load_weights
 from unlearning.workload import HeldOut, Workload, split_held_out
@@ -14,17 +16,21 @@ from worker.settings import Settings
 from worker.split import split_train
 from worker.workloads import load_workload
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Material:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nobody changes it. forget: D_f. remain: D_r, without anything ever forgotten.
-    erased: how many samples of the training set earlier jobs made the model forget.
+    reference: a model that was trained on D_r alone, where there is one. erased: how many samples of the training set earlier
+    jobs made the model forget.
     """
 
     workload: Workload
     original: nn.Module
+    reference: nn.Module | None
     forget: SampleSet
     remain: SampleSet
     erased: int
@@ -48,6 +54,7 @@ def load(claim: Claim, settings: Settings) -> Material:
     return Material(
         workload=workload,
         original=original,
+        reference=load_reference(workload, claim, settings, device),
         forget=split.forget.to(device),
         remain=split.remain.to(device),
         erased=split.erased,
@@ -66,6 +73,18 @@ def load_model(workload: Workload, path: Path, sha256: str, device: torch.device
     model = workload.build()
     load_weights(model, path, sha256)
     return model.to(device).eval()
+
+
+def load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
+    """Load the claim's reference; None where it has none, or where the file can not be used: no erasure waits for that."""
+    if claim.reference is None:
+        return None
+    path = weights_path(settings.storage, claim.reference.weights_path)
+    try:
+        return load_model(workload, path, claim.reference.weights_sha256, device)
+    except WeightsError as error:
+        logger.warning("job %s is audited without its reference: %s", claim.job_id, error)
+        return None
 
 
 def weights_path(storage: Path, recorded: str) -> Path:

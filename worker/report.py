@@ -51,6 +51,8 @@ def build_report(
             "samples_previously_forgotten": len(claim.erased),
             "manifest_root": manifest_root,
             "regulation": list(claim.regulations),
+            "received_at": claim.received_at and moment(claim.received_at),
+            "due_at": claim.due_at and moment(claim.due_at),
         },
         "model": {
             "name": claim.model,
@@ -61,6 +63,7 @@ def build_report(
             "version_after": claim.next_version,
             "weights_before_sha256": claim.weights_sha256,
             "weights_after_sha256": weights_sha256,
+            "reference": held_against(claim, material),
         },
         "method": {
             "kind": method.pop("kind"),
@@ -80,6 +83,13 @@ def build_report(
         },
         **trial.findings.to_json(),
     }
+
+
+def held_against(claim: Claim, material: Material) -> dict[str, Any] | None:
+    """Name the model that the result was held against; None where the audit had none."""
+    if claim.reference is None or material.reference is None:
+        return None
+    return {"version": claim.reference.version, "weights_sha256": claim.reference.weights_sha256}
 
 
 def told(attempt: AttemptView, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def sign_statement(report: Mapping[str, Any], *, report_sha256: str, signer: Sig
 def make_statement(report: Mapping[str, Any], *, report_sha256: str) -> dict[str, Any]:
     """Say about the new weights what their report says, short and without anything about a single sample."""
     asked, model, method = report["asked"], report["model"], report["method"]
-    verdict = report["verdict"]
+    verdict, reference = report["verdict"], model["reference"]
     return {
         "_type": STATEMENT_TYPE,
         "subject": [weights(model, number=model["version_after"], sha256=model["weights_after_sha256"])],
@@ -32,6 +32,9 @@ def make_statement(report: Mapping[str, Any], *, report_sha256: str) -> dict[str
             "report": {"id": report["report_id"], "sha256": report_sha256, "schema": report["schema"]},
             "model": {name: model[name] for name in ("name", "dataset", "workload", "version_before", "version_after")},
             "before": [weights(model, number=model["version_before"], sha256=model["weights_before_sha256"])],
+            "reference": [weights(model, number=reference["version"], sha256=reference["weights_sha256"])]
+            if reference
+            else [],
             "manifest": {"root": asked["manifest_root"], "samples": asked["samples"], "hash": "rfc6962-sha256"},
             "requests": asked["requests"],
             "method": {name: method[name] for name in ("kind", "parameters", "origin", "steps", "stopped_because")},

@@ -58,7 +58,7 @@ def try_method(journal: Journal, material: Material, *, spec: AuditSpec, saving:
                 objective=workload.objective,
                 spec=spec,
                 seed=claim.seed,
-                reference=None,
+                reference=material.reference,
             ),
             phase=Phase.AUDIT_MEMBERSHIP,
         )

@@ -1,9 +1,10 @@
 """What each figure says, in words with its numbers: the captions of the report."""
 
 from itertools import pairwise
+from statistics import mean
 
 from service.report.document import Report
-from service.report.evidence import Attack, AttackScores, ClassUtility
+from service.report.evidence import Attack, AttackScores, ClassUtility, Measures
 from service.report.numbers import (
     count,
     delay,
@@ -123,12 +124,32 @@ def time(report: Report) -> str:
 
 
 def basis(report: Report) -> str:
-    """How many samples the evidence rests on."""
+    """How many samples the evidence rests on, and how near the result is to a retrained model where there is one."""
     samples = report.audit.samples
-    return (
+    text = (
         f"Measured on {count(samples.forget)} forgotten, {count(samples.held_out)} held-out, {count(samples.remain)} remaining and "
         f"{count(samples.test)} test samples. Ranges are {_confidence(report)} intervals."
     )
+    measures = report.audit.measures
+    if measures.reference is None:
+        return text
+    before, after = (average_gap(one, measures.reference) for one in (measures.original, measures.unlearned))
+    return text + (
+        f" The average gap to a model retrained without them, over the error on the forgotten, the accuracy on the remaining and "
+        f"on test data, and the share that the papers’ attack takes for never seen, was {before:.1f} "
+        f"points before and is {after:.1f} after."
+    )
+
+
+def average_gap(one: Measures, reference: Measures) -> float:
+    """The mean absolute difference of UA, RA, TA and MI from a retrained model's, in points, as the papers' tables have it."""
+    pairs = (
+        (one.ua, reference.ua),
+        (one.ra, reference.ra),
+        (one.ta, reference.ta),
+        (one.mi_salun, reference.mi_salun),
+    )
+    return mean(abs(mine.value - other.value) for mine, other in pairs)
 
 
 def _confidence(report: Report) -> str:

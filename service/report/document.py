@@ -21,6 +21,18 @@ class Asked:
     manifest_root: Digest
     """The root of the Merkle tree (RFC 6962) over the forgotten samples, each under a salt of its own."""
     regulation: list[Name]
+    received_at: Moment | None = None
+    """When the first of these requests was received."""
+    due_at: Moment | None = None
+    """When the first of them is due."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Reference:
+    """A version that the operator registered as trained on the remaining samples alone."""
+
+    version: Count
+    weights_sha256: Digest
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -35,6 +47,8 @@ class Model:
     version_after: Count
     weights_before_sha256: Digest
     weights_after_sha256: Digest
+    reference: Reference | None = None
+    """The model that the result was held against, where there was one."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -3,14 +3,20 @@
 import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from expunge.registration import Place, register_trained
 from expunge.signing import new_signing_key, signing_keys
+from expunge.training import Trained
 from ledger.canonical import canonical_json
+from ledger.claims import claim
 from ledger.jobs import list_attempts
 from ledger.manifest import prove_inclusion
 from ledger.models import VersionView
@@ -27,6 +33,8 @@ from verifier.statement import check_report, check_sample, check_weights, read_s
 from worker import publish as publishing
 from worker import run as running
 from worker.errors import AuditFailed
+from worker.load import load
+from worker.trial import Trial, try_method
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
@@ -85,6 +93,51 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
     check_report(statement, canonical_json(report.body))
     check_weights(statement, served(bench).weights_sha256)
     check_sample(statement, proof)
+
+
+@pytest.mark.slow
+def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the_result_against(
+    bench: Bench,
+    trained: Trained,
+    training_ids: tuple[str, ...],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The operator's word is taken for what it was trained on: here it is the original, so that nothing need be trained."""
+
+    def left_open(*given: Any, **more: Any) -> Trial:
+        trial = try_method(*given, **more)
+        verdict = replace(trial.findings.verdict, value="inconclusive")
+        return replace(trial, findings=replace(trial.findings, verdict=verdict))
+
+    monkeypatch.setattr(running, "try_method", left_open)  # so that the chances of a training do not decide this test
+    where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
+    anew = register_trained(where, name="digits", weights=trained.path, without=training_ids[:80])
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    report: Any = report_of(bench, job_id)
+    validate(report)
+    assert report["model"]["reference"] == {"version": 2, "weights_sha256": anew.weights_sha256}
+    curves, measures = report["audit"]["relearn"]["curves"], report["audit"]["measures"]
+    assert curves["reference"] == curves["original"]
+    assert measures["reference"] == measures["original"]
+    assert "positive_control" in {finding["code"] for finding in report["verdict"]["findings"]}
+    assert any("never saw the forgotten samples" in limit for limit in report["limits"])
+
+
+def test_a_reference_whose_file_is_gone_is_done_without(
+    bench: Bench, trained: Trained, training_ids: tuple[str, ...], database_url: str
+) -> None:
+    where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
+    register_trained(where, name="digits", weights=trained.path, without=training_ids[:80])
+    job_id = bench.submit(training_ids[:80])
+    with bench.sessions.begin() as session:
+        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
+    assert claimed is not None
+    assert claimed.reference is not None
+    assert load(claimed, bench.settings).reference is not None
+    lost = replace(claimed, reference=replace(claimed.reference, weights_path="gone.safetensors"))
+    assert load(lost, bench.settings).reference is None
 
 
 def test_without_a_usable_key_a_job_that_is_to_be_signed_ends_before_it_has_cost_anything(

@@ -26,6 +26,18 @@ def test_it_says_everything_that_the_contract_asks_for() -> None:
     assert predicate["report"] == {"id": report["report_id"], "sha256": "ab" * 32, "schema": report["schema"]}
 
 
+def test_it_names_the_model_that_the_result_was_held_against_where_there_was_one() -> None:
+    report = sample_report(reference=True)
+    predicate = make_statement(report, report_sha256="ab" * 32)["predicate"]
+    assert predicate["reference"] == [
+        {
+            "name": "sample-digits/versions/3",
+            "digest": {"sha256": report["model"]["reference"]["weights_sha256"]},
+        }
+    ]
+    assert make_statement(sample_report(), report_sha256="ab" * 32)["predicate"]["reference"] == []
+
+
 def test_it_tells_the_controls_and_no_other_finding() -> None:
     report = sample_report()
     report["verdict"]["findings"] += [

@@ -125,7 +125,9 @@ def audit(
         if "reference" in models
         else None,
         verdict=verdict,
-        limits=limits(membership=membership, pairing=pairing, forget=len(forget), spec=spec),
+        limits=limits(
+            membership=membership, pairing=pairing, forget=len(forget), spec=spec, reference=reference is not None
+        ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
     )
 

@@ -5,7 +5,9 @@ from unlearning.audit.membership import Pairing, half_width
 from unlearning.audit.spec import AuditSpec
 
 
-def limits(*, membership: Membership, pairing: Pairing, forget: int, spec: AuditSpec) -> tuple[str, ...]:
+def limits(
+    *, membership: Membership, pairing: Pairing, forget: int, spec: AuditSpec, reference: bool = False
+) -> tuple[str, ...]:
     """The general limits, and those of this forget set."""
     said = [
         "It does not show that no trace is left: influence was found to be below, or above, the stated thresholds under the "
@@ -18,6 +20,10 @@ def limits(*, membership: Membership, pairing: Pairing, forget: int, spec: Audit
         "outputs.",
         "Data never seen are represented by the held-out set, which must come from the same source as the training data.",
     ]
+    if reference:
+        said.append(
+            "That the retrained model never saw the forgotten samples is what whoever trained it says; the audit cannot see it."
+        )
     width = half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
     if width > spec.thresholds.membership_margin:
         said.append(

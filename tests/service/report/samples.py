@@ -37,6 +37,8 @@ def sample_report(
             "samples_previously_forgotten": 40,
             "manifest_root": _digest("manifest"),
             "regulation": ["gdpr"] if forgotten < 100 else ["gdpr", "ccpa"],
+            "received_at": "2026-03-02T16:20:00Z",
+            "due_at": "2026-04-02T16:20:00Z",
         },
         "model": {
             "name": "sample-digits",
@@ -47,6 +49,7 @@ def sample_report(
             "version_after": 2,
             "weights_before_sha256": _digest("before"),
             "weights_after_sha256": _digest("after"),
+            "reference": {"version": 3, "weights_sha256": _digest("retrained")} if reference else None,
         },
         "method": _method(verdict),
         "timeline": _timeline(forgotten),

@@ -42,6 +42,19 @@ def test_a_retrained_model_is_mentioned_only_where_there_is_one() -> None:
     assert "retrained" in answers.relearning(read(sample_report(reference=True)))
 
 
+def test_the_average_gap_to_a_retrained_model_is_told_where_there_is_one() -> None:
+    report = sample_report(reference=True)
+    for name, values in {
+        "original": (0, 100, 90, 4),
+        "unlearned": (8, 98, 89, 10),
+        "reference": (10, 99, 90, 12),
+    }.items():
+        for measure, value in zip(("ua", "ra", "ta", "mi_salun"), values, strict=True):
+            report["audit"]["measures"][name][measure] = {"value": value, "low": value, "high": value}
+    assert "was 4.8 points before and is 1.5 after" in answers.basis(read(report))
+    assert "average gap" not in answers.basis(read(sample_report()))
+
+
 def test_the_class_that_changed_most_is_named_whether_it_lost_or_gained() -> None:
     report = sample_report()
     report["audit"]["utility"]["per_class"][7] = {"class": "seven", "original": 80.0, "unlearned": 99.0}
