@@ -58,6 +58,12 @@ def delay(value: Delay) -> str:
     return f"over {steps} steps" if value.censored else "1 step" if value.steps == 1 else f"{steps} steps"
 
 
+def day(at: datetime) -> str:
+    """The day of a time, in UTC."""
+    utc = at.astimezone(UTC)
+    return f"{utc.day}\N{NO-BREAK SPACE}{utc:%B}\N{NO-BREAK SPACE}{utc:%Y}"
+
+
 def moment(at: datetime) -> str:
     """A time to the second, in UTC."""
     utc = at.astimezone(UTC)

@@ -58,7 +58,6 @@ def _content(shown: View) -> dict[str, object]:
             panel["svg"] = in_colours(panel["svg"], _INKS)
     report = shown.report
     return content | {
-        "sentence": report.verdict.sentence,
         "warnings": report.verdict.warnings,
         "limits": report.limits,
         "report_id": report.report_id,

@@ -23,15 +23,22 @@ STOPPED = {
     "utility": "accuracy was about to fall below what is allowed",
     "completed": "the method had run to its end",
 }
-ORIGINS = {"default": "the service's default", "request": "chosen in the request", "policy": "the model's policy"}
+ORIGINS = {"default": "the service's default", "request": "the request", "policy": "the model's policy"}
+METHODS = {"ltu": "LTU (Learning to Unlearn)", "ieu": "IEU (Influence Eliminating Unlearning)", "retrain": "retraining"}
+"""What the methods are called; one that is not here is told by its name in capitals."""
+SETUP = {
+    "guides": "training the attacks that guide it",
+    "guides_used": "trying those attacks out",
+    "neighbour_search": "finding similar samples",
+}
 THRESHOLDS = {
     "confidence": "Confidence of the intervals that decide",
-    "membership_margin": "Attacks must lie within 0.5 ±, at most",
-    "membership_margin_least": "The same, at least",
-    "membership_margin_used": "The same, for this many samples",
-    "membership_margin_widths": "The same, in half intervals of a coin toss",
-    "relearn_ratio": "Relearning must take, of the control's time",
-    "relearn_excess": "More than this, of the control's time, is damage",
+    "membership_margin": "How far from 0.5 attacks may lie, at most",
+    "membership_margin_least": "How far from 0.5 attacks may lie, at least",
+    "membership_margin_used": "How far from 0.5, for this many samples",
+    "membership_margin_widths": "The same, in half a coin toss's interval",
+    "relearn_ratio": "Relearning takes, of the control's time, at least",
+    "relearn_excess": "Relearning is damage above, of the control's time",
     "relearn_least": "Fewest samples whose relearning decides",
     "control_steps": "Fewest steps of the control that can tell",
     "no_op_weights": "A change of the weights below this is none",
@@ -63,25 +70,38 @@ class AttackRow:
 
 
 def attacks(report: Report) -> list[AttackRow]:
-    """Each attack with its AUC and its rate at 1 % false alarms, before and after."""
-
-    return [
-        AttackRow(
-            name=ATTACKS[one.name].capitalize(),
-            cells=[
-                (ratio(one.original.auc.value), ratio_interval(one.original.auc)),
-                (ratio(one.unlearned.auc.value), ratio_interval(one.unlearned.auc)),
-                _rate(one.original.tpr_at_1_fpr),
-                _rate(one.unlearned.tpr_at_1_fpr),
-            ],
+    """Each attack with its AUC and its balanced accuracy, before and after."""
+    rows = []
+    for one in report.audit.membership.attacks:
+        found = (
+            one.original.auc,
+            one.unlearned.auc,
+            one.original.balanced_accuracy,
+            one.unlearned.balanced_accuracy,
         )
-        for one in report.audit.membership.attacks
-    ]
+        cells = [(ratio(each.value), ratio_interval(each)) for each in found]
+        rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=cells))
+    return rows
+
+
+def rates(report: Report) -> list[AttackRow]:
+    """Each attack with its rates at 1 % and 0.1 % false alarms, before and after; none where there are too few held-out samples."""
+    rows = []
+    for one in report.audit.membership.attacks:
+        found = (
+            one.original.tpr_at_1_fpr,
+            one.unlearned.tpr_at_1_fpr,
+            one.original.tpr_at_01_fpr,
+            one.unlearned.tpr_at_01_fpr,
+        )
+        if any(found):
+            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=list(map(_rate, found))))
+    return rows
 
 
 def _rate(rate: Estimate | None) -> tuple[str, str]:
     if rate is None:
-        return "too few", "held-out samples"
+        return "–", "too few samples"
     return share(rate.value), f"{100 * rate.low:.1f} to {share(rate.high)}"
 
 
@@ -104,7 +124,7 @@ def attempts(report: Report) -> list[tuple[str, str]]:
     """Every attempt of the job, with how it ended."""
     return [
         (
-            f"Attempt {one.attempt}: {one.method.upper()}",
+            f"Attempt {one.attempt}: {method_name(one.method).partition(' (')[0]}",
             f"{WORDS[one.verdict].lower() if one.verdict else 'ended before its audit'}, {duration(one.seconds)}",
         )
         for one in report.method.attempts
@@ -115,7 +135,7 @@ def method(report: Report) -> list[tuple[str, str]]:
     """The method, why it stopped, how far it moved the model and what its set-up took."""
     relearn, change = report.audit.relearn, report.audit.change
     return [
-        ("Method", report.method.kind.upper()),
+        ("Method", method_name(report.method.kind)),
         ("Chosen by", ORIGINS[report.method.origin]),
         ("Stopped because", f"{STOPPED[report.method.stopped_because]}, after {plural(report.method.steps, 'step')}"),
         ("Weights moved by", f"{share(change.weight_distance_relative)} of their norm"),
@@ -124,18 +144,28 @@ def method(report: Report) -> list[tuple[str, str]]:
             "Relearning attack",
             f"{relearn.relearner.upper()}, step size {relearn.learning_rate:g}, {relearn.max_steps} steps at most",
         ),
-        *((f"Set-up: {_words(name)}", duration(seconds)) for name, seconds in report.timings.setup.items()),
+        *(
+            (f"Set-up: {SETUP.get(name) or _words(name)}", duration(took))
+            for name, took in report.timings.setup.items()
+        ),
     ]
+
+
+def method_name(kind: str) -> str:
+    """A method as a reader knows it."""
+    return METHODS.get(kind, kind.upper())
 
 
 def identity(report: Report) -> list[tuple[str, str]]:
     """The digests of the weights and of the list of forgotten samples."""
-    model = report.model
-    return [
+    model, reference = report.model, report.model.reference
+    rows = [
         (f"Weights before, version {model.version_before}", model.weights_before_sha256),
         (f"Weights after, version {model.version_after}", model.weights_after_sha256),
-        ("Manifest of forgotten samples, root", report.asked.manifest_root),
     ]
+    if reference is not None:
+        rows.append((f"Retrained without them, version {reference.version}", reference.weights_sha256))
+    return [*rows, ("Manifest of forgotten samples, root", report.asked.manifest_root)]
 
 
 def thresholds(values: Mapping[str, object]) -> list[tuple[str, str]]:

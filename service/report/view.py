@@ -1,5 +1,6 @@
 """Everything that the page and the print show, as text and pictures, so that both say the same."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,10 +10,14 @@ from service.report.document import Report
 from service.report.figures import membership, relearning, utility
 from service.report.figures.canvas import Panel
 from service.report.key_figures import KeyFigure, key_figures
-from service.report.numbers import duration, moment, percent, plural, ratio
+from service.report.numbers import day, duration, moment, percent, plural, ratio
 from service.report.schema import read
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
+
+
+Said = list[tuple[str, bool]]
+"""A sentence in parts, each with whether it stands in brackets: figures, which are shown so that one can read past them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +26,7 @@ class Check:
 
     tone: str
     word: str
-    text: str
+    said: Said
     value: str
 
 
@@ -45,12 +50,14 @@ class View:
     word: str
     tone: str
     created: str
+    sentence: Said
     summary: list[str]
     key_figures: list[KeyFigure]
     basis: str
     checks: list[Check]
     evidence: list[Evidence]
     attacks: list[tables.AttackRow]
+    rates: list[tables.AttackRow]
     time_answer: str
     stages: list[tables.Stage]
     timeline: list[tuple[str, str]]
@@ -72,12 +79,14 @@ def view(report_json: Mapping[str, object]) -> View:
         word=tables.WORDS[report.verdict.value],
         tone=report.verdict.value,
         created=moment(report.created_at),
+        sentence=_said(report.verdict.sentence),
         summary=_summary(report),
         key_figures=key_figures(report),
         basis=answers.basis(report),
         checks=_checks(report),
         evidence=_evidence(report),
         attacks=tables.attacks(report),
+        rates=tables.rates(report),
         time_answer=answers.time(report),
         stages=tables.stages(report),
         timeline=[(moment(event.at), event.text) for event in report.timeline],
@@ -97,8 +106,11 @@ def _summary(report: Report) -> list[str]:
         f"{plural(asked.samples, 'sample')} from {plural(asked.requests, 'request')}"
         + (f" under {law}" if law else ""),
         f"{model.name}, version {model.version_before} to {model.version_after}",
-        f"method {report.method.kind.upper()}, {duration(report.timings.unlearn)}",
+        f"by {tables.method_name(report.method.kind)} in {duration(report.timings.unlearn)}",
     ]
+    if asked.received_at is not None and asked.due_at is not None:
+        each = "the first of them " if asked.requests > 1 else ""
+        rows.insert(1, f"{each}received {day(asked.received_at)}, due {day(asked.due_at)}")
     if asked.samples_previously_forgotten:
         rows.append(f"{plural(asked.samples_previously_forgotten, 'sample')} forgotten earlier stayed out")
     return rows
@@ -128,8 +140,12 @@ def _checks(report: Report) -> list[Check]:
         if value and finding.low is not None and finding.high is not None:
             value += f" ({show(finding.low)} to {show(finding.high)})"
         text = finding.text[:1].upper() + finding.text[1:].rstrip(".") + "."
-        rows.append(Check(tone=tone, word=word, text=text, value=value))
+        rows.append(Check(tone=tone, word=word, said=_said(text), value=value))
     return rows
+
+
+def _said(sentence: str) -> Said:
+    return [(part, part.startswith("(")) for part in re.split(r"(\([^()]*\))", sentence) if part]
 
 
 def _evidence(report: Report) -> list[Evidence]:

@@ -94,6 +94,8 @@ def _few_false_alarms(axes: Axes, before: RocCurve, after: RocCurve) -> None:
     axes.minorticks_off()
     axes.legend(loc="lower right")
     _rates(axes)
+    # The corner has one label, or the two axes' would run into each other.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: "" if rate <= LOWEST_RATE else f"{100 * rate:g} %"))
 
 
 def _rates(axes: Axes) -> None:

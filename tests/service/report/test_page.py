@@ -56,6 +56,43 @@ def test_the_verdict_its_sentence_and_every_limit_are_on_the_page(verdict: Verdi
     assert all(limit in page for limit in report["limits"])
 
 
+def test_figures_in_brackets_are_set_apart_and_the_sentence_reads_as_it_was_written() -> None:
+    report = sample_report()
+    report["verdict"]["sentence"] = (
+        "They are like others (AUC 0.45, interval 0.41 to 0.49); no trace (at 90 %) was found."
+    )
+    page = render_html(report)
+    assert '<span class="aside">(AUC 0.45, interval 0.41 to 0.49)</span>' in page
+    (sentence,) = re.findall(r'<p class="sentence">(.*?)</p>', page)
+    assert re.sub(r"<[^>]*>", "", sentence) == report["verdict"]["sentence"]
+
+
+def test_the_summary_says_whether_it_was_in_time() -> None:
+    report = sample_report()
+    said = "the first of them received 2\N{NO-BREAK SPACE}March\N{NO-BREAK SPACE}2026, due 2\N{NO-BREAK SPACE}April"
+    assert said in render_html(report)
+    report["asked"]["requests"] = 1
+    assert "the first of them" not in render_html(report)
+    del report["asked"]["due_at"]  # a report from before this was told
+    assert "received 2" not in render_html(report)
+
+
+def test_rates_at_few_false_alarms_have_a_table_only_where_there_are_enough_samples() -> None:
+    report = sample_report()
+    assert "0.1\N{NO-BREAK SPACE}% false alarms" in render_html(report)
+    for attack in report["audit"]["membership"]["attacks"]:
+        for side in ("original", "unlearned"):
+            attack[side]["tpr_at_1_fpr"] = None
+    assert "0.1\N{NO-BREAK SPACE}% false alarms" not in render_html(report)
+
+
+def test_a_retrained_model_is_named_with_its_weights() -> None:
+    report = sample_report(reference=True)
+    page = render_html(report)
+    assert "Retrained without them, version 3" in page
+    assert report["model"]["reference"]["weights_sha256"] in page
+
+
 def test_the_page_carries_the_digest_of_the_json_and_those_of_the_weights() -> None:
     report = sample_report()
     page = render_html(report)
