@@ -110,12 +110,18 @@ def follow_job(http: httpx.Client, job_id: str) -> bool:
         for job in client.watch_job(http, job_id):
             bar.update(task, completed=job["progress"], description=f"{job['state']}: {job['phase']}")
     assert job is not None  # a watch gives at least how the job ended
-    notes.print(
-        f"Job {job_id} {job['state']}" + (f": {job['reason']}. {job['detail'] or ''}" if job.get("reason") else ".")
-    )
-    if job.get("report_id"):
+    notes.print(how_it_ended(job), markup=False, highlight=False)
+    if job["report_id"]:
         notes.print(f"Its report: expunge report {job['report_id']}", highlight=False)
-    return bool(job["state"] == "completed")
+    return job["state"] == "completed"
+
+
+def how_it_ended(job: Job) -> str:
+    """A job's end in a line: the audit's verdict and the method that it is about, or why there is no result."""
+    if job["reason"] is not None:
+        return f"Job {job['id']} {job['state']}: {job['reason']}. {job['detail'] or ''}".rstrip()
+    by = f": {job['verdict']}, by {job['method']['kind']}" if job["verdict"] else ""
+    return f"Job {job['id']} {job['state']}{by}."
 
 
 def report(
@@ -175,33 +181,6 @@ def promote(
     with open_client(url, key) as http:
         promoted = client.promote(http, model, version)
     out.print(f"{model!r} serves version {promoted['number']}.", markup=False, highlight=False)
-
-
-def do_not_train(
-    dataset: Annotated[str, typer.Argument(help="The dataset.", show_default=False)],
-    ids: Annotated[typer.FileText, typer.Option(help="A file with one sample ID a line; - for the standard input.")],
-    key: Key,
-    sample_key: Annotated[
-        str,
-        typer.Option(
-            envvar="EXPUNGE_SAMPLE_KEY", prompt="Sample key", hide_input=True, help="64 hex digits, the service's."
-        ),
-    ],
-    model: Annotated[
-        str | None, typer.Option(help="Only what this model has forgotten. Default: any model of the dataset.")
-    ] = None,
-    left_out: Annotated[bool, typer.Option("--left-out", help="Print those that may not be used, instead.")] = False,
-    url: Url = None,
-) -> None:
-    """Print those of the sample IDs that a training may still use: without what was erased, or asked to be."""
-    from expunge.do_not_train import fetch_digests, may_not_train, may_train
-
-    with open_client(url, key) as http:
-        listed = fetch_digests(http, "models", model) if model else fetch_digests(http, "datasets", dataset)
-    given = read_ids(ids)
-    choose = may_not_train if left_out else may_train
-    for sample_id in choose(given, dataset=dataset, key=bytes.fromhex(sample_key), left_out=listed):
-        sys.stdout.write(f"{sample_id}\n")
 
 
 def approve(

@@ -11,6 +11,7 @@ import typer
 from expunge import (
     audit_command,
     caller_commands,
+    do_not_train_command,
     log_command,
     maintenance_commands,
     operator_commands,
@@ -84,7 +85,7 @@ PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "approve": caller_commands.approve,
         "reject": caller_commands.reject,
         "promote": caller_commands.promote,
-        "do-not-train": caller_commands.do_not_train,
+        "do-not-train": do_not_train_command.do_not_train,
     },
     "The auditor": {
         "verify": verify_command.verify,

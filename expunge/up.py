@@ -1,6 +1,9 @@
 """`expunge up`: the stack in the foreground, with what a newcomer needs to know on the screen."""
 
 import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.panel import Panel
@@ -8,6 +11,7 @@ from rich.table import Table
 
 from expunge.console import notes, out
 from expunge.embedded.stack import Stack, from_environment, stack, supervise
+from worker.settings import allow_list
 
 
 def keep_up(*, data_dir: Path, host: str, port: int | None) -> None:
@@ -39,15 +43,24 @@ def show(running: Stack) -> None:
         table.add_row("API key", f"[bold green]{running.api_key}[/bold green]")
         table.add_row("", "[dim]shown this once and stored nowhere: keep it[/dim]")
     out.print(Panel(table, title="Expunge is up", title_align="left", expand=False))
-    key = running.api_key or "…"
-    out.print(
-        f"  export EXPUNGE_URL={running.url}\n"
-        f"  export EXPUNGE_API_KEY={key}\n"
-        "  expunge train examples.digits:workload                 # train a model and keep its weights\n"
-        "  expunge register digits examples.digits:workload       # make it known to the service\n"
-        "  expunge submit --dataset digits digit-0007 --watch     # ask for a sample to be unlearned\n",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    for step in first_steps(running):
+        out.print(f"  {step}", markup=False, highlight=False, soft_wrap=True)
+    out.print()
     out.print("Ctrl-C stops everything.", style="dim")
+
+
+def first_steps(running: Stack) -> Iterator[str]:
+    """What to type in a second terminal, from a shell that knows nothing yet."""
+    if shutil.which("expunge") is None:
+        yield f". {sys.prefix}/bin/activate"
+    yield f"export EXPUNGE_URL={running.url}"
+    yield f"export EXPUNGE_API_KEY={running.api_key or '…'}"
+    workloads = running.settings.workloads
+    if "examples" in allow_list(workloads):
+        yield "expunge train examples.digits:workload                 # train a model and keep its weights"
+        yield "expunge register digits examples.digits:workload       # make it known to the service"
+        yield "expunge submit --dataset digits digit-0007 --watch     # ask for a sample to be unlearned"
+        return
+    yield f"export EXPUNGE_WORKLOADS={workloads}"
+    yield "expunge register NAME MODULE:FACTORY --weights FILE    # make a trained model known to the service"
+    yield "expunge submit --dataset NAME SAMPLE_ID --watch        # ask for a sample to be unlearned"
