@@ -77,7 +77,7 @@ def examine(of: Installation) -> Iterator[Finding]:
     yield check_broker(of.redis_url)
     yield check_storage(of.storage)
     if of.database_url is None:
-        yield Finding("database", False, "DATABASE_URL is not set, and no stack runs on this data folder.")
+        yield Finding("database", False, "DATABASE_URL is not set, and no stack runs on the data folder (--data-dir).")
         return
     with opened(of.database_url) as sessions:
         reached = check_database(sessions)
@@ -216,7 +216,7 @@ def check_weights(session: Session, storage: Path | None) -> Finding:
             f"{len(files)} {what} ({files[0]})" for what, files in (("missing", missing), ("damaged", damaged)) if files
         ]
         return Finding("weights", False, f"{' and '.join(told)} in {storage}: restore them from a backup.")
-    return Finding("weights", True, f"{len(names)} files, each as recorded.")
+    return Finding("weights", True, f"{len(names)} as recorded.")
 
 
 def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> Finding:

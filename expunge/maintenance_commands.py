@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from expunge.console import notes, out
 from expunge.embedded.folder import default_folder
@@ -48,7 +48,7 @@ def purge(
 
     where, age = place(data_dir or default_folder()), timedelta(days=days)
     going = look(where, older_than=age)
-    table = Table("Model", "Version", "Superseded", "File")
+    table = Table("Model", "Version", "Superseded", Column("File", overflow="fold"))
     for version in going.versions:
         table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
     for path in going.litter:

@@ -26,8 +26,8 @@ def tune(
 ) -> None:
     """Try parameters on a share of the training set that need not be forgotten, and print the best as JSON.
 
-    So that `expunge register … --method "$(expunge tune …)"` has them used. The model's test set is not looked at, and no attack of
-    the audit is.
+    So that `expunge register … --method "$(expunge tune …)"` has them used. Of the scores that it tells less is better. The
+    model's test set is not looked at, and no attack of the audit is.
     """
     from expunge.tuning import tune as find
     from unlearning.specs import to_json
@@ -47,5 +47,15 @@ def tune(
 
 
 def told(trial: "Trial") -> None:
-    """One line a trial."""
-    notes.print(f"{trial.score:8.2f} in {trial.seconds:.1f} s: {trial.spec}", markup=False, highlight=False)
+    """One line a trial: its score, of which less is better, its time, and what of it is not the method's default."""
+    from unlearning.specs import to_json
+
+    given, defaults = to_json(trial.spec), to_json(type(trial.spec)())
+    changed = ", ".join(f"{name} {_short(value)}" for name, value in given.items() if value != defaults[name])
+    notes.print(
+        f"score {trial.score:.2f} in {trial.seconds:.1f} s: {changed or 'the defaults'}", markup=False, highlight=False
+    )
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
