@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from expunge import client
 from expunge.console import notes, out, progress_bar
@@ -18,11 +19,15 @@ from expunge.demo.models import Training, Weights
 from expunge.demo.plan import MODEL, ForgetSets, Plan, forget_sets
 from expunge.demo.requests import Unlearned, unlearn
 from expunge.demo.table import comparison, legend, noise, outcome, say_reports
+from expunge.demo.telling import read
 from expunge.embedded.broker import free_port
 from expunge.embedded.folder import sample_key
 from expunge.embedded.process import tail
 from expunge.embedded.stack import Options, Stack, interruptible, stack
 from expunge.errors import DemoFailed, ExpungeError, JobFailed, ServiceError
+
+if TYPE_CHECKING:
+    from expunge.registration import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +59,9 @@ def main(*, folder: Path = Path("reports"), plan: Plan | None = None) -> None:
 
 
 def play(plan: Plan, *, on: Stage, folder: Path) -> Played:
-    """Train, start the stack, send both requests; meanwhile the models to compare with are trained."""
+    """Train, start the stack, send both requests, each with the retrained model that its audit holds the result against."""
     original = train("training the original", [Training(seed=plan.seed, without=0)], plan=plan, on=on)
-    retrainings = [(1, 1), (2, 1), (1, 2)]
+    retrainings = [(1, 1), (1, 2), (2, 1)]
     controls = train(
         "retraining three for comparison",
         [Training(seed=plan.seed + seed, without=without) for seed, without in retrainings],
@@ -74,9 +79,11 @@ def play(plan: Plan, *, on: Stage, folder: Path) -> Played:
         on.bars.update(starting, description="the stack is up", total=1, completed=1)
         (served,) = trained(original)
         dataset, chosen = register(running, served, plan=plan)
-        first, second = send_requests(running, chosen, dataset=dataset, folder=folder, controls=controls, on=on)
+        first, second = send_requests(
+            running, chosen, dataset=dataset, folder=folder, controls=controls, plan=plan, on=on
+        )
         storage = running.folder.weights
-    retrained, again, retrained_both = trained(controls)
+    retrained, retrained_both, again = trained(controls)
     return Played(
         original=served,
         retrained=retrained,
@@ -103,27 +110,53 @@ def trained(child: Running) -> list[Weights]:
     return [Weights(**model) for model in result(child)["models"]]
 
 
+def wait_for(child: Running, place: int) -> Weights:
+    """Wait for one of a training child's models, by its place; the child may go on with the next. Raises DemoFailed."""
+    while not check(child):
+        models = (read(child.state).get("result") or {"models": []})["models"]
+        if len(models) > place:
+            return Weights(**models[place])
+        time.sleep(0.1)
+    return trained(child)[place]
+
+
 def register(running: Stack, served: Weights, *, plan: Plan) -> tuple[str, ForgetSets]:
     """Make the original known to the service; give its dataset's name and the samples to be forgotten."""
-    from expunge.registration import Place, register_workload  # Torch: seconds, in which the children train already.
+    from expunge.registration import register_workload  # Torch: seconds, in which the children train already.
     from worker.settings import allow_list
     from worker.workloads import load_workload
 
-    where = Place(
+    view = register_workload(place(running, plan), name=MODEL, reference=plan.reference, weights=Path(served.path))
+    training = load_workload(plan.reference, allowed=allow_list(plan.workloads)).train
+    return view.dataset, forget_sets(training.ids, plan)
+
+
+def register_retrained(running: Stack, retrained: Weights, *, without: Sequence[str], plan: Plan) -> None:
+    """Make a retrained model known too: no version to be served, but what the next audit holds its result against."""
+    from expunge.registration import register_trained
+
+    register_trained(place(running, plan), name=MODEL, weights=Path(retrained.path), without=frozenset(without))
+
+
+def place(running: Stack, plan: Plan) -> "Place":
+    """Where registrations go."""
+    from expunge.registration import Place
+
+    return Place(
         database_url=running.settings.database_url,
         storage=running.folder.weights,
         sample_key=bytes.fromhex(sample_key(running.folder)),
         workloads=plan.workloads,
     )
-    view = register_workload(where, name=MODEL, reference=plan.reference, weights=Path(served.path))
-    training = load_workload(plan.reference, allowed=allow_list(plan.workloads)).train
-    return view.dataset, forget_sets(training.ids, plan)
 
 
 def send_requests(
-    running: Stack, chosen: ForgetSets, *, dataset: str, folder: Path, controls: Running, on: Stage
+    running: Stack, chosen: ForgetSets, *, dataset: str, folder: Path, controls: Running, plan: Plan, on: Stage
 ) -> tuple[Unlearned, Unlearned]:
-    """Send both requests as a client would, the second once the first is done. Raises DemoFailed with a log's tail."""
+    """Send both requests as a client would, the second once the first is done, each once its retrained model is there.
+
+    Raises DemoFailed with a log's tail.
+    """
 
     def all_is_well() -> None:
         check(controls)
@@ -132,9 +165,13 @@ def send_requests(
                 raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
 
     assert running.api_key is not None  # The folder is new.
+    done = []
     with client.connect(running.url, running.api_key) as http, explained(running):
-        first, second = (
-            unlearn(
+        for number, (ids, gone, method) in enumerate(
+            ((chosen.first, chosen.first, "ltu"), (chosen.second, chosen.both, "ieu"))
+        ):
+            register_retrained(running, wait_for(controls, number), without=gone, plan=plan)
+            request = unlearn(
                 http,
                 sample_ids=ids,
                 dataset=dataset,
@@ -143,8 +180,8 @@ def send_requests(
                 bars=on.bars,
                 before_look=all_is_well,
             )
-            for ids, method in ((chosen.first, "ltu"), (chosen.second, "ieu"))
-        )
+            done.append(request)
+    first, second = done
     return first, second
 
 

@@ -1,4 +1,4 @@
-"""How a child of the demo tells how far it is, and at last its result: a file, replaced whole each time."""
+"""How a child of the demo tells how far it is, and its result: a file, replaced whole each time."""
 
 import json
 import os
@@ -9,7 +9,10 @@ Json = dict[str, Any]
 
 
 def tell(state: Path, *, step: int, total: int, result: Json | None = None) -> None:
-    """Say, in the child, how far it is. The reader sees the old file or the new one, never half of one."""
+    """Say, in the child, how far it is, and what there is of its result.
+
+    The reader sees the old file or the new one, never half of one.
+    """
     new = state.with_suffix(".new")
     new.write_text(json.dumps({"step": step, "total": total, "result": result}))
     os.replace(new, state)

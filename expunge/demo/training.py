@@ -24,31 +24,37 @@ def train_all(plan: Plan, trainings: Sequence[Training], *, folder: Path, state:
     allowed = allow_list(plan.workloads)
     chosen = forget_sets(load_workload(plan.reference, allowed=allowed).train.ids, plan)
     left_out: Sequence[tuple[str, ...]] = ((), chosen.first, chosen.both)
-    models = []
-    for place, training in enumerate(trainings):
+    models: list[Weights] = []
+    for training in trainings:
         trained = train_workload(
             plan.reference,
             allowed=allowed,
             folder=folder,
             seed=training.seed,
             without=left_out[training.without],
-            show=teller(state, place=place, trainings=len(trainings)),
+            show=teller(state, trained=models, trainings=len(trainings)),
         )
         models.append(Weights(path=str(trained.path), sha256=trained.sha256, seconds=trained.seconds))
-    tell(state, step=1, total=1, result={"models": [asdict(model) for model in models]})
+    tell(state, step=1, total=1, result=listed(models))
 
 
-def teller(state: Path, *, place: int, trainings: int) -> Callable[[Progress], None]:
-    """Give a function that tells of a training's progress within all of them, not too often."""
-    told = 0.0
+def teller(state: Path, *, trained: Sequence[Weights], trainings: int) -> Callable[[Progress], None]:
+    """Give a function that tells of a training's progress within all of them, and of the models before it, not too often."""
+    last = 0.0
 
     def show(progress: Progress) -> None:
-        nonlocal told
-        if time.monotonic() - told >= PAUSE:
-            told = time.monotonic()
-            tell(state, step=place * progress.total + progress.step, total=trainings * progress.total)
+        nonlocal last
+        if time.monotonic() - last >= PAUSE:
+            last = time.monotonic()
+            step, total = len(trained) * progress.total + progress.step, trainings * progress.total
+            tell(state, step=step, total=total, result=listed(trained))
 
     return show
+
+
+def listed(models: Sequence[Weights]) -> dict[str, object]:
+    """The models that are there, in the order they were asked for."""
+    return {"models": [asdict(model) for model in models]}
 
 
 def main() -> None:

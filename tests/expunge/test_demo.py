@@ -130,7 +130,9 @@ def test_the_demo_plays_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture
         ".pem",
     ]
     for path in (tmp_path / "reports").glob("*.json"):
-        validate(json.loads(path.read_text()))
+        report = json.loads(path.read_text())
+        validate(report)
+        assert report["audit"]["relearn"]["curves"]["reference"] is not None
         assert path.with_suffix(".html").as_uri() in output
         found = verify_files(path.with_suffix(".dsse"), keys=[path.with_name("signing-key.pem")], report=path)
         assert found.refused is None
