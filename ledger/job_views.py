@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ledger.states import AttemptOutcome, CutOffReason, JobState, Phase, Reason, RequestState, Verdict
@@ -75,29 +76,55 @@ class AttemptView:
 
 def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
     """The views of some jobs, in their order."""
+    chosen = with_facts().where(Job.id.in_([job.id for job in jobs]))
+    views = {job.id: job_view(job, *facts) for job, *facts in session.execute(chosen)}
+    return [views[job.id] for job in jobs]
+
+
+@cache
+def with_facts() -> Select[Any]:
+    """Jobs, each with what else its view shows: a row is what `job_view` takes. One statement, because jobs are polled."""
     made = aliased(ModelVersion)
-    about = (
-        select(Job.id, Model.name, Dataset.name, ModelVersion.number, made.number, Report.id, Report.verdict)
+    served = (
+        select(func.count().label("requests"), func.min(UnlearnRequest.due_at).label("due_at"))
+        .select_from(Target)
+        .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
+        .where(Target.job_id == Job.id, Target.state != RequestState.CANCELLED)
+        .lateral()
+    )
+    return (
+        select(
+            Job,
+            Model.name,
+            Dataset.name,
+            ModelVersion.number,
+            made.number,
+            Report.id,
+            Report.verdict,
+            served.c.requests,
+            served.c.due_at,
+        )
         .join(Model, Model.id == Job.model_id)
         .join(Dataset, Dataset.id == Model.dataset_id)
         .outerjoin(ModelVersion, ModelVersion.id == Job.base_version_id)
         .outerjoin(made, made.job_id == Job.id)
         .outerjoin(Report, Report.job_id == Job.id)
-        .where(Job.id.in_([job.id for job in jobs]))
+        .join(served, true())
     )
-    served = (
-        select(Target.job_id, func.count(), func.min(UnlearnRequest.due_at))
-        .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
-        .where(Target.job_id.in_([job.id for job in jobs]), Target.state != RequestState.CANCELLED)
-        .group_by(Target.job_id)
-    )
-    facts = {row[0]: row for row in session.execute(about)}
-    serves = {job_id: (count, earliest) for job_id, count, earliest in session.execute(served)}
-    return [_view(job, facts[job.id], *serves.get(job.id, (0, None))) for job in jobs]
 
 
-def _view(job: Job, facts: Sequence[Any], requests: int, due_at: datetime | None) -> JobView:
-    _, model, dataset, base_version, version, report_id, verdict = facts
+def job_view(
+    job: Job,
+    model: str,
+    dataset: str,
+    base_version: int | None,
+    version: int | None,
+    report_id: UUID | None,
+    verdict: Verdict | None,
+    requests: int,
+    due_at: datetime | None,
+) -> JobView:
+    """The view of one job, from a row of `with_facts`."""
     return JobView(
         id=job.id,
         model=model,

@@ -1,23 +1,34 @@
 """Jobs: reading, cancelling and retrying them."""
 
+from functools import cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance_job
 from ledger.clock import now
 from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
 from ledger.events import record
-from ledger.job_views import AttemptView, JobView, attempt_view, job_views
+from ledger.job_views import AttemptView, JobView, attempt_view, job_view, job_views, with_facts
 from ledger.pages import Page, read_page
 from ledger.states import ACTIVE, JobState, Phase, Reason
 from ledger.tables import Attempt, Job, Model, ModelVersion
 
 
 def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
-    """One job. Raises UnknownJob."""
-    return job_views(session, [find_job(session, tenant_id=tenant_id, job_id=job_id)])[0]
+    """One job, read now. Raises UnknownJob."""
+    found = session.execute(_one(), {"job_id": job_id, "tenant_id": tenant_id}).one_or_none()
+    if found is None:
+        raise UnknownJob(f"there is no job {job_id}")
+    return job_view(*found)
+
+
+@cache
+def _one() -> Select[Any]:
+    mine = with_facts().where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
+    return mine.execution_options(populate_existing=True)
 
 
 def find_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:

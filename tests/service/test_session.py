@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 import redis
-from sqlalchemy import event, func, select
+from sqlalchemy import Connection, Engine, event, func, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -37,3 +37,36 @@ def test_what_could_not_be_committed_is_not_acknowledged_and_wakes_nobody(
         assert queue.llen("celery") == 0
     with sessions() as session:
         assert session.scalar(select(func.count()).select_from(UnlearnRequest)) == 0
+
+
+@pytest.fixture
+def asked(site: Site) -> Iterator[list[bool]]:
+    """For each statement that is sent to the database: whether it stands in a transaction."""
+    seen: list[bool] = []
+
+    def note(connection: Connection, *_: object) -> None:
+        seen.append(not connection.connection.driver_connection.autocommit)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_polling_a_job_is_two_statements_and_no_transaction(serve: Serve, site: Site, asked: list[bool]) -> None:
+    """Whose the key is, and how the job is. It is what clients call most."""
+    client = serve(key=site.admin)
+    waiting = {**ASKED, "expedite": False}  # nothing is sent after the answer
+    job = client.post("/unlearn-requests", json=waiting).json()["targets"][0]["job"]
+    asked.clear()
+
+    assert client.get(f"/jobs/{job['id']}").status_code == 200
+
+    assert asked == [False, False]
+
+
+def test_a_call_that_writes_is_one_transaction(serve: Serve, site: Site, asked: list[bool]) -> None:
+    client = serve(key=site.admin)
+
+    assert client.post("/unlearn-requests:preview", json=ASKED).status_code == 200
+
+    assert all(asked)
