@@ -10,12 +10,12 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.datasets import chunks, find_dataset, insert_digests
-from ledger.errors import AlreadyRegistered, SamplesNotInDataset, UnknownModel
+from ledger.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
+from ledger.errors import AlreadyRegistered, UnknownModel
 from ledger.log import log_promotion
 from ledger.states import VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
-from ledger.tables.samples import erased_samples, samples, training_samples
+from ledger.tables.samples import erased_samples, training_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,41 +96,24 @@ def register_model(
         raise AlreadyRegistered(f"a model named {name!r} is registered already")
     for chunk in chunks(training):
         model.training_count += insert_digests(session, training_samples, "model_id", model.id, chunk)
-    _check_samples(session, model)
+    seen = select(training_samples.c.digest).where(training_samples.c.model_id == model.id)
+    check_registered(session, seen, dataset_id=of_dataset.id)
     version = ModelVersion(
         model_id=model.id, number=1, kind=VersionKind.TRAINED, weights_sha256=weights_sha256, weights_path=weights_path
     )
     session.add(version)
-    model.trained_on_erased = _count_erased_elsewhere(session, model)
+    # It should have been trained without what other models of its dataset have erased.
+    elsewhere = (
+        select(erased_samples.c.digest)
+        .join(Model, Model.id == erased_samples.c.model_id)
+        .where(Model.dataset_id == of_dataset.id)
+    )
+    model.trained_on_erased = count_common(session, seen, elsewhere)
     session.flush()
     model.served_version_id = version.id
     session.flush()
     log_promotion(session, model, version)
     return get_model(session, tenant_id=tenant_id, name=name)
-
-
-def _count_erased_elsewhere(session: Session, model: Model) -> int:
-    """How many of a new model's training samples other models of its dataset have erased: it should have been trained without."""
-    erased = (
-        select(erased_samples.c.digest)
-        .join(Model, Model.id == erased_samples.c.model_id)
-        .where(Model.dataset_id == model.dataset_id, erased_samples.c.digest == training_samples.c.digest)
-    )
-    mine = select(func.count()).select_from(training_samples).where(training_samples.c.model_id == model.id)
-    return session.scalars(mine.where(erased.exists())).one()
-
-
-def _check_samples(session: Session, model: Model) -> None:
-    """Every training sample must be one of the dataset's."""
-    mine = select(training_samples.c.digest).where(training_samples.c.model_id == model.id)
-    known = select(samples.c.digest).where(samples.c.dataset_id == model.dataset_id)
-    # EXCEPT, which hashes or sorts: for NOT EXISTS the planner, whose statistics know nothing of rows just written, may take
-    # a loop in a loop, which for 100,000 samples did not end within minutes.
-    strangers = session.scalars(select(func.count()).select_from(mine.except_(known).subquery())).one()
-    if strangers:
-        raise SamplesNotInDataset(
-            f"{strangers} of the training samples are not in the dataset; register them there first"
-        )
 
 
 def get_model(session: Session, *, tenant_id: UUID, name: str) -> ModelView:

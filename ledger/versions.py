@@ -3,19 +3,19 @@
 from collections.abc import Iterable
 from uuid import UUID
 
-from sqlalchemy import false, func, literal, select
+from sqlalchemy import Select, false, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.datasets import chunks, insert_digests
-from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownModel, UnknownVersion, VersionRefused
+from ledger.datasets import check_registered, chunks, count_common, insert_digests
+from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events import record
 from ledger.lineage import count_resurrected, serve
 from ledger.log import log_promotion
 from ledger.models import VersionView, version_view
 from ledger.states import ACTIVE, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
-from ledger.tables.samples import erased_samples, samples, training_samples, version_samples
+from ledger.tables.samples import erased_samples, training_samples, version_samples
 
 
 def register_version(
@@ -46,9 +46,10 @@ def register_version(
     session.flush()
     for chunk in chunks(training):
         insert_digests(session, version_samples, "version_id", version.id, chunk)
-    _check(session, of, version)
-    seen = select(version_samples.c.digest).where(version_samples.c.version_id == version.id).subquery()
-    more = select(literal(of.id), seen.c.digest, false())
+    seen = select(version_samples.c.digest).where(version_samples.c.version_id == version.id)
+    check_registered(session, seen, dataset_id=of.dataset_id)
+    _refuse_erased(session, of, seen)
+    more = select(literal(of.id), seen.subquery().c.digest, false())
     added = insert(training_samples).from_select(["model_id", "digest", "in_first"], more).on_conflict_do_nothing()
     of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
@@ -56,17 +57,10 @@ def register_version(
     return version_view(of, version, None)
 
 
-def _check(session: Session, model: Model, version: ModelVersion) -> None:
-    """Every training sample must be one of the dataset's, and none one that the model has forgotten."""
-    mine = select(func.count()).select_from(version_samples).where(version_samples.c.version_id == version.id)
-    there = (samples.c.dataset_id == model.dataset_id) & (samples.c.digest == version_samples.c.digest)
-    strangers = session.scalars(mine.where(~select(samples).where(there).exists())).one()
-    if strangers:
-        raise SamplesNotInDataset(
-            f"{strangers} of the training samples are not in the dataset; register them there first"
-        )
-    erased = (erased_samples.c.model_id == model.id) & (erased_samples.c.digest == version_samples.c.digest)
-    back = session.scalars(mine.where(select(erased_samples).where(erased).exists())).one()
+def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
+    """No training may have seen what the model has forgotten."""
+    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
+    back = count_common(session, seen, erased)
     if back:
         raise SamplesErased(
             f"the training has seen {back} samples that {model.name!r} had forgotten; train again without those of its "
