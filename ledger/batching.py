@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.clock import now
+from ledger.estimates import last_durations
 from ledger.events import record
 from ledger.outbox import announce_wakeup
 from ledger.states import CutOffReason, JobState, RequestState
@@ -127,14 +128,7 @@ def cut_off_of(
 
 def longest_duration(session: Session, model_id: UUID) -> timedelta:
     """The longest of the model's last twenty jobs from its first start to its end; UNKNOWN_DURATION before the first."""
-    last = (
-        select((Job.finished_at - Job.started_at).label("lasted"))
-        .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
-        .order_by(Job.created_at.desc())
-        .limit(20)
-        .subquery()
-    )
-    longest: timedelta | None = session.scalar(select(func.max(last.c.lasted)))
+    longest: timedelta | None = session.scalar(select(func.max(last_durations(model_id).c.lasted)))
     return longest or UNKNOWN_DURATION
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import extract, func, select
+from sqlalchemy import Subquery, extract, func, select
 from sqlalchemy.orm import Session
 
 from ledger.clock import now
@@ -51,16 +51,21 @@ def estimate(session: Session, *, job_id: UUID) -> Estimate | None:
     return Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
 
 
-def _from_past_jobs(session: Session, model_id: UUID) -> tuple[float, float, float, EstimateSource] | None:
-    last = (
-        select(extract("epoch", Job.finished_at - Job.started_at).label("seconds"))
+def last_durations(model_id: UUID) -> Subquery:
+    """How long the model's last twenty jobs `lasted`, from their first start to their end; not those that had nothing to run."""
+    return (
+        select((Job.finished_at - Job.started_at).label("lasted"))
         .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
         .order_by(Job.created_at.desc())
         .limit(20)
         .subquery()
     )
-    median = func.percentile_cont(0.5).within_group(last.c.seconds)
-    typical, low, high = session.execute(select(median, func.min(last.c.seconds), func.max(last.c.seconds))).one()
+
+
+def _from_past_jobs(session: Session, model_id: UUID) -> tuple[float, float, float, EstimateSource] | None:
+    seconds = extract("epoch", last_durations(model_id).c.lasted)
+    median = func.percentile_cont(0.5).within_group(seconds)
+    typical, low, high = session.execute(select(median, func.min(seconds), func.max(seconds))).one()
     if typical is None:
         return None
     return float(typical), float(low), float(high), EstimateSource.PAST_JOBS

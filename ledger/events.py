@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
@@ -120,8 +120,7 @@ def list_job_events(
     """A job's timeline, oldest first, from beyond the event `after`. Raises UnknownJob."""
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)) is None:
         raise UnknownJob(f"there is no job {job_id}")
-    chosen = select(Event).where(Event.job_id == job_id, Event.id > after).order_by(Event.id).limit(limit)
-    return [_view(event) for event in session.scalars(chosen)]
+    return _timeline(session, Event.job_id == job_id, after=after, limit=limit)
 
 
 def list_request_events(
@@ -131,8 +130,7 @@ def list_request_events(
     mine = select(UnlearnRequest.id).where(UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id)
     if session.scalar(mine) is None:
         raise UnknownRequest(f"there is no request {request_id}")
-    chosen = select(Event).where(Event.request_id == request_id, Event.id > after).order_by(Event.id).limit(limit)
-    return [_view(event) for event in session.scalars(chosen)]
+    return _timeline(session, Event.request_id == request_id, after=after, limit=limit)
 
 
 def list_model_events(
@@ -142,7 +140,11 @@ def list_model_events(
     model_id = session.scalar(select(Model.id).where(Model.name == model, Model.tenant_id == tenant_id))
     if model_id is None:
         raise UnknownModel(f"there is no model named {model!r}")
-    chosen = select(Event).where(Event.model_id == model_id, Event.id > after).order_by(Event.id).limit(limit)
+    return _timeline(session, Event.model_id == model_id, after=after, limit=limit)
+
+
+def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: int) -> list[EventView]:
+    chosen = select(Event).where(of, Event.id > after).order_by(Event.id).limit(limit)
     return [_view(event) for event in session.scalars(chosen)]
 
 
