@@ -4,6 +4,19 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
+KEY_BYTES = 32
+
+
+def sample_key(text: str) -> bytes:
+    """The key of the HMAC that replaces sample IDs, from its hexadecimal digits. Raises ValueError, which does not quote them."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        raise ValueError("must be hexadecimal digits") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"must be {KEY_BYTES} bytes ({2 * KEY_BYTES} hex digits), not {len(key)} bytes")
+    return key
+
 
 def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
     """HMAC-SHA256 of a sample's ID within its dataset, 32 bytes. Without the key an ID can not be tried against it."""

@@ -7,6 +7,8 @@ import limits
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledger.samples import sample_key
+
 
 class Settings(BaseSettings):
     """The service's part of the environment; a missing or malformed variable stops the start with its name."""
@@ -27,12 +29,7 @@ class Settings(BaseSettings):
     @field_validator("sample_key")
     @classmethod
     def _check_sample_key(cls, value: SecretStr) -> SecretStr:
-        try:
-            key = bytes.fromhex(value.get_secret_value())
-        except ValueError:
-            raise ValueError("must be hexadecimal digits") from None
-        if len(key) != 32:
-            raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
+        sample_key(value.get_secret_value())
         return value
 
     @field_validator("rate_limit")
@@ -49,7 +46,7 @@ class Settings(BaseSettings):
     @cached_property
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs, 32 bytes."""
-        return bytes.fromhex(self.sample_key.get_secret_value())
+        return sample_key(self.sample_key.get_secret_value())
 
     @property
     def batch_window(self) -> timedelta:
