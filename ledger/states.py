@@ -47,6 +47,7 @@ class Reason(StrEnum):
 
     WORKER_LOST = "worker_lost"  # the lease lapsed
     OUT_OF_MEMORY = "out_of_memory"
+    GPU_LOST = "gpu_lost"  # it failed under the run; the process that used it is replaced
     DISK_FULL = "disk_full"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one

@@ -6,6 +6,7 @@ WorkerError
 │   ├── WorkloadFailed      its factory raised, or did not return a workload
 │   └── SamplesMissing      it lacks samples that it was registered with
 ├── NoSigningKey          the operator's: results are to be signed, and there is no key to do it with
+├── GpuLost               nobody's: the device failed; this process can use it no more
 ├── AuditFailed           the methods': the policy's last one did not pass its audit; nothing is published
 ├── DeliveryError         nobody's: a webhook could not be delivered now
 │   ├── AddressForbidden    its host leads to an address that is not allowed
@@ -38,6 +39,10 @@ class SamplesMissing(WorkloadError):
 
 class NoSigningKey(WorkerError):
     """The folder `EXPUNGE_SIGNING_KEYS` holds no private key that is registered and not revoked."""
+
+
+class GpuLost(WorkerError):
+    """The device failed under a run, whose end is written. A process that has seen this can not use the device again."""
 
 
 class AuditFailed(WorkerError):

@@ -43,6 +43,8 @@ def failure(error: Exception) -> Failure:
             return Failure(reason, str(error), retry=False)
     if is_out_of_memory(error):
         return Failure(Reason.OUT_OF_MEMORY, f"Out of memory ({type(error).__name__}) {place(error)}.", retry=True)
+    if is_gpu_lost(error):
+        return Failure(Reason.GPU_LOST, f"The GPU failed ({type(error).__name__}) {place(error)}.", retry=True)
     if is_disk_full(error):
         return Failure(Reason.DISK_FULL, f"No space is left on the worker's disk, {place(error)}.", retry=True)
     return Failure(Reason.UNEXPECTED, f"{type(error).__name__} {place(error)}.", retry=True)
@@ -53,7 +55,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or any(said in str(error) for said in ("can't allocate memory", "out of memory"))
+    )
+
+
+def is_gpu_lost(error: Exception) -> bool:
+    """Tell whether the device failed, without importing torch to ask; libraries upon CUDA raise a RuntimeError that says so."""
+    return type(error).__name__ == "AcceleratorError" or (
+        isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "cuDNN error", "NCCL error"))
     )
 
 

@@ -22,7 +22,7 @@ from ledger.states import Phase, Reason, Verdict
 from unlearning.audit.spec import AuditSpec
 from unlearning.errors import InvalidSpec, MethodRefused
 from worker.checkpoints import Saving
-from worker.errors import AuditFailed, ShuttingDown
+from worker.errors import AuditFailed, GpuLost, ShuttingDown
 from worker.failures import Failure, failure
 from worker.fence import fenced
 from worker.lease import kept
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def run(
     job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str, stopping: threading.Event
 ) -> bool:
-    """Run a job if it can be claimed, to one of its ends; tell whether it was claimed."""
+    """Run a job if it can be claimed, to one of its ends; tell whether it was claimed. Raises GpuLost after such an end."""
     with sessions.begin() as session:
         claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
     if claim is None:
@@ -63,6 +63,8 @@ def run(
             frames = "".join(traceback.format_tb(error.__traceback__))
             logger.error("job %s: %s: %s\n%s", job_id, found.reason, found.detail, frames)
             end(journal, found, settings)
+            if found.reason is Reason.GPU_LOST:
+                raise GpuLost(found.detail) from None
     return True
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ledger.samples import sample_key
+
 Network = IPv4Network | IPv6Network
 
 
@@ -26,7 +28,7 @@ class Settings(BaseSettings):
         description="the folder of private signing keys; none: results are not signed",
     )
     workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
-    lease_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
+    lease_seconds: float = Field(default=45, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
     max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")
     checkpoint_seconds: float = Field(
         default=30,
@@ -47,12 +49,7 @@ class Settings(BaseSettings):
     @field_validator("sample_key")
     @classmethod
     def _check_sample_key(cls, value: SecretStr) -> SecretStr:
-        try:
-            key = bytes.fromhex(value.get_secret_value())
-        except ValueError:
-            raise ValueError("must be hexadecimal digits") from None
-        if len(key) != 32:
-            raise ValueError(f"must be 32 bytes (64 hex digits), not {len(key)} bytes")
+        sample_key(value.get_secret_value())
         return value
 
     @field_validator("webhook_networks")
@@ -67,7 +64,7 @@ class Settings(BaseSettings):
     @cached_property
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs, 32 bytes."""
-        return bytes.fromhex(self.sample_key.get_secret_value())
+        return sample_key(self.sample_key.get_secret_value())
 
     @property
     def lease(self) -> timedelta:

@@ -18,6 +18,7 @@ from telemetry.logs import about
 from telemetry.tracing import span
 from worker.app import celery_app
 from worker.child import stoppable, stopping
+from worker.errors import GpuLost
 from worker.leftovers import tidy
 from worker.notary import sign_log
 from worker.settings import Settings, read_settings
@@ -42,7 +43,10 @@ def run_job(job_id: str) -> None:
 
     worker = f"{socket.gethostname()}:{os.getpid()}"
     with stoppable(), about(job_id=job_id), span("job", job_id=job_id):
-        claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
+        try:
+            claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
+        except GpuLost as error:
+            raise SystemExit(str(error)) from None  # the pool starts another child
     if claimed:
         tidy(settings().storage, sessions())
         wake_ready(at_most=1)

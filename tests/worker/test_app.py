@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from worker.settings import Settings
+
 ENVIRONMENT = {
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
     "REDIS_URL": "redis://127.0.0.1:1/0",
@@ -52,6 +54,12 @@ def test_a_missing_setting_is_named(name: str) -> None:
     result = python("from worker.settings import read_settings; read_settings()", **rest)
     assert result.returncode == 1
     assert name in result.stderr
+
+
+def test_by_default_a_dead_workers_job_goes_on_within_two_minutes_and_has_lost_less_than_one() -> None:
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert defaults["lease_seconds"] + defaults["sweep_seconds"] < 110
+    assert defaults["checkpoint_seconds"] < 60
 
 
 def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:

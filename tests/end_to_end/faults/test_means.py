@@ -25,6 +25,18 @@ def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:
     assert "Back in the queue for attempt 2: out of memory." in scene.timeline(job_id)
 
 
+def test_a_lost_gpu_is_told_and_the_job_goes_on_in_a_new_process(scene: Scene) -> None:
+    """CUDA gives a process whose device has failed no second chance."""
+    before = scene.worker_child().pid
+    scene.gates.shut("gpu")
+    job_id = scene.submit("lost-gpu")
+
+    scene.ended_once("lost-gpu", job_id)
+    assert scene.reasons(job_id) == ["gpu_lost", None]
+    assert "Back in the queue for attempt 2: gpu lost." in scene.timeline(job_id)
+    assert scene.worker_child().pid != before
+
+
 def test_damaged_weights_end_the_job_visibly_and_a_retry_after_the_repair_completes_it(scene: Scene) -> None:
     scene.register("damaged")
     version = scene.http.get("/models/damaged/versions").json()["items"][0]

@@ -1,0 +1,34 @@
+"""A reason for lost GPUs
+
+Revision: 0014, after 0013
+"""
+
+from alembic import op
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+BEFORE = (
+    "'worker_lost', 'out_of_memory', 'disk_full', 'weights_missing', 'weights_damaged', 'workload_failed', 'method_refused', "
+    "'audit_failed', 'attempts_exhausted', 'cancelled_by_caller', 'approval_refused', 'superseded', 'already_erased', "
+    "'not_in_training_set', 'signing_failed', 'unexpected'"
+)
+TABLES = ("jobs", "targets", "attempts")
+
+
+def _allow(reasons: str) -> None:
+    for table in TABLES:
+        op.drop_constraint(op.f(f"ck_{table}_reason"), table)
+        op.create_check_constraint(op.f(f"ck_{table}_reason"), table, f"reason IN ({reasons})")
+
+
+def upgrade() -> None:
+    _allow(BEFORE.replace("'disk_full'", "'gpu_lost', 'disk_full'"))
+
+
+def downgrade() -> None:
+    for table in TABLES:
+        op.execute(f"UPDATE {table} SET reason = 'unexpected' WHERE reason = 'gpu_lost'")
+    _allow(BEFORE)
