@@ -6,6 +6,7 @@
 import json
 from collections.abc import Mapping
 from functools import cache
+from importlib.resources import files
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
@@ -23,6 +24,12 @@ def json_schema() -> dict[str, JsonValue]:
     """The published schema; schema.json beside this file is its text."""
     body = _adapter().json_schema()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **body}
+
+
+@cache
+def published_schema() -> bytes:
+    """The text of schema.json."""
+    return files("service.report").joinpath("schema.json").read_bytes()
 
 
 def validate(report: Mapping[str, object]) -> None:

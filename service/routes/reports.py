@@ -15,17 +15,30 @@ from service.bodies.proofs import InclusionAsked, InclusionBody
 from service.negotiation import preferred
 from service.openapi import problems
 from service.report.digest import report_bytes
+from service.report.schema import published_schema
 from service.session import Ledger
 
 router = APIRouter(tags=["reports"])
 
 JSON, HTML, PDF, ENVELOPE = "application/json", "text/html", "application/pdf", "application/vnd.dsse.envelope.v1+json"
+SCHEMA = "application/schema+json"
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
 """The page brings its style and its pictures with it, has no script and loads nothing."""
 
 _RESPONSES = problems(401, 403, 404, 422, 503)
 _FORMS = {JSON: {"schema": {"type": "object"}}, HTML: {}, PDF: {}}
+
+
+@router.get(
+    "/reports/schema",
+    summary="The JSON Schema of reports",
+    response_class=Response,
+    responses={200: {"description": "JSON Schema 2020-12", "content": {SCHEMA: {"schema": {"type": "object"}}}}},
+)
+def get_schema() -> Response:
+    """What every report's JSON follows; its `$id` is the `schema` that a report names. Needs no key."""
+    return Response(published_schema(), media_type=SCHEMA)
 
 
 @router.get(

@@ -1,5 +1,9 @@
+import re
+import zlib
+
 import pytest
 
+from service.report.digest import report_bytes
 from service.report.pdf import render_pdf
 from tests.service.report.samples import VERDICTS, Verdict, sample_report
 
@@ -8,8 +12,17 @@ from tests.service.report.samples import VERDICTS, Verdict, sample_report
 def test_a_report_of_every_verdict_is_a_pdf_that_carries_the_json(verdict: Verdict) -> None:
     pdf = render_pdf(sample_report(verdict=verdict, reference=True))
     assert pdf.startswith(b"%PDF-")
-    assert b"/EmbeddedFile" in pdf
     assert b"pdfuaid" in pdf
+    assert report_bytes(sample_report(verdict=verdict, reference=True)) in embedded_files(pdf)
+
+
+def embedded_files(pdf: bytes) -> list[bytes]:
+    """What is attached to a PDF, byte by byte."""
+    found = []
+    for head, content in re.findall(rb"obj\s*<<(.*?)>>\s*stream\r?\n(.*?)\r?\nendstream", pdf, flags=re.DOTALL):
+        if b"/EmbeddedFile" in head:
+            found.append(zlib.decompress(content) if b"/FlateDecode" in head else content)
+    return found
 
 
 def test_the_same_report_gives_the_same_pdf() -> None:

@@ -1,16 +1,15 @@
 import json
 from copy import deepcopy
-from importlib.resources import files
 
 import jsonschema_rs
 import pytest
 
 from service.report.errors import InvalidReport
-from service.report.schema import json_schema, read, validate
+from service.report.schema import json_schema, published_schema, read, validate
 from tests.service.report.sample_audit import Json
 from tests.service.report.samples import VERDICTS, Verdict, sample_report
 
-PUBLISHED = json.loads(files("service.report").joinpath("schema.json").read_text(encoding="utf-8"))
+PUBLISHED = json.loads(published_schema())
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import hashlib
 
+import jsonschema_rs
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -22,6 +23,15 @@ def test_the_digest_of_the_json_is_its_etag(serve: Serve, site: Site, report_pat
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["etag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
     assert answer.json()["verdict"]["value"] == "verified"
+
+
+def test_everybody_can_have_the_schema_that_a_report_follows(serve: Serve, site: Site, report_path: str) -> None:
+    answer = serve().get("/reports/schema")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/schema+json")
+    report = serve(key=site.auditor).get(report_path).json()
+    assert answer.json()["$id"] == report["schema"]
+    jsonschema_rs.validator_for(answer.json()).validate(report)
 
 
 @pytest.mark.parametrize(("suffix", "accept"), [(".html", "*/*"), ("", "text/html,*/*;q=0.8")])
