@@ -1,6 +1,8 @@
 """The pages: requests with their deadlines, jobs, models with what each version has forgotten, reports."""
 
-from typing import Annotated
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -30,21 +32,49 @@ router = APIRouter(route_class=Pages, include_in_schema=False)
 FEW = 50
 """Rows on a page of a list."""
 
+SOON = timedelta(days=7)
+"""From a request's date back, when it is due soon."""
+
 FORMS = {"html": HTML, "pdf": PDF, "json": JSON, "statement": ENVELOPE}
 """What a report can be read as, by the end of its address."""
 
 
+class Shown(StrEnum):
+    """Which requests the first page is to show."""
+
+    OPEN = "open"
+    OVERDUE = "overdue"
+    DUE_SOON = "due_soon"  # open, and due within SOON or late already
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+def _chosen(show: Shown | None, at: datetime) -> dict[str, Any]:
+    """What `list_requests` is to be asked for."""
+    match show:
+        case None:
+            return {}
+        case Shown.OPEN:
+            return {"is_open": True}
+        case Shown.OVERDUE:
+            return {"overdue": True}
+        case Shown.DUE_SOON:
+            return {"is_open": True, "due_before": at + SOON}
+        case _:
+            return {"state": RequestState(show)}
+
+
 @router.get("/")
-def home(
-    request: Request, ledger: Ledger, visitor: Visitor, state: RequestState | None = None, cursor: Cursor = None
-) -> Response:
+def home(ledger: Ledger, visitor: Visitor, show: Shown | None = None, cursor: Cursor = None) -> Response:
     """The requests, newest first, with their deadlines; for a key that may only read reports, those."""
     if not visitor.may(Scope.REQUESTS_READ):
         return RedirectResponse("/console/reports", 303)
-    found = list_requests(ledger, tenant_id=visitor.tenant_id, state=state, cursor=cursor, limit=FEW)
-    states = [None, *RequestState]
+    at = now(ledger)
+    found = list_requests(ledger, tenant_id=visitor.tenant_id, cursor=cursor, limit=FEW, **_chosen(show, at))
     return page(
-        "requests", visitor=visitor, here="/", found=found, now=now(ledger), state=state, states=states, ended=ended
+        "requests", visitor=visitor, here="/", found=found, now=at, show=show, choices=[None, *Shown], ended=ended
     )
 
 
@@ -54,7 +84,14 @@ def one_request(request_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
     found = get_request(ledger, tenant_id=visitor.tenant_id, request_id=request_id)
     events = list_request_events(ledger, tenant_id=visitor.tenant_id, request_id=request_id)
     return page(
-        "request", visitor=visitor, here="/", found=found, events=events, now=now(ledger), live=not ended(found.state)
+        "request",
+        visitor=visitor,
+        here="/",
+        found=found,
+        events=events,
+        now=now(ledger),
+        live=not ended(found.state),
+        may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 
 

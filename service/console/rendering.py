@@ -62,6 +62,9 @@ def _environment() -> Environment:
         "tone": words.tone,
         "moment": words.moment,
         "left": words.left,
+        "lasting": words.lasting,
+        "doing": words.doing,
+        "why": words.why,
         "percent": words.percent,
         "plain": words.plain,
     }

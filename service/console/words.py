@@ -15,6 +15,37 @@ TONES = {
 """The colour of a state or a verdict; anything else is under way."""
 
 
+DOING = {
+    "waiting": "waits in the queue",
+    "awaiting_approval": "waits for approval",
+    "load": "loading",
+    "unlearn": "unlearning",
+    "audit_membership": "auditing: membership attacks",
+    "audit_relearn": "auditing: relearning",
+    "report": "writing the report",
+    "publish": "publishing",
+}
+"""What a job does in each phase."""
+
+WHY = {
+    "window": "its batching window ends",
+    "deadline": "any later would miss the earliest deadline",
+    "expedite": "a request is to go first",
+    "method": "a later request asked for another method",
+}
+"""Why a job takes no more requests from its cut-off on."""
+
+
+def doing(phase: str) -> str:
+    """What a job does now."""
+    return DOING.get(phase) or plain(phase)
+
+
+def why(reason: str) -> str:
+    """Why a job's cut-off is when it is."""
+    return WHY.get(reason) or plain(reason)
+
+
 def tone(state: str | None) -> str:
     """The colour that a state is shown in."""
     return TONES.get(state or "", "open")
@@ -47,6 +78,11 @@ def span(time: timedelta) -> str:
             count = seconds // size
             return f"{count} {unit}{'' if count == 1 else 's'}"
     return "0 seconds"
+
+
+def lasting(seconds: float) -> str:
+    """A number of seconds as a length of time."""
+    return span(timedelta(seconds=seconds))
 
 
 def percent(share: float) -> str:

@@ -1,6 +1,7 @@
 """The console without a browser: sessions, scopes, tenants, and forms from elsewhere."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -135,6 +136,22 @@ def test_every_form_of_a_report_can_be_read_and_nothing_else(
         assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
 
 
+def test_requests_can_be_narrowed_to_what_is_open_late_or_soon_due(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    today = datetime.now(UTC)
+    for number, days in enumerate((2, 27, 40), start=1):
+        body = {"sample_ids": [f"sample-{number}"], "external_id": f"after-{days}-days", "expedite": False}
+        received = (today - timedelta(days=days)).isoformat()
+        assert client.post("/unlearn-requests", json=ASKED | body | {"received_at": received}).status_code == 202
+    visitor = sign_in(serve(), site.reader)
+    listed = {
+        show: [days for days in (2, 27, 40) if f"after-{days}-days" in visitor.get(f"/?show={show}").text]
+        for show in ("open", "overdue", "due_soon", "completed")
+    }
+    assert listed == {"open": [2, 27, 40], "overdue": [40], "due_soon": [27, 40], "completed": []}
+    assert "There are none of these" in visitor.get("/?show=completed").text
+
+
 def test_what_callers_wrote_is_shown_as_text(serve: Serve, site: Site) -> None:
     nasty = "<script>alert(1)</script>"
     serve(key=site.admin).post("/unlearn-requests", json=ASKED | {"external_id": nasty})
@@ -145,6 +162,6 @@ def test_what_callers_wrote_is_shown_as_text(serve: Serve, site: Site) -> None:
 
 def test_an_address_that_makes_no_sense_is_a_page_too(serve: Serve, site: Site) -> None:
     client = sign_in(serve(), site.reader)
-    for path, status in (("/?state=odd", 422), ("/?cursor=odd", 422), ("/console/models/none", 404)):
+    for path, status in (("/?show=odd", 422), ("/?cursor=odd", 422), ("/console/models/none", 404)):
         answer = client.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")

@@ -2,7 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from service.console.words import left, moment, span, tone
+from ledger.states import CutOffReason, Phase
+from service.console.words import DOING, WHY, lasting, left, moment, span, tone
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
 
@@ -37,3 +38,9 @@ def test_states_have_colours_and_what_goes_on_has_one() -> None:
         "open",
         "open",
     ]
+
+
+def test_every_phase_of_an_open_job_and_every_reason_of_a_cut_off_has_its_words() -> None:
+    assert set(DOING) == set(Phase) - {Phase.DONE}
+    assert set(WHY) == set(CutOffReason)
+    assert lasting(5400.0) == "1 hour"
