@@ -1,12 +1,13 @@
-"""What a caller may see of a request: plain data, read with one statement for the requests and one for their targets."""
+"""What a caller may see of a request: plain data, read with one statement, because requests are polled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from ledger.states import CutOffReason, JobState, Reason, RequestState, Verdict
@@ -63,62 +64,77 @@ class RequestView:
 
 def request_views(session: Session, requests: Sequence[UnlearnRequest]) -> list[RequestView]:
     """The views of some requests, in their order, the targets by the names of their models."""
-    datasets = dict(
-        session.execute(select(Dataset.id, Dataset.name).where(Dataset.id.in_({r.dataset_id for r in requests}))).all()
-    )
-    targets = _target_views(session, [request.id for request in requests])
-    return [
-        RequestView(
-            id=request.id,
-            dataset=datasets[request.dataset_id],
-            state=request.state,
-            method=request.method,
-            reason=request.reason,
-            regulation=request.regulation,
-            received_at=request.received_at,
-            due_at=request.due_at,
-            extension_reason=request.extension_reason,
-            external_id=request.external_id,
-            expedite=request.expedite,
-            accepted=request.accepted,
-            already_erased=request.already_erased,
-            not_in_training_set=request.not_in_training_set,
-            targets=tuple(targets.get(request.id, ())),
-            created_at=request.created_at,
-            finished_at=request.finished_at,
-        )
-        for request in requests
-    ]
+    chosen = with_targets().where(UnlearnRequest.id.in_([request.id for request in requests]))
+    views = {view.id: view for view in read_views(session, chosen)}
+    return [views[request.id] for request in requests]
 
 
-def _target_views(session: Session, request_ids: Sequence[UUID]) -> dict[UUID, list[TargetView]]:
-    chosen = (
-        select(Target, Model.name, Job, ModelVersion.number, Report.id, Report.verdict)
-        .join(Model, Model.id == Target.model_id)
+@cache
+def with_targets() -> Select[*tuple[Any, ...]]:
+    """Requests, a row for each of their targets, with what else their views show: what `read_views` takes."""
+    return (
+        select(UnlearnRequest, Dataset.name, Target, Model.name, Job, ModelVersion.number, Report.id, Report.verdict)
+        .join(Dataset, Dataset.id == UnlearnRequest.dataset_id)
+        .outerjoin(Target, Target.request_id == UnlearnRequest.id)
+        .outerjoin(Model, Model.id == Target.model_id)
         .outerjoin(Job, Job.id == Target.job_id)
         .outerjoin(ModelVersion, ModelVersion.job_id == Target.job_id)
         .outerjoin(Report, Report.job_id == Target.job_id)
-        .where(Target.request_id.in_(request_ids))
         .order_by(Model.name)
     )
-    views: dict[UUID, list[TargetView]] = {}
-    for target, model, job, version, report_id, verdict in session.execute(chosen):
-        view = TargetView(
-            model=model,
-            state=target.state,
-            reason=target.reason,
-            detail=target.detail,
-            accepted=target.accepted,
-            already_erased=target.already_erased,
-            not_in_training_set=target.not_in_training_set,
-            job_id=target.job_id,
-            job_state=job.state if job else None,
-            cut_off=job.cut_off if job else None,
-            cut_off_reason=job.cut_off_reason if job else None,
-            version=version,
-            report_id=report_id,
-            verdict=verdict,
-            finished_at=target.finished_at,
-        )
-        views.setdefault(target.request_id, []).append(view)
-    return views
+
+
+def read_views(session: Session, chosen: Select[*tuple[Any, ...]], **given: object) -> list[RequestView]:
+    """The views of the requests chosen from `with_targets`, in any order; `given` are the statement's parameters."""
+    requests: dict[UUID, tuple[UnlearnRequest, str]] = {}
+    targets: dict[UUID, list[TargetView]] = {}
+    for request, dataset, target, *facts in session.execute(chosen, given):
+        requests[request.id] = request, dataset
+        of_request = targets.setdefault(request.id, [])
+        if target is not None:
+            of_request.append(_target_view(target, *facts))
+    return [_view(request, dataset, targets[request.id]) for request, dataset in requests.values()]
+
+
+def _view(request: UnlearnRequest, dataset: str, targets: Sequence[TargetView]) -> RequestView:
+    return RequestView(
+        id=request.id,
+        dataset=dataset,
+        state=request.state,
+        method=request.method,
+        reason=request.reason,
+        regulation=request.regulation,
+        received_at=request.received_at,
+        due_at=request.due_at,
+        extension_reason=request.extension_reason,
+        external_id=request.external_id,
+        expedite=request.expedite,
+        accepted=request.accepted,
+        already_erased=request.already_erased,
+        not_in_training_set=request.not_in_training_set,
+        targets=tuple(targets),
+        created_at=request.created_at,
+        finished_at=request.finished_at,
+    )
+
+
+def _target_view(
+    target: Target, model: str, job: Job | None, version: int | None, report_id: UUID | None, verdict: Verdict | None
+) -> TargetView:
+    return TargetView(
+        model=model,
+        state=target.state,
+        reason=target.reason,
+        detail=target.detail,
+        accepted=target.accepted,
+        already_erased=target.already_erased,
+        not_in_training_set=target.not_in_training_set,
+        job_id=target.job_id,
+        job_state=job.state if job else None,
+        cut_off=job.cut_off if job else None,
+        cut_off_reason=job.cut_off_reason if job else None,
+        version=version,
+        report_id=report_id,
+        verdict=verdict,
+        finished_at=target.finished_at,
+    )

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import FromClause, Select, func, select
+from sqlalchemy import FromClause, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from ledger.advance import advance, fold_requests
@@ -20,7 +21,7 @@ from ledger.jobs import stop
 from ledger.log import log_request
 from ledger.matching import listed, match_models, record_samples, touched_models
 from ledger.pages import Page, read_page
-from ledger.request_views import RequestView, request_views
+from ledger.request_views import RequestView, read_views, request_views, with_targets
 from ledger.samples import manifest_sha256
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
@@ -151,8 +152,17 @@ def _add_targets(
 
 
 def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> RequestView:
-    """One request. Raises UnknownRequest."""
-    return request_views(session, [find_request(session, tenant_id=tenant_id, request_id=request_id)])[0]
+    """One request, read now. Raises UnknownRequest."""
+    found = read_views(session, _one(), request_id=request_id, tenant_id=tenant_id)
+    if not found:
+        raise UnknownRequest(f"there is no request {request_id}")
+    return found[0]
+
+
+@cache
+def _one() -> Select[*tuple[Any, ...]]:
+    mine = UnlearnRequest.id == bindparam("request_id"), UnlearnRequest.tenant_id == bindparam("tenant_id")
+    return with_targets().where(*mine).execution_options(populate_existing=True)
 
 
 def find_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> UnlearnRequest:
