@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from expunge.console import notes, out
 from expunge.embedded.folder import Folder, default_folder
@@ -34,22 +32,18 @@ def list_keys(
     ] = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show the signing keys, newest first: id, and whether they are good."""
+    """Show the signing keys, newest first: id, when it was made, and whether it is good."""
     from expunge.signing import signing_keys as every
 
     keys = every(database(data_dir))
     if pem:
         out.print(next((key.public_key for key in keys if key.revoked_at is None), ""), end="", highlight=False)
         return
-    table = Table("Key", "Made", "State")
     for key in keys:
-        state = (
-            "good"
-            if key.revoked_at is None
-            else f"revoked {key.revoked_at:%Y-%m-%d}: {escape(key.revocation_reason or '')}"
-        )
-        table.add_row(key.key_id[:16], f"{key.created_at:%Y-%m-%d}", state)
-    out.print(table)
+        revoked = key.revoked_at and f"revoked {key.revoked_at:%Y-%m-%d}: {key.revocation_reason or ''}"
+        # Whole ids, because they are there to be compared.
+        line = f"{key.key_id}  {key.created_at:%Y-%m-%d}  {revoked or 'good'}"
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @signing_keys.command("revoke")

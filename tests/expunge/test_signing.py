@@ -4,6 +4,7 @@ import pytest
 
 from expunge.errors import KeyCommandRefused
 from expunge.signing import first_signing_key, new_signing_key, signing_keys, stop_signing_key
+from expunge.signing_commands import list_keys
 
 
 def private_keys(folder: Path) -> set[str]:
@@ -41,3 +42,14 @@ def test_a_key_that_could_not_be_registered_is_not_left_lying(tmp_path: Path) ->
     with pytest.raises(Exception, match=r"refused|connect"):
         new_signing_key("postgresql://127.0.0.1:1/nowhere", tmp_path)
     assert private_keys(tmp_path) == set()
+
+
+def test_the_list_shows_whole_ids_which_are_to_be_compared(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = new_signing_key(database_url, tmp_path / "keys")
+    found = {"DATABASE_URL": database_url, "EXPUNGE_STORAGE": str(tmp_path), "EXPUNGE_SAMPLE_KEY": "00" * 32}
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    list_keys()
+    assert f"{key.key_id} {key.created_at:%Y-%m-%d} good" in " ".join(capsys.readouterr().out.split())
