@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ def test_panels_have_their_own_ids_and_do_not_overlap() -> None:
             assert not covered & cells
             assert place["x"] + place["w"] <= 24
             cells |= covered
+
+
+def test_no_table_has_two_columns_of_one_name() -> None:
+    """A query's labels are columns too, and what a column's name says about units would be said of both."""
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            if panel["type"] == "table":
+                labels = {
+                    label for t in panel["targets"] for label in re.findall(r"by \(([^)]*)\)", t["expr"])[0].split(", ")
+                }
+                columns = set(panel["transformations"][-1]["options"]["renameByName"].values())
+                assert not labels & columns, panel["title"]
+                assert {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]} <= columns
 
 
 def test_the_provisioned_folder_is_the_one_that_is_mounted() -> None:

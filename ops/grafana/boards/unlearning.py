@@ -68,12 +68,12 @@ def unlearning_time() -> Rows:
                 unit="percentunit",
             ),
             listing(
-                "Method, retraining, training",
+                "Unlearning, retraining, training",
                 "Seconds: the method's mean, the mean of the jobs that did retrain, and the training as registered.",
-                (method, "method"),
+                (method, "unlearning"),
                 (f"{method} * 0 + on (model) group_left () ({retraining})", "retraining"),
                 (f"{method} * 0 + on (model) group_left () expunge_training_seconds", "training"),
-                seconds=("method", "retraining", "training"),
+                seconds=("unlearning", "retraining", "training"),
             ),
         ],
     }
