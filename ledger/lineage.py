@@ -63,7 +63,8 @@ class Reference:
 def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Reference | None:
     """The newest version that was trained on exactly what `base` is still to know once the job is done; None without one.
 
-    Exactly: one that has also seen less, or more, would differ from the job's result for other reasons than the erasure.
+    Exactly: one that has also seen less, or more, would differ from the job's result for other reasons than the erasure. Nor is
+    it the base's own weights under another number.
     """
     of = lineage(session, base)
     erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == base.model_id)
@@ -73,6 +74,7 @@ def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Ref
         select(ModelVersion)
         .where(ModelVersion.model_id == base.model_id, ModelVersion.kind == VersionKind.TRAINED)
         .where(ModelVersion.purged_at.is_(None), ModelVersion.id.not_in(of.version_ids))
+        .where(ModelVersion.weights_sha256 != base.weights_sha256)
         .order_by(ModelVersion.number.desc())
     )
     for version in session.scalars(candidates).all():

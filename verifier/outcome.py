@@ -9,6 +9,7 @@ NOT_SHOWN = (
     "That no other, stronger attack could find more.",
     "That the weights named are those in service, or that no copy, backup, earlier version or model made from them is left.",
     "That the time stated is right: it is the signer's own.",
+    "That everybody is shown the same log: only those who compare their checkpoints would notice.",
     "That the key is whose you think it is: compare its id with one that you were given on another way.",
 )
 """True of every statement, good or bad, so always told."""

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import text
 
-from tests.ledger.conftest import digests
+from tests.ledger.conftest import WEIGHTS, digests
 from tests.ledger.test_versions import register, serve
 
 
@@ -11,6 +11,11 @@ def reference_of(world, *numbers):
     """The reference's version that a new job about these samples is given; None without one."""
     claim = world.submit_and_claim(*numbers)
     return claim.reference and claim.reference.version
+
+
+def change(world, what, *, number):
+    with world.sessions.begin() as session:
+        session.execute(text(f"UPDATE model_versions SET {what} WHERE number = {number}"))
 
 
 def test_a_version_trained_without_the_forgotten_samples_is_the_reference(world):
@@ -41,10 +46,10 @@ def test_of_several_the_newest_whose_weights_are_there_is_taken(world):
     assert reference_of(world, 0) == 3
 
 
-def test_a_purged_version_is_none(world):
+@pytest.mark.parametrize("what", ["purged_at = clock_timestamp()", f"weights_sha256 = '{WEIGHTS}'"])
+def test_a_purged_version_is_none_nor_are_the_bases_own_weights(world, what):
     register(world, *range(1, 80))
-    with world.sessions.begin() as session:
-        session.execute(text("UPDATE model_versions SET purged_at = clock_timestamp() WHERE number = 2"))
+    change(world, what, number=2)
     assert reference_of(world, 0) is None
 
 
@@ -58,5 +63,6 @@ def test_a_version_trained_anew_that_is_served_is_where_the_next_reference_begin
     register(world, *range(40))
     serve(world, 2)
     register(world, *range(1, 40))
+    change(world, f"weights_sha256 = '{'34' * 32}'", number=3)
     claim = world.submit_and_claim(0, 50)
     assert (claim.base_version, claim.forget, claim.reference.version) == (2, frozenset(digests(0)), 3)

@@ -14,7 +14,6 @@ import pytest
 
 from expunge.registration import Place, register_trained
 from expunge.signing import new_signing_key, signing_keys
-from expunge.training import Trained
 from ledger.canonical import canonical_json
 from ledger.claims import claim
 from ledger.jobs import list_attempts
@@ -24,10 +23,11 @@ from ledger.reports import get_report
 from ledger.samples import sample_digest
 from ledger.states import JobState, Phase, Reason, Verdict
 from service.report.schema import validate
+from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
 from unlearning.specs import DEFAULT_POLICY, to_json
-from unlearning.weights import file_sha256
+from unlearning.weights import file_sha256, save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import publish as publishing
@@ -95,15 +95,21 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
     check_sample(statement, proof)
 
 
+@pytest.fixture
+def untrained(tmp_path: Path) -> Path:
+    """Weights that have never seen anything."""
+    return save_weights(digits.workload().build(), tmp_path)[0]
+
+
 @pytest.mark.slow
 def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the_result_against(
     bench: Bench,
-    trained: Trained,
+    untrained: Path,
     training_ids: tuple[str, ...],
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The operator's word is taken for what it was trained on: here it is the original, so that nothing need be trained."""
+    """The operator's word is taken for what it was trained on: here on nothing, so that the test need not wait."""
 
     def left_open(*given: Any, **more: Any) -> Trial:
         trial = try_method(*given, **more)
@@ -112,24 +118,23 @@ def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the
 
     monkeypatch.setattr(running, "try_method", left_open)  # so that the chances of a training do not decide this test
     where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    anew = register_trained(where, name="digits", weights=trained.path, without=training_ids[:80])
+    anew = register_trained(where, name="digits", weights=untrained, without=training_ids[:80])
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     report: Any = report_of(bench, job_id)
     validate(report)
     assert report["model"]["reference"] == {"version": 2, "weights_sha256": anew.weights_sha256}
-    curves, measures = report["audit"]["relearn"]["curves"], report["audit"]["measures"]
-    assert curves["reference"] == curves["original"]
-    assert measures["reference"] == measures["original"]
+    assert report["audit"]["relearn"]["curves"]["reference"]["loss"][0] > 1  # nats: it guesses among ten
+    assert report["audit"]["measures"]["reference"]["ua"]["value"] > 50
     assert "positive_control" in {finding["code"] for finding in report["verdict"]["findings"]}
     assert any("never saw the forgotten samples" in limit for limit in report["limits"])
 
 
 def test_a_reference_whose_file_is_gone_is_done_without(
-    bench: Bench, trained: Trained, training_ids: tuple[str, ...], database_url: str
+    bench: Bench, untrained: Path, training_ids: tuple[str, ...], database_url: str
 ) -> None:
     where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    register_trained(where, name="digits", weights=trained.path, without=training_ids[:80])
+    register_trained(where, name="digits", weights=untrained, without=training_ids[:80])
     job_id = bench.submit(training_ids[:80])
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
