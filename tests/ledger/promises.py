@@ -1,0 +1,60 @@
+"""What must never be in the ledger, whatever has happened: each promise as a query that finds what breaks it."""
+
+from sqlalchemy import text
+
+NEVER = {
+    "two jobs of a model run": (
+        "SELECT model_id FROM jobs WHERE state IN ('running', 'verifying') GROUP BY model_id HAVING count(*) > 1"
+    ),
+    "two jobs of a model are open": (
+        "SELECT model_id FROM jobs WHERE state = 'queued' AND frozen_at IS NULL GROUP BY model_id HAVING count(*) > 1"
+    ),
+    "a job has published twice": "SELECT job_id FROM model_versions GROUP BY job_id HAVING count(job_id) > 1",
+    "a version has no report, or a report no version": (
+        "SELECT 1 FROM model_versions v FULL JOIN reports r ON r.version_id = v.id AND r.job_id = v.job_id "
+        "WHERE (v.job_id IS NOT NULL AND r.id IS NULL) OR v.id IS NULL"
+    ),
+    "a version is missing between two": "SELECT 1 FROM model_versions GROUP BY model_id HAVING count(*) <> max(number)",
+    "what was published last is not served": (
+        "SELECT 1 FROM models JOIN model_versions served ON served.id = served_version_id "
+        "JOIN model_versions newer ON newer.model_id = models.id AND newer.number > served.number"
+    ),
+    "an open request waits for nothing": (
+        "SELECT 1 FROM unlearn_requests r WHERE finished_at IS NULL AND NOT EXISTS "
+        "(SELECT 1 FROM targets JOIN jobs ON jobs.id = job_id WHERE request_id = r.id AND jobs.finished_at IS NULL)"
+    ),
+    "a sample is called erased and is not": (
+        "SELECT 1 FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
+        "LEFT JOIN erased_samples USING (model_id, digest) "
+        "WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
+    ),
+    "a sample is erased that no request on the job asked for": (
+        "SELECT 1 FROM erased_samples e WHERE NOT EXISTS "
+        "(SELECT 1 FROM targets t JOIN request_samples s USING (request_id) WHERE t.job_id = e.job_id AND s.digest = e.digest)"
+    ),
+    "a job has completed without its result, or has a result and has not completed": (
+        "SELECT 1 FROM jobs LEFT JOIN model_versions v ON v.job_id = jobs.id "
+        "WHERE (state = 'completed' AND reason IS NULL) <> (v.id IS NOT NULL)"
+    ),
+    "the model is free, a job waits, and nobody will wake it": (
+        "SELECT 1 FROM jobs LEFT JOIN outbox ON outbox.job_id = jobs.id WHERE state = 'queued' AND NOT EXISTS "
+        "(SELECT 1 FROM jobs busy WHERE busy.model_id = jobs.model_id AND busy.state IN ('running', 'verifying')) "
+        "GROUP BY model_id HAVING count(outbox.id) = 0"
+    ),
+}
+"""They hold where nobody promotes a version and no approval is asked for."""
+
+OPEN_FIRST = ("received", "scheduled", "running", "verifying", "failed", "cancelled", "completed", "rejected")
+"""Of a request's targets the first of these is the request's state, by the contract."""
+
+
+def broken(sessions):
+    """The promises that are broken now."""
+    every = " UNION ALL ".join(f"SELECT '{promise}' WHERE EXISTS ({query})" for promise, query in NEVER.items())
+    with sessions() as session:
+        found = list(session.scalars(text(every)))
+        folded = "SELECT r.state, array_agg(t.state) FROM unlearn_requests r JOIN targets t ON request_id = r.id GROUP BY r.id"
+        for state, targets in session.execute(text(folded)):
+            if state != min(targets, key=OPEN_FIRST.index):
+                found.append("a request is elsewhere than its models")
+    return found
