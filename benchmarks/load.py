@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from benchmarks.serving import Served, served, training_ids
+from benchmarks.serving import Served, api_seconds, served, training_ids
 from benchmarks.writing import Row, row, write
 from expunge.database import opened
 from expunge.registration import place
@@ -42,6 +42,8 @@ def main() -> None:
             rows += posting(service, callers=callers, seconds=given.seconds, runs=given.runs)
         rows += polling(service, seconds=given.seconds, runs=given.runs)
         rows += many_at_once(service, runs=given.runs)
+    with served(EXPUNGE_BATCH_WINDOW_SECONDS="0", WEB_CONCURRENCY="2") as service:
+        rows += polling(service, seconds=given.seconds, runs=given.runs, method="ETag, two API processes")
     for found in rows:
         print(f"{found.case:>34} {found.metric:>20} {found.mean:10.4f} [{found.low:.4f}, {found.high:.4f}] n={found.n}")
     print(write("load", rows))
@@ -104,14 +106,15 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
     ]
 
 
-def polling(service: Served, *, seconds: float, runs: int, callers: int = 16) -> list[Row]:
-    """GET /jobs/{id} with the ETag of the last answer: as many as are answered."""
+def polling(service: Served, *, seconds: float, runs: int, method: str = "ETag", callers: int = 16) -> list[Row]:
+    """GET /jobs/{id} with the ETag of the last answer: how many are answered, and how many for a second of the API's processor."""
     name = service.register("polled")
     job_id = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
     service.ended(job_id)
     tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
-    rates, tails = [], []
+    rates, tails, bought = [], [], []
     for _ in range(runs):
+        before = api_seconds(service.stack)
         latencies = under_load(
             service,
             lambda number: ("GET", f"/jobs/{job_id}", b""),
@@ -122,10 +125,12 @@ def polling(service: Served, *, seconds: float, runs: int, callers: int = 16) ->
         )
         rates.append(len(latencies) / seconds)
         tails.append(float(np.quantile(latencies, 0.99)))
-    case = {"case": f"polling, {callers} callers", "method": "ETag"}
+        bought.append(len(latencies) / (api_seconds(service.stack) - before))
+    case = {"case": f"polling, {callers} callers", "method": method}
     return [
         row(rates, **case, metric="requests_per_second", unit="1/s"),
         row(tails, **case, metric="p99_seconds", unit="s"),
+        row(bought, **case, metric="calls_per_processor_second", unit="1/s"),
     ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from expunge import client
 from expunge.embedded.broker import free_port
@@ -49,6 +50,14 @@ class Served:
         """The attempts at a job."""
         found: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/attempts").json()["items"]
         return found
+
+
+def api_seconds(running: Stack) -> float:
+    """Seconds of a processor that the API has taken so far, all its processes together."""
+    child = next(child for child in running.children if child.program.name == "the API")
+    first = psutil.Process(child.process.pid)
+    times = [process.cpu_times() for process in (first, *first.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
 
 
 @contextmanager

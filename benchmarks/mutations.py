@@ -1,0 +1,95 @@
+"""Whether the ledger's tests see a broken promise: `python -m benchmarks.mutations`.
+
+Each mutation of mutations.toml breaks one promise, in a copy of the last commit. Against the copy runs first the state machine
+alone (callers, workers and time in any order), then, whatever that has found, the ledger's other tests until the first that fails.
+What nothing sees is a gap in the tests: the command then ends with an error.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.writing import Row, row, write
+
+ROOT = Path(__file__).parent.parent
+TABLE = Path(__file__).with_suffix(".toml")
+MACHINE = "tests/ledger/test_state_machine.py"
+REST = ("tests/ledger", f"--ignore={MACHINE}")
+FAILED = re.compile(r"^(?:FAILED|ERROR) \S*?([\w/]+)\.py(?:::(\w+))?", re.MULTILINE)
+
+
+def main() -> None:
+    """Try every mutation, print who has seen it and write that."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--only", default="", help="those whose promise has this in it; nothing is written")
+    given = arguments.parse_args()
+    rows: list[Row] = []
+    with copied() as folder:
+        assert not first_failure(folder, "tests/ledger"), "the tests fail on the code as it is"
+    for mutation in tomllib.loads(TABLE.read_text())["mutation"]:
+        if given.only not in mutation["promise"]:
+            continue
+        by_machine, by_test = seen(mutation)
+        print(
+            f"{mutation['promise']:>60} | machine {'yes' if by_machine else 'no':>3} | {by_test or 'nothing'}",
+            flush=True,
+        )
+        case = {"case": mutation["promise"], "method": by_test or "none", "unit": ""}
+        rows += [
+            row([float(by_machine)], **case, metric="seen_by_the_state_machine"),
+            row([float(bool(by_test))], **case, metric="seen_by_a_test"),
+        ]
+    if not given.only:
+        print(write("mutations", rows))
+    sys.exit(any(not figure.mean for figure in rows if figure.metric == "seen_by_a_test"))
+
+
+def seen(mutation: dict[str, Any]) -> tuple[bool, str]:
+    """Whether the state machine fails on a mutation, and the first of the other tests that does; empty where none does."""
+    with copied() as folder:
+        for change in mutation["change"]:
+            path, old = folder / change["file"], change["old"]
+            text = path.read_text()
+            if old not in text:
+                raise ValueError(f"{change['file']} has no longer what {mutation['promise']!r} changes: {old!r}")
+            path.write_text(text.replace(old, change["new"]))
+        # The tests of what is changed first: they know it best.
+        likely = {f"tests/ledger/test_{Path(change['file']).stem}.py": None for change in mutation["change"]}
+        first = [name for name in likely if (folder / name).exists()]
+        return bool(first_failure(folder, MACHINE)), first_failure(folder, *first, *REST)
+
+
+@contextmanager
+def copied() -> Iterator[Path]:
+    """A copy of the last commit."""
+    with tempfile.TemporaryDirectory(prefix="expunge-mutation-") as folder:
+        archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True)
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        yield Path(folder)
+
+
+def first_failure(folder: Path, *arguments: str) -> str:
+    """Which test fails first in a copy of the code, as `file: test`; empty where all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", "-rfE", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    ended = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=900
+    )
+    if ended.returncode == 0:
+        return ""
+    found = FAILED.search(ended.stdout)
+    if found is None:
+        raise RuntimeError(f"pytest ended with {ended.returncode}:\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
+    return f"{found[1].rpartition('/')[2]}: {(found[2] or 'could not be imported').removeprefix('test_')}"
+
+
+if __name__ == "__main__":
+    main()
