@@ -30,7 +30,7 @@ _SETTLED = 0.75
 """Share of an annealed schedule after which its states count: before it the rate is high, and accuracy is still to come back."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Check:
     """One look at the model.
 
@@ -38,11 +38,13 @@ class Check:
     direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
     drop: points of accuracy lost beyond what one standard error explains, the larger of remaining and held-out data
         (without classes: hundredths of a nat of loss gained).
+    held_out: the loss of each held-out sample, (m,) in the criterion's order: what forget samples should come to look like.
     """
 
     score: float
     direction: float
     drop: float
+    held_out: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,6 +105,7 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
         drop=max(drops),
+        held_out=criterion.objective.losses(forward, criterion.held_out),
     )
 
 
@@ -117,6 +120,7 @@ def until_matched(
     step: Callable[[int, Check], Mapping[str, float]],
     *,
     steps: int,
+    repair_steps: int = 0,
     anneals: bool = False,
     first_step: int = 0,
     total: int | None = None,
@@ -127,21 +131,24 @@ def until_matched(
     `step` is given its number, from 1, and the latest check.
     Ends with "utility" after three checks in a row beyond the allowed drop and not recovering, or at the first weight that is
     not finite. A method that `anneals` trains on remaining data as it goes and takes its whole schedule:
-    it recovers from a drop, and only the last quarter's states count.
+    it recovers from a drop, and only the last quarter's states count. Up to `repair_steps` follow, numbered on, for as long as a
+    check finds more than half of the allowed drop used up.
     `first_step` and `total` place these steps within a longer run's progress.
     """
     found = check(criterion, task.model)
     track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=found, found=found)
     task.state.keep(stop=track)
     try:
-        while track.taken < steps and not track.ended:
+        while track.taken < _least(criterion, track, steps, repair_steps) and not track.ended:
             track.taken += 1
             metrics = step(track.taken, track.found)
-            if not track.taken % criterion.stop.check_every or track.taken == steps:
+            if not track.taken % criterion.stop.check_every or track.taken in (steps, steps + repair_steps):
                 settled = not anneals or track.taken > _SETTLED * steps
                 _judge(task, criterion, track, check(criterion, task.model), anneals=anneals, settled=settled)
                 metrics = {**metrics, **_shown(track.found)}
-            yield Progress(phase="unlearn", step=first_step + track.taken, total=total or steps, metrics=metrics)
+            yield Progress(
+                phase="unlearn", step=first_step + track.taken, total=total or steps + repair_steps, metrics=metrics
+            )
     finally:
         task.model.load_state_dict(track.best)
     return Outcome(
@@ -150,6 +157,11 @@ def until_matched(
         setup_seconds=setup_seconds or {},
         metrics=_shown(track.best_check),
     )
+
+
+def _least(criterion: Criterion, track: "_Track", steps: int, repair_steps: int) -> int:
+    """How many steps there are to take, as things stand: those of a repair too where one is needed."""
+    return steps + repair_steps if track.found.drop > criterion.stop.allowed_drop / 2 else steps
 
 
 @dataclass(slots=True, eq=False)

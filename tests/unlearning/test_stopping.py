@@ -98,9 +98,9 @@ def test_a_set_compared_with_itself_matches_perfectly() -> None:
 def test_matching_alone_does_not_count_where_the_utility_is_lost() -> None:
     criterion = calibrate(of(pooled(0, 100), pooled(100, 400)), Stop(tolerance=2.0, allowed_drop=1.0))
 
-    assert matched(criterion, Check(score=1.9, direction=0.0, drop=1.0))
-    assert not matched(criterion, Check(score=1.9, direction=0.0, drop=1.1))
-    assert not matched(criterion, Check(score=2.1, direction=0.0, drop=0.0))
+    assert matched(criterion, Check(score=1.9, direction=0.0, drop=1.0, held_out=torch.zeros(1)))
+    assert not matched(criterion, Check(score=1.9, direction=0.0, drop=1.1, held_out=torch.zeros(1)))
+    assert not matched(criterion, Check(score=2.1, direction=0.0, drop=0.0, held_out=torch.zeros(1)))
 
 
 def test_a_guides_score_is_one_more_signal() -> None:
@@ -261,6 +261,30 @@ def test_a_method_that_anneals_may_recover_from_a_drop() -> None:
 
     assert outcome.stopped_because == "budget"
     assert same(state(given.model), dict(best))
+
+
+def test_a_drop_at_the_end_is_repaired_for_as_long_as_it_lasts() -> None:
+    given = task(plain, forgotten=40)
+    best = never_learnt(given)
+    stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0, allowed_drop=60.0)
+    states = [wrecked(given)] * 6 + [best]
+    outcome = drain(
+        until_matched(given, calibrate(given, stop), becoming(given, states), steps=4, repair_steps=20, anneals=True)
+    )
+
+    assert outcome.steps == 8
+    assert same(state(given.model), dict(best))
+
+
+def test_a_repair_ends_when_its_steps_are_spent_and_is_not_begun_without_need() -> None:
+    for states, taken in (("wrecked", 7), ("original", 4)):
+        given = task(plain, forgotten=40)
+        weights = wrecked(given) if states == "wrecked" else state(given.model)
+        stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0)
+        steps = until_matched(
+            given, calibrate(given, stop), becoming(given, [weights]), steps=4, repair_steps=3, anneals=True
+        )
+        assert drain(steps).steps == taken
 
 
 def test_a_match_ends_the_run_at_once() -> None:

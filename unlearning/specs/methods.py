@@ -12,23 +12,27 @@ class LTU:
     """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learnt gradients, harmonised.
 
     steps: iterations; the rate falls to zero over the last half of them, and the best state by the calibrated stop is kept.
+    rehearsals: most plain steps on remaining data after each iteration; as many as the share of the allowed drop that is used up.
+    repair_steps: most of them after the last iteration, while more than half of the allowed drop is used up.
     learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
     batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
     remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|); remain_least: at least so many
         samples of it, for a share of a small set is too little to remember by.
     clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
-    forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. Both fade as the
-        forget set comes to look held out and return where it comes back: neither loss has a floor of its own.
-    overshoot: standard errors beyond a match that the first half of the run aims at: what is forgotten more deeply comes back
-        more slowly, and the second half brings the match.
+    forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. In both each sample
+        counts by how much less unknown it is than held-out data of its rank: neither loss has a floor of its own.
+    overshoot: the share by which the first half of the run aims beyond the losses of held-out data: what is forgotten more deeply
+        comes back more slowly, and the second half brings the match.
     attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
     order: differentiate through the inner step ("second", the paper's) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
     """
 
     kind: Literal["ltu"] = "ltu"
-    steps: int = 60
-    learning_rate: float = 0.05
+    steps: int = 40
+    rehearsals: int = 3
+    repair_steps: int = 40
+    learning_rate: float = 0.1
     inner_rate: float = 0.002
     clip: float = 1.0
     batch_size: int = 64
@@ -48,6 +52,8 @@ class LTU:
 
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)
+        require(self.rehearsals >= 0, "rehearsals", "at least 0", self.rehearsals)
+        require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
         require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.query_size >= 1, "query_size", "at least 1", self.query_size)
@@ -55,7 +61,7 @@ class LTU:
         require(self.remain_least >= 1, "remain_least", "at least 1", self.remain_least)
         require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
         require(self.scramble_weight >= 0, "scramble_weight", "at least 0", self.scramble_weight)
-        require(0 <= self.overshoot <= 100, "overshoot", "between 0 and 100", self.overshoot)
+        require(0 <= self.overshoot <= 10, "overshoot", "between 0 and 10", self.overshoot)
         require(self.attackers >= 2, "attackers", "at least 2 (one support, one query)", self.attackers)
         require(self.order in ("second", "first"), "order", "'second' or 'first'", self.order)
         require(

@@ -35,7 +35,7 @@ _EPOCHS = Range(low=2, high=15, whole=True)
 
 SPACES: dict[str, Space] = {
     "ltu": {
-        "learning_rate": Range(low=0.01, high=0.2),
+        "learning_rate": Range(low=0.02, high=0.2),
         "forgetting_weight": Range(low=0.2, high=5),
         "scramble_weight": Range(low=0.02, high=0.5),
         "overshoot": Range(low=0, high=2, scale="linear"),

@@ -8,15 +8,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.descent import anneal, batch_statistics, descent, follow, follow_statistics
+from unlearning.epochs import mean_loss
 from unlearning.errors import MethodRefused
-from unlearning.gradients import Loss, clipped
+from unlearning.gradients import Loss, clipped, flat_gradient, trainable
 from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
-from unlearning.samples import Batch
+from unlearning.methods.ltu.shortfall import shortfall
+from unlearning.objective import Forward
+from unlearning.precision import in_float32
+from unlearning.samples import Batch, SampleSet
 from unlearning.specs import LTU
 from unlearning.stopping import Check, calibrate, until_matched
 from unlearning.task import Steps, Task
+
+_REHEARSING = 0.5
+"""The rate of a rehearsing step as a share of LTU's own."""
 
 
 def ltu(spec: LTU, task: Task) -> Steps:
@@ -45,27 +52,43 @@ def ltu(spec: LTU, task: Task) -> Steps:
     criterion = calibrate(task, spec.stop, guides=[member_signal(guide, logits) for guide in guides])
 
     optimiser = descent(task.model, rate=spec.learning_rate)
-    task.state.keep(model=task.model, optimiser=optimiser, generator=generator)
+    rehearsing = descent(task.model, rate=spec.learning_rate * _REHEARSING)
+    task.state.keep(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator)
 
     def step(number: int, last: Check) -> Mapping[str, float]:
-        anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.steps)
-        aim = spec.overshoot if 2 * number <= spec.steps else 0.0
-        pressure = min(1.0, max(0.0, aim - last.direction))
+        if number > spec.steps:
+            left = 1 - (number - 1 - spec.steps) / spec.repair_steps
+            anneal(rehearsing, rate=spec.learning_rate * _REHEARSING, share_left=left / 4)
+            return {"loss": _rehearse(spec, task, remain, rehearsing, generator)}
+        left = 1 - (number - 1) / spec.steps
+        anneal(optimiser, rate=spec.learning_rate, share_left=left)
+        anneal(rehearsing, rate=spec.learning_rate * _REHEARSING, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
+        aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
+        push = shortfall(_losses(task, forget), last.held_out, criterion.weights, aim=aim)
         with batch_statistics(task.model, samples=len(index)):
-            remembering = (
-                _remembering(spec, task, near, index, forget, pressure, generator) if spec.remembering else None
-            )
-            guided = len(guides) >= 2 and (pressure > 0 or remembering is None)
-            forgetting = pressure * _forgetting(spec, task, guides, forget, generator) if guided else None
+            remembering = _remembering(spec, task, near, index, forget, push, generator) if spec.remembering else None
+            guided = len(guides) >= 2 and (bool(push.any()) or remembering is None)
+            forgetting = _forgetting(spec, task, guides, forget, push, generator) if guided else None
         follow(optimiser, _combine(spec, forgetting, remembering, number))
+        for _ in range(_rehearsals(spec, last)):
+            _rehearse(spec, task, remain, rehearsing, generator)
         follow_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
-        return {"pressure": pressure}
+        return {"push": float(push.mean())}
 
     seconds["guides_used"] = float(len(guides))
-    steps = until_matched(task, criterion, step, steps=spec.steps, anneals=spec.remembering, setup_seconds=seconds)
-    return (yield from steps)
+    return (
+        yield from until_matched(
+            task,
+            criterion,
+            step,
+            steps=spec.steps,
+            repair_steps=spec.repair_steps if spec.remembering else 0,
+            anneals=spec.remembering,
+            setup_seconds=seconds,
+        )
+    )
 
 
 def _remembering(
@@ -74,7 +97,7 @@ def _remembering(
     near: Neighbourhood,
     index: Tensor,
     forget: Batch,
-    pressure: float,
+    push: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """g_r: tuned on random labels for the forget batch, tested on three sets of remaining data with their true labels."""
@@ -82,23 +105,25 @@ def _remembering(
     queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
     gradient = meta_gradient(
         task.model,
-        support=_mean_loss(task, scrambled),
-        queries=[_mean_loss(task, query) for query in queries],
+        support=lambda forward: (push * task.objective.losses(forward, scrambled)).mean(),
+        queries=[mean_loss(task, query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
-        support_weight=pressure * spec.scramble_weight,
+        support_weight=spec.scramble_weight,
         meta=spec.meta,
     )
     return clipped(gradient, spec.clip)
 
 
-def _forgetting(spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, generator: torch.Generator) -> Tensor:
+def _forgetting(
+    spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, push: Tensor, generator: torch.Generator
+) -> Tensor:
     """g_f: one random guide is the support, another the query; both are to say "non-member" of the forget batch."""
     first, second = torch.randperm(len(guides), generator=generator)[:2].tolist()
     gradient = meta_gradient(
         task.model,
-        support=_non_member(task, guides[first], forget),
-        queries=[_non_member(task, guides[second], forget)],
+        support=_non_member(task, guides[first], forget, push),
+        queries=[_non_member(task, guides[second], forget, push)],
         inner_rate=spec.inner_rate,
         order=spec.order,
         meta=spec.meta,
@@ -120,11 +145,36 @@ def _combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, n
             return forgetting if number % 2 else remembering
 
 
-def _mean_loss(task: Task, batch: Batch) -> Loss:
-    return lambda forward: task.objective.losses(forward, batch).mean()
-
-
-def _non_member(task: Task, guide: Guide, batch: Batch) -> Loss:
+def _non_member(task: Task, guide: Guide, batch: Batch, push: Tensor) -> Loss:
     logits = task.objective.logits
     assert logits is not None
-    return lambda forward: functional.softplus(guide.member_logit(logits(forward, batch.inputs), batch.targets)).mean()
+
+    def loss(forward: Forward) -> Tensor:
+        member = guide.member_logit(logits(forward, batch.inputs), batch.targets)
+        return (push * functional.softplus(member)).mean()
+
+    return loss
+
+
+def _rehearsals(spec: LTU, last: Check) -> int:
+    """As many as the share of the allowed drop that is used up: rehearsed without need, the forget set comes back."""
+    if not spec.remembering:
+        return 0
+    return round(spec.rehearsals * min(1.0, last.drop / max(spec.stop.allowed_drop, 1e-6)))
+
+
+def _rehearse(
+    spec: LTU, task: Task, remain: SampleSet, optimiser: torch.optim.SGD, generator: torch.Generator
+) -> float:
+    """One plain step on remaining data. Its optimiser is its own: LTU's momentum would carry it on in LTU's direction."""
+    batch = remain.draw(spec.query_size, generator)
+    with batch_statistics(task.model, samples=len(batch.targets)):
+        loss = task.objective.losses(task.model, batch).mean()
+    follow(optimiser, clipped(flat_gradient(loss, trainable(task.model)), spec.clip))
+    return float(loss.detach())
+
+
+@in_float32
+@torch.no_grad()
+def _losses(task: Task, batch: Batch) -> Tensor:
+    return task.objective.losses(task.model, batch)

@@ -12,6 +12,7 @@ from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
 from unlearning.samples import SampleSet
 from unlearning.specs import LTU, Stop
+from unlearning.stopping import Check
 from unlearning.task import Task
 from unlearning.training import drain
 
@@ -76,12 +77,12 @@ def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.M
 
 
 def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With that one update taken away, nothing writes them: neither meta passes nor checks."""
+    """With that one update and the rehearsals taken away, nothing writes them: neither meta passes nor checks."""
     monkeypatch.setattr(method, "follow_statistics", lambda model, inputs: None)
     given = task(normalised)
     before = {name: buffer.clone() for name, buffer in given.model.named_buffers()}
 
-    for _ in unlearn(FEW, given):
+    for _ in unlearn(dataclasses.replace(FEW, rehearsals=0, repair_steps=0), given):
         assert same(dict(given.model.named_buffers()), before)
 
 
@@ -122,3 +123,12 @@ def test_the_set_up_is_timed() -> None:
 
 def test_no_drop_at_all_may_be_allowed() -> None:
     drain(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))
+
+
+def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_used_up() -> None:
+    def check(drop: float) -> Check:
+        return Check(score=0.0, direction=0.0, drop=drop, held_out=torch.zeros(1))
+
+    spec = LTU(rehearsals=3, stop=Stop(allowed_drop=2.0))
+    assert [method._rehearsals(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
+    assert method._rehearsals(dataclasses.replace(spec, remembering=False), check(2.0)) == 0

@@ -1,0 +1,25 @@
+"""How hard each forget sample is still to be pushed: LTU's two losses have no floor of their own, and this is theirs [ours]."""
+
+import torch
+from torch import Tensor
+
+_FULL = 0.5
+"""Nats of loss below its aim from which on a sample is pushed with full weight."""
+
+
+@torch.no_grad()
+def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:
+    """A weight for each forget sample, (n,), from 0 (as unknown as held-out data) to 1.
+
+    losses: of the forget samples, (n,). held_out: losses of held-out samples, (m,); weights: (m,), summing to 1, that give
+    these the forget set's mix of classes. aim: what the held-out losses are multiplied by.
+
+    The two are matched by rank. A model is wrong about a few samples that it never saw and right about most, so the few forget
+    samples nearest to being lost are pushed, as far as the worst held-out ones, and the rest hardly. To push all alike
+    leaves all half-known: their mean then matches, and no other statistic.
+    """
+    order = held_out.argsort()
+    ranked, mass = held_out[order], weights[order].cumsum(0)
+    rank = (losses.argsort().argsort() + 0.5) / len(losses)
+    wanted = ranked[torch.searchsorted(mass, rank).clamp(max=len(ranked) - 1)]
+    return ((aim * wanted - losses) / _FULL).clamp(0, 1)
