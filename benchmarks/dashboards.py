@@ -126,6 +126,10 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
                 continue
             axes.plot(*zip(*points, strict=True), label=legend(target["legendFormat"], series["metric"]), linewidth=1.2)
             drawn += 1
+    defaults = panel["fieldConfig"]["defaults"]
+    axes.set_ylim(defaults.get("min"), defaults.get("max"))
+    axes.yaxis.set_major_formatter(lambda value, place: told(value, defaults["unit"]))
+    axes.xaxis.set_major_formatter(lambda value, place: told(value, "s"))
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
     if not drawn:
@@ -151,15 +155,25 @@ def legend(template: str, labels: dict[str, str]) -> str:
     return template
 
 
+def told(value: float, unit: str) -> str:
+    """A value in its unit, as Grafana would tell it."""
+    scales = {"s": ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")), "bytes": ((1 << 20, "MiB"), (1 << 10, "KiB"))}
+    for size, name in scales.get(unit, ()):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {name}"
+    return f"{100 * value:.3g} %" if unit == "percentunit" else f"{value:.3g}"
+
+
 def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
-    """The last value, large."""
-    found = span.seen.query_range(filled(panel["targets"][0]["expr"], span), start=span.start, end=span.end, step=STEP)
+    """The value at the end, large."""
+    found = span.seen.query(filled(panel["targets"][0]["expr"], span))
+    defaults = panel["fieldConfig"]["defaults"]
+    text = defaults["noValue"]
+    if found:
+        value = float(found[0]["value"][1])
+        text = f"{value:,.0f}" if defaults.get("decimals") == 0 else told(value, defaults["unit"])
     axes.axis("off")
-    if not found:
-        nothing(axes)
-        return
-    unit = {"s": " s"}.get(panel["fieldConfig"]["defaults"]["unit"], "")
-    axes.text(0.5, 0.4, f"{float(found[0]['values'][-1][1]):,.4g}{unit}", ha="center", va="center", fontsize=18)
+    axes.text(0.5, 0.4, text, ha="center", va="center", fontsize=18)
 
 
 def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
@@ -193,6 +207,8 @@ def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
         lengths = [values.get((row, column), 0.0) for row in rows]
         axes.barh(rows, lengths, left=list(left.values()), label=column, height=0.5)
         left = {row: start + length for (row, start), length in zip(left.items(), lengths, strict=True)}
+    axes.set_ylim(-1, len(rows))
+    axes.xaxis.set_major_formatter(lambda value, place: told(value, panel["fieldConfig"]["defaults"]["unit"]))
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=6)
 

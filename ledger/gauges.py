@@ -62,7 +62,7 @@ def completion_seconds(session: Session) -> Distribution:
     rows = select(_seconds(UnlearnRequest.received_at, UnlearnRequest.finished_at)).where(
         UnlearnRequest.state == RequestState.COMPLETED
     )
-    bounds = (60, 3600, DAY, 7 * DAY, 14 * DAY, 28 * DAY, 30 * DAY, 31 * DAY, 60 * DAY, 92 * DAY)
+    bounds = (60, 300, 900, 3600, 6 * 3600, DAY, 7 * DAY, 14 * DAY, 28 * DAY, 30 * DAY, 31 * DAY, 60 * DAY, 92 * DAY)
     return _distribution(session, rows, bounds, [()])
 
 

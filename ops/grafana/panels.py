@@ -27,14 +27,19 @@ Rows = dict[str, list[Builder]]
 """Panels under the title of their row."""
 
 
-def _targets(queries: Queries, *, as_table: bool = False) -> list[Builder]:
-    """The queries with their letters; for a table or a bar chart asked once, at the end of the range."""
-    targets = []
-    for letter, (expression, legend) in zip("ABCDEFGH", queries, strict=False):
-        target = prometheus.Dataquery().ref_id(letter).expr(expression).datasource(SOURCE)
-        target = target.instant().format(PromQueryFormat.TABLE) if as_table else target.range().legend_format(legend)
-        targets.append(target)
-    return targets
+def _targets(queries: Queries) -> list[Builder]:
+    """The queries with their letters, asked over the range."""
+    return [target.range().legend_format(legend) for target, (_, legend) in zip(_asked(queries), queries, strict=True)]
+
+
+def _rows(queries: Queries) -> list[Builder]:
+    """The same asked once, at the end of the range, for a table or a bar chart."""
+    return [target.instant().format(PromQueryFormat.TABLE) for target in _asked(queries)]
+
+
+def _asked(queries: Queries) -> list[Builder]:
+    lettered = zip("ABCDEFGH", queries, strict=False)
+    return [prometheus.Dataquery().ref_id(letter).expr(asked).datasource(SOURCE) for letter, (asked, _) in lettered]
 
 
 def _common(panel: Builder, title: str, text: str, *, width: int, height: int, unit: str) -> Builder:
@@ -55,9 +60,12 @@ def graph(
 def number(
     title: str, text: str, expression: str, *, unit: str = "none", bad_from: float | None = None, width: int = 4
 ) -> Builder:
-    """One figure; red from `bad_from` on."""
+    """One figure, as it is at the end of the range; red from `bad_from` on."""
     panel = _common(stat.Panel(), title, text, width=width, height=4, unit=unit)
-    panel = panel.targets(_targets(((expression, ""),))).reduce_options(ReduceDataOptions().calcs(["lastNotNull"]))
+    (target,) = _asked(((expression, ""),))
+    panel = panel.targets([target.instant()]).reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).no_value("–")
+    if unit == "none":  # A count, which `increase` does not give whole.
+        panel = panel.decimals(0)
     steps = [Threshold(value=None, color="green")]
     if bad_from is not None:
         steps.append(Threshold(value=bad_from, color="red"))
@@ -68,16 +76,14 @@ def bars(title: str, text: str, expression: str, *, rows: str, columns: str, uni
     """Stacked horizontal bars: one for each value of the label `rows`, cut into those of `columns`."""
     panel = _common(barchart.Panel(), title, text, width=12, height=9, unit=unit)
     matrix = {"columnField": columns, "rowField": rows, "valueField": "Value"}
-    panel = panel.targets(_targets(((expression, ""),), as_table=True)).orientation(common.VizOrientation.HORIZONTAL)
+    panel = panel.targets(_rows(((expression, ""),))).orientation(common.VizOrientation.HORIZONTAL)
     panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
     return panel.stacking(common.StackingMode.NORMAL)
 
 
 def listing(title: str, text: str, *queries: tuple[str, str], seconds: tuple[str, ...] = ()) -> Builder:
     """A table with a column for each query, under its legend; those in `seconds` are times."""
-    panel = _common(table.Panel(), title, text, width=12, height=9, unit="none").targets(
-        _targets(queries, as_table=True)
-    )
+    panel = _common(table.Panel(), title, text, width=12, height=9, unit="none").targets(_rows(queries))
     names = {f"Value #{letter}": legend for letter, (_, legend) in zip("ABCDEFGH", queries, strict=False)}
     organised = {"excludeByName": {"Time": True}, "renameByName": names}
     panel = panel.show_header(True).with_transformation(DataTransformerConfig(id_val="merge", options={}))

@@ -58,7 +58,7 @@ def platform() -> Rows:
             ),
             graph(
                 "Messages in the queue",
-                "Celery's list in Redis. A message is a wake-up only, so that few wait.",
+                "Celery's list in Redis. Sweeps wait there while all workers are busy; the first to be obeyed settles the rest.",
                 ('sum(redis_key_size{key="celery"}) or sum(redis_up) * 0', "messages"),
                 unit="none",
             ),
