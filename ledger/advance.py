@@ -108,14 +108,11 @@ def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
 
     The requests are locked before their targets are read: of two jobs that end at once for one request, the second sees the first.
     """
-    lock_requests(session, request_ids)
+    is_at = lock_requests(session, request_ids)
     states: dict[UUID, list[RequestState]] = {}
     of_targets = select(Target.request_id, Target.state).where(Target.request_id.in_(request_ids))
     for request_id, state in session.execute(of_targets):
         states.setdefault(request_id, []).append(state)
-    is_at = dict(
-        session.execute(select(UnlearnRequest.id, UnlearnRequest.state).where(UnlearnRequest.id.in_(request_ids))).all()
-    )
     moves: dict[RequestState, list[UUID]] = {}
     for request_id, folded in ((request_id, fold(of_request)) for request_id, of_request in states.items()):
         if is_at[request_id] != folded:
@@ -124,7 +121,7 @@ def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
         advance(session, UnlearnRequest, moved, to)
 
 
-def lock_requests(session: Session, request_ids: Collection[UUID]) -> None:
-    """Lock requests, in the order of their ids, until the transaction ends."""
-    ordered = select(UnlearnRequest.id).where(UnlearnRequest.id.in_(request_ids)).order_by(UnlearnRequest.id)
-    session.execute(ordered.with_for_update(key_share=True)).all()
+def lock_requests(session: Session, request_ids: Collection[UUID]) -> dict[UUID, RequestState]:
+    """Lock requests, in the order of their ids, until the transaction ends; gives where each is."""
+    ordered = select(UnlearnRequest.id, UnlearnRequest.state).where(UnlearnRequest.id.in_(request_ids))
+    return dict(session.execute(ordered.order_by(UnlearnRequest.id).with_for_update(key_share=True)).all())
