@@ -79,9 +79,9 @@ def sheets(pdf: bytes, folder: Path) -> Image.Image:
 
 
 def save(image: Image.Image, name: str) -> None:
-    """Write a picture with few colours, which is all that such a page has."""
-    reduced = image.convert("RGB").quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    reduced.save(IMAGES / f"{name}.png", optimize=True)
+    """Write a picture with few colours, which is all that such a page has: its large areas keep theirs exactly."""
+    few = image.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(IMAGES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
