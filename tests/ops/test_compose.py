@@ -79,7 +79,14 @@ def test_every_variable_is_one_that_is_read(name: str) -> None:
     known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
     given = {variable.removesuffix("_FILE") for variable in OURS[name]["environment"]}
 
-    assert given <= known | {"MPLCONFIGDIR", "EXPUNGE_LOG", "OTEL_EXPORTER_OTLP_ENDPOINT"}
+    others = {
+        "MPLCONFIGDIR",
+        "EXPUNGE_LOG",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "WEB_CONCURRENCY",
+        "PROMETHEUS_MULTIPROC_DIR",
+    }
+    assert given <= known | others
     assert {"DATABASE_URL", "REDIS_URL", "EXPUNGE_SAMPLE_KEY"} <= given
 
 

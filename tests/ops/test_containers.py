@@ -102,3 +102,17 @@ def test_readiness_of_an_earlier_start_is_forgotten_and_an_operators_command_lea
     assert ready.exists()
     assert run_entrypoint("celery", "worker", EXPUNGE_READY_FILE=str(ready), PATH=path).returncode == 0
     assert not ready.exists()
+
+
+def test_an_api_counts_from_nought_and_an_operators_command_leaves_what_it_counts(tmp_path: Path) -> None:
+    counted, uvicorn = tmp_path / "metrics" / "counter_7.db", tmp_path / "uvicorn"
+    uvicorn.write_text("#!/bin/sh\n")
+    uvicorn.chmod(0o755)
+    folder, path = str(counted.parent), f"{tmp_path}:{os.environ['PATH']}"
+
+    assert run_entrypoint("uvicorn", PROMETHEUS_MULTIPROC_DIR=folder, PATH=path).returncode == 0
+    counted.touch()
+    assert run_entrypoint("true", PROMETHEUS_MULTIPROC_DIR=folder).returncode == 0
+    assert counted.exists()
+    assert run_entrypoint("uvicorn", PROMETHEUS_MULTIPROC_DIR=folder, PATH=path).returncode == 0
+    assert not counted.exists()

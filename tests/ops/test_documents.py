@@ -6,7 +6,9 @@ import pytest
 from typer.main import get_command
 
 from expunge import cli
+from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT
+from worker.settings import Settings as WorkerSettings
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -82,3 +84,19 @@ def test_every_expunge_command_and_option_exists(document: Path) -> None:
             command = command.commands[words.pop(0)]
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words
+
+
+def test_the_table_of_settings_is_that_of_the_code() -> None:
+    rows = dict(
+        re.findall(r"^\| `([A-Z_]+)` \|[^|]*\| (.*) \|$", (ROOT / "docs/operations.md").read_text(), flags=re.MULTILINE)
+    )
+    for field in [*ServiceSettings.model_fields.values(), *WorkerSettings.model_fields.values()]:
+        told = rows[str(field.validation_alias)].replace("`", "")
+        if field.is_required():
+            assert told.startswith("required"), field.validation_alias
+        elif not field.default:
+            assert told.startswith("none"), field.validation_alias
+        else:
+            value = told.split(";")[0].split(" MiB")
+            default = int(value[0]) * (1 << 20) if len(value) > 1 else type(field.default)(value[0])
+            assert default == field.default, field.validation_alias
