@@ -32,9 +32,11 @@ def api_processes(running: Stack, folder: Path, count: int) -> Iterator[str]:
     made = api(running.folder, environment, host="127.0.0.1", port=port)
     program = Program(
         name="several APIs",
-        command=(*made.command, "--workers", str(count)),
+        # On a busy machine a process may take long to answer its parent's ping, which then would start another in its place.
+        command=(*made.command, "--workers", str(count), "--timeout-worker-healthcheck", "120"),
         log=folder / "api.log",
         ready=made.ready,
+        ready_within=180,
         environment=environment,
     )
     child = start(program)
