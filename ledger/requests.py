@@ -31,6 +31,9 @@ from ledger.uploads import find_manifest
 
 Row = TypeVar("Row", Job, Target)
 
+AHEAD = timedelta(minutes=5)
+"""How much a caller's clock may be ahead of the database's."""
+
 
 def submit(
     session: Session,
@@ -67,6 +70,8 @@ def submit(
     touched = touched_models(session, of_dataset, models)
     moment = now(session)
     received_at = received_at or moment
+    if received_at.tzinfo is not None and received_at > moment + AHEAD:
+        raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
     request = UnlearnRequest(
         tenant_id=tenant_id,
         dataset_id=of_dataset.id,
@@ -79,8 +84,6 @@ def submit(
         external_id=external_id,
         expedite=expedite,
     )
-    if received_at > moment + timedelta(minutes=5):  # the caller's clock may be a little ahead
-        raise InvalidTime(f"received_at lies in the future: {received_at.isoformat()}")
     session.add(request)
     session.flush()
     record(

@@ -60,6 +60,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     errors.InvalidLine: ProblemType("invalid-line", 422, "A line is no sample ID"),
     refused.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
     refused.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
+    refused.InvalidTime: INVALID,
     refused.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not one of this list's"),
     refused.IdempotencyMismatch: ProblemType(
         "idempotency-key-reused", 422, "The idempotency key stands for another body"
@@ -86,6 +87,9 @@ def answer(error: Exception) -> Response:
         checks = {"checks": error.checks} if isinstance(error, errors.NotReady) else {}
         detail = str(error) if checks else "The database does not answer; try again in a few seconds."
         return problem(kind, detail, headers={"Retry-After": "5"}, **checks)
+    if isinstance(error, refused.InvalidTime):
+        fault = {"pointer": "/received_at", "detail": sentence(str(error))}
+        return problem(kind, "One fault; see errors.", errors=[fault])
     headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
     if isinstance(error, errors.TooManyCalls):
         headers = {"Retry-After": str(error.retry_after)}

@@ -59,6 +59,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("a time that is none", GOOD | {"received_at": SECRET}, "/received_at", "datetime"),
     ("a time that is a number", GOOD | {"received_at": 1_700_000_000}, "/received_at", "RFC 3339"),
     ("a time in the future", GOOD | {"received_at": "2999-01-01T00:00:00Z"}, "/received_at", "future"),
+    ("the last time there is", GOOD | {"received_at": "9999-12-31T23:59:59-12:00"}, "/received_at", "future"),
     ("a time long ago", GOOD | {"received_at": "0001-01-01T00:00:00+14:00"}, "/received_at", "2000"),
     ("text with NUL", GOOD | {"reason": "a\u0000"}, "/reason", "match"),
     ("too much text", GOOD | {"external_id": "x" * 201}, "/external_id", "at most 200"),
