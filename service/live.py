@@ -73,7 +73,7 @@ async def _events(
 def _look(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> tuple[list[EventView], bool]:
     """What is new, and whether nothing can follow. The state comes first: its last event is committed with it."""
     try:
-        with database.sessions() as session:
+        with database.reading() as session:
             ended = get_job(session, tenant_id=tenant_id, job_id=job_id).state in TERMINAL
             found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=BATCH)
     except (OperationalError, PoolTimeout) as error:
