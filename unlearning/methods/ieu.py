@@ -10,9 +10,10 @@ from unlearning.descent import anneal, batch_statistics, descent, follow
 from unlearning.gradients import clipped, flat_gradient, forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.samples import Batch, SampleSet
+from unlearning.shortfall import push
 from unlearning.specs import IEU
 from unlearning.state import Loop
-from unlearning.stopping import Check, calibrate, check, until_matched
+from unlearning.stopping import Check, Criterion, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
 
@@ -23,7 +24,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
         loss = L(B_r; θ) − γ · mean(min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
-    with τ = log(classes) and W the weights of two or more dimensions. Then γ = σ = 0 under the calibrated stop.
+    with τ = log(classes) and W the weights of two or more dimensions. Then repair under the calibrated stop, with σ = 0: in its
+    first half a forget sample that comes back is still pushed, as far as held-out data of its rank; then γ = 0.
     """
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
@@ -42,9 +44,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     def repair(number: int, last: Check) -> Mapping[str, float]:
         anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.repair_steps)
-        remain = task.remain.draw(spec.batch_size, generator)
-        with batch_statistics(task.model, samples=len(remain.targets)):
-            return _descend(spec, task, optimiser, task.objective.losses(task.model, remain).mean())
+        pushed = 2 * number <= spec.repair_steps
+        return _repair(spec, task, optimiser, criterion, last, ceiling=ceiling, pushed=pushed, generator=generator)
 
     steps = spec.repair_steps
     return (
@@ -59,13 +60,39 @@ def _eliminate(
 ) -> Mapping[str, float]:
     remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
     with batch_statistics(task.model, samples=len(forget.targets)):
-        # Through a copy of the buffers: the forget set must not move batch norm's statistics.
-        blind = forward_with(task.model, trainable(task.model))
-        forgotten = task.objective.losses(blind, forget).clamp(max=ceiling).mean()
+        forgotten = _bounded(task, forget, ceiling).mean()
         remaining = task.objective.losses(task.model, remain).mean()
     metrics = _descend(spec, task, optimiser, remaining - spec.ascent * forgotten)
     _decay_and_disturb(spec, task, generator)
     return {**metrics, "forget_loss": float(forgotten.detach())}
+
+
+def _repair(
+    spec: IEU,
+    task: Task,
+    optimiser: torch.optim.SGD,
+    criterion: Criterion,
+    last: Check,
+    *,
+    ceiling: float,
+    pushed: bool,
+    generator: torch.Generator,
+) -> Mapping[str, float]:
+    """A step on remaining data, and where `pushed`, of the bounded ascent on what looks better known than held-out data."""
+    remain = task.remain.draw(spec.batch_size, generator)
+    with batch_statistics(task.model, samples=len(remain.targets)):
+        loss = task.objective.losses(task.model, remain).mean()
+    if pushed:
+        forget = task.forget.draw(spec.batch_size, generator)
+        needs = push(task, criterion, last, forget)
+        with batch_statistics(task.model, samples=len(forget.targets)):
+            loss = loss - spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
+    return _descend(spec, task, optimiser, loss)
+
+
+def _bounded(task: Task, forget: Batch, ceiling: float) -> Tensor:
+    """min(ℓ(B_f; θ), τ), (n,), through a copy of the buffers: the forget set must not move batch norm's statistics."""
+    return task.objective.losses(forward_with(task.model, trainable(task.model)), forget).clamp(max=ceiling)
 
 
 def _descend(spec: IEU, task: Task, optimiser: torch.optim.SGD, loss: Tensor) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""IEU's step: the ascent is bounded, decay and noise know their weights, the repair never sees the forget set."""
+"""IEU's step: the ascent is bounded, decay and noise know their weights, the end of the repair never sees the forget set."""
 
 import dataclasses
 import math
@@ -127,19 +127,35 @@ def watching(seen: list[bool], forget: SampleSet) -> Objective:
     return dataclasses.replace(OBJECTIVE, losses=losses)
 
 
-def test_the_repair_sees_no_forgotten_sample() -> None:
+def test_the_last_half_of_the_repair_sees_no_forgotten_sample() -> None:
     given = task(plain)
     seen: list[bool] = []
     given.objective = watching(seen, given.forget)
-    steps = unlearn(IEU(steps=3, repair_steps=5, stop=NEVER), given)
-    eliminating, repairing = [], []
+    steps = unlearn(IEU(steps=3, repair_steps=6, stop=NEVER), given)
+    eliminating, pushed, repairing = [], [], []
     for progress in steps:
-        (eliminating if progress.step <= 3 else repairing).extend(seen)
+        (eliminating if progress.step <= 3 else pushed if progress.step <= 6 else repairing).extend(seen)
         seen.clear()
 
     assert any(eliminating)
-    assert len(repairing) == 5
+    assert any(pushed)
+    assert len(repairing) == 3
     assert not any(repairing)
+
+
+def test_the_repair_keeps_what_comes_back_from_coming_back() -> None:
+    """The same run, with and without the push: held-out data are what the forget set should look like."""
+
+    def forgotten_loss(monkeypatch: pytest.MonkeyPatch, *, pushed: bool) -> float:
+        given = task(plain)
+        with monkeypatch.context() as patched:
+            if not pushed:
+                patched.setattr("unlearning.methods.ieu.push", lambda task, criterion, last, forget: torch.zeros(1))
+            drain(unlearn(IEU(steps=8, repair_steps=24, stop=NEVER), given))
+        return float(OBJECTIVE.losses(given.model, given.forget.batch).detach().mean())
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert forgotten_loss(monkeypatch, pushed=True) > forgotten_loss(monkeypatch, pushed=False)
 
 
 def test_no_repair_is_allowed() -> None:

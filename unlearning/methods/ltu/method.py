@@ -14,10 +14,9 @@ from unlearning.gradients import Loss, clipped, flat_gradient, trainable
 from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
-from unlearning.methods.ltu.shortfall import shortfall
 from unlearning.objective import Forward
-from unlearning.precision import in_float32
 from unlearning.samples import Batch, SampleSet
+from unlearning.shortfall import push
 from unlearning.specs import LTU
 from unlearning.stopping import Check, calibrate, until_matched
 from unlearning.task import Steps, Task
@@ -66,16 +65,16 @@ def ltu(spec: LTU, task: Task) -> Steps:
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
-        push = shortfall(_losses(task, forget), last.held_out, criterion.weights, aim=aim)
+        needs = push(task, criterion, last, forget, aim=aim)
         with batch_statistics(task.model, samples=len(index)):
-            remembering = _remembering(spec, task, near, index, forget, push, generator) if spec.remembering else None
-            guided = len(guides) >= 2 and (bool(push.any()) or remembering is None)
-            forgetting = _forgetting(spec, task, guides, forget, push, generator) if guided else None
+            remembering = _remembering(spec, task, near, index, forget, needs, generator) if spec.remembering else None
+            guided = len(guides) >= 2 and (bool(needs.any()) or remembering is None)
+            forgetting = _forgetting(spec, task, guides, forget, needs, generator) if guided else None
         follow(optimiser, _combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsals(spec, last)):
             _rehearse(spec, task, remain, rehearsing, generator)
         follow_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
-        return {"push": float(push.mean())}
+        return {"push": float(needs.mean())}
 
     seconds["guides_used"] = float(len(guides))
     return (
@@ -97,7 +96,7 @@ def _remembering(
     near: Neighbourhood,
     index: Tensor,
     forget: Batch,
-    push: Tensor,
+    needs: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
     """g_r: tuned on random labels for the forget batch, tested on three sets of remaining data with their true labels."""
@@ -105,7 +104,7 @@ def _remembering(
     queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
     gradient = meta_gradient(
         task.model,
-        support=lambda forward: (push * task.objective.losses(forward, scrambled)).mean(),
+        support=lambda forward: (needs * task.objective.losses(forward, scrambled)).mean(),
         queries=[mean_loss(task, query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
@@ -116,14 +115,14 @@ def _remembering(
 
 
 def _forgetting(
-    spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, push: Tensor, generator: torch.Generator
+    spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, needs: Tensor, generator: torch.Generator
 ) -> Tensor:
     """g_f: one random guide is the support, another the query; both are to say "non-member" of the forget batch."""
     first, second = torch.randperm(len(guides), generator=generator)[:2].tolist()
     gradient = meta_gradient(
         task.model,
-        support=_non_member(task, guides[first], forget, push),
-        queries=[_non_member(task, guides[second], forget, push)],
+        support=_non_member(task, guides[first], forget, needs),
+        queries=[_non_member(task, guides[second], forget, needs)],
         inner_rate=spec.inner_rate,
         order=spec.order,
         meta=spec.meta,
@@ -145,13 +144,13 @@ def _combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, n
             return forgetting if number % 2 else remembering
 
 
-def _non_member(task: Task, guide: Guide, batch: Batch, push: Tensor) -> Loss:
+def _non_member(task: Task, guide: Guide, batch: Batch, needs: Tensor) -> Loss:
     logits = task.objective.logits
     assert logits is not None
 
     def loss(forward: Forward) -> Tensor:
         member = guide.member_logit(logits(forward, batch.inputs), batch.targets)
-        return (push * functional.softplus(member)).mean()
+        return (needs * functional.softplus(member)).mean()
 
     return loss
 
@@ -172,9 +171,3 @@ def _rehearse(
         loss = task.objective.losses(task.model, batch).mean()
     follow(optimiser, clipped(flat_gradient(loss, trainable(task.model)), spec.clip))
     return float(loss.detach())
-
-
-@in_float32
-@torch.no_grad()
-def _losses(task: Task, batch: Batch) -> Tensor:
-    return task.objective.losses(task.model, batch)

@@ -1,9 +1,9 @@
-"""LTU's floor: how hard each forget sample is still to be pushed."""
+"""How hard each forget sample is still to be pushed."""
 
 import torch
 from torch import Tensor
 
-from unlearning.methods.ltu.shortfall import shortfall
+from unlearning.shortfall import shortfall
 
 HELD_OUT = torch.tensor([0.0, 0.1, 0.2, 0.3, 4.0])
 EQUAL = torch.full((5,), 0.2)

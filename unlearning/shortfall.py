@@ -1,13 +1,24 @@
-"""How hard each forget sample is still to be pushed: LTU's two losses have no floor of their own, and this is theirs [ours]."""
+"""How hard each forget sample is still to be pushed: a floor for losses that have none of their own [ours]."""
 
 import torch
 from torch import Tensor
+
+from unlearning.precision import in_float32
+from unlearning.samples import Batch
+from unlearning.stopping import Check, Criterion
+from unlearning.task import Task
 
 _FULL = 0.5
 """Nats of loss below its aim from which on a sample is pushed with full weight."""
 
 
+@in_float32
 @torch.no_grad()
+def push(task: Task, criterion: Criterion, last: Check, forget: Batch, *, aim: float = 1.0) -> Tensor:
+    """The shortfall of a batch of forget samples, (n,), as the model is now, against held-out data at the latest check."""
+    return shortfall(task.objective.losses(task.model, forget), last.held_out, criterion.weights, aim=aim)
+
+
 def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:
     """A weight for each forget sample, (n,), from 0 (as unknown as held-out data) to 1.
 
