@@ -1,0 +1,110 @@
+"""LTU and IEU, at their defaults, on every kind of deletion: half the data, a class, a part of a class, one sample, five in a row.
+
+    python -m benchmarks.settings --case digits --seeds 100 101 102
+
+Each beside the original and a second retrained model. In a row, five requests for a fifth of the tenth each: every one begins from
+the model that the one before it left, and at the end the first fifth must still be forgotten.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.cases import Case, case
+from benchmarks.judging import Judged, judged, judged_model, task_of
+from benchmarks.quality import arguments, figures
+from benchmarks.readiness import accuracy
+from benchmarks.writing import Row, row, write
+from unlearning.methods.registry import unlearn
+from unlearning.samples import SampleSet, joined, partition
+from unlearning.specs import IEU, LTU, Spec
+from unlearning.training import drain
+
+METHODS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
+UNITS = {"average_gap": "points", "ua": "percent", "ra": "percent", "ta": "percent", "ta_lost": "points"}
+PARTS = 5
+
+
+def one_class(samples: SampleSet, seed: int) -> Tensor:
+    """All of one class, which the seed chooses: (n,) bool."""
+    return samples.targets == seed % 10
+
+
+def part_of_a_class(samples: SampleSet, seed: int) -> Tensor:
+    """The third of one class that looks most like its first sample, (n,) bool: mean squared difference of 4 x 4 means."""
+    inside = one_class(samples, seed).nonzero().flatten()
+    seen = functional.avg_pool2d(samples.inputs[inside], 4).flatten(1)
+    nearest = (seen - seen[0]).square().mean(1).argsort()[: len(inside) // 3]
+    chosen = torch.zeros(len(samples), dtype=torch.bool)
+    chosen[inside[nearest]] = True
+    return chosen
+
+
+SETTINGS: dict[str, Callable[[str, int], Case]] = {
+    "10 %": lambda name, seed: case(name, seed),
+    "50 %": lambda name, seed: case(name, seed, share=0.5),
+    "one class": lambda name, seed: case(name, seed, forget=one_class),
+    "part of a class": lambda name, seed: case(name, seed, forget=part_of_a_class),
+    "one sample": lambda name, seed: case(name, seed, share=1e-9),
+}
+
+
+def main() -> None:
+    """Judge both methods in all settings on all seeds and write the rows."""
+    given = arguments(__doc__)
+    rows: list[Row] = []
+    for name in given.case:
+        for setting, prepare in SETTINGS.items():
+            found: dict[str, list[Judged]] = {}
+            for seed in given.seeds:
+                prepared = prepare(name, seed)
+                found.setdefault("original", []).append(judged_model(prepared, "original", prepared.original.model))
+                found.setdefault("retrain", []).append(judged_model(prepared, "again", prepared.again.model))
+                for label, spec in METHODS.items():
+                    found.setdefault(label, []).append(judged(prepared, spec))
+                gaps = {label: round(runs[-1].figures["average_gap"], 2) for label, runs in found.items()}
+                print(f"{name} {setting} {seed}: average gaps {gaps}", flush=True)
+            for label, runs in found.items():
+                rows += figures(runs, case=f"{name}, {setting}", method=label, units=UNITS)
+        for label, spec in METHODS.items():
+            rows += in_a_row(name, label, spec, given.seeds)
+        write("settings", rows)
+
+
+def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Row]:
+    """The last model's figures, and the error on the first request's samples: after its own job, at the end, and retrained."""
+    ends: list[Judged] = []
+    first: dict[str, list[float]] = {}
+    for seed in seeds:
+        prepared = case(name, seed)
+        whole = len(prepared.forget) // PARTS
+        parts = partition(prepared.forget, (whole,) * PARTS, seed=seed)
+        model = copy.deepcopy(prepared.original.model)
+        for number, part in enumerate(parts, start=1):
+            task = dataclasses.replace(
+                task_of(prepared),
+                model=model,
+                forget=part,
+                remain=joined(prepared.remain, *parts[number:]) if number < PARTS else prepared.remain,
+            )
+            drain(unlearn(spec, task))
+            if number == 1:
+                first.setdefault("ua_first_at_once", []).append(100 - accuracy(model, parts[0]))
+        first.setdefault("ua_first_at_the_end", []).append(100 - accuracy(model, parts[0]))
+        first.setdefault("ua_first_retrained", []).append(100 - accuracy(prepared.retrained.model, parts[0]))
+        ends.append(judged_model(prepared, f"five in a row by {label}", model))
+        shown = {metric: round(values[-1], 1) for metric, values in first.items()}
+        print(f"{name} five in a row {seed} {label}: {ends[-1].figures['average_gap']:.2f} {shown}", flush=True)
+    rows = figures(ends, case=f"{name}, five in a row", method=label, units=UNITS)
+    return rows + [
+        row(values, case=f"{name}, five in a row", method=label, metric=metric, unit="percent")
+        for metric, values in first.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()
