@@ -134,7 +134,8 @@ def register_version(
 ) -> None:
     """Make weights that were trained anew the model's next version. `expunge promote` then has it served.
 
-    Where they were trained on exactly what remains after a job that waits, its audit holds the result against them. Refused where the training has seen what the model had forgotten: see `expunge do-not-train`.
+    Where they were trained on exactly what remains after a job that waits, its audit holds the result against them.
+    Refused where the training has seen what the model had forgotten: see `expunge do-not-train`.
     """
     from expunge.registration import place, register_trained
 
