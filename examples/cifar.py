@@ -11,6 +11,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -135,7 +136,13 @@ def _downloaded(part: str) -> _Images:
     _make_torchvision_importable()
     from torchvision.datasets import CIFAR10
 
-    data = CIFAR10("data", train=part == "train", download=True)
+    try:
+        data = CIFAR10("data", train=part == "train", download=True)
+    except URLError as error:
+        raise InvalidWorkload(
+            f"CIFAR-10 is not in data/ and could not be downloaded ({error.reason}). EXPUNGE_CIFAR may name a folder of its "
+            "images, or a tar archive of one."
+        ) from error
     return tuple(f"{part}/{i:05d}" for i in range(len(data.targets))), data.data, list(data.targets)
 
 
