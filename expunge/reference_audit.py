@@ -3,13 +3,13 @@
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from expunge.errors import CannotAudit
 from expunge.registration import method_object
+from expunge.task import device, load_file, make_task, watched
 from unlearning.audit.references.cost import Cost, cost
 from unlearning.audit.references.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.references.spec import ReferenceSpec
@@ -17,14 +17,10 @@ from unlearning.audit.references.study import Study, study
 from unlearning.errors import UnlearningError
 from unlearning.samples import SampleSet
 from unlearning.specs import parse
-from unlearning.task import Progress, Task
-from unlearning.weights import file_sha256
+from unlearning.task import Progress
 from unlearning.workload import Workload, split_held_out
 from worker.errors import WorkerError
-from worker.load import load_model
 from worker.workloads import load_workload
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,36 +55,25 @@ def audit_files(
         estimate = cost(of, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
         if not agree(estimate):
             return None
-        return _driven(audit_with_references(of, unlearned=unlearned, spec=spec, folder=files.folder), show)
+        return watched(audit_with_references(of, unlearned=unlearned, spec=spec, folder=files.folder), show)
     except (UnlearningError, WorkerError) as error:
         raise CannotAudit(str(error)) from error
 
 
 def _study(files: Files, *, seed: int) -> tuple[Study, nn.Module]:
     workload = load_workload(files.workload, allowed=files.allowed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    original, unlearned = (_model(workload, path, device) for path in (files.original, files.unlearned))
+    original, unlearned = (_model(workload, path) for path in (files.original, files.unlearned))
     forget, remain = _split(workload.train, files.forgotten, files.earlier)
     held_out = split_held_out(workload.held_out)
-    task = Task(
-        model=original,
-        build=workload.build,
-        objective=workload.objective,
-        recipe=workload.recipe,
-        forget=forget.to(device),
-        remain=remain.to(device),
-        guide=held_out.guide.to(device),
-        criterion=held_out.criterion.to(device),
-        seed=seed,
-    )
+    task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
     task.check()
-    return study(parse(method_object(files.method)), task, held_out.audit.to(device), seed=seed), unlearned
+    return study(parse(method_object(files.method)), task, held_out.audit.to(device()), seed=seed), unlearned
 
 
-def _model(workload: Workload, path: Path, device: torch.device) -> nn.Module:
+def _model(workload: Workload, path: Path) -> nn.Module:
     if not path.is_file():
         raise CannotAudit(f"There is no weights file {path}.")
-    return load_model(workload, path, file_sha256(path), device)
+    return load_file(workload, path)
 
 
 def _split(train: SampleSet, forgotten: Collection[str], earlier: Collection[str]) -> tuple[SampleSet, SampleSet]:
@@ -104,12 +89,3 @@ def _split(train: SampleSet, forgotten: Collection[str], earlier: Collection[str
 
 def _where(chosen: Generator[bool, None, None]) -> Tensor:
     return torch.tensor([place for place, is_in in enumerate(chosen) if is_in], dtype=torch.int64)
-
-
-def _driven(steps: Generator[Progress, None, T], show: Callable[[Progress], None]) -> T:
-    while True:
-        try:
-            show(next(steps))
-        except StopIteration as end:
-            result: T = end.value
-            return result

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from expunge.task import device
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Recipe
 from unlearning.task import Progress
@@ -44,14 +45,13 @@ def train_workload(
     """
     workload = load_workload(reference, allowed=allowed)
     recipe = prepared(workload.recipe, plain=plain)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = fresh(workload.build, seed=seed).to(device)
+    model = fresh(workload.build, seed=seed).to(device())
     left_out = set(without)
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
     begun = time.monotonic()
-    for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
+    for progress in train(model, samples.to(device()), recipe, objective=workload.objective, seed=seed):
         show(progress)
     seconds = time.monotonic() - begun
     path, sha256 = save_weights(model, folder)
