@@ -84,7 +84,8 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
     for run in range(runs):
         name = service.register(f"busy-{callers}-{run}", reference=LONG)
         running = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
-        while service.http.get(f"/jobs/{running}").json()["phase"] != "unlearn":
+        while (job := service.http.get(f"/jobs/{running}").json())["phase"] != "unlearn":
+            assert job["finished_at"] is None, f"the job that was to run meanwhile is {job['state']}: {job['detail']}"
             time.sleep(0.05)
         other = service.register(f"asked-{callers}-{run}")
         ids = training_ids()
