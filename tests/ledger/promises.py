@@ -53,13 +53,14 @@ OPEN_FIRST = ("received", "scheduled", "running", "verifying", "failed", "cancel
 """Of a request's targets the first of these is the request's state, by the contract."""
 
 
-def broken(sessions):
-    """The promises that are broken now."""
+def broken(session):
+    """The promises that are broken now, seen through a session or a connection."""
     every = " UNION ALL ".join(f"SELECT '{promise}' WHERE EXISTS ({query})" for promise, query in NEVER.items())
-    with sessions() as session:
-        found = list(session.scalars(text(every)))
-        folded = "SELECT r.state, array_agg(t.state) FROM unlearn_requests r JOIN targets t ON request_id = r.id GROUP BY r.id"
-        for state, targets in session.execute(text(folded)):
-            if state != min(targets, key=OPEN_FIRST.index):
-                found.append("a request is elsewhere than its models")
+    found = [promise for (promise,) in session.execute(text(every))]
+    folded = (
+        "SELECT r.state, array_agg(t.state) FROM unlearn_requests r JOIN targets t ON request_id = r.id GROUP BY r.id"
+    )
+    for state, targets in session.execute(text(folded)):
+        if state != min(targets, key=OPEN_FIRST.index):
+            found.append("a request is elsewhere than its models")
     return found

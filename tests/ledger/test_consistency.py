@@ -85,7 +85,8 @@ def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_i
 
     drain(world)
     assert world.count("unlearn_requests", "finished_at IS NULL") == world.count("jobs", "finished_at IS NULL") == 0
-    assert broken(world.sessions) == []
+    with world.sessions() as session:
+        assert broken(session) == []
 
 
 def drain(world):
