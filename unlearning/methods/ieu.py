@@ -16,6 +16,11 @@ from unlearning.state import Loop
 from unlearning.stopping import Check, Criterion, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
+_PUSHED = 0.375
+"""The share of the repair in which what comes back is pushed."""
+_PUSH = 0.5
+"""The weight of the ascent there, in units of γ: with the whole of it samples are pushed far beyond their aim."""
+
 
 def ieu(spec: IEU, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (Tran, Woo, arXiv 2604.09391; the step is [ours], docs/methods.md §3).
@@ -24,8 +29,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
         loss = L(B_r; θ) − γ · mean(min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
-    with τ = log(classes) and W the weights of two or more dimensions. Then repair under the calibrated stop, with σ = 0: in its
-    first half a forget sample that comes back is still pushed, as far as held-out data of its rank; then γ = 0.
+    with τ = log(classes) and W the weights of two or more dimensions. Then repair under the calibrated stop, with σ = 0: at
+    first a forget sample that comes back is still pushed, with γ/2 and as far as held-out data of its rank; then γ = 0.
     """
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
@@ -44,7 +49,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     def repair(number: int, last: Check) -> Mapping[str, float]:
         anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.repair_steps)
-        pushed = 2 * number <= spec.repair_steps
+        pushed = number <= _PUSHED * spec.repair_steps
         return _repair(spec, task, optimiser, criterion, last, ceiling=ceiling, pushed=pushed, generator=generator)
 
     steps = spec.repair_steps
@@ -86,7 +91,7 @@ def _repair(
         forget = task.forget.draw(spec.batch_size, generator)
         needs = push(task, criterion, last, forget)
         with batch_statistics(task.model, samples=len(forget.targets)):
-            loss = loss - spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
+            loss = loss - _PUSH * spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
     return _descend(spec, task, optimiser, loss)
 
 
