@@ -77,8 +77,8 @@ class LTU:
 class IEU:
     """Influence Eliminating Unlearning (Tran, Woo, arXiv 2604.09391): bounded ascent, weight decay, noise, then repair.
 
-    steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data; over their first three eighths
-        what comes back of the forget set is still pushed.
+    steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data; over the first three
+        eighths of them what comes back of the forget set is still pushed.
     learning_rate: η. clip: the longest gradient that is followed. ascent: γ, the weight of the bounded ascent on the forget set.
     decay: λ of W ← (1 − ηλ)W.
     noise: σ, the noise a step in units of each weight tensor's standard deviation.
