@@ -135,7 +135,7 @@ def training_seconds(session: Session) -> list[tuple[str, float]]:
 def awaiting_approval(session: Session) -> dict[str, int]:
     """How many jobs wait for somebody's decision: to `run`, or to have their `version` served."""
     counted = select(Job.state, func.count()).where(Job.phase == Phase.AWAITING_APPROVAL).group_by(Job.state)
-    found = dict(session.execute(counted).tuples().all())
+    found = {row[0]: row[1] for row in session.execute(counted)}
     return {"run": found.get(JobState.QUEUED, 0), "version": found.get(JobState.VERIFYING, 0)}
 
 
