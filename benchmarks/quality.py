@@ -37,9 +37,10 @@ def main() -> None:
     for name in given.case:
         for method, runs in everything(name, given.seeds).items():
             rows += figures(runs, case=name, method=method, units=UNITS)
-            rows.append(
-                row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
-            )
+            if runs[0].steps:
+                rows.append(
+                    row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
+                )
     write("quality", rows)
 
 
