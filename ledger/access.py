@@ -30,7 +30,7 @@ class Scope(StrEnum):
 
     REQUESTS_WRITE = "requests:write"  # submit, cancel and retry
     REQUESTS_READ = "requests:read"  # requests, jobs and their timelines
-    MODELS_WRITE = "models:write"  # register datasets and models
+    MODELS_WRITE = "models:write"  # say which version is served
     REPORTS_READ = "reports:read"
     ADMIN = "admin"  # all of these, and keys
 
