@@ -49,6 +49,6 @@ def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
 
 Writer = Annotated[Caller, Depends(_needs(Scope.REQUESTS_WRITE))]
 Reader = Annotated[Caller, Depends(_needs(Scope.REQUESTS_READ))]
-Registrar = Annotated[Caller, Depends(_needs(Scope.MODELS_WRITE))]
+Promoter = Annotated[Caller, Depends(_needs(Scope.MODELS_WRITE))]
 ReportReader = Annotated[Caller, Depends(_needs(Scope.REPORTS_READ))]
 Admin = Annotated[Caller, Depends(_needs(Scope.ADMIN))]

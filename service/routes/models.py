@@ -12,7 +12,7 @@ from ledger.approvals import set_approvals
 from ledger.events import list_model_events
 from ledger.models import get_model, list_models, list_versions
 from ledger.versions import promote
-from service.access import Admin, Reader, Registrar, require
+from service.access import Admin, Reader, Promoter, require
 from service.bodies.jobs import EventsBody
 from service.bodies.models import ApprovalsBody, ModelBody, ModelsBody, VersionBody, VersionsBody
 from service.digests import DIGESTS, stream_digests
@@ -67,7 +67,7 @@ def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
     summary="Serve another version",
     responses=problems(401, 403, 404, 409, 422, 503),
 )
-def post_promote(name: Name, number: Number, caller: Registrar, ledger: Ledger) -> VersionBody:
+def post_promote(name: Name, number: Number, caller: Promoter, ledger: Ledger) -> VersionBody:
     """Serves this version from now on: one that was trained anew, or an earlier one.
 
     409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model. Where
