@@ -12,7 +12,7 @@ from ledger.approvals import set_approvals
 from ledger.events import list_model_events
 from ledger.models import get_model, list_models, list_versions
 from ledger.versions import promote
-from service.access import Admin, Reader, Promoter, require
+from service.access import Admin, Promoter, Reader, require
 from service.bodies.jobs import EventsBody
 from service.bodies.models import ApprovalsBody, ModelBody, ModelsBody, VersionBody, VersionsBody
 from service.digests import DIGESTS, stream_digests
