@@ -42,7 +42,7 @@ def saver(journal: Journal, state: State, saving: Saving) -> Callable[[Progress]
 
     def save(progress: Progress) -> None:
         nonlocal saved
-        if time.monotonic() - saved < saving.every and not journal.watch.stopping.is_set():
+        if time.monotonic() - saved < saving.every and not journal.watch.stopping.is_set:
             return
         write(journal, saving, {"state": state.snapshot()}, step=progress.step, total=progress.total)
         saved = time.monotonic()

@@ -12,9 +12,11 @@ from types import FrameType
 
 from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
 
+from worker.flag import Flag
+
 PR_SET_PDEATHSIG = 1
 
-stopping = threading.Event()
+stopping = Flag()
 """Set in the child once it shall end its job at the next step boundary."""
 
 

@@ -14,6 +14,7 @@ from ledger.claims import Claim, renew
 from ledger.errors import StaleClaim
 from worker.errors import Cancelled, ShuttingDown
 from worker.fence import fenced
+from worker.flag import Flag
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Watch:
     """
 
     claim: Claim
-    stopping: threading.Event
+    stopping: Flag
     turn: threading.Lock = field(default_factory=threading.Lock)
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -38,14 +39,12 @@ class Watch:
             raise StaleClaim(f"The lease of job {self.claim.job_id} (attempt {self.claim.attempt}) is lost.")
         if self.cancelled.is_set():
             raise Cancelled(f"Job {self.claim.job_id} was cancelled.")
-        if self.stopping.is_set():
+        if self.stopping.is_set:
             raise ShuttingDown("The worker shuts down.")
 
 
 @contextmanager
-def kept(
-    claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stopping: threading.Event
-) -> Iterator[Watch]:
+def kept(claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stopping: Flag) -> Iterator[Watch]:
     """Renew the lease every third of its length, on a thread and a database connection of its own."""
     watch, done = Watch(claim, stopping), threading.Event()
     thread = threading.Thread(

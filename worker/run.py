@@ -6,7 +6,6 @@ with a reason, to be tried again where that can help.
 """
 
 import logging
-import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from worker.checkpoints import Saving
 from worker.errors import AuditFailed, GpuLost, ShuttingDown
 from worker.failures import Failure, failure
 from worker.fence import fenced
+from worker.flag import Flag
 from worker.lease import kept
 from worker.load import Material, load
 from worker.progress import Journal, stage, start_afresh
@@ -36,9 +36,7 @@ from worker.trial import Trial, try_method
 logger = logging.getLogger(__name__)
 
 
-def run(
-    job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str, stopping: threading.Event
-) -> bool:
+def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str, stopping: Flag) -> bool:
     """Run a job if it can be claimed, to one of its ends; tell whether it was claimed. Raises GpuLost after such an end."""
     with sessions.begin() as session:
         claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)

@@ -6,7 +6,6 @@ import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
 from typing import Any
 from uuid import UUID
 
@@ -35,6 +34,7 @@ from tests.worker import digits
 from unlearning.weights import file_sha256
 from verifier.checking import verify_files
 from worker import run as running
+from worker.flag import Flag
 from worker.settings import Settings as WorkerSettings
 from worker.trial import Trial, try_method
 
@@ -86,7 +86,7 @@ def publish(
     )
     with monkeypatch.context() as patched:
         patched.setattr(running, "try_method", verified)
-        assert running.run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Event())
+        assert running.run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Flag())
 
 
 def test_a_restored_installation_is_whole_serves_what_was_published_and_still_knows_its_samples(

@@ -1,6 +1,5 @@
 """A small registered model, requests for it, and the worker run in this process (which never forks)."""
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,6 +18,7 @@ from ledger.models import VersionView, list_versions
 from ledger.requests import submit
 from ledger.samples import sample_digest
 from tests.worker import digits
+from worker.flag import Flag
 from worker.run import run
 from worker.settings import Settings
 
@@ -43,7 +43,7 @@ class Bench:
     sessions: sessionmaker[Session]
     settings: Settings
     tenant_id: UUID
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: Flag = field(default_factory=Flag)
 
     def submit(self, sample_ids: Sequence[str], method: dict[str, object] | None = None) -> UUID:
         """Ask for samples to be unlearned; gives the job."""

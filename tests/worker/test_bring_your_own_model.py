@@ -5,7 +5,6 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from threading import Event
 from uuid import UUID
 
 import pytest
@@ -19,6 +18,7 @@ from ledger.requests import submit
 from ledger.samples import sample_digest
 from ledger.states import JobState, Reason
 from tests.ops.files import ROOT
+from worker.flag import Flag
 from worker.run import run
 from worker.settings import Settings
 
@@ -57,7 +57,7 @@ def test_what_the_document_says_leads_to_an_erasure(
         workloads="acme",
     )
 
-    assert run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Event())
+    assert run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Flag())
 
     with sessions() as session:
         job = get_job(session, tenant_id=ensure_tenant(session, "default"), job_id=job_id)

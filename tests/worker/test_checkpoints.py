@@ -174,7 +174,7 @@ def test_a_worker_that_is_told_to_stop_saves_the_step_it_is_at(
     taken = interrupt(bench.stopping.set, after=7)
     bench.run(job_id)
     assert bench.job(job_id).state is JobState.QUEUED
-    bench.stopping.clear()
+    bench.stopping.is_set = False
     bench.run(job_id)
 
     assert taken == list(range(1, STEPS + 1))

@@ -170,10 +170,14 @@ def gates_of(running: Stack) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _open_gates(scene: Scene) -> Iterator[None]:
+def _whole_again(scene: Scene) -> Iterator[None]:
+    """Open the gates that a failed test left shut, and start what it left dead: the tests that follow use the same stack."""
     yield
     for left in scene.gates.folder.iterdir():
         left.unlink()
+    for child in list(scene.stack.children):
+        if child.process.poll() is not None:
+            scene.start_and_wait(child.program.name)
 
 
 def signal_all(process: psutil.Process, number: signal.Signals) -> None:
