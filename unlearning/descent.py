@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from unlearning.gradients import trainable
+from unlearning.gradients import clipped, flat_gradient, trainable
 
 FEWEST_TO_NORMALISE_BY = 16
 """Batch norm does not normalise by fewer samples than this: their statistics are noise."""
@@ -32,6 +32,12 @@ def follow(optimiser: torch.optim.Optimizer, direction: Tensor) -> None:
             start += p.numel()
     optimiser.step()
     optimiser.zero_grad()
+
+
+def follow_loss(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, longest: float) -> float:
+    """One step down a loss over all that training moves, its gradient no longer than `longest`. Gives the loss."""
+    follow(optimiser, clipped(flat_gradient(loss, trainable(model)), longest))
+    return float(loss.detach())
 
 
 @contextmanager

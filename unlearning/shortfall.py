@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from unlearning.precision import in_float32
+from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch
 from unlearning.stopping import Check, Criterion
 from unlearning.task import Task
@@ -16,21 +17,20 @@ _FULL = 0.5
 @torch.no_grad()
 def push(task: Task, criterion: Criterion, last: Check, forget: Batch, *, aim: float = 1.0) -> Tensor:
     """The shortfall of a batch of forget samples, (n,), as the model is now, against held-out data at the latest check."""
-    return shortfall(task.objective.losses(task.model, forget), last.held_out, criterion.weights, aim=aim)
+    losses = task.objective.losses(task.model, forget)
+    # A resumed run's check comes from the checkpoint's device.
+    return shortfall(losses, last.held_out.to(losses), criterion.weights, aim=aim)
 
 
 def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:
     """A weight for each forget sample, (n,), from 0 (as unknown as held-out data) to 1.
 
-    losses: of the forget samples, (n,). held_out: losses of held-out samples, (m,); weights: (m,), summing to 1, that give
+    losses: of the forget samples, (n,), nats. held_out: losses of held-out samples, (m,); weights: (m,), summing to 1, that give
     these the forget set's mix of classes. aim: what the held-out losses are multiplied by.
 
     The two are matched by rank. A model is wrong about a few samples that it never saw and right about most, so the few forget
     samples nearest to being lost are pushed, as far as the worst held-out ones, and the rest hardly. To push all alike
     leaves all half-known: their mean then matches, and no other statistic.
     """
-    order = held_out.argsort()
-    ranked, mass = held_out[order], weights[order].cumsum(0)
     rank = (losses.argsort().argsort() + 0.5) / len(losses)
-    wanted = ranked[torch.searchsorted(mass, rank).clamp(max=len(ranked) - 1)]
-    return ((aim * wanted - losses) / _FULL).clamp(0, 1)
+    return ((aim * weighted_quantiles(held_out, weights, rank) - losses) / _FULL).clamp(0, 1)

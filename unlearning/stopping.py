@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unlearning.objective import Forward, Objective
 from unlearning.precision import in_float32
 from unlearning.probe import lasting
+from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import Stop
 from unlearning.task import Outcome, Progress, Steps, Task
@@ -139,7 +140,7 @@ def until_matched(
     track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=found, found=found)
     task.state.keep(stop=track)
     try:
-        while track.taken < _least(criterion, track, steps, repair_steps) and not track.ended:
+        while track.taken < _due(criterion, track, steps, repair_steps) and not track.ended:
             track.taken += 1
             metrics = step(track.taken, track.found)
             if not track.taken % criterion.stop.check_every or track.taken in (steps, steps + repair_steps):
@@ -159,8 +160,8 @@ def until_matched(
     )
 
 
-def _least(criterion: Criterion, track: "_Track", steps: int, repair_steps: int) -> int:
-    """How many steps there are to take, as things stand: those of a repair too where one is needed."""
+def _due(criterion: Criterion, track: "_Track", steps: int, repair_steps: int) -> int:
+    """How many steps there are to take as things stand: those of a repair too, where more than half of the allowed drop is used."""
     return steps + repair_steps if track.found.drop > criterion.stop.allowed_drop / 2 else steps
 
 
@@ -260,12 +261,10 @@ def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> 
 
     A share of k in n is binomial, so its standard error is known in closed form: sqrt(q(1 − q)(1/n_f + 1/n_v)).
     """
-    order = held_out.argsort()
-    ranked, mass = held_out[order], weights[order].cumsum(0)
     spread = 1 / len(forget) + float((weights**2).sum())
+    thresholds = weighted_quantiles(held_out, weights, weights.new_tensor(_QUANTILES))
     result = []
-    for q in _QUANTILES:
-        threshold = ranked[min(int(torch.searchsorted(mass, q)), len(ranked) - 1)]
+    for q, threshold in zip(_QUANTILES, thresholds, strict=True):
         # Ties count half on both sides: confident models give many samples the same loss, and an indicator has only two values.
         share = float(_above(forget, threshold).mean())
         expected = float((_above(held_out, threshold) * weights).sum())

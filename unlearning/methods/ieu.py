@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unlearning.descent import anneal, batch_statistics, descent, follow
-from unlearning.gradients import clipped, flat_gradient, forward_with, trainable
+from unlearning.descent import anneal, batch_statistics, descent, follow_loss
+from unlearning.gradients import forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.samples import Batch, SampleSet
 from unlearning.shortfall import push
 from unlearning.specs import IEU
 from unlearning.state import Loop
-from unlearning.stopping import Check, Criterion, calibrate, check, until_matched
+from unlearning.stopping import Check, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
 _PUSHED = 0.375
@@ -49,8 +49,12 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     def repair(number: int, last: Check) -> Mapping[str, float]:
         anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.repair_steps)
-        pushed = number <= _PUSHED * spec.repair_steps
-        return _repair(spec, task, optimiser, criterion, last, ceiling=ceiling, pushed=pushed, generator=generator)
+        loss = _remaining(task, task.remain.draw(spec.batch_size, generator))
+        if number <= _PUSHED * spec.repair_steps:
+            forget = task.forget.draw(spec.batch_size, generator)
+            needs = push(task, criterion, last, forget)
+            loss = loss - _PUSH * spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
+        return {"loss": follow_loss(task.model, optimiser, loss, longest=spec.clip)}
 
     steps = spec.repair_steps
     return (
@@ -64,45 +68,22 @@ def _eliminate(
     spec: IEU, task: Task, optimiser: torch.optim.SGD, *, ceiling: float, generator: torch.Generator
 ) -> Mapping[str, float]:
     remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
-    with batch_statistics(task.model, samples=len(forget.targets)):
-        forgotten = _bounded(task, forget, ceiling).mean()
-        remaining = task.objective.losses(task.model, remain).mean()
-    metrics = _descend(spec, task, optimiser, remaining - spec.ascent * forgotten)
+    forgotten = _bounded(task, forget, ceiling).mean()
+    loss = follow_loss(task.model, optimiser, _remaining(task, remain) - spec.ascent * forgotten, longest=spec.clip)
     _decay_and_disturb(spec, task, generator)
-    return {**metrics, "forget_loss": float(forgotten.detach())}
+    return {"loss": loss, "forget_loss": float(forgotten.detach())}
 
 
-def _repair(
-    spec: IEU,
-    task: Task,
-    optimiser: torch.optim.SGD,
-    criterion: Criterion,
-    last: Check,
-    *,
-    ceiling: float,
-    pushed: bool,
-    generator: torch.Generator,
-) -> Mapping[str, float]:
-    """A step on remaining data, and where `pushed`, of the bounded ascent on what looks better known than held-out data."""
-    remain = task.remain.draw(spec.batch_size, generator)
+def _remaining(task: Task, remain: Batch) -> Tensor:
+    """L(B_r; θ), a scalar; batch norm's running statistics follow."""
     with batch_statistics(task.model, samples=len(remain.targets)):
-        loss = task.objective.losses(task.model, remain).mean()
-    if pushed:
-        forget = task.forget.draw(spec.batch_size, generator)
-        needs = push(task, criterion, last, forget)
-        with batch_statistics(task.model, samples=len(forget.targets)):
-            loss = loss - _PUSH * spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
-    return _descend(spec, task, optimiser, loss)
+        return task.objective.losses(task.model, remain).mean()
 
 
 def _bounded(task: Task, forget: Batch, ceiling: float) -> Tensor:
     """min(ℓ(B_f; θ), τ), (n,), through a copy of the buffers: the forget set must not move batch norm's statistics."""
-    return task.objective.losses(forward_with(task.model, trainable(task.model)), forget).clamp(max=ceiling)
-
-
-def _descend(spec: IEU, task: Task, optimiser: torch.optim.SGD, loss: Tensor) -> Mapping[str, float]:
-    follow(optimiser, clipped(flat_gradient(loss, trainable(task.model)), spec.clip))
-    return {"loss": float(loss.detach())}
+    with batch_statistics(task.model, samples=len(forget.targets)):
+        return task.objective.losses(forward_with(task.model, trainable(task.model)), forget).clamp(max=ceiling)
 
 
 @torch.no_grad()

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlearning.descent import anneal, batch_statistics, descent, follow, follow_statistics
+from unlearning.descent import anneal, batch_statistics, descent, follow, follow_loss, follow_statistics
 from unlearning.epochs import mean_loss
 from unlearning.errors import MethodRefused
-from unlearning.gradients import Loss, clipped, flat_gradient, trainable
+from unlearning.gradients import Loss, clipped
 from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
@@ -169,5 +169,4 @@ def _rehearse(
     batch = remain.draw(spec.query_size, generator)
     with batch_statistics(task.model, samples=len(batch.targets)):
         loss = task.objective.losses(task.model, batch).mean()
-    follow(optimiser, clipped(flat_gradient(loss, trainable(task.model)), spec.clip))
-    return float(loss.detach())
+    return follow_loss(task.model, optimiser, loss, longest=spec.clip)
