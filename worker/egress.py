@@ -7,6 +7,7 @@ with a public address when it is checked and with a private one when it is used 
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse
@@ -25,13 +26,15 @@ def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Ne
 
     Plain http, and addresses that are not public, only within the networks `allowed`. Raises AddressForbidden, Unreachable.
     """
-    parts = urlsplit(url)
+    parts, deadline = urlsplit(url), time.monotonic() + timeout
     connection = HTTPConnection(parts.hostname or "", timeout=timeout)
     # Time-outs of sockets are for each operation: an answer that trickles would never run into one.
     watchdog = threading.Timer(timeout, lambda: _break(connection))
     watchdog.start()
     try:
-        connection.sock = connect(parts, allowed=allowed, timeout=timeout)
+        connection.sock = connect(parts, allowed=allowed, deadline=deadline)
+        # Raises where the watchdog may have come already, while there was no socket to break.
+        connection.sock.settimeout(_left(deadline))
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", target, body, {"Host": parts.netloc, **headers})
         answer: HTTPResponse = connection.getresponse()
@@ -43,8 +46,11 @@ def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Ne
         connection.close()
 
 
-def connect(parts: SplitResult, *, allowed: Sequence[Network], timeout: float) -> socket.socket:
-    """Open a socket to an address of the URL's host that may be reached. Raises AddressForbidden, OSError, ValueError."""
+def connect(parts: SplitResult, *, allowed: Sequence[Network], deadline: float) -> socket.socket:
+    """Open a socket to an address of the URL's host that may be reached, until `deadline` by the monotonic clock.
+
+    Raises AddressForbidden, OSError, ValueError.
+    """
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
@@ -53,21 +59,30 @@ def connect(parts: SplitResult, *, allowed: Sequence[Network], timeout: float) -
         raise AddressForbidden("the host's addresses are not public, and not among EXPUNGE_WEBHOOK_NETWORKS")
     for family, address in open_to[:-1]:
         with suppress(OSError):  # the next one may answer: where there is no route to IPv6, say
-            return _open(family, address, parts, timeout=timeout)
-    return _open(*open_to[-1], parts, timeout=timeout)
+            return _open(family, address, parts, deadline=time.monotonic() + _left(deadline) / 2)
+    return _open(*open_to[-1], parts, deadline=deadline)
 
 
-def _open(family: int, address: Any, parts: SplitResult, *, timeout: float) -> socket.socket:
+def _open(family: int, address: Any, parts: SplitResult, *, deadline: float) -> socket.socket:
     plain = socket.socket(family, socket.SOCK_STREAM)
     try:
-        plain.settimeout(timeout)
+        plain.settimeout(_left(deadline))
         plain.connect(address)
         if parts.scheme == "http":
             return plain
+        plain.settimeout(_left(deadline))
         return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
     except BaseException:
         plain.close()
         raise
+
+
+def _left(deadline: float) -> float:
+    """Seconds until then. Raises TimeoutError where there are none."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the whole try took too long")
+    return left
 
 
 def may_reach(address: str | int, allowed: Sequence[Network], *, secure: bool) -> bool:

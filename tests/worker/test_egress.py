@@ -2,8 +2,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -116,7 +118,9 @@ def test_no_connection_and_no_such_name_are_told_as_unreachable() -> None:
             post(url)
 
 
-def test_an_answer_that_trickles_is_not_waited_for() -> None:
+@contextmanager
+def trickling() -> Iterator[int]:
+    """A server whose answer never ends; gives its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def trickle() -> None:
@@ -131,8 +135,45 @@ def test_an_answer_that_trickles_is_not_waited_for() -> None:
 
         thread = threading.Thread(target=trickle, daemon=True)
         thread.start()
-        began = time.monotonic()
-        with pytest.raises(Unreachable):
-            post(f"http://127.0.0.1:{listener.getsockname()[1]}/", timeout=0.3)
-        assert time.monotonic() - began < 5
+        yield listener.getsockname()[1]
         thread.join(10)
+
+
+def test_an_answer_that_trickles_is_not_waited_for() -> None:
+    began = time.monotonic()
+    with trickling() as port, pytest.raises(Unreachable):
+        post(f"http://127.0.0.1:{port}/", timeout=0.3)
+    assert time.monotonic() - began < 5
+
+
+def test_nor_is_it_where_looking_up_the_name_has_taken_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the time is over there is no connection yet that could be broken off."""
+    look_up, over = socket.getaddrinfo, threading.Event()
+    monkeypatch.setattr(egress, "_break", lambda connection: over.set())
+
+    def slowly(*arguments: Any, **more: Any) -> Any:
+        assert over.wait(10)
+        return look_up(*arguments, **more)
+
+    with trickling() as port:
+        monkeypatch.setattr(socket, "getaddrinfo", slowly)
+        with pytest.raises(Unreachable):
+            post(f"http://127.0.0.1:{port}/", timeout=0.1)
+        monkeypatch.undo()
+        socket.create_connection(("127.0.0.1", port)).close()  # Lets the server end.
+
+
+def test_an_address_that_does_not_answer_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    def refused(family: int, address: object, parts: object, *, deadline: float) -> socket.socket:
+        given.append(deadline)
+        raise TimeoutError
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", 80)) for last in (1, 2, 3)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **more: found)
+    monkeypatch.setattr(egress, "_open", refused)
+    with pytest.raises(Unreachable):
+        post("http://hooks.example/", timeout=100)
+    assert given == sorted(given)
+    assert given[-1] - given[0] > 40
