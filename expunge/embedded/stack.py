@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,9 @@ from expunge.errors import StackError, StartFailed
 from expunge.signing import first_signing_key
 from expunge.tenancy import first_key
 from migrations.commands import upgrade
+
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What a terminal, its closing, a supervisor and `kill` send to end the stack."""
 
 RESTARTS = 5
 """How often one part is started again before the stack gives up."""
@@ -147,7 +151,7 @@ def bring_up(programs: list[Program], children: list[Child]) -> None:
 
 def stop_all(children: list[Child]) -> None:
     """Stop the newest first: the API takes no more requests, then beat and worker, then broker and database."""
-    former = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
     try:
         while children:
             stop(children[-1])
@@ -196,12 +200,16 @@ def preferred_port(host: str, preferred: int = 8000) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does; and Ctrl-C too, which a shell's background job ignores."""
+    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does; and Ctrl-C too, which a shell's background job ignores.
+
+    A second signal does not end the unwinding that the first began: a terminal that closes sends two.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if not isinstance(sys.exception(), KeyboardInterrupt):
+            raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    former = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
     try:
         yield
     finally:
