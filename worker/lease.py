@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.claims import Claim, renew
@@ -71,11 +70,10 @@ def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -
         except StaleClaim:
             watch.lost.set()
             return
-        except OperationalError as error:
-            # The database is away. Whether the lease outlives that is the database's to say, at the next beat or write.
-            logger.warning(
-                "the lease of job %s could not be renewed: %s", watch.claim.job_id, type(error.orig).__name__
-            )
+        except Exception as error:
+            # The database is away, mostly. Whether the lease outlives that is the database's to say, at the next beat or write;
+            # a heartbeat that ended would lose it for certain.
+            logger.warning("the lease of job %s could not be renewed: %s", watch.claim.job_id, type(error).__name__)
             return
     if renewal.cancel_requested:
         watch.cancelled.set()

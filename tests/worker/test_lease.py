@@ -5,20 +5,23 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import InterfaceError, TimeoutError
+from sqlalchemy.orm import Session
 
-from ledger.claims import Claim, claim
+from ledger.claims import Claim, Renewal, claim
 from ledger.errors import StaleClaim
 from ledger.jobs import cancel_job
 from tests.worker.conftest import Bench
+from worker import lease
 from worker.errors import Cancelled, ShuttingDown
 from worker.lease import Watch, kept
 
 LEASE = timedelta(seconds=1.5)
 
 
-def claimed(bench: Bench, job_id: UUID) -> Claim:
+def claimed(bench: Bench, job_id: UUID, lasting: timedelta = LEASE) -> Claim:
     with bench.sessions.begin() as session:
-        found = claim(session, job_id, worker="test", lease=LEASE)
+        found = claim(session, job_id, worker="test", lease=lasting)
     assert found is not None
     return found
 
@@ -44,6 +47,24 @@ def test_a_lease_is_renewed_before_it_lapses(bench: Bench, training_ids: tuple[s
         await_that(lambda: lease_left(bench, job_id) < 1.1)
         await_that(lambda: lease_left(bench, job_id) > 1.1)
         watch.check()
+
+
+def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renew, errors = lease.renew, [TimeoutError("no connection is free"), InterfaceError("", None, Exception())]
+
+    def failing(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
+        if errors:
+            raise errors.pop()
+        return renew(session, claim, lease=lease)
+
+    job_id = bench.submit(training_ids[:10])
+    found = claimed(bench, job_id, timedelta(minutes=10))
+    monkeypatch.setattr(lease, "renew", failing)
+    before = lease_left(bench, job_id)
+    with kept(found, sessions=bench.sessions, lease=LEASE, stopping=bench.stopping):
+        await_that(lambda: lease_left(bench, job_id) < before / 2)  # renewed, for less
 
 
 def test_a_lost_lease_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
