@@ -48,23 +48,24 @@ def run_job(job_id: str) -> None:
         except GpuLost as error:
             raise SystemExit(str(error)) from None  # the pool starts another child
     if claimed:
-        tidy(settings().storage, sessions())
         wake_ready(at_most=1)
+        tidy(settings().storage, sessions())
 
 
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
-    """Take back lapsed leases, sign the log where it has grown, and wake every job that is due.
+    """Take back lapsed leases and wake every job that is due; then sign the log where it has grown, and tidy up.
 
-    Sweeps pile up while no worker is there; all but the first of them find that one has just been.
+    In that order, so that no job waits for a fault of the log or the disk. Sweeps pile up while no worker is there; all but the
+    first of them find that one has just been.
     """
     with sessions().begin() as session:
         if heartbeats.was_within(session, heartbeats.SWEEP, timedelta(seconds=settings().sweep_seconds / 2)):
             return
         heartbeats.beat(session, heartbeats.SWEEP)
-    tidy(settings().storage, sessions())
-    sign_log(sessions(), settings())
     wake_ready(at_most=None)
+    sign_log(sessions(), settings())
+    tidy(settings().storage, sessions())
 
 
 def wake_ready(*, at_most: int | None) -> None:
