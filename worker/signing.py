@@ -82,8 +82,11 @@ def load_signer(folder: Path, usable: Collection[str]) -> Signer:
     """
     for identifier in usable:
         path = _path(folder, identifier)
-        if path.exists():
-            return Signer(identifier, _read(path, identifier))
+        try:
+            if path.exists():
+                return Signer(identifier, _read(path, identifier))
+        except OSError as error:
+            raise NoSigningKey(f"The signing key {identifier[:12]} cannot be read: {error.strerror}.") from error
     raise NoSigningKey(
         "Results are to be signed (EXPUNGE_SIGNING_KEYS is set), but the folder has no private key that is registered and "
         "not revoked. Make one with `expunge signing-keys new`, then retry the job."
@@ -95,7 +98,7 @@ def _read(path: Path, identifier: str) -> Ed25519PrivateKey:
         raise NoSigningKey(f"The signing key {identifier[:12]} can be read by others than its owner: chmod 600.")
     try:
         private = load_pem_private_key(path.read_bytes(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm, OSError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise NoSigningKey(f"The signing key {identifier[:12]} cannot be read: {type(error).__name__}.") from error
     if not isinstance(private, Ed25519PrivateKey) or key_id(private.public_key()) != identifier:
         raise NoSigningKey(f"The file of the signing key {identifier[:12]} holds another key.")

@@ -50,6 +50,11 @@ def test_a_file_that_holds_something_else_does_not_sign(tmp_path: Path) -> None:
         load_signer(tmp_path, [made.key_id])
 
 
+def test_a_folder_that_can_not_be_looked_into_is_told_as_that(tmp_path: Path) -> None:
+    with pytest.raises(NoSigningKey, match="cannot be read: File name too long"):
+        load_signer(tmp_path / ("far" * 100), ["0" * 64])
+
+
 def test_a_signer_does_not_print_its_key(tmp_path: Path) -> None:
     made = make_key(tmp_path)
     assert "private" not in repr(load_signer(tmp_path, [made.key_id]))
