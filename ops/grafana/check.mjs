@@ -1,5 +1,5 @@
 // Hold the dashboards against Grafana's own types, and run their transformations by Grafana's own code, where no Grafana can be had:
-//   npm --prefix ops/grafana install --ignore-scripts && npm --prefix ops/grafana run check
+//   npm --prefix ops/grafana ci --ignore-scripts && npm --prefix ops/grafana run check
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
