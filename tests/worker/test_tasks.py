@@ -1,22 +1,29 @@
-import pytest
+from pathlib import Path
 
-from tests.worker.conftest import Bench
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
 from worker import tasks
+from worker.settings import read_settings
 
 
 def test_a_sweep_wakes_what_is_due_though_it_can_neither_sign_the_log_nor_tidy_up(
-    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    sessions: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id, sent = bench.submit(training_ids[:10]), []
+    woken: list[int | None] = []
 
     def fails(*_: object) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(tasks, "settings", lambda: bench.settings)
-    monkeypatch.setattr(tasks, "sessions", lambda: bench.sessions)
-    monkeypatch.setattr(tasks.celery_app, "send_task", lambda name, args: sent.append(args))
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.setenv(name, "nowhere")
+    monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", "00" * 32)
+    monkeypatch.setenv("EXPUNGE_STORAGE", str(tmp_path))
+    monkeypatch.setattr(tasks, "settings", read_settings)
+    monkeypatch.setattr(tasks, "sessions", lambda: sessions)
+    monkeypatch.setattr(tasks, "wake_ready", lambda *, at_most: woken.append(at_most))
     for name in ("tidy", "sign_log"):
         monkeypatch.setattr(tasks, name, fails)
     with pytest.raises(PermissionError):
         tasks.sweep_jobs()
-    assert sent == [[str(job_id)]]
+    assert woken == [None]
