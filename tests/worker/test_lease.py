@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, TimeoutError
 from sqlalchemy.orm import Session
 
-from ledger.claims import Claim, Renewal, claim
+from ledger.claims import Claim, Renewal, claim, renew
 from ledger.errors import StaleClaim
 from ledger.jobs import cancel_job
 from tests.worker.conftest import Bench
@@ -52,7 +52,7 @@ def test_a_lease_is_renewed_before_it_lapses(bench: Bench, training_ids: tuple[s
 def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
     bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    renew, errors = lease.renew, [TimeoutError("no connection is free"), InterfaceError("", None, Exception())]
+    errors = [TimeoutError("no connection is free"), InterfaceError("", None, Exception())]
 
     def failing(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
         if errors:
