@@ -1,7 +1,6 @@
 """`expunge do-not-train`: which samples the next training may still use, told by whoever has the key that they are hashed under."""
 
 import sys
-from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ from expunge.caller_commands import Key, Url, open_client
 from expunge.do_not_train import fetch_digests, may_not_train, may_train
 from expunge.embedded.folder import Folder, default_folder, recall
 from expunge.sample_ids import read_ids
+from ledger.samples import parse_sample_key
 
 
 def do_not_train(
@@ -40,12 +40,14 @@ def do_not_train(
 
 
 def find_sample_key(given: str | None) -> bytes:
-    """The key under which the service hashes sample IDs: the given one, the running stack's, or what is typed in."""
+    """The key under which the service hashes sample IDs: the given one, the running stack's, or what is typed in.
+
+    Raises BadParameter.
+    """
     kept = Folder(default_folder()).sample_key
     if given is None and recall(default_folder()) and kept.exists():
         given = kept.read_text().strip()
-    with suppress(ValueError):
-        key = bytes.fromhex(given or typer.prompt("Sample key", hide_input=True, err=True))
-        if len(key) == 32:
-            return key
-    raise typer.BadParameter("the sample key must be 64 hex digits")
+    try:
+        return parse_sample_key(given or typer.prompt("Sample key", hide_input=True, err=True))
+    except ValueError as error:
+        raise typer.BadParameter(f"the sample key {error}") from None

@@ -17,6 +17,7 @@ from expunge.database import opened
 from expunge.embedded.folder import Folder, recall
 from ledger.heartbeats import worker_seen
 from ledger.retention import needed_files
+from ledger.samples import parse_sample_key
 from ledger.signing_keys import usable_signing_keys
 from ledger.tables import Model
 from migrations.commands import newest
@@ -105,10 +106,10 @@ def check_sample_key(key: str | None) -> Finding:
     if key is None:
         return Finding("sample key", False, "EXPUNGE_SAMPLE_KEY is not set.")
     try:
-        right = len(bytes.fromhex(key)) == 32
-    except ValueError:
-        right = False
-    return Finding("sample key", right, "Set." if right else "EXPUNGE_SAMPLE_KEY must be 64 hex digits.")
+        parse_sample_key(key)
+    except ValueError as error:
+        return Finding("sample key", False, f"EXPUNGE_SAMPLE_KEY {error}.")
+    return Finding("sample key", True, "Set.")
 
 
 def check_broker(url: str | None) -> Finding:

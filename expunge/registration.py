@@ -15,7 +15,7 @@ from ledger.access import ensure_tenant
 from ledger.datasets import register_dataset
 from ledger.errors import Refused
 from ledger.models import ModelView, VersionView, get_model, register_model
-from ledger.samples import sample_digest
+from ledger.samples import parse_sample_key, sample_digest
 from ledger.versions import register_version
 from unlearning.errors import UnlearningError
 from unlearning.samples import SampleSet
@@ -49,7 +49,11 @@ def place(data_dir: Path) -> Place:
             "EXPUNGE_STORAGE and EXPUNGE_SAMPLE_KEY."
         )
     workloads = os.environ.get("EXPUNGE_WORKLOADS") or (running.workloads if running else "examples")
-    return Place(database_url=database_url, storage=Path(storage), sample_key=bytes.fromhex(key), workloads=workloads)
+    try:
+        key_bytes = parse_sample_key(key)
+    except ValueError as error:
+        raise StackError(f"EXPUNGE_SAMPLE_KEY {error}.") from None
+    return Place(database_url=database_url, storage=Path(storage), sample_key=key_bytes, workloads=workloads)
 
 
 def register_workload(

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 KEY_BYTES = 32
 
 
-def sample_key(text: str) -> bytes:
+def parse_sample_key(text: str) -> bytes:
     """The key of the HMAC that replaces sample IDs, from its hexadecimal digits. Raises ValueError, which does not quote them."""
     try:
         key = bytes.fromhex(text)
     except ValueError:
-        raise ValueError("must be hexadecimal digits") from None
+        key = b""
     if len(key) != KEY_BYTES:
-        raise ValueError(f"must be {KEY_BYTES} bytes ({2 * KEY_BYTES} hex digits), not {len(key)} bytes")
+        raise ValueError(f"must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} bytes), and nothing else")
     return key
 
 

@@ -7,7 +7,7 @@ import limits
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.samples import sample_key
+from ledger.samples import parse_sample_key
 
 
 class Settings(BaseSettings):
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     @field_validator("sample_key")
     @classmethod
     def _check_sample_key(cls, value: SecretStr) -> SecretStr:
-        sample_key(value.get_secret_value())
+        parse_sample_key(value.get_secret_value())
         return value
 
     @field_validator("rate_limit")
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
     @cached_property
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs, 32 bytes."""
-        return sample_key(self.sample_key.get_secret_value())
+        return parse_sample_key(self.sample_key.get_secret_value())
 
     @property
     def batch_window(self) -> timedelta:

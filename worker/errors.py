@@ -6,6 +6,7 @@ WorkerError
 │   ├── WorkloadFailed      its factory raised, or did not return a workload
 │   └── SamplesMissing      it lacks samples that it was registered with
 ├── NoSigningKey          the operator's: results are to be signed, and there is no key to do it with
+├── NoGpu                 nobody's: the worker is to use a GPU, and there is none now
 ├── GpuLost               nobody's: the device failed; this process can use it no more
 ├── AuditFailed           the methods': the policy's last one did not pass its audit; nothing is published
 ├── DeliveryError         nobody's: a webhook could not be delivered now
@@ -39,6 +40,10 @@ class SamplesMissing(WorkloadError):
 
 class NoSigningKey(WorkerError):
     """The folder `EXPUNGE_SIGNING_KEYS` holds no private key that is registered and not revoked."""
+
+
+class NoGpu(WorkerError):
+    """The worker is to use a GPU, and CUDA finds none: the last one was lost, or its driver is not there."""
 
 
 class GpuLost(WorkerError):

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from ledger.states import Reason
 from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import AuditFailed, Cancelled, NoSigningKey, WorkloadError
+from worker.errors import AuditFailed, Cancelled, NoGpu, NoSigningKey, WorkloadError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ def failure(error: Exception) -> Failure:
     for kind, reason in KNOWN:
         if isinstance(error, kind):
             return Failure(reason, str(error), retry=False)
+    if isinstance(error, NoGpu):
+        return Failure(Reason.GPU_LOST, str(error), retry=True)
     if is_out_of_memory(error):
         return Failure(Reason.OUT_OF_MEMORY, f"Out of memory ({type(error).__name__}) {place(error)}.", retry=True)
     if is_gpu_lost(error):

@@ -12,6 +12,7 @@ from unlearning.errors import WeightsError
 from unlearning.samples import SampleSet
 from unlearning.weights import load_weights
 from unlearning.workload import HeldOut, Workload, split_held_out
+from worker.device import choose_device
 from worker.settings import Settings
 from worker.split import split_train
 from worker.workloads import load_workload
@@ -42,10 +43,10 @@ class Material:
 def load(claim: Claim, settings: Settings) -> Material:
     """Load a claim's workload and weights, and split its samples.
 
-    Raises WorkloadError, WeightsError, InvalidWorkload.
+    Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     original = load_model(workload, weights_path(settings.storage, claim.weights_path), claim.weights_sha256, device)
     split = split_train(
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased

@@ -8,7 +8,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.samples import sample_key
+from ledger.samples import parse_sample_key
+from worker.device import Device
 
 Network = IPv4Network | IPv6Network
 
@@ -28,6 +29,7 @@ class Settings(BaseSettings):
         description="the folder of private signing keys; none: results are not signed",
     )
     workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
+    device: Device = Field(default=Device.AUTO, validation_alias="EXPUNGE_DEVICE")
     lease_seconds: float = Field(default=45, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
     max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")
     checkpoint_seconds: float = Field(
@@ -49,7 +51,7 @@ class Settings(BaseSettings):
     @field_validator("sample_key")
     @classmethod
     def _check_sample_key(cls, value: SecretStr) -> SecretStr:
-        sample_key(value.get_secret_value())
+        parse_sample_key(value.get_secret_value())
         return value
 
     @field_validator("webhook_networks")
@@ -64,7 +66,7 @@ class Settings(BaseSettings):
     @cached_property
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs, 32 bytes."""
-        return sample_key(self.sample_key.get_secret_value())
+        return parse_sample_key(self.sample_key.get_secret_value())
 
     @property
     def lease(self) -> timedelta:

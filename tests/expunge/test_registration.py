@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.errors import CannotRegister
-from expunge.registration import Place, register_trained, register_workload
+from expunge.errors import CannotRegister, StackError
+from expunge.registration import Place, place, register_trained, register_workload
 from expunge.training import Trained, train_workload
 from ledger.access import ensure_tenant
 from ledger.models import list_models
@@ -27,6 +27,15 @@ def where(database_url: str, tmp_path: Path) -> Place:
 def models(sessions: sessionmaker[Session]) -> list[str]:
     with sessions.begin() as session:
         return [view.name for view in list_models(session, tenant_id=ensure_tenant(session, "default"))]
+
+
+def test_a_sample_key_that_is_none_is_refused_before_anything_is_hashed_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("DATABASE_URL", "nowhere"), ("EXPUNGE_STORAGE", "nowhere"), ("EXPUNGE_SAMPLE_KEY", "ab")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StackError, match="EXPUNGE_SAMPLE_KEY must be 64 hex digits"):
+        place(tmp_path)
 
 
 def test_a_trained_model_is_registered_with_its_samples_weights_and_training(

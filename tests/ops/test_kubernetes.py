@@ -58,8 +58,9 @@ def test_kustomize_makes_objects_that_are_as_kubernetes_wants_them(folder: str) 
         kubernetes_validate.validate(object_, VERSIONS[-1], strict=True)
     assert {o["metadata"].get("namespace", "expunge") for o in objects} == {"expunge"}
     (worker,) = (o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", "worker"))
-    limits = worker["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
-    assert ("nvidia.com/gpu" in limits) is (folder == "gpu")
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) is (folder == "gpu")
+    assert ({"name": "EXPUNGE_DEVICE", "value": "cuda"} in container.get("env", [])) is (folder == "gpu")
 
 
 def test_the_same_parts_run_the_same_images_as_in_compose() -> None:

@@ -66,5 +66,5 @@ def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:
     result = python(
         "from worker.settings import read_settings; read_settings()", **{**ENVIRONMENT, "EXPUNGE_SAMPLE_KEY": "abcdef"}
     )
-    assert "must be 32 bytes" in result.stderr
+    assert "must be 64 hex digits" in result.stderr
     assert "abcdef" not in result.stderr

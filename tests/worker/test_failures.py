@@ -5,7 +5,7 @@ import torch
 
 from ledger.states import Reason
 from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import Cancelled, NoSigningKey, WorkloadFailed
+from worker.errors import Cancelled, NoGpu, NoSigningKey, WorkloadFailed
 from worker.failures import failure
 
 
@@ -30,6 +30,7 @@ def raised(error: Exception) -> Exception:
         (torch.AcceleratorError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY, True),
         (torch.AcceleratorError("CUDA error: unspecified launch failure"), Reason.GPU_LOST, True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), Reason.GPU_LOST, True),
+        (NoGpu("CUDA finds none"), Reason.GPU_LOST, True),
         (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL, True),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, True),
         (KeyError("digit-0007"), Reason.UNEXPECTED, True),
