@@ -49,11 +49,12 @@ def _common(panel: Builder, title: str, text: str, *, width: int, height: int, u
 def graph(
     title: str, text: str, *queries: tuple[str, str], unit: str, width: int = 12, top: float | None = None
 ) -> Builder:
-    """Lines over time; `top` fixes the upper end of the axis."""
+    """Lines over time, the axis from nought unless there is less; `top` fixes its upper end."""
     panel = _common(timeseries.Panel(), title, text, width=width, height=8, unit=unit).targets(_targets(queries))
     last = VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).placement(common.LegendPlacement.BOTTOM)
     panel = panel.legend(last.show_legend(True).calcs(["lastNotNull"]))
     panel = panel.tooltip(VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)).fill_opacity(8)
+    panel = panel.axis_soft_min(0)
     return panel if top is None else panel.min(0).max(top)
 
 

@@ -25,7 +25,7 @@ def quantile(
 
 
 def spread(metric: str, by: str = "", *, chosen: str = "") -> tuple[tuple[str, str], tuple[str, str]]:
-    """Two queries with their legends: the median over the window, and the 95th percentile; `by` is one label."""
-    of_which = f"{{{{{by}}}}} · " if by else ""
+    """Two queries with their legends: the median over the window, and the 95th percentile."""
+    of_which = "".join(f"{{{{{label}}}}} · " for label in by.split(", ") if label)
     middle, high = (quantile(share, metric, by, chosen=chosen) for share in (0.5, 0.95))
     return (middle, f"{of_which}median"), (high, f"{of_which}95 %")

@@ -1,6 +1,12 @@
 """The dashboard audits."""
 
-from ops.grafana.panels import Rows, bars, graph, number
+from ops.grafana.panels import Builder, Rows, bars, graph, number
+
+
+def verdicts(verdict: str, text: str, *, bad_from: float | None = None) -> Builder:
+    """How often an audit came out so."""
+    counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", model=~"$model"}}[$window]))'
+    return number(verdict.capitalize(), f"In the window. {text}", counted, bad_from=bad_from, width=6)
 
 
 def audits() -> Rows:
@@ -8,22 +14,12 @@ def audits() -> Rows:
     newest = "Of the newest version."
     return {
         "Verdicts": [
-            number(
-                "Verified", "Ever.", 'sum(expunge_audit_verdicts_total{verdict="verified", model=~"$model"})', width=6
+            verdicts(
+                "verified",
+                "The attacks tell the forgotten samples no better from unseen ones than the thresholds allow.",
             ),
-            number(
-                "Inconclusive",
-                "Ever.",
-                'sum(expunge_audit_verdicts_total{verdict="inconclusive", model=~"$model"})',
-                width=6,
-            ),
-            number(
-                "Failed",
-                "Ever. A failed result is not published.",
-                'sum(expunge_audit_verdicts_total{verdict="failed", model=~"$model"})',
-                bad_from=1,
-                width=6,
-            ),
+            verdicts("inconclusive", "The data do not suffice for a yes or a no."),
+            verdicts("failed", "A failed result is not published.", bad_from=1),
             number(
                 "Samples forgotten",
                 "Over all models shown.",
@@ -55,9 +51,10 @@ def audits() -> Rows:
             ),
             graph(
                 "Relearn delay",
-                f"{newest} Steps to relearn the forgotten over those for samples never seen: near 1 forgotten, near 0 hidden.",
-                ('expunge_audit_relearn_delay_ratio{model=~"$model"}', "{{model}}"),
-                unit="percentunit",
+                f"{newest} Steps to relearn the forgotten over those for samples never seen: near 1 forgotten, near 0 hidden. "
+                "From 2 on drawn as 2.",
+                ('clamp_max(expunge_audit_relearn_delay_ratio{model=~"$model"}, 2)', "{{model}}"),
+                unit="none",
             ),
             graph(
                 "Test accuracy, after less before",

@@ -41,7 +41,13 @@ def platform() -> Rows:
                 bad_from=300,
                 width=6,
             ),
-            number("Ledger", "1: the exporter reads it.", "min(expunge_exporter_up)", width=6),
+            number(
+                "Ledger unreadable",
+                "1: the exporter cannot read it, because PostgreSQL is away.",
+                "1 - min(expunge_exporter_up)",
+                bad_from=1,
+                width=6,
+            ),
             number(
                 "Leases lapsed",
                 "In the window: workers killed, frozen or cut off.",
@@ -87,7 +93,10 @@ def platform() -> Rows:
             graph(
                 "Connections",
                 "By state, and how many the server allows.",
-                ('sum by (state) (pg_stat_activity_count{datname="expunge"})', "{{state}}"),
+                (
+                    'sum by (state) (pg_stat_activity_count{datname="expunge", state=~"active|idle.*"})',
+                    "{{state}}",
+                ),
                 ("max(pg_settings_max_connections)", "allowed"),
                 unit="none",
             ),

@@ -1,5 +1,6 @@
 """The dashboard requests."""
 
+from ops.grafana.boards.duty import failed_jobs, jobs_running, next_deadline
 from ops.grafana.panels import Rows, graph, number
 from ops.grafana.queries import mean, spread
 
@@ -15,32 +16,22 @@ def requests() -> Rows:
             number(
                 "Overdue requests", "Open requests past their legal deadline.", "expunge_requests_overdue", bad_from=1
             ),
-            number(
-                "Next deadline in",
-                "Until the first open request is due.",
-                "expunge_earliest_deadline_timestamp_seconds - time()",
-                unit="s",
-            ),
+            next_deadline(),
             number("Open requests", "Received and not ended.", f"sum(expunge_requests{{{OPEN}}})"),
-            number("Jobs running", "Jobs that a worker holds.", "expunge:jobs_held:sum"),
-            number(
-                "Failed jobs",
-                "They wait for a retry; their requests are not served.",
-                'sum(expunge_jobs{state="failed"})',
-                bad_from=1,
-            ),
+            jobs_running(),
+            failed_jobs(),
             number(
                 "Ended late",
-                "Requests that ended after their deadline, ever.",
-                "sum(expunge_requests_finished_late_total)",
+                "Requests that ended after their deadline, in the window.",
+                "sum(increase(expunge_requests_finished_late_total[$window]))",
                 bad_from=1,
             ),
         ],
         "Requests": [
             graph(
-                "Requests by state",
+                "Open requests by state",
                 "A request is as far as the least advanced of its models.",
-                ("sum by (state) (expunge_requests)", "{{state}}"),
+                (f"sum by (state) (expunge_requests{{{OPEN}}})", "{{state}}"),
                 unit="none",
             ),
             graph(
@@ -70,9 +61,9 @@ def requests() -> Rows:
         ],
         "Jobs": [
             graph(
-                "Jobs by state",
-                "Queued ones wait for their cut-off, for their model, or for a worker.",
-                ("sum by (state) (expunge_jobs)", "{{state}}"),
+                "Open and failed jobs by state",
+                "Queued ones wait for their cut-off, for their model, or for a worker; failed ones for a retry.",
+                ('sum by (state) (expunge_jobs{state=~"queued|running|verifying|failed"})', "{{state}}"),
                 unit="none",
             ),
             graph(

@@ -1,5 +1,6 @@
 """The dashboard unlearning."""
 
+from ops.grafana.boards.duty import failed_jobs, jobs_running, next_deadline
 from ops.grafana.panels import Rows, bars, graph, listing, number
 from ops.grafana.queries import CHOSEN, all_time_mean, mean, spread
 
@@ -22,13 +23,21 @@ def unlearning_time() -> Rows:
                 mean(times, chosen=CHOSEN),
                 unit="s",
             ),
-            number("Jobs running", "Jobs that a worker holds.", "expunge:jobs_held:sum"),
+            jobs_running(),
+            number(
+                "Jobs waiting",
+                "For their cut-off, their model or a worker; not for somebody's approval.",
+                "expunge:jobs_waiting:sum",
+            ),
+            failed_jobs(),
+            next_deadline(),
             graph(
                 "Progress of what runs",
                 "0 to 1 of the whole job; at most one job of a model runs.",
                 ('expunge_job_progress_ratio{model=~"$model"}', "{{model}} · {{stage}}"),
                 unit="percentunit",
                 top=1,
+                width=24,
             ),
         ],
         "By model and method": [
@@ -39,9 +48,9 @@ def unlearning_time() -> Rows:
                 unit="s",
             ),
             graph(
-                "Median and 95th percentile, by method",
-                "Estimated from the histogram's buckets.",
-                *spread(times, "method", chosen=CHOSEN),
+                "Median and 95th percentile, by model and method",
+                "Over the window, estimated from the histogram's buckets.",
+                *spread(times, "model, method", chosen=CHOSEN),
                 unit="s",
             ),
             bars(
