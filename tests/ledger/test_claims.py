@@ -166,6 +166,14 @@ def test_a_lapsed_lease_puts_the_job_back_into_the_queue(world):
         assert "worker lost" in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)[-1].text
 
 
+def test_a_job_whose_worker_dies_over_the_audit_goes_back_too(world):
+    claim = world.submit_and_claim(1)
+    world.verify(claim)
+    world.let_lease_lapse(claim.job_id)
+    assert world.sweep().lapsed == [claim.job_id]
+    assert world.job(claim.job_id).state == JobState.QUEUED
+
+
 def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
     request = world.submit(1)
     job_id = request.targets[0].job_id
