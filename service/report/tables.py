@@ -1,12 +1,15 @@
 """The report's tables: every attack, where the time went, how it was done, which weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from service.report.answers import ATTACKS
 from service.report.document import Report
-from service.report.evidence import Estimate
+from service.report.evidence import AttackScores, Estimate
 from service.report.numbers import duration, plural, ratio, ratio_interval, share
+
+E = TypeVar("E", bound=Estimate | None)
 
 WORDS = {"verified": "Verified", "inconclusive": "Inconclusive", "failed": "Failed"}
 STAGES = {
@@ -71,38 +74,34 @@ class AttackRow:
 
 def attacks(report: Report) -> list[AttackRow]:
     """Each attack with its AUC and its balanced accuracy, before and after."""
-    rows = []
-    for one in report.audit.membership.attacks:
-        found = (
-            one.original.auc,
-            one.unlearned.auc,
-            one.original.balanced_accuracy,
-            one.unlearned.balanced_accuracy,
-        )
-        cells = [(ratio(each.value), ratio_interval(each)) for each in found]
-        rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=cells))
-    return rows
+    return _by_attack(report, lambda scores: (scores.auc, scores.balanced_accuracy), _score)
 
 
 def rates(report: Report) -> list[AttackRow]:
     """Each attack with its rates at 1 % and 0.1 % false alarms, before and after; none where there are too few held-out samples."""
+    return _by_attack(report, lambda scores: (scores.tpr_at_1_fpr, scores.tpr_at_01_fpr), _rate)
+
+
+def _by_attack(
+    report: Report, pick: Callable[[AttackScores], tuple[E, E]], show: Callable[[E], tuple[str, str]]
+) -> list[AttackRow]:
+    """A row for each attack with what is picked of its scores, each before and after; none where there is nothing to show."""
     rows = []
     for one in report.audit.membership.attacks:
-        found = (
-            one.original.tpr_at_1_fpr,
-            one.unlearned.tpr_at_1_fpr,
-            one.original.tpr_at_01_fpr,
-            one.unlearned.tpr_at_01_fpr,
-        )
+        found = [each for pair in zip(pick(one.original), pick(one.unlearned), strict=True) for each in pair]
         if any(found):
-            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=list(map(_rate, found))))
+            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=[show(each) for each in found]))
     return rows
 
 
-def _rate(rate: Estimate | None) -> tuple[str, str]:
-    if rate is None:
+def _score(of: Estimate) -> tuple[str, str]:
+    return ratio(of.value), ratio_interval(of)
+
+
+def _rate(of: Estimate | None) -> tuple[str, str]:
+    if of is None:
         return "–", "too few samples"
-    return share(rate.value), f"{100 * rate.low:.1f} to {share(rate.high)}"
+    return share(of.value), f"{100 * of.low:.1f} to {share(of.high)}"
 
 
 def stages(report: Report) -> list[Stage]:
