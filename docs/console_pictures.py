@@ -52,19 +52,20 @@ def ask(
     ended: bool = False,
 ) -> str:
     """Ask for digits to be forgotten, received so many days ago, and where `ended` wait until they are; gives the job."""
-    body = {
-        "dataset": "digits",
-        "sample_ids": [f"digit-{number:04d}" for number in numbers],
-        "method": method if method == "auto" else {"kind": method},
-        "regulation": "gdpr",
-        "external_id": external_id,
-        "received_at": (datetime.now(UTC) - timedelta(days=received)).isoformat(),
-        "expedite": expedite,
-    }
-    (job_id,) = client.job_ids(client.content(client.send(http, "POST", "/unlearn-requests", json=body)))
+    request = client.submit(
+        http,
+        dataset="digits",
+        sample_ids=[f"digit-{number:04d}" for number in numbers],
+        method=method,
+        regulation="gdpr",
+        external_id=external_id,
+        received_at=datetime.now(UTC) - timedelta(days=received),
+        expedite=expedite,
+    )
+    (job_id,) = client.job_ids(request)
     if ended:
         *_, job = client.watch_job(http, job_id)
-        print(f"{method}: {job['state']} {job.get('reason') or ''}")
+        print(f"{method}: {job['state']} {job['reason'] or ''}")
     return job_id
 
 
