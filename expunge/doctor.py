@@ -199,8 +199,6 @@ def check_signing_keys(session: Session, folder: Path | None) -> Finding:
         signs = load_signer(folder, usable).key_id
     except NoSigningKey as error:
         return Finding("signing keys", False, str(error))
-    except OSError as error:
-        return Finding("signing keys", False, f"{folder} cannot be read: {error.strerror}.")
     newer = "" if signs == usable[0] else f"; the newest, {usable[0][:16]}, is not in {folder}"
     return Finding("signing keys", True, f"{signs[:16]} signs{newer}.")
 
