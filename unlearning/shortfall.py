@@ -15,11 +15,14 @@ _FULL = 0.5
 
 @in_float32
 @torch.no_grad()
-def push(task: Task, criterion: Criterion, last: Check, forget: Batch, *, aim: float = 1.0) -> Tensor:
-    """The shortfall of a batch of forget samples, (n,), as the model is now, against held-out data at the latest check."""
+def push(task: Task, criterion: Criterion, seen: Criterion | Check, forget: Batch, *, aim: float = 1.0) -> Tensor:
+    """The shortfall of a batch of forget samples, (n,), as the model is now.
+
+    seen: held-out data as the model sees it at the latest check, or as it saw it before the first step.
+    """
     losses = task.objective.losses(task.model, forget)
     # A resumed run's check comes from the checkpoint's device.
-    return shortfall(losses, last.held_out.to(losses), criterion.weights, aim=aim)
+    return shortfall(losses, seen.held_out_losses.to(losses), criterion.weights, aim=aim)
 
 
 def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:

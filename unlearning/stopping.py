@@ -39,19 +39,21 @@ class Check:
     direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
     drop: points of accuracy lost beyond what one standard error explains, the larger of remaining and held-out data
         (without classes: hundredths of a nat of loss gained).
-    held_out: the loss of each held-out sample, (m,) in the criterion's order: what forget samples should come to look like.
+    held_out_losses: (m,), nats: what the forget samples' losses should come to look like.
     """
 
     score: float
     direction: float
     drop: float
-    held_out: Tensor
+    held_out_losses: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Criterion:
     """What every check compares with, fixed before the first step.
 
+    weights: (m,), summing to 1, that give the held-out set the forget set's mix of classes. held_out_losses: (m,), nats, of the
+        model as it was given.
     kept: the held-out data on which the utility is watched, the criterion's part and the guide's.
     """
 
@@ -61,12 +63,14 @@ class Criterion:
     remain: Batch
     held_out: Batch
     weights: Tensor
+    held_out_losses: Tensor
     signals: tuple[Signal, ...]
     kept: tuple[Batch, Batch]
     right_before: tuple[Tensor, Tensor]
 
 
 @in_float32
+@torch.no_grad()
 def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Criterion:
     """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
     generator = torch.Generator().manual_seed(task.seed)
@@ -80,6 +84,7 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
         remain=remain,
         held_out=held_out,
         weights=_matching_weights(task.forget, task.criterion, task.objective),
+        held_out_losses=task.objective.losses(task.model, held_out),
         signals=(task.objective.losses, *_entropy(task.objective), *guides),
         kept=kept,
         right_before=(_merit(task.objective, task.model, remain), _merit(task.objective, task.model, *kept)),
@@ -106,7 +111,7 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
         drop=max(drops),
-        held_out=criterion.objective.losses(forward, criterion.held_out),
+        held_out_losses=criterion.objective.losses(forward, criterion.held_out),
     )
 
 

@@ -98,9 +98,9 @@ def test_a_set_compared_with_itself_matches_perfectly() -> None:
 def test_matching_alone_does_not_count_where_the_utility_is_lost() -> None:
     criterion = calibrate(of(pooled(0, 100), pooled(100, 400)), Stop(tolerance=2.0, allowed_drop=1.0))
 
-    assert matched(criterion, Check(score=1.9, direction=0.0, drop=1.0, held_out=torch.zeros(1)))
-    assert not matched(criterion, Check(score=1.9, direction=0.0, drop=1.1, held_out=torch.zeros(1)))
-    assert not matched(criterion, Check(score=2.1, direction=0.0, drop=0.0, held_out=torch.zeros(1)))
+    assert matched(criterion, Check(score=1.9, direction=0.0, drop=1.0, held_out_losses=torch.zeros(1)))
+    assert not matched(criterion, Check(score=1.9, direction=0.0, drop=1.1, held_out_losses=torch.zeros(1)))
+    assert not matched(criterion, Check(score=2.1, direction=0.0, drop=0.0, held_out_losses=torch.zeros(1)))
 
 
 def test_a_guides_score_is_one_more_signal() -> None:

@@ -13,7 +13,7 @@ from unlearning.samples import Batch, SampleSet
 from unlearning.shortfall import push
 from unlearning.specs import IEU
 from unlearning.state import Loop
-from unlearning.stopping import Check, calibrate, check, until_matched
+from unlearning.stopping import Check, Criterion, calibrate, check, until_matched
 from unlearning.task import Progress, Steps, Task
 
 _PUSHED = 0.375
@@ -27,10 +27,11 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     Eliminating phase, until the forget set looks no better known than held-out data or the steps are spent:
 
-        loss = L(B_r; θ) − γ · mean(min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
+        loss = L(B_r; θ) − γ · mean(w · min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
-    with τ = log(classes) and W the weights of two or more dimensions. Then repair under the calibrated stop, with σ = 0: at
-    first a forget sample that comes back is still pushed, with γ/2 and as far as held-out data of its rank; then γ = 0.
+    with τ = log(classes), W the weights of two or more dimensions, and w what each forget sample falls short of held-out data of
+    its rank, before the first step (`unlearning.shortfall`). Then repair under the calibrated stop, with σ = 0: at first with
+    γ/2, and held-out data as they are at the latest check, so that what comes back is pushed again; then γ = 0.
     """
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
@@ -41,7 +42,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
     eliminating = Loop(spec.steps)
     task.state.keep(model=task.model, optimiser=optimiser, generator=generator, eliminating=eliminating)
     for taken in eliminating:
-        metrics = _eliminate(spec, task, optimiser, ceiling=ceiling, generator=generator)
+        metrics = _eliminate(spec, task, optimiser, criterion, ceiling=ceiling, generator=generator)
         if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
             eliminating.end()
             break
@@ -65,13 +66,21 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
 
 def _eliminate(
-    spec: IEU, task: Task, optimiser: torch.optim.SGD, *, ceiling: float, generator: torch.Generator
+    spec: IEU,
+    task: Task,
+    optimiser: torch.optim.SGD,
+    criterion: Criterion,
+    *,
+    ceiling: float,
+    generator: torch.Generator,
 ) -> Mapping[str, float]:
     remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
-    forgotten = _bounded(task, forget, ceiling).mean()
+    # Held-out data as they were: noise and decay worsen them by the step, and aims that moved with them would be passed by far.
+    needs = push(task, criterion, criterion, forget)
+    forgotten = (needs * _bounded(task, forget, ceiling)).mean()
     loss = follow_loss(task.model, optimiser, _remaining(task, remain) - spec.ascent * forgotten, longest=spec.clip)
     _decay_and_disturb(spec, task, generator)
-    return {"loss": loss, "forget_loss": float(forgotten.detach())}
+    return {"loss": loss, "push": float(needs.mean())}
 
 
 def _remaining(task: Task, remain: Batch) -> Tensor:

@@ -127,7 +127,7 @@ def test_no_drop_at_all_may_be_allowed() -> None:
 
 def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_used_up() -> None:
     def check(drop: float) -> Check:
-        return Check(score=0.0, direction=0.0, drop=drop, held_out=torch.zeros(1))
+        return Check(score=0.0, direction=0.0, drop=drop, held_out_losses=torch.zeros(1))
 
     spec = LTU(rehearsals=3, stop=Stop(allowed_drop=2.0))
     assert [method._rehearsals(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
