@@ -87,6 +87,8 @@ def _shown(row: Row | None) -> str:
         return "–"
     if row.n == 1 and not row.unit and row.mean.is_integer():  # a count
         return f"{row.mean:,.0f}"
+    if row.unit == "share":
+        return f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})"
     digits = 0 if abs(row.mean) >= 1000 else 1 if abs(row.mean) >= 10 else 2
     half = (row.high - row.low) / 2
     return f"{row.mean:,.{digits}f}" + (f" ± {half:,.{digits}f}" if row.n > 1 else "")

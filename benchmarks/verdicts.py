@@ -11,7 +11,7 @@ import copy
 from benchmarks.cases import Case, case
 from benchmarks.judging import Judged, judged_model
 from benchmarks.quality import arguments, everything
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, share_row, write
 from unlearning.training import fresh
 
 VERDICTS = ("verified", "inconclusive", "failed")
@@ -28,8 +28,7 @@ def main() -> None:
                 runs.setdefault(label, []).append(judged)
         for method, judgements in runs.items():
             rows += [
-                row([float(j.verdict == v) for j in judgements], case=name, method=method, metric=v, unit="ratio")
-                for v in VERDICTS
+                share_row([j.verdict == v for j in judgements], case=name, method=method, metric=v) for v in VERDICTS
             ]
     write("verdicts", rows)
 

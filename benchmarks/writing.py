@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy ships no type information
+from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -36,10 +36,26 @@ def row(values: Sequence[float], *, case: str, method: str, metric: str, unit: s
     found = np.asarray(values, dtype=np.float64)
     half = 0.0
     if len(found) > 1:
-        half = float(stdtrit(len(found) - 1, 0.975)) * float(found.std(ddof=1)) / math.sqrt(len(found))
+        half = float(stats.t.ppf(0.975, len(found) - 1)) * float(found.std(ddof=1)) / math.sqrt(len(found))
     mean = float(found.mean())
     return Row(
         case=case, method=method, metric=metric, unit=unit, n=len(found), mean=mean, low=mean - half, high=mean + half
+    )
+
+
+def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> Row:
+    """The share of independent hits with Clopper and Pearson's exact 95 % interval, which stays between 0 and 1."""
+    found = stats.binomtest(sum(hits), len(hits))
+    low, high = found.proportion_ci(0.95, method="exact")
+    return Row(
+        case=case,
+        method=method,
+        metric=metric,
+        unit="share",
+        n=len(hits),
+        mean=float(found.statistic),
+        low=float(low),
+        high=float(high),
     )
 
 
