@@ -1,14 +1,15 @@
 """Pictures of what the dashboards show: a real run, scraped by a real Prometheus, each panel's query asked and drawn.
 
 `python -m benchmarks.dashboards` trains the digits, serves requests by LTU, IEU and Retrain on a stack of its own, and draws
-docs/images/dashboard-*.png. It needs Debian's prometheus, and for their panels its exporters. Grafana itself is
-not part of it: the queries are its panels' own, the drawing is not.
+docs/images/dashboard-*.png: three minutes on an idle core, of which a busy machine makes ten. It needs Debian's prometheus, and for
+their panels its exporters. Grafana itself is not part of it: the queries are its panels' own, the drawing is not.
 """
 
 import json
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isnan
@@ -18,6 +19,8 @@ from typing import Any
 import httpx
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import MultipleLocator
 
 from expunge import client
 from expunge.embedded.broker import free_port
@@ -33,6 +36,10 @@ REQUESTS = (("ltu", range(0, 150)), ("ieu", range(150, 250)), ("retrain", range(
 """Each request's method, and the numbers of the digits that it asks to forget."""
 STEP = 2.0
 """Seconds between scrapes, and between points of a line."""
+PATIENCE = 1200.0
+"""Seconds that the training may take, and each request."""
+TICKS = {"s": (2, 5, 10, 20, 30, 60, 120, 300, 600, 1200), "bytes": tuple(1 << power for power in range(10, 40))}
+"""What may lie between two marks of an axis, by its unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +58,8 @@ class Span:
 
 def main() -> None:
     """Run, watch, draw."""
+    if shutil.which("prometheus") is None:
+        raise SystemExit("There is no prometheus to watch the run with (Debian: apt-get install prometheus).")
     with watched_run() as span:
         for path in DASHBOARDS:
             draw(json.loads(path.read_text()), span, IMAGES / f"dashboard-{path.stem}.png")
@@ -62,7 +71,11 @@ def watched_run() -> Iterator[Span]:
     """A stack on which every request was served while a Prometheus looked on."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        trained = train_workload(WORKLOAD, allowed=("examples",), folder=folder / "weights")
+        print("training the digits", flush=True)
+        show = within(PATIENCE, "the training")
+        trained = train_workload(
+            WORKLOAD, allowed=("examples",), folder=folder / "weights", show=lambda progress: show()
+        )
         options = Options(data_dir=folder / "data", port=free_port(), environment={"EXPUNGE_SWEEP_SECONDS": "2"})
         with (
             stack(options) as running,
@@ -83,8 +96,19 @@ def serve(http: httpx.Client, method: str, numbers: range) -> None:
     """Ask for digits to be forgotten and wait until that has ended."""
     ids = [f"digit-{number:04d}" for number in numbers]
     for job_id in client.job_ids(client.submit(http, dataset="digits", sample_ids=ids, method=method)):
-        *_, job = client.watch_job(http, job_id)
-        print(f"{method}: {job['state']} {job.get('reason') or ''}")
+        *_, job = client.watch_job(http, job_id, before_look=within(PATIENCE, f"the request by {method}"))
+        print(f"{method}: {job['state']} {job['reason'] or ''}", flush=True)
+
+
+def within(seconds: float, what: str) -> Callable[[], None]:
+    """A look at the clock, which raises TimeoutError once `what` has taken longer than this."""
+    ends = time.monotonic() + seconds
+
+    def look() -> None:
+        if time.monotonic() > ends:
+            raise TimeoutError(f"{what} has not ended within {seconds:g} s: look at what else the machine does")
+
+    return look
 
 
 def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
@@ -101,7 +125,8 @@ def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
     for panel in panels:
         at = panel["gridPos"]
         left, width = (at["x"] + 1.4) / 24, (at["w"] - 1.9) / 24
-        bottom, top = 1 - (at["y"] + at["h"] - 0.9) / height, 1 - (at["y"] + 1.5) / height
+        below = 0.9 if panel["type"] == "stat" else 2.2  # Room for a legend.
+        bottom, top = 1 - (at["y"] + at["h"] - below) / height, 1 - (at["y"] + 1.5) / height
         axes = figure.add_axes((left, bottom, width, top - bottom))
         axes.set_title(panel["title"], loc="left", fontsize=9)
         KINDS[panel["type"]](axes, panel, span)
@@ -124,18 +149,32 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
             points = unbroken([(float(at) - span.start, float(value)) for at, value in series["values"]])
             if all(isnan(value) for _, value in points):  # A quantile of nothing.
                 continue
-            axes.plot(*zip(*points, strict=True), label=legend(target["legendFormat"], series["metric"]), linewidth=1.2)
+            name = legend(target["legendFormat"], series["metric"])
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, clip_on=False)
             drawn += 1
-    defaults = panel["fieldConfig"]["defaults"]
-    axes.set_ylim(defaults.get("min"), defaults.get("max"))
-    axes.yaxis.set_major_formatter(lambda value, place: told(value, defaults["unit"]))
-    axes.xaxis.set_major_formatter(lambda value, place: told(value, "s"))
-    axes.tick_params(labelsize=7)
-    axes.grid(alpha=0.3)
     if not drawn:
         nothing(axes)
-    elif drawn <= 12:
-        axes.legend(fontsize=6, loc="upper left")
+        return
+    defaults = panel["fieldConfig"]["defaults"]
+    if axes.dataLim.y0 >= 0:  # From nought, as the panel asks for.
+        axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
+    axes.set_ylim(defaults.get("min"), defaults.get("max"))
+    axes.set_xlim(0, span.end - span.start)
+    scale(axes.yaxis, defaults["unit"])
+    scale(axes.xaxis, "s")
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)
+    if drawn <= 12:
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=5, frameon=False)
+
+
+def scale(axis: Axis, unit: str) -> None:
+    """Values in their unit, times at round ones."""
+    low, high = axis.get_view_interval()
+    fitting = [step for step in TICKS.get(unit, ()) if 2 <= (high - low) / step <= 7]
+    if fitting:
+        axis.set_major_locator(MultipleLocator(fitting[0]))
+    axis.set_major_formatter(lambda value, place: told(value, unit))
 
 
 def unbroken(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -168,22 +207,26 @@ def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
     """The value at the end, large."""
     found = span.seen.query(filled(panel["targets"][0]["expr"], span))
     defaults = panel["fieldConfig"]["defaults"]
-    text = defaults["noValue"]
+    text, colour = defaults["noValue"], "grey"
     if found:
         value = float(found[0]["value"][1])
         text = f"{value:,.0f}" if defaults.get("decimals") == 0 else told(value, defaults["unit"])
+        reached = [step for step in defaults["thresholds"]["steps"] if value >= (step["value"] or 0)]
+        colour = reached[-1]["color"] if reached else colour
     axes.axis("off")
-    axes.text(0.5, 0.4, text, ha="center", va="center", fontsize=18)
+    axes.text(0, 0.5, text, ha="left", va="center", fontsize=18, color=colour)
 
 
 def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
     """The series of each query side by side."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     names = panel["transformations"][-1]["options"]["renameByName"]
+    units = {each["matcher"]["options"]: each["properties"][0]["value"] for each in panel["fieldConfig"]["overrides"]}
     for target in panel["targets"]:
+        column = names[f"Value #{target['refId']}"]
         for series in span.seen.query(filled(target["expr"], span)):
             key = tuple(series["metric"].get(label, "") for label in ("model", "method"))
-            rows.setdefault(key, {})[names[f"Value #{target['refId']}"]] = f"{float(series['value'][1]):,.4g}"
+            rows.setdefault(key, {})[column] = told(float(series["value"][1]), units.get(column, "none"))
     axes.axis("off")
     if not rows:
         nothing(axes)
@@ -208,9 +251,9 @@ def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
         axes.barh(rows, lengths, left=list(left.values()), label=column, height=0.5)
         left = {row: start + length for (row, start), length in zip(left.items(), lengths, strict=True)}
     axes.set_ylim(-1, len(rows))
-    axes.xaxis.set_major_formatter(lambda value, place: told(value, panel["fieldConfig"]["defaults"]["unit"]))
+    scale(axes.xaxis, panel["fieldConfig"]["defaults"]["unit"])
     axes.tick_params(labelsize=7)
-    axes.legend(fontsize=6)
+    axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=6, frameon=False)
 
 
 def nothing(axes: Axes) -> None:
