@@ -8,7 +8,7 @@ import dataclasses
 from benchmarks.cases import case
 from benchmarks.judging import Judged, judged
 from benchmarks.methods import tuned
-from benchmarks.quality import UNITS, arguments, figures
+from benchmarks.quality import UNITS, cases_and_seeds, figures
 from benchmarks.writing import Row, row, write
 from unlearning.specs import LTU
 
@@ -27,15 +27,14 @@ ABLATIONS: dict[str, dict[str, object]] = {
 
 def main() -> None:
     """Judge LTU and each ablation on all seeds and write the rows."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
+    for name, seeds in cases_and_seeds(__doc__):
         whole = tuned(name)["ltu"]
         assert isinstance(whole, LTU)
         for label, change in ABLATIONS.items():
             spec = dataclasses.replace(whole, **change)  # type: ignore[arg-type]  # each change is one of the switches
             runs: list[Judged] = []
-            for seed in given.seeds:
+            for seed in seeds:
                 runs.append(judged(case(name, seed), spec))
                 print(f"{name} {seed} {label}: average gap {runs[-1].figures['average_gap']:.2f}", flush=True)
             rows += figures(runs, case=name, method=label, units=UNITS)

@@ -6,7 +6,7 @@ No default and no tuned parameter was chosen on these seeds.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.cases import case
 from benchmarks.judging import Judged, judged, judged_model
@@ -32,10 +32,9 @@ UNITS = {
 
 def main() -> None:
     """Judge all methods on all seeds and write the table's rows."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
-        for method, runs in everything(name, given.seeds).items():
+    for name, seeds in cases_and_seeds(__doc__):
+        for method, runs in everything(name, seeds).items():
             rows += figures(runs, case=name, method=method, units=UNITS)
             if runs[0].steps:
                 rows.append(
@@ -44,12 +43,19 @@ def main() -> None:
     write("quality", rows)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Cases and seeds from the command line."""
+def cases_and_seeds(description: str | None) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Each case of the command line, with its own seeds where it names some."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", nargs="+", default=["digits"], help="digits, cifar (see examples/)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    return parser.parse_args()
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        default=["digits"],
+        help="digits, cifar (see examples/); cifar=100,101 for seeds of its own",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of the cases that name none")
+    given = parser.parse_args()
+    for name, _, own in (entry.partition("=") for entry in given.case):
+        yield name, tuple(int(seed) for seed in own.split(",")) if own else tuple(given.seeds)
 
 
 def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:

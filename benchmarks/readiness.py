@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases import WORKLOADS, Case, case
-from benchmarks.quality import arguments
+from benchmarks.quality import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
 from unlearning.gradients import flat_gradient, step_along, trainable
@@ -60,11 +60,10 @@ def recipes(given: Recipe) -> dict[str, Recipe]:
 
 def main() -> None:
     """Train, ascend and relearn on all seeds, and write the rows."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
+    for name, seeds in cases_and_seeds(__doc__):
         found: dict[str, list[Mapping[str, float]]] = {}
-        for seed in given.seeds:
+        for seed in seeds:
             for label, recipe in recipes(WORKLOADS[name]().recipe).items():
                 figures = measured(case(name, seed, recipe=recipe))
                 found.setdefault(label, []).append(figures)

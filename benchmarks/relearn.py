@@ -6,7 +6,7 @@ T in steps, with SGD and with Adam; over the retrained model's T; normalised: th
 over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
 """
 
-from benchmarks.quality import arguments, everything, figures
+from benchmarks.quality import cases_and_seeds, everything, figures
 from benchmarks.writing import Row, write
 
 UNITS = {
@@ -23,10 +23,9 @@ UNITS = {
 
 def main() -> None:
     """Write the rows of all methods."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
-        for method, runs in everything(name, given.seeds).items():
+    for name, seeds in cases_and_seeds(__doc__):
+        for method, runs in everything(name, seeds).items():
             rows += figures(runs, case=name, method=method, units=UNITS)
     write("relearn", rows)
 

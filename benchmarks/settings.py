@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from benchmarks.cases import Case, case
 from benchmarks.judging import Judged, judged, judged_model, task_of
-from benchmarks.quality import arguments, figures
+from benchmarks.quality import cases_and_seeds, figures
 from benchmarks.readiness import accuracy
 from benchmarks.writing import Row, row, write
 from unlearning.methods.registry import unlearn
@@ -55,12 +55,11 @@ SETTINGS: dict[str, Callable[[str, int], Case]] = {
 
 def main() -> None:
     """Judge both methods in all settings on all seeds and write the rows."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
+    for name, seeds in cases_and_seeds(__doc__):
         for setting, prepare in SETTINGS.items():
             found: dict[str, list[Judged]] = {}
-            for seed in given.seeds:
+            for seed in seeds:
                 prepared = prepare(name, seed)
                 found.setdefault("original", []).append(judged_model(prepared, "original", prepared.original.model))
                 found.setdefault("retrain", []).append(judged_model(prepared, "again", prepared.again.model))
@@ -71,7 +70,7 @@ def main() -> None:
             for label, runs in found.items():
                 rows += figures(runs, case=f"{name}, {setting}", method=label, units=UNITS)
         for label, spec in METHODS.items():
-            rows += in_a_row(name, label, spec, given.seeds)
+            rows += in_a_row(name, label, spec, seeds)
         write("settings", rows)
 
 

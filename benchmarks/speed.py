@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.cases import WORKLOADS, Case, case
 from benchmarks.judging import task_of
 from benchmarks.methods import tuned
-from benchmarks.quality import arguments
+from benchmarks.quality import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
@@ -39,10 +39,9 @@ STEPS = 20
 def main() -> None:
     """Time everything and write the rows."""
     torch.set_num_threads(1)
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
-        cases = [case(name, seed) for seed in given.seeds]
+    for name, seeds in cases_and_seeds(__doc__):
+        cases = [case(name, seed) for seed in seeds]
         for part in (methods, sizes, remaining, step, precisions, preparation):
             begun = time.perf_counter()
             rows += part(name, cases)

@@ -10,7 +10,7 @@ import copy
 
 from benchmarks.cases import Case, case
 from benchmarks.judging import Judged, judged_model
-from benchmarks.quality import arguments, everything
+from benchmarks.quality import cases_and_seeds, everything
 from benchmarks.writing import Row, share_row, write
 from unlearning.training import fresh
 
@@ -19,11 +19,10 @@ VERDICTS = ("verified", "inconclusive", "failed")
 
 def main() -> None:
     """Count the verdicts of all models and write them as shares."""
-    given = arguments(__doc__)
     rows: list[Row] = []
-    for name in given.case:
-        runs = everything(name, given.seeds)
-        for seed in given.seeds:
+    for name, seeds in cases_and_seeds(__doc__):
+        runs = everything(name, seeds)
+        for seed in seeds:
             for label, judged in known(case(name, seed)).items():
                 runs.setdefault(label, []).append(judged)
         for method, judgements in runs.items():
