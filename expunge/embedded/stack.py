@@ -109,7 +109,6 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
         environment = service_environment(folder, settings, options.environment)
         say("the migrations")
         migrate(database_url)
-        key = first_key(database_url)
         first_signing_key(database_url, folder.signing_keys)
         say("the API, a worker and the beat")
         bring_up(
@@ -120,6 +119,7 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
             ],
             children,
         )
+        key = first_key(database_url)  # Last: whoever interrupts the start before it can be shown must not lose it.
         remember(folder, settings)
         yield Stack(folder, settings, key, children)
 
