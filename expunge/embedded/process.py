@@ -23,7 +23,8 @@ class Program:
     name: str
     command: tuple[str, ...]
     log: Path
-    ready: Callable[[], bool]
+    ready: Callable[[], bool] | Path
+    """A question, or the file that the program makes when it is ready."""
     environment: Mapping[str, str] | None = field(default=None, repr=False)
     user: str | None = None
     ready_within: float = 60.0
@@ -46,6 +47,8 @@ class Child:
 def start(program: Program) -> Child:
     """Start the program, its output appended to its log."""
     user = (program.user,) if program.user else ()
+    if isinstance(program.ready, Path):
+        program.ready.unlink(missing_ok=True)  # An earlier run's file says nothing about this one.
     tether = (sys.executable, "-I", str(TETHER), str(os.getpid()), program.orphan_signal.name, *user, "--")
     with program.log.open("ab") as log:
         process = subprocess.Popen(
@@ -62,7 +65,8 @@ def start(program: Program) -> Child:
 def await_ready(child: Child) -> None:
     """Wait until the child is ready. Raises StartFailed, with its log's tail, when it ends first or takes too long."""
     program, limit = child.program, time.monotonic() + child.program.ready_within
-    while not program.ready():
+    ready = program.ready.exists if isinstance(program.ready, Path) else program.ready
+    while not ready():
         status = child.process.poll()
         if status is not None:
             raise StartFailed(f"{program.name} ended with status {status} before it was ready.{tail(program.log)}")

@@ -66,11 +66,10 @@ def celery(
 ) -> Program:
     """Run a Celery program; it is ready when it has made the file that it is told of."""
     ready_file = folder.run / f"{log.stem}.ready"
-    ready_file.unlink(missing_ok=True)
     return Program(
         name=name,
         command=(*CELERY, *arguments, "--loglevel", "INFO"),
         log=log,
-        ready=ready_file.exists,
+        ready=ready_file,
         environment={**environment, "EXPUNGE_READY_FILE": str(ready_file)},
     )

@@ -119,7 +119,7 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
             ],
             children,
         )
-        key = first_key(database_url)  # Last: whoever interrupts the start before it can be shown must not lose it.
+        key = first_key(database_url)  # Last, so that an interrupted start makes no key that nobody was shown.
         remember(folder, settings)
         yield Stack(folder, settings, key, children)
 

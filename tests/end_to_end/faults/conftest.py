@@ -190,6 +190,6 @@ def another(child: Child, name: str, **environment: str) -> Child:
     ready = child.program.log.with_name(f"{name.replace(' ', '-')}.ready")
     given = {**(child.program.environment or {}), **environment, "EXPUNGE_READY_FILE": str(ready)}
     program = dataclasses.replace(
-        child.program, name=name, log=ready.with_suffix(".log"), environment=given, ready=ready.exists
+        child.program, name=name, log=ready.with_suffix(".log"), environment=given, ready=ready
     )
     return start(program)

@@ -54,6 +54,17 @@ def test_a_program_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
     stop(child)
 
 
+def test_the_ready_file_of_an_earlier_run_does_not_speak_for_the_next(tmp_path: Path) -> None:
+    ready = tmp_path / "program.ready"
+    makes_it = python(tmp_path, f"open({str(ready)!r}, 'w').close(); import time; time.sleep(600)", ready=ready)
+    child = start(makes_it)
+    await_ready(child)
+    stop(child)
+    child = start(python(tmp_path, "raise SystemExit('no such disk')", ready=ready))
+    with pytest.raises(StartFailed, match="before it was ready"):
+        await_ready(child)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent_code = f"""
