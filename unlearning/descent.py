@@ -35,7 +35,7 @@ def follow(optimiser: torch.optim.Optimizer, direction: Tensor) -> None:
 
 
 def follow_loss(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, longest: float) -> float:
-    """One step down a loss over all that training moves, its gradient no longer than `longest`. Gives the loss."""
+    """One step down a loss, a scalar, over all that training moves, its gradient no longer than `longest`. Gives the loss, nats."""
     follow(optimiser, clipped(flat_gradient(loss, trainable(model)), longest))
     return float(loss.detach())
 

@@ -5,9 +5,10 @@ from torch import Tensor
 
 
 def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
-    """The least of `values` that at least each share of the weight does not lie above, (k,).
+    """For each share the least of `values` at or below which that share of the weight lies, (k,), in their unit.
 
-    values, weights: (m,), the weights summing to 1. shares: (k,), from 0 to 1.
+    values, weights: (m,), the weights summing to 1. shares: (k,), from 0 to 1. The inverse of the weighted empirical distribution
+    function, NumPy's "inverted_cdf".
     """
     order = values.argsort()
     mass = weights[order].cumsum(0)

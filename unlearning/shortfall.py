@@ -6,7 +6,7 @@ from torch import Tensor
 from unlearning.precision import in_float32
 from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch
-from unlearning.stopping import Check, Criterion
+from unlearning.stopping import Criterion
 from unlearning.task import Task
 
 _FULL = 0.5
@@ -15,20 +15,20 @@ _FULL = 0.5
 
 @in_float32
 @torch.no_grad()
-def push(task: Task, criterion: Criterion, seen: Criterion | Check, forget: Batch, *, aim: float = 1.0) -> Tensor:
+def push(task: Task, criterion: Criterion, forget: Batch, *, held_out: Tensor, aim: float = 1.0) -> Tensor:
     """The shortfall of a batch of forget samples, (n,), as the model is now.
 
-    seen: held-out data as the model sees it at the latest check, or as it saw it before the first step.
+    held_out: losses of the criterion's held-out samples, (m,), nats: those of the latest check, or those before the first step.
     """
     losses = task.objective.losses(task.model, forget)
     # A resumed run's check comes from the checkpoint's device.
-    return shortfall(losses, seen.held_out_losses.to(losses), criterion.weights, aim=aim)
+    return shortfall(losses, held_out.to(losses), criterion.weights, aim=aim)
 
 
 def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:
     """A weight for each forget sample, (n,), from 0 (as unknown as held-out data) to 1.
 
-    losses: of the forget samples, (n,), nats. held_out: losses of held-out samples, (m,); weights: (m,), summing to 1, that give
+    losses: of the forget samples, (n,), nats. held_out: of held-out samples, (m,), nats; weights: (m,), summing to 1, that give
     these the forget set's mix of classes. aim: what the held-out losses are multiplied by.
 
     The two are matched by rank. A model is wrong about a few samples that it never saw and right about most, so the few forget

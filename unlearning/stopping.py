@@ -54,7 +54,8 @@ class Criterion:
 
     weights: (m,), summing to 1, that give the held-out set the forget set's mix of classes. held_out_losses: (m,), nats, of the
         model as it was given.
-    kept: the held-out data on which the utility is watched, the criterion's part and the guide's.
+    signals: what is compared. kept: the held-out data on which the utility is watched, the criterion's part and the guide's.
+    right_before: the merit, in points, of each remaining and each kept sample then, (r,) and (k,).
     """
 
     stop: Stop
@@ -77,6 +78,7 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
     remain = task.remain.draw(_CACHED_REMAINING, generator)
     held_out = task.criterion.batch
     kept = held_out, task.guide.batch
+    forward = _once(task.model)
     return Criterion(
         stop=stop,
         objective=task.objective,
@@ -84,10 +86,10 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
         remain=remain,
         held_out=held_out,
         weights=_matching_weights(task.forget, task.criterion, task.objective),
-        held_out_losses=task.objective.losses(task.model, held_out),
+        held_out_losses=task.objective.losses(forward, held_out),
         signals=(task.objective.losses, *_entropy(task.objective), *guides),
         kept=kept,
-        right_before=(_merit(task.objective, task.model, remain), _merit(task.objective, task.model, *kept)),
+        right_before=(_merit(task.objective, forward, remain), _merit(task.objective, forward, *kept)),
     )
 
 

@@ -53,7 +53,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
         loss = _remaining(task, task.remain.draw(spec.batch_size, generator))
         if number <= _PUSHED * spec.repair_steps:
             forget = task.forget.draw(spec.batch_size, generator)
-            needs = push(task, criterion, last, forget)
+            needs = push(task, criterion, forget, held_out=last.held_out_losses)
             loss = loss - _PUSH * spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
         return {"loss": follow_loss(task.model, optimiser, loss, longest=spec.clip)}
 
@@ -76,7 +76,7 @@ def _eliminate(
 ) -> Mapping[str, float]:
     remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
     # Held-out data as they were: noise and decay worsen them by the step, and aims that moved with them would be passed by far.
-    needs = push(task, criterion, criterion, forget)
+    needs = push(task, criterion, forget, held_out=criterion.held_out_losses)
     forgotten = (needs * _bounded(task, forget, ceiling)).mean()
     loss = follow_loss(task.model, optimiser, _remaining(task, remain) - spec.ascent * forgotten, longest=spec.clip)
     _decay_and_disturb(spec, task, generator)

@@ -165,7 +165,9 @@ def test_the_repair_keeps_what_comes_back_from_coming_back() -> None:
         given = task(plain)
         with monkeypatch.context() as patched:
             if not pushed:
-                patched.setattr("unlearning.methods.ieu.push", lambda task, criterion, last, forget: torch.zeros(1))
+                patched.setattr(
+                    "unlearning.methods.ieu.push", lambda task, criterion, forget, *, held_out: torch.zeros(1)
+                )
             drain(unlearn(IEU(steps=8, repair_steps=24, stop=NEVER), given))
         return float(OBJECTIVE.losses(given.model, given.forget.batch).detach().mean())
 

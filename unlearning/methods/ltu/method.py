@@ -65,7 +65,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
-        needs = push(task, criterion, last, forget, aim=aim)
+        needs = push(task, criterion, forget, held_out=last.held_out_losses, aim=aim)
         with batch_statistics(task.model, samples=len(index)):
             remembering = _remembering(spec, task, near, index, forget, needs, generator) if spec.remembering else None
             guided = len(guides) >= 2 and (bool(needs.any()) or remembering is None)
