@@ -6,9 +6,10 @@ python -m benchmarks.ablation --case digits --seeds 100 101 102 103 104
 import dataclasses
 
 from benchmarks.cases import case
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged
 from benchmarks.methods import tuned
-from benchmarks.quality import UNITS, cases_and_seeds, figures
+from benchmarks.quality import UNITS, figures
 from benchmarks.writing import Row, row, write
 from unlearning.specs import LTU
 

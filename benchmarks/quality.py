@@ -5,15 +5,14 @@
 No default and no tuned parameter was chosen on these seeds.
 """
 
-import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.cases import case
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model
 from benchmarks.methods import tuned
 from benchmarks.writing import Row, row, write
 
-SEEDS = (100, 101, 102, 103, 104)
 UNITS = {
     "average_gap": "points",
     "ua": "percent",
@@ -43,28 +42,13 @@ def main() -> None:
     write("quality", rows)
 
 
-def cases_and_seeds(description: str | None) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Each case of the command line, with its own seeds where it names some."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--case",
-        nargs="+",
-        default=["digits"],
-        help="digits, cifar (see examples/); cifar=100,101 for seeds of its own",
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="of the cases that name none")
-    given = parser.parse_args()
-    for name, _, own in (entry.partition("=") for entry in given.case):
-        yield name, tuple(int(seed) for seed in own.split(",")) if own else tuple(given.seeds)
-
-
 def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:
     """All methods on all seeds of a case, with the original and a second retrained model as the two ends of the scale."""
     found: dict[str, list[Judged]] = {}
     for seed in seeds:
         prepared = case(name, seed)
-        found.setdefault("original", []).append(judged_model(prepared, "original", prepared.original.model))
-        found.setdefault("retrain", []).append(judged_model(prepared, "again", prepared.again.model))
+        found.setdefault("original", []).append(judged_model(prepared, prepared.original.model))
+        found.setdefault("retrain", []).append(judged_model(prepared, prepared.again.model))
         for method, spec in tuned(name).items():
             run = judged(prepared, spec)
             found.setdefault(method, []).append(run)

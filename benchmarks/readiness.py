@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from benchmarks.cases import WORKLOADS, Case, case
-from benchmarks.quality import cases_and_seeds
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
 from unlearning.gradients import flat_gradient, step_along, trainable

@@ -6,7 +6,8 @@ T in steps, with SGD and with Adam; over the retrained model's T; normalised: th
 over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
 """
 
-from benchmarks.quality import cases_and_seeds, everything, figures
+from benchmarks.command_line import cases_and_seeds
+from benchmarks.quality import everything, figures
 from benchmarks.writing import Row, write
 
 UNITS = {

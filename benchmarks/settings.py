@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.cases import Case, case
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
-from benchmarks.quality import cases_and_seeds, figures
+from benchmarks.quality import figures
 from benchmarks.readiness import accuracy
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, row, share_row, write
 from unlearning.methods.registry import unlearn
 from unlearning.samples import SampleSet, joined, partition
 from unlearning.specs import IEU, LTU, Spec
@@ -61,17 +62,23 @@ def main() -> None:
             found: dict[str, list[Judged]] = {}
             for seed in seeds:
                 prepared = prepare(name, seed)
-                found.setdefault("original", []).append(judged_model(prepared, "original", prepared.original.model))
-                found.setdefault("retrain", []).append(judged_model(prepared, "again", prepared.again.model))
+                found.setdefault("original", []).append(judged_model(prepared, prepared.original.model))
+                found.setdefault("retrain", []).append(judged_model(prepared, prepared.again.model))
                 for label, spec in METHODS.items():
                     found.setdefault(label, []).append(judged(prepared, spec))
                 gaps = {label: round(runs[-1].figures["average_gap"], 2) for label, runs in found.items()}
                 print(f"{name} {setting} {seed}: average gaps {gaps}", flush=True)
             for label, runs in found.items():
-                rows += figures(runs, case=f"{name}, {setting}", method=label, units=UNITS)
+                rows += judged_rows(runs, case=f"{name}, {setting}", method=label)
         for label, spec in METHODS.items():
             rows += in_a_row(name, label, spec, seeds)
-        write("settings", rows)
+    write("settings", rows)
+
+
+def judged_rows(runs: Sequence[Judged], *, case: str, method: str) -> list[Row]:
+    """The figures, and how often the audit failed the model, so that a policy goes on to its next method."""
+    failed = share_row([run.verdict == "failed" for run in runs], case=case, method=method, metric="failed")
+    return [*figures(runs, case=case, method=method, units=UNITS), failed]
 
 
 def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Row]:
@@ -95,10 +102,10 @@ def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Ro
                 first.setdefault("ua_first_at_once", []).append(100 - accuracy(model, parts[0]))
         first.setdefault("ua_first_at_the_end", []).append(100 - accuracy(model, parts[0]))
         first.setdefault("ua_first_retrained", []).append(100 - accuracy(prepared.retrained.model, parts[0]))
-        ends.append(judged_model(prepared, f"five in a row by {label}", model))
+        ends.append(judged_model(prepared, model))
         shown = {metric: round(values[-1], 1) for metric, values in first.items()}
         print(f"{name} five in a row {seed} {label}: {ends[-1].figures['average_gap']:.2f} {shown}", flush=True)
-    rows = figures(ends, case=f"{name}, five in a row", method=label, units=UNITS)
+    rows = judged_rows(ends, case=f"{name}, five in a row", method=label)
     return rows + [
         row(values, case=f"{name}, five in a row", method=label, metric=metric, unit="percent")
         for metric, values in first.items()

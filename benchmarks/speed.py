@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import WORKLOADS, Case, case
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import tuned
-from benchmarks.quality import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient

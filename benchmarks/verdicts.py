@@ -9,8 +9,9 @@ The original, an untouched copy of it and a collapsed model must be `failed`; a 
 import copy
 
 from benchmarks.cases import Case, case
+from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged_model
-from benchmarks.quality import cases_and_seeds, everything
+from benchmarks.quality import everything
 from benchmarks.writing import Row, share_row, write
 from unlearning.training import fresh
 
@@ -39,8 +40,8 @@ def known(prepared: Case) -> dict[str, Judged]:
     for parameter in moved.parameters():
         parameter.data.mul_(1 + 1e-7)
     return {
-        "no_op": judged_model(prepared, "no_op", moved),
-        "collapsed": judged_model(prepared, "collapsed", fresh(prepared.workload.build, seed=prepared.seed).eval()),
+        "no_op": judged_model(prepared, moved),
+        "collapsed": judged_model(prepared, fresh(prepared.workload.build, seed=prepared.seed).eval()),
     }
 
 

@@ -1,0 +1,39 @@
+"""Which cases and which seeds a benchmark of methods runs on."""
+
+import argparse
+from collections.abc import Sequence
+
+from benchmarks.cases import WORKLOADS
+
+SEEDS = (100, 101, 102, 103, 104)
+"""Those of the tables. No default and no tuned parameter was chosen on them."""
+
+Chosen = tuple[str, tuple[int, ...]]
+"""A case and its seeds."""
+
+
+def cases_and_seeds(description: str | None, *, default: Sequence[int] = SEEDS) -> list[Chosen]:
+    """Each case that the command line names, with its own seeds where it has some."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        type=_case,
+        default=[("digits", ())],
+        help=f"{', '.join(WORKLOADS)} (see examples/); cifar=100,101 for seeds of its own",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=default, help="of the cases that name none")
+    given = parser.parse_args()
+    return [(name, own or tuple(given.seeds)) for name, own in given.case]
+
+
+def _case(text: str) -> Chosen:
+    name, _, seeds = text.partition("=")
+    if name not in WORKLOADS:
+        raise argparse.ArgumentTypeError(f"there is no case {name!r}; there are {', '.join(WORKLOADS)}")
+    try:
+        return name, tuple(int(seed) for seed in seeds.split(",") if seeds)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"the seeds of {name} must be numbers with commas between, not {seeds!r}"
+        ) from None
