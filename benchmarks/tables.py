@@ -100,7 +100,7 @@ def _made(name: str) -> str:
         return f"Not yet measured: `python -m benchmarks.{name}`."
     found = json.loads(path.read_text())
     origin = f"Made by `{found['command']}` at commit {found['commit']} on {found['machine']}"
-    return f"{origin}; ± and what is in brackets are 95 % intervals over n seeds or runs."
+    return f"{origin}; ± is half a 95 % interval over n seeds or runs, brackets hold a whole one."
 
 
 if __name__ == "__main__":
