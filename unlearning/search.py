@@ -20,6 +20,7 @@ import torch
 from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
+from unlearning.criterion import calibrate, check
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.objective import Objective
@@ -29,7 +30,6 @@ from unlearning.specs import Spec
 from unlearning.specs.spaces import SPACES, Space
 from unlearning.specs.stop import Stop
 from unlearning.state import State
-from unlearning.stopping import calibrate, check
 from unlearning.task import Task
 from unlearning.training import drain, fit
 

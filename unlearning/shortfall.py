@@ -1,12 +1,14 @@
 """How hard each forget sample is still to be pushed: a floor for losses that have none of their own [ours]."""
 
+from math import log
+
 import torch
 from torch import Tensor
 
+from unlearning.criterion import Criterion, of_classes
 from unlearning.precision import in_float32
 from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch
-from unlearning.stopping import Criterion
 from unlearning.task import Task
 
 _FULL = 0.5
@@ -18,11 +20,21 @@ _FULL = 0.5
 def push(task: Task, criterion: Criterion, forget: Batch, *, held_out: Tensor, aim: float = 1.0) -> Tensor:
     """The shortfall of a batch of forget samples, (n,), as the model is now.
 
+    Those of a class that is forgotten as a whole fall short of a guess, whose loss no right answer has.
     held_out: losses of the criterion's held-out samples, (m,), nats: those of the latest check, or those before the first step.
     """
     losses = task.objective.losses(task.model, forget)
+    going = of_classes(criterion.gone, forget.targets)
+    needs = torch.empty_like(losses)
     # A resumed run's check comes from the checkpoint's device.
-    return shortfall(losses, held_out.to(losses), criterion.weights, aim=aim)
+    needs[~going] = shortfall(losses[~going], held_out.to(losses), criterion.weights, aim=aim)
+    needs[going] = shortfall(losses[going], *_guess(criterion, losses), aim=aim)
+    return needs
+
+
+def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of a guess, log(classes), as a held-out set of one sample, with its weight."""
+    return losses.new_tensor([log(criterion.objective.classes or 1)]), losses.new_ones(1)
 
 
 def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:

@@ -14,7 +14,10 @@ from unlearning.state import State
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """One step done. `metrics` are figures worth showing while the run goes on (losses, accuracies, seconds)."""
+    """One step done, of as many as there are to do as things stand.
+
+    metrics: figures worth showing while the run goes on (losses, accuracies, seconds).
+    """
 
     phase: str
     step: int

@@ -47,6 +47,7 @@ class Journal:
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
     phase: Phase = Phase.LOAD
+    share: float = 0.0
 
 
 @contextmanager
@@ -87,8 +88,10 @@ def note(journal: Journal, progress: Progress) -> None:
     journal.metrics.update({name: value for name, value in progress.metrics.items() if isfinite(value)})
     if phase is journal.phase and now - journal.written < INTERVAL:
         return
-    journal.phase, journal.written = phase, now
     share = overall(phase, step=progress.step, total=progress.total)
+    if phase is journal.phase:
+        share = max(share, journal.share)  # A repair that turns out to be needed adds steps, and takes none back.
+    journal.phase, journal.written, journal.share = phase, now, share
     elapsed = now - journal.started
     with fenced(journal.sessions, journal.watch.claim) as session:
         record_progress(

@@ -70,6 +70,21 @@ def _trained(build: Callable[[], nn.Module]) -> nn.Module:
     return fit(build, samples(120, seed=1), RECIPE, objective=OBJECTIVE, seed=0)
 
 
+POOL = samples(3000, seed=99)
+"""Never trained on."""
+
+
+def pooled(start: int, stop: int) -> SampleSet:
+    return POOL.take(torch.arange(start, stop))
+
+
+def comparing(forget: SampleSet, criterion: SampleSet) -> Task:
+    """The task of a plain model whose forget set and criterion's held-out set are these."""
+    given = task(plain)
+    given.forget, given.criterion = forget, criterion
+    return given
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 

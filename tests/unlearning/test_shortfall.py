@@ -1,9 +1,15 @@
 """How hard each forget sample is still to be pushed."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from unlearning.shortfall import shortfall
+from tests.unlearning.small import CLASSES, OBJECTIVE, plain, task
+from unlearning.criterion import calibrate
+from unlearning.samples import joined
+from unlearning.shortfall import push, shortfall
+from unlearning.specs import Stop
 
 HELD_OUT = torch.tensor([0.0, 0.1, 0.2, 0.3, 4.0])
 EQUAL = torch.full((5,), 0.2)
@@ -42,3 +48,19 @@ def test_held_out_samples_count_by_their_weight() -> None:
 def test_any_number_of_samples_is_matched_with_any_other() -> None:
     assert of([0.0]) == [0.4]
     assert len(of([0.0] * 64)) == 64
+
+
+def test_a_class_that_goes_is_pushed_as_far_as_a_guess_and_others_as_far_as_held_out_data() -> None:
+    given = task(plain)
+    together = joined(given.forget, given.remain)
+    chosen = (together.targets == 2) | (torch.arange(len(together)) < 20)
+    given.forget, given.remain = (together.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
+    criterion = calibrate(given, Stop())
+    found = push(given, criterion, given.forget.batch, held_out=criterion.held_out_losses)
+    losses = OBJECTIVE.losses(given.model, given.forget.batch).detach()
+    going = given.forget.targets == 2
+
+    torch.testing.assert_close(found[going], ((math.log(CLASSES) - losses[going]) / 0.5).clamp(0, 1))
+    expected = shortfall(losses[~going], criterion.held_out_losses, criterion.weights)
+    torch.testing.assert_close(found[~going], expected)
+    assert 0 < int(going.sum()) < len(going)

@@ -38,6 +38,20 @@ def test_progress_is_written_when_a_phase_begins_and_then_no_more_often_than_agr
     assert job.eta_seconds is not None
 
 
+def test_steps_that_are_added_on_the_way_take_no_progress_back(
+    bench: Bench, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progressing, "INTERVAL", 0.0)
+    note(journal, Progress(phase="unlearn", step=40, total=40))
+    note(journal, Progress(phase="unlearn", step=41, total=160))
+    job = bench.job(journal.watch.claim.job_id)
+    assert (job.step, job.total, job.progress) == (41, 160, pytest.approx(0.55))
+
+    note(journal, Progress(phase="audit_membership", step=0, total=0))
+    note(journal, Progress(phase="unlearn", step=0, total=40))
+    assert bench.job(job.id).progress == pytest.approx(0.05)
+
+
 def test_a_metric_that_json_cannot_hold_is_left_out(bench: Bench, journal: Journal) -> None:
     note(journal, step(0, loss=float("nan"), accuracy=0.9))
     assert bench.job(journal.watch.claim.job_id).metrics == {"accuracy": 0.9}

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unlearning.criterion import Check, Criterion, calibrate, check
 from unlearning.descent import anneal, batch_statistics, descent, follow_loss
 from unlearning.gradients import forward_with, trainable
 from unlearning.objective import Objective
+from unlearning.passes import lengthened
 from unlearning.samples import Batch, SampleSet
 from unlearning.shortfall import push
 from unlearning.specs import IEU
 from unlearning.state import Loop
-from unlearning.stopping import Check, Criterion, calibrate, check, until_matched
+from unlearning.stopping import until_matched
 from unlearning.task import Progress, Steps, Task
 
 _PUSHED = 0.375
@@ -31,8 +33,10 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
     with τ = log(classes), W the weights of two or more dimensions, and w what each forget sample falls short of held-out data of
     its rank, before the first step (`unlearning.shortfall`). Then repair under the calibrated stop, with σ = 0: at first with
-    γ/2, and held-out data as they are at the latest check, so that what comes back is pushed again; then γ = 0.
+    γ/2, and held-out data as they are at the latest check, so that what comes back is pushed again; then γ = 0. While more than
+    half of the allowed drop is used up the repair goes on, for as long again.
     """
+    spec = lengthened(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
@@ -49,7 +53,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
         yield Progress(phase="unlearn", step=taken, total=total, metrics=metrics)
 
     def repair(number: int, last: Check) -> Mapping[str, float]:
-        anneal(optimiser, rate=spec.learning_rate, share_left=1 - (number - 1) / spec.repair_steps)
+        left = 1 - (number - 1) / spec.repair_steps
+        anneal(optimiser, rate=spec.learning_rate, share_left=left if left > 0 else (1 + left) / 4)
         loss = _remaining(task, task.remain.draw(spec.batch_size, generator))
         if number <= _PUSHED * spec.repair_steps:
             forget = task.forget.draw(spec.batch_size, generator)
@@ -57,10 +62,16 @@ def ieu(spec: IEU, task: Task) -> Steps:
             loss = loss - _PUSH * spec.ascent * (needs * _bounded(task, forget, ceiling)).mean()
         return {"loss": follow_loss(task.model, optimiser, loss, longest=spec.clip)}
 
-    steps = spec.repair_steps
     return (
         yield from until_matched(
-            task, criterion, repair, steps=steps, anneals=True, first_step=eliminating.done, total=total
+            task,
+            criterion,
+            repair,
+            steps=spec.repair_steps,
+            repair_steps=spec.repair_steps,
+            anneals=True,
+            first_step=eliminating.done,
+            total=total,
         )
     )
 

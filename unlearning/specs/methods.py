@@ -12,6 +12,8 @@ class LTU:
     """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learnt gradients, harmonised.
 
     steps: iterations; the rate falls to zero over the last half of them, and the best state by the calibrated stop is kept.
+    passes: how often each forget sample is to be seen at least; where the steps are too few for that, they and the repair are
+        lengthened in proportion.
     rehearsals: most plain steps on remaining data after each iteration; as many as the share of the allowed drop that is used up.
     repair_steps: most of them after the last iteration, while more than half of the allowed drop is used up.
     learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
@@ -30,8 +32,9 @@ class LTU:
 
     kind: Literal["ltu"] = "ltu"
     steps: int = 40
+    passes: float = 5.0
     rehearsals: int = 3
-    repair_steps: int = 40
+    repair_steps: int = 120
     learning_rate: float = 0.1
     inner_rate: float = 0.002
     clip: float = 1.0
@@ -52,6 +55,7 @@ class LTU:
 
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)
+        require(self.passes >= 0, "passes", "at least 0", self.passes)
         require(self.rehearsals >= 0, "rehearsals", "at least 0", self.rehearsals)
         require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
         require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
@@ -78,7 +82,10 @@ class IEU:
     """Influence Eliminating Unlearning (Tran, Woo, arXiv 2604.09391): bounded ascent, weight decay, noise, then repair.
 
     steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data; over the first three
-        eighths of them what comes back of the forget set is still pushed.
+        eighths of them what comes back of the forget set is still pushed. Up to as many again follow, while more than half of the
+        allowed drop is used up.
+    passes: how often each forget sample is to be seen at least while it is eliminated; where the steps are too few for that, both
+        phases are lengthened in proportion.
     learning_rate: η. clip: the longest gradient that is followed. ascent: γ, the weight of the bounded ascent on the forget set.
     decay: λ of W ← (1 − ηλ)W.
     noise: σ, the noise a step in units of each weight tensor's standard deviation.
@@ -88,6 +95,7 @@ class IEU:
     kind: Literal["ieu"] = "ieu"
     steps: int = 60
     repair_steps: int = 160
+    passes: float = 5.0
     learning_rate: float = 0.05
     clip: float = 1.0
     ascent: float = 0.5
@@ -99,6 +107,7 @@ class IEU:
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)
         require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
+        require(self.passes >= 0, "passes", "at least 0", self.passes)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.ascent >= 0, "ascent", "at least 0", self.ascent)
         require(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unlearning.criterion import Check, calibrate
 from unlearning.descent import anneal, batch_statistics, descent, follow, follow_loss, follow_statistics
 from unlearning.epochs import mean_loss
 from unlearning.errors import MethodRefused
@@ -15,10 +16,11 @@ from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
 from unlearning.objective import Forward
+from unlearning.passes import lengthened
 from unlearning.samples import Batch, SampleSet
 from unlearning.shortfall import push
 from unlearning.specs import LTU
-from unlearning.stopping import Check, calibrate, until_matched
+from unlearning.stopping import until_matched
 from unlearning.task import Steps, Task
 
 _REHEARSING = 0.5
@@ -32,6 +34,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         raise MethodRefused(
             "LTU is guided by membership models that read logits; this objective has none. Use IEU or Retrain."
         )
+    spec = lengthened(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     seconds: dict[str, float] = {}

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
+from unlearning.criterion import Check
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
 from unlearning.samples import SampleSet
 from unlearning.specs import LTU, Stop
-from unlearning.stopping import Check
 from unlearning.task import Task
 from unlearning.training import drain
 
