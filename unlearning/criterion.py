@@ -17,6 +17,7 @@ from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import Stop
 from unlearning.task import Task
+from unlearning.whole_classes import gone_classes, of_classes
 
 Signal = Callable[[Forward, Batch], Tensor]
 """A number a sample, (n,), that is higher for data the model does not know."""
@@ -24,8 +25,6 @@ Signal = Callable[[Forward, Batch], Tensor]
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
 _CACHED_REMAINING = 512
 _LEARNING_CURVE = -1 / 3
-_GONE = 0.1
-"""A class of which the remaining set keeps less than this share is forgotten as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -84,7 +83,7 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
     generator = torch.Generator().manual_seed(-task.seed - 1)
     remain = task.remain.draw(_CACHED_REMAINING, generator)
     held_out = task.criterion.batch
-    gone = gone_classes(task)
+    gone = gone_classes(task.forget, task.remain, classes=task.objective.classes)
     going = of_classes(gone, task.forget.targets)
     kept = tuple(_only(samples.batch, ~of_classes(gone, samples.targets)) for samples in (task.criterion, task.guide))
     forget = task.forget.take((~going).nonzero().flatten())
@@ -135,21 +134,6 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
 def matched(criterion: Criterion, found: Check) -> bool:
     """Whether the forget set looks held out and the utility is kept."""
     return found.score <= criterion.stop.tolerance and found.drop <= criterion.stop.allowed_drop
-
-
-def gone_classes(task: Task) -> Tensor | None:
-    """(classes,) bool: those of which the remaining set keeps less than a tenth. None without classes."""
-    if task.objective.classes is None:
-        return None
-    forget, remain = (
-        torch.bincount(samples.targets, minlength=task.objective.classes) for samples in (task.forget, task.remain)
-    )
-    return remain < _GONE * (forget + remain)
-
-
-def of_classes(gone: Tensor | None, targets: Tensor) -> Tensor:
-    """(n,) bool: which samples are of these classes; none of them without classes."""
-    return torch.zeros(len(targets), dtype=torch.bool, device=targets.device) if gone is None else gone[targets]
 
 
 def _only(batch: Batch, which: Tensor) -> Batch:

@@ -5,11 +5,12 @@ from math import log
 import torch
 from torch import Tensor
 
-from unlearning.criterion import Criterion, of_classes
+from unlearning.criterion import Criterion
 from unlearning.precision import in_float32
 from unlearning.quantiles import weighted_quantiles
 from unlearning.samples import Batch
 from unlearning.task import Task
+from unlearning.whole_classes import of_classes
 
 _FULL = 0.5
 """Nats of loss below its aim from which on a sample is pushed with full weight."""

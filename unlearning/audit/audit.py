@@ -15,7 +15,7 @@ from unlearning.audit.membership import Attack, margin
 from unlearning.audit.plots import histograms, roc_curves
 from unlearning.audit.signals import frozen, observe
 from unlearning.audit.spec import AuditSpec
-from unlearning.audit.utility import agreement, jensen_shannon, per_class
+from unlearning.audit.utility import accuracy, agreement, jensen_shannon, per_class
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -28,6 +28,7 @@ from unlearning.errors import MethodRefused
 from unlearning.objective import Objective
 from unlearning.samples import SampleSet
 from unlearning.task import Progress
+from unlearning.whole_classes import gone_classes, of_classes
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 
@@ -73,6 +74,7 @@ def audit(
         attacks[name] = attacks_on(seen[name], pairing, spec=spec)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = seen["original"], seen["unlearned"]
+    known = ~of_classes(gone_classes(forget, remain, classes=objective.classes), test.targets).cpu().numpy()
     membership = Membership(
         original=attacks["original"],
         unlearned=attacks["unlearned"],
@@ -100,7 +102,12 @@ def audit(
             margin=membership.margin,
         ),
         *relearn_findings(relearnings, thresholds=spec.thresholds),
-        *utility_findings(measures["original"], measures["unlearned"], thresholds=spec.thresholds),
+        *utility_findings(
+            (measures["original"].ra, measures["unlearned"].ra),
+            (accuracy(before["test"], among=known).scaled(100), accuracy(after["test"], among=known).scaled(100)),
+            whole_classes=not known.all(),
+            thresholds=spec.thresholds,
+        ),
     ]
     verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds)
     return Findings(

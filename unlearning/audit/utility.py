@@ -1,14 +1,16 @@
 """What the model is still good for: error on D_f, accuracy on D_r and D_t, per class, and agreement with the original."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats, Interval, wilson
 from unlearning.audit.signals import Signals
 
 
-def accuracy(signals: Signals, *, confidence: float = 0.95) -> Interval:
-    """The share of right predictions, 0 to 1, with Wilson's interval."""
-    return wilson(int(signals.correct.sum()), len(signals), confidence=confidence)
+def accuracy(signals: Signals, *, among: NDArray[np.bool_] | None = None, confidence: float = 0.95) -> Interval:
+    """The share of right predictions, 0 to 1, with Wilson's interval; among some of the samples, (n,), where any are chosen."""
+    right = signals.correct if among is None or not among.any() else signals.correct[among]
+    return wilson(int(right.sum()), len(right), confidence=confidence)
 
 
 def per_class(original: Signals, unlearned: Signals) -> list[dict[str, object]]:

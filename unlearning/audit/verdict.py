@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from unlearning.audit.change import Change
 from unlearning.audit.delay import Relearning
 from unlearning.audit.intervals import Interval
-from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack
 from unlearning.audit.spec import Thresholds
 
@@ -227,12 +226,22 @@ def change_findings(change: Change) -> list[Finding]:
     ]
 
 
-def utility_findings(before: Measures, after: Measures, *, thresholds: Thresholds) -> list[Finding]:
-    """Accuracy lost on "ra" and "ta", in points: a warning, never a reason to pass or fail."""
+def utility_findings(
+    remaining: tuple[Interval, Interval],
+    test: tuple[Interval, Interval],
+    *,
+    whole_classes: bool,
+    thresholds: Thresholds,
+) -> list[Finding]:
+    """Accuracy lost, before and after, in percent: a warning, never a reason to pass or fail.
+
+    whole_classes: whether a class is forgotten as a whole; `test` is then about the classes that remain.
+    """
+    data = "test data of the classes that remain" if whole_classes else "test data"
     rows = []
-    for code, name, was, now in (("ra", "remaining", before.ra, after.ra), ("ta", "test", before.ta, after.ta)):
+    for code, name, (was, now) in (("ra", "remaining data", remaining), ("ta", data, test)):
         kept = was.value - now.value <= thresholds.utility_drop
-        text = f"accuracy on the {name} data went from {was.value:.1f} % to {now.value:.1f} %"
+        text = f"accuracy on the {name} went from {was.value:.1f} % to {now.value:.1f} %"
         rows.append(Finding(code=f"utility_{code}", passed=kept, text=text, interval=now, deciding=False))
     return rows
 

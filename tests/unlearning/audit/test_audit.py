@@ -13,6 +13,7 @@ from unlearning.audit.measures import measure
 from unlearning.audit.signals import frozen, observe
 from unlearning.audit.spec import AuditSpec
 from unlearning.errors import MethodRefused
+from unlearning.samples import joined
 
 SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 
@@ -149,6 +150,28 @@ def test_a_whole_class_is_compared_with_its_own_kind(world: World) -> None:
     found = ones.audit("no-op", spec=SMALL)
     assert found.membership.matched
     assert found.verdict.value == "failed"
+
+
+def test_what_a_model_no_longer_knows_of_a_class_that_goes_is_not_held_against_it(world: World) -> None:
+    together = joined(world.sets["forget"], world.sets["remain"])
+    ones = together.targets == 1
+    forget, remain = (together.take(mask.nonzero().flatten()) for mask in (ones, ~ones))
+    gone = World(sets={**world.sets, "forget": forget, "remain": remain}, models=world.models)
+
+    model = copy.deepcopy(world.models["original"])
+    with torch.no_grad():
+        model[-1].bias[1] -= 1000
+    found = gone.audit(model, spec=SMALL)
+    before, after = (found.measures[name].ta.value for name in ("original", "unlearned"))
+    assert before - after > SMALL.thresholds.utility_drop
+    finding = next(f for f in found.verdict.findings if f.code == "utility_ta")
+    others = world.sets["test"].take((world.sets["test"].targets != 1).nonzero().flatten())
+    seen = observe(frozen(model), others, objective=OBJECTIVE)
+    assert finding.passed
+    assert finding.interval is not None
+    assert finding.interval.value == pytest.approx(100 * seen.correct.mean())
+    assert finding.text.startswith("accuracy on the test data of the classes that remain went from ")
+    assert not [warning for warning in found.verdict.warnings if "accuracy" in warning.lower()]
 
 
 def test_an_empty_set_is_refused(world: World) -> None:
