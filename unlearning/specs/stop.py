@@ -12,7 +12,8 @@ class Stop:
     check_every: steps between two checks.
     tolerance: the forget set counts as matched when the root mean square of the standardised differences between its
         statistics and the held-out set's is at most this many standard errors.
-    allowed_drop: accuracy, in points, that the remaining and the held-out data may lose; crossing it ends the run.
+    allowed_drop: accuracy, in points, that the remaining and the held-out data may lose, of the latter beyond what a model that
+        learnt from so much less would lack; a state that lost more is not kept while there is another.
     relearn_share: the least share of the control's relearning steps that the forget set must need before the run may end
         early; 0 turns the probe off.
     """
