@@ -69,6 +69,8 @@ def ltu(spec: LTU, task: Task) -> Steps:
         forget = task.forget.select(index)
         aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
         needs = push(task, criterion, forget, held_out=last.held_out_losses, aim=aim)
+        # A few count as they would in a full batch: alone, one sample would be pushed with the force of all, and far past its aim.
+        needs = needs * min(1.0, len(index) / spec.batch_size)
         with batch_statistics(task.model, samples=len(index)):
             remembering = _remembering(spec, task, near, index, forget, needs, generator) if spec.remembering else None
             guided = len(guides) >= 2 and (bool(needs.any()) or remembering is None)
