@@ -132,3 +132,16 @@ def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_u
     spec = LTU(rehearsals=3, stop=Stop(allowed_drop=2.0))
     assert [method._rehearsals(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
     assert method._rehearsals(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
+
+
+@pytest.mark.parametrize(("forgotten", "weight"), [(1, 1 / 16), (8, 0.5), (16, 1.0), (40, 1.0)])
+def test_a_few_forget_samples_count_as_their_part_of_a_batch(
+    forgotten: int, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed: list[torch.Tensor] = []
+    remembering = method._remembering
+    monkeypatch.setattr(method, "push", lambda task, criterion, forget, **more: torch.ones(len(forget.targets)))
+    monkeypatch.setattr(method, "_remembering", lambda *given: pushed.append(given[5]) or remembering(*given))
+    next(unlearn(LTU(batch_size=16, query_size=16), task(plain, forgotten=forgotten)))
+
+    torch.testing.assert_close(pushed[0], torch.full((min(forgotten, 16),), weight))
