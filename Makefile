@@ -59,7 +59,7 @@ check: $(STAMP)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-BENCHES := quality relearn verdicts ablation settings readiness speed references \
+BENCHES := validation quality relearn verdicts ablation settings readiness speed references \
 	load coalescing soak fuzz manifests reports metrics
 
 bench: $(STAMP)
