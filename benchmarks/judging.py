@@ -20,6 +20,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec, to_json
 from unlearning.task import Outcome, Task
 from unlearning.training import drain
+from unlearning.weights import to_bytes
 
 TABLE = ("ua", "ra", "ta", "mi")
 
@@ -51,7 +52,7 @@ def judged(case: Case, spec: Spec) -> Judged:
 
 def judged_model(case: Case, model: nn.Module) -> Judged:
     """The same for a model that is there already: the original itself, another retrained one."""
-    place = _place(case, {"weights": _digest(model)})
+    place = _place(case, {"weights": hashlib.sha256(to_bytes(model)).hexdigest()})
     if place.exists():
         return Judged(**json.loads(place.read_text()))
     return _kept(place, case, model, Outcome(steps=0, stopped_because="completed"), 0.0, 0.0)
@@ -125,15 +126,6 @@ def _figures(findings: Findings) -> dict[str, float]:
         if relearning.normalised is not None:
             figures[f"relearn_delay_normalised_{kind}"] = relearning.normalised
     return figures
-
-
-def _digest(model: nn.Module) -> str:
-    """The SHA-256 of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _place(case: Case, what: Mapping[str, object]) -> Path:

@@ -13,10 +13,12 @@ from benchmarks.cases import case, trained
 from benchmarks.judging import task_of
 from benchmarks.writing import RESULTS
 from unlearning.search import against_oracle, search, validation
-from unlearning.specs import SPECS, Spec, to_json
+from unlearning.specs import IEU, LTU, SPECS, Spec, to_json
 from unlearning.specs.parsing import restored
 
 ALL = tuple(kind for kind in SPECS if kind != "retrain")
+AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
+"""The project's own methods as they come, unsearched."""
 SEED = 50
 """The validation seed, in no table."""
 FILE = RESULTS / "tuned.json"

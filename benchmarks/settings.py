@@ -17,15 +17,15 @@ from torch.nn import functional
 from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
+from benchmarks.methods import AT_DEFAULTS
 from benchmarks.quality import figures
 from benchmarks.readiness import accuracy
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.methods.registry import unlearn
 from unlearning.samples import SampleSet, joined, partition
-from unlearning.specs import IEU, LTU, Spec
+from unlearning.specs import Spec
 from unlearning.training import drain
 
-METHODS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
 UNITS = {"average_gap": "points", "ua": "percent", "ra": "percent", "ta": "percent", "ta_lost": "points"}
 PARTS = 5
 
@@ -64,13 +64,13 @@ def main() -> None:
                 prepared = prepare(name, seed)
                 found.setdefault("original", []).append(judged_model(prepared, prepared.original.model))
                 found.setdefault("retrain", []).append(judged_model(prepared, prepared.again.model))
-                for label, spec in METHODS.items():
+                for label, spec in AT_DEFAULTS.items():
                     found.setdefault(label, []).append(judged(prepared, spec))
                 gaps = {label: round(runs[-1].figures["average_gap"], 2) for label, runs in found.items()}
                 print(f"{name} {setting} {seed}: average gaps {gaps}", flush=True)
             for label, runs in found.items():
                 rows += judged_rows(runs, case=f"{name}, {setting}", method=label)
-        for label, spec in METHODS.items():
+        for label, spec in AT_DEFAULTS.items():
             rows += in_a_row(name, label, spec, seeds)
     write("settings", rows)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from benchmarks.cases import WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
-from benchmarks.methods import tuned
+from benchmarks.methods import AT_DEFAULTS, tuned
 from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
@@ -26,7 +26,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Precision, Recipe
 from unlearning.samples import Batch, SampleSet
-from unlearning.specs import IEU, LTU, Retrain, Spec
+from unlearning.specs import LTU, Retrain, Spec
 from unlearning.task import Task
 from unlearning.training import drain, fresh, train
 
@@ -65,8 +65,7 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
 def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
     """LTU and IEU on 1 to 1,000 forgotten samples, over their own time on 100."""
     rows = []
-    both: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
-    for label, spec in both.items():
+    for label, spec in AT_DEFAULTS.items():
         seconds = {size: [timed(run, spec, _forgetting(c, size)) for c in cases] for size in SIZES}
         rows += [
             row(_over(v, seconds[100]), case=f"{name}, {k} forgotten", method=label, metric="time_ratio", unit="ratio")

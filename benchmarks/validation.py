@@ -10,16 +10,15 @@ Neither the evaluating attack nor the test set is looked at.
 from benchmarks.cases import case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
+from benchmarks.methods import AT_DEFAULTS
 from benchmarks.writing import Row, row, write
 from unlearning.methods.registry import unlearn
 from unlearning.search import against_oracle
-from unlearning.specs import IEU, LTU, Spec
 from unlearning.training import drain
 
 SEEDS = (20, 21, 22, 23, 24, 25)
 SHARES = {"digits": (0.02, 0.1), "cifar": (0.1,)}
 """Shares of the training set that are forgotten."""
-METHODS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
 
 
 def main() -> None:
@@ -32,7 +31,7 @@ def main() -> None:
                 prepared = case(name, seed, share=share)
                 judge = against_oracle(task_of(prepared), prepared.retrained.model)
                 gaps.setdefault("original", []).append(judge(prepared.original.model))
-                for method, spec in METHODS.items():
+                for method, spec in AT_DEFAULTS.items():
                     task = task_of(prepared)
                     drain(unlearn(spec, task))
                     gaps.setdefault(method, []).append(judge(task.model))

@@ -1,7 +1,7 @@
 """What the calibrated stop compares, fixed on the model as it was given, and one look at a model by it (docs/methods.md §4).
 
-A forgotten sample should look like a held-out one: not like a member, and not worse than a non-member either. Only D_f, D̂_r and the
-held-out data of a task are looked at; never the evaluating attack, never the test set.
+A forgotten sample should look like a held-out one: not like a member, and not worse than a non-member either. Only D_f, at most
+512 samples of D_r and the held-out data of a task are looked at; never the evaluating attack, never the test set.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,8 +23,11 @@ Signal = Callable[[Forward, Batch], Tensor]
 """A number a sample, (n,), that is higher for data the model does not know."""
 
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
+"""Of the held-out set's values: where the forget set's distribution is compared with it."""
 _CACHED_REMAINING = 512
+"""Most remaining samples on which the utility is watched: each check passes them through the model."""
 _LEARNING_CURVE = -1 / 3
+"""The power of the amount of data with which a model's error falls [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -23,6 +23,16 @@ def anneal(optimiser: torch.optim.Optimizer, *, rate: float, share_left: float) 
         group["lr"] = rate * min(1.0, 2 * share_left)
 
 
+def share_left(number: int, *, steps: int, repair_steps: int) -> float:
+    """What is left at step `number`, from 1, for `anneal`: of a run 1 down to 0, of the repair after it 1/4 down to 0.
+
+    The repair so begins at half of the rate.
+    """
+    if number <= steps:
+        return 1 - (number - 1) / steps
+    return (1 - (number - 1 - steps) / repair_steps) / 4
+
+
 def follow(optimiser: torch.optim.Optimizer, direction: Tensor) -> None:
     """One step against `direction`, one vector (p,) in the order of the optimiser's parameters."""
     start = 0

@@ -34,7 +34,10 @@ def push(task: Task, criterion: Criterion, forget: Batch, *, held_out: Tensor, a
 
 
 def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a guess, log(classes), as a held-out set of one sample, with its weight."""
+    """The loss of a guess, log(classes) nats, as a held-out set of one sample, (1,), with its weight, (1,).
+
+    Without classes no sample is measured by it.
+    """
     return losses.new_tensor([log(criterion.objective.classes or 1)]), losses.new_ones(1)
 
 

@@ -20,9 +20,15 @@ def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
     The file appears by a rename after it has reached the disk, so a crash leaves the old state or the new one. Raises OSError
     (e.g. ENOSPC) with nothing left behind.
     """
+    return write_file(to_bytes(model), folder)
+
+
+def to_bytes(model: nn.Module) -> bytes:
+    """All weights and buffers in the form of a safetensors file: equal weights give equal bytes."""
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
-    return write_file(safetensors.torch.save(tensors), folder)
+    return safetensors.torch.save(
+        {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+    )
 
 
 def write_file(content: bytes, folder: Path) -> tuple[Path, str]:

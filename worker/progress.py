@@ -37,6 +37,7 @@ class Journal:
     """What a run has to say about itself.
 
     timings: seconds by stage since the claim. earlier: those of the attempts before this one. metrics: this attempt's.
+    share: of the whole job that is done, 0 to 1, as it was last written, in `phase`.
     """
 
     watch: Watch

@@ -17,6 +17,10 @@ def test_a_small_one_changes_nothing() -> None:
     assert (lengthened(given, forget=32).steps, lengthened(given, forget=32).repair_steps) == (10, 30)
 
 
+def test_no_run_is_longer_than_a_spec_may_ask_for() -> None:
+    assert lengthened(LTU(batch_size=1), forget=10**8).steps == 10**6
+
+
 def test_it_is_done_once() -> None:
     once = lengthened(LTU(), forget=5000)
 

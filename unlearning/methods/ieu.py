@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from unlearning.criterion import Check, Criterion, calibrate, check
-from unlearning.descent import anneal, batch_statistics, descent, follow_loss
+from unlearning.descent import anneal, batch_statistics, descent, follow_loss, share_left
 from unlearning.gradients import forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.passes import lengthened
@@ -53,8 +53,8 @@ def ieu(spec: IEU, task: Task) -> Steps:
         yield Progress(phase="unlearn", step=taken, total=total, metrics=metrics)
 
     def repair(number: int, last: Check) -> Mapping[str, float]:
-        left = 1 - (number - 1) / spec.repair_steps
-        anneal(optimiser, rate=spec.learning_rate, share_left=left if left > 0 else (1 + left) / 4)
+        left = share_left(number, steps=spec.repair_steps, repair_steps=spec.repair_steps)
+        anneal(optimiser, rate=spec.learning_rate, share_left=left)
         loss = _remaining(task, task.remain.draw(spec.batch_size, generator))
         if number <= _PUSHED * spec.repair_steps:
             forget = task.forget.draw(spec.batch_size, generator)

@@ -55,7 +55,7 @@ class LTU:
 
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)
-        require(self.passes >= 0, "passes", "at least 0", self.passes)
+        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
         require(self.rehearsals >= 0, "rehearsals", "at least 0", self.rehearsals)
         require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
         require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
@@ -107,7 +107,7 @@ class IEU:
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)
         require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
-        require(self.passes >= 0, "passes", "at least 0", self.passes)
+        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
         require(self.clip > 0, "clip", "above 0", self.clip)
         require(self.ascent >= 0, "ascent", "at least 0", self.ascent)
         require(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.criterion import Check, calibrate
-from unlearning.descent import anneal, batch_statistics, descent, follow, follow_loss, follow_statistics
+from unlearning.descent import anneal, batch_statistics, descent, follow, follow_loss, follow_statistics, share_left
 from unlearning.epochs import mean_loss
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, clipped
@@ -58,13 +58,11 @@ def ltu(spec: LTU, task: Task) -> Steps:
     task.state.keep(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator)
 
     def step(number: int, last: Check) -> Mapping[str, float]:
-        if number > spec.steps:
-            left = 1 - (number - 1 - spec.steps) / spec.repair_steps
-            anneal(rehearsing, rate=spec.learning_rate * _REHEARSING, share_left=left / 4)
-            return {"loss": _rehearse(spec, task, remain, rehearsing, generator)}
-        left = 1 - (number - 1) / spec.steps
-        anneal(optimiser, rate=spec.learning_rate, share_left=left)
+        left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
         anneal(rehearsing, rate=spec.learning_rate * _REHEARSING, share_left=left)
+        if number > spec.steps:
+            return {"loss": _rehearse(spec, task, remain, rehearsing, generator)}
+        anneal(optimiser, rate=spec.learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
