@@ -9,7 +9,6 @@ import functools
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.machine import DEVICE, seconds
 from examples import cifar, digits
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet, partition
@@ -24,12 +24,35 @@ from unlearning.training import fit, fresh
 from unlearning.weights import load_weights, save_weights
 from unlearning.workload import HeldOut, Workload, split_held_out
 
-WORKLOADS: dict[str, Callable[[], Workload]] = {"digits": digits.workload, "cifar": cifar.workload}
+
+def digits_group_norm() -> Workload:
+    """The digits, for a network in which samples do not look at each other: what training with differential privacy asks for."""
+    return dataclasses.replace(digits.workload(), name="digits_group_norm", build=_group_normed)
+
+
+def _group_normed() -> nn.Module:
+    layers = (
+        nn.GroupNorm(4, layer.num_features) if isinstance(layer, nn.BatchNorm2d) else layer
+        for layer in digits.network().children()
+    )
+    return nn.Sequential(*layers)
+
+
+WORKLOADS: dict[str, Callable[[], Workload]] = {
+    "digits": digits.workload,
+    "digits_group_norm": digits_group_norm,
+    "cifar": cifar.workload,
+    "cifar_resnet18": cifar.resnet18_workload,
+    "cifar_resnet18_half": cifar.resnet18_workload,
+}
+"""The last two are for a machine with a GPU."""
+SHARES = {"cifar_resnet18_half": 0.5}
+"""Of the training set that a case's deletion names, where it is not a tenth."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trained:
-    """A model, and the processor seconds that training it took when it was trained."""
+    """A model, and the seconds that training it took when it was trained."""
 
     model: nn.Module
     seconds: float
@@ -67,16 +90,20 @@ class Case:
 
 
 def case(
-    name: str, seed: int, *, share: float = 0.1, recipe: Recipe | None = None, forget: Forget | None = None
+    name: str, seed: int, *, share: float | None = None, recipe: Recipe | None = None, forget: Forget | None = None
 ) -> Case:
     """A deletion and its models, which are trained when they are first looked at.
 
-    `share` of the training set, drawn at random by the seed, is to be forgotten, or what `forget` chooses: one (n,) bool of the
-    training set. recipe: in place of the workload's own.
+    `share` of the training set, drawn at random by the seed, is to be forgotten (default: the case's own), or what `forget`
+    chooses: one (n,) bool of the training set. recipe: in place of the workload's own. All of it lies on the benchmarks' device.
     """
     given = WORKLOADS[name]()
-    workload = given if recipe is None else dataclasses.replace(given, recipe=recipe)
-    count = max(1, round(share * len(workload.train)))
+    workload = dataclasses.replace(
+        given,
+        recipe=recipe or given.recipe,
+        **{part: getattr(given, part).to(DEVICE) for part in ("train", "held_out", "test")},
+    )
+    count = max(1, round((SHARES.get(name, 0.1) if share is None else share) * len(workload.train)))
     forgotten, remain = partition(workload.train, (count, len(workload.train) - count), seed=seed)
     if forget is not None:
         chosen = forget(workload.train, seed)
@@ -109,17 +136,18 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
+        **({} if DEVICE.type == "cpu" else {"device": torch.cuda.get_device_name()}),
     }
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
     note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
     if note.exists():
         kept = json.loads(note.read_text())
-        model = fresh(workload.build, seed=seed)
+        model = fresh(workload.build, seed=seed).to(DEVICE)
         load_weights(model, folder / f"{kept['sha256']}.safetensors", kept["sha256"])
         return Trained(model=model.eval(), seconds=kept["seconds"])
-    begun = time.process_time()
+    begun = seconds()
     model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
-    seconds = time.process_time() - begun
+    taken = seconds() - begun
     _, sha256 = save_weights(model, folder)
-    note.write_text(json.dumps({**what, "sha256": sha256, "seconds": seconds}, indent=2) + "\n")
-    return Trained(model=model.eval(), seconds=seconds)
+    note.write_text(json.dumps({**what, "sha256": sha256, "seconds": taken}, indent=2) + "\n")
+    return Trained(model=model.eval(), seconds=taken)

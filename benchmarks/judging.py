@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import nn
 
+from benchmarks import machine
 from benchmarks.cases import Case, told
 from unlearning.audit.audit import audit, run_audit
 from unlearning.audit.findings import Findings
@@ -27,7 +28,10 @@ TABLE = ("ua", "ra", "ta", "mi")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What one run came to. figures: metric → value. processor_seconds: of the method, all threads; seconds: on the clock."""
+    """What one run came to. figures: metric → value.
+
+    seconds: of the method, on the clock. processor_seconds: of all its threads; on a GPU those on the clock too.
+    """
 
     figures: Mapping[str, float]
     verdict: str
@@ -44,10 +48,10 @@ def judged(case: Case, spec: Spec) -> Judged:
     if place.exists():
         return Judged(**json.loads(place.read_text()))
     task = task_of(case)
-    begun, begun_processor = time.perf_counter(), time.process_time()
+    begun, begun_work = time.perf_counter(), machine.seconds()
     outcome = drain(unlearn(spec, task))
-    seconds, processor_seconds = time.perf_counter() - begun, time.process_time() - begun_processor
-    return _kept(place, case, task.model, outcome, seconds, processor_seconds)
+    seconds, work_seconds = time.perf_counter() - begun, machine.seconds() - begun_work
+    return _kept(place, case, task.model, outcome, seconds, work_seconds)
 
 
 def judged_model(case: Case, model: nn.Module) -> Judged:

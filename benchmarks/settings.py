@@ -40,7 +40,7 @@ def part_of_a_class(samples: SampleSet, seed: int) -> Tensor:
     inside = one_class(samples, seed).nonzero().flatten()
     seen = functional.avg_pool2d(samples.inputs[inside], 4).flatten(1)
     nearest = (seen - seen[0]).square().mean(1).argsort()[: len(inside) // 3]
-    chosen = torch.zeros(len(samples), dtype=torch.bool)
+    chosen = torch.zeros(len(samples), dtype=torch.bool, device=inside.device)
     chosen[inside[nearest]] = True
     return chosen
 

@@ -11,6 +11,7 @@ import copy
 from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged_model
+from benchmarks.machine import DEVICE
 from benchmarks.quality import everything
 from benchmarks.writing import Row, share_row, write
 from unlearning.training import fresh
@@ -41,7 +42,7 @@ def known(prepared: Case) -> dict[str, Judged]:
         parameter.data.mul_(1 + 1e-7)
     return {
         "no_op": judged_model(prepared, moved),
-        "collapsed": judged_model(prepared, fresh(prepared.workload.build, seed=prepared.seed).eval()),
+        "collapsed": judged_model(prepared, fresh(prepared.workload.build, seed=prepared.seed).to(DEVICE).eval()),
     }
 
 
