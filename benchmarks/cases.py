@@ -12,11 +12,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import DEVICE, seconds
+from benchmarks.machine import DEVICE, named, seconds
 from examples import cifar, digits
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet, partition
@@ -118,12 +119,13 @@ def case(
     )
 
 
-def told(recipe: Recipe) -> dict[str, object]:
-    """What a recipe says beyond its defaults, so that a setting which is added later changes no digest."""
+def told(settings: Any) -> dict[str, object]:
+    """What a recipe, and what it holds, says beyond the defaults, so that a setting which is added later changes no digest."""
+    values = {field.name: (getattr(settings, field.name), field.default) for field in dataclasses.fields(settings)}
     return {
-        field.name: repr(getattr(recipe, field.name))
-        for field in dataclasses.fields(recipe)
-        if getattr(recipe, field.name) != field.default
+        name: told(value) if dataclasses.is_dataclass(value) else repr(value)
+        for name, (value, default) in values.items()
+        if value != default
     }
 
 
@@ -136,7 +138,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
-        **({} if DEVICE.type == "cpu" else {"device": torch.cuda.get_device_name()}),
+        **named(),
     }
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
     note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"

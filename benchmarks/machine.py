@@ -13,3 +13,8 @@ def seconds() -> float:
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def named() -> dict[str, str]:
+    """The GPU, as a part of what results are kept under; nothing where there is none."""
+    return {} if DEVICE.type == "cpu" else {"device": torch.cuda.get_device_name()}

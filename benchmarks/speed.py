@@ -20,6 +20,7 @@ from benchmarks.cases import WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
+from benchmarks.readiness import STRONG
 from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
@@ -128,17 +129,18 @@ def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
 def preparation(name: str, cases: Sequence[Case]) -> list[Row]:
     """Training with Ready2Unlearn, over plain training for as many epochs."""
     given = dataclasses.replace(WORKLOADS[name]().recipe, readiness=None)
+    preparations = {
+        "ready2unlearn, second order": Ready2Unlearn(),
+        "ready2unlearn, first order": Ready2Unlearn(order="first"),
+        "ready2unlearn, strong": STRONG,
+    }
     found: dict[str, list[float]] = {}
     for prepared in cases[:3]:
         plain = timed(_trained, prepared, given)
-        for order in ("second", "first"):
-            ready = dataclasses.replace(given, readiness=Ready2Unlearn(order=order))
-            seconds = timed(_trained, prepared, ready)
-            found.setdefault(order, []).append(seconds / plain)
-    return [
-        row(v, case=name, method=f"ready2unlearn, {k} order", metric="training_ratio", unit="ratio")
-        for k, v in found.items()
-    ]
+        for label, readiness in preparations.items():
+            seconds = timed(_trained, prepared, dataclasses.replace(given, readiness=readiness))
+            found.setdefault(label, []).append(seconds / plain)
+    return [row(v, case=name, method=k, metric="training_ratio", unit="ratio") for k, v in found.items()]
 
 
 def timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:

@@ -52,6 +52,13 @@ def clipped(gradient: Tensor, longest: float) -> Tensor:
     return gradient * scale
 
 
+def shortened(loss: Tensor, parameters: Parameters, longest: float) -> Tensor:
+    """The same scalar, with a gradient by these parameters that is scaled down to length `longest` where it is longer."""
+    gradient = clipped(flat_gradient(loss, parameters), longest)
+    weights = torch.cat([p.reshape(-1) for p in parameters.values()])
+    return loss.detach() + (weights - weights.detach()) @ gradient
+
+
 @torch.no_grad()
 def step_along(parameters: Iterable[Tensor], direction: Tensor, *, rate: float) -> None:
     """θ ← θ − rate·direction, in place; direction is one vector (p,) in the parameters' order."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from unlearning.gradients import descend, forward_with, trainable
+from unlearning.gradients import descend, forward_with, shortened, trainable
 from unlearning.objective import Objective
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.samples import Batch, SampleSet, partition
@@ -79,4 +79,4 @@ def readiness_loss(
     if spec.resistance:
         relearned = descend(ascended, loss(ascended, similar), rate=spec.relearn_rate, differentiable=second)
         total = total - spec.resistance * (loss(relearned, forget) - before.detach()).clamp(max=spec.clip)
-    return total
+    return total if spec.longest is None else shortened(total, start, spec.longest)

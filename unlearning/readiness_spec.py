@@ -12,7 +12,8 @@ class Ready2Unlearn:
 
     efficiency, retention, resistance: λ1, λ2, λ3. ascent_rate: α, equal to the later ascent's step.
     ascent_steps: k, simulated ascent steps. relearn_rate: γ of the simulated relearning.
-    clip: the most that one meta difference may count, in nats. warm_up: share of the epochs trained plainly first.
+    clip: the most that one meta difference may count, in nats. longest: the longest gradient of the meta terms that is followed, a
+        longer one being scaled down to it [ours]; None follows all. warm_up: share of the epochs trained plainly first.
     every: the meta terms join each `every`-th step. order: "second" differentiates through the simulation, "first" does not.
     revocable_share: share of the training data that may be asked to be forgotten, the rest being stable.
     """
@@ -24,6 +25,7 @@ class Ready2Unlearn:
     ascent_steps: int = 1
     relearn_rate: float = 0.02
     clip: float = 2.0
+    longest: float | None = None
     warm_up: float = 0.5
     every: int = 8
     order: Literal["second", "first"] = "second"
@@ -32,6 +34,8 @@ class Ready2Unlearn:
     def __post_init__(self) -> None:
         if min(self.efficiency, self.retention, self.resistance) < 0:
             raise InvalidSpec("Ready2Unlearn's weights must be at least 0.")
+        if self.longest is not None and self.longest <= 0:
+            raise InvalidSpec("Ready2Unlearn's longest must be above 0.")
         if self.every < 1 or self.ascent_steps < 1 or not 0 <= self.warm_up <= 1 or not 0 < self.revocable_share < 1:
             raise InvalidSpec(
                 "Ready2Unlearn needs every >= 1, ascent_steps >= 1, warm_up in [0, 1], revocable_share in (0, 1)."

@@ -4,7 +4,7 @@ from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, WIDTH, flat, normalised, plain, same, samples, state
 from unlearning.descent import batch_statistics, descent, follow, follow_statistics
-from unlearning.gradients import clipped, descend, flat_gradient, forward_with, step_along, trainable
+from unlearning.gradients import clipped, descend, flat_gradient, forward_with, shortened, step_along, trainable
 from unlearning.training import fresh
 
 BATCH = samples(32, seed=1).batch
@@ -56,6 +56,18 @@ def test_a_long_gradient_is_scaled_and_a_short_one_is_not() -> None:
     torch.testing.assert_close(clipped(gradient, 1.0), torch.tensor([0.6, 0.8]))
     assert torch.equal(clipped(gradient, 6.0), gradient)
     assert torch.equal(clipped(torch.zeros(2), 1.0), torch.zeros(2))
+
+
+@pytest.mark.parametrize(("longest", "share"), [(0.01, None), (1e9, 1.0)])
+def test_a_shortened_loss_has_its_value_and_a_gradient_of_that_length(longest: float, share: float | None) -> None:
+    model = fresh(plain, seed=1)
+    loss = OBJECTIVE.losses(model, BATCH).mean()
+    whole = flat_gradient(OBJECTIVE.losses(model, BATCH).mean(), trainable(model))
+    found = shortened(loss, trainable(model), longest)
+    gradient = flat_gradient(found, trainable(model))
+
+    assert found.item() == loss.item()
+    torch.testing.assert_close(gradient, whole * (share or longest / whole.norm()))
 
 
 def test_a_step_along_a_vector_moves_each_parameter_by_its_part() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, normalised, plain, same, samples, state
+from unlearning.errors import InvalidSpec
 from unlearning.readiness import RevocableSplit, readiness_loss, revocable_split
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.samples import Batch, SampleSet
@@ -167,6 +168,21 @@ def test_beyond_the_clip_efficiency_asks_for_no_more() -> None:
     spec = dataclasses.replace(SPEC, retention=0.0, resistance=0.0, clip=1e-6)
 
     assert (gradient(found(model, spec), model) == 0).all()
+
+
+def test_a_long_meta_gradient_is_scaled_down_and_keeps_its_direction() -> None:
+    model = smooth()
+    whole, value = gradient(found(model, SPEC), model), found(model, SPEC)
+    bounded = found(model, dataclasses.replace(SPEC, longest=float(whole.norm()) / 4))
+
+    torch.testing.assert_close(bounded, value)
+    torch.testing.assert_close(gradient(bounded, model), whole / 4)
+
+
+@pytest.mark.parametrize("longest", [0.0, -1.0])
+def test_the_longest_meta_gradient_has_a_length(longest: float) -> None:
+    with pytest.raises(InvalidSpec, match="longest"):
+        Ready2Unlearn(longest=longest)
 
 
 def test_batch_norms_statistics_are_not_written() -> None:
