@@ -20,7 +20,6 @@ from benchmarks.cases import WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
-from benchmarks.readiness import STRONG
 from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
@@ -132,7 +131,6 @@ def preparation(name: str, cases: Sequence[Case]) -> list[Row]:
     preparations = {
         "ready2unlearn, second order": Ready2Unlearn(),
         "ready2unlearn, first order": Ready2Unlearn(order="first"),
-        "ready2unlearn, strong": STRONG,
     }
     found: dict[str, list[float]] = {}
     for prepared in cases[:3]:

@@ -7,8 +7,8 @@
     + λ3 · −clip(L(B_f; θ'') − stop[L(B_f; θ)])   resistance: and last through relearning
 
 Idea and three aims: Duan, Yang, Abbasi, Tam, arXiv 2505.10845 [paper]. The objective is this project's reconstruction [ours]:
-the paper's equations are in no source we have. Efficiency must be the difference: undifferenced it is plain ascent on the revocable
-data, i.e. the model would simply not learn them.
+the paper's equations are in no source we have. Efficiency must be a difference, of the losses or of their logarithms: undifferenced
+it is plain ascent on the revocable data, i.e. the model would simply not learn them.
 """
 
 from dataclasses import dataclass
@@ -20,6 +20,9 @@ from unlearning.gradients import descend, forward_with, shortened, trainable
 from unlearning.objective import Objective
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.samples import Batch, SampleSet, partition
+
+_LEAST = 1e-6
+"""Nats: the least loss whose logarithm is taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -71,12 +74,23 @@ def readiness_loss(
     for _ in range(spec.ascent_steps):
         ascended = descend(ascended, loss(ascended, forget), rate=-spec.ascent_rate, differentiable=second)
     after = loss(ascended, forget)
-    # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
-    doubled = 1 if second else 2
-    total = -doubled * spec.efficiency * (after - before).clamp(max=spec.clip)
+    total = -spec.efficiency * _gain(spec, before, after).clamp(max=spec.clip)
     if spec.retention:
         total = total + spec.retention * (loss(ascended, stable) - loss(start, stable).detach())
     if spec.resistance:
         relearned = descend(ascended, loss(ascended, similar), rate=spec.relearn_rate, differentiable=second)
         total = total - spec.resistance * (loss(relearned, forget) - before.detach()).clamp(max=spec.clip)
     return total if spec.longest is None else shortened(total, start, spec.longest)
+
+
+def _gain(spec: Ready2Unlearn, before: Tensor, after: Tensor) -> Tensor:
+    """What the simulated ascent did to the loss, a scalar: L(θ') − L(θ), or log(L(θ') / L(θ))."""
+    if spec.gain == "ratio" and spec.order == "second":
+        return after.clamp(min=_LEAST).log() - before.clamp(min=_LEAST).log()
+    # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
+    difference = (after - before) if spec.order == "second" else 2 * (after - before)
+    if spec.gain == "difference":
+        return difference
+    now = before.detach().clamp(min=_LEAST)
+    # ∇log(L(θ') / L(θ)) ≈ 2αHg/L − α‖g‖²g/L², and L(θ') − L(θ) ≈ α‖g‖².
+    return difference / now - (after - before).detach() / now**2 * before

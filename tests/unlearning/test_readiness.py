@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
+from unlearning.objective import Forward
 from unlearning.readiness import RevocableSplit, readiness_loss, revocable_split
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.samples import Batch, SampleSet
@@ -63,7 +64,9 @@ def written_out(weights: Weights, spec: Ready2Unlearn) -> Tensor:
     for _ in range(spec.ascent_steps):
         ascended = stepped(ascended, forget, spec.ascent_rate)
     relearned = stepped(ascended, similar, -spec.relearn_rate)
-    efficiency = -torch.clamp(loss(ascended, forget) - loss(weights, forget), max=spec.clip)
+    before, after = loss(weights, forget), loss(ascended, forget)
+    gain = after - before if spec.gain == "difference" else torch.log(after / before)
+    efficiency = -torch.clamp(gain, max=spec.clip)
     retention = loss(ascended, stable) - loss(weights, stable).detach()
     resistance = -torch.clamp(loss(relearned, forget) - loss(weights, forget).detach(), max=spec.clip)
     return spec.efficiency * efficiency + spec.retention * retention + spec.resistance * resistance
@@ -82,6 +85,8 @@ def cosine(one: Tensor, other: Tensor) -> float:
     "spec",
     [
         SPEC,
+        dataclasses.replace(SPEC, gain="ratio"),
+        dataclasses.replace(SPEC, gain="ratio", clip=0.01),
         dataclasses.replace(SPEC, ascent_steps=1),
         dataclasses.replace(SPEC, clip=0.01),
         dataclasses.replace(SPEC, efficiency=0.0),
@@ -127,10 +132,11 @@ def test_first_order_efficiency_is_twice_the_difference_of_two_gradients() -> No
     )
 
 
-def test_for_small_steps_both_orders_agree() -> None:
+@pytest.mark.parametrize("gain", ["difference", "ratio"])
+def test_for_small_steps_both_orders_agree(gain: str) -> None:
     model = smooth()
     specs = [
-        dataclasses.replace(SPEC, retention=0.0, resistance=0.0, ascent_rate=0.001, order=order)
+        dataclasses.replace(SPEC, gain=gain, retention=0.0, resistance=0.0, ascent_rate=0.001, order=order)
         for order in ("first", "second")
     ]
     first, second = (gradient(found(model, spec), model) for spec in specs)
@@ -161,6 +167,25 @@ def test_weights_of_zero_give_no_gradient(order: str) -> None:
 
     assert float(value.detach()) == 0
     assert (gradient(value, model) == 0).all()
+
+
+def test_a_network_that_knows_its_data_by_heart_still_has_a_slope_of_the_ratio() -> None:
+    """As the loss goes to nothing the difference's gradient does as its square, the ratio's no faster than the loss's own."""
+
+    def over_the_losss_own(gain: str, margin: float) -> float:
+        def losses(forward: Forward, batch: Batch) -> Tensor:
+            known = margin * functional.one_hot(batch.targets, CLASSES)
+            return functional.cross_entropy(forward(batch.inputs) + known, batch.targets, reduction="none")
+
+        model, forget = smooth(), drawn()[0]
+        objective = dataclasses.replace(OBJECTIVE, losses=losses)
+        spec = dataclasses.replace(SPEC, gain=gain, retention=0.0, resistance=0.0)
+        generator = torch.Generator().manual_seed(0)
+        value = readiness_loss(model, spec, objective=objective, split=SPLIT, batch_size=SIZE, generator=generator)
+        return float(gradient(value, model).norm() / gradient(losses(model, forget).mean(), model).norm())
+
+    assert over_the_losss_own("difference", 9) < over_the_losss_own("difference", 5) / 20
+    assert over_the_losss_own("ratio", 9) > over_the_losss_own("ratio", 5) / 2
 
 
 def test_beyond_the_clip_efficiency_asks_for_no_more() -> None:
