@@ -18,7 +18,15 @@ from unlearning.training import fit
 
 SIZE = 8
 SPEC = Ready2Unlearn(
-    efficiency=0.3, retention=0.5, resistance=0.7, ascent_rate=0.2, relearn_rate=0.1, ascent_steps=2, clip=1e9
+    efficiency=0.3,
+    retention=0.5,
+    resistance=0.7,
+    gain="difference",
+    ascent_rate=0.2,
+    relearn_rate=0.1,
+    ascent_steps=2,
+    clip=1e9,
+    longest=None,
 )
 Weights = tuple[Tensor, ...]
 
