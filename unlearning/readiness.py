@@ -2,7 +2,7 @@
 
     θ'  = θ + α ∇L(B_f; θ)            simulated unlearning: k ascent steps on a revocable batch
     θ'' = θ' − γ ∇L(B_sim; θ')        simulated relearning on similar data that is not forgotten
-    + λ1 · −clip(L(B_f; θ') − L(B_f; θ))          efficiency: a step of ascent should work
+    + λ1 · −clip(log(L(B_f; θ') / L(B_f; θ)))     efficiency: a step of ascent should work
     + λ2 ·  (L(B_s; θ') − stop[L(B_s; θ)])        retention: and not hurt the stable data
     + λ3 · −clip(L(B_f; θ'') − stop[L(B_f; θ)])   resistance: and last through relearning
 
