@@ -3,7 +3,7 @@
     python -m benchmarks.speed --case digits cifar --seeds 100 101 102
 
 Per method; against the size of the forget set (1 to 1,000); against the remaining set at a fixed |D̂_r|; a step of LTU against the
-passes that it must make; bf16 and channels-last against float32; what Ready2Unlearn adds to the training.
+passes that it must make; bf16 and channels-last against float32. What Ready2Unlearn adds to the training is in `benchmarks.readiness`.
 """
 
 import copy
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.cases import WORKLOADS, Case, case
+from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
@@ -24,7 +24,6 @@ from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
 from unlearning.methods.registry import unlearn
-from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Precision, Recipe
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import LTU, Retrain, Spec
@@ -43,7 +42,7 @@ def main() -> None:
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
         cases = [case(name, seed) for seed in seeds]
-        for part in (methods, sizes, remaining, step, precisions, preparation):
+        for part in (methods, sizes, remaining, step, precisions):
             begun = time.perf_counter()
             rows += part(name, cases)
             print(f"{name} {part.__name__}: {time.perf_counter() - begun:.0f} s", flush=True)
@@ -125,22 +124,6 @@ def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
     return [row(v, case=name, method=k, metric="speed_up", unit="ratio") for k, v in found.items()]
 
 
-def preparation(name: str, cases: Sequence[Case]) -> list[Row]:
-    """Training with Ready2Unlearn, over plain training for as many epochs."""
-    given = dataclasses.replace(WORKLOADS[name]().recipe, readiness=None)
-    preparations = {
-        "ready2unlearn, second order": Ready2Unlearn(),
-        "ready2unlearn, first order": Ready2Unlearn(order="first"),
-    }
-    found: dict[str, list[float]] = {}
-    for prepared in cases[:3]:
-        plain = timed(_trained, prepared, given)
-        for label, readiness in preparations.items():
-            seconds = timed(_trained, prepared, dataclasses.replace(given, readiness=readiness))
-            found.setdefault(label, []).append(seconds / plain)
-    return [row(v, case=name, method=k, metric="training_ratio", unit="ratio") for k, v in found.items()]
-
-
 def timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
     """Seconds that the call takes: of one processor thread, or of the GPU."""
     begun = machine.seconds()
@@ -201,12 +184,6 @@ def _epoch(prepared: Case, precision: Precision, layout: torch.memory_format) ->
     model = fresh(prepared.workload.build, seed=prepared.seed).to(memory_format=layout)  # type: ignore[call-overload]  # torch types this overload for tensors only
     recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.01, precision=precision)
     return timed(drain, train(model, samples, recipe, objective=prepared.workload.objective, seed=0))
-
-
-def _trained(prepared: Case, recipe: Recipe) -> None:
-    workload = prepared.workload
-    model = fresh(workload.build, seed=prepared.seed)
-    drain(train(model, workload.train, recipe, objective=workload.objective, seed=prepared.seed))
 
 
 def _over(values: Sequence[float], by: Sequence[float]) -> list[float]:
