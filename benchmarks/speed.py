@@ -3,7 +3,7 @@
     python -m benchmarks.speed --case digits cifar --seeds 100 101 102
 
 Per method; against the size of the forget set (1 to 1,000); against the remaining set at a fixed |D̂_r|; a step of LTU against the
-passes that it must make; bf16 and channels-last against float32. What Ready2Unlearn adds to the training is in `benchmarks.readiness`.
+passes that it must make; bf16 and channels-last against float32. What Ready2Unlearn adds to training is in `benchmarks.readiness`.
 """
 
 import copy
