@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import DEVICE, named, seconds
+from benchmarks.machine import DEVICE, identity, seconds
 from examples import cifar, digits
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Recipe
@@ -57,8 +57,11 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "cifar_resnet18_half": cifar.resnet18_workload,
 }
 """The last two are for a machine with a GPU."""
-SHARES = {"cifar_resnet18_half": 0.5}
-"""Of the training set that a case's deletion names, where it is not a tenth."""
+
+
+def share_of(name: str) -> float:
+    """Of the training set, what a case's deletion names: a tenth, or a half."""
+    return 0.5 if name.endswith("_half") else 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -114,7 +117,7 @@ def case(
         recipe=recipe or given.recipe,
         **{part: getattr(given, part).to(DEVICE) for part in ("train", "held_out", "test")},
     )
-    count = max(1, round((SHARES.get(name, 0.1) if share is None else share) * len(workload.train)))
+    count = max(1, round((share_of(name) if share is None else share) * len(workload.train)))
     forgotten, remain = partition(workload.train, (count, len(workload.train) - count), seed=seed)
     if forget is not None:
         chosen = forget(workload.train, seed)
@@ -148,7 +151,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
-        **named(),
+        **identity(),
     }
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
     note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"

@@ -139,7 +139,7 @@ def _place(case: Case, what: Mapping[str, object]) -> Path:
         "forget": hashlib.sha256("\n".join(case.forget.ids).encode()).hexdigest(),
         "recipe": told(case.workload.recipe),
         "method": what,
-        **machine.named(),
+        **machine.identity(),
     }
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
     return folder / f"judged-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.json"

@@ -1,6 +1,8 @@
 """Where the benchmarks compute, and what a second is there."""
 
+import platform
 import time
+from pathlib import Path
 
 import torch
 
@@ -15,6 +17,19 @@ def seconds() -> float:
     return time.perf_counter()
 
 
-def named() -> dict[str, str]:
+def identity() -> dict[str, str]:
     """The GPU, as a part of what results are kept under; nothing where there is none."""
     return {} if DEVICE.type == "cpu" else {"device": torch.cuda.get_device_name()}
+
+
+def description() -> str:
+    """GPU, processor, cores and operating system, in one line."""
+    names = (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
+    cores = len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]) or 1
+    host = f"{next(names, platform.processor())}, {cores} cores, {platform.system()} {platform.release()}"
+    return ", ".join([*identity().values(), host])
+
+
+def _lines(path: str) -> list[str]:
+    file = Path(path)
+    return file.read_text().splitlines() if file.exists() else []

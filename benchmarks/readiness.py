@@ -20,6 +20,7 @@ from benchmarks.cases import MILD, WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
+from unlearning.descent import batch_norms
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import DPSGD, Recipe, Reweighting
@@ -51,7 +52,7 @@ UNITS = {
 def recipes(workload: Workload) -> dict[str, Recipe]:
     """The ways of training that are compared; with differential privacy where the network allows it."""
     plain = dataclasses.replace(workload.recipe, readiness=None)
-    private = {} if _normalises_by_batch(workload.build()) else {"dp_sgd": dataclasses.replace(plain, **PRIVATE)}
+    private = {} if batch_norms(workload.build()) else {"dp_sgd": dataclasses.replace(plain, **PRIVATE)}
     return {
         "plain": plain,
         "ready2unlearn": dataclasses.replace(plain, readiness=Ready2Unlearn()),
@@ -62,18 +63,15 @@ def recipes(workload: Workload) -> dict[str, Recipe]:
     }
 
 
-def _normalises_by_batch(model: nn.Module) -> bool:
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.modules())
-
-
 def main() -> None:
     """Train, ascend and relearn on all seeds, and write the rows."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
+        compared = recipes(WORKLOADS[name]())
         found: dict[str, list[Mapping[str, float]]] = {}
         for seed in seeds:
             seconds: dict[str, float] = {}
-            for label, recipe in recipes(WORKLOADS[name]()).items():
+            for label, recipe in compared.items():
                 prepared = case(name, seed, recipe=recipe)
                 seconds[label] = prepared.original.seconds
                 figures = {"training_ratio": seconds[label] / seconds["plain"], **measured(prepared)}

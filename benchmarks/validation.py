@@ -7,7 +7,7 @@ set, over accuracy on the forget set, on the remaining and on held-out data, and
 Neither the evaluating attack nor the test set is looked at.
 """
 
-from benchmarks.cases import SHARES, case
+from benchmarks.cases import case, share_of
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS
@@ -17,15 +17,15 @@ from unlearning.search import against_oracle
 from unlearning.training import drain
 
 SEEDS = (20, 21, 22, 23, 24, 25)
-SMALL = {"digits": 0.02}
-"""A smaller share of the training set that is forgotten too."""
+SMALL = {"digits": (0.02,)}
+"""Smaller shares of the training set that are forgotten too."""
 
 
 def main() -> None:
     """Unlearn on all seeds and write the gaps."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__, default=SEEDS):
-        for share in (*([SMALL[name]] if name in SMALL else []), SHARES.get(name, 0.1)):
+        for share in [*SMALL.get(name, ()), share_of(name)]:
             gaps: dict[str, list[float]] = {}
             for seed in seeds:
                 prepared = case(name, seed, share=share)

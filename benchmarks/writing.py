@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-import platform
 import shlex
 import subprocess
 import sys
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
+
+from benchmarks.machine import description
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -66,7 +67,7 @@ def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path
     content = {
         "command": command or shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "commit": _commit(),
-        "machine": machine(),
+        "machine": description(),
         "rows": [dataclasses.asdict(r) for r in rows],
     }
     path.write_text(json.dumps(content, indent=2) + "\n")
@@ -77,18 +78,6 @@ def read(name: str) -> list[Row]:
     """The rows that were last written under this name; none where there are none."""
     path = RESULTS / f"{name}.json"
     return [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
-
-
-def machine() -> str:
-    """Processor, cores and operating system, in one line."""
-    names = (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
-    cores = len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]) or 1
-    return f"{next(names, platform.processor())}, {cores} cores, {platform.system()} {platform.release()}"
-
-
-def _lines(path: str) -> list[str]:
-    file = Path(path)
-    return file.read_text().splitlines() if file.exists() else []
 
 
 def _commit() -> str:

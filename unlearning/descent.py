@@ -50,13 +50,18 @@ def follow_loss(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor
     return float(loss.detach())
 
 
+def batch_norms(model: nn.Module) -> list[nn.Module]:
+    """The layers that normalise a sample by the others of its batch."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
 @contextmanager
 def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
     """Let batch norm normalise by the batch, as in training; dropout stays off.
 
     By fewer than 16 samples nothing is normalised: their statistics are noise, and those of one sample are nothing.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training]
+    norms = [norm for norm in batch_norms(model) if not norm.training]
     for norm in norms if samples >= FEWEST_TO_NORMALISE_BY else ():
         norm.train()
     try:
@@ -69,6 +74,6 @@ def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
 @torch.no_grad()
 def follow_statistics(model: nn.Module, inputs: Tensor) -> None:
     """Let batch norm's running statistics follow the weights, on remaining data alone."""
-    if any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+    if batch_norms(model):
         with batch_statistics(model, samples=len(inputs)):
             model(inputs)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from unlearning.descent import FEWEST_TO_NORMALISE_BY, follow_statistics
+from unlearning.descent import FEWEST_TO_NORMALISE_BY, batch_norms, follow_statistics
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.samples import Batch
@@ -34,9 +34,8 @@ def training_mode(model: nn.Module, *, samples: int) -> Iterator[None]:
     """As in training: dropout on, batch norm by the batch's statistics unless it has fewer than 16 samples."""
     model.train()
     if samples < FEWEST_TO_NORMALISE_BY:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for norm in batch_norms(model):
+            norm.eval()
     try:
         yield
     finally:

@@ -53,7 +53,7 @@ def clipped(gradient: Tensor, longest: float) -> Tensor:
 
 
 def shortened(loss: Tensor, parameters: Parameters, longest: float) -> Tensor:
-    """The same scalar, with a gradient by these parameters that is scaled down to length `longest` where it is longer."""
+    """The same scalar; its gradient by all these parameters together is scaled down to length `longest` where it is longer."""
     gradient = clipped(flat_gradient(loss, parameters), longest)
     weights = torch.cat([p.reshape(-1) for p in parameters.values()])
     return loss.detach() + (weights - weights.detach()) @ gradient

@@ -84,7 +84,7 @@ def readiness_loss(
 
 
 def _gain(spec: Ready2Unlearn, before: Tensor, after: Tensor) -> Tensor:
-    """What the simulated ascent did to the loss, a scalar: L(θ') − L(θ), or log(L(θ') / L(θ))."""
+    """What the simulated ascent did to the loss, a scalar: L(θ') − L(θ) in nats, or log(L(θ') / L(θ)), which has no unit [ours]."""
     if spec.gain == "ratio" and spec.order == "second":
         return after.clamp(min=_LEAST).log() - before.clamp(min=_LEAST).log()
     # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
