@@ -3,7 +3,8 @@
     python -m benchmarks.speed --case digits cifar --seeds 100 101 102
 
 Per method; against the size of the forget set (1 to 1,000); against the remaining set at a fixed |D̂_r|; a step of LTU against the
-passes that it must make; bf16 and channels-last against float32. What Ready2Unlearn adds to training is in `benchmarks.readiness`.
+passes that it must make; bf16 and channels-last against float32; the stop's looks in pieces against all at once. What
+Ready2Unlearn adds to training is in `benchmarks.readiness`.
 """
 
 import copy
@@ -24,6 +25,7 @@ from benchmarks.writing import Row, row, write
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.ltu.meta import meta_gradient
 from unlearning.methods.registry import unlearn
+from unlearning.passing import in_pieces
 from unlearning.recipe import Precision, Recipe
 from unlearning.samples import Batch, SampleSet
 from unlearning.specs import LTU, Retrain, Spec
@@ -42,7 +44,7 @@ def main() -> None:
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
         cases = [case(name, seed) for seed in seeds]
-        for part in (methods, sizes, remaining, step, precisions):
+        for part in (methods, sizes, remaining, step, precisions, looks):
             begun = time.perf_counter()
             rows += part(name, cases)
             print(f"{name} {part.__name__}: {time.perf_counter() - begun:.0f} s", flush=True)
@@ -122,6 +124,16 @@ def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
         ):
             found.setdefault(label, []).append(plain / _epoch(prepared, precision, layout))  # type: ignore[arg-type]  # a Precision
     return [row(v, case=name, method=k, metric="speed_up", unit="ratio") for k, v in found.items()]
+
+
+def looks(name: str, cases: Sequence[Case]) -> list[Row]:
+    """The held-out set through the model at once, over the same in pieces: what a look of the calibrated stop is made of."""
+    found = []
+    for prepared in cases:
+        model, inputs = prepared.original.model, prepared.workload.held_out.inputs
+        with torch.no_grad():
+            found.append(_median(model, inputs) / _median(in_pieces(model), inputs))
+    return [row(found, case=name, method="in pieces", metric="speed_up", unit="ratio")]
 
 
 def timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:

@@ -24,6 +24,7 @@ from unlearning.criterion import calibrate, check
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.objective import Objective
+from unlearning.passing import in_pieces
 from unlearning.precision import in_float32
 from unlearning.samples import SampleSet, joined, partition
 from unlearning.specs import Spec
@@ -143,7 +144,7 @@ def _answers(model: nn.Module, sets: tuple[SampleSet, ...], objective: Objective
     model.eval()
     found = []
     for samples in sets:
-        p = torch.cat([objective.logits(model, part) for part in torch.split(samples.inputs, 1024)]).softmax(-1)
+        p = objective.logits(in_pieces(model), samples.inputs).softmax(-1)
         found.append(100 * float((p.argmax(-1) == samples.targets).float().mean()))
         if not found[1:]:
             found.append(100 * float(p.gather(1, samples.targets[:, None]).mean()))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from unlearning.audit.signals import fast
 from unlearning.objective import Objective
+from unlearning.passing import fast, in_pieces
 from unlearning.samples import Batch
 
 
@@ -140,7 +140,7 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """The mean loss of the batch, nats."""
-    return float(objective.losses(model, batch).double().mean())
+    return float(objective.losses(in_pieces(model), batch).double().mean())
 
 
 def _distance(start: list[Tensor], parameters: list[nn.Parameter]) -> float:

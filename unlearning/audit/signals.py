@@ -2,19 +2,17 @@
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from unlearning.audit.intervals import Floats
 from unlearning.errors import MethodRefused
 from unlearning.objective import Objective
+from unlearning.passing import fast, pieces
 from unlearning.samples import SampleSet
-
-Thing = TypeVar("Thing", nn.Module, Tensor)
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
 """The threshold attacks, by the signal they use. loss, confidence and margin order the samples alike for a single-label
@@ -63,13 +61,6 @@ def frozen(model: nn.Module) -> nn.Module:
     return fast(copy.deepcopy(model)).eval().requires_grad_(False)
 
 
-def fast(thing: Thing) -> Thing:
-    """A module (in place) or images (n, c, h, w) laid out channels-last, in which convolutions on a CPU take half the time."""
-    if isinstance(thing, nn.Module):
-        return thing.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # typed for tensors
-    return thing.contiguous(memory_format=torch.channels_last) if thing.dim() == 4 else thing
-
-
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
     """The signals of every sample, through `model` as it stands (pass what `frozen` gave). The model's device is used.
 
@@ -81,7 +72,7 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
     with torch.no_grad():
         parts = [
             objective.logits(model, fast(part.to(device))).double().cpu()
-            for part in torch.split(samples.inputs, batch_size)
+            for part in pieces(samples.inputs, device=device, most=batch_size)
         ]
     return signals(torch.cat(parts).numpy(), samples.targets.cpu().numpy())
 

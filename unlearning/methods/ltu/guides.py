@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.objective import Forward
+from unlearning.passing import in_pieces
 from unlearning.precision import in_float32
 from unlearning.samples import Batch
 from unlearning.task import Task
@@ -81,8 +82,9 @@ def train_guides(task: Task, members: Batch, *, count: int) -> tuple[Guide, ...]
     non_members = task.guide.batch
     size = min(len(members.targets), 4 * len(non_members.targets))
     with torch.no_grad():
-        inside = task.objective.logits(task.model, members.inputs[:size]), members.targets[:size]
-        outside = task.objective.logits(task.model, non_members.inputs), non_members.targets
+        forward = in_pieces(task.model)
+        inside = task.objective.logits(forward, members.inputs[:size]), members.targets[:size]
+        outside = task.objective.logits(forward, non_members.inputs), non_members.targets
     guides = (
         _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
         for k in range(count)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.objective import Objective
+from unlearning.passing import pieces
 from unlearning.precision import in_float32
 from unlearning.samples import Batch, SampleSet
 
@@ -64,7 +65,7 @@ def _features(model: nn.Module, last: nn.Linear, inputs: Tensor) -> Tensor:
     caught: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     try:
-        for part in torch.split(inputs, 512):
+        for part in pieces(inputs, device=inputs.device):
             model(part)
     finally:
         hook.remove()
