@@ -19,21 +19,11 @@ from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
 from examples import cifar, digits
-from unlearning.readiness_spec import Ready2Unlearn
 from unlearning.recipe import Recipe
 from unlearning.samples import SampleSet, partition
 from unlearning.training import fit, fresh
 from unlearning.weights import load_weights, save_weights
 from unlearning.workload import HeldOut, Workload, split_held_out
-
-MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
-"""A preparation that cannot be told from none (`benchmarks.readiness`): the tables of methods are to show the methods."""
-
-
-def digits_mildly_prepared() -> Workload:
-    """The demo's digits, for a network that is as hard to forget from as an unprepared one."""
-    given = digits.workload()
-    return dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, readiness=MILD))
 
 
 def digits_group_norm() -> Workload:
@@ -50,7 +40,7 @@ def _group_normed() -> nn.Module:
 
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "digits": digits_mildly_prepared,
+    "digits": digits.workload,
     "digits_group_norm": digits_group_norm,
     "cifar": cifar.workload,
     "cifar_resnet18": cifar.resnet18_workload,

@@ -243,6 +243,13 @@ def test_the_stops_ranges_hold(name: str, value: object) -> None:
         parse({"kind": "ltu", "stop": {name: value}})
 
 
+def test_what_a_stop_leaves_out_is_as_the_method_has_it() -> None:
+    for kind, cls in PRODUCTION.items():
+        if "stop" in {field.name for field in dataclasses.fields(cls)}:
+            found = parse({"kind": kind, "stop": {"tolerance": 2}})
+            assert found.stop == dataclasses.replace(cls().stop, tolerance=2.0)
+
+
 def test_ltu_needs_one_feedback_at_least() -> None:
     with pytest.raises(InvalidSpec, match="forgetting"):
         parse({"kind": "ltu", "forgetting": False, "remembering": False})

@@ -90,6 +90,7 @@ class IEU:
     decay: λ of W ← (1 − ηλ)W.
     noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
+    stop: looks half as often as LTU's; beside steps as plain as these a look is dear.
     """
 
     kind: Literal["ieu"] = "ieu"
@@ -102,7 +103,7 @@ class IEU:
     decay: float = 0.01
     noise: float = 0.05
     batch_size: int = 64
-    stop: Stop = field(default_factory=Stop)
+    stop: Stop = field(default_factory=lambda: Stop(check_every=8))
 
     def __post_init__(self) -> None:
         check_loop(self.steps, self.learning_rate, self.batch_size)

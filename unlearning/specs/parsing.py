@@ -48,7 +48,7 @@ def restored(data: Mapping[str, object]) -> Spec:
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in SPECS:
         raise InvalidSpec(f"kind is {kind!r}; it must be one of {', '.join(SPECS)}.", field="kind")
-    return _build(SPECS[kind], data, prefix="")  # type: ignore[no-any-return]  # SPECS holds only the members of Spec
+    return _with(SPECS[kind](), data, prefix="")  # type: ignore[no-any-return]  # SPECS holds only the members of Spec
 
 
 def parse(data: Mapping[str, object]) -> Method:
@@ -65,7 +65,7 @@ def parse(data: Mapping[str, object]) -> Method:
             else "not a method"
         )
         raise InvalidSpec(f"kind is {kind!r}, {what}; it must be one of {known}.", field="kind")
-    return _build(PRODUCTION[kind], data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
+    return _with(PRODUCTION[kind](), data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
 
 
 def to_json(spec: Spec) -> dict[str, object]:
@@ -73,22 +73,25 @@ def to_json(spec: Spec) -> dict[str, object]:
     return dataclasses.asdict(spec)
 
 
-def _build(cls: type[Any], data: Mapping[str, object], *, prefix: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:
+    """The given spec or stop, changed where `data` says so."""
+    fields = {f.name: f for f in dataclasses.fields(given)}
     for name in data:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(sorted(fields))
             raise InvalidSpec(f"{prefix}{name} is not a parameter{hint} Known: {known}.", field=f"{prefix}{name}")
-    values = {name: _value(fields[name].type, value, prefix + name) for name, value in data.items()}
-    return cls(**values)
+    values = {
+        name: _value(fields[name].type, getattr(given, name), value, prefix + name) for name, value in data.items()
+    }
+    return dataclasses.replace(given, **values)
 
 
-def _value(kind: object, value: object, name: str) -> object:
+def _value(kind: object, default: object, value: object, name: str) -> object:
     if kind is Stop:
         require(isinstance(value, Mapping), name, "an object", value)
-        return _build(Stop, value, prefix=f"{name}.")  # type: ignore[arg-type]  # checked in the line above
+        return _with(default, value, prefix=f"{name}.")  # type: ignore[arg-type]  # checked in the line above
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) <= sys.float_info.max, name, "a finite number", value)
         return float(value)
