@@ -150,7 +150,8 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
             if all(isnan(value) for _, value in points):  # A quantile of nothing.
                 continue
             name = legend(target["legendFormat"], series["metric"])
-            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, clip_on=False)
+            colour = colours(panel).get(name)
+            axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2, clip_on=False, color=colour)
             drawn += 1
     if not drawn:
         nothing(axes)
@@ -166,6 +167,17 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
     axes.grid(alpha=0.3)
     if drawn <= 12:
         axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=5, frameon=False)
+
+
+def overrides(panel: dict[str, Any], what: str) -> dict[str, Any]:
+    """What the panel sets for single series or columns, by their name."""
+    found = {each["matcher"]["options"]: each["properties"] for each in panel["fieldConfig"]["overrides"]}
+    return {name: one["value"] for name, properties in found.items() for one in properties if one["id"] == what}
+
+
+def colours(panel: dict[str, Any]) -> dict[str, str]:
+    """The series that have a colour of their own."""
+    return {name: set_to["fixedColor"] for name, set_to in overrides(panel, "color").items()}
 
 
 def scale(axis: Axis, unit: str) -> None:
@@ -221,7 +233,7 @@ def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
     """The series of each query side by side."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     names = panel["transformations"][-1]["options"]["renameByName"]
-    units = {each["matcher"]["options"]: each["properties"][0]["value"] for each in panel["fieldConfig"]["overrides"]}
+    units = overrides(panel, "unit")
     for target in panel["targets"]:
         column = names[f"Value #{target['refId']}"]
         for series in span.seen.query(filled(target["expr"], span)):
@@ -248,7 +260,7 @@ def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
     left = dict.fromkeys(rows, 0.0)
     for column in columns:
         lengths = [values.get((row, column), 0.0) for row in rows]
-        axes.barh(rows, lengths, left=list(left.values()), label=column, height=0.5)
+        axes.barh(rows, lengths, left=list(left.values()), label=column, height=0.5, color=colours(panel).get(column))
         left = {row: start + length for (row, start), length in zip(left.items(), lengths, strict=True)}
     axes.set_ylim(-1, len(rows))
     scale(axes.xaxis, panel["fieldConfig"]["defaults"]["unit"])

@@ -3,6 +3,7 @@
 A panel's queries are pairs of PromQL and legend.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from grafana_foundation_sdk.builders import barchart, dashboard, prometheus, stat, table, timeseries
@@ -59,9 +60,16 @@ def graph(
 
 
 def number(
-    title: str, text: str, expression: str, *, unit: str = "none", bad_from: float | None = None, width: int = 4
+    title: str,
+    text: str,
+    expression: str,
+    *,
+    unit: str = "none",
+    bad_from: float | None = None,
+    bad: str = "red",
+    width: int = 4,
 ) -> Builder:
-    """One figure, as it is at the end of the range; red from `bad_from` on."""
+    """One figure, as it is at the end of the range; in the colour `bad` from `bad_from` on."""
     panel = _common(stat.Panel(), title, text, width=width, height=4, unit=unit)
     (target,) = _asked(((expression, ""),))
     panel = panel.targets([target.instant()]).reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).no_value("–")
@@ -69,7 +77,7 @@ def number(
         panel = panel.decimals(0)
     steps = [Threshold(value=None, color="green")]
     if bad_from is not None:
-        steps.append(Threshold(value=bad_from, color="red"))
+        steps.append(Threshold(value=bad_from, color=bad))
     return panel.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
 
 
@@ -80,6 +88,14 @@ def bars(title: str, text: str, expression: str, *, rows: str, columns: str, uni
     panel = panel.targets(_rows(((expression, ""),))).orientation(common.VizOrientation.HORIZONTAL)
     panel = panel.with_transformation(DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
     return panel.stacking(common.StackingMode.NORMAL)
+
+
+def coloured(panel: Builder, colours: Mapping[str, str]) -> Builder:
+    """The panel with series of these names in fixed colours."""
+    for name, colour in colours.items():
+        fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
+        panel = panel.override_by_name(name, [fixed])
+    return panel
 
 
 def listing(title: str, text: str, *queries: tuple[str, str], seconds: tuple[str, ...] = ()) -> Builder:

@@ -1,12 +1,15 @@
 """The dashboard audits."""
 
-from ops.grafana.panels import Builder, Rows, bars, graph, number
+from ops.grafana.panels import Builder, Rows, bars, coloured, graph, number
+
+COLOURS = {"verified": "green", "inconclusive": "orange", "failed": "red"}
+"""By verdict, as in the reports."""
 
 
-def verdicts(verdict: str, text: str, *, bad_from: float | None = None) -> Builder:
+def verdicts(verdict: str, text: str) -> Builder:
     """How often an audit came out so."""
     counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", model=~"$model"}}[$window]))'
-    return number(verdict.capitalize(), f"In the window. {text}", counted, bad_from=bad_from, width=6)
+    return number(verdict.capitalize(), f"In the window. {text}", counted, bad_from=1, bad=COLOURS[verdict], width=6)
 
 
 def audits() -> Rows:
@@ -19,26 +22,35 @@ def audits() -> Rows:
                 "The attacks tell the forgotten samples no better from unseen ones than the thresholds allow.",
             ),
             verdicts("inconclusive", "The data do not suffice for a yes or a no."),
-            verdicts("failed", "A failed result is not published.", bad_from=1),
+            verdicts("failed", "A failed result is not published."),
             number(
                 "Samples forgotten",
                 "Over all models shown.",
                 'sum(expunge_samples_erased_total{model=~"$model"})',
                 width=6,
             ),
-            bars(
-                "Verdicts by model",
-                "Over the whole ledger.",
-                'sum by (model, verdict) (expunge_audit_verdicts_total{model=~"$model"})',
-                rows="model",
-                columns="verdict",
-                unit="none",
+            coloured(
+                bars(
+                    "Verdicts by model",
+                    "Over the whole ledger.",
+                    'sum by (model, verdict) (expunge_audit_verdicts_total{model=~"$model"})',
+                    rows="model",
+                    columns="verdict",
+                    unit="none",
+                ),
+                COLOURS,
             ),
-            graph(
-                "Verdicts in the window",
-                "By verdict.",
-                ('sum by (verdict) (increase(expunge_audit_verdicts_total{model=~"$model"}[$window]))', "{{verdict}}"),
-                unit="none",
+            coloured(
+                graph(
+                    "Verdicts in the window",
+                    "By verdict.",
+                    (
+                        'sum by (verdict) (increase(expunge_audit_verdicts_total{model=~"$model"}[$window]))',
+                        "{{verdict}}",
+                    ),
+                    unit="none",
+                ),
+                COLOURS,
             ),
         ],
         "Evidence": [
