@@ -168,7 +168,7 @@ def _remaining(prepared: Case, size: int) -> Task:
 def _meta(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str) -> Tensor:
     losses = prepared.workload.objective.losses
     loss = [lambda forward, b=batch: losses(forward, b).mean() for batch in batches]
-    return meta_gradient(model, support=loss[0], queries=loss[1:], inner_rate=0.002, order=order)  # type: ignore[arg-type]  # a Literal
+    return meta_gradient(model, support=loss[0], queries=loss[1:], inner_rate=LTU().inner_rate, order=order)  # type: ignore[arg-type]  # a Literal
 
 
 def _passes(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str) -> Tensor:
@@ -178,7 +178,7 @@ def _passes(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: s
     inner = torch.autograd.grad(
         support, list(parameters.values()), create_graph=order == "second", retain_graph=True, allow_unused=True
     )
-    moved = {k: p - 0.002 * g for (k, p), g in zip(parameters.items(), inner, strict=True) if g is not None}
+    moved = {k: p - LTU().inner_rate * g for (k, p), g in zip(parameters.items(), inner, strict=True) if g is not None}
     forward = forward_with(model, {**parameters, **moved})
     return flat_gradient(support + sum(losses(forward, batch).mean() for batch in batches[1:]), parameters)
 
