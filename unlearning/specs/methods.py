@@ -36,7 +36,7 @@ class LTU:
     rehearsals: int = 3
     repair_steps: int = 120
     learning_rate: float = 0.1
-    inner_rate: float = 0.1
+    inner_rate: float = 0.002
     clip: float = 1.0
     batch_size: int = 64
     query_size: int = 64

@@ -36,6 +36,7 @@ _EPOCHS = Range(low=2, high=15, whole=True)
 SPACES: dict[str, Space] = {
     "ltu": {
         "learning_rate": Range(low=0.02, high=0.2),
+        "inner_rate": Range(low=0.002, high=0.2),
         "forgetting_weight": Range(low=0.2, high=5),
         "scramble_weight": Range(low=0.02, high=0.5),
         "overshoot": Range(low=0, high=2, scale="linear"),
