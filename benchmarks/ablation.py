@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation --case digits --seeds 100 101 102 103 104
 
-Once with the inner rate that the search found, and once with the longer inner step of `FAR`, by which the order of the parts and
+Once at LTU's defaults, and once with the longer inner step of `FAR`, by which the order of the parts and
 the ways of combining them can tell.
 """
 
@@ -11,7 +11,6 @@ import dataclasses
 from benchmarks.cases import case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged
-from benchmarks.methods import tuned
 from benchmarks.quality import UNITS, figures
 from benchmarks.writing import Row, row, write
 from unlearning.specs import LTU
@@ -28,7 +27,7 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "remain_10": {"remain_share": 0.1, "remain_least": 1},
 }
 FAR = 0.1
-"""An inner rate as large as the outer one is by default."""
+"""An inner rate as large as the outer one."""
 ORDERS = ("ltu", "sum", "alternate", "first_order")
 """What the inner rate bears on."""
 
@@ -37,11 +36,8 @@ def main() -> None:
     """Judge LTU and each ablation on all seeds and write the rows."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
-        whole = tuned(name)["ltu"]
-        assert isinstance(whole, LTU)
-        far = dataclasses.replace(whole, inner_rate=FAR)
-        variants = [(name, whole, label) for label in ABLATIONS]
-        variants += [(f"{name}, inner rate {FAR:g}", far, label) for label in ORDERS]
+        variants = [(name, LTU(), label) for label in ABLATIONS]
+        variants += [(f"{name}, inner rate {FAR:g}", LTU(inner_rate=FAR), label) for label in ORDERS]
         for told, given, label in variants:
             spec = dataclasses.replace(given, **ABLATIONS[label])  # type: ignore[arg-type]  # each change is one of the switches
             runs: list[Judged] = []

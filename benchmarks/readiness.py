@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cases import WORKLOADS, Case, case
+from benchmarks.cases import MILD, WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
@@ -29,8 +29,6 @@ from unlearning.workload import Workload
 
 RATE = Ready2Unlearn().ascent_rate
 """Of the ascent: the step that Ready2Unlearn prepared for."""
-MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
-"""The defaults before decision 14."""
 MOST = 400
 """Ascent steps, and relearning steps."""
 RELEARNING_RATE = 0.005
