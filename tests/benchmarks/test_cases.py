@@ -1,0 +1,53 @@
+"""Models that are kept between benchmarks: found again for the very same training, and for no other."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.cases import MILD, told, trained
+from examples import digits
+from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.recipe import Recipe
+from unlearning.workload import Workload
+
+
+@pytest.fixture
+def workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
+    monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path))
+    given = digits.workload()
+    few = given.train.take(torch.arange(64))
+    return dataclasses.replace(given, train=few, recipe=Recipe(epochs=1, batch_size=32, learning_rate=0.01))
+
+
+def test_a_kept_model_is_taken_for_the_same_training(workload: Workload, tmp_path: Path) -> None:
+    first, second = (trained(workload, workload.train, seed=1) for _ in range(2))
+
+    assert first.seconds == second.seconds
+    torch.testing.assert_close(first.model.state_dict(), second.model.state_dict(), rtol=0, atol=0)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize("change", ["seed", "samples", "recipe", "readiness"])
+def test_and_for_no_other(workload: Workload, tmp_path: Path, change: str) -> None:
+    trained(workload, workload.train, seed=1)
+    samples = workload.train.take(torch.arange(63)) if change == "samples" else workload.train
+    recipes = {
+        "recipe": dataclasses.replace(workload.recipe, learning_rate=0.02),
+        "readiness": dataclasses.replace(workload.recipe, readiness=MILD),
+    }
+    other = dataclasses.replace(workload, recipe=recipes.get(change, workload.recipe))
+    trained(other, samples, seed=2 if change == "seed" else 1)
+
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_all_of_a_recipe_is_told_defaults_too() -> None:
+    """Told only where it differs from the defaults, a recipe would come to mean another as soon as a default changes."""
+    found = told(Recipe(epochs=1, batch_size=32, learning_rate=0.01, readiness=Ready2Unlearn()))
+
+    assert set(found) == {field.name for field in dataclasses.fields(Recipe)}
+    readiness = found["readiness"]
+    assert isinstance(readiness, dict)
+    assert set(readiness) == {field.name for field in dataclasses.fields(Ready2Unlearn)}
