@@ -4,9 +4,16 @@
 
 T in steps, with SGD and with Adam; over the retrained model's T; normalised: the original 0, the retrained model 1; and
 over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
+The search looks for the nearest model and not for the slowest to learn again, so on the digits IEU stands there a second time,
+with the stronger ascent and noise that were found for it on the CIFAR case.
 """
 
+from collections.abc import Mapping, Sequence
+
+from benchmarks.cases import case
 from benchmarks.command_line import cases_and_seeds
+from benchmarks.judging import Judged, judged
+from benchmarks.methods import tuned
 from benchmarks.quality import everything, figures
 from benchmarks.writing import Row, write
 
@@ -26,9 +33,14 @@ def main() -> None:
     """Write the rows of all methods."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
-        for method, runs in everything(name, seeds).items():
+        for method, runs in {**everything(name, seeds), **_noisier(name, seeds)}.items():
             rows += figures(runs, case=name, method=method, units=UNITS)
     write("relearn", rows)
+
+
+def _noisier(name: str, seeds: Sequence[int]) -> Mapping[str, Sequence[Judged]]:
+    spec = tuned("cifar")["ieu"]
+    return {} if tuned(name)["ieu"] == spec else {"ieu_as_on_cifar": [judged(case(name, seed), spec) for seed in seeds]}
 
 
 if __name__ == "__main__":
