@@ -52,10 +52,12 @@ function inBrowser() {
   Object.assign(globalThis, { window, self: window, document: window.document, Path2D: class {} });
 }
 
-// What the Prometheus data source makes of an instant query in the format "table", here for two values of each label.
-function answer(grafana, { refId, expr }, several) {
+// What the Prometheus data source makes of an instant query in the format "table", here for two values of each label, or for those
+// that stand in `values`.
+function answer(grafana, { refId, expr }, several, values = {}) {
   const labels = expr.match(/by \(([^)]*)\)/)[1].split(", ");
-  const rows = labels.reduce((made, label) => made.flatMap((row) => ["a", "b"].map((value) => [...row, `${label} ${value}`])), [[]]);
+  const taken = (label) => values[label] ?? ["a", "b"].map((value) => `${label} ${value}`);
+  const rows = labels.reduce((made, label) => made.flatMap((row) => taken(label).map((value) => [...row, value])), [[]]);
   const { string, number, time } = grafana.FieldType;
   const fields = labels.map((name, place) => ({ name, type: string, values: rows.map((row) => row[place]) }));
   const value = { name: several ? `Value #${refId}` : "Value", type: number, values: rows.map((_, place) => place) };
@@ -70,11 +72,12 @@ async function checkTransformations() {
   grafana.standardTransformersRegistry.setInit(() => known.map((one) => ({ id: one.id, name: one.name, transformation: one })));
   for (const [name, board] of boards)
     for (const panel of board.panels.filter(({ type }) => type === "barchart" || type === "table")) {
-      const asked = panel.targets.map((target) => answer(grafana, target, panel.targets.length > 1));
+      const overridden = panel.fieldConfig.overrides.map(({ matcher }) => matcher.options);
+      const columns = panel.type === "barchart" && overridden.length ? { [panel.transformations[0].options.columnField]: overridden } : {};
+      const asked = panel.targets.map((target) => answer(grafana, target, panel.targets.length > 1, columns));
       const frames = await firstValueFrom(grafana.transformDataFrame(panel.transformations, asked));
       const told = frames[0].fields.map((field) => grafana.getFieldDisplayName(field, frames[0], frames));
       const kinds = frames[0].fields.map(({ type }) => type);
-      const overridden = panel.fieldConfig.overrides.map(({ matcher }) => matcher.options);
       const numbers = told.filter((_, place) => kinds[place] === "number");
       const right =
         frames.length === 1 && new Set(told).size === told.length && kinds[0] === "string" && numbers.length > 0 &&
