@@ -8,18 +8,23 @@ from benchmarks.cases import WORKLOADS
 SEEDS = (100, 101, 102, 103, 104)
 """Those of the tables. No default and no tuned parameter was chosen on them."""
 
+METHODS = ("digits", "digits_prepared")
+"""The cases on which every method is compared, for a machine with neither a GPU nor CIFAR."""
+
 Chosen = tuple[str, tuple[int, ...]]
 """A case and its seeds."""
 
 
-def cases_and_seeds(description: str | None, *, default: Sequence[int] = SEEDS) -> list[Chosen]:
+def cases_and_seeds(
+    description: str | None, *, default: Sequence[int] = SEEDS, cases: Sequence[str] = ("digits",)
+) -> list[Chosen]:
     """Each case that the command line names, with its own seeds where it has some."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--case",
         nargs="+",
         type=_case,
-        default=[("digits", ())],
+        default=[(name, ()) for name in cases],
         help=f"{', '.join(WORKLOADS)} (see examples/); cifar=100,101 for seeds of its own",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=default, help="of the cases that name none")

@@ -1,6 +1,6 @@
 """How long each method's model takes to learn the forget set again, beside what it can still do.
 
-    python -m benchmarks.relearn --case digits cifar --seeds 100 101 102 103 104
+    python -m benchmarks.relearn --case digits digits_prepared cifar --seeds 100 101 102 103 104
 
 T in steps, with SGD and with Adam; over the retrained model's T; normalised: the original 0, the retrained model 1; and
 over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
@@ -11,7 +11,7 @@ with the stronger ascent and noise that were found for it on the CIFAR case.
 from collections.abc import Mapping, Sequence
 
 from benchmarks.cases import case
-from benchmarks.command_line import cases_and_seeds
+from benchmarks.command_line import METHODS, cases_and_seeds
 from benchmarks.judging import Judged, judged
 from benchmarks.methods import tuned
 from benchmarks.quality import everything, figures
@@ -32,7 +32,7 @@ UNITS = {
 def main() -> None:
     """Write the rows of all methods."""
     rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__):
+    for name, seeds in cases_and_seeds(__doc__, cases=METHODS):
         for method, runs in {**everything(name, seeds), **_noisier(name, seeds)}.items():
             rows += figures(runs, case=name, method=method, units=UNITS)
     write("relearn", rows)

@@ -1,6 +1,6 @@
 """How often the audit is right about models whose truth is known.
 
-    python -m benchmarks.verdicts --case digits --seeds 100 101 102 103 104
+    python -m benchmarks.verdicts --case digits digits_prepared --seeds 100 101 102 103 104
 
 The original, an untouched copy of it and a collapsed model must be `failed`; a retrained model must never be, and should be
 `verified` where there is data enough. For the methods there is no truth to hold the verdict against: theirs are counted.
@@ -9,7 +9,7 @@ The original, an untouched copy of it and a collapsed model must be `failed`; a 
 import copy
 
 from benchmarks.cases import Case, case
-from benchmarks.command_line import cases_and_seeds
+from benchmarks.command_line import METHODS, cases_and_seeds
 from benchmarks.judging import Judged, judged_model
 from benchmarks.machine import DEVICE
 from benchmarks.quality import everything
@@ -22,7 +22,7 @@ VERDICTS = ("verified", "inconclusive", "failed")
 def main() -> None:
     """Count the verdicts of all models and write them as shares."""
     rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__):
+    for name, seeds in cases_and_seeds(__doc__, cases=METHODS):
         runs = everything(name, seeds)
         for seed in seeds:
             for label, judged in known(case(name, seed)).items():
