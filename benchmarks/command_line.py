@@ -8,7 +8,7 @@ from benchmarks.cases import WORKLOADS
 SEEDS = (100, 101, 102, 103, 104)
 """Those of the tables. No default and no tuned parameter was chosen on them."""
 
-METHODS = ("digits", "digits_prepared")
+BOTH_DIGITS = ("digits", "digits_prepared")
 """The cases on which every method is compared, for a machine with neither a GPU nor CIFAR."""
 
 Chosen = tuple[str, tuple[int, ...]]

@@ -37,8 +37,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--case", default="digits")
     arguments.add_argument("--budget", type=int, default=8)
-    arguments.add_argument("--seeds", nargs="*", type=int, default=SEEDS)
-    arguments.add_argument("--methods", nargs="*", default=ALL)
+    arguments.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    arguments.add_argument("--methods", nargs="+", choices=ALL, default=ALL)
     given = arguments.parse_args()
     splits = [_split(given.case, seed) for seed in given.seeds]
     for kind in given.methods:

@@ -8,7 +8,7 @@ No default and no tuned parameter was chosen on these seeds.
 from collections.abc import Mapping, Sequence
 
 from benchmarks.cases import case
-from benchmarks.command_line import METHODS, cases_and_seeds
+from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model
 from benchmarks.methods import tuned
 from benchmarks.writing import Row, row, write
@@ -32,7 +32,7 @@ UNITS = {
 def main() -> None:
     """Judge all methods on all seeds and write the table's rows."""
     rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__, cases=METHODS):
+    for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         for method, runs in everything(name, seeds).items():
             rows += figures(runs, case=name, method=method, units=UNITS)
             if runs[0].steps:

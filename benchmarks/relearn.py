@@ -11,7 +11,7 @@ with the stronger ascent and noise that were found for it on the CIFAR case.
 from collections.abc import Mapping, Sequence
 
 from benchmarks.cases import case
-from benchmarks.command_line import METHODS, cases_and_seeds
+from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
 from benchmarks.judging import Judged, judged
 from benchmarks.methods import tuned
 from benchmarks.quality import everything, figures
@@ -32,7 +32,7 @@ UNITS = {
 def main() -> None:
     """Write the rows of all methods."""
     rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__, cases=METHODS):
+    for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         for method, runs in {**everything(name, seeds), **_noisier(name, seeds)}.items():
             rows += figures(runs, case=name, method=method, units=UNITS)
     write("relearn", rows)

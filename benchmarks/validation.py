@@ -7,7 +7,7 @@ set, over accuracy on the forget set, on the remaining and on held-out data, and
 Neither the evaluating attack nor the test set is looked at. LTU with a longer inner step stands beside its default.
 """
 
-from benchmarks.ablation import FAR
+from benchmarks.ablation import LARGE_INNER_RATE
 from benchmarks.cases import case, share_of
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
@@ -19,7 +19,7 @@ from unlearning.specs import LTU
 from unlearning.training import drain
 
 SEEDS = (20, 21, 22, 23, 24, 25)
-METHODS = {**AT_DEFAULTS, f"ltu, inner rate {FAR:g}": LTU(inner_rate=FAR)}
+METHODS = {**AT_DEFAULTS, f"ltu, inner rate {LARGE_INNER_RATE:g}": LTU(inner_rate=LARGE_INNER_RATE)}
 SMALL = {"digits": (0.02,)}
 """Smaller shares of the training set that are forgotten too."""
 

@@ -9,7 +9,7 @@ The original, an untouched copy of it and a collapsed model must be `failed`; a 
 import copy
 
 from benchmarks.cases import Case, case
-from benchmarks.command_line import METHODS, cases_and_seeds
+from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
 from benchmarks.judging import Judged, judged_model
 from benchmarks.machine import DEVICE
 from benchmarks.quality import everything
@@ -22,7 +22,7 @@ VERDICTS = ("verified", "inconclusive", "failed")
 def main() -> None:
     """Count the verdicts of all models and write them as shares."""
     rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__, cases=METHODS):
+    for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         runs = everything(name, seeds)
         for seed in seeds:
             for label, judged in known(case(name, seed)).items():

@@ -73,7 +73,7 @@ class AuditSpec:
     """What to run, and how much of it.
 
     confidence: of the intervals that are printed. replicates: bootstrap replicates.
-    batch_size: samples a forward pass.
+    batch_size: most samples a forward pass; a processor gets fewer (`unlearning.passing`).
     membership_samples: most samples of a set that the threshold attacks look at (drawn at random where there are more).
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
     relearners: optimisers that relearn; the first fills the report's curves and must pass, the others must not fail.

@@ -11,6 +11,7 @@ from unlearning.descent import anneal, batch_statistics, descent, follow_loss, s
 from unlearning.gradients import forward_with, trainable
 from unlearning.objective import Objective
 from unlearning.passes import lengthened
+from unlearning.passing import in_pieces
 from unlearning.samples import Batch, SampleSet
 from unlearning.shortfall import push
 from unlearning.specs import IEU
@@ -121,4 +122,4 @@ def _ceiling(objective: Objective, model: torch.nn.Module, held_out: SampleSet) 
     if objective.classes is not None:
         return math.log(objective.classes)
     batch: Batch = held_out.batch
-    return 2 * float(objective.losses(model, batch).mean())
+    return 2 * float(objective.losses(in_pieces(model), batch).mean())

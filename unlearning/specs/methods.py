@@ -90,7 +90,7 @@ class IEU:
     decay: λ of W ← (1 − ηλ)W.
     noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
-    stop: looks half as often as LTU's; beside steps as plain as these a look is dear.
+    stop: checks after every eighth step by default, for a step costs little beside a check.
     """
 
     kind: Literal["ieu"] = "ieu"

@@ -9,7 +9,7 @@ from unlearning.specs.rules import require
 class Stop:
     """When an iterative method has done enough, judged on held-out data because no retrained model exists (docs/methods.md §4).
 
-    check_every: steps between two checks; IEU's default is 8.
+    check_every: steps between two checks (IEU's own default: 8).
     tolerance: the forget set counts as matched when the root mean square of the standardised differences between its
         statistics and the held-out set's is at most this many standard errors.
     allowed_drop: accuracy, in points, that the remaining and the held-out data may lose, of the latter beyond what a model that

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.objective import Objective
-from unlearning.passing import pieces
+from unlearning.passing import in_pieces
 from unlearning.precision import in_float32
 from unlearning.samples import Batch, SampleSet
 
@@ -65,8 +65,7 @@ def _features(model: nn.Module, last: nn.Linear, inputs: Tensor) -> Tensor:
     caught: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
     try:
-        for part in pieces(inputs, device=inputs.device):
-            model(part)
+        in_pieces(model)(inputs)
     finally:
         hook.remove()
     return functional.normalize(torch.cat(caught).flatten(1).float(), dim=-1)
