@@ -64,7 +64,7 @@ def audit(
 
         def agree(estimate: "Cost") -> bool:
             bar.stop()
-            notes.print(told(estimate))
+            notes.print(estimate_line(estimate))
             agreed = yes or typer.confirm("Go on?")
             bar.start()
             return agreed
@@ -84,7 +84,7 @@ def audit(
         notes.print(f"Written to {report}.", markup=False)
 
 
-def told(estimate: "Cost") -> str:
+def estimate_line(estimate: "Cost") -> str:
     """What is left to spend, in words."""
     minutes = estimate.seconds / 60
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -161,9 +161,9 @@ def create_key(
     data_dir: DataDir = None,
 ) -> None:
     """Make an API key and show it, once: it is stored nowhere in clear."""
-    from expunge.tenancy import CALLERS_SCOPES, make_key
+    from expunge.tenancy import CALLERS_SCOPES, make_api_key
 
-    secret = make_key(database(data_dir), tenant=tenant, name=name, scopes=scopes or CALLERS_SCOPES)
+    secret = make_api_key(database(data_dir), tenant=tenant, name=name, scopes=scopes or CALLERS_SCOPES)
     out.print(secret, soft_wrap=True)
 
 

@@ -22,7 +22,7 @@ def first_key(database_url: str) -> str | None:
         return issue_key(session, tenant_id=tenant_id, name="first", scopes=[Scope.ADMIN]).secret
 
 
-def make_key(database_url: str, *, tenant: str, name: str, scopes: Collection[str]) -> str:
+def make_api_key(database_url: str, *, tenant: str, name: str, scopes: Collection[str]) -> str:
     """Make a key with these scopes and give its secret. Raises KeyCommandRefused for one that does not exist."""
     with opened(database_url) as sessions, sessions.begin() as session:
         tenant_id = ensure_tenant(session, tenant)

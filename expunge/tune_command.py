@@ -41,12 +41,12 @@ def tune(
         share=share,
         oracle=oracle,
         seed=seed,
-        show=told,
+        show=show_trial,
     )
     typer.echo(json.dumps(to_json(found.spec)))
 
 
-def told(trial: "Trial") -> None:
+def show_trial(trial: "Trial") -> None:
     """One line a trial: its score, of which less is better, its time, and what of it is not the method's default."""
     from unlearning.specs import to_json
 

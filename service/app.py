@@ -12,7 +12,7 @@ from service.call_log import CallLog
 from service.console import pages
 from service.dispatch import make_broker
 from service.headers import SecurityHeaders
-from service.live import Streams
+from service.digests import Streams
 from service.rate_limit import make_rate_limit
 from service.routes import (
     datasets,

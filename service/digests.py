@@ -1,6 +1,7 @@
 """A list of digests as it is read: a line each, as text, whatever its length, with little in memory."""
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 from anyio import CancelScope
@@ -11,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from ledger.do_not_train import read_digests
 from service.errors import NotReady
-from service.live import Streams
 from service.session import Database
 
 MOST = 4
@@ -21,6 +21,13 @@ DIGESTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The digests, each on a line", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 """How such a list is described in the OpenAPI document."""
+
+
+@dataclass(slots=True)
+class Streams:
+    """How many streams are open in this process."""
+
+    open: int = 0
 
 
 async def stream_digests(

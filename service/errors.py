@@ -10,7 +10,7 @@ ServiceError
 └── NotReady               passing: the database or the broker does not answer
 """
 
-from fastapi import HTTPException
+from fastapi import HTTPException as FastAPIError
 
 
 class ServiceError(Exception):
@@ -25,11 +25,11 @@ class UnsupportedMediaType(ServiceError):
     """The body's Content-Type is not JSON."""
 
 
-class BodyTooLarge(ServiceError, HTTPException):
+class BodyTooLarge(ServiceError, FastAPIError):
     """The body has more bytes than allowed; an HTTPException too, because FastAPI turns any other while reading into 400."""
 
     def __init__(self, message: str) -> None:
-        HTTPException.__init__(self, 413, message)
+        FastAPIError.__init__(self, 413, message)
 
     def __str__(self) -> str:
         return str(self.detail)

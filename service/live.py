@@ -16,36 +16,30 @@ from ledger.events import EventView, list_job_events
 from ledger.jobs import get_job
 from ledger.states import TERMINAL
 from service.bodies.jobs import EventBody
+from service.digests import Streams
 from service.errors import NotReady
 from service.session import Database
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 1.0
+POLL_INTERVAL = 1.0
 """Seconds between two looks."""
 
-LONGEST = 900.0
+MAX_STREAM_SECONDS = 900.0
 """Seconds after which a stream ends, and a revoked key reads no more; the client connects again with `Last-Event-ID`."""
 
-MOST = 100
+MAX_STREAMS = 100
 """Streams that a process has open at once: each asks the ledger once a second."""
 
 
-BATCH = 200
+EVENTS_A_POLL = 200
 """Events that one look reads."""
-
-
-@dataclass(slots=True)
-class Streams:
-    """How many streams are open in this process."""
-
-    open: int = 0
 
 
 def stream(streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> EventSourceResponse:
     """The timeline from beyond the event `after`, until the job has ended. Raises NotReady where too many are open."""
-    if streams.open >= MOST:
-        raise NotReady(f"{MOST} streams are open already; poll GET /jobs/{{id}} instead.", checks={"streams": "full"})
+    if streams.open >= MAX_STREAMS:
+        raise NotReady(f"{MAX_STREAMS} streams are open already; poll GET /jobs/{{id}} instead.", checks={"streams": "full"})
     events = _events(streams, database, tenant_id=tenant_id, job_id=job_id, after=after)
     return EventSourceResponse(events, ping=15, headers={"Cache-Control": "no-store"})
 
@@ -54,7 +48,7 @@ async def _events(
     streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int
 ) -> AsyncIterator[ServerSentEvent]:
     streams.open += 1
-    ends = time.monotonic() + LONGEST
+    ends = time.monotonic() + MAX_STREAM_SECONDS
     try:
         while time.monotonic() < ends:
             async with database.turnstile:
@@ -65,7 +59,7 @@ async def _events(
                 yield ServerSentEvent(body.model_dump_json(), event=event.kind, id=str(event.id))
             if ended:
                 return
-            await anyio.sleep(INTERVAL)
+            await anyio.sleep(POLL_INTERVAL)
     finally:
         streams.open -= 1
 
@@ -75,8 +69,8 @@ def _look(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> t
     try:
         with database.reading() as session:
             ended = get_job(session, tenant_id=tenant_id, job_id=job_id).state in TERMINAL
-            found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=BATCH)
+            found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=EVENTS_A_POLL)
     except (OperationalError, PoolTimeout) as error:
         logger.warning("a stream of events waits for the database: %s", type(error).__name__)
         return [], False
-    return found, ended and len(found) < BATCH
+    return found, ended and len(found) < EVENTS_A_POLL

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from service.errors import InvalidLine
 
-LONGEST = 4096
+MAX_LINE_BYTES = 4096
 """Bytes of a line, at most: an ID of 200 characters, escaped in every way that JSON has, fits."""
 
-LONGEST_ID = 200
-MOST = 10_000_000
+MAX_ID_LENGTH = 200
+MAX_SAMPLE_IDS = 10_000_000
 
 
 @dataclass(slots=True)
@@ -29,8 +29,8 @@ def take(lines: Lines, chunk: bytes) -> list[str]:
     What is wrong is told by the line's number and never by what stands on it: InvalidLine.
     """
     *whole, lines.rest = (lines.rest + chunk).split(b"\n")
-    if len(lines.rest) > LONGEST:
-        raise InvalidLine(f"Line {lines.line + len(whole) + 1} is longer than {LONGEST} bytes.")
+    if len(lines.rest) > MAX_LINE_BYTES:
+        raise InvalidLine(f"Line {lines.line + len(whole) + 1} is longer than {MAX_LINE_BYTES} bytes.")
     return [found for line in whole if (found := _read(lines, line)) is not None]
 
 
@@ -44,14 +44,14 @@ def _read(lines: Lines, line: bytes) -> str | None:
     if not line.strip():
         return None
     try:
-        found = lines.read(line) if len(line) <= LONGEST else None
+        found = lines.read(line) if len(line) <= MAX_LINE_BYTES else None
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, str) or not 1 <= len(found) <= LONGEST_ID:
-        raise InvalidLine(f"Line {lines.line} holds no sample ID of 1 to {LONGEST_ID} characters in UTF-8.")
+    if not isinstance(found, str) or not 1 <= len(found) <= MAX_ID_LENGTH:
+        raise InvalidLine(f"Line {lines.line} holds no sample ID of 1 to {MAX_ID_LENGTH} characters in UTF-8.")
     lines.found += 1
-    if lines.found > MOST:
-        raise InvalidLine(f"A manifest holds at most {MOST} sample IDs; split it.")
+    if lines.found > MAX_SAMPLE_IDS:
+        raise InvalidLine(f"A manifest holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
     return found
 
 

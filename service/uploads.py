@@ -17,14 +17,14 @@ from ledger.datasets import find_dataset
 from ledger.samples import sample_digest
 from ledger.uploads import ManifestView
 from service.errors import InvalidLine, NotReady, UnsupportedMediaType
-from service.live import Streams
+from service.digests import Streams
 from service.sample_lines import FORMS, Lines, take, take_last
 from service.session import Database
 
-MOST = 4
+MAX_UPLOADS = 4
 """Uploads that a process receives at once: each holds a connection of its own for as long as its client takes."""
 
-LONGEST = 1800.0
+UPLOAD_TIMEOUT = 1800.0
 """Seconds that an upload may take."""
 
 
@@ -37,8 +37,8 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
     if media not in FORMS:
         raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
     receiving: Streams = request.app.state.uploads
-    if receiving.open >= MOST:
-        raise NotReady(f"{MOST} manifests are being received; try again in a minute.", checks={"uploads": "full"})
+    if receiving.open >= MAX_UPLOADS:
+        raise NotReady(f"{MAX_UPLOADS} manifests are being received; try again in a minute.", checks={"uploads": "full"})
     receiving.open += 1
     database: Database = request.app.state.database
     session = database.sessions()
@@ -56,14 +56,14 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
 
 
 async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
-    ends = time.monotonic() + LONGEST
+    ends = time.monotonic() + UPLOAD_TIMEOUT
     with ExitStack() as stack:
         copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receiving(session)))
         try:
             async for chunk in request.stream():
                 await run_in_threadpool(_pass_on, copy, lines, chunk, dataset=dataset, key=key)
                 if time.monotonic() > ends:
-                    raise InvalidLine(f"The upload has taken longer than {LONGEST:.0f} seconds; split it.")
+                    raise InvalidLine(f"The upload has taken longer than {UPLOAD_TIMEOUT:.0f} seconds; split it.")
         except ClientDisconnect:
             raise InvalidLine("The upload broke off.") from None
         await run_in_threadpool(_send, copy, take_last(lines), dataset=dataset, key=key)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import TypeVar
 
-from unlearning.specs import IEU, LTU
 from unlearning.specs.rules import MOST
 
 S = TypeVar("S", LTU, IEU)

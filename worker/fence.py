@@ -11,7 +11,6 @@ from ledger.attempts import count_refused
 from ledger.claims import Claim
 from ledger.errors import CancelRequested, StaleClaim
 
-logger = logging.getLogger(__name__)
 
 
 @contextmanager

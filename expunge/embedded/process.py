@@ -12,7 +12,7 @@ from pathlib import Path
 
 from expunge.errors import StartFailed
 
-TETHER = Path(__file__).with_name("tether.py")
+TETHER = Path(__file__).with_name("watchdog.py")
 TAIL_LINES = 20
 
 

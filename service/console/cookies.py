@@ -10,7 +10,7 @@ import json
 import time
 from uuid import UUID
 
-from starlette.requests import Request
+from fastapi import Request
 from starlette.responses import Response
 
 COOKIE = "expunge_session"

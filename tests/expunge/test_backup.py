@@ -20,7 +20,7 @@ from expunge.doctor import Installation, examine
 from expunge.embedded.postgres import binaries
 from expunge.registration import Place, register_workload
 from expunge.signing import new_signing_key
-from expunge.tenancy import make_key
+from expunge.tenancy import make_api_key
 from expunge.training import train_workload
 from ledger.access import ensure_tenant
 from ledger.requests import submit
@@ -101,7 +101,7 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     trained = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path / "weights", plain=True)
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["retrain"])
     new_signing_key(database_url, keys)
-    api_key = make_key(database_url, tenant="default", name="auditor", scopes=["admin"])
+    api_key = make_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])
     known = list(digits.workload().train.ids)
     with sessions.begin() as session:
         job_id = ask(session, known[:80])

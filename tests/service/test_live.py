@@ -26,7 +26,7 @@ def parsed(text: str) -> list[dict[str, Any]]:
 def test_a_stream_tells_what_happens_while_it_happens_and_ends_with_the_job(
     serve: Serve, site: Site, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "INTERVAL", 0.05)
+    monkeypatch.setattr(live, "POLL_INTERVAL", 0.05)
     client = serve(key=site.admin)
     job_id = new_job(client)
     text = ""
@@ -60,15 +60,15 @@ def test_a_stream_goes_on_from_the_last_event_that_was_seen(
 
 
 def test_a_stream_does_not_last_for_ever(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LONGEST", 0.1)
-    monkeypatch.setattr(live, "INTERVAL", 0.05)
+    monkeypatch.setattr(live, "MAX_STREAM_SECONDS", 0.1)
+    monkeypatch.setattr(live, "POLL_INTERVAL", 0.05)
     client = serve(key=site.admin)
 
     assert len(parsed(client.get(f"/jobs/{new_job(client)}/events", headers=LIVE).text)) == 2
 
 
 def test_too_many_streams_are_refused_for_now(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "MOST", 0)
+    monkeypatch.setattr(live, "MAX_STREAMS", 0)
     client = serve(key=site.admin)
 
     answer = client.get(f"/jobs/{new_job(client)}/events", headers=LIVE)

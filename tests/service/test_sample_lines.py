@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from service import sample_lines
 from service.errors import InvalidLine
-from service.sample_lines import FORMS, LONGEST, Lines, take, take_last
+from service.sample_lines import FORMS, MAX_LINE_BYTES, Lines, take, take_last
 
 TEXT, NDJSON = FORMS.values()
 
@@ -36,19 +36,19 @@ def test_a_line_that_is_no_id_is_told_by_its_number_and_not_by_its_words(line: b
 
 
 def test_text_is_utf8_and_of_a_bounded_length() -> None:
-    for line in (b"\xff", b"x" * 201, b"x" * (LONGEST + 1)):
+    for line in (b"\xff", b"x" * 201, b"x" * (MAX_LINE_BYTES + 1)):
         with pytest.raises(InvalidLine, match="Line 1 "):
             read(line + b"\n", cut=10_000)
 
 
 def test_a_line_without_end_is_not_collected() -> None:
-    lines = Lines(TEXT, rest=b"x" * LONGEST)
+    lines = Lines(TEXT, rest=b"x" * MAX_LINE_BYTES)
     with pytest.raises(InvalidLine, match="longer"):
         take(lines, b"x")
 
 
 def test_no_more_than_the_most_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample_lines, "MOST", 2)
+    monkeypatch.setattr(sample_lines, "MAX_SAMPLE_IDS", 2)
     with pytest.raises(InvalidLine, match="at most 2"):
         read(b"a\nb\nc\n")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unlearning.audit.references import repeats, shadows
+from unlearning.audit.references.repeats import REPEAT_KIND
+from unlearning.audit.references.shadows import SHADOW_KIND
 from unlearning.audit.references.cache import finished
 from unlearning.audit.references.study import Study, key, trained, unlearned
 from unlearning.samples import joined
@@ -35,13 +36,13 @@ def cost(of: Study, *, shadow_count: int, repeat_count: int, folder: Path) -> Co
     """Time some steps of each kind and multiply."""
     left = {
         kind: count - finished(folder / key(of, kind), count=count)
-        for kind, count in ((shadows.KIND, shadow_count), (repeats.KIND, repeat_count))
+        for kind, count in ((SHADOW_KIND, shadow_count), (REPEAT_KIND, repeat_count))
     }
     training = _seconds(trained(of, joined(of.task.remain, of.task.forget), seed=of.seed))
     model = fresh(of.task.build, seed=of.seed).to(of.task.forget.inputs.device).eval()
     forgetting = _seconds(unlearned(of, model, of.task.forget, seed=of.seed))
-    seconds = left[shadows.KIND] * (training + forgetting) + left[repeats.KIND] * (2 * training + forgetting)
-    return Cost(shadows=left[shadows.KIND], repeats=left[repeats.KIND], seconds=seconds)
+    seconds = left[SHADOW_KIND] * (training + forgetting) + left[REPEAT_KIND] * (2 * training + forgetting)
+    return Cost(shadows=left[SHADOW_KIND], repeats=left[REPEAT_KIND], seconds=seconds)
 
 
 def _seconds(steps: Generator[Progress, None, Any]) -> float:

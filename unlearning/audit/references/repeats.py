@@ -14,7 +14,7 @@ from unlearning.audit.signals import frozen, observe
 from unlearning.samples import SampleSet, joined
 from unlearning.task import Progress
 
-KIND = "repeats"
+REPEAT_KIND = "repeats"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class Repeats:
 
 def repeats(of: Study, *, count: int, folder: Path) -> Generator[Progress, None, Repeats]:
     """`count` times: train an original, unlearn D_f, retrain; or take from `folder` what the models showed in an earlier run."""
-    results = yield from resumable(lambda number: repeat(of, number), count=count, folder=folder / key(of, KIND))
+    results = yield from resumable(lambda number: repeat(of, number), count=count, folder=folder / key(of, REPEAT_KIND))
 
     def stacked(name: str) -> Floats:
         return np.stack([found[name] for found in results])

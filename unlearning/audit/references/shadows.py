@@ -22,7 +22,7 @@ from unlearning.audit.references.study import (
 from unlearning.samples import joined
 from unlearning.task import Progress
 
-KIND = "shadows"
+SHADOW_KIND = "shadows"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class Shadows:
 
 def shadows(of: Study, *, count: int, folder: Path) -> Generator[Progress, None, Shadows]:
     """Train and unlearn `count` shadow models, an even number, or take from `folder` what they showed in an earlier run."""
-    results = yield from resumable(lambda number: shadow(of, number), count=count, folder=folder / key(of, KIND))
+    results = yield from resumable(lambda number: shadow(of, number), count=count, folder=folder / key(of, SHADOW_KIND))
     return Shadows(
         members=np.stack([found["members"] for found in results]),
         before=np.stack([found["before"] for found in results]),
