@@ -19,12 +19,11 @@ from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
 from examples import cifar, digits
-from unlearning.readiness_spec import Ready2Unlearn
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet, partition
-from unlearning.training import fit, fresh
-from unlearning.weights import load_weights, save_weights
-from unlearning.workload import HeldOut, Workload, split_held_out
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.specs.training import Ready2Unlearn, Recipe
+from unlearning.storage import load_weights, save_weights
+from unlearning.training.loop import fit, fresh
 
 MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
 """The defaults before decision 14: a preparation that cannot be told from none (`benchmarks.readiness`)."""

@@ -23,10 +23,10 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import MultipleLocator
 
 from expunge import client
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, stack
-from expunge.registration import place, register_workload
-from expunge.training import train_workload
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import train_workload
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, stack
 from ops.prometheus.local import Prometheus, prometheus
 
 DASHBOARDS = sorted(Path("ops/grafana/dashboards").glob("*.json"))

@@ -26,8 +26,7 @@ from sqlalchemy import func, select
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import row, write
-from expunge.database import opened
-from expunge.registration import place
+from expunge.operator.registration import opened, place
 from ledger.tables import Base
 
 CHECKS = [

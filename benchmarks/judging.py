@@ -16,12 +16,12 @@ from benchmarks import machine
 from benchmarks.cases import Case, told
 from unlearning.audit.audit import audit, run_audit
 from unlearning.audit.findings import Findings
-from unlearning.audit.spec import AuditSpec
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec, to_json
+from unlearning.specs.audit import AuditSpec
+from unlearning.storage import to_bytes
 from unlearning.task import Outcome, Task
-from unlearning.training import drain
-from unlearning.weights import to_bytes
+from unlearning.training.loop import drain
 
 TABLE = ("ua", "ra", "ta", "mi")
 

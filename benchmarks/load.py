@@ -18,12 +18,11 @@ import numpy as np
 
 from benchmarks.serving import Served, api_seconds, served, training_ids
 from benchmarks.writing import Row, row, write
-from expunge.database import opened
-from expunge.registration import place
-from ledger.access import ensure_tenant
-from ledger.datasets import register_dataset
-from ledger.models import register_model
-from ledger.samples import sample_digest
+from expunge.operator.registration import opened, place
+from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.sample_ids import sample_digest
 
 LONG = "tests.worker.digits:long"
 MANY = 100_000

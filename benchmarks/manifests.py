@@ -14,14 +14,13 @@ import psutil
 
 from benchmarks.writing import Row, row, write
 from expunge import client
-from expunge.database import opened
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, Stack, stack
-from expunge.registration import place
-from ledger.access import ensure_tenant
-from ledger.datasets import register_dataset
-from ledger.models import register_model
-from ledger.samples import sample_digest
+from expunge.operator.registration import opened, place
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, Stack, stack
+from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.sample_ids import sample_digest
 
 SIZES = (10_000, 100_000, 1_000_000)
 MEBIBYTE = 2**20

@@ -1,6 +1,6 @@
 """The methods that are compared, each with the parameters that the same budgeted search found on a validation forget split.
 
-The search (`unlearning/search.py`) forgets samples that need not be forgotten, on seeds that no table reports, judged against
+The search (`unlearning/tuning.py`) forgets samples that need not be forgotten, on seeds that no table reports, judged against
 models retrained without them; it sees neither the evaluating attack nor the test set. What it found is in `results/tuned.json`.
 """
 
@@ -13,10 +13,10 @@ from typing import Any
 from benchmarks.cases import case, trained
 from benchmarks.judging import task_of
 from benchmarks.writing import RESULTS
-from unlearning.search import Judge, against_oracle, search, validation
 from unlearning.specs import IEU, LTU, SPECS, Spec, to_json
 from unlearning.specs.parsing import restored
 from unlearning.task import Task
+from unlearning.tuning import Judge, against_oracle, search, validation
 
 ALL = tuple(kind for kind in SPECS if kind != "retrain")
 AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}

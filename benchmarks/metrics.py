@@ -15,16 +15,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.writing import Row, row, write
-from expunge.database import opened
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, stack
-from ledger.access import ensure_tenant
-from ledger.claims import claim, enter_verifying
-from ledger.datasets import register_dataset
-from ledger.models import register_model
-from ledger.requests import submit
-from ledger.results import publish
-from ledger.samples import sample_digest
+from expunge.operator.registration import opened
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, stack
+from ledger.jobs.claims import claim, enter_verifying
+from ledger.jobs.results import publish
+from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
 from unlearning.specs import DEFAULT_POLICY, to_json
 
 MODELS = (1, 10, 100)

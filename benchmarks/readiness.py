@@ -20,12 +20,10 @@ from benchmarks.cases import MILD, WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
-from unlearning.descent import batch_norms
-from unlearning.gradients import flat_gradient, step_along, trainable
-from unlearning.readiness_spec import Ready2Unlearn
-from unlearning.recipe import DPSGD, Recipe, Reweighting
-from unlearning.samples import SampleSet
-from unlearning.workload import Workload
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
+from unlearning.gradients import batch_norms, flat_gradient, step_along, trainable
+from unlearning.specs.training import DPSGD, Ready2Unlearn, Recipe, Reweighting
 
 RATE = Ready2Unlearn().ascent_rate
 """Of the ascent: the step that Ready2Unlearn prepared for."""

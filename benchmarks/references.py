@@ -18,18 +18,18 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from benchmarks.writing import Row, row, write
+from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
+from unlearning.audit.attacks.study import study
 from unlearning.audit.measures import measure
-from unlearning.audit.references.findings import ReferenceFindings, audit_with_references
-from unlearning.audit.references.spec import ReferenceSpec
-from unlearning.audit.references.study import study
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import split_held_out
 from unlearning.methods.registry import unlearn
-from unlearning.objective import classification
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet, partition
 from unlearning.specs import SPECS
+from unlearning.specs.audit import ReferenceSpec
+from unlearning.specs.training import Recipe
 from unlearning.task import Task
-from unlearning.training import drain, fit
-from unlearning.workload import split_held_out
+from unlearning.training.loop import drain, fit
 
 CASE = "small digits"
 METHODS = ("ltu", "ieu", "salun", "gradient_ascent")

@@ -20,23 +20,22 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from benchmarks.cases import Case, case
 from benchmarks.judging import task_of
 from benchmarks.writing import Row, row, write
-from ledger.canonical import canonical_json, canonical_sha256
-from ledger.claims import Claim
-from ledger.manifest import Manifest, commit
-from ledger.samples import sample_digest
-from service.report.page import render_html
-from service.report.pdf import render_pdf
+from ledger.jobs.claims import Claim
+from ledger.sample_ids import sample_digest
+from ledger.transparency.commitments import Manifest, commit
+from report.canonical import canonical_json, canonical_sha256
+from report.html import render_html
+from report.pdf import render_pdf
 from unlearning.audit.audit import audit, run_audit
-from unlearning.audit.spec import AuditSpec
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, to_json
-from unlearning.training import drain
+from unlearning.specs.audit import AuditSpec
+from unlearning.training.loop import drain
 from verifier.keys import key_id
-from worker.load import Material
+from worker.attempt import Trial
+from worker.inputs import Material
 from worker.report import Background, build_report
-from worker.signing import Signer
-from worker.statement import sign_statement
-from worker.trial import Trial
+from worker.signing import Signer, sign_statement
 
 FORGOTTEN = (1, 10, 100, 1000)
 REPEATS = 5

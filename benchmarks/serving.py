@@ -11,10 +11,10 @@ import httpx
 import psutil
 
 from expunge import client
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, Stack, stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained, train_workload
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained, train_workload
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, Stack, stack
 from tests.worker import digits
 
 SMALL = "tests.worker.digits:workload"

@@ -21,10 +21,10 @@ from benchmarks.methods import AT_DEFAULTS
 from benchmarks.quality import figures
 from benchmarks.readiness import accuracy
 from benchmarks.writing import Row, row, share_row, write
+from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.methods.registry import unlearn
-from unlearning.samples import SampleSet, joined, partition
 from unlearning.specs import Spec
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 UNITS = {"average_gap": "points", "ua": "percent", "ra": "percent", "ta": "percent", "ta_lost": "points"}
 PARTS = 5

@@ -22,9 +22,8 @@ from sqlalchemy import text
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import Row, row, write
-from expunge.database import opened
-from expunge.embedded.process import await_ready, start
-from expunge.registration import place
+from expunge.operator.registration import opened, place
+from expunge.stack.process import await_ready, start
 
 PAUSE = 6.0
 """Seconds between two kills, on average."""

@@ -22,15 +22,15 @@ from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
 from benchmarks.writing import Row, row, write
+from unlearning.data.samples import Batch, SampleSet
 from unlearning.gradients import flat_gradient, forward_with, trainable
+from unlearning.inference import in_pieces
 from unlearning.methods.ltu.meta import meta_gradient
 from unlearning.methods.registry import unlearn
-from unlearning.passing import in_pieces
-from unlearning.recipe import Precision, Recipe
-from unlearning.samples import Batch, SampleSet
 from unlearning.specs import LTU, Retrain, Spec
+from unlearning.specs.training import Precision, Recipe
 from unlearning.task import Task
-from unlearning.training import drain, fresh, train
+from unlearning.training.loop import drain, fresh, train
 
 P = ParamSpec("P")
 SIZES = (1, 10, 100, 1000)

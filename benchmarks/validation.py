@@ -14,9 +14,9 @@ from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS
 from benchmarks.writing import Row, row, write
 from unlearning.methods.registry import unlearn
-from unlearning.search import against_oracle
 from unlearning.specs import LTU
-from unlearning.training import drain
+from unlearning.training.loop import drain
+from unlearning.tuning import against_oracle
 
 SEEDS = (20, 21, 22, 23, 24, 25)
 METHODS = {**AT_DEFAULTS, f"ltu, inner rate {LARGE_INNER_RATE:g}": LTU(inner_rate=LARGE_INNER_RATE)}

@@ -14,7 +14,7 @@ from benchmarks.judging import Judged, judged_model
 from benchmarks.machine import DEVICE
 from benchmarks.quality import everything
 from benchmarks.writing import Row, share_row, write
-from unlearning.training import fresh
+from unlearning.training.loop import fresh
 
 VERDICTS = ("verified", "inconclusive", "failed")
 

@@ -14,10 +14,10 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from expunge import client
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, Stack, stack
-from expunge.registration import place, register_workload
-from expunge.training import train_workload
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import train_workload
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, Stack, stack
 
 WORKLOAD = "examples.digits:workload"
 DESK, PHONE = {"width": 1200, "height": 480}, {"width": 375, "height": 640}

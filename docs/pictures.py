@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from service.report.page import render_html
-from service.report.pdf import render_pdf
+from report.html import render_html
+from report.pdf import render_pdf
 
 IMAGES = Path(__file__).parent / "images"
 WIDTHS = {"phone": 390, "desktop": 1280}

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
-from unlearning.objective import classification
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet, partition
-from unlearning.workload import Workload
+from unlearning.specs.training import Recipe
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)

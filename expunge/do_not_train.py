@@ -6,7 +6,7 @@ from typing import Literal
 import httpx
 
 from expunge.client import stream_lines
-from ledger.samples import sample_digest
+from ledger.sample_ids import sample_digest
 
 
 def fetch_digests(client: httpx.Client, kind: Literal["models", "datasets"], name: str) -> frozenset[bytes]:

@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import pool, text
 from sqlalchemy.engine import create_engine
 
-from ledger.engine import normalise_url
+from ledger.db import normalise_url
 from ledger.tables import Base
 
 LOCK = 0x65787075  # any number, the same for every process that migrates

@@ -6,29 +6,18 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from service import metrics, openapi, problems
-from service.body_limit import BodyLimit
-from service.call_log import CallLog
+from service import metrics
+from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, webhooks
+from service.api import uploads as manifests
 from service.console import pages
-from service.dispatch import make_broker
-from service.headers import SecurityHeaders
-from service.digests import Streams
-from service.rate_limit import make_rate_limit
-from service.routes import (
-    datasets,
-    health,
-    jobs,
-    keys,
-    log,
-    manifests,
-    methods,
-    models,
-    reports,
-    unlearn_requests,
-    webhooks,
-)
-from service.session import make_database
+from service.http import openapi, problems
+from service.http.access_log import CallLog
+from service.http.headers import SecurityHeaders
+from service.http.limits import BodyLimit, make_rate_limit
+from service.http.sessions import make_database
+from service.http.streaming import Streams
 from service.settings import Settings
+from service.wakeups import make_broker
 from telemetry import logs, tracing
 
 ROUTERS = (

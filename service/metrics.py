@@ -1,21 +1,189 @@
-"""Metrics: what the service's processes count themselves, and what the exporter reads from the ledger."""
+"""The ledger's numbers as Prometheus metrics: the one place where rows become metrics."""
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from prometheus_fastapi_instrumentator import Instrumentator
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session
 
-from service import exporter
-from service.session import Database
+from ledger import metrics as backlogs
+from ledger import metrics as gauges
+from ledger.events.deliveries import COUNTER
+from ledger.jobs import heartbeats
+from ledger.metrics import tallies
+from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
+from service.http.sessions import Database
+from unlearning.specs import PRODUCTION
+
+Rows = Iterable[tuple[Sequence[str], float]]
+"""Label values, and the value."""
+
+DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], gauges.Distribution]], ...] = (
+    (
+        "expunge_unlearning_seconds",
+        "Seconds that the method itself ran.",
+        ("model", "method"),
+        partial(gauges.unlearning_seconds, kinds=PRODUCTION),
+    ),
+    (
+        "expunge_stage_duration_seconds",
+        "Seconds of each stage of a job.",
+        ("stage", "method"),
+        partial(gauges.stage_seconds, kinds=PRODUCTION),
+    ),
+    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), gauges.completion_seconds),
+    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), gauges.queue_wait_seconds),
+    ("expunge_job_requests", "Requests that a completed job served.", (), gauges.job_requests),
+)
+
+
+def families(session: Session) -> Iterator[Metric]:
+    """All metrics that come from rows, with every known label set from the start."""
+    yield from _states(session)
+    yield from _requests(session)
+    yield from _audits(session)
+    yield from _running(session)
+    yield from _waiting(session)
+    for name, text, labels, read in DISTRIBUTIONS:
+        yield _histogram(name, text, labels, read(session))
+    lapsed = gauges.leases_lapsed(session)
+    yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
+    refused = gauges.stale_writes_rejected(session)
+    text = "Writes that were refused to workers without their lease."
+    yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
+    told = tallies(session, COUNTER)
+    tries = [((outcome,), told.get(outcome, 0)) for outcome in TryOutcome]
+    yield _counter("expunge_webhook_deliveries", "Tries to deliver a webhook message.", ("outcome",), tries)
+
+
+def _states(session: Session) -> Iterator[Metric]:
+    """What is where now, and what is about to be late."""
+    requests, jobs = gauges.requests_by_state(session), gauges.jobs_by_state(session)
+    yield _gauge(
+        "expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState]
+    )
+    yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
+    awaiting = [((what,), count) for what, count in gauges.awaiting_approval(session).items()]
+    yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for somebody's decision.", ("what",), awaiting)
+    earliest, overdue = gauges.deadlines(session)
+    due = [] if earliest is None else [((), earliest.timestamp())]
+    yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
+    yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
+
+
+def _running(session: Session) -> Iterator[Metric]:
+    """Whether there is a worker, and how far what it runs is."""
+    seen = heartbeats.worker_seen(session)
+    rows: Rows = [] if seen is None else [((), seen.timestamp())]
+    yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
+    running = [((model, stage), share) for model, stage, share in gauges.progress(session)]
+    yield _gauge("expunge_job_progress_ratio", "How far each running job is.", ("model", "stage"), running)
+    trained = [((model,), seconds) for model, seconds in gauges.training_seconds(session)]
+    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
+
+
+def _waiting(session: Session) -> Iterator[Metric]:
+    """What should have been sent by now."""
+    for name, thing, backlog in (
+        ("outbox", "wake-up that is due", backlogs.outbox(session)),
+        ("webhook", "webhook message that nobody has taken", backlogs.webhooks(session)),
+    ):
+        yield _gauge(f"expunge_{name}_waiting", f"How often there is a {thing}.", (), [((), backlog.waiting)])
+        oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
+        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Since when there is a {thing}.", (), oldest)
+
+
+def _requests(session: Session) -> Iterator[Metric]:
+    received = [(("api",), gauges.requests_received(session))]
+    yield _counter("expunge_requests_received", "Requests received.", ("channel",), received)
+    ended = {state: (count, late) for state, count, late in gauges.requests_finished(session)}
+    outcomes = [state for state in RequestState if state in TERMINAL]
+    finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]
+    yield _counter("expunge_requests_finished", "Requests that ended.", ("outcome",), finished)
+    late = [((outcome,), ended.get(outcome, (0, 0))[1]) for outcome in outcomes]
+    yield _counter("expunge_requests_finished_late", "Requests that ended after their due date.", ("outcome",), late)
+
+
+def _audits(session: Session) -> Iterator[Metric]:
+    erased = gauges.samples_erased(session)
+    yield _counter(
+        "expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased]
+    )
+    counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
+    counts |= {(model, Verdict(verdict)): count for model, verdict, count in gauges.verdicts(session)}
+    yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
+    audits = gauges.audits(session)
+    for name, text, read in (
+        ("expunge_audit_membership_auc_ratio", "Served version: AUC of the attack farthest from 0.5.", _membership_auc),
+        ("expunge_audit_relearn_delay_ratio", "Served version: relearn delay over the control's.", _relearn_delay),
+        (
+            "expunge_audit_utility_delta_ratio",
+            "Served version: test accuracy after less before, -1 to 1.",
+            _utility_delta,
+        ),
+    ):
+        found = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
+        yield _gauge(name, text, ("model",), found)
+
+
+def _membership_auc(audit: dict[str, Any]) -> float | None:
+    attacks = (audit.get("membership") or {}).get("attacks") or []
+    found = [float(attack["unlearned"]["auc"]["value"]) for attack in attacks]
+    return max(found, key=lambda auc: abs(auc - 0.5), default=None)
+
+
+def _relearn_delay(audit: dict[str, Any]) -> float | None:
+    ratio = (audit.get("relearn") or {}).get("ratio_to_control")
+    return None if ratio is None else float(ratio)
+
+
+def _utility_delta(audit: dict[str, Any]) -> float | None:
+    measures = audit.get("measures") or {}
+    try:
+        return float(measures["unlearned"]["ta"]["value"] - measures["original"]["ta"]["value"]) / 100
+    except (KeyError, TypeError):  # a generative model has no test accuracy
+        return None
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in rows:
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in rows:
+        family.add_metric(key, value)
+    return family
+
+
+def _histogram(name: str, text: str, labels: Sequence[str], distribution: gauges.Distribution) -> Metric:
+    family = HistogramMetricFamily(name, text, labels=labels)
+    bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
+    for key, (counts, total) in sorted(distribution.by_labels.items()):
+        family.add_metric(key, list(zip(bounds, map(float, counts), strict=True)), total)
+    return family
+
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +226,7 @@ class _FromLedger(Collector):
         found: list[Metric] = []
         try:
             with self.database.sessions() as session:
-                found = list(exporter.families(session))
+                found = list(families(session))
         except (OperationalError, PoolTimeout) as error:
             logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
         yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))

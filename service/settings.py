@@ -7,7 +7,7 @@ import limits
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.samples import parse_sample_key
+from ledger.sample_ids import parse_sample_key
 
 
 class Settings(BaseSettings):

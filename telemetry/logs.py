@@ -61,7 +61,7 @@ def wants_json() -> bool:
 def configure() -> None:
     """Log as the operator asked: call it once a process, after its server has made its own handlers.
 
-    Uvicorn's own line for each call goes: it has the path as it was sent, and `service.call_log` has one with the ids.
+    Uvicorn's own line for each call goes: it has the path as it was sent, and `service.http.access_log` has one with the ids.
     """
     if not wants_json():
         return

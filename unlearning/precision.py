@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-from unlearning.recipe import Precision
+from unlearning.specs.training import Precision
 from unlearning.task import Outcome, Steps
 
 P = ParamSpec("P")

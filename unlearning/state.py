@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unlearning.samples import Batch, SampleSet
+from unlearning.data.samples import Batch, SampleSet
 
 
 class Stateful(Protocol):

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.objective import Objective
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet
+from unlearning.specs.training import Recipe
 from unlearning.state import State
 
 

@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from verifier.checking import verify_files
-from verifier.outcome import told
+from verifier.checking import told, verify_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from verifier.commitment import Inclusion, check_inclusion
 from verifier.dsse import open_envelope
 from verifier.errors import Malformed, Mismatch
 from verifier.keys import TrustedKey
-from verifier.manifest import Inclusion, check_inclusion
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -17,9 +17,9 @@ from celery.signals import (
     worker_shutting_down,
 )
 
-from ledger.wakeups import SWEEP
+from ledger.events.outbox import SWEEP
 from telemetry import logs, tracing
-from worker import courier
+from worker.beat import relay as courier
 from worker.child import prepare_child, stop_children
 from worker.settings import read_settings
 

@@ -1,4 +1,4 @@
-"""What holds for the worker's child process, in which jobs run: it ends with its parent, and stops when told to."""
+"""What a signal handler may set."""
 
 import ctypes
 import importlib
@@ -8,11 +8,26 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
 
-from worker.flag import Flag
+
+@dataclass(slots=True)
+class Flag:
+    """One boolean, and no lock.
+
+    A `threading.Event` has one: a second signal that comes while the handler of the first holds it would wait for it forever,
+    in the same thread.
+    """
+
+    is_set: bool = False
+
+    def set(self) -> None:
+        """Set it, from anywhere."""
+        self.is_set = True
+
 
 PR_SET_PDEATHSIG = 1
 

@@ -1,4 +1,4 @@
-"""Keep a claim's lease alive while the job computes, and learn what has become of the claim."""
+"""A worker's transactions: what a lost lease refuses is counted, and stands on the timeline."""
 
 import logging
 import threading
@@ -7,13 +7,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.claims import Claim, renew
-from ledger.errors import StaleClaim
+from ledger.errors import CancelRequested, StaleClaim
+from ledger.jobs.attempts import count_refused
+from ledger.jobs.claims import Claim, renew
+from worker.child import Flag
 from worker.errors import Cancelled, ShuttingDown
-from worker.fence import fenced
-from worker.flag import Flag
+
+
+@contextmanager
+def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
+    """Open a transaction of a claim. A StaleClaim within it is counted in a transaction of its own, and goes on up."""
+    try:
+        with sessions.begin() as session:
+            yield session
+    except CancelRequested:  # A caller's wish, not a lost lease.
+        raise
+    except StaleClaim:
+        try:
+            with sessions.begin() as session:
+                count_refused(session, claim.job_id, claim.attempt)
+        except OperationalError as error:
+            logger.warning("a refused write of job %s was not counted: %s", claim.job_id, type(error.orig).__name__)
+        raise
+
 
 logger = logging.getLogger(__name__)
 

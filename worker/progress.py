@@ -8,12 +8,11 @@ from math import isfinite
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.claims import record_progress
+from ledger.jobs.claims import record_progress
 from ledger.states import Phase
 from telemetry.tracing import span
 from unlearning.task import Progress
-from worker.fence import fenced
-from worker.lease import Watch
+from worker.lease import Watch, fenced
 
 INTERVAL = 2.0
 """Seconds between two writes within a phase."""

@@ -2,25 +2,24 @@
 
 from uuid import uuid4
 
-from ledger import results
-from ledger.canonical import canonical_sha256
-from ledger.claims import Claim
-from ledger.clock import now
-from ledger.events import list_job_events
-from ledger.jobs import list_attempts
-from ledger.log_reading import keep_checkpoint
-from ledger.manifest import Manifest, commit
-from ledger.samples import sample_digest
+from ledger.db import now
+from ledger.events.timeline import list_job_events
+from ledger.jobs import results
+from ledger.jobs.claims import Claim
+from ledger.jobs.jobs import list_attempts
+from ledger.sample_ids import sample_digest
 from ledger.states import Phase, VersionKind
-from unlearning.weights import save_weights
-from worker.fence import fenced
-from worker.load import Material
+from ledger.transparency.commitments import Manifest, commit
+from ledger.transparency.log import keep_checkpoint
+from report.canonical import canonical_sha256
+from unlearning.storage import save_weights
+from worker.attempt import Trial
+from worker.inputs import Material
+from worker.lease import fenced
 from worker.progress import Journal, spent, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
-from worker.signing import Signer
-from worker.statement import sign_statement
-from worker.trial import Trial
+from worker.signing import Signer, sign_statement
 
 
 def publish(

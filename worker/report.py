@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ledger.claims import Claim
-from ledger.events import EventView
-from ledger.job_views import AttemptView
+from ledger.events.timeline import EventView
+from ledger.jobs.claims import Claim
+from ledger.jobs.jobs import AttemptView
 from ledger.states import Phase
-from worker.load import Material
-from worker.trial import Trial
+from worker.attempt import Trial
+from worker.inputs import Material
 
 SCHEMA = "https://expunge.dev/schemas/report/v1"
 

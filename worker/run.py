@@ -15,23 +15,22 @@ from uuid import UUID
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger import claims, results
 from ledger.errors import CancelRequested, StaleClaim
+from ledger.jobs import claims, results
 from ledger.states import Phase, Reason, Verdict
-from unlearning.audit.spec import AuditSpec
 from unlearning.errors import InvalidSpec, MethodRefused
+from unlearning.specs.audit import AuditSpec
+from worker.attempt import Trial, try_method
 from worker.checkpoints import Saving
+from worker.child import Flag
 from worker.errors import AuditFailed, GpuLost, ShuttingDown
 from worker.failures import Failure, failure
-from worker.fence import fenced
-from worker.flag import Flag
-from worker.lease import kept
-from worker.load import Material, load
+from worker.inputs import Material, load
+from worker.lease import fenced, kept
 from worker.progress import Journal, stage, start_afresh
 from worker.publish import publish
 from worker.settings import Settings
 from worker.signing import find_signer
-from worker.trial import Trial, try_method
 
 logger = logging.getLogger(__name__)
 

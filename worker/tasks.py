@@ -10,18 +10,18 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger import heartbeats
-from ledger.claims import sweep
-from ledger.engine import make_engine, make_sessions
-from ledger.wakeups import RUN_JOB, SWEEP
+from ledger.db import make_engine, make_sessions
+from ledger.events.outbox import RUN_JOB, SWEEP
+from ledger.jobs import heartbeats
+from ledger.jobs.claims import sweep
 from telemetry.logs import about
 from telemetry.tracing import span
 from worker.app import celery_app
+from worker.checkpoints import tidy
 from worker.child import stoppable, stopping
 from worker.errors import GpuLost
-from worker.leftovers import tidy
-from worker.notary import sign_log
 from worker.settings import Settings, read_settings
+from worker.signing import sign_log
 
 
 @functools.cache

@@ -1,9 +1,7 @@
-"""The demo's own child processes: torch computes in them, one thread each, so that what runs side by side compares.
-
-A child is `python -m MODULE ARGUMENTS STATE`, and tells of itself through the file STATE (`expunge.demo.telling`).
-"""
+"""How a child of the demo tells how far it is, and its result: a file, replaced whole each time."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -11,14 +9,36 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress, TaskID
 
-from expunge.demo.telling import Json, read
-from expunge.embedded.process import Child, Program, start, tail
-from expunge.embedded.services import PASSIVE
-from expunge.embedded.stack import stop_all
 from expunge.errors import DemoFailed
+from expunge.stack.process import Child, Program, start, tail
+from expunge.stack.services import PASSIVE
+from expunge.stack.stack import stop_all
+
+Json = dict[str, Any]
+
+
+def tell(state: Path, *, step: int, total: int, result: Json | None = None) -> None:
+    """Say, in the child, how far it is, and what there is of its result.
+
+    The reader sees the old file or the new one, never half of one.
+    """
+    new = state.with_suffix(".new")
+    new.write_text(json.dumps({"step": step, "total": total, "result": result}))
+    os.replace(new, state)
+
+
+def read(state: Path) -> Json:
+    """Read what a child has told last; nothing before the first time."""
+    try:
+        told: Json = json.loads(state.read_text())
+    except FileNotFoundError:
+        return {}
+    return told
+
 
 ONE_THREAD = {**PASSIVE, "OMP_NUM_THREADS": "1"}
 

@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expunge import client
-from expunge.console import notes, out, progress_bar
-from expunge.demo.children import Running, Stage, check, launch, result, stage
-from expunge.demo.figures import ORIGINAL, Figures, Row, Section
-from expunge.demo.models import Training, Weights
-from expunge.demo.plan import MODEL, ForgetSets, Plan, forget_sets
+from expunge.cli.console import notes, out, progress_bar
+from expunge.demo.children import Running, Stage, check, launch, read, result, stage
+from expunge.demo.plan import MODEL, ForgetSets, Plan, Training, Weights, forget_sets
 from expunge.demo.requests import Unlearned, unlearn
-from expunge.demo.table import comparison, legend, noise, outcome, say_reports
-from expunge.demo.telling import read
-from expunge.embedded.broker import free_port
-from expunge.embedded.folder import sample_key
-from expunge.embedded.process import tail
-from expunge.embedded.stack import Options, Stack, interruptible, stack
+from expunge.demo.table import ORIGINAL, Figures, Row, Section, comparison, legend, noise, outcome, say_reports
 from expunge.errors import DemoFailed, ExpungeError, JobFailed, ServiceError
+from expunge.stack.broker import free_port
+from expunge.stack.folder import sample_key
+from expunge.stack.process import tail
+from expunge.stack.stack import Options, Stack, interruptible, stack
 
 if TYPE_CHECKING:
-    from expunge.registration import Place
+    from expunge.operator.registration import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,9 +119,9 @@ def wait_for(child: Running, place: int) -> Weights:
 
 def register(running: Stack, served: Weights, *, plan: Plan) -> tuple[str, ForgetSets]:
     """Make the original known to the service; give its dataset's name and the samples to be forgotten."""
-    from expunge.registration import register_workload  # Torch: seconds, in which the children train already.
+    from expunge.operator.registration import register_workload
+    from worker.inputs import load_workload
     from worker.settings import allow_list
-    from worker.workloads import load_workload
 
     view = register_workload(place(running, plan), name=MODEL, reference=plan.reference, weights=Path(served.path))
     training = load_workload(plan.reference, allowed=allow_list(plan.workloads)).train
@@ -133,14 +130,14 @@ def register(running: Stack, served: Weights, *, plan: Plan) -> tuple[str, Forge
 
 def register_retrained(running: Stack, retrained: Weights, *, without: Sequence[str], plan: Plan) -> None:
     """Make a retrained model known too: no version to be served, but what the next audit holds its result against."""
-    from expunge.registration import register_trained
+    from expunge.operator.registration import register_trained
 
     register_trained(place(running, plan), name=MODEL, weights=Path(retrained.path), without=frozenset(without))
 
 
 def place(running: Stack, plan: Plan) -> "Place":
     """Where registrations go."""
-    from expunge.registration import Place
+    from expunge.operator.registration import Place
 
     return Place(
         database_url=running.settings.database_url,

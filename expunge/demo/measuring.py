@@ -10,20 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from expunge.demo.figures import ORIGINAL, Figures
-from expunge.demo.models import Weights
-from expunge.demo.plan import Plan, forget_sets
-from expunge.demo.telling import tell
-from unlearning.audit.delay import choose, mix
+from expunge.demo.children import tell
+from expunge.demo.plan import Plan, Weights, forget_sets
+from expunge.demo.table import ORIGINAL, Figures
 from unlearning.audit.measures import measure
-from unlearning.audit.relearning import Relearner, calibrate, mean_loss, relearn
-from unlearning.audit.spec import AuditSpec
-from unlearning.objective import Objective
-from unlearning.samples import Batch, SampleSet
-from unlearning.weights import load_weights
-from unlearning.workload import Workload, split_held_out
+from unlearning.audit.relearning import Relearner, calibrate, choose, mean_loss, mix, relearn
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.workload import Workload, split_held_out
+from unlearning.specs.audit import AuditSpec
+from unlearning.storage import load_weights
+from worker.inputs import load_workload
 from worker.settings import allow_list
-from worker.workloads import load_workload
 
 
 def measure_all(

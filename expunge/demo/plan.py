@@ -41,3 +41,20 @@ def forget_sets(training: Sequence[str], plan: Plan) -> ForgetSets:
     first, second = (max(1, round(share * len(training))) for share in (plan.first_share, plan.second_share))
     chosen = random.Random(plan.seed).sample(training, first + second)
     return ForgetSets(tuple(chosen[:first]), tuple(chosen[first:]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """One model to train. without: how many of the two requests it never sees the samples of."""
+
+    seed: int
+    without: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """A model on disk. seconds: of its training; for an unlearned one, of the unlearning."""
+
+    path: str
+    sha256: str
+    seconds: float

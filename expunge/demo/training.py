@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from expunge.demo.models import Training, Weights
-from expunge.demo.plan import Plan, forget_sets
-from expunge.demo.telling import tell
-from expunge.training import train_workload
+from expunge.demo.children import tell
+from expunge.demo.plan import Plan, Training, Weights, forget_sets
+from expunge.operator.training import train_workload
 from unlearning.task import Progress
+from worker.inputs import load_workload
 from worker.settings import allow_list
-from worker.workloads import load_workload
 
 PAUSE = 0.2
 """Seconds between two reports of progress."""

@@ -1,26 +1,23 @@
 """The tables, a file a subject; whoever imports one has the whole schema in `Base.metadata`."""
 
-from ledger.tables.access import ApiKey, IdempotencyKey, Tenant
 from ledger.tables.base import Base
-from ledger.tables.heartbeats import Heartbeat
-from ledger.tables.history import Event, Report
-from ledger.tables.jobs import Attempt, Job
-from ledger.tables.log import LogCheckpoint, LogHead, LogLeaf, LogNode, LogOpening
-from ledger.tables.outbox import OutboxEntry
-from ledger.tables.registry import Dataset, Model, ModelVersion
-from ledger.tables.requests import Target, UnlearnRequest
-from ledger.tables.samples import (
+from ledger.tables.events import Event, OutboxEntry, Report, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
+from ledger.tables.jobs import Attempt, Heartbeat, Job
+from ledger.tables.registry import ApiKey, Dataset, IdempotencyKey, Model, ModelVersion, Tenant
+from ledger.tables.requests import (
+    Target,
+    UnlearnRequest,
+    UploadedManifest,
     erased_samples,
     job_samples,
     manifest_leaves,
     request_samples,
     samples,
     training_samples,
+    uploaded_samples,
     version_samples,
 )
-from ledger.tables.signing import SigningKey
-from ledger.tables.uploads import UploadedManifest, uploaded_samples
-from ledger.tables.webhooks import Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
+from ledger.tables.transparency import LogCheckpoint, LogHead, LogLeaf, LogNode, LogOpening, SigningKey
 
 __all__ = [
     "ApiKey",

@@ -64,7 +64,7 @@ class Job(Base):
     approved_at: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     base_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
-    # Where its method was saved last (`ledger.checkpoints.Checkpoint`).
+    # Where its method was saved last (`ledger.jobs.checkpoints.Checkpoint`).
     checkpoint: Mapped[Json | None]
     # How far it is.
     phase: Mapped[Phase] = mapped_column(choice(Phase, "phase"), default=Phase.WAITING)
@@ -99,3 +99,11 @@ class Attempt(Base):
     refused_writes: Mapped[int] = mapped_column(server_default=text("0"))
     started_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
+
+
+class Heartbeat(Base):
+    """One recurring act, by its name, with the database's time of the last one."""
+
+    __tablename__ = "heartbeats"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

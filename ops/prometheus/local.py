@@ -18,9 +18,9 @@ import httpx
 import yaml
 from sqlalchemy import make_url
 
-from expunge.embedded.broker import free_port
-from expunge.embedded.folder import Settings, default_folder, recall
-from expunge.embedded.process import Program, await_ready, start, stop
+from expunge.stack.broker import free_port
+from expunge.stack.folder import Settings, default_folder, recall
+from expunge.stack.process import Program, await_ready, start, stop
 
 HERE = Path(__file__).parent
 EXPORTERS = {"postgres": "prometheus-postgres-exporter", "redis": "prometheus-redis-exporter"}

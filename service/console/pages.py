@@ -8,24 +8,22 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from ledger.access import Scope, authenticate
-from ledger.clock import now
+from ledger.db import now
 from ledger.errors import KeyRefused, UnknownReport
-from ledger.events import list_job_events, list_request_events
-from ledger.forgotten import list_forgotten
-from ledger.jobs import get_job, list_attempts, list_jobs
-from ledger.models import get_model, list_models
-from ledger.reports import get_report, list_reports
-from ledger.requests import get_request, list_requests
+from ledger.events.timeline import list_job_events, list_request_events
+from ledger.jobs.jobs import get_job, list_attempts, list_jobs
+from ledger.jobs.reports import get_report, list_reports
+from ledger.registry.access import Scope, authenticate
+from ledger.registry.models import get_model, list_models
+from ledger.registry.retention import list_forgotten
+from ledger.requests.submission import get_request, list_requests
 from ledger.states import RequestState
-from service.console.cookies import sign_in, sign_out, signed_in
-from service.console.refusals import Pages
-from service.console.rendering import page, script, style
-from service.console.visitor import Reader, ReportReader, Visitor, posted_key, same_site
-from service.console.words import ended
-from service.names import Cursor, Name
-from service.routes.reports import ENVELOPE, HTML, JSON, PDF, answer_report
-from service.session import Ledger
+from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
+from service.console.formatting import ended
+from service.console.rendering import Pages, page, script, style
+from service.console.sign_in import Reader, ReportReader, Visitor, posted_key, same_site, sign_in, sign_out, signed_in
+from service.http.fields import Cursor, Name
+from service.http.sessions import Ledger
 
 router = APIRouter(route_class=Pages, include_in_schema=False)
 

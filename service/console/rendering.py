@@ -1,13 +1,22 @@
 """From a template and its content to a page, with the headers that keep it to itself."""
 
+from collections.abc import Callable, Coroutine
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse
+from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from ledger.access import Caller, Scope
-from service.console import words
+from ledger.errors import KeyRefused, Refused
+from ledger.registry.access import Caller, Scope
+from service.console import formatting as words
+from service.console.sign_in import sign_out
+from service.http.problems import PROBLEMS, ServiceError
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; "
@@ -39,7 +48,7 @@ def page(name: str, *, visitor: Caller | None, here: str, status: int = 200, **c
 @cache
 def style() -> str:
     """The style sheet: the report's colours, and the console's own rules."""
-    palette = files("service.report").joinpath("templates", "palette.css").read_text(encoding="utf-8")
+    palette = files("report").joinpath("templates", "palette.css").read_text(encoding="utf-8")
     return palette + files("service.console").joinpath("static", "console.css").read_text(encoding="utf-8")
 
 
@@ -69,3 +78,34 @@ def _environment() -> Environment:
         "plain": words.plain,
     }
     return environment
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+class Pages(APIRoute):
+    """A route whose refusals are pages. Who is not signed in, or not any more, is asked to sign in."""
+
+    def get_route_handler(self) -> Handler:
+        """The route's handler, and around it the pages for what it refuses."""
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except KeyRefused:
+                response = RedirectResponse("/console/sign-in", 303)
+                sign_out(response)
+                return response
+            except RequestValidationError:
+                return refused(422, "That is not a page", "The address has a part that does not belong there.")
+            except (Refused, ServiceError) as error:
+                kind = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
+                return refused(kind.status, kind.title, str(error))
+
+        return answer
+
+
+def refused(status: int, title: str, detail: str) -> Response:
+    """A page that says what was refused, and why."""
+    return page("refused", visitor=None, here="", status=status, title=title, detail=detail)

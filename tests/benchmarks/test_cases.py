@@ -8,9 +8,8 @@ import torch
 
 from benchmarks.cases import MILD, told, trained
 from examples import digits
-from unlearning.readiness_spec import Ready2Unlearn
-from unlearning.recipe import Recipe
-from unlearning.workload import Workload
+from unlearning.data.workload import Workload
+from unlearning.specs.training import Ready2Unlearn, Recipe
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.claims import enter_verifying
+from ledger.jobs.claims import enter_verifying
 from service.app import create_app
 from service.settings import Settings
 from tests.browser.conftest import Check

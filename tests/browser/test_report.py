@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext
 
-from service.report.page import render_html
+from report.html import render_html
 from tests.browser.conftest import Check
-from tests.service.report.samples import VERDICTS, Verdict, sample_report
+from tests.report.samples import VERDICTS, Verdict, sample_report
 
 
 @pytest.mark.parametrize("verdict", VERDICTS)

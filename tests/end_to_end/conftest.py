@@ -7,9 +7,9 @@ import httpx
 import pytest
 
 from expunge import client
-from expunge.embedded.broker import free_port
-from expunge.embedded.stack import Options, Stack, stack
-from expunge.training import Trained, train_workload
+from expunge.operator.training import Trained, train_workload
+from expunge.stack.broker import free_port
+from expunge.stack.stack import Options, Stack, stack
 
 REFERENCE = "tests.worker.digits:workload"
 

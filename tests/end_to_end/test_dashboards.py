@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from expunge import client
-from expunge.embedded.stack import Stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.stack import Stack
 from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 from tests.ops.files import DASHBOARDS, filled, jobs_of, queries, rules

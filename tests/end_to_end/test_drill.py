@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from expunge import client
-from expunge.embedded.process import await_ready, start, stop
-from expunge.embedded.stack import Stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.process import await_ready, start, stop
+from expunge.stack.stack import Stack
 from ops.prometheus.local import prometheus
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 

@@ -10,12 +10,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from expunge import client
-from expunge.embedded.broker import free_port
-from expunge.embedded.process import Program, await_ready, start, stop
-from expunge.embedded.services import api
-from expunge.embedded.stack import Stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.broker import free_port
+from expunge.stack.process import Program, await_ready, start, stop
+from expunge.stack.services import api
+from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import SAMPLES
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

@@ -18,10 +18,9 @@ from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 
 from expunge import client
-from expunge.database import opened
-from expunge.embedded.stack import Stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained
+from expunge.operator.registration import opened, place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

@@ -6,11 +6,11 @@ import httpx
 import pytest
 
 from expunge import client
-from expunge.embedded.stack import Stack, stack
 from expunge.errors import FolderInUse, Refused
-from expunge.registration import place, register_workload
-from expunge.training import Trained
-from service.report.schema import validate
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.stack import Stack, stack
+from report.document import validate
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

@@ -11,9 +11,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from expunge import client
-from expunge.embedded.stack import Stack, stack
-from expunge.registration import place, register_workload
-from expunge.training import Trained
+from expunge.operator.registration import place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.stack import Stack, stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from expunge.embedded.broker import free_port
-from expunge.embedded.folder import recall
+from expunge.stack.broker import free_port
+from expunge.stack.folder import recall
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from benchmarks.cases import case, share_of
 from examples import cifar
 from unlearning.errors import InvalidWorkload
-from unlearning.training import fresh
+from unlearning.training.loop import fresh
 
 
 @pytest.fixture(autouse=True)

@@ -15,28 +15,26 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
-from expunge.database import opened
-from expunge.doctor import Installation, examine
-from expunge.embedded.postgres import binaries
-from expunge.registration import Place, register_workload
-from expunge.signing import new_signing_key
-from expunge.tenancy import make_api_key
-from expunge.training import train_workload
-from ledger.access import ensure_tenant
-from ledger.requests import submit
-from ledger.samples import sample_digest
+from expunge.operator.doctor import Installation, examine
+from expunge.operator.keys import make_api_key, new_signing_key
+from expunge.operator.registration import Place, opened, register_workload
+from expunge.operator.training import train_workload
+from expunge.stack.postgres import binaries
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
 from ledger.tables import Base
 from service.app import create_app
 from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT
 from tests.service.conftest import NOWHERE, served
 from tests.worker import digits
-from unlearning.weights import file_sha256
+from unlearning.storage import file_sha256
 from verifier.checking import verify_files
 from worker import run as running
-from worker.flag import Flag
+from worker.attempt import Trial, try_method
+from worker.child import Flag
 from worker.settings import Settings as WorkerSettings
-from worker.trial import Trial, try_method
 
 KEY = bytes(32)
 REFERENCE = "tests.worker.digits:workload"

@@ -3,7 +3,8 @@ from typing import Any, get_type_hints
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge import answers, calls, client
+from expunge import answers, client
+from expunge import client as calls
 from expunge.errors import Refused
 from service.app import create_app
 from service.settings import Settings

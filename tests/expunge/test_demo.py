@@ -8,15 +8,14 @@ import psutil
 import pytest
 from rich.console import Console, RenderableType
 
-from expunge.console import progress_bar
+from expunge.cli.console import progress_bar
 from expunge.demo.children import launch, result, stage
-from expunge.demo.figures import Figures, Row, Section, average_gap
 from expunge.demo.main import main
 from expunge.demo.plan import Plan, forget_sets
 from expunge.demo.requests import Unlearned
-from expunge.demo.table import COLUMNS, comparison, legend, noise, outcome
+from expunge.demo.table import COLUMNS, Figures, Row, Section, average_gap, comparison, legend, noise, outcome
 from expunge.errors import DemoFailed
-from service.report.schema import validate
+from report.document import validate
 from verifier.checking import verify_files
 
 

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger import claims, results
-from ledger.access import ensure_tenant
-from ledger.datasets import register_dataset
-from ledger.jobs import get_job
-from ledger.models import register_model
-from ledger.requests import get_request, submit
-from ledger.samples import sample_digest
+from ledger.jobs import claims, results
+from ledger.jobs.jobs import get_job
+from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.requests.submission import get_request, submit
+from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 
 KEY = bytes(32)

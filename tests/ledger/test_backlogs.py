@@ -3,8 +3,8 @@ from uuid import uuid4
 
 from sqlalchemy import text
 
-from ledger.backlogs import Backlog, outbox, webhooks
-from ledger.clock import now
+from ledger.db import now
+from ledger.metrics import Backlog, outbox, webhooks
 from ledger.tables import WebhookDelivery, WebhookEndpoint
 
 NONE = Backlog(waiting=0, oldest=None)

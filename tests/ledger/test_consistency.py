@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from ledger import results
 from ledger.errors import CancelRequested, Refused, StaleClaim
-from ledger.jobs import cancel_job, retry_job
-from ledger.requests import cancel_request
+from ledger.jobs import results
+from ledger.jobs.jobs import cancel_job, retry_job
+from ledger.requests.submission import cancel_request
 from ledger.states import Reason
 from tests.ledger.conftest import IEU, LTU
 from tests.ledger.promises import broken

@@ -4,8 +4,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from ledger.clock import now
-from ledger.engine import make_engine, make_sessions, normalise_url
+from ledger.db import make_engine, make_sessions, normalise_url, now
 
 
 @pytest.mark.parametrize("given", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"])

@@ -2,8 +2,9 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import text
 
-from ledger import gauges, results
-from ledger.approvals import set_approvals
+from ledger import metrics as gauges
+from ledger.jobs import results
+from ledger.jobs.approvals import set_approvals
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import progress
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.db import decode_cursor, encode_cursor
 from ledger.errors import InvalidCursor
-from ledger.pages import decode_cursor, encode_cursor
-from ledger.requests import list_requests
+from ledger.requests.submission import list_requests
 
 
 def test_a_cursor_keeps_its_place():

@@ -18,13 +18,13 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from ledger import claims, results
-from ledger.checkpoints import record_checkpoint
-from ledger.claims import Claim
 from ledger.errors import CancelRequested, Conflict, NoSamplesMatch, StaleClaim
-from ledger.jobs import cancel_job, retry_job
-from ledger.outbox import settle_wakeups, take_wakeups
-from ledger.requests import cancel_request
+from ledger.events.outbox import settle_wakeups, take_wakeups
+from ledger.jobs import claims, results
+from ledger.jobs.checkpoints import record_checkpoint
+from ledger.jobs.claims import Claim
+from ledger.jobs.jobs import cancel_job, retry_job
+from ledger.requests.submission import cancel_request
 from ledger.states import MOVES, Reason
 from ledger.tables import Base
 from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish

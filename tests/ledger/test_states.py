@@ -3,7 +3,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.events import TEXTS
+from ledger.events.timeline import TEXTS
 from ledger.states import MOVES, TERMINAL, JobState, RequestState, fold
 
 

@@ -1,4 +1,4 @@
-from ledger.tallies import count, tallies
+from ledger.metrics import count, tallies
 
 
 def test_a_tally_counts_by_label_and_only_what_was_committed(sessions):

@@ -7,7 +7,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, create_engine, inspect, pool, text
 from sqlalchemy.exc import IntegrityError
 
-from ledger.engine import make_engine, normalise_url
+from ledger.db import make_engine, normalise_url
 from ledger.tables import Base
 from migrations.commands import configuration, upgrade
 

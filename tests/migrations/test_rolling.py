@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, create_engine, inspect, pool, text
 
-from ledger.engine import normalise_url
+from ledger.db import normalise_url
 from migrations.commands import configuration, newest
 
 RELEASED = "0013"

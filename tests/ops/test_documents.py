@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from expunge import cli
+from expunge.cli import main as cli
 from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT
 from worker.settings import Settings as WorkerSettings

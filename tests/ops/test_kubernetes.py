@@ -12,7 +12,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
-from service.exporter import families
+from service.metrics import families
 from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT, compose
 from tests.ops.test_containers import make_secrets

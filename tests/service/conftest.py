@@ -14,19 +14,19 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.access import ensure_tenant, issue_key
-from ledger.claims import Claim, claim, enter_verifying, record_progress
-from ledger.datasets import register_dataset
-from ledger.manifest import commit
-from ledger.models import register_model
-from ledger.results import publish
-from ledger.samples import sample_digest
+from ledger.jobs.claims import Claim, claim, enter_verifying, record_progress
+from ledger.jobs.results import publish
+from ledger.registry.access import ensure_tenant, issue_key
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.sample_ids import sample_digest
 from ledger.states import Phase
+from ledger.transparency.commitments import commit
+from report.canonical import report_sha256
 from service.app import create_app
-from service.report.digest import report_sha256
 from service.settings import Settings
-from tests.service.report.sample_audit import Json
-from tests.service.report.samples import sample_report
+from tests.report.sample_audit import Json
+from tests.report.samples import sample_report
 from unlearning.specs import DEFAULT_POLICY, to_json
 
 SAMPLE_KEY = "ab" * 32

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.access import ensure_tenant, issue_key
+from ledger.registry.access import ensure_tenant, issue_key
 from ledger.tables import Base
 from tests.service.conftest import Serve, Site, publish_job
 

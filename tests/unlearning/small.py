@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unlearning.objective import classification
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet
+from unlearning.specs.training import Recipe
 from unlearning.task import Task
-from unlearning.training import fit
+from unlearning.training.loop import fit
 
 CLASSES = 4
 WIDTH = 12

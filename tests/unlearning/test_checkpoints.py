@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from unlearning.checkpoints import load_checkpoint, save_checkpoint
 from unlearning.errors import CheckpointUnusable
+from unlearning.storage import load_checkpoint, save_checkpoint
 
 CONTENT = {
     "model": {"weight": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), "count": torch.tensor(3)},

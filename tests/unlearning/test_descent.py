@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unlearning.descent import anneal, share_left
+from unlearning.gradients import anneal, share_left
 
 
 def rates(steps: int, repair_steps: int) -> list[float]:

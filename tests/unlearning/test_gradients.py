@@ -3,9 +3,20 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, WIDTH, flat, normalised, plain, same, samples, state
-from unlearning.descent import batch_statistics, descent, follow, follow_statistics
-from unlearning.gradients import clipped, descend, flat_gradient, forward_with, shortened, step_along, trainable
-from unlearning.training import fresh
+from unlearning.gradients import (
+    batch_statistics,
+    clipped,
+    descend,
+    descent,
+    flat_gradient,
+    follow,
+    follow_statistics,
+    forward_with,
+    shortened,
+    step_along,
+    trainable,
+)
+from unlearning.training.loop import fresh
 
 BATCH = samples(32, seed=1).batch
 

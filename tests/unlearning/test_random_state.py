@@ -3,7 +3,7 @@ import torch
 from tests.unlearning.small import samples
 from unlearning.random_state import isolated
 from unlearning.task import Outcome, Progress, Steps
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 OUTCOME = Outcome(steps=3, stopped_because="completed")
 

@@ -10,15 +10,15 @@ import itertools
 import pytest
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
-from unlearning.audit.references.study import Study, members_of, study
+from unlearning.audit.attacks.study import Study, members_of, study
+from unlearning.data.samples import SampleSet, joined, partition
+from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import MethodRefused
-from unlearning.readiness import revocable_split
-from unlearning.samples import SampleSet, joined, partition
-from unlearning.search import validation
 from unlearning.specs import FineTune
 from unlearning.task import Task
-from unlearning.training import fresh
-from unlearning.workload import Workload, split_held_out
+from unlearning.training.loop import fresh
+from unlearning.training.readiness import revocable_split
+from unlearning.tuning import validation
 
 EVERYTHING = samples(400, seed=1)
 

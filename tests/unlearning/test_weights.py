@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import convolutional, normalised, plain, same, state
-from unlearning import weights
+from unlearning import storage as weights
 from unlearning.errors import WeightsDamaged, WeightsError, WeightsMissing
-from unlearning.training import fresh
-from unlearning.weights import file_sha256, load_weights, save_weights
+from unlearning.storage import file_sha256, load_weights, save_weights
+from unlearning.training.loop import fresh
 
 MODEL = fresh(normalised, seed=1)
 

@@ -7,19 +7,17 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ledger.canonical import canonical_json, canonical_sha256
-from ledger.manifest import Manifest, commit
-from ledger.merkle import inclusion_path
-from ledger.samples import sample_digest
-from tests.service.report.samples import sample_report
-from unlearning.weights import file_sha256
-from verifier.checkpoint import Checkpoint
+from ledger.sample_ids import sample_digest
+from ledger.transparency.commitments import Manifest, commit
+from ledger.transparency.merkle import inclusion_path
+from report.canonical import canonical_json, canonical_sha256
+from tests.report.samples import sample_report
+from unlearning.storage import file_sha256
+from verifier.commitment import Inclusion
 from verifier.keys import key_id, pem
-from verifier.log import LogProof, commitment
-from verifier.manifest import Inclusion
+from verifier.log import Checkpoint, LogProof, commitment
 from verifier.merkle import leaf_hash
-from worker.signing import Signer
-from worker.statement import sign_statement
+from worker.signing import Signer, sign_statement
 
 NAMES = [f"scan-{number}" for number in range(5)]
 

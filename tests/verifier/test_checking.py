@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from ledger.canonical import canonical_sha256
+from report.canonical import canonical_sha256
 from tests.verifier.conftest import NAMES, Case, make_signer, write_case, write_log
-from verifier.checking import verify_files
+from verifier.checking import NOT_SHOWN, Outcome, told, verify_files
 from verifier.keys import pem
-from verifier.outcome import NOT_SHOWN, Outcome, told
 from verifier.statement import PAYLOAD_TYPE
 
 

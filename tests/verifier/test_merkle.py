@@ -116,7 +116,7 @@ def test_a_proof_of_consistency_that_was_changed_does_not_hold(change: dict[str,
 
 @given(st.integers(1, 70), st.data())
 def test_no_other_leaf_passes_with_a_leafs_proof(size: int, data: st.DataObject) -> None:
-    from ledger.merkle import inclusion_path
+    from ledger.transparency.merkle import inclusion_path
 
     leaves = [leaf_hash(place.to_bytes(2)) for place in range(size)]
     index, other = data.draw(st.integers(0, size - 1)), data.draw(st.integers(0, size - 1))

@@ -10,15 +10,15 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.registration import Place, register_workload
-from expunge.training import Trained, train_workload
-from ledger.access import ensure_tenant
-from ledger.jobs import JobView, get_job
-from ledger.models import VersionView, list_versions
-from ledger.requests import submit
-from ledger.samples import sample_digest
+from expunge.operator.registration import Place, register_workload
+from expunge.operator.training import Trained, train_workload
+from ledger.jobs.jobs import JobView, get_job
+from ledger.registry.access import ensure_tenant
+from ledger.registry.models import VersionView, list_versions
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
 from tests.worker import digits
-from worker.flag import Flag
+from worker.child import Flag
 from worker.run import run
 from worker.settings import Settings
 

@@ -7,10 +7,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from unlearning.objective import classification
-from unlearning.recipe import Recipe
-from unlearning.samples import SampleSet, partition
-from unlearning.workload import Workload
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import Workload
+from unlearning.specs.training import Recipe
 
 NOISE = 4.0
 """Of pixels from 0 to 16: enough that a network remembers its training images."""

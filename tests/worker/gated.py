@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.worker import digits
-from unlearning.workload import Workload
+from unlearning.data.workload import Workload
 
 FOLDER = "EXPUNGE_TEST_GATES"
 LATE = 40

@@ -41,7 +41,7 @@ def test_the_configuration_acknowledges_early_and_takes_one_message_at_a_time() 
 
 def test_both_tasks_go_by_the_names_that_the_ledger_agrees_on() -> None:
     program = (
-        "import worker.tasks; from worker.app import celery_app as app; from ledger.wakeups import RUN_JOB, SWEEP\n"
+        "import worker.tasks; from worker.app import celery_app as app; from ledger.events.outbox import RUN_JOB, SWEEP\n"
         "assert {RUN_JOB, SWEEP} <= set(app.tasks), list(app.tasks)"
     )
     result = python(program, **ENVIRONMENT)

@@ -11,14 +11,14 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.registration import Place, register_workload
-from ledger.access import ensure_tenant
-from ledger.jobs import get_job
-from ledger.requests import submit
-from ledger.samples import sample_digest
+from expunge.operator.registration import Place, register_workload
+from ledger.jobs.jobs import get_job
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Reason
 from tests.ops.files import ROOT
-from worker.flag import Flag
+from worker.child import Flag
 from worker.run import run
 from worker.settings import Settings
 

@@ -13,10 +13,10 @@ import safetensors.torch
 from sqlalchemy import text, update
 from torch import nn
 
-from ledger.claims import sweep
-from ledger.events import list_job_events
-from ledger.gauges import stale_writes_rejected
-from ledger.jobs import cancel_job, list_attempts
+from ledger.events.timeline import list_job_events
+from ledger.jobs.claims import sweep
+from ledger.jobs.jobs import cancel_job, list_attempts
+from ledger.metrics import stale_writes_rejected
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
 from tests.worker.conftest import Bench
@@ -24,10 +24,11 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Steps, Task
-from unlearning.training import drain
-from worker import checkpoints, trial
+from unlearning.training.loop import drain
+from worker import attempt as trial
+from worker import checkpoints
+from worker.checkpoints import folder_of, tidy
 from worker.errors import AuditFailed
-from worker.leftovers import folder_of, tidy
 
 STEPS = 12
 METHOD = {"kind": "gradient_ascent", "steps": STEPS, "stop": {"check_every": STEPS}}

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from expunge.training import Trained
-from ledger.events import list_job_events
-from ledger.jobs import list_attempts
+from expunge.operator.training import Trained
+from ledger.events.timeline import list_job_events
+from ledger.jobs.jobs import list_attempts
 from ledger.states import JobState, Reason
 from tests.worker.conftest import Bench
 from unlearning.audit.findings import Findings
-from unlearning.audit.spec import AuditSpec
+from unlearning.specs.audit import AuditSpec
 from unlearning.task import Progress
-from worker import trial
+from worker import attempt as trial
 
 
 @pytest.fixture

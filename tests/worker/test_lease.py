@@ -8,9 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, TimeoutError
 from sqlalchemy.orm import Session
 
-from ledger.claims import Claim, Renewal, claim, renew
 from ledger.errors import StaleClaim
-from ledger.jobs import cancel_job
+from ledger.jobs.claims import Claim, Renewal, claim, renew
+from ledger.jobs.jobs import cancel_job
 from tests.worker.conftest import Bench
 from worker import lease
 from worker.errors import Cancelled, ShuttingDown

@@ -3,12 +3,12 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.signing import new_signing_key, stop_signing_key
-from ledger.log_reading import list_leaves, newest_checkpoint
+from expunge.operator.keys import new_signing_key, stop_signing_key
+from ledger.transparency.log import list_leaves, newest_checkpoint
 from tests.worker.conftest import Bench
-from verifier.checkpoint import read_checkpoint
 from verifier.keys import read_keys
-from worker.notary import sign_log
+from verifier.log import read_checkpoint
+from worker.signing import sign_log
 
 
 def test_a_sweep_signs_the_log_where_it_has_grown_and_a_key_is_there(

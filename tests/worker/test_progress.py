@@ -2,7 +2,7 @@ from datetime import timedelta
 
 import pytest
 
-from ledger.claims import claim
+from ledger.jobs.claims import claim
 from ledger.states import Phase
 from tests.worker.conftest import Bench
 from unlearning.task import Progress

@@ -12,29 +12,29 @@ from uuid import UUID
 
 import pytest
 
-from expunge.registration import Place, register_trained
-from expunge.signing import new_signing_key, signing_keys
-from ledger.canonical import canonical_json
-from ledger.claims import claim
-from ledger.jobs import list_attempts
-from ledger.manifest import prove_inclusion
-from ledger.models import VersionView
-from ledger.reports import get_report
-from ledger.samples import sample_digest
+from expunge.operator.keys import new_signing_key, signing_keys
+from expunge.operator.registration import Place, register_trained
+from ledger.jobs.claims import claim
+from ledger.jobs.jobs import list_attempts
+from ledger.jobs.reports import get_report
+from ledger.registry.models import VersionView
+from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Phase, Reason, Verdict
-from service.report.schema import validate
+from ledger.transparency.commitments import prove_inclusion
+from report.canonical import canonical_json
+from report.document import validate
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
 from unlearning.specs import DEFAULT_POLICY, to_json
-from unlearning.weights import file_sha256, save_weights
+from unlearning.storage import file_sha256, save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import publish as publishing
 from worker import run as running
+from worker.attempt import Trial, try_method
 from worker.errors import AuditFailed
-from worker.load import load
-from worker.trial import Trial, try_method
+from worker.inputs import load
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from ledger.samples import sample_digest
-from unlearning.samples import SampleSet
+from ledger.sample_ids import sample_digest
+from unlearning.data.samples import SampleSet
 from worker.errors import SamplesMissing
-from worker.split import split_train
+from worker.inputs import split_train
 
 KEY = bytes(32)
 

@@ -1,6 +1,6 @@
-from tests.service.report.samples import sample_report
+from tests.report.samples import sample_report
 from verifier.statement import PREDICATE_TYPE, STATEMENT_TYPE
-from worker.statement import code_sha256, make_statement
+from worker.signing import code_sha256, make_statement
 
 
 def test_it_says_everything_that_the_contract_asks_for() -> None:

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from worker.errors import WorkloadFailed, WorkloadNotAllowed
-from worker.workloads import load_workload
+from worker.inputs import load_workload
 
 HERE = "tests.worker.digits"
 

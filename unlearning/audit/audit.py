@@ -1,21 +1,27 @@
-"""The audit of an unlearned classifier: before, after and controls → findings and a verdict."""
+"""What the report draws: the spread of the losses and the ROC curves, as numbers."""
 
 import time
 from collections.abc import Generator, Mapping
 
+import numpy as np
 from torch import nn
 
-from unlearning.audit.change import change
-from unlearning.audit.comparison import compare
-from unlearning.audit.delay import Relearning, relearn_delay, runs
-from unlearning.audit.findings import Findings, Membership
-from unlearning.audit.limits import limits
-from unlearning.audit.measures import Measures, Seen, attacks_on, measures_of, pairing_of
-from unlearning.audit.membership import Attack, margin
-from unlearning.audit.plots import histograms, roc_curves
+from unlearning.audit.comparison import change, compare
+from unlearning.audit.findings import Findings, Membership, limits
+from unlearning.audit.measures import (
+    Measures,
+    Seen,
+    accuracy,
+    agreement,
+    attacks_on,
+    jensen_shannon,
+    measures_of,
+    pairing_of,
+    per_class,
+)
+from unlearning.audit.membership import Attack, Pairing, margin, roc
+from unlearning.audit.relearning import Relearning, relearn_delay, runs
 from unlearning.audit.signals import frozen, observe
-from unlearning.audit.spec import AuditSpec
-from unlearning.audit.utility import accuracy, agreement, jensen_shannon, per_class
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -24,11 +30,36 @@ from unlearning.audit.verdict import (
     relearn_findings,
     utility_findings,
 )
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.objective import Objective
-from unlearning.samples import SampleSet
+from unlearning.specs.audit import AuditSpec
+from unlearning.stopping.criterion import gone_classes, of_classes
 from unlearning.task import Progress
-from unlearning.whole_classes import gone_classes, of_classes
+
+
+def histograms(before: Seen, after: Seen, *, bins: int = 40) -> dict[str, object]:
+    """Densities of the loss by set, before and after, over common bins; the last bin holds everything beyond the 99th
+    percentile, so that a few wild losses do not squeeze the rest into one bar.
+    """
+    names = ("forget", "held_out", "remain")
+    most = max(float(np.quantile(seen[name].loss, 0.99)) for seen in (before, after) for name in names)
+    edges = np.linspace(0.0, most or 1.0, bins + 1)
+
+    def densities(seen: Seen) -> dict[str, list[float]]:
+        return {n: np.histogram(seen[n].loss.clip(0, edges[-1]), edges, density=True)[0].tolist() for n in names}
+
+    return {"bins": edges.tolist(), "original": densities(before), "unlearned": densities(after)}
+
+
+def roc_curves(before: Seen, after: Seen, pairing: Pairing, *, attack: str = "loss") -> dict[str, object]:
+    """The ROC curve of one attack before and after."""
+    curves = {
+        name: roc(seen["forget"].membership(attack), seen["held_out"].membership(attack), pairing)
+        for name, seen in (("original", before), ("unlearned", after))
+    }
+    return {"attack": attack, **curves}
+
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 

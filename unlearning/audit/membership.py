@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc  # type: ignore[import-untyped]  # scipy ships no type information
 
 from unlearning.audit.intervals import Floats, Interval, percentile, resamples, wilson
-from unlearning.audit.spec import Thresholds
+from unlearning.specs.audit import Thresholds
 
 ROC_POINTS = 200
 MIX_LEVEL = 0.01

@@ -2,15 +2,19 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearning.objective import Objective
-from unlearning.passing import fast, in_pieces
-from unlearning.samples import Batch
+from unlearning.audit.intervals import Interval, student
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.inference import fast, in_pieces
+from unlearning.specs.audit import AuditSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,3 +150,211 @@ def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
 def _distance(start: list[Tensor], parameters: list[nn.Parameter]) -> float:
     pairs = zip(start, parameters, strict=True)
     return math.sqrt(sum(float((p.detach() - s).double().pow(2).sum()) for s, p in pairs))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relearning:
+    """One relearner's results. relearner: None where nothing could be calibrated: D_v has no higher loss on the original than
+    D_f, so there is nothing to relearn, or the unlearned model has collapsed.
+
+    delta: δ, nats. unlearned: a curve an order. controls: a curve a control set, both from the unlearned model.
+    ratio: unlearned over control, and ratio_to_fail its interval widened for there being several relearners (Bonferroni), any
+    of which may fail the model. original_ratio: original over control, the negative control. normalised: with a reference.
+    area: mean loss of the unlearned model's curve above the original's, nats.
+    """
+
+    kind: str
+    relearner: Relearner | None
+    delta: float
+    samples: int
+    original: Curve
+    unlearned: tuple[Curve, ...]
+    controls: tuple[Curve, ...]
+    reference: Curve | None
+    ratio: Interval | None
+    ratio_to_fail: Interval | None
+    original_ratio: Interval | None
+    normalised: float | None
+    area: float
+
+    @property
+    def reference_ratio(self) -> float | None:
+        """T / T(θ_r): 1 for the retrained model; None without one, or where it has no delay."""
+        if self.reference is None or self.reference.delay == 0:
+            return None
+        return float(np.mean([curve.delay for curve in self.unlearned])) / self.reference.delay
+
+    @property
+    def reference_area(self) -> float | None:
+        """The mean loss of the unlearned model's curve above the retrained model's, nats: 0 for that; None without one."""
+        return None if self.reference is None else area(self.reference, self.unlearned[0])
+
+    @property
+    def control_delay(self) -> float:
+        """The controls' delays in the middle (geometric mean), steps."""
+        return _middle([curve.delay for curve in self.controls])
+
+    def to_json(self) -> dict[str, object]:
+        """The report's `relearn`. The control's curve is the one with the median delay."""
+        control = sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
+        first, reference = self.unlearned[0], self.reference
+        return {
+            "relearner": self.kind,
+            "learning_rate": self.relearner.learning_rate if self.relearner else 0.0,
+            "max_steps": self.relearner.limit if self.relearner else 0,
+            "delta": self.delta,
+            "curves": {
+                "original": self.original.to_json(),
+                "unlearned": first.to_json(),
+                "control": control.to_json(),
+                "reference": reference.to_json() if reference else None,
+            },
+            "delay": {
+                "original": self.original.delay_json(),
+                "unlearned": {**first.delay_json(), "steps": _shown([curve.delay for curve in self.unlearned])},
+                "control": {**control.delay_json(), "steps": _shown([curve.delay for curve in self.controls])},
+                "reference": reference.delay_json() if reference else None,
+            },
+            "ratio_to_control": self.ratio.value if self.ratio else None,
+            "normalised": self.normalised,
+        }
+
+
+def relearn_delay(
+    *,
+    original: nn.Module,
+    unlearned: nn.Module,
+    reference: nn.Module | None,
+    forget: SampleSet,
+    held_out: SampleSet,
+    objective: Objective,
+    spec: AuditSpec,
+    kind: str,
+    seed: int,
+    collapsed: bool = False,
+) -> Generator[None, None, Relearning]:
+    """Relearn with one relearner, yielding after each of `runs` runs.
+
+    The learning rate, δ and T_max come from the original and D_v alone, before the unlearned model is looked at. Where that
+    has collapsed nothing is relearned: its delays would say nothing, and take the longest of all.
+    """
+    sizes = mix(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), most=spec.relearn_samples)
+    again = [choose(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
+    controls = [choose(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.controls(kind))]
+    before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
+    losses = [mean_loss(original, batch, objective) for batch in controls]
+    unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
+    delta = spec.relearn_delta * (unseen - before)
+    relearner = None
+    if delta > 0 and not collapsed:
+        relearner = calibrate(
+            original, controls[typical], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
+            limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
+        )  # fmt: skip
+    yield
+    used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
+
+    def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
+        return relearn(model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least)
+
+    first = run(original, again[0], 0, at_least=spec.relearn_steps)
+    curves = [first]
+    for order, batch in enumerate(again):
+        curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
+        yield
+    for order, batch in enumerate(controls):
+        curves.append(run(unlearned, batch, order))
+        yield
+    oracle = run(reference, again[0], 0, at_least=spec.relearn_steps) if reference is not None else None
+    afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
+    delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
+    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
+    confidence = spec.thresholds.confidence
+    every = 1 - (1 - confidence) / len(spec.relearners)
+    # Controls cut off at T_max agree with each other, and would make the interval look narrow.
+    measured = (
+        relearner is not None
+        and not any(c.diverged for c in curves)
+        and 3 * sum(c.censored for c in never) <= len(never)
+    )
+    return Relearning(
+        kind=kind,
+        relearner=relearner,
+        delta=delta,
+        samples=sum(sizes.values()),
+        original=first,
+        unlearned=tuple(afterwards),
+        controls=tuple(never),
+        reference=oracle,
+        ratio=ratio(delays, control_delays, share=share, confidence=confidence) if measured else None,
+        ratio_to_fail=ratio(delays, control_delays, share=share, confidence=every) if measured else None,
+        original_ratio=ratio([first.delay], control_delays, share=share, confidence=confidence) if measured else None,
+        normalised=(
+            normalised(original=first.delay, unlearned=float(np.mean(delays)), reference=oracle.delay)
+            if oracle
+            else None
+        ),
+        area=area(first, afterwards[0]),
+    )
+
+
+def runs(spec: AuditSpec, kind: str) -> int:
+    """How often `relearn_delay` yields."""
+    return 1 + spec.relearn_orders + spec.controls(kind)
+
+
+def mix(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, most: int) -> dict[int, int]:
+    """How many samples of each class are relearned: as D_f has them, at most `most` in all and half of D_v's of that class.
+
+    Half, so that control sets differ from each other and show how much chance there is in them.
+    """
+    share = min(1.0, most / len(forget))
+    labels, counts = np.unique(forget, return_counts=True)
+    available = {int(label): math.ceil(int((held_out == label).sum()) / 2) for label in labels}
+    wanted = {int(label): round(float(count) * share) for label, count in zip(labels, counts, strict=True)}
+    sizes = {label: min(max(1, wanted[label]), available[label]) for label in available}
+    return {label: size for label, size in sizes.items() if size > 0}
+
+
+def choose(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator) -> Batch:
+    """As many samples of each class as `sizes` says, drawn at random without replacement."""
+    targets = samples.targets.cpu().numpy()
+    parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
+    return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
+
+
+def ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:
+    """Delay over the control's delay, with an interval for what another forget set of this size could have shown.
+
+    On the log scale: both sets are samples of n, so the spread between control sets counts once for D_f and once, divided by
+    their number, for the controls. share: how much of D_v one control set takes; sets drawn from the same pool overlap, and
+    the finite-population correction undoes that. Half a step is added, so that a delay of 0 has a logarithm.
+    """
+    logs = np.log(np.array(controls) + 0.5)
+    between = float(logs.var(ddof=1)) / max(1e-6, 1 - share)
+    # A step is the finest the delay can be read to, so that is the least uncertainty there is.
+    grain = 1 / (12 * float(np.mean(np.array(controls) + 0.5)) ** 2)
+    error = math.sqrt((between + grain) * (1 + 1 / len(controls)))
+    half = student(confidence, len(controls) - 1) * error
+    value = float(np.log(np.array(delays) + 0.5).mean() - logs.mean())
+    return Interval(math.exp(value), math.exp(value - half), math.exp(value + half))
+
+
+def area(first: Curve, second: Curve) -> float:
+    """The mean difference of two relearning curves over the steps both have, in nats: second above first is positive."""
+    n = min(len(first.losses), len(second.losses))
+    return float(np.mean(np.array(second.losses[:n]) - np.array(first.losses[:n]))) if n else 0.0
+
+
+def normalised(*, original: float, unlearned: float, reference: float) -> float | None:
+    """(T − T(θ_o)) / (T(θ_r) − T(θ_o)): 0 for the original, 1 for the retrained model; None where those are the same."""
+    return (unlearned - original) / (reference - original) if reference != original else None
+
+
+def _middle(delays: list[int]) -> float:
+    return math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5
+
+
+def _shown(delays: list[int]) -> float:
+    """As a reader expects it: whole steps for one run, a tenth for the middle of several."""
+    return delays[0] if len(delays) == 1 else max(0.0, round(_middle(delays), 1))

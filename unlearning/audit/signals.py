@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.objective import Objective
-from unlearning.passing import fast, pieces
-from unlearning.samples import SampleSet
+from unlearning.inference import fast, pieces
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
 """The threshold attacks, by the signal they use. loss, confidence and margin order the samples alike for a single-label

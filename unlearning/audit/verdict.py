@@ -8,11 +8,11 @@ pass but any one can fail, so the interval that fails a relearning is widened fo
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unlearning.audit.change import Change
-from unlearning.audit.delay import Relearning
+from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
-from unlearning.audit.spec import Thresholds
+from unlearning.audit.relearning import Relearning
+from unlearning.specs.audit import Thresholds
 
 NAMES = {
     "auc": "AUC",

@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from unlearning.descent import descent
-from unlearning.epochs import counted, learn_mixed, mean_loss, mixed_count, mixed_epoch, wrong_labels
-from unlearning.samples import Batch
+from unlearning.data.samples import Batch
+from unlearning.gradients import descent
 from unlearning.specs import AmnesiacRelabel
 from unlearning.task import Steps, Task
+from unlearning.training.loop import counted, learn_mixed, mean_loss, mixed_count, mixed_epoch, wrong_labels
 
 
 def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearning.epochs import Mixed, counted, learn_mixed, mixed_count, mixed_epoch
+from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, trainable
-from unlearning.objective import Forward
 from unlearning.specs import BadTeacher
 from unlearning.task import Steps, Task
-from unlearning.training import fresh
+from unlearning.training.loop import Mixed, counted, fresh, learn_mixed, mixed_count, mixed_epoch
 
 
 def bad_teacher(spec: BadTeacher, task: Task) -> Steps:

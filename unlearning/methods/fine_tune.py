@@ -5,10 +5,10 @@ from functools import partial
 
 import torch
 
-from unlearning.descent import descent
-from unlearning.epochs import counted, rehearse
+from unlearning.gradients import descent
 from unlearning.specs import FineTune
 from unlearning.task import Steps, Task
+from unlearning.training.loop import counted, rehearse
 
 
 def fine_tune(spec: FineTune, task: Task) -> Steps:

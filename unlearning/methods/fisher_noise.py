@@ -3,7 +3,7 @@
 import torch
 
 from unlearning.gradients import trainable
-from unlearning.importance import add_squared_gradients, as_the_model_says, batches_of, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, as_the_model_says, batches_of, nothing_yet
 from unlearning.specs import FisherNoise
 from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task

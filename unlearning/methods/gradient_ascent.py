@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import torch
 
-from unlearning.criterion import Check, calibrate
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
-from unlearning.stopping import until_matched
+from unlearning.stopping.criterion import Check, calibrate
+from unlearning.stopping.stop import until_matched
 from unlearning.task import Steps, Task
 
 

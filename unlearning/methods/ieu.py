@@ -6,17 +6,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from unlearning.criterion import Check, Criterion, calibrate, check
-from unlearning.descent import anneal, batch_statistics, descent, follow_loss, share_left
-from unlearning.gradients import forward_with, trainable
-from unlearning.objective import Objective
-from unlearning.passes import lengthened
-from unlearning.passing import in_pieces
-from unlearning.samples import Batch, SampleSet
-from unlearning.shortfall import push
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.gradients import anneal, batch_statistics, descent, follow_loss, forward_with, share_left, trainable
+from unlearning.inference import in_pieces
 from unlearning.specs import IEU
+from unlearning.specs.methods import lengthened
 from unlearning.state import Loop
-from unlearning.stopping import until_matched
+from unlearning.stopping.criterion import Check, Criterion, calibrate, check
+from unlearning.stopping.forget_weights import push
+from unlearning.stopping.stop import until_matched
 from unlearning.task import Progress, Steps, Task
 
 _PUSHED = 0.375
@@ -33,9 +32,9 @@ def ieu(spec: IEU, task: Task) -> Steps:
         loss = L(B_r; θ) − γ · mean(w · min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
     with τ = log(classes), W the weights of two or more dimensions, and w what each forget sample falls short of held-out data of
-    its rank, before the first step (`unlearning.shortfall`). Then repair under the calibrated stop, with σ = 0: at first with
-    γ/2, and held-out data as they are at the latest check, so that what comes back is pushed again; then γ = 0. While more than
-    half of the allowed drop is used up the repair goes on, for as long again.
+    its rank, before the first step (`unlearning.stopping.forget_weights`). Then repair under the calibrated stop, with σ = 0: at
+    first with γ/2, and held-out data as they are at the latest check, so that what comes back is pushed again; then γ = 0.
+    While more than half of the allowed drop is used up the repair goes on, for as long again.
     """
     spec = lengthened(spec, forget=len(task.forget))
     task.model.eval()

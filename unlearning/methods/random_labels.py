@@ -5,10 +5,10 @@ from functools import partial
 
 import torch
 
-from unlearning.descent import descent
-from unlearning.epochs import counted, learn_blindly, mean_loss, rehearse
+from unlearning.gradients import descent
 from unlearning.specs import RandomLabels
 from unlearning.task import Steps, Task
+from unlearning.training.loop import counted, learn_blindly, mean_loss, rehearse
 
 
 def random_labels(spec: RandomLabels, task: Task) -> Steps:

@@ -2,7 +2,7 @@
 
 from unlearning.specs import Retrain
 from unlearning.task import Outcome, Progress, Steps, Task
-from unlearning.training import fresh, train_steps
+from unlearning.training.loop import fresh, train_steps
 
 
 def retrain(spec: Retrain, task: Task) -> Steps:

@@ -6,13 +6,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unlearning.descent import descent
-from unlearning.epochs import counted, learn_blindly, mean_loss, rehearse, wrong_labels
-from unlearning.gradients import forward_with, trainable
+from unlearning.data.samples import Batch
+from unlearning.gradients import descent, forward_with, trainable
 from unlearning.precision import in_float32
-from unlearning.samples import Batch
 from unlearning.specs import SalUn
 from unlearning.task import Steps, Task
+from unlearning.training.loop import counted, learn_blindly, mean_loss, rehearse, wrong_labels
 
 
 def salun(spec: SalUn, task: Task) -> Steps:

@@ -5,7 +5,7 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 """
 
 from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain, Stop
 from unlearning.specs.parsing import (
     BASELINES,
     DEFAULT_POLICY,
@@ -17,7 +17,6 @@ from unlearning.specs.parsing import (
     parse,
     to_json,
 )
-from unlearning.specs.stop import Stop
 
 __all__ = [
     "BASELINES",

@@ -1,7 +1,7 @@
 """The baselines: other papers' methods as those define them, to be compared with and not to be served.
 
 Their schedules are fixed, as in their papers: no calibrated stop ends them. Where a default is not the paper's own it is this
-project's choice ([ours] in docs/methods.md); all are to be tuned by the same budgeted search (`unlearning/search.py`).
+project's choice ([ours] in docs/methods.md); all are to be tuned by the same budgeted search (`unlearning/tuning.py`).
 """
 
 from dataclasses import dataclass

@@ -8,9 +8,8 @@ from typing import Any
 
 from unlearning.errors import InvalidSpec
 from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain, Stop
 from unlearning.specs.rules import require
-from unlearning.specs.stop import Stop
 
 Method = LTU | IEU | GradientAscent | Retrain
 """What a job may run."""

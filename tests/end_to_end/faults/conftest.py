@@ -17,14 +17,13 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
-from expunge.database import opened
-from expunge.embedded.process import Child, await_ready, start
-from expunge.embedded.stack import Stack
-from expunge.registration import Place, place, register_workload
-from expunge.training import Trained
-from ledger.access import ensure_tenant
-from ledger.requests import submit
-from ledger.samples import sample_digest
+from expunge.operator.registration import Place, opened, place, register_workload
+from expunge.operator.training import Trained
+from expunge.stack.process import Child, await_ready, start
+from expunge.stack.stack import Stack
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
 
 PATIENCE = 90.0
 GATED = "tests.worker.gated:workload"

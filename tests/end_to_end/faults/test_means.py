@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.embedded.process import await_ready, stop
+from expunge.stack.process import await_ready, stop
 from tests.end_to_end.faults.conftest import Scene, another
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

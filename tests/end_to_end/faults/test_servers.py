@@ -6,7 +6,7 @@ import signal
 import pytest
 from celery import Celery
 
-from ledger.wakeups import RUN_JOB
+from ledger.events.outbox import RUN_JOB
 from tests.end_to_end.faults.conftest import Scene
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

@@ -6,7 +6,7 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from expunge.embedded.process import await_ready, stop
+from expunge.stack.process import await_ready, stop
 from tests.end_to_end.faults.conftest import Scene, another, await_that, signal_all
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]

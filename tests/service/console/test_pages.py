@@ -7,8 +7,8 @@ import httpx
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.access import issue_key, revoke_key
-from service.console import cookies
+from ledger.registry.access import issue_key, revoke_key
+from service.console import sign_in as cookies
 from tests.service.conftest import Serve, Site, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from unlearning.audit.audit import audit, run_audit
 from unlearning.audit.findings import Findings
-from unlearning.audit.spec import AuditSpec
-from unlearning.objective import classification
-from unlearning.samples import SampleSet, partition
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, partition
+from unlearning.specs.audit import AuditSpec
 
 OBJECTIVE = classification(10)
 FORGOTTEN = 150

@@ -11,9 +11,9 @@ from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.measures import measure
 from unlearning.audit.signals import frozen, observe
-from unlearning.audit.spec import AuditSpec
+from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
-from unlearning.samples import joined
+from unlearning.specs.audit import AuditSpec
 
 SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 

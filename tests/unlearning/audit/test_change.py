@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, plain, task
-from unlearning.audit.change import change, collapsed, layer_distances, weight_distance
+from unlearning.audit.comparison import change, collapsed, layer_distances, weight_distance
 from unlearning.audit.signals import Signals, frozen, observe, signals
-from unlearning.audit.spec import Thresholds
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD, FineTune, Spec
-from unlearning.training import drain
+from unlearning.specs.audit import Thresholds
+from unlearning.training.loop import drain
 
 
 def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:

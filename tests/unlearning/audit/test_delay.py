@@ -3,12 +3,11 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, plain, samples, task
-from tests.unlearning.test_search import finished as ended
-from unlearning.audit.delay import area, choose, mix, normalised, ratio, relearn_delay
-from unlearning.audit.relearning import Curve
-from unlearning.audit.spec import AuditSpec
-from unlearning.samples import SampleSet
-from unlearning.training import fit
+from tests.unlearning.test_tuning import finished as ended
+from unlearning.audit.relearning import Curve, area, choose, mix, normalised, ratio, relearn_delay
+from unlearning.data.samples import SampleSet
+from unlearning.specs.audit import AuditSpec
+from unlearning.training.loop import fit
 
 
 def labelled(targets: np.ndarray) -> SampleSet:

@@ -20,7 +20,7 @@ from unlearning.audit.membership import (
     spread_scores,
     tpr_at,
 )
-from unlearning.audit.spec import Thresholds
+from unlearning.specs.audit import Thresholds
 
 Scores = tuple[np.ndarray, np.ndarray]
 

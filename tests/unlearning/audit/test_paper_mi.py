@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from unlearning.audit.paper_mi import paper_mi
+from unlearning.audit.measures import paper_mi
 from unlearning.audit.signals import Signals, signals
 
 

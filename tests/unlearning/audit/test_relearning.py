@@ -8,8 +8,8 @@ from torch import nn
 
 from tests.unlearning.audit.conftest import OBJECTIVE, World
 from unlearning.audit.relearning import Relearner, calibrate, mean_loss, relearn
-from unlearning.objective import Forward, Objective
-from unlearning.samples import Batch
+from unlearning.data.objectives import Forward, Objective
+from unlearning.data.samples import Batch
 
 SGD = Relearner(kind="sgd", learning_rate=0.1, target=0.01, limit=60, batch_size=8)
 

@@ -6,8 +6,8 @@ from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.audit.conftest import OBJECTIVE, World
 from unlearning.audit.signals import ATTACKS, frozen, observe, signals
+from unlearning.data.objectives import Objective
 from unlearning.errors import MethodRefused
-from unlearning.objective import Objective
 
 EXTREMES = np.array(
     [[0.0, 0.0, 0.0], [5.0, -2.0, 1.0], [60.0, 0.0, -3.0], [800.0, -800.0, 0.0], [-40.0, 40.0, 39.0], [1e-9, 0.0, 0.0]]

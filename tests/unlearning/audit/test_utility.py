@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
+from unlearning.audit.measures import accuracy, agreement, jensen_shannon, per_class, total_variation
 from unlearning.audit.signals import signals
-from unlearning.audit.utility import accuracy, agreement, jensen_shannon, per_class, total_variation
 
 
 def distributions(seed: int) -> np.ndarray:

@@ -2,13 +2,12 @@ from dataclasses import replace
 
 import pytest
 
-from unlearning.audit.change import Change
-from unlearning.audit.delay import Relearning
+from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
-from unlearning.audit.relearning import Curve, Relearner
-from unlearning.audit.spec import Thresholds
+from unlearning.audit.relearning import Curve, Relearner, Relearning
 from unlearning.audit.verdict import Finding, Verdict, change_findings, judge, membership_findings, relearn_findings
+from unlearning.specs.audit import Thresholds
 
 THRESHOLDS = Thresholds()
 CHANGED = Change(

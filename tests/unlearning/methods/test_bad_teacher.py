@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from tests.unlearning.methods.watching import without_classes
 from tests.unlearning.small import CLASSES, OBJECTIVE, WIDTH, dropping, plain, same, state, task
+from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
-from unlearning.objective import Forward
 from unlearning.specs import BadTeacher
-from unlearning.training import drain, fresh
+from unlearning.training.loop import drain, fresh
 
 
 def divergence(teacher: nn.Module, student: nn.Module, inputs: Tensor) -> float:

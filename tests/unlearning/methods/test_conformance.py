@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, convolutional, dropping, normalised, plain, same, state, task
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS, unlearn
-from unlearning.samples import SampleSet
 from unlearning.specs import PRODUCTION, SPECS, Spec
 from unlearning.task import Progress, Task
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 BUILDS = [plain, normalised, dropping, convolutional]
 FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16}

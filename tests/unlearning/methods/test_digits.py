@@ -9,12 +9,12 @@ from torch import nn
 
 from examples.digits import workload
 from unlearning.audit.measures import measure
+from unlearning.data.samples import SampleSet, partition
+from unlearning.data.workload import split_held_out
 from unlearning.methods.registry import unlearn
-from unlearning.samples import SampleSet, partition
 from unlearning.specs import IEU, LTU, Spec
 from unlearning.task import Task
-from unlearning.training import drain, fit
-from unlearning.workload import split_held_out
+from unlearning.training.loop import drain, fit
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(1800)]
 

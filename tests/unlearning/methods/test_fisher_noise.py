@@ -8,10 +8,10 @@ import torch
 from tests.unlearning.methods.watching import without_classes
 from tests.unlearning.small import plain, state, task
 from unlearning.errors import MethodRefused
-from unlearning.importance import add_squared_gradients, as_the_model_says, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, as_the_model_says, nothing_yet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import FisherNoise
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 NOISE = 0.003
 FLOOR = 1e-6

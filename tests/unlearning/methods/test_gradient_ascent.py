@@ -5,7 +5,7 @@ import torch
 from tests.unlearning.small import OBJECTIVE, flat, plain, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import GradientAscent, Stop
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 
 def test_a_step_is_the_gradient_of_the_forget_sets_mean_loss() -> None:

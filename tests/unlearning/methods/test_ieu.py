@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, WIDTH, flat, plain, same, state, task
+from unlearning.data.objectives import Forward, Objective
+from unlearning.data.samples import Batch, SampleSet
 from unlearning.methods.registry import unlearn
-from unlearning.objective import Forward, Objective
-from unlearning.samples import Batch, SampleSet
 from unlearning.specs import IEU, Stop
 from unlearning.task import Task
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 NEVER = Stop(check_every=1000)
 GENTLE = 1e-12

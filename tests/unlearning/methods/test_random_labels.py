@@ -8,7 +8,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import CLASSES, plain, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import RandomLabels
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 EPOCHS = 40
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from tests.unlearning.methods.test_conformance import every_kind, spec_of
 from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, state, task
-from unlearning.checkpoints import load_checkpoint, save_checkpoint
 from unlearning.methods.registry import unlearn
-from unlearning.readiness_spec import Ready2Unlearn
+from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
+from unlearning.storage import load_checkpoint, save_checkpoint
 from unlearning.task import Outcome, Task
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 SHORT = dataclasses.replace(RECIPE, epochs=2)
 

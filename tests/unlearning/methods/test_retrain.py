@@ -7,7 +7,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Retrain
-from unlearning.training import drain, fit
+from unlearning.training.loop import drain, fit
 
 
 def test_it_is_training_on_the_remaining_set_by_the_models_recipe() -> None:

@@ -10,7 +10,7 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.methods.salun import saliency_masks
 from unlearning.specs import SalUn
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

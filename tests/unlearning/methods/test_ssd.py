@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from tests.unlearning.small import flat, plain, same, state, task
-from unlearning.importance import add_squared_gradients, nothing_yet
+from unlearning.data.samples import Batch
+from unlearning.methods.importance import add_squared_gradients, nothing_yet
 from unlearning.methods.registry import unlearn
-from unlearning.samples import Batch
 from unlearning.specs import SSD
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 
 @pytest.mark.parametrize(("selection", "dampening"), [(1.0, 1.0), (2.0, 0.3), (1.5, 0.0)])

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, task
+from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
-from unlearning.samples import SampleSet, joined
 from unlearning.specs import IEU, LTU, Spec
 from unlearning.task import Task
-from unlearning.training import drain, fit
+from unlearning.training.loop import drain, fit
 
 CLASS = 2
 

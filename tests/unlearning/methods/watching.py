@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from tests.unlearning.small import OBJECTIVE
-from unlearning.objective import Forward, Objective
-from unlearning.samples import Batch, SampleSet
+from unlearning.data.objectives import Forward, Objective
+from unlearning.data.samples import Batch, SampleSet
 
 Seen = list[Batch]
 

@@ -7,21 +7,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlearning.criterion import Check, calibrate
-from unlearning.descent import anneal, batch_statistics, descent, follow, follow_loss, follow_statistics, share_left
-from unlearning.epochs import mean_loss
+from unlearning.data.objectives import Forward
+from unlearning.data.samples import Batch, SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.gradients import Loss, clipped
-from unlearning.methods.ltu.guides import Guide, member_signal, train_guides
+from unlearning.gradients import (
+    Loss,
+    anneal,
+    batch_statistics,
+    clipped,
+    descent,
+    follow,
+    follow_loss,
+    follow_statistics,
+    share_left,
+)
+from unlearning.methods.ltu.guide_attacks import Guide, member_signal, train_guides
 from unlearning.methods.ltu.meta import harmonise, meta_gradient
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
-from unlearning.objective import Forward
-from unlearning.passes import lengthened
-from unlearning.samples import Batch, SampleSet
-from unlearning.shortfall import push
 from unlearning.specs import LTU
-from unlearning.stopping import until_matched
+from unlearning.specs.methods import lengthened
+from unlearning.stopping.criterion import Check, calibrate
+from unlearning.stopping.forget_weights import push
+from unlearning.stopping.stop import until_matched
 from unlearning.task import Steps, Task
+from unlearning.training.loop import mean_loss
 
 _REHEARSING = 0.5
 """The rate of a rehearsing step as a share of LTU's own."""

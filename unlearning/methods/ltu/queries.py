@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearning.objective import Objective
-from unlearning.passing import in_pieces
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.inference import in_pieces
 from unlearning.precision import in_float32
-from unlearning.samples import Batch, SampleSet
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
-from unlearning.criterion import Check
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
-from unlearning.samples import SampleSet
 from unlearning.specs import LTU, Stop
+from unlearning.stopping.criterion import Check
 from unlearning.task import Task
-from unlearning.training import drain
+from unlearning.training.loop import drain
 
 FEW = LTU(steps=4, batch_size=16, query_size=16, remain_least=1)
 

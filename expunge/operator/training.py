@@ -1,0 +1,72 @@
+"""Train a workload's model by its own recipe, prepared for unlearning."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from expunge.operator.tuning import device
+from unlearning.specs.training import Ready2Unlearn, Recipe
+from unlearning.storage import save_weights
+from unlearning.task import Progress
+from unlearning.training.loop import fresh, train
+from worker.inputs import load_workload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """Weights on disk. `seconds` is the training time; `details` lies beside the weights as JSON."""
+
+    path: Path
+    sha256: str
+    seconds: float
+    details: dict[str, object]
+
+
+def train_workload(
+    reference: str,
+    *,
+    allowed: Sequence[str],
+    folder: Path,
+    seed: int = 0,
+    plain: bool = False,
+    without: Collection[str] = (),
+    show: Callable[[Progress], None] = lambda progress: None,
+) -> Trained:
+    """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
+
+    without: IDs of training samples to leave out. show: told of each step.
+    Raises WorkloadNotAllowed, WorkloadFailed, and OSError where the disk is full.
+    """
+    workload = load_workload(reference, allowed=allowed)
+    recipe = prepared(workload.recipe, plain=plain)
+    model = fresh(workload.build, seed=seed).to(device())
+    left_out = set(without)
+    samples = workload.train.take(
+        torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
+    )
+    begun = time.monotonic()
+    for progress in train(model, samples.to(device()), recipe, objective=workload.objective, seed=seed):
+        show(progress)
+    seconds = time.monotonic() - begun
+    path, sha256 = save_weights(model, folder)
+    details: dict[str, object] = {
+        "workload": reference,
+        "seed": seed,
+        "training_seconds": round(seconds, 3),
+        "recipe": dataclasses.asdict(recipe),
+    }
+    path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
+    return Trained(path=path, sha256=sha256, seconds=seconds, details=details)
+
+
+def prepared(recipe: Recipe, *, plain: bool) -> Recipe:
+    """Add Ready2Unlearn to a recipe that says nothing about preparation, or take it away."""
+    if plain:
+        return dataclasses.replace(recipe, readiness=None)
+    chosen = recipe.readiness or recipe.reweighting or recipe.privacy
+    return recipe if chosen else dataclasses.replace(recipe, readiness=Ready2Unlearn())

@@ -1,0 +1,75 @@
+"""The parts of the stack that are Expunge's own: the API, one worker, the beat."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from expunge.stack.folder import Folder
+from expunge.stack.process import Program
+
+CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
+
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Let torch's threads sleep where they wait for each other. By default they spin, and on a machine that runs the rest of the
+stack too, small networks then train four to ten times slower (measured on 2 cores under load: 17.3 s against 2.7 s).
+"""
+
+
+def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int) -> Program:
+    """Serve the HTTP API; ready when `/readyz` says so."""
+
+    def ready() -> bool:
+        try:
+            return httpx.get(f"http://{host}:{port}/readyz", timeout=5).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    return Program(
+        name="the API",
+        command=(
+            *(sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory"),
+            *("--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--no-server-header"),
+        ),
+        log=folder.logs / "api.log",
+        ready=ready,
+        environment=environment,
+    )
+
+
+def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
+    """Run one job at a time in one child process. It alone is told where the signing keys are."""
+    return celery(
+        "the worker",
+        folder,
+        {**PASSIVE, "EXPUNGE_SIGNING_KEYS": str(folder.signing_keys), **environment},
+        log=folder.logs / "worker.log",
+        arguments=("worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle"),
+    )
+
+
+def beat(folder: Folder, environment: Mapping[str, str]) -> Program:
+    """Send the sweep's message at its interval."""
+    schedule = folder.run / "beat.schedule"
+    return celery(
+        "the beat",
+        folder,
+        environment,
+        log=folder.logs / "beat.log",
+        arguments=("beat", "--schedule", str(schedule), "--pidfile="),
+    )
+
+
+def celery(
+    name: str, folder: Folder, environment: Mapping[str, str], *, log: Path, arguments: tuple[str, ...]
+) -> Program:
+    """Run a Celery program; it is ready when it has made the file that it is told of."""
+    ready_file = folder.run / f"{log.stem}.ready"
+    return Program(
+        name=name,
+        command=(*CELERY, *arguments, "--loglevel", "INFO"),
+        log=log,
+        ready=ready_file,
+        environment={**environment, "EXPUNGE_READY_FILE": str(ready_file)},
+    )

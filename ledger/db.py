@@ -1,0 +1,95 @@
+"""Connections to PostgreSQL."""
+
+import base64
+import binascii
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from sqlalchemy import URL, Engine, Select, create_engine, func, make_url, select, tuple_
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.errors import InvalidCursor
+from ledger.tables import Job, UnlearnRequest, WebhookDelivery
+
+
+def normalise_url(url: str) -> URL:
+    """The URL with the psycopg driver; takes `postgres://` and `postgresql://` too. Raises ValueError for another database."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() not in {"postgresql", "postgres"}:
+        raise ValueError(f"the database must be PostgreSQL (postgresql://…), not {parsed.drivername}://")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def make_engine(url: str | URL, *, pool_size: int = 10) -> Engine:
+    """An engine whose sessions speak UTC and notice a restarted server. One a process: make it after a fork, never before."""
+    return create_engine(
+        normalise_url(url) if isinstance(url, str) else url,
+        pool_pre_ping=True,
+        pool_size=pool_size,
+        hide_parameters=True,  # an error's message goes into logs, and they hold what callers sent
+        connect_args={"options": "-c timezone=utc", "application_name": "expunge"},
+    )
+
+
+def make_sessions(engine: Engine) -> sessionmaker[Session]:
+    """The factory of sessions. The caller's edge commits: `with sessions.begin() as session:` is one transaction."""
+    return sessionmaker(engine, expire_on_commit=False)
+
+
+def now(session: Session) -> datetime:
+    """The moment of the call (not of the transaction's start), aware, in UTC."""
+    moment: datetime = session.scalars(select(func.clock_timestamp())).one()
+    return moment
+
+
+Row = TypeVar("Row", Job, UnlearnRequest, WebhookDelivery)
+View = TypeVar("View")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[View]):
+    """Some of a list, and the cursor that gives what follows; None at its end."""
+
+    items: tuple[View, ...]
+    next_cursor: str | None
+
+
+def read_page(
+    session: Session,
+    chosen: Select[Row],
+    table: type[Row],
+    *,
+    cursor: str | None,
+    limit: int,
+    views: Callable[[Sequence[Row]], Sequence[View]],
+) -> Page[View]:
+    """The next `limit` rows of a selection, newest first. Raises InvalidCursor, and ValueError for a limit below one."""
+    if limit < 1:
+        raise ValueError(f"a page holds at least one item, not {limit}")
+    if cursor is not None:
+        chosen = chosen.where(tuple_(table.created_at, table.id) < tuple_(*decode_cursor(cursor)))
+    ordered = chosen.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    rows = list(session.scalars(ordered))
+    more, rows = len(rows) > limit, rows[:limit]
+    return Page(items=tuple(views(rows)), next_cursor=encode_cursor(rows[-1].created_at, rows[-1].id) if more else None)
+
+
+def encode_cursor(created_at: datetime, row_id: UUID) -> str:
+    """An opaque cursor: the place behind the row that was made then and has this id."""
+    return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), row_id.hex]).encode()).decode()
+
+
+def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """The place that a cursor stands for. Raises InvalidCursor."""
+    try:
+        place: Any = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
+        created_at, row_id = datetime.fromisoformat(place[0]), UUID(place[1])
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, binascii.Error):
+        raise InvalidCursor("the cursor was not made by this list; leave it out to start at the beginning") from None
+    if created_at.tzinfo is None or len(place) != 2:
+        raise InvalidCursor("the cursor was not made by this list; leave it out to start at the beginning")
+    return created_at, row_id

@@ -1,0 +1,237 @@
+"""Deliveries of webhook messages: an outbox of their own, with a log of every try.
+
+A courier takes an endpoint with what is due for it, sends it while no transaction is open, and writes each try down. One courier
+at a time is at an endpoint, so one that hangs holds up nobody else; a courier that dies leaves it to the next after `HOLD`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from uuid import UUID
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from ledger.db import Page, now, read_page
+from ledger.errors import UnknownDelivery, WebhookDisabled
+from ledger.events.webhooks import BOTH_SECRETS, disable, find_webhook
+from ledger.metrics import count
+from ledger.states import DeliveryState, DisabledReason, TryOutcome
+from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
+
+SCHEDULE = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
+"""How long after each failed try the next one follows, but for the jitter; after the last the delivery is given up. Those that
+Standard Webhooks suggests: about three days in all."""
+
+JITTER = 0.2
+"""Each wait is longer by a random share of itself up to this, so that what failed at once does not come back at once."""
+
+LONG = timedelta(days=5)
+"""An endpoint at which every try has failed for so long is disabled (Standard Webhooks)."""
+
+HOLD = timedelta(minutes=3)
+"""How long an endpoint is its courier's: longer than a batch takes in which every try runs into its time-out."""
+
+PAUSE = timedelta(seconds=5)
+"""How long an endpoint rests after a failed try."""
+
+BATCH = 10
+COUNTER = "webhook_deliveries"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """One message to be tried now."""
+
+    id: UUID
+    message_id: UUID
+    type: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What is due for one endpoint. `generations` are those of the secrets that sign, the newest first."""
+
+    endpoint_id: UUID
+    url: str
+    generations: tuple[int, ...]
+    held_until: datetime
+    deliveries: tuple[Delivery, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Try:
+    """How a try ended; `status` is the HTTP status where there was an answer, `seconds` how long it took."""
+
+    outcome: TryOutcome
+    status: int | None
+    seconds: float
+
+
+def take_batch(session: Session) -> Batch | None:
+    """The endpoint that has waited longest, with what is due for it, for this courier alone; None where nothing is due."""
+    moment = now(session)
+    due = (WebhookDelivery.state == DeliveryState.PENDING) & (WebhookDelivery.next_try_at <= moment)
+    free = WebhookEndpoint.busy_until.is_(None) | (WebhookEndpoint.busy_until <= moment)
+    waiting = (
+        select(WebhookEndpoint)
+        .join(WebhookDelivery, WebhookDelivery.endpoint_id == WebhookEndpoint.id)
+        .where(due, free, WebhookEndpoint.disabled_at.is_(None))
+        .order_by(WebhookDelivery.next_try_at)
+        .limit(1)
+        .with_for_update(of=WebhookEndpoint, key_share=True, skip_locked=True)
+    )
+    endpoint = session.scalar(waiting.execution_options(populate_existing=True))
+    if endpoint is None:
+        return None
+    endpoint.busy_until = moment + HOLD
+    chosen = select(WebhookDelivery).where(due, WebhookDelivery.endpoint_id == endpoint.id)
+    rows = session.scalars(chosen.order_by(WebhookDelivery.next_try_at, WebhookDelivery.created_at).limit(BATCH))
+    old_signs = endpoint.rotated_at is not None and endpoint.rotated_at + BOTH_SECRETS > moment
+    return Batch(
+        endpoint_id=endpoint.id,
+        url=endpoint.url,
+        generations=(endpoint.generation, endpoint.generation - 1) if old_signs else (endpoint.generation,),
+        held_until=endpoint.busy_until,
+        deliveries=tuple(Delivery(id=row.id, message_id=row.message_id, type=row.type, body=row.body) for row in rows),
+    )
+
+
+def note_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:
+    """Write a try down, count it, and decide when the next one follows, if any. An endpoint deleted meanwhile leaves no trace."""
+    endpoint = session.get(
+        WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True}, populate_existing=True
+    )
+    count(session, COUNTER, made.outcome)
+    row = session.get(WebhookDelivery, delivery.id, with_for_update=True, populate_existing=True)
+    if endpoint is None or row is None:
+        return
+    tried = session.scalars(select(func.count()).where(WebhookTry.delivery_id == row.id)).one()
+    session.add(
+        WebhookTry(delivery_id=row.id, number=tried + 1, outcome=made.outcome, status=made.status, seconds=made.seconds)
+    )
+    moment = now(session)
+    if made.outcome == TryOutcome.DELIVERED:
+        endpoint.failing_since = None
+        _finish(row, DeliveryState.DELIVERED, moment)
+    elif row.state == DeliveryState.PENDING:
+        endpoint.failing_since = endpoint.failing_since or moment
+        _put_off(row, moment, random or Random())
+        if made.status == 410:
+            disable(session, endpoint, DisabledReason.GONE)
+        elif endpoint.failing_since <= moment - LONG:
+            disable(session, endpoint, DisabledReason.FAILING)
+    session.flush()
+
+
+def _put_off(row: WebhookDelivery, moment: datetime, random: Random) -> None:
+    if row.failures >= len(SCHEDULE):
+        _finish(row, DeliveryState.FAILED, moment)
+        return
+    row.next_try_at = moment + SCHEDULE[row.failures] * (1 + JITTER * random.random())
+    row.failures += 1
+
+
+def _finish(row: WebhookDelivery, state: DeliveryState, moment: datetime) -> None:
+    row.state, row.next_try_at, row.finished_at = state, None, moment
+
+
+def release_batch(session: Session, batch: Batch, *, pause: bool) -> None:
+    """Leave the endpoint to the next courier, after a `PAUSE` where a try has failed."""
+    endpoint = session.get(WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True})
+    if endpoint is not None and endpoint.busy_until == batch.held_until:
+        endpoint.busy_until = now(session) + PAUSE if pause else None
+
+
+KEPT = timedelta(days=30)
+"""How long the log of a finished delivery is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryView:
+    """One try of a delivery's log."""
+
+    number: int
+    outcome: TryOutcome
+    status: int | None
+    seconds: float
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryView:
+    """A message for one endpoint, with every try to deliver it."""
+
+    id: UUID
+    message_id: UUID
+    type: str
+    body: str
+    state: DeliveryState
+    next_try_at: datetime | None
+    tries: tuple[TryView, ...]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def list_deliveries(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    webhook_id: UUID,
+    state: DeliveryState | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Page[DeliveryView]:
+    """An endpoint's deliveries, newest first: all, or those in a state. Raises UnknownWebhook, InvalidCursor."""
+    find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id)
+    chosen = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == webhook_id)
+    if state is not None:
+        chosen = chosen.where(WebhookDelivery.state == state)
+    return read_page(
+        session, chosen, WebhookDelivery, cursor=cursor, limit=limit, views=lambda rows: _views(session, rows)
+    )
+
+
+def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: UUID) -> DeliveryView:
+    """Have a delivery tried again now, with the same message and a new schedule.
+
+    Raises UnknownWebhook, UnknownDelivery, and WebhookDisabled.
+    """
+    if find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True).disabled_at is not None:
+        raise WebhookDisabled("the webhook is disabled; enable it first")
+    mine = select(WebhookDelivery).where(WebhookDelivery.id == delivery_id, WebhookDelivery.endpoint_id == webhook_id)
+    row = session.scalar(mine.with_for_update().execution_options(populate_existing=True))
+    if row is None:
+        raise UnknownDelivery(f"there is no delivery {delivery_id} of this webhook")
+    row.state, row.failures, row.finished_at, row.next_try_at = DeliveryState.PENDING, 0, None, now(session)
+    session.flush()
+    return _views(session, [row])[0]
+
+
+def forget_deliveries(session: Session) -> None:
+    """Delete the log of what ended longer ago than it is kept."""
+    session.execute(delete(WebhookDelivery).where(WebhookDelivery.finished_at <= func.clock_timestamp() - KEPT))
+
+
+def _views(session: Session, rows: Sequence[WebhookDelivery]) -> list[DeliveryView]:
+    tries: dict[UUID, list[TryView]] = {row.id: [] for row in rows}
+    made = select(WebhookTry).where(WebhookTry.delivery_id.in_(list(tries))).order_by(WebhookTry.number)
+    for of in session.scalars(made):
+        view = TryView(number=of.number, outcome=of.outcome, status=of.status, seconds=of.seconds, at=of.at)
+        tries[of.delivery_id].append(view)
+    return [
+        DeliveryView(
+            id=row.id,
+            message_id=row.message_id,
+            type=row.type,
+            body=row.body,
+            state=row.state,
+            next_try_at=row.next_try_at,
+            tries=tuple(tries[row.id]),
+            created_at=row.created_at,
+            finished_at=row.finished_at,
+        )
+        for row in rows
+    ]

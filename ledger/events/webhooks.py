@@ -1,0 +1,137 @@
+"""Webhook endpoints: who is told, of what, and until when."""
+
+import base64
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.errors import UnknownWebhook
+from ledger.states import DeliveryState, DisabledReason, MessageType
+from ledger.tables import WebhookDelivery, WebhookEndpoint
+
+BOTH_SECRETS = timedelta(hours=24)
+"""After a rotation messages are signed with the old secret too for so long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookView:
+    """An endpoint; `types` empty means every type. `generation` is what its secret is derived from."""
+
+    id: UUID
+    url: str
+    types: tuple[MessageType, ...]
+    description: str | None
+    generation: int
+    rotated_at: datetime | None
+    failing_since: datetime | None
+    disabled_at: datetime | None
+    disabled_reason: DisabledReason | None
+    created_at: datetime
+
+
+def add_webhook(
+    session: Session, *, tenant_id: UUID, url: str, types: Sequence[MessageType] = (), description: str | None = None
+) -> WebhookView:
+    """Make an endpoint that is told of events from now on."""
+    endpoint = WebhookEndpoint(tenant_id=tenant_id, url=url, types=sorted(set(types)), description=description)
+    session.add(endpoint)
+    session.flush()
+    return _view(endpoint)
+
+
+def change_webhook(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    webhook_id: UUID,
+    url: str | None = None,
+    types: Sequence[MessageType] | None = None,
+    description: str | None = None,
+    enabled: bool | None = None,
+) -> WebhookView:
+    """Change what is not None. What an endpoint missed while it was disabled is not made up for. Raises UnknownWebhook."""
+    endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
+    endpoint.url = url if url is not None else endpoint.url
+    endpoint.types = sorted(set(types)) if types is not None else endpoint.types
+    endpoint.description = description if description is not None else endpoint.description
+    if enabled is False and endpoint.disabled_at is None:
+        disable(session, endpoint, DisabledReason.BY_CALLER)
+    if enabled is True:
+        endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = None
+    session.flush()
+    return _view(endpoint)
+
+
+def rotate_secret(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> WebhookView:
+    """Give an endpoint its next secret; the last one signs along for `BOTH_SECRETS`. Raises UnknownWebhook."""
+    endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
+    endpoint.generation += 1
+    endpoint.rotated_at = now(session)
+    session.flush()
+    return _view(endpoint)
+
+
+def remove_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> None:
+    """Delete an endpoint with its deliveries. Raises UnknownWebhook."""
+    endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
+    session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint.id))
+
+
+def get_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> WebhookView:
+    """One endpoint. Raises UnknownWebhook."""
+    return _view(find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id))
+
+
+def list_webhooks(session: Session, *, tenant_id: UUID) -> list[WebhookView]:
+    """All endpoints of a tenant, oldest first."""
+    mine = select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)
+    return [_view(endpoint) for endpoint in session.scalars(mine.order_by(WebhookEndpoint.created_at))]
+
+
+def find_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID, lock: bool = False) -> WebhookEndpoint:
+    """The row of a tenant's endpoint, read now. Raises UnknownWebhook."""
+    mine = select(WebhookEndpoint).where(WebhookEndpoint.id == webhook_id, WebhookEndpoint.tenant_id == tenant_id)
+    mine = mine.with_for_update(key_share=True) if lock else mine
+    endpoint = session.scalar(mine.execution_options(populate_existing=True))
+    if endpoint is None:
+        raise UnknownWebhook(f"there is no webhook {webhook_id}")
+    return endpoint
+
+
+def disable(session: Session, endpoint: WebhookEndpoint, reason: DisabledReason) -> None:
+    """Tell a locked endpoint nothing any more; what waits for it is given up, and can be replayed."""
+    endpoint.disabled_at, endpoint.disabled_reason = now(session), reason
+    waiting = (WebhookDelivery.endpoint_id == endpoint.id) & (WebhookDelivery.state == DeliveryState.PENDING)
+    given_up = {"state": DeliveryState.FAILED, "next_try_at": None, "finished_at": endpoint.disabled_at}
+    session.execute(update(WebhookDelivery).where(waiting).values(**given_up))
+
+
+def _view(endpoint: WebhookEndpoint) -> WebhookView:
+    return WebhookView(
+        id=endpoint.id,
+        url=endpoint.url,
+        types=tuple(MessageType(kind) for kind in endpoint.types),
+        description=endpoint.description,
+        generation=endpoint.generation,
+        rotated_at=endpoint.rotated_at,
+        failing_since=endpoint.failing_since,
+        disabled_at=endpoint.disabled_at,
+        disabled_reason=endpoint.disabled_reason,
+        created_at=endpoint.created_at,
+    )
+
+
+_PURPOSE = b"\0webhook secret\0"
+"""No sample's digest is made of an input that begins with NUL: a dataset's name holds no control character."""
+
+
+def webhook_secret(key: bytes, endpoint_id: UUID, generation: int) -> str:
+    """An endpoint's secret as Standard Webhooks writes it: `whsec_` and 32 bytes in base64. Another after each rotation."""
+    derived = hmac.digest(key, _PURPOSE + endpoint_id.bytes + generation.to_bytes(4, "big"), "sha256")
+    return f"whsec_{base64.b64encode(derived).decode()}"

@@ -1,0 +1,120 @@
+"""How an attempt ends, and what becomes of its job: shared by the sweep, the worker's failure, its release and its result."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.events.timeline import record
+from ledger.jobs.transitions import advance_job
+from ledger.states import AttemptOutcome, JobState, Phase, Reason
+from ledger.tables import Attempt, Job
+
+
+def note_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
+    """Keep the seconds by stage since the claim, for the job, and this attempt's share of them."""
+    attempt = session.get_one(Attempt, (job.id, job.attempt))
+    job.timings = dict(timings)
+    attempt.timings = {stage: seconds - attempt.timings_before.get(stage, 0.0) for stage, seconds in timings.items()}
+
+
+def give_up(
+    session: Session,
+    job: Job,
+    *,
+    outcome: AttemptOutcome,
+    reason: Reason | None,
+    detail: str | None,
+    max_tries: int | None,
+) -> None:
+    """End the current attempt at a locked job and decide what becomes of the job.
+
+    Cancelled if that was asked for; back in the queue while tries are left; else failed. `max_tries` None: no further try.
+    """
+    if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
+        _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
+        return
+    if max_tries is not None and job.tries < max_tries:
+        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries)
+        return
+    lost = outcome is AttemptOutcome.LAPSED
+    _end(
+        session,
+        job,
+        JobState.FAILED,
+        outcome=outcome,
+        reason=Reason.ATTEMPTS_EXHAUSTED if lost else reason,
+        detail=detail,
+    )
+
+
+def _end(
+    session: Session, job: Job, to: JobState, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None
+) -> None:
+    end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
+    advance_job(
+        session,
+        job.id,
+        to,
+        reason=reason,
+        detail=detail,
+        worker=None,
+        lease_until=None,
+        eta_seconds=None,
+        checkpoint=None,
+    )
+
+
+def requeue(
+    session: Session, job: Job, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None, tries: int
+) -> None:
+    """End the current attempt at a locked job and put the job back into the queue under the next attempt number."""
+    end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
+    advance_job(
+        session,
+        job.id,
+        JobState.QUEUED,
+        data={"reason": reason or outcome, "detail": detail},
+        attempt=job.attempt + 1,
+        tries=tries,
+        worker=None,
+        lease_until=None,
+        phase=Phase.WAITING,
+        progress=0.0,
+        step=0,
+        total=0,
+        eta_seconds=None,
+        # What nobody foresaw may lie in the checkpoint.
+        checkpoint=None if reason is Reason.UNEXPECTED else job.checkpoint,
+    )
+
+
+def end_attempt(
+    session: Session,
+    job: Job,
+    *,
+    outcome: AttemptOutcome,
+    reason: Reason | None = None,
+    detail: str | None = None,
+    finding: Mapping[str, Any] | None = None,
+) -> None:
+    """Write how the current attempt at a locked job ended."""
+    attempt = session.get_one(Attempt, (job.id, job.attempt))
+    attempt.outcome, attempt.reason, attempt.detail = outcome, reason, detail
+    attempt.finding = dict(finding) if finding is not None else None
+    attempt.finished_at = now(session)
+
+
+def count_refused(session: Session, job_id: UUID, number: int) -> None:
+    """Count that the worker of a lapsed attempt wanted to write; the first time stands on the timeline.
+
+    An attempt that ended otherwise is not counted: its heartbeat may come a moment late.
+    """
+    lapsed = (Attempt.job_id == job_id) & (Attempt.number == number)
+    lapsed &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.LAPSED)
+    more = update(Attempt).where(lapsed).values(refused_writes=Attempt.refused_writes + 1)
+    if session.scalar(more.returning(Attempt.refused_writes)) == 1:
+        record(session, "job.write_refused", {"attempt": number}, job_id=job_id)

@@ -1,0 +1,79 @@
+"""How long a model's next job will take: from its past jobs, before the first from its training."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Subquery, extract, func, select
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.states import JobState
+from ledger.tables import Job, Model
+
+SPREAD = (0.1, 3.0)
+"""The range of an estimate from training alone, in training times. A convention: the audit comes on top of the method, and a
+policy's methods may all be tried, of which retraining is the last."""
+
+
+class EstimateSource(StrEnum):
+    """What an estimate is made of."""
+
+    PAST_JOBS = "past_jobs"  # the median and the range of the model's last twenty
+    TRAINING = "training"  # the seconds that its training took
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """How long a job will run, in seconds, with a range, and when it will have ended at the latest if that holds."""
+
+    seconds: float
+    low_seconds: float
+    high_seconds: float
+    source: EstimateSource
+    finish_at: datetime
+
+
+def estimate(session: Session, *, job_id: UUID) -> Estimate | None:
+    """The estimate for a job that waits; None where nothing is known of its model. One job of a model runs at a time."""
+    job = session.get_one(Job, job_id)
+    found = _from_past_jobs(session, job.model_id) or _from_training(session.get_one(Model, job.model_id).details)
+    if found is None:
+        return None
+    seconds, low, high, source = found
+    ahead = select(func.count()).where(
+        Job.model_id == job.model_id, Job.id != job.id, Job.frozen_at.is_not(None), Job.finished_at.is_(None)
+    )
+    jobs = 1 + (session.scalar(ahead) or 0)
+    finish_at = max(job.cut_off, now(session)) + jobs * timedelta(seconds=high)
+    return Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
+
+
+def last_durations(model_id: UUID) -> Subquery:
+    """How long the model's last twenty jobs `lasted`, from their first start to their end; not those that had nothing to run."""
+    return (
+        select((Job.finished_at - Job.started_at).label("lasted"))
+        .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
+        .order_by(Job.created_at.desc())
+        .limit(20)
+        .subquery()
+    )
+
+
+def _from_past_jobs(session: Session, model_id: UUID) -> tuple[float, float, float, EstimateSource] | None:
+    seconds = extract("epoch", last_durations(model_id).c.lasted)
+    median = func.percentile_cont(0.5).within_group(seconds)
+    typical, low, high = session.execute(select(median, func.min(seconds), func.max(seconds))).one()
+    if typical is None:
+        return None
+    return float(typical), float(low), float(high), EstimateSource.PAST_JOBS
+
+
+def _from_training(details: dict[str, Any]) -> tuple[float, float, float, EstimateSource] | None:
+    seconds = details.get("training_seconds")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
+        return None
+    low, high = SPREAD
+    return float(seconds), low * seconds, high * seconds, EstimateSource.TRAINING

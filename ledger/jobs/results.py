@@ -1,0 +1,167 @@
+"""How a claim ends: a published result, the next method, or a failure with its reason. Each is fenced, whole or not at all."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from ledger.errors import CancelRequested
+from ledger.events.timeline import record
+from ledger.jobs.attempts import end_attempt, give_up, note_timings
+from ledger.jobs.claims import MAX_TRIES, Claim, held
+from ledger.jobs.transitions import advance_job
+from ledger.registry.lineage import erase, serve
+from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
+from ledger.tables import Attempt, Job, Model, ModelVersion, Report
+from ledger.transparency.commitments import Manifest, record_manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The version that a job has made, its report, and how many samples are erased by it."""
+
+    version_id: UUID
+    version_number: int
+    report_id: UUID
+    samples: int
+
+
+def publish(
+    session: Session,
+    claim: Claim,
+    *,
+    weights_sha256: str,
+    weights_path: str,
+    kind: VersionKind = VersionKind.UNLEARNED,
+    report: Mapping[str, Any],
+    report_sha256: str,
+    verdict: Verdict | str,
+    timings: Mapping[str, float],
+    manifest: Manifest | None = None,
+    statement: Mapping[str, Any] | None = None,
+) -> Published:
+    """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
+
+    Where the model's versions need approval, version and report are there, and the rest waits for it.
+    The report's id is its own `report_id`. `manifest` is what the report's root commits to, `statement` the signed envelope. A job
+    publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
+    CancelRequested when the caller was quicker, IllegalMove before the audit.
+    """
+    # As in `claim`: the model first, or a second message for this job and this publication could wait for each other.
+    model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
+    job = held(session, claim)
+    if job.cancel_requested:
+        raise CancelRequested(f"job {job.id} was cancelled before its result was published")
+    version = ModelVersion(
+        model_id=claim.model_id,
+        number=claim.next_version,
+        kind=VersionKind(kind),
+        weights_sha256=weights_sha256,
+        weights_path=weights_path,
+        job_id=job.id,
+    )
+    session.add(version)
+    session.flush()
+    stored = Report(
+        id=UUID(report["report_id"]),
+        tenant_id=claim.tenant_id,
+        job_id=job.id,
+        version_id=version.id,
+        verdict=Verdict(verdict),
+        sha256=report_sha256,
+        body=dict(report),
+        statement=dict(statement) if statement is not None else None,
+    )
+    session.add(stored)
+    if manifest is not None:
+        record_manifest(session, job.id, manifest)
+    note_timings(session, job, timings)
+    end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
+    told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
+    record(session, "job.published", told, job_id=job.id)
+    if model.approve_versions:
+        job.phase, job.progress, job.worker, job.lease_until, job.eta_seconds = (
+            Phase.AWAITING_APPROVAL,
+            1.0,
+            None,
+            None,
+            None,
+        )
+        job.checkpoint = None
+        record(session, "job.awaiting_approval", {"what": "version", "version": version.number}, job_id=job.id)
+        session.flush()
+    else:
+        conclude(session, job, version, told)
+    return Published(
+        version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
+    )
+
+
+def conclude(session: Session, job: Job, version: ModelVersion, told: Mapping[str, object]) -> None:
+    """Serve the version that a locked job has made: its samples are erased for ever, and its requests are done."""
+    erase(session, job_id=job.id, version=version)
+    serve(session, version)
+    advance_job(
+        session,
+        job.id,
+        JobState.COMPLETED,
+        data=told,
+        worker=None,
+        lease_until=None,
+        phase=Phase.DONE,
+        progress=1.0,
+        eta_seconds=0.0,
+        checkpoint=None,
+    )
+
+
+def escalate(
+    session: Session,
+    claim: Claim,
+    *,
+    method: Mapping[str, Any],
+    finding: Mapping[str, Any],
+    timings: Mapping[str, float] | None = None,
+) -> Claim:
+    """Go on to the policy's next method, under the same lease and with the next attempt number; the old claim is stale then.
+
+    `finding` says why the last one was not good enough; `timings` are the seconds by stage since the claim. Raises StaleClaim.
+    """
+    job = held(session, claim)
+    if timings is not None:
+        note_timings(session, job, timings)
+    end_attempt(session, job, outcome=AttemptOutcome.ESCALATED, finding=finding)
+    record(session, "job.escalated", {"method": job.method.get("kind"), "attempt": job.attempt}, job_id=job.id)
+    following = replace(
+        claim, attempt=job.attempt + 1, method=dict(method), policy_index=job.policy_index + 1, origin="policy"
+    )
+    job.attempt, job.method, job.policy_index, job.tries = following.attempt, dict(method), following.policy_index, 1
+    job.checkpoint = None
+    session.add(
+        Attempt(
+            job_id=job.id,
+            number=job.attempt,
+            method=job.method,
+            worker=job.worker or "",
+            timings_before=dict(job.timings),
+        )
+    )
+    session.flush()
+    if job.state == JobState.VERIFYING:
+        advance_job(session, job.id, JobState.RUNNING, data={"method": method.get("kind")})
+    return following
+
+
+def fail(
+    session: Session, claim: Claim, *, reason: Reason, detail: str, retry: bool, max_attempts: int = MAX_TRIES
+) -> None:
+    """End the attempt without a result. With `retry` the job goes back to the queue while tries are left, else it has failed.
+
+    `cancelled_by_caller` ends it as cancelled. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
+    """
+    job = held(session, claim)
+    cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
+    outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
+    give_up(session, job, outcome=outcome, reason=reason, detail=detail, max_tries=max_attempts if retry else None)

@@ -1,0 +1,127 @@
+"""The one place where `state` is written."""
+
+from collections.abc import Collection, Mapping
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.errors import IllegalMove
+from ledger.events.outbox import announce_next
+from ledger.events.timeline import record
+from ledger.states import ACTIVE, MOVES, TERMINAL, JobState, Reason, RequestState, fold
+from ledger.tables import Job, Model, Target, UnlearnRequest
+from ledger.transparency.log import log_result
+
+Row = TypeVar("Row", Job, Target, UnlearnRequest)
+
+_NOUNS: Mapping[type, str] = {Job: "job", Target: "target", UnlearnRequest: "request"}
+
+_TARGET_STATE = {
+    JobState.QUEUED: RequestState.SCHEDULED,
+    JobState.RUNNING: RequestState.RUNNING,
+    JobState.VERIFYING: RequestState.VERIFYING,
+    JobState.COMPLETED: RequestState.COMPLETED,
+    JobState.FAILED: RequestState.FAILED,
+    JobState.CANCELLED: RequestState.CANCELLED,
+}
+"""Where a target is while its job is there."""
+
+
+def advance(
+    session: Session,
+    table: type[Row],
+    ids: Collection[UUID],
+    to: JobState | RequestState,
+    *,
+    data: Mapping[str, object] | None = None,
+    **values: object,
+) -> list[Row]:
+    """Move rows of one table to a state: lock them, check the move, write state, `values` and one event each.
+
+    The lock is taken in the order of the ids, so that two callers can not wait for each other; the rows are read again under it
+    (a row that this session has loaded before would be stale without `populate_existing`). `data` goes into the events.
+    Raises IllegalMove, and then nothing was written, for a move that is not in the table of moves.
+    """
+    noun = _NOUNS[table]
+    locked = select(table).where(table.id.in_(ids)).order_by(table.id).with_for_update(key_share=True)
+    rows = list(session.scalars(locked.execution_options(populate_existing=True)))
+    for row in rows:
+        if to not in MOVES[noun].get(row.state, ()):
+            raise IllegalMove(f"{noun} {row.id} can not move from {row.state} to {to}")
+    finished_at = now(session) if to in TERMINAL else None
+    for row in rows:
+        came_from = row.state
+        for name, value in {**values, "state": to, "finished_at": finished_at}.items():
+            setattr(row, name, value)
+        told = {
+            "from": came_from,
+            **{name: values[name] for name in ("reason", "detail") if values.get(name)},
+            **(data or {}),
+        }
+        match row:
+            case Job():
+                record(session, f"job.{to}", {"attempt": row.attempt, **told}, job_id=row.id)
+            case Target():
+                record(session, f"target.{to}", {"job": row.job_id, **told}, request_id=row.request_id)
+            case UnlearnRequest():
+                record(session, f"request.{to}", told, request_id=row.id)
+    session.flush()
+    return rows
+
+
+def advance_job(
+    session: Session,
+    job_id: UUID,
+    to: JobState,
+    *,
+    reason: Reason | None = None,
+    detail: str | None = None,
+    data: Mapping[str, object] | None = None,
+    **values: object,
+) -> Job:
+    """Move a job and with it the targets that went along with it so far, and fold their requests. Raises IllegalMove.
+
+    A move that leaves the model free announces the model's next job; one that ends the job is written into the log.
+    """
+    job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
+    along = _TARGET_STATE[job.state]
+    advance(session, Job, [job_id], to, data=data, reason=reason, detail=detail, **values)
+    if to not in ACTIVE:
+        announce_next(session, job.model_id)
+    with_it = select(Target.id, Target.request_id).where(Target.job_id == job_id, Target.state == along)
+    targets = dict(session.execute(with_it).all())
+    if targets:
+        model = session.get_one(Model, job.model_id)
+        told = {"model": model.name, **(data or {})}
+        advance(session, Target, targets, _TARGET_STATE[to], data=told, reason=reason, detail=detail)
+        fold_requests(session, targets.values())
+    if to in TERMINAL:
+        log_result(session, job)
+    return job
+
+
+def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
+    """Bring requests to where their targets are.
+
+    The requests are locked before their targets are read: of two jobs that end at once for one request, the second sees the first.
+    """
+    is_at = lock_requests(session, request_ids)
+    states: dict[UUID, list[RequestState]] = {}
+    of_targets = select(Target.request_id, Target.state).where(Target.request_id.in_(request_ids))
+    for request_id, state in session.execute(of_targets):
+        states.setdefault(request_id, []).append(state)
+    moves: dict[RequestState, list[UUID]] = {}
+    for request_id, folded in ((request_id, fold(of_request)) for request_id, of_request in states.items()):
+        if is_at[request_id] != folded:
+            moves.setdefault(folded, []).append(request_id)
+    for to, moved in moves.items():
+        advance(session, UnlearnRequest, moved, to)
+
+
+def lock_requests(session: Session, request_ids: Collection[UUID]) -> dict[UUID, RequestState]:
+    """Lock requests, in the order of their ids, until the transaction ends; gives where each is."""
+    ordered = select(UnlearnRequest.id, UnlearnRequest.state).where(UnlearnRequest.id.in_(request_ids))
+    return dict(session.execute(ordered.order_by(UnlearnRequest.id).with_for_update(key_share=True)).all())

@@ -1,0 +1,252 @@
+"""Figures about rows: durations and counts over the whole ledger, of all tenants, counted by the database.
+
+A worker's child and an API process come and go; rows stay. So nothing here is lost with a process or counted twice by several.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal, select, union_all
+from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.orm import Session
+
+from ledger.states import ACTIVE, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
+from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
+from ledger.tables.requests import erased_samples
+
+STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.AWAITING_APPROVAL, Phase.DONE))
+DAY = 86400.0
+
+_JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)
+_KIND = Attempt.method["kind"].astext
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How a quantity is distributed: for each label set the cumulative count at each bound, the last for all, and the sum."""
+
+    bounds: Sequence[float]
+    by_labels: Mapping[tuple[str, ...], tuple[list[int], float]]
+
+
+def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
+    """Seconds that a method itself ran, by model and method, over the attempts that came to an audit.
+
+    kinds: the methods that are there even with no attempt.
+    """
+    rows = (
+        select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN.value].as_float().label("value"))
+        .select_from(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(Attempt.outcome.in_(_JUDGED))
+    )
+    known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in kinds]
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)
+
+
+def stage_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
+    """Seconds of each stage, by stage and method, over the attempts that came to an audit; `kinds` as above."""
+    timing = func.jsonb_each(Attempt.timings).table_valued("key", "value", joins_implicitly=True)
+    rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
+        Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
+    )
+    known = [(stage, kind) for stage in STAGES for kind in kinds]
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800), known)
+
+
+def completion_seconds(session: Session) -> Distribution:
+    """Seconds from when the person asked to when the request was completed; the legal limits are among the bounds."""
+    rows = select(_seconds(UnlearnRequest.received_at, UnlearnRequest.finished_at)).where(
+        UnlearnRequest.state == RequestState.COMPLETED
+    )
+    bounds = (60, 300, 900, 3600, 6 * 3600, DAY, 7 * DAY, 14 * DAY, 28 * DAY, 30 * DAY, 31 * DAY, 60 * DAY, 92 * DAY)
+    return _distribution(session, rows, bounds, [()])
+
+
+def queue_wait_seconds(session: Session) -> Distribution:
+    """Seconds from when a job was opened to when a worker first took it."""
+    rows = select(_seconds(Job.created_at, Job.started_at)).where(Job.started_at.is_not(None))
+    return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, DAY, 7 * DAY), [()])
+
+
+def job_requests(session: Session) -> Distribution:
+    """How many requests each completed job served."""
+    served = func.count(Target.id).label("value")
+    jobs = select(served).select_from(Target).join(Job, Job.id == Target.job_id)
+    rows = jobs.where(Job.state == JobState.COMPLETED).group_by(Job.id)
+    return _distribution(session, rows, (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000), [()])
+
+
+def _seconds(start: Any, end: Any) -> Any:
+    return cast(extract("epoch", end - start), Double).label("value")
+
+
+def _distribution(
+    session: Session, rows: Select[Any], bounds: Sequence[float], known: Sequence[tuple[str, ...]]
+) -> Distribution:
+    """Bucket the `value` column of the rows by their other columns; the label sets in `known` are there even with no row."""
+    inner = rows.subquery()
+    labels = [column for column in inner.c if column.name != "value"]
+    # A bucket holds what is at most its bound, width_bucket what is at least its threshold: negate both.
+    thresholds = literal([-float(bound) for bound in reversed(bounds)], ARRAY(Double))
+    at_least = func.width_bucket(-inner.c.value, thresholds)
+    counted = select(*labels, at_least, func.count(), func.sum(inner.c.value)).where(inner.c.value.is_not(None))
+    counts = {key: [0] * (len(bounds) + 1) for key in known}
+    sums = dict.fromkeys(known, 0.0)
+    for *key_parts, above, count, total in session.execute(counted.group_by(*labels, at_least)):
+        key = tuple(map(str, key_parts))
+        buckets = counts.setdefault(key, [0] * (len(bounds) + 1))
+        for index in range(len(bounds) - above, len(buckets)):
+            buckets[index] += count
+        sums[key] = sums.get(key, 0.0) + float(total)
+    return Distribution(bounds, {key: (buckets, sums[key]) for key, buckets in counts.items()})
+
+
+def requests_by_state(session: Session) -> dict[str, int]:
+    """How many requests are in each state that any is in."""
+    counted = select(UnlearnRequest.state, func.count()).group_by(UnlearnRequest.state)
+    return {state.value: count for state, count in session.execute(counted)}
+
+
+def jobs_by_state(session: Session) -> dict[str, int]:
+    """How many jobs are in each state that any is in."""
+    counted = select(Job.state, func.count()).group_by(Job.state)
+    return {state.value: count for state, count in session.execute(counted)}
+
+
+def deadlines(session: Session) -> tuple[datetime | None, int]:
+    """When the first open request is due, and how many open requests are past that."""
+    overdue = func.count().filter(UnlearnRequest.due_at < func.clock_timestamp())
+    still_open = select(func.min(UnlearnRequest.due_at), overdue).where(UnlearnRequest.finished_at.is_(None))
+    earliest, late = session.execute(still_open).one()
+    return earliest, late
+
+
+def training_seconds(session: Session) -> list[tuple[str, float]]:
+    """How long the training of each model's first version took, where that was registered."""
+    seconds = Model.details["training_seconds"].as_float()
+    found = select(Model.name, seconds).where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
+    return [(name, float(value)) for name, value in session.execute(found)]
+
+
+def awaiting_approval(session: Session) -> dict[str, int]:
+    """How many jobs wait for somebody's decision: to `run`, or to have their `version` served."""
+    counted = select(Job.state, func.count()).where(Job.phase == Phase.AWAITING_APPROVAL).group_by(Job.state)
+    found = {row[0]: row[1] for row in session.execute(counted)}
+    return {"run": found.get(JobState.QUEUED, 0), "version": found.get(JobState.VERIFYING, 0)}
+
+
+def progress(session: Session) -> list[tuple[str, str, float]]:
+    """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
+    held = Job.state.in_(ACTIVE) & (Job.phase != Phase.AWAITING_APPROVAL)
+    running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(held)
+    return [(name, phase.value, share) for name, phase, share in session.execute(running)]
+
+
+def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """The `audit` part of the report on each model's served version, by the model's name."""
+    found = (
+        select(Model.name, Report.body["audit"])
+        .select_from(Model)
+        .join(Report, Report.version_id == Model.served_version_id)
+    )
+    return [(name, audit) for name, audit in session.execute(found) if isinstance(audit, dict)]
+
+
+def verdicts(session: Session) -> list[tuple[str, str, int]]:
+    """How many audits there were, by model and verdict: of what was published, and of what was not for that very reason."""
+    published = (
+        select(Model.name, cast(Report.verdict, Text).label("verdict"))
+        .select_from(Report)
+        .join(Job, Job.id == Report.job_id)
+        .join(Model, Model.id == Job.model_id)
+    )
+    rejected = case(
+        (Attempt.reason == Reason.AUDIT_FAILED, literal(Verdict.FAILED.value)), else_=Attempt.finding["verdict"].astext
+    )
+    unpublished = (
+        select(Model.name, rejected)
+        .select_from(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .join(Model, Model.id == Job.model_id)
+        .where(Attempt.outcome != AttemptOutcome.PUBLISHED, rejected.is_not(None))
+    )
+    every = union_all(published, unpublished).subquery()
+    counted = select(every.c.name, every.c.verdict, func.count()).group_by(every.c.name, every.c.verdict)
+    return [(name, verdict, count) for name, verdict, count in session.execute(counted)]
+
+
+def samples_erased(session: Session) -> list[tuple[str, int]]:
+    """How many samples each model has forgotten."""
+    counted = (
+        select(Model.name, func.count(erased_samples.c.digest))
+        .select_from(Model)
+        .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
+        .group_by(Model.name)
+    )
+    return [(name, count) for name, count in session.execute(counted)]
+
+
+def requests_finished(session: Session) -> list[tuple[str, int, int]]:
+    """How many requests ended in each final state, and how many of them after their due date."""
+    late = func.count().filter(UnlearnRequest.finished_at > UnlearnRequest.due_at)
+    ended = select(UnlearnRequest.state, func.count(), late).where(UnlearnRequest.finished_at.is_not(None))
+    return [
+        (state.value, count, after) for state, count, after in session.execute(ended.group_by(UnlearnRequest.state))
+    ]
+
+
+def requests_received(session: Session) -> int:
+    """How many requests there are."""
+    return session.scalar(select(func.count()).select_from(UnlearnRequest)) or 0
+
+
+def leases_lapsed(session: Session) -> int:
+    """How many attempts ended because their worker stopped renewing the lease."""
+    return (
+        session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.LAPSED)) or 0
+    )
+
+
+def stale_writes_rejected(session: Session) -> int:
+    """How many writes were refused to workers that had lost their lease."""
+    return session.scalar(select(func.sum(Attempt.refused_writes))) or 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """How many wait, and since when the oldest of them has; None where none does."""
+
+    waiting: int
+    oldest: datetime | None
+
+
+def outbox(session: Session) -> Backlog:
+    """The wake-ups whose job is due. An entry's own time moves on with every try to send it, so the job's cut-off counts."""
+    due = case(
+        (Job.frozen_at.is_not(None), OutboxEntry.created_at), else_=func.greatest(OutboxEntry.created_at, Job.cut_off)
+    )
+    counted = select(func.count(), func.min(due)).join(Job, Job.id == OutboxEntry.job_id)
+    waiting, oldest = session.execute(counted.where(due <= func.clock_timestamp())).one()
+    return Backlog(waiting=waiting, oldest=oldest)
+
+
+def webhooks(session: Session) -> Backlog:
+    """The messages that no endpoint has taken yet, those that wait after a failed try among them."""
+    pending = select(func.count(), func.min(WebhookDelivery.created_at))
+    waiting, oldest = session.execute(pending.where(WebhookDelivery.state == DeliveryState.PENDING)).one()
+    return Backlog(waiting=waiting, oldest=oldest)
+
+
+def count(session: Session, name: str, label: str) -> None:
+    """Add one to a tally."""
+    first = insert(Tally).values(name=name, label=label, value=1)
+    session.execute(first.on_conflict_do_update(index_elements=["name", "label"], set_={"value": Tally.value + 1}))
+
+
+def tallies(session: Session, name: str) -> dict[str, int]:
+    """The values of a tally by label, of those that were ever counted."""
+    return dict(session.execute(select(Tally.label, Tally.value).where(Tally.name == name)).all())

@@ -1,0 +1,193 @@
+"""Models and their versions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.errors import AlreadyRegistered, UnknownModel
+from ledger.registry.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
+from ledger.states import VersionKind
+from ledger.tables import Dataset, Model, ModelVersion, Report
+from ledger.tables.requests import erased_samples, training_samples
+from ledger.transparency.log import log_promotion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionView:
+    """One set of weights of a model, by SHA-256; `job_id` and `report_id` for one that a job published."""
+
+    id: UUID
+    model: str
+    number: int
+    kind: VersionKind
+    weights_sha256: str
+    weights_path: str
+    job_id: UUID | None
+    report_id: UUID | None
+    served: bool
+    refused_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """A served model; `version` is the one served, `policy` the method specs that are tried, in order.
+
+    `trained_on_erased` counts training samples that another model of the dataset had erased when this one was registered.
+    """
+
+    id: UUID
+    name: str
+    dataset: str
+    workload: str
+    policy: tuple[Mapping[str, Any], ...]
+    details: Mapping[str, Any]
+    training_samples: int
+    erased_samples: int
+    trained_on_erased: int
+    approve_jobs: bool
+    approve_versions: bool
+    version: VersionView
+    created_at: datetime
+
+
+def register_model(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    name: str,
+    dataset: str,
+    workload: str,
+    training: Iterable[bytes],
+    weights_sha256: str,
+    weights_path: str,
+    policy: Sequence[Mapping[str, Any]],
+    details: Mapping[str, Any],
+) -> ModelView:
+    """Register a trained model as version 1, with the digests of the samples that it was trained on.
+
+    Raises UnknownDataset, AlreadyRegistered when the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
+    """
+    if not policy:
+        raise ValueError("a model's policy must name at least one method")
+    of_dataset = find_dataset(session, tenant_id=tenant_id, name=dataset)
+    made = (
+        insert(Model)
+        .values(
+            tenant_id=tenant_id,
+            dataset_id=of_dataset.id,
+            name=name,
+            workload=workload,
+            policy=[dict(spec) for spec in policy],
+            details=dict(details),
+            training_count=0,
+        )
+        .on_conflict_do_nothing()
+        .returning(Model)
+    )
+    model = session.scalars(made).one_or_none()
+    if model is None:
+        raise AlreadyRegistered(f"a model named {name!r} is registered already")
+    for chunk in chunks(training):
+        model.training_count += insert_digests(session, training_samples, "model_id", model.id, chunk)
+    seen = select(training_samples.c.digest).where(training_samples.c.model_id == model.id)
+    check_registered(session, seen, dataset_id=of_dataset.id)
+    version = ModelVersion(
+        model_id=model.id, number=1, kind=VersionKind.TRAINED, weights_sha256=weights_sha256, weights_path=weights_path
+    )
+    session.add(version)
+    # It should have been trained without what other models of its dataset have erased.
+    elsewhere = (
+        select(erased_samples.c.digest)
+        .join(Model, Model.id == erased_samples.c.model_id)
+        .where(Model.dataset_id == of_dataset.id)
+    )
+    model.trained_on_erased = count_common(session, seen, elsewhere)
+    session.flush()
+    model.served_version_id = version.id
+    session.flush()
+    log_promotion(session, model, version)
+    return get_model(session, tenant_id=tenant_id, name=name)
+
+
+def get_model(session: Session, *, tenant_id: UUID, name: str) -> ModelView:
+    """One model by its name. Raises UnknownModel."""
+    found = _views(session, tenant_id=tenant_id, name=name)
+    if not found:
+        raise UnknownModel(f"there is no model named {name!r}")
+    return found[0]
+
+
+def list_models(session: Session, *, tenant_id: UUID) -> list[ModelView]:
+    """All models of a tenant, by name."""
+    return _views(session, tenant_id=tenant_id, name=None)
+
+
+def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[ModelView]:
+    erased = select(func.count()).where(erased_samples.c.model_id == Model.id).correlate(Model).scalar_subquery()
+    chosen = (
+        select(Model, Dataset.name, erased, ModelVersion, Report.id)
+        .join(Dataset, Dataset.id == Model.dataset_id)
+        .join(ModelVersion, ModelVersion.id == Model.served_version_id)
+        .outerjoin(Report, Report.version_id == ModelVersion.id)
+        .where(Model.tenant_id == tenant_id)
+        .order_by(Model.name)
+    )
+    if name is not None:
+        chosen = chosen.where(Model.name == name)
+    return [
+        ModelView(
+            id=model.id,
+            name=model.name,
+            dataset=dataset,
+            workload=model.workload,
+            policy=tuple(model.policy),
+            details=model.details,
+            training_samples=model.training_count,
+            erased_samples=erased_count,
+            trained_on_erased=model.trained_on_erased,
+            approve_jobs=model.approve_jobs,
+            approve_versions=model.approve_versions,
+            version=version_view(model, version, report_id),
+            created_at=model.created_at,
+        )
+        for model, dataset, erased_count, version, report_id in session.execute(chosen)
+    ]
+
+
+def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[VersionView]:
+    """All versions of a model, newest first. Raises UnknownModel."""
+    chosen = (
+        select(Model, ModelVersion, Report.id)
+        .join(ModelVersion, ModelVersion.model_id == Model.id)
+        .outerjoin(Report, Report.version_id == ModelVersion.id)
+        .where(Model.tenant_id == tenant_id, Model.name == model)
+        .order_by(ModelVersion.number.desc())
+    )
+    versions = [version_view(of, version, report_id) for of, version, report_id in session.execute(chosen)]
+    if not versions:
+        raise UnknownModel(f"there is no model named {model!r}")
+    return versions
+
+
+def version_view(model: Model, version: ModelVersion, report_id: UUID | None) -> VersionView:
+    """The view of one version."""
+    return VersionView(
+        id=version.id,
+        model=model.name,
+        number=version.number,
+        kind=version.kind,
+        weights_sha256=version.weights_sha256,
+        weights_path=version.weights_path,
+        job_id=version.job_id,
+        report_id=report_id,
+        served=version.id == model.served_version_id,
+        refused_at=version.refused_at,
+        created_at=version.created_at,
+    )

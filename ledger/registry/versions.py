@@ -1,0 +1,112 @@
+"""Versions: registering one that was trained anew, and choosing which one is served. No way leads back to what was erased."""
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import Select, false, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
+from ledger.events.timeline import record
+from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
+from ledger.registry.lineage import count_resurrected, serve
+from ledger.registry.models import VersionView, version_view
+from ledger.states import ACTIVE, VersionKind
+from ledger.tables import Job, Model, ModelVersion, Report
+from ledger.tables.requests import erased_samples, training_samples, version_samples
+from ledger.transparency.log import log_promotion
+
+
+def register_version(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    model: str,
+    training: Iterable[bytes],
+    weights_sha256: str,
+    weights_path: str,
+    by: str,
+) -> VersionView:
+    """Register weights that were trained anew as the model's next version; it is served once it is promoted.
+
+    Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased where its training has seen what the model had
+    forgotten: no model comes back to a sample by being trained again.
+    """
+    of = find_model(session, tenant_id=tenant_id, name=model)
+    newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == of.id)).one()
+    version = ModelVersion(
+        model_id=of.id,
+        number=newest + 1,
+        kind=VersionKind.TRAINED,
+        weights_sha256=weights_sha256,
+        weights_path=weights_path,
+    )
+    session.add(version)
+    session.flush()
+    for chunk in chunks(training):
+        insert_digests(session, version_samples, "version_id", version.id, chunk)
+    seen = select(version_samples.c.digest).where(version_samples.c.version_id == version.id)
+    check_registered(session, seen, dataset_id=of.dataset_id)
+    _refuse_erased(session, of, seen)
+    more = select(literal(of.id), seen.subquery().c.digest, false())
+    added = insert(training_samples).from_select(["model_id", "digest", "in_first"], more).on_conflict_do_nothing()
+    of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
+    session.flush()
+    return version_view(of, version, None)
+
+
+def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
+    """No training may have seen what the model has forgotten."""
+    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
+    back = count_common(session, seen, erased)
+    if back:
+        raise SamplesErased(
+            f"the training has seen {back} samples that {model.name!r} had forgotten; train again without those of its "
+            "do-not-train list"
+        )
+
+
+def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> VersionView:
+    """Serve this version from now on, be it newer or older than the one that was; again does nothing.
+
+    Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased where it still knows samples that were
+    erased later.
+    """
+    of = find_model(session, tenant_id=tenant_id, name=model)
+    chosen = select(ModelVersion).where(ModelVersion.model_id == of.id, ModelVersion.number == number)
+    version = session.scalar(chosen)
+    if version is None:
+        raise UnknownVersion(f"{model!r} has no version {number}")
+    if version.refused_at is not None:
+        raise VersionRefused(f"version {number} of {model!r} was refused and is never served")
+    if version.purged_at is not None:
+        raise VersionRefused(
+            f"the weights of version {number} of {model!r} were purged on {version.purged_at:%Y-%m-%d}"
+        )
+    if version.id != of.served_version_id:
+        back = count_resurrected(session, version)
+        if back:
+            raise SamplesErased(
+                f"version {number} still knows {back} samples that {model!r} has forgotten since; it can not be served again"
+            )
+        before = session.get_one(ModelVersion, of.served_version_id)
+        record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)
+        serve(session, version)
+        session.flush()
+        log_promotion(session, of, version)
+    report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
+    return version_view(of, version, report_id)
+
+
+def find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    """A tenant's model, locked, with no job at work on it. Raises UnknownModel, ModelBusy."""
+    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
+    model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
+    if model is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.state.in_(ACTIVE)))
+    if busy is not None:
+        raise ModelBusy(f"job {busy} works on {name!r}; wait for its end, or cancel it")
+    return model

@@ -1,0 +1,89 @@
+"""The legal clock: by when a request to be erased must be answered, by regulation."""
+
+from calendar import monthrange
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.errors import InvalidTime, UnknownRegulation
+from ledger.events.timeline import record
+from ledger.tables import UnlearnRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """The time from receipt to answer, and the further time that an extension with a reason gives; `source` names the law."""
+
+    title: str
+    source: str
+    months: int = 0
+    days: int = 0
+    extension_months: int = 0
+    extension_days: int = 0
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "gdpr": Rule(title="EU GDPR", source="Regulation (EU) 2016/679, Art. 12(3)", months=1, extension_months=2),
+        "uk_gdpr": Rule(
+            title="UK GDPR", source="UK GDPR, Art. 12(3); Data Protection Act 2018", months=1, extension_months=2
+        ),
+        "ccpa": Rule(title="California CCPA", source="Cal. Civ. Code § 1798.130(a)(2)(A)", days=45, extension_days=45),
+        "vcdpa": Rule(title="Virginia CDPA", source="Va. Code § 59.1-577(B)(1)", days=45, extension_days=45),
+        "cpa": Rule(title="Colorado Privacy Act", source="C.R.S. § 6-1-1306(2)", days=45, extension_days=45),
+        "ctdpa": Rule(title="Connecticut DPA", source="Conn. Gen. Stat. § 42-518(c)(1)", days=45, extension_days=45),
+    }
+)
+"""Each regulation's rule. A rule in days counts days of 24 hours; one in months ends on the same day of a later month."""
+
+
+def rule(regulation: str) -> Rule:
+    """The rule of a regulation. Raises UnknownRegulation."""
+    try:
+        return RULES[regulation]
+    except KeyError:
+        raise UnknownRegulation(f"no rule for the regulation {regulation!r}; known are {', '.join(RULES)}") from None
+
+
+def due_at(regulation: str, received_at: datetime, *, extended: bool = False) -> datetime:
+    """By when a request received then must be answered, at the same time of day, in the zone of `received_at`.
+
+    A month that lacks the day ends on its last one (Regulation 1182/71, Art. 3(2)(c)): 31 January gives 28 or 29 February.
+    An extension counts from receipt too, so 31 January extended by two months is 30 April and not 28 April. Weekends and holidays
+    do not move it: that could only make it later. Raises UnknownRegulation, and InvalidTime for a time without a zone.
+    """
+    of = rule(regulation)
+    if received_at.tzinfo is None:
+        raise InvalidTime("received_at must have a time zone, as in 2026-01-31T09:00:00Z")
+    months, days = of.months, of.days
+    if extended:
+        months, days = months + of.extension_months, days + of.extension_days
+    return _months_later(received_at, months) + timedelta(days=days)
+
+
+def _months_later(moment: datetime, months: int) -> datetime:
+    years, month = divmod(moment.month - 1 + months, 12)
+    year = moment.year + years
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, monthrange(year, month + 1)[1]))
+
+
+def note_overdue(session: Session, *, limit: int = 500) -> int:
+    """Note the open requests whose date has passed since they were last looked at; gives how many there are."""
+    passed = select(UnlearnRequest).where(
+        UnlearnRequest.finished_at.is_(None),
+        UnlearnRequest.overdue_at.is_(None),
+        UnlearnRequest.due_at <= func.clock_timestamp(),
+    )
+    locked = passed.order_by(UnlearnRequest.due_at).limit(limit).with_for_update(key_share=True, skip_locked=True)
+    late = list(session.scalars(locked.execution_options(populate_existing=True)))
+    moment = now(session)
+    for request in late:
+        request.overdue_at = moment
+        record(session, "request.overdue", {"due_at": request.due_at}, request_id=request.id)
+    session.flush()
+    return len(late)

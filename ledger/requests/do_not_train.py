@@ -1,0 +1,63 @@
+"""Which samples no training may use again: what was asked to be erased, whether it is done or still to be done."""
+
+from collections.abc import Generator, Sequence
+from uuid import UUID
+
+from sqlalchemy import Select, Subquery, select, union
+from sqlalchemy.orm import Session
+
+from ledger.errors import UnknownModel
+from ledger.registry.datasets import find_dataset
+from ledger.states import RequestState
+from ledger.tables import Model, Target, UnlearnRequest
+from ledger.tables.requests import erased_samples, request_samples
+
+CHUNK = 5000
+"""Digests that are in memory at a time."""
+
+
+def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
+    """What any model of a dataset has forgotten, or was asked to in a request that was not withdrawn. Raises UnknownDataset."""
+    dataset = find_dataset(session, tenant_id=tenant_id, name=name)
+    erased = (
+        select(erased_samples.c.digest)
+        .join(Model, Model.id == erased_samples.c.model_id)
+        .where(Model.dataset_id == dataset.id)
+    )
+    asked = (
+        select(request_samples.c.digest)
+        .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
+        .where(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.state != RequestState.CANCELLED)
+    )
+    return _together(erased, asked)
+
+
+def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
+    """What a model has forgotten, or was asked to in a request that was not withdrawn for it. Raises UnknownModel."""
+    model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == name))
+    if model_id is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)
+    asked = (
+        select(request_samples.c.digest)
+        .join(Target, Target.request_id == request_samples.c.request_id)
+        .where(Target.model_id == model_id, Target.state != RequestState.CANCELLED)
+    )
+    return _together(erased, asked)
+
+
+def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes], None, None]:
+    """The digests of a list, each once and in their order, some thousands at a time, through one cursor of the database's.
+
+    Close it where it is not read to its end.
+    """
+    rows = select(listed.c.digest).order_by(listed.c.digest)
+    found = session.scalars(rows.execution_options(yield_per=CHUNK))
+    try:
+        yield from found.partitions()
+    finally:
+        found.close()
+
+
+def _together(erased: Select[bytes], asked: Select[bytes]) -> Subquery:
+    return union(erased, asked).subquery()

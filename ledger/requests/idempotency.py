@@ -1,0 +1,63 @@
+"""A request that is sent twice is a request once."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.errors import IdempotencyInProgress, IdempotencyMismatch
+from ledger.tables import IdempotencyKey
+
+KEPT = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Idempotency:
+    """The caller's key and the SHA-256, hex, of the body that came with it."""
+
+    key: str
+    body_sha256: str
+
+
+def replayed(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency) -> UUID | None:
+    """The request that this key stands for already, or None for the first use of it; then `remember` must follow.
+
+    The key stays locked until the transaction ends, so of two that come at once one is the first.
+    Raises IdempotencyInProgress while the other is running, IdempotencyMismatch when the body was another.
+    """
+    name = func.hashtextextended(f"{tenant_id}/{caller}/{idempotency.key}", 0)
+    if not session.scalar(select(func.pg_try_advisory_xact_lock(name))):
+        raise IdempotencyInProgress(
+            "the first request with this idempotency key is still running; try again in a moment"
+        )
+    known = session.get(IdempotencyKey, (tenant_id, caller, idempotency.key), populate_existing=True)
+    if known is None:
+        return None
+    if known.created_at <= now(session) - KEPT:
+        session.delete(known)
+        session.flush()
+        return None
+    if known.body_sha256 != idempotency.body_sha256:
+        raise IdempotencyMismatch("this idempotency key was used with another body; take a new key for a new request")
+    return known.request_id
+
+
+def remember(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency, request_id: UUID) -> None:
+    """Keep the answer to a key's first use."""
+    session.add(
+        IdempotencyKey(
+            tenant_id=tenant_id,
+            caller=caller,
+            key=idempotency.key,
+            body_sha256=idempotency.body_sha256,
+            request_id=request_id,
+        )
+    )
+
+
+def forget_expired(session: Session) -> None:
+    """Delete the keys that are older than they are kept."""
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.clock_timestamp() - KEPT))

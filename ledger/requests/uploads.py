@@ -1,0 +1,125 @@
+"""Uploaded manifests: digests by the million, streamed into PostgreSQL with COPY, never as a whole in this process."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID, uuid4
+
+from psycopg import Connection, Copy
+from sqlalchemy import delete, func, literal, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.errors import EmptyManifest, UnknownManifest
+from ledger.registry.datasets import find_dataset
+from ledger.tables import Dataset, UploadedManifest
+from ledger.tables.requests import uploaded_samples
+
+KEPT = timedelta(days=7)
+"""How long an uploaded manifest can be used. What a request asked with it, the request keeps itself."""
+
+CHUNK = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestView:
+    """An uploaded manifest; `sha256` is of its sorted digests (`ledger.sample_ids.manifest_sha256`)."""
+
+    id: UUID
+    dataset: str
+    samples: int
+    sha256: str
+    created_at: datetime
+    expires_at: datetime
+
+
+@contextmanager
+def receiving(session: Session) -> Iterator[Copy]:
+    """Open the way for digests into a table of this transaction's own; `take_in` follows once all are there."""
+    session.execute(text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL) ON COMMIT DROP"))
+    driver = session.connection().connection.driver_connection
+    assert isinstance(driver, Connection)
+    with driver.cursor() as cursor, cursor.copy("COPY incoming (digest) FROM STDIN") as copy:
+        yield copy
+
+
+def send(copy: Copy, digests: Iterable[bytes]) -> None:
+    """Send some digests on."""
+    copy.write("".join(f"\\\\x{digest.hex()}\n" for digest in digests))
+
+
+def take_in(session: Session, *, tenant_id: UUID, dataset: str) -> ManifestView:
+    """Make what was received a manifest, each sample once. Raises UnknownDataset, EmptyManifest."""
+    of = find_dataset(session, tenant_id=tenant_id, name=dataset)
+    manifest_id = uuid4()
+    given = text("SELECT DISTINCT digest FROM incoming ORDER BY digest").columns(uploaded_samples.c.digest).subquery()
+    # In their order: an index that is filled from end to end is quicker and smaller.
+    rows = select(literal(manifest_id), given.c.digest).order_by(given.c.digest)
+    added = insert(uploaded_samples).from_select(["manifest_id", "digest"], rows)
+    count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    if not count:
+        raise EmptyManifest("the manifest holds no sample ID")
+    manifest = UploadedManifest(
+        id=manifest_id, tenant_id=tenant_id, dataset_id=of.id, samples=count, sha256=_commitment(session, manifest_id)
+    )
+    session.add(manifest)
+    session.flush()
+    return _view(session, manifest)
+
+
+def _commitment(session: Session, manifest_id: UUID) -> str:
+    commitment = hashlib.sha256()
+    mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.manifest_id == manifest_id)
+    ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
+    for chunk in session.scalars(ordered).partitions():
+        commitment.update(b"".join(chunk))
+    return commitment.hexdigest()
+
+
+def get_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> ManifestView:
+    """One uploaded manifest. Raises UnknownManifest."""
+    return _view(session, find_manifest(session, tenant_id=tenant_id, manifest_id=manifest_id))
+
+
+def find_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> UploadedManifest:
+    """The row of a tenant's manifest that has not expired. Raises UnknownManifest."""
+    manifest = session.scalar(
+        select(UploadedManifest).where(
+            UploadedManifest.id == manifest_id,
+            UploadedManifest.tenant_id == tenant_id,
+            UploadedManifest.created_at > func.clock_timestamp() - KEPT,
+        )
+    )
+    if manifest is None:
+        raise UnknownManifest(f"there is no manifest {manifest_id}; one is kept for {KEPT.days} days")
+    return manifest
+
+
+def remove_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> None:
+    """Delete an uploaded manifest; requests that were made with it stay. Raises UnknownManifest."""
+    _delete(session, find_manifest(session, tenant_id=tenant_id, manifest_id=manifest_id).id)
+
+
+def forget_manifests(session: Session) -> None:
+    """Delete the manifests that are older than they are kept."""
+    old = select(UploadedManifest.id).where(UploadedManifest.created_at <= func.clock_timestamp() - KEPT)
+    for manifest_id in session.scalars(old.with_for_update(skip_locked=True)).all():
+        _delete(session, manifest_id)
+
+
+def _delete(session: Session, manifest_id: UUID) -> None:
+    session.execute(delete(uploaded_samples).where(uploaded_samples.c.manifest_id == manifest_id))
+    session.execute(delete(UploadedManifest).where(UploadedManifest.id == manifest_id))
+
+
+def _view(session: Session, manifest: UploadedManifest) -> ManifestView:
+    return ManifestView(
+        id=manifest.id,
+        dataset=session.get_one(Dataset, manifest.dataset_id).name,
+        samples=manifest.samples,
+        sha256=manifest.sha256,
+        created_at=manifest.created_at,
+        expires_at=manifest.created_at + KEPT,
+    )

@@ -1,0 +1,127 @@
+"""What happened, and what the audit found."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from ledger.states import DeliveryState, DisabledReason, TryOutcome, Verdict
+from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
+
+
+class Event(Base):
+    """Something that happened to a job, to a request or to a model; never changed, never deleted."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        CheckConstraint("num_nonnulls(job_id, request_id, model_id) = 1", name="subject"),
+        Index(None, "job_id", "id"),
+        Index(None, "request_id", "id"),
+        Index("ix_events_model_id_id", "model_id", "id", postgresql_where=text("model_id IS NOT NULL")),
+    )
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id"))
+    request_id: Mapped[UUID | None] = mapped_column(ForeignKey("unlearn_requests.id"))
+    model_id: Mapped[UUID | None] = mapped_column(ForeignKey("models.id"))
+    at: Mapped[Created]
+    kind: Mapped[str]
+    data: Mapped[Json]
+
+
+class Report(Base):
+    """What the audit of a published job found. The body is JSON as text, so that its digest can be computed again from it."""
+
+    __tablename__ = "reports"
+    __table_args__ = (
+        UniqueConstraint("job_id"),
+        UniqueConstraint("version_id"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
+    )
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"))
+    verdict: Mapped[Verdict] = mapped_column(choice(Verdict, "verdict"))
+    sha256: Mapped[Sha256]
+    body: Mapped[Json] = mapped_column(JSON)
+    # The signed DSSE envelope; None where the worker had no signing key.
+    statement: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[Created]
+
+
+class OutboxEntry(Base):
+    """A job to wake. Gone once the broker has the message; until then it is sent again from `available_at` on."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    available_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
+    created_at: Mapped[Created]
+
+
+class WebhookEndpoint(Base):
+    """An address of a tenant's that is told of events. Its secret is derived from `generation`; none is stored."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),)
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
+    url: Mapped[str]
+    # The types of message it wants; none means all.
+    types: Mapped[list[str]]
+    description: Mapped[str | None]
+    generation: Mapped[int] = mapped_column(default=1)
+    rotated_at: Mapped[datetime | None]
+    # A courier is at it until then, or it rests after a failure.
+    busy_until: Mapped[datetime | None]
+    failing_since: Mapped[datetime | None]
+    disabled_at: Mapped[datetime | None]
+    disabled_reason: Mapped[DisabledReason | None] = mapped_column(choice(DisabledReason, "disabled_reason"))
+    created_at: Mapped[Created]
+
+
+class WebhookDelivery(Base):
+    """A message for one endpoint: written in the transaction of what it tells, tried until it is taken or given up."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        CheckConstraint("(state = 'pending') = (next_try_at IS NOT NULL)", name="pending"),
+        CheckConstraint("(state = 'pending') = (finished_at IS NULL)", name="finished"),
+        Index(None, "endpoint_id", "created_at", "id"),
+        Index("ix_webhook_deliveries_due", "next_try_at", postgresql_where=text("state = 'pending'")),
+        Index("ix_webhook_deliveries_finished_at", "finished_at"),
+    )
+    id: Mapped[Key]
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
+    # The same for every endpoint and every try, so that a receiver knows it again.
+    message_id: Mapped[UUID]
+    type: Mapped[str]
+    body: Mapped[str]
+    state: Mapped[DeliveryState] = mapped_column(choice(DeliveryState, "state"), default=DeliveryState.PENDING)
+    # How many tries of the schedule have failed; a replay begins it anew.
+    failures: Mapped[int] = mapped_column(default=0)
+    next_try_at: Mapped[datetime | None]
+    created_at: Mapped[Created]
+    finished_at: Mapped[datetime | None]
+
+
+class WebhookTry(Base):
+    """One try at a delivery."""
+
+    __tablename__ = "webhook_tries"
+    delivery_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    outcome: Mapped[TryOutcome] = mapped_column(choice(TryOutcome, "outcome"))
+    status: Mapped[int | None]
+    seconds: Mapped[float]
+    at: Mapped[Created]
+
+
+class Tally(Base):
+    """A count of what leaves no row for ever, so that a counter does not fall when a log is cut."""
+
+    __tablename__ = "tallies"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

@@ -1,0 +1,284 @@
+"""Appending to the log, in the transaction of what is recorded; and giving the entries their places in the tree.
+
+These are two steps because places are given out one after another. Done at once, every request and every publication would wait for
+the one before it, while it holds locks that others wait for: tried, and the consistency test found the deadlock.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.errors import InvalidPlace, UnknownEntry
+from ledger.tables import (
+    Job,
+    LogCheckpoint,
+    LogHead,
+    LogLeaf,
+    LogNode,
+    LogOpening,
+    Model,
+    ModelVersion,
+    Report,
+    Target,
+    UnlearnRequest,
+)
+from ledger.transparency.merkle import Node, Range, consistency_ranges, fold, inclusion_ranges, nodes_of
+from report.canonical import canonical_json
+from verifier.log import Checkpoint, LogProof, commitment
+from verifier.merkle import leaf_hash, node_hash
+
+KEY_BYTES = 32
+
+
+class LogKind(StrEnum):
+    """What an entry records."""
+
+    REQUEST = "request"  # somebody asked for samples to be erased
+    RESULT = "result"  # a job has ended, with a report or without
+    PROMOTION = "promotion"  # a version is served from now on
+    KEY = "key"  # a signing key was made known, or revoked
+
+
+def append(
+    session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID, content: Mapping[str, object]
+) -> None:
+    """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `give_places`."""
+    text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
+    leaf_id = _add_leaf(session, kind, {"commitment": commitment(key, text)})
+    session.execute(
+        insert(LogOpening).values(leaf_id=leaf_id, tenant_id=tenant_id, subject_id=subject_id, key=key, content=text)
+    )
+
+
+def _add_leaf(session: Session, kind: LogKind, told: Mapping[str, object]) -> int:
+    """Insert a leaf that tells this beside its kind and time; gives its id."""
+    leaf = canonical_json({"kind": kind.value, "at": now(session).isoformat(), **told})
+    made = insert(LogLeaf).values(leaf=leaf, hash=leaf_hash(leaf)).returning(LogLeaf.id)
+    return session.scalars(made).one()
+
+
+def give_places(session: Session) -> int:
+    """Put every committed entry that has no place yet at the end of the tree, in the order of their ids; gives how many.
+
+    One transaction at a time does this: it holds the head until its end, and afterwards waits for nobody.
+    """
+    if session.scalar(select(LogLeaf.id).where(LogLeaf.index.is_(None)).limit(1)) is None:
+        return 0
+    head = _hold(session)
+    waiting = session.execute(
+        select(LogLeaf.id, LogLeaf.hash).where(LogLeaf.index.is_(None)).order_by(LogLeaf.id)
+    ).all()
+    size, peaks, nodes = head.size, head.peaks, []
+    for place, (_, hashed) in enumerate(waiting, start=size):
+        completed, peaks = _grown(peaks, place, hashed)
+        nodes += completed
+    if waiting:
+        rows = [{"id": leaf_id, "index": place} for place, (leaf_id, _) in enumerate(waiting, start=size)]
+        session.execute(update(LogLeaf), rows)
+        session.execute(insert(LogNode), nodes)
+        head.size, head.peaks = size + len(waiting), peaks
+        session.flush()
+    return len(waiting)
+
+
+def _hold(session: Session) -> LogHead:
+    """The head, locked, and made where this is the log's first entry."""
+    held = select(LogHead).with_for_update().execution_options(populate_existing=True)
+    head = session.scalars(held).one_or_none()
+    if head is None:
+        first = upsert(LogHead).values(id=1, origin=f"expunge.dev/log/{uuid4()}", size=0, peaks=[])
+        session.execute(first.on_conflict_do_nothing())
+        head = session.scalars(held).one()
+    return head
+
+
+def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
+    """The complete subtrees that a leaf completes, itself included, and the peaks of the tree with it."""
+    rest, level, place, found = list(peaks), 0, index, leaf
+    nodes: list[dict[str, object]] = [{"level": 0, "place": place, "hash": found}]
+    while place & 1:
+        level, place, found = level + 1, place >> 1, node_hash(rest.pop(), found)
+        nodes.append({"level": level, "place": place, "hash": found})
+    return nodes, [*rest, found]
+
+
+def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: str) -> None:
+    """Record that a request was received: its deadline, what it means, and a commitment to its samples."""
+    content = {
+        "request": str(request.id),
+        "received_at": request.received_at.isoformat(),
+        "due_at": request.due_at.isoformat(),
+        "regulation": request.regulation,
+        "samples_sha256": samples_sha256,
+        "accepted": request.accepted,
+        "already_erased": request.already_erased,
+        "not_in_training_set": request.not_in_training_set,
+    }
+    append(session, LogKind.REQUEST, tenant_id=request.tenant_id, subject_id=request.id, content=content)
+
+
+def log_result(session: Session, job: Job) -> None:
+    """Record how a job ended, and where the version that it has published is served, that too."""
+    served = select(Target.request_id).where(Target.job_id == job.id).order_by(Target.request_id)
+    report = session.scalar(select(Report).where(Report.job_id == job.id))
+    content: dict[str, object] = {
+        "job": str(job.id),
+        "state": job.state.value,
+        "reason": job.reason.value if job.reason else None,
+        "requests": [str(request_id) for request_id in session.scalars(served)],
+        "report": None if report is None else _told(report),
+    }
+    append(session, LogKind.RESULT, tenant_id=job.tenant_id, subject_id=job.id, content=content)
+    version = session.scalar(select(ModelVersion).where(ModelVersion.job_id == job.id))
+    model = session.get_one(Model, job.model_id)
+    if version is not None and model.served_version_id == version.id:
+        log_promotion(session, model, version)
+
+
+def log_promotion(session: Session, model: Model, version: ModelVersion) -> None:
+    """Record that a version is served from now on."""
+    content = {
+        "model": model.name,
+        "version": version.number,
+        "weights_sha256": version.weights_sha256,
+        "job": str(version.job_id) if version.job_id else None,
+    }
+    append(session, LogKind.PROMOTION, tenant_id=model.tenant_id, subject_id=version.id, content=content)
+
+
+def log_key(session: Session, *, key_id: str, revoked: bool) -> None:
+    """Record that a signing key was made known, or revoked: in clear, since it is about nobody.
+
+    So the log grows, and the next sweep signs it with the key that is to sign from now on.
+    """
+    _add_leaf(session, LogKind.KEY, {"key_id": key_id, "revoked": revoked})
+
+
+def _told(report: Report) -> dict[str, object]:
+    statement = None if report.statement is None else hashlib.sha256(canonical_json(report.statement)).hexdigest()
+    return {
+        "id": str(report.id),
+        "sha256": report.sha256,
+        "verdict": report.verdict.value,
+        "statement_sha256": statement,
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointView:
+    """The newest signed checkpoint."""
+
+    size: int
+    note: str
+
+
+def head(session: Session) -> Checkpoint:
+    """How far the log is now. Raises UnknownEntry while it is empty."""
+    found = session.scalars(select(LogHead)).one_or_none()
+    if found is None:
+        raise UnknownEntry("the log is empty")
+    return Checkpoint(origin=found.origin, size=found.size, root=fold(found.peaks))
+
+
+def keep_checkpoint(session: Session, sign: Callable[[Checkpoint], str]) -> bool:
+    """Give the waiting entries their places, sign how far the log is then, and keep that; tells whether there was anything new."""
+    give_places(session)
+    if session.scalar(select(LogHead.id)) is None:
+        return False
+    found = head(session)
+    if session.get(LogCheckpoint, found.size) is not None:
+        return False
+    session.execute(insert(LogCheckpoint).values(size=found.size, note=sign(found)))
+    return True
+
+
+def newest_checkpoint(session: Session) -> CheckpointView:
+    """The newest signed checkpoint. Raises UnknownEntry where none was signed yet."""
+    found = session.scalar(select(LogCheckpoint).order_by(LogCheckpoint.size.desc()).limit(1))
+    if found is None:
+        raise UnknownEntry("no checkpoint of the log was signed yet")
+    return CheckpointView(size=found.size, note=found.note)
+
+
+def prove_leaf(session: Session, *, index: int, size: int) -> list[bytes]:
+    """The path from a leaf to the root of the first `size` leaves. Raises InvalidPlace."""
+    _within(session, size)
+    try:
+        return _hashes(session, inclusion_ranges(index, size))
+    except ValueError as error:
+        raise InvalidPlace(str(error)) from error
+
+
+def prove_growth(session: Session, *, first: int, second: int) -> list[bytes]:
+    """The path that shows the tree of `second` leaves to begin with that of `first`. Raises InvalidPlace."""
+    _within(session, second)
+    try:
+        return _hashes(session, consistency_ranges(first, second))
+    except ValueError as error:
+        raise InvalidPlace(str(error)) from error
+
+
+def find_leaf(session: Session, leaf_hash: bytes) -> int:
+    """The place of a leaf, by its hash. Raises UnknownEntry."""
+    index = session.scalar(select(LogLeaf.index).where(LogLeaf.hash == leaf_hash, LogLeaf.index.is_not(None)))
+    if index is None:
+        raise UnknownEntry("there is no such leaf in the log")
+    return index
+
+
+def list_leaves(session: Session, *, start: int, limit: int) -> list[bytes]:
+    """The leaves from a place on, as the bytes that are hashed; they open nothing."""
+    chosen = select(LogLeaf.leaf).where(LogLeaf.index >= start).order_by(LogLeaf.index).limit(limit)
+    return list(session.scalars(chosen))
+
+
+def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogProof:
+    """The proof that something (by its id) was recorded, up to the newest checkpoint. Raises UnknownEntry."""
+    checkpoint = newest_checkpoint(session)
+    chosen = (
+        select(LogLeaf.leaf, LogLeaf.index, LogOpening)
+        .join(LogOpening, LogOpening.leaf_id == LogLeaf.id)
+        .where(LogOpening.subject_id == subject_id, LogOpening.tenant_id == tenant_id)
+        .order_by(LogLeaf.id.desc())
+        .limit(1)
+    )
+    found = session.execute(chosen).one_or_none()
+    leaf, index, opening = found or (b"", None, None)
+    if opening is None or index is None or index >= checkpoint.size:
+        raise UnknownEntry("it is not in the log, what opens it was erased, or no checkpoint covers it yet")
+    return LogProof(
+        leaf=leaf,
+        content=opening.content,
+        key=opening.key,
+        index=index,
+        path=tuple(prove_leaf(session, index=index, size=checkpoint.size)),
+        checkpoint=checkpoint.note,
+    )
+
+
+def erase_opening(session: Session, *, tenant_id: UUID, subject_id: UUID) -> int:
+    """Erase what opens the entries about something: the person is gone, the log stays whole. Gives how many entries."""
+    mine = delete(LogOpening).where(LogOpening.subject_id == subject_id, LogOpening.tenant_id == tenant_id)
+    return len(session.scalars(mine.returning(LogOpening.leaf_id)).all())
+
+
+def _within(session: Session, size: int) -> None:
+    there = session.scalar(select(LogHead.size)) or 0
+    if not 0 <= size <= there:
+        raise InvalidPlace(f"the log has {there} entries, not {size}")
+
+
+def _hashes(session: Session, ranges: Sequence[Range]) -> list[bytes]:
+    """The hash of each range, read in one go."""
+    wanted = {node for part in ranges for node in nodes_of(part)}
+    chosen = select(LogNode.level, LogNode.place, LogNode.hash).where(tuple_(LogNode.level, LogNode.place).in_(wanted))
+    there = {Node(level, place): found for level, place, found in session.execute(chosen)}
+    return [fold([there[node] for node in nodes_of(part)]) for part in ranges]

@@ -1,0 +1,183 @@
+"""Panels on membership: how losses are spread, and how an attack by them fares."""
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.typing import LineStyleType
+
+from report.captions import most_changed
+from report.document import Report
+from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
+from report.evidence import Curve, Delay, LossDensities, RocCurve
+
+LOWEST_RATE = 0.001
+
+
+def losses(report: Report) -> list[Panel]:
+    """Two histograms with the same axes: the losses before and after."""
+    held = report.audit.membership.losses
+    highest = max([0.0, *(max(side, default=0.0) for one in (held.original, held.unlearned) for side in _sides(one))])
+
+    def panel(name: str, title: str, densities: LossDensities, colour: str) -> Panel:
+        def paint(axes: Axes) -> None:
+            axes.stairs(densities.forget, held.bins, color=colour, fill=True, alpha=0.38, label="forgotten")
+            axes.stairs(densities.forget, held.bins, color=colour, linewidth=1.2)
+            axes.stairs(densities.held_out, held.bins, color=CONTROL, linewidth=2.2, label="held-out, never seen")
+            axes.stairs(
+                densities.remain, held.bins, color=MUTED, linewidth=1.6, linestyle=(0, (2, 1.5)), label="remaining"
+            )
+            axes.set_yscale("function", functions=(_root, _square))
+            axes.set_ylim(0, highest * 1.05 or 1.0)
+            axes.set_xlim(held.bins[0], held.bins[-1])
+            axes.set_xlabel("loss of a sample")
+            axes.set_ylabel("density (square-root scale)")
+            axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= highest * 1.05])
+            axes.grid(axis="x", visible=False)
+            axes.legend(loc="upper right")
+
+        description = f"Histograms of the loss of forgotten, held-out and remaining samples, {title.lower()}."
+        return draw(paint, name=name, title=title, description=description)
+
+    return [
+        panel("losses-before", "Before unlearning", held.original, BEFORE),
+        panel("losses-after", "After unlearning", held.unlearned, AFTER),
+    ]
+
+
+def _sides(densities: LossDensities) -> tuple[list[float], ...]:
+    return densities.forget, densities.held_out, densities.remain
+
+
+def _root(values):  # type: ignore[no-untyped-def]  # matplotlib hands over whatever array it has
+    return abs(values) ** 0.5
+
+
+def _square(values):  # type: ignore[no-untyped-def]  # as above
+    return values**2
+
+
+def roc(report: Report) -> list[Panel]:
+    """The ROC curves before and after: as a whole, and the end with few false alarms on logarithmic axes."""
+    curves = report.audit.membership.roc
+    return [
+        draw(
+            lambda axes: _whole(axes, curves.original, curves.unlearned),
+            name="roc",
+            title="All thresholds",
+            description="ROC curves of the attack before and after, against the diagonal of a coin toss.",
+        ),
+        draw(
+            lambda axes: _few_false_alarms(axes, curves.original, curves.unlearned),
+            name="roc-low",
+            title="Few false alarms (logarithmic)",
+            description="The same ROC curves on logarithmic axes, from 0.1 % false alarms.",
+        ),
+    ]
+
+
+def _whole(axes: Axes, before: RocCurve, after: RocCurve) -> None:
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)), label="coin toss")
+    axes.plot(before.fpr, before.tpr, color=BEFORE, linestyle=(0, (5, 2)), label="before")
+    axes.plot(after.fpr, after.tpr, color=AFTER, label="after")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    _rates(axes)
+    axes.legend(loc="lower right")
+
+
+def _few_false_alarms(axes: Axes, before: RocCurve, after: RocCurve) -> None:
+    axes.plot([LOWEST_RATE, 1], [LOWEST_RATE, 1], color=MUTED, linewidth=1.2, linestyle=(0, (1, 2)))
+    for label, curve, colour, line in (("before", before, BEFORE, (0, (5, 2))), ("after", after, AFTER, "-")):
+        points = [(x, y) for x, y in zip(curve.fpr, curve.tpr, strict=False) if x > 0 and y > 0]
+        axes.plot([x for x, _ in points], [y for _, y in points], color=colour, linestyle=line, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(LOWEST_RATE, 1)
+    axes.set_ylim(LOWEST_RATE, 1.15)
+    axes.minorticks_off()
+    axes.legend(loc="lower right")
+    _rates(axes)
+    # The corner has one label, or the two axes' would run into each other.
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: "" if rate <= LOWEST_RATE else f"{100 * rate:g} %"))
+
+
+def _rates(axes: Axes) -> None:
+    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
+    axes.xaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(percent)
+    axes.set_xlabel("held-out samples wrongly called members")
+    axes.set_ylabel("forgotten ones recognised")
+
+
+def relearning(report: Report) -> Panel:
+    """Loss against steps for each model, with the level that counts as back and the step at which it was reached."""
+    relearn = report.audit.relearn
+    rows: list[tuple[str, Curve | None, Delay | None, str, LineStyleType]] = [
+        ("before", relearn.curves.original, relearn.delay.original, BEFORE, (0, (5, 2))),
+        ("control", relearn.curves.control, relearn.delay.control, CONTROL, (0, (3, 1.5, 1, 1.5))),
+        ("retrained", relearn.curves.reference, relearn.delay.reference, REFERENCE, (0, (1, 1.2))),
+        ("after", relearn.curves.unlearned, relearn.delay.unlearned, AFTER, "-"),
+    ]
+
+    def paint(axes: Axes) -> None:
+        level = relearn.curves.original.loss[0] + relearn.delta
+        axes.axhline(level, color=MUTED, linewidth=1.2)
+        for label, curve, delay, colour, line in rows:
+            if curve is None:
+                continue
+            axes.plot(curve.steps, curve.loss, color=colour, linestyle=line, label=label)
+            if delay is not None and not delay.censored:
+                axes.plot([delay.steps], [level], marker="o", markersize=7, color=colour, clip_on=False, zorder=5)
+        # Room at the right, where no curve runs through the words.
+        longest = max(curve.steps[-1] for _, curve, *_ in rows if curve is not None)
+        axes.set_xlim(0, longest * 1.3 or 1.0)
+        axes.set_ylim(bottom=0)
+        axes.annotate(
+            "known again", (0.995, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=MUTED
+        )
+        axes.set_xlabel("steps of training on the forgotten samples")
+        axes.set_ylabel("loss")
+        axes.legend(loc="upper right")
+
+    return draw(
+        paint,
+        name="relearning",
+        title="Learning them again",
+        description="Loss while the forgotten samples are learned again, by the original model, the new model and the controls; "
+        "a dot marks the step at which each is back at the original's loss.",
+    )
+
+
+MOST_CLASSES = 12
+
+
+def utility(report: Report) -> Panel | None:
+    """A line from before to after for each class, for the most changed ones where there are many; None without classes."""
+    every = report.audit.utility.per_class
+    shown = most_changed(every)[:MOST_CLASSES] if len(every) > MOST_CLASSES else every
+    if not shown:
+        return None
+
+    def paint(axes: Axes) -> None:
+        rows = range(len(shown))
+        axes.hlines(rows, [one.original for one in shown], [one.unlearned for one in shown], color=MUTED, linewidth=1.5)
+        axes.plot(
+            [one.original for one in shown], rows, "o", color=BEFORE, fillstyle="none", markersize=8, label="before"
+        )
+        axes.plot([one.unlearned for one in shown], rows, "o", color=AFTER, markersize=6.5, label="after")
+        axes.set_yticks(rows, [_short(one.label) for one in shown])
+        axes.invert_yaxis()
+        axes.margins(x=0.08, y=0.06)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("accuracy on test data, percent")
+        axes.set_ylabel("class")
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.2, borderpad=0.1
+        )
+
+    title = "Accuracy by class" if shown is every else f"The {MOST_CLASSES} most changed classes"
+    names = "each class" if shown is every else f"the {MOST_CLASSES} of {len(every)} classes that changed most"
+    return draw(paint, name="utility", title=title, description=f"Test accuracy of {names}, before and after.")
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= 14 else f"{label[:13]}…"

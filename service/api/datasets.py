@@ -1,0 +1,43 @@
+"""GET /datasets: what can be named in a request. Registering one is the operator's command."""
+
+from functools import partial
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+
+from ledger.registry.datasets import get_dataset, list_datasets
+from ledger.requests import do_not_train
+from service.api.models import DatasetBody, DatasetsBody
+from service.http.authentication import Reader
+from service.http.fields import Name
+from service.http.openapi import problems
+from service.http.sessions import Ledger
+from service.http.streaming import DIGESTS, stream_digests
+
+router = APIRouter(tags=["registry"])
+
+
+@router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
+def get_datasets(caller: Reader, ledger: Ledger) -> DatasetsBody:
+    """Every dataset with how many samples it has; their IDs are not stored and cannot be listed."""
+    return DatasetsBody.model_validate(
+        {"items": list_datasets(ledger, tenant_id=caller.tenant_id)}, from_attributes=True
+    )
+
+
+@router.get("/datasets/{name}", summary="One dataset", responses=problems(401, 403, 404, 422, 503))
+def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> DatasetBody:
+    """A dataset by its name."""
+    return DatasetBody.model_validate(get_dataset(ledger, tenant_id=caller.tenant_id, name=name))
+
+
+@router.get(
+    "/datasets/{name}/do-not-train",
+    summary="What no training on a dataset may use",
+    response_class=StreamingResponse,
+    responses=problems(401, 403, 404, 422, 503) | DIGESTS,
+)
+async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
+    """The samples that any model of the dataset has forgotten or was asked to, by their keyed hash, each in hex on a line."""
+    find = partial(do_not_train.of_dataset, tenant_id=caller.tenant_id, name=name)
+    return await stream_digests(request.app.state.lists, request.app.state.database, find)

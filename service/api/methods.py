@@ -1,0 +1,89 @@
+"""The unlearning methods as the API speaks of them: a request's `method` field, and a JSON schema for each."""
+
+import textwrap
+from collections.abc import Mapping
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, BeforeValidator, Discriminator, Field, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from report.canonical import NotCanonical, canonical_json
+from service.http.problems import masked
+from unlearning import specs
+from unlearning.errors import InvalidSpec
+
+AUTO = "auto"
+"""The model's own policy: the operator's list of methods, tried in order until the audit verifies."""
+
+
+@cache
+def schemas() -> dict[str, dict[str, Any]]:
+    """For each method's kind the JSON schema (2020-12) of its parameters, with defaults."""
+    return {kind: TypeAdapter(spec).json_schema() for kind, spec in specs.PRODUCTION.items()}
+
+
+def _parse(value: object) -> object:
+    """`"auto"` as it is; a method's name or an object as the spec it describes."""
+    if value == AUTO:
+        return AUTO
+    if isinstance(value, str):
+        value = {"kind": value}
+    if not isinstance(value, Mapping):
+        raise PydanticCustomError(
+            "method", "Must be auto, the name of a method, or an object with its kind and parameters"
+        )
+    try:
+        spec = specs.parse(value)
+        canonical_json(specs.to_json(spec))  # what cannot be written as JSON could not be signed in a report
+        return spec
+    except InvalidSpec as error:
+        context = {"reason": textwrap.shorten(masked(str(error), value), 600), "field": error.field or ""}
+        raise PydanticCustomError("method", "{reason}", context) from None
+    except (OverflowError, NotCanonical):
+        raise PydanticCustomError("method", "A number is too large") from None
+
+
+Method = Annotated[
+    Literal["auto", "ltu", "ieu", "gradient_ascent", "retrain"] | Annotated[specs.Method, Discriminator("kind")],
+    BeforeValidator(_parse),
+    Field(
+        description="`auto` (the model's policy), a method's name (with its defaults), or an object with parameters.",
+        examples=["auto", "ltu", {"kind": "ltu", "steps": 40, "stop": {"tolerance": 0.5}}],
+    ),
+]
+"""A validated method: `"auto"`, or a spec. The baselines of the library's benchmarks are none."""
+
+
+def stored(method: str | specs.Method) -> dict[str, object] | None:
+    """The method as the ledger keeps it: None for the model's policy."""
+    return None if isinstance(method, str) else specs.to_json(method)
+
+
+router = APIRouter(tags=["methods"])
+
+
+class MethodBody(BaseModel):
+    """A method and the JSON schema of its parameters."""
+
+    kind: str = Field(examples=["ltu"])
+    summary: str
+    parameters: dict[str, Any] = Field(description="JSON schema (2020-12), with defaults.")
+
+
+class MethodsBody(BaseModel):
+    """All methods."""
+
+    items: list[MethodBody]
+
+
+@router.get("/methods", summary="List the unlearning methods")
+def list_methods() -> MethodsBody:
+    """Each method with the JSON schema of its parameters; a request may name one, or leave the choice to the model's policy."""
+    return MethodsBody(
+        items=[
+            MethodBody(kind=kind, summary=schema["description"].split("\n")[0], parameters=schema)
+            for kind, schema in schemas().items()
+        ]
+    )

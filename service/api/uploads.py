@@ -1,0 +1,211 @@
+"""Uploaded manifests as the API tells them."""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+from anyio import CancelScope
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from psycopg import Copy
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+from starlette.requests import ClientDisconnect
+
+from ledger.registry.access import Caller
+from ledger.registry.datasets import find_dataset
+from ledger.requests import uploads
+from ledger.requests.uploads import ManifestView, get_manifest, remove_manifest
+from ledger.sample_ids import sample_digest
+from service.http.authentication import Writer
+from service.http.fields import Name
+from service.http.openapi import problems
+from service.http.problems import InvalidLine, NotReady, UnsupportedMediaType
+from service.http.sessions import Database, Ledger
+from service.http.streaming import Streams
+
+
+class ManifestBody(BaseModel):
+    """A list of samples that was uploaded, to be named in a request's `manifest`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    dataset: str = Field(examples=["digits"])
+    samples: int = Field(description="How many, each counted once.")
+    sha256: str = Field(description="Of their sorted keyed hashes: it commits to the list and does not tell it.")
+    created_at: datetime
+    expires_at: datetime = Field(
+        description="After this it is gone; requests that were made with it are not concerned."
+    )
+
+
+MAX_LINE_BYTES = 4096
+"""Bytes of a line, at most: an ID of 200 characters, escaped in every way that JSON has, fits."""
+
+MAX_ID_LENGTH = 200
+MAX_SAMPLE_IDS = 10_000_000
+
+
+@dataclass(slots=True)
+class Lines:
+    """A body that is being cut into lines: how each is read, what is left of the last chunk, and how far it is."""
+
+    read: Callable[[bytes], object]
+    rest: bytes = b""
+    line: int = 0
+    found: int = 0
+
+
+def take(lines: Lines, chunk: bytes) -> list[str]:
+    """The IDs on the lines that this chunk completes; a blank line has none.
+
+    What is wrong is told by the line's number and never by what stands on it: InvalidLine.
+    """
+    *whole, lines.rest = (lines.rest + chunk).split(b"\n")
+    if len(lines.rest) > MAX_LINE_BYTES:
+        raise InvalidLine(f"Line {lines.line + len(whole) + 1} is longer than {MAX_LINE_BYTES} bytes.")
+    return [found for line in whole if (found := _read(lines, line)) is not None]
+
+
+def take_last(lines: Lines) -> list[str]:
+    """The ID on a last line without an end."""
+    return take(lines, b"\n") if lines.rest else []
+
+
+def _read(lines: Lines, line: bytes) -> str | None:
+    lines.line += 1
+    if not line.strip():
+        return None
+    try:
+        found = lines.read(line) if len(line) <= MAX_LINE_BYTES else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, str) or not 1 <= len(found) <= MAX_ID_LENGTH:
+        raise InvalidLine(f"Line {lines.line} holds no sample ID of 1 to {MAX_ID_LENGTH} characters in UTF-8.")
+    lines.found += 1
+    if lines.found > MAX_SAMPLE_IDS:
+        raise InvalidLine(f"A manifest holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
+    return found
+
+
+def _text(line: bytes) -> object:
+    return line.removesuffix(b"\r").decode()
+
+
+def _json(line: bytes) -> object:
+    value = json.loads(line)
+    value = value.get("sample_id") if isinstance(value, dict) and len(value) == 1 else value
+    if isinstance(value, str):
+        value.encode()  # a lone surrogate has no UTF-8 form: ValueError
+    return value
+
+
+FORMS: dict[str, Callable[[bytes], object]] = {"text/plain": _text, "application/x-ndjson": _json}
+"""How a line is read, by the media type: the ID itself; or a JSON string, or an object with `sample_id` alone."""
+
+
+MAX_UPLOADS = 4
+"""Uploads that a process receives at once: each holds a connection of its own for as long as its client takes."""
+
+UPLOAD_TIMEOUT = 1800.0
+"""Seconds that an upload may take."""
+
+
+async def receive_manifest(request: Request, caller: Caller, *, dataset: str) -> ManifestView:
+    """Read the body to its end and keep its samples, in one transaction: all or nothing.
+
+    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyManifest, BodyTooLarge, and NotReady where too many come at once.
+    """
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in FORMS:
+        raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
+    receiving: Streams = request.app.state.uploads
+    if receiving.open >= MAX_UPLOADS:
+        raise NotReady(
+            f"{MAX_UPLOADS} manifests are being received; try again in a minute.", checks={"uploads": "full"}
+        )
+    receiving.open += 1
+    database: Database = request.app.state.database
+    session = database.sessions()
+    try:
+        await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
+        key: bytes = request.app.state.settings.sample_key_bytes
+        await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
+        view = await run_in_threadpool(uploads.take_in, session, tenant_id=caller.tenant_id, dataset=dataset)
+        await run_in_threadpool(session.commit)
+        return view
+    finally:
+        receiving.open -= 1
+        with CancelScope(shield=True):
+            await run_in_threadpool(session.close)
+
+
+async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
+    ends = time.monotonic() + UPLOAD_TIMEOUT
+    with ExitStack() as stack:
+        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receiving(session)))
+        try:
+            async for chunk in request.stream():
+                await run_in_threadpool(_pass_on, copy, lines, chunk, dataset=dataset, key=key)
+                if time.monotonic() > ends:
+                    raise InvalidLine(f"The upload has taken longer than {UPLOAD_TIMEOUT:.0f} seconds; split it.")
+        except ClientDisconnect:
+            raise InvalidLine("The upload broke off.") from None
+        await run_in_threadpool(_send, copy, take_last(lines), dataset=dataset, key=key)
+        await run_in_threadpool(stack.close)
+
+
+def _pass_on(copy: Copy, lines: Lines, chunk: bytes, *, dataset: str, key: bytes) -> None:
+    _send(copy, take(lines, chunk), dataset=dataset, key=key)
+
+
+def _send(copy: Copy, sample_ids: Iterable[str], *, dataset: str, key: bytes) -> None:
+    uploads.send(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
+
+
+router = APIRouter(tags=["unlearn requests"])
+
+_BODY = {
+    "required": True,
+    "description": "One sample ID a line: as it is; or, in NDJSON, a string or an object with `sample_id` alone.",
+    "content": {media: {"schema": {"type": "string"}} for media in FORMS},
+}
+
+
+@router.post(
+    "/manifests",
+    status_code=201,
+    summary="Upload a manifest",
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    openapi_extra={"requestBody": _BODY},
+)
+async def post_manifest(
+    request: Request, caller: Writer, dataset: Annotated[Name, Query(description="Name of a registered dataset.")]
+) -> ManifestBody:
+    """Takes up to ten million sample IDs, each counted once, and keeps their keyed hashes for a week; name it in `manifest` of
+    POST /unlearn-requests."""
+    return ManifestBody.model_validate(await receive_manifest(request, caller, dataset=dataset))
+
+
+@router.get("/manifests/{manifest_id:uuid}", summary="One manifest", responses=problems(401, 403, 404, 422, 503))
+def get_one_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> ManifestBody:
+    """How many samples it holds, and until when it can be used."""
+    return ManifestBody.model_validate(get_manifest(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id))
+
+
+@router.delete(
+    "/manifests/{manifest_id:uuid}",
+    status_code=204,
+    summary="Delete a manifest",
+    responses=problems(401, 403, 404, 422, 503),
+)
+def delete_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> Response:
+    """Deletes the uploaded list. Requests that were made with it stay."""
+    remove_manifest(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id)
+    return Response(status_code=204)

@@ -1,1 +1,0 @@
-"""The audit report: one content in three forms, JSON, HTML and PDF."""

@@ -1,0 +1,126 @@
+"""The auditor's watch over the log, against the real service."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.cli.auditor import check_log
+from expunge.errors import LogNotProven
+from ledger.transparency.log import keep_checkpoint, newest_checkpoint, prove_entry
+from service.app import create_app
+from service.settings import Settings
+from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
+from tests.verifier.conftest import make_signer
+from verifier.keys import TrustedKey, pem
+from verifier.log import read_checkpoint
+from worker.signing import Signer
+
+SIGNER = make_signer()
+TRUSTED = TrustedKey(key_id=SIGNER.key_id, public=SIGNER.private.public_key())
+
+
+@pytest.fixture
+def address(database_url: str) -> Iterator[str]:
+    with ExitStack() as stack:
+        settings = Settings(database_url=database_url, redis_url=NOWHERE, sample_key=SAMPLE_KEY)
+        yield stack.enter_context(served(create_app(settings)))
+
+
+def grow(sessions: sessionmaker[Session], tenant: str, *, signer: Signer = SIGNER) -> str:
+    """Register a site, which is a promotion, and sign the log; gives a key."""
+    with sessions.begin() as session:
+        site = set_up(session, tenant)
+    with sessions.begin() as session:
+        keep_checkpoint(session, signer.checkpoint)
+    return site.auditor
+
+
+def test_growth_is_accepted_and_a_changed_past_is_not(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
+    state = tmp_path / "checkpoint.txt"
+    key = grow(sessions, "clinic")
+    given = {"url": address, "key": key, "signed_by": tmp_path / "key.pem", "state": state, "whole": True}
+    check_log(**given)
+    assert "nothing to compare with yet" in capsys.readouterr().out
+    grow(sessions, "bank")
+    grow(sessions, "school")
+    check_log(**given)
+    told = capsys.readouterr().out
+    assert "3 entries.\nThe first 1 are those of the last time.\nAll 3 leaves give its root.\nNot shown: " in told
+    kept = state.read_bytes()
+    grow(sessions, "harbour")
+    with sessions.begin() as session:  # what only the database's owner can do
+        session.execute(text("SET LOCAL session_replication_role = replica"))
+        session.execute(text("UPDATE log_nodes SET hash = '\\x00' WHERE level = 1 AND place = 0"))
+    with pytest.raises(LogNotProven, match="not what they were"):
+        check_log(**given)
+    assert state.read_bytes() == kept
+
+
+def test_what_another_was_shown_is_of_the_same_log_or_it_is_told(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
+    key = grow(sessions, "clinic")
+    given = {"url": address, "key": key, "signed_by": tmp_path / "key.pem", "state": tmp_path / "mine.txt"}
+    other, entry, forked = (tmp_path / name for name in ("other.txt", "entry.json", "forked.txt"))
+    with sessions() as session:
+        other.write_text(newest_checkpoint(session).note)
+        tenant_id, subject_id = session.execute(text("SELECT tenant_id, subject_id FROM log_openings")).one()
+        proof = prove_entry(session, tenant_id=tenant_id, subject_id=subject_id)
+    entry.write_text(json.dumps(proof.to_json()))
+    grow(sessions, "bank")
+    check_log(**given, against=[other, entry])
+    told = capsys.readouterr().out
+    assert "The first 1 are those of other.txt." in told
+    assert "Entry 0 is the promotion of entry.json, dated 20" in told
+    true = read_checkpoint(other.read_bytes(), keys=[TRUSTED])
+    forked.write_text(SIGNER.checkpoint(replace(true, root=bytes(32))))
+    with pytest.raises(LogNotProven, match="not what they were"):
+        check_log(**given, against=[forked])
+    forked.write_text(SIGNER.checkpoint(replace(true, size=9)))
+    with pytest.raises(LogNotProven, match="it had 9 entries and has 2"):
+        check_log(**given, against=[forked])
+
+
+def test_the_checkpoint_kept_here_counts_after_its_key_was_revoked_and_nobody_elses_does(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, fresh = grow(sessions, "clinic"), make_signer()
+    keys, state = tmp_path / "keys.json", tmp_path / "checkpoint.txt"
+    listed = [
+        {"key_id": one.key_id, "public_key": pem(one.private.public_key()), "revoked_at": None}
+        for one in (SIGNER, fresh)
+    ]
+    keys.write_text(json.dumps({"items": listed}))
+    given = {"url": address, "key": key, "signed_by": keys, "state": state}
+    check_log(**given)
+    (tmp_path / "other.txt").write_bytes(state.read_bytes())
+    listed[0]["revoked_at"] = "2026-01-01T00:00:00Z"
+    keys.write_text(json.dumps({"items": listed}))
+    with pytest.raises(LogNotProven, match="was revoked"):  # the newest is signed with it still
+        check_log(**given)
+    grow(sessions, "bank", signer=fresh)
+    with pytest.raises(LogNotProven, match="was revoked"):
+        check_log(**given, against=[tmp_path / "other.txt"])
+    capsys.readouterr()
+    check_log(**given)
+    assert "The first 1 are those of the last time." in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_key_is_not_accepted(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(make_signer().private.public_key()))
+    key = grow(sessions, "clinic")
+    with pytest.raises(LogNotProven, match="has signed this note"):
+        check_log(url=address, key=key, signed_by=tmp_path / "key.pem", state=tmp_path / "checkpoint.txt", whole=False)
+    assert not (tmp_path / "checkpoint.txt").exists()

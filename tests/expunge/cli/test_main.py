@@ -1,0 +1,35 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from expunge.cli.main import PANELS, app
+
+COMMANDS = ["up", "demo", *(name for commands in PANELS.values() for name in commands)]
+
+
+def test_the_help_names_every_command() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert [name for name in COMMANDS if f" {name} " not in text] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 5
+
+
+def test_what_was_foreseen_to_go_wrong_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "expunge.cli", "register", "digits", "tests.worker.digits:workload"]
+    result = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error No stack runs on")
+    assert "Traceback" not in result.stderr
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    program = "import sys; sys.modules.update(torch=None)\nimport expunge.cli"
+    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0

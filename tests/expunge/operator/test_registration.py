@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.errors import CannotRegister, StackError
+from expunge.operator.registration import Place, place, register_trained, register_workload
+from expunge.operator.training import Trained, train_workload
+from ledger.registry.access import ensure_tenant
+from ledger.registry.models import list_models
+from unlearning.storage import file_sha256
+
+REFERENCE = "tests.worker.digits:workload"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_workload(REFERENCE, allowed=("tests",), folder=tmp_path_factory.mktemp("weights"), plain=True)
+
+
+@pytest.fixture
+def where(database_url: str, tmp_path: Path) -> Place:
+    return Place(database_url=database_url, storage=tmp_path / "storage", sample_key=bytes(32), workloads="tests")
+
+
+def models(sessions: sessionmaker[Session]) -> list[str]:
+    with sessions.begin() as session:
+        return [view.name for view in list_models(session, tenant_id=ensure_tenant(session, "default"))]
+
+
+def test_a_sample_key_that_is_none_is_refused_before_anything_is_hashed_under_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("DATABASE_URL", "nowhere"), ("EXPUNGE_STORAGE", "nowhere"), ("EXPUNGE_SAMPLE_KEY", "ab")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StackError, match="EXPUNGE_SAMPLE_KEY must be 64 hex digits"):
+        place(tmp_path)
+
+
+def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
+    where: Place, trained: Trained, sessions: sessionmaker[Session]
+) -> None:
+    view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["ieu", "retrain"])
+    assert view.dataset == "tiny-digits"
+    assert view.training_samples == 800
+    assert [method["kind"] for method in view.policy] == ["ieu", "retrain"]
+    assert view.details["training_seconds"] == pytest.approx(trained.seconds, abs=0.001)
+    assert file_sha256(where.storage / view.version.weights_path) == view.version.weights_sha256 == trained.sha256
+    assert models(sessions) == ["digits"]
+
+
+def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Place, trained: Trained) -> None:
+    view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    assert [method["kind"] for method in view.policy] == ["ltu", "ieu", "retrain"]
+
+
+def test_weights_that_do_not_fit_the_workload_are_refused(
+    where: Place, trained: Trained, tmp_path: Path, sessions: sessionmaker[Session]
+) -> None:
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes(trained.path.read_bytes()[:-100])
+    with pytest.raises(CannotRegister, match="does not fit"):
+        register_workload(where, name="digits", reference=REFERENCE, weights=torn)
+    assert models(sessions) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reference": "os:getcwd"}, "EXPUNGE_WORKLOADS"),
+        ({"reference": "tests.worker.digits:broken"}, "no data here"),
+        ({"policy": ["ltuu"]}, "must be one of"),
+        ({"policy": ['{"kind": "ltu", "stepps": 3}']}, "did you mean 'steps'"),
+        ({"policy": ["{"]}, "is not JSON"),
+        ({"weights": Path("/nowhere.safetensors")}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_registered_leaves_nothing_behind(
+    where: Place, trained: Trained, sessions: sessionmaker[Session], change: dict[str, object], message: str
+) -> None:
+    arguments = {"name": "digits", "reference": REFERENCE, "weights": trained.path, **change}
+    with pytest.raises(CannotRegister, match=message):
+        register_workload(where, **arguments)  # type: ignore[arg-type]  # a table of keyword arguments
+    assert models(sessions) == []
+    assert not where.storage.exists()
+
+
+def test_a_name_that_is_taken_is_refused(where: Place, trained: Trained) -> None:
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    with pytest.raises(CannotRegister, match="registered already"):
+        register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+
+
+def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> None:
+    details = json.loads(trained.path.with_suffix(".json").read_text())
+    assert details["workload"] == REFERENCE
+    assert details["recipe"]["readiness"] is None
+
+
+def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(
+    where: Place, trained: Trained, sessions: sessionmaker[Session]
+) -> None:
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    view = register_trained(where, name="digits", weights=trained.path, without=["image-1"])
+    assert (view.number, view.served) == (2, False)
+    with pytest.raises(CannotRegister, match="no model named 'letters'"):
+        register_trained(where, name="letters", weights=trained.path)

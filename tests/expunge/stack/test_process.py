@@ -1,0 +1,88 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from expunge.errors import StartFailed
+from expunge.stack.process import Program, await_ready, start, stop
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+
+
+def python(tmp_path: Path, code: str, **more: object) -> Program:
+    log = tmp_path / "program.log"
+    settings = {"ready": lambda: log.exists() and "up" in log.read_text(), "ready_within": 20.0, **more}
+    return Program(name="the program", command=(sys.executable, "-c", code), log=log, **settings)  # type: ignore[arg-type]
+
+
+def gone(pid: int) -> bool:
+    """A container without an init process keeps an ended orphan as a zombie."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_program_is_waited_for_and_stopped(tmp_path: Path) -> None:
+    child = start(python(tmp_path, "import time; print('up', flush=True); time.sleep(600)"))
+    await_ready(child)
+    stop(child)
+    assert child.process.returncode == -signal.SIGTERM
+
+
+def test_a_program_that_ignores_the_stop_signal_is_killed_in_its_time(tmp_path: Path) -> None:
+    child = start(python(tmp_path, STUBBORN, stop_within=0.2))
+    await_ready(child)
+    stop(child)
+    assert child.process.returncode == -signal.SIGKILL
+
+
+def test_a_program_that_ends_too_early_is_reported_with_the_tail_of_its_log(tmp_path: Path) -> None:
+    child = start(python(tmp_path, "raise SystemExit('no such disk')"))
+    with pytest.raises(StartFailed, match=r"the program ended with status 1 before it was ready\.\n  \| no such disk"):
+        await_ready(child)
+
+
+def test_a_program_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
+    child = start(python(tmp_path, "import time; time.sleep(600)", ready_within=0.2))
+    with pytest.raises(StartFailed, match=r"not ready after 0\.2 s"):
+        await_ready(child)
+    stop(child)
+
+
+def test_the_ready_file_of_an_earlier_run_does_not_speak_for_the_next(tmp_path: Path) -> None:
+    ready = tmp_path / "program.ready"
+    makes_it = python(tmp_path, f"open({str(ready)!r}, 'w').close(); import time; time.sleep(600)", ready=ready)
+    child = start(makes_it)
+    await_ready(child)
+    stop(child)
+    child = start(python(tmp_path, "raise SystemExit('no such disk')", ready=ready))
+    with pytest.raises(StartFailed, match="before it was ready"):
+        await_ready(child)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a child of its parent's death")
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    parent_code = f"""
+import sys; from pathlib import Path
+from expunge.embedded.process import Program, start
+program = Program(name="child", command=(sys.executable, "-c", {STUBBORN!r}), log=Path({str(tmp_path / "log")!r}), ready=bool)
+print(start(program).process.pid, flush=True); sys.stdin.read()
+"""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", parent_code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    )
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(parent.pid, signal.SIGKILL)
+    limit = time.monotonic() + 20
+    while not gone(child):
+        assert time.monotonic() < limit, "the child outlived its parent"

@@ -1,0 +1,251 @@
+import json
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from ledger.errors import UnknownWebhook
+from ledger.events import deliveries, webhooks
+from ledger.events import deliveries as delivery_log
+from ledger.events.deliveries import JITTER, SCHEDULE, Try
+from ledger.metrics import tallies
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import extend_deadline
+from ledger.states import DeliveryState, DisabledReason, MessageType, Reason, TryOutcome
+
+TAKEN = Try(outcome=TryOutcome.DELIVERED, status=204, seconds=0.1)
+BROKEN = Try(outcome=TryOutcome.REFUSED, status=500, seconds=0.1)
+GONE = Try(outcome=TryOutcome.REFUSED, status=410, seconds=0.1)
+
+
+def add(world, *types, tenant_id=None):
+    with world.sessions.begin() as session:
+        return webhooks.add_webhook(
+            session, tenant_id=tenant_id or world.tenant_id, url="https://example.org/hook", types=types
+        ).id
+
+
+def take(world):
+    with world.sessions.begin() as session:
+        return deliveries.take_batch(session)
+
+
+def note(world, batch, made, *, place=0):
+    with world.sessions.begin() as session:
+        deliveries.note_try(session, batch, batch.deliveries[place], made, random=random.Random(1))
+
+
+def release(world, batch, *, pause=False):
+    with world.sessions.begin() as session:
+        deliveries.release_batch(session, batch, pause=pause)
+
+
+def told(world, webhook_id, **more):
+    """The log, oldest first."""
+    with world.sessions() as session:
+        page = delivery_log.list_deliveries(session, tenant_id=world.tenant_id, webhook_id=webhook_id, **more)
+        return page.items[::-1]
+
+
+def endpoint(world, webhook_id):
+    with world.sessions() as session:
+        return webhooks.get_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+
+
+def let_time_pass(world):
+    """Whatever is put off is due."""
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET next_try_at = clock_timestamp() WHERE state = 'pending'"))
+        session.execute(text("UPDATE webhook_endpoints SET busy_until = NULL"))
+
+
+def test_a_request_is_told_from_its_receipt_to_its_result(world):
+    webhook_id = add(world)
+    claim = world.submit_and_claim(1)
+    world.finish(claim)
+    assert [delivery.type for delivery in told(world, webhook_id)] == [
+        "request.received",
+        "job.running",
+        "report.published",
+        "version.published",
+        "job.completed",
+        "request.completed",
+    ]
+
+
+def test_a_message_holds_ids_and_states_and_nothing_that_a_person_wrote(world):
+    webhook_id = add(world)
+    request = world.submit(1, reason="Ms Miller asked", external_id="miller-77")
+    world.fail(world.claim(request.targets[0].job_id), Reason.UNEXPECTED)
+    with world.sessions.begin() as session:
+        again = world.submit(2, reason="Ms Miller asked")
+        extend_deadline(session, tenant_id=world.tenant_id, request_id=again.id, reason="Ms Miller is patient")
+    bodies = {delivery.type: json.loads(delivery.body) for delivery in told(world, webhook_id)}
+    assert set(bodies["request.extended"]["data"]) == {"request_id", "due_at"}
+    assert set(bodies["job.failed"]["data"]) == {"job_id", "model", "attempt", "reason"}
+    assert all(set(body) == {"type", "timestamp", "data"} for body in bodies.values())
+    assert "iller" not in json.dumps(bodies)
+
+
+def test_only_the_types_asked_for_and_only_the_tenants_own_are_told(world):
+    some = add(world, MessageType.JOB_FAILED, MessageType.REQUEST_RECEIVED)
+    with world.sessions.begin() as session:
+        stranger = ensure_tenant(session, "stranger")
+    add(world, tenant_id=stranger)
+    world.finish(world.submit_and_claim(1))
+    assert [delivery.type for delivery in told(world, some)] == ["request.received"]
+    assert world.count("webhook_deliveries") == 1
+
+
+def test_what_was_rolled_back_is_not_told(world):
+    add(world)
+    session = world.sessions()
+    extend_deadline(session, tenant_id=world.tenant_id, request_id=world.submit(1).id, reason="long")
+    session.rollback()
+    session.close()
+    assert world.count("webhook_deliveries", "type = 'request.extended'") == 0
+
+
+def test_a_delivery_that_was_taken_is_finished_and_counted(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    note(world, take(world), TAKEN)
+    (delivery,) = told(world, webhook_id)
+    assert (delivery.state, delivery.next_try_at) == (DeliveryState.DELIVERED, None)
+    assert [(each.number, each.outcome, each.status) for each in delivery.tries] == [(1, TryOutcome.DELIVERED, 204)]
+    with world.sessions() as session:
+        assert tallies(session, deliveries.COUNTER) == {"delivered": 1}
+
+
+def test_one_courier_at_a_time_is_at_an_endpoint(world):
+    add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    batch = take(world)
+    assert take(world) is None
+    release(world, batch)
+    assert take(world).endpoint_id == batch.endpoint_id
+
+
+def test_an_endpoint_whose_courier_died_is_left_to_the_next(world, monkeypatch):
+    monkeypatch.setattr(deliveries, "HOLD", timedelta(0))
+    add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    first = take(world)
+    assert take(world).deliveries == first.deliveries
+    release(world, first)  # the dead man's hand changes nothing
+
+
+def test_an_endpoint_that_hangs_holds_up_no_other(world):
+    slow = add(world, MessageType.REQUEST_RECEIVED)
+    quick = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    assert {take(world).endpoint_id, take(world).endpoint_id} == {slow, quick}
+
+
+def test_a_failed_try_follows_the_schedule_to_its_end_and_never_beyond(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    for wait in SCHEDULE:
+        note(world, take(world), BROKEN)
+        (delivery,) = told(world, webhook_id)
+        waits = delivery.next_try_at - delivery.tries[-1].at
+        assert wait <= waits + timedelta(seconds=1)
+        assert waits <= wait * (1 + JITTER) + timedelta(seconds=1)
+        let_time_pass(world)
+    note(world, take(world), BROKEN)
+    (delivery,) = told(world, webhook_id)
+    assert (delivery.state, len(delivery.tries)) == (DeliveryState.FAILED, len(SCHEDULE) + 1)
+    let_time_pass(world)
+    assert take(world) is None
+
+
+def test_a_failed_endpoint_rests_a_moment(world):
+    add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    world.submit(2)
+    batch = take(world)
+    note(world, batch, BROKEN)
+    release(world, batch, pause=True)
+    assert take(world) is None
+    let_time_pass(world)
+    assert len(take(world).deliveries) == 2
+
+
+def test_an_endpoint_that_is_gone_is_disabled_at_once_with_what_waits_for_it(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    world.submit(2)
+    note(world, take(world), GONE)
+    assert endpoint(world, webhook_id).disabled_reason == DisabledReason.GONE
+    assert {delivery.state for delivery in told(world, webhook_id)} == {DeliveryState.FAILED}
+    world.submit(3)
+    assert world.count("webhook_deliveries") == 2
+
+
+def test_an_endpoint_is_disabled_after_five_days_without_a_success(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    note(world, take(world), BROKEN)
+    let_time_pass(world)
+    assert endpoint(world, webhook_id).failing_since is not None
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_endpoints SET failing_since = failing_since - interval '6 days'"))
+    note(world, take(world), BROKEN)
+    assert endpoint(world, webhook_id).disabled_reason == DisabledReason.FAILING
+
+
+def test_a_success_ends_the_failing(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    note(world, take(world), BROKEN)
+    let_time_pass(world)
+    note(world, take(world), TAKEN)
+    assert endpoint(world, webhook_id).failing_since is None
+
+
+def test_for_a_day_after_a_rotation_both_secrets_sign(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    with world.sessions.begin() as session:
+        webhooks.rotate_secret(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+    world.submit(1)
+    batch = take(world)
+    assert batch.generations == (2, 1)
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_endpoints SET rotated_at = rotated_at - interval '25 hours'"))
+    let_time_pass(world)
+    assert take(world).generations == (2,)
+
+
+def test_an_endpoint_deleted_under_a_courier_leaves_nothing(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    batch = take(world)
+    with world.sessions.begin() as session:
+        webhooks.remove_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+    note(world, batch, TAKEN)
+    release(world, batch)
+    assert world.count("webhook_tries") == 0
+    with world.sessions() as session, pytest.raises(UnknownWebhook):
+        webhooks.get_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+
+
+def test_an_endpoint_that_is_deleted_at_this_moment_fails_nothing_that_is_told(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    with world.sessions.begin() as session:
+        webhooks.remove_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(world.submit, 1)  # waits for the deletion, and finds nobody to tell
+            wait_until_blocked(world)
+            session.commit()
+            assert asking.result(30).accepted == 1
+    assert world.count("webhook_deliveries") == 0
+
+
+def wait_until_blocked(world):
+    """Somebody's statement waits for a lock of somebody else's transaction."""
+    ends = time.monotonic() + 30
+    while not world.count("pg_stat_activity", "wait_event_type = 'Lock' AND datname = current_database()"):
+        assert time.monotonic() < ends

@@ -1,0 +1,220 @@
+import threading
+
+import pytest
+
+from ledger.errors import StaleClaim
+from ledger.events.timeline import list_job_events
+from ledger.jobs import claims, results
+from ledger.jobs.jobs import list_attempts
+from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState
+from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_written, progress, publish
+
+WRITES = {
+    "renew": lambda session, claim: claims.renew(session, claim, lease=LEASE),
+    "progress": progress,
+    "verify": claims.enter_verifying,
+    "publish": publish,
+    "fail": lambda session, claim: results.fail(session, claim, reason=Reason.UNEXPECTED, detail="late", retry=True),
+    "escalate": lambda session, claim: results.escalate(session, claim, method=IEU, finding={}),
+    "release": claims.release,
+}
+
+
+@pytest.fixture(params=WRITES)
+def write(request):
+    return WRITES[request.param]
+
+
+def refused(world, claim, write):
+    with nothing_written(world), pytest.raises(StaleClaim), world.sessions.begin() as session:
+        write(session, claim)
+
+
+def test_a_claim_tells_the_worker_all_it_needs(world):
+    claim = world.submit_and_claim(1, 2, 90)
+    assert claim.attempt == 1
+    assert (claim.model, claim.dataset, claim.workload) == ("small", "digits", "examples.digits:workload")
+    assert (claim.base_version, claim.weights_path, claim.weights_sha256) == (1, "first.safetensors", WEIGHTS)
+    assert (claim.forget, claim.erased) == (frozenset(digests(1, 2)), frozenset())
+    assert (claim.method, claim.policy, claim.policy_index, claim.origin) == (LTU, (LTU, IEU), 0, "policy")
+    assert (claim.requests, claim.regulations, claim.details) == (1, ("gdpr",), {"training_seconds": 12.5})
+    job = world.job(claim.job_id)
+    assert (job.state, job.phase, job.base_version) == (JobState.RUNNING, Phase.LOAD, 1)
+
+
+def test_a_second_delivery_does_nothing(world):
+    claim = world.submit_and_claim(1)
+    with nothing_written(world):
+        assert world.claim(claim.job_id) is None
+    world.finish(claim)
+    with nothing_written(world):
+        assert world.claim(claim.job_id) is None
+
+
+def test_a_message_for_a_job_that_never_was_does_nothing(world):
+    assert world.claim(world.tenant_id) is None
+
+
+def test_of_many_workers_one_gets_the_job(world):
+    job_id = world.submit(1).targets[0].job_id
+    assert len([claim for claim in at_once(world, [job_id] * 8) if claim]) == 1
+
+
+def test_of_two_jobs_of_one_model_one_runs(world):
+    jobs = [world.submit(1, method=LTU).targets[0].job_id, world.submit(2, method=IEU).targets[0].job_id]
+    taken = [claim for claim in at_once(world, jobs * 4) if claim]
+    assert len(taken) == 1
+    assert world.sweep().wake == []
+    world.finish(taken[0])
+    (waiting,) = set(jobs) - {taken[0].job_id}
+    assert world.sweep().wake == [waiting]
+    assert world.claim(waiting).base_version == 2
+
+
+def at_once(world, jobs):
+    claimed, ready = [], threading.Barrier(len(jobs))
+
+    def take(job_id):
+        ready.wait()
+        claimed.append(world.claim(job_id))
+
+    threads = [threading.Thread(target=take, args=(job_id,)) for job_id in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(claimed) == len(jobs)
+    return claimed
+
+
+def test_two_models_run_at_once(world):
+    request = world.submit(1, models=None)
+    assert sorted(world.sweep().wake) == sorted(target.job_id for target in request.targets)
+    assert all(world.claim(target.job_id) for target in request.targets)
+
+
+def test_a_lease_that_has_lapsed_takes_every_right_to_write(world, write):
+    claim = world.submit_and_claim(1)
+    world.let_lease_lapse(claim.job_id)
+    refused(world, claim, write)
+
+
+def test_a_worker_that_wakes_up_after_the_sweep_can_write_nothing(world, write):
+    claim = world.submit_and_claim(1)
+    world.let_lease_lapse(claim.job_id)
+    world.sweep()
+    refused(world, claim, write)
+
+
+def test_a_worker_that_wakes_up_after_another_took_over_can_write_nothing(world, write):
+    old = world.submit_and_claim(1)
+    world.let_lease_lapse(old.job_id)
+    world.sweep()
+    new = world.claim(old.job_id, worker="another")
+    assert new.attempt == old.attempt + 1
+    world.verify(new)
+    refused(world, old, write)
+    world.publish(new)
+
+
+def test_after_its_result_a_claim_is_over(world, write):
+    claim = world.submit_and_claim(1)
+    world.finish(claim)
+    refused(world, claim, write)
+
+
+def test_renewing_keeps_the_lease(world):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        assert not claims.renew(session, claim, lease=LEASE * 10).cancel_requested
+    assert world.sweep().lapsed == []
+    assert world.count("jobs", "lease_until > clock_timestamp() + interval '9 minutes'") == 1
+
+
+def test_progress_shows_and_a_new_phase_is_an_event(world):
+    claim = world.submit_and_claim(1)
+    for step in (3, 4):
+        with world.sessions.begin() as session:
+            progress(session, claim, step=step, metrics={"loss": 0.5}, timings={"load": 1.0, "unlearn": 0.5})
+    job = world.job(claim.job_id)
+    assert (job.phase, job.progress, job.step, job.total, job.eta_seconds) == (Phase.UNLEARN, 0.3, 4, 10, 7.0)
+    assert (job.metrics, job.timings) == ({"loss": 0.5}, {"load": 1.0, "unlearn": 0.5})
+    with world.sessions() as session:
+        events = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+    assert [event.text for event in events if event.kind == "job.phase"] == ["Phase: unlearn."]
+
+
+def test_every_change_of_a_job_can_be_seen_from_outside(world):
+    claim = world.submit_and_claim(1)
+    before = world.job(claim.job_id).updated_at
+    with world.sessions.begin() as session:
+        progress(session, claim)
+    assert world.job(claim.job_id).updated_at > before
+
+
+def test_a_lapsed_lease_puts_the_job_back_into_the_queue(world):
+    request = world.submit(1)
+    claim = world.claim(request.targets[0].job_id)
+    world.let_lease_lapse(claim.job_id)
+    swept = world.sweep()
+    assert (swept.lapsed, swept.wake) == ([claim.job_id], [claim.job_id])
+    job = world.job(claim.job_id)
+    assert (job.state, job.attempt, job.phase, job.progress) == (JobState.QUEUED, 2, Phase.WAITING, 0)
+    assert world.request(request.id).state == RequestState.SCHEDULED
+    assert attempts(world, claim) == [(1, AttemptOutcome.LAPSED, Reason.WORKER_LOST)]
+    with world.sessions() as session:
+        assert "worker lost" in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)[-1].text
+
+
+def test_a_job_whose_worker_dies_over_the_audit_goes_back_too(world):
+    claim = world.submit_and_claim(1)
+    world.verify(claim)
+    world.let_lease_lapse(claim.job_id)
+    assert world.sweep().lapsed == [claim.job_id]
+    assert world.job(claim.job_id).state == JobState.QUEUED
+
+
+def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
+    request = world.submit(1)
+    job_id = request.targets[0].job_id
+    for _ in range(3):
+        assert world.claim(job_id)
+        world.let_lease_lapse(job_id)
+        world.sweep(max_attempts=3)
+    job = world.job(job_id)
+    assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.ATTEMPTS_EXHAUSTED, 3)
+    assert world.claim(job_id) is None
+    target = world.request(request.id).targets[0]
+    assert (target.state, target.reason) == (RequestState.FAILED, Reason.ATTEMPTS_EXHAUSTED)
+
+
+def test_a_sweep_of_a_quiet_ledger_changes_nothing(world):
+    world.submit_and_claim(1)
+    with nothing_written(world):
+        assert world.sweep().lapsed == []
+
+
+def test_two_sweeps_at_once_take_a_lapsed_job_back_once(world):
+    claim = world.submit_and_claim(1)
+    world.let_lease_lapse(claim.job_id)
+    with world.sessions.begin() as session:
+        assert claims.sweep(session).lapsed == [claim.job_id]
+        assert world.sweep().lapsed == []
+    assert world.job(claim.job_id).attempt == 2
+
+
+def test_a_worker_that_is_shut_down_gives_the_job_back_without_losing_a_try(world):
+    claim = world.submit_and_claim(1)
+    for attempt in range(1, 6):
+        with world.sessions.begin() as session:
+            claims.release(session, claim)
+        assert world.job(claim.job_id).state == JobState.QUEUED
+        claim = world.claim(claim.job_id)
+        assert claim.attempt == attempt + 1
+    world.finish(claim)
+
+
+def attempts(world, claim):
+    with world.sessions() as session:
+        views = list_attempts(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+    return [(view.number, view.outcome, view.reason) for view in views]

@@ -1,0 +1,49 @@
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from ledger.jobs.estimates import SPREAD, EstimateSource, estimate
+
+
+def estimate_of(world, request):
+    with world.sessions() as session:
+        return estimate(session, job_id=request.targets[0].job_id)
+
+
+def test_before_the_first_job_it_comes_from_the_training(world):
+    found = estimate_of(world, world.submit(1))
+    assert (found.source, found.seconds) == (EstimateSource.TRAINING, 12.5)
+    assert (found.low_seconds, found.high_seconds) == (SPREAD[0] * 12.5, SPREAD[1] * 12.5)
+
+
+def test_later_it_is_the_median_and_the_range_of_the_last_jobs(world):
+    for number, seconds in enumerate((10, 20, 60)):
+        claim = world.submit_and_claim(number)
+        world.finish(claim)
+        with world.sessions.begin() as session:
+            session.execute(
+                text("UPDATE jobs SET finished_at = started_at + make_interval(secs => :s) WHERE id = :id"),
+                {"s": seconds, "id": claim.job_id},
+            )
+    found = estimate_of(world, world.submit(9))
+    assert found.source is EstimateSource.PAST_JOBS
+    assert (found.seconds, found.low_seconds, found.high_seconds) == pytest.approx((20, 10, 60))
+
+
+def test_the_job_that_runs_now_comes_first(world):
+    alone = world.submit(1, batch_window=timedelta(hours=1))
+    cut_off = alone.targets[0].cut_off
+    assert estimate_of(world, alone).finish_at == cut_off + timedelta(seconds=37.5)
+    world.submit(2, expedite=True)
+    world.claim(alone.targets[0].job_id)
+    behind = world.submit(3, batch_window=timedelta(hours=1))
+    assert estimate_of(world, behind).finish_at == behind.targets[0].cut_off + timedelta(seconds=75)
+
+
+def test_nothing_is_said_of_a_model_of_which_nothing_is_known(world):
+    request = world.submit(1)
+    for details in ("{}", '{"training_seconds": "long"}', '{"training_seconds": true}'):
+        with world.sessions.begin() as session:
+            session.execute(text("UPDATE models SET details = cast(:details AS jsonb)"), {"details": details})
+        assert estimate_of(world, request) is None

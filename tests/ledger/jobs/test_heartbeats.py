@@ -1,0 +1,60 @@
+from datetime import timedelta
+
+from sqlalchemy import text
+
+from ledger.db import now
+from ledger.jobs.heartbeats import SWEEP, beat, was_within, worker_seen
+
+
+def sweep_once(world):
+    with world.sessions.begin() as session:
+        beat(session, SWEEP)
+
+
+def seen(world):
+    with world.sessions() as session:
+        return worker_seen(session)
+
+
+def test_before_the_first_sweep_no_worker_has_been_seen(world):
+    assert seen(world) is None
+
+
+def test_a_sweep_is_a_sign_of_life_and_the_last_one_counts(world):
+    sweep_once(world)
+    first = seen(world)
+    sweep_once(world)
+
+    assert first < seen(world)
+    assert world.count("heartbeats") == 1
+
+
+def test_a_worker_that_holds_a_lease_is_seen_now_though_it_can_not_sweep(world):
+    sweep_once(world)
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
+    claim = world.submit_and_claim(1)
+    with world.sessions() as session:
+        assert worker_seen(session) <= now(session)
+    assert (now_of(world) - seen(world)).total_seconds() < 60
+
+    world.let_lease_lapse(claim.job_id)
+    assert (now_of(world) - seen(world)).total_seconds() > 3000
+
+
+def test_what_was_a_moment_ago_was_within_a_minute_and_what_was_an_hour_ago_was_not(world):
+    def recent():
+        with world.sessions() as session:
+            return was_within(session, SWEEP, timedelta(minutes=1))
+
+    assert not recent()
+    sweep_once(world)
+    assert recent()
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
+    assert not recent()
+
+
+def now_of(world):
+    with world.sessions() as session:
+        return now(session)

@@ -1,0 +1,175 @@
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from ledger.requests.batching import SAFETY, UNKNOWN_DURATION, cut_off_of, policy_of
+from ledger.states import CutOffReason, JobState
+from tests.ledger.conftest import IEU, LTU, digests
+
+HOUR = timedelta(hours=1)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def pass_cut_off(world):
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET cut_off = clock_timestamp() WHERE state = 'queued'"))
+
+
+def test_requests_for_one_model_share_a_job(world):
+    first, second = world.submit(1, batch_window=HOUR), world.submit(1, 2, batch_window=HOUR)
+    assert first.targets[0].job_id == second.targets[0].job_id
+    assert second.targets[0].cut_off == first.targets[0].cut_off
+    assert first.targets[0].cut_off - first.created_at <= HOUR + timedelta(seconds=1)
+    assert first.targets[0].cut_off_reason == CutOffReason.WINDOW
+    job = world.job(first.targets[0].job_id)
+    assert (job.requests, job.samples, job.frozen_at) == (2, None, None)
+
+
+def test_a_job_is_not_claimed_before_its_cut_off(world):
+    job_id = world.submit(1, batch_window=HOUR).targets[0].job_id
+    assert world.claim(job_id) is None
+    assert world.sweep().wake == []
+    pass_cut_off(world)
+    assert world.sweep().wake == [job_id]
+    assert world.claim(job_id).forget == frozenset(digests(1))
+
+
+def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_job(world):
+    first = world.submit(1, 2, 90)
+    world.submit(2, 3)
+    claim = world.claim(first.targets[0].job_id)
+    assert claim.forget == frozenset(digests(1, 2, 3))
+    assert claim.requests == 2
+    later = world.submit(4)
+    assert later.targets[0].job_id != claim.job_id
+    job = world.job(claim.job_id)
+    assert job.samples == 3
+    assert job.frozen_at is not None
+    world.let_lease_lapse(claim.job_id)
+    world.sweep()
+    assert world.claim(claim.job_id).forget == claim.forget
+
+
+def test_an_expedited_request_does_not_wait_for_the_window(world):
+    world.submit(1, batch_window=HOUR)
+    target = world.submit(2, batch_window=HOUR, expedite=True).targets[0]
+    assert target.cut_off_reason == CutOffReason.EXPEDITE
+    assert world.claim(target.job_id).requests == 2
+
+
+def test_a_near_deadline_moves_the_cut_off(world):
+    relaxed = world.submit(1, batch_window=timedelta(days=10)).targets[0]
+    urgent = world.submit(2, batch_window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
+    target = urgent.targets[0]
+    assert target.job_id == relaxed.job_id
+    assert target.cut_off == urgent.due_at - SAFETY * UNKNOWN_DURATION
+    assert target.cut_off_reason == CutOffReason.DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("window", "due", "duration", "expedite", "cut_off", "why"),
+    [
+        (HOUR, 30 * 24 * HOUR, 2 * HOUR, False, HOUR, CutOffReason.WINDOW),
+        (HOUR, 6.5 * HOUR, 2 * HOUR, False, 0.5 * HOUR, CutOffReason.DEADLINE),
+        (HOUR, 2 * HOUR, 2 * HOUR, False, 0 * HOUR, CutOffReason.DEADLINE),
+        (HOUR, -HOUR, HOUR, False, 0 * HOUR, CutOffReason.DEADLINE),
+        (HOUR, 30 * 24 * HOUR, HOUR, True, 0 * HOUR, CutOffReason.EXPEDITE),
+        (0 * HOUR, 30 * 24 * HOUR, HOUR, False, 0 * HOUR, CutOffReason.WINDOW),
+    ],
+)
+def test_the_cut_off_is_the_earliest_of_window_and_latest_start(window, due, duration, expedite, cut_off, why):
+    got = cut_off_of(moment=NOON, window=window, due_at=NOON + due, duration=duration, expedite=expedite)
+    assert got == (NOON + cut_off, why)
+
+
+def test_another_method_closes_the_open_job_and_opens_the_next(world):
+    ltu = world.submit(1, method=LTU, batch_window=HOUR).targets[0]
+    ieu = world.submit(2, method=IEU, batch_window=HOUR).targets[0]
+    again = world.submit(3, method=dict(IEU), batch_window=HOUR).targets[0]
+    assert ltu.job_id != ieu.job_id == again.job_id
+    closed = world.job(ltu.job_id)
+    assert (closed.cut_off_reason, closed.samples) == (CutOffReason.METHOD, 1)
+    claim = world.claim(ltu.job_id)
+    assert (claim.method, claim.policy, claim.origin) == (LTU, (LTU, IEU), "request")
+    world.finish(claim)
+    pass_cut_off(world)
+    claim = world.claim(ieu.job_id)
+    assert (claim.method, claim.policy, claim.base_version) == (IEU, (IEU,), 2)
+
+
+def test_a_policy_goes_on_after_the_requested_method():
+    ascent = {"kind": "gradient_ascent"}
+    slow = {"kind": "ltu", "rate": 0.01}
+    assert policy_of([LTU, IEU], None) == [LTU, IEU]
+    assert policy_of([LTU, IEU], slow) == [slow, IEU]
+    assert policy_of([LTU, IEU], IEU) == [IEU]
+    assert policy_of([LTU, IEU], ascent) == [ascent, LTU, IEU]
+
+
+def test_many_requests_at_once_open_one_job(world):
+    jobs, ready = [], threading.Barrier(8)
+
+    def send(number):
+        ready.wait()
+        jobs.append(world.submit(number, batch_window=HOUR).targets[0].job_id)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(jobs) == 8
+    assert len(set(jobs)) == 1
+    pass_cut_off(world)
+    assert world.claim(jobs[0]).forget == frozenset(digests(*range(8)))
+
+
+def test_no_acknowledged_request_is_left_out_when_its_job_is_claimed_at_the_same_moment(world):
+    """Requests come in while a worker takes job after job: each sample ends in exactly one manifest."""
+    done, errors = threading.Event(), []
+
+    def work():
+        try:
+            while not done.is_set() or world.sweep().wake:
+                for job_id in world.sweep().wake:
+                    claim = world.claim(job_id)
+                    if claim:
+                        world.finish(claim)
+        except Exception as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    requests = [world.submit(number).id for number in range(30)]
+    done.set()
+    worker.join()
+    assert errors == []
+    assert {world.request(request_id).state for request_id in requests} == {"completed"}
+    assert world.count("erased_samples") == world.count("job_samples") == 30
+
+
+def test_the_database_allows_one_open_and_one_active_job_a_model(world):
+    first = world.submit(1).targets[0].job_id
+    world.claim(first)
+    second = world.submit(2).targets[0].job_id
+    for change, index in (
+        ("state = 'running', frozen_at = now(), lease_until = now()", "uq_jobs_one_active_a_model"),
+        ("model_id = (SELECT id FROM models WHERE name = 'large')", None),
+    ):
+        with world.sessions() as session:
+            statement = text(f"UPDATE jobs SET {change} WHERE id = :id")
+            if index is None:
+                session.execute(statement, {"id": second})
+                session.commit()
+                continue
+            with pytest.raises(IntegrityError, match=index):
+                session.execute(statement, {"id": second})
+    world.submit(3)
+    with world.sessions() as session, pytest.raises(IntegrityError, match="uq_jobs_one_open_a_model"):
+        session.execute(
+            text("UPDATE jobs SET model_id = (SELECT id FROM models WHERE name = 'large') WHERE frozen_at IS NULL")
+        )
+    assert world.job(first).state == JobState.RUNNING

@@ -1,0 +1,60 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.errors import InvalidTime, UnknownRegulation
+from ledger.requests.deadlines import RULES, due_at, rule
+
+
+def at(year, month, day):
+    return datetime(year, month, day, 9, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("regulation", "received", "due", "extended"),
+    [
+        ("gdpr", at(2026, 1, 15), at(2026, 2, 15), at(2026, 4, 15)),
+        ("gdpr", at(2026, 1, 31), at(2026, 2, 28), at(2026, 4, 30)),
+        ("gdpr", at(2028, 1, 31), at(2028, 2, 29), at(2028, 4, 30)),  # a leap year
+        ("gdpr", at(2026, 3, 31), at(2026, 4, 30), at(2026, 6, 30)),
+        ("gdpr", at(2026, 2, 28), at(2026, 3, 28), at(2026, 5, 28)),
+        ("gdpr", at(2026, 11, 30), at(2026, 12, 30), at(2027, 2, 28)),
+        ("gdpr", at(2026, 12, 31), at(2027, 1, 31), at(2027, 3, 31)),
+        ("uk_gdpr", at(2026, 8, 31), at(2026, 9, 30), at(2026, 11, 30)),
+        ("ccpa", at(2026, 1, 31), at(2026, 3, 17), at(2026, 5, 1)),
+        ("vcdpa", at(2026, 1, 1), at(2026, 2, 15), at(2026, 4, 1)),
+        ("cpa", at(2026, 1, 1), at(2026, 2, 15), at(2026, 4, 1)),
+        ("ctdpa", at(2026, 1, 1), at(2026, 2, 15), at(2026, 4, 1)),
+    ],
+)
+def test_a_request_is_due(regulation, received, due, extended):
+    assert due_at(regulation, received) == due
+    assert due_at(regulation, received, extended=True) == extended
+
+
+@given(
+    st.sampled_from(sorted(RULES)),
+    st.datetimes(min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC)),
+)
+def test_no_rule_gives_less_than_four_weeks_and_an_extension_only_adds(regulation, received):
+    due = due_at(regulation, received)
+    assert timedelta(days=28) <= due - received <= timedelta(days=45)
+    assert due < due_at(regulation, received, extended=True)
+
+
+def test_the_day_is_that_of_the_callers_zone():
+    tokyo = timezone(timedelta(hours=9))
+    received = datetime(2026, 2, 1, 8, 0, tzinfo=tokyo)  # still January in UTC
+    assert due_at("gdpr", received) == datetime(2026, 3, 1, 8, 0, tzinfo=tokyo)
+
+
+def test_a_time_without_a_zone_is_refused():
+    with pytest.raises(InvalidTime, match="time zone"):
+        due_at("gdpr", datetime(2026, 1, 1))
+
+
+def test_an_unknown_regulation_names_the_known_ones():
+    with pytest.raises(UnknownRegulation, match="gdpr, uk_gdpr, ccpa"):
+        rule("gpdr")

@@ -1,0 +1,30 @@
+import hashlib
+import hmac
+
+from sqlalchemy import text
+
+from ledger.sample_ids import manifest_sha256, sample_digest
+from ledger.tables import Base
+from tests.ledger.conftest import digests
+
+
+def test_a_digest_is_hmac_sha256_of_dataset_and_id():
+    expected = hmac.new(b"k" * 32, b"digits\x00person-1", hashlib.sha256).digest()
+    assert sample_digest(b"k" * 32, "digits", "person-1") == expected
+
+
+def test_another_key_dataset_or_id_gives_another_digest():
+    cases = [(b"a", "d", "1"), (b"b", "d", "1"), (b"a", "e", "1"), (b"a", "d", "2"), (b"a", "d1", "")]
+    assert len({sample_digest(*case) for case in cases}) == len(cases)
+
+
+def test_a_manifest_does_not_depend_on_the_order():
+    assert manifest_sha256(digests(1, 2, 3)) == manifest_sha256(digests(3, 1, 2)) != manifest_sha256(digests(1, 2))
+
+
+def test_no_sample_id_is_anywhere_in_the_database(world):
+    world.finish(world.submit_and_claim(1, 2, 500))
+    with world.sessions() as session:
+        for table in Base.metadata.tables:
+            rows = session.scalars(text(f"SELECT t::text FROM {table} t")).all()
+            assert not [row for row in rows if "person-" in row or b"person-".hex() in row], table

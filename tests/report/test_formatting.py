@@ -1,0 +1,32 @@
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from report.evidence import Delay
+from report.formatting import delay, duration, moment, plural, ratio
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (0.05, "0.05 s"), (4.37, "4.4 s"), (61.4, "61 s"), (725, "12 min 5 s"), (12_000, "3 h 20 min")],
+)
+def test_a_duration_is_said_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    assert duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_a_small_ratio_keeps_two_digits() -> None:
+    assert [ratio(value) for value in (0, 0.5, 0.0034, 1.234)] == ["0.00", "0.50", "0.0034", "1.23"]
+
+
+def test_a_censored_delay_is_a_lower_bound() -> None:
+    assert delay(Delay(steps=60, censored=True)) == "over 60 steps"
+    assert delay(Delay(steps=1, censored=False)) == "1 step"
+
+
+def test_one_is_singular() -> None:
+    assert (plural(1, "sample"), plural(1334, "sample")) == ("1 sample", "1,334 samples")
+
+
+def test_times_are_printed_in_utc() -> None:
+    local = datetime(2026, 3, 14, 11, 31, 7, tzinfo=timezone(timedelta(hours=2)))
+    assert moment(local) == moment(local.astimezone(UTC)) == "14 March 2026, 09:31:07 UTC"

@@ -1,0 +1,183 @@
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.jobs.results import fail
+from ledger.states import Reason
+from tests.service.conftest import Serve, Site, begin_job, publish_job, set_up
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"], "expedite": True}
+
+
+def test_a_running_job_tells_how_far_it_is(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    begin_job(sessions, job_id)
+
+    answer = client.get(f"/jobs/{job_id}")
+
+    job = answer.json()
+    assert (job["state"], job["phase"], job["progress"], job["step"], job["total"]) == (
+        "running",
+        "unlearn",
+        0.5,
+        12,
+        24,
+    )
+    assert (job["eta_seconds"], job["metrics"]) == (3.5, {"forget_loss": 1.25})
+    assert (job["attempt"], job["method"]["kind"], job["timings"]["unlearn"]) == (1, "ltu", 3.0)
+    assert (job["requests"], job["samples"], job["base_version"]) == (1, 2, 1)
+    assert int(answer.headers["retry-after"]) > 0
+
+
+def test_polling_with_the_etag_costs_no_body_until_something_changes(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    path = "/jobs/" + client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    tag = client.get(path).headers["etag"]
+
+    unchanged = client.get(path, headers={"If-None-Match": tag})
+    begin_job(sessions, path.removeprefix("/jobs/"))
+    changed = client.get(path, headers={"If-None-Match": tag})
+
+    assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", tag)
+    assert int(unchanged.headers["retry-after"]) > 0
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != tag
+
+
+def test_a_finished_job_names_its_report_and_need_not_be_asked_again(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    report_id = publish_job(sessions, job_id)
+
+    answer = client.get(f"/jobs/{job_id}")
+
+    job = answer.json()
+    assert (job["state"], job["phase"], job["progress"]) == ("completed", "done", 1.0)
+    assert (job["report_id"], job["version"], job["verdict"]) == (str(report_id), 2, "verified")
+    assert "retry-after" not in answer.headers
+    (attempt,) = client.get(f"/jobs/{job_id}/attempts").json()["items"]
+    assert (attempt["number"], attempt["outcome"]) == (1, "published")
+
+
+def test_the_timeline_can_be_read_on_from_an_event(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    first = client.get(f"/jobs/{job_id}/events").json()["items"]
+    publish_job(sessions, job_id)
+
+    rest = client.get(f"/jobs/{job_id}/events", params={"after": first[-1]["id"]}).json()["items"]
+
+    assert [event["kind"] for event in first] == ["job.opened", "job.joined"]
+    assert [event["kind"] for event in rest][-1] == "job.completed"
+    assert all(event["text"] for event in rest)
+
+
+def test_jobs_are_listed_with_filters(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    publish_job(sessions, job_id)
+    client.post("/unlearn-requests", json=ASKED | {"sample_ids": ["sample-3"]})
+
+    assert len(client.get("/jobs").json()["items"]) == 2
+    assert [job["id"] for job in client.get("/jobs", params={"state": "completed"}).json()["items"]] == [job_id]
+    assert client.get("/jobs", params={"model": "other"}).json() == {"items": [], "next_cursor": None}
+    assert client.get("/jobs", params={"limit": 1}).json()["next_cursor"]
+
+
+def test_a_waiting_job_is_cancelled_at_once(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+
+    answer = client.post(f"/jobs/{job_id}:cancel")
+
+    assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
+
+
+def test_a_running_job_is_asked_to_stop(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    begin_job(sessions, job_id)
+
+    answer = client.post(f"/jobs/{job_id}:cancel")
+
+    assert (answer.status_code, answer.json()["state"], answer.json()["cancel_requested"]) == (200, "running", True)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+def test_a_completed_job_can_be_neither_cancelled_nor_retried(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], verb: str
+) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    publish_job(sessions, job_id)
+
+    answer = client.post(f"/jobs/{job_id}:{verb}")
+
+    assert answer.status_code == 409
+    assert "completed" in answer.json()["detail"]
+
+
+def test_a_failed_job_says_why_and_can_be_retried(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    job_id = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    claimed = begin_job(sessions, job_id)
+    with sessions.begin() as session:
+        fail(session, claimed, reason=Reason.WEIGHTS_DAMAGED, detail="The digest does not fit.", retry=False)
+
+    failed = client.get(f"/jobs/{job_id}").json()
+    retried = client.post(f"/jobs/{job_id}:retry")
+
+    assert (failed["state"], failed["reason"], failed["detail"]) == (
+        "failed",
+        "weights_damaged",
+        "The digest does not fit.",
+    )
+    assert (retried.status_code, retried.json()["state"], retried.json()["attempt"]) == (200, "queued", 2)
+
+
+def test_another_tenant_can_neither_see_nor_stop_it(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    path = "/jobs/" + serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+    client = serve(key=other.admin)
+
+    answers = [client.get(path), client.get(path + "/events"), client.get(path + "/attempts")]
+    answers += [client.post(path + ":cancel"), client.post(path + ":retry")]
+
+    assert {answer.status_code for answer in answers} == {404}
+    assert client.get("/jobs").json()["items"] == []
+
+
+def test_reading_is_not_enough_to_stop_a_job(serve: Serve, site: Site) -> None:
+    path = "/jobs/" + serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+
+    assert serve(key=site.reader).post(path + ":cancel").status_code == 403
+
+
+def test_where_approval_is_needed_a_job_and_its_version_wait_for_an_admin(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    admin, writer = serve(key=site.admin), serve(key=site.writer)
+    assert writer.patch("/models/triage", json={"approve_jobs": True}).status_code == 403
+    model = admin.patch("/models/triage", json={"approve_jobs": True, "approve_versions": True}).json()
+    assert (model["approve_jobs"], model["approve_versions"]) == (True, True)
+    asked = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+    path = f"/jobs/{writer.post('/unlearn-requests', json=asked).json()['targets'][0]['job']['id']}"
+
+    assert writer.post(f"{path}:approve").status_code == 403
+    approved = admin.post(f"{path}:approve").json()
+    assert approved["approved_by"].startswith("key:")
+    publish_job(sessions, approved["id"])
+    waiting = admin.get(path).json()
+    assert (waiting["state"], waiting["phase"], waiting["version"]) == ("verifying", "awaiting_approval", 2)
+    assert admin.get("/models/triage").json()["version"]["number"] == 1
+
+    assert admin.post(f"{path}:approve").json()["state"] == "completed"
+    assert admin.get("/models/triage").json()["version"]["number"] == 2
+    assert admin.post(f"{path}:reject").status_code == 409
+    kinds = [event["kind"] for event in admin.get(f"{path}/events").json()["items"]]
+    assert kinds.count("job.approved") == 2

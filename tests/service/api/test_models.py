@@ -1,0 +1,95 @@
+import pytest
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.do_not_train import fetch_digests, may_not_train, may_train
+from expunge.errors import Refused
+from ledger.registry.access import issue_key
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
+
+
+def test_a_model_is_told_with_its_newest_version_and_policy(serve: Serve, site: Site) -> None:
+    (model,) = serve(key=site.reader).get("/models").json()["items"]
+
+    assert (model["name"], model["dataset"], model["training_samples"], model["erased_samples"]) == (
+        "triage",
+        "scans",
+        50,
+        0,
+    )
+    assert [spec["kind"] for spec in model["policy"]] == ["ltu", "ieu", "retrain"]
+    assert model["version"]["number"] == 1
+    assert model["version"]["weights_sha256"] == "0" * 64
+
+
+def test_where_the_weights_lie_is_not_told(serve: Serve, site: Site) -> None:
+    client = serve(key=site.reader)
+
+    assert "/nowhere" not in client.get("/models/triage").text + client.get("/models/triage/versions").text
+
+
+def test_versions_come_newest_first(serve: Serve, site: Site) -> None:
+    assert [version["number"] for version in serve(key=site.reader).get("/models/triage/versions").json()["items"]] == [
+        1
+    ]
+
+
+def test_an_unknown_model_is_a_problem_with_its_name(serve: Serve, site: Site) -> None:
+    for path in ("/models/triagee", "/models/triagee/versions"):
+        answer = serve(key=site.reader).get(path)
+
+        assert answer.status_code == 404
+        assert answer.json()["type"].endswith("/unknown-model")
+        assert "triagee" in answer.json()["detail"]
+
+
+def test_a_name_with_a_control_character_is_the_callers_fault(serve: Serve, site: Site) -> None:
+    answer = serve(key=site.reader).get("/models/%00")
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["in"] == "path"
+
+
+def test_another_tenant_sees_nothing_of_it(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "bank")
+    ours, theirs = (serve(key=key).get("/models").json()["items"] for key in (site.reader, other.reader))
+
+    assert ours[0]["id"] != theirs[0]["id"]
+    assert len(ours) == len(theirs) == 1
+
+
+def test_the_served_version_is_told_and_one_from_before_an_erasure_is_refused(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    asked = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+    publish_job(sessions, client.post("/unlearn-requests", json=asked).json()["targets"][0]["job"]["id"])
+    versions = client.get("/models/triage/versions").json()["items"]
+    assert [(version["number"], version["served"]) for version in versions] == [(2, True), (1, False)]
+    assert client.get("/models/triage").json()["version"]["number"] == 2
+
+    refused = client.post("/models/triage/versions/1:promote")
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (409, "samples-erased")
+    assert "1 samples" in refused.json()["detail"]
+    assert client.post("/models/triage/versions/2:promote").json()["served"] is True
+    assert client.post("/models/triage/versions/7:promote").status_code == 404
+    assert client.get("/models/triage/events").json() == {"items": []}
+
+
+def test_promoting_needs_its_own_scope(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        key = issue_key(session, tenant_id=site.tenant_id, name="release", scopes=["models:write"]).secret
+    assert serve(key=key).post("/models/triage/versions/1:promote").status_code == 200
+    assert serve(key=site.writer).post("/models/triage/versions/1:promote").status_code == 403
+
+
+def test_who_has_the_sample_key_can_tell_what_not_to_train_on(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    client.post("/unlearn-requests", json={"dataset": "scans", "sample_ids": ["sample-1", "sample-7", "sample-70"]})
+    ids = [f"sample-{number}" for number in range(10)]
+    for listed in (fetch_digests(client, "models", "triage"), fetch_digests(client, "datasets", "scans")):
+        given = {"dataset": "scans", "key": bytes.fromhex(SAMPLE_KEY), "left_out": listed}
+        assert list(may_not_train(ids, **given)) == ["sample-1", "sample-7"]  # type: ignore[arg-type]
+        assert len(list(may_train(ids, **given))) == 8  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="no dataset named"):
+        fetch_digests(client, "datasets", "nowhere")

@@ -1,0 +1,97 @@
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.jobs.claims import enter_verifying
+from ledger.jobs.results import escalate
+from tests.service.conftest import Serve, Site, begin_job, publish_job
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"], "expedite": True}
+
+
+def scraped(text: str) -> dict[str, float]:
+    return {
+        f"{sample.name}{dict(sorted(sample.labels.items())) or ''}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_known_label_set_is_there_from_the_start(serve: Serve, site: Site) -> None:
+    found = scraped(serve().get("/metrics").text)
+
+    assert found["expunge_jobs{'state': 'running'}"] == 0
+    assert found["expunge_requests{'state': 'rejected'}"] == 0
+    assert found["expunge_requests_finished_total{'outcome': 'completed'}"] == 0
+    assert found["expunge_unlearning_seconds_count{'method': 'ltu', 'model': 'triage'}"] == 0
+    assert found["expunge_stage_duration_seconds_count{'method': 'retrain', 'stage': 'audit_relearn'}"] == 0
+    assert found["expunge_audit_verdicts_total{'model': 'triage', 'verdict': 'failed'}"] == 0
+    assert found["expunge_samples_erased_total{'model': 'triage'}"] == 0
+    assert found["expunge_wakeups_total{'outcome': 'lost'}"] == 0
+    assert found["expunge_requests_overdue"] == 0
+
+
+def test_a_published_job_is_counted_and_timed(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    publish_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
+
+    found = scraped(client.get("/metrics").text)
+
+    assert found["expunge_jobs{'state': 'completed'}"] == 1
+    assert found["expunge_requests_received_total{'channel': 'api'}"] == 1
+    assert found["expunge_requests_finished_total{'outcome': 'completed'}"] == 1
+    assert found["expunge_requests_finished_late_total{'outcome': 'completed'}"] == 0
+    assert found["expunge_samples_erased_total{'model': 'triage'}"] == 2
+    assert found["expunge_audit_verdicts_total{'model': 'triage', 'verdict': 'verified'}"] == 1
+    ltu = "'method': 'ltu', 'model': 'triage'"
+    assert found[f"expunge_unlearning_seconds_sum{{{ltu}}}"] == 4.0
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '2.0', {ltu}}}"] == 0
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '5.0', {ltu}}}"] == 1
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '+Inf', {ltu}}}"] == 1
+    assert found["expunge_stage_duration_seconds_sum{'method': 'ltu', 'stage': 'audit_membership'}"] == 2.0
+    assert found["expunge_request_completion_seconds_bucket{'le': '60.0'}"] == 1
+    assert found["expunge_queue_wait_seconds_count"] == 1
+    assert found["expunge_job_requests_sum"] == 1
+    assert -1 <= found["expunge_audit_utility_delta_ratio{'model': 'triage'}"] <= 1
+    assert 0 <= found["expunge_audit_membership_auc_ratio{'model': 'triage'}"] <= 1
+    assert found["expunge_audit_relearn_delay_ratio{'model': 'triage'}"] > 0
+    assert found["expunge_exporter_up"] == 1
+
+
+def test_a_value_on_a_bound_counts_below_it(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    publish_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
+
+    found = scraped(client.get("/metrics").text)
+
+    audit = "'method': 'ltu', 'stage': 'audit_membership'"  # two seconds
+    assert found[f"expunge_stage_duration_seconds_bucket{{'le': '2.0', {audit}}}"] == 1
+    assert found[f"expunge_stage_duration_seconds_bucket{{'le': '1.0', {audit}}}"] == 0
+
+
+def test_an_attempt_that_the_audit_did_not_verify_is_timed_under_its_own_method(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    claimed = begin_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
+    with sessions.begin() as session:
+        enter_verifying(session, claimed)
+        escalate(session, claimed, method={"kind": "ieu"}, finding={"verdict": "inconclusive"})
+
+    found = scraped(client.get("/metrics").text)
+
+    assert found["expunge_unlearning_seconds_sum{'method': 'ltu', 'model': 'triage'}"] == 3.0
+    assert found["expunge_unlearning_seconds_count{'method': 'ieu', 'model': 'triage'}"] == 0
+    assert found["expunge_earliest_deadline_timestamp_seconds"] > 0
+
+
+def test_no_id_and_no_sample_is_in_a_label(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    body = client.post("/unlearn-requests", json=ASKED).json()
+    client.get(f"/unlearn-requests/{body['id']}")
+    client.get("/nowhere/sample-1")
+
+    text = client.get("/metrics").text
+
+    assert body["id"] not in text
+    assert "sample-1" not in text
+    assert 'handler="/unlearn-requests/{request_id' in text

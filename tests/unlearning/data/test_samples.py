@@ -1,0 +1,70 @@
+import pytest
+import torch
+
+from tests.unlearning.small import samples
+from unlearning.data.samples import SampleSet, partition
+from unlearning.errors import InvalidWorkload
+
+GIVEN = samples(50, seed=1)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_taken_samples_keep_their_ids_and_order() -> None:
+    taken = GIVEN.take(torch.tensor([7, 3]))
+
+    assert taken.ids == (GIVEN.ids[7], GIVEN.ids[3])
+    assert torch.equal(taken.inputs, GIVEN.inputs[[7, 3]])
+    assert torch.equal(taken.targets, GIVEN.targets[[7, 3]])
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 49, 50, 64])
+def test_an_epoch_shows_every_sample_once_and_no_lone_one_last(size: int) -> None:
+    batches = list(GIVEN.epoch(size, generator()))
+    shown = torch.cat([batch.inputs for batch in batches])
+
+    assert sorted(map(tuple, shown.tolist())) == sorted(map(tuple, GIVEN.inputs.tolist()))
+    assert len(batches) == GIVEN.batch_count(size)
+    assert all(len(batch.targets) == size for batch in batches[:-1])
+    assert size == 1 or all(len(batch.targets) > 1 for batch in batches)
+
+
+def test_a_single_sample_is_a_batch() -> None:
+    (batch,) = GIVEN.take(torch.tensor([4])).epoch(16, generator())
+
+    assert len(batch.targets) == 1
+
+
+def test_drawn_samples_are_distinct_and_all_where_there_are_fewer() -> None:
+    drawn = GIVEN.draw(20, generator())
+
+    assert len({tuple(inputs) for inputs in drawn.inputs.tolist()}) == 20
+    assert len(GIVEN.draw(500, generator()).targets) == 50
+
+
+def test_parts_are_disjoint_seeded_and_of_the_sizes_asked_for() -> None:
+    parts, again, other = (partition(GIVEN, (20, 10, 15), seed=seed) for seed in (1, 1, 2))
+
+    assert [len(part) for part in parts] == [20, 10, 15]
+    assert len({sample for part in parts for sample in part.ids}) == 45
+    assert [part.ids for part in parts] == [part.ids for part in again]
+    assert [part.ids for part in parts] != [part.ids for part in other]
+
+
+def test_more_than_there_is_cannot_be_parted() -> None:
+    with pytest.raises(InvalidWorkload, match="need 51 samples; there are 50"):
+        partition(GIVEN, (50, 1), seed=0)
+
+
+def test_lengths_that_differ_are_refused() -> None:
+    with pytest.raises(InvalidWorkload, match="2 ids, 3 inputs, 3 targets"):
+        SampleSet(ids=("a", "b"), inputs=torch.zeros(3, 2), targets=torch.zeros(3))
+
+
+def test_an_id_that_stands_twice_is_refused_without_being_named() -> None:
+    with pytest.raises(InvalidWorkload, match="only 1 distinct") as refusal:
+        SampleSet(ids=("private", "private"), inputs=torch.zeros(2, 2), targets=torch.zeros(2))
+
+    assert "private" not in str(refusal.value)

@@ -1,0 +1,161 @@
+"""The guiding membership models: unlike each other, better than chance, frozen, differentiable."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.unlearning.small import CLASSES, plain, same, state, task
+from unlearning.data.samples import SampleSet
+from unlearning.errors import MethodRefused
+from unlearning.methods.ltu.guide_attacks import (
+    Guide,
+    labelled_logits,
+    loss_margin_entropy,
+    member_signal,
+    sorted_log_probabilities,
+    train_guides,
+)
+from unlearning.methods.registry import unlearn
+from unlearning.specs import LTU
+from unlearning.task import Task
+
+
+@pytest.fixture(scope="module")
+def given() -> Task:
+    return task(plain)
+
+
+@pytest.fixture(scope="module")
+def guides(given: Task) -> tuple[Guide, ...]:
+    return train_guides(given, given.remain.batch, count=3)
+
+
+def widths(guide: Guide) -> tuple[torch.Size, ...]:
+    return tuple(parameter.shape for parameter in guide.head.parameters())
+
+
+def test_on_an_overfit_model_all_beat_chance(guides: tuple[Guide, ...]) -> None:
+    assert len(guides) == 3
+    assert all(guide.accuracy >= 0.55 for guide in guides)
+
+
+def test_no_two_see_the_same_or_are_built_the_same(guides: tuple[Guide, ...]) -> None:
+    assert len({guide.features for guide in guides}) == 3
+    assert len({widths(guide) for guide in guides}) == 3
+
+
+def test_they_say_member_of_what_was_trained_on_and_not_of_what_was_not(given: Task, guides: tuple[Guide, ...]) -> None:
+    with torch.no_grad():
+        for guide in guides:
+            inside, outside = (
+                guide.member_logit(given.model(part.inputs), part.targets) for part in (given.forget, given.criterion)
+            )
+            # Neither part was used to train the guides.
+            assert (inside > 0).float().mean() > (outside > 0).float().mean() + 0.1
+
+
+def test_more_than_three_go_round_again_with_other_seeds(given: Task) -> None:
+    found = train_guides(given, given.remain.batch, count=4)
+
+    assert len(found) == 4
+    assert widths(found[0]) == widths(found[3])
+    assert not same(state(found[0].head), state(found[3].head))
+
+
+def test_they_are_frozen(guides: tuple[Guide, ...]) -> None:
+    assert not any(parameter.requires_grad for guide in guides for parameter in guide.head.parameters())
+
+
+def test_a_gradient_flows_from_each_to_the_logits(guides: tuple[Guide, ...]) -> None:
+    logits = torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    for guide in guides:
+        (gradient,) = torch.autograd.grad(guide.member_logit(logits, torch.zeros(5, dtype=torch.int64)).sum(), logits)
+        assert torch.isfinite(gradient).all()
+        assert (gradient.norm(dim=-1) > 0).all()
+
+
+def test_the_signal_is_higher_for_non_members(given: Task, guides: tuple[Guide, ...]) -> None:
+    batch = given.forget.batch
+    with torch.no_grad():
+        signal = member_signal(guides[0], lambda forward, inputs: forward(inputs))(given.model, batch)
+        expected = -guides[0].member_logit(given.model(batch.inputs), batch.targets)
+
+    assert torch.equal(signal, expected)
+
+
+def test_training_them_touches_neither_the_model_nor_the_random_state(given: Task) -> None:
+    before, random_state = state(given.model), torch.get_rng_state()
+    first, second = (train_guides(given, given.remain.batch, count=2) for _ in range(2))
+
+    assert same(state(given.model), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(same(state(a.head), state(b.head)) for a, b in zip(first, second, strict=True))
+
+
+class Blank(nn.Module):
+    """The same logits for every input: nothing to tell members by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(12, CLASSES))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 0 * inputs @ self.weight
+
+
+def of_one_class(samples: SampleSet) -> SampleSet:
+    return dataclasses.replace(samples, targets=torch.zeros_like(samples.targets))
+
+
+def blank(given: Task) -> Task:
+    """Nothing remembered, and every sample of one class: every guide can only guess."""
+    blanked = copy.copy(given)
+    blanked.model = Blank()
+    for name in ("forget", "remain", "guide", "criterion"):
+        setattr(blanked, name, of_one_class(getattr(given, name)))
+    return blanked
+
+
+def test_those_that_do_not_beat_chance_are_left_out(given: Task) -> None:
+    blanked = blank(given)
+
+    assert train_guides(blanked, blanked.remain.batch, count=3) == ()
+
+
+def test_without_guides_and_without_remembering_nothing_is_left_to_do(given: Task) -> None:
+    blanked = blank(given)
+    before = state(blanked.model)
+
+    with pytest.raises(MethodRefused, match="guiding"):
+        next(unlearn(LTU(remembering=False), blanked))
+
+    assert same(state(blanked.model), before)
+
+
+def test_the_sorted_log_probabilities_do_not_depend_on_order_or_label() -> None:
+    logits = torch.tensor([[2.0, -1.0, 0.5, 0.0]])
+    one = sorted_log_probabilities(logits, torch.tensor([0]))
+    other = sorted_log_probabilities(logits[:, [3, 1, 0, 2]], torch.tensor([2]))
+
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(one.exp().sum(-1), torch.ones(1))
+
+
+def test_labelled_logits_do_not_depend_on_a_common_shift() -> None:
+    logits, targets = torch.tensor([[2.0, -1.0, 0.5]]), torch.tensor([1])
+
+    torch.testing.assert_close(labelled_logits(logits, targets), labelled_logits(logits + 7, targets))
+    assert labelled_logits(logits, targets)[0, 3:].tolist() == [0, 1, 0]
+
+
+def test_loss_margin_and_entropy_are_what_they_say() -> None:
+    logits, targets = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]]), torch.tensor([2, 0])
+    found = loss_margin_entropy(logits, targets)
+    p = logits.softmax(-1)
+
+    torch.testing.assert_close(found[:, 0], torch.nn.functional.cross_entropy(logits, targets, reduction="none"))
+    torch.testing.assert_close(found[:, 1], torch.tensor([0.5 - 2.0, 0.0]))
+    torch.testing.assert_close(found[:, 2], torch.distributions.Categorical(p).entropy())

@@ -1,0 +1,66 @@
+"""How hard each forget sample is still to be pushed."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from tests.unlearning.small import CLASSES, OBJECTIVE, plain, task
+from unlearning.data.samples import joined
+from unlearning.specs import Stop
+from unlearning.stopping.criterion import calibrate
+from unlearning.stopping.forget_weights import push, shortfall
+
+HELD_OUT = torch.tensor([0.0, 0.1, 0.2, 0.3, 4.0])
+EQUAL = torch.full((5,), 0.2)
+
+
+def of(losses: list[float], *, held_out: Tensor = HELD_OUT, weights: Tensor = EQUAL, aim: float = 1.0) -> list[float]:
+    return [round(value, 4) for value in shortfall(torch.tensor(losses), held_out, weights, aim=aim).tolist()]
+
+
+def test_what_looks_held_out_is_pushed_no_further() -> None:
+    assert of(HELD_OUT.tolist()) == [0, 0, 0, 0, 0]
+    assert of([9.0] * 5) == [0, 0, 0, 0, 0]
+
+
+def test_only_the_samples_nearest_to_being_lost_are_pushed_far() -> None:
+    assert of([0.0, 0.1, 0.2, 0.3, 0.4]) == [0, 0, 0, 0, 1]
+
+
+def test_the_push_grows_with_what_is_missing_of_the_rank() -> None:
+    assert of([0.0, 0.0, 0.1, 0.2, 3.9]) == [0, 0.2, 0.2, 0.2, 0.2]
+
+
+def test_the_order_of_the_samples_is_not_changed() -> None:
+    assert of([0.4, 0.0, 0.3, 0.1, 0.2]) == [1, 0, 0, 0, 0]
+
+
+def test_the_aim_multiplies_the_held_out_losses() -> None:
+    assert of([0.0, 0.1, 0.2, 0.3, 4.0], aim=2.0) == [0, 0.2, 0.4, 0.6, 1]
+
+
+def test_held_out_samples_count_by_their_weight() -> None:
+    hard_class_only = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
+    assert of([0.1, 3.8], weights=hard_class_only) == [1, 0.4]
+
+
+def test_any_number_of_samples_is_matched_with_any_other() -> None:
+    assert of([0.0]) == [0.4]
+    assert len(of([0.0] * 64)) == 64
+
+
+def test_a_class_that_goes_is_pushed_as_far_as_a_guess_and_others_as_far_as_held_out_data() -> None:
+    given = task(plain)
+    together = joined(given.forget, given.remain)
+    chosen = (together.targets == 2) | (torch.arange(len(together)) < 20)
+    given.forget, given.remain = (together.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
+    criterion = calibrate(given, Stop())
+    found = push(given, criterion, given.forget.batch, held_out=criterion.held_out_losses)
+    losses = OBJECTIVE.losses(given.model, given.forget.batch).detach()
+    going = given.forget.targets == 2
+
+    torch.testing.assert_close(found[going], ((math.log(CLASSES) - losses[going]) / 0.5).clamp(0, 1))
+    expected = shortfall(losses[~going], criterion.held_out_losses, criterion.weights)
+    torch.testing.assert_close(found[~going], expected)
+    assert 0 < int(going.sum()) < len(going)

@@ -1,0 +1,133 @@
+"""The calibrated stop: which state is left, and when a run ends."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unlearning.small import OBJECTIVE, RECIPE, comparing, plain, pooled, same, state, task
+from unlearning.specs import Stop
+from unlearning.stopping.criterion import Check, calibrate
+from unlearning.stopping.stop import until_matched
+from unlearning.task import Task
+from unlearning.training.loop import drain, fit
+
+
+def becoming(given: Task, states: list[Mapping[str, Tensor]]) -> Callable[[int, Check], Mapping[str, float]]:
+    """A method whose steps put known weights into the model."""
+
+    def step(number: int, last: Check) -> Mapping[str, float]:
+        given.model.load_state_dict(states[min(number, len(states)) - 1])
+        return {"number": float(number)}
+
+    return step
+
+
+def never_learnt(given: Task) -> Mapping[str, Tensor]:
+    return state(fit(plain, given.remain, RECIPE, objective=OBJECTIVE, seed=5))
+
+
+def wrecked(given: Task, value: float = 0.0) -> Mapping[str, Tensor]:
+    return {name: torch.full_like(tensor, value) for name, tensor in given.model.state_dict().items()}
+
+
+NO_PROBE = Stop(check_every=1, tolerance=1e-6, relearn_share=0.0, allowed_drop=30.0)
+
+
+def test_the_best_state_seen_is_put_back() -> None:
+    given = task(plain, forgotten=40)
+    original, best = state(given.model), never_learnt(given)
+    steps = until_matched(
+        given, calibrate(given, NO_PROBE), becoming(given, [original, best, original, original]), steps=4
+    )
+    outcome = drain(steps)
+
+    assert outcome.stopped_because == "budget"
+    assert outcome.steps == 4
+    assert same(state(given.model), dict(best))
+
+
+def test_the_model_as_given_is_not_left_where_another_keeps_the_utility() -> None:
+    """A few samples cannot be told from held-out data even before: by the score alone nothing would ever be forgotten."""
+    given = task(plain, forgotten=40)
+    stop = Stop(check_every=1, tolerance=100, relearn_share=0.0, allowed_drop=30.0)
+    moved = {name: tensor * 1.2 for name, tensor in state(given.model).items()}
+    drain(until_matched(given, calibrate(given, stop), becoming(given, [moved]), steps=8, anneals=True))
+    assert same(state(given.model), moved)
+
+
+def test_a_run_closed_early_puts_the_best_state_back_too() -> None:
+    given = task(plain, forgotten=40)
+    original, best = state(given.model), never_learnt(given)
+    steps = until_matched(given, calibrate(given, NO_PROBE), becoming(given, [best, original, wrecked(given)]), steps=9)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+
+    assert same(state(given.model), dict(best))
+
+
+@pytest.mark.parametrize(("value", "steps_taken"), [(0.0, 3), (float("nan"), 1), (float("inf"), 1)])
+def test_where_the_utility_is_lost_the_run_ends_with_the_original(value: float, steps_taken: int) -> None:
+    given = task(plain, forgotten=40)
+    original = state(given.model)
+    stop = Stop(check_every=1, relearn_share=0.0)
+    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [wrecked(given, value)]), steps=9))
+
+    assert outcome.stopped_because == "utility"
+    assert outcome.steps == steps_taken
+    assert same(state(given.model), original)
+
+
+def test_a_method_that_anneals_may_recover_from_a_drop() -> None:
+    given = task(plain, forgotten=40)
+    best = never_learnt(given)
+    states = [wrecked(given)] * 5 + [best]
+    outcome = drain(until_matched(given, calibrate(given, NO_PROBE), becoming(given, states), steps=6, anneals=True))
+
+    assert outcome.stopped_because == "budget"
+    assert same(state(given.model), dict(best))
+
+
+def test_a_drop_at_the_end_is_repaired_for_as_long_as_it_lasts() -> None:
+    given = task(plain, forgotten=40)
+    best = never_learnt(given)
+    stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0, allowed_drop=60.0)
+    states = [wrecked(given)] * 6 + [best]
+    outcome = drain(
+        until_matched(given, calibrate(given, stop), becoming(given, states), steps=4, repair_steps=20, anneals=True)
+    )
+
+    assert outcome.steps == 8
+    assert same(state(given.model), dict(best))
+
+
+def test_a_repair_ends_when_its_steps_are_spent_and_is_not_begun_without_need() -> None:
+    for states, taken in (("wrecked", 7), ("original", 4)):
+        given = task(plain, forgotten=40)
+        weights = wrecked(given) if states == "wrecked" else state(given.model)
+        stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0)
+        steps = until_matched(
+            given, calibrate(given, stop), becoming(given, [weights]), steps=4, repair_steps=3, anneals=True
+        )
+        assert drain(steps).steps == taken
+
+
+def test_a_match_ends_the_run_at_once() -> None:
+    given = comparing(pooled(0, 100), pooled(100, 400))
+    stop = Stop(check_every=2, tolerance=2.0, relearn_share=0.0)
+    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=9))
+
+    assert outcome.stopped_because == "matched"
+    assert outcome.steps == 2
+    assert outcome.metrics["match_score"] <= 2.0
+
+
+def test_a_match_that_would_not_last_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearning.stopping.stop.lasting", lambda task, stop: False)
+    given = comparing(pooled(0, 100), pooled(100, 400))
+    stop = Stop(tolerance=2.0)
+    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=4))
+
+    assert outcome.stopped_because == "budget"

@@ -1,0 +1,147 @@
+"""Tier 2 as a whole: the attacks with reference models on the original and on the unlearned model, and the two distances."""
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
+from torch import nn
+
+from unlearning.audit.attacks.klom import Forgetting, forgetting, klom
+from unlearning.audit.attacks.lira import lira
+from unlearning.audit.attacks.rmia import rmia, typical_offline, typical_online
+from unlearning.audit.attacks.shadows import Repeats, Shadows, repeats, shadows
+from unlearning.audit.attacks.study import Study, margins
+from unlearning.audit.intervals import Floats
+from unlearning.audit.membership import Attack, Pairing, attack, pair
+from unlearning.data.samples import joined
+from unlearning.specs.audit import ReferenceSpec
+from unlearning.task import Progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Distance:
+    """KLoM over D_f: mean and 95th percentile in nats, and the same of retrained models against other retrained ones."""
+
+    mean: float
+    worst: float
+    null_mean: float
+    null_worst: float
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON."""
+        return {"mean": self.mean, "p95": self.worst, "null_mean": self.null_mean, "null_p95": self.null_worst}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceFindings:
+    """original, unlearned: the attacks by name; "u_lira" on the unlearned alone. klom, forgetting: None without repeats.
+
+    shadows, repeats: how many models they rest on. compared: forgotten and held-out samples.
+    """
+
+    original: Mapping[str, Attack]
+    unlearned: Mapping[str, Attack]
+    klom: Distance | None
+    forgetting: Forgetting | None
+    shadows: int
+    repeats: int
+    compared: tuple[int, int]
+
+    def to_json(self) -> dict[str, object]:
+        """Plain JSON without NaN or Infinity."""
+        return {
+            "shadows": self.shadows,
+            "repeats": self.repeats,
+            "samples": {"forget": self.compared[0], "held_out": self.compared[1]},
+            "original": {name: found.to_json() for name, found in self.original.items()},
+            "unlearned": {name: found.to_json() for name, found in self.unlearned.items()},
+            "klom": self.klom and self.klom.to_json(),
+            "forgetting": self.forgetting and self.forgetting.to_json(),
+        }
+
+
+def audit_with_references(
+    of: Study, *, unlearned: nn.Module, spec: ReferenceSpec, folder: Path
+) -> Generator[Progress, None, ReferenceFindings]:
+    """Run tier 2 on `unlearned`, beside the original of the study's task (the negative control). Ask `cost` first.
+
+    What the reference models showed is kept under `folder`, and an interrupted run goes on from there. That is the margins of
+    forgotten samples without their IDs: delete the folder with the rest of the job's work.
+    """
+    seen = joined(of.pool, of.population)
+    models = (of.task.model, unlearned)
+    first, second = (margins(model, seen, of.task.objective) for model in models)
+    found = yield from shadows(of, count=spec.shadows, folder=folder)
+    repeated = (yield from repeats(of, count=spec.repeats, folder=folder)) if spec.repeats else None
+    pairing = pair(
+        of.task.forget.targets.cpu().numpy(),
+        of.others.targets.cpu().numpy(),
+        most=spec.audit.membership_samples,
+        replicates=spec.audit.replicates,
+        rng=np.random.default_rng([of.seed, 3]),
+    )
+    scores = scores_of(second, found, spec=spec) | {"u_lira": _likelihood(second, found.after, found)}
+    return ReferenceFindings(
+        original=_attacks(scores_of(first, found, spec=spec), len(of.task.forget), pairing, spec),
+        unlearned=_attacks(scores, len(of.task.forget), pairing, spec),
+        klom=_distance(repeated) if repeated else None,
+        forgetting=_forgetting(repeated) if repeated else None,
+        shadows=spec.shadows,
+        repeats=spec.repeats,
+        compared=(len(pairing.forget), len(pairing.held_out)),
+    )
+
+
+def scores_of(target: Floats, found: Shadows, *, spec: ReferenceSpec) -> dict[str, Floats]:
+    """The pool's scores, (n,), by the attacks on models as trained. target: margins of pool and population, (n + m,)."""
+    n = found.members.shape[1]
+    p, reference = expit(target), expit(found.before)
+    nobody = np.zeros((len(reference), len(target) - n), dtype=np.bool_)
+
+    def score(typical: Floats, population: Floats) -> Floats:
+        return rmia(p[:n], typical, population_target=p[n:], population_typical=population, gamma=spec.gamma)
+
+    return {
+        "lira": _likelihood(target, found.before, found),
+        "rmia_offline": score(
+            typical_offline(reference[:, :n], found.members, a=spec.offline_a),
+            typical_offline(reference[:, n:], nobody, a=spec.offline_a),
+        ),
+        "rmia": score(typical_online(reference[:, :n], found.members), reference[:, n:].mean(axis=0)),
+    }
+
+
+def _likelihood(target: Floats, shown: Floats, found: Shadows) -> Floats:
+    n = found.members.shape[1]
+    return lira(target[:n], shown[:, :n], found.members)
+
+
+def _attacks(scores: Mapping[str, Floats], forgotten: int, pairing: Pairing, spec: ReferenceSpec) -> dict[str, Attack]:
+    """Each score as an attack on D_f against the others; at equal odds, and at half of RMIA's population."""
+    return {
+        name: attack(
+            name,
+            values[:forgotten],
+            values[forgotten:],
+            pairing,
+            threshold=0.5 if name.startswith("rmia") else 0.0,
+            confidence=spec.audit.confidence,
+            deciding=spec.audit.thresholds.confidence,
+        )
+        for name, values in scores.items()
+    }
+
+
+def _distance(found: Repeats) -> Distance:
+    """Both against the second half of the retrained, so that KLoM and its null are of the same size."""
+    half = len(found.retrained) // 2
+    one = klom(found.unlearned[:half], found.retrained[half:])
+    null = klom(found.retrained[:half], found.retrained[half:])
+    worst = [float(np.quantile(values, 0.95)) for values in (one, null)]
+    return Distance(mean=float(one.mean()), worst=worst[0], null_mean=float(null.mean()), null_worst=worst[1])
+
+
+def _forgetting(found: Repeats) -> Forgetting:
+    return forgetting(found.unlearned, found.retrained, utility=found.utility)

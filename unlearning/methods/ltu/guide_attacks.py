@@ -1,0 +1,139 @@
+"""The membership-inference models that guide the forgetting: small, frozen, differentiable, and not alike.
+
+K, their inputs and their training are this project's [ours]; that there are K pre-trained, frozen and fully differentiable ones of
+different architecture and training is the paper's [paper]. The attacks that evaluate are never among them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.data.objectives import Forward
+from unlearning.data.samples import Batch
+from unlearning.inference import in_pieces
+from unlearning.precision import in_float32
+from unlearning.task import Task
+
+Features = Callable[[Tensor, Tensor], Tensor]
+"""(logits (n, classes), targets (n,)) → features (n, d)."""
+
+_TOP = 5
+_EPOCHS = 200
+_BEATS_CHANCE = 0.55
+
+
+def sorted_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
+    """(n, k): the largest log-probabilities, in falling order; the label is not looked at."""
+    log_p = logits.log_softmax(-1)
+    return log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1).values.clamp(min=-20)
+
+
+def labelled_logits(logits: Tensor, targets: Tensor) -> Tensor:
+    """(n, 2·classes): centred logits beside the one-hot label."""
+    return torch.cat(
+        [logits - logits.mean(-1, keepdim=True), functional.one_hot(targets, logits.shape[-1]).float()], -1
+    )
+
+
+def loss_margin_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """(n, 3): cross-entropy, the margin between the true and the best other logit, and the entropy."""
+    log_p = logits.log_softmax(-1)
+    true = logits.gather(1, targets[:, None]).squeeze(1)
+    others = logits.masked_fill(functional.one_hot(targets, logits.shape[-1]).bool(), -torch.inf).amax(-1)
+    return torch.stack(
+        [-log_p.gather(1, targets[:, None]).squeeze(1), true - others, -(log_p.exp() * log_p).sum(-1)], -1
+    )
+
+
+_ARCHITECTURES: tuple[tuple[Features, tuple[int, ...], float], ...] = (
+    (sorted_log_probabilities, (16,), 0.02),
+    (labelled_logits, (32, 16), 0.01),
+    (loss_margin_entropy, (8,), 0.05),
+)
+"""Features, hidden widths and learning rate; a K above three goes round again with other seeds."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Guide:
+    """features: what it sees. head: standardised features → logit of "member", (n, 1). accuracy: balanced, on data kept back."""
+
+    features: Features
+    mean: Tensor
+    scale: Tensor
+    head: nn.Module
+    accuracy: float
+
+    def member_logit(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(n,): above 0 where the sample looks like a member."""
+        found: Tensor = self.head((self.features(logits, targets) - self.mean) / self.scale)
+        return found.squeeze(-1)
+
+
+@in_float32
+def train_guides(task: Task, members: Batch, *, count: int) -> tuple[Guide, ...]:
+    """`count` guides trained on the model's answers for `members` (D̂_r) against the guide part of D_v.
+
+    A guide no better than chance goes: it is kept where its balanced accuracy on a third kept back is at least 0.55.
+    """
+    assert task.objective.logits is not None
+    non_members = task.guide.batch
+    size = min(len(members.targets), 4 * len(non_members.targets))
+    with torch.no_grad():
+        forward = in_pieces(task.model)
+        inside = task.objective.logits(forward, members.inputs[:size]), members.targets[:size]
+        outside = task.objective.logits(forward, non_members.inputs), non_members.targets
+    guides = (
+        _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
+        for k in range(count)
+    )
+    return tuple(guide for guide in guides if guide.accuracy >= _BEATS_CHANCE)
+
+
+def member_signal(guide: Guide, logits: Callable[[Forward, Tensor], Tensor]) -> Callable[[Forward, Batch], Tensor]:
+    """The guide's score as a signal that is higher for non-members."""
+    return lambda forward, batch: -guide.member_logit(logits(forward, batch.inputs), batch.targets)
+
+
+def _train(
+    architecture: tuple[Features, tuple[int, ...], float],
+    inside: tuple[Tensor, Tensor],
+    outside: tuple[Tensor, Tensor],
+    *,
+    seed: int,
+) -> Guide:
+    features, widths, rate = architecture
+    parts = [features(*inside), features(*outside)]
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = [part[torch.randperm(len(part), generator=generator)] for part in parts]
+    kept_back = [part[: max(1, len(part) // 3)] for part in shuffled]
+    used = [part[max(1, len(part) // 3) :] if len(part) > 1 else part for part in shuffled]
+    x = torch.cat(used)
+    mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-3)
+    labels = torch.cat([torch.ones(len(used[0])), torch.zeros(len(used[1]))]).to(x.device)
+    balance = torch.cat([torch.full((len(part),), 0.5 / len(part)) for part in used]).to(x.device)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = _perceptron(x.shape[-1], widths).to(x.device)
+    optimiser = torch.optim.Adam(head.parameters(), lr=rate, weight_decay=1e-3)
+    with torch.enable_grad():
+        for _ in range(_EPOCHS):
+            logit = head((x - mean) / scale).squeeze(-1)
+            loss = (functional.binary_cross_entropy_with_logits(logit, labels, reduction="none") * balance).sum()
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            optimiser.step()
+    head.requires_grad_(False)
+    with torch.no_grad():
+        hits = [(head((part - mean) / scale) > 0).float().mean() for part in kept_back]
+    return Guide(features=features, mean=mean, scale=scale, head=head, accuracy=float(hits[0] + 1 - hits[1]) / 2)
+
+
+def _perceptron(width: int, hidden: tuple[int, ...]) -> nn.Module:
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.Tanh()]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, 1))

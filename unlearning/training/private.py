@@ -1,0 +1,156 @@
+"""Training with differential privacy: Poisson batches, gradients clipped sample by sample, and Gaussian noise (Abadi et al., 2016).
+
+Opacus clips, adds the noise and accounts for the privacy spent; it is imported only where this is asked for. The noise
+comes from torch's ordinary generator: good for an experiment, not for a promise that must hold against cryptographers.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad_and_value, vmap
+
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.errors import MethodRefused
+from unlearning.gradients import Parameters, forward_with, trainable
+from unlearning.specs.training import DPSGD, Recipe
+from unlearning.state import State
+from unlearning.task import Outcome, Progress, Steps
+
+_FEWEST = 2
+
+
+@dataclass(slots=True, eq=False)
+class PoissonBatches:
+    """`total` batches in which each sample stands with the probability size/n, independently; kept, a resumed run goes on.
+
+    A batch of fewer than two samples is drawn again: at the sizes one trains with that does not happen.
+    """
+
+    samples: SampleSet
+    size: int
+    total: int
+    generator: torch.Generator
+    taken: int = field(default=0)
+
+    @property
+    def rate(self) -> float:
+        """The probability that a sample stands in a batch."""
+        return min(1.0, self.size / len(self.samples))
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.taken < self.total:
+            chosen = self._draw()
+            self.taken += 1
+            yield self.samples.select(chosen)
+
+    def _draw(self) -> Tensor:
+        while True:
+            chosen = (torch.rand(len(self.samples), generator=self.generator) < self.rate).nonzero().flatten()
+            if len(chosen) >= min(_FEWEST, len(self.samples)):
+                return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; the generator is a part of its own."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.taken = state_dict["taken"]
+
+
+def private_steps(
+    model: nn.Module,
+    samples: SampleSet,
+    recipe: Recipe,
+    privacy: DPSGD,
+    *,
+    objective: Objective,
+    seed: int,
+    state: State,
+) -> Steps:
+    """Train `model` in place by DP-SGD, in float32; the outcome's metrics have `epsilon` and `delta`.
+
+    As many steps as `recipe` takes otherwise. Raises MethodRefused where Opacus is not installed or the model has a layer, such as
+    batch norm, in which samples look at each other.
+    """
+    dp_optimiser = _refusing(model)
+    generator = torch.Generator().manual_seed(seed)
+    total = recipe.epochs * samples.batch_count(recipe.batch_size)
+    batches = PoissonBatches(samples, recipe.batch_size, total, generator)
+    parameters = trainable(model)
+    inner = torch.optim.SGD(
+        parameters.values(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(inner, recipe.learning_rate, total_steps=total, cycle_momentum=False)
+    noise = torch.Generator(device=samples.inputs.device).manual_seed(seed + 1)
+    optimiser = dp_optimiser(
+        inner,
+        noise_multiplier=privacy.noise,
+        max_grad_norm=privacy.clip,
+        expected_batch_size=recipe.batch_size,
+        generator=noise,
+    )
+    state.keep(model=model, optimiser=inner, schedule=schedule, batches=batches, generator=generator, noise=noise)
+    model.train()
+    try:
+        for batch in batches:
+            loss = _differentiate(model, parameters, batch, objective)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            schedule.step()
+            yield Progress(phase="train", step=batches.taken, total=total, metrics={"loss": loss})
+    finally:
+        for p in parameters.values():
+            p.__dict__.clear()  # where Opacus keeps single samples' gradients and their sum
+        model.eval()
+    spent = epsilon(privacy, rate=batches.rate, steps=total)
+    return Outcome(steps=total, stopped_because="completed", metrics={"epsilon": spent, "delta": privacy.delta})
+
+
+def epsilon(privacy: DPSGD, *, rate: float, steps: int) -> float:
+    """The ε that `steps` steps spend at a sampling rate, by Rényi accounting (Mironov, 2017)."""
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    accountant.history = [(privacy.noise, rate, steps)]
+    with warnings.catch_warnings():
+        # Where the best order is the first or last that it looks at, the bound is looser than it could be, never wrong.
+        warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
+        return float(accountant.get_epsilon(privacy.delta))
+
+
+def _refusing(model: nn.Module) -> Any:
+    """Opacus's optimiser, where it is installed and the model is one that can be trained so."""
+    try:
+        from opacus.optimizers import DPOptimizer
+        from opacus.validators import ModuleValidator
+    except ImportError as error:
+        raise MethodRefused("DP-SGD needs Opacus: install the extra `privacy`.") from error
+    model.train()
+    faults = ModuleValidator.validate(model, strict=False)
+    model.eval()
+    if faults:
+        raise MethodRefused(
+            f"DP-SGD cannot train this model: {str(faults[0]).split('.')[0]}. Use a model without such layers, "
+            "with group norm in place of batch norm."
+        )
+    return DPOptimizer
+
+
+def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective) -> float:
+    """Give each parameter the gradients of every sample's loss, (n, …), where Opacus looks for them; gives the mean loss."""
+
+    def loss(given: Parameters, x: Tensor, y: Tensor) -> Tensor:
+        return objective.losses(forward_with(model, given), Batch(x[None], y[None])).sum()
+
+    detached = {name: p.detach() for name, p in parameters.items()}
+    single = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
+    gradients, losses = single(detached, *batch)
+    for name, p in parameters.items():
+        p.grad_sample = gradients[name]  # type: ignore[attr-defined]  # Opacus's own attribute
+    return float(losses.mean())

@@ -1,0 +1,96 @@
+"""Ready2Unlearn: the training-time loss that prepares a model for a later ascent.
+
+    θ'  = θ + α ∇L(B_f; θ)            simulated unlearning: k ascent steps on a revocable batch
+    θ'' = θ' − γ ∇L(B_sim; θ')        simulated relearning on similar data that is not forgotten
+    + λ1 · −clip(log(L(B_f; θ') / L(B_f; θ)))     efficiency: a step of ascent should work
+    + λ2 ·  (L(B_s; θ') − stop[L(B_s; θ)])        retention: and not hurt the stable data
+    + λ3 · −clip(L(B_f; θ'') − stop[L(B_f; θ)])   resistance: and last through relearning
+
+Idea and three aims: Duan, Yang, Abbasi, Tam, arXiv 2505.10845 [paper]. The objective is this project's reconstruction [ours]:
+the paper's equations are in no source we have. Efficiency must be a difference, of the losses or of their logarithms: undifferenced
+it is plain ascent on the revocable data, i.e. the model would simply not learn them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import Batch, SampleSet, partition
+from unlearning.gradients import descend, forward_with, shortened, trainable
+from unlearning.specs.training import Ready2Unlearn
+
+_LEAST = 1e-6
+"""Nats: the least loss whose logarithm is taken."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class RevocableSplit:
+    """Training data split beforehand into what may be asked to be forgotten and what may not."""
+
+    revocable: SampleSet
+    stable: SampleSet
+
+
+def revocable_split(samples: SampleSet, *, share: float, seed: int) -> RevocableSplit:
+    """A random split; `share` of the samples are revocable."""
+    count = min(max(1, round(share * len(samples))), len(samples) - 1)
+    revocable, stable = partition(samples, (count, len(samples) - count), seed=seed)
+    return RevocableSplit(revocable=revocable, stable=stable)
+
+
+def readiness_loss(
+    model: nn.Module,
+    spec: Ready2Unlearn,
+    *,
+    objective: Objective,
+    split: RevocableSplit,
+    batch_size: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """The three meta terms on freshly drawn batches, a scalar to add to the training loss, in nats.
+
+    In a training loop of one's own:
+
+        loss = objective.losses(model, batch).mean()
+        if step % spec.every == 0:
+            loss = loss + readiness_loss(model, spec, objective=objective, split=split, batch_size=64, generator=generator)
+        loss.backward()
+    """
+    revoked = split.revocable.draw(2 * batch_size, generator)
+    half = max(1, len(revoked.targets) // 2)
+    forget = Batch(revoked.inputs[:half], revoked.targets[:half])
+    similar = Batch(revoked.inputs[-half:], revoked.targets[-half:])
+    stable = split.stable.draw(batch_size, generator)
+
+    def loss(parameters: dict[str, Tensor], batch: Batch) -> Tensor:
+        return objective.losses(forward_with(model, parameters), batch).mean()
+
+    second = spec.order == "second"
+    start = trainable(model)
+    before = loss(start, forget)
+    ascended = start
+    for _ in range(spec.ascent_steps):
+        ascended = descend(ascended, loss(ascended, forget), rate=-spec.ascent_rate, differentiable=second)
+    after = loss(ascended, forget)
+    total = -spec.efficiency * _gain(spec, before, after).clamp(max=spec.clip)
+    if spec.retention:
+        total = total + spec.retention * (loss(ascended, stable) - loss(start, stable).detach())
+    if spec.resistance:
+        relearned = descend(ascended, loss(ascended, similar), rate=spec.relearn_rate, differentiable=second)
+        total = total - spec.resistance * (loss(relearned, forget) - before.detach()).clamp(max=spec.clip)
+    return total if spec.longest is None else shortened(total, start, spec.longest)
+
+
+def _gain(spec: Ready2Unlearn, before: Tensor, after: Tensor) -> Tensor:
+    """What the simulated ascent did to the loss, a scalar: L(θ') − L(θ) in nats, or log(L(θ') / L(θ)), which has no unit [ours]."""
+    if spec.gain == "ratio" and spec.order == "second":
+        return after.clamp(min=_LEAST).log() - before.clamp(min=_LEAST).log()
+    # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
+    difference = (after - before) if spec.order == "second" else 2 * (after - before)
+    if spec.gain == "difference":
+        return difference
+    now = before.detach().clamp(min=_LEAST)
+    # ∇log(L(θ') / L(θ)) ≈ 2αHg/L − α‖g‖²g/L², and L(θ') − L(θ) ≈ α‖g‖².
+    return difference / now - (after - before).detach() / now**2 * before

@@ -1,0 +1,181 @@
+"""Find the forget set and the remaining set in the workload's training set, by digest."""
+
+import importlib
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ledger.jobs.claims import Claim
+from ledger.sample_ids import sample_digest
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.errors import WeightsError
+from unlearning.storage import load_weights
+from worker.errors import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
+from worker.settings import Settings, choose_device
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Split:
+    """forget: D_f. remain: D_r, without what earlier jobs made the model forget. erased: how many of those there are."""
+
+    forget: SampleSet
+    remain: SampleSet
+    erased: int
+
+
+def split_train(
+    train: SampleSet, *, dataset: str, key: bytes, forget: Collection[bytes], erased: Collection[bytes]
+) -> Split:
+    """Split the training set. A sample once forgotten is in neither set, for ever.
+
+    Raises SamplesMissing where the training set lacks samples to forget: a report on fewer would say too much.
+    """
+    forget_index: list[int] = []
+    remain_index: list[int] = []
+    for place, sample in enumerate(train.ids):
+        digest = sample_digest(key, dataset, sample)
+        if digest in forget:
+            forget_index.append(place)
+        elif digest not in erased:
+            remain_index.append(place)
+    if len(forget_index) != len(forget):
+        raise SamplesMissing(
+            f"The workload's training set has {len(forget_index)} of the {len(forget)} samples to forget. Either the "
+            "workload's data has changed since the model was registered, or EXPUNGE_SAMPLE_KEY has."
+        )
+    return Split(
+        forget=train.take(torch.tensor(forget_index, dtype=torch.int64)),
+        remain=train.take(torch.tensor(remain_index, dtype=torch.int64)),
+        erased=len(train) - len(forget_index) - len(remain_index),
+    )
+
+
+LONGEST_MESSAGE = 300
+"""Characters of a factory's own error that are passed on."""
+
+
+def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
+    """Call the factory that `reference` names, e.g. `examples.digits:workload`.
+
+    Raises WorkloadNotAllowed before anything is imported, WorkloadFailed where the module or the factory raises.
+    A factory does not know who asked for what, so that its own message can be shown.
+    """
+    factory = find_factory(reference, allowed=allowed)
+    try:
+        workload = factory()
+    except Exception as error:
+        raise _failed(reference, error) from error
+    if not isinstance(workload, Workload):
+        raise WorkloadFailed(
+            f"Workload {reference!r} returned a {type(workload).__name__}; a factory returns a Workload."
+        )
+    return workload
+
+
+def find_factory(reference: str, *, allowed: Sequence[str]) -> Callable[[], object]:
+    """Import a factory's module and give the factory, without calling it. Raises WorkloadNotAllowed, WorkloadFailed."""
+    module, _, name = reference.partition(":")
+    check_allowed(reference, allowed=allowed)
+    try:
+        factory: Callable[[], object] = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise _failed(reference, error) from error
+    return factory
+
+
+def _failed(reference: str, error: Exception) -> WorkloadFailed:
+    message = str(error)[:LONGEST_MESSAGE]
+    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}")
+
+
+def check_allowed(reference: str, *, allowed: Sequence[str]) -> None:
+    """Raise WorkloadNotAllowed unless `reference` is `module:factory` with a module under the allow-list."""
+    module, _, name = reference.partition(":")
+    if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise WorkloadNotAllowed(f"Workload {reference!r} is not of the form module:factory.")
+    if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed):
+        raise WorkloadNotAllowed(
+            f"Workload {reference!r} is not under the allow-list ({', '.join(allowed) or 'empty'}); "
+            "the operator adds its module to EXPUNGE_WORKLOADS."
+        )
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Material:
+    """What a job works on, all on one device.
+
+    original: the served model, in eval mode; nobody changes it. forget: D_f. remain: D_r, without anything ever forgotten.
+    reference: a model that was trained on D_r alone, where there is one. erased: how many samples of the training set earlier
+    jobs made the model forget.
+    """
+
+    workload: Workload
+    original: nn.Module
+    reference: nn.Module | None
+    forget: SampleSet
+    remain: SampleSet
+    erased: int
+    held_out: HeldOut
+    test: SampleSet
+    device: torch.device
+
+
+def load(claim: Claim, settings: Settings) -> Material:
+    """Load a claim's workload and weights, and split its samples.
+
+    Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
+    """
+    workload = load_workload(claim.workload, allowed=settings.allowed)
+    device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
+    original = load_model(workload, weights_path(settings.storage, claim.weights_path), claim.weights_sha256, device)
+    split = split_train(
+        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
+    )
+    held_out = split_held_out(workload.held_out)
+    return Material(
+        workload=workload,
+        original=original,
+        reference=load_reference(workload, claim, settings, device),
+        forget=split.forget.to(device),
+        remain=split.remain.to(device),
+        erased=split.erased,
+        held_out=HeldOut(
+            guide=held_out.guide.to(device),
+            criterion=held_out.criterion.to(device),
+            audit=held_out.audit.to(device),
+        ),
+        test=workload.test.to(device),
+        device=device,
+    )
+
+
+def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
+    """Build the workload's model with the weights at `path`, in eval mode. Raises WeightsMissing, WeightsDamaged."""
+    model = workload.build()
+    load_weights(model, path, sha256)
+    return model.to(device).eval()
+
+
+def load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
+    """Load the claim's reference; None where it has none, or where the file can not be used: no erasure waits for that."""
+    if claim.reference is None:
+        return None
+    path = weights_path(settings.storage, claim.reference.weights_path)
+    try:
+        return load_model(workload, path, claim.reference.weights_sha256, device)
+    except WeightsError as error:
+        logger.warning("job %s is audited without its reference: %s", claim.job_id, error)
+        return None
+
+
+def weights_path(storage: Path, recorded: str) -> Path:
+    """Find a version's weights: the ledger records the file's name, so that the storage may move."""
+    return storage / recorded
