@@ -4,15 +4,12 @@ The file lies below the storage at `checkpoints/<job>/<attempt>/<sha256>.safeten
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy.orm import Session, sessionmaker
 from torch import nn
 
 from ledger.errors import StaleClaim
@@ -22,7 +19,6 @@ from ledger.jobs.checkpoints import (
     note_resumed,
     note_unsaved,
     record_checkpoint,
-    unfinished,
 )
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import manifest_sha256
@@ -31,6 +27,7 @@ from unlearning.errors import CheckpointUnusable
 from unlearning.state import State
 from unlearning.storage import load_checkpoint, save_checkpoint
 from unlearning.task import Outcome, Progress
+from worker.cleanup import folder_of
 from worker.lease import fenced
 from worker.progress import Journal, add_time, spent
 
@@ -127,22 +124,3 @@ def identity(claim: Claim) -> dict[str, Any]:
         "forget": manifest_sha256(claim.forget),
         "erased": manifest_sha256(claim.erased),
     }
-
-
-FOLDER = "checkpoints"
-
-
-def folder_of(storage: Path, job_id: UUID) -> Path:
-    """The folder of a job's checkpoints, with one folder an attempt."""
-    return storage / FOLDER / str(job_id)
-
-
-def tidy(storage: Path, sessions: sessionmaker[Session]) -> None:
-    """Remove the checkpoints of jobs that have ended."""
-    folders = {UUID(folder.name): folder for folder in (storage / FOLDER).glob("*-*-*-*-*")}
-    if not folders:
-        return
-    with sessions.begin() as session:
-        needed = unfinished(session, folders.keys())
-    for job_id in folders.keys() - needed:
-        shutil.rmtree(folders[job_id], ignore_errors=True)

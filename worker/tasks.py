@@ -17,8 +17,8 @@ from ledger.jobs.claims import sweep
 from telemetry.logs import about
 from telemetry.tracing import span
 from worker.app import celery_app
-from worker.checkpoints import tidy
 from worker.child import stoppable, stopping
+from worker.cleanup import delete_finished_checkpoints
 from worker.errors import GpuLost
 from worker.settings import Settings, read_settings
 from worker.signing import sign_log
@@ -49,7 +49,7 @@ def run_job(job_id: str) -> None:
             raise SystemExit(str(error)) from None  # the pool starts another child
     if claimed:
         wake_ready(at_most=1)
-        tidy(settings().storage, sessions())
+        delete_finished_checkpoints(settings().storage, sessions())
 
 
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
@@ -65,7 +65,7 @@ def sweep_jobs() -> None:
         heartbeats.beat(session, heartbeats.SWEEP)
     wake_ready(at_most=None)
     sign_log(sessions(), settings())
-    tidy(settings().storage, sessions())
+    delete_finished_checkpoints(settings().storage, sessions())
 
 
 def wake_ready(*, at_most: int | None) -> None:

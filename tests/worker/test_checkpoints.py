@@ -27,7 +27,7 @@ from unlearning.task import Outcome, Progress, Steps, Task
 from unlearning.training.loop import drain
 from worker import attempt as trial
 from worker import checkpoints
-from worker.checkpoints import folder_of, tidy
+from worker.cleanup import delete_finished_checkpoints, folder_of
 from worker.errors import AuditFailed
 
 STEPS = 12
@@ -299,10 +299,10 @@ def test_checkpoints_go_with_their_job_and_no_sooner(
     job_id = eager.submit(training_ids[:80])
     interrupt(kill, after=5)
     run_killed(eager, job_id)
-    tidy(eager.settings.storage, eager.sessions)
+    delete_finished_checkpoints(eager.settings.storage, eager.sessions)
     assert len(files(eager, job_id)) == 1
     with eager.sessions.begin() as session:
         cancel_job(session, tenant_id=eager.tenant_id, job_id=job_id)
-    tidy(eager.settings.storage, eager.sessions)
+    delete_finished_checkpoints(eager.settings.storage, eager.sessions)
 
     assert not folder_of(eager.settings.storage, job_id).exists()

@@ -69,7 +69,7 @@ def test_the_ready_file_of_an_earlier_run_does_not_speak_for_the_next(tmp_path: 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent_code = f"""
 import sys; from pathlib import Path
-from expunge.embedded.process import Program, start
+from expunge.stack.process import Program, start
 program = Program(name="child", command=(sys.executable, "-c", {STUBBORN!r}), log=Path({str(tmp_path / "log")!r}), ready=bool)
 print(start(program).process.pid, flush=True); sys.stdin.read()
 """

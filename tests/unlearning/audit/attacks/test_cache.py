@@ -83,8 +83,8 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.unlearning.audit.references.test_cache import run
-from unlearning.audit.references.cache import resumable
+from tests.unlearning.audit.attacks.test_cache import run
+from unlearning.audit.attacks.cache import resumable
 
 for progress in resumable(run, count=4, folder=Path(sys.argv[1])):
     if progress.step == 2 and progress.metrics["run"] > 0.5 and progress.metrics["run"] < 1:
