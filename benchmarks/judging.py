@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +17,7 @@ from benchmarks.cases import Case, told
 from unlearning.audit.audit import audit, run_audit
 from unlearning.audit.findings import Findings
 from unlearning.methods.registry import unlearn
-from unlearning.specs import Spec, to_json
+from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.storage import to_bytes
 from unlearning.task import Outcome, Task
@@ -44,7 +44,7 @@ class Judged:
 
 def judged(case: Case, spec: Spec) -> Judged:
     """Run the method on a copy of the case's original and audit what came out, or take what an earlier run found."""
-    place = _place(case, to_json(spec))
+    place = _place(case, asdict(spec))
     if place.exists():
         return Judged(**json.loads(place.read_text()))
     task = task_of(case)

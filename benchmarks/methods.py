@@ -7,13 +7,14 @@ models retrained without them; it sees neither the evaluating attack nor the tes
 import argparse
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import case, trained
 from benchmarks.judging import task_of
 from benchmarks.writing import RESULTS
-from unlearning.specs import IEU, LTU, SPECS, Spec, to_json
+from unlearning.specs import IEU, LTU, SPECS, Spec
 from unlearning.specs.parsing import restored
 from unlearning.task import Task
 from unlearning.tuning import Judge, against_oracle, search, validation
@@ -52,7 +53,7 @@ def main() -> None:
             print(f"{given.case} {kind}: {[round(trial.score, 2) for trial in trials]} points", flush=True)
         content = _read()
         content.setdefault(given.case, {})[kind] = {
-            "spec": to_json(min(scores, key=lambda spec: scores[spec])),
+            "spec": asdict(min(scores, key=lambda spec: scores[spec])),
             "budget": given.budget,
             "seeds": list(given.seeds),
             "scores": [round(score, 3) for score in scores.values()],

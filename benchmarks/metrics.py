@@ -6,6 +6,7 @@ The embedded stack, idle, with ten published jobs a model, each with a report of
 import argparse
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -25,7 +26,7 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
-from unlearning.specs import DEFAULT_POLICY, to_json
+from unlearning.specs import DEFAULT_POLICY
 
 MODELS = (1, 10, 100)
 JOBS = 10
@@ -77,7 +78,7 @@ def fill(sessions: sessionmaker[Session], number: int) -> None:
             training=digests,
             weights_sha256="0" * 64,
             weights_path="0.safetensors",
-            policy=[to_json(spec) for spec in DEFAULT_POLICY],
+            policy=[asdict(spec) for spec in DEFAULT_POLICY],
             details={"training_seconds": 60.0},
         )
     for digest in digests[:JOBS]:

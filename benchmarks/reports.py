@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ from report.html import render_html
 from report.pdf import render_pdf
 from unlearning.audit.audit import audit, run_audit
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU, to_json
+from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
 from unlearning.training.loop import drain
 from verifier.keys import key_id
@@ -115,7 +116,7 @@ def claim_of(one: Case) -> Claim:
     forget = frozenset(sample_digest(KEY, "digits", sample) for sample in one.forget.ids)
     told = {"model": "digits", "dataset": "digits", "workload": "examples.digits:workload", "details": {}}
     numbers = {"attempt": 1, "base_version": 1, "next_version": 2, "requests": 1, "job_id": UUID(int=1)}
-    more = {"weights_sha256": "0" * 64, "forget": forget, "erased": frozenset(), "method": to_json(IEU())}
+    more = {"weights_sha256": "0" * 64, "forget": forget, "erased": frozenset(), "method": asdict(IEU())}
     return Claim(**given | told | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -222,7 +223,6 @@ def tune(
     model's test set is not looked at, and no attack of the audit is.
     """
     from expunge.operator.tuning import tune as find
-    from unlearning.specs import to_json
 
     found = find(
         workload,
@@ -235,14 +235,13 @@ def tune(
         seed=seed,
         show=show_trial,
     )
-    typer.echo(json.dumps(to_json(found.spec)))
+    typer.echo(json.dumps(asdict(found.spec)))
 
 
 def show_trial(trial: "Trial") -> None:
     """One line a trial: its score, of which less is better, its time, and what of it is not the method's default."""
-    from unlearning.specs import to_json
 
-    given, defaults = to_json(trial.spec), to_json(type(trial.spec)())
+    given, defaults = asdict(trial.spec), asdict(type(trial.spec)())
     changed = ", ".join(f"{name} {_short(value)}" for name, value in given.items() if value != defaults[name])
     notes.print(
         f"score {trial.score:.2f} in {trial.seconds:.1f} s: {changed or 'the defaults'}", markup=False, highlight=False

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -22,7 +22,7 @@ from ledger.registry.versions import register_version
 from ledger.sample_ids import parse_sample_key, sample_digest
 from unlearning.data.samples import SampleSet
 from unlearning.errors import UnlearningError
-from unlearning.specs import DEFAULT_POLICY, parse, to_json
+from unlearning.specs import DEFAULT_POLICY, parse
 from unlearning.storage import file_sha256, load_weights
 from worker.errors import WorkerError
 from worker.inputs import load_workload
@@ -86,9 +86,7 @@ def register_workload(
     nothing is written then.
     """
     try:
-        methods = [to_json(parse(method_object(method))) for method in policy or []] or list(
-            map(to_json, DEFAULT_POLICY)
-        )
+        methods = [asdict(parse(method_object(method))) for method in policy or []] or list(map(asdict, DEFAULT_POLICY))
         workload = load_workload(reference, allowed=allow_list(where.workloads))
         path = weights or newest_weights(reference)
         sha256 = file_sha256(path)

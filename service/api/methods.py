@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -36,7 +37,7 @@ def _parse(value: object) -> object:
         )
     try:
         spec = specs.parse(value)
-        canonical_json(specs.to_json(spec))  # what cannot be written as JSON could not be signed in a report
+        canonical_json(asdict(spec))  # what cannot be written as JSON could not be signed in a report
         return spec
     except InvalidSpec as error:
         context = {"reason": textwrap.shorten(masked(str(error), value), 600), "field": error.field or ""}
@@ -58,7 +59,7 @@ Method = Annotated[
 
 def stored(method: str | specs.Method) -> dict[str, object] | None:
     """The method as the ledger keeps it: None for the model's policy."""
-    return None if isinstance(method, str) else specs.to_json(method)
+    return None if isinstance(method, str) else asdict(method)
 
 
 router = APIRouter(tags=["methods"])

@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from uuid import UUID
 
@@ -27,7 +27,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.report.sample_audit import Json
 from tests.report.samples import sample_report
-from unlearning.specs import DEFAULT_POLICY, to_json
+from unlearning.specs import DEFAULT_POLICY
 
 SAMPLE_KEY = "ab" * 32
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -115,7 +115,7 @@ def set_up(session: Session, name: str = "clinic") -> Site:
         training=digests[:50],
         weights_sha256="0" * 64,
         weights_path="/nowhere/0.safetensors",
-        policy=[to_json(spec) for spec in DEFAULT_POLICY],
+        policy=[asdict(spec) for spec in DEFAULT_POLICY],
         details={"training_seconds": 60.0},
     )
 

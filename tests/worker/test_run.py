@@ -3,7 +3,7 @@
 import errno
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from report.document import validate
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
-from unlearning.specs import DEFAULT_POLICY, to_json
+from unlearning.specs import DEFAULT_POLICY
 from unlearning.storage import file_sha256, save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
@@ -213,7 +213,7 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     tried: int, verdict: Verdict, origin: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where none is left to try."""
-    policy = [to_json(spec) for spec in DEFAULT_POLICY]
+    policy = [asdict(spec) for spec in DEFAULT_POLICY]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
     journal = SimpleNamespace(watch=SimpleNamespace(claim=claim))
     trial = SimpleNamespace(findings=SimpleNamespace(verdict=SimpleNamespace(value=verdict, sentence="So it is.")))

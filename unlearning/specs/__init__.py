@@ -15,7 +15,6 @@ from unlearning.specs.parsing import (
     Method,
     Spec,
     parse,
-    to_json,
 )
 
 __all__ = [
@@ -39,5 +38,4 @@ __all__ = [
     "Spec",
     "Stop",
     "parse",
-    "to_json",
 ]

@@ -43,7 +43,7 @@ DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
 
 
 def restored(data: Mapping[str, object]) -> Spec:
-    """The spec, of a method or of a baseline, that `to_json` made this object from. Raises InvalidSpec as `parse` does."""
+    """The method or baseline that `dataclasses.asdict` made this object from. Raises InvalidSpec as `parse` does."""
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in SPECS:
         raise InvalidSpec(f"kind is {kind!r}; it must be one of {', '.join(SPECS)}.", field="kind")
@@ -65,11 +65,6 @@ def parse(data: Mapping[str, object]) -> Method:
         )
         raise InvalidSpec(f"kind is {kind!r}, {what}; it must be one of {known}.", field="kind")
     return _with(PRODUCTION[kind](), data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
-
-
-def to_json(spec: Spec) -> dict[str, object]:
-    """The plain JSON object that `parse` turns back into this spec."""
-    return dataclasses.asdict(spec)
 
 
 def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:

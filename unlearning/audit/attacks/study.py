@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
-from unlearning.specs import Spec, to_json
+from unlearning.specs import Spec
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task
 from unlearning.training.loop import fresh, train
@@ -79,7 +79,7 @@ def key(of: Study, kind: str) -> str:
     """A name for a folder of results: equal for equal method, recipe, architecture, data and seed. SHA-256 hex."""
     digest = hashlib.sha256()
     # The initial weights stand for the architecture, the tensors for the data, the names of the sets for their borders.
-    words = [kind, of.seed, to_json(of.spec), repr(of.task.recipe)]
+    words = [kind, of.seed, asdict(of.spec), repr(of.task.recipe)]
     digest.update(json.dumps(words, sort_keys=True).encode())
     for name, tensor in fresh(of.task.build, seed=0).state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
