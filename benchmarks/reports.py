@@ -23,7 +23,7 @@ from benchmarks.judging import task_of
 from benchmarks.writing import Row, row, write
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
-from ledger.transparency.commitments import Manifest, commit
+from ledger.transparency.commitments import Commitment, commit_samples
 from report.canonical import canonical_json, canonical_sha256
 from report.html import render_html
 from report.pdf import render_pdf
@@ -105,9 +105,9 @@ def report_of(one: Case) -> dict[str, Any]:
     )
 
 
-def commitment(one: Case) -> Manifest:
+def commitment(one: Case) -> Commitment:
     """The manifest of the forget set."""
-    return commit("digits", ((sample_digest(KEY, "digits", sample), sample) for sample in one.forget.ids))
+    return commit_samples("digits", ((sample_digest(KEY, "digits", sample), sample) for sample in one.forget.ids))
 
 
 def claim_of(one: Case) -> Claim:

@@ -9,13 +9,13 @@ LedgerError
 │   │   ├── UnknownRequest
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
-│   │   ├── NotInManifest       the sample is not among those of this report
+│   │   ├── NotInReport         the sample is not among those of this report
 │   │   ├── UnknownEntry        not in the log, or no longer to be opened
 │   │   ├── UnknownKey
-│   │   ├── UnknownManifest
+│   │   ├── UnknownUpload
 │   │   ├── UnknownWebhook
 │   │   └── UnknownDelivery
-│   ├── EmptyManifest           an uploaded list holds no sample
+│   ├── EmptyUpload             an uploaded list holds no sample
 │   ├── NoSamplesMatch          none of the samples is in a training set
 │   ├── SamplesNotInDataset     a model may only be trained on registered samples
 │   ├── UnknownRegulation
@@ -77,7 +77,7 @@ class UnknownReport(NotFound):
     """No report of that id."""
 
 
-class NotInManifest(NotFound):
+class NotInReport(NotFound):
     """The sample is not among those that the report's job has erased."""
 
 
@@ -89,7 +89,7 @@ class UnknownKey(NotFound):
     """No API key, or no signing key, of that id."""
 
 
-class UnknownManifest(NotFound):
+class UnknownUpload(NotFound):
     """No uploaded manifest of that id, or none any more."""
 
 
@@ -101,7 +101,7 @@ class UnknownDelivery(NotFound):
     """No delivery of that id at that endpoint."""
 
 
-class EmptyManifest(Refused):
+class EmptyUpload(Refused):
     """The uploaded list holds no sample."""
 
 

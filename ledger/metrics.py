@@ -12,7 +12,7 @@ from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal,
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
-from ledger.states import ACTIVE, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
+from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
 from ledger.tables.requests import erased_samples
 
@@ -141,7 +141,7 @@ def awaiting_approval(session: Session) -> dict[str, int]:
 
 def progress(session: Session) -> list[tuple[str, str, float]]:
     """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
-    held = Job.state.in_(ACTIVE) & (Job.phase != Phase.AWAITING_APPROVAL)
+    held = Job.state.in_(LEASED) & (Job.phase != Phase.AWAITING_APPROVAL)
     running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(held)
     return [(name, phase.value, share) for name, phase, share in session.execute(running)]
 
@@ -204,10 +204,10 @@ def requests_received(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(UnlearnRequest)) or 0
 
 
-def leases_lapsed(session: Session) -> int:
+def leases_expired(session: Session) -> int:
     """How many attempts ended because their worker stopped renewing the lease."""
     return (
-        session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.LAPSED)) or 0
+        session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.EXPIRED)) or 0
     )
 
 
@@ -224,29 +224,29 @@ class Backlog:
     oldest: datetime | None
 
 
-def outbox(session: Session) -> Backlog:
+def outbox_backlog(session: Session) -> Backlog:
     """The wake-ups whose job is due. An entry's own time moves on with every try to send it, so the job's cut-off counts."""
     due = case(
-        (Job.frozen_at.is_not(None), OutboxEntry.created_at), else_=func.greatest(OutboxEntry.created_at, Job.cut_off)
+        (Job.closed_at.is_not(None), OutboxEntry.created_at), else_=func.greatest(OutboxEntry.created_at, Job.closes_at)
     )
     counted = select(func.count(), func.min(due)).join(Job, Job.id == OutboxEntry.job_id)
     waiting, oldest = session.execute(counted.where(due <= func.clock_timestamp())).one()
     return Backlog(waiting=waiting, oldest=oldest)
 
 
-def webhooks(session: Session) -> Backlog:
+def webhook_backlog(session: Session) -> Backlog:
     """The messages that no endpoint has taken yet, those that wait after a failed try among them."""
     pending = select(func.count(), func.min(WebhookDelivery.created_at))
     waiting, oldest = session.execute(pending.where(WebhookDelivery.state == DeliveryState.PENDING)).one()
     return Backlog(waiting=waiting, oldest=oldest)
 
 
-def count(session: Session, name: str, label: str) -> None:
+def increment_tally(session: Session, name: str, label: str) -> None:
     """Add one to a tally."""
     first = insert(Tally).values(name=name, label=label, value=1)
     session.execute(first.on_conflict_do_update(index_elements=["name", "label"], set_={"value": Tally.value + 1}))
 
 
-def tallies(session: Session, name: str) -> dict[str, int]:
+def read_tallies(session: Session, name: str) -> dict[str, int]:
     """The values of a tally by label, of those that were ever counted."""
     return dict(session.execute(select(Tally.label, Tally.value).where(Tally.name == name)).all())

@@ -23,7 +23,7 @@ def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
     return hmac.digest(key, f"{dataset}\0{sample_id}".encode(), "sha256")
 
 
-def manifest_sha256(digests: Iterable[bytes]) -> str:
+def samples_sha256(digests: Iterable[bytes]) -> str:
     """SHA-256, hex, of the sorted digests: a commitment to a set of samples that does not tell which they are."""
     manifest = hashlib.sha256()
     for digest in sorted(digests):

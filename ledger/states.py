@@ -77,7 +77,7 @@ class AttemptOutcome(StrEnum):
 
     PUBLISHED = "published"
     ESCALATED = "escalated"  # the audit did not verify it; the next method of the policy follows
-    LAPSED = "lapsed"  # the worker stopped renewing its lease
+    EXPIRED = "lapsed"  # the worker stopped renewing its lease; the stored value is older than the name
     RELEASED = "released"  # the worker gave the job back, to be shut down
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -98,7 +98,7 @@ class VersionKind(StrEnum):
     UNLEARNED = "unlearned"
 
 
-class CutOffReason(StrEnum):
+class ClosingReason(StrEnum):
     """Why a job takes no more requests from its cut-off on."""
 
     WINDOW = "window"  # the batching window ends
@@ -151,7 +151,7 @@ class DisabledReason(StrEnum):
     FAILING = "failing"  # no try has succeeded for days
 
 
-ACTIVE = (JobState.RUNNING, JobState.VERIFYING)
+LEASED = (JobState.RUNNING, JobState.VERIFYING)
 """The job states in which a worker holds a lease, or the result awaits approval."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})

@@ -26,9 +26,9 @@ from sqlalchemy.orm import Session
 
 from ledger import metrics as backlogs
 from ledger import metrics as gauges
-from ledger.events.deliveries import COUNTER
+from ledger.events.deliveries import TALLY
 from ledger.jobs import heartbeats
-from ledger.metrics import tallies
+from ledger.metrics import read_tallies
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
@@ -64,12 +64,12 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _waiting(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
-    lapsed = gauges.leases_lapsed(session)
-    yield _counter("expunge_lease_lapsed", "Attempts whose worker stopped renewing its lease.", (), [((), lapsed)])
+    expired = gauges.leases_expired(session)
+    yield _counter("expunge_lease_expired", "Attempts whose worker stopped renewing its lease.", (), [((), expired)])
     refused = gauges.stale_writes_rejected(session)
     text = "Writes that were refused to workers without their lease."
     yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
-    told = tallies(session, COUNTER)
+    told = read_tallies(session, TALLY)
     tries = [((outcome,), told.get(outcome, 0)) for outcome in TryOutcome]
     yield _counter("expunge_webhook_deliveries", "Tries to deliver a webhook message.", ("outcome",), tries)
 
@@ -91,7 +91,7 @@ def _states(session: Session) -> Iterator[Metric]:
 
 def _running(session: Session) -> Iterator[Metric]:
     """Whether there is a worker, and how far what it runs is."""
-    seen = heartbeats.worker_seen(session)
+    seen = heartbeats.worker_last_seen(session)
     rows: Rows = [] if seen is None else [((), seen.timestamp())]
     yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
     running = [((model, stage), share) for model, stage, share in gauges.progress(session)]
@@ -103,8 +103,8 @@ def _running(session: Session) -> Iterator[Metric]:
 def _waiting(session: Session) -> Iterator[Metric]:
     """What should have been sent by now."""
     for name, thing, backlog in (
-        ("outbox", "wake-up that is due", backlogs.outbox(session)),
-        ("webhook", "webhook message that nobody has taken", backlogs.webhooks(session)),
+        ("outbox", "wake-up that is due", backlogs.outbox_backlog(session)),
+        ("webhook", "webhook message that nobody has taken", backlogs.webhook_backlog(session)),
     ):
         yield _gauge(f"expunge_{name}_waiting", f"How often there is a {thing}.", (), [((), backlog.waiting)])
         oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]

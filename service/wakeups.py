@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError as DatabaseAway
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from ledger.events.outbox import RUN_JOB, settle_wakeups, take_wakeups
+from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from service.http.sessions import Database
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ async def wake(broker: Broker, database: Database, job_ids: Collection[UUID]) ->
         taken = await _transacted(database, partial(take_wakeups, job_ids=job_ids))
         sent = await run_in_threadpool(send, broker, [wakeup.job_id for wakeup in taken])
         done = [wakeup for wakeup in taken if wakeup.job_id in sent]
-        await _transacted(database, partial(settle_wakeups, sent=done))
+        await _transacted(database, partial(delete_sent_wakeups, sent=done))
     except (DatabaseAway, PoolTimeout) as error:
         logger.warning("wake-ups are left to the beat, the database is away: %s", type(error).__name__)
 

@@ -14,14 +14,14 @@ from torch import nn
 
 from ledger.errors import StaleClaim
 from ledger.jobs.checkpoints import (
+    discard_checkpoint,
     last_checkpoint,
-    note_ignored,
-    note_resumed,
-    note_unsaved,
     record_checkpoint,
+    record_resumption,
+    record_unsaved_checkpoint,
 )
 from ledger.jobs.claims import Claim
-from ledger.sample_ids import manifest_sha256
+from ledger.sample_ids import samples_sha256
 from ledger.states import Phase
 from unlearning.errors import CheckpointUnusable
 from unlearning.state import State
@@ -75,7 +75,7 @@ def write(journal: Journal, saving: Saving, content: Mapping[str, Any], *, step:
     except OSError as error:
         logger.warning("job %s: no checkpoint at step %s: %s", claim.job_id, step, error.strerror)
         with fenced(journal.sessions, claim) as session:
-            note_unsaved(session, claim, why=error.strerror or type(error).__name__)
+            record_unsaved_checkpoint(session, claim, why=error.strerror or type(error).__name__)
         return
     try:
         with fenced(journal.sessions, claim) as session:
@@ -106,10 +106,10 @@ def find(journal: Journal, saving: Saving) -> Mapping[str, Any] | None:
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
         with fenced(journal.sessions, claim) as session:
-            note_ignored(session, claim, recorded, why=str(error))
+            discard_checkpoint(session, claim, recorded, why=str(error))
         return None
     with fenced(journal.sessions, claim) as session:
-        note_resumed(session, claim, recorded)
+        record_resumption(session, claim, recorded)
     add_time(journal, Phase.UNLEARN, content["seconds"])
     return content
 
@@ -121,6 +121,6 @@ def identity(claim: Claim) -> dict[str, Any]:
         "method": dict(claim.method),
         "seed": claim.seed,
         "weights": claim.weights_sha256,
-        "forget": manifest_sha256(claim.forget),
-        "erased": manifest_sha256(claim.erased),
+        "forget": samples_sha256(claim.forget),
+        "erased": samples_sha256(claim.erased),
     }

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.jobs.checkpoints import unfinished
+from ledger.jobs.checkpoints import unfinished_jobs
 
 FOLDER = "checkpoints"
 
@@ -25,6 +25,6 @@ def delete_finished_checkpoints(storage: Path, sessions: sessionmaker[Session]) 
     if not folders:
         return
     with sessions.begin() as session:
-        needed = unfinished(session, folders.keys())
+        needed = unfinished_jobs(session, folders.keys())
     for job_id in folders.keys() - needed:
         shutil.rmtree(folders[job_id], ignore_errors=True)

@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.errors import CancelRequested, StaleClaim
-from ledger.jobs.attempts import count_refused
-from ledger.jobs.claims import Claim, renew
+from ledger.jobs.attempts import count_refused_write
+from ledger.jobs.claims import Claim, renew_lease
 from worker.child import Flag
 from worker.errors import Cancelled, ShuttingDown
 
@@ -28,7 +28,7 @@ def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
     except StaleClaim:
         try:
             with sessions.begin() as session:
-                count_refused(session, claim.job_id, claim.attempt)
+                count_refused_write(session, claim.job_id, claim.attempt)
         except OperationalError as error:
             logger.warning("a refused write of job %s was not counted: %s", claim.job_id, type(error.orig).__name__)
         raise
@@ -85,7 +85,7 @@ def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -
     with watch.turn:
         try:
             with fenced(sessions, watch.claim) as session:
-                renewal = renew(session, watch.claim, lease=lease)
+                renewal = renew_lease(session, watch.claim, lease=lease)
         except StaleClaim:
             watch.lost.set()
             return

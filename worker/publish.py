@@ -9,8 +9,8 @@ from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase, VersionKind
-from ledger.transparency.commitments import Manifest, commit
-from ledger.transparency.log import keep_checkpoint
+from ledger.transparency.commitments import Commitment, commit_samples
+from ledger.transparency.log import sign_checkpoint
 from report.canonical import canonical_sha256
 from unlearning.storage import save_weights
 from worker.attempt import Trial
@@ -61,13 +61,15 @@ def publish(
             statement=statement,
         )
         if signer is not None:
-            keep_checkpoint(session, signer.checkpoint)
+            sign_checkpoint(session, signer.checkpoint)
 
 
-def commit_to(claim: Claim, material: Material, *, key: bytes) -> Manifest:
+def commit_to(claim: Claim, material: Material, *, key: bytes) -> Commitment:
     """Commit to the forget set: here, where the IDs are, because a leaf must speak of the ID that the person knows."""
     ids = material.forget.ids
-    return commit(claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids))
+    return commit_samples(
+        claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids)
+    )
 
 
 def look_up(journal: Journal) -> Background:

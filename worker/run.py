@@ -119,7 +119,7 @@ def escalate(journal: Journal, method: Mapping[str, Any], finding: dict[str, obj
 def give_back(journal: Journal) -> None:
     """Put the job back into the queue for another worker."""
     with written(journal) as session:
-        claims.release(session, journal.watch.claim)
+        claims.release_job(session, journal.watch.claim)
 
 
 def end(journal: Journal, found: Failure, settings: Settings) -> None:

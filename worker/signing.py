@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.transparency.log import give_places, keep_checkpoint
+from ledger.transparency.log import place_leaves, sign_checkpoint
 from ledger.transparency.signing_keys import usable_signing_keys
 from report.canonical import canonical_json
 from verifier.dsse import envelope
@@ -185,6 +185,6 @@ def sign_log(sessions: sessionmaker[Session], settings: Settings) -> bool:
         signer = None
     with sessions.begin() as session:
         if signer is None:
-            give_places(session)
+            place_leaves(session)
             return False
-        return keep_checkpoint(session, signer.checkpoint)
+        return sign_checkpoint(session, signer.checkpoint)

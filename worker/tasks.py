@@ -60,9 +60,9 @@ def sweep_jobs() -> None:
     first of them find that one has just been.
     """
     with sessions().begin() as session:
-        if heartbeats.was_within(session, heartbeats.SWEEP, timedelta(seconds=settings().sweep_seconds / 2)):
+        if heartbeats.was_seen_within(session, heartbeats.SWEEP, timedelta(seconds=settings().sweep_seconds / 2)):
             return
-        heartbeats.beat(session, heartbeats.SWEEP)
+        heartbeats.record_heartbeat(session, heartbeats.SWEEP)
     wake_ready(at_most=None)
     sign_log(sessions(), settings())
     delete_finished_checkpoints(settings().storage, sessions())

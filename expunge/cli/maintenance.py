@@ -16,7 +16,7 @@ from expunge.operator.registration import opened
 from expunge.stack.folder import Folder, default_folder
 from ledger.registry.access import ensure_tenant
 from ledger.sample_ids import sample_digest
-from ledger.transparency.commitments import unlink
+from ledger.transparency.commitments import unlink_sample
 from ledger.transparency.log import erase_opening
 
 
@@ -155,5 +155,5 @@ def erase_links(data_dir: Path, dataset: str, sample_id: str, *, tenant: str, re
     digest = sample_digest(where.sample_key, dataset, sample_id)
     with opened(where.database_url) as sessions, sessions.begin() as session:
         owner = ensure_tenant(session, tenant)
-        leaves = unlink(session, tenant_id=owner, digest=digest)
+        leaves = unlink_sample(session, tenant_id=owner, digest=digest)
         return leaves, sum(erase_opening(session, tenant_id=owner, subject_id=one) for one in requests)

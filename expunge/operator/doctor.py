@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.registration import opened
 from expunge.stack.folder import Folder, recall
-from ledger.jobs.heartbeats import worker_seen
+from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import parse_sample_key
 from ledger.tables import Model
@@ -179,7 +179,7 @@ def check_clock(sessions: sessionmaker[Session]) -> Finding:
 
 def check_worker(session: Session) -> Finding:
     """Has a worker given a sign of life lately?"""
-    seen = worker_seen(session)
+    seen = worker_last_seen(session)
     if seen is None:
         return Finding("worker", False, "None has ever swept: start a worker and the beat.")
     ago = session.execute(text("SELECT clock_timestamp()")).scalar_one() - seen

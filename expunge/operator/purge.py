@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from expunge.operator.registration import Place, opened
-from ledger.registry.retention import Superseded, mark_purged, needed_files, superseded
+from ledger.registry.retention import SupersededVersion, list_superseded, mark_purged, needed_files
 
 DAY = timedelta(days=1)
 """A file that no row names may be of a publication that goes on right now; after a day it is not."""
@@ -17,14 +17,14 @@ DAY = timedelta(days=1)
 class Going:
     """What a purge deletes: superseded versions, and files of the storage that no version needs."""
 
-    versions: list[Superseded]
+    versions: list[SupersededVersion]
     litter: list[Path]
 
 
 def look(where: Place, *, older_than: timedelta) -> Going:
     """Find what would go; nothing is changed."""
     with opened(where.database_url) as sessions, sessions() as session:
-        return Going(superseded(session, older_than=older_than), [*litter(where.storage, needed_files(session))])
+        return Going(list_superseded(session, older_than=older_than), [*litter(where.storage, needed_files(session))])
 
 
 def purge(where: Place, going: Going, *, older_than: timedelta) -> list[Path]:

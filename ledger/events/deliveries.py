@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from ledger.db import Page, now, read_page
 from ledger.errors import UnknownDelivery, WebhookDisabled
-from ledger.events.webhooks import BOTH_SECRETS, disable, find_webhook
-from ledger.metrics import count
+from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
+from ledger.metrics import increment_tally
 from ledger.states import DeliveryState, DisabledReason, TryOutcome
 from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
 
@@ -27,17 +27,17 @@ Standard Webhooks suggests: about three days in all."""
 JITTER = 0.2
 """Each wait is longer by a random share of itself up to this, so that what failed at once does not come back at once."""
 
-LONG = timedelta(days=5)
+MAX_FAILING_TIME = timedelta(days=5)
 """An endpoint at which every try has failed for so long is disabled (Standard Webhooks)."""
 
-HOLD = timedelta(minutes=3)
+VISIBILITY_TIMEOUT = timedelta(minutes=3)
 """How long an endpoint is its courier's: longer than a batch takes in which every try runs into its time-out."""
 
-PAUSE = timedelta(seconds=5)
+RETRY_PAUSE = timedelta(seconds=5)
 """How long an endpoint rests after a failed try."""
 
-BATCH = 10
-COUNTER = "webhook_deliveries"
+BATCH_SIZE = 10
+TALLY = "webhook_deliveries"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +86,10 @@ def take_batch(session: Session) -> Batch | None:
     endpoint = session.scalar(waiting.execution_options(populate_existing=True))
     if endpoint is None:
         return None
-    endpoint.busy_until = moment + HOLD
+    endpoint.busy_until = moment + VISIBILITY_TIMEOUT
     chosen = select(WebhookDelivery).where(due, WebhookDelivery.endpoint_id == endpoint.id)
-    rows = session.scalars(chosen.order_by(WebhookDelivery.next_try_at, WebhookDelivery.created_at).limit(BATCH))
-    old_signs = endpoint.rotated_at is not None and endpoint.rotated_at + BOTH_SECRETS > moment
+    rows = session.scalars(chosen.order_by(WebhookDelivery.next_try_at, WebhookDelivery.created_at).limit(BATCH_SIZE))
+    old_signs = endpoint.rotated_at is not None and endpoint.rotated_at + SECRET_OVERLAP > moment
     return Batch(
         endpoint_id=endpoint.id,
         url=endpoint.url,
@@ -99,12 +99,12 @@ def take_batch(session: Session) -> Batch | None:
     )
 
 
-def note_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:
+def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:
     """Write a try down, count it, and decide when the next one follows, if any. An endpoint deleted meanwhile leaves no trace."""
     endpoint = session.get(
         WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True}, populate_existing=True
     )
-    count(session, COUNTER, made.outcome)
+    increment_tally(session, TALLY, made.outcome)
     row = session.get(WebhookDelivery, delivery.id, with_for_update=True, populate_existing=True)
     if endpoint is None or row is None:
         return
@@ -121,7 +121,7 @@ def note_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, r
         _put_off(row, moment, random or Random())
         if made.status == 410:
             disable(session, endpoint, DisabledReason.GONE)
-        elif endpoint.failing_since <= moment - LONG:
+        elif endpoint.failing_since <= moment - MAX_FAILING_TIME:
             disable(session, endpoint, DisabledReason.FAILING)
     session.flush()
 
@@ -142,10 +142,10 @@ def release_batch(session: Session, batch: Batch, *, pause: bool) -> None:
     """Leave the endpoint to the next courier, after a `PAUSE` where a try has failed."""
     endpoint = session.get(WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True})
     if endpoint is not None and endpoint.busy_until == batch.held_until:
-        endpoint.busy_until = now(session) + PAUSE if pause else None
+        endpoint.busy_until = now(session) + RETRY_PAUSE if pause else None
 
 
-KEPT = timedelta(days=30)
+DELIVERY_RETENTION = timedelta(days=30)
 """How long the log of a finished delivery is kept."""
 
 
@@ -210,9 +210,11 @@ def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: 
     return _views(session, [row])[0]
 
 
-def forget_deliveries(session: Session) -> None:
+def delete_expired_deliveries(session: Session) -> None:
     """Delete the log of what ended longer ago than it is kept."""
-    session.execute(delete(WebhookDelivery).where(WebhookDelivery.finished_at <= func.clock_timestamp() - KEPT))
+    session.execute(
+        delete(WebhookDelivery).where(WebhookDelivery.finished_at <= func.clock_timestamp() - DELIVERY_RETENTION)
+    )
 
 
 def _views(session: Session, rows: Sequence[WebhookDelivery]) -> list[DeliveryView]:

@@ -13,7 +13,7 @@ from ledger.tables import Job, Model, UnlearnRequest, WebhookDelivery, WebhookEn
 
 _PUBLISHED = ("verdict", "version", "report", "samples")
 
-TOLD: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
+WEBHOOK_EVENTS: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.received": {MessageType.REQUEST_RECEIVED: ("due_at",)},
     "request.extended": {MessageType.REQUEST_EXTENDED: ("due_at",)},
     "request.overdue": {MessageType.REQUEST_OVERDUE: ("due_at",)},
@@ -41,12 +41,12 @@ _SUBJECTS: Mapping[str, type[Job] | type[UnlearnRequest] | type[Model]] = {
 }
 
 
-def announce(session: Session, kind: str, data: Mapping[str, object], *, subject: Mapping[str, UUID]) -> None:
+def queue_messages(session: Session, kind: str, data: Mapping[str, object], *, subject: Mapping[str, UUID]) -> None:
     """Write the deliveries that tell an event, in the event's own transaction. `subject` names the row that it happened to.
 
     data: of the event, as JSON has it.
     """
-    for message_type, names in TOLD.get(kind, {}).items():
+    for message_type, names in WEBHOOK_EVENTS.get(kind, {}).items():
         _write(session, message_type, {name: data[name] for name in names if name in data}, subject)
 
 

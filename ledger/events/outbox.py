@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from ledger.states import JobState, Phase
 from ledger.tables import Job, OutboxEntry
 
-HOLD = timedelta(seconds=30)
+VISIBILITY_TIMEOUT = timedelta(seconds=30)
 """How long an entry is its taker's; one that was not settled by then is sent again."""
 
 
@@ -38,11 +38,11 @@ def announce_wakeup(session: Session, job_id: UUID, *, at: datetime | None = Non
 def announce_next(session: Session, model_id: UUID) -> None:
     """Have the first of a model's queued jobs woken, at its cut-off: the model has just become free."""
     ready_at = case(
-        (Job.frozen_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.cut_off, func.clock_timestamp())
+        (Job.closed_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.closes_at, func.clock_timestamp())
     )
     queued = select(Job.id, ready_at).where(Job.model_id == model_id, Job.state == JobState.QUEUED)
     queued = queued.where(Job.phase != Phase.AWAITING_APPROVAL)
-    first = queued.order_by(Job.cut_off, Job.id).limit(1)
+    first = queued.order_by(Job.closes_at, Job.id).limit(1)
     session.execute(_earlier(insert(OutboxEntry).from_select(["job_id", "available_at"], first)))
 
 
@@ -61,7 +61,7 @@ def take_wakeups(session: Session, *, job_ids: Collection[UUID] | None = None, l
     taken = (
         update(OutboxEntry)
         .where(OutboxEntry.id == mine.c.id)
-        .values(available_at=func.clock_timestamp() + HOLD)
+        .values(available_at=func.clock_timestamp() + VISIBILITY_TIMEOUT)
         .returning(OutboxEntry.id, OutboxEntry.job_id, OutboxEntry.available_at)
         .execution_options(synchronize_session=False)
     )
@@ -71,7 +71,7 @@ def take_wakeups(session: Session, *, job_ids: Collection[UUID] | None = None, l
     ]
 
 
-def settle_wakeups(session: Session, sent: Sequence[Wakeup]) -> None:
+def delete_sent_wakeups(session: Session, sent: Sequence[Wakeup]) -> None:
     """Strike out what was sent, except where the job was announced again after it had been taken.
 
     An entry that is being announced at this moment is left, not waited for: two that wait for each other's entries would never end.

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
-from ledger.events.messages import announce
+from ledger.events.messages import queue_messages
 from ledger.tables import Event, Job, Model, UnlearnRequest
 
 TEXTS: Mapping[str, str] = {
@@ -100,7 +100,7 @@ def record(
     plain = {name: _plain(value) for name, value in data.items()}
     session.add(Event(kind=kind, job_id=job_id, request_id=request_id, model_id=model_id, data=plain))
     of = {"job_id": job_id, "request_id": request_id, "model_id": model_id}
-    announce(session, kind, plain, subject={name: row_id for name, row_id in of.items() if row_id is not None})
+    queue_messages(session, kind, plain, subject={name: row_id for name, row_id in of.items() if row_id is not None})
 
 
 def _plain(value: object) -> object:

@@ -15,7 +15,7 @@ from ledger.errors import UnknownWebhook
 from ledger.states import DeliveryState, DisabledReason, MessageType
 from ledger.tables import WebhookDelivery, WebhookEndpoint
 
-BOTH_SECRETS = timedelta(hours=24)
+SECRET_OVERLAP = timedelta(hours=24)
 """After a rotation messages are signed with the old secret too for so long."""
 
 
@@ -69,7 +69,7 @@ def change_webhook(
 
 
 def rotate_secret(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> WebhookView:
-    """Give an endpoint its next secret; the last one signs along for `BOTH_SECRETS`. Raises UnknownWebhook."""
+    """Give an endpoint its next secret; the last one signs along for `SECRET_OVERLAP`. Raises UnknownWebhook."""
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
     endpoint.generation += 1
     endpoint.rotated_at = now(session)

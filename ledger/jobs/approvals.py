@@ -13,10 +13,10 @@ from ledger.errors import NotAwaiting, UnknownModel
 from ledger.events.outbox import announce_next, announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.jobs import JobView, find_job, job_views, refuse_version
-from ledger.jobs.results import conclude
+from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.models import ModelView, get_model
-from ledger.requests.batching import freeze
+from ledger.requests.batching import close_job
 from ledger.states import JobState, Phase, Reason
 from ledger.tables import Job, Model, ModelVersion, Report
 
@@ -64,7 +64,7 @@ def approve(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> JobV
             "report": report.id,
             "samples": job.sample_count,
         }
-        conclude(session, job, version, about)
+        complete_job(session, job, version, about)
     session.flush()
     return job_views(session, [job])[0]
 
@@ -89,10 +89,10 @@ def _awaiting(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:
     model_id = find_job(session, tenant_id=tenant_id, job_id=job_id).model_id
     model = session.get_one(Model, model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    closed = job.frozen_at is not None or job.cut_off <= now(session)
+    closed = job.closed_at is not None or job.closes_at <= now(session)
     if model.approve_jobs and job.state == JobState.QUEUED and job.approved_at is None and closed:
-        if job.frozen_at is None:
-            freeze(session, job)
+        if job.closed_at is None:
+            close_job(session, job)
     elif job.finished_at is not None or job.phase != Phase.AWAITING_APPROVAL:
         raise NotAwaiting(f"the job does not wait for approval; it is {job.state}, in the phase {job.phase}")
     return job

@@ -14,14 +14,14 @@ from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from ledger.tables import Attempt, Job
 
 
-def note_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
+def record_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
     """Keep the seconds by stage since the claim, for the job, and this attempt's share of them."""
     attempt = session.get_one(Attempt, (job.id, job.attempt))
     job.timings = dict(timings)
     attempt.timings = {stage: seconds - attempt.timings_before.get(stage, 0.0) for stage, seconds in timings.items()}
 
 
-def give_up(
+def finish_attempt(
     session: Session,
     job: Job,
     *,
@@ -40,7 +40,7 @@ def give_up(
     if max_tries is not None and job.tries < max_tries:
         requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries)
         return
-    lost = outcome is AttemptOutcome.LAPSED
+    lost = outcome is AttemptOutcome.EXPIRED
     _end(
         session,
         job,
@@ -108,13 +108,13 @@ def end_attempt(
     attempt.finished_at = now(session)
 
 
-def count_refused(session: Session, job_id: UUID, number: int) -> None:
+def count_refused_write(session: Session, job_id: UUID, number: int) -> None:
     """Count that the worker of a lapsed attempt wanted to write; the first time stands on the timeline.
 
     An attempt that ended otherwise is not counted: its heartbeat may come a moment late.
     """
     lapsed = (Attempt.job_id == job_id) & (Attempt.number == number)
-    lapsed &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.LAPSED)
+    lapsed &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.EXPIRED)
     more = update(Attempt).where(lapsed).values(refused_writes=Attempt.refused_writes + 1)
     if session.scalar(more.returning(Attempt.refused_writes)) == 1:
         record(session, "job.write_refused", {"attempt": number}, job_id=job_id)

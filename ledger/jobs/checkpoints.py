@@ -8,12 +8,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger.events.timeline import record
-from ledger.jobs.claims import Claim, held
+from ledger.jobs.claims import Claim, lock_claimed_job
 from ledger.tables import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """How far a job's method was saved: the attempt that did so, the SHA-256 of its file, and the step."""
 
     attempt: int
@@ -24,37 +24,37 @@ class Checkpoint:
 
 def record_checkpoint(session: Session, claim: Claim, *, sha256: str, step: int, total: int) -> None:
     """From now on the job goes on from this file. Raises StaleClaim."""
-    job = held(session, claim)
-    job.checkpoint = asdict(Checkpoint(attempt=claim.attempt, sha256=sha256, step=step, total=total))
+    job = lock_claimed_job(session, claim)
+    job.checkpoint = asdict(TrainingCheckpoint(attempt=claim.attempt, sha256=sha256, step=step, total=total))
     session.flush()
 
 
-def last_checkpoint(session: Session, claim: Claim) -> Checkpoint | None:
+def last_checkpoint(session: Session, claim: Claim) -> TrainingCheckpoint | None:
     """Where the job's method was saved last, if it was. Raises StaleClaim."""
-    found = held(session, claim).checkpoint
-    return None if found is None else Checkpoint(**found)
+    found = lock_claimed_job(session, claim).checkpoint
+    return None if found is None else TrainingCheckpoint(**found)
 
 
-def note_resumed(session: Session, claim: Claim, checkpoint: Checkpoint) -> None:
+def record_resumption(session: Session, claim: Claim, checkpoint: TrainingCheckpoint) -> None:
     """Write on the timeline that this attempt goes on where another was. Raises StaleClaim."""
-    held(session, claim)
+    lock_claimed_job(session, claim)
     told = {"attempt": claim.attempt, "of": checkpoint.attempt, "step": checkpoint.step, "total": checkpoint.total}
     record(session, "job.resumed", told, job_id=claim.job_id)
 
 
-def note_ignored(session: Session, claim: Claim, checkpoint: Checkpoint, *, why: str) -> None:
+def discard_checkpoint(session: Session, claim: Claim, checkpoint: TrainingCheckpoint, *, why: str) -> None:
     """Write on the timeline that a checkpoint can not be used, and forget it. Raises StaleClaim."""
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     job.checkpoint = None
     record(session, "job.checkpoint_ignored", {"of": checkpoint.attempt, "why": why}, job_id=claim.job_id)
 
 
-def note_unsaved(session: Session, claim: Claim, *, why: str) -> None:
+def record_unsaved_checkpoint(session: Session, claim: Claim, *, why: str) -> None:
     """Write on the timeline that a checkpoint could not be written. Raises StaleClaim."""
-    held(session, claim)
+    lock_claimed_job(session, claim)
     record(session, "job.checkpoint_failed", {"why": why}, job_id=claim.job_id)
 
 
-def unfinished(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
+def unfinished_jobs(session: Session, job_ids: Collection[UUID]) -> set[UUID]:
     """Which of these jobs have not ended, and may still need their checkpoint."""
     return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids), Job.finished_at.is_(None))))

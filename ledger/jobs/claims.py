@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from ledger.db import now
 from ledger.errors import StaleClaim
 from ledger.events.timeline import record
-from ledger.jobs.attempts import give_up, note_timings, requeue
+from ledger.jobs.attempts import finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
-from ledger.registry.lineage import Reference, erase, find_reference, known
-from ledger.requests.batching import freeze
-from ledger.requests.idempotency import forget_expired
-from ledger.states import ACTIVE, AttemptOutcome, JobState, Phase, Reason, RequestState
+from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
+from ledger.requests.batching import close_job
+from ledger.requests.idempotency import delete_expired_keys
+from ledger.states import LEASED, AttemptOutcome, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
 from ledger.tables.requests import erased_samples
 
@@ -79,7 +79,7 @@ class Sweep:
     """What a sweep found: jobs to wake, at most one a model, most urgent first; and jobs whose lease had lapsed."""
 
     wake: list[UUID]
-    lapsed: list[UUID]
+    expired: list[UUID]
 
 
 def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> Claim | None:
@@ -94,18 +94,18 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
         return None
     model = session.get_one(Model, model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    busy = session.scalar(select(Job.id).where(Job.model_id == model_id, Job.state.in_(ACTIVE)))
+    busy = session.scalar(select(Job.id).where(Job.model_id == model_id, Job.state.in_(LEASED)))
     if job.state != JobState.QUEUED or busy is not None:
         return None
-    if job.frozen_at is None and job.cut_off > now(session):
+    if job.closed_at is None and job.closes_at > now(session):
         return None
-    if job.frozen_at is None:
-        freeze(session, job)
+    if job.closed_at is None:
+        close_job(session, job)
     erased = frozenset(session.scalars(select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)))
     base = session.get_one(ModelVersion, model.served_version_id)
-    forget = frozenset(session.scalars(known(session, base, among=job_id))) - erased
+    forget = frozenset(session.scalars(known_samples(session, base, among=job_id))) - erased
     if not forget:
-        erase(session, job_id=job_id, version=base)
+        record_erasure(session, job_id=job_id, version=base)
         record(session, "job.superseded", {}, job_id=job_id)
         advance_job(session, job_id, JobState.COMPLETED, reason=Reason.SUPERSEDED, phase=Phase.DONE, progress=1.0)
         return None
@@ -186,12 +186,12 @@ def _take(
     )
 
 
-def held(session: Session, claim: Claim) -> Job:
+def lock_claimed_job(session: Session, claim: Claim) -> Job:
     """The claim's job, locked, if the claim still stands: its attempt is the current one and its lease alive. Raises StaleClaim."""
     mine = select(Job).where(
         Job.id == claim.job_id,
         Job.attempt == claim.attempt,
-        Job.state.in_(ACTIVE),
+        Job.state.in_(LEASED),
         Job.lease_until > func.clock_timestamp(),
     )
     job = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
@@ -200,9 +200,9 @@ def held(session: Session, claim: Claim) -> Job:
     return job
 
 
-def renew(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
+def renew_lease(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
     """Keep the claim for another `lease` from now, and hear whether the job is to be cancelled. Raises StaleClaim."""
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     job.lease_until = now(session) + lease
     session.flush()
     return Renewal(cancel_requested=job.cancel_requested)
@@ -221,26 +221,26 @@ def record_progress(
     timings: Mapping[str, float],
 ) -> None:
     """Say how far the job is: `progress` 0 to 1 of the whole, `timings` in seconds by stage since the claim. Raises StaleClaim."""
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     if phase != job.phase:
         record(session, "job.phase", {"phase": phase}, job_id=job.id)
     job.phase, job.progress, job.step, job.total = phase, progress, step, total
     job.eta_seconds, job.metrics = eta_seconds, dict(metrics)
-    note_timings(session, job, timings)
+    record_timings(session, job, timings)
     session.flush()
 
 
 def enter_verifying(session: Session, claim: Claim) -> None:
     """The method has ended and the audit begins. Raises StaleClaim."""
-    held(session, claim)
+    lock_claimed_job(session, claim)
     advance_job(session, claim.job_id, JobState.VERIFYING)
 
 
-def release(session: Session, claim: Claim) -> None:
+def release_job(session: Session, claim: Claim) -> None:
     """Give the job back to the queue, because the worker is to stop; it does not count as a try. Raises StaleClaim."""
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     if job.cancel_requested:
-        give_up(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
+        finish_attempt(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
         return
     requeue(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, tries=job.tries - 1)
 
@@ -250,7 +250,7 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
 
     A lapsed job goes back to the queue with the next attempt number, at most `max_attempts` tries of a method, then it has failed.
     """
-    lapsed = select(Job).where(Job.state.in_(ACTIVE), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
+    lapsed = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
     jobs = list(
         session.scalars(
             lapsed.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
@@ -261,25 +261,25 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
     lock_requests(session, session.scalars(waiting).all())
     for job in jobs:
         detail = f"the worker stopped renewing its lease in phase {job.phase}"
-        give_up(
+        finish_attempt(
             session,
             job,
-            outcome=AttemptOutcome.LAPSED,
+            outcome=AttemptOutcome.EXPIRED,
             reason=Reason.WORKER_LOST,
             detail=detail,
             max_tries=max_attempts,
         )
-    forget_expired(session)
-    return Sweep(wake=_claimable(session), lapsed=[job.id for job in jobs])
+    delete_expired_keys(session)
+    return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])
 
 
 def _claimable(session: Session) -> list[UUID]:
-    busy = select(Job.model_id).where(Job.state.in_(ACTIVE))
+    busy = select(Job.model_id).where(Job.state.in_(LEASED))
     due = (
         select(Job.model_id, Job.id)
         .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy), Job.phase != Phase.AWAITING_APPROVAL)
-        .where(Job.frozen_at.is_not(None) | (Job.cut_off <= func.clock_timestamp()))
-        .order_by(Job.cut_off, Job.id)
+        .where(Job.closed_at.is_not(None) | (Job.closes_at <= func.clock_timestamp()))
+        .order_by(Job.closes_at, Job.id)
     )
     first: dict[UUID, UUID] = {}
     for model_id, job_id in session.execute(due):

@@ -44,10 +44,10 @@ def estimate(session: Session, *, job_id: UUID) -> Estimate | None:
         return None
     seconds, low, high, source = found
     ahead = select(func.count()).where(
-        Job.model_id == job.model_id, Job.id != job.id, Job.frozen_at.is_not(None), Job.finished_at.is_(None)
+        Job.model_id == job.model_id, Job.id != job.id, Job.closed_at.is_not(None), Job.finished_at.is_(None)
     )
     jobs = 1 + (session.scalar(ahead) or 0)
-    finish_at = max(job.cut_off, now(session)) + jobs * timedelta(seconds=high)
+    finish_at = max(job.closes_at, now(session)) + jobs * timedelta(seconds=high)
     return Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
 
 

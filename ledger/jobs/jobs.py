@@ -14,7 +14,7 @@ from ledger.db import Page, now, read_page
 from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance_job
-from ledger.states import ACTIVE, AttemptOutcome, CutOffReason, JobState, Phase, Reason, RequestState, Verdict
+from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 
 
@@ -44,7 +44,7 @@ class JobView:
     method: Mapping[str, Any]
     policy: tuple[Mapping[str, Any], ...]
     cut_off: datetime
-    cut_off_reason: CutOffReason
+    cut_off_reason: ClosingReason
     frozen_at: datetime | None
     samples: int | None
     requests: int
@@ -146,9 +146,9 @@ def job_view(
         attempt=job.attempt,
         method=job.method,
         policy=tuple(job.policy),
-        cut_off=job.cut_off,
-        cut_off_reason=job.cut_off_reason,
-        frozen_at=job.frozen_at,
+        cut_off=job.closes_at,
+        cut_off_reason=job.closing_reason,
+        frozen_at=job.closed_at,
         samples=job.sample_count,
         requests=requests,
         due_at=due_at,
@@ -241,19 +241,19 @@ def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     if job.state in {JobState.COMPLETED, JobState.FAILED}:
         raise TooLate(f"the job has {job.state} already; it can not be cancelled")
-    stop(session, job)
+    stop_job(session, job)
     session.flush()
     return job_views(session, [job])[0]
 
 
-def stop(session: Session, job: Job) -> None:
+def stop_job(session: Session, job: Job) -> None:
     """Cancel a locked job that has not ended: at once while nobody holds it, else by asking whoever does."""
     if job.state == JobState.QUEUED:
         advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
-    elif job.state in ACTIVE and job.phase == Phase.AWAITING_APPROVAL:
+    elif job.state in LEASED and job.phase == Phase.AWAITING_APPROVAL:
         refuse_version(session, job)
         advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
-    elif job.state in ACTIVE and not job.cancel_requested:
+    elif job.state in LEASED and not job.cancel_requested:
         job.cancel_requested = True
         record(session, "job.cancel_requested", {}, job_id=job.id)
 

@@ -9,13 +9,13 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import CancelRequested
 from ledger.events.timeline import record
-from ledger.jobs.attempts import end_attempt, give_up, note_timings
-from ledger.jobs.claims import MAX_TRIES, Claim, held
+from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings
+from ledger.jobs.claims import MAX_TRIES, Claim, lock_claimed_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.lineage import erase, serve
+from ledger.registry.lineage import record_erasure, set_served
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
-from ledger.transparency.commitments import Manifest, record_manifest
+from ledger.transparency.commitments import Commitment, record_commitment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def publish(
     report_sha256: str,
     verdict: Verdict | str,
     timings: Mapping[str, float],
-    manifest: Manifest | None = None,
+    manifest: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
@@ -51,7 +51,7 @@ def publish(
     """
     # As in `claim`: the model first, or a second message for this job and this publication could wait for each other.
     model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     if job.cancel_requested:
         raise CancelRequested(f"job {job.id} was cancelled before its result was published")
     version = ModelVersion(
@@ -76,8 +76,8 @@ def publish(
     )
     session.add(stored)
     if manifest is not None:
-        record_manifest(session, job.id, manifest)
-    note_timings(session, job, timings)
+        record_commitment(session, job.id, manifest)
+    record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", told, job_id=job.id)
@@ -93,16 +93,16 @@ def publish(
         record(session, "job.awaiting_approval", {"what": "version", "version": version.number}, job_id=job.id)
         session.flush()
     else:
-        conclude(session, job, version, told)
+        complete_job(session, job, version, told)
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
     )
 
 
-def conclude(session: Session, job: Job, version: ModelVersion, told: Mapping[str, object]) -> None:
+def complete_job(session: Session, job: Job, version: ModelVersion, told: Mapping[str, object]) -> None:
     """Serve the version that a locked job has made: its samples are erased for ever, and its requests are done."""
-    erase(session, job_id=job.id, version=version)
-    serve(session, version)
+    record_erasure(session, job_id=job.id, version=version)
+    set_served(session, version)
     advance_job(
         session,
         job.id,
@@ -129,9 +129,9 @@ def escalate(
 
     `finding` says why the last one was not good enough; `timings` are the seconds by stage since the claim. Raises StaleClaim.
     """
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     if timings is not None:
-        note_timings(session, job, timings)
+        record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.ESCALATED, finding=finding)
     record(session, "job.escalated", {"method": job.method.get("kind"), "attempt": job.attempt}, job_id=job.id)
     following = replace(
@@ -161,7 +161,9 @@ def fail(
 
     `cancelled_by_caller` ends it as cancelled. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
     """
-    job = held(session, claim)
+    job = lock_claimed_job(session, claim)
     cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
     outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
-    give_up(session, job, outcome=outcome, reason=reason, detail=detail, max_tries=max_attempts if retry else None)
+    finish_attempt(
+        session, job, outcome=outcome, reason=reason, detail=detail, max_tries=max_attempts if retry else None
+    )

@@ -11,7 +11,7 @@ from ledger.db import now
 from ledger.errors import IllegalMove
 from ledger.events.outbox import announce_next
 from ledger.events.timeline import record
-from ledger.states import ACTIVE, MOVES, TERMINAL, JobState, Reason, RequestState, fold
+from ledger.states import LEASED, MOVES, TERMINAL, JobState, Reason, RequestState, fold
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.transparency.log import log_result
 
@@ -89,7 +89,7 @@ def advance_job(
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
     along = _TARGET_STATE[job.state]
     advance(session, Job, [job_id], to, data=data, reason=reason, detail=detail, **values)
-    if to not in ACTIVE:
+    if to not in LEASED:
         announce_next(session, job.model_id)
     with_it = select(Target.id, Target.request_id).where(Target.job_id == job_id, Target.state == along)
     targets = dict(session.execute(with_it).all())

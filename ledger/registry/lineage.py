@@ -45,7 +45,7 @@ def trained_on(version: ModelVersion) -> Select[bytes]:
     return select(version_samples.c.digest).where(version_samples.c.version_id == version.id)
 
 
-def known(session: Session, version: ModelVersion, *, among: UUID) -> Select[bytes]:
+def known_samples(session: Session, version: ModelVersion, *, among: UUID) -> Select[bytes]:
     """Those of a job's samples that a version's training has shown it."""
     shown = trained_on(lineage(session, version).trained)
     return select(job_samples.c.digest).where(job_samples.c.job_id == among, job_samples.c.digest.in_(shown))
@@ -95,7 +95,7 @@ def count_resurrected(session: Session, version: ModelVersion) -> int:
     return session.scalars(back.where(erased_samples.c.digest.in_(trained_on(of.trained)))).one()
 
 
-def erase(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
+def record_erasure(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
     """Remember for ever that the model has forgotten a job's samples: from this version on it does not know them."""
     manifest = select(literal(version.model_id), job_samples.c.digest, literal(job_id), literal(version.id)).where(
         job_samples.c.job_id == job_id
@@ -104,6 +104,6 @@ def erase(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
     session.execute(insert(erased_samples).from_select(columns, manifest).on_conflict_do_nothing())
 
 
-def serve(session: Session, version: ModelVersion) -> None:
+def set_served(session: Session, version: ModelVersion) -> None:
     """Make a version the one that its model serves; the model's row must be free for the caller to change."""
     session.get_one(Model, version.model_id).served_version_id = version.id

@@ -19,7 +19,7 @@ from ledger.tables.requests import erased_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Superseded:
+class SupersededVersion:
     """A version that nobody serves and no open job needs, and since when another has followed it."""
 
     version_id: UUID
@@ -29,7 +29,7 @@ class Superseded:
     since: datetime
 
 
-def superseded(session: Session, *, older_than: timedelta) -> list[Superseded]:
+def list_superseded(session: Session, *, older_than: timedelta) -> list[SupersededVersion]:
     """The versions whose weights may go: followed by another for longer than that, and not purged yet; oldest first.
 
     Never the served version, one that may yet be served (newer, and not refused), or one that an open job began with.
@@ -54,7 +54,7 @@ def superseded(session: Session, *, older_than: timedelta) -> list[Superseded]:
         .order_by(since, ModelVersion.number)
     )
     return [
-        Superseded(version_id=version_id, model=name, number=number, weights_path=path, since=at)
+        SupersededVersion(version_id=version_id, model=name, number=number, weights_path=path, since=at)
         for version_id, name, number, path, at in session.execute(found)
     ]
 
@@ -66,7 +66,7 @@ def mark_purged(session: Session, version_ids: Collection[UUID], *, older_than: 
     """
     models = select(Model).where(Model.id.in_(select(ModelVersion.model_id).where(ModelVersion.id.in_(version_ids))))
     session.execute(models.order_by(Model.id).with_for_update(key_share=True))
-    going = {version.version_id for version in superseded(session, older_than=older_than)} & set(version_ids)
+    going = {version.version_id for version in list_superseded(session, older_than=older_than)} & set(version_ids)
     marked = update(ModelVersion).where(ModelVersion.id.in_(going)).values(purged_at=func.clock_timestamp())
     session.execute(marked.execution_options(synchronize_session=False))
     paths = set(session.scalars(select(ModelVersion.weights_path).where(ModelVersion.id.in_(going))))

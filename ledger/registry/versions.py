@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
-from ledger.registry.lineage import count_resurrected, serve
+from ledger.registry.lineage import count_resurrected, set_served
 from ledger.registry.models import VersionView, version_view
-from ledger.states import ACTIVE, VersionKind
+from ledger.states import LEASED, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.requests import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
@@ -33,7 +33,7 @@ def register_version(
     Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased where its training has seen what the model had
     forgotten: no model comes back to a sample by being trained again.
     """
-    of = find_model(session, tenant_id=tenant_id, name=model)
+    of = lock_idle_model(session, tenant_id=tenant_id, name=model)
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == of.id)).one()
     version = ModelVersion(
         model_id=of.id,
@@ -74,7 +74,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
     Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased where it still knows samples that were
     erased later.
     """
-    of = find_model(session, tenant_id=tenant_id, name=model)
+    of = lock_idle_model(session, tenant_id=tenant_id, name=model)
     chosen = select(ModelVersion).where(ModelVersion.model_id == of.id, ModelVersion.number == number)
     version = session.scalar(chosen)
     if version is None:
@@ -93,20 +93,20 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
             )
         before = session.get_one(ModelVersion, of.served_version_id)
         record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)
-        serve(session, version)
+        set_served(session, version)
         session.flush()
         log_promotion(session, of, version)
     report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
     return version_view(of, version, report_id)
 
 
-def find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     """A tenant's model, locked, with no job at work on it. Raises UnknownModel, ModelBusy."""
     mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
     model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
     if model is None:
         raise UnknownModel(f"there is no model named {name!r}")
-    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.state.in_(ACTIVE)))
+    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.state.in_(LEASED)))
     if busy is not None:
         raise ModelBusy(f"job {busy} works on {name!r}; wait for its end, or cancel it")
     return model

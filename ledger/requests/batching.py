@@ -13,18 +13,18 @@ from ledger.db import now
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
-from ledger.states import CutOffReason, JobState, RequestState
+from ledger.states import ClosingReason, JobState, RequestState
 from ledger.tables import Job, Model, Target
 from ledger.tables.requests import job_samples, request_samples, training_samples
 
-UNKNOWN_DURATION = timedelta(days=1)
+DEFAULT_DURATION = timedelta(days=1)
 """How long a model's first job is taken to last, at most."""
 
-SAFETY = 3
+SAFETY_FACTOR = 3
 """A job is started this many times its longest known duration before the earliest deadline: it may have to be tried again."""
 
 
-def join(
+def join_job(
     session: Session,
     *,
     model: Model,
@@ -38,45 +38,45 @@ def join(
 
     One job runs one method: an open job for another method is closed and the next one opened.
     """
-    cut_off, why = cut_off_of(
+    closes_at, why = closing_time(
         moment=now(session),
         window=window,
         due_at=due_at,
         duration=longest_duration(session, model.id),
         expedite=expedite,
     )
-    job = _open_job(session, model=model, method=method, cut_off=cut_off, why=why)
-    if cut_off < job.cut_off:
-        job.cut_off, job.cut_off_reason = cut_off, why
-        record(session, "job.cut_off", {"cut_off": cut_off, "why": why}, job_id=job.id)
-        announce_wakeup(session, job.id, at=cut_off)
+    job = _open_job(session, model=model, method=method, closes_at=closes_at, why=why)
+    if closes_at < job.closes_at:
+        job.closes_at, job.closing_reason = closes_at, why
+        record(session, "job.cut_off", {"cut_off": closes_at, "why": why}, job_id=job.id)
+        announce_wakeup(session, job.id, at=closes_at)
     record(session, "job.joined", {"samples": samples}, job_id=job.id)
     session.flush()
     return job
 
 
 def _open_job(
-    session: Session, *, model: Model, method: Mapping[str, Any] | None, cut_off: datetime, why: CutOffReason
+    session: Session, *, model: Model, method: Mapping[str, Any] | None, closes_at: datetime, why: ClosingReason
 ) -> Job:
-    is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.frozen_at.is_(None)
+    is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
     locked = select(Job).where(is_open).with_for_update(key_share=True).execution_options(populate_existing=True)
     wanted = dict(method) if method is not None else None
-    policy = policy_of(model.policy, wanted)
+    policy = job_policy(model.policy, wanted)
     while True:
         job = session.scalar(locked)
         if job is not None and job.requested_method == wanted:
             return job
         if job is not None:
-            job.cut_off, job.cut_off_reason = min(job.cut_off, now(session)), CutOffReason.METHOD
-            freeze(session, job)
+            job.closes_at, job.closing_reason = min(job.closes_at, now(session)), ClosingReason.METHOD
+            close_job(session, job)
             announce_wakeup(session, job.id)
         opened = (
             insert(Job)
             .values(
                 tenant_id=model.tenant_id,
                 model_id=model.id,
-                cut_off=cut_off,
-                cut_off_reason=why,
+                closes_at=closes_at,
+                closing_reason=why,
                 requested_method=wanted,
                 policy=policy,
                 method=policy[0],
@@ -88,11 +88,11 @@ def _open_job(
         )
         job_id = session.scalar(opened)  # None: another request opened it first, and has committed
         if job_id is not None:
-            record(session, "job.opened", {"cut_off": cut_off, "why": why}, job_id=job_id)
-            announce_wakeup(session, job_id, at=cut_off)
+            record(session, "job.opened", {"cut_off": closes_at, "why": why}, job_id=job_id)
+            announce_wakeup(session, job_id, at=closes_at)
 
 
-def freeze(session: Session, job: Job) -> None:
+def close_job(session: Session, job: Job) -> None:
     """Fix the manifest of a locked job: every sample of its requests that the model was trained on. Nothing joins it any more."""
     wanted = (
         select(Target.job_id, request_samples.c.digest)
@@ -106,33 +106,33 @@ def freeze(session: Session, job: Job) -> None:
     )
     session.execute(insert(job_samples).from_select(["job_id", "digest"], wanted))
     job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))
-    job.frozen_at = now(session)
+    job.closed_at = now(session)
     record(session, "job.frozen", {"samples": job.sample_count}, job_id=job.id)
     session.flush()
 
 
-def cut_off_of(
+def closing_time(
     *, moment: datetime, window: timedelta, due_at: datetime, duration: timedelta, expedite: bool
-) -> tuple[datetime, CutOffReason]:
+) -> tuple[datetime, ClosingReason]:
     """Until when a job may take further requests, seen from one of its requests, and why: never before `moment`.
 
     The earliest of the end of the batching window and the latest start that still meets the deadline; at once when expedited.
     """
     if expedite:
-        return moment, CutOffReason.EXPEDITE
-    latest_start = due_at - SAFETY * duration
+        return moment, ClosingReason.EXPEDITE
+    latest_start = due_at - SAFETY_FACTOR * duration
     if latest_start < moment + window:
-        return max(moment, latest_start), CutOffReason.DEADLINE
-    return moment + window, CutOffReason.WINDOW
+        return max(moment, latest_start), ClosingReason.DEADLINE
+    return moment + window, ClosingReason.WINDOW
 
 
 def longest_duration(session: Session, model_id: UUID) -> timedelta:
     """The longest of the model's last twenty jobs from its first start to its end; UNKNOWN_DURATION before the first."""
     longest: timedelta | None = session.scalar(select(func.max(last_durations(model_id).c.lasted)))
-    return longest or UNKNOWN_DURATION
+    return longest or DEFAULT_DURATION
 
 
-def policy_of(policy: Sequence[Mapping[str, Any]], method: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def job_policy(policy: Sequence[Mapping[str, Any]], method: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """The methods that a job tries, in order: the model's policy, or the requested one and what follows it in the policy."""
     if method is None:
         return [dict(spec) for spec in policy]

@@ -72,7 +72,7 @@ def _months_later(moment: datetime, months: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=min(moment.day, monthrange(year, month + 1)[1]))
 
 
-def note_overdue(session: Session, *, limit: int = 500) -> int:
+def mark_overdue(session: Session, *, limit: int = 500) -> int:
     """Note the open requests whose date has passed since they were last looked at; gives how many there are."""
     passed = select(UnlearnRequest).where(
         UnlearnRequest.finished_at.is_(None),

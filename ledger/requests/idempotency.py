@@ -11,7 +11,7 @@ from ledger.db import now
 from ledger.errors import IdempotencyInProgress, IdempotencyMismatch
 from ledger.tables import IdempotencyKey
 
-KEPT = timedelta(days=30)
+KEY_RETENTION = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +22,7 @@ class Idempotency:
     body_sha256: str
 
 
-def replayed(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency) -> UUID | None:
+def find_replay(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency) -> UUID | None:
     """The request that this key stands for already, or None for the first use of it; then `remember` must follow.
 
     The key stays locked until the transaction ends, so of two that come at once one is the first.
@@ -36,7 +36,7 @@ def replayed(session: Session, *, tenant_id: UUID, caller: str, idempotency: Ide
     known = session.get(IdempotencyKey, (tenant_id, caller, idempotency.key), populate_existing=True)
     if known is None:
         return None
-    if known.created_at <= now(session) - KEPT:
+    if known.created_at <= now(session) - KEY_RETENTION:
         session.delete(known)
         session.flush()
         return None
@@ -45,7 +45,7 @@ def replayed(session: Session, *, tenant_id: UUID, caller: str, idempotency: Ide
     return known.request_id
 
 
-def remember(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency, request_id: UUID) -> None:
+def store_key(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency, request_id: UUID) -> None:
     """Keep the answer to a key's first use."""
     session.add(
         IdempotencyKey(
@@ -58,6 +58,6 @@ def remember(session: Session, *, tenant_id: UUID, caller: str, idempotency: Ide
     )
 
 
-def forget_expired(session: Session) -> None:
+def delete_expired_keys(session: Session) -> None:
     """Delete the keys that are older than they are kept."""
-    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.clock_timestamp() - KEPT))
+    session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.clock_timestamp() - KEY_RETENTION))

@@ -10,18 +10,18 @@ from sqlalchemy import FromClause, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from ledger.db import Page, now, read_page
-from ledger.errors import InvalidTime, TooLate, UnknownManifest, UnknownRequest
+from ledger.errors import InvalidTime, TooLate, UnknownRequest, UnknownUpload
 from ledger.events.timeline import record
-from ledger.jobs.jobs import stop
+from ledger.jobs.jobs import stop_job
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.registry.datasets import find_dataset
-from ledger.requests.batching import join
+from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, rule
-from ledger.requests.idempotency import Idempotency, remember, replayed
+from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.matching import listed, match_models, record_samples, touched_models
-from ledger.requests.uploads import find_manifest
+from ledger.requests.uploads import find_upload
 from ledger.requests.views import RequestView, read_views, request_views, with_targets
-from ledger.sample_ids import manifest_sha256
+from ledger.sample_ids import samples_sha256
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.tables.requests import request_samples, uploaded_samples
@@ -29,7 +29,7 @@ from ledger.transparency.log import log_request
 
 Row = TypeVar("Row", Job, Target)
 
-AHEAD = timedelta(minutes=5)
+MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How much a caller's clock may be ahead of the database's."""
 
 
@@ -57,18 +57,18 @@ def submit(
     default now. A request whose samples have all been erased before is completed at once. With the idempotency key of an earlier
     request, that request is returned and nothing is written.
 
-    Raises UnknownDataset, UnknownModel, UnknownManifest, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
+    Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
     IdempotencyInProgress; the caller's transaction must then be rolled back.
     """
     if idempotency is not None:
-        earlier = replayed(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency)
+        earlier = find_replay(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency)
         if earlier is not None:
             return get_request(session, tenant_id=tenant_id, request_id=earlier)
     of_dataset = find_dataset(session, tenant_id=tenant_id, name=dataset)
     touched = touched_models(session, of_dataset, models)
     moment = now(session)
     received_at = received_at or moment
-    if received_at.tzinfo is not None and received_at > moment + AHEAD:
+    if received_at.tzinfo is not None and received_at > moment + MAX_CLOCK_SKEW:
         raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
     request = UnlearnRequest(
         tenant_id=tenant_id,
@@ -95,7 +95,7 @@ def submit(
     _add_targets(session, request, touched, named=models is not None, window=batch_window)
     fold_requests(session, [request.id])
     if idempotency is not None:
-        remember(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
+        store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
     log_request(session, request, samples_sha256=commitment)
     return request_views(session, [request])[0]
@@ -106,10 +106,10 @@ def _samples(
 ) -> tuple[Iterable[FromClause], str]:
     """What is asked for, as tables with the column `digest`, and the commitment to it."""
     if manifest_id is None:
-        return listed(digests), manifest_sha256(digests)
-    manifest = find_manifest(session, tenant_id=request.tenant_id, manifest_id=manifest_id)
+        return listed(digests), samples_sha256(digests)
+    manifest = find_upload(session, tenant_id=request.tenant_id, manifest_id=manifest_id)
     if manifest.dataset_id != request.dataset_id:
-        raise UnknownManifest(f"the manifest {manifest_id} is one of another dataset")
+        raise UnknownUpload(f"the manifest {manifest_id} is one of another dataset")
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.manifest_id == manifest_id)
     return [mine.subquery()], manifest.sha256
 
@@ -140,7 +140,7 @@ def _add_targets(
         elif learned == erased:
             advance(session, Target, [target.id], RequestState.COMPLETED, data=told, reason=Reason.ALREADY_ERASED)
         else:
-            job = join(
+            job = join_job(
                 session,
                 model=model,
                 method=request.method,
@@ -262,11 +262,11 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> Re
         others = session.scalar(
             select(Target.id).where(Target.job_id == job.id, Target.id != target.id, still_open).limit(1)
         )
-        if job.frozen_at is not None and others is not None:
+        if job.closed_at is not None and others is not None:
             raise TooLate(
                 "the job's manifest is frozen and it serves other requests too; the request can not leave it any more"
             )
-        if job.frozen_at is None:
+        if job.closed_at is None:
             told = {"model": session.get_one(Model, job.model_id).name}
             advance(
                 session,
@@ -279,7 +279,7 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> Re
             )
             record(session, "job.left", {}, job_id=job.id)
         if others is None:
-            stop(session, job)
+            stop_job(session, job)
     fold_requests(session, [request_id])
     session.flush()
     return request_views(session, [request])[0]

@@ -12,20 +12,20 @@ from sqlalchemy import delete, func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.errors import EmptyManifest, UnknownManifest
+from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
-from ledger.tables import Dataset, UploadedManifest
+from ledger.tables import Dataset, Upload
 from ledger.tables.requests import uploaded_samples
 
-KEPT = timedelta(days=7)
+UPLOAD_RETENTION = timedelta(days=7)
 """How long an uploaded manifest can be used. What a request asked with it, the request keeps itself."""
 
 CHUNK = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ManifestView:
-    """An uploaded manifest; `sha256` is of its sorted digests (`ledger.sample_ids.manifest_sha256`)."""
+class UploadView:
+    """An uploaded manifest; `sha256` is of its sorted digests (`ledger.sample_ids.samples_sha256`)."""
 
     id: UUID
     dataset: str
@@ -36,8 +36,8 @@ class ManifestView:
 
 
 @contextmanager
-def receiving(session: Session) -> Iterator[Copy]:
-    """Open the way for digests into a table of this transaction's own; `take_in` follows once all are there."""
+def receive_digests(session: Session) -> Iterator[Copy]:
+    """Open the way for digests into a table of this transaction's own; `store_upload` follows once all are there."""
     session.execute(text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL) ON COMMIT DROP"))
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, Connection)
@@ -45,13 +45,13 @@ def receiving(session: Session) -> Iterator[Copy]:
         yield copy
 
 
-def send(copy: Copy, digests: Iterable[bytes]) -> None:
+def send_digests(copy: Copy, digests: Iterable[bytes]) -> None:
     """Send some digests on."""
     copy.write("".join(f"\\\\x{digest.hex()}\n" for digest in digests))
 
 
-def take_in(session: Session, *, tenant_id: UUID, dataset: str) -> ManifestView:
-    """Make what was received a manifest, each sample once. Raises UnknownDataset, EmptyManifest."""
+def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> UploadView:
+    """Make what was received a manifest, each sample once. Raises UnknownDataset, EmptyUpload."""
     of = find_dataset(session, tenant_id=tenant_id, name=dataset)
     manifest_id = uuid4()
     given = text("SELECT DISTINCT digest FROM incoming ORDER BY digest").columns(uploaded_samples.c.digest).subquery()
@@ -60,8 +60,8 @@ def take_in(session: Session, *, tenant_id: UUID, dataset: str) -> ManifestView:
     added = insert(uploaded_samples).from_select(["manifest_id", "digest"], rows)
     count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if not count:
-        raise EmptyManifest("the manifest holds no sample ID")
-    manifest = UploadedManifest(
+        raise EmptyUpload("the manifest holds no sample ID")
+    manifest = Upload(
         id=manifest_id, tenant_id=tenant_id, dataset_id=of.id, samples=count, sha256=_commitment(session, manifest_id)
     )
     session.add(manifest)
@@ -78,48 +78,48 @@ def _commitment(session: Session, manifest_id: UUID) -> str:
     return commitment.hexdigest()
 
 
-def get_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> ManifestView:
-    """One uploaded manifest. Raises UnknownManifest."""
-    return _view(session, find_manifest(session, tenant_id=tenant_id, manifest_id=manifest_id))
+def get_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> UploadView:
+    """One uploaded manifest. Raises UnknownUpload."""
+    return _view(session, find_upload(session, tenant_id=tenant_id, manifest_id=manifest_id))
 
 
-def find_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> UploadedManifest:
-    """The row of a tenant's manifest that has not expired. Raises UnknownManifest."""
+def find_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> Upload:
+    """The row of a tenant's manifest that has not expired. Raises UnknownUpload."""
     manifest = session.scalar(
-        select(UploadedManifest).where(
-            UploadedManifest.id == manifest_id,
-            UploadedManifest.tenant_id == tenant_id,
-            UploadedManifest.created_at > func.clock_timestamp() - KEPT,
+        select(Upload).where(
+            Upload.id == manifest_id,
+            Upload.tenant_id == tenant_id,
+            Upload.created_at > func.clock_timestamp() - UPLOAD_RETENTION,
         )
     )
     if manifest is None:
-        raise UnknownManifest(f"there is no manifest {manifest_id}; one is kept for {KEPT.days} days")
+        raise UnknownUpload(f"there is no manifest {manifest_id}; one is kept for {UPLOAD_RETENTION.days} days")
     return manifest
 
 
-def remove_manifest(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> None:
-    """Delete an uploaded manifest; requests that were made with it stay. Raises UnknownManifest."""
-    _delete(session, find_manifest(session, tenant_id=tenant_id, manifest_id=manifest_id).id)
+def delete_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> None:
+    """Delete an uploaded manifest; requests that were made with it stay. Raises UnknownUpload."""
+    _delete(session, find_upload(session, tenant_id=tenant_id, manifest_id=manifest_id).id)
 
 
-def forget_manifests(session: Session) -> None:
+def delete_expired_uploads(session: Session) -> None:
     """Delete the manifests that are older than they are kept."""
-    old = select(UploadedManifest.id).where(UploadedManifest.created_at <= func.clock_timestamp() - KEPT)
+    old = select(Upload.id).where(Upload.created_at <= func.clock_timestamp() - UPLOAD_RETENTION)
     for manifest_id in session.scalars(old.with_for_update(skip_locked=True)).all():
         _delete(session, manifest_id)
 
 
 def _delete(session: Session, manifest_id: UUID) -> None:
     session.execute(delete(uploaded_samples).where(uploaded_samples.c.manifest_id == manifest_id))
-    session.execute(delete(UploadedManifest).where(UploadedManifest.id == manifest_id))
+    session.execute(delete(Upload).where(Upload.id == manifest_id))
 
 
-def _view(session: Session, manifest: UploadedManifest) -> ManifestView:
-    return ManifestView(
+def _view(session: Session, manifest: Upload) -> UploadView:
+    return UploadView(
         id=manifest.id,
         dataset=session.get_one(Dataset, manifest.dataset_id).name,
         samples=manifest.samples,
         sha256=manifest.sha256,
         created_at=manifest.created_at,
-        expires_at=manifest.created_at + KEPT,
+        expires_at=manifest.created_at + UPLOAD_RETENTION,
     )

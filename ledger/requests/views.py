@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from ledger.states import CutOffReason, JobState, Reason, RequestState, Verdict
+from ledger.states import ClosingReason, JobState, Reason, RequestState, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 
 
@@ -32,7 +32,7 @@ class TargetView:
     job_id: UUID | None
     job_state: JobState | None
     cut_off: datetime | None
-    cut_off_reason: CutOffReason | None
+    cut_off_reason: ClosingReason | None
     version: int | None
     report_id: UUID | None
     verdict: Verdict | None
@@ -131,8 +131,8 @@ def _target_view(
         not_in_training_set=target.not_in_training_set,
         job_id=target.job_id,
         job_state=job.state if job else None,
-        cut_off=job.cut_off if job else None,
-        cut_off_reason=job.cut_off_reason if job else None,
+        cut_off=job.closes_at if job else None,
+        cut_off_reason=job.closing_reason if job else None,
         version=version,
         report_id=report_id,
         verdict=verdict,

@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import AttemptOutcome, CutOffReason, JobState, Phase, Reason
+from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, Reason
 from ledger.tables.base import Base, Created, Json, Key, choice
 
 
@@ -45,9 +45,9 @@ class Job(Base):
     reason: Mapped[Reason | None] = mapped_column(choice(Reason, "reason"))
     detail: Mapped[str | None]
     # When it takes its last request.
-    cut_off: Mapped[datetime]
-    cut_off_reason: Mapped[CutOffReason] = mapped_column(choice(CutOffReason, "cut_off_reason"))
-    frozen_at: Mapped[datetime | None]
+    closes_at: Mapped[datetime] = mapped_column("cut_off")
+    closing_reason: Mapped[ClosingReason] = mapped_column("cut_off_reason", choice(ClosingReason, "cut_off_reason"))
+    closed_at: Mapped[datetime | None] = mapped_column("frozen_at")
     sample_count: Mapped[int | None]
     # What to try, and which of it is being tried: `tries` counts the claims of the current method.
     requested_method: Mapped[Json | None]

@@ -145,7 +145,7 @@ request_samples = Table(
 job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
 """The manifest of each job, frozen at its cut-off."""
 
-manifest_leaves = Table(
+commitment_leaves = Table(
     "manifest_leaves",
     Base.metadata,
     _of("job_id", "jobs"),
@@ -176,7 +176,7 @@ def as_rows(digests: Sequence[bytes]) -> Subquery:
     ).subquery()
 
 
-class UploadedManifest(Base):
+class Upload(Base):
     """A list for one dataset, complete when its row is there. It is kept for some days; what is asked with it is copied."""
 
     __tablename__ = "uploaded_manifests"
@@ -193,7 +193,7 @@ uploaded_samples = Table(
     "uploaded_samples",
     Base.metadata,
     # No foreign key: the rows come first, and a check a row would cost more than all the rest.
-    Column("manifest_id", UploadedManifest.__table__.c.id.type, primary_key=True),
+    Column("manifest_id", Upload.__table__.c.id.type, primary_key=True),
     Column("digest", LargeBinary, primary_key=True),
 )
 """What each uploaded manifest holds, each sample once."""

@@ -11,9 +11,9 @@ from uuid import UUID
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from ledger.errors import NotInManifest, UnknownReport
+from ledger.errors import NotInReport, UnknownReport
 from ledger.tables import Job, Report
-from ledger.tables.requests import manifest_leaves
+from ledger.tables.requests import commitment_leaves
 from ledger.transparency.merkle import inclusion_path
 from verifier.commitment import SALT_BYTES, Inclusion, sample_leaf
 from verifier.merkle import root_hash
@@ -29,48 +29,50 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Commitment:
     """The leaves in their order, and the root over them (SHA-256 hex)."""
 
     root: str
     leaves: tuple[Leaf, ...]
 
 
-def commit(dataset: str, samples: Iterable[tuple[bytes, str]]) -> Manifest:
+def commit_samples(dataset: str, samples: Iterable[tuple[bytes, str]]) -> Commitment:
     """Commit to samples, each by its digest and its ID; the ID goes into the leaf's hash and is kept nowhere."""
     leaves = []
     for digest, sample_id in samples:
         salt = secrets.token_bytes(SALT_BYTES)
         leaves.append(Leaf(hash=sample_leaf(salt, dataset, sample_id), digest=digest, salt=salt))
     leaves.sort(key=lambda leaf: leaf.hash)
-    return Manifest(root=root_hash([leaf.hash for leaf in leaves]).hex(), leaves=tuple(leaves))
+    return Commitment(root=root_hash([leaf.hash for leaf in leaves]).hex(), leaves=tuple(leaves))
 
 
-def record_manifest(session: Session, job_id: UUID, manifest: Manifest) -> None:
+def record_commitment(session: Session, job_id: UUID, manifest: Commitment) -> None:
     """Keep a job's leaves, in the caller's transaction, to prove inclusion from."""
     rows = [
         {"job_id": job_id, "place": place, "leaf": leaf.hash, "digest": leaf.digest, "salt": leaf.salt}
         for place, leaf in enumerate(manifest.leaves)
     ]
     if rows:
-        session.execute(insert(manifest_leaves), rows)
+        session.execute(insert(commitment_leaves), rows)
 
 
 def prove_inclusion(
     session: Session, *, tenant_id: UUID, report_id: UUID, dataset: str, sample_id: str, digest: bytes
 ) -> Inclusion:
-    """The proof that a sample is in a report's manifest. Raises UnknownReport, and NotInManifest without saying the ID."""
+    """The proof that a sample is in a report's manifest. Raises UnknownReport, and NotInReport without saying the ID."""
     job_id = session.scalar(select(Report.job_id).where(Report.id == report_id, Report.tenant_id == tenant_id))
     if job_id is None:
         raise UnknownReport(f"there is no report {report_id}")
-    mine = select(manifest_leaves.c.place, manifest_leaves.c.salt).where(
-        manifest_leaves.c.job_id == job_id, manifest_leaves.c.digest == digest
+    mine = select(commitment_leaves.c.place, commitment_leaves.c.salt).where(
+        commitment_leaves.c.job_id == job_id, commitment_leaves.c.digest == digest
     )
     found = session.execute(mine).one_or_none()
     if found is None:
-        raise NotInManifest("the sample is not among those of this report, or the link to it was erased")
+        raise NotInReport("the sample is not among those of this report, or the link to it was erased")
     place, salt = found
-    every = select(manifest_leaves.c.leaf).where(manifest_leaves.c.job_id == job_id).order_by(manifest_leaves.c.place)
+    every = (
+        select(commitment_leaves.c.leaf).where(commitment_leaves.c.job_id == job_id).order_by(commitment_leaves.c.place)
+    )
     leaves = list(session.scalars(every))
     return Inclusion(
         report_id=str(report_id),
@@ -83,9 +85,9 @@ def prove_inclusion(
     )
 
 
-def unlink(session: Session, *, tenant_id: UUID, digest: bytes) -> int:
+def unlink_sample(session: Session, *, tenant_id: UUID, digest: bytes) -> int:
     """Erase the link between a tenant's sample and its leaves, and tell how many; every root and every other proof stays good."""
     mine = select(Job.id).where(Job.tenant_id == tenant_id)
-    erased = update(manifest_leaves).where(manifest_leaves.c.digest == digest, manifest_leaves.c.job_id.in_(mine))
-    places = erased.values(digest=None, salt=None).returning(manifest_leaves.c.place)
+    erased = update(commitment_leaves).where(commitment_leaves.c.digest == digest, commitment_leaves.c.job_id.in_(mine))
+    places = erased.values(digest=None, salt=None).returning(commitment_leaves.c.place)
     return len(session.execute(places).all())

@@ -50,7 +50,7 @@ class LogKind(StrEnum):
 def append(
     session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID, content: Mapping[str, object]
 ) -> None:
-    """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `give_places`."""
+    """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `place_leaves`."""
     text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
     leaf_id = _add_leaf(session, kind, {"commitment": commitment(key, text)})
     session.execute(
@@ -65,7 +65,7 @@ def _add_leaf(session: Session, kind: LogKind, told: Mapping[str, object]) -> in
     return session.scalars(made).one()
 
 
-def give_places(session: Session) -> int:
+def place_leaves(session: Session) -> int:
     """Put every committed entry that has no place yet at the end of the tree, in the order of their ids; gives how many.
 
     One transaction at a time does this: it holds the head until its end, and afterwards waits for nobody.
@@ -180,7 +180,7 @@ class CheckpointView:
     note: str
 
 
-def head(session: Session) -> Checkpoint:
+def tree_head(session: Session) -> Checkpoint:
     """How far the log is now. Raises UnknownEntry while it is empty."""
     found = session.scalars(select(LogHead)).one_or_none()
     if found is None:
@@ -188,12 +188,12 @@ def head(session: Session) -> Checkpoint:
     return Checkpoint(origin=found.origin, size=found.size, root=fold(found.peaks))
 
 
-def keep_checkpoint(session: Session, sign: Callable[[Checkpoint], str]) -> bool:
+def sign_checkpoint(session: Session, sign: Callable[[Checkpoint], str]) -> bool:
     """Give the waiting entries their places, sign how far the log is then, and keep that; tells whether there was anything new."""
-    give_places(session)
+    place_leaves(session)
     if session.scalar(select(LogHead.id)) is None:
         return False
-    found = head(session)
+    found = tree_head(session)
     if session.get(LogCheckpoint, found.size) is not None:
         return False
     session.execute(insert(LogCheckpoint).values(size=found.size, note=sign(found)))

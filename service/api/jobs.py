@@ -18,7 +18,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from ledger.events.timeline import EventView, list_job_events
 from ledger.jobs.approvals import approve, refuse
 from ledger.jobs.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
-from ledger.states import TERMINAL, AttemptOutcome, CutOffReason, JobState, Phase, Reason, Verdict
+from ledger.states import TERMINAL, AttemptOutcome, ClosingReason, JobState, Phase, Reason, Verdict
 from service.http.authentication import Admin, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional, preferred
 from service.http.fields import After, Cursor, Limit, Name
@@ -53,7 +53,7 @@ class JobBody(BaseModel):
     cut_off: datetime = Field(
         description="Until then further requests may join; then it starts, if model and worker are free."
     )
-    cut_off_reason: CutOffReason
+    cut_off_reason: ClosingReason
     samples: int | None = Field(description="To be erased by it; null before the cut-off.")
     requests: int = Field(description="How many requests it serves.")
     due_at: datetime | None = Field(description="The earliest deadline among them.")

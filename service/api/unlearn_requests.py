@@ -25,8 +25,8 @@ from ledger.requests.submission import (
     submit,
 )
 from ledger.requests.views import RequestView, TargetView
-from ledger.sample_ids import manifest_sha256, sample_digest
-from ledger.states import TERMINAL, CutOffReason, JobState, Reason, RequestState, SampleOutcome, Verdict
+from ledger.sample_ids import sample_digest, samples_sha256
+from ledger.states import TERMINAL, ClosingReason, JobState, Reason, RequestState, SampleOutcome, Verdict
 from ledger.tables import Job
 from report.canonical import canonical_sha256
 from service.api.jobs import EventsBody
@@ -56,7 +56,7 @@ class JoinedJob(BaseModel):
     cut_off: datetime = Field(
         description="It starts then, if the model and a worker are free; until then others may join."
     )
-    cut_off_reason: CutOffReason = Field(
+    cut_off_reason: ClosingReason = Field(
         description="Why then: end of the window, a deadline, expedited, another method."
     )
 
@@ -382,7 +382,7 @@ def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dic
     said = asked.model_dump(
         mode="json", exclude={"sample_ids", "method"} | ({"manifest"} if asked.manifest is None else set())
     )
-    return canonical_sha256({**said, "method": method, "samples": manifest_sha256(digests)})
+    return canonical_sha256({**said, "method": method, "samples": samples_sha256(digests)})
 
 
 def _unmatched(session: Session, view: RequestView, caller: Caller, digests: dict[bytes, str]) -> list[str]:

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from ledger.registry.access import Caller
 from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
-from ledger.requests.uploads import ManifestView, get_manifest, remove_manifest
+from ledger.requests.uploads import UploadView, delete_upload, get_upload
 from ledger.sample_ids import sample_digest
 from service.http.authentication import Writer
 from service.http.fields import Name
@@ -117,10 +117,10 @@ UPLOAD_TIMEOUT = 1800.0
 """Seconds that an upload may take."""
 
 
-async def receive_manifest(request: Request, caller: Caller, *, dataset: str) -> ManifestView:
+async def receive_manifest(request: Request, caller: Caller, *, dataset: str) -> UploadView:
     """Read the body to its end and keep its samples, in one transaction: all or nothing.
 
-    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyManifest, BodyTooLarge, and NotReady where too many come at once.
+    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, and NotReady where too many come at once.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media not in FORMS:
@@ -137,7 +137,7 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
         await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
         key: bytes = request.app.state.settings.sample_key_bytes
         await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
-        view = await run_in_threadpool(uploads.take_in, session, tenant_id=caller.tenant_id, dataset=dataset)
+        view = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
         await run_in_threadpool(session.commit)
         return view
     finally:
@@ -149,7 +149,7 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
 async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
     ends = time.monotonic() + UPLOAD_TIMEOUT
     with ExitStack() as stack:
-        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receiving(session)))
+        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receive_digests(session)))
         try:
             async for chunk in request.stream():
                 await run_in_threadpool(_pass_on, copy, lines, chunk, dataset=dataset, key=key)
@@ -166,7 +166,7 @@ def _pass_on(copy: Copy, lines: Lines, chunk: bytes, *, dataset: str, key: bytes
 
 
 def _send(copy: Copy, sample_ids: Iterable[str], *, dataset: str, key: bytes) -> None:
-    uploads.send(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
+    uploads.send_digests(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
 
 
 router = APIRouter(tags=["unlearn requests"])
@@ -196,7 +196,7 @@ async def post_manifest(
 @router.get("/manifests/{manifest_id:uuid}", summary="One manifest", responses=problems(401, 403, 404, 422, 503))
 def get_one_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> ManifestBody:
     """How many samples it holds, and until when it can be used."""
-    return ManifestBody.model_validate(get_manifest(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id))
+    return ManifestBody.model_validate(get_upload(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id))
 
 
 @router.delete(
@@ -207,5 +207,5 @@ def get_one_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> Manif
 )
 def delete_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> Response:
     """Deletes the uploaded list. Requests that were made with it stay."""
-    remove_manifest(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id)
+    delete_upload(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id)
     return Response(status_code=204)

@@ -69,7 +69,7 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
     assert len({path.name.split("_")[-1] for path in tmp_path.glob("counter_*.db")}) == 2
     assert len({frozenset(scrape.items()) for scrape in scrapes}) == 1
     after = scrapes[0]
-    assert after["lapsed"] - before["lapsed"] == 1
+    assert after["expired"] - before["expired"] == 1
     assert after["received"] - before["received"] == 1
     assert after["sent"] - before["sent"] == 1
     assert after["methods"] == 30
@@ -85,7 +85,7 @@ def counts(url: str) -> dict[str, float]:
         return sum(sample.value for sample in found if sample.name == name and labels.items() <= sample.labels.items())
 
     return {
-        "lapsed": total("expunge_lease_lapsed_total"),
+        "expired": total("expunge_lease_expired_total"),
         "received": total("expunge_requests_received_total"),
         "sent": total("expunge_wakeups_total", outcome="sent"),
         "methods": total("http_requests_total", handler="/methods"),

@@ -79,7 +79,7 @@ class World:
         with self.sessions() as session:
             return get_request(session, tenant_id=self.tenant_id, request_id=request_id)
 
-    def let_lease_lapse(self, job_id):
+    def expire_lease(self, job_id):
         with self.sessions.begin() as session:
             session.execute(
                 text("UPDATE jobs SET lease_until = clock_timestamp() - interval '1 second' WHERE id = :id"),

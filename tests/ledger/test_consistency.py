@@ -55,7 +55,7 @@ def work(world, chance):
                 claim = results.escalate(session, claim, method=IEU, finding={})
         world.verify(claim)
         if fate > 0.8:
-            world.let_lease_lapse(job_id)
+            world.expire_lease(job_id)
         try:
             world.publish(claim)
         except CancelRequested:

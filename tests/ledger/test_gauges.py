@@ -49,13 +49,13 @@ def test_open_requests_past_their_date_are_overdue(world):
         assert gauges.deadlines(session) == (due_at, 1)
 
 
-def test_a_lapsed_lease_is_counted_once(world):
+def test_an_expired_lease_is_counted_once(world):
     claim = world.submit_and_claim(1)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     world.sweep(max_attempts=3)
     world.sweep(max_attempts=3)
     with world.sessions() as session:
-        assert gauges.leases_lapsed(session) == 1
+        assert gauges.leases_expired(session) == 1
 
 
 def test_a_running_job_tells_how_far_it_is_by_its_model_and_a_waiting_one_does_not(world):

@@ -3,7 +3,7 @@ import hmac
 
 from sqlalchemy import text
 
-from ledger.sample_ids import manifest_sha256, sample_digest
+from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.tables import Base
 from tests.ledger.conftest import digests
 
@@ -19,7 +19,7 @@ def test_another_key_dataset_or_id_gives_another_digest():
 
 
 def test_a_manifest_does_not_depend_on_the_order():
-    assert manifest_sha256(digests(1, 2, 3)) == manifest_sha256(digests(3, 1, 2)) != manifest_sha256(digests(1, 2))
+    assert samples_sha256(digests(1, 2, 3)) == samples_sha256(digests(3, 1, 2)) != samples_sha256(digests(1, 2))
 
 
 def test_no_sample_id_is_anywhere_in_the_database(world):

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from sqlalchemy import text
 
 from ledger.errors import CancelRequested, Conflict, NoSamplesMatch, StaleClaim
-from ledger.events.outbox import settle_wakeups, take_wakeups
+from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
 from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
@@ -169,7 +169,7 @@ class Ledger(RuleBasedStateMachine):
         with self.world.sessions.begin() as session:
             taken = take_wakeups(session)
         with self.world.sessions.begin() as session:
-            settle_wakeups(session, taken)
+            delete_sent_wakeups(session, taken)
         found = [held for wakeup in taken if (held := self.take(wakeup.job_id)) is not None]
         return multiple(*found)
 
@@ -200,7 +200,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(worker=held)
     def renew(self, worker):
-        if self.write(worker, lambda session: claims.renew(session, worker.claim, lease=LEASE)):
+        if self.write(worker, lambda session: claims.renew_lease(session, worker.claim, lease=LEASE)):
             worker.left = LEASE.total_seconds()
 
     @rule(worker=held)
@@ -243,7 +243,7 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(worker=held)
     def release(self, worker):
-        if self.write(worker, lambda session: claims.release(session, worker.claim)):
+        if self.write(worker, lambda session: claims.release_job(session, worker.claim)):
             worker.working = False
 
     def write(self, worker, write):

@@ -34,7 +34,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_audit_utility_delta_ratio": ("gauge", {"model": None}),
     "expunge_audit_verdicts_total": ("counter", {"model": None, "verdict": set(Verdict)}),
     "expunge_samples_erased_total": ("counter", {"model": None}),
-    "expunge_lease_lapsed_total": ("counter", {}),
+    "expunge_lease_expired_total": ("counter", {}),
     "expunge_stale_writes_rejected_total": ("counter", {}),
     "expunge_wakeups_total": ("counter", {"outcome": {"sent", "lost"}}),
     "expunge_webhook_deliveries_total": ("counter", {"outcome": set(TryOutcome)}),

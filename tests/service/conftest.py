@@ -21,7 +21,7 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
-from ledger.transparency.commitments import commit
+from ledger.transparency.commitments import commit_samples
 from report.canonical import report_sha256
 from service.app import create_app
 from service.settings import Settings
@@ -166,7 +166,7 @@ def publish_job(sessions: sessionmaker[Session], job_id: str, *, sign: Callable[
     names = {
         sample_digest(bytes.fromhex(SAMPLE_KEY), "scans", name): name for name in map("sample-{}".format, range(100))
     }
-    manifest = commit("scans", ((digest, names[digest]) for digest in claimed.forget))
+    manifest = commit_samples("scans", ((digest, names[digest]) for digest in claimed.forget))
     report["asked"]["manifest_root"] = manifest.root
     with sessions.begin() as session:
         enter_verifying(session, claimed)

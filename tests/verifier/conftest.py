@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ledger.sample_ids import sample_digest
-from ledger.transparency.commitments import Manifest, commit
+from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.merkle import inclusion_path
 from report.canonical import canonical_json, canonical_sha256
 from tests.report.samples import sample_report
@@ -33,7 +33,7 @@ class Case:
 
     folder: Path
     signer: Signer
-    manifest: Manifest
+    manifest: Commitment
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -44,7 +44,7 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
     folder.mkdir(exist_ok=True)
     (folder / "weights.safetensors").write_bytes(b"weights after %d" % seed)
     (folder / "before.safetensors").write_bytes(b"weights before %d" % seed)
-    manifest = commit("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
+    manifest = commit_samples("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
     report = sample_report(forgotten=len(NAMES), seed=seed)
     report["asked"]["manifest_root"] = manifest.root
     for side, name in (("after", "weights"), ("before", "before")):

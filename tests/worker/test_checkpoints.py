@@ -162,7 +162,7 @@ def test_a_killed_workers_job_goes_on_with_the_next_step_and_ends_in_the_same_we
     assert eager.run(job_id)
 
     assert taken == list(range(1, STEPS + 1))
-    assert outcomes(eager, job_id) == [AttemptOutcome.LAPSED, AttemptOutcome.FAILED]
+    assert outcomes(eager, job_id) == [AttemptOutcome.EXPIRED, AttemptOutcome.FAILED]
     assert f"Attempt 2 goes on from step 7 of {STEPS}, the checkpoint of attempt 1." in events(eager, job_id)
     assert forgotten == [reference.weights()]
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import InterfaceError, TimeoutError
 from sqlalchemy.orm import Session
 
 from ledger.errors import StaleClaim
-from ledger.jobs.claims import Claim, Renewal, claim, renew
+from ledger.jobs.claims import Claim, Renewal, claim, renew_lease
 from ledger.jobs.jobs import cancel_job
 from tests.worker.conftest import Bench
 from worker import lease
@@ -57,7 +57,7 @@ def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
     def failing(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
         if errors:
             raise errors.pop()
-        return renew(session, claim, lease=lease)
+        return renew_lease(session, claim, lease=lease)
 
     job_id = bench.submit(training_ids[:10])
     found = claimed(bench, job_id, timedelta(minutes=10))

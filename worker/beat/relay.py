@@ -12,10 +12,10 @@ from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import make_engine, make_sessions
-from ledger.events.deliveries import forget_deliveries
-from ledger.events.outbox import RUN_JOB, settle_wakeups, take_wakeups
-from ledger.requests.deadlines import note_overdue
-from ledger.requests.uploads import forget_manifests
+from ledger.events.deliveries import delete_expired_deliveries
+from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
+from ledger.requests.deadlines import mark_overdue
+from ledger.requests.uploads import delete_expired_uploads
 from worker.beat import webhooks
 from worker.settings import read_settings
 
@@ -82,7 +82,7 @@ def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], N
         logger.warning("%d wake-ups wait for the broker: %s", len(taken) - len(sent), type(error).__name__)
     if sent:
         with sessions.begin() as session:
-            settle_wakeups(session, sent)
+            delete_sent_wakeups(session, sent)
     return len(sent)
 
 
@@ -91,11 +91,11 @@ def look_at_the_clock(sessions: sessionmaker[Session]) -> None:
     noted = 1
     while noted:
         with sessions.begin() as session:
-            noted = note_overdue(session)
+            noted = mark_overdue(session)
 
 
 def tidy(sessions: sessionmaker[Session]) -> None:
     """Delete what is kept no longer: uploaded manifests, and the log of deliveries that have ended. Each by itself."""
-    for forget in (forget_manifests, forget_deliveries):
+    for forget in (delete_expired_uploads, delete_expired_deliveries):
         with sessions.begin() as session:
             forget(session)

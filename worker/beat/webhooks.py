@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, urlsplit
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
-from ledger.events.deliveries import Batch, Delivery, Try, note_try, release_batch, take_batch
+from ledger.events.deliveries import Batch, Delivery, Try, record_try, release_batch, take_batch
 from ledger.events.webhooks import webhook_secret
 from ledger.states import TryOutcome
 from worker.errors import AddressForbidden, Unreachable
@@ -176,7 +176,7 @@ def deliver_webhooks(sessions: sessionmaker[Session], *, send: Send) -> None:
         for delivery in batch.deliveries:
             made = send(batch, delivery)
             with sessions.begin() as session:
-                note_try(session, batch, delivery, made)
+                record_try(session, batch, delivery, made)
             failed = made.outcome != TryOutcome.DELIVERED
             if failed:
                 logger.info("webhook %s: %s (%s)", batch.endpoint_id, made.outcome, made.status or "no answer")

@@ -49,9 +49,9 @@ def platform() -> Rows:
                 width=6,
             ),
             number(
-                "Leases lapsed",
+                "Leases expired",
                 "In the window: workers killed, frozen or cut off.",
-                "sum(increase(expunge_lease_lapsed_total[$window]))",
+                "sum(increase(expunge_lease_expired_total[$window]))",
                 bad_from=1,
                 width=6,
             ),

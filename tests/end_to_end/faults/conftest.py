@@ -128,7 +128,7 @@ class Scene:
         await_that(parent.children, "the worker to have a child")
         return parent.children()[0]
 
-    def let_lapse(self, job_id: str) -> None:
+    def expire_lease(self, job_id: str) -> None:
         """Spare the wait for the rest of the lease; one test waits for it."""
         with self.sessions.begin() as session:
             soon = text("UPDATE jobs SET lease_until = clock_timestamp() WHERE id = :id AND lease_until IS NOT NULL")

@@ -38,17 +38,17 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, killed: 
         scene.gates.shut(next_gate)
         kill()
         scene.gates.open(gate)
-        scene.let_lapse(job_id)
+        scene.expire_lease(job_id)
     scene.gates.await_somebody("save")
     kill()
     with scene.sessions.begin() as session:
         # No sample can be written as erased, so that publishing hangs in its middle.
         session.execute(text("LOCK TABLE erased_samples IN SHARE ROW EXCLUSIVE MODE"))
         scene.gates.open("save")
-        scene.let_lapse(job_id)
+        scene.expire_lease(job_id)
         await_that(lambda: scene.job(job_id)["phase"] == "publish", "the job to be published")
         kill()
-    scene.let_lapse(job_id)
+    scene.expire_lease(job_id)
 
     scene.ended_once(name, job_id)
     assert scene.outcomes(job_id) == ["lapsed"] * 5 + ["published"]
@@ -58,7 +58,7 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, killed: 
     assert told.count(f"goes on from step {STEPS} of {STEPS}") == 3  # killed after it: only the audit is done again
 
 
-def test_a_lease_lapses_by_itself_and_the_job_goes_on_within_two_minutes(scene: Scene) -> None:
+def test_a_lease_expires_by_itself_and_the_job_goes_on_within_two_minutes(scene: Scene) -> None:
     scene.gates.shut("unlearn")
     job_id = scene.submit("left-alone")
     scene.gates.await_somebody("unlearn")
@@ -98,7 +98,7 @@ def test_a_frozen_worker_that_wakes_after_its_lease_can_write_nothing(scene: Sce
     second = another(scene.part("the worker"), "the second worker")
     try:
         await_ready(second)
-        scene.let_lapse(job_id)
+        scene.expire_lease(job_id)
         scene.ended_once("frozen", job_id)
         before = refused(scene)
         version = scene.http.get("/models/frozen/versions").json()["items"][0]

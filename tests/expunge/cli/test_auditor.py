@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.cli.auditor import check_log
 from expunge.errors import LogNotProven
-from ledger.transparency.log import keep_checkpoint, newest_checkpoint, prove_entry
+from ledger.transparency.log import newest_checkpoint, prove_entry, sign_checkpoint
 from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
@@ -37,7 +37,7 @@ def grow(sessions: sessionmaker[Session], tenant: str, *, signer: Signer = SIGNE
     with sessions.begin() as session:
         site = set_up(session, tenant)
     with sessions.begin() as session:
-        keep_checkpoint(session, signer.checkpoint)
+        sign_checkpoint(session, signer.checkpoint)
     return site.auditor
 
 

@@ -5,11 +5,11 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.cli.maintenance import erase_links
-from ledger.errors import NotInManifest, UnknownEntry
+from ledger.errors import NotInReport, UnknownEntry
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import prove_inclusion
-from ledger.transparency.log import keep_checkpoint, prove_entry
+from ledger.transparency.log import prove_entry, sign_checkpoint
 from tests.service.conftest import SAMPLE_KEY, publish_job, set_up
 from tests.verifier.conftest import make_signer
 
@@ -37,11 +37,11 @@ def test_a_person_is_unlinked_from_manifests_and_log_for_ever(
         )
     report_id = publish_job(sessions, str(request.targets[0].job_id))
     with sessions.begin() as session:
-        keep_checkpoint(session, make_signer().checkpoint)
+        sign_checkpoint(session, make_signer().checkpoint)
     found = erase_links(tmp_path, "scans", "sample-1", tenant="clinic", requests=[request.id])
     assert found == (1, 1)
     given = {"tenant_id": tenant, "report_id": report_id, "dataset": "scans", "sample_id": "sample-1", "digest": digest}
-    with sessions() as session, pytest.raises(NotInManifest):
+    with sessions() as session, pytest.raises(NotInReport):
         prove_inclusion(session, **given)
     with sessions() as session, pytest.raises(UnknownEntry):
         prove_entry(session, tenant_id=tenant, subject_id=request.id)

@@ -17,7 +17,7 @@ from expunge.operator.doctor import Installation, examine
 from expunge.operator.keys import new_signing_key
 from expunge.operator.registration import Place, register_workload
 from expunge.operator.training import Trained, train_workload
-from ledger.jobs.heartbeats import SWEEP, beat
+from ledger.jobs.heartbeats import SWEEP, record_heartbeat
 from ledger.transparency.signing_keys import revoke_signing_key
 from tests.service.conftest import NOWHERE, redis_server
 from worker.signing import make_key
@@ -47,7 +47,7 @@ def sound(
     register_workload(where, name="digits", reference=REFERENCE, weights=weights.path)
     new_signing_key(database_url, tmp_path / "keys")
     with sessions.begin() as session:
-        beat(session, SWEEP)
+        record_heartbeat(session, SWEEP)
     return Installation(
         database_url=database_url,
         redis_url=broker_url,

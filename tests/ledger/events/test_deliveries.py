@@ -11,7 +11,7 @@ from ledger.errors import UnknownWebhook
 from ledger.events import deliveries, webhooks
 from ledger.events import deliveries as delivery_log
 from ledger.events.deliveries import JITTER, SCHEDULE, Try
-from ledger.metrics import tallies
+from ledger.metrics import read_tallies
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import extend_deadline
 from ledger.states import DeliveryState, DisabledReason, MessageType, Reason, TryOutcome
@@ -35,7 +35,7 @@ def take(world):
 
 def note(world, batch, made, *, place=0):
     with world.sessions.begin() as session:
-        deliveries.note_try(session, batch, batch.deliveries[place], made, random=random.Random(1))
+        deliveries.record_try(session, batch, batch.deliveries[place], made, random=random.Random(1))
 
 
 def release(world, batch, *, pause=False):
@@ -117,7 +117,7 @@ def test_a_delivery_that_was_taken_is_finished_and_counted(world):
     assert (delivery.state, delivery.next_try_at) == (DeliveryState.DELIVERED, None)
     assert [(each.number, each.outcome, each.status) for each in delivery.tries] == [(1, TryOutcome.DELIVERED, 204)]
     with world.sessions() as session:
-        assert tallies(session, deliveries.COUNTER) == {"delivered": 1}
+        assert read_tallies(session, deliveries.TALLY) == {"delivered": 1}
 
 
 def test_one_courier_at_a_time_is_at_an_endpoint(world):

@@ -6,8 +6,8 @@ from sqlalchemy import text
 from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events import deliveries as delivery_log
 from ledger.events import webhooks
-from ledger.events.deliveries import COUNTER
-from ledger.metrics import tallies
+from ledger.events.deliveries import TALLY
+from ledger.metrics import read_tallies
 from ledger.states import MessageType
 from tests.ledger.events.test_deliveries import TAKEN, add, note, release, take, told
 
@@ -35,10 +35,10 @@ def test_the_log_of_what_ended_long_ago_is_cut_and_the_count_stays(world):
     world.submit(1)
     note(world, take(world), TAKEN)
     with world.sessions.begin() as session:
-        delivery_log.forget_deliveries(session)
+        delivery_log.delete_expired_deliveries(session)
     assert len(told(world, webhook_id)) == 1
     with world.sessions.begin() as session:
         session.execute(text("UPDATE webhook_deliveries SET finished_at = finished_at - interval '31 days'"))
-        delivery_log.forget_deliveries(session)
-        assert tallies(session, COUNTER) == {"delivered": 1}
+        delivery_log.delete_expired_deliveries(session)
+        assert read_tallies(session, TALLY) == {"delivered": 1}
     assert (told(world, webhook_id), world.count("webhook_tries")) == ((), 0)

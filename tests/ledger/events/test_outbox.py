@@ -2,7 +2,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from ledger.events.outbox import announce_wakeup, settle_wakeups, take_wakeups
+from ledger.events.outbox import announce_wakeup, delete_sent_wakeups, take_wakeups
 from ledger.jobs import jobs
 from ledger.states import Reason
 from tests.ledger.conftest import IEU
@@ -15,7 +15,7 @@ def take(world, **more):
 
 def settle(world, taken):
     with world.sessions.begin() as session:
-        settle_wakeups(session, taken)
+        delete_sent_wakeups(session, taken)
 
 
 def woken(world):
@@ -99,7 +99,7 @@ def test_a_model_that_becomes_free_wakes_its_next_job(world):
 def test_a_job_that_goes_back_to_the_queue_is_woken_again(world):
     claim = world.submit_and_claim(1)
     woken(world)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     world.sweep()
     assert woken(world) == [claim.job_id]
     world.fail(world.claim(claim.job_id), Reason.UNEXPECTED)

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.errors import ModelBusy, NotAwaiting, StaleClaim, VersionRefused
-from ledger.events.outbox import settle_wakeups, take_wakeups
+from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.events.timeline import list_job_events
 from ledger.jobs import jobs
 from ledger.jobs.approvals import approve, refuse, set_approvals
@@ -27,7 +27,7 @@ def decide(world, how, job_id):
 def woken(world):
     with world.sessions.begin() as session:
         taken = take_wakeups(session)
-        settle_wakeups(session, taken)
+        delete_sent_wakeups(session, taken)
         return [wakeup.job_id for wakeup in taken]
 
 
@@ -76,7 +76,7 @@ def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(wor
     assert woken(world) == [job_id]
     claim = world.claim(job_id)
     assert "Approved by key:dpo: run." in timeline(world, job_id)
-    world.let_lease_lapse(job_id)
+    world.expire_lease(job_id)
     world.sweep()
     world.finish(world.claim(job_id))  # approved once, for all its attempts
     with pytest.raises(StaleClaim):
@@ -151,7 +151,7 @@ def test_a_version_that_needs_approval_is_there_with_its_report_and_not_served(w
     assert served(world) == 1
     assert world.request(request.id).state == RequestState.VERIFYING
     assert world.count("erased_samples") == 0
-    assert world.sweep().lapsed == []
+    assert world.sweep().expired == []
 
 
 def test_while_a_version_waits_no_other_job_of_the_model_starts_and_none_is_promoted(world):

@@ -10,13 +10,13 @@ from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState
 from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_written, progress, publish
 
 WRITES = {
-    "renew": lambda session, claim: claims.renew(session, claim, lease=LEASE),
+    "renew": lambda session, claim: claims.renew_lease(session, claim, lease=LEASE),
     "progress": progress,
     "verify": claims.enter_verifying,
     "publish": publish,
     "fail": lambda session, claim: results.fail(session, claim, reason=Reason.UNEXPECTED, detail="late", retry=True),
     "escalate": lambda session, claim: results.escalate(session, claim, method=IEU, finding={}),
-    "release": claims.release,
+    "release": claims.release_job,
 }
 
 
@@ -93,22 +93,22 @@ def test_two_models_run_at_once(world):
     assert all(world.claim(target.job_id) for target in request.targets)
 
 
-def test_a_lease_that_has_lapsed_takes_every_right_to_write(world, write):
+def test_an_expired_lease_takes_every_right_to_write(world, write):
     claim = world.submit_and_claim(1)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     refused(world, claim, write)
 
 
 def test_a_worker_that_wakes_up_after_the_sweep_can_write_nothing(world, write):
     claim = world.submit_and_claim(1)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     world.sweep()
     refused(world, claim, write)
 
 
 def test_a_worker_that_wakes_up_after_another_took_over_can_write_nothing(world, write):
     old = world.submit_and_claim(1)
-    world.let_lease_lapse(old.job_id)
+    world.expire_lease(old.job_id)
     world.sweep()
     new = world.claim(old.job_id, worker="another")
     assert new.attempt == old.attempt + 1
@@ -126,8 +126,8 @@ def test_after_its_result_a_claim_is_over(world, write):
 def test_renewing_keeps_the_lease(world):
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
-        assert not claims.renew(session, claim, lease=LEASE * 10).cancel_requested
-    assert world.sweep().lapsed == []
+        assert not claims.renew_lease(session, claim, lease=LEASE * 10).cancel_requested
+    assert world.sweep().expired == []
     assert world.count("jobs", "lease_until > clock_timestamp() + interval '9 minutes'") == 1
 
 
@@ -152,16 +152,16 @@ def test_every_change_of_a_job_can_be_seen_from_outside(world):
     assert world.job(claim.job_id).updated_at > before
 
 
-def test_a_lapsed_lease_puts_the_job_back_into_the_queue(world):
+def test_an_expired_lease_puts_the_job_back_into_the_queue(world):
     request = world.submit(1)
     claim = world.claim(request.targets[0].job_id)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     swept = world.sweep()
-    assert (swept.lapsed, swept.wake) == ([claim.job_id], [claim.job_id])
+    assert (swept.expired, swept.wake) == ([claim.job_id], [claim.job_id])
     job = world.job(claim.job_id)
     assert (job.state, job.attempt, job.phase, job.progress) == (JobState.QUEUED, 2, Phase.WAITING, 0)
     assert world.request(request.id).state == RequestState.SCHEDULED
-    assert attempts(world, claim) == [(1, AttemptOutcome.LAPSED, Reason.WORKER_LOST)]
+    assert attempts(world, claim) == [(1, AttemptOutcome.EXPIRED, Reason.WORKER_LOST)]
     with world.sessions() as session:
         assert "worker lost" in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)[-1].text
 
@@ -169,8 +169,8 @@ def test_a_lapsed_lease_puts_the_job_back_into_the_queue(world):
 def test_a_job_whose_worker_dies_over_the_audit_goes_back_too(world):
     claim = world.submit_and_claim(1)
     world.verify(claim)
-    world.let_lease_lapse(claim.job_id)
-    assert world.sweep().lapsed == [claim.job_id]
+    world.expire_lease(claim.job_id)
+    assert world.sweep().expired == [claim.job_id]
     assert world.job(claim.job_id).state == JobState.QUEUED
 
 
@@ -179,7 +179,7 @@ def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
     job_id = request.targets[0].job_id
     for _ in range(3):
         assert world.claim(job_id)
-        world.let_lease_lapse(job_id)
+        world.expire_lease(job_id)
         world.sweep(max_attempts=3)
     job = world.job(job_id)
     assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.ATTEMPTS_EXHAUSTED, 3)
@@ -191,15 +191,15 @@ def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
 def test_a_sweep_of_a_quiet_ledger_changes_nothing(world):
     world.submit_and_claim(1)
     with nothing_written(world):
-        assert world.sweep().lapsed == []
+        assert world.sweep().expired == []
 
 
-def test_two_sweeps_at_once_take_a_lapsed_job_back_once(world):
+def test_two_sweeps_at_once_take_an_expired_job_back_once(world):
     claim = world.submit_and_claim(1)
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     with world.sessions.begin() as session:
-        assert claims.sweep(session).lapsed == [claim.job_id]
-        assert world.sweep().lapsed == []
+        assert claims.sweep(session).expired == [claim.job_id]
+        assert world.sweep().expired == []
     assert world.job(claim.job_id).attempt == 2
 
 
@@ -207,7 +207,7 @@ def test_a_worker_that_is_shut_down_gives_the_job_back_without_losing_a_try(worl
     claim = world.submit_and_claim(1)
     for attempt in range(1, 6):
         with world.sessions.begin() as session:
-            claims.release(session, claim)
+            claims.release_job(session, claim)
         assert world.job(claim.job_id).state == JobState.QUEUED
         claim = world.claim(claim.job_id)
         assert claim.attempt == attempt + 1

@@ -3,17 +3,17 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from ledger.db import now
-from ledger.jobs.heartbeats import SWEEP, beat, was_within, worker_seen
+from ledger.jobs.heartbeats import SWEEP, record_heartbeat, was_seen_within, worker_last_seen
 
 
 def sweep_once(world):
     with world.sessions.begin() as session:
-        beat(session, SWEEP)
+        record_heartbeat(session, SWEEP)
 
 
 def seen(world):
     with world.sessions() as session:
-        return worker_seen(session)
+        return worker_last_seen(session)
 
 
 def test_before_the_first_sweep_no_worker_has_been_seen(world):
@@ -35,17 +35,17 @@ def test_a_worker_that_holds_a_lease_is_seen_now_though_it_can_not_sweep(world):
         session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
     claim = world.submit_and_claim(1)
     with world.sessions() as session:
-        assert worker_seen(session) <= now(session)
+        assert worker_last_seen(session) <= now(session)
     assert (now_of(world) - seen(world)).total_seconds() < 60
 
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     assert (now_of(world) - seen(world)).total_seconds() > 3000
 
 
 def test_what_was_a_moment_ago_was_within_a_minute_and_what_was_an_hour_ago_was_not(world):
     def recent():
         with world.sessions() as session:
-            return was_within(session, SWEEP, timedelta(minutes=1))
+            return was_seen_within(session, SWEEP, timedelta(minutes=1))
 
     assert not recent()
     sweep_once(world)

@@ -4,7 +4,7 @@ import pytest
 
 from ledger.errors import NotFailed, TooLate, UnknownJob
 from ledger.events.timeline import list_job_events
-from ledger.jobs.claims import release, renew
+from ledger.jobs.claims import release_job, renew_lease
 from ledger.jobs.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
 from ledger.registry.access import ensure_tenant
 from ledger.states import JobState, Reason, RequestState
@@ -37,7 +37,7 @@ def test_a_running_job_is_cancelled_by_its_worker(world):
     with nothing_written(world):
         cancel(world, claim.job_id)
     with world.sessions.begin() as session:
-        assert renew(session, claim, lease=LEASE).cancel_requested
+        assert renew_lease(session, claim, lease=LEASE).cancel_requested
     world.fail(claim, Reason.CANCELLED_BY_CALLER)
     assert world.job(claim.job_id).state == JobState.CANCELLED
 
@@ -47,11 +47,11 @@ def test_a_cancelled_job_is_not_started_again_whatever_becomes_of_its_worker(wor
     claim = world.submit_and_claim(1)
     cancel(world, claim.job_id)
     if how == "lapse":
-        world.let_lease_lapse(claim.job_id)
+        world.expire_lease(claim.job_id)
         world.sweep()
     elif how == "release":
         with world.sessions.begin() as session:
-            release(session, claim)
+            release_job(session, claim)
     else:
         world.fail(claim, Reason.OUT_OF_MEMORY, retry=True)
     job = world.job(claim.job_id)

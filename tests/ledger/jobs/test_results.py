@@ -139,11 +139,11 @@ def test_each_attempt_keeps_its_own_time_of_what_the_claim_has_taken(world):
 def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_all_its_tries(world):
     following = escalate(world, world.submit_and_claim(1))
     for _ in range(2):
-        world.let_lease_lapse(following.job_id)
+        world.expire_lease(following.job_id)
         world.sweep(max_attempts=3)
         again = world.claim(following.job_id)
         assert (again.method, again.policy_index) == (IEU, 1)
-    world.let_lease_lapse(following.job_id)
+    world.expire_lease(following.job_id)
     world.sweep(max_attempts=3)
     assert world.job(following.job_id).reason == Reason.ATTEMPTS_EXHAUSTED
 

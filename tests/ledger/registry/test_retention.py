@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.errors import VersionRefused
-from ledger.registry.retention import mark_purged, needed_files, superseded
+from ledger.registry.retention import list_superseded, mark_purged, needed_files
 from ledger.registry.versions import promote
 
 MONTH = timedelta(days=30)
@@ -12,7 +12,7 @@ MONTH = timedelta(days=30)
 
 def listed(world, *, older_than=MONTH):
     with world.sessions() as session:
-        return [(version.model, version.number) for version in superseded(session, older_than=older_than)]
+        return [(version.model, version.number) for version in list_superseded(session, older_than=older_than)]
 
 
 def age(world, days=40):
@@ -25,7 +25,7 @@ def age(world, days=40):
 
 def purge(world, *, older_than=MONTH):
     with world.sessions.begin() as session:
-        chosen = [version.version_id for version in superseded(session, older_than=older_than)]
+        chosen = [version.version_id for version in list_superseded(session, older_than=older_than)]
         return mark_purged(session, chosen, older_than=older_than)
 
 

@@ -5,8 +5,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from ledger.requests.batching import SAFETY, UNKNOWN_DURATION, cut_off_of, policy_of
-from ledger.states import CutOffReason, JobState
+from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
+from ledger.states import ClosingReason, JobState
 from tests.ledger.conftest import IEU, LTU, digests
 
 HOUR = timedelta(hours=1)
@@ -23,7 +23,7 @@ def test_requests_for_one_model_share_a_job(world):
     assert first.targets[0].job_id == second.targets[0].job_id
     assert second.targets[0].cut_off == first.targets[0].cut_off
     assert first.targets[0].cut_off - first.created_at <= HOUR + timedelta(seconds=1)
-    assert first.targets[0].cut_off_reason == CutOffReason.WINDOW
+    assert first.targets[0].cut_off_reason == ClosingReason.WINDOW
     job = world.job(first.targets[0].job_id)
     assert (job.requests, job.samples, job.frozen_at) == (2, None, None)
 
@@ -48,7 +48,7 @@ def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_j
     job = world.job(claim.job_id)
     assert job.samples == 3
     assert job.frozen_at is not None
-    world.let_lease_lapse(claim.job_id)
+    world.expire_lease(claim.job_id)
     world.sweep()
     assert world.claim(claim.job_id).forget == claim.forget
 
@@ -56,7 +56,7 @@ def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_j
 def test_an_expedited_request_does_not_wait_for_the_window(world):
     world.submit(1, batch_window=HOUR)
     target = world.submit(2, batch_window=HOUR, expedite=True).targets[0]
-    assert target.cut_off_reason == CutOffReason.EXPEDITE
+    assert target.cut_off_reason == ClosingReason.EXPEDITE
     assert world.claim(target.job_id).requests == 2
 
 
@@ -65,23 +65,23 @@ def test_a_near_deadline_moves_the_cut_off(world):
     urgent = world.submit(2, batch_window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
     target = urgent.targets[0]
     assert target.job_id == relaxed.job_id
-    assert target.cut_off == urgent.due_at - SAFETY * UNKNOWN_DURATION
-    assert target.cut_off_reason == CutOffReason.DEADLINE
+    assert target.cut_off == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
+    assert target.cut_off_reason == ClosingReason.DEADLINE
 
 
 @pytest.mark.parametrize(
     ("window", "due", "duration", "expedite", "cut_off", "why"),
     [
-        (HOUR, 30 * 24 * HOUR, 2 * HOUR, False, HOUR, CutOffReason.WINDOW),
-        (HOUR, 6.5 * HOUR, 2 * HOUR, False, 0.5 * HOUR, CutOffReason.DEADLINE),
-        (HOUR, 2 * HOUR, 2 * HOUR, False, 0 * HOUR, CutOffReason.DEADLINE),
-        (HOUR, -HOUR, HOUR, False, 0 * HOUR, CutOffReason.DEADLINE),
-        (HOUR, 30 * 24 * HOUR, HOUR, True, 0 * HOUR, CutOffReason.EXPEDITE),
-        (0 * HOUR, 30 * 24 * HOUR, HOUR, False, 0 * HOUR, CutOffReason.WINDOW),
+        (HOUR, 30 * 24 * HOUR, 2 * HOUR, False, HOUR, ClosingReason.WINDOW),
+        (HOUR, 6.5 * HOUR, 2 * HOUR, False, 0.5 * HOUR, ClosingReason.DEADLINE),
+        (HOUR, 2 * HOUR, 2 * HOUR, False, 0 * HOUR, ClosingReason.DEADLINE),
+        (HOUR, -HOUR, HOUR, False, 0 * HOUR, ClosingReason.DEADLINE),
+        (HOUR, 30 * 24 * HOUR, HOUR, True, 0 * HOUR, ClosingReason.EXPEDITE),
+        (0 * HOUR, 30 * 24 * HOUR, HOUR, False, 0 * HOUR, ClosingReason.WINDOW),
     ],
 )
 def test_the_cut_off_is_the_earliest_of_window_and_latest_start(window, due, duration, expedite, cut_off, why):
-    got = cut_off_of(moment=NOON, window=window, due_at=NOON + due, duration=duration, expedite=expedite)
+    got = closing_time(moment=NOON, window=window, due_at=NOON + due, duration=duration, expedite=expedite)
     assert got == (NOON + cut_off, why)
 
 
@@ -91,7 +91,7 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
     again = world.submit(3, method=dict(IEU), batch_window=HOUR).targets[0]
     assert ltu.job_id != ieu.job_id == again.job_id
     closed = world.job(ltu.job_id)
-    assert (closed.cut_off_reason, closed.samples) == (CutOffReason.METHOD, 1)
+    assert (closed.cut_off_reason, closed.samples) == (ClosingReason.METHOD, 1)
     claim = world.claim(ltu.job_id)
     assert (claim.method, claim.policy, claim.origin) == (LTU, (LTU, IEU), "request")
     world.finish(claim)
@@ -103,10 +103,10 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
 def test_a_policy_goes_on_after_the_requested_method():
     ascent = {"kind": "gradient_ascent"}
     slow = {"kind": "ltu", "rate": 0.01}
-    assert policy_of([LTU, IEU], None) == [LTU, IEU]
-    assert policy_of([LTU, IEU], slow) == [slow, IEU]
-    assert policy_of([LTU, IEU], IEU) == [IEU]
-    assert policy_of([LTU, IEU], ascent) == [ascent, LTU, IEU]
+    assert job_policy([LTU, IEU], None) == [LTU, IEU]
+    assert job_policy([LTU, IEU], slow) == [slow, IEU]
+    assert job_policy([LTU, IEU], IEU) == [IEU]
+    assert job_policy([LTU, IEU], ascent) == [ascent, LTU, IEU]
 
 
 def test_many_requests_at_once_open_one_job(world):

@@ -5,7 +5,7 @@ from sqlalchemy import text
 
 from ledger.events.timeline import list_request_events
 from ledger.events.webhooks import add_webhook
-from ledger.requests.deadlines import note_overdue
+from ledger.requests.deadlines import mark_overdue
 from ledger.requests.submission import cancel_request
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)
@@ -13,7 +13,7 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=60)
 
 def note(world):
     with world.sessions.begin() as session:
-        return note_overdue(session)
+        return mark_overdue(session)
 
 
 def test_an_open_request_past_its_date_is_told_once(world):
@@ -40,5 +40,5 @@ def test_what_has_ended_is_never_overdue(world):
 def test_two_that_look_at_once_share_the_work(world):
     world.submit(1, received_at=LONG_AGO)
     with world.sessions.begin() as session:
-        assert note_overdue(session) == 1
+        assert mark_overdue(session) == 1
         assert note(world) == 0

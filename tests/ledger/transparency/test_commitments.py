@@ -2,9 +2,9 @@ from uuid import uuid4
 
 import pytest
 
-from ledger.errors import NotInManifest, UnknownReport
+from ledger.errors import NotInReport, UnknownReport
 from ledger.registry.access import ensure_tenant
-from ledger.transparency.commitments import commit, prove_inclusion, unlink
+from ledger.transparency.commitments import commit_samples, prove_inclusion, unlink_sample
 from tests.ledger.conftest import digests, publish
 from verifier.commitment import check_inclusion
 from verifier.errors import Mismatch
@@ -16,7 +16,7 @@ def samples(*numbers):
 
 def published(world, *numbers):
     """A published job that has forgotten these samples: its manifest and its report's id."""
-    manifest = commit("digits", samples(*numbers))
+    manifest = commit_samples("digits", samples(*numbers))
     claim = world.submit_and_claim(*numbers)
     world.verify(claim)
     with world.sessions.begin() as session:
@@ -41,17 +41,17 @@ def test_each_sample_can_be_shown_and_no_other_with_its_proof(world):
 
 
 def test_the_same_samples_twice_give_unlike_roots():
-    assert commit("digits", samples(1, 2)).root != commit("digits", samples(1, 2)).root
+    assert commit_samples("digits", samples(1, 2)).root != commit_samples("digits", samples(1, 2)).root
 
 
 def test_the_leaves_stand_in_an_order_that_says_nothing_about_the_samples():
-    manifest = commit("digits", samples(*range(50)))
+    manifest = commit_samples("digits", samples(*range(50)))
     assert [leaf.hash for leaf in manifest.leaves] == sorted(leaf.hash for leaf in manifest.leaves)
 
 
 def test_a_sample_of_another_job_or_another_tenant_is_not_shown(world):
     _, report_id = published(world, 1, 2)
-    with pytest.raises(NotInManifest):
+    with pytest.raises(NotInReport):
         prove(world, report_id, 3)
     with pytest.raises(UnknownReport):
         prove(world, uuid4(), 1)
@@ -64,14 +64,14 @@ def test_a_sample_of_another_job_or_another_tenant_is_not_shown(world):
 def test_erasing_the_link_to_one_person_leaves_every_other_proof_good(world):
     manifest, report_id = published(world, 1, 2, 3)
     with world.sessions.begin() as session:
-        assert unlink(session, tenant_id=ensure_tenant(session, "bank"), digest=digests(2)[0]) == 0
-        assert unlink(session, tenant_id=world.tenant_id, digest=digests(2)[0]) == 1
-    with pytest.raises(NotInManifest):
+        assert unlink_sample(session, tenant_id=ensure_tenant(session, "bank"), digest=digests(2)[0]) == 0
+        assert unlink_sample(session, tenant_id=world.tenant_id, digest=digests(2)[0]) == 1
+    with pytest.raises(NotInReport):
         prove(world, report_id, 2)
     check_inclusion(prove(world, report_id, 3), root=bytes.fromhex(manifest.root), size=3)
     assert world.count("manifest_leaves", "digest IS NULL") == 1
 
 
 def test_the_leaf_of_a_lone_sample_is_the_root():
-    manifest = commit("digits", samples(1))
+    manifest = commit_samples("digits", samples(1))
     assert manifest.root == manifest.leaves[0].hash.hex()

@@ -17,14 +17,14 @@ from ledger.transparency.log import (
     append,
     erase_opening,
     find_leaf,
-    give_places,
-    head,
-    keep_checkpoint,
     list_leaves,
     newest_checkpoint,
+    place_leaves,
     prove_entry,
     prove_growth,
     prove_leaf,
+    sign_checkpoint,
+    tree_head,
 )
 from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
@@ -64,13 +64,13 @@ def add(world, count=1):
 def tree(world):
     """How far the log is once every entry has its place."""
     with world.sessions.begin() as session:
-        give_places(session)
-        return head(session)
+        place_leaves(session)
+        return tree_head(session)
 
 
 def checkpoint(world):
     with world.sessions.begin() as session:
-        keep_checkpoint(session, sign)
+        sign_checkpoint(session, sign)
         return read_checkpoint(newest_checkpoint(session).note.encode(), keys=KEYS)
 
 
@@ -85,7 +85,7 @@ def test_the_root_is_that_of_all_leaves_at_every_size(world):
         add(world)
         tree(world)
         with world.sessions() as session:
-            check_leaves(head(session), list_leaves(session, start=0, limit=100))
+            check_leaves(tree_head(session), list_leaves(session, start=0, limit=100))
     assert tree(world).size == start + 9
 
 
@@ -131,7 +131,7 @@ def test_appending_waits_for_nobody_and_what_is_not_committed_has_no_place(world
         slow.commit()
     assert tree(world).size == before + 4
     with world.sessions() as session:
-        check_leaves(head(session), list_leaves(session, start=0, limit=100))
+        check_leaves(tree_head(session), list_leaves(session, start=0, limit=100))
 
 
 def test_places_are_given_by_one_at_a_time_and_none_twice(world):
@@ -149,7 +149,7 @@ def test_places_are_given_by_one_at_a_time_and_none_twice(world):
         thread.join(60)
     assert tree(world).size == before + 80
     with world.sessions() as session:
-        check_leaves(head(session), list_leaves(session, start=0, limit=1000))
+        check_leaves(tree_head(session), list_leaves(session, start=0, limit=1000))
 
 
 def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_record(world):
@@ -248,7 +248,7 @@ def test_another_tenant_sees_no_entry(world):
 def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven_yet(world):
     checkpoint(world)
     with world.sessions.begin() as session:
-        assert not keep_checkpoint(session, sign)
+        assert not sign_checkpoint(session, sign)
     (subject,) = add(world)
     with pytest.raises(UnknownEntry, match="no checkpoint covers it"):
         prove(world, subject)

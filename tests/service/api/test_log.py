@@ -5,7 +5,7 @@ import base64
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.transparency.log import keep_checkpoint
+from ledger.transparency.log import sign_checkpoint
 from tests.service.conftest import Serve, Site, publish_job, set_up
 from tests.verifier.conftest import make_signer
 from verifier.keys import TrustedKey
@@ -26,7 +26,7 @@ def asked(serve: Serve, site: Site) -> dict[str, str]:
 
 def sign(sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as session:
-        keep_checkpoint(session, SIGNER.checkpoint)
+        sign_checkpoint(session, SIGNER.checkpoint)
 
 
 def test_before_the_first_checkpoint_there_is_none(serve: Serve, site: Site) -> None:

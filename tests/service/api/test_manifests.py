@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.client import submit, upload_manifest
-from ledger.requests.uploads import forget_manifests
-from ledger.sample_ids import manifest_sha256, sample_digest
+from ledger.requests.uploads import delete_expired_uploads
+from ledger.sample_ids import sample_digest, samples_sha256
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, set_up
 
 PLAIN = {"Content-Type": "text/plain"}
@@ -29,7 +29,7 @@ def test_an_uploaded_list_is_asked_for_by_its_id(serve: Serve, site: Site, sessi
     assert (answer.status_code, manifest["samples"]) == (201, 3)
     key = bytes.fromhex(SAMPLE_KEY)
     digests = [sample_digest(key, "scans", f"sample-{n}") for n in (1, 2, 70)]
-    assert manifest["sha256"] == manifest_sha256(digests)
+    assert manifest["sha256"] == samples_sha256(digests)
     assert client.get(f"/manifests/{manifest['id']}").json() == manifest
 
     asked = {"dataset": "scans", "manifest": manifest["id"]}
@@ -111,6 +111,6 @@ def test_a_list_is_forgotten_after_a_week(serve: Serve, site: Site, sessions: se
     assert client.get(f"/manifests/{old}").status_code == 404
     new = upload(client, b"sample-1").json()["id"]
     with sessions.begin() as session:
-        forget_manifests(session)
+        delete_expired_uploads(session)
     assert client.get(f"/manifests/{new}").status_code == 200
     assert (rows(sessions, "uploaded_manifests"), rows(sessions, "uploaded_samples")) == (1, 1)

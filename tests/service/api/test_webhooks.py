@@ -3,7 +3,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.events.deliveries import Try, note_try, take_batch
+from ledger.events.deliveries import Try, record_try, take_batch
 from ledger.states import TryOutcome
 from tests.service.conftest import Serve, Site
 
@@ -66,7 +66,7 @@ def test_the_log_shows_every_try_and_a_replay_makes_it_due_again(
     with sessions.begin() as session:
         batch = take_batch(session)
         assert batch is not None
-        note_try(session, batch, batch.deliveries[0], Try(outcome=TryOutcome.DELIVERED, status=200, seconds=0.2))
+        record_try(session, batch, batch.deliveries[0], Try(outcome=TryOutcome.DELIVERED, status=200, seconds=0.2))
     (delivery,) = admin.get(path, params={"state": "delivered"}).json()["items"]
     assert delivery["body"]["data"]["request_id"] == asked["id"]
     assert [(each["outcome"], each["status"]) for each in delivery["tries"]] == [("delivered", 200)]

@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ledger.states import CutOffReason, Phase
+from ledger.states import ClosingReason, Phase
 from service.console.formatting import DOING, WHY, lasting, left, moment, span, tone
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
@@ -42,5 +42,5 @@ def test_states_have_colours_and_what_goes_on_has_one() -> None:
 
 def test_every_phase_of_an_open_job_and_every_reason_of_a_cut_off_has_its_words() -> None:
     assert set(DOING) == set(Phase) - {Phase.DONE}
-    assert set(WHY) == set(CutOffReason)
+    assert set(WHY) == set(ClosingReason)
     assert lasting(5400.0) == "1 hour"

@@ -20,7 +20,7 @@ def test_a_broker_that_is_away_loses_nothing(
 ) -> None:
     from datetime import timedelta
 
-    monkeypatch.setattr("ledger.events.outbox.HOLD", timedelta(0))
+    monkeypatch.setattr("ledger.events.outbox.VISIBILITY_TIMEOUT", timedelta(0))
     job_id = bench.submit(training_ids[:3])
 
     def refuse(job_id: object) -> None:
