@@ -23,10 +23,11 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import MultipleLocator
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, stack
+from expunge.stack.stack import Options, run_stack
 from ops.prometheus.local import Prometheus, prometheus
 
 DASHBOARDS = sorted(Path("ops/grafana/dashboards").glob("*.json"))
@@ -78,11 +79,13 @@ def watched_run() -> Iterator[Span]:
         )
         options = Options(data_dir=folder / "data", port=free_port(), environment={"EXPUNGE_SWEEP_SECONDS": "2"})
         with (
-            stack(options) as running,
+            run_stack(options) as running,
             prometheus(running.settings, folder / "prometheus", interval=f"{STEP:g}s") as seen,
         ):
             start = time.time()
-            register_workload(place(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path)
+            register_workload(
+                find_deployment(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path
+            )
             time.sleep(3 * STEP)  # Prometheus must see the counters at nought first.
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:

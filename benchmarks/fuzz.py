@@ -26,7 +26,7 @@ from sqlalchemy import func, select
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import row, write
-from expunge.operator.registration import opened, place
+from expunge.operator.deployment import find_deployment, open_database
 from ledger.tables import Base
 
 CHECKS = [
@@ -165,7 +165,7 @@ BY_THEMSELVES = {"heartbeats", "log_checkpoints", "log_head", "log_nodes"}
 
 def rows_in(service: Served) -> dict[str, int]:
     """How many rows each table has into which only callers have something written."""
-    with opened(place(service.stack.folder.root).database_url) as sessions, sessions() as session:
+    with open_database(find_deployment(service.stack.folder.root).database_url) as sessions, sessions() as session:
         return {
             table.name: session.scalar(select(func.count()).select_from(table)) or 0
             for table in Base.metadata.sorted_tables

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.serving import Served, api_seconds, served, training_ids
 from benchmarks.writing import Row, row, write
-from expunge.operator.registration import opened, place
+from expunge.operator.deployment import find_deployment, open_database
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
@@ -136,9 +136,9 @@ def polling(service: Served, *, seconds: float, runs: int, method: str = "ETag",
 
 def many_at_once(service: Served, *, runs: int) -> list[Row]:
     """One request for 100,000 IDs."""
-    where, times = place(service.stack.folder.root), []
+    where, times = find_deployment(service.stack.folder.root), []
     ids = [f"person-{number:07d}" for number in range(MANY)]
-    with opened(where.database_url) as sessions, sessions.begin() as session:
+    with open_database(where.database_url) as sessions, sessions.begin() as session:
         tenant_id = ensure_tenant(session, "default")
         digests = [sample_digest(where.sample_key, "people", sample) for sample in ids]
         register_dataset(session, tenant_id=tenant_id, name="people", digests=digests)

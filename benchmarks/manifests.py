@@ -14,9 +14,9 @@ import psutil
 
 from benchmarks.writing import Row, row, write
 from expunge import client
-from expunge.operator.registration import opened, place
+from expunge.operator.deployment import find_deployment, open_database
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, Stack, stack
+from expunge.stack.stack import Options, Stack, run_stack
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
@@ -35,7 +35,7 @@ def main() -> None:
     waiting = {"EXPUNGE_BATCH_WINDOW_SECONDS": "3600"}  # the jobs stay queued: only the API is measured
     with tempfile.TemporaryDirectory(prefix="expunge-manifests-") as folder:
         options = Options(data_dir=Path(folder), port=free_port(), environment=waiting)
-        with stack(options) as running:
+        with run_stack(options) as running:
             rows = measure(running, sizes=given.sizes, runs=given.runs)
     print(write("manifests", rows))
 
@@ -55,8 +55,8 @@ def measure(running: Stack, *, sizes: list[int], runs: int) -> list[Row]:
 
 def prepare(running: Stack, samples: int) -> None:
     """Register a dataset and a model that was trained on all of it."""
-    where = place(running.folder.root)
-    with opened(where.database_url) as sessions, sessions.begin() as session:
+    where = find_deployment(running.folder.root)
+    with open_database(where.database_url) as sessions, sessions.begin() as session:
         tenant_id = ensure_tenant(session, "default")
         digests = [sample_digest(where.sample_key, "people", name(number)) for number in range(samples)]
         register_dataset(session, tenant_id=tenant_id, name="people", digests=digests)

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
 from benchmarks.writing import Row, row, write
-from expunge.operator.registration import opened
+from expunge.operator.deployment import open_database
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, stack
+from expunge.stack.stack import Options, run_stack
 from ledger.jobs.claims import claim, enter_verifying
 from ledger.jobs.results import publish
 from ledger.registry.access import ensure_tenant
@@ -50,8 +50,8 @@ def main() -> None:
     quiet = {"EXPUNGE_SWEEP_SECONDS": "3600"}
     with (
         tempfile.TemporaryDirectory(prefix="expunge-metrics-") as folder,
-        stack(Options(data_dir=Path(folder), port=free_port(), environment=quiet)) as running,
-        opened(running.settings.database_url) as sessions,
+        run_stack(Options(data_dir=Path(folder), port=free_port(), environment=quiet)) as running,
+        open_database(running.settings.database_url) as sessions,
     ):
         made = 0
         for size in MODELS:

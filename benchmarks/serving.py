@@ -11,10 +11,11 @@ import httpx
 import psutil
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, Stack, stack
+from expunge.stack.stack import Options, Stack, run_stack
 from tests.worker import digits
 
 SMALL = "tests.worker.digits:workload"
@@ -31,7 +32,7 @@ class Served:
 
     def register(self, name: str, *, reference: str = SMALL) -> str:
         """A model on a dataset of the same name, retrained to forget."""
-        where = place(self.stack.folder.root)
+        where = find_deployment(self.stack.folder.root)
         register_workload(
             where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=["retrain"]
         )
@@ -71,7 +72,7 @@ def served(**environment: str) -> Iterator[Served]:
             environment={"EXPUNGE_SWEEP_SECONDS": "1", **environment},
         )
         trained = train_workload(SMALL, allowed=("tests",), folder=Path(folder) / "trained", plain=True)
-        with stack(options) as running:
+        with run_stack(options) as running:
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:
                 http.timeout = httpx.Timeout(120)

@@ -22,7 +22,7 @@ from sqlalchemy import text
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import Row, row, write
-from expunge.operator.registration import opened, place
+from expunge.operator.deployment import find_deployment, open_database
 from expunge.stack.process import await_ready, start
 
 PAUSE = 6.0
@@ -169,7 +169,7 @@ def place_of(service: Served, name: str) -> int:
 
 def await_the_end(service: Served, limit: float) -> None:
     """Wait until no request is open, or for as long as the patience lasts."""
-    with opened(place(service.stack.folder.root).database_url) as sessions:
+    with open_database(find_deployment(service.stack.folder.root).database_url) as sessions:
         while time.monotonic() < limit:
             with sessions.begin() as session:
                 if not session.scalar(text(PROMISES["requests that have not ended"])):
@@ -191,7 +191,10 @@ def count_all(service: Served, counts: Counter[str]) -> None:
         "requests failed (the audit refused)": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
         **PROMISES,
     }
-    with opened(place(service.stack.folder.root).database_url) as sessions, sessions.begin() as session:
+    with (
+        open_database(find_deployment(service.stack.folder.root).database_url) as sessions,
+        sessions.begin() as session,
+    ):
         for what, query in queries.items():
             counts[what] = int(session.scalar(text(query)) or 0)
 

@@ -14,10 +14,11 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, Stack, stack
+from expunge.stack.stack import Options, Stack, run_stack
 
 WORKLOAD = "examples.digits:workload"
 DESK, PHONE = {"width": 1200, "height": 480}, {"width": 375, "height": 640}
@@ -29,8 +30,10 @@ def main() -> None:
         folder = Path(temporary)
         trained = train_workload(WORKLOAD, allowed=("examples",), folder=folder / "weights")
         options = Options(data_dir=folder / "data", port=free_port(), environment={"EXPUNGE_SWEEP_SECONDS": "1"})
-        with stack(options) as running, browser() as opened:
-            register_workload(place(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path)
+        with run_stack(options) as running, browser() as opened:
+            register_workload(
+                find_deployment(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path
+            )
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:
                 ask(http, range(0, 100), method="ieu", external_id="DSR-2041", ended=True)

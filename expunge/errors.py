@@ -1,30 +1,31 @@
-"""What can go wrong in the command line and the embedded stack.
+"""Errors that the command line prints without a traceback.
 
 ExpungeError
 ├── StackError              the embedded stack
-│   ├── FolderInUse         another stack runs on this data folder
-│   └── StartFailed         a part did not become ready; carries the tail of its log
-├── CannotRegister          the operator's registration was refused, with the reason
-├── CannotTune              a search for a method's parameters could not begin, with the reason
-├── CannotAudit             what was to be audited does not fit together, with the reason
-├── KeyCommandRefused       there is no such scope or no such API key
-├── LogNotProven            the log is not what it was, or not signed by the key that was given
-├── DemoFailed              a step of the demo failed; carries the tail of its log
-├── JobFailed               a job that was followed ended without a result
-└── ServiceError            the HTTP API answered with a problem
-    ├── ServiceUnreachable  nothing answered at that address
-    └── Refused             an RFC 9457 problem
+│   ├── FolderInUse
+│   └── StartFailed
+├── CannotTrain             operator commands
+├── CannotRegister
+├── CannotTune
+├── CannotAudit
+├── KeyCommandRefused
+├── LogNotProven            the auditor's check of the log
+├── DemoFailed
+├── JobFailed
+└── ServiceError            the HTTP API
+    ├── ServiceUnreachable
+    └── Refused
 """
 
 from collections.abc import Mapping
 
 
 class ExpungeError(Exception):
-    """The base of every error that the command line shows without a traceback."""
+    """Base of all errors that the command line prints without a traceback."""
 
 
 class StackError(ExpungeError):
-    """The embedded stack could not start or go on."""
+    """The embedded stack could not start or continue, or no stack runs where a command needs one."""
 
 
 class FolderInUse(StackError):
@@ -32,23 +33,27 @@ class FolderInUse(StackError):
 
 
 class StartFailed(StackError):
-    """A part of the stack did not become ready in time, or ended."""
+    """A part of the stack ended or was not ready in time. The message has the tail of its log."""
 
 
-class KeyCommandRefused(ExpungeError):
-    """No API key was made or revoked; the message says what exists."""
-
-
-class CannotTune(ExpungeError):
-    """A search for a method's parameters could not begin; the message says why."""
-
-
-class CannotAudit(ExpungeError):
-    """What was to be audited does not fit together; the message says what."""
+class CannotTrain(ExpungeError):
+    """The workload cannot be loaded. The message says why."""
 
 
 class CannotRegister(ExpungeError):
-    """A registration was refused; nothing was written."""
+    """A registration was refused and nothing was written. The message says why."""
+
+
+class CannotTune(ExpungeError):
+    """A search for parameters could not begin. The message says why."""
+
+
+class CannotAudit(ExpungeError):
+    """The files to audit do not match. The message says which."""
+
+
+class KeyCommandRefused(ExpungeError):
+    """No key was created or revoked. The message says which scopes or keys exist."""
 
 
 class LogNotProven(ExpungeError):
@@ -56,15 +61,15 @@ class LogNotProven(ExpungeError):
 
 
 class DemoFailed(ExpungeError):
-    """A step of the demo failed; everything was stopped."""
+    """A step of the demo failed and everything was stopped. The message has the tail of a log."""
 
 
 class JobFailed(ExpungeError):
-    """A job that was followed ended without a result."""
+    """A job ended without a result."""
 
 
 class ServiceError(ExpungeError):
-    """The HTTP API did not do what was asked."""
+    """The HTTP API did not do what the call asked."""
 
 
 class ServiceUnreachable(ServiceError):
@@ -74,7 +79,7 @@ class ServiceUnreachable(ServiceError):
 class Refused(ServiceError):
     """The API answered with an RFC 9457 problem.
 
-    `status` is the HTTP status, `problem` the whole problem document.
+    status: the HTTP status. problem: the whole problem document.
     """
 
     def __init__(self, status: int, problem: Mapping[str, object]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import nn
 
@@ -10,6 +11,9 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
+
+P = TypeVar("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,3 +81,13 @@ class Task:
                         f"The {name} set and the {seen[sample]} set share a sample; they must be disjoint."
                     )
                 seen[sample] = name
+
+
+def run_to_completion(steps: Generator[P, None, R], show: Callable[[P], None] = lambda step: None) -> R:
+    """Run a generator to its end and return its result. show: called with each value that it yields."""
+    while True:
+        try:
+            show(next(steps))
+        except StopIteration as end:
+            result: R = end.value
+            return result

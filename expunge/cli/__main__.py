@@ -1,4 +1,4 @@
-"""`python -m expunge.cli`."""
+"""Run `expunge` as `python -m expunge.cli`."""
 
 from expunge.cli.main import main
 

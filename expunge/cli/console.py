@@ -1,27 +1,116 @@
-"""Where the commands write: results to the standard output, everything else to the standard error."""
+"""Where commands write: results to standard output, progress and remarks to standard error."""
 
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 out = Console()
+"""Results: what a caller pipes into another program."""
+
 notes = Console(stderr=True)
+"""Everything else: progress, remarks, errors."""
+
+LINE_INTERVAL = 10.0
+"""Seconds after which a running task gets a new line where the output is not a terminal."""
 
 
-def progress_bar() -> Progress:
-    """Make a bar for something that takes a while."""
+@dataclass(slots=True)
+class _Task:
+    description: str
+    total: float | None
+    completed: float = 0.0
+    detail: str = ""
+    printed_at: float = 0.0
+
+
+class ProgressDisplay:
+    """Shows the progress of tasks: as bars on a terminal, elsewhere as lines with the elapsed time.
+
+    A line is printed when a task begins, when its description changes, when it is completed, and after LINE_INTERVAL.
+    """
+
+    def __init__(self, console: Console = notes) -> None:
+        self._console = console
+        self._bars = _make_bars(console) if console.is_terminal else None
+        self._tasks: dict[TaskID, _Task] = {}
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Take the terminal."""
+        if self._bars is not None:
+            self._bars.start()
+
+    def stop(self) -> None:
+        """Leave the terminal to other output, or to a question."""
+        if self._bars is not None:
+            self._bars.stop()
+
+    def add_task(self, description: str, total: float | None = None) -> TaskID:
+        """Begin a task. total: what `completed` will be at its end; None if that is not known."""
+        if self._bars is not None:
+            return self._bars.add_task(description, total=total, detail="")
+        task_id = TaskID(len(self._tasks))
+        self._tasks[task_id] = _Task(description, total)
+        self._print(self._tasks[task_id])
+        return task_id
+
+    def update(
+        self,
+        task_id: TaskID,
+        *,
+        description: str | None = None,
+        detail: str | None = None,
+        completed: float | None = None,
+        total: float | None = None,
+    ) -> None:
+        """Set what is given. detail: a figure beside the description, which changes often."""
+        if self._bars is not None:
+            given = {"description": description, "detail": detail, "completed": completed, "total": total}
+            self._bars.update(task_id, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]  # a field each
+            return
+        task = self._tasks[task_id]
+        was_complete = task.completed == task.total
+        changed = description not in (None, task.description)
+        task.description = description or task.description
+        task.detail = task.detail if detail is None else detail
+        task.total = task.total if total is None else total
+        task.completed = task.completed if completed is None else completed
+        completed_now = task.completed == task.total and not was_complete
+        if changed or completed_now or time.monotonic() - task.printed_at >= LINE_INTERVAL:
+            self._print(task)
+
+    def _print(self, task: _Task) -> None:
+        task.printed_at = time.monotonic()
+        elapsed = timedelta(seconds=int(task.printed_at - self._started))
+        share = f"{task.completed / task.total:.0%}" if task.total else ""
+        line = "  ".join(filter(None, (str(elapsed), task.description, task.detail, share)))
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _make_bars(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description} {task.fields[detail]}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        console=notes,
+        console=console,
     )
 
 
 def read_ids(lines: Iterable[str] | None) -> Iterator[str]:
-    """Give the IDs of a file's lines, without what surrounds them; empty lines are none."""
+    """Read one ID a line, without surrounding blanks; skip empty lines."""
     return filter(None, map(str.strip, lines or ()))

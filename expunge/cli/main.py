@@ -8,91 +8,70 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import auditor as log_command
-from expunge.cli import auditor as verify_command
-from expunge.cli import caller as caller_commands
-from expunge.cli import caller as do_not_train_command
-from expunge.cli import maintenance as maintenance_commands
-from expunge.cli import maintenance as signing_commands
-from expunge.cli import maintenance as unlink_command
-from expunge.cli import operator as audit_command
-from expunge.cli import operator as operator_commands
-from expunge.cli import operator as tune_command
+from expunge.cli import auditor, caller, keys, operator
 from expunge.cli.console import notes
-from expunge.cli.operator import DataDir
+from expunge.cli.up import up
 from expunge.errors import ExpungeError
-from expunge.stack.folder import default_folder
 
 app = typer.Typer(
+    name="expunge",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="""Make trained PyTorch models forget people's data, and prove it.
+    help="""Unlearn samples from trained PyTorch models, and audit the result.
 
-    Start with [bold]expunge demo[/bold] to see one deletion request travel all the way,
-    or with [bold]expunge up[/bold] to have the service on this machine.""",
+    `expunge demo` shows two requests from submission to report. `expunge up` starts the service on this machine.""",
 )
 
 
-@app.command(rich_help_panel="The service")
-def up(
-    data_dir: DataDir = None,
-    host: Annotated[str, typer.Option(help="The address the API listens on.")] = "127.0.0.1",
-    port: Annotated[
-        int | None, typer.Option(help="The API's port. Default: 8000, or a free one where that is taken.")
-    ] = None,
-) -> None:
-    """Start the whole service on this machine and keep it up: PostgreSQL, a broker, the API, a worker, the beat.
-
-    Ctrl-C stops all of it; the next start finds its data again. With DATABASE_URL and REDIS_URL set, those servers are
-    used and none is started. Workloads come from the modules that EXPUNGE_WORKLOADS allows (default: examples).
-    """
-    from expunge.stack.up import keep_up
-
-    keep_up(data_dir=data_dir or default_folder(), host=host, port=port)
-
-
-@app.command(rich_help_panel="The service")
 def demo(
     out_folder: Annotated[Path, typer.Option("--out", help="The folder for the two audit reports.")] = Path("reports"),
 ) -> None:
-    """Watch two deletion requests travel all the way, on real handwritten digits; about three minutes, nothing left running."""
-    from expunge.demo.main import main as run_demo
+    """Show two unlearning requests on real handwritten digits, with their reports. Takes about three minutes.
 
-    run_demo(folder=out_folder)
+    Trains the models, starts the service, submits a request with LTU and one with IEU, compares the results with retrained
+    models, and stops everything. Ctrl-C stops it at any time.
+    """
+    from expunge.demo import main as demonstration
+
+    demonstration.main(folder=out_folder)
 
 
-PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
-    "The operator": {
-        "train": operator_commands.train,
-        "register": operator_commands.register,
-        "register-version": operator_commands.register_version,
-        "tune": tune_command.tune,
-        "audit": audit_command.audit,
-        "doctor": maintenance_commands.doctor,
-        "purge": maintenance_commands.purge,
-        "unlink": unlink_command.unlink_person,
-        "keys": operator_commands.keys,
-        "signing-keys": signing_commands.signing_keys,
+COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Service": {
+        "up": up,
+        "demo": demo,
     },
-    "The caller": {
-        "submit": caller_commands.submit,
-        "watch": caller_commands.watch,
-        "report": caller_commands.report,
-        "prove": caller_commands.prove,
-        "approve": caller_commands.approve,
-        "reject": caller_commands.reject,
-        "promote": caller_commands.promote,
-        "do-not-train": do_not_train_command.do_not_train,
+    "Operator": {
+        "train": operator.train,
+        "register": operator.register,
+        "register-version": operator.register_version,
+        "tune": operator.tune,
+        "audit": operator.audit,
+        "doctor": operator.doctor,
+        "purge": operator.purge,
+        "unlink": operator.unlink,
+        "keys": keys.api_keys,
+        "signing-keys": keys.signing_keys,
     },
-    "The auditor": {
-        "verify": verify_command.verify,
-        "check-log": log_command.check_log,
+    "Caller": {
+        "submit": caller.submit,
+        "watch": caller.watch,
+        "report": caller.report,
+        "prove": caller.prove,
+        "approve": caller.approve,
+        "reject": caller.reject,
+        "promote": caller.promote,
+        "do-not-train": caller.do_not_train,
+    },
+    "Auditor": {
+        "verify": auditor.verify,
+        "check-log": auditor.check_log,
     },
 }
-"""The other commands, by who gives them, in the order of the help."""
+"""The commands by who uses them, in the order of the help."""
 
-for panel, commands in PANELS.items():
+for panel, commands in COMMANDS.items():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, rich_help_panel=panel)
@@ -101,10 +80,10 @@ for panel, commands in PANELS.items():
 
 
 def main() -> None:
-    """Run the command; what was foreseen to go wrong is one message and status 1, not a traceback."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch comes in; see expunge.stack.services.
+    """Run the command. An expected error prints its message and ends with status 1, without a traceback."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is imported; see expunge.stack.services.PASSIVE.
     try:
-        app()
+        app(prog_name="expunge")
     except ExpungeError as error:
         notes.print("[bold red]Error[/bold red]", end=" ")
         notes.print(str(error), markup=False, highlight=False)

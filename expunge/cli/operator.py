@@ -1,36 +1,31 @@
-"""The operator's commands. They run code that the operator names, and write to the database: never over HTTP."""
+"""The operator's commands. They run code that the operator names and write to the database; none goes over HTTP."""
 
 import json
 import os
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from expunge.cli.console import notes, out, progress_bar, read_ids
+from expunge.cli.console import ProgressDisplay, notes, out, read_ids
+from expunge.cli.options import DataDir, Tenant, Workload
 from expunge.stack.folder import default_folder
 
-Reference = Annotated[
-    str,
-    typer.Argument(metavar="MODULE:FACTORY", help="The workload, e.g. examples.digits:workload.", show_default=False),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        envvar="EXPUNGE_DATA",
-        help="The stack's data folder. Default: .expunge here where there is one, else ~/.local/share/expunge.",
-    ),
-]
-Tenant = Annotated[str, typer.Option(help="Whose it is.")]
+if TYPE_CHECKING:
+    from unlearning.audit.attacks.findings import ReferenceFindings
+    from unlearning.audit.attacks.shadows import Cost
+    from unlearning.audit.intervals import Interval
+    from unlearning.tuning import Trial
 
-keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+ATTACK_NAMES = {"lira": "LiRA", "u_lira": "U-LiRA", "rmia": "RMIA", "rmia_offline": "RMIA, offline"}
 
 
-def allowed() -> tuple[str, ...]:
+def allowed_workloads() -> tuple[str, ...]:
     """Read the allow-list of workload modules from the environment, as the worker does."""
     from worker.settings import allow_list
 
@@ -38,68 +33,71 @@ def allowed() -> tuple[str, ...]:
 
 
 def train(
-    workload: Reference,
-    out_folder: Annotated[Path, typer.Option("--out", help="The folder to write the weights into.")] = Path("weights"),
-    seed: Annotated[int, typer.Option(help="Of the weights' start and of the order of the batches.")] = 0,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Without Ready2Unlearn: no preparation for unlearning.")
-    ] = False,
+    workload: Workload,
+    out_folder: Annotated[Path, typer.Option("--out", help="The folder for the weights.")] = Path("weights"),
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights and of the order of the batches.")] = 0,
+    plain: Annotated[bool, typer.Option("--plain", help="Train without Ready2Unlearn's preparation.")] = False,
     without: Annotated[
         typer.FileText | None,
-        typer.Option(help="A file with sample IDs to leave out, one a line; see `expunge do-not-train --left-out`."),
+        typer.Option(
+            help="A file of sample IDs to leave out, one a line, e.g. from `expunge do-not-train --left-out`. "
+            "- reads standard input."
+        ),
     ] = None,
 ) -> None:
-    """Train a workload's model by its recipe, prepared for unlearning with Ready2Unlearn, and write its weights."""
+    """Train a workload's model by its recipe, prepared by Ready2Unlearn, and write its weights."""
     from expunge.operator.training import train_workload
+    from unlearning.task import Progress
 
-    with progress_bar() as bar:
-        task = bar.add_task("Training", total=None)
+    with ProgressDisplay() as display:
+        task = display.add_task("Training")
+
+        def show(progress: Progress) -> None:
+            loss = f"(loss {progress.metrics['loss']:.3f})" if "loss" in progress.metrics else ""
+            display.update(task, total=progress.total, completed=progress.step, detail=loss)
+
         trained = train_workload(
             workload,
-            allowed=allowed(),
+            allowed=allowed_workloads(),
             folder=out_folder,
             seed=seed,
             plain=plain,
             without=frozenset(read_ids(without)),
-            show=lambda progress: bar.update(
-                task, total=progress.total, completed=progress.step, description=f"Training {loss(progress.metrics)}"
-            ),
+            show=show,
         )
     notes.print(f"Trained in {trained.seconds:.1f} s; SHA-256 {trained.sha256}.")
     out.print(str(trained.path), soft_wrap=True)
 
 
-def loss(metrics: "dict[str, float] | object") -> str:
-    """Show the loss where there is one."""
-    return f"(loss {metrics['loss']:.3f})" if isinstance(metrics, dict) and "loss" in metrics else ""
-
-
 def register(
     name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    workload: Reference,
+    workload: Workload,
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="The trained weights (.safetensors). Default: the newest that `train` wrote for this workload."
+            help="The trained weights (.safetensors). Default: the newest that `expunge train` wrote for the workload."
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="The dataset's name. Default: the workload's own name.", show_default=False)
+        str | None, typer.Option(help="The dataset's name. Default: the workload's name.", show_default=False)
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            "--method", help='A method to try, in order: a name or JSON like \'{"kind": "ltu", "steps": 40}\'.'
+            "--method",
+            help='A method of the policy: a name, or JSON like \'{"kind": "ltu", "steps": 40}\'. Repeat it in the order to '
+            "try. Default: ltu, ieu, retrain.",
         ),
     ] = None,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a trained model known to the service: its dataset, its training samples (hashed), its weights, its methods."""
-    from expunge.operator.registration import place, register_workload
+    """Register a trained model with the service: its dataset, training samples (hashed), weights and policy."""
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.registration import register_workload
 
     view = register_workload(
-        place(data_dir or default_folder()),
+        find_deployment(data_dir or default_folder()),
         name=name,
         reference=workload,
         weights=weights,
@@ -110,8 +108,8 @@ def register(
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
     if view.trained_on_erased:
         notes.print(
-            f"{view.trained_on_erased} of its training samples were erased from other models of the dataset. Should it know "
-            "them? Else train it without: see `expunge do-not-train`.",
+            f"{view.trained_on_erased} of its training samples were erased from other models of the dataset. If it should not "
+            "know them, train it without them; see `expunge do-not-train`.",
             style="yellow",
         )
 
@@ -121,112 +119,55 @@ def register_version(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="The weights, trained anew. Default: the newest that `train` wrote for the model's workload."
+            help="The retrained weights (.safetensors). Default: the newest that `expunge train` wrote for the workload."
         ),
     ] = None,
     without: Annotated[
         typer.FileText | None,
-        typer.Option(
-            help="A file with the IDs, one a line, that the training left out of the workload's training set."
-        ),
+        typer.Option(help="A file of the sample IDs that the training left out, one a line. - reads standard input."),
     ] = None,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Make weights that were trained anew the model's next version. `expunge promote` then has it served.
+    """Register retrained weights as a model's next version. `expunge promote` makes it the served version.
 
-    Where they were trained on exactly what remains after a job that waits, its audit holds the result against them.
-    Refused where the training has seen what the model had forgotten: see `expunge do-not-train`.
+    If the weights were trained on exactly what remains after a waiting job, the job's audit compares its result with them.
+    The command refuses weights that were trained on samples that the model has unlearned; see `expunge do-not-train`.
     """
-    from expunge.operator.registration import place, register_trained
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.registration import register_new_version
 
-    left_out = frozenset(read_ids(without))
-    view = register_trained(
-        place(data_dir or default_folder()), name=name, weights=weights, without=left_out, tenant=tenant
+    view = register_new_version(
+        find_deployment(data_dir or default_folder()),
+        name=name,
+        weights=weights,
+        without=frozenset(read_ids(without)),
+        tenant=tenant,
     )
-    out.print(f"Registered version {view.number} of {name!r}; it is not served yet.", markup=False, highlight=False)
-
-
-@keys.command("create")
-def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for; shown in lists, not secret.", show_default=False)],
-    scopes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--scope",
-            help="What it may do: requests:write, requests:read, models:write, reports:read, admin. Give it once for each. "
-            "Default: all of these but admin.",
-        ),
-    ] = None,
-    tenant: Tenant = "default",
-    data_dir: DataDir = None,
-) -> None:
-    """Make an API key and show it, once: it is stored nowhere in clear."""
-    from expunge.operator.keys import CALLERS_SCOPES, make_api_key
-
-    secret = make_api_key(database(data_dir), tenant=tenant, name=name, scopes=scopes or CALLERS_SCOPES)
-    out.print(secret, soft_wrap=True)
-
-
-@keys.command("list")
-def list_keys(tenant: Tenant = "default", data_dir: DataDir = None) -> None:
-    """Show a tenant's API keys, oldest first: prefix, name, scopes, and whether they are good. Never the secrets."""
-    from expunge.operator.keys import tenant_keys
-
-    table = Table("Prefix", "Name", "Scopes", "Made", "State")
-    for key in tenant_keys(database(data_dir), tenant=tenant):
-        state = "good" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
-        table.add_row(key.prefix, escape(key.name), ", ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d}", state)
-    out.print(table)
-
-
-@keys.command("revoke")
-def revoke_key(
-    prefix: Annotated[
-        str, typer.Argument(help="The part between the two first underscores; see `keys list`.", show_default=False)
-    ],
-    tenant: Tenant = "default",
-    data_dir: DataDir = None,
-) -> None:
-    """Make an API key useless from now on."""
-    from expunge.operator.keys import stop_key
-
-    stop_key(database(data_dir), tenant=tenant, prefix=prefix)
-    out.print(f"Revoked {prefix}.", markup=False, highlight=False)
-
-
-def database(data_dir: Path | None) -> str:
-    """Find the service's database: the environment's, else the running stack's."""
-    from expunge.operator.registration import place
-
-    return place(data_dir or default_folder()).database_url
-
-
-if TYPE_CHECKING:
-    from unlearning.tuning import Trial
+    out.print(f"Registered version {view.number} of {name!r}. It is not served yet.", markup=False, highlight=False)
 
 
 def tune(
-    workload: Reference,
+    workload: Workload,
     weights: Annotated[Path, typer.Option(help="The trained weights (.safetensors).")],
-    method: Annotated[str, typer.Option(help="The method: a name or JSON, as in `register`.")] = "ltu",
-    budget: Annotated[int, typer.Option(min=1, help="How many specs to try; the first is the one that is given.")] = 12,
+    method: Annotated[str, typer.Option(help="The method: a name or JSON, as in `expunge register`.")] = "ltu",
+    budget: Annotated[int, typer.Option(min=1, help="How many settings to try. The first is the given one.")] = 12,
     share: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share of the training set to forget.")] = 0.1,
     oracle: Annotated[
-        bool, typer.Option("--oracle", help="Judge by a model retrained without the share: one training more.")
+        bool, typer.Option("--oracle", help="Compare with a model retrained without the share. Costs one training.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the split and of what is tried.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the settings.")] = 0,
 ) -> None:
-    """Try parameters on a share of the training set that need not be forgotten, and print the best as JSON.
+    """Search a method's parameters on a share of the training set, and print the best as JSON.
 
-    So that `expunge register … --method "$(expunge tune …)"` has them used. Of the scores that it tells less is better. The
-    model's test set is not looked at, and no attack of the audit is.
+    The share is chosen at random; nobody need have asked to be forgotten. Lower scores are better. The search uses neither the
+    test set nor the audit's attacks. Use the result as in `expunge register … --method "$(expunge tune …)"`.
     """
-    from expunge.operator.tuning import tune as find
+    from expunge.operator import tuning
 
-    found = find(
+    found = tuning.tune(
         workload,
-        allowed=allowed(),
+        allowed=allowed_workloads(),
         weights=weights,
         method=method,
         budget=budget,
@@ -239,60 +180,52 @@ def tune(
 
 
 def show_trial(trial: "Trial") -> None:
-    """One line a trial: its score, of which less is better, its time, and what of it is not the method's default."""
+    """Print a trial's score, its seconds and the parameters that differ from the method's defaults."""
 
     given, defaults = asdict(trial.spec), asdict(type(trial.spec)())
-    changed = ", ".join(f"{name} {_short(value)}" for name, value in given.items() if value != defaults[name])
+    changed = ", ".join(f"{name} {_format(value)}" for name, value in given.items() if value != defaults[name])
     notes.print(
         f"score {trial.score:.2f} in {trial.seconds:.1f} s: {changed or 'the defaults'}", markup=False, highlight=False
     )
 
 
-def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-if TYPE_CHECKING:
-    from unlearning.audit.attacks.findings import ReferenceFindings
-    from unlearning.audit.attacks.shadows import Cost
-    from unlearning.audit.intervals import Interval
-
-NAMES = {"lira": "LiRA", "u_lira": "U-LiRA", "rmia": "RMIA", "rmia_offline": "RMIA, offline"}
-
-
 def audit(
-    workload: Reference,
+    workload: Workload,
     original: Annotated[Path, typer.Option(help="The weights before (.safetensors).")],
     unlearned: Annotated[Path, typer.Option(help="The weights after.")],
-    forgotten: Annotated[typer.FileText, typer.Option(help="A file with the forgotten sample IDs, one a line.")],
-    method: Annotated[
-        str, typer.Option(help="The method that made the one from the other: a name or JSON, as in `register`.")
-    ] = "ltu",
+    forgotten: Annotated[typer.FileText, typer.Option(help="A file of the forgotten sample IDs, one a line.")],
+    method: Annotated[str, typer.Option(help="The method that was used: a name or JSON, as in `register`.")] = "ltu",
     earlier: Annotated[
-        typer.FileText | None, typer.Option(help="A file with the IDs that were forgotten before, one a line.")
+        typer.FileText | None, typer.Option(help="A file of the sample IDs that were forgotten before, one a line.")
     ] = None,
-    shadows: Annotated[int, typer.Option(help="Models to train and unlearn, an even number; 64 or more is best.")] = 64,
+    shadows: Annotated[
+        int, typer.Option(help="How many models to train and unlearn: an even number, best 64 or more.")
+    ] = 64,
     repeats: Annotated[
-        int, typer.Option(help="Originals unlearned and models retrained, even; 0 leaves them out.")
+        int, typer.Option(help="How many originals to unlearn and models to retrain: an even number. 0: none.")
     ] = 0,
     folder: Annotated[
         Path,
-        typer.Option(help="Where the runs are kept: an interrupted audit goes on from there. Delete it afterwards."),
+        typer.Option(
+            help="Where finished runs are kept. An interrupted audit continues from there. Delete it afterwards."
+        ),
     ] = Path("references"),
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     report: Annotated[Path | None, typer.Option(help="Write the findings to this file as JSON.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether the time may be spent.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Run without asking.")] = False,
 ) -> None:
-    """Attack a model with reference models: LiRA, U-LiRA, RMIA, and with --repeats KLoM and the forgetting score.
+    """Attack an unlearned model with reference models: LiRA, U-LiRA, RMIA; with --repeats also KLoM and the forgetting score.
 
-    They find members one by one that an ordinary audit misses, and cost dozens of trainings: the time is estimated first.
+    These attacks can recognise single samples that a job's audit misses. They cost dozens of trainings; the command first
+    estimates the time and asks. Status 1 if you decline.
     """
     from expunge.operator.audit import Files, audit_files
     from unlearning.specs.audit import ReferenceSpec
+    from unlearning.task import Progress
 
     files = Files(
         workload=workload,
-        allowed=allowed(),
+        allowed=allowed_workloads(),
         original=original,
         unlearned=unlearned,
         forgotten=frozenset(read_ids(forgotten)),
@@ -300,46 +233,45 @@ def audit(
         method=method,
         folder=folder,
     )
-    with progress_bar() as bar:
-        task = bar.add_task("Reference models", total=None)
+    with ProgressDisplay() as display:
+        task = display.add_task("Reference models")
 
         def agree(estimate: "Cost") -> bool:
-            bar.stop()
-            notes.print(estimate_line(estimate))
-            agreed = yes or typer.confirm("Go on?")
-            bar.start()
+            display.stop()
+            notes.print(format_estimate(estimate))
+            agreed = yes or typer.confirm("Run them?")
+            display.start()
             return agreed
 
+        def show(progress: Progress) -> None:
+            completed = progress.step + progress.metrics["run"] * (progress.step < progress.total)
+            display.update(task, total=progress.total, completed=completed)
+
         found = audit_files(
-            files,
-            spec=ReferenceSpec(shadows=shadows, repeats=repeats),
-            seed=seed,
-            agree=agree,
-            show=lambda p: bar.update(task, total=p.total, completed=p.step + p.metrics["run"] * (p.step < p.total)),
+            files, spec=ReferenceSpec(shadows=shadows, repeats=repeats), seed=seed, agree=agree, show=show
         )
     if found is None:
         raise typer.Exit(1)
-    out.print(table(found))
+    out.print(findings_table(found))
     if report is not None:
         report.write_text(json.dumps(found.to_json(), indent=2) + "\n")
         notes.print(f"Written to {report}.", markup=False)
 
 
-def estimate_line(estimate: "Cost") -> str:
-    """What is left to spend, in words."""
+def format_estimate(estimate: "Cost") -> str:
+    """Format how many runs are missing and how long they take."""
     minutes = estimate.seconds / 60
     time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-    return f"{estimate.shadows} shadow models and {estimate.repeats} repetitions are left to run: about {time} on this machine."
+    return f"{estimate.shadows} shadow models and {estimate.repeats} repetitions to run: about {time} on this machine."
 
 
-def table(found: "ReferenceFindings") -> Table:
-    """AUC and TPR by attack, for the original and the unlearned model."""
+def findings_table(found: "ReferenceFindings") -> Table:
+    """Make a table of AUC and TPR by attack, for the original and the unlearned model."""
     result = Table("Attack", "AUC, original", "AUC, unlearned", "TPR at 1 % FPR, unlearned")
     for name, attack in found.unlearned.items():
         before = found.original.get(name)
-        result.add_row(
-            NAMES[name], _shown(before.auc if before else None), _shown(attack.auc), _shown(attack.tpr_at_1_fpr)
-        )
+        auc = before.auc if before else None
+        result.add_row(ATTACK_NAMES[name], *map(_format_interval, (auc, attack.auc, attack.tpr_at_1_fpr)))
     caption = f"{found.compared[0]} forgotten and {found.compared[1]} held-out samples, {found.shadows} shadow models."
     if found.klom is not None and found.forgetting is not None:
         caption += (
@@ -350,5 +282,82 @@ def table(found: "ReferenceFindings") -> Table:
     return result
 
 
-def _shown(value: "Interval | None") -> str:
+def _format(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _format_interval(value: "Interval | None") -> str:
     return "–" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+
+
+def doctor(data_dir: DataDir = None) -> None:
+    """Check the installation: servers, schema, keys, storage, weights, workloads, worker, clock. Status 1 if a check fails."""
+    from expunge.operator.deployment import read_deployment_settings
+    from expunge.operator.doctor import examine
+
+    table = Table("Check", "", "Found")
+    results = list(examine(read_deployment_settings(data_dir or default_folder())))
+    for result in results:
+        mark = "[green]ok[/green]" if result.ok else "[bold red]wrong[/bold red]"
+        table.add_row(result.check, mark, escape(result.text))
+    out.print(table)
+    if not all(result.ok for result in results):
+        raise typer.Exit(1)
+
+
+def purge(
+    days: Annotated[
+        int, typer.Option("--older-than", min=0, help="Days since the next version followed.", metavar="DAYS")
+    ] = 30,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it the command only lists the files.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete the weights of old versions, which still know samples that later versions have unlearned.
+
+    Keeps the served version, versions that may still be served, and those that an open job needs. The versions' records and
+    reports stay. The command does not reach backups.
+    """
+    from expunge.operator import retention
+    from expunge.operator.deployment import find_deployment
+
+    deployment, age = find_deployment(data_dir or default_folder()), timedelta(days=days)
+    purgeable = retention.find_purgeable(deployment, older_than=age)
+    table = Table("Model", "Version", "Superseded", Column("File", overflow="fold"))
+    for version in purgeable.versions:
+        table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
+    for path in purgeable.unused_files:
+        table.add_row("–", "–", "–", f"{path.name} (no version needs it)")
+    out.print(table)
+    if not yes:
+        notes.print("Nothing was deleted. Run again with --yes to delete these files.")
+        return
+    deleted = retention.purge(deployment, purgeable, older_than=age)
+    notes.print(f"Deleted {len(deleted)} files.")
+
+
+def unlink(
+    dataset: Annotated[str, typer.Option(help="The sample's dataset.", show_default=False)],
+    sample_id: Annotated[
+        str,
+        typer.Option(
+            prompt="Sample ID", help="The sample. Leave it out to be asked: the shell's history keeps options."
+        ),
+    ],
+    request: Annotated[
+        list[UUID] | None, typer.Option(help="The ID of a request for it. May be repeated.", show_default=False)
+    ] = None,
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Erase for ever what links a sample to commitments and to the log. Every root, proof and log checkpoint stays valid.
+
+    After this nobody can prove that the sample is in a report, not even the person whom it belongs to.
+    """
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.retention import unlink_sample
+
+    deployment = find_deployment(data_dir or default_folder())
+    leaves, entries = unlink_sample(
+        deployment, tenant=tenant, dataset=dataset, sample_id=sample_id, requests=request or ()
+    )
+    out.print(f"Erased the links to {leaves} leaves of commitments and {entries} log entries.", highlight=False)

@@ -1,190 +1,212 @@
-"""The demo from its beginning to its end."""
+"""The demo: train a model, unlearn two forget sets from it through the service, compare with retrained models."""
 
-import dataclasses
+import random
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from expunge import client
-from expunge.cli.console import notes, out, progress_bar
-from expunge.demo.children import Running, Stage, check, launch, read, result, stage
-from expunge.demo.plan import MODEL, ForgetSets, Plan, Training, Weights, forget_sets
-from expunge.demo.requests import Unlearned, unlearn
-from expunge.demo.table import ORIGINAL, Figures, Row, Section, comparison, legend, noise, outcome, say_reports
+from expunge.cli.console import ProgressDisplay, notes, out
+from expunge.demo.requests import Erasure, erase
+from expunge.demo.table import (
+    Figures,
+    Row,
+    Section,
+    comparison,
+    figures_from_report,
+    legend,
+    noise,
+    outcome,
+    print_files,
+)
+from expunge.demo.training import Model, TrainingQueue, measure_model
 from expunge.errors import DemoFailed, ExpungeError, JobFailed, ServiceError
+from expunge.operator.deployment import Deployment
+from expunge.operator.registration import register_new_version, register_workload
 from expunge.stack.broker import free_port
 from expunge.stack.folder import sample_key
 from expunge.stack.process import tail
-from expunge.stack.stack import Options, Stack, interruptible, stack
+from expunge.stack.stack import Options, Stack, interruptible, run_stack
+from unlearning.data.workload import Workload
+from worker.errors import WorkerError
+from worker.inputs import load_workload
+from worker.settings import allow_list
 
-if TYPE_CHECKING:
-    from expunge.operator.registration import Place
+MODEL = "digits"
+"""The name that the model is registered under."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Played:
-    """Everything that the demo has made: the models on disk, and what the two requests came to."""
+class Plan:
+    """reference: the workload. workloads: its allow-list.
 
-    original: Weights
-    retrained: Weights
-    again: Weights
-    retrained_both: Weights
-    first: Unlearned
-    second: Unlearned
-    storage: Path
+    first_share, second_share: of the training samples, forgotten by the first request with LTU, by the second with IEU.
+    seed: of the choice of these samples and of the original model. The retrained models have the next seeds.
+    """
+
+    reference: str = "examples.digits:workload"
+    workloads: str = "examples"
+    first_share: float = 0.05
+    second_share: float = 0.01
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetSets:
+    """The sample IDs of the two requests. They share none."""
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+
+    @property
+    def both(self) -> tuple[str, ...]:
+        """What is forgotten after the second request."""
+        return self.first + self.second
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trainings:
+    """The models that the demo trains, finished or not.
+
+    retrained: without the first forget set. again: the same with another seed. retrained_both: without both sets.
+    """
+
+    original: Future[Model]
+    retrained: Future[Model]
+    again: Future[Model]
+    retrained_both: Future[Model]
 
 
 def main(*, folder: Path = Path("reports"), plan: Plan | None = None) -> None:
-    """Play the demo and save both reports into `folder`; nothing is left running. Raises ExpungeError."""
-    begun = time.monotonic()
+    """Run the demo and save both reports into `folder`; stop everything that it started. Raises ExpungeError."""
+    started = time.monotonic()
     try:
-        with interruptible(), scratch() as temporary, progress_bar() as bars, stage(temporary, bars) as on:
-            plan = plan or Plan()
-            played = play(plan, on=on, folder=folder)
-            sections = measure(plan, played, on=on)
+        with interruptible(), scratch_folder() as scratch, ProgressDisplay() as display:
+            sections, erasures = run(plan or Plan(), scratch=scratch, folder=folder, display=display)
     except KeyboardInterrupt:
-        notes.print("Stopped; nothing is left running.")
+        notes.print("Stopped. Nothing is left running.")
         sys.exit(130)
-    show(sections, played)
-    out.print(f"\nTook {time.monotonic() - begun:.0f} s. Everything is stopped again.", style="dim")
+    show(sections, erasures)
+    out.print(f"\nTook {time.monotonic() - started:.0f} s. Everything is stopped.", style="dim")
 
 
-def play(plan: Plan, *, on: Stage, folder: Path) -> Played:
-    """Train, start the stack, send both requests, each with the retrained model that its audit holds the result against."""
-    original = train("training the original", [Training(seed=plan.seed, without=0)], plan=plan, on=on)
-    retrainings = [(1, 1), (1, 2), (2, 1)]
-    controls = train(
-        "retraining three for comparison",
-        [Training(seed=plan.seed + seed, without=without) for seed, without in retrainings],
-        plan=plan,
-        on=on,
-    )
+def run(
+    plan: Plan, *, scratch: Path, folder: Path, display: ProgressDisplay
+) -> tuple[list[Section], tuple[Erasure, Erasure]]:
+    """Train the models, run both requests through the service, and compare the results."""
+    # Two queues, two cores. The second one retrains while the stack runs on the first one's core.
+    settings = {"reference": plan.reference, "workloads": plan.workloads}
+    with (
+        TrainingQueue(**settings, folder=scratch / "original", display=display) as originals,
+        TrainingQueue(**settings, folder=scratch / "retrained", display=display) as retrainings,
+    ):
+        original = originals.submit("training the original model", seed=plan.seed)
+        workload = load(plan)
+        forget = choose_forget_sets(workload.train.ids, plan)
+        trainings = Trainings(
+            original=original,
+            retrained=retrainings.submit("retraining for the first request", seed=plan.seed + 1, without=forget.first),
+            retrained_both=retrainings.submit(
+                "retraining for the second request", seed=plan.seed + 1, without=forget.both
+            ),
+            again=retrainings.submit("retraining with another seed", seed=plan.seed + 2, without=forget.first),
+        )
+        original.result()
+        erasures = run_requests(
+            plan, forget, trainings, scratch=scratch, folder=folder, display=display, check=retrainings
+        )
+        sections = compare(plan, workload, forget, trainings, erasures, display=display)
+    return sections, erasures
+
+
+def load(plan: Plan) -> Workload:
+    """Load the workload. Raises DemoFailed."""
+    try:
+        return load_workload(plan.reference, allowed=allow_list(plan.workloads))
+    except WorkerError as error:
+        raise DemoFailed(str(error)) from error
+
+
+def choose_forget_sets(training: Sequence[str], plan: Plan) -> ForgetSets:
+    """Choose the samples of both requests at random, by the plan's seed."""
+    first, second = (max(1, round(share * len(training))) for share in (plan.first_share, plan.second_share))
+    chosen = random.Random(plan.seed).sample(training, first + second)
+    return ForgetSets(tuple(chosen[:first]), tuple(chosen[first:]))
+
+
+def run_requests(
+    plan: Plan,
+    forget: ForgetSets,
+    trainings: Trainings,
+    *,
+    scratch: Path,
+    folder: Path,
+    display: ProgressDisplay,
+    check: TrainingQueue,
+) -> tuple[Erasure, Erasure]:
+    """Start the stack, register the original, and send both requests, the second after the first one's end.
+
+    Each retrained model is registered before its request, so that the audit compares with it. Raises DemoFailed.
+    """
     options = Options(
-        data_dir=on.folder / "data",
+        data_dir=scratch / "data",
         port=free_port(),
         workloads=plan.workloads,
         environment={"EXPUNGE_BATCH_WINDOW_SECONDS": "0", "OMP_NUM_THREADS": "1"},
     )
-    starting = on.bars.add_task("starting the stack", total=None)
-    with stack(options, say=lambda name: on.bars.update(starting, description=f"starting {name}")) as running:
-        on.bars.update(starting, description="the stack is up", total=1, completed=1)
-        (served,) = trained(original)
-        dataset, chosen = register(running, served, plan=plan)
-        first, second = send_requests(
-            running, chosen, dataset=dataset, folder=folder, controls=controls, plan=plan, on=on
+    task = display.add_task("starting the service")
+    with run_stack(options, on_step=lambda part: display.update(task, description=f"starting {part}")) as running:
+        display.update(task, description="the service is up", total=1, completed=1)
+        deployment = Deployment(
+            database_url=running.settings.database_url,
+            storage=running.folder.weights,
+            sample_key=bytes.fromhex(sample_key(running.folder)),
+            workloads=plan.workloads,
         )
-        storage = running.folder.weights
-    retrained, retrained_both, again = trained(controls)
-    return Played(
-        original=served,
-        retrained=retrained,
-        again=again,
-        retrained_both=retrained_both,
-        first=first,
-        second=second,
-        storage=storage,
-    )
+        view = register_workload(
+            deployment, name=MODEL, reference=plan.reference, weights=trainings.original.result().path
+        )
 
+        def check_processes() -> None:
+            check.check()
+            for child in running.children:
+                if child.process.poll() is not None:
+                    raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
 
-def train(name: str, trainings: Sequence[Training], *, plan: Plan, on: Stage) -> Running:
-    """Start a child that trains these models one after the other."""
-    arguments = {
-        "plan": dataclasses.asdict(plan),
-        "trainings": [dataclasses.asdict(training) for training in trainings],
-        "folder": str(on.folder / "trained"),
-    }
-    return launch("expunge.demo.training", arguments, name=name, on=on)
+        assert running.api_key is not None  # The data folder is new.
+        with client.connect(running.url, running.api_key) as http, log_tails(running):
 
+            def request(
+                sample_ids: Sequence[str], method: str, *, retrained: Future[Model], without: Sequence[str]
+            ) -> Erasure:
+                register_new_version(
+                    deployment, name=MODEL, weights=retrained.result().path, without=frozenset(without)
+                )
+                return erase(
+                    http,
+                    model=MODEL,
+                    dataset=view.dataset,
+                    sample_ids=sample_ids,
+                    method=method,
+                    folder=folder,
+                    display=display,
+                    check=check_processes,
+                )
 
-def trained(child: Running) -> list[Weights]:
-    """Wait for a training child's models, in the order they were asked for. Raises DemoFailed."""
-    return [Weights(**model) for model in result(child)["models"]]
-
-
-def wait_for(child: Running, place: int) -> Weights:
-    """Wait for one of a training child's models, by its place; the child may go on with the next. Raises DemoFailed."""
-    while not check(child):
-        models = (read(child.state).get("result") or {"models": []})["models"]
-        if len(models) > place:
-            return Weights(**models[place])
-        time.sleep(0.1)
-    return trained(child)[place]
-
-
-def register(running: Stack, served: Weights, *, plan: Plan) -> tuple[str, ForgetSets]:
-    """Make the original known to the service; give its dataset's name and the samples to be forgotten."""
-    from expunge.operator.registration import register_workload
-    from worker.inputs import load_workload
-    from worker.settings import allow_list
-
-    view = register_workload(place(running, plan), name=MODEL, reference=plan.reference, weights=Path(served.path))
-    training = load_workload(plan.reference, allowed=allow_list(plan.workloads)).train
-    return view.dataset, forget_sets(training.ids, plan)
-
-
-def register_retrained(running: Stack, retrained: Weights, *, without: Sequence[str], plan: Plan) -> None:
-    """Make a retrained model known too: no version to be served, but what the next audit holds its result against."""
-    from expunge.operator.registration import register_trained
-
-    register_trained(place(running, plan), name=MODEL, weights=Path(retrained.path), without=frozenset(without))
-
-
-def place(running: Stack, plan: Plan) -> "Place":
-    """Where registrations go."""
-    from expunge.operator.registration import Place
-
-    return Place(
-        database_url=running.settings.database_url,
-        storage=running.folder.weights,
-        sample_key=bytes.fromhex(sample_key(running.folder)),
-        workloads=plan.workloads,
-    )
-
-
-def send_requests(
-    running: Stack, chosen: ForgetSets, *, dataset: str, folder: Path, controls: Running, plan: Plan, on: Stage
-) -> tuple[Unlearned, Unlearned]:
-    """Send both requests as a client would, the second once the first is done, each once its retrained model is there.
-
-    Raises DemoFailed with a log's tail.
-    """
-
-    def all_is_well() -> None:
-        check(controls)
-        for child in running.children:
-            if child.process.poll() is not None:
-                raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
-
-    assert running.api_key is not None  # The folder is new.
-    done = []
-    with client.connect(running.url, running.api_key) as http, explained(running):
-        for number, (ids, gone, method) in enumerate(
-            ((chosen.first, chosen.first, "ltu"), (chosen.second, chosen.both, "ieu"))
-        ):
-            register_retrained(running, wait_for(controls, number), without=gone, plan=plan)
-            request = unlearn(
-                http,
-                sample_ids=ids,
-                dataset=dataset,
-                method=method,
-                folder=folder,
-                bars=on.bars,
-                before_look=all_is_well,
-            )
-            done.append(request)
-    first, second = done
+            first = request(forget.first, "ltu", retrained=trainings.retrained, without=forget.first)
+            second = request(forget.second, "ieu", retrained=trainings.retrained_both, without=forget.both)
     return first, second
 
 
 @contextmanager
-def explained(running: Stack) -> Iterator[None]:
-    """Add the logs' tails to what the service refuses and to a job that fails."""
+def log_tails(running: Stack) -> Iterator[None]:
+    """Add the API's or the worker's last log lines to an error of the service or of a job."""
     try:
         yield
     except ServiceError as error:
@@ -193,84 +215,100 @@ def explained(running: Stack) -> Iterator[None]:
         raise DemoFailed(f"{error}{tail(running.folder.logs / 'worker.log')}") from error
 
 
-def measure(plan: Plan, played: Played, *, on: Stage) -> list[Section]:
-    """Measure every model on the samples of its request: a child a request, side by side."""
-    first = {
-        ORIGINAL: played.original,
-        "unlearned": published(played.first, played.storage),
-        "retrained": played.retrained,
-        "again": played.again,
-    }
-    second = {
-        ORIGINAL: played.original,
-        "unlearned": published(played.second, played.storage),
-        "retrained": played.retrained_both,
-    }
-    children = [
-        launch(
-            "expunge.demo.measuring",
-            {
-                "plan": dataclasses.asdict(plan),
-                "models": {name: dataclasses.asdict(weights) for name, weights in models.items()},
-                "forget": forget,
-                "without": without,
-            },
-            name=f"measuring the {forget} request's models",
-            on=on,
-        )
-        for models, forget, without in ((first, "first", 1), (second, "second", 2))
-    ]
-    figures = [{name: Figures(**found) for name, found in result(child).items()} for child in children]
+def compare(
+    plan: Plan,
+    workload: Workload,
+    forget: ForgetSets,
+    trainings: Trainings,
+    erasures: tuple[Erasure, Erasure],
+    *,
+    display: ProgressDisplay,
+) -> list[Section]:
+    """Make the table's sections from the reports, and measure what they do not hold: AUC of retrained models, the third one."""
+    retrained, retrained_both, again = (
+        future.result() for future in (trainings.retrained, trainings.retrained_both, trainings.again)
+    )
+    task = display.add_task("measuring the retrained models", total=3)
+    measured = []
+    for model, ids, forgotten in (
+        (retrained, forget.first, forget.first),
+        (retrained_both, forget.second, forget.both),
+        (again, forget.first, forget.first),
+    ):
+        measured.append(measure_model(workload, model, forget=ids, forgotten=forgotten, seed=plan.seed))
+        display.update(task, completed=len(measured))
+    first, second = erasures
+    seconds = trainings.original.result().seconds
     return [
-        section(f"{played.first.samples} samples", played.first, first, figures[0]),
-        section(f"{played.second.samples} further", played.second, second, figures[1]),
+        make_section(
+            f"{first.samples} samples",
+            first,
+            original_seconds=seconds,
+            retrained=retrained,
+            retrained_auc=measured[0].membership_auc,
+            again=Row(label="retrained again", figures=measured[2], seconds=again.seconds),
+        ),
+        make_section(
+            f"{second.samples} further",
+            second,
+            original_seconds=seconds,
+            retrained=retrained_both,
+            retrained_auc=measured[1].membership_auc,
+        ),
     ]
 
 
-def published(done: Unlearned, storage: Path) -> Weights:
-    """Find the weights that the service has published, by the digest in the report."""
-    return Weights(path=str(storage / f"{done.sha256}.safetensors"), sha256=done.sha256, seconds=done.seconds)
+def make_section(
+    title: str,
+    erasure: Erasure,
+    *,
+    original_seconds: float,
+    retrained: Model,
+    retrained_auc: float,
+    again: Row | None = None,
+) -> Section:
+    """Make one request's section. A star marks a method that another one preceded."""
+    star = "*" if erasure.findings else ""
+    report = erasure.report
 
+    def row(label: str, figures: Figures, seconds: float) -> Row:
+        return Row(label=label, figures=figures, seconds=seconds)
 
-def section(title: str, done: Unlearned, models: Mapping[str, Weights], figures: Mapping[str, Figures]) -> Section:
-    """Put one request's part of the table together."""
-    star = "*" if done.findings else ""
-    labels = {
-        ORIGINAL: "original",
-        "unlearned": f"unlearned: {done.methods[-1].upper()}{star}",
-        "retrained": "retrained",
-        "again": "retrained again",
-    }
-    rows = {name: Row(label=labels[name], figures=figures[name], seconds=models[name].seconds) for name in models}
     return Section(
         title=title,
-        original=rows[ORIGINAL],
-        unlearned=rows["unlearned"],
-        retrained=rows["retrained"],
-        again=rows.get("again"),
+        original=row("original", figures_from_report(report, "original"), original_seconds),
+        unlearned=row(
+            f"unlearned: {erasure.methods[-1].upper()}{star}",
+            figures_from_report(report, "unlearned"),
+            erasure.seconds,
+        ),
+        retrained=row(
+            "retrained", figures_from_report(report, "reference", membership_auc=retrained_auc), retrained.seconds
+        ),
+        again=again,
     )
 
 
-def show(sections: Sequence[Section], played: Played) -> None:
-    """Print the table with its explanation, the verdicts, and where the reports are."""
+def show(sections: Sequence[Section], erasures: tuple[Erasure, Erasure]) -> None:
+    """Print the table with its legend, the noise floor, the verdicts, and where the reports are."""
     out.print(comparison(sections))
     out.print(legend())
     out.print()
     out.print(noise(sections[0]))
     out.print()
-    for done, asked in ((played.first, "LTU"), (played.second, "IEU")):
-        out.print(outcome(done, asked=asked))
-    say_reports(out, [played.first, played.second])
+    for erasure, requested in zip(erasures, ("LTU", "IEU"), strict=True):
+        out.print(outcome(erasure, requested=requested))
+    print_files(out, erasures)
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """Give a temporary folder, removed at the end; after an error it is kept, because the logs are in it."""
+def scratch_folder() -> Iterator[Path]:
+    """Yield a temporary folder and remove it at the end. After an error it is kept, because it holds the logs."""
     folder = Path(tempfile.mkdtemp(prefix="expunge-demo-"))
     try:
         yield folder
     except ExpungeError:
-        notes.print(f"Nothing is left running. The logs are kept in {folder}", highlight=False, soft_wrap=True)
+        notes.print(f"Nothing is left running. The logs are in {folder}.", highlight=False, soft_wrap=True)
         raise
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

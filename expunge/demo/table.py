@@ -1,4 +1,4 @@
-"""The demo's figures: what was measured of each model, and what follows from it."""
+"""What the demo prints at its end: a table of models, the noise floor, the verdicts, and where the reports are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,17 +8,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from expunge.demo.requests import Unlearned
-
-ORIGINAL = "original"
-"""The name of the model that is measured as the one from which the relearner is fixed."""
+from expunge.client import Json
+from expunge.demo.requests import Erasure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figures:
-    """One model on one request's forget set. ua, ra, ta, mi: percent. membership_auc: 0 to 1, of the loss.
+    """Measures of one model on one forget set. ua, ra, ta, mi: percent. membership_auc: of the loss, 0 to 1.
 
-    delay: relearning steps; None where there was nothing to relearn. censored: the steps ran out before.
+    delay: steps until the forget set is relearned, None if not measured. censored: relearning ended before that.
     """
 
     ua: float
@@ -26,8 +24,8 @@ class Figures:
     ta: float
     mi: float
     membership_auc: float
-    delay: int | None
-    censored: bool
+    delay: float | None = None
+    censored: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One request's part of the table. again: a second retrained model, which differs from `retrained` by its seed only."""
+    """One request's models. again: a second retrained model, which differs from `retrained` by its seed only."""
 
     title: str
     original: Row
@@ -51,34 +49,50 @@ class Section:
 
     @property
     def rows(self) -> list[Row]:
-        """The models, in the order they are shown in."""
+        """The models in the order of the table."""
         return [self.original, self.unlearned, self.retrained, *([self.again] if self.again else [])]
 
 
+def figures_from_report(report: Json, model: str, *, membership_auc: float | None = None) -> Figures:
+    """Read a model's figures from an audit report. model: "original", "unlearned" or "reference".
+
+    membership_auc: given for "reference"; for the others the report has it.
+    """
+    audit = report["audit"]
+    measures, delay = audit["measures"][model], audit["relearn"]["delay"][model]
+    if membership_auc is None:
+        (loss,) = (attack for attack in audit["membership"]["attacks"] if attack["name"] == "loss")
+        membership_auc = loss[model]["auc"]["value"]
+    ua, ra, ta, mi = (measures[name]["value"] for name in ("ua", "ra", "ta", "mi_salun"))
+    return Figures(
+        ua=ua, ra=ra, ta=ta, mi=mi, membership_auc=membership_auc, delay=delay["steps"], censored=delay["censored"]
+    )
+
+
 def average_gap(one: Row, other: Row) -> float:
-    """The mean absolute difference of UA, RA, TA and MI in points, as the papers print it."""
+    """Compute the mean absolute difference of UA, RA, TA and MI in points, as the papers print it."""
     a, b = one.figures, other.figures
     return (abs(a.ua - b.ua) + abs(a.ra - b.ra) + abs(a.ta - b.ta) + abs(a.mi - b.mi)) / 4
 
 
 COLUMNS = {
-    "UA": "errors on the forgotten samples, %: as many as the retrained model makes",
-    "RA": "right on the remaining training samples, %: should stay",
-    "TA": "right on test samples, %: should stay",
-    "MI": "forgotten samples that an attack takes for never seen, % (papers' way)",
-    "gap": "UA, RA, TA, MI: mean distance from the retrained model, points; 0 is best",
-    "AUC": "does the loss tell forgotten from held-out samples? 0.5 no, 1 surely",
-    "delay": "steps to relearn the forgotten: what was only hidden is back at once",
+    "UA": "errors on the forget set, %: as many as the retrained model makes",
+    "RA": "accuracy on the remaining set, %: should stay",
+    "TA": "accuracy on the test set, %: should stay",
+    "MI": "forget set that an attack takes for never seen, % (as in the papers)",
+    "gap": "mean distance of UA, RA, TA, MI from the retrained model, points; 0 is best",
+    "AUC": "how well the loss tells forget set from held-out set: 0.5 not, 1 surely",
+    "delay": "steps to relearn the forget set: few if it was only hidden",
     "time": "seconds of the training, or of the unlearning without its audit; one core",
     "share": "that time as a share of the retraining",
 }
 
-CLEAR = 2.0
-"""How many times the noise floor a difference must be to be called clear."""
+CLEAR_FACTOR = 2.0
+"""A difference is clear if it is at least this many times the noise floor."""
 
 
 def comparison(sections: Sequence[Section]) -> Table:
-    """The table: a section a request, a row a model."""
+    """Make the table: a section for each request, a row for each model."""
     table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     table.add_column("")
     for name in COLUMNS:
@@ -86,15 +100,15 @@ def comparison(sections: Sequence[Section]) -> Table:
     for section in sections:
         table.add_row(f"[bold]{section.title}[/bold]")
         for row in section.rows:
-            table.add_row(*cells(row, section), style="bold green" if row is section.unlearned else "")
+            table.add_row(*format_row(row, section), style="bold green" if row is section.unlearned else "")
         table.add_section()
     return table
 
 
-def cells(row: Row, section: Section) -> list[str]:
-    """The texts of one row."""
+def format_row(row: Row, section: Section) -> list[str]:
+    """Format one row's cells."""
     figures = row.figures
-    delay = "–" if figures.delay is None else f"{figures.delay}{'+' if figures.censored else ''}"
+    delay = "–" if figures.delay is None else f"{figures.delay:.0f}{'+' if figures.censored else ''}"
     gap = "–" if row is section.retrained else f"{average_gap(row, section.retrained):.1f}"
     percents = [f"{value:.1f}" for value in (figures.ua, figures.ra, figures.ta, figures.mi)]
     share = f"{row.seconds / section.retrained.seconds:.0%}"
@@ -102,7 +116,7 @@ def cells(row: Row, section: Section) -> list[str]:
 
 
 def legend() -> Table:
-    """A line for each column."""
+    """Make a line for each column of the table."""
     table = Table.grid(padding=(0, 2))
     for name, meaning in COLUMNS.items():
         table.add_row(f"[bold]{name}[/bold]", meaning, style="dim")
@@ -110,44 +124,53 @@ def legend() -> Table:
 
 
 def noise(section: Section) -> str:
-    """State the noise floor, and how far the original is beyond it."""
+    """Compare the original's gap with the noise floor, the gap of two models that were retrained with different seeds."""
     if section.again is None:
         return ""
     floor, original = average_gap(section.again, section.retrained), average_gap(section.original, section.retrained)
     unlearned = average_gap(section.unlearned, section.retrained)
-    clear = original >= CLEAR * floor
-    beyond = "far beyond it: there is something to forget" if clear else "not clearly beyond it: read this with care"
+    clear = original >= CLEAR_FACTOR * floor
+    meaning = (
+        "far more: it knows the forget set"
+        if clear
+        else "not clearly more: the forget set may hardly have been learned"
+    )
     return (
         f"Noise floor: two models retrained with different seeds differ by {floor:.1f} points on average. The original "
-        f"differs by {original:.1f}, {beyond}. After unlearning it is {unlearned:.1f}."
+        f"differs by {original:.1f}, {meaning}. After unlearning the difference is {unlearned:.1f}."
     )
 
 
-def outcome(done: Unlearned, *, asked: str) -> RenderableType:
-    """One request's end: the methods that were not enough, with the reason, and the verdict on the one that is published."""
-    lines = [Text(f"The request with {asked}", style="bold")]
+def outcome(erasure: Erasure, *, requested: str) -> RenderableType:
+    """Describe a request's end: methods that were not enough, with the finding, and the verdict on the published one."""
+    verdict = erasure.report["verdict"]
+    lines = [Text(f"The request with {requested}", style="bold")]
     lines += [
-        Text(f"  * {method.upper()} was not enough, and the policy went on. {finding}", style="yellow")
-        for method, finding in zip(done.methods, done.findings, strict=False)
+        Text(f"  * {method.upper()} was not enough; the policy tried the next method. {finding}", style="yellow")
+        for method, finding in zip(erasure.methods, erasure.findings, strict=False)
     ]
-    published = f"  {done.methods[-1].upper()} is published: "
-    lines.append(Text.assemble(published, (done.verdict, STYLE.get(done.verdict, "bold")), f". {done.sentence}"))
+    published = f"  {erasure.methods[-1].upper()} is published: "
+    value = str(verdict["value"])
+    lines.append(Text.assemble(published, (value, VERDICT_STYLES.get(value, "bold")), f". {verdict['sentence']}"))
     return Group(*lines)
 
 
-STYLE = {"verified": "bold green", "inconclusive": "bold yellow", "failed": "bold red"}
+VERDICT_STYLES = {"verified": "bold green", "inconclusive": "bold yellow", "failed": "bold red"}
 
 
-def say_reports(console: Console, done: Sequence[Unlearned]) -> None:
-    """Say where the reports are and how to open them."""
-    console.print("\nThe audit reports, saved as a page, a PDF and the data:", style="bold")
-    for one in done:
+def print_files(console: Console, erasures: Sequence[Erasure]) -> None:
+    """Print where the reports are, how to open them and how to verify one."""
+
+    def line(text: object) -> None:
+        console.print(f"  {text}", soft_wrap=True, highlight=False, markup=False)
+
+    console.print("\nThe audit reports, as a web page, a PDF and data:", style="bold")
+    for erasure in erasures:
         for form in ("html", "pdf", "json"):
-            console.print(f"  {one.reports[form]}", soft_wrap=True, highlight=False, markup=False)
+            line(erasure.files[form])
     console.print("Open one in a browser:", style="bold")
-    for one in done:
-        console.print(f"  {one.reports['html'].as_uri()}", soft_wrap=True, highlight=False, markup=False)
-    first = done[0].reports
-    console.print("Check a signed one without the service:", style="bold")
-    command = f"  expunge verify {first['statement']} --key {first['key']} --report {first['json']}"
-    console.print(command, soft_wrap=True, highlight=False, markup=False)
+    for erasure in erasures:
+        line(erasure.files["html"].as_uri())
+    files = erasures[0].files
+    console.print("Verify a signed report without the service:", style="bold")
+    line(f"expunge verify {files['statement']} --key {files['key']} --report {files['json']}")

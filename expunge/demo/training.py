@@ -1,67 +1,133 @@
-"""A child of the demo: trains one model after the other, each without some samples, by the workload's recipe."""
+"""The demo's models: trained by `expunge train` processes of one thread each, and measured on a forget set."""
 
-import json
 import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import TimeoutExpired
+from threading import Lock
+from typing import Self
 
-from expunge.demo.children import tell
-from expunge.demo.plan import Plan, Training, Weights, forget_sets
-from expunge.operator.training import train_workload
-from unlearning.task import Progress
-from worker.inputs import load_workload
-from worker.settings import allow_list
+import torch
 
-PAUSE = 0.2
-"""Seconds between two reports of progress."""
+from expunge.cli.console import ProgressDisplay
+from expunge.demo.table import Figures
+from expunge.errors import DemoFailed
+from expunge.operator.registration import read_details
+from expunge.stack.process import Child, Program, start, tail
+from expunge.stack.services import PASSIVE
+from expunge.stack.stack import stop_all
+from unlearning.audit.measures import measure
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload, split_held_out
+from unlearning.storage import load_weights
+
+ONE_THREAD = {**PASSIVE, "OMP_NUM_THREADS": "1"}
 
 
-def train_all(plan: Plan, trainings: Sequence[Training], *, folder: Path, state: Path) -> None:
-    """Do the trainings, telling `state` of each step."""
-    allowed = allow_list(plan.workloads)
-    chosen = forget_sets(load_workload(plan.reference, allowed=allowed).train.ids, plan)
-    left_out: Sequence[tuple[str, ...]] = ((), chosen.first, chosen.both)
-    models: list[Weights] = []
-    for training in trainings:
-        trained = train_workload(
-            plan.reference,
-            allowed=allowed,
-            folder=folder,
-            seed=training.seed,
-            without=left_out[training.without],
-            show=teller(state, trained=models, trainings=len(trainings)),
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """Trained weights on disk. seconds: of the training."""
+
+    path: Path
+    seconds: float
+
+
+class TrainingQueue:
+    """Runs `expunge train` processes one after the other. Leaving the context stops them.
+
+    reference: the workload. workloads: its allow-list. folder: for weights and logs.
+    """
+
+    def __init__(self, *, reference: str, workloads: str, folder: Path, display: ProgressDisplay) -> None:
+        self._reference, self._workloads, self._folder, self._display = reference, workloads, folder, display
+        self._executor = ThreadPoolExecutor(max_workers=1)
+        self._submitted: list[Future[Model]] = []
+        self._running: list[Child] = []
+        self._closed = False
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._closed = True
+        stop_all(self._running)
+        self._executor.shutdown(cancel_futures=True)
+
+    def submit(self, name: str, *, seed: int, without: Sequence[str] = ()) -> Future[Model]:
+        """Queue a training. without: sample IDs to leave out. The result raises DemoFailed with the log's tail."""
+        future = self._executor.submit(self._train, name, seed, without)
+        self._submitted.append(future)
+        return future
+
+    def check(self) -> None:
+        """Raise DemoFailed if a training has failed."""
+        for future in self._submitted:
+            if future.done():
+                future.result()
+
+    def _train(self, name: str, seed: int, without: Sequence[str]) -> Model:
+        folder = self._folder / name.replace(" ", "-")
+        folder.mkdir(parents=True)
+        left_out = folder / "without.txt"
+        left_out.write_text("".join(f"{sample}\n" for sample in without))
+        program = Program(
+            name=name.capitalize(),
+            command=(
+                *(sys.executable, "-m", "expunge.cli", "train", self._reference, "--out", str(folder)),
+                *("--seed", str(seed), "--without", str(left_out)),
+            ),
+            log=folder / "train.log",
+            ready=lambda: True,
+            environment={**ONE_THREAD, "EXPUNGE_WORKLOADS": self._workloads},
+            stop_within=2.0,
         )
-        models.append(Weights(path=str(trained.path), sha256=trained.sha256, seconds=trained.seconds))
-    tell(state, step=1, total=1, result=listed(models))
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            child = start(program)
+            self._running[:] = [child]
+        status = self._follow(child, name)
+        if status:
+            raise DemoFailed(f"{program.name} ended with status {status}.{tail(program.log)}")
+        (path,) = folder.glob("*.safetensors")
+        return Model(path=path, seconds=float(str(read_details(path)["training_seconds"])))
+
+    def _follow(self, child: Child, description: str) -> int:
+        task = self._display.add_task(description)
+        while True:
+            try:
+                status = child.process.wait(timeout=0.5)
+            except TimeoutExpired:
+                self._display.update(task)
+            else:
+                self._display.update(task, completed=1, total=1)
+                return status
 
 
-def teller(state: Path, *, trained: Sequence[Weights], trainings: int) -> Callable[[Progress], None]:
-    """Give a function that tells of a training's progress within all of them, and of the models before it, not too often."""
-    last = 0.0
+def measure_model(
+    workload: Workload, model: Model, *, forget: Sequence[str], forgotten: Sequence[str], seed: int
+) -> Figures:
+    """Measure a model as the audit does, but without relearning.
 
-    def show(progress: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= PAUSE:
-            last = time.monotonic()
-            step, total = len(trained) * progress.total + progress.step, trainings * progress.total
-            tell(state, step=step, total=total, result=listed(trained))
-
-    return show
-
-
-def listed(models: Sequence[Weights]) -> dict[str, object]:
-    """The models that are there, in the order they were asked for."""
-    return {"models": [asdict(model) for model in models]}
-
-
-def main() -> None:
-    """Read the arguments and train."""
-    given = json.loads(sys.argv[1])
-    trainings = [Training(**training) for training in given["trainings"]]
-    train_all(Plan(**given["plan"]), trainings, folder=Path(given["folder"]), state=Path(sys.argv[2]))
+    forget: IDs of the forget set. forgotten: IDs of all samples that are not in the remaining set.
+    """
+    built = workload.build()
+    load_weights(built, model.path, model.path.stem)
+    measured = measure(
+        built.eval(),
+        forget=_select(workload.train, set(forget)),
+        remain=_select(workload.train, set(workload.train.ids) - set(forgotten)),
+        held_out=split_held_out(workload.held_out).audit,
+        test=workload.test,
+        objective=workload.objective,
+        seed=seed,
+    )
+    return Figures(**measured)
 
 
-if __name__ == "__main__":
-    main()
+def _select(samples: SampleSet, ids: set[str]) -> SampleSet:
+    return samples.take(torch.tensor([i for i, sample in enumerate(samples.ids) if sample in ids], dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Judge an unlearned model by reference models (tier 2), from files: the workload, both weights, and the forgotten IDs."""
+"""Audit an unlearned model with reference models, from files: the workload, weights before and after, forgotten IDs."""
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
@@ -8,27 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import CannotAudit
-from expunge.operator.registration import method_object
-from expunge.operator.tuning import device, load_file, make_task, watched
+from expunge.operator.workloads import choose_device, load_file, make_task
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.attacks.shadows import Cost, cost
 from unlearning.audit.attacks.study import Study, study
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
-from unlearning.specs import parse
+from unlearning.specs import method_object, parse
 from unlearning.specs.audit import ReferenceSpec
-from unlearning.task import Progress
+from unlearning.task import Progress, run_to_completion
 from worker.errors import WorkerError
 from worker.inputs import load_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Files:
-    """What is to be audited.
+    """What to audit.
 
-    workload: module:factory, of the `allowed` modules. original, unlearned: weights. forgotten: IDs of D_f. earlier: those that
-    were forgotten before. method: the judged one, a name or JSON. folder: where the runs are kept.
+    workload: module:factory. allowed: prefixes of modules that it may come from. original, unlearned: files of weights.
+    forgotten: IDs of the forget set. earlier: IDs that were forgotten before. method: the method that was used, a name or
+    JSON. folder: where finished runs are kept.
     """
 
     workload: str
@@ -49,28 +49,29 @@ def audit_files(
     agree: Callable[[Cost], bool],
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> ReferenceFindings | None:
-    """Estimate the cost, and where `agree` says so, run; None where not. Raises CannotAudit."""
+    """Estimate the cost and run the attacks if `agree` accepts it; return None if not. Raises CannotAudit."""
     try:
-        of, unlearned = _study(files, seed=seed)
-        estimate = cost(of, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
+        studied, unlearned = _study(files, seed=seed)
+        estimate = cost(studied, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
         if not agree(estimate):
             return None
-        return watched(audit_with_references(of, unlearned=unlearned, spec=spec, folder=files.folder), show)
+        steps = audit_with_references(studied, unlearned=unlearned, spec=spec, folder=files.folder)
+        return run_to_completion(steps, show)
     except (UnlearningError, WorkerError) as error:
         raise CannotAudit(str(error)) from error
 
 
 def _study(files: Files, *, seed: int) -> tuple[Study, nn.Module]:
     workload = load_workload(files.workload, allowed=files.allowed)
-    original, unlearned = (_model(workload, path) for path in (files.original, files.unlearned))
+    original, unlearned = (_load_model(workload, path) for path in (files.original, files.unlearned))
     forget, remain = _split(workload.train, files.forgotten, files.earlier)
     held_out = split_held_out(workload.held_out)
     task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
     task.check()
-    return study(parse(method_object(files.method)), task, held_out.audit.to(device()), seed=seed), unlearned
+    return study(parse(method_object(files.method)), task, held_out.audit.to(choose_device()), seed=seed), unlearned
 
 
-def _model(workload: Workload, path: Path) -> nn.Module:
+def _load_model(workload: Workload, path: Path) -> nn.Module:
     if not path.is_file():
         raise CannotAudit(f"There is no weights file {path}.")
     return load_file(workload, path)
@@ -82,10 +83,10 @@ def _split(train: SampleSet, forgotten: Collection[str], earlier: Collection[str
     if unknown:
         raise CannotAudit(f"{unknown} of the {len(forgotten)} forgotten IDs are not in the workload's training set.")
     return (
-        train.take(_where(sample in forgotten for sample in train.ids)),
-        train.take(_where(sample not in forgotten and sample not in earlier for sample in train.ids)),
+        train.take(_indices(sample in forgotten for sample in train.ids)),
+        train.take(_indices(sample not in forgotten and sample not in earlier for sample in train.ids)),
     )
 
 
-def _where(chosen: Generator[bool, None, None]) -> Tensor:
-    return torch.tensor([place for place, is_in in enumerate(chosen) if is_in], dtype=torch.int64)
+def _indices(chosen: Generator[bool, None, None]) -> Tensor:
+    return torch.tensor([index for index, is_in in enumerate(chosen) if is_in], dtype=torch.int64)

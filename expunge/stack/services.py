@@ -1,4 +1,4 @@
-"""The parts of the stack that are Expunge's own: the API, one worker, the beat."""
+"""The stack's own programs: the API, one worker, the beat. Their commands are those of docker-compose.yml."""
 
 import sys
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from expunge.stack.process import Program
 CELERY = (sys.executable, "-m", "celery", "-A", "worker.app")
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Let torch's threads sleep where they wait for each other. By default they spin, and on a machine that runs the rest of the
-stack too, small networks then train four to ten times slower (measured on 2 cores under load: 17.3 s against 2.7 s).
+"""Lets torch's threads sleep while they wait for each other. By default they spin; on a machine that also runs the rest of the
+stack, small networks then train four to ten times slower (measured on 2 cores under load: 17.3 s against 2.7 s).
 """
 
 
 def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int) -> Program:
-    """Serve the HTTP API; ready when `/readyz` says so."""
+    """Return the program that serves the HTTP API. It is ready when `/readyz` answers 200."""
 
     def ready() -> bool:
         try:
@@ -39,7 +39,7 @@ def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int)
 
 
 def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
-    """Run one job at a time in one child process. It alone is told where the signing keys are."""
+    """Return the program that runs jobs, one at a time in one child process. Only it gets the folder of signing keys."""
     return celery(
         "the worker",
         folder,
@@ -50,7 +50,7 @@ def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
 
 
 def beat(folder: Folder, environment: Mapping[str, str]) -> Program:
-    """Send the sweep's message at its interval."""
+    """Return the program that sends the sweep's message at its interval."""
     schedule = folder.run / "beat.schedule"
     return celery(
         "the beat",
@@ -64,7 +64,7 @@ def beat(folder: Folder, environment: Mapping[str, str]) -> Program:
 def celery(
     name: str, folder: Folder, environment: Mapping[str, str], *, log: Path, arguments: tuple[str, ...]
 ) -> Program:
-    """Run a Celery program; it is ready when it has made the file that it is told of."""
+    """Return a Celery program. It is ready when it has created the file that EXPUNGE_READY_FILE names."""
     ready_file = folder.run / f"{log.stem}.ready"
     return Program(
         name=name,

@@ -1,4 +1,4 @@
-"""The whole stack, up and down: started in order, each part waited for, stopped in the reverse order."""
+"""Start the embedded stack in order, supervise it, and stop it in reverse order."""
 
 import os
 import signal
@@ -15,19 +15,19 @@ from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from expunge.errors import StackError, StartFailed
-from expunge.operator.keys import first_key, first_signing_key
+from expunge.operator.keys import ensure_first_api_key, ensure_signing_key
 from expunge.stack.broker import broker, free_port
-from expunge.stack.folder import Folder, Settings, occupied, remember, sample_key
+from expunge.stack.folder import Folder, StackSettings, lock_folder, sample_key, write_stack_settings
 from expunge.stack.postgres import postgres
 from expunge.stack.process import Child, Program, await_ready, start, stop, tail
 from expunge.stack.services import api, beat, worker
 from migrations.commands import upgrade
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What a terminal, its closing, a supervisor and `kill` send to end the stack."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop the stack: Ctrl-C, a supervisor's or `kill`'s, and the terminal's closing."""
 
-RESTARTS = 5
-"""How often one part is started again before the stack gives up."""
+MAX_RESTARTS = 5
+"""How often parts are restarted before the stack stops."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,25 +37,25 @@ class Options:
     data_dir: Path
     host: str = "127.0.0.1"
     port: int | None = None
-    """The API's port; None: 8000, or a free one where that is taken."""
+    """The API's port; None: 8000, or a free one if it is taken."""
     database_url: str | None = field(default=None, repr=False)
     """A PostgreSQL server to use instead of starting one."""
     redis_url: str | None = field(default=None, repr=False)
     """A Redis server to use instead of starting one."""
     workloads: str = "examples"
-    """Comma-separated prefixes of modules from which workloads may come."""
+    """The allow-list of workloads: prefixes of modules, separated by commas."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Further settings for the API, the worker and the beat; they win over the defaults here."""
+    """Further settings for the API, the worker and the beat. They override the stack's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """A stack that runs."""
+    """A running stack."""
 
     folder: Folder
-    settings: Settings
+    settings: StackSettings
     api_key: str | None = field(repr=False)
-    """The key made at the first start, None at every later one. It is stored nowhere in clear."""
+    """The key that the first start creates, None at later starts. Only its hash is stored."""
     children: list[Child]
 
     @property
@@ -64,8 +64,8 @@ class Stack:
         return self.settings.api_url
 
 
-def from_environment(*, data_dir: Path, port: int | None = None, **more: str) -> Options:
-    """Take `DATABASE_URL`, `REDIS_URL` and `EXPUNGE_WORKLOADS` from the environment."""
+def options_from_environment(*, data_dir: Path, port: int | None = None, **more: str) -> Options:
+    """Read `DATABASE_URL`, `REDIS_URL` and `EXPUNGE_WORKLOADS` from the environment. more: see Options.environment."""
     return Options(
         data_dir=data_dir,
         port=port,
@@ -77,28 +77,28 @@ def from_environment(*, data_dir: Path, port: int | None = None, **more: str) ->
 
 
 @contextmanager
-def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -> Iterator[Stack]:
-    """Start everything, give the running stack, and stop everything, whatever happens inside.
+def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part: None) -> Iterator[Stack]:
+    """Start everything, yield the running stack, and stop everything at the end, also after an error or a stop signal.
 
-    `say` is told the name of each part before it starts. Raises StackError (FolderInUse, StartFailed).
+    on_step: called with the name of each part before it starts. Raises StackError (FolderInUse, StartFailed).
     """
-    with occupied(options.data_dir) as folder, interruptible(), ExitStack() as open_parts:
+    with lock_folder(options.data_dir) as folder, interruptible(), ExitStack() as open_parts:
         children: list[Child] = []
         databases: list[Program] = []
         database_url, redis_url = options.database_url, options.redis_url
         if database_url is None:
-            say("PostgreSQL")
+            on_step("PostgreSQL")
             program, database_url = open_parts.enter_context(postgres(folder))
             databases.append(program)
         if redis_url is None:
-            say("the broker")
+            on_step("the broker")
             program, redis_url = broker(folder)
             databases.append(program)
-        open_parts.callback(stop_all, children)  # Before the socket's folder goes.
-        bring_up(databases, children)
+        open_parts.callback(stop_all, children)  # Before the socket's folder is removed.
+        start_all(databases, children)
 
         port = options.port if options.port is not None else preferred_port(options.host)
-        settings = Settings(
+        settings = StackSettings(
             api_url=f"http://{options.host}:{port}",
             database_url=database_url,
             redis_url=redis_url,
@@ -106,11 +106,11 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
             workloads=options.workloads,
         )
         environment = service_environment(folder, settings, options.environment)
-        say("the migrations")
+        on_step("the migrations")
         migrate(database_url)
-        first_signing_key(database_url, folder.signing_keys)
-        say("the API, a worker and the beat")
-        bring_up(
+        ensure_signing_key(database_url, folder.signing_keys)
+        on_step("the API, a worker and the beat")
+        start_all(
             [
                 worker(folder, environment),
                 beat(folder, environment),
@@ -118,13 +118,15 @@ def stack(options: Options, *, say: Callable[[str], None] = lambda name: None) -
             ],
             children,
         )
-        key = first_key(database_url)  # Last, so that an interrupted start makes no key that nobody was shown.
-        remember(folder, settings)
+        key = ensure_first_api_key(
+            database_url
+        )  # Last, so that an interrupted start creates no key that nobody has seen.
+        write_stack_settings(folder, settings)
         yield Stack(folder, settings, key, children)
 
 
-def service_environment(folder: Folder, settings: Settings, more: Mapping[str, str]) -> dict[str, str]:
-    """Build what the API, the worker and the beat read their settings from."""
+def service_environment(folder: Folder, settings: StackSettings, more: Mapping[str, str]) -> dict[str, str]:
+    """Build the environment of the API, the worker and the beat."""
     return {
         "DATABASE_URL": settings.database_url,
         "REDIS_URL": settings.redis_url,
@@ -138,8 +140,8 @@ def service_environment(folder: Folder, settings: Settings, more: Mapping[str, s
     }
 
 
-def bring_up(programs: list[Program], children: list[Child]) -> None:
-    """Start programs side by side and wait until all are ready."""
+def start_all(programs: list[Program], children: list[Child]) -> None:
+    """Start programs at the same time and wait until all are ready."""
     started = []
     for program in programs:
         started.append(start(program))
@@ -149,45 +151,48 @@ def bring_up(programs: list[Program], children: list[Child]) -> None:
 
 
 def stop_all(children: list[Child]) -> None:
-    """Stop the newest first: the API takes no more requests, then beat and worker, then broker and database."""
-    former = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
+    """Stop the newest first: the API, then the beat and the worker, then the broker and the database. Ignore stop signals."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in STOP_SIGNALS}
     try:
         while children:
             stop(children[-1])
             children.pop()
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def migrate(database_url: str) -> None:
-    """Bring the database to the newest schema. Raises StartFailed."""
+    """Run the migrations. Raises StartFailed."""
     try:
         upgrade(database_url)
     except (SQLAlchemyError, CommandError) as error:
-        raise StartFailed(f"The database's schema could not be brought up to date: {error}") from error
+        raise StartFailed(f"The migrations failed: {error}") from error
 
 
-def supervise(running: Stack, *, say: Callable[[str], None] = lambda name: None) -> None:
-    """Watch until interrupted; a part that ends is started again, a bounded number of times, then StackError."""
+def supervise(running: Stack, *, on_restart: Callable[[str], None] = lambda text: None) -> None:
+    """Restart parts that end, until a stop signal. Raises StackError after MAX_RESTARTS restarts.
+
+    on_restart: called with a sentence that names the part and its status.
+    """
     restarts = 0
     while True:
         time.sleep(0.5)
-        for place, child in enumerate(running.children):
+        for index, child in enumerate(running.children):
             status = child.process.poll()
             if status is None:
                 continue
             restarts += 1
-            if restarts > RESTARTS:
+            if restarts > MAX_RESTARTS:
                 raise StackError(f"{child.program.name} keeps ending (status {status}).{tail(child.program.log)}")
-            say(f"{child.program.name} ended with status {status} and is started again")
-            stop(child)  # What is left of its group.
-            running.children[place] = start(child.program)
-            await_ready(running.children[place])
+            on_restart(f"{child.program.name} ended with status {status} and is started again.")
+            stop(child)  # Kills what is left of its process group.
+            running.children[index] = start(child.program)
+            await_ready(running.children[index])
 
 
 def preferred_port(host: str, preferred: int = 8000) -> int:
-    """Take the preferred port where nothing listens on it, else a free one."""
+    """Return the preferred port if nothing listens on it, else a free one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -199,18 +204,18 @@ def preferred_port(host: str, preferred: int = 8000) -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack as Ctrl-C does; and Ctrl-C too, which a shell's background job ignores.
+    """Raise KeyboardInterrupt at SIGINT, SIGTERM and SIGHUP. A shell's background job would ignore SIGINT otherwise.
 
-    A second signal does not end the unwinding that the first began: a terminal that closes sends two.
+    A further signal while the first one's KeyboardInterrupt is handled does nothing: a terminal that closes sends two.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if not isinstance(sys.exception(), KeyboardInterrupt):
             raise KeyboardInterrupt
 
-    former = {number: signal.signal(number, interrupt) for number in INTERRUPTS}
+    previous = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -19,7 +19,7 @@ import yaml
 from sqlalchemy import make_url
 
 from expunge.stack.broker import free_port
-from expunge.stack.folder import Settings, default_folder, recall
+from expunge.stack.folder import StackSettings, default_folder, read_stack_settings
 from expunge.stack.process import Program, await_ready, start, stop
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(
-    settings: Settings,
+    settings: StackSettings,
     folder: Path,
     *,
     interval: str = "15s",
@@ -101,7 +101,7 @@ def configure(folder: Path, targets: Mapping[str, str], *, interval: str, edit: 
 
 
 @contextmanager
-def _exporter(job: str, settings: Settings, folder: Path) -> Iterator[str]:
+def _exporter(job: str, settings: StackSettings, folder: Path) -> Iterator[str]:
     """Start one of the exporters; gives its address."""
     address = f"127.0.0.1:{free_port()}"
     environment = {}
@@ -153,7 +153,7 @@ def main() -> None:
     """Scrape the stack that runs on a data folder, until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, default=default_folder())
-    settings = recall(parser.parse_args().data_dir)
+    settings = read_stack_settings(parser.parse_args().data_dir)
     if settings is None:
         raise SystemExit("No stack runs there: start one with `make run`, or name its folder with --data-dir.")
     with tempfile.TemporaryDirectory() as folder, prometheus(settings, Path(folder)) as running:

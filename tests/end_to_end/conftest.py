@@ -9,7 +9,7 @@ import pytest
 from expunge import client
 from expunge.operator.training import Trained, train_workload
 from expunge.stack.broker import free_port
-from expunge.stack.stack import Options, Stack, stack
+from expunge.stack.stack import Options, Stack, run_stack
 
 REFERENCE = "tests.worker.digits:workload"
 
@@ -36,7 +36,7 @@ def options(data_dir: Path) -> Options:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with stack(options(tmp_path_factory.mktemp("stack") / "data")) as running:
+    with run_stack(options(tmp_path_factory.mktemp("stack") / "data")) as running:
         yield running
 
 

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
@@ -34,7 +35,7 @@ def watched(
     """A Prometheus that has seen a model registered, one request served and another under way, and when it began to look."""
     began = time.time()
     with prometheus(running.settings, tmp_path_factory.mktemp("prometheus"), interval="1s") as seen:
-        where = place(running.folder.root)
+        where = find_deployment(running.folder.root)
         register_workload(where, name=NAME, reference=REFERENCE, weights=trained.path, dataset=NAME, policy=["retrain"])
         await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 0')
         (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.process import await_ready, start, stop
 from expunge.stack.stack import Stack
@@ -50,7 +51,7 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
     running: Stack, http: httpx.Client, trained: Trained, tmp_path: Path
 ) -> None:
     worker = next(i for i, child in enumerate(running.children) if child.program.name == "the worker")
-    where = place(running.folder.root)
+    where = find_deployment(running.folder.root)
     register_workload(
         where, name="drill", reference=REFERENCE, weights=trained.path, dataset="drill", policy=["retrain"]
     )

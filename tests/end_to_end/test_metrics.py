@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.broker import free_port
 from expunge.stack.process import Program, await_ready, start, stop
@@ -51,7 +52,7 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
     running: Stack, trained: Trained, tmp_path: Path
 ) -> None:
     """A job whose worker's child is killed once, asked of one of two API processes, each answering scrapes."""
-    slow, where = "tests.worker.digits:slow", place(running.folder.root)
+    slow, where = "tests.worker.digits:slow", find_deployment(running.folder.root)
     register_workload(where, name=NAME, reference=slow, weights=trained.path, dataset=NAME, policy=["retrain"])
     assert running.api_key is not None
     with api_processes(running, tmp_path, 2) as url, client.connect(url, running.api_key) as http:

@@ -18,7 +18,8 @@ from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 
 from expunge import client
-from expunge.operator.registration import opened, place, register_workload
+from expunge.operator.deployment import find_deployment, open_database
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
@@ -46,7 +47,7 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
     """Ask for samples by name, follow the job to its result, and listen at every door."""
     seen = Journey()
     register_workload(
-        place(running.folder.root),
+        find_deployment(running.folder.root),
         name=DATASET,
         reference=REFERENCE,
         weights=trained.path,
@@ -154,7 +155,7 @@ def found_in(kept: str) -> list[str]:
 
 
 def test_no_table_holds_a_sample_id_in_any_form(journey: Journey, running: Stack) -> None:
-    with opened(running.settings.database_url) as sessions, sessions() as session:
+    with open_database(running.settings.database_url) as sessions, sessions() as session:
         tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         rows = {table: session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables}
     assert len(rows["request_samples"]) > len(SAMPLES)

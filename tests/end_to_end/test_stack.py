@@ -7,9 +7,10 @@ import pytest
 
 from expunge import client
 from expunge.errors import FolderInUse, Refused
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
-from expunge.stack.stack import Stack, stack
+from expunge.stack.stack import Stack, run_stack
 from report.document import validate
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
@@ -21,7 +22,7 @@ MORE = [f"image-{i}" for i in range(400)]
 
 @pytest.fixture(scope="module")
 def model(running: Stack, trained: Trained) -> str:
-    where = place(running.folder.root)
+    where = find_deployment(running.folder.root)
     return register_workload(
         where, name="digits", reference=REFERENCE, weights=trained.path, policy=["ltu", "retrain"]
     ).name
@@ -36,7 +37,7 @@ def unlearn(http: httpx.Client, sample_ids: list[str], *, method: str | None = N
 
 
 def test_a_second_start_on_the_same_folder_is_refused(running: Stack) -> None:
-    with pytest.raises(FolderInUse), stack(options(running.folder.root)):
+    with pytest.raises(FolderInUse), run_stack(options(running.folder.root)):
         pass
 
 
@@ -80,6 +81,6 @@ def test_given_servers_are_used_and_none_is_started(
         database_url=database_url,
         redis_url=running.settings.redis_url.replace("/0", "/1"),
     )
-    with stack(given) as other:
+    with run_stack(given) as other:
         assert [child.program.name for child in other.children] == ["the worker", "the beat", "the API"]
         assert httpx.get(f"{other.url}/readyz").status_code == 200

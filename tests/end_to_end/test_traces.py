@@ -11,9 +11,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from expunge import client
-from expunge.operator.registration import place, register_workload
+from expunge.operator.deployment import find_deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
-from expunge.stack.stack import Stack, stack
+from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
@@ -56,8 +57,8 @@ def test_a_trace_leads_from_the_call_to_the_step(
             redis_url=running.settings.redis_url.replace("/0", "/2"),
             environment={**given.environment, **environment},
         )
-        with stack(traced) as other, client.connect(other.url, other.api_key or "") as http:
-            where = place(other.folder.root)
+        with run_stack(traced) as other, client.connect(other.url, other.api_key or "") as http:
+            where = find_deployment(other.folder.root)
             register_workload(where, name="traced", reference=REFERENCE, weights=trained.path, policy=["retrain"])
             call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
             (job_id,) = client.job_ids(call.json())

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from expunge.stack.broker import free_port
-from expunge.stack.folder import recall
+from expunge.stack.folder import read_stack_settings
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
 
@@ -52,7 +52,7 @@ def up(data_dir: Path) -> Iterator[Command]:
     try:
         await_that(lambda: LAST_WORDS in command.said() or process.poll() is not None, "the stack to be up")
         assert process.poll() is None, command.said()
-        assert recall(data_dir) is not None
+        assert read_stack_settings(data_dir) is not None
         yield command
     finally:
         process.kill()
@@ -87,7 +87,7 @@ def test_one_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> 
         assert command.process.returncode == 0, output
         assert "Stopped." in output
         assert alive(started) == []
-        assert recall(tmp_path / "data") is None
+        assert read_stack_settings(tmp_path / "data") is None
 
 
 def test_what_a_killed_stack_started_dies_with_it_and_the_next_start_finds_its_data(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_a_killed_stack_started_dies_with_it_and_the_next_start_finds_its_d
         output = command.ended()
         assert "API key" in output
         await_that(lambda: alive(started) == [], "the orphans to end")
-        assert recall(data_dir) is None
+        assert read_stack_settings(data_dir) is None
     with up(data_dir) as command:
         command.process.send_signal(signal.SIGINT)
         assert "API key" not in command.ended()

@@ -15,9 +15,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
-from expunge.operator.doctor import Installation, examine
-from expunge.operator.keys import make_api_key, new_signing_key
-from expunge.operator.registration import Place, opened, register_workload
+from expunge.operator.deployment import Deployment, DeploymentSettings, open_database
+from expunge.operator.doctor import examine
+from expunge.operator.keys import create_api_key, create_signing_key
+from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from expunge.stack.postgres import binaries
 from ledger.registry.access import ensure_tenant
@@ -71,7 +72,7 @@ def verified(*given: Any, **more: Any) -> Trial:
 
 
 def publish(
-    job_id: UUID, where: Place, sessions: sessionmaker[Session], keys: Path, monkeypatch: pytest.MonkeyPatch
+    job_id: UUID, where: Deployment, sessions: sessionmaker[Session], keys: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Do what a worker does, to the signed result."""
     settings = WorkerSettings(
@@ -95,11 +96,11 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage, keys, copy = tmp_path / "storage", tmp_path / "keys", tmp_path / "copy"
-    where = Place(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
+    where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
     trained = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path / "weights", plain=True)
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["retrain"])
-    new_signing_key(database_url, keys)
-    api_key = make_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])
+    create_signing_key(database_url, keys)
+    api_key = create_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])
     known = list(digits.workload().train.ids)
     with sessions.begin() as session:
         job_id = ask(session, known[:80])
@@ -114,10 +115,10 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     shutil.rmtree(storage)
     run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={target}", str(tmp_path / "expunge.dump"))
 
-    with opened(blank_database_url) as restored, restored.begin() as session:
+    with open_database(blank_database_url) as restored, restored.begin() as session:
         assert counts(session) == before
     read_and_verify(blank_database_url, api_key, job_id, sample=known[0], storage=copy, folder=tmp_path)
-    found = Installation(
+    found = DeploymentSettings(
         database_url=blank_database_url,
         redis_url=None,
         storage=copy,
@@ -126,9 +127,9 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
         workloads="tests",
     )
     assert wrong(found) == {"broker", "worker", "signing keys"}
-    new_signing_key(blank_database_url, tmp_path / "new keys")
+    create_signing_key(blank_database_url, tmp_path / "new keys")
     assert wrong(found) == {"broker", "worker"}
-    with opened(blank_database_url) as restored, restored.begin() as session:
+    with open_database(blank_database_url) as restored, restored.begin() as session:
         assert ask(session, known[:1]) is None
         assert ask(session, known[80:81]) is not None
 
@@ -165,9 +166,9 @@ def read_and_verify(database_url: str, api_key: str, job_id: UUID, *, sample: st
     assert outcome.unchecked == []
 
 
-def wrong(installation: Installation) -> set[str]:
-    """What the doctor finds wrong."""
-    return {finding.check for finding in examine(installation) if not finding.fine}
+def wrong(settings: DeploymentSettings) -> set[str]:
+    """The checks of the doctor that fail."""
+    return {finding.check for finding in examine(settings) if not finding.ok}
 
 
 def test_the_document_says_what_is_tested() -> None:

@@ -10,7 +10,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.operator.registration import Place, register_workload
+from expunge.operator.deployment import Deployment
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.jobs import JobView, get_job
 from ledger.registry.access import ensure_tenant
@@ -81,7 +82,7 @@ def make_bench(
 ) -> Callable[..., Bench]:
     def make(policy: Sequence[object] = ("retrain",), **settings: object) -> Bench:
         storage = tmp_path / "storage"
-        where = Place(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
+        where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
         register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=policy)  # type: ignore[arg-type]  # a list of methods
         defaults = {
             "database_url": SecretStr(database_url),

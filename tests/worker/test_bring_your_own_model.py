@@ -11,7 +11,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.operator.registration import Place, register_workload
+from expunge.operator.deployment import Deployment
+from expunge.operator.registration import register_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
@@ -46,7 +47,7 @@ def test_what_the_document_says_leads_to_an_erasure(
     from acme.forms import workload  # type: ignore[import-not-found]
     from acme.training import train  # type: ignore[import-not-found]
 
-    where = Place(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
+    where = Deployment(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
     register_workload(where, name="forms", reference="acme.forms:workload", weights=train(), policy=["retrain"])
     job_id = ask(sessions, list(workload().train.ids[:100]))
     settings = Settings(

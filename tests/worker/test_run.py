@@ -12,8 +12,9 @@ from uuid import UUID
 
 import pytest
 
-from expunge.operator.keys import new_signing_key, signing_keys
-from expunge.operator.registration import Place, register_trained
+from expunge.operator.deployment import Deployment
+from expunge.operator.keys import create_signing_key, list_signing_keys
+from expunge.operator.registration import register_new_version
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
@@ -71,7 +72,7 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
     make_bench: Callable[..., Bench], training_ids: tuple[str, ...], database_url: str, tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys"
-    new_signing_key(database_url, keys)
+    create_signing_key(database_url, keys)
     bench = make_bench(signing_keys=keys)
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
@@ -88,7 +89,7 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
             sample_id=training_ids[3],
             digest=digest,
         )
-    trusted = [key for view in signing_keys(database_url) for key in read_keys(view.public_key.encode())]
+    trusted = [key for view in list_signing_keys(database_url) for key in read_keys(view.public_key.encode())]
     statement = read_statement(json.dumps(report.statement).encode(), keys=trusted)
     check_report(statement, canonical_json(report.body))
     check_weights(statement, served(bench).weights_sha256)
@@ -117,8 +118,8 @@ def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the
         return replace(trial, findings=replace(trial.findings, verdict=verdict))
 
     monkeypatch.setattr(running, "try_method", left_open)  # so that the chances of a training do not decide this test
-    where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    anew = register_trained(where, name="digits", weights=untrained, without=training_ids[:80])
+    where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
+    anew = register_new_version(where, name="digits", weights=untrained, without=training_ids[:80])
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     report: Any = report_of(bench, job_id)
@@ -133,8 +134,8 @@ def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the
 def test_a_reference_whose_file_is_gone_is_done_without(
     bench: Bench, untrained: Path, training_ids: tuple[str, ...], database_url: str
 ) -> None:
-    where = Place(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    register_trained(where, name="digits", weights=untrained, without=training_ids[:80])
+    where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
+    register_new_version(where, name="digits", weights=untrained, without=training_ids[:80])
     job_id = bench.submit(training_ids[:80])
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))

@@ -14,6 +14,7 @@ from unlearning.specs.parsing import (
     Baseline,
     Method,
     Spec,
+    method_object,
     parse,
 )
 
@@ -37,5 +38,6 @@ __all__ = [
     "SalUn",
     "Spec",
     "Stop",
+    "method_object",
     "parse",
 ]

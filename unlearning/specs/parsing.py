@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -65,6 +66,18 @@ def parse(data: Mapping[str, object]) -> Method:
         )
         raise InvalidSpec(f"kind is {kind!r}, {what}; it must be one of {known}.", field="kind")
     return _with(PRODUCTION[kind](), data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
+
+
+def method_object(method: str | Mapping[str, object]) -> Mapping[str, object]:
+    """Turn a method's name or JSON text into the object that `parse` takes. Raises InvalidSpec for malformed JSON."""
+    if not isinstance(method, str):
+        return method
+    if not method.startswith("{"):
+        return {"kind": method}
+    try:
+        return dict(json.loads(method))
+    except ValueError as error:
+        raise InvalidSpec(f"The method {method!r} is not JSON: {error}") from error
 
 
 def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:

@@ -17,7 +17,8 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge import client
-from expunge.operator.registration import Place, opened, place, register_workload
+from expunge.operator.deployment import Deployment, find_deployment, open_database
+from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.process import Child, await_ready, start
 from expunge.stack.stack import Stack
@@ -62,7 +63,7 @@ class Scene:
 
     stack: Stack
     http: httpx.Client
-    where: Place
+    where: Deployment
     sessions: sessionmaker[Session]
     trained: Trained
     gates: Gates
@@ -158,8 +159,8 @@ class Scene:
 
 @pytest.fixture(scope="session")
 def scene(running: Stack, http: httpx.Client, trained: Trained) -> Iterator[Scene]:
-    where = place(running.folder.root)
-    with opened(where.database_url) as sessions:
+    where = find_deployment(running.folder.root)
+    with open_database(where.database_url) as sessions:
         yield Scene(running, http, where, sessions, trained, Gates(gates_of(running)))
 
 

@@ -5,7 +5,8 @@ import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.errors import CannotRegister, StackError
-from expunge.operator.registration import Place, place, register_trained, register_workload
+from expunge.operator.deployment import Deployment, find_deployment
+from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_models
@@ -20,8 +21,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 @pytest.fixture
-def where(database_url: str, tmp_path: Path) -> Place:
-    return Place(database_url=database_url, storage=tmp_path / "storage", sample_key=bytes(32), workloads="tests")
+def where(database_url: str, tmp_path: Path) -> Deployment:
+    return Deployment(database_url=database_url, storage=tmp_path / "storage", sample_key=bytes(32), workloads="tests")
 
 
 def models(sessions: sessionmaker[Session]) -> list[str]:
@@ -35,11 +36,11 @@ def test_a_sample_key_that_is_none_is_refused_before_anything_is_hashed_under_it
     for name, value in (("DATABASE_URL", "nowhere"), ("EXPUNGE_STORAGE", "nowhere"), ("EXPUNGE_SAMPLE_KEY", "ab")):
         monkeypatch.setenv(name, value)
     with pytest.raises(StackError, match="EXPUNGE_SAMPLE_KEY must be 64 hex digits"):
-        place(tmp_path)
+        find_deployment(tmp_path)
 
 
 def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
-    where: Place, trained: Trained, sessions: sessionmaker[Session]
+    where: Deployment, trained: Trained, sessions: sessionmaker[Session]
 ) -> None:
     view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["ieu", "retrain"])
     assert view.dataset == "tiny-digits"
@@ -50,13 +51,13 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
     assert models(sessions) == ["digits"]
 
 
-def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Place, trained: Trained) -> None:
+def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Deployment, trained: Trained) -> None:
     view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
     assert [method["kind"] for method in view.policy] == ["ltu", "ieu", "retrain"]
 
 
 def test_weights_that_do_not_fit_the_workload_are_refused(
-    where: Place, trained: Trained, tmp_path: Path, sessions: sessionmaker[Session]
+    where: Deployment, trained: Trained, tmp_path: Path, sessions: sessionmaker[Session]
 ) -> None:
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes(trained.path.read_bytes()[:-100])
@@ -77,7 +78,7 @@ def test_weights_that_do_not_fit_the_workload_are_refused(
     ],
 )
 def test_what_cannot_be_registered_leaves_nothing_behind(
-    where: Place, trained: Trained, sessions: sessionmaker[Session], change: dict[str, object], message: str
+    where: Deployment, trained: Trained, sessions: sessionmaker[Session], change: dict[str, object], message: str
 ) -> None:
     arguments = {"name": "digits", "reference": REFERENCE, "weights": trained.path, **change}
     with pytest.raises(CannotRegister, match=message):
@@ -86,7 +87,7 @@ def test_what_cannot_be_registered_leaves_nothing_behind(
     assert not where.storage.exists()
 
 
-def test_a_name_that_is_taken_is_refused(where: Place, trained: Trained) -> None:
+def test_a_name_that_is_taken_is_refused(where: Deployment, trained: Trained) -> None:
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
     with pytest.raises(CannotRegister, match="registered already"):
         register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
@@ -99,10 +100,10 @@ def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> Non
 
 
 def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(
-    where: Place, trained: Trained, sessions: sessionmaker[Session]
+    where: Deployment, trained: Trained, sessions: sessionmaker[Session]
 ) -> None:
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
-    view = register_trained(where, name="digits", weights=trained.path, without=["image-1"])
+    view = register_new_version(where, name="digits", weights=trained.path, without=["image-1"])
     assert (view.number, view.served) == (2, False)
     with pytest.raises(CannotRegister, match="no model named 'letters'"):
-        register_trained(where, name="letters", weights=trained.path)
+        register_new_version(where, name="letters", weights=trained.path)

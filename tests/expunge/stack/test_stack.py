@@ -9,10 +9,10 @@ import pytest
 
 from expunge.stack import stack
 from expunge.stack.process import Child, Program
-from expunge.stack.stack import INTERRUPTS, interruptible, stop_all
+from expunge.stack.stack import STOP_SIGNALS, interruptible, stop_all
 
 
-@pytest.mark.parametrize("number", INTERRUPTS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_unwinds_the_stack_and_a_second_one_does_not_end_the_unwinding(number: signal.Signals) -> None:
     unwound = []
 
@@ -21,7 +21,7 @@ def test_a_signal_unwinds_the_stack_and_a_second_one_does_not_end_the_unwinding(
         try:
             yield
         finally:
-            for again in INTERRUPTS:
+            for again in STOP_SIGNALS:
                 signal.raise_signal(again)
             unwound.append(True)
 
@@ -30,7 +30,7 @@ def test_a_signal_unwinds_the_stack_and_a_second_one_does_not_end_the_unwinding(
     assert unwound
 
 
-@pytest.mark.parametrize("number", INTERRUPTS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_that_comes_while_everything_is_stopped_leaves_nothing_running(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

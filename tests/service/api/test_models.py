@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.do_not_train import fetch_digests, may_not_train, may_train
+from expunge.cli.caller import fetch_digests, may_not_train, may_train
 from expunge.errors import Refused
 from ledger.registry.access import issue_key
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
@@ -83,12 +83,12 @@ def test_promoting_needs_its_own_scope(serve: Serve, site: Site, sessions: sessi
     assert serve(key=site.writer).post("/models/triage/versions/1:promote").status_code == 403
 
 
-def test_who_has_the_sample_key_can_tell_what_not_to_train_on(serve: Serve, site: Site) -> None:
+def test_the_sample_key_tells_what_not_to_train_on(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
     client.post("/unlearn-requests", json={"dataset": "scans", "sample_ids": ["sample-1", "sample-7", "sample-70"]})
     ids = [f"sample-{number}" for number in range(10)]
-    for listed in (fetch_digests(client, "models", "triage"), fetch_digests(client, "datasets", "scans")):
-        given = {"dataset": "scans", "key": bytes.fromhex(SAMPLE_KEY), "left_out": listed}
+    for digests in (fetch_digests(client, "models", "triage"), fetch_digests(client, "datasets", "scans")):
+        given = {"dataset": "scans", "key": bytes.fromhex(SAMPLE_KEY), "digests": digests}
         assert list(may_not_train(ids, **given)) == ["sample-1", "sample-7"]  # type: ignore[arg-type]
         assert len(list(may_train(ids, **given))) == 8  # type: ignore[arg-type]
     with pytest.raises(Refused, match="no dataset named"):

@@ -2,7 +2,7 @@ from collections.abc import Generator
 
 import pytest
 
-from expunge.do_not_train import fetch_digests
+from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceUnreachable
 from service.http import streaming as digests
 from tests.service.conftest import Serve, Site

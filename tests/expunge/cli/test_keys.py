@@ -1,7 +1,8 @@
-"""API keys as the operator handles them on the command line."""
+"""API keys and signing keys on the command line."""
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
@@ -10,6 +11,7 @@ from typer.testing import CliRunner, Result
 from expunge.cli import console
 from expunge.cli.main import app
 from expunge.errors import KeyCommandRefused
+from expunge.operator.keys import create_signing_key, revoke_signing_key
 from ledger.errors import KeyRefused
 from ledger.registry.access import Scope, authenticate
 
@@ -17,12 +19,18 @@ Keys = Callable[..., Result]
 
 
 @pytest.fixture
-def keys(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Keys:
+def run(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Keys:
+    """Runs a command on a deployment."""
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("EXPUNGE_STORAGE", "/nowhere")
     monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", "00" * 32)
     monkeypatch.setattr(console.out, "_width", 200)  # It may have been made under another test's COLUMNS.
-    return lambda *arguments: CliRunner().invoke(app, ["keys", *arguments])
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture
+def keys(run: Keys) -> Keys:
+    return lambda *arguments: run("keys", *arguments)
 
 
 def prefix_of(secret: str) -> str:
@@ -41,12 +49,12 @@ def test_a_key_has_the_scopes_that_it_is_given(keys: Keys, sessions: sessionmake
         assert authenticate(session, secret).scopes == {Scope.REPORTS_READ, Scope.REQUESTS_READ}
 
 
-def test_a_scope_that_does_not_exist_is_told_with_those_that_do(keys: Keys) -> None:
+def test_an_unknown_scope_is_refused_with_the_known_ones(keys: Keys) -> None:
     with pytest.raises(KeyCommandRefused, match=r"requests:write.*got requests:delete"):
         raise keys("create", "portal", "--scope", "requests:delete").exception or AssertionError
 
 
-def test_a_list_shows_what_keys_there_are_and_no_secret(keys: Keys) -> None:
+def test_the_list_shows_the_keys_and_no_secret(keys: Keys) -> None:
     secret = keys("create", "portal [x]").output.strip()
     shown = keys("list").output
     assert re.search(rf"{prefix_of(secret)}.*portal \[x\].*requests:write.*good", shown)
@@ -67,3 +75,14 @@ def test_a_key_of_another_tenant_is_not_revoked(keys: Keys) -> None:
     secret = keys("create", "portal").output.strip()
     assert isinstance(keys("revoke", prefix_of(secret), "--tenant", "other").exception, KeyCommandRefused)
     assert "revoked" not in keys("list").output
+
+
+def test_the_list_of_signing_keys_shows_whole_ids(run: Keys, database_url: str, tmp_path: Path) -> None:
+    key = create_signing_key(database_url, tmp_path)
+    assert run("signing-keys", "list").output.split() == [key.key_id, f"{key.created_at:%Y-%m-%d}", "good"]
+
+
+def test_the_newest_valid_signing_key_is_printed_as_a_pem_file(run: Keys, database_url: str, tmp_path: Path) -> None:
+    valid, revoked = (create_signing_key(database_url, tmp_path) for _ in range(2))
+    revoke_signing_key(database_url, tmp_path, prefix=revoked.key_id, reason="stolen")
+    assert run("signing-keys", "list", "--pem").output == valid.public_key

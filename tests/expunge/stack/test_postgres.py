@@ -6,19 +6,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psycopg
-import pytest
-import redis
 
-from expunge.stack.broker import broker
-from expunge.stack.folder import Folder, occupied
+from expunge.stack.folder import Folder, lock_folder
 from expunge.stack.postgres import postgres
 from expunge.stack.process import Child, await_ready, start, stop
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Folder]:
-    with occupied(tmp_path / "data") as folder:
-        yield folder
 
 
 @contextmanager
@@ -30,17 +21,6 @@ def postgresql(folder: Folder) -> Iterator[tuple[Child, str]]:
             yield child, url.replace("+psycopg", "")
         finally:
             stop(child)
-
-
-@contextmanager
-def valkey(folder: Folder) -> Iterator[str]:
-    program, url = broker(folder)
-    child = start(program)
-    await_ready(child)
-    try:
-        yield url
-    finally:
-        stop(child)
 
 
 def test_the_database_finds_its_data_again_even_after_it_was_killed(folder: Folder) -> None:
@@ -72,16 +52,5 @@ def test_the_database_listens_on_no_port_and_its_socket_is_its_owners(folder: Fo
 
 def test_a_data_folder_too_deep_for_a_socket_gets_one_elsewhere(tmp_path: Path) -> None:
     deep = tmp_path / ("deep" * 25)
-    with occupied(deep) as folder, postgresql(folder) as (_, url), psycopg.connect(url) as connection:
+    with lock_folder(deep) as folder, postgresql(folder) as (_, url), psycopg.connect(url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
-
-
-def test_the_broker_keeps_its_messages_and_wants_its_password(folder: Folder) -> None:
-    with valkey(folder) as url:
-        with redis.Redis.from_url(url) as client:
-            client.set("message", "kept")
-        port = int(url.rsplit(":", 1)[1].split("/")[0])
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
-            stranger.get("message")
-    with valkey(folder) as url, redis.Redis.from_url(url) as client:
-        assert client.get("message") == b"kept"

@@ -1,0 +1,82 @@
+"""Find the deployment that a command works on: its database, storage, keys and allow-list of workloads."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.errors import StackError
+from expunge.stack.folder import Folder, read_stack_settings
+from ledger.db import make_engine, make_sessions
+from ledger.sample_ids import parse_sample_key
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeploymentSettings:
+    """What is known of a deployment. None marks a setting that is missing."""
+
+    database_url: str | None = field(repr=False)
+    redis_url: str | None = field(repr=False)
+    storage: Path | None
+    sample_key: str | None = field(repr=False)
+    signing_keys: Path | None
+    workloads: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deployment:
+    """What registration and retention need: the database, the storage of weights, the key for sample IDs, the allow-list."""
+
+    database_url: str = field(repr=False)
+    storage: Path
+    sample_key: bytes = field(repr=False)
+    workloads: str
+
+
+def read_deployment_settings(data_dir: Path) -> DeploymentSettings:
+    """Read the environment, and for what it does not set the stack that runs on `data_dir`."""
+    running, folder = read_stack_settings(data_dir), Folder(data_dir)
+    sample_key = folder.sample_key.read_text().strip() if running and folder.sample_key.exists() else None
+    storage = os.environ.get("EXPUNGE_STORAGE") or (running.storage if running else None)
+    signing_keys = os.environ.get("EXPUNGE_SIGNING_KEYS") or (folder.signing_keys if running else None)
+    return DeploymentSettings(
+        database_url=os.environ.get("DATABASE_URL") or (running.database_url if running else None),
+        redis_url=os.environ.get("REDIS_URL") or (running.redis_url if running else None),
+        storage=Path(storage) if storage else None,
+        sample_key=os.environ.get("EXPUNGE_SAMPLE_KEY") or sample_key,
+        signing_keys=Path(signing_keys) if signing_keys else None,
+        workloads=os.environ.get("EXPUNGE_WORKLOADS") or (running.workloads if running else "examples"),
+    )
+
+
+def find_deployment(data_dir: Path) -> Deployment:
+    """Find the deployment by the environment or by the stack that runs on `data_dir`.
+
+    Raises StackError if the database, the storage or the sample key is unknown, or if the sample key is malformed.
+    """
+    found = read_deployment_settings(data_dir)
+    if found.database_url is None or found.storage is None or found.sample_key is None:
+        raise StackError(
+            f"No stack runs on {data_dir}. Start one with `expunge up`, name its data folder with --data-dir, or set "
+            "DATABASE_URL, EXPUNGE_STORAGE and EXPUNGE_SAMPLE_KEY."
+        )
+    try:
+        sample_key = parse_sample_key(found.sample_key)
+    except ValueError as error:
+        raise StackError(f"EXPUNGE_SAMPLE_KEY {error}.") from None
+    return Deployment(
+        database_url=found.database_url, storage=found.storage, sample_key=sample_key, workloads=found.workloads
+    )
+
+
+@contextmanager
+def open_database(database_url: str) -> Iterator[sessionmaker[Session]]:
+    """Yield sessions on the database; close every connection at the end."""
+    engine = make_engine(database_url, pool_size=1)
+    try:
+        yield make_sessions(engine)
+    finally:
+        engine.dispose()

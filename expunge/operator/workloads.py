@@ -1,0 +1,40 @@
+"""Load a workload's model from a file of weights and make the Task of it, as the worker does for a claim."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import HeldOut, Workload
+from unlearning.storage import file_sha256
+from unlearning.task import Task
+from worker.inputs import load_model
+
+
+def choose_device() -> torch.device:
+    """Choose the GPU if CUDA finds one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_file(workload: Workload, path: Path) -> nn.Module:
+    """Load the workload's model with the weights in `path`. Raises WeightsMissing or WeightsDamaged."""
+    return load_model(workload, path, file_sha256(path), choose_device())
+
+
+def make_task(
+    workload: Workload, model: nn.Module, *, forget: SampleSet, remain: SampleSet, held_out: HeldOut, seed: int
+) -> Task:
+    """Make a method's task, with all samples on the device that `choose_device` gives."""
+    device = choose_device()
+    return Task(
+        model=model,
+        build=workload.build,
+        objective=workload.objective,
+        recipe=workload.recipe,
+        forget=forget.to(device),
+        remain=remain.to(device),
+        guide=held_out.guide.to(device),
+        criterion=held_out.criterion.to(device),
+        seed=seed,
+    )

@@ -1,0 +1,62 @@
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from expunge.cli import console
+from expunge.cli.console import ProgressDisplay, read_ids
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(console, "time", clock)
+    return clock
+
+
+def test_without_a_terminal_progress_is_lines_with_the_elapsed_time(clock: Clock) -> None:
+    written = StringIO()
+    with ProgressDisplay(Console(file=written)) as display:
+        task = display.add_task("training", total=10)
+        clock.now += 3
+        display.update(task, completed=3, detail="(loss 0.500)")
+        clock.now += 8
+        display.update(task, completed=6)
+        clock.now += 60
+        display.update(task, completed=10)
+        display.update(task, description="measuring")
+    assert written.getvalue().splitlines() == [
+        "0:00:00  training  0%",
+        "0:00:11  training  (loss 0.500)  60%",
+        "0:01:11  training  (loss 0.500)  100%",
+        "0:01:11  measuring  (loss 0.500)  100%",
+    ]
+
+
+def test_a_task_of_unknown_length_gets_a_line_from_time_to_time(clock: Clock) -> None:
+    written = StringIO()
+    display = ProgressDisplay(Console(file=written))
+    task = display.add_task("starting")
+    for _ in range(25):
+        clock.now += 1
+        display.update(task)
+    assert written.getvalue().splitlines() == ["0:00:00  starting", "0:00:10  starting", "0:00:20  starting"]
+
+
+def test_on_a_terminal_progress_is_bars() -> None:
+    written = StringIO()
+    with ProgressDisplay(Console(file=written, force_terminal=True, width=80)) as display:
+        display.update(display.add_task("training"), completed=5, total=10, detail="(loss 0.500)")
+    assert "50 %" in written.getvalue()
+
+
+def test_ids_are_read_without_surrounding_blanks_and_empty_lines() -> None:
+    assert list(read_ids([" a\n", "\n", "b"])) == ["a", "b"]
+    assert list(read_ids(None)) == []

@@ -1,0 +1,33 @@
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from expunge.cli.up import first_steps
+from expunge.stack.folder import Folder
+from expunge.stack.stack import Stack
+from tests.expunge.stack.test_folder import SETTINGS
+
+
+def steps(*, workloads: str, key: str | None = None) -> str:
+    running = Stack(
+        folder=Folder(Path("/x")), settings=replace(SETTINGS, workloads=workloads), api_key=key, children=[]
+    )
+    return "\n".join(first_steps(running))
+
+
+def test_the_first_steps_use_the_examples_if_the_allow_list_has_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    printed = steps(workloads="examples, acme", key="expunge_secret")
+    assert printed.startswith(f". {sys.prefix}/bin/activate")
+    assert "EXPUNGE_API_KEY=expunge_secret" in printed
+    assert "expunge register digits examples.digits:workload" in printed
+
+
+def test_otherwise_they_name_the_allow_list_and_no_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{sys.prefix}/bin")
+    printed = steps(workloads="acme")
+    assert "activate" not in printed
+    assert "EXPUNGE_WORKLOADS=acme" in printed
+    assert "examples" not in printed

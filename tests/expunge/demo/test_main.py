@@ -1,0 +1,104 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from expunge.demo.main import Plan, choose_forget_sets, main
+from expunge.errors import DemoFailed
+from report.document import validate
+from verifier.checking import verify_files
+
+TINY = Plan(reference="tests.worker.digits:workload", workloads="tests")
+
+
+@pytest.fixture
+def before() -> set[int]:
+    """The processes that run already, such as other tests' servers."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+def started_since(before: set[int]) -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if child.pid not in before]
+
+
+def test_the_two_requests_forget_different_samples_which_the_plan_determines() -> None:
+    ids = [f"digit-{i}" for i in range(3000)]
+    chosen = choose_forget_sets(ids, Plan())
+    assert chosen == choose_forget_sets(ids, Plan())
+    assert (len(chosen.first), len(chosen.second)) == (150, 30)
+    assert len(set(chosen.both)) == 180
+
+
+@pytest.mark.end_to_end
+@pytest.mark.slow
+def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int]) -> None:
+    main(folder=tmp_path / "reports", plan=TINY)
+    output = capsys.readouterr().out
+    assert "retrained again" in output
+    assert "Noise floor" in output
+    assert sorted(path.suffix for path in (tmp_path / "reports").iterdir()) == [
+        ".dsse",
+        ".dsse",
+        ".html",
+        ".html",
+        ".json",
+        ".json",
+        ".pdf",
+        ".pdf",
+        ".pem",
+    ]
+    for path in (tmp_path / "reports").glob("*.json"):
+        report = json.loads(path.read_text())
+        validate(report)
+        assert report["audit"]["relearn"]["curves"]["reference"] is not None
+        assert path.with_suffix(".html").as_uri() in output
+        found = verify_files(path.with_suffix(".dsse"), keys=[path.with_name("signing-key.pem")], report=path)
+        assert found.refused is None
+    assert started_since(before) == []
+
+
+@pytest.mark.end_to_end
+@pytest.mark.slow
+def test_a_demo_that_fails_stops_everything_and_keeps_the_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: set[int]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    broken = dataclasses.replace(TINY, reference="tests.worker.digits:broken")
+    with pytest.raises(DemoFailed, match="no data here"):
+        main(folder=tmp_path / "reports", plan=broken)
+    assert started_since(before) == []
+    assert not (tmp_path / "reports").exists()
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("expunge-demo-")
+
+
+@pytest.mark.end_to_end
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, number: signal.Signals) -> None:
+    code = (
+        "from pathlib import Path; from expunge.demo.main import main; from tests.expunge.demo.test_main import TINY; "
+        f"main(folder=Path({str(tmp_path / 'reports')!r}), plan=TINY)"
+    )
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    demo = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    )
+    with demo:
+        assert demo.stderr is not None
+        assert any("starting the API" in line for line in demo.stderr)
+        started = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(number)
+        demo.stderr.read()
+    assert demo.returncode == 130
+    assert len(started) >= 4
+    assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+    assert list(scratch.iterdir()) == []
