@@ -80,7 +80,7 @@ COLUMNS = {
     "RA": "accuracy on the remaining set, %: should stay",
     "TA": "accuracy on the test set, %: should stay",
     "MI": "forget set that an attack takes for never seen, % (as in the papers)",
-    "gap": "mean distance of UA, RA, TA, MI from the retrained model, points; 0 is best",
+    "gap": "mean distance of UA, RA, TA, MI from the retrained model, points",
     "AUC": "how well the loss tells forget set from held-out set: 0.5 not, 1 surely",
     "delay": "steps to relearn the forget set: few if it was only hidden",
     "time": "seconds of the training, or of the unlearning without its audit; one core",

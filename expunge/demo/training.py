@@ -126,7 +126,13 @@ def measure_model(
         objective=workload.objective,
         seed=seed,
     )
-    return Figures(**measured)
+    return Figures(
+        ua=measured["ua"],
+        ra=measured["ra"],
+        ta=measured["ta"],
+        mi=measured["mi"],
+        membership_auc=measured["membership_auc"],
+    )
 
 
 def _select(samples: SampleSet, ids: set[str]) -> SampleSet:

@@ -14,7 +14,7 @@ from expunge import client
 from expunge.operator.deployment import find_deployment
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
-from expunge.stack.stack import Stack
+from expunge.stack.stack import Stack, run_stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
