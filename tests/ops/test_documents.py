@@ -1,3 +1,5 @@
+"""What the pages say about commands, targets and metrics is true. Links inside docs/ and generated tables: `make check`."""
+
 import re
 from pathlib import Path
 from typing import Any
@@ -6,9 +8,8 @@ import pytest
 from typer.main import get_command
 
 from expunge.cli import main as cli
-from service.settings import Settings as ServiceSettings
 from tests.ops.files import ROOT
-from worker.settings import Settings as WorkerSettings
+from tests.ops.test_metrics import CONTRACT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -25,8 +26,8 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_link_leads_somewhere(document: Path) -> None:
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")), ids=lambda path: path.name)
+def test_every_link_of_the_pages_outside_docs_leads_somewhere(document: Path) -> None:
     text = without_code(document.read_text())
     links = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
     for link in links:
@@ -39,32 +40,12 @@ def test_every_link_leads_somewhere(document: Path) -> None:
             assert anchor in anchors(target), link
 
 
-def test_the_readme_names_every_folder() -> None:
-    tree = (ROOT / "README.md").read_text()
-    folders = {
-        path.name
-        for path in ROOT.iterdir()
-        if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.py"))
-    }
-
-    assert {folder for folder in folders if f"{folder}/" not in tree} == set()
-
-
-def test_every_path_in_the_readmes_tree_is_there() -> None:
-    text = (ROOT / "README.md").read_text()
-    (tree,) = re.findall(r"<!-- tree -->\n+```text\n(.*?)```", text, flags=re.DOTALL)
-
-    for line in tree.splitlines():
-        for path in re.split(r"\s{2,}", line)[0].split(", "):
-            assert (ROOT / path).exists(), path
-
-
-def test_the_readmes_commands_are_the_makefiles() -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    used = set(re.findall(r"^make ([\w-]+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    text = document.read_text()
 
-    assert {"setup", "run", "demo", "test", "test-all", "check", "bench", "clean"} <= targets
-    assert {"demo", "test", "run"} <= used <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", text, flags=re.MULTILINE)) <= targets
 
 
 def commands_in(document: Path) -> list[list[str]]:
@@ -86,17 +67,8 @@ def test_every_expunge_command_and_option_exists(document: Path) -> None:
         assert {word.split("=")[0] for word in words if word.startswith("--")} <= known, words
 
 
-def test_the_table_of_settings_is_that_of_the_code() -> None:
-    rows = dict(
-        re.findall(r"^\| `([A-Z_]+)` \|[^|]*\| (.*) \|$", (ROOT / "docs/operations.md").read_text(), flags=re.MULTILINE)
-    )
-    for field in [*ServiceSettings.model_fields.values(), *WorkerSettings.model_fields.values()]:
-        told = rows[str(field.validation_alias)].replace("`", "")
-        if field.is_required():
-            assert told.startswith("required"), field.validation_alias
-        elif not field.default:
-            assert told.startswith("none"), field.validation_alias
-        else:
-            value = told.split(";")[0].split(" MiB")
-            default = int(value[0]) * (1 << 20) if len(value) > 1 else type(field.default)(value[0])
-            assert default == field.default, field.validation_alias
+def test_every_metric_is_documented_and_no_other() -> None:
+    page = (ROOT / "docs/metrics.md").read_text()
+    rows = "".join(re.findall(r"^\| (`expunge_.*?) \|", page, flags=re.MULTILINE))
+
+    assert set(re.findall(r"expunge_\w+", rows)) == set(CONTRACT)

@@ -42,9 +42,9 @@ def test_every_alert_is_tested() -> None:
 
 
 def test_every_alert_has_its_entry_in_the_runbook() -> None:
-    headings = set(re.findall(r"^#+ (.+)$", (ROOT / "docs/operations.md").read_text(), flags=re.MULTILINE))
+    headings = set(re.findall(r"^#+ (.+)$", (ROOT / "docs/runbook.md").read_text(), flags=re.MULTILINE))
 
     assert set(rules("alert")) <= headings
     for name, rule in rules("alert").items():
-        assert rule["annotations"]["runbook"] == f"docs/operations.md#{name.lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/runbook.md#{name.lower()}"
         assert rule["labels"]["severity"] in {"warning", "critical"}
