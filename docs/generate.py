@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from service.problems import INVALID, MALFORMED_JSON, NOT_READY, PROBLEMS, UNEXPECTED
+from service.http.problems import INVALID, MALFORMED_JSON, NOT_READY, PROBLEMS, UNEXPECTED
 from service.settings import Settings as ServiceSettings
 from worker.settings import Settings as WorkerSettings
 
