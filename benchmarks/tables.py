@@ -132,8 +132,7 @@ def _made(name: str) -> str:
     if not path.exists():
         return f"Not yet measured: `python -m benchmarks.{name}`."
     found = json.loads(path.read_text())
-    origin = f"Made by `{found['command']}` at commit {found['commit']} on {found['machine']}"
-    return f"{origin}; ± is half a 95 % interval over n seeds or runs, brackets hold a whole one."
+    return f"`{found['command']}`, commit {found['commit']}, {found['machine']}."
 
 
 if __name__ == "__main__":

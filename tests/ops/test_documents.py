@@ -72,3 +72,11 @@ def test_every_metric_is_documented_and_no_other() -> None:
     rows = "".join(re.findall(r"^\| (`expunge_.*?) \|", page, flags=re.MULTILINE))
 
     assert set(re.findall(r"expunge_\w+", rows)) == set(CONTRACT)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_of_the_project_exists(document: Path) -> None:
+    rooms = "|".join(path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("."))
+    named = re.findall(rf"`((?:{rooms})/[\w./-]*)`", document.read_text())
+
+    assert [path for path in named if not (ROOT / path).exists()] == []

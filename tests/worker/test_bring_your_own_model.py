@@ -30,8 +30,8 @@ DOCUMENT = (ROOT / "docs/bring-your-own-model.md").read_text()
 @pytest.fixture
 def acme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The document's modules as a package that can be imported, in a folder of their own."""
-    for code in re.findall(r"^```python\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL):
-        (name,) = re.findall(r"^# (acme/\w+\.py)\n", code)
+    blocks = re.findall(r"^```python\n(# (acme/\w+\.py)\n.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+    for code, name in blocks:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
