@@ -112,8 +112,8 @@ def _waiting(session: Session) -> Iterator[Metric]:
 
 
 def _requests(session: Session) -> Iterator[Metric]:
-    received = [(("api",), gauges.requests_received(session))]
-    yield _counter("expunge_requests_received", "Requests received.", ("channel",), received)
+    received = [((), gauges.requests_received(session))]
+    yield _counter("expunge_requests_received", "Requests received.", (), received)
     ended = {state: (count, late) for state, count, late in gauges.requests_finished(session)}
     outcomes = [state for state in RequestState if state in TERMINAL]
     finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]

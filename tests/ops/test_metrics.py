@@ -17,7 +17,7 @@ STAGES = {"load", "unlearn", "audit_membership", "audit_relearn", "report", "pub
 
 CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     # name: type, label → its values from the start (None: whatever is registered)
-    "expunge_requests_received_total": ("counter", {"channel": {"api"}}),
+    "expunge_requests_received_total": ("counter", {}),
     "expunge_requests_finished_total": ("counter", {"outcome": {s for s in RequestState if s in TERMINAL}}),
     "expunge_requests_finished_late_total": ("counter", {"outcome": {s for s in RequestState if s in TERMINAL}}),
     "expunge_requests": ("gauge", {"state": set(RequestState)}),
