@@ -90,17 +90,8 @@ def summary() -> str:
     """The README's table: what LTU and IEU cost and how near to retraining they come, a row each case and method."""
     quality = {(r.case, r.method): r for r in read("quality") if r.metric == "average_gap"}
     cost = {(r.case, r.method): r for r in read("speed") if r.metric == "retrain_ratio"}
-    lines = [
-        [
-            "case",
-            "method",
-            "cost, share of retraining",
-            "gap, points",
-            "gap of the original",
-            "gap of a second retrained model",
-        ],
-        ["---", "---", *["--:"] * 4],
-    ]
+    head = ["forgotten: a tenth of", "method", "cost", "gap", "gap before unlearning", "gap of a second retraining"]
+    lines = [head, ["---", "---", *["--:"] * 4]]
     for case, title in SUMMARY.items():
         ends = [_shown(quality.get((case, method))) for method in ("original", "retrain")]
         for method in ("ltu", "ieu"):
