@@ -1,9 +1,16 @@
+import fnmatch
 import os
 import re
 import stat
 import subprocess
 import sys
+import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 from service.settings import Settings
 from tests.ops.files import ROOT, compose
@@ -11,13 +18,76 @@ from tests.ops.files import ROOT, compose
 CONTAINERS = ROOT / "ops/containers"
 
 
-def requirements(image: str) -> set[str]:
-    """The names of what an image installs for its extras, as the Dockerfile asks for them."""
-    build = (ROOT / "Dockerfile").read_text().split(f" AS build-{image}\n")[1].split("\nFROM ")[0]
-    (extras,) = re.findall(r"containers/requirements ([a-z ]+) >", build)
+def stage(image: str) -> str:
+    """The lines of the Dockerfile that install an image's packages."""
+    return (ROOT / "Dockerfile").read_text().split(f" AS build-{image}\n")[1].split("\nFROM ")[0]
+
+
+def requirement_lines(image: str) -> list[str]:
+    """What an image installs for its extras, as the Dockerfile asks for them."""
+    (extras,) = re.findall(r"containers/requirements ([a-z ]+) >", stage(image))
     command = [sys.executable, str(CONTAINERS / "requirements"), *extras.split()]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return {re.split(r"[\[>=]", line)[0] for line in found.stdout.splitlines()}
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def requirements(image: str) -> set[str]:
+    """The names of what an image installs for its extras."""
+    return {Requirement(line).name for line in requirement_lines(image)}
+
+
+def installed(image: str) -> set[str]:
+    """The names of all distributions in an image: those that the Dockerfile names, and what they require."""
+    given = " ".join(re.findall(r"(?:requirements\.txt|simple) ([a-z -]+)$", stage(image), flags=re.MULTILINE))
+    waiting = [Requirement(line) for line in [*requirement_lines(image), *given.split()]]
+    found: set[tuple[str, str]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        for extra in {"", *requirement.extras}:
+            if (requirement.name, extra) in found:
+                continue
+            found.add((requirement.name, extra))
+            with suppress(PackageNotFoundError):  # one of another platform
+                below = map(Requirement, requires(requirement.name) or ())
+                waiting += [r for r in below if r.marker is None or r.marker.evaluate({"extra": extra})]
+    return {name.lower().replace("_", "-") for name, _ in found}
+
+
+IMPORT_WITH_THESE_ALONE = """
+import importlib, sys
+from importlib.metadata import packages_distributions
+installed, modules = {installed!r}, {modules!r}
+owners = packages_distributions()
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        names = {{owner.lower().replace("_", "-") for owner in owners.get(name.split(".")[0], ())}}
+        if names and not names & installed and "expunge" not in names:
+            raise ModuleNotFoundError(name + " is not in the image", name=name)
+sys.meta_path.insert(0, Absent())
+for name in modules:
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("image", "modules"),
+    [
+        ("api", ["service.app", "migrations.commands"]),
+        ("worker", ["worker.tasks", "worker.run", "examples.digits", "expunge.cli.main", "expunge.operator.doctor"]),
+    ],
+)
+def test_an_image_installs_everything_that_its_programs_need(image: str, modules: list[str]) -> None:
+    program = IMPORT_WITH_THESE_ALONE.format(installed=installed(image), modules=modules)
+    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_package_is_copied_into_the_images() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+
+    assert {folder for folder in folders if any(fnmatch.fnmatch(folder, p) for p in packages)} <= let_through
 
 
 def test_the_api_image_has_no_torch() -> None:
