@@ -67,7 +67,7 @@ docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 BENCHES := validation quality relearn verdicts ablation settings readiness speed references \
-	load coalescing soak fuzz manifests reports metrics
+	load coalescing soak manifests reports metrics
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

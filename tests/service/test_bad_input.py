@@ -1,6 +1,7 @@
 """Whatever is sent, the answer is a clear problem, nothing is written, and nothing that could be a sample ID is repeated."""
 
 import json
+import random
 from typing import Any
 
 import httpx
@@ -221,3 +222,47 @@ def test_a_wrong_method_is_told_with_the_right_ones(serve: Serve, site: Site) ->
 
     check(answer, 405, "method-not-allowed")
     assert "POST" in answer.headers["allow"] or "GET" in answer.headers["allow"]
+
+
+NONSENSE: list[Any] = [
+    *(None, True, False, 0, -1, 1.5, 1e308, 10**400, "", " ", "\u0000", "\ud800", "x" * 5000),
+    *([], {}, [None], [[[[[[[]]]]]]], {"": None}, "'; DROP TABLE jobs; --", "../../etc/passwd", "${jndi:ldap://x}"),
+]
+
+
+def corrupt(chance: random.Random) -> bytes:
+    """A good body with nonsense in one field or two, in a tenth of the cases broken as JSON or UTF-8 too."""
+    body: dict[str, Any] = dict(GOOD)
+    field = chance.choice(["dataset", "sample_ids", "models", "sample_ids/1", "unknown", "missing"])
+    if field == "missing":
+        del body[chance.choice(list(body))]
+    elif field == "sample_ids/1":
+        body["sample_ids"] = ["sample-1", chance.choice([None, 1, True, [], {}, "", "x" * 300, "\ud800"])]
+    elif field == "models":
+        body["models"] = chance.choice([[], "triage", [1], [None], ["nobody"], {}, 1])
+    else:
+        body[field] = chance.choice(NONSENSE)
+    if chance.random() < 0.3:
+        body[f"unknown-{chance.randrange(10)}"] = chance.choice(NONSENSE)
+    content = json.dumps(body).encode()
+    if chance.random() < 0.1:
+        cut = chance.randrange(1, len(content))
+        content = chance.choice([content[:cut], content[:cut] + b"\xff" + content[cut:], b"\x00" + content])
+    return content
+
+
+@pytest.mark.parametrize("path", ["/unlearn-requests", "/unlearn-requests:preview"])
+def test_a_body_corrupted_at_random_is_a_problem_and_writes_nothing(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], path: str
+) -> None:
+    client, chance = serve(key=site.admin), random.Random(path)
+    before = rows(sessions)
+
+    for _ in range(250):
+        content = corrupt(chance)
+        answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code in {400, 404, 422}, content
+        assert answer.headers["content-type"] == "application/problem+json", content
+        assert answer.json()["status"] == answer.status_code
+        assert "Traceback" not in answer.text
+    assert rows(sessions) == before
