@@ -1,8 +1,8 @@
-"""LTU without each of its parts, as in the paper's ablation: the average gap to retraining.
+"""Ablation of LTU, as in the paper: the average gap to retraining without each of its parts.
 
     python -m benchmarks.ablation --case digits --seeds 100 101 102 103 104
 
-At LTU's defaults; then, for what an inner step bears on, with an inner rate as large as the outer one.
+First at LTU's defaults; then, for the parts that the inner step affects, with an inner rate as large as the outer one.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ AT_A_LARGE_INNER_RATE = ("ltu", "sum", "alternate", "first_order")
 
 
 def main() -> None:
-    """Judge LTU and each ablation on all seeds and write the rows."""
+    """Run LTU and each ablation on all seeds and write the rows."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
         variants = [(name, LTU(), label) for label in ABLATIONS]

@@ -1,7 +1,7 @@
-"""What the benchmarks run on: a workload, a forget set, the model that learnt it, and models that never saw it.
+"""Cases of the benchmarks: a workload, a forget set, the model trained on it, and models retrained without it.
 
-Training is the long part, so trained weights are kept in `.bench/` (or `EXPUNGE_BENCH`), under a digest of everything they depend
-on; a second command, or a run after a crash, takes them from there with the seconds that training took.
+Training takes longest, so trained weights are stored in `.bench/` (or `EXPUNGE_BENCH`) under a digest of everything they depend
+on. A second command, or a run after a crash, reads them from there with the seconds that training took.
 """
 
 import dataclasses
@@ -26,17 +26,17 @@ from unlearning.storage import load_weights, save_weights
 from unlearning.training.loop import fit, fresh
 
 MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
-"""The defaults before decision 14: a preparation that cannot be told from none (`benchmarks.readiness`)."""
+"""The defaults before decision 14: a preparation without measurable effect (`benchmarks.readiness`)."""
 
 
 def digits_mildly_prepared() -> Workload:
-    """The demo's digits, for a network that is as hard to forget from as an unprepared one."""
+    """Make the digits workload for a network that is as hard to unlearn from as an unprepared one."""
     given = digits.workload()
     return dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, readiness=MILD))
 
 
 def digits_group_norm() -> Workload:
-    """The digits, for a network in which samples do not look at each other: what training with differential privacy asks for."""
+    """Make the digits workload for a network without batch norm, which training with differential privacy requires."""
     return dataclasses.replace(digits.workload(), name="digits_group_norm", build=_group_normed)
 
 
@@ -60,25 +60,25 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 
 
 def share_of(name: str) -> float:
-    """Of the training set, what a case's deletion names: a tenth, or a half."""
+    """Return the share of the training set that a case forgets: a tenth, or a half."""
     return 0.5 if name.endswith("_half") else 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trained:
-    """A model, and the seconds that training it took when it was trained."""
+    """A model, and the seconds that its training took."""
 
     model: nn.Module
     seconds: float
 
 
 Forget = Callable[[SampleSet, int], Tensor]
-"""Which samples of a training set a seed's deletion names, (n,) bool."""
+"""Marks the samples of a training set to forget, (n,) bool, by the seed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Case:
-    """One seed's deletion. original learnt `forget` and `remain`; retrained and again (another seed's) only `remain`."""
+    """One seed's case. The original was trained on `forget` and `remain`, the two retrained models on `remain` alone."""
 
     name: str
     seed: int
@@ -89,27 +89,27 @@ class Case:
 
     @functools.cached_property
     def original(self) -> Trained:
-        """The model that is to forget."""
+        """The model to unlearn from."""
         return trained(self.workload, self.workload.train, seed=self.seed)
 
     @functools.cached_property
     def retrained(self) -> Trained:
-        """The oracle: from the same seed, without the forget set."""
+        """A model retrained from the same seed."""
         return trained(self.workload, self.remain, seed=self.seed)
 
     @functools.cached_property
     def again(self) -> Trained:
-        """Another oracle, from another seed: how far two retrained models are apart is the least that any method can be."""
+        """A model retrained from another seed. The gap between two retrained models is the least that a method can reach."""
         return trained(self.workload, self.remain, seed=self.seed + 1_000_000)
 
 
 def case(
     name: str, seed: int, *, share: float | None = None, recipe: Recipe | None = None, forget: Forget | None = None
 ) -> Case:
-    """A deletion and its models, which are trained when they are first looked at.
+    """Make a case; its models are trained when they are first used.
 
-    `share` of the training set, drawn at random by the seed, is to be forgotten (default: the case's own), or what `forget`
-    chooses: one (n,) bool of the training set. recipe: in place of the workload's own. All of it lies on the benchmarks' device.
+    share: of the training set, drawn at random by the seed, that is forgotten (default: the case's own). forget: marks other
+    samples to forget. recipe: replaces the workload's own. All data are on the benchmarks' device.
     """
     given = WORKLOADS[name]()
     workload = dataclasses.replace(
@@ -132,18 +132,20 @@ def case(
     )
 
 
-def told(settings: Any) -> dict[str, object]:
-    """All that a recipe, and what it holds, says: what was trained before a default changed is not what is trained after."""
+def all_settings(settings: Any) -> dict[str, object]:
+    """List every setting of a recipe, nested ones and defaults too: a default that changes must change the key of stored models."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-    return {name: told(value) if dataclasses.is_dataclass(value) else repr(value) for name, value in values.items()}
+    return {
+        name: all_settings(value) if dataclasses.is_dataclass(value) else repr(value) for name, value in values.items()
+    }
 
 
 def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
-    """Train by the workload's recipe, or take what an earlier run trained on the very same."""
+    """Train by the workload's recipe, or read the weights that an earlier run stored for the same training."""
     what = {
         "workload": workload.name,
         "network": str(workload.build()),
-        "recipe": told(workload.recipe),
+        "recipe": all_settings(workload.recipe),
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
@@ -152,10 +154,10 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
     folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
     note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
     if note.exists():
-        kept = json.loads(note.read_text())
+        stored = json.loads(note.read_text())
         model = fresh(workload.build, seed=seed).to(DEVICE)
-        load_weights(model, folder / f"{kept['sha256']}.safetensors", kept["sha256"])
-        return Trained(model=model.eval(), seconds=kept["seconds"])
+        load_weights(model, folder / f"{stored['sha256']}.safetensors", stored["sha256"])
+        return Trained(model=model.eval(), seconds=stored["seconds"])
     begun = seconds()
     model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
     taken = seconds() - begun

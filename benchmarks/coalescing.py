@@ -1,7 +1,7 @@
-"""What a hundred requests cost that come within one batching window: `python -m benchmarks.coalescing`.
+"""The cost of a hundred requests within one batching window: `python -m benchmarks.coalescing`.
 
-The same 200 samples asked for by one request and by a hundred, each time of a new small model; the last request is expedited, which
-closes the window. The cost is the time from a job's start to its end, summed over the jobs: what a worker is busy with.
+The same 200 samples are requested by one request and by a hundred, each time for a new small model; the last request is
+expedited, which closes the window. The cost is the time from a job's start to its end, summed over the jobs.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def measure(service: Served, *, requests: int, runs: int) -> list[Row]:
-    """Cost, jobs and their ratio."""
+    """Measure cost, number of jobs, and the ratio of costs."""
     sides = {1: list[tuple[float, int]](), requests: list[tuple[float, int]]()}
     for run in range(runs):
         for count, found in sides.items():
@@ -43,7 +43,7 @@ def measure(service: Served, *, requests: int, runs: int) -> list[Row]:
 
 
 def cost(service: Served, name: str, *, requests: int) -> tuple[float, int]:
-    """Seconds that the jobs of so many requests ran, and how many jobs there were."""
+    """Submit `requests` requests; return the seconds that their jobs ran, and the number of jobs."""
     service.register(name)
     ids = training_ids()[:SAMPLES]
     share = len(ids) // requests
@@ -57,7 +57,7 @@ def cost(service: Served, name: str, *, requests: int) -> tuple[float, int]:
 
 
 def busy(job: dict[str, str]) -> float:
-    """Seconds from a job's start to its end."""
+    """Compute the seconds from a job's start to its end."""
     begun, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
     return (ended - begun).total_seconds()
 

@@ -1,4 +1,4 @@
-"""Which cases and which seeds a benchmark of methods runs on."""
+"""The command line of the benchmarks of methods: which cases and seeds to run on."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from benchmarks.cases import WORKLOADS
 
 SEEDS = (100, 101, 102, 103, 104)
-"""Those of the tables. No default and no tuned parameter was chosen on them."""
+"""The seeds of the tables. No default and no tuned parameter was chosen on them."""
 
 BOTH_DIGITS = ("digits", "digits_prepared")
 """The cases on which every method is compared, for a machine with neither a GPU nor CIFAR."""
@@ -18,16 +18,16 @@ Chosen = tuple[str, tuple[int, ...]]
 def cases_and_seeds(
     description: str | None, *, default: Sequence[int] = SEEDS, cases: Sequence[str] = ("digits",)
 ) -> list[Chosen]:
-    """Each case that the command line names, with its own seeds where it has some."""
+    """Parse the command line: each case that it names, with its seeds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--case",
         nargs="+",
         type=_case,
         default=[(name, ()) for name in cases],
-        help=f"{', '.join(WORKLOADS)} (see examples/); cifar=100,101 for seeds of its own",
+        help=f"{', '.join(WORKLOADS)} (see examples/); cifar=100,101 gives a case its own seeds",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=default, help="of the cases that name none")
+    parser.add_argument("--seeds", nargs="+", type=int, default=default, help="of the cases without seeds of their own")
     given = parser.parse_args()
     return [(name, own or tuple(given.seeds)) for name, own in given.case]
 
@@ -35,10 +35,10 @@ def cases_and_seeds(
 def _case(text: str) -> Chosen:
     name, _, seeds = text.partition("=")
     if name not in WORKLOADS:
-        raise argparse.ArgumentTypeError(f"there is no case {name!r}; there are {', '.join(WORKLOADS)}")
+        raise argparse.ArgumentTypeError(f"there is no case {name!r}; the cases are {', '.join(WORKLOADS)}")
     try:
         return name, tuple(int(seed) for seed in seeds.split(",") if seeds)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"the seeds of {name} must be numbers with commas between, not {seeds!r}"
+            f"the seeds of {name} must be numbers separated by commas, not {seeds!r}"
         ) from None

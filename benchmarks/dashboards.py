@@ -1,8 +1,8 @@
-"""Pictures of what the dashboards show: a real run, scraped by a real Prometheus, each panel's query asked and drawn.
+"""Pictures of the dashboards: run jobs, scrape them with Prometheus, run each panel's query and draw the result.
 
-`python -m benchmarks.dashboards` trains the digits, serves requests by LTU, IEU and Retrain on a stack of its own, and draws
-docs/images/dashboard-*.png: three minutes on an idle core, of which a busy machine makes ten. It needs Debian's prometheus, and for
-their panels its exporters. Grafana itself is not part of it: the queries are its panels' own, the drawing is not.
+`python -m benchmarks.dashboards` trains the digits, runs requests by LTU, IEU and Retrain on a stack of its own, and draws
+docs/images/dashboard-*.png. It takes three minutes on an idle core, and ten on a busy machine. It needs Debian's prometheus, and
+its exporters for their panels. Grafana does not run: the queries are its panels' own, the drawing is ours.
 """
 
 import json
@@ -34,18 +34,18 @@ DASHBOARDS = sorted(Path("ops/grafana/dashboards").glob("*.json"))
 IMAGES = Path("docs/images")
 WORKLOAD = "examples.digits:workload"
 REQUESTS = (("ltu", range(0, 150)), ("ieu", range(150, 250)), ("retrain", range(250, 350)), ("ltu", range(350, 450)))
-"""Each request's method, and the numbers of the digits that it asks to forget."""
+"""Each request's method, and the numbers of the digits to forget."""
 STEP = 2.0
 """Seconds between scrapes, and between points of a line."""
 PATIENCE = 1200.0
 """Seconds that the training may take, and each request."""
 TICKS = {"s": (2, 5, 10, 20, 30, 60, 120, 300, 600, 1200), "bytes": tuple(1 << power for power in range(10, 40))}
-"""What may lie between two marks of an axis, by its unit."""
+"""Allowed distances between two marks of an axis, by its unit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Span:
-    """What was watched, and when (seconds since the epoch)."""
+    """The run that Prometheus scraped, and when (seconds since the epoch)."""
 
     seen: Prometheus
     start: float
@@ -53,23 +53,23 @@ class Span:
 
     @property
     def window(self) -> str:
-        """The whole time, as PromQL writes it."""
+        """The whole duration in PromQL."""
         return f"{int(self.end - self.start)}s"
 
 
 def main() -> None:
-    """Run, watch, draw."""
+    """Run the jobs and draw each dashboard."""
     if shutil.which("prometheus") is None:
-        raise SystemExit("There is no prometheus to watch the run with (Debian: apt-get install prometheus).")
-    with watched_run() as span:
+        raise SystemExit("prometheus is not installed (Debian: apt-get install prometheus).")
+    with scraped_run() as span:
         for path in DASHBOARDS:
             draw(json.loads(path.read_text()), span, IMAGES / f"dashboard-{path.stem}.png")
             print(f"drew docs/images/dashboard-{path.stem}.png")
 
 
 @contextmanager
-def watched_run() -> Iterator[Span]:
-    """A stack on which every request was served while a Prometheus looked on."""
+def scraped_run() -> Iterator[Span]:
+    """Run every request on a stack while Prometheus scrapes it."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         print("training the digits", flush=True)
@@ -86,7 +86,7 @@ def watched_run() -> Iterator[Span]:
             register_workload(
                 find_deployment(running.folder.root), name="digits", reference=WORKLOAD, weights=trained.path
             )
-            time.sleep(3 * STEP)  # Prometheus must see the counters at nought first.
+            time.sleep(3 * STEP)  # Prometheus must scrape the counters at zero first.
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:
                 for method, numbers in REQUESTS:
@@ -96,7 +96,7 @@ def watched_run() -> Iterator[Span]:
 
 
 def serve(http: httpx.Client, method: str, numbers: range) -> None:
-    """Ask for digits to be forgotten and wait until that has ended."""
+    """Request the erasure of digits and wait until the jobs have ended."""
     ids = [f"digit-{number:04d}" for number in numbers]
     for job_id in client.job_ids(client.submit(http, dataset="digits", sample_ids=ids, method=method)):
         *_, job = client.watch_job(http, job_id, before_look=within(PATIENCE, f"the request by {method}"))
@@ -104,18 +104,18 @@ def serve(http: httpx.Client, method: str, numbers: range) -> None:
 
 
 def within(seconds: float, what: str) -> Callable[[], None]:
-    """A look at the clock, which raises TimeoutError once `what` has taken longer than this."""
+    """Return a function that raises TimeoutError once `what` has taken longer than `seconds`."""
     ends = time.monotonic() + seconds
 
-    def look() -> None:
+    def check() -> None:
         if time.monotonic() > ends:
-            raise TimeoutError(f"{what} has not ended within {seconds:g} s: look at what else the machine does")
+            raise TimeoutError(f"{what} has not ended within {seconds:g} s; the machine may be too busy")
 
-    return look
+    return check
 
 
 def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
-    """Draw every panel where the dashboard has it."""
+    """Draw every panel at its position in the dashboard."""
     panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
     height = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in panels)
     figure = plt.figure(figsize=(14, height * 0.34), layout=None)
@@ -138,19 +138,19 @@ def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
 
 
 def filled(query: str, span: Span) -> str:
-    """A query with the whole run chosen above the dashboard."""
+    """Fill in a query's variables so that it covers the whole run."""
     for name, value in {"$window": span.window, "$__range": span.window, "$model": ".*", "$method": ".*"}.items():
         query = query.replace(name, value)
     return query
 
 
 def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
-    """A line for each series."""
+    """Draw a line for each series."""
     drawn = 0
     for target in panel["targets"]:
         for series in span.seen.query_range(filled(target["expr"], span), start=span.start, end=span.end, step=STEP):
             points = unbroken([(float(at) - span.start, float(value)) for at, value in series["values"]])
-            if all(isnan(value) for _, value in points):  # A quantile of nothing.
+            if all(isnan(value) for _, value in points):  # A quantile without values.
                 continue
             name = legend(target["legendFormat"], series["metric"])
             colour = colours(panel).get(name)
@@ -160,7 +160,7 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
         nothing(axes)
         return
     defaults = panel["fieldConfig"]["defaults"]
-    if axes.dataLim.y0 >= 0:  # From nought, as the panel asks for.
+    if axes.dataLim.y0 >= 0:  # From zero, as the panel does.
         axes.set_ylim(0, 1.05 * axes.dataLim.y1 or 1)
     axes.set_ylim(defaults.get("min"), defaults.get("max"))
     axes.set_xlim(0, span.end - span.start)
@@ -173,27 +173,27 @@ def lines(axes: Axes, panel: dict[str, Any], span: Span) -> None:
 
 
 def overrides(panel: dict[str, Any], what: str) -> dict[str, Any]:
-    """What the panel sets for single series or columns, by their name."""
+    """Return what the panel sets for single series or columns, by name."""
     found = {each["matcher"]["options"]: each["properties"] for each in panel["fieldConfig"]["overrides"]}
     return {name: one["value"] for name, properties in found.items() for one in properties if one["id"] == what}
 
 
 def colours(panel: dict[str, Any]) -> dict[str, str]:
-    """The series that have a colour of their own."""
+    """Return the colours that the panel sets for series, by name."""
     return {name: set_to["fixedColor"] for name, set_to in overrides(panel, "color").items()}
 
 
 def scale(axis: Axis, unit: str) -> None:
-    """Values in their unit, times at round ones."""
+    """Format an axis's values in their unit, with round distances."""
     low, high = axis.get_view_interval()
     fitting = [step for step in TICKS.get(unit, ()) if 2 <= (high - low) / step <= 7]
     if fitting:
         axis.set_major_locator(MultipleLocator(fitting[0]))
-    axis.set_major_formatter(lambda value, place: told(value, unit))
+    axis.set_major_formatter(lambda value, place: format_value(value, unit))
 
 
 def unbroken(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points with a gap where the series had none, so that no line is drawn over it."""
+    """Insert a NaN where the series has a gap, so that no line is drawn across it."""
     drawn: list[tuple[float, float]] = []
     for at, value in points:
         if drawn and at - drawn[-1][0] > 1.5 * STEP:
@@ -203,14 +203,14 @@ def unbroken(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def legend(template: str, labels: dict[str, str]) -> str:
-    """The legend with its labels filled in."""
+    """Fill in the labels of a legend."""
     for name, value in labels.items():
         template = template.replace(f"{{{{{name}}}}}", value)
     return template
 
 
-def told(value: float, unit: str) -> str:
-    """A value in its unit, as Grafana would tell it."""
+def format_value(value: float, unit: str) -> str:
+    """Format a value in its unit, as Grafana does."""
     scales = {"s": ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")), "bytes": ((1 << 20, "MiB"), (1 << 10, "KiB"))}
     for size, name in scales.get(unit, ()):
         if abs(value) >= size:
@@ -219,13 +219,13 @@ def told(value: float, unit: str) -> str:
 
 
 def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
-    """The value at the end, large."""
+    """Draw the last value in large type."""
     found = span.seen.query(filled(panel["targets"][0]["expr"], span))
     defaults = panel["fieldConfig"]["defaults"]
     text, colour = defaults["noValue"], "grey"
     if found:
         value = float(found[0]["value"][1])
-        text = f"{value:,.0f}" if defaults.get("decimals") == 0 else told(value, defaults["unit"])
+        text = f"{value:,.0f}" if defaults.get("decimals") == 0 else format_value(value, defaults["unit"])
         reached = [step for step in defaults["thresholds"]["steps"] if value >= (step["value"] or 0)]
         colour = reached[-1]["color"] if reached else colour
     axes.axis("off")
@@ -233,7 +233,7 @@ def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
 
 
 def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
-    """The series of each query side by side."""
+    """Draw a table with the series of each query side by side."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     names = panel["transformations"][-1]["options"]["renameByName"]
     units = overrides(panel, "unit")
@@ -241,7 +241,7 @@ def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
         column = names[f"Value #{target['refId']}"]
         for series in span.seen.query(filled(target["expr"], span)):
             key = tuple(series["metric"].get(label, "") for label in ("model", "method"))
-            rows.setdefault(key, {})[column] = told(float(series["value"][1]), units.get(column, "none"))
+            rows.setdefault(key, {})[column] = format_value(float(series["value"][1]), units.get(column, "none"))
     axes.axis("off")
     if not rows:
         nothing(axes)
@@ -253,7 +253,7 @@ def table(axes: Axes, panel: dict[str, Any], span: Span) -> None:
 
 
 def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
-    """Stacked bars as the panel groups them."""
+    """Draw stacked bars, grouped as in the panel."""
     grouped = panel["transformations"][0]["options"]
     found = span.seen.query(filled(panel["targets"][0]["expr"], span))
     values = {
@@ -272,7 +272,7 @@ def bars(axes: Axes, panel: dict[str, Any], span: Span) -> None:
 
 
 def nothing(axes: Axes) -> None:
-    """Say that this source was not there."""
+    """Draw a note that the source was not running."""
     axes.axis("off")
     axes.text(0.5, 0.5, "no data: this source was not running", ha="center", va="center", color="grey", fontsize=9)
 

@@ -1,4 +1,4 @@
-"""One method on one case, measured by the audit with the retrained model beside it; kept, so that several tables share a run."""
+"""Run a method on a case and audit the result against the retrained model. Results are stored, so that tables share runs."""
 
 import copy
 import dataclasses
@@ -13,24 +13,23 @@ from pathlib import Path
 from torch import nn
 
 from benchmarks import machine
-from benchmarks.cases import Case, told
-from unlearning.audit.audit import audit, run_audit
+from benchmarks.cases import Case, all_settings
+from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.storage import to_bytes
-from unlearning.task import Outcome, Task
-from unlearning.training.loop import drain
+from unlearning.task import Outcome, Task, run_to_completion
 
 TABLE = ("ua", "ra", "ta", "mi")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What one run came to. figures: metric → value.
+    """The result of one run. figures: metric → value.
 
-    seconds: of the method, on the clock. processor_seconds: of all its threads; on a GPU those on the clock too.
+    seconds: wall-clock seconds of the method. processor_seconds: CPU seconds of all its threads; on a GPU wall-clock seconds.
     """
 
     figures: Mapping[str, float]
@@ -43,27 +42,27 @@ class Judged:
 
 
 def judged(case: Case, spec: Spec) -> Judged:
-    """Run the method on a copy of the case's original and audit what came out, or take what an earlier run found."""
+    """Run the method on a copy of the case's original and audit the result, or read the result of an earlier run."""
     place = _place(case, asdict(spec))
     if place.exists():
         return Judged(**json.loads(place.read_text()))
     task = task_of(case)
     begun, begun_work = time.perf_counter(), machine.seconds()
-    outcome = drain(unlearn(spec, task))
+    outcome = run_to_completion(unlearn(spec, task))
     seconds, work_seconds = time.perf_counter() - begun, machine.seconds() - begun_work
-    return _kept(place, case, task.model, outcome, seconds, work_seconds)
+    return _audit(place, case, task.model, outcome, seconds, work_seconds)
 
 
 def judged_model(case: Case, model: nn.Module) -> Judged:
-    """The same for a model that is there already: the original itself, another retrained one."""
+    """Audit a given model, such as the original or another retrained one."""
     place = _place(case, {"weights": hashlib.sha256(to_bytes(model)).hexdigest()})
     if place.exists():
         return Judged(**json.loads(place.read_text()))
-    return _kept(place, case, model, Outcome(steps=0, stopped_because="completed"), 0.0, 0.0)
+    return _audit(place, case, model, Outcome(steps=0, stopped_because="completed"), 0.0, 0.0)
 
 
 def task_of(case: Case) -> Task:
-    """A fresh task: the original is copied."""
+    """Make a task with a copy of the original."""
     return Task(
         model=copy.deepcopy(case.original.model),
         build=case.workload.build,
@@ -77,10 +76,10 @@ def task_of(case: Case) -> Task:
     )
 
 
-def _kept(
+def _audit(
     place: Path, case: Case, model: nn.Module, outcome: Outcome, seconds: float, processor_seconds: float
 ) -> Judged:
-    findings = run_audit(
+    findings = run_to_completion(
         audit(
             original=case.original.model,
             unlearned=model,
@@ -137,7 +136,7 @@ def _place(case: Case, what: Mapping[str, object]) -> Path:
         "case": case.name,
         "seed": case.seed,
         "forget": hashlib.sha256("\n".join(case.forget.ids).encode()).hexdigest(),
-        "recipe": told(case.workload.recipe),
+        "recipe": all_settings(case.workload.recipe),
         "method": what,
         **machine.identity(),
     }

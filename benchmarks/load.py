@@ -1,8 +1,8 @@
-"""How much the service takes, and how soon it acts: `python -m benchmarks.load`.
+"""Throughput and latency of the service: `python -m benchmarks.load`.
 
-The embedded stack and its callers share one machine, so that every figure is a lower bound of what the service alone would do.
-While a job runs: POST with 100 IDs each from several callers. Then one request for 100,000 IDs, polling with ETags for as fast as
-answers come, the time from POST to a worker's first step when idle, and what a job takes beyond its stages.
+The embedded stack and its callers share one machine, so every figure is a lower bound of what the service alone can do. Measured
+are POST with 100 IDs each from several callers while a job runs, one request for 100,000 IDs, polling with ETags, the time from
+POST to a worker's first step when idle, and the overhead of a job beyond its phases.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def idle(service: Served, *, runs: int) -> list[Row]:
-    """From POST to the method's first step, and the overhead of a job, one after the other."""
+    """Measure the time from POST to the method's first step, and the overhead of a job."""
     waits, overheads, shares = [], [], []
     for run in range(runs):
         name = service.register(f"idle-{run}")
@@ -78,7 +78,7 @@ def idle(service: Served, *, runs: int) -> list[Row]:
 
 
 def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list[Row]:
-    """POST /unlearn-requests with 100 IDs each, from so many callers, while a job runs."""
+    """Measure POST /unlearn-requests with 100 IDs each, from several callers, while a job runs."""
     rates, medians, tails = [], [], []
     for run in range(runs):
         name = service.register(f"busy-{callers}-{run}", reference=LONG)
@@ -107,7 +107,7 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
 
 
 def polling(service: Served, *, seconds: float, runs: int, method: str = "ETag", callers: int = 16) -> list[Row]:
-    """GET /jobs/{id} with the ETag of the last answer: how many are answered, and how many for a second of the API's processor."""
+    """Measure GET /jobs/{id} with the last ETag: calls per second, and per CPU second of the API."""
     name = service.register("polled")
     job_id = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
     service.ended(job_id)
@@ -135,7 +135,7 @@ def polling(service: Served, *, seconds: float, runs: int, method: str = "ETag",
 
 
 def many_at_once(service: Served, *, runs: int) -> list[Row]:
-    """One request for 100,000 IDs."""
+    """Measure one request for 100,000 IDs."""
     where, times = find_deployment(service.stack.folder.root), []
     ids = [f"person-{number:07d}" for number in range(MANY)]
     with open_database(where.database_url) as sessions, sessions.begin() as session:
@@ -174,7 +174,7 @@ def under_load(
     accepted: set[int],
     **headers: str,
 ) -> list[float]:
-    """Seconds that each call took, from so many callers each of which calls again once it is answered."""
+    """Run several callers, each of which calls again after a response; return the seconds of each call."""
     url, key = urlsplit(service.stack.url), service.stack.api_key
     given = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
     latencies: list[float] = []

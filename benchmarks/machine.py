@@ -1,4 +1,4 @@
-"""Where the benchmarks compute, and what a second is there."""
+"""The machine that the benchmarks run on: its device, its clock and its description."""
 
 import platform
 import time
@@ -10,7 +10,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seconds() -> float:
-    """Processor seconds of this process so far; where a GPU works beside it, seconds on the clock, once it has done its work."""
+    """Return this process's CPU seconds so far; on a GPU, wall-clock seconds after it has finished its work."""
     if DEVICE.type == "cpu":
         return time.process_time()
     torch.cuda.synchronize()
@@ -18,12 +18,12 @@ def seconds() -> float:
 
 
 def identity() -> dict[str, str]:
-    """The GPU, as a part of what results are kept under; nothing where there is none."""
+    """Return the GPU's name, a part of the key of stored results; nothing without a GPU."""
     return {} if DEVICE.type == "cpu" else {"device": torch.cuda.get_device_name()}
 
 
 def description() -> str:
-    """GPU, processor, cores and operating system, in one line."""
+    """Describe GPU, CPU, cores and operating system in one line."""
     names = (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
     cores = len([line for line in _lines("/proc/cpuinfo") if line.startswith("processor")]) or 1
     host = f"{next(names, platform.processor())}, {cores} cores, {platform.system()} {platform.release()}"

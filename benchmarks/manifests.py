@@ -1,7 +1,7 @@
-"""How long it takes to ask for very many samples, and how much memory the API needs for it: `python -m benchmarks.manifests`.
+"""Uploads of very many sample IDs: how long a request takes, and how much memory the API needs: `python -m benchmarks.manifests`.
 
-The embedded stack with a model that was trained on every one of a million samples. For each size: an upload with POST /manifests,
-streamed, then POST /unlearn-requests with it; the peak of the API process's resident memory above what it had before.
+The embedded stack with a model trained on a million samples. For each size: a streamed upload with POST /manifests, then POST
+/unlearn-requests with it, and how far the API process's peak of resident memory rises above its level before.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     arguments.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="sample IDs")
     arguments.add_argument("--runs", type=int, default=3, help="of each size")
     given = arguments.parse_args()
-    waiting = {"EXPUNGE_BATCH_WINDOW_SECONDS": "3600"}  # the jobs stay queued: only the API is measured
+    waiting = {"EXPUNGE_BATCH_WINDOW_SECONDS": "3600"}  # The jobs stay queued: only the API is measured.
     with tempfile.TemporaryDirectory(prefix="expunge-manifests-") as folder:
         options = Options(data_dir=Path(folder), port=free_port(), environment=waiting)
         with run_stack(options) as running:
@@ -41,13 +41,13 @@ def main() -> None:
 
 
 def measure(running: Stack, *, sizes: list[int], runs: int) -> list[Row]:
-    """Every figure of every size."""
+    """Measure every size."""
     prepare(running, max(sizes))
     assert running.api_key is not None
     rows = []
     with client.connect(running.url, running.api_key) as http:
         http.timeout = httpx.Timeout(600)
-        ask(http, 1000)  # what the first call imports and connects is not the list's
+        ask(http, 1000)  # The first call also imports and connects.
         for size in sizes:
             rows += figures(running, http, size=size, runs=runs)
     return rows
@@ -75,12 +75,12 @@ def prepare(running: Stack, samples: int) -> None:
 
 
 def figures(running: Stack, http: httpx.Client, *, size: int, runs: int) -> list[Row]:
-    """One size, several times."""
+    """Measure one size several times."""
     uploads, requests, peaks = [], [], []
     for _ in range(runs):
         process = api_process(running)
         before = resident(process)
-        forget_peak(process)
+        reset_peak(process)
         upload, request = ask(http, size)
         uploads.append(upload)
         requests.append(request)
@@ -95,7 +95,7 @@ def figures(running: Stack, http: httpx.Client, *, size: int, runs: int) -> list
 
 
 def ask(http: httpx.Client, size: int) -> tuple[float, float]:
-    """Upload so many IDs, ask for them, and take it back; gives the seconds of the first two."""
+    """Upload `size` IDs, request their erasure, cancel it; return the seconds of upload and request."""
     began = time.monotonic()
     manifest = client.upload_manifest(http, dataset="people", sample_ids=map(name, range(size)))
     uploaded = time.monotonic()
@@ -109,29 +109,29 @@ def ask(http: httpx.Client, size: int) -> tuple[float, float]:
 
 
 def name(number: int) -> str:
-    """The ID of a sample: as long as many are in practice."""
+    """Return the ID of a sample, of a length usual in practice."""
     return f"customer-{number:09d}"
 
 
 def api_process(running: Stack) -> psutil.Process:
-    """The API's own process."""
+    """Return the API's process."""
     child = next(child for child in running.children if child.program.name == "the API")
     found = [psutil.Process(child.process.pid), *psutil.Process(child.process.pid).children(recursive=True)]
     return next(process for process in reversed(found) if any("uvicorn" in part for part in process.cmdline()))
 
 
 def resident(process: psutil.Process) -> int:
-    """Bytes of a process's memory that are resident now."""
+    """Return a process's resident memory, bytes."""
     return int(process.memory_info().rss)
 
 
-def forget_peak(process: psutil.Process) -> None:
-    """Have the kernel take the peak of the resident memory anew from here (proc_pid_clear_refs(5))."""
+def reset_peak(process: psutil.Process) -> None:
+    """Reset the kernel's record of the peak of resident memory (proc_pid_clear_refs(5))."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def peak(process: psutil.Process) -> int:
-    """The peak since then, in bytes."""
+    """Return the peak of resident memory since the reset, bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
-"""The methods that are compared, each with the parameters that the same budgeted search found on a validation forget split.
+"""The compared methods, each with the parameters that the same budgeted search found on a validation forget split.
 
-The search (`unlearning/tuning.py`) forgets samples that need not be forgotten, on seeds that no table reports, judged against
-models retrained without them; it sees neither the evaluating attack nor the test set. What it found is in `results/tuned.json`.
+The search (`unlearning/tuning.py`) uses seeds that no table reports and compares with models retrained without the split; it sees
+neither the evaluating attack nor the test set. Its results are in `results/tuned.json`.
 """
 
 import argparse
@@ -15,26 +15,26 @@ from benchmarks.cases import case, trained
 from benchmarks.judging import task_of
 from benchmarks.writing import RESULTS
 from unlearning.specs import IEU, LTU, SPECS, Spec
-from unlearning.specs.parsing import restored
+from unlearning.specs.parsing import parse_any
 from unlearning.task import Task
-from unlearning.tuning import Judge, against_oracle, search, validation
+from unlearning.tuning import Judge, judge_by_retrained, search, validation_task
 
 ALL = tuple(kind for kind in SPECS if kind != "retrain")
 AT_DEFAULTS: dict[str, Spec] = {"ltu": LTU(), "ieu": IEU()}
-"""The project's own methods as they come, unsearched."""
+"""The project's own methods at their defaults."""
 SEEDS = (50,)
-"""The validation seeds, in no table: one model and one forget split of each."""
+"""The validation seeds, which are in no table: one model and one forget split each."""
 FILE = RESULTS / "tuned.json"
 
 
 def tuned(name: str) -> dict[str, Spec]:
-    """The spec of each method for a case; the defaults for what was not searched."""
+    """Return the spec of each method for a case: the tuned one, or the defaults if it was not tuned."""
     found = _read().get(name, {})
-    return {kind: restored(found[kind]["spec"]) if kind in found else SPECS[kind]() for kind in ALL}
+    return {kind: parse_any(found[kind]["spec"]) if kind in found else SPECS[kind]() for kind in ALL}
 
 
 def main() -> None:
-    """Search each method's parameters on each case that is named: the best by the mean gap over the seeds."""
+    """Tune each method on a case: choose the parameters with the least mean gap over the seeds."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--case", default="digits")
     arguments.add_argument("--budget", type=int, default=8)
@@ -43,12 +43,12 @@ def main() -> None:
     given = arguments.parse_args()
     splits = [_split(given.case, seed) for seed in given.seeds]
     for kind in given.methods:
-        tries = zip(
+        rounds = zip(
             *(search(SPECS[kind](), make, judge, budget=given.budget, seed=SEEDS[0]) for make, judge in splits),
             strict=True,
         )
         scores: dict[Spec, float] = {}
-        for trials in tries:
+        for trials in rounds:
             scores[trials[0].spec] = sum(trial.score for trial in trials) / len(trials)
             print(f"{given.case} {kind}: {[round(trial.score, 2) for trial in trials]} points", flush=True)
         content = _read()
@@ -64,8 +64,8 @@ def main() -> None:
 
 def _split(name: str, seed: int) -> tuple[Callable[[], Task], Judge]:
     prepared = case(name, seed)
-    make = validation(task_of(prepared), size=len(prepared.forget), seed=seed)
-    return make, against_oracle(make(), trained(prepared.workload, make().remain, seed=seed).model)
+    make = validation_task(task_of(prepared), size=len(prepared.forget), seed=seed)
+    return make, judge_by_retrained(make(), trained(prepared.workload, make().remain, seed=seed).model)
 
 
 def _read(path: Path = FILE) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,6 +1,6 @@
-"""What a scrape of /metrics costs: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.metrics`.
+"""The cost of a scrape of /metrics: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.metrics`.
 
-The embedded stack, idle, with ten published jobs a model, each with a report of about the size of a real one (100 kB).
+The embedded stack is idle and has ten published jobs a model, each with a report of a usual size (100 kB).
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     arguments.add_argument("--scrapes", type=int, default=30, help="of each size")
     scrapes = arguments.parse_args().scrapes
     rows: list[Row] = []
-    # The beat must not start the jobs of models whose weights there are none of: this is about the API alone.
+    # The beat must not start jobs, because these models have no weights: only the API is measured.
     quiet = {"EXPUNGE_SWEEP_SECONDS": "3600"}
     with (
         tempfile.TemporaryDirectory(prefix="expunge-metrics-") as folder,
@@ -86,7 +86,7 @@ def fill(sessions: sessionmaker[Session], number: int) -> None:
 
 
 def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, digest: bytes) -> None:
-    """Ask for one sample to be erased, and publish a version without it: in one transaction, before any worker hears of it."""
+    """Request the erasure of one sample and publish a version without it, in one transaction, before any worker is notified."""
     with sessions.begin() as session:
         request = submit(
             session, tenant_id=tenant_id, caller="bench", dataset=dataset, digests=[digest], batch_window=timedelta(0)
@@ -109,10 +109,10 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
 
 
 def figures(url: str, *, size: int, scrapes: int) -> list[Row]:
-    """One size, scraped several times."""
+    """Scrape one size several times."""
     seconds, body = [], ""
     with httpx.Client(trust_env=False, timeout=120) as http:
-        http.get(url)  # Caches are warm when Prometheus comes the second time, too.
+        http.get(url)  # Prometheus, too, finds warm caches from its second scrape on.
         for _ in range(scrapes):
             begun = time.perf_counter()
             body = http.get(url).text

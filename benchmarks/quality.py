@@ -1,4 +1,4 @@
-"""How near each method comes to retraining: average gap over UA, RA, TA and MI, beside the gap between two retrained models.
+"""How near each method comes to retraining: the average gap over UA, RA, TA and MI, and the gap between two retrained models.
 
     python -m benchmarks.quality --case digits digits_prepared cifar --seeds 100 101 102 103 104
 
@@ -30,7 +30,7 @@ UNITS = {
 
 
 def main() -> None:
-    """Judge all methods on all seeds and write the table's rows."""
+    """Run all methods on all seeds and write the rows."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         for method, runs in everything(name, seeds).items():
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:
-    """All methods on all seeds of a case, with the original and a second retrained model as the two ends of the scale."""
+    """Run all methods on all seeds of a case, with the original and a second retrained model as the ends of the scale."""
     found: dict[str, list[Judged]] = {}
     for seed in seeds:
         prepared = case(name, seed)
@@ -61,7 +61,7 @@ def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:
 
 
 def figures(runs: Sequence[Judged], *, case: str, method: str, units: Mapping[str, str]) -> list[Row]:
-    """A row for each figure that all runs have."""
+    """Make a row for each figure that all runs have."""
     return [
         row([run.figures[metric] for run in runs], case=case, method=method, metric=metric, unit=unit)
         for metric, unit in units.items()

@@ -1,11 +1,11 @@
-"""What preparing a model while it is trained buys later: Ready2Unlearn beside plain training and loss reweighting.
+"""What preparing a model in training gains later: Ready2Unlearn compared with plain training and loss reweighting.
 
     python -m benchmarks.readiness --case digits digits_group_norm --seeds 100 101 102 103 104
 
-The second case is for DP-SGD too, which cannot train a network with batch norm. The same architecture, data, seed and number of
-epochs; then the same ascent on the forget set, until its mean loss is that of data never seen. Accuracy before the ascent stands
-beside it: where it is lower by more than half a point, "forgets faster" only means "learned less". training_ratio is what the
-preparation costs, in seconds of plain training; begin without kept models (`EXPUNGE_BENCH`), so that one run measures both.
+The second case includes DP-SGD, which cannot train a network with batch norm. Architecture, data, seed and number of epochs are
+the same; then the same ascent runs on the forget set until its mean loss is that of held-out data. The accuracy before the
+ascent is given too: if it is lower by more than half a point, "forgets faster" only means "learned less". training_ratio is the
+training time relative to plain training; start without stored models (`EXPUNGE_BENCH`), so that one run measures both.
 """
 
 import copy
@@ -22,16 +22,17 @@ from benchmarks.writing import Row, row, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
-from unlearning.gradients import batch_norms, flat_gradient, step_along, trainable
+from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs.training import DPSGD, Ready2Unlearn, Recipe, Reweighting
+from unlearning.training.optimisation import batch_norm_layers
 
 RATE = Ready2Unlearn().ascent_rate
-"""Of the ascent: the step that Ready2Unlearn prepared for."""
-MOST = 400
-"""Ascent steps, and relearning steps."""
+"""Learning rate of the ascent: the one that Ready2Unlearn prepared for."""
+MAX_STEPS = 400
+"""Of the ascent, and of the relearning."""
 RELEARNING_RATE = 0.005
 PRIVATE: dict[str, Any] = {"privacy": DPSGD(noise=0.5), "learning_rate": 0.2}
-"""Gradients clipped to 1 call for a higher rate. Chosen on seed 20."""
+"""Gradients clipped to 1 need a higher learning rate. Chosen on seed 20."""
 UNITS = {
     "training_ratio": "ratio",
     "ra_before": "percent",
@@ -48,9 +49,9 @@ UNITS = {
 
 
 def recipes(workload: Workload) -> dict[str, Recipe]:
-    """The ways of training that are compared; with differential privacy where the network allows it."""
+    """List the compared recipes; DP-SGD only if the network has no batch norm."""
     plain = dataclasses.replace(workload.recipe, readiness=None)
-    private = {} if batch_norms(workload.build()) else {"dp_sgd": dataclasses.replace(plain, **PRIVATE)}
+    private = {} if batch_norm_layers(workload.build()) else {"dp_sgd": dataclasses.replace(plain, **PRIVATE)}
     return {
         "plain": plain,
         "ready2unlearn": dataclasses.replace(plain, readiness=Ready2Unlearn()),
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def measured(prepared: Case) -> dict[str, float]:
-    """The accuracies before and after the ascent, its steps, and how soon the forget set comes back."""
+    """Measure accuracies before and after the ascent, its steps, and the relearn delay."""
     objective = prepared.workload.objective
     model = copy.deepcopy(prepared.original.model).eval()
     sets = {"ra": prepared.remain, "ta": prepared.workload.test}
@@ -94,16 +95,16 @@ def measured(prepared: Case) -> dict[str, float]:
     revocable = accuracy(model, prepared.forget)
     generator = torch.Generator().manual_seed(prepared.seed)
     steps = 0
-    while steps < MOST and mean_loss(model, prepared.forget.batch, objective) < unseen:
+    while steps < MAX_STEPS and mean_loss(model, prepared.forget.batch, objective) < unseen:
         parameters = trainable(model)
         loss = objective.losses(model, prepared.forget.draw(64, generator)).mean()
         step_along(parameters.values(), flat_gradient(loss, parameters), rate=-RATE)
         steps += 1
     after = {name: accuracy(model, samples) for name, samples in sets.items()}
     relearner = Relearner(
-        kind="sgd", learning_rate=RELEARNING_RATE, target=known + 0.1 * (unseen - known), limit=MOST, batch_size=64
+        kind="sgd", learning_rate=RELEARNING_RATE, target=known + 0.1 * (unseen - known), limit=MAX_STEPS, batch_size=64
     )
-    back = relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed)
+    curve = relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed)
     return {
         "ra_before": before["ra"],
         "ta_before": before["ta"],
@@ -113,29 +114,29 @@ def measured(prepared: Case) -> dict[str, float]:
         "ta": after["ta"],
         "ra_lost": before["ra"] - after["ra"],
         "ta_lost": before["ta"] - after["ta"],
-        "relearn_delay": float(back.delay),
-        "relearn_delay_similar": float(_back_by_similar(model, prepared, relearner)),
+        "relearn_delay": float(curve.delay),
+        "relearn_delay_similar": float(_delay_by_similar(model, prepared, relearner)),
     }
 
 
-def _back_by_similar(model: nn.Module, prepared: Case, relearner: Relearner) -> int:
-    """Steps of fine-tuning on remaining data until the forget set's loss is at the target: recovery without seeing it again."""
+def _delay_by_similar(model: nn.Module, prepared: Case, relearner: Relearner) -> int:
+    """Count the steps of fine-tuning on remaining data until the forget set's loss reaches the target."""
     objective, learner = prepared.workload.objective, copy.deepcopy(model)
     generator = torch.Generator().manual_seed(prepared.seed)
     optimiser = torch.optim.SGD(learner.parameters(), lr=relearner.learning_rate)
-    for step in range(MOST):
+    for step in range(MAX_STEPS):
         if mean_loss(learner, prepared.forget.batch, objective) <= relearner.target:
             return step
         optimiser.zero_grad()
         loss = objective.losses(learner, prepared.remain.draw(64, generator)).mean()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         optimiser.step()
-    return MOST
+    return MAX_STEPS
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, samples: SampleSet) -> float:
-    """Percent."""
+    """Compute the accuracy in percent."""
     found = torch.cat([model(part).argmax(-1) for part in torch.split(samples.inputs, 1024)])
     return 100 * float((found == samples.targets).float().mean())
 

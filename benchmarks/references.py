@@ -1,17 +1,15 @@
-"""What attacks with reference models see that an ordinary attack does not, on a network small enough to train dozens of shadows of.
+"""What attacks with reference models find that a threshold attack does not, on a network small enough for dozens of shadow models.
 
     python -m benchmarks.references --seeds 0 1 2
 
-A perceptron that remembers noisy 8 x 8 digits; 120 of 800 samples forgotten, 64 shadow models unlearned by each method, 16
-repetitions. Controls: the original, which LiRA must see through, and a retrained model, which U-LiRA must not. membership_auc is
-the ordinary attack, by the loss.
+A perceptron that memorises noisy 8 x 8 digits; 120 of 800 samples forgotten, 64 shadow models unlearned by each method, 16 repeats.
+Controls: the original, in which LiRA must recognise the forget set, and a retrained model, in which U-LiRA must not.
+membership_auc is the threshold attack on the loss.
 """
 
 import argparse
 import tempfile
-from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -28,24 +26,24 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import SPECS
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.specs.training import Recipe
-from unlearning.task import Task
-from unlearning.training.loop import drain, fit
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
 
 CASE = "small digits"
 METHODS = ("ltu", "ieu", "salun", "gradient_ascent")
 OBJECTIVE = classification(10)
 RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.1, precision="float32")
 NOISE = 4.0
-"""Of pixels from 0 to 16: enough that a network remembers its training images."""
+"""Standard deviation, of pixels from 0 to 16: enough that a network must memorise its training images."""
 UNITS = {"forgetting_score": "score", "forgetting_null": "score", "klom": "nats", "klom_null": "nats"}
-"""Of every other metric: AUC."""
+"""The unit of all other metrics is AUC."""
 
 Figures = dict[str, dict[str, float]]
-"""By method, by metric."""
+"""Values by method and metric."""
 
 
 def main() -> None:
-    """Write the rows of all methods and both controls."""
+    """Run all methods and both controls and write the rows."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments.add_argument("--shadows", type=int, default=64)
@@ -63,7 +61,7 @@ def main() -> None:
 
 
 def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
-    """One split, one original, one retrained model, and every method's run on it."""
+    """Run every method on one seed's split, with its original and its retrained model."""
     train, held_out, test = partition(samples(), (800, 500, 400), seed=seed)
     forget, remain = partition(train, (120, 680), seed=seed)
     parts = split_held_out(held_out)
@@ -96,12 +94,12 @@ def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
 
     for kind in METHODS:
         given = task()
-        drain(unlearn(SPECS[kind](), given))
+        run_to_completion(unlearn(SPECS[kind](), given))
         of = study(SPECS[kind](), task(), parts.audit, seed=seed)
-        found = _end(audit_with_references(of, unlearned=given.model, spec=spec, folder=folder))
+        found = run_to_completion(audit_with_references(of, unlearned=given.model, spec=spec, folder=folder))
         figures[kind] = {"membership_auc": population(given.model), **_aucs(found, "unlearned"), **_distances(found)}
         if "original" not in figures:
-            control = _end(audit_with_references(of, unlearned=retrained, spec=spec, folder=folder))
+            control = run_to_completion(audit_with_references(of, unlearned=retrained, spec=spec, folder=folder))
             figures["original"] = {"membership_auc": population(original), **_aucs(found, "original")}
             figures["retrained"] = {"membership_auc": population(retrained), **_aucs(control, "unlearned")}
         print(f"seed {seed}, {kind}: {figures[kind]}", flush=True)
@@ -109,12 +107,12 @@ def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
 
 
 def network() -> nn.Module:
-    """Two layers, 128 hidden units."""
+    """Build a perceptron with 128 hidden units."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
 def samples() -> SampleSet:
-    """scikit-learn's digits with noise."""
+    """Load scikit-learn's digits and add noise."""
     data = load_digits()
     clean = torch.tensor(data.data, dtype=torch.float32)
     noise = NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
@@ -138,15 +136,6 @@ def _distances(found: ReferenceFindings) -> dict[str, float]:
         "forgetting_score": found.forgetting.score,
         "forgetting_null": found.forgetting.null,
     }
-
-
-def _end(steps: Generator[Any, None, ReferenceFindings]) -> ReferenceFindings:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: ReferenceFindings = end.value
-            return found
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How long each method's model takes to learn the forget set again, beside what it can still do.
+"""Relearn delay: how long each method's model takes to learn the forget set again, with its accuracies.
 
     python -m benchmarks.relearn --case digits digits_prepared cifar --seeds 100 101 102 103 104
 
-T in steps, with SGD and with Adam; over the retrained model's T; normalised: the original 0, the retrained model 1; and
-over the control's, which is all that a service has. A damaged model learns slowly too: RA and TA stand beside every delay.
-The search looks for the nearest model and not for the slowest to learn again, so on the digits IEU stands there a second time,
-with the stronger ascent and noise that were found for it on the CIFAR case.
+T in steps, with SGD and with Adam; relative to the retrained model's T; normalised, so that the original has 0 and the retrained
+model 1; and relative to the control's T, which is all that a service has. A damaged model also learns slowly, so RA and TA are
+given with every delay. The tuning searches for the nearest model and not for the slowest to relearn, so on the digits IEU is run
+a second time, with the stronger ascent and noise that were found on the CIFAR case.
 """
 
 from collections.abc import Mapping, Sequence

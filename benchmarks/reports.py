@@ -1,4 +1,4 @@
-"""What a report costs: processor seconds to make and bytes, by form, for 1, 10, 100 and 1,000 forgotten samples of the digits.
+"""The cost of a report: CPU seconds and bytes of each form, for 1, 10, 100 and 1,000 forgotten samples of the digits.
 
 python -m benchmarks.reports
 """
@@ -27,11 +27,11 @@ from ledger.transparency.commitments import Commitment, commit_samples
 from report.canonical import canonical_json, canonical_sha256
 from report.html import render_html
 from report.pdf import render_pdf
-from unlearning.audit.audit import audit, run_audit
+from unlearning.audit.audit import audit
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 from verifier.keys import key_id
 from worker.attempt import Trial
 from worker.inputs import Material
@@ -50,14 +50,14 @@ def main() -> None:
     for forgotten in FORGOTTEN:
         one = case("digits", 0, share=forgotten / 3000)
         assert len(one.forget) == forgotten
-        report = kept(f"report-{forgotten}", partial(report_of, one))
+        report = stored(f"report-{forgotten}", partial(report_of, one))
         print(f"{forgotten} samples: {report['verdict']['value']}", flush=True)
         rows += forms(report, one, name=f"{forgotten} forgotten")
     print(write("reports", rows))
 
 
-def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """A report that an earlier run made, or a new one: unlearning and auditing take minutes, and are not what is measured."""
+def stored(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Read the report that an earlier run stored, or make one: unlearning and auditing take minutes and are not measured."""
     place = Path(os.environ.get("EXPUNGE_BENCH", ".bench")) / f"{name}.json"
     if not place.exists():
         place.write_text(json.dumps(make()))
@@ -66,10 +66,10 @@ def kept(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def report_of(one: Case) -> dict[str, Any]:
-    """Unlearn with IEU, audit, and write the report as the worker would."""
+    """Unlearn with IEU, audit, and build the report as the worker does."""
     task = task_of(one)
-    outcome = drain(unlearn(IEU(), task))
-    findings = run_audit(
+    outcome = run_to_completion(unlearn(IEU(), task))
+    findings = run_to_completion(
         audit(
             original=one.original.model,
             unlearned=task.model,
@@ -106,22 +106,22 @@ def report_of(one: Case) -> dict[str, Any]:
 
 
 def commitment(one: Case) -> Commitment:
-    """The manifest of the forget set."""
+    """Compute the commitment to the forget set."""
     return commit_samples("digits", ((sample_digest(KEY, "digits", sample), sample) for sample in one.forget.ids))
 
 
 def claim_of(one: Case) -> Claim:
-    """A claim as the ledger would hand it out; what a report does not tell is left at nothing."""
+    """Make a claim as the ledger does; fields that a report does not need are None."""
     given: dict[str, Any] = {field.name: None for field in dataclasses.fields(Claim)}
     forget = frozenset(sample_digest(KEY, "digits", sample) for sample in one.forget.ids)
-    told = {"model": "digits", "dataset": "digits", "workload": "examples.digits:workload", "details": {}}
+    names = {"model": "digits", "dataset": "digits", "workload": "examples.digits:workload", "details": {}}
     numbers = {"attempt": 1, "base_version": 1, "next_version": 2, "requests": 1, "job_id": UUID(int=1)}
     more = {"weights_sha256": "0" * 64, "forget": forget, "erased": frozenset(), "method": asdict(IEU())}
-    return Claim(**given | told | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
+    return Claim(**given | names | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
 
 
 def forms(report: dict[str, Any], one: Case, *, name: str) -> list[Row]:
-    """Seconds and bytes of each form; each is made once before it is timed, because imports and fonts come with the first."""
+    """Measure seconds and bytes of each form; each is made once before, because the first time loads imports and fonts."""
     private = Ed25519PrivateKey.generate()
     signer = Signer(key_id(private.public_key()), private)
     digest = canonical_sha256(report)
@@ -142,12 +142,14 @@ def forms(report: dict[str, Any], one: Case, *, name: str) -> list[Row]:
             row(timed(make), case=name, method=form, metric="processor_seconds", unit="s"),
             row([size], case=name, method=form, metric="bytes", unit="B"),
         ]
-    rows.append(row(timed(lambda: commitment(one)), case=name, method="manifest", metric="processor_seconds", unit="s"))
+    rows.append(
+        row(timed(lambda: commitment(one)), case=name, method="commitment", metric="processor_seconds", unit="s")
+    )
     return rows
 
 
 def timed(make: Callable[[], object]) -> list[float]:
-    """Processor seconds of each repeat: what other programs on the machine do counts little."""
+    """Measure the CPU seconds of each repeat, which other programs hardly affect."""
     found = []
     for _ in range(REPEATS):
         begun = time.process_time()

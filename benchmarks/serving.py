@@ -1,4 +1,4 @@
-"""A running service for the benchmarks that measure it: the embedded stack with small models, as a caller meets it."""
+"""A running service for the benchmarks that measure it: the embedded stack with small models, used as a caller does."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ from expunge.stack.stack import Options, Stack, run_stack
 from tests.worker import digits
 
 SMALL = "tests.worker.digits:workload"
-"""A linear network on scikit-learn's digits, the tests' own: a job takes seconds, nearly all of them the audit's."""
+"""The tests' linear network on scikit-learn's digits: a job takes seconds, nearly all of them in the audit."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """The stack, a client with every right, and weights to register models with."""
+    """The stack, a client with all scopes, and weights to register models with."""
 
     stack: Stack
     http: httpx.Client
     trained: Trained
 
     def register(self, name: str, *, reference: str = SMALL) -> str:
-        """A model on a dataset of the same name, retrained to forget."""
+        """Register a model on a dataset of the same name; its policy is to retrain."""
         where = find_deployment(self.stack.folder.root)
         register_workload(
             where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=["retrain"]
@@ -39,22 +39,22 @@ class Served:
         return name
 
     def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> dict[str, Any]:
-        """Ask for samples to be erased from a model that was registered so; gives the request."""
+        """Request the erasure of samples from a registered model; return the request."""
         return client.submit(self.http, dataset=name, sample_ids=sample_ids, expedite=expedite)
 
     def ended(self, job_id: str) -> dict[str, Any]:
-        """Follow a job to its end."""
+        """Poll a job until it has ended."""
         *_, job = client.watch_job(self.http, job_id)
         return job
 
     def attempts(self, job_id: str) -> list[dict[str, Any]]:
-        """The attempts at a job."""
+        """List the attempts of a job."""
         found: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/attempts").json()["items"]
         return found
 
 
 def api_seconds(running: Stack) -> float:
-    """Seconds of a processor that the API has taken so far, all its processes together."""
+    """Return the CPU seconds that all processes of the API have used so far."""
     child = next(child for child in running.children if child.program.name == "the API")
     first = psutil.Process(child.process.pid)
     times = [process.cpu_times() for process in (first, *first.children(recursive=True))]
@@ -63,7 +63,7 @@ def api_seconds(running: Stack) -> float:
 
 @contextmanager
 def served(**environment: str) -> Iterator[Served]:
-    """Start a stack in a folder of its own, with settings of its own, and stop it."""
+    """Run a stack in a temporary folder with the given settings."""
     with tempfile.TemporaryDirectory(prefix="expunge-bench-") as folder:
         options = Options(
             data_dir=Path(folder) / "data",
@@ -80,5 +80,5 @@ def served(**environment: str) -> Iterator[Served]:
 
 
 def training_ids() -> list[str]:
-    """The IDs that the small model was trained on."""
+    """List the IDs that the small model was trained on."""
     return list(digits.workload().train.ids)

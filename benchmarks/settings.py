@@ -1,9 +1,10 @@
-"""LTU and IEU, at their defaults, on every kind of deletion: half the data, a class, a part of a class, one sample, five in a row.
+"""LTU and IEU at their defaults on every kind of request: half the data, a class, a part of a class, one sample, five in a row.
 
     python -m benchmarks.settings --case digits --seeds 100 101 102
 
-Each beside the original and a second retrained model. In a row, five requests for a fifth of the tenth each: every one begins from
-the model that the one before it left, and at the end the first fifth must still be forgotten.
+The original and a second retrained model are given for comparison. "Five in a row" are five requests, each for a fifth of a
+tenth of the
+data: each starts from the model that the previous one left, and at the end the first fifth must still be forgotten.
 """
 
 import copy
@@ -24,19 +25,19 @@ from benchmarks.writing import Row, row, share_row, write
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 UNITS = {"average_gap": "points", "ua": "percent", "ra": "percent", "ta": "percent", "ta_lost": "points"}
 PARTS = 5
 
 
 def one_class(samples: SampleSet, seed: int) -> Tensor:
-    """All of one class, which the seed chooses: (n,) bool."""
+    """Mark all samples of one class, chosen by the seed, (n,) bool."""
     return samples.targets == seed % 10
 
 
 def part_of_a_class(samples: SampleSet, seed: int) -> Tensor:
-    """The third of one class that looks most like its first sample, (n,) bool: mean squared difference of 4 x 4 means."""
+    """Mark the third of one class that is nearest to its first sample by mean squared difference of 4 x 4 means, (n,) bool."""
     inside = one_class(samples, seed).nonzero().flatten()
     seen = functional.avg_pool2d(samples.inputs[inside], 4).flatten(1)
     nearest = (seen - seen[0]).square().mean(1).argsort()[: len(inside) // 3]
@@ -55,7 +56,7 @@ SETTINGS: dict[str, Callable[[str, int], Case]] = {
 
 
 def main() -> None:
-    """Judge both methods in all settings on all seeds and write the rows."""
+    """Run both methods in all settings on all seeds and write the rows."""
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
         for setting, prepare in SETTINGS.items():
@@ -76,13 +77,13 @@ def main() -> None:
 
 
 def judged_rows(runs: Sequence[Judged], *, case: str, method: str) -> list[Row]:
-    """The figures, and how often the audit failed the model, so that a policy goes on to its next method."""
+    """Make rows of the figures, and of how often the verdict was `failed`, so that a policy would run its next method."""
     failed = share_row([run.verdict == "failed" for run in runs], case=case, method=method, metric="failed")
     return [*figures(runs, case=case, method=method, units=UNITS), failed]
 
 
 def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Row]:
-    """The last model's figures, and the error on the first request's samples: after its own job, at the end, and retrained."""
+    """Make rows of the last model's figures, and of the error on the first request's samples: after it, at the end, retrained."""
     ends: list[Judged] = []
     first: dict[str, list[float]] = {}
     for seed in seeds:
@@ -97,7 +98,7 @@ def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Ro
                 forget=part,
                 remain=joined(prepared.remain, *parts[number:]) if number < PARTS else prepared.remain,
             )
-            drain(unlearn(spec, task))
+            run_to_completion(unlearn(spec, task))
             if number == 1:
                 first.setdefault("ua_first_at_once", []).append(100 - accuracy(model, parts[0]))
         first.setdefault("ua_first_at_the_end", []).append(100 - accuracy(model, parts[0]))

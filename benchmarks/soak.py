@@ -1,9 +1,8 @@
 """Hundreds of requests for ten models while processes are killed at random: `python -m benchmarks.soak`.
 
-The embedded stack with one worker. A caller spreads the requests over the given time; meanwhile something is killed every few
-seconds: a worker's child, the worker with it, the beat, the broker with all that it holds, PostgreSQL in the middle of its work,
-the API. Then the stack is left alone until every request has ended, and the database is asked whether what the service promises is
-true. The command ends with an error where it is not.
+The embedded stack with one worker. A caller spreads the requests over the given time; meanwhile a process is killed every few
+seconds: a worker's child, the whole worker, the beat, the broker with its data, PostgreSQL, or the API. Then the stack runs
+undisturbed until every request has ended, and queries check what the service promises. The command fails if a promise is broken.
 """
 
 import argparse
@@ -42,7 +41,7 @@ PROMISES = {
         "SELECT count(*) FROM jobs LEFT JOIN model_versions ON model_versions.job_id = jobs.id "
         "WHERE state = 'completed' AND reason IS NULL AND model_versions.id IS NULL"
     ),
-    "samples called erased that are not": (
+    "completed samples that are not erased": (
         "SELECT count(*) FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
         "LEFT JOIN erased_samples USING (model_id, digest) "
         "WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
@@ -105,7 +104,7 @@ def soak(service: Served, given: argparse.Namespace) -> Counter[str]:
 
 
 def ask(service: Served, names: list[str], counts: Counter[str], given: argparse.Namespace) -> None:
-    """Send the requests over the time, each until it is acknowledged."""
+    """Send the requests, spread over the time, each until it is acknowledged."""
     chance, ids = random.Random(given.seed + 1), training_ids()
     for number in range(given.requests):
         body = {"dataset": chance.choice(names), "sample_ids": chance.sample(ids, 3)}
@@ -126,14 +125,14 @@ def ask(service: Served, names: list[str], counts: Counter[str], given: argparse
 
 
 def kill_child(service: Served) -> None:
-    """End the process in which a job runs."""
+    """Kill the process that runs a job."""
     worker = psutil.Process(service.stack.children[place_of(service, "the worker")].process.pid)
     for child in worker.children():
         child.kill()
 
 
 def killer(name: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Served], None]:
-    """End a part of the stack, and start it again."""
+    """Return a function that kills a part of the stack and starts it again."""
 
     def kill(service: Served) -> None:
         where = place_of(service, name)
@@ -163,12 +162,12 @@ KILLS: list[tuple[str, Callable[[Served], None]]] = [
 
 
 def place_of(service: Served, name: str) -> int:
-    """Where a part of the stack is among its children."""
+    """Return the index of a part of the stack among its children."""
     return next(i for i, child in enumerate(service.stack.children) if child.program.name == name)
 
 
 def await_the_end(service: Served, limit: float) -> None:
-    """Wait until no request is open, or for as long as the patience lasts."""
+    """Wait until every request has ended, or until the limit (monotonic seconds)."""
     with open_database(find_deployment(service.stack.folder.root).database_url) as sessions:
         while time.monotonic() < limit:
             with sessions.begin() as session:
@@ -178,7 +177,7 @@ def await_the_end(service: Served, limit: float) -> None:
 
 
 def count_all(service: Served, counts: Counter[str]) -> None:
-    """Ask the database what there is, and what must not be."""
+    """Count what the database has, and what it must not have."""
     queries = {
         "requests": "SELECT count(*) FROM unlearn_requests",
         "jobs": "SELECT count(*) FROM jobs",
@@ -188,7 +187,7 @@ def count_all(service: Served, counts: Counter[str]) -> None:
         "writes refused to workers without their lease": "SELECT coalesce(sum(refused_writes), 0) FROM attempts",
         "versions published": "SELECT count(*) FROM model_versions WHERE kind = 'unlearned'",
         "requests completed": "SELECT count(*) FROM unlearn_requests WHERE state = 'completed'",
-        "requests failed (the audit refused)": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
+        "requests failed (by the audit)": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
         **PROMISES,
     }
     with (

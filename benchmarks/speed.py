@@ -1,10 +1,10 @@
-"""What unlearning costs beside retraining, in processor seconds of one thread, each ratio taken within one run.
+"""The cost of unlearning compared with retraining, in CPU seconds of one thread; each ratio is taken within one run.
 
     python -m benchmarks.speed --case digits cifar --seeds 100 101 102
 
-Per method; against the size of the forget set (1 to 1,000); against the remaining set at a fixed |D̂_r|; a step of LTU against the
-passes that it must make; bf16 and channels-last against float32; the stop's looks in pieces against all at once. What
-Ready2Unlearn adds to training is in `benchmarks.readiness`.
+By method; by the size of the forget set (1 to 1,000); by the remaining set at a fixed |D̂_r|; a step of LTU compared with the
+forward and backward passes that it needs; bf16 and channels-last compared with float32; batched inference compared with one
+large batch. `benchmarks.readiness` has what Ready2Unlearn adds to training.
 """
 
 import copy
@@ -24,13 +24,13 @@ from benchmarks.methods import AT_DEFAULTS, tuned
 from benchmarks.writing import Row, row, write
 from unlearning.data.samples import Batch, SampleSet
 from unlearning.gradients import flat_gradient, forward_with, trainable
-from unlearning.inference import in_pieces
-from unlearning.methods.ltu.meta import meta_gradient
+from unlearning.hardware import batched_forward
+from unlearning.methods.ltu.feedback import meta_gradient
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU, Retrain, Spec
 from unlearning.specs.training import Precision, Recipe
-from unlearning.task import Task
-from unlearning.training.loop import drain, fresh, train
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fresh, train
 
 P = ParamSpec("P")
 SIZES = (1, 10, 100, 1000)
@@ -44,7 +44,7 @@ def main() -> None:
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__):
         cases = [case(name, seed) for seed in seeds]
-        for part in (methods, sizes, remaining, step, precisions, looks):
+        for part in (methods, sizes, remaining, step, precisions, inference):
             begun = time.perf_counter()
             rows += part(name, cases)
             print(f"{name} {part.__name__}: {time.perf_counter() - begun:.0f} s", flush=True)
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def methods(name: str, cases: Sequence[Case]) -> list[Row]:
-    """Each method, and its ratio to retraining in the same run."""
+    """Time each method, and its ratio to retraining in the same run."""
     seconds: dict[str, list[float]] = {}
     for prepared in cases:
         specs = tuned(name)
@@ -67,7 +67,7 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
 
 
 def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
-    """LTU and IEU on 1 to 1,000 forgotten samples, over their own time on 100."""
+    """Time LTU and IEU on 1 to 1,000 forgotten samples, relative to their time on 100."""
     rows = []
     for label, spec in AT_DEFAULTS.items():
         seconds = {size: [timed(run, spec, _forgetting(c, size)) for c in cases] for size in SIZES}
@@ -79,7 +79,7 @@ def sizes(name: str, cases: Sequence[Case]) -> list[Row]:
 
 
 def remaining(name: str, cases: Sequence[Case]) -> list[Row]:
-    """LTU with |D̂_r| = 500 from remaining sets of different size, over the smallest's time."""
+    """Time LTU with |D̂_r| = 500 from remaining sets of different sizes, relative to the smallest."""
     spec = LTU(remain_share=1e-6, remain_least=500)
     seconds = {size: [timed(run, spec, _remaining(c, size)) for c in cases] for size in REMAINING}
     return [
@@ -95,8 +95,8 @@ def remaining(name: str, cases: Sequence[Case]) -> list[Row]:
 
 
 def step(name: str, cases: Sequence[Case]) -> list[Row]:
-    """LTU's remembering gradient over the sum of its passes, run one by one: the support's gradient kept differentiable, then one
-    backward pass through it and through the queries.
+    """Time LTU's remembering gradient relative to its passes alone: the support's differentiable gradient, then one backward pass
+    through it and through the queries.
     """
     ratios: dict[str, list[float]] = {"second": [], "first": []}
     for prepared in cases:
@@ -113,7 +113,7 @@ def step(name: str, cases: Sequence[Case]) -> list[Row]:
 
 
 def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
-    """One epoch of plain training in float32 contiguous, over bf16 and over channels-last."""
+    """Time one epoch of plain training in contiguous float32 relative to bf16 and to channels-last."""
     found: dict[str, list[float]] = {}
     for prepared in cases:
         plain = _epoch(prepared, "float32", torch.contiguous_format)
@@ -126,30 +126,30 @@ def precisions(name: str, cases: Sequence[Case]) -> list[Row]:
     return [row(v, case=name, method=k, metric="speed_up", unit="ratio") for k, v in found.items()]
 
 
-def looks(name: str, cases: Sequence[Case]) -> list[Row]:
-    """The held-out set through the model at once, over the same in pieces: what a look of the calibrated stop is made of."""
+def inference(name: str, cases: Sequence[Case]) -> list[Row]:
+    """Time the held-out set in one batch relative to batched inference, which a check of the calibrated stop consists of."""
     found = []
     for prepared in cases:
         model, inputs = prepared.original.model, prepared.workload.held_out.inputs
         with torch.no_grad():
-            found.append(_median(model, inputs) / _median(in_pieces(model), inputs))
-    return [row(found, case=name, method="in pieces", metric="speed_up", unit="ratio")]
+            found.append(_median(model, inputs) / _median(batched_forward(model), inputs))
+    return [row(found, case=name, method="batched inference", metric="speed_up", unit="ratio")]
 
 
 def timed(work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> float:
-    """Seconds that the call takes: of one processor thread, or of the GPU."""
+    """Time a call, in seconds: of one CPU thread, or of the GPU."""
     begun = machine.seconds()
     work(*args, **kwargs)
     return machine.seconds() - begun
 
 
 def run(spec: Spec, task: Task) -> None:
-    """The method, to its end."""
-    drain(unlearn(spec, task))
+    """Run the method to completion."""
+    run_to_completion(unlearn(spec, task))
 
 
 def _forgetting(prepared: Case, size: int) -> Task:
-    """The case with the first `size` training samples as its forget set."""
+    """Make a task that forgets the first `size` training samples."""
     everything = prepared.workload.train
     chosen = torch.arange(len(everything)) < size
     task = task_of(prepared)
@@ -172,7 +172,7 @@ def _meta(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str
 
 
 def _passes(prepared: Case, model: nn.Module, batches: Sequence[Batch], order: str) -> Tensor:
-    """The same arithmetic with nothing around it."""
+    """Do the same arithmetic without LTU's code around it."""
     losses, parameters = prepared.workload.objective.losses, trainable(model)
     support = losses(forward_with(model, parameters), batches[0]).mean()
     inner = torch.autograd.grad(
@@ -195,7 +195,7 @@ def _epoch(prepared: Case, precision: Precision, layout: torch.memory_format) ->
     )
     model = fresh(prepared.workload.build, seed=prepared.seed).to(memory_format=layout)  # type: ignore[call-overload]  # torch types this overload for tensors only
     recipe = Recipe(epochs=1, batch_size=64, learning_rate=0.01, precision=precision)
-    return timed(drain, train(model, samples, recipe, objective=prepared.workload.objective, seed=0))
+    return timed(run_to_completion, train(model, samples, recipe, objective=prepared.workload.objective, seed=0))
 
 
 def _over(values: Sequence[float], by: Sequence[float]) -> list[float]:

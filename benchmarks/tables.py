@@ -1,9 +1,9 @@
-"""Make the tables of docs/benchmarks.md and of the README from benchmarks/results/*.json.
+"""Generate the tables of docs/benchmarks.md and of the README from benchmarks/results/*.json.
 
-    python -m benchmarks.tables           rewrite what stands between the markers
-    python -m benchmarks.tables --check   say whether anything would change, by the exit status
+    python -m benchmarks.tables           rewrite the text between the markers
+    python -m benchmarks.tables --check   exit with status 1 if a page would change
 
-A page holds `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are its columns.
+A page contains `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are the columns.
 `<!-- table: summary -->` is the README's: cost and gap of LTU and IEU, from two files.
 """
 
@@ -41,23 +41,21 @@ SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 
 
 def main() -> None:
-    """Rewrite the pages, or check them."""
+    """Rewrite or check the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     given = parser.parse_args()
     stale = [page for page in PAGES if page.exists() and filled(page.read_text()) != page.read_text()]
     for page in stale:
         if given.check:
-            print(
-                f"{page.relative_to(ROOT)} does not show benchmarks/results as it is; run python -m benchmarks.tables"
-            )
+            print(f"{page.relative_to(ROOT)} differs from benchmarks/results; run python -m benchmarks.tables")
         else:
             page.write_text(filled(page.read_text()))
     sys.exit(given.check and bool(stale))
 
 
 def filled(text: str) -> str:
-    """The page with each marked table made anew."""
+    """Generate each marked table of a page's text."""
     return MARK.sub(
         lambda m: f"{m[1]}{_content(m)}\n{m[5]}",
         text,
@@ -71,7 +69,7 @@ def _content(marker: re.Match[str]) -> str:
 
 
 def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
-    """One row a case and method, one column a metric: the mean with half its 95 % interval, then the command underneath."""
+    """Generate a table: a row a case and method, a column a metric (mean ± half a 95 % interval), and below it the command."""
     rows = [r for r in read(name) if case is None or r.case == case]
     found = {(r.case, r.method, r.metric): r for r in rows}
     metrics = metrics or list(dict.fromkeys(r.metric for r in rows))

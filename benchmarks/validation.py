@@ -1,10 +1,9 @@
-"""How near LTU and IEU come at their defaults on the validation seeds, those on which the defaults are chosen.
+"""How near LTU and IEU come to retraining at their defaults, on the validation seeds, on which the defaults are chosen.
 
     python -m benchmarks.validation --case digits cifar=50
 
-Small forget sets and large ones. The gap is what the search of parameters goes by: against a model retrained without the forget
-set, over accuracy on the forget set, on the remaining and on held-out data, and the probability of the forget set's classes.
-Neither the evaluating attack nor the test set is looked at. LTU with a longer inner step stands beside its default.
+For small and large forget sets. The gap is the tuning's score (`unlearning.tuning.judge_by_retrained`): it uses neither the
+evaluating attack nor the test set. LTU with a longer inner step is given beside its default.
 """
 
 from benchmarks.ablation import LARGE_INNER_RATE
@@ -15,13 +14,13 @@ from benchmarks.methods import AT_DEFAULTS
 from benchmarks.writing import Row, row, write
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU
-from unlearning.training.loop import drain
-from unlearning.tuning import against_oracle
+from unlearning.task import run_to_completion
+from unlearning.tuning import judge_by_retrained
 
 SEEDS = (20, 21, 22, 23, 24, 25)
 METHODS = {**AT_DEFAULTS, f"ltu, inner rate {LARGE_INNER_RATE:g}": LTU(inner_rate=LARGE_INNER_RATE)}
 SMALL = {"digits": (0.02,)}
-"""Smaller shares of the training set that are forgotten too."""
+"""Smaller shares of the training set to forget too."""
 
 
 def main() -> None:
@@ -32,11 +31,11 @@ def main() -> None:
             gaps: dict[str, list[float]] = {}
             for seed in seeds:
                 prepared = case(name, seed, share=share)
-                judge = against_oracle(task_of(prepared), prepared.retrained.model)
+                judge = judge_by_retrained(task_of(prepared), prepared.retrained.model)
                 gaps.setdefault("original", []).append(judge(prepared.original.model))
                 for method, spec in METHODS.items():
                     task = task_of(prepared)
-                    drain(unlearn(spec, task))
+                    run_to_completion(unlearn(spec, task))
                     gaps.setdefault(method, []).append(judge(task.model))
                 print(f"{name} {share:.0%} {seed}:", {m: round(found[-1], 2) for m, found in gaps.items()}, flush=True)
             for method, found in gaps.items():

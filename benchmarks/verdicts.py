@@ -1,9 +1,9 @@
-"""How often the audit is right about models whose truth is known.
+"""How often the audit's verdict is right about models whose truth is known.
 
     python -m benchmarks.verdicts --case digits digits_prepared --seeds 100 101 102 103 104
 
-The original, an untouched copy of it and a collapsed model must be `failed`; a retrained model must never be, and should be
-`verified` where there is data enough. For the methods there is no truth to hold the verdict against: theirs are counted.
+The original, a hardly changed copy of it and a collapsed model must be `failed`. A retrained model must never be `failed`, and
+should be `verified` if there are enough data. The methods have no known truth: their verdicts are only counted.
 """
 
 import copy
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def known(prepared: Case) -> dict[str, Judged]:
-    """Models that need no method: barely moved, collapsed, and retrained without the forget set from yet another seed."""
+    """Audit models that need no method: one that hardly changed, and a collapsed one."""
     original = prepared.original.model
     moved = copy.deepcopy(original)
     for parameter in moved.parameters():

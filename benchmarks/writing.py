@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: `benchmarks/results/<name>.json`, one row a figure, from which the tables are made."""
+"""Results of benchmarks: `benchmarks/results/<name>.json`, one row a figure, from which the tables are generated."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One figure. n: independent seeds or runs. low, high: a 95 % interval of the mean; the mean itself where n is 1."""
+    """One figure. n: independent seeds or runs. low, high: a 95 % interval of the mean; equal to the mean if n is 1."""
 
     case: str
     method: str
@@ -33,7 +33,7 @@ class Row:
 
 
 def row(values: Sequence[float], *, case: str, method: str, metric: str, unit: str) -> Row:
-    """The mean of independent values with Student's 95 % interval."""
+    """Compute the mean of independent values with Student's 95 % interval."""
     found = np.asarray(values, dtype=np.float64)
     half = 0.0
     if len(found) > 1:
@@ -45,7 +45,7 @@ def row(values: Sequence[float], *, case: str, method: str, metric: str, unit: s
 
 
 def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> Row:
-    """The share of independent hits with Clopper and Pearson's exact 95 % interval, which stays between 0 and 1."""
+    """Compute the share of independent hits with Clopper and Pearson's exact 95 % interval, which stays between 0 and 1."""
     found = stats.binomtest(sum(hits), len(hits))
     low, high = found.proportion_ci(0.95, method="exact")
     return Row(
@@ -61,7 +61,7 @@ def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> R
 
 
 def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path:
-    """Write the rows with the command, the commit and the machine that made them."""
+    """Write the rows to the file `name`, with the command, the commit and the machine that made them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {
@@ -75,7 +75,7 @@ def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path
 
 
 def read(name: str) -> list[Row]:
-    """The rows that were last written under this name; none where there are none."""
+    """Read the rows of the file `name`; an empty list if it does not exist."""
     path = RESULTS / f"{name}.json"
     return [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
 

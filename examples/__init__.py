@@ -1,1 +1,1 @@
-"""Workloads a newcomer can read and copy."""
+"""Example workloads to read and copy."""

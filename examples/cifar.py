@@ -1,6 +1,6 @@
-"""CIFAR-10: a small residual network on 5,000 images, for two cores, and ResNet-18 on all of them, for a GPU.
+"""CIFAR-10 workloads: a small residual network on 5,000 images, for two CPU cores, and ResNet-18 on all images, for a GPU.
 
-`EXPUNGE_CIFAR` names where the images are: a folder, or a tar archive of one, with `train/<class>/*` and `test/<class>/*` (JPEG or
+`EXPUNGE_CIFAR` is the path of the images: a folder, or a tar archive of one, with `train/<class>/*` and `test/<class>/*` (JPEG or
 PNG). Without it torchvision downloads CIFAR-10 into `data/`.
 """
 
@@ -29,12 +29,12 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
 """Of the training images, by channel, values from 0 to 1."""
-_FEW = 800
-"""Images of a class and part that are read where 5,000 in all are trained on."""
+_IMAGES_PER_CLASS = 800
+"""Images of each class and part that the small workload reads."""
 
 
 class Residual(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut (He et al. 2016, basic block).
+    """Two 3 x 3 convolutions with a shortcut (He et al. 2016, basic block).
 
     (n, inside, h, w) → (n, outside, h / stride, w / stride).
     """
@@ -55,12 +55,12 @@ class Residual(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Feature maps in, feature maps out."""
+        """Compute the output feature maps."""
         return torch.relu(self.path(inputs) + self.shortcut(inputs))
 
 
 def network() -> nn.Module:
-    """A small residual network: (n, 3, 32, 32) → logits (n, 10), 310,000 parameters."""
+    """Build a small residual network: (n, 3, 32, 32) → logits (n, 10), 310,000 parameters."""
     network = nn.Sequential(
         nn.Conv2d(3, 32, 3, padding=1, bias=False),
         nn.BatchNorm2d(32),
@@ -78,7 +78,7 @@ def network() -> nn.Module:
 
 
 def resnet18() -> nn.Module:
-    """torchvision's ResNet-18 with a stem for small images, a 3 x 3 convolution and no pooling.
+    """Build torchvision's ResNet-18 with a stem for small images: a 3 x 3 convolution and no pooling.
 
     (n, 3, 32, 32) → logits (n, 10), 11.2 million parameters.
     """
@@ -93,9 +93,9 @@ def resnet18() -> nn.Module:
 
 
 def workload() -> Workload:
-    """5,000 images to train on and 2,000 held out, of CIFAR's training set; 2,000 of its test set. Split once, from one seed."""
-    train, held_out = partition(_samples("train", _FEW), (5000, 2000), seed=0)
-    (test,) = partition(_samples("test", _FEW), (2000,), seed=0)
+    """Make the small workload: 5,000 training and 2,000 held-out images of CIFAR's training set, 2,000 of its test set."""
+    train, held_out = partition(_samples("train", _IMAGES_PER_CLASS), (5000, 2000), seed=0)
+    (test,) = partition(_samples("test", _IMAGES_PER_CLASS), (2000,), seed=0)
     return Workload(
         name="cifar",
         build=network,
@@ -108,9 +108,9 @@ def workload() -> Workload:
 
 
 def resnet18_workload() -> Workload:
-    """A tenth of CIFAR's training set held out, the rest to train on; its whole test set. Split once, from one seed.
+    """Make the ResNet-18 workload: a tenth of CIFAR's training set held out, the rest to train on; its whole test set; one seed.
 
-    30 epochs of a one-cycle rate, without augmentation, in place of the 182 that unlearning papers train for.
+    It trains 30 epochs at a one-cycle rate without augmentation, where unlearning papers train 182 epochs.
     """
     everything = _samples("train", None)
     held_out = len(everything) // 10
@@ -128,7 +128,7 @@ def resnet18_workload() -> Workload:
 
 @functools.cache
 def _samples(part: str, most: int | None) -> SampleSet:
-    """One part; `most` of each class where the images are stored one by one."""
+    """Read one part, "train" or "test"; of stored images at most `most` of each class."""
     where = os.environ.get("EXPUNGE_CIFAR")
     names, pixels, labels = _stored(Path(where), part, most) if where else _downloaded(part)
     scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
@@ -144,9 +144,9 @@ _Images = tuple[tuple[str, ...], NDArray[np.uint8], list[int]]
 
 
 def _stored(path: Path, part: str, most: int | None) -> _Images:
-    """The images of one part, in the order of their names; those numbered below `most`, if given."""
+    """Read the images of one part in the order of their names; only those numbered below `most`, if given."""
     if not path.exists():
-        raise InvalidWorkload(f"EXPUNGE_CIFAR names {path}, which is not there.")
+        raise InvalidWorkload(f"EXPUNGE_CIFAR is {path}, which does not exist.")
     files = _in_archive(path, part) if path.is_file() else _in_folder(path, part)
     found = sorted((name, content) for name, content in files if most is None or int(Path(name).stem) < most)
     if not found:
@@ -177,17 +177,17 @@ def _downloaded(part: str) -> _Images:
         data = CIFAR10("data", train=part == "train", download=True)
     except URLError as error:
         raise InvalidWorkload(
-            f"CIFAR-10 is not in data/ and could not be downloaded ({error.reason}). EXPUNGE_CIFAR may name a folder of its "
-            "images, or a tar archive of one."
+            f"CIFAR-10 is not in data/ and could not be downloaded ({error.reason}). Set EXPUNGE_CIFAR to a folder of its "
+            "images, or to a tar archive of one."
         ) from error
     return tuple(f"{part}/{i:05d}" for i in range(len(data.targets))), data.data, list(data.targets)
 
 
 def _make_torchvision_importable() -> None:
-    """Declare two operators that a CUDA build of torchvision registers fakes for; on a CPU-only torch its import fails without."""
+    """Declare two operators that a CUDA build of torchvision needs: on a CPU-only torch its import fails without them."""
     for signature in (
         "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
         "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     ):
-        with contextlib.suppress(RuntimeError):  # It is there already.
+        with contextlib.suppress(RuntimeError):  # It is declared already.
             torch.library.define(f"torchvision::{signature.partition('(')[0]}", "(" + signature.partition("(")[2])

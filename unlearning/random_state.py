@@ -1,45 +1,42 @@
-"""Seeded steps that leave the process's random state as it was."""
+"""Run a generator's steps under a random state of their own, so that the process's random state does not change."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from unlearning.state import State
-from unlearning.task import Outcome, Steps
+from unlearning.task import Steps, each_step_in
 
 
 def isolated(steps: Steps, *, seed: int, state: State | None = None) -> Steps:
-    """Run a generator under its own global random state, switched in for each step and out again at each yield.
+    """Run each step of a generator under a global random state of its own, seeded by `seed`; the caller sees its own state.
 
-    Dropout and weight initialisation draw from the global state; a caller between two steps must see its own. `state` keeps it for
-    a checkpoint.
+    Dropout and weight initialisation draw from torch's global state. `state` includes the random state in training checkpoints.
     """
-    own = _Own(_seeded(seed))
+    own = _RandomState(_seeded(seed))
     if state is not None:
         state.random = own
-    try:
-        while True:
-            outer = _state()
-            _restore(own.between_steps)
-            try:
-                progress = next(steps)
-            except StopIteration as end:
-                outcome: Outcome = end.value
-                return outcome
-            finally:
-                own.between_steps = _state()
-                _restore(outer)
-            yield progress
-    finally:
-        steps.close()
+    return each_step_in(steps, own.switched_in)
 
 
 @dataclass(slots=True, eq=False)
-class _Own:
-    """The generator's own random state. It is read between two steps, and put back within one, where it is the process's."""
+class _RandomState:
+    """The random state of a run. It is saved between two steps, and restored during one, when it is the process's."""
 
     between_steps: "_State"
+
+    @contextmanager
+    def switched_in(self) -> Iterator[None]:
+        outer = _state()
+        _restore(self.between_steps)
+        try:
+            yield
+        finally:
+            self.between_steps = _state()
+            _restore(outer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"cpu": self.between_steps[0], "cuda": self.between_steps[1]}

@@ -1,8 +1,7 @@
-"""What an interrupted run needs to go on: its parts, kept by name, and the loops that know where they were.
+"""The state of a run that a training checkpoint holds: the run's parts by name, and loops that remember their position.
 
-A run is resumed by calling its method again, on the original model: what it prepares before its first step is computed again, and
-then `keep` puts every part where it was. On a processor the weights at the end are equal bit by bit to those of a run that was
-never interrupted.
+A run is resumed by calling its method again on the original model. What the method prepares before its first step is computed
+again; then `State.register` restores every part. On a CPU the final weights are bit for bit those of an uninterrupted run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from unlearning.data.samples import Batch, SampleSet
 
 
 class Stateful(Protocol):
-    """What has a state to keep, as modules, optimisers and schedules have: nested dicts and lists of tensors and JSON's values."""
+    """Anything with a state, such as modules, optimisers and schedules: nested dicts and lists of tensors and JSON values."""
 
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102  (torch's own names)
 
@@ -24,38 +23,38 @@ class Stateful(Protocol):
 
 
 Part = Stateful | torch.Generator | dict[str, Tensor]
-"""What can be kept; tensors in a dict are put back in place."""
+"""What a training checkpoint can hold. Tensors in a dict are restored in place."""
 
 
 @dataclass(slots=True, eq=False)
 class State:
-    """The parts of one run whose values are a checkpoint.
+    """The parts of one run; their values are its training checkpoint.
 
-    resumed: the values to go on from, as `snapshot` gave them; empty for a run from the beginning.
-    random: the run's own random numbers (`random_state.isolated`), put back last, after everything that may draw some.
+    resumed: the values to continue from, as `snapshot` returned them; empty for a run from the beginning.
+    random: the run's random state (`random_state.isolated`), restored last, after everything that may draw from it.
     """
 
     resumed: Mapping[str, Any] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     random: Stateful | None = None
 
-    def keep(self, **parts: Part) -> None:
-        """From here on these are part of every checkpoint; in a resumed run each takes its value now.
+    def register(self, **parts: Part) -> None:
+        """Add parts to every training checkpoint from here on; in a resumed run restore their saved values now.
 
-        Call it when all that looks at the original model is done, right before the loop; the model itself is one of the parts. A
-        name stands once in a run.
+        Call it right before the loop, after everything that reads the original model: the model is one of the parts. A name may be
+        registered once in a run.
         """
         twice = parts.keys() & self.parts.keys()
-        assert not twice, f"kept twice: {twice}"
+        assert not twice, f"registered twice: {twice}"
         self.parts.update(parts)
         found = parts.keys() & self.resumed.keys()
         for name in found:
-            _put(parts[name], self.resumed[name])
+            _restore(parts[name], self.resumed[name])
         if found and self.random is not None:
             self.random.load_state_dict(self.resumed["random"])
 
     def snapshot(self) -> dict[str, Any]:
-        """The values now, between two steps. The tensors are the run's own: write or copy them before the next step."""
+        """Return the present values, between two steps. The tensors are not copies: write or copy them before the next step."""
         random = {} if self.random is None else {"random": self.random.state_dict()}
         return {name: _value(part) for name, part in self.parts.items()} | random
 
@@ -69,7 +68,7 @@ def _value(part: Part) -> Any:
     return part.state_dict()
 
 
-def _put(part: Part, value: Any) -> None:
+def _restore(part: Part, value: Any) -> None:
     match part:
         case torch.Generator():
             part.set_state(value)
@@ -82,7 +81,7 @@ def _put(part: Part, value: Any) -> None:
 
 @dataclass(slots=True, eq=False)
 class Loop:
-    """Counts `done` from 1 to `total`; kept, a resumed run goes on with the next number. `end` before a `break`."""
+    """Count `done` from 1 to `total`. Registered, it continues with the next number in a resumed run. `end` it before a `break`."""
 
     total: int
     done: int = 0
@@ -93,23 +92,24 @@ class Loop:
             yield self.done
 
     def end(self) -> None:
-        """Let no further number follow, in a resumed run neither."""
+        """End the count here, in a resumed run too."""
         self.total = self.done
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """Return its position."""
         return {"total": self.total, "done": self.done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved position."""
         self.total, self.done = state_dict["total"], state_dict["done"]
 
 
 @dataclass(slots=True, eq=False)
 class Epochs:
-    """Batches of `size`, every sample once an epoch in a new random order; kept, a resumed run goes on with the next batch.
+    """Yield batches of `size`, with every sample once an epoch in a new random order.
 
-    taken: batches given so far. order: the present epoch's, (n,) int64.
+    Registered, it continues with the next batch in a resumed run. taken: batches yielded so far. order: of the present epoch's
+    samples, (n,) int64.
     """
 
     samples: SampleSet
@@ -121,12 +121,12 @@ class Epochs:
 
     @property
     def total(self) -> int:
-        """How many batches there are in all."""
+        """The number of batches in all epochs."""
         return self.epochs * self.samples.batch_count(self.size)
 
     @property
     def index(self) -> Tensor:
-        """Where the samples of the latest batch stand, (k,) int64."""
+        """The positions of the latest batch's samples in `samples`, (k,) int64."""
         return self.samples.places(self.order, (self.taken - 1) % self.samples.batch_count(self.size), self.size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -138,9 +138,9 @@ class Epochs:
             yield self.samples.slice(self.order, number, self.size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is; the generator is a part of its own."""
+        """Return its position; the generator is registered as a part of its own."""
         return {"taken": self.taken, "order": self.order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved position."""
         self.taken, self.order = state_dict["taken"], state_dict["order"]

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, named by their SHA-256, written whole or not at all."""
+"""Files of weights and training checkpoints: safetensors, named by their SHA-256, written whole or not at all."""
 
 import hashlib
 import json
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 
 _BLOCK = 1 << 20
+_FORMAT = "expunge-checkpoint-1"
 
 
 def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
-    """Write `<sha256>.safetensors` into `folder` and give its path and digest.
+    """Write a model's weights and buffers to `<sha256>.safetensors` in `folder`; return the path and the digest.
 
-    The file appears by a rename after it has reached the disk, so a crash leaves the old state or the new one. Raises OSError
-    (e.g. ENOSPC) with nothing left behind.
+    Raises OSError (e.g. ENOSPC) and then leaves no file.
     """
     return write_file(to_bytes(model), folder)
 
 
 def to_bytes(model: nn.Module) -> bytes:
-    """All weights and buffers in the form of a safetensors file: equal weights give equal bytes."""
+    """Serialise all weights and buffers as a safetensors file; equal weights give equal bytes."""
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     return safetensors.torch.save(
         {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
@@ -36,11 +36,20 @@ def to_bytes(model: nn.Module) -> bytes:
 
 
 def write_file(content: bytes, folder: Path) -> tuple[Path, str]:
-    """Write `<sha256>.safetensors` into `folder`, by a rename after it has reached the disk; gives its path and digest."""
+    """Write `<sha256>.safetensors` into `folder`; return the path and the digest. See `write_atomically`."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256(content).hexdigest()
     path = folder / f"{digest}.safetensors"
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-", suffix=".safetensors")
+    write_atomically(path, content)
+    return path, digest
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whose folder exists, so that a crash leaves the old file or the whole new one.
+
+    The file appears by a rename after its content has reached the disk. Raises OSError (e.g. ENOSPC) and then leaves no new file.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -50,14 +59,13 @@ def write_file(content: bytes, folder: Path) -> tuple[Path, str]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_folder(folder)
-    return path, digest
+    _sync_folder(path.parent)
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
     """Load the weights at `path` into `model`, in place.
 
-    Raises WeightsMissing where there is no file, WeightsDamaged where its digest is not `sha256` or its tensors do not fit.
+    Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or its tensors do not fit.
     """
     if not path.is_file():
         raise WeightsMissing(f"There is no weights file {path.name} in {path.parent}; restore it from the backup.")
@@ -73,7 +81,7 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content, as hex."""
+    """Compute the SHA-256 of a file's content, as hex."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -81,31 +89,20 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def save_training_checkpoint(content: Mapping[str, Any], folder: Path) -> tuple[Path, str]:
+    """Write nested dicts and lists of tensors and JSON values to a file in `folder`; return its path and digest.
 
-
-_FORMAT = "expunge-checkpoint-1"
-
-
-def save_checkpoint(content: Mapping[str, Any], folder: Path) -> tuple[Path, str]:
-    """Write nested dicts and lists of tensors and JSON values, whole or not at all; gives the file's path and digest.
-
-    Raises OSError (e.g. ENOSPC) with nothing left behind.
+    Raises OSError (e.g. ENOSPC) and then leaves no file.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_taken_apart(content, tensors))
+    tree = json.dumps(_to_tree(content, tensors))
     return write_file(safetensors.torch.save(tensors, metadata={_FORMAT: tree}), folder)
 
 
-def load_checkpoint(path: Path, sha256: str) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, the tensors on the processor.
+def load_training_checkpoint(path: Path, sha256: str) -> dict[str, Any]:
+    """Read what `save_training_checkpoint` wrote, with the tensors on the CPU.
 
-    Raises CheckpointUnusable where there is no file, where its digest is not `sha256`, or where it is no checkpoint of this format.
+    Raises CheckpointUnusable if the file does not exist, if its digest is not `sha256`, or if its format is another.
     """
     if not path.is_file():
         raise CheckpointUnusable("its file is gone")
@@ -117,12 +114,15 @@ def load_checkpoint(path: Path, sha256: str) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError):
         raise CheckpointUnusable("its file is of another format") from None
-    content: dict[str, Any] = _put_together(tree, tensors)
+    content: dict[str, Any] = _from_tree(tree, tensors)
     return content
 
 
-def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value as JSON, its tensors moved out under a number. Dicts become pairs: an optimiser's keys are numbers, not strings."""
+def _to_tree(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the value as JSON, with each tensor moved to `tensors` under a number.
+
+    Dicts become lists of pairs, because an optimiser's keys are numbers, not strings.
+    """
     match value:
         case Tensor():
             # A copy, because safetensors refuses tensors that share memory, and the next step changes it.
@@ -131,22 +131,30 @@ def _taken_apart(value: Any, tensors: dict[str, Tensor]) -> Any:
             tensors[name] = copy.contiguous()
             return {"tensor": name, "stride": copy.stride()}
         case dict():
-            return {"dict": [[key, _taken_apart(entry, tensors)] for key, entry in value.items()]}
+            return {"dict": [[key, _to_tree(entry, tensors)] for key, entry in value.items()]}
         case list() | tuple():
-            return [_taken_apart(entry, tensors) for entry in value]
+            return [_to_tree(entry, tensors) for entry in value]
         case None | bool() | int() | float() | str():
             return value
-    raise TypeError(f"A checkpoint holds tensors and JSON's values, not a {type(value).__name__}.")
+    raise TypeError(f"A training checkpoint holds tensors and JSON values, not a {type(value).__name__}.")
 
 
-def _put_together(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _from_tree(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     match tree:
         case {"tensor": name, "stride": stride}:
             found = tensors[name]
-            # In the memory format it had: another may be summed in another order, and end in other bits.
+            # In its former memory format: another may be summed in another order, with other rounding.
             return torch.empty_strided(found.shape, stride, dtype=found.dtype).copy_(found)
         case {"dict": pairs}:
-            return {key: _put_together(entry, tensors) for key, entry in pairs}
+            return {key: _from_tree(entry, tensors) for key, entry in pairs}
         case list():
-            return [_put_together(entry, tensors) for entry in tree]
+            return [_from_tree(entry, tensors) for entry in tree]
     return tree
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

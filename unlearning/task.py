@@ -1,6 +1,7 @@
-"""One unlearning run: what a method gets, what it yields, what it returns."""
+"""One unlearning run: the task that a method gets, the progress that it yields, the outcome that it returns."""
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -12,15 +13,12 @@ from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
 
-P = TypeVar("P")
-R = TypeVar("R")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """One step done, of as many as there are to do as things stand.
+    """One step has been done, out of `total` steps as planned now.
 
-    metrics: figures worth showing while the run goes on (losses, accuracies, seconds).
+    metrics: figures to show while the run goes on (losses, accuracies, seconds).
     """
 
     phase: str
@@ -33,9 +31,9 @@ class Progress:
 class Outcome:
     """How a run ended.
 
-    stopped_because: "matched" (the calibrated stop is satisfied), "budget" (out of steps), "utility" (accuracy would fall
-        below what is allowed) or "completed" (the method has no stop).
-    setup_seconds: time spent before the first step, by what it was spent on (guiding models, neighbour search).
+    stopped_because: "matched" (the calibrated stop is satisfied), "budget" (all steps were taken), "utility" (more accuracy was
+        lost than is allowed) or "completed" (the method has no stop).
+    setup_seconds: time spent before the first step, by purpose (training guide attacks, neighbour search).
     """
 
     steps: int
@@ -46,14 +44,66 @@ class Outcome:
 
 Steps = Generator[Progress, None, Outcome]
 
+A = TypeVar("A")
+B = TypeVar("B")
+T = TypeVar("T")
+
+
+def run_to_completion(steps: Generator[A, None, T], on_progress: Callable[[A], object] = lambda progress: None) -> T:
+    """Run a generator to its end and give what it returns.
+
+    on_progress: called with what each step yields. What it raises ends the run; the generator is closed in any case.
+    """
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            on_progress(progress)
+    finally:
+        steps.close()
+
+
+def map_progress(steps: Generator[A, None, T], convert: Callable[[A], B]) -> Generator[B, None, T]:
+    """Yield `convert` of what each step yields, and return what the steps return."""
+    try:
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield convert(progress)
+    finally:
+        steps.close()
+
+
+def each_step_in(
+    steps: Generator[A, None, T], context: Callable[[], AbstractContextManager[object]]
+) -> Generator[A, None, T]:
+    """Run each step in a context of its own, which is left again at each yield."""
+    try:
+        while True:
+            with context():
+                try:
+                    progress = next(steps)
+                except StopIteration as end:
+                    result: T = end.value
+                    return result
+            yield progress
+    finally:
+        steps.close()
+
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Task:
-    """What a method works on. It changes `model` in place, and nothing else.
+    """The input of a method. The method changes `model` in place, and nothing else.
 
-    forget: D_f. remain: D_r, without anything ever forgotten. guide: the part of D_v that guiding attacks learn from.
+    forget: D_f. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide attacks are trained on.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew.
-    state: what the method keeps for a checkpoint, and goes on from in a resumed run.
+    state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
     """
 
     model: nn.Module
@@ -68,7 +118,7 @@ class Task:
     state: State = field(default_factory=State)
 
     def check(self) -> None:
-        """Raise MethodRefused where a set is empty or where two sets share a sample."""
+        """Raise MethodRefused if a set is empty or if two sets share a sample."""
         sets = {"forget": self.forget, "remaining": self.remain, "guide": self.guide, "criterion": self.criterion}
         for name, samples in sets.items():
             if not len(samples):
@@ -81,13 +131,3 @@ class Task:
                         f"The {name} set and the {seen[sample]} set share a sample; they must be disjoint."
                     )
                 seen[sample] = name
-
-
-def run_to_completion(steps: Generator[P, None, R], show: Callable[[P], None] = lambda step: None) -> R:
-    """Run a generator to its end and return its result. show: called with each value that it yields."""
-    while True:
-        try:
-            show(next(steps))
-        except StopIteration as end:
-            result: R = end.value
-            return result

@@ -1,1 +1,1 @@
-"""Checks, offline and with `cryptography` alone, what Expunge has signed."""
+"""Check offline what Expunge has signed. Needs only `cryptography`."""

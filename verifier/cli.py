@@ -1,18 +1,18 @@
-"""The command `expunge-verify`: what `expunge verify` does, with nothing but `cryptography` installed."""
+"""The command `expunge-verify`: the same check as `expunge verify`, with only `cryptography` installed."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from verifier.checking import told, verify_files
+from verifier.checking import format_outcome, verify_files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check what the command line names; 0 where it is proven, 1 where it is not."""
+    """Check the files that the command line names; return 0 if the statement is proven, else 1."""
     parser = argparse.ArgumentParser(
         prog="expunge-verify",
-        description="Check a signed statement of Expunge offline, and say what that does not show.",
+        description="Check a statement signed by Expunge offline, and print what is proven and what no check can show.",
     )
     parser.add_argument("statement", type=Path, help="the signed statement (GET /reports/{id}/statement)")
     parser.add_argument(
@@ -20,13 +20,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         action="append",
         required=True,
-        help="a public key (PEM), or the JSON of GET /keys; repeatable",
+        help="a public key (PEM) or the JSON of GET /keys; may be repeated",
     )
-    parser.add_argument("--report", type=Path, help="the report's JSON: is it the one?")
-    parser.add_argument("--weights", type=Path, help="a file of weights: are they the ones?")
-    parser.add_argument("--sample", type=Path, help="a proof of inclusion: is that sample among those forgotten?")
+    parser.add_argument("--report", type=Path, help="the report as JSON: check that it is the statement's report")
+    parser.add_argument("--weights", type=Path, help="a file of weights: check that the statement is about them")
     parser.add_argument(
-        "--log", type=Path, help="a proof from the log (GET /jobs/{id}/log-entry): was it written down?"
+        "--sample", type=Path, help="a proof of inclusion: check that the sample is among the forgotten ones"
+    )
+    parser.add_argument(
+        "--log", type=Path, help="a proof from the log (GET /jobs/{id}/log-entry): check that the result was logged"
     )
     given = parser.parse_args(arguments)
     outcome = verify_files(
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sample=given.sample,
         log=given.log,
     )
-    print(told(outcome))
+    print(format_outcome(outcome))
     return 1 if outcome.refused else 0
 
 

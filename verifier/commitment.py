@@ -1,4 +1,4 @@
-"""Proving to one person that their sample is in a job's manifest, without showing any other."""
+"""Commitments: prove to one person that their sample is in a job's commitment, without revealing any other sample."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,10 @@ SALT_BYTES = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inclusion:
-    """A sample's place in a manifest: what the person is handed. `path` goes from the leaf to the root."""
+    """A proof that a sample is in a commitment, as the person receives it.
+
+    salt: 32 bytes. index, size: the leaf's number, from 0, and how many leaves there are. path: 32-byte hashes from leaf to root.
+    """
 
     report_id: str
     dataset: str
@@ -24,7 +27,7 @@ class Inclusion:
     path: tuple[bytes, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The proof as a file."""
+        """Return the content of the proof's file."""
         return {
             "type": TYPE,
             "report_id": self.report_id,
@@ -38,34 +41,34 @@ class Inclusion:
 
 
 def sample_leaf(salt: bytes, dataset: str, sample_id: str) -> bytes:
-    """The hash of a sample's leaf, 32 bytes: over a salt of its own, so that nobody can try IDs against it."""
+    """Hash a sample to its leaf, 32 bytes. Each sample has its own salt, so that nobody can guess IDs from leaves."""
     return leaf_hash(salt + dataset.encode() + b"\0" + sample_id.encode())
 
 
 def read_inclusion(data: bytes) -> Inclusion:
-    """Read a proof from its file. Raises Malformed."""
+    """Read a proof of inclusion from its file. Raises Malformed."""
     try:
-        proof = json.loads(data)
-        if proof["type"] != TYPE:
-            raise Malformed(f"The proof of inclusion is of the type {proof['type']!r}, not {TYPE!r}.")
-        found = Inclusion(
-            report_id=str(proof["report_id"]),
-            dataset=str(proof["dataset"]),
-            sample_id=str(proof["sample_id"]),
-            salt=bytes.fromhex(proof["salt"]),
-            index=int(proof["leaf_index"]),
-            size=int(proof["tree_size"]),
-            path=tuple(bytes.fromhex(step) for step in proof["path"]),
+        content = json.loads(data)
+        if content["type"] != TYPE:
+            raise Malformed(f"The proof of inclusion is of the type {content['type']!r}, not {TYPE!r}.")
+        proof = Inclusion(
+            report_id=str(content["report_id"]),
+            dataset=str(content["dataset"]),
+            sample_id=str(content["sample_id"]),
+            salt=bytes.fromhex(content["salt"]),
+            index=int(content["leaf_index"]),
+            size=int(content["tree_size"]),
+            path=tuple(bytes.fromhex(step) for step in content["path"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
-    if len(found.salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in found.path):
+    if len(proof.salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in proof.path):
         raise Malformed(f"The salt and each step of the path must be {SALT_BYTES} bytes long.")
-    return found
+    return proof
 
 
 def check_inclusion(proof: Inclusion, *, root: bytes, size: int) -> None:
-    """Check a proof against the root and the size that a statement commits to. Raises Mismatch."""
+    """Check a proof against the root, 32 bytes, and the size of a statement's commitment. Raises Mismatch."""
     leaf = sample_leaf(proof.salt, proof.dataset, proof.sample_id)
     if proof.size != size or not included(leaf, index=proof.index, size=size, path=proof.path, root=root):
-        raise Mismatch("The sample is not shown to be in this statement's manifest.")
+        raise Mismatch("The proof does not show that the sample is in this statement's commitment.")

@@ -12,13 +12,13 @@ from verifier.keys import TrustedKey, named, refuse_revoked
 
 
 def encoded(payload_type: str, payload: bytes) -> bytes:
-    """The bytes that are signed: PAE, the pre-authentication encoding, of the type and the payload."""
+    """Encode the type and the payload as the bytes that are signed (PAE, pre-authentication encoding)."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def envelope(payload_type: str, payload: bytes, *, key_id: str, sign: Callable[[bytes], bytes]) -> dict[str, Any]:
-    """Put a payload into an envelope with one signature."""
+    """Sign a payload and return its envelope with one signature."""
     signature = sign(encoded(payload_type, payload))
     return {
         "payload": base64.b64encode(payload).decode(),
@@ -28,10 +28,10 @@ def envelope(payload_type: str, payload: bytes, *, key_id: str, sign: Callable[[
 
 
 def open_envelope(data: bytes, *, payload_type: str, keys: Sequence[TrustedKey]) -> tuple[bytes, TrustedKey]:
-    """The payload of an envelope that one of the keys has signed, and that key.
+    """Return the payload of an envelope that one of the keys signed, and that key.
 
-    Every given key is tried: the envelope's `keyid` is only a hint, which anybody could write. A payload of another type is refused
-    even where its signature is good. Raises Malformed, BadSignature, Revoked.
+    Every key is tried: the envelope's `keyid` is only a hint, which anybody could write. A payload of another type is refused
+    even if its signature is good. Raises Malformed, BadSignature, Revoked.
     """
     try:
         found = json.loads(data)
@@ -42,7 +42,7 @@ def open_envelope(data: bytes, *, payload_type: str, keys: Sequence[TrustedKey])
     signed_by = [key for key in keys for one in signatures if _is_good(key, one, encoded(kind, payload))]
     if not signed_by:
         raise BadSignature(
-            f"None of the given keys ({named(keys)}) has signed this: it was changed, or another key did."
+            f"None of the given keys ({named(keys)}) signed this: it was changed, or another key signed it."
         )
     good = [key for key in signed_by if key.revoked_at is None]
     if not good:
@@ -61,7 +61,7 @@ def _is_good(key: TrustedKey, signature: bytes, signed: bytes) -> bool:
 
 
 def _bytes(text: object) -> bytes:
-    """Base64 in either of its alphabets, as the specification asks."""
+    """Decode base64 in either of its alphabets, as the specification requires."""
     if not isinstance(text, str):
         raise TypeError("base64 is text")
     return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)

@@ -1,23 +1,23 @@
-"""Why something is not proven.
+"""Errors of the verifier: why something is not proven.
 
 NotProven
-├── Malformed        what was given is not what it should be: truncated, another format, a missing field
-├── BadSignature     no signature is of a key that was given, over exactly these bytes
+├── Malformed        a file is truncated, of another format, or lacks a field
+├── BadSignature     none of the given keys signed exactly these bytes
 ├── Revoked          the signature is good, but its key is revoked
-└── Mismatch         the signature is good, but it speaks of something else than what was given
+└── Mismatch         the signature is good, but it is about something other than what was given
 """
 
 
 class NotProven(Exception):
-    """Base of every reason; the message is for the person who checks."""
+    """Base of all reasons; the message is for the person who checks."""
 
 
 class Malformed(NotProven):
-    """It cannot be read as what it should be."""
+    """A file cannot be read as what it should be."""
 
 
 class BadSignature(NotProven):
-    """No given key has signed these bytes."""
+    """No given key signed these bytes."""
 
 
 class Revoked(NotProven):
@@ -25,4 +25,4 @@ class Revoked(NotProven):
 
 
 class Mismatch(NotProven):
-    """What was signed is about other weights, another report, another sample or another tree."""
+    """The signed content is about other weights, another report, another sample or another tree."""

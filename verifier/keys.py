@@ -1,4 +1,4 @@
-"""Public signing keys (Ed25519): reading them from a file, and their ids."""
+"""Public signing keys (Ed25519): read them from a file, and compute their ids."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from verifier.errors import Malformed, Revoked
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey:
-    """A public key that somebody has chosen to trust; `revoked_at` (RFC 3339) and why, where its file says so."""
+    """A public key that the person who checks trusts. revoked_at: RFC 3339, if its file says that it is revoked."""
 
     key_id: str
     public: Ed25519PublicKey
@@ -23,17 +23,17 @@ class TrustedKey:
 
 
 def key_id(public: Ed25519PublicKey) -> str:
-    """SHA-256, hex, of the key's SubjectPublicKeyInfo: `openssl pkey -pubin -in key.pem -outform DER | sha256sum`."""
+    """Compute the SHA-256, hex, of the key's SubjectPublicKeyInfo: `openssl pkey -pubin -in key.pem -outform DER | sha256sum`."""
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def pem(public: Ed25519PublicKey) -> str:
-    """The key as PEM text."""
+    """Return the key as PEM text."""
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def read_public_key(text: str) -> Ed25519PublicKey:
-    """Read a public key from PEM text. Raises Malformed for anything but an Ed25519 public key."""
+    """Read an Ed25519 public key from PEM text. Raises Malformed for anything else."""
     try:
         public = load_pem_public_key(text.encode())
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -44,7 +44,7 @@ def read_public_key(text: str) -> Ed25519PublicKey:
 
 
 def read_keys(data: bytes) -> list[TrustedKey]:
-    """Read the keys of a file: one in PEM form, or the JSON of GET /keys, which knows revocations. Raises Malformed."""
+    """Read the keys of a file: one key as PEM, or the JSON of GET /keys, which lists revocations. Raises Malformed."""
     try:
         text = data.decode()
         if text.lstrip().startswith("-----BEGIN"):
@@ -57,17 +57,14 @@ def read_keys(data: bytes) -> list[TrustedKey]:
 
 
 def refuse_revoked(key: TrustedKey) -> None:
-    """Raise Revoked for a revoked key.
-
-    Whoever has stolen a key can write any time into what they sign, so an old date in it is no excuse.
-    """
+    """Raise Revoked for a revoked key, whatever date the signed content has: a thief could write any date."""
     if key.revoked_at is not None:
         why = f" ({key.revocation_reason})" if key.revocation_reason else ""
         raise Revoked(f"The key {key.key_id} was revoked at {key.revoked_at}{why}: nothing signed with it is proven.")
 
 
 def named(keys: Sequence[TrustedKey]) -> str:
-    """The keys by the first digits of their ids, for a message."""
+    """Name the keys by the first 12 digits of their ids, for a message."""
     return ", ".join(key.key_id[:12] for key in keys) or "none"
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the log: signed notes (c2sp.org/signed-note, c2sp.org/tlog-checkpoint), with Ed25519."""
+"""The transparency log: log checkpoints (c2sp.org/tlog-checkpoint, signed notes with Ed25519) and proofs of its entries."""
 
 import base64
 import hashlib
@@ -15,13 +15,18 @@ from verifier.errors import BadSignature, Malformed, Mismatch
 from verifier.keys import TrustedKey, named, refuse_revoked
 from verifier.merkle import consistent, included, leaf_hash, root_hash
 
+TYPE = "https://expunge.dev/proofs/log/v1"
+
 _DASH = "\N{EM DASH} "
 _ED25519 = b"\x01"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """How far a log was: its name, how many leaves it had, and the root over them, 32 bytes."""
+class TreeHead:
+    """The head of a log; signed, it is a log checkpoint.
+
+    origin: the log's name. size: number of leaves. root: of the tree over them, 32 bytes.
+    """
 
     origin: str
     size: int
@@ -29,18 +34,18 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        """What is signed."""
+        """The text that is signed."""
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
 def sign_note(text: str, *, name: str, public: Ed25519PublicKey, sign: Callable[[bytes], bytes]) -> str:
-    """A text with a signature line; `name` is the signer's, without spaces."""
+    """Sign a text and return it as a signed note (c2sp.org/signed-note). name: the signer's, without spaces."""
     signature = base64.b64encode(_hint(name, public) + sign(text.encode())).decode()
     return f"{text}\n{_DASH}{name} {signature}\n"
 
 
 def open_note(note: bytes, *, keys: Sequence[TrustedKey], name: str | None = None) -> tuple[str, TrustedKey]:
-    """The text of a note that one of the keys has signed under `name` (by default its first line), and that key.
+    """Return the text of a note that one of the keys signed under `name` (default: its first line), and that key.
 
     Raises Malformed, BadSignature, Revoked.
     """
@@ -56,7 +61,7 @@ def open_note(note: bytes, *, keys: Sequence[TrustedKey], name: str | None = Non
     found = [key for key in keys for who, raw in rows if who == signer and _is_good(key, signer, raw, text)]
     if not found:
         raise BadSignature(
-            f"None of the given keys ({named(keys)}) has signed this note: it was changed, or another did."
+            f"None of the given keys ({named(keys)}) signed this note: it was changed, or another key signed it."
         )
     good = [key for key in found if key.revoked_at is None]
     if not good:
@@ -64,32 +69,123 @@ def open_note(note: bytes, *, keys: Sequence[TrustedKey], name: str | None = Non
     return text, good[0]
 
 
-def read_checkpoint(note: bytes, *, keys: Sequence[TrustedKey]) -> Checkpoint:
-    """A signed checkpoint. Raises Malformed, BadSignature, Revoked."""
+def read_log_checkpoint(note: bytes, *, keys: Sequence[TrustedKey]) -> TreeHead:
+    """Read a signed log checkpoint. Raises Malformed, BadSignature, Revoked."""
     text, _ = open_note(note, keys=keys)
     try:
         origin, size, root = text.splitlines()[:3]
-        found = Checkpoint(origin=origin, size=int(size), root=base64.b64decode(root, validate=True))
+        found = TreeHead(origin=origin, size=int(size), root=base64.b64decode(root, validate=True))
     except ValueError as error:
-        raise Malformed("It is signed, but it is no checkpoint of a log.") from error
+        raise Malformed("It is signed, but it is not a log checkpoint.") from error
     if len(found.root) != 32 or found.size < 0 or str(found.size) != size:
-        raise Malformed("It is signed, but it is no checkpoint of a log.")
+        raise Malformed("It is signed, but it is not a log checkpoint.")
     return found
 
 
-def check_consistency(older: Checkpoint, newer: Checkpoint, path: Sequence[bytes]) -> None:
-    """Check that the log has only grown from one checkpoint to another. Raises Mismatch."""
+def check_consistency(older: TreeHead, newer: TreeHead, path: Sequence[bytes]) -> None:
+    """Check that the log only grew from one log checkpoint to another. Raises Mismatch."""
     if older.origin != newer.origin:
-        raise Mismatch(f"These are checkpoints of two logs: {older.origin} and {newer.origin}.")
+        raise Mismatch(f"These are log checkpoints of two logs: {older.origin} and {newer.origin}.")
     if older.size > newer.size:
         raise Mismatch(f"The log has shrunk: it had {older.size} entries and has {newer.size}.")
     grown = consistent(first=older.size, second=newer.size, first_root=older.root, second_root=newer.root, path=path)
     if not grown:
-        raise Mismatch(f"The first {older.size} entries of the log are not what they were.")
+        raise Mismatch(f"The first {older.size} entries of the log have changed.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogProof:
+    """An entry of the log with its proof.
+
+    content, key: the recorded JSON text, byte by byte, and the key of its HMAC in the leaf. path: from the leaf to the root of the
+    log checkpoint, 32-byte hashes. checkpoint: the signed note of the log checkpoint.
+    """
+
+    leaf: bytes
+    content: str
+    key: bytes
+    index: int
+    path: tuple[bytes, ...]
+    checkpoint: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the proof's file."""
+        return {
+            "type": TYPE,
+            "leaf": base64.b64encode(self.leaf).decode(),
+            "content": self.content,
+            "key": self.key.hex(),
+            "leaf_index": self.index,
+            "path": [step.hex() for step in self.path],
+            "checkpoint": self.checkpoint,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """An entry proven to be in the log. at: when it was written, RFC 3339. checkpoint: the log checkpoint of the proof."""
+
+    kind: str
+    at: str
+    content: Mapping[str, Any]
+    index: int
+    checkpoint: TreeHead
+
+
+def content_hmac(key: bytes, content: str) -> str:
+    """Compute the HMAC-SHA256, hex, that a leaf holds in place of its content (its field "commitment")."""
+    return hmac.digest(key, content.encode(), "sha256").hex()
+
+
+def read_log_proof(data: bytes) -> LogProof:
+    """Read the proof of an entry from its file. Raises Malformed."""
+    try:
+        proof = json.loads(data)
+        if proof["type"] != TYPE:
+            raise Malformed(f"The proof is of the type {proof['type']!r}, not {TYPE!r}.")
+        return LogProof(
+            leaf=base64.b64decode(proof["leaf"], validate=True),
+            content=str(proof["content"]),
+            key=bytes.fromhex(proof["key"]),
+            index=int(proof["leaf_index"]),
+            path=tuple(bytes.fromhex(step) for step in proof["path"]),
+            checkpoint=str(proof["checkpoint"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed(f"The proof from the log cannot be read: {type(error).__name__}.") from error
+
+
+def check_entry(proof: LogProof, *, keys: Sequence[TrustedKey]) -> Entry:
+    """Check a proof and return its entry. Raises Malformed, BadSignature, Revoked, Mismatch."""
+    checkpoint = read_log_checkpoint(proof.checkpoint.encode(), keys=keys)
+    leaf = leaf_hash(proof.leaf)
+    if not included(leaf, index=proof.index, size=checkpoint.size, path=proof.path, root=checkpoint.root):
+        raise Mismatch("The proof does not show that the entry is in the log.")
+    try:
+        leaf_content = json.loads(proof.leaf)
+        content = json.loads(proof.content)
+        if not hmac.compare_digest(str(leaf_content["commitment"]), content_hmac(proof.key, proof.content)):
+            raise Mismatch("The given content is not the content that the log recorded.")
+        entry = Entry(
+            kind=str(leaf_content["kind"]),
+            at=str(leaf_content["at"]),
+            content=dict(content),
+            index=proof.index,
+            checkpoint=checkpoint,
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Malformed("It is in the log, but this program cannot read the entry.") from error
+    return entry
+
+
+def check_leaves(checkpoint: TreeHead, leaves: Sequence[bytes]) -> None:
+    """Check that these are all leaves of the log at a log checkpoint. Raises Mismatch."""
+    if len(leaves) != checkpoint.size or root_hash([leaf_hash(leaf) for leaf in leaves]) != checkpoint.root:
+        raise Mismatch(f"These {len(leaves)} leaves are not those of the log checkpoint with {checkpoint.size}.")
 
 
 def _hint(name: str, public: Ed25519PublicKey) -> bytes:
-    """The four bytes before a signature that say which key may have made it."""
+    """Compute the four bytes before a signature that hint at its key."""
     return hashlib.sha256(name.encode() + b"\n" + _ED25519 + public.public_bytes_raw()).digest()[:4]
 
 
@@ -108,92 +204,3 @@ def _is_good(key: TrustedKey, name: str, raw: bytes, text: str) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-TYPE = "https://expunge.dev/proofs/log/v1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogProof:
-    """One entry of the log with what shows it: `content` and `key` open the leaf, the path leads to the checkpoint's root.
-
-    `content` is the text of the JSON that was recorded, byte by byte.
-    """
-
-    leaf: bytes
-    content: str
-    key: bytes
-    index: int
-    path: tuple[bytes, ...]
-    checkpoint: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The proof as a file."""
-        return {
-            "type": TYPE,
-            "leaf": base64.b64encode(self.leaf).decode(),
-            "content": self.content,
-            "key": self.key.hex(),
-            "leaf_index": self.index,
-            "path": [step.hex() for step in self.path],
-            "checkpoint": self.checkpoint,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """An entry that is shown to be in the log: its kind, when it was written (RFC 3339), its content, and how far the log was."""
-
-    kind: str
-    at: str
-    content: Mapping[str, Any]
-    index: int
-    checkpoint: Checkpoint
-
-
-def commitment(key: bytes, content: str) -> str:
-    """HMAC-SHA256, hex: what a leaf holds in place of its content."""
-    return hmac.digest(key, content.encode(), "sha256").hex()
-
-
-def read_log_proof(data: bytes) -> LogProof:
-    """Read a proof from its file. Raises Malformed."""
-    try:
-        proof = json.loads(data)
-        if proof["type"] != TYPE:
-            raise Malformed(f"The proof is of the type {proof['type']!r}, not {TYPE!r}.")
-        return LogProof(
-            leaf=base64.b64decode(proof["leaf"], validate=True),
-            content=str(proof["content"]),
-            key=bytes.fromhex(proof["key"]),
-            index=int(proof["leaf_index"]),
-            path=tuple(bytes.fromhex(step) for step in proof["path"]),
-            checkpoint=str(proof["checkpoint"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed(f"The proof from the log cannot be read: {type(error).__name__}.") from error
-
-
-def check_entry(proof: LogProof, *, keys: Sequence[TrustedKey]) -> Entry:
-    """The entry that a proof shows to be in the log. Raises Malformed, BadSignature, Revoked, Mismatch."""
-    checkpoint = read_checkpoint(proof.checkpoint.encode(), keys=keys)
-    leaf = leaf_hash(proof.leaf)
-    if not included(leaf, index=proof.index, size=checkpoint.size, path=proof.path, root=checkpoint.root):
-        raise Mismatch("The entry is not shown to be in the log.")
-    try:
-        said = json.loads(proof.leaf)
-        content = json.loads(proof.content)
-        if not hmac.compare_digest(str(said["commitment"]), commitment(proof.key, proof.content)):
-            raise Mismatch("What the entry is said to stand for is not what the log holds.")
-        entry = Entry(
-            kind=str(said["kind"]), at=str(said["at"]), content=dict(content), index=proof.index, checkpoint=checkpoint
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed("It is in the log, but it is no entry that this program can read.") from error
-    return entry
-
-
-def check_leaves(checkpoint: Checkpoint, leaves: Sequence[bytes]) -> None:
-    """Check that these are all leaves of the log at a checkpoint. Raises Mismatch."""
-    if len(leaves) != checkpoint.size or root_hash([leaf_hash(leaf) for leaf in leaves]) != checkpoint.root:
-        raise Mismatch(f"These {len(leaves)} leaves are not those of the checkpoint at {checkpoint.size}.")

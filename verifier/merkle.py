@@ -1,21 +1,21 @@
-"""Merkle trees as RFC 6962 (section 2.1) hashes them, and checking proofs about them (RFC 9162, section 2.1)."""
+"""Merkle trees, hashed as in RFC 6962 (section 2.1), and proofs about them (RFC 9162, section 2.1)."""
 
 import hashlib
 from collections.abc import Sequence
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """SHA-256(0x00 ‖ data): the hash of a leaf, 32 bytes."""
+    """Hash a leaf, 32 bytes: SHA-256(0x00 ‖ data)."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """SHA-256(0x01 ‖ left ‖ right): the hash of an inner node, 32 bytes."""
+    """Hash an inner node, 32 bytes: SHA-256(0x01 ‖ left ‖ right)."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 def root_hash(leaves: Sequence[bytes]) -> bytes:
-    """The tree's hash over the hashes of its leaves, MTH of RFC 6962; of none, SHA-256 of nothing."""
+    """Compute the root, 32 bytes, from the hashes of the leaves (MTH of RFC 6962); without leaves, SHA-256 of nothing."""
     if not leaves:
         return hashlib.sha256().digest()
     level = list(leaves)
@@ -26,7 +26,7 @@ def root_hash(leaves: Sequence[bytes]) -> bytes:
 
 
 def included(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Whether the path proves that a leaf (by its hash) is number `index` of a tree of `size` leaves with that root."""
+    """Return whether the path proves that a leaf, by its hash, has number `index` in a tree of `size` leaves with that root."""
     if not 0 <= index < size:
         return False
     place, last, found = index, size - 1, leaf
@@ -44,7 +44,7 @@ def included(leaf: bytes, *, index: int, size: int, path: Sequence[bytes], root:
 
 
 def consistent(*, first: int, second: int, first_root: bytes, second_root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether the path proves that the tree of `second` leaves begins with the tree of `first` leaves."""
+    """Return whether the path proves that the tree of `second` leaves begins with the tree of `first` leaves."""
     if not 0 <= first <= second:
         return False
     if first in (0, second):

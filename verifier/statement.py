@@ -1,4 +1,4 @@
-"""What Expunge states about an unlearning run: an in-toto Statement v1 with a predicate of its own."""
+"""Signed statements about an unlearning job: in-toto Statement v1 with a predicate of its own."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ VERDICTS = ("verified", "inconclusive", "failed")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """A statement whose signature was checked. `subjects`: SHA-256 of the new weights; `predicate`: what is said of them."""
+    """A statement whose signature was checked. subjects: SHA-256, hex, of the new weights. predicate: what is stated about them."""
 
     key: TrustedKey
     subjects: tuple[str, ...]
@@ -27,7 +27,7 @@ class Statement:
 
     @property
     def report_sha256(self) -> str:
-        """The digest of the report that the statement belongs to."""
+        """The SHA-256, hex, of the statement's report."""
         return str(self.predicate["report"]["sha256"])
 
 
@@ -37,7 +37,7 @@ def read_statement(data: bytes, *, keys: Sequence[TrustedKey]) -> Statement:
     try:
         found = json.loads(payload)
         if (found["_type"], found["predicateType"]) != (STATEMENT_TYPE, PREDICATE_TYPE):
-            raise Malformed(f"It is signed, but it is no statement about unlearning: {found['predicateType']!r}.")
+            raise Malformed(f"It is signed, but it is not a statement about unlearning: {found['predicateType']!r}.")
         statement = Statement(
             key=key,
             subjects=tuple(str(subject["digest"]["sha256"]) for subject in found["subject"]),
@@ -45,16 +45,16 @@ def read_statement(data: bytes, *, keys: Sequence[TrustedKey]) -> Statement:
         )
         _check_predicate(statement.predicate)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed(f"It is signed, but the statement lacks what it must say ({error}).") from error
+        raise Malformed(f"It is signed, but the statement is incomplete ({error}).") from error
     if not statement.subjects:
-        raise Malformed("It is signed, but the statement speaks of no weights.")
+        raise Malformed("It is signed, but the statement names no weights.")
     return statement
 
 
 def _check_predicate(predicate: Mapping[str, Any]) -> None:
-    """Look at everything that is told of it; KeyError or TypeError where something is not there."""
+    """Check that every field that is printed is present. Raises ValueError, KeyError or TypeError."""
     if predicate["verdict"]["value"] not in VERDICTS:
-        raise ValueError(f"the verdict {predicate['verdict']['value']!r} is none")
+        raise ValueError(f"{predicate['verdict']['value']!r} is not a verdict")
     for group, name in (
         ("report", "id"),
         ("report", "sha256"),
@@ -69,7 +69,7 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
         predicate[group][name]
     bytes.fromhex(predicate["manifest"]["root"])
     int(predicate["manifest"]["samples"])
-    # Statements from before there were references have none.
+    # Statements signed before reference models existed have none.
     lists = {"limits": predicate["limits"], "before": predicate["before"], "reference": predicate.get("reference", [])}
     for name, found in lists.items():
         if not isinstance(found, list):
@@ -79,14 +79,14 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
 
 
 def check_report(statement: Statement, report: bytes) -> None:
-    """Check that these bytes are the statement's report: its canonical JSON, as GET /reports/{id} gives it. Raises Mismatch."""
+    """Check that these bytes are the statement's report: its canonical JSON, as GET /reports/{id} returns it. Raises Mismatch."""
     found = hashlib.sha256(report).hexdigest()
     if found != statement.report_sha256:
-        raise Mismatch(f"The statement belongs to another report: to {statement.report_sha256}, not to {found}.")
+        raise Mismatch(f"The statement is about another report: {statement.report_sha256}, not {found}.")
 
 
 def check_weights(statement: Statement, sha256: str) -> None:
-    """Check that weights, by the SHA-256 of their file, are a subject of the statement. Raises Mismatch."""
+    """Check that weights, given by the SHA-256 of their file, are a subject of the statement. Raises Mismatch."""
     if sha256 in {str(before["digest"]["sha256"]) for before in statement.predicate["before"]}:
         raise Mismatch("These are the weights from before the unlearning.")
     if sha256 not in statement.subjects:
@@ -94,15 +94,15 @@ def check_weights(statement: Statement, sha256: str) -> None:
 
 
 def check_logged(statement: Statement, content: Mapping[str, Any]) -> None:
-    """Check that what the log holds is this statement's report. Raises Mismatch."""
+    """Check that the content of a log entry is this statement's report. Raises Mismatch."""
     report = content.get("report")
     if not isinstance(report, dict) or report.get("sha256") != statement.report_sha256:
-        raise Mismatch("The entry of the log is about another report, or about none.")
+        raise Mismatch("The log entry is about another report, or about none.")
 
 
 def check_sample(statement: Statement, proof: Inclusion) -> None:
-    """Check that a sample is in the manifest that the statement commits to. Raises Mismatch."""
-    manifest = statement.predicate["manifest"]
+    """Check that a sample is in the statement's commitment. Raises Mismatch."""
+    commitment = statement.predicate["manifest"]
     if proof.report_id != str(statement.predicate["report"]["id"]):
         raise Mismatch(f"The proof of inclusion is for the report {proof.report_id}, not for this statement's.")
-    check_inclusion(proof, root=bytes.fromhex(str(manifest["root"])), size=int(manifest["samples"]))
+    check_inclusion(proof, root=bytes.fromhex(str(commitment["root"])), size=int(commitment["samples"]))

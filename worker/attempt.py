@@ -17,7 +17,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Task
+from unlearning.task import Outcome, Progress, Task, each_step_in, run_to_completion
 from worker.checkpoints import Saving, find, save_unlearned, saver
 from worker.inputs import Material
 from worker.lease import fenced
@@ -105,19 +105,15 @@ def drive(
     """
     note(journal, Progress(phase=phase.value, step=0, total=0))
     before = time.monotonic()
-    try:
-        while True:
-            try:
-                with span("step", phase=phase.value):
-                    progress = next(steps)
-            except StopIteration as end:
-                add_time(journal, phase, time.monotonic() - before)
-                result: T = end.value
-                return result
-            phase, now = Phase(progress.phase), time.monotonic()
-            add_time(journal, phase, now - before)
-            between(progress)
-            before = time.monotonic()
-            note(journal, progress)
-    finally:
-        steps.close()
+
+    def on_progress(progress: Progress) -> None:
+        nonlocal phase, before
+        phase, now = Phase(progress.phase), time.monotonic()
+        add_time(journal, phase, now - before)
+        between(progress)
+        before = time.monotonic()
+        note(journal, progress)
+
+    result = run_to_completion(each_step_in(steps, lambda: span("step", phase=phase.value)), on_progress)
+    add_time(journal, phase, time.monotonic() - before)
+    return result

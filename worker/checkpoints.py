@@ -25,7 +25,7 @@ from ledger.sample_ids import samples_sha256
 from ledger.states import Phase
 from unlearning.errors import CheckpointUnusable
 from unlearning.state import State
-from unlearning.storage import load_checkpoint, save_checkpoint
+from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.task import Outcome, Progress
 from worker.cleanup import folder_of
 from worker.lease import fenced
@@ -71,7 +71,7 @@ def write(journal: Journal, saving: Saving, content: Mapping[str, Any], *, step:
     folder = folder_of(saving.storage, claim.job_id) / str(claim.attempt)
     seconds = spent(journal).get(Phase.UNLEARN.value, 0.0)
     try:
-        path, sha256 = save_checkpoint({"of": identity(claim), "seconds": seconds, **content}, folder)
+        path, sha256 = save_training_checkpoint({"of": identity(claim), "seconds": seconds, **content}, folder)
     except OSError as error:
         logger.warning("job %s: no checkpoint at step %s: %s", claim.job_id, step, error.strerror)
         with fenced(journal.sessions, claim) as session:
@@ -100,7 +100,7 @@ def find(journal: Journal, saving: Saving) -> Mapping[str, Any] | None:
         return None
     path = folder_of(saving.storage, claim.job_id) / str(recorded.attempt) / f"{recorded.sha256}.safetensors"
     try:
-        content = load_checkpoint(path, recorded.sha256)
+        content = load_training_checkpoint(path, recorded.sha256)
         if content["of"] != identity(claim):
             raise CheckpointUnusable("it is of another method, or of other weights or samples")
     except CheckpointUnusable as error:

@@ -20,7 +20,7 @@ from ledger.transparency.signing_keys import usable_signing_keys
 from report.canonical import canonical_json
 from verifier.dsse import envelope
 from verifier.keys import key_id, pem
-from verifier.log import Checkpoint, sign_note
+from verifier.log import TreeHead, sign_note
 from verifier.statement import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
 from worker.errors import NoSigningKey
 from worker.settings import Settings
@@ -37,7 +37,7 @@ class Signer:
         """Sign a payload into a DSSE envelope."""
         return envelope(payload_type, payload, key_id=self.key_id, sign=self.private.sign)
 
-    def checkpoint(self, checkpoint: Checkpoint) -> str:
+    def checkpoint(self, checkpoint: TreeHead) -> str:
         """Sign a checkpoint of the log into a note."""
         return sign_note(
             checkpoint.text, name=checkpoint.origin, public=self.private.public_key(), sign=self.private.sign

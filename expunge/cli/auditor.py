@@ -17,10 +17,10 @@ from expunge.cli.caller import open_client
 from expunge.cli.console import out
 from expunge.cli.options import Key, Url
 from expunge.errors import LogNotProven
-from verifier.checking import told, verify_files
+from verifier.checking import format_outcome, verify_files
 from verifier.errors import NotProven
 from verifier.keys import TrustedKey, read_keys
-from verifier.log import Checkpoint, check_consistency, check_entry, check_leaves, read_checkpoint, read_log_proof
+from verifier.log import TreeHead, check_consistency, check_entry, check_leaves, read_log_checkpoint, read_log_proof
 
 NOT_SHOWN = (
     "Not shown: that others are shown the same log (--against compares with what they were shown), that what never reached the log "
@@ -58,7 +58,7 @@ def verify(
 ) -> None:
     """Check a signed statement offline, and print what it proves and what it does not. Status 1 if it is not proven."""
     outcome = verify_files(statement, keys=key, report=report, weights=weights, sample=sample, log=log)
-    out.print(told(outcome), markup=False, highlight=False, soft_wrap=True)
+    out.print(format_outcome(outcome), markup=False, highlight=False, soft_wrap=True)
     if outcome.refused:
         raise typer.Exit(1)
 
@@ -92,7 +92,7 @@ def check_log(
         with open_client(url, key) as http:
             trusted = read_keys(signed_by.read_bytes())
             note = client.send(http, "GET", "/log/checkpoint").content
-            newer = read_checkpoint(note, keys=trusted)
+            newer = read_log_checkpoint(note, keys=trusted)
             lines = [compare_with_state(http, state, newer, trusted)]
             lines += [compare_with_other(http, path, newer, trusted) for path in against or ()]
             if whole:
@@ -105,22 +105,22 @@ def check_log(
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def compare_with_state(http: httpx.Client, state: Path, newer: Checkpoint, trusted: Sequence[TrustedKey]) -> str:
+def compare_with_state(http: httpx.Client, state: Path, newer: TreeHead, trusted: Sequence[TrustedKey]) -> str:
     """Compare with the checkpoint kept in `state`; return the finding as a line. Raises NotProven."""
     if not state.exists():
         return f"No earlier checkpoint to compare with; {state.name} keeps this one."
     # The checkpoint was valid when it was kept. A key revoked since cannot have written into this file.
     then = [replace(key, revoked_at=None) for key in trusted]
-    older = read_checkpoint(state.read_bytes(), keys=then)
+    older = read_log_checkpoint(state.read_bytes(), keys=then)
     prove_growth(http, older, newer)
     return f"The first {older.size} are those of {state.name}."
 
 
-def compare_with_other(http: httpx.Client, path: Path, newer: Checkpoint, trusted: Sequence[TrustedKey]) -> str:
+def compare_with_other(http: httpx.Client, path: Path, newer: TreeHead, trusted: Sequence[TrustedKey]) -> str:
     """Compare with what somebody else was shown; return the finding as a line. Raises NotProven."""
     shown = path.read_bytes()
     if not shown.lstrip().startswith(b"{"):
-        older = read_checkpoint(shown, keys=trusted)
+        older = read_log_checkpoint(shown, keys=trusted)
         prove_growth(http, older, newer)
         return f"The first {older.size} are those of {path.name}."
     entry = check_entry(read_log_proof(shown), keys=trusted)
@@ -130,7 +130,7 @@ def compare_with_other(http: httpx.Client, path: Path, newer: Checkpoint, truste
     return f"Entry {entry.index} is the {entry.kind} of {path.name}, dated {entry.at}{about}."
 
 
-def prove_growth(http: httpx.Client, older: Checkpoint, newer: Checkpoint) -> None:
+def prove_growth(http: httpx.Client, older: TreeHead, newer: TreeHead) -> None:
     """Check with the service's proof that the newer log extends the older one. Raises NotProven."""
     path: list[bytes] = []
     if older.origin == newer.origin and older.size <= newer.size:

@@ -10,7 +10,15 @@ from unlearning.data.workload import split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.specs import method_object, parse
 from unlearning.task import run_to_completion
-from unlearning.tuning import Found, Trial, against_oracle, by_criterion, oracle_of, search, validation
+from unlearning.tuning import (
+    SearchResult,
+    Trial,
+    judge_by_criterion,
+    judge_by_retrained,
+    retrain_without_split,
+    search,
+    validation_task,
+)
 from worker.errors import WorkerError
 from worker.inputs import load_workload
 
@@ -26,7 +34,7 @@ def tune(
     oracle: bool,
     seed: int = 0,
     show: Callable[[Trial], None] = lambda trial: None,
-) -> Found:
+) -> SearchResult:
     """Search `method`'s parameters on a forget set of `share` of the training set.
 
     method: a name or JSON. budget: how many specs to try. oracle: judge each result by a model retrained without the forget set
@@ -41,8 +49,12 @@ def tune(
         held_out = split_held_out(workload.held_out)
         original = load_file(workload, weights)
         task = make_task(workload, original, forget=requested, remain=remain, held_out=held_out, seed=seed)
-        make = validation(task, size=max(1, round(share * len(remain))), seed=seed)
-        judge = against_oracle(make(), oracle_of(make(), seed=seed)) if oracle else by_criterion(make())
+        make = validation_task(task, size=max(1, round(share * len(remain))), seed=seed)
+        judge = (
+            judge_by_retrained(make(), retrain_without_split(make(), seed=seed))
+            if oracle
+            else judge_by_criterion(make())
+        )
         trials = search(parse(method_object(method)), make, judge, budget=budget, seed=seed)
         return run_to_completion(trials, show)
     except (UnlearningError, WorkerError) as error:

@@ -32,7 +32,7 @@ from ledger.tables import (
 )
 from ledger.transparency.merkle import Node, Range, consistency_ranges, fold, inclusion_ranges, nodes_of
 from report.canonical import canonical_json
-from verifier.log import Checkpoint, LogProof, commitment
+from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash, node_hash
 
 KEY_BYTES = 32
@@ -52,7 +52,7 @@ def append(
 ) -> None:
     """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `place_leaves`."""
     text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
-    leaf_id = _add_leaf(session, kind, {"commitment": commitment(key, text)})
+    leaf_id = _add_leaf(session, kind, {"commitment": content_hmac(key, text)})
     session.execute(
         insert(LogOpening).values(leaf_id=leaf_id, tenant_id=tenant_id, subject_id=subject_id, key=key, content=text)
     )
@@ -180,15 +180,15 @@ class CheckpointView:
     note: str
 
 
-def tree_head(session: Session) -> Checkpoint:
+def tree_head(session: Session) -> TreeHead:
     """How far the log is now. Raises UnknownEntry while it is empty."""
     found = session.scalars(select(LogHead)).one_or_none()
     if found is None:
         raise UnknownEntry("the log is empty")
-    return Checkpoint(origin=found.origin, size=found.size, root=fold(found.peaks))
+    return TreeHead(origin=found.origin, size=found.size, root=fold(found.peaks))
 
 
-def sign_checkpoint(session: Session, sign: Callable[[Checkpoint], str]) -> bool:
+def sign_checkpoint(session: Session, sign: Callable[[TreeHead], str]) -> bool:
     """Give the waiting entries their places, sign how far the log is then, and keep that; tells whether there was anything new."""
     place_leaves(session)
     if session.scalar(select(LogHead.id)) is None:

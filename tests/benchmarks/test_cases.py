@@ -1,4 +1,4 @@
-"""Models that are kept between benchmarks: found again for the very same training, and for no other."""
+"""Models that are stored between benchmarks: read for the same training, and for no other."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.cases import MILD, told, trained
+from benchmarks.cases import MILD, all_settings, trained
 from examples import digits
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Ready2Unlearn, Recipe
@@ -20,7 +20,7 @@ def workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workload:
     return dataclasses.replace(given, train=few, recipe=Recipe(epochs=1, batch_size=32, learning_rate=0.01))
 
 
-def test_a_kept_model_is_taken_for_the_same_training(workload: Workload, tmp_path: Path) -> None:
+def test_a_stored_model_is_read_for_the_same_training(workload: Workload, tmp_path: Path) -> None:
     first, second = (trained(workload, workload.train, seed=1) for _ in range(2))
 
     assert first.seconds == second.seconds
@@ -42,9 +42,9 @@ def test_and_for_no_other(workload: Workload, tmp_path: Path, change: str) -> No
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
-def test_all_of_a_recipe_is_told_defaults_too() -> None:
-    """Told only where it differs from the defaults, a recipe would come to mean another as soon as a default changes."""
-    found = told(Recipe(epochs=1, batch_size=32, learning_rate=0.01, readiness=Ready2Unlearn()))
+def test_the_key_of_a_recipe_has_all_its_settings_defaults_too() -> None:
+    """With only the settings that differ from the defaults, a key would stand for another recipe once a default changes."""
+    found = all_settings(Recipe(epochs=1, batch_size=32, learning_rate=0.01, readiness=Ready2Unlearn()))
 
     assert set(found) == {field.name for field in dataclasses.fields(Recipe)}
     readiness = found["readiness"]

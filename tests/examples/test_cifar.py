@@ -73,9 +73,9 @@ def test_an_archive_holds_what_its_folder_does(images: Path, monkeypatch: pytest
     assert torch.equal(cifar.resnet18_workload().train.inputs, folder.train.inputs)
 
 
-def test_a_folder_that_is_not_there_or_empty_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_does_not_exist_or_is_empty_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPUNGE_CIFAR", str(tmp_path / "nowhere"))
-    with pytest.raises(InvalidWorkload, match="which is not there"):
+    with pytest.raises(InvalidWorkload, match="does not exist"):
         cifar.resnet18_workload()
     monkeypatch.setenv("EXPUNGE_CIFAR", str(tmp_path))
     with pytest.raises(InvalidWorkload, match="has no images"):

@@ -2,17 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.small import OBJECTIVE, WIDTH, flat, normalised, plain, same, samples, state
+from tests.unlearning.small import OBJECTIVE, flat, normalised, plain, same, samples, state
 from unlearning.gradients import (
-    batch_statistics,
-    clipped,
+    clip_gradient,
+    clip_loss_gradient,
     descend,
-    descent,
     flat_gradient,
-    follow,
-    follow_statistics,
     forward_with,
-    shortened,
     step_along,
     trainable,
 )
@@ -61,24 +57,24 @@ def test_a_flat_gradient_has_zeros_where_the_loss_does_not_reach() -> None:
     assert found[:-6].norm() > 0
 
 
-def test_a_long_gradient_is_scaled_and_a_short_one_is_not() -> None:
+def test_a_gradient_is_scaled_down_only_if_it_is_too_long() -> None:
     gradient = torch.tensor([3.0, 4.0])
 
-    torch.testing.assert_close(clipped(gradient, 1.0), torch.tensor([0.6, 0.8]))
-    assert torch.equal(clipped(gradient, 6.0), gradient)
-    assert torch.equal(clipped(torch.zeros(2), 1.0), torch.zeros(2))
+    torch.testing.assert_close(clip_gradient(gradient, 1.0), torch.tensor([0.6, 0.8]))
+    assert torch.equal(clip_gradient(gradient, 6.0), gradient)
+    assert torch.equal(clip_gradient(torch.zeros(2), 1.0), torch.zeros(2))
 
 
-@pytest.mark.parametrize(("longest", "share"), [(0.01, None), (1e9, 1.0)])
-def test_a_shortened_loss_has_its_value_and_a_gradient_of_that_length(longest: float, share: float | None) -> None:
+@pytest.mark.parametrize(("max_norm", "share"), [(0.01, None), (1e9, 1.0)])
+def test_a_clipped_loss_keeps_its_value_and_its_gradient_gets_that_norm(max_norm: float, share: float | None) -> None:
     model = fresh(plain, seed=1)
     loss = OBJECTIVE.losses(model, BATCH).mean()
     whole = flat_gradient(OBJECTIVE.losses(model, BATCH).mean(), trainable(model))
-    found = shortened(loss, trainable(model), longest)
+    found = clip_loss_gradient(loss, trainable(model), max_norm)
     gradient = flat_gradient(found, trainable(model))
 
     assert found.item() == loss.item()
-    torch.testing.assert_close(gradient, whole * (share or longest / whole.norm()))
+    torch.testing.assert_close(gradient, whole * (share or max_norm / whole.norm()))
 
 
 def test_a_step_along_a_vector_moves_each_parameter_by_its_part() -> None:
@@ -87,37 +83,3 @@ def test_a_step_along_a_vector_moves_each_parameter_by_its_part() -> None:
     step_along(model.parameters(), direction, rate=0.5)
 
     torch.testing.assert_close(flat(model), before - 0.5 * direction)
-
-
-def test_following_a_direction_steps_once_and_leaves_no_gradient() -> None:
-    model = fresh(plain, seed=1)
-    before, direction = flat(model), torch.ones(len(flat(model)))
-    follow(descent(model, rate=0.1), direction)
-
-    torch.testing.assert_close(flat(model), before - 0.1 * (direction + 5e-4 * before))
-    assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize(("count", "training"), [(15, False), (16, True)])
-def test_batch_norm_alone_trains_and_only_on_batches_of_some_size(count: int, training: bool) -> None:
-    model = nn.Sequential(nn.BatchNorm1d(WIDTH), nn.Dropout(0.5)).eval()
-    with batch_statistics(model, samples=count):
-        assert model[0].training is training
-        assert not model[1].training
-
-    assert not model[0].training
-
-
-def test_batch_norm_is_put_back_after_an_error() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(WIDTH)).eval()
-    with pytest.raises(RuntimeError, match="on purpose"), batch_statistics(model, samples=99):
-        raise RuntimeError("on purpose")
-
-    assert not model[0].training
-
-
-def test_running_statistics_follow_the_inputs_given() -> None:
-    model = nn.Sequential(nn.BatchNorm1d(WIDTH)).eval()
-    follow_statistics(model, BATCH.inputs)
-
-    torch.testing.assert_close(model[0].running_mean, 0.1 * BATCH.inputs.mean(0))

@@ -2,8 +2,7 @@ import torch
 
 from tests.unlearning.small import samples
 from unlearning.random_state import isolated
-from unlearning.task import Outcome, Progress, Steps
-from unlearning.training.loop import drain
+from unlearning.task import Outcome, Progress, Steps, run_to_completion
 
 OUTCOME = Outcome(steps=3, stopped_because="completed")
 
@@ -48,7 +47,7 @@ def test_the_outcome_is_passed_on_and_the_inner_run_closed() -> None:
     steps.close()
     assert closed == [True]
 
-    assert drain(isolated(drawing([], []), seed=1)) is OUTCOME
+    assert run_to_completion(isolated(drawing([], []), seed=1)) is OUTCOME
 
 
 def test_an_error_inside_leaves_the_callers_state() -> None:

@@ -18,7 +18,7 @@ from unlearning.specs import FineTune
 from unlearning.task import Task
 from unlearning.training.loop import fresh
 from unlearning.training.readiness import revocable_split
-from unlearning.tuning import validation
+from unlearning.tuning import validation_task
 
 EVERYTHING = samples(400, seed=1)
 
@@ -49,7 +49,7 @@ def disjoint(*parts: SampleSet) -> bool:
 @pytest.mark.parametrize("seed", range(5))
 def test_no_set_shares_a_sample_with_another(seed: int) -> None:
     workload, task, audit, of = split(seed)
-    inner = validation(task, size=20, seed=seed)()
+    inner = validation_task(task, size=20, seed=seed)()
 
     assert disjoint(task.forget, task.remain, task.guide, task.criterion, audit, workload.test)
     assert disjoint(task.forget, inner.forget, inner.remain, inner.guide, inner.criterion, audit, workload.test)
@@ -81,7 +81,7 @@ def test_what_a_shadow_model_forgets_is_what_it_was_trained_on() -> None:
 def test_one_seed_gives_one_split_and_another_another() -> None:
     def all_ids(seed: int) -> list[tuple[str, ...]]:
         workload, task, audit, of = split(seed)
-        inner = validation(task, size=20, seed=seed)()
+        inner = validation_task(task, size=20, seed=seed)()
         revocable = revocable_split(workload.train, share=0.5, seed=seed).revocable
         parts = (task.forget, task.remain, task.guide, task.criterion, audit, inner.forget, of.others, revocable)
         return [part.ids for part in parts]

@@ -11,15 +11,15 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(5)
 
 
-def test_a_part_takes_its_value_when_it_is_kept() -> None:
+def test_a_part_takes_its_saved_value_when_it_is_registered() -> None:
     first = State()
     one, drawn = nn.Linear(2, 2), generator()
-    first.keep(model=one, generator=drawn)
+    first.register(model=one, generator=drawn)
     torch.rand(3, generator=drawn)
     content = first.snapshot()
 
     other, again = nn.Linear(2, 2), generator()
-    State(content).keep(model=other, generator=again)
+    State(content).register(model=other, generator=again)
 
     assert torch.equal(one.weight, other.weight)
     assert torch.equal(torch.rand(3, generator=drawn), torch.rand(3, generator=again))
@@ -27,7 +27,7 @@ def test_a_part_takes_its_value_when_it_is_kept() -> None:
 
 def test_a_part_that_the_checkpoint_lacks_stays_what_it_is() -> None:
     loop = Loop(3)
-    State({"other": {}}).keep(loop=loop)
+    State({"other": {}}).register(loop=loop)
 
     assert list(loop) == [1, 2, 3]
 
@@ -63,13 +63,13 @@ def test_epochs_go_on_with_the_next_batch() -> None:
     whole = [batch.inputs for batch in Epochs(GIVEN, 3, 3, generator())]
     first = Epochs(GIVEN, 3, 3, drawn)
     state = State()
-    state.keep(batches=first, generator=drawn)
+    state.register(batches=first, generator=drawn)
     for _ in zip(range(4), first, strict=False):
         pass
     content = state.snapshot()
 
     again = generator()
     second = Epochs(GIVEN, 3, 3, again)
-    State(content).keep(batches=second, generator=again)
+    State(content).register(batches=second, generator=again)
 
     assert all(torch.equal(*pair) for pair in zip([b.inputs for b in second], whole[first.taken :], strict=True))

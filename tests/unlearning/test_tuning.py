@@ -10,18 +10,17 @@ from tests.unlearning.small import OBJECTIVE, plain, same, state, task
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import SPECS, SSD, FineTune, Retrain, Spec
 from unlearning.specs.spaces import SPACES, Range
-from unlearning.task import Task
-from unlearning.tuning import against_oracle, by_criterion, candidates, oracle_of, search, validation
+from unlearning.task import Task, run_to_completion
+from unlearning.tuning import (
+    candidates,
+    judge_by_criterion,
+    judge_by_retrained,
+    retrain_without_split,
+    search,
+    validation_task,
+)
 
 every_kind = pytest.mark.parametrize("kind", sorted(SPECS))
-
-
-def finished(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def spread_of_weights(model: torch.nn.Module) -> float:
@@ -72,8 +71,8 @@ def test_a_whole_range_gives_whole_numbers() -> None:
 
 
 def test_the_best_trial_is_found() -> None:
-    steps = search(SSD(), validation(task(plain), size=20, seed=0), spread_of_weights, budget=6, seed=0)
-    found = finished(steps)
+    steps = search(SSD(), validation_task(task(plain), size=20, seed=0), spread_of_weights, budget=6, seed=0)
+    found = run_to_completion(steps)
 
     assert len(found.trials) == 6
     assert found.spec == min(found.trials, key=lambda trial: trial.score).spec
@@ -82,24 +81,26 @@ def test_the_best_trial_is_found() -> None:
 
 
 def test_equals_leave_the_given_spec_as_it_is() -> None:
-    found = finished(search(SSD(), validation(task(plain), size=20, seed=0), lambda _: 1.0, budget=4, seed=0))
+    found = run_to_completion(
+        search(SSD(), validation_task(task(plain), size=20, seed=0), lambda _: 1.0, budget=4, seed=0)
+    )
 
     assert found.spec == SSD()
 
 
 def test_the_same_seed_gives_the_same_scores() -> None:
-    make = validation(task(plain), size=20, seed=0)
-    runs = [finished(search(FineTune(epochs=2), make, spread_of_weights, budget=3, seed=0)) for _ in range(2)]
+    make = validation_task(task(plain), size=20, seed=0)
+    runs = [run_to_completion(search(FineTune(epochs=2), make, spread_of_weights, budget=3, seed=0)) for _ in range(2)]
 
     assert [(t.spec, t.score) for t in runs[0].trials] == [(t.spec, t.score) for t in runs[1].trials]
 
 
 def test_weights_that_are_not_finite_never_win() -> None:
     space = {"learning_rate": Range(low=99, high=100)}
-    found = finished(
+    found = run_to_completion(
         search(
             FineTune(epochs=30),
-            validation(task(plain), size=20, seed=0),
+            validation_task(task(plain), size=20, seed=0),
             lambda m: -spread_of_weights(m),
             budget=2,
             seed=0,
@@ -114,14 +115,14 @@ def test_weights_that_are_not_finite_never_win() -> None:
 def test_the_validation_split_is_of_remaining_data_and_the_forget_set_is_not_in_it() -> None:
     given = task(plain)
     before = state(given.model)
-    made, again = (validation(given, size=30, seed=5)() for _ in range(2))
+    made, again = (validation_task(given, size=30, seed=5)() for _ in range(2))
 
     assert set(made.forget.ids) | set(made.remain.ids) == set(given.remain.ids)
     assert len(made.forget) == 30
     assert not set(made.forget.ids) & set(made.remain.ids)
     assert not set(given.forget.ids) & (set(made.forget.ids) | set(made.remain.ids))
     assert made.forget.ids == again.forget.ids
-    assert made.forget.ids != validation(given, size=30, seed=6)().forget.ids
+    assert made.forget.ids != validation_task(given, size=30, seed=6)().forget.ids
     made.check()
     assert same(state(made.model), before)
     assert made.model is not given.model
@@ -131,8 +132,8 @@ def test_the_validation_split_is_of_remaining_data_and_the_forget_set_is_not_in_
 def test_a_trial_leaves_the_next_ones_model_alone() -> None:
     given = task(plain)
     before = state(given.model)
-    make = validation(given, size=20, seed=0)
-    finished(search(FineTune(epochs=1), make, spread_of_weights, budget=2, seed=0))
+    make = validation_task(given, size=20, seed=0)
+    run_to_completion(search(FineTune(epochs=1), make, spread_of_weights, budget=2, seed=0))
 
     assert same(state(make().model), before)
     assert same(state(given.model), before)
@@ -141,7 +142,7 @@ def test_a_trial_leaves_the_next_ones_model_alone() -> None:
 @pytest.mark.parametrize("size", [0, 96, 97])
 def test_a_split_that_leaves_nothing_is_refused(size: int) -> None:
     with pytest.raises(MethodRefused, match="validation forget split"):
-        validation(task(plain), size=size, seed=0)
+        validation_task(task(plain), size=size, seed=0)
 
 
 def test_a_task_has_neither_the_test_set_nor_an_attack() -> None:
@@ -152,9 +153,9 @@ def test_a_task_has_neither_the_test_set_nor_an_attack() -> None:
 
 
 def test_the_oracle_is_its_own_best_and_the_original_is_far_from_it() -> None:
-    made = validation(task(plain), size=30, seed=0)()
-    oracle = oracle_of(made, seed=0)
-    judge = against_oracle(made, oracle)
+    made = validation_task(task(plain), size=30, seed=0)()
+    oracle = retrain_without_split(made, seed=0)
+    judge = judge_by_retrained(made, oracle)
 
     assert judge(oracle) == 0
     # The original knows what the oracle never saw: this data can only be remembered.
@@ -162,8 +163,8 @@ def test_the_oracle_is_its_own_best_and_the_original_is_far_from_it() -> None:
 
 
 def test_the_gap_is_the_mean_of_four_differences_in_points() -> None:
-    made = validation(task(plain), size=30, seed=0)()
-    oracle = oracle_of(made, seed=0)
+    made = validation_task(task(plain), size=30, seed=0)()
+    oracle = retrain_without_split(made, seed=0)
     differences = []
     with torch.no_grad():
         held_out = [torch.cat(pair) for pair in zip(made.criterion.batch, made.guide.batch, strict=True)]
@@ -176,14 +177,14 @@ def test_the_gap_is_the_mean_of_four_differences_in_points() -> None:
         ]
     differences.append(abs(sure[0] - sure[1]))
 
-    assert against_oracle(made, oracle)(made.model) == pytest.approx(100 * sum(differences) / 4, rel=1e-5)
+    assert judge_by_retrained(made, oracle)(made.model) == pytest.approx(100 * sum(differences) / 4, rel=1e-5)
 
 
 def test_without_an_oracle_the_criterion_prefers_a_model_that_never_saw_the_forget_set() -> None:
-    make = validation(task(plain), size=40, seed=0)
-    judge = by_criterion(make())
+    make = validation_task(task(plain), size=40, seed=0)
+    judge = judge_by_criterion(make())
 
-    assert judge(make().model) > judge(oracle_of(make(), seed=0))
+    assert judge(make().model) > judge(retrain_without_split(make(), seed=0))
 
 
 def test_a_comparison_without_logits_is_refused() -> None:
@@ -191,7 +192,7 @@ def test_a_comparison_without_logits_is_refused() -> None:
     made.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
 
     with pytest.raises(MethodRefused, match="logits"):
-        against_oracle(made, made.model)
+        judge_by_retrained(made, made.model)
 
 
 def test_retraining_has_nothing_to_search() -> None:

@@ -15,7 +15,7 @@ from tests.report.samples import sample_report
 from unlearning.storage import file_sha256
 from verifier.commitment import Inclusion
 from verifier.keys import key_id, pem
-from verifier.log import Checkpoint, LogProof, commitment
+from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash
 from worker.signing import Signer, sign_statement
 
@@ -33,7 +33,7 @@ class Case:
 
     folder: Path
     signer: Signer
-    manifest: Commitment
+    commitment: Commitment
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -44,20 +44,20 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
     folder.mkdir(exist_ok=True)
     (folder / "weights.safetensors").write_bytes(b"weights after %d" % seed)
     (folder / "before.safetensors").write_bytes(b"weights before %d" % seed)
-    manifest = commit_samples("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
+    commitment = commit_samples("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
     report = sample_report(forgotten=len(NAMES), seed=seed)
-    report["asked"]["manifest_root"] = manifest.root
+    report["asked"]["manifest_root"] = commitment.root
     for side, name in (("after", "weights"), ("before", "before")):
         report["model"][f"weights_{side}_sha256"] = file_sha256(folder / f"{name}.safetensors")
     statement = sign_statement(report, report_sha256=canonical_sha256(report), signer=signer)
-    leaves = [leaf.hash for leaf in manifest.leaves]
+    leaves = [leaf.hash for leaf in commitment.leaves]
     mine = sample_digest(bytes(32), "scans", NAMES[2])
-    place = next(place for place, leaf in enumerate(manifest.leaves) if leaf.digest == mine)
+    place = next(place for place, leaf in enumerate(commitment.leaves) if leaf.digest == mine)
     proof = Inclusion(
         report_id=report["report_id"],
         dataset="scans",
         sample_id=NAMES[2],
-        salt=manifest.leaves[place].salt,
+        salt=commitment.leaves[place].salt,
         index=place,
         size=len(leaves),
         path=tuple(inclusion_path(leaves, place)),
@@ -69,15 +69,15 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
     (folder / "statement.json").write_text(json.dumps(statement))
     (folder / "inclusion.json").write_text(json.dumps(proof.to_json()))
     (folder / "key.pem").write_text(pem(signer.private.public_key()))
-    return Case(folder, signer, manifest)
+    return Case(folder, signer, commitment)
 
 
 def write_log(signer: Signer, *, report_sha256: str) -> LogProof:
     """The proof of an entry about a report, from a log of one entry."""
     content, key = json.dumps({"report": {"sha256": report_sha256}}), bytes(32)
-    told = {"kind": "result", "at": "2026-03-14T09:31:08+00:00", "commitment": commitment(key, content)}
-    leaf = json.dumps(told).encode()
-    checkpoint = signer.checkpoint(Checkpoint(origin="example.com/log", size=1, root=leaf_hash(leaf)))
+    entry = {"kind": "result", "at": "2026-03-14T09:31:08+00:00", "commitment": content_hmac(key, content)}
+    leaf = json.dumps(entry).encode()
+    checkpoint = signer.checkpoint(TreeHead(origin="example.com/log", size=1, root=leaf_hash(leaf)))
     return LogProof(leaf=leaf, content=content, key=key, index=0, path=(), checkpoint=checkpoint)
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from report.canonical import canonical_sha256
 from tests.verifier.conftest import NAMES, Case, make_signer, write_case, write_log
-from verifier.checking import NOT_SHOWN, Outcome, told, verify_files
+from verifier.checking import NOT_SHOWN, Outcome, format_outcome, verify_files
+from verifier.errors import BadSignature, Malformed, Mismatch, Revoked
 from verifier.keys import pem
 from verifier.statement import PAYLOAD_TYPE
 
@@ -47,12 +48,12 @@ def test_everything_that_is_given_is_proven_and_the_rest_is_named(case: Case) ->
     assert (len(alone.proven), len(alone.unchecked)) == (1, 4)
 
 
-def test_what_is_not_shown_is_always_told(case: Case) -> None:
+def test_what_no_check_can_show_is_always_printed(case: Case) -> None:
     limits = payload(case)["predicate"]["limits"]
-    good = told(verify(case))
+    good = format_outcome(verify(case))
     assert good.startswith("SIGNATURE GOOD\n")
     assert all(line in good for line in (*NOT_SHOWN, *limits))
-    bad = told(verify(case, report=case.path("key.pem")))
+    bad = format_outcome(verify(case, report=case.path("key.pem")))
     assert bad.startswith("NOT PROVEN\n")
     assert all(line in bad for line in NOT_SHOWN)
 
@@ -64,8 +65,7 @@ def test_a_changed_statement_is_refused(case: Case, field: str) -> None:
     changed["predicate"][field] = {"value": "verified", "sentence": "All is well."}
     envelope["payload"] = base64.b64encode(json.dumps(changed).encode()).decode()
     case.path("changed.json").write_text(json.dumps(envelope))
-    found = verify(case, statement=case.path("changed.json"))
-    assert "it was changed, or another key did" in str(found.refused)
+    assert isinstance(verify(case, statement=case.path("changed.json")).refused, BadSignature)
 
 
 def test_any_changed_byte_of_the_payload_is_noticed(case: Case) -> None:
@@ -83,19 +83,21 @@ def test_any_changed_byte_of_the_payload_is_noticed(case: Case) -> None:
 def test_a_truncated_statement_is_refused(case: Case, share: float) -> None:
     content = case.path("statement.json").read_bytes()
     case.path("cut.json").write_bytes(content[: int(len(content) * share)])
-    assert "not complete" in str(verify(case, statement=case.path("cut.json")).refused)
+    assert isinstance(verify(case, statement=case.path("cut.json")).refused, Malformed)
 
 
 def test_another_key_is_refused(case: Case) -> None:
     case.path("other.pem").write_text(pem(make_signer().private.public_key()))
-    assert verify(case, key=case.path("other.pem")).refused
+    assert isinstance(verify(case, key=case.path("other.pem")).refused, BadSignature)
 
 
 def test_a_revoked_key_is_refused_whatever_date_the_statement_bears(case: Case) -> None:
     item = {"key_id": case.signer.key_id, "public_key": pem(case.signer.private.public_key())}
     keys = {"items": [item | {"revoked_at": "2036-01-01T00:00:00Z", "revocation_reason": "stolen"}]}
     case.path("keys.json").write_text(json.dumps(keys))
-    assert "revoked at 2036-01-01T00:00:00Z (stolen)" in str(verify(case, key=case.path("keys.json")).refused)
+    refused = verify(case, key=case.path("keys.json")).refused
+    assert isinstance(refused, Revoked)
+    assert "2036-01-01T00:00:00Z" in str(refused)
 
 
 def test_a_good_statement_of_another_run_is_refused_for_this_ones_report_and_weights(
@@ -104,16 +106,16 @@ def test_a_good_statement_of_another_run_is_refused_for_this_ones_report_and_wei
     other = write_case(tmp_path / "other", signer=case.signer, seed=7)
     replayed = other.path("statement.json")
     assert verify(other).refused is None
-    assert "belongs to another report" in str(verify(case, statement=replayed).refused)
+    assert isinstance(verify(case, statement=replayed).refused, Mismatch)
     by_weights = verify_files(replayed, keys=[case.path("key.pem")], weights=case.path("weights.safetensors"))
-    assert "about other weights" in str(by_weights.refused)
+    assert isinstance(by_weights.refused, Mismatch)
     by_log = verify_files(replayed, keys=[case.path("key.pem")], log=case.path("log-entry.json"))
-    assert "about another report" in str(by_log.refused)
+    assert isinstance(by_log.refused, Mismatch)
     by_sample = verify_files(replayed, keys=[case.path("key.pem")], sample=case.path("inclusion.json"))
-    assert "not for this statement's" in str(by_sample.refused)
+    assert isinstance(by_sample.refused, Mismatch)
 
 
-def test_the_weights_from_before_are_told_apart(case: Case) -> None:
+def test_the_original_weights_are_refused_with_that_reason(case: Case) -> None:
     assert "from before the unlearning" in str(verify(case, weights=case.path("before.safetensors")).refused)
 
 
@@ -124,16 +126,16 @@ def test_a_changed_proof_from_the_log_is_refused(case: Case, change: dict[str, o
     assert verify(case, log=case.path("changed.json")).refused
 
 
-def test_a_checkpoint_of_another_key_is_refused(case: Case) -> None:
+def test_a_log_checkpoint_of_another_key_is_refused(case: Case) -> None:
     other = write_log(make_signer(), report_sha256=canonical_sha256(json.loads(case.path("report.json").read_text())))
     case.path("other.json").write_text(json.dumps(other.to_json()))
-    assert "has signed this note" in str(verify(case, log=case.path("other.json")).refused)
+    assert isinstance(verify(case, log=case.path("other.json")).refused, BadSignature)
 
 
 def test_anothers_id_does_not_pass_with_ones_proof(case: Case) -> None:
     proof = json.loads(case.path("inclusion.json").read_text())
     case.path("other.json").write_text(json.dumps(proof | {"sample_id": NAMES[3]}))
-    assert "not shown to be in" in str(verify(case, sample=case.path("other.json")).refused)
+    assert isinstance(verify(case, sample=case.path("other.json")).refused, Mismatch)
 
 
 @pytest.mark.parametrize(
@@ -149,22 +151,22 @@ def test_anothers_id_does_not_pass_with_ones_proof(case: Case) -> None:
     ],
 )
 def test_what_is_signed_but_says_something_else_is_refused(case: Case, change: dict[str, object]) -> None:
-    assert "It is signed, but" in str(verify(case, statement=resign(case, payload(case) | change)).refused)
+    assert isinstance(verify(case, statement=resign(case, payload(case) | change)).refused, Malformed)
 
 
 def test_a_signed_payload_of_another_type_is_refused(case: Case) -> None:
-    assert "of the type 'text/plain'" in str(verify(case, statement=resign(case, payload(case), "text/plain")).refused)
+    assert isinstance(verify(case, statement=resign(case, payload(case), "text/plain")).refused, Malformed)
 
 
 def test_a_file_that_is_not_there_or_no_file_is_refused(case: Case) -> None:
-    assert "cannot be read" in str(verify(case, statement=case.path("nothing.json")).refused)
-    assert "cannot be read" in str(verify(case, weights=case.folder).refused)
+    assert isinstance(verify(case, statement=case.path("nothing.json")).refused, Malformed)
+    assert isinstance(verify(case, weights=case.folder).refused, Malformed)
 
 
 def test_nothing_in_a_file_can_rewrite_what_is_printed(case: Case) -> None:
     nasty = payload(case)
     nasty["predicate"]["verdict"]["sentence"] = "\x1b[2J\rSIGNATURE GOOD\nProven"
     nasty["predicate"]["limits"] = ["\x1b[1A"]
-    printed = told(verify_files(resign(case, nasty), keys=[case.path("key.pem")]))
+    printed = format_outcome(verify_files(resign(case, nasty), keys=[case.path("key.pem")]))
     assert "\x1b" not in printed
     assert printed.count("\nProven") == 1

@@ -1,10 +1,11 @@
 """A job that is interrupted goes on from its last checkpoint, and ends in the weights of one that was not."""
 
+import contextlib
 import copy
 import dataclasses
 import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -23,8 +24,7 @@ from tests.worker.conftest import Bench
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Steps, Task
-from unlearning.training.loop import drain
+from unlearning.task import Progress, Steps, Task, each_step_in, map_progress, run_to_completion
 from worker import attempt as trial
 from worker import checkpoints
 from worker.cleanup import delete_finished_checkpoints, folder_of
@@ -78,17 +78,17 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, reference: "Reference") -> Callab
 
         def counted(spec: Spec, task: Task) -> Steps:
             reference.note(spec, task)
-            steps = unlearn(spec, task)
-            while True:
-                try:
-                    progress = next(steps)
-                except StopIteration as end:
-                    outcome: Outcome = end.value
-                    return outcome
-                taken.append(progress.step)
-                yield progress
-                if len(taken) == after:
-                    happen()
+            return each_step_in(map_progress(unlearn(spec, task), note), arriving)
+
+        def note(progress: Progress) -> Progress:
+            taken.append(progress.step)
+            return progress
+
+        @contextlib.contextmanager
+        def arriving() -> Iterator[None]:
+            if len(taken) == after:
+                happen()
+            yield
 
         monkeypatch.setattr(trial, "unlearn", counted)
         return taken
@@ -145,7 +145,7 @@ class Reference:
         """SHA-256 of the weights of a run that nothing interrupts."""
         assert self.spec is not None
         assert self.task is not None
-        drain(unlearn(self.spec, self.task))
+        run_to_completion(unlearn(self.spec, self.task))
         return weights_of(self.task.model)
 
 

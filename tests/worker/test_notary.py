@@ -7,7 +7,7 @@ from expunge.operator.keys import create_signing_key, revoke_signing_key
 from ledger.transparency.log import list_leaves, newest_checkpoint
 from tests.worker.conftest import Bench
 from verifier.keys import read_keys
-from verifier.log import read_checkpoint
+from verifier.log import read_log_checkpoint
 from worker.signing import sign_log
 
 
@@ -39,6 +39,6 @@ def test_after_a_rotation_the_log_is_signed_anew_though_nothing_else_has_happene
     assert sign_log(sessions, signing)
     with sessions() as session:
         note, leaves = newest_checkpoint(session).note, list_leaves(session, start=1, limit=10)
-    read_checkpoint(note.encode(), keys=read_keys(fresh.public_key.encode()))
+    read_log_checkpoint(note.encode(), keys=read_keys(fresh.public_key.encode()))
     told = [(leaf["kind"], leaf["key_id"], leaf["revoked"]) for leaf in map(json.loads, leaves)]
     assert told == [("key", stolen.key_id, False), ("key", stolen.key_id, True), ("key", fresh.key_id, False)]

@@ -1,5 +1,6 @@
 """What the report draws: the spread of the losses and the ROC curves, as numbers."""
 
+import itertools
 import time
 from collections.abc import Generator, Mapping
 
@@ -34,8 +35,8 @@ from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
-from unlearning.stopping.criterion import gone_classes, of_classes
-from unlearning.task import Progress
+from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
+from unlearning.task import Progress, map_progress
 
 
 def histograms(before: Seen, after: Seen, *, bins: int = 40) -> dict[str, object]:
@@ -105,7 +106,7 @@ def audit(
         attacks[name] = attacks_on(seen[name], pairing, spec=spec)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = seen["original"], seen["unlearned"]
-    known = ~of_classes(gone_classes(forget, remain, classes=objective.classes), test.targets).cpu().numpy()
+    known = ~in_classes(test.targets, fully_forgotten_classes(forget, remain, classes=objective.classes)).cpu().numpy()
     membership = Membership(
         original=attacks["original"],
         unlearned=attacks["unlearned"],
@@ -180,7 +181,7 @@ def _relearn_all(
     collapsed: bool,
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
     found: list[Relearning] = []
-    step, total = 0, sum(runs(spec, kind) for kind in spec.relearners)
+    number, total = itertools.count(1), sum(runs(spec, kind) for kind in spec.relearners)
     for kind in spec.relearners:
         running = relearn_delay(
             original=models["original"],
@@ -194,21 +195,7 @@ def _relearn_all(
             seed=seed,
             collapsed=collapsed,
         )
-        while len(found) <= spec.relearners.index(kind):
-            try:
-                next(running)
-            except StopIteration as end:
-                found.append(end.value)
-            else:
-                yield Progress(phase=RELEARN, step=(step := step + 1), total=total)
+        found.append(
+            (yield from map_progress(running, lambda _: Progress(phase=RELEARN, step=next(number), total=total)))
+        )
     return tuple(found)
-
-
-def run_audit(steps: Generator[Progress, None, Findings]) -> Findings:
-    """Run an audit to its end and give its findings."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            findings: Findings = end.value
-            return findings

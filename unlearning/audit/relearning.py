@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unlearning.audit.intervals import Interval, student
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.inference import fast, in_pieces
+from unlearning.hardware import batched_forward, channels_last
 from unlearning.specs.audit import AuditSpec
 
 
@@ -62,8 +62,8 @@ def relearn(
     The order is fixed by `seed`. Evaluation mode throughout: batch-norm statistics and dropout would make a step depend on
     which samples share its batch. at_least: go on for so many steps where the target comes sooner (for plots).
     """
-    copied = fast(copy.deepcopy(model)).eval().requires_grad_(True)
-    batch = Batch(fast(batch.inputs), batch.targets)
+    copied = channels_last(copy.deepcopy(model)).eval().requires_grad_(True)
+    batch = Batch(channels_last(batch.inputs), batch.targets)
     parameters = [p for p in copied.parameters() if p.is_floating_point()]
     start = [p.detach().clone() for p in parameters]
     optimiser = _optimiser(relearner, parameters)
@@ -144,7 +144,7 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
 @torch.no_grad()
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """The mean loss of the batch, nats."""
-    return float(objective.losses(in_pieces(model), batch).double().mean())
+    return float(objective.losses(batched_forward(model), batch).double().mean())
 
 
 def _distance(start: list[Tensor], parameters: list[nn.Parameter]) -> float:

@@ -12,7 +12,7 @@ from unlearning.audit.intervals import Floats
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.inference import fast, pieces
+from unlearning.hardware import channels_last, inference_batches
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
 """The threshold attacks, by the signal they use. loss, confidence and margin order the samples alike for a single-label
@@ -58,7 +58,7 @@ class Signals:
 
 def frozen(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode that needs no gradient: audits never touch what they are given."""
-    return fast(copy.deepcopy(model)).eval().requires_grad_(False)
+    return channels_last(copy.deepcopy(model)).eval().requires_grad_(False)
 
 
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
@@ -71,8 +71,8 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
     device = next((p.device for p in model.parameters()), samples.inputs.device)
     with torch.no_grad():
         parts = [
-            objective.logits(model, fast(part.to(device))).double().cpu()
-            for part in pieces(samples.inputs, device=device, most=batch_size)
+            objective.logits(model, channels_last(part.to(device))).double().cpu()
+            for part in inference_batches(samples.inputs, device, max_size=batch_size)
         ]
     return signals(torch.cat(parts).numpy(), samples.targets.cpu().numpy())
 

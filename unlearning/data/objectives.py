@@ -1,4 +1,4 @@
-"""What a model is trained for, as functions: methods and audits see the modality only through these."""
+"""Objectives: what a model is trained for, as functions. Methods and audits know the modality only through these."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,15 +10,17 @@ from torch.nn import functional
 from unlearning.data.samples import Batch
 
 Forward = Callable[[Tensor], Tensor]
-"""A model's forward pass, or the same with other parameters put in (`torch.func.functional_call`)."""
+"""A model's forward pass, or the same with other parameters passed in (`torch.func.functional_call`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    """losses: the loss of each sample, (n,), differentiable.
-    scramble: the same inputs with targets that carry nothing about them, drawn at random (the true one is not excluded).
-    logits: (n, classes), for classifiers; None where there are no classes, and methods that need them refuse.
-    classes: how many, or None.
+    """What a model is trained for.
+
+    losses: returns the loss of each sample, (n,), nats, differentiable. scramble: returns the same inputs with targets drawn at
+    random, the true one not excluded. logits: returns (n, classes), for classifiers; if it is None, methods and audits that need
+    logits refuse.
+    classes: the number of classes, or None.
     """
 
     losses: Callable[[Forward, Batch], Tensor]
@@ -28,7 +30,7 @@ class Objective:
 
 
 def classification(classes: int) -> Objective:
-    """Cross-entropy over `classes`, targets (n,) int64; the model gives logits (n, classes)."""
+    """Make the objective of a classifier: cross-entropy over `classes`, with targets (n,) int64 and a model that outputs logits."""
 
     def losses(forward: Forward, batch: Batch) -> Tensor:
         return functional.cross_entropy(forward(batch.inputs), batch.targets, reduction="none")

@@ -1,4 +1,4 @@
-"""Samples held in memory: tensors with the IDs of the people's data they came from."""
+"""Sets of samples in memory: tensors with a sample ID each."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from unlearning.errors import InvalidWorkload
 
 
 class Batch(NamedTuple):
-    """inputs: (n, …); targets: (n, …)."""
+    """A batch of samples. inputs: (n, …). targets: (n, …)."""
 
     inputs: Tensor
     targets: Tensor
@@ -19,10 +19,10 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SampleSet:
-    """Samples that fit in memory, moved to the device once.
+    """A set of samples that fits in memory and is moved to the device once.
 
     ids: n distinct strings. inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
-    Raises InvalidWorkload where the lengths differ or an ID stands twice.
+    Raises InvalidWorkload if the lengths differ or an ID occurs twice.
     """
 
     ids: tuple[str, ...]
@@ -32,7 +32,7 @@ class SampleSet:
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.inputs) == len(self.targets):
             lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
-            raise InvalidWorkload(f"A sample set has {lengths}; the three must be as many.")
+            raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
         if len(set(self.ids)) != len(self.ids):
             raise InvalidWorkload(f"A sample set of {len(self.ids)} has only {len(set(self.ids))} distinct ids.")
 
@@ -45,48 +45,48 @@ class SampleSet:
         return Batch(self.inputs, self.targets)
 
     def take(self, index: Tensor) -> "SampleSet":
-        """The samples at `index`, (k,) int64, in that order."""
+        """Return the samples at the positions `index`, (k,) int64, in that order."""
         chosen = index.tolist()
         return SampleSet(ids=tuple(self.ids[i] for i in chosen), inputs=self.inputs[index], targets=self.targets[index])
 
     def select(self, index: Tensor) -> Batch:
-        """A batch of the samples at `index`, (k,) int64, without their IDs."""
+        """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs."""
         return Batch(self.inputs[index], self.targets[index])
 
     def to(self, device: torch.device | str) -> "SampleSet":
-        """The same samples on `device`."""
+        """Copy the samples to `device`."""
         return SampleSet(ids=self.ids, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def batch_count(self, size: int) -> int:
-        """How many batches `epoch` gives."""
+        """Compute how many batches `epoch` yields."""
         whole, rest = divmod(len(self), size)
         return max(1, whole + (rest > 1))
 
     def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every sample once, in a random order, in batches of `size`.
+        """Yield every sample once, in a random order, in batches of `size`.
 
-        The last may be smaller; a lone last sample joins the batch before it, since batch norm cannot train on one.
+        The last batch may be smaller; a single last sample joins the batch before it, because batch norm cannot train on one.
         """
         order = torch.randperm(len(self), generator=generator)
         for number in range(self.batch_count(size)):
             yield self.slice(order, number, size)
 
     def slice(self, order: Tensor, number: int, size: int) -> Batch:
-        """Batch `number` of an epoch in the order `order`, (n,) int64; see `epoch`."""
+        """Return batch `number`, from 0, of an epoch in the order `order`, (n,) int64; see `epoch`."""
         return self.select(self.places(order, number, size))
 
     def places(self, order: Tensor, number: int, size: int) -> Tensor:
-        """Where the samples of batch `number` stand, (k,) int64; see `slice`."""
+        """Return the positions of the samples of batch `number`, (k,) int64; see `slice`."""
         last = number == self.batch_count(size) - 1
         return order[number * size : None if last else (number + 1) * size]
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """`size` distinct samples at random; all of them where there are fewer."""
+        """Draw `size` distinct samples at random; all of them if there are fewer."""
         return self.select(torch.randperm(len(self), generator=generator)[:size])
 
 
 def joined(*parts: SampleSet) -> SampleSet:
-    """All samples of several disjoint sets, in their order."""
+    """Join the samples of several disjoint sets, in their order."""
     return SampleSet(
         ids=tuple(sample for part in parts for sample in part.ids),
         inputs=torch.cat([part.inputs for part in parts]),
@@ -95,7 +95,7 @@ def joined(*parts: SampleSet) -> SampleSet:
 
 
 def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple[SampleSet, ...]:
-    """Disjoint random parts of the given sizes, drawn once from one seed."""
+    """Draw disjoint random parts of the given sizes from one seed. Raises InvalidWorkload if there are too few samples."""
     if sum(sizes) > len(samples):
         raise InvalidWorkload(f"Parts of {sizes} need {sum(sizes)} samples; there are {len(samples)}.")
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""What a user's factory returns: everything that Expunge must know about a model and its data."""
+"""Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from unlearning.specs.training import Recipe
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Workload:
-    """A model that can be trained, served and made to forget.
+    """A model with its data sets, objective and recipe.
 
-    build: the architecture with fresh weights. train: D, each sample with its ID. held_out: D_v, never trained on.
-    test: D_t, never used for any decision. objective: what the model is trained for. recipe: how it is trained.
-    Raises InvalidWorkload where a sample stands in two sets.
+    build: returns the architecture with newly initialised weights. train: D. held_out: D_v, never trained on. test: D_t, never used
+    for any decision. objective: what the model is trained for. recipe: how it is trained.
+    Raises InvalidWorkload if a sample occurs in two sets, a set is empty, or `held_out` has fewer than three samples.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Workload:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class HeldOut:
-    """D_v, split once: nobody judges with data that somebody else has learnt from.
+    """D_v, split once, so that nothing is evaluated on data that something else was fitted to.
 
-    guide: trains the guiding membership models. criterion: feeds the calibrated stop. audit: for the audit alone.
+    guide: trains LTU's guide attacks. criterion: what the calibrated stop compares with. audit: for the audit alone.
     """
 
     guide: SampleSet
@@ -53,7 +53,7 @@ class HeldOut:
 
 
 def split_held_out(held_out: SampleSet, *, seed: int = 0) -> HeldOut:
-    """Three disjoint parts: a quarter each for guide and criterion, half for the audit."""
+    """Split D_v at random into disjoint parts: a quarter for the guide attacks, a quarter for the criterion, half for the audit."""
     quarter = max(1, len(held_out) // 4)
     guide, criterion, audit = partition(held_out, (quarter, quarter, len(held_out) - 2 * quarter), seed=seed)
     return HeldOut(guide=guide, criterion=criterion, audit=audit)

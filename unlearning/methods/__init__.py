@@ -1,1 +1,1 @@
-"""The methods, listed in `registry`; nothing is imported here, so that `methods.ltu` stays the package and not a function."""
+"""The methods, listed in `registry`. Nothing is imported here, so that `methods.ltu` is the package and not the function."""

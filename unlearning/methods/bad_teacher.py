@@ -1,4 +1,4 @@
-"""The bad teacher: a student of the original on remaining data, and of random weights on the forget set (BadT)."""
+"""Bad teacher (BadT): distil random weights on the forget set and the original model on remaining data."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -11,13 +11,20 @@ from torch.nn import functional
 from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, trainable
+from unlearning.methods.fixed_schedule import (
+    MixedBatch,
+    learn_mixed_batch,
+    mixed_batch_count,
+    mixed_epoch,
+    run_schedule,
+)
 from unlearning.specs import BadTeacher
 from unlearning.task import Steps, Task
-from unlearning.training.loop import Mixed, counted, fresh, learn_mixed, mixed_count, mixed_epoch
+from unlearning.training.loop import fresh
 
 
 def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
-    """Distil two teachers into the model, in place (Chundawat et al., AAAI 2023, eq. 3 there).
+    """Distil two teachers into the model, in place (Chundawat et al., AAAI 2023, eq. 3).
 
     ℓ(x) = (1 − l) KL(T_s(x) ‖ S(x)) + l KL(T_d(x) ‖ S(x)), with l = 1 for forget samples, T_s the original and T_d freshly
     initialised weights, both in evaluation mode; the student is in training mode. Raises MethodRefused without logits.
@@ -33,28 +40,31 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     taught = task.remain.select(chosen[: max(1, round(spec.remain_share * len(chosen)))])
     optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
 
-    def teach(part: Mixed) -> float:
-        target = _teaching(task, part, competent, incompetent, temperature=spec.temperature)
-        return learn_mixed(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
+    def teach(part: MixedBatch) -> float:
+        target = _teacher_output(task, part, competent, incompetent, temperature=spec.temperature)
+        return learn_mixed_batch(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
 
     def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for part in mixed_epoch(taught, task.forget.batch, size=spec.batch_size, generator=generator):
                 yield partial(teach, part)
 
-    total = spec.epochs * mixed_count(taught, task.forget.batch, size=spec.batch_size)
-    return (yield from counted(task, optimiser, steps(), total=total))
+    total = spec.epochs * mixed_batch_count(taught, task.forget.batch, size=spec.batch_size)
+    return (yield from run_schedule(task, optimiser, steps(), total=total))
 
 
 @torch.no_grad()
-def _teaching(task: Task, part: Mixed, competent: nn.Module, incompetent: nn.Module, *, temperature: float) -> Tensor:
-    """(n, classes): log-probabilities of whichever teacher a sample has."""
+def _teacher_output(
+    task: Task, part: MixedBatch, competent: nn.Module, incompetent: nn.Module, *, temperature: float
+) -> Tensor:
+    """Compute the log-probabilities, (n, classes), of the incompetent teacher for forget samples, else of the competent one."""
     assert task.objective.logits is not None
     good, bad = (task.objective.logits(teacher, part.batch.inputs) for teacher in (competent, incompetent))
     return (torch.where(part.forgotten[:, None], bad, good).float() / temperature).log_softmax(-1)
 
 
 def _divergence(spec: BadTeacher, task: Task, inputs: Tensor, target: Tensor) -> Loss:
+    """Return the KL divergence of the student from the teacher's output (n, classes) as a function of the forward pass."""
     logits = task.objective.logits
     assert logits is not None
 

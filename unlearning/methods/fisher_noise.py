@@ -1,28 +1,28 @@
-"""Noise by Fisher information ("Fisher forgetting")."""
+"""Fisher forgetting: add noise to the weights that the remaining set needs least."""
 
 import torch
 
 from unlearning.gradients import trainable
-from unlearning.methods.importance import add_squared_gradients, as_the_model_says, batches_of, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, in_batches, with_drawn_labels, zero_importance
 from unlearning.specs import FisherNoise
 from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task
 
 
 def fisher_noise(spec: FisherNoise, task: Task) -> Steps:
-    """θ ← θ + (λσ²)^¼ F^(−¼) ξ, ξ ~ N(0, I), in place (Golatkar, Achille, Soatto, CVPR 2020).
+    """Update θ ← θ + (λσ²)^¼ F^(−¼) ξ, ξ ~ N(0, I), in place (Golatkar, Achille, Soatto, CVPR 2020).
 
-    F is the diagonal of the Fisher information on the remaining set, its labels drawn from the model: what those data need
-    gets little noise. Raises MethodRefused where the objective has no logits.
+    F is the diagonal of the Fisher information on the remaining set, with labels drawn from the model: weights that those data
+    need get little noise. Raises MethodRefused without logits.
     """
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
-    importance = nothing_yet(task)
-    parts = list(batches_of(task.remain.batch, spec.batch_size))
+    importance = zero_importance(task)
+    parts = list(in_batches(task.remain.batch, spec.batch_size))
     loop = Loop(len(parts))
-    task.state.keep(importance=importance, generator=generator, loop=loop)
+    task.state.register(importance=importance, generator=generator, loop=loop)
     for number in loop:
-        labelled = as_the_model_says(task, parts[number - 1], generator)
+        labelled = with_drawn_labels(task, parts[number - 1], generator)
         add_squared_gradients(importance, task, labelled, of=len(task.remain))
         yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
     with torch.no_grad():

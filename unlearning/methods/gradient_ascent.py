@@ -1,4 +1,4 @@
-"""Gradient ascent on the forget set's loss: the simplest baseline."""
+"""Gradient ascent on the forget set's loss, the simplest baseline."""
 
 from collections.abc import Mapping
 
@@ -7,21 +7,21 @@ import torch
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.stop import until_matched
+from unlearning.stopping.stop import run_with_stop
 from unlearning.task import Steps, Task
 
 
 def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
-    """θ ← θ + η ∇ mean ℓ(B_f; θ), in place, under the calibrated stop."""
+    """Update θ ← θ + η ∇ mean ℓ(B_f; θ), in place, under the calibrated stop."""
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
-    task.state.keep(model=task.model, generator=generator)
+    task.state.register(model=task.model, generator=generator)
 
-    def step(number: int, last: Check) -> Mapping[str, float]:
+    def step(number: int, latest: Check) -> Mapping[str, float]:
         parameters = trainable(task.model)
         loss = task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).mean()
         step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)
         return {"forget_loss": float(loss.detach())}
 
-    return (yield from until_matched(task, criterion, step, steps=spec.steps))
+    return (yield from run_with_stop(task, criterion, step, steps=spec.steps))

@@ -1,4 +1,4 @@
-"""How much each weight matters for a set of data: the diagonal of the Fisher information, sample by sample."""
+"""How much each weight matters for a set of samples: the diagonal of the Fisher information."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,49 +9,49 @@ from torch.func import grad, vmap
 from unlearning.data.samples import Batch
 from unlearning.errors import MethodRefused
 from unlearning.gradients import forward_with, trainable
-from unlearning.precision import in_float32
+from unlearning.hardware import in_float32
 from unlearning.task import Task
 
 _CHUNK = 32
-"""Samples whose gradients are held at once: each takes as much memory as the model."""
+"""Samples whose gradients are in memory at once: each takes as much as the model."""
 
 Importance = dict[str, Tensor]
-"""By parameter, of its shape: the mean over samples of the squared gradient of each sample's loss."""
+"""By parameter name, of the parameter's shape: the mean over samples of the squared gradient of each sample's loss."""
 
 
-def nothing_yet(task: Task) -> Importance:
-    """Zeros to be added to."""
+def zero_importance(task: Task) -> Importance:
+    """Return zeros for `add_squared_gradients` to add to."""
     return {name: torch.zeros_like(p, requires_grad=False) for name, p in trainable(task.model).items()}
 
 
 @in_float32
 def add_squared_gradients(importance: Importance, task: Task, batch: Batch, *, of: int) -> None:
-    """Add Σ (∂ℓ(x)/∂θ)² / `of` over the samples of the batch, in place, from the model in evaluation mode.
+    """Add Σ (∂ℓ(x)/∂θ)² / `of` over the samples of the batch, in place, with the model in evaluation mode.
 
-    The squares of single samples' gradients, as the papers define them: the square of a batch's mean gradient is another thing.
+    These are squares of single samples' gradients, as the papers define them, not the square of a batch's mean gradient.
     """
     parameters = {name: p.detach() for name, p in trainable(task.model).items()}
 
     def loss(given: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return task.objective.losses(forward_with(task.model, given), Batch(x[None], y[None])).sum()
 
-    for part in batches_of(batch, _CHUNK):
+    for part in in_batches(batch, _CHUNK):
         gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *part)
         for name, gradient in gradients.items():
             importance[name] += gradient.pow(2).sum(0) / of
 
 
-def batches_of(samples: Batch, size: int) -> Iterator[Batch]:
-    """The samples in their order, in batches of `size`."""
+def in_batches(samples: Batch, size: int) -> Iterator[Batch]:
+    """Yield the samples in their order, in batches of `size`."""
     for inputs, targets in zip(torch.split(samples.inputs, size), torch.split(samples.targets, size), strict=True):
         yield Batch(inputs, targets)
 
 
 @torch.no_grad()
-def as_the_model_says(task: Task, batch: Batch, generator: torch.Generator) -> Batch:
-    """The batch with targets drawn from the model's own prediction: the Fisher information is an expectation over those.
+def with_drawn_labels(task: Task, batch: Batch, generator: torch.Generator) -> Batch:
+    """Return the batch with targets drawn from the model's prediction, over which the Fisher information is an expectation.
 
-    Raises MethodRefused where the objective has no logits.
+    Raises MethodRefused without logits.
     """
     if task.objective.logits is None:
         raise MethodRefused("The labels of Fisher information are drawn from logits; this objective has none. Use IEU.")

@@ -1,8 +1,9 @@
-"""Every method: one file and one generator function each, one row each in METHODS."""
+"""The registry of methods: METHODS has a row for each, and `unlearn` runs the one that a spec names."""
 
 from collections.abc import Callable
 from typing import Any
 
+from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
 from unlearning.methods.fine_tune import fine_tune
@@ -14,7 +15,6 @@ from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.salun import salun
 from unlearning.methods.ssd import ssd
-from unlearning.precision import mixed
 from unlearning.random_state import isolated
 from unlearning.specs import Spec
 from unlearning.task import Steps, Task
@@ -35,11 +35,11 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
 
 
 def unlearn(spec: Spec, task: Task) -> Steps:
-    """Run the method that `spec` names on `task`: `task.model` is changed in place, and nothing else is.
+    """Run the method that `spec` names on `task`. It changes `task.model` in place, and nothing else.
 
     Yields after each step; closing the generator early leaves finite weights. Same seed, same weights on the same machine; the
-    process's random state is left alone. Where `task.state` holds a checkpoint, the run goes on from it. Raises MethodRefused
-    before the first step where the method cannot run.
+    process's random state does not change. A run whose `task.state` holds a training checkpoint continues from it. Raises
+    MethodRefused before the first step if the method cannot run.
     """
     task.check()
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.inputs.device, precision=task.recipe.precision)

@@ -1,4 +1,4 @@
-"""SalUn: wrong labels for the forget set, moving salient weights alone."""
+"""SalUn: train on wrong labels for the forget set, changing only the salient weights."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -7,43 +7,44 @@ import torch
 from torch import Tensor
 
 from unlearning.data.samples import Batch
-from unlearning.gradients import descent, forward_with, trainable
-from unlearning.precision import in_float32
+from unlearning.gradients import forward_with, trainable
+from unlearning.hardware import in_float32
+from unlearning.methods.fixed_schedule import learn_forget_batch, mean_loss, rehearse, run_schedule, wrong_labels
 from unlearning.specs import SalUn
 from unlearning.task import Steps, Task
-from unlearning.training.loop import counted, learn_blindly, mean_loss, rehearse, wrong_labels
+from unlearning.training.optimisation import sgd
 
 
 def salun(spec: SalUn, task: Task) -> Steps:
     """Unlearn under a saliency mask, in place (Fan et al., ICLR 2024).
 
-    m = 1(|∇ℓ(D_f; θ_o)| ≥ γ) with γ the quantile that leaves `spec.saliency` of all weights (eq. 3 there), and
-    θ = m ⊙ θ' + (1 − m) ⊙ θ_o after every step (eq. 4): masking only the gradient would let momentum and weight decay move the
-    rest. Each epoch trains on D_f with wrong labels drawn anew, then on D_r. Raises MethodRefused without classes.
+    m = 1(|∇ℓ(D_f; θ_o)| ≥ γ) with γ the quantile that leaves `spec.saliency` of all weights (eq. 3), and
+    θ = m ⊙ θ' + (1 − m) ⊙ θ_o after every step (eq. 4): a mask on the gradient alone would let momentum and weight decay move the
+    other weights. Each epoch trains on D_f with wrong labels drawn anew, then on D_r. Raises MethodRefused without classes.
     """
     generator = torch.Generator().manual_seed(task.seed)
     wrong_labels(task, task.forget.targets[:1], torch.Generator())
     task.model.eval()
     masks = saliency_masks(task, share=spec.saliency, batch_size=spec.batch_size)
     originals = {name: p.detach().clone() for name, p in trainable(task.model).items()}
-    optimiser = descent(task.model, rate=spec.learning_rate)
+    optimiser = sgd(task.model, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], float]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 wrong = Batch(batch.inputs, wrong_labels(task, batch.targets, generator))
-                yield partial(learn_blindly, task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
+                yield partial(learn_forget_batch, task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
             for batch in task.remain.epoch(spec.batch_size, generator):
                 yield partial(rehearse, task, optimiser, batch)
 
-    masked = (partial(_masked, step, task, masks, originals) for step in steps())
+    masked = (partial(_masked_step, step, task, masks, originals) for step in steps())
     batches = task.forget.batch_count(spec.batch_size) + task.remain.batch_count(spec.batch_size)
-    return (yield from counted(task, optimiser, masked, total=spec.epochs * batches))
+    return (yield from run_schedule(task, optimiser, masked, total=spec.epochs * batches))
 
 
 @in_float32
 def saliency_masks(task: Task, *, share: float, batch_size: int) -> dict[str, Tensor]:
-    """By parameter, bool: the `share` of all weights with the largest gradient of the forget set's mean loss (ties are in)."""
+    """Mark, by parameter, the `share` of all weights with the largest gradient of the forget set's mean loss; ties are included."""
     parameters = trainable(task.model)
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}
     forward = forward_with(task.model, parameters)
@@ -58,7 +59,10 @@ def saliency_masks(task: Task, *, share: float, batch_size: int) -> dict[str, Te
     return {name: sums.abs() >= threshold for name, sums in total.items()}
 
 
-def _masked(step: Callable[[], float], task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]) -> float:
+def _masked_step(
+    step: Callable[[], float], task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]
+) -> float:
+    """Take a step, put the other weights back to their original values, and return the loss."""
     loss = step()
     with torch.no_grad():
         for name, p in trainable(task.model).items():

@@ -1,28 +1,28 @@
-"""Selective synaptic dampening (SSD)."""
+"""Selective synaptic dampening (SSD): shrink the weights that the forget set needs most."""
 
 import torch
 
 from unlearning.gradients import trainable
-from unlearning.methods.importance import add_squared_gradients, batches_of, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, in_batches, zero_importance
 from unlearning.specs import SSD
 from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task
 
 
 def ssd(spec: SSD, task: Task) -> Steps:
-    """Dampen, in place, the weights that the forget set needs more than the whole does (Foster et al., AAAI 2024, eqs 5 and 6).
+    """Dampen, in place, the weights that the forget set needs more than all training data do (Foster et al., AAAI 2024, eqs. 5, 6).
 
-    θ_i ← min(λ·I_i(D) / I_i(D_f), 1)·θ_i  where  I_i(D_f) > α·I_i(D), with I the diagonal of the empirical Fisher
-    information and D the data it was trained on, D_f among them. Nothing is drawn at random. The outcome's `dampened_share` is
-    how many of the weights were: 0 means that nothing was done.
+    θ_i ← min(λ·I_i(D) / I_i(D_f), 1)·θ_i  where  I_i(D_f) > α·I_i(D), with I the diagonal of the empirical Fisher information and
+    D = D_f ∪ D_r. Nothing is drawn at random. The outcome's metric `dampened_share` is the share of the weights that were dampened;
+    0 means that nothing was done.
     """
     task.model.eval()
     everything = len(task.forget) + len(task.remain)
-    forget, overall = nothing_yet(task), nothing_yet(task)
-    parts = [(part, True) for part in batches_of(task.forget.batch, spec.batch_size)]
-    parts += [(part, False) for part in batches_of(task.remain.batch, spec.batch_size)]
+    forget, overall = zero_importance(task), zero_importance(task)
+    parts = [(part, True) for part in in_batches(task.forget.batch, spec.batch_size)]
+    parts += [(part, False) for part in in_batches(task.remain.batch, spec.batch_size)]
     loop = Loop(len(parts))
-    task.state.keep(forget=forget, overall=overall, loop=loop)
+    task.state.register(forget=forget, overall=overall, loop=loop)
     for number in loop:
         part, forgotten = parts[number - 1]
         if forgotten:

@@ -1,7 +1,7 @@
-"""The methods' parameters: torch-free, printable, storable, and the validated body of an API call.
+"""Parameters of the methods: without torch, printable, storable, and the validated body of an API call.
 
-A spec says what to run; `unlearning.methods.registry.METHODS` has the function that runs it. Defaults are this project's own choice
-([ours] in docs/methods.md): the papers' constants are not published in any source we have.
+A spec says what to run; `unlearning.methods.registry.METHODS` has the function that runs it. Defaults are [ours]
+(docs/methods.md): no source we have gives the papers' constants.
 """
 
 from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn

@@ -1,7 +1,7 @@
-"""The baselines: other papers' methods as those define them, to be compared with and not to be served.
+"""Parameters of the baselines: other papers' methods as those define them, to compare with; no job runs them.
 
-Their schedules are fixed, as in their papers: no calibrated stop ends them. Where a default is not the paper's own it is this
-project's choice ([ours] in docs/methods.md); all are to be tuned by the same budgeted search (`unlearning/tuning.py`).
+Their schedules are fixed, as in their papers: no calibrated stop ends them. A default that is not the paper's is [ours]
+(docs/methods.md). All can be tuned by the same budgeted search (`unlearning/tuning.py`).
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from unlearning.specs.rules import check_epochs, require
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FineTune:
-    """Fine-tuning on the remaining set alone: what is not rehearsed may be forgotten (Warnecke et al., NDSS 2023).
+    """Fine-tuning on the remaining set alone (Warnecke et al., NDSS 2023).
 
-    epochs: passes over the remaining set. learning_rate: constant.
+    epochs: of the remaining set. learning_rate: constant.
     """
 
     kind: Literal["fine_tune"] = "fine_tune"
@@ -28,7 +28,7 @@ class FineTune:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RandomLabels:
-    """Random labels on the forget set, then the remaining set, in each epoch (Golatkar et al., CVPR 2020; RandL, RL).
+    """Each epoch, random labels on the forget set, then the remaining set (Golatkar et al., CVPR 2020; RandL, RL).
 
     Labels are drawn anew in each epoch, uniformly over all classes; the true one is not excluded.
     """
@@ -44,10 +44,10 @@ class RandomLabels:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AmnesiacRelabel:
-    """The relabelling of "Amnesiac Machine Learning" (Graves et al., AAAI 2021): wrong labels, drawn once, mixed with the rest.
+    """The relabelling of "Amnesiac Machine Learning" (Graves et al., AAAI 2021): wrong labels, drawn once, mixed with D_r.
 
-    It is what public code calls "amnesiac". The paper's other method, taking back the stored updates of the batches that held
-    the forget set, needs a log of the training that a trained model does not come with; it is not offered.
+    It is what public code calls "amnesiac". The paper's other method subtracts the stored updates of the batches that contained
+    forget samples. It needs a log of the training, which a trained model does not come with, so it is not offered.
     """
 
     kind: Literal["amnesiac_relabel"] = "amnesiac_relabel"
@@ -61,10 +61,10 @@ class AmnesiacRelabel:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FisherNoise:
-    """Noise where the remaining set does not need the weight (Golatkar et al., CVPR 2020; "Fisher forgetting").
+    """Noise on the weights that the remaining set does not need (Golatkar et al., CVPR 2020; "Fisher forgetting").
 
-    noise: (λσ²)^¼, the factor of the noise F^(−¼)·ξ. floor: the least Fisher information reckoned with, lest weights that
-    nothing depends on get noise without bound. batch_size: samples a forward pass, without effect on the result.
+    noise: (λσ²)^¼, the factor of the noise F^(−¼)·ξ. floor: smaller Fisher information is raised to this, because weights that
+    nothing depends on would get unbounded noise. batch_size: samples a forward pass, without effect on the result.
     """
 
     kind: Literal["fisher_noise"] = "fisher_noise"
@@ -82,10 +82,11 @@ class FisherNoise:
 class SSD:
     """Selective synaptic dampening (Foster, Schoepf, Brintrup, AAAI 2024): shrink the weights that the forget set needs most.
 
-    selection: α, how many times the importance for all training data a weight's importance for the forget set must be.
-    dampening: λ, with the shrinking factor min(λ·importance for all / importance for the forget set, 1).
+    selection: α. A weight is dampened if its importance for the forget set is more than α times its importance for all training
+        data.
+    dampening: λ, of the factor min(λ·importance for all / importance for the forget set, 1).
     batch_size: samples a forward pass, without effect on the result.
-    The paper's α = 10 selects next to nothing where the forget set is a random part of the data: search it.
+    The paper's α = 10 selects almost no weight if the forget set is a random part of the data: tune it.
     """
 
     kind: Literal["ssd"] = "ssd"
@@ -101,9 +102,9 @@ class SSD:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BadTeacher:
-    """The bad teacher (Chundawat et al., AAAI 2023): like random weights on the forget set, like the original elsewhere.
+    """Bad teacher (Chundawat et al., AAAI 2023): distil random weights on the forget set and the original on remaining data.
 
-    learning_rate: Adam's, constant. temperature: of the divergence. remain_share: the share of the remaining set that is taught.
+    learning_rate: Adam's, constant. temperature: of the divergence. remain_share: the share of the remaining set that is used.
     """
 
     kind: Literal["bad_teacher"] = "bad_teacher"
@@ -121,9 +122,9 @@ class BadTeacher:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SalUn:
-    """Saliency unlearning (Fan et al., ICLR 2024): wrong labels on the forget set, then the rest, moving salient weights alone.
+    """Saliency unlearning (Fan et al., ICLR 2024): wrong labels on the forget set, then the remaining set, on salient weights only.
 
-    saliency: the share of the weights that may move, those with the largest gradient of the forget set's loss on the original.
+    saliency: the share of the weights that may change: those with the largest gradient of the forget set's loss on the original.
     """
 
     kind: Literal["salun"] = "salun"

@@ -1,23 +1,26 @@
-"""The settings of the calibrated stop."""
+"""Parameters of the methods that a job may run, and of their calibrated stop.
+
+Defaults are [ours] (docs/methods.md): no source we have gives the papers' constants.
+"""
 
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from unlearning.specs.rules import MOST, check_loop, require
+from unlearning.specs.rules import MAX_COUNT, check_loop, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
-    """When an iterative method has done enough, judged on held-out data because no retrained model exists (docs/methods.md §4).
+    """When an iterative method stops, judged on held-out data because no retrained model exists (docs/methods.md §4) [ours].
 
-    check_every: steps between two checks (IEU's own default: 8).
-    tolerance: the forget set counts as matched when the root mean square of the standardised differences between its
-        statistics and the held-out set's is at most this many standard errors.
-    allowed_drop: accuracy, in points, that the remaining and the held-out data may lose, of the latter beyond what a model that
-        learnt from so much less would lack; a state that lost more is not kept while there is another.
-    relearn_share: the least share of the control's relearning steps that the forget set must need before the run may end
-        early; 0 turns the probe off.
+    check_every: steps between two checks (IEU's default: 8).
+    tolerance: the forget set counts as matched if the root mean square of the standardised differences between its statistics
+        and the held-out set's is at most this many standard errors.
+    allowed_drop: points of accuracy that remaining and held-out data may lose; held-out data may also lose what a model trained on
+        so much less data is expected to lose. A state that lost more is left in the model only if there is no other.
+    relearn_share: the least share of the control's relearning steps that the forget set must need before the run may end early;
+        0 turns the probe off.
     """
 
     check_every: int = 4
@@ -34,24 +37,25 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LTU:
-    """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learnt gradients, harmonised.
+    """Learning to Unlearn (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494): two meta-learned gradients, harmonised.
 
-    steps: iterations; the rate falls to zero over the last half of them, and the best state by the calibrated stop is kept.
-    passes: how often each forget sample is to be seen at least; where the steps are too few for that, they and the repair are
-        lengthened in proportion.
-    rehearsals: most plain steps on remaining data after each iteration; as many as the share of the allowed drop that is used up.
-    repair_steps: most of them after the last iteration, while more than half of the allowed drop is used up.
+    steps: iterations. The learning rate falls to zero over the last half, and the best state by the calibrated stop is used.
+    passes: how often each forget sample is used at least. If `steps` are too few for that, steps and repair steps are scaled up
+        (`scale_schedule`).
+    rehearsals: most plain steps on remaining data after each iteration; their number is scaled by the share of the allowed drop
+        that is used up.
+    repair_steps: most plain steps on remaining data after the last iteration, while more than half of the allowed drop is used up.
     learning_rate: β, the step of the meta-update. inner_rate: α, the step of the meta-tune.
     batch_size: forget samples a step. query_size: remaining samples in each of the three query sets.
-    remain_share: ρ, the share of the remaining set that the method may look at (|D̂_r| = ρ|D_r|); remain_least: at least so many
-        samples of it, for a share of a small set is too little to remember by.
-    clip: the longest meta-gradient that is followed; a longer one is scaled down to it before the two are combined.
+    remain_share: ρ, the share of the remaining set that the method may use (|D̂_r| = ρ|D_r|). remain_least: the least number of
+        samples that it uses, because a share of a small set is too little.
+    clip: largest norm of each meta-gradient; a longer one is scaled down to it before the two are combined.
     forgetting_weight, scramble_weight: weights of the forgetting feedback and of the random-label support loss. In both each sample
-        counts by how much less unknown it is than held-out data of its rank: neither loss has a floor of its own.
-    overshoot: the share by which the first half of the run aims beyond the losses of held-out data: what is forgotten more deeply
-        comes back more slowly, and the second half brings the match.
-    attackers: K, how many membership-inference models guide the forgetting (at least 2: one support, one query).
-    order: differentiate through the inner step ("second", the paper's) or stop there ("first").
+        counts by its forget weight, because neither loss has a floor of its own.
+    overshoot: the share by which the first half of the run aims beyond the losses of held-out data. A set that is forgotten more
+        deeply is relearned more slowly; the second half aims at those losses themselves.
+    attackers: K, the number of guide attacks (at least 2: one support, one query).
+    order: differentiate through the inner step ("second", as in the paper) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
     """
 
@@ -106,16 +110,15 @@ class LTU:
 class IEU:
     """Influence Eliminating Unlearning (Tran, Woo, arXiv 2604.09391): bounded ascent, weight decay, noise, then repair.
 
-    steps: most steps of the eliminating phase. repair_steps: steps of the last phase, on remaining data; over the first three
-        eighths of them what comes back of the forget set is still pushed. Up to as many again follow, while more than half of the
-        allowed drop is used up.
-    passes: how often each forget sample is to be seen at least while it is eliminated; where the steps are too few for that, both
-        phases are lengthened in proportion.
-    learning_rate: η. clip: the longest gradient that is followed. ascent: γ, the weight of the bounded ascent on the forget set.
-    decay: λ of W ← (1 − ηλ)W.
-    noise: σ, the noise a step in units of each weight tensor's standard deviation.
+    steps: most steps of the eliminating phase.
+    repair_steps: steps of the last phase, on remaining data. In the first three eighths of them the ascent continues on forget
+        samples that are being relearned. Up to as many again follow while more than half of the allowed drop is used up.
+    passes: how often each forget sample is used at least in the eliminating phase. If `steps` are too few for that, both phases are
+        scaled up (`scale_schedule`).
+    learning_rate: η. clip: largest norm of a gradient. ascent: γ, the weight of the bounded ascent on the forget set.
+    decay: λ of W ← (1 − ηλ)W. noise: σ, the noise a step in units of each weight tensor's standard deviation.
     batch_size: samples a step, of the forget set and of the remaining set each.
-    stop: checks after every eighth step by default, for a step costs little beside a check.
+    stop: checks after every eighth step by default, because a step costs little beside a check.
     """
 
     kind: Literal["ieu"] = "ieu"
@@ -147,7 +150,7 @@ class IEU:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GradientAscent:
-    """Plain gradient ascent on the forget set's loss: the simplest baseline, and what Ready2Unlearn prepares for."""
+    """Plain gradient ascent on the forget set's loss: the simplest baseline, and the method that Ready2Unlearn prepares for."""
 
     kind: Literal["gradient_ascent"] = "gradient_ascent"
     steps: int = 60
@@ -161,7 +164,7 @@ class GradientAscent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrain:
-    """Train the architecture again from scratch on the remaining set, by the model's own recipe: the oracle, exact and slow."""
+    """Train the architecture anew on the remaining set by the model's own recipe: exact and slow."""
 
     kind: Literal["retrain"] = "retrain"
 
@@ -169,13 +172,13 @@ class Retrain:
 S = TypeVar("S", LTU, IEU)
 
 
-def lengthened(spec: S, *, forget: int) -> S:
-    """The spec with its phases longer in proportion, where `steps` of `batch_size` make fewer than `passes` over the forget set.
+def scale_schedule(spec: S, *, forget: int) -> S:
+    """Scale the schedule up if `steps` batches use each forget sample fewer than `passes` times on average.
 
-    forget: how many samples are to be forgotten. On half of the training set 40 steps see each of them once or twice, and most stay
-    as known as they were. A million steps are the most.
+    forget: the number of forget samples. Steps and repair steps grow in proportion, to at most a million steps. 40 steps use each
+    sample of half a training set once or twice, which is too few to forget it.
     """
-    factor = min(max(1.0, spec.passes * forget / (spec.steps * spec.batch_size)), MOST / spec.steps)
+    factor = min(max(1.0, spec.passes * forget / (spec.steps * spec.batch_size)), MAX_COUNT / spec.steps)
     return dataclasses.replace(
         spec, steps=round(factor * spec.steps), repair_steps=round(factor * spec.repair_steps), passes=0.0
     )

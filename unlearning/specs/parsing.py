@@ -1,4 +1,4 @@
-"""Specs by kind, and the way from plain JSON to a spec and back."""
+"""Specs by kind, and parsing them from JSON."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ Method = LTU | IEU | GradientAscent | Retrain
 """What a job may run."""
 
 Baseline = FineTune | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
-"""What those are compared with."""
+"""What the methods are compared with."""
 
 Spec = Method | Baseline
 
@@ -40,32 +40,28 @@ BASELINES: dict[str, type[Baseline]] = {
 SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}
 
 DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
-"""What a model's job tries, in this order, until the audit verifies."""
-
-
-def restored(data: Mapping[str, object]) -> Spec:
-    """The method or baseline that `dataclasses.asdict` made this object from. Raises InvalidSpec as `parse` does."""
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in SPECS:
-        raise InvalidSpec(f"kind is {kind!r}; it must be one of {', '.join(SPECS)}.", field="kind")
-    return _with(SPECS[kind](), data, prefix="")  # type: ignore[no-any-return]  # SPECS holds only the members of Spec
+"""The methods that a job runs, in this order, until the audit verifies one."""
 
 
 def parse(data: Mapping[str, object]) -> Method:
-    """The spec that a JSON object describes, e.g. `{"kind": "ltu", "steps": 40, "stop": {"tolerance": 1}}`.
+    """Parse the JSON object of a method, e.g. `{"kind": "ltu", "steps": 40, "stop": {"tolerance": 1}}`; other fields have defaults.
 
-    Raises InvalidSpec for a baseline, an unknown kind, an unknown or misspelt field, a value of the wrong type or out of range.
+    Raises InvalidSpec for a baseline, an unknown kind, an unknown field, or a value of the wrong type or out of range.
     """
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in PRODUCTION:
         known = ", ".join(PRODUCTION)
-        what = (
-            "a baseline, to be compared with and not to be served"
-            if isinstance(kind, str) and kind in BASELINES
-            else "not a method"
-        )
+        what = "a baseline, which no job runs" if isinstance(kind, str) and kind in BASELINES else "not a method"
         raise InvalidSpec(f"kind is {kind!r}, {what}; it must be one of {known}.", field="kind")
     return _with(PRODUCTION[kind](), data, prefix="")  # type: ignore[no-any-return]  # PRODUCTION holds Method's members
+
+
+def parse_any(data: Mapping[str, object]) -> Spec:
+    """Parse a JSON object as `parse` does, baselines included. Raises InvalidSpec."""
+    kind = data.get("kind")
+    if not isinstance(kind, str) or kind not in SPECS:
+        raise InvalidSpec(f"kind is {kind!r}; it must be one of {', '.join(SPECS)}.", field="kind")
+    return _with(SPECS[kind](), data, prefix="")  # type: ignore[no-any-return]  # SPECS holds only the members of Spec
 
 
 def method_object(method: str | Mapping[str, object]) -> Mapping[str, object]:
@@ -81,7 +77,7 @@ def method_object(method: str | Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:
-    """The given spec or stop, changed where `data` says so."""
+    """Replace the fields of a spec or stop that `data` names. Raises InvalidSpec."""
     fields = {f.name: f for f in dataclasses.fields(given)}
     for name in data:
         if name not in fields:
@@ -96,6 +92,7 @@ def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:
 
 
 def _value(kind: object, default: object, value: object, name: str) -> object:
+    """Check one field's value and convert it to its type. Raises InvalidSpec."""
     if kind is Stop:
         require(isinstance(value, Mapping), name, "an object", value)
         return _with(default, value, prefix=f"{name}.")  # type: ignore[arg-type]  # checked in the line above

@@ -1,30 +1,30 @@
-"""What a parameter may be, said once for every spec."""
+"""The ranges that the parameters of several specs share."""
 
 from unlearning.errors import InvalidSpec
 
-MOST = 1_000_000
-"""Steps, epochs, samples a batch: more than this is a slip."""
+MAX_COUNT = 1_000_000
+"""Of steps, epochs and samples a batch: more is a slip."""
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
-    """Raise InvalidSpec, with the field `name`, unless the condition holds."""
+    """Raise InvalidSpec for the field `name` unless the condition holds."""
     if not condition:
         raise InvalidSpec(f"{name} is {value!r}; it must be {rule}.", field=name)
 
 
 def check_loop(steps: int, learning_rate: float, batch_size: int) -> None:
-    """The ranges of a method that takes a number of steps."""
-    require(1 <= steps <= MOST, "steps", f"between 1 and {MOST:,}", steps)
+    """Check the parameters of a method that takes a number of steps. Raises InvalidSpec."""
+    require(1 <= steps <= MAX_COUNT, "steps", f"between 1 and {MAX_COUNT:,}", steps)
     check_rate(learning_rate, batch_size)
 
 
 def check_epochs(epochs: int, learning_rate: float, batch_size: int) -> None:
-    """The ranges of a method that goes through its data a number of times."""
-    require(1 <= epochs <= MOST, "epochs", f"between 1 and {MOST:,}", epochs)
+    """Check the parameters of a method that trains for a number of epochs. Raises InvalidSpec."""
+    require(1 <= epochs <= MAX_COUNT, "epochs", f"between 1 and {MAX_COUNT:,}", epochs)
     check_rate(learning_rate, batch_size)
 
 
 def check_rate(learning_rate: float, batch_size: int) -> None:
-    """The ranges of what every descent has."""
+    """Check the learning rate and the batch size. Raises InvalidSpec."""
     require(0 < learning_rate <= 100, "learning_rate", "above 0 and at most 100", learning_rate)
-    require(1 <= batch_size <= MOST, "batch_size", f"between 1 and {MOST:,}", batch_size)
+    require(1 <= batch_size <= MAX_COUNT, "batch_size", f"between 1 and {MAX_COUNT:,}", batch_size)

@@ -1,4 +1,4 @@
-"""What a search may choose for each method: the same budget for all, over the parameters that matter most (all ranges [ours])."""
+"""Search spaces: the parameters of each method that a tuning may vary, and their ranges (all [ours])."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from unlearning.errors import InvalidSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Range:
-    """Values from `low` to `high`, evenly spread on a linear or a logarithmic scale; whole numbers where `whole`."""
+    """A range from `low` to `high`, evenly spread on a linear or a logarithmic scale; `whole` rounds to whole numbers."""
 
     low: float
     high: float
@@ -18,17 +18,19 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.scale == "log" and self.low <= 0):
-            raise InvalidSpec(f"A range from {self.low} to {self.high} is none; on a log scale it begins above 0.")
+            raise InvalidSpec(
+                f"A range from {self.low} to {self.high} is empty or, on a log scale, does not begin above 0."
+            )
 
     def at(self, share: float) -> float | int:
-        """The value that `share`, 0 to 1, of the range lies below."""
+        """Return the value below which `share`, 0 to 1, of the range lies."""
         linear = self.low + share * (self.high - self.low)
         value = self.low * (self.high / self.low) ** share if self.scale == "log" else linear
         return round(value) if self.whole else float(value)
 
 
 Space = Mapping[str, Range]
-"""By the name of a spec's field."""
+"""Ranges by the name of a spec's field."""
 
 _RATE = Range(low=0.001, high=0.1)
 _EPOCHS = Range(low=2, high=15, whole=True)

@@ -1,4 +1,4 @@
-"""How a model was trained, so that it can be trained again."""
+"""Recipes: how a model was trained, so that it can be trained again."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,16 +10,18 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready2Unlearn:
-    """Prepare a model, while it is trained, for a later ascent (Duan et al., arXiv 2505.10845; objective as in docs/methods.md §2).
+    """Prepare a model in training for later gradient ascent (Duan et al., arXiv 2505.10845; objective [ours], docs/methods.md §2).
 
-    efficiency, retention, resistance: λ1, λ2, λ3. gain: whether efficiency is how many nats a step of ascent adds to the loss
-        ("difference") or the logarithm of the factor by which it multiplies it ("ratio"), which a network that knows its data by
-        heart still has a slope of [ours]. ascent_rate: α, equal to the later ascent's step.
-    ascent_steps: k, simulated ascent steps. relearn_rate: γ of the simulated relearning.
-    clip: the most that one meta difference may count, in nats. longest: the longest gradient of the meta terms that is followed, a
-        longer one being scaled down to it [ours]; None follows all. warm_up: share of the epochs trained plainly first.
-    every: the meta terms join each `every`-th step. order: "second" differentiates through the simulation, "first" does not.
-    revocable_share: share of the training data that may be asked to be forgotten, the rest being stable.
+    efficiency, retention, resistance: λ1, λ2, λ3. ascent_rate: α, equal to the later ascent's learning rate. ascent_steps: k, the
+        number of simulated ascent steps. relearn_rate: γ of the simulated relearning.
+    gain: what efficiency measures: how many nats a step of ascent adds to the loss ("difference"), or the logarithm of the
+        factor by which it multiplies the loss ("ratio"). The ratio still has a gradient on a network that has memorised its data
+        [ours].
+    clip: the largest value of one meta difference, nats. longest: the largest norm of the meta terms' gradient, a longer one being
+        scaled down to it [ours]; None for no limit. warm_up: share of the steps that are trained plainly first.
+    every: the meta terms are added in each `every`-th step. order: "second" differentiates through the simulation, "first" does
+        not.
+    revocable_share: share of the training data that may later be asked to be forgotten.
     """
 
     efficiency: float = 0.7
@@ -51,9 +53,9 @@ class Ready2Unlearn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reweighting:
-    """Learn less from what may be asked to be forgotten: its losses count `weight` times those of the rest, which keep theirs.
+    """Learn less from revocable samples: multiply their losses by `weight`. The simplest preparation, for comparison [ours].
 
-    The simplest preparation, to compare Ready2Unlearn with [ours]. revocable_share: as Ready2Unlearn's, and the same split.
+    revocable_share: as in Ready2Unlearn; the split is the same.
     """
 
     weight: float = 0.5
@@ -68,8 +70,8 @@ class Reweighting:
 class DPSGD:
     """Train with differential privacy (Abadi et al., CCS 2016), to compare Ready2Unlearn with; needs the extra `privacy` (Opacus).
 
-    noise: σ, the noise multiplier. clip: C, the longest gradient of a single sample. delta: δ of the ε that is accounted.
-    Batches are Poisson samples of `batch_size` in the mean. Models with batch norm are refused.
+    noise: σ, the noise multiplier. clip: C, the largest norm of a single sample's gradient. delta: δ of the ε that is accounted.
+    Batches are Poisson samples with `batch_size` samples on average. Models with batch norm are refused.
     """
 
     noise: float = 1.0
@@ -83,10 +85,9 @@ class DPSGD:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """SGD with momentum and a one-cycle learning rate, optionally prepared for unlearning.
+    """Train by SGD with momentum and a one-cycle learning rate, optionally with a preparation for unlearning.
 
-    learning_rate: the peak. readiness: Ready2Unlearn's settings, or None for plain training. reweighting, privacy: what it is
-    compared with; one of the three at most.
+    learning_rate: the peak. readiness, reweighting, privacy: at most one of the three; none for plain training.
     """
 
     epochs: int

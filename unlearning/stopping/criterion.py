@@ -1,4 +1,8 @@
-"""Quantiles of samples that do not count alike."""
+"""The criterion of the calibrated stop: does the forget set look like held-out data, and is the utility preserved?
+
+A service has no retrained model to compare with. It has held-out data that the model never saw, and a forgotten sample should look
+like one of those: neither like a member, nor worse than a non-member (docs/methods.md §4) [ours].
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,60 +13,32 @@ from torch import Tensor, nn
 
 from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.inference import in_pieces
-from unlearning.precision import in_float32
+from unlearning.hardware import batched_forward, in_float32
 from unlearning.specs import Stop
 from unlearning.task import Task
 
-
-def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
-    """For each share the least of `values` at or below which that share of the weight lies, (k,), in their unit.
-
-    values, weights: (m,), the weights summing to 1. shares: (k,), from 0 to 1. The inverse of the weighted empirical distribution
-    function, NumPy's "inverted_cdf".
-    """
-    order = values.argsort()
-    mass = weights[order].cumsum(0)
-    return values[order][torch.searchsorted(mass, shares).clamp(max=len(values) - 1)]
-
-
-_GONE = 0.1
-"""A class of which the remaining set keeps less than this share is forgotten as a whole."""
-
-
-def gone_classes(forget: SampleSet, remain: SampleSet, *, classes: int | None) -> Tensor | None:
-    """(classes,) bool: those of which less than a tenth remains. None where there are no classes."""
-    if classes is None:
-        return None
-    forgotten, kept = (torch.bincount(samples.targets, minlength=classes) for samples in (forget, remain))
-    return kept < _GONE * (forgotten + kept)
-
-
-def of_classes(chosen: Tensor | None, targets: Tensor) -> Tensor:
-    """(n,) bool: which samples are of these classes, (classes,) bool; none of them where there are no classes."""
-    return torch.zeros(len(targets), dtype=torch.bool, device=targets.device) if chosen is None else chosen[targets]
-
-
 Signal = Callable[[Forward, Batch], Tensor]
-"""A number a sample, (n,), that is higher for data the model does not know."""
+"""A number for each sample, (n,), that is higher for data the model does not know."""
 
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
 """Of the held-out set's values: where the forget set's distribution is compared with it."""
-_CACHED_REMAINING = 512
-"""Most remaining samples on which the utility is watched: each check passes them through the model."""
+_MONITORED_REMAINING = 512
+"""Most remaining samples on which the utility is measured: each check runs them through the model."""
+_FULLY_FORGOTTEN = 0.1
+"""A class is fully forgotten if less than this share of its training samples remains."""
 _LEARNING_CURVE = -1 / 3
 """The power of the amount of data with which a model's error falls [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Check:
-    """One look at the model.
+    """The result of one check.
 
     score: root mean square of the standardised differences between forget and held-out statistics; 0 is a perfect match.
     direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
-    drop: points of accuracy lost beyond what one standard error explains, the larger of remaining and held-out data; of the latter
-        beyond what a model trained on so much less data would lack, too (without classes: hundredths of a nat of loss gained).
-    held_out_losses: (m,), nats: what the forget samples' losses should come to look like.
+    drop: points of accuracy lost beyond one standard error, the larger of remaining and held-out data; for held-out data also
+        beyond what a model trained on so much less data is expected to lose (without classes: hundredths of a nat of loss gained).
+    held_out_losses: (m,), nats, of the criterion's held-out samples: what the forget samples' losses should look like.
     """
 
     score: float
@@ -75,61 +51,71 @@ class Check:
 class Criterion:
     """What every check compares with, fixed before the first step.
 
-    Where a class is forgotten as a whole, held-out data of it are no measure of anything: the model as given knows them, and a
-    retrained one would not. The forget samples of such a class are to be answered wrongly, and its held-out ones may be.
+    If a class is fully forgotten, held-out data of it cannot serve as a measure: the original model knows the class, and a
+    retrained one would not. The model should be wrong about the forget samples of such a class, and may be wrong about its
+    held-out samples.
 
-    gone: (classes,) bool, the classes forgotten as a whole; None without classes. going: the forget samples of these.
-    forget: the others, which are compared with the held-out set.
-    weights: (m,), summing to 1, that give the held-out set the mix of classes of `forget`. held_out_losses: (m,), nats, of the
-        model as it was given.
-    signals: what is compared. kept: the held-out data on which the utility is watched, the criterion's part and the guide's.
-    right_before: the merit, in points, of each remaining and each kept sample then, (r,) and (k,).
-    lacking: the merit, in points, that a model trained without the forget set is expected to lack on held-out data.
+    forgotten_classes: (classes,) bool, the fully forgotten classes; None without classes. class_forget: the forget samples of
+        these.
+    forget: the other forget samples, which are compared with the held-out set.
+    weights: (m,), summing to 1, that give the held-out set the class mix of `forget`.
+    original_losses: (m,), nats, of the held-out set through the original model.
+    signals: what is compared. utility_sets: held-out data on which the utility is measured, of the criterion's and the guide's
+        part.
+    original_merit: the merit, in points, of each remaining and each utility sample through the original model, (r,) and (k,).
+    expected_drop: points of merit that a model trained without the forget set is expected to lose on held-out data.
     """
 
     stop: Stop
     objective: Objective
-    gone: Tensor | None
-    going: Batch
+    forgotten_classes: Tensor | None
+    class_forget: Batch
     forget: Batch
     remain: Batch
     held_out: Batch
     weights: Tensor
-    held_out_losses: Tensor
+    original_losses: Tensor
     signals: tuple[Signal, ...]
-    kept: tuple[Batch, ...]
-    right_before: tuple[Tensor, Tensor]
-    lacking: float
+    utility_sets: tuple[Batch, ...]
+    original_merit: tuple[Tensor, Tensor]
+    expected_drop: float
 
 
 @in_float32
 @torch.no_grad()
-def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Criterion:
-    """Fix the criterion on the model as it is now, with loss, entropy and error rate, and the guiding models' scores if given."""
-    # Of a stream of its own: from the method's own these would be the very samples that it rehearses first, or alone.
+def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -> Criterion:
+    """Fix the criterion on the model as it is now.
+
+    Loss, entropy and error rate are compared, and the scores of guide attacks if given as `guide_signals`.
+    """
+    # A random stream of its own: from the method's stream these would be the very samples that the method rehearses first.
     generator = torch.Generator().manual_seed(-task.seed - 1)
-    remain = task.remain.draw(_CACHED_REMAINING, generator)
+    remain = task.remain.draw(_MONITORED_REMAINING, generator)
     held_out = task.criterion.batch
-    gone = gone_classes(task.forget, task.remain, classes=task.objective.classes)
-    going = of_classes(gone, task.forget.targets)
-    kept = tuple(_only(samples.batch, ~of_classes(gone, samples.targets)) for samples in (task.criterion, task.guide))
-    forget = task.forget.take((~going).nonzero().flatten())
-    forward = _once(task.model)
-    kept_before = _merit(task.objective, forward, *kept)
+    classes = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
+    of_class = in_classes(task.forget.targets, classes)
+    utility_sets = tuple(
+        _select(samples.batch, ~in_classes(samples.targets, classes)) for samples in (task.criterion, task.guide)
+    )
+    forget = task.forget.take((~of_class).nonzero().flatten())
+    forward = _cached_forward(task.model)
+    utility_merit = _merit(task.objective, forward, *utility_sets)
     return Criterion(
         stop=stop,
         objective=task.objective,
-        gone=gone,
-        going=_only(task.forget.batch, going),
+        forgotten_classes=classes,
+        class_forget=_select(task.forget.batch, of_class),
         forget=forget.batch,
         remain=remain,
         held_out=held_out,
-        weights=_matching_weights(forget, task.criterion, task.objective),
-        held_out_losses=task.objective.losses(forward, held_out),
-        signals=(task.objective.losses, *_entropy(task.objective), *guides),
-        kept=kept,
-        right_before=(_merit(task.objective, forward, remain), kept_before),
-        lacking=_lacking(task.objective, kept_before, share=len(task.remain) / (len(task.remain) + len(forget))),
+        weights=matching_weights(forget, task.criterion, task.objective),
+        original_losses=task.objective.losses(forward, held_out),
+        signals=(task.objective.losses, *_entropy(task.objective), *guide_signals),
+        utility_sets=utility_sets,
+        original_merit=(_merit(task.objective, forward, remain), utility_merit),
+        expected_drop=_expected_drop(
+            task.objective, utility_merit, share=len(task.remain) / (len(task.remain) + len(forget))
+        ),
     )
 
 
@@ -137,46 +123,72 @@ def calibrate(task: Task, stop: Stop, *, guides: Sequence[Signal] = ()) -> Crite
 @torch.no_grad()
 def check(criterion: Criterion, model: nn.Module) -> Check:
     """Compare the forget set with the held-out set, and the utility with the original's."""
-    forward = _once(model)
+    forward = _cached_forward(model)
     differences: list[float] = []
     if len(criterion.forget.targets):
         for signal in criterion.signals:
             forget, held_out = signal(forward, criterion.forget), signal(forward, criterion.held_out)
-            differences += _quantile_differences(forget, held_out, criterion.weights)
+            differences += quantile_differences(forget, held_out, criterion.weights)
         if criterion.objective.logits is not None:
             differences.append(_error_difference(criterion, forward))
-    if len(criterion.going.targets):
-        differences.append(_error_shortfall(criterion, forward))
-    remain_before, kept_before = criterion.right_before
+    if len(criterion.class_forget.targets):
+        differences.append(_class_error_difference(criterion, forward))
+    remain_before, utility_before = criterion.original_merit
     remain_drop = _drop(remain_before, _merit(criterion.objective, forward, criterion.remain))
-    kept_drop = _drop(kept_before, _merit(criterion.objective, forward, *criterion.kept)) - criterion.lacking
+    utility_drop = _drop(utility_before, _merit(criterion.objective, forward, *criterion.utility_sets))
     return Check(
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
-        drop=max(remain_drop, kept_drop, 0.0),
+        drop=max(remain_drop, utility_drop - criterion.expected_drop, 0.0),
         held_out_losses=criterion.objective.losses(forward, criterion.held_out),
     )
 
 
-def matched(criterion: Criterion, found: Check) -> bool:
-    """Whether the forget set looks held out and the utility is kept."""
-    return found.score <= criterion.stop.tolerance and found.drop <= criterion.stop.allowed_drop
+def matched(criterion: Criterion, latest: Check) -> bool:
+    """Return whether the forget set looks like held-out data and the utility is preserved."""
+    return latest.score <= criterion.stop.tolerance and latest.drop <= criterion.stop.allowed_drop
 
 
-def _only(batch: Batch, which: Tensor) -> Batch:
-    """The batch itself where that is all of it, so that its forward pass is shared."""
-    return batch if bool(which.all()) else Batch(batch.inputs[which], batch.targets[which])
+def fully_forgotten_classes(forget: SampleSet, remain: SampleSet, *, classes: int | None) -> Tensor | None:
+    """Mark the classes of which less than a tenth remains, (classes,) bool. None without classes."""
+    if classes is None:
+        return None
+    forgotten, remaining = (torch.bincount(samples.targets, minlength=classes) for samples in (forget, remain))
+    return remaining < _FULLY_FORGOTTEN * (forgotten + remaining)
 
 
-def _once(model: nn.Module) -> Forward:
-    """The model's forward pass, each set computed once however many signals read it: the passes are what a check costs."""
-    answers: dict[int, Tensor] = {}
+def in_classes(targets: Tensor, classes: Tensor | None) -> Tensor:
+    """Mark the samples, (n,) bool, whose target (n,) is one of the marked `classes`, (classes,) bool; none if that is None."""
+    if classes is None:
+        return torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
+    return classes[targets]
+
+
+def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tensor:
+    """Compute, for each share, the least value at or below which that share of the weight lies, (k,), in the values' unit.
+
+    values, weights: (m,), the weights summing to 1. shares: (k,), from 0 to 1. This is the inverse of the weighted empirical
+    distribution function, NumPy's "inverted_cdf".
+    """
+    order = values.argsort()
+    mass = weights[order].cumsum(0)
+    return values[order][torch.searchsorted(mass, shares).clamp(max=len(values) - 1)]
+
+
+def _select(batch: Batch, mask: Tensor) -> Batch:
+    """Select samples; if all are selected return the batch itself, so that its forward pass is shared (`_cached_forward`)."""
+    return batch if bool(mask.all()) else Batch(batch.inputs[mask], batch.targets[mask])
+
+
+def _cached_forward(model: nn.Module) -> Forward:
+    """Return the model's forward pass, computed once for each set however many signals read it: it is what a check costs."""
+    outputs: dict[int, Tensor] = {}
 
     def forward(inputs: Tensor) -> Tensor:
-        # By identity: the sets outlive the check, and comparing their values would cost as much as the pass.
-        if id(inputs) not in answers:
-            answers[id(inputs)] = in_pieces(model)(inputs)
-        return answers[id(inputs)]
+        # By identity: the sets outlive the check, and comparing their values would cost as much as the forward pass.
+        if id(inputs) not in outputs:
+            outputs[id(inputs)] = batched_forward(model)(inputs)
+        return outputs[id(inputs)]
 
     return forward
 
@@ -193,8 +205,8 @@ def _entropy(objective: Objective) -> tuple[Signal, ...]:
     return (entropy,)
 
 
-def _matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
-    """Weights (m,), summing to 1, that give the held-out set the forget set's mix of classes."""
+def matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
+    """Compute weights (m,), summing to 1, that give the held-out set the forget set's class mix."""
     if objective.classes is None:
         return torch.full((len(held_out),), 1 / len(held_out), device=held_out.inputs.device)
     wanted = torch.bincount(forget.targets, minlength=objective.classes).float()
@@ -205,8 +217,8 @@ def _matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objecti
     return weights / weights.sum()
 
 
-def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> list[float]:
-    """Share of the forget set above each held-out quantile, minus what it would be if both were alike, in standard errors.
+def quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> list[float]:
+    """Compute, in standard errors, the share of the forget set above each held-out quantile minus the expected share.
 
     A share of k in n is binomial, so its standard error is known in closed form: sqrt(q(1 − q)(1/n_f + 1/n_v)).
     """
@@ -214,7 +226,7 @@ def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> 
     thresholds = weighted_quantiles(held_out, weights, weights.new_tensor(_QUANTILES))
     result = []
     for q, threshold in zip(_QUANTILES, thresholds, strict=True):
-        # Ties count half on both sides: confident models give many samples the same loss, and an indicator has only two values.
+        # Ties count half on both sides: a confident model gives many samples the same loss.
         share = float(_above(forget, threshold).mean())
         expected = float((_above(held_out, threshold) * weights).sum())
         result.append((share - expected) / sqrt(q * (1 - q) * spread))
@@ -222,11 +234,12 @@ def _quantile_differences(forget: Tensor, held_out: Tensor, weights: Tensor) -> 
 
 
 def _above(values: Tensor, threshold: Tensor) -> Tensor:
-    """(n,): 1 above the threshold, 1/2 at it, 0 below."""
+    """Return 1 above the threshold, 1/2 at it, 0 below, (n,)."""
     return (values > threshold).float() + 0.5 * (values == threshold).float()
 
 
 def _error_difference(criterion: Criterion, forward: Forward) -> float:
+    """Compute the forget set's error rate minus the held-out set's, in standard errors."""
     wrong_forget = _wrong(criterion.objective, forward, criterion.forget)
     wrong_held_out = _wrong(criterion.objective, forward, criterion.held_out)
     n = len(wrong_forget)
@@ -236,24 +249,24 @@ def _error_difference(criterion: Criterion, forward: Forward) -> float:
     return (float(wrong_forget.mean()) - expected) / sqrt(max(pooled * (1 - pooled), 1e-6) * spread)
 
 
-def _error_shortfall(criterion: Criterion, forward: Forward) -> float:
-    """The share of wrong answers for the classes that go, minus 1, in standard errors of a share."""
-    wrong = _wrong(criterion.objective, forward, criterion.going)
+def _class_error_difference(criterion: Criterion, forward: Forward) -> float:
+    """Compute the error rate on the fully forgotten classes minus 1, in standard errors of a share."""
+    wrong = _wrong(criterion.objective, forward, criterion.class_forget)
     n = len(wrong)
     pooled = (float(wrong.sum()) + n + 1) / (2 * n + 2)
     return (float(wrong.mean()) - 1) / sqrt(pooled * (1 - pooled) / n)
 
 
 def _drop(before: Tensor, after: Tensor) -> float:
-    """What was lost of a merit (n,), less one standard error of the paired difference: a few samples always turn."""
+    """Compute the mean loss of a merit (n,) minus one standard error of the paired difference: a few samples always change."""
     lost = before - after
     return float(lost.mean() - lost.std(correction=0) / sqrt(len(lost))) if len(lost) else 0.0
 
 
-def _lacking(objective: Objective, before: Tensor, *, share: float) -> float:
-    """How much worse a model learns from this share of the data, in points: its error grows as the share to the power of −1/3.
+def _expected_drop(objective: Objective, before: Tensor, *, share: float) -> float:
+    """Compute how much worse, in points, a model learns from this share of the data: its error grows as share^(−1/3).
 
-    Learning curves of image classifiers fall so, about (Hestness et al., arXiv 1712.00409, §4); the exponent here is [ours].
+    Learning curves of image classifiers fall roughly so (Hestness et al., arXiv 1712.00409, §4); the exponent here is [ours].
     """
     if not len(before):
         return 0.0
@@ -263,12 +276,13 @@ def _lacking(objective: Objective, before: Tensor, *, share: float) -> float:
 
 @torch.no_grad()
 def _merit(objective: Objective, forward: Forward, *batches: Batch) -> Tensor:
-    """(n,), in points: 100 where the sample is classified rightly; without classes, minus 100 times its loss."""
+    """Compute the merit of each sample in points, (n,): 100 if it is classified correctly; without classes, −100 times its loss."""
     if objective.logits is None:
         return torch.cat([-100 * objective.losses(forward, batch) for batch in batches])
     return torch.cat([100 - 100 * _wrong(objective, forward, batch) for batch in batches])
 
 
 def _wrong(objective: Objective, forward: Forward, batch: Batch) -> Tensor:
+    """Return 1 for each wrongly classified sample, else 0, (n,)."""
     assert objective.logits is not None
     return (objective.logits(forward, batch.inputs).argmax(-1) != batch.targets).float()

@@ -1,4 +1,8 @@
-"""How hard each forget sample is still to be pushed: a floor for losses that have none of their own [ours]."""
+"""The forget weight of each forget sample: how much of its loss is still to be raised [ours].
+
+The losses that drive forgetting (random labels, membership attacks, ascent) have no floor of their own. A weight that falls to 0
+once a sample's loss reaches its aim gives them one.
+"""
 
 from math import log
 
@@ -6,48 +10,48 @@ import torch
 from torch import Tensor
 
 from unlearning.data.samples import Batch
-from unlearning.precision import in_float32
-from unlearning.stopping.criterion import Criterion, of_classes, weighted_quantiles
+from unlearning.hardware import in_float32
+from unlearning.stopping.criterion import Criterion, in_classes, weighted_quantiles
 from unlearning.task import Task
 
-_FULL = 0.5
-"""Nats of loss below its aim from which on a sample is pushed with full weight."""
+_FULL_WEIGHT_GAP = 0.5
+"""Nats. A sample whose loss is this far or farther below its aim has the weight 1."""
 
 
 @in_float32
 @torch.no_grad()
-def push(task: Task, criterion: Criterion, forget: Batch, *, held_out: Tensor, aim: float = 1.0) -> Tensor:
-    """The shortfall of a batch of forget samples, (n,), as the model is now.
+def forget_weights(
+    task: Task, criterion: Criterion, forget: Batch, *, held_out_losses: Tensor, aim: float = 1.0
+) -> Tensor:
+    """Compute the weights of a batch of forget samples, (n,), 0 to 1, through the model as it is now.
 
-    Those of a class that is forgotten as a whole fall short of a guess, whose loss no right answer has.
-    held_out: losses of the criterion's held-out samples, (m,), nats: those of the latest check, or those before the first step.
+    held_out_losses: of the criterion's held-out samples, (m,), nats, at the latest check or before the first step. aim: what they
+    are multiplied by. Samples of a fully forgotten class aim at the loss of a guess, which no correct prediction has.
     """
     losses = task.objective.losses(task.model, forget)
-    going = of_classes(criterion.gone, forget.targets)
-    needs = torch.empty_like(losses)
-    # A resumed run's check comes from the checkpoint's device.
-    needs[~going] = shortfall(losses[~going], held_out.to(losses), criterion.weights, aim=aim)
-    needs[going] = shortfall(losses[going], *_guess(criterion, losses), aim=aim)
-    return needs
+    of_class = in_classes(forget.targets, criterion.forgotten_classes)
+    weights = torch.empty_like(losses)
+    # In a resumed run the latest check comes from the training checkpoint, which is read to the CPU.
+    held_out_losses = held_out_losses.to(losses)
+    weights[~of_class] = loss_gap_weights(losses[~of_class], held_out_losses, criterion.weights, aim=aim)
+    weights[of_class] = loss_gap_weights(losses[of_class], *_guess(criterion, losses), aim=aim)
+    return weights
+
+
+def loss_gap_weights(losses: Tensor, held_out: Tensor, held_out_weights: Tensor, *, aim: float = 1.0) -> Tensor:
+    """Compute each forget sample's weight, (n,), from its loss gap to held-out data of its rank: 0 without a gap, 1 from 0.5 nats.
+
+    losses: of the forget samples, (n,), nats. held_out: losses of held-out samples, (m,), nats. held_out_weights: (m,), summing
+    to 1, that give these the forget set's class mix. aim: what the held-out losses are multiplied by.
+
+    The two are matched by rank, because a model is wrong about a few samples that it never saw and right about most. So the few
+    forget samples with the highest losses are raised as far as the worst held-out ones, and most are hardly raised. Raising all
+    alike would leave all half-known: the mean loss would match, and no other statistic.
+    """
+    rank = (losses.argsort().argsort() + 0.5) / len(losses)
+    return ((aim * weighted_quantiles(held_out, held_out_weights, rank) - losses) / _FULL_WEIGHT_GAP).clamp(0, 1)
 
 
 def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of a guess, log(classes) nats, as a held-out set of one sample, (1,), with its weight, (1,).
-
-    Without classes no sample is measured by it.
-    """
+    """Return the loss of a guess, log(classes) nats, as a held-out set of one sample, (1,), and its weight, (1,)."""
     return losses.new_tensor([log(criterion.objective.classes or 1)]), losses.new_ones(1)
-
-
-def shortfall(losses: Tensor, held_out: Tensor, weights: Tensor, *, aim: float = 1.0) -> Tensor:
-    """A weight for each forget sample, (n,), from 0 (as unknown as held-out data) to 1.
-
-    losses: of the forget samples, (n,), nats. held_out: of held-out samples, (m,), nats; weights: (m,), summing to 1, that give
-    these the forget set's mix of classes. aim: what the held-out losses are multiplied by.
-
-    The two are matched by rank. A model is wrong about a few samples that it never saw and right about most, so the few forget
-    samples nearest to being lost are pushed, as far as the worst held-out ones, and the rest hardly. To push all alike
-    leaves all half-known: their mean then matches, and no other statistic.
-    """
-    rank = (losses.argsort().argsort() + 0.5) / len(losses)
-    return ((aim * weighted_quantiles(held_out, weights, rank) - losses) / _FULL).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""The relearn probe: looking alike is not forgetting, and a set that comes back at once is still remembered."""
+"""The relearn probe of the calibrated stop: a set that is relearned at once is still known, even if it looks forgotten [ours]."""
 
 import copy
 
@@ -7,42 +7,42 @@ from torch import nn
 
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.precision import in_float32
+from unlearning.hardware import in_float32
 from unlearning.specs import Stop
 from unlearning.task import Task
 
 _SAMPLES = 128
-_MOST_STEPS = 40
+_MAX_STEPS = 40
 _RATE = 0.01
-_REACHED = 0.5
+_TARGET_SHARE = 0.5
 
 
 @in_float32
-def lasting(task: Task, *, stop: Stop) -> bool:
-    """Whether the forget set takes at least `stop.relearn_share` of the steps that never-learnt data take to be learnt.
+def relearns_slowly(task: Task, *, stop: Stop) -> bool:
+    """Return whether the forget set takes at least `stop.relearn_share` of the steps in which never-learned data are learned.
 
-    A copy of the model is fine-tuned with plain full-batch SGD on the forget set, another on criterion data of the same size and
-    class mix; a set is learnt once its loss is half of the control's at the start. Where even the control does not get there in 40
-    steps the probe cannot tell, and does not object.
+    A copy of the model is fine-tuned by full-batch SGD on the forget set, another on criterion data of the same size and class mix.
+    A set counts as learned once its loss is at most half of the control's loss at the start. If even the control is not learned
+    in 40 steps, the probe cannot tell and returns True.
     """
     if not stop.relearn_share:
         return True
     forget = task.forget.take(torch.arange(min(_SAMPLES, len(task.forget))))
-    control = _same_mix(forget, task.criterion, task.objective)
-    target = _REACHED * _mean_loss(task.model, task.objective, control)
-    needed = _steps_to(target, task.model, task.objective, control)
+    control = _same_class_mix(forget, task.criterion, task.objective)
+    target = _TARGET_SHARE * _mean_loss(task.model, task.objective, control)
+    control_steps = _steps_to_loss(target, task.model, task.objective, control)
     return (
-        needed == _MOST_STEPS
-        or _steps_to(target, task.model, task.objective, forget.batch) >= stop.relearn_share * needed
+        control_steps == _MAX_STEPS
+        or _steps_to_loss(target, task.model, task.objective, forget.batch) >= stop.relearn_share * control_steps
     )
 
 
-def _same_mix(forget: SampleSet, pool: SampleSet, objective: Objective) -> Batch:
-    """As many samples of the pool as the forget set has, class by class where there are classes (fewer where the pool is short)."""
+def _same_class_mix(forget: SampleSet, pool: SampleSet, objective: Objective) -> Batch:
+    """Take as many samples of the pool as the forget set has, class by class (fewer if the pool has too few of a class)."""
     if objective.classes is None:
         return pool.select(torch.arange(min(len(forget), len(pool))))
-    wanted = torch.bincount(forget.targets, minlength=objective.classes).tolist()
-    chosen = [(pool.targets == label).nonzero().flatten()[:count] for label, count in enumerate(wanted)]
+    counts = torch.bincount(forget.targets, minlength=objective.classes).tolist()
+    chosen = [(pool.targets == label).nonzero().flatten()[:count] for label, count in enumerate(counts)]
     index = torch.cat(chosen)
     return pool.select(index if len(index) else torch.arange(min(len(forget), len(pool))))
 
@@ -52,14 +52,15 @@ def _mean_loss(model: nn.Module, objective: Objective, batch: Batch) -> float:
     return float(objective.losses(model, batch).mean())
 
 
-def _steps_to(target: float, model: nn.Module, objective: Objective, batch: Batch) -> int:
+def _steps_to_loss(target: float, model: nn.Module, objective: Objective, batch: Batch) -> int:
+    """Count the steps in which a copy of the model reaches the target loss, nats; at most 40."""
     learner = copy.deepcopy(model)
     optimiser = torch.optim.SGD(learner.parameters(), lr=_RATE, momentum=0.9)
-    for step in range(_MOST_STEPS):
+    for step in range(_MAX_STEPS):
         loss = objective.losses(learner, batch).mean()
         if float(loss.detach()) <= target:
             return step
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
         optimiser.step()
-    return _MOST_STEPS
+    return _MAX_STEPS

@@ -1,7 +1,7 @@
-"""Training with differential privacy: Poisson batches, gradients clipped sample by sample, and Gaussian noise (Abadi et al., 2016).
+"""DP-SGD: train with Poisson batches, gradients clipped sample by sample, and Gaussian noise (Abadi et al., CCS 2016).
 
-Opacus clips, adds the noise and accounts for the privacy spent; it is imported only where this is asked for. The noise
-comes from torch's ordinary generator: good for an experiment, not for a promise that must hold against cryptographers.
+Opacus clips, adds the noise and accounts for the privacy spent; it is imported only if a recipe asks for DP-SGD. The noise comes
+from torch's ordinary generator, which is not cryptographically secure: good enough for experiments only.
 """
 
 import warnings
@@ -21,14 +21,15 @@ from unlearning.specs.training import DPSGD, Recipe
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Steps
 
-_FEWEST = 2
+_MIN_BATCH = 2
 
 
 @dataclass(slots=True, eq=False)
 class PoissonBatches:
-    """`total` batches in which each sample stands with the probability size/n, independently; kept, a resumed run goes on.
+    """Yield `total` batches that each sample enters independently with the probability size/n.
 
-    A batch of fewer than two samples is drawn again: at the sizes one trains with that does not happen.
+    A batch of fewer than two samples is drawn again, which does not happen at usual sizes. Registered, it continues with the next
+    batch in a resumed run. taken: batches yielded so far.
     """
 
     samples: SampleSet
@@ -39,7 +40,7 @@ class PoissonBatches:
 
     @property
     def rate(self) -> float:
-        """The probability that a sample stands in a batch."""
+        """The probability that a sample enters a batch."""
         return min(1.0, self.size / len(self.samples))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -51,15 +52,15 @@ class PoissonBatches:
     def _draw(self) -> Tensor:
         while True:
             chosen = (torch.rand(len(self.samples), generator=self.generator) < self.rate).nonzero().flatten()
-            if len(chosen) >= min(_FEWEST, len(self.samples)):
+            if len(chosen) >= min(_MIN_BATCH, len(self.samples)):
                 return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is; the generator is a part of its own."""
+        """Return its position; the generator is registered as a part of its own."""
         return {"taken": self.taken}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from a saved position."""
         self.taken = state_dict["taken"]
 
 
@@ -73,12 +74,12 @@ def private_steps(
     seed: int,
     state: State,
 ) -> Steps:
-    """Train `model` in place by DP-SGD, in float32; the outcome's metrics have `epsilon` and `delta`.
+    """Train `model` in place by DP-SGD, in float32, for as many steps as `recipe` takes without it.
 
-    As many steps as `recipe` takes otherwise. Raises MethodRefused where Opacus is not installed or the model has a layer, such as
-    batch norm, in which samples look at each other.
+    The outcome's metrics have `epsilon` and `delta`. Raises MethodRefused if Opacus is not installed or the model has a layer, such
+    as batch norm, that mixes samples.
     """
-    dp_optimiser = _refusing(model)
+    dp_optimiser = _load_optimiser(model)
     generator = torch.Generator().manual_seed(seed)
     total = recipe.epochs * samples.batch_count(recipe.batch_size)
     batches = PoissonBatches(samples, recipe.batch_size, total, generator)
@@ -95,7 +96,7 @@ def private_steps(
         expected_batch_size=recipe.batch_size,
         generator=noise,
     )
-    state.keep(model=model, optimiser=inner, schedule=schedule, batches=batches, generator=generator, noise=noise)
+    state.register(model=model, optimiser=inner, schedule=schedule, batches=batches, generator=generator, noise=noise)
     model.train()
     try:
         for batch in batches:
@@ -106,26 +107,26 @@ def private_steps(
             yield Progress(phase="train", step=batches.taken, total=total, metrics={"loss": loss})
     finally:
         for p in parameters.values():
-            p.__dict__.clear()  # where Opacus keeps single samples' gradients and their sum
+            p.__dict__.clear()  # Opacus stores single samples' gradients and their sum there
         model.eval()
     spent = epsilon(privacy, rate=batches.rate, steps=total)
     return Outcome(steps=total, stopped_because="completed", metrics={"epsilon": spent, "delta": privacy.delta})
 
 
 def epsilon(privacy: DPSGD, *, rate: float, steps: int) -> float:
-    """The ε that `steps` steps spend at a sampling rate, by Rényi accounting (Mironov, 2017)."""
+    """Compute the ε that `steps` steps spend at a sampling rate, by Rényi accounting (Mironov, 2017)."""
     from opacus.accountants import RDPAccountant
 
     accountant = RDPAccountant()
     accountant.history = [(privacy.noise, rate, steps)]
     with warnings.catch_warnings():
-        # Where the best order is the first or last that it looks at, the bound is looser than it could be, never wrong.
+        # If the best order is the first or last one tried, the bound is looser than possible, but still valid.
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         return float(accountant.get_epsilon(privacy.delta))
 
 
-def _refusing(model: nn.Module) -> Any:
-    """Opacus's optimiser, where it is installed and the model is one that can be trained so."""
+def _load_optimiser(model: nn.Module) -> Any:
+    """Import Opacus's optimiser. Raises MethodRefused if Opacus is not installed or does not support a layer of the model."""
     try:
         from opacus.optimizers import DPOptimizer
         from opacus.validators import ModuleValidator
@@ -143,14 +144,14 @@ def _refusing(model: nn.Module) -> Any:
 
 
 def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective) -> float:
-    """Give each parameter the gradients of every sample's loss, (n, …), where Opacus looks for them; gives the mean loss."""
+    """Store the gradient of every sample's loss, (n, …), on each parameter, where Opacus reads them; return the mean loss."""
 
     def loss(given: Parameters, x: Tensor, y: Tensor) -> Tensor:
         return objective.losses(forward_with(model, given), Batch(x[None], y[None])).sum()
 
     detached = {name: p.detach() for name, p in parameters.items()}
-    single = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
-    gradients, losses = single(detached, *batch)
+    per_sample = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
+    gradients, losses = per_sample(detached, *batch)
     for name, p in parameters.items():
         p.grad_sample = gradients[name]  # type: ignore[attr-defined]  # Opacus's own attribute
     return float(losses.mean())

@@ -1,4 +1,4 @@
-"""Ready2Unlearn: the training-time loss that prepares a model for a later ascent.
+"""Ready2Unlearn: a training loss that prepares a model for unlearning by gradient ascent later.
 
     θ'  = θ + α ∇L(B_f; θ)            simulated unlearning: k ascent steps on a revocable batch
     θ'' = θ' − γ ∇L(B_sim; θ')        simulated relearning on similar data that is not forgotten
@@ -6,9 +6,9 @@
     + λ2 ·  (L(B_s; θ') − stop[L(B_s; θ)])        retention: and not hurt the stable data
     + λ3 · −clip(L(B_f; θ'') − stop[L(B_f; θ)])   resistance: and last through relearning
 
-Idea and three aims: Duan, Yang, Abbasi, Tam, arXiv 2505.10845 [paper]. The objective is this project's reconstruction [ours]:
-the paper's equations are in no source we have. Efficiency must be a difference, of the losses or of their logarithms: undifferenced
-it is plain ascent on the revocable data, i.e. the model would simply not learn them.
+The idea and the three aims are those of Duan, Yang, Abbasi, Tam, arXiv 2505.10845 [paper]. The objective is a reconstruction
+[ours]: no source we have shows the paper's equations. Efficiency must be a difference, of the losses or of their logarithms:
+without the subtraction it would be plain ascent on the revocable data, and the model would not learn them.
 """
 
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ from torch import Tensor, nn
 
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet, partition
-from unlearning.gradients import descend, forward_with, shortened, trainable
+from unlearning.gradients import clip_loss_gradient, descend, forward_with, trainable
 from unlearning.specs.training import Ready2Unlearn
 
-_LEAST = 1e-6
-"""Nats: the least loss whose logarithm is taken."""
+_MIN_LOSS = 1e-6
+"""Nats. Smaller losses are raised to this before their logarithm is taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RevocableSplit:
-    """Training data split beforehand into what may be asked to be forgotten and what may not."""
+    """Training data split before training: `revocable` samples may later be asked to be forgotten, `stable` ones not."""
 
     revocable: SampleSet
     stable: SampleSet
 
 
 def revocable_split(samples: SampleSet, *, share: float, seed: int) -> RevocableSplit:
-    """A random split; `share` of the samples are revocable."""
+    """Split the samples at random; `share` of them are revocable."""
     count = min(max(1, round(share * len(samples))), len(samples) - 1)
     revocable, stable = partition(samples, (count, len(samples) - count), seed=seed)
     return RevocableSplit(revocable=revocable, stable=stable)
@@ -49,9 +49,9 @@ def readiness_loss(
     batch_size: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """The three meta terms on freshly drawn batches, a scalar to add to the training loss, in nats.
+    """Compute the three meta terms on newly drawn batches: a scalar, nats, to add to the training loss.
 
-    In a training loop of one's own:
+    To use it in your own training loop:
 
         loss = objective.losses(model, batch).mean()
         if step % spec.every == 0:
@@ -80,17 +80,17 @@ def readiness_loss(
     if spec.resistance:
         relearned = descend(ascended, loss(ascended, similar), rate=spec.relearn_rate, differentiable=second)
         total = total - spec.resistance * (loss(relearned, forget) - before.detach()).clamp(max=spec.clip)
-    return total if spec.longest is None else shortened(total, start, spec.longest)
+    return total if spec.longest is None else clip_loss_gradient(total, start, spec.longest)
 
 
 def _gain(spec: Ready2Unlearn, before: Tensor, after: Tensor) -> Tensor:
-    """What the simulated ascent did to the loss, a scalar: L(θ') − L(θ) in nats, or log(L(θ') / L(θ)), which has no unit [ours]."""
+    """Compute what the simulated ascent gained, a scalar: L(θ') − L(θ) in nats, or log(L(θ') / L(θ)), which has no unit [ours]."""
     if spec.gain == "ratio" and spec.order == "second":
-        return after.clamp(min=_LEAST).log() - before.clamp(min=_LEAST).log()
-    # ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g, and g' ≈ g + αHg: without the Hessian, half of it is missing.
+        return after.clamp(min=_MIN_LOSS).log() - before.clamp(min=_MIN_LOSS).log()
+    # First order doubles it: ∇[L(θ + α∇L) − L(θ)] = (I + αH)g' − g with g' ≈ g + αHg, so without the Hessian half is missing.
     difference = (after - before) if spec.order == "second" else 2 * (after - before)
     if spec.gain == "difference":
         return difference
-    now = before.detach().clamp(min=_LEAST)
+    now = before.detach().clamp(min=_MIN_LOSS)
     # ∇log(L(θ') / L(θ)) ≈ 2αHg/L − α‖g‖²g/L², and L(θ') − L(θ) ≈ α‖g‖².
     return difference / now - (after - before).detach() / now**2 * before

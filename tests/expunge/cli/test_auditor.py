@@ -18,7 +18,7 @@ from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
 from tests.verifier.conftest import make_signer
 from verifier.keys import TrustedKey, pem
-from verifier.log import read_checkpoint
+from verifier.log import read_log_checkpoint
 from worker.signing import Signer
 
 SIGNER = make_signer()
@@ -84,7 +84,7 @@ def test_what_another_was_shown_is_of_the_same_log_or_refused(
     printed = capsys.readouterr().out
     assert "The first 1 are those of other.txt." in printed
     assert "Entry 0 is the promotion of entry.json, dated 20" in printed
-    true = read_checkpoint(other.read_bytes(), keys=[TRUSTED])
+    true = read_log_checkpoint(other.read_bytes(), keys=[TRUSTED])
     forked.write_text(SIGNER.checkpoint(replace(true, root=bytes(32))))
     with pytest.raises(LogNotProven, match="not what they were"):
         check_log(**given, against=[forked])

@@ -30,12 +30,12 @@ from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
 from verifier.keys import TrustedKey
 from verifier.log import (
-    Checkpoint,
+    TreeHead,
     check_consistency,
     check_entry,
     check_leaves,
-    commitment,
-    read_checkpoint,
+    content_hmac,
+    read_log_checkpoint,
     read_log_proof,
     sign_note,
 )
@@ -45,7 +45,7 @@ SIGNER = make_signer()
 KEYS = [TrustedKey(key_id=SIGNER.key_id, public=SIGNER.private.public_key())]
 
 
-def sign(checkpoint: Checkpoint) -> str:
+def sign(checkpoint: TreeHead) -> str:
     private = SIGNER.private
     return sign_note(checkpoint.text, name=checkpoint.origin, public=private.public_key(), sign=private.sign)
 
@@ -71,7 +71,7 @@ def tree(world):
 def checkpoint(world):
     with world.sessions.begin() as session:
         sign_checkpoint(session, sign)
-        return read_checkpoint(newest_checkpoint(session).note.encode(), keys=KEYS)
+        return read_log_checkpoint(newest_checkpoint(session).note.encode(), keys=KEYS)
 
 
 def prove(world, subject):
@@ -221,7 +221,7 @@ def test_erasing_the_opening_erases_the_person_and_not_the_log(world):
 
 
 def test_the_same_content_twice_has_unlike_commitments():
-    assert commitment(b"a" * 32, "{}") != commitment(b"b" * 32, "{}")
+    assert content_hmac(b"a" * 32, "{}") != content_hmac(b"b" * 32, "{}")
 
 
 def test_an_entry_that_says_something_else_is_refused(world):
@@ -231,8 +231,8 @@ def test_an_entry_that_says_something_else_is_refused(world):
     other = dataclasses.replace(proof, content=json.dumps({"about": "somebody else"}))
     with pytest.raises(Mismatch, match="stand for"):
         check_entry(other, keys=KEYS)
-    forged = json.dumps({**json.loads(proof.leaf), "commitment": commitment(proof.key, other.content)}).encode()
-    with pytest.raises(Mismatch, match="not shown to be in the log"):
+    forged = json.dumps({**json.loads(proof.leaf), "commitment": content_hmac(proof.key, other.content)}).encode()
+    with pytest.raises(Mismatch, match="not show that the entry is in the log"):
         check_entry(dataclasses.replace(other, leaf=forged), keys=KEYS)
 
 

@@ -9,7 +9,7 @@ from ledger.transparency.log import sign_checkpoint
 from tests.service.conftest import Serve, Site, publish_job, set_up
 from tests.verifier.conftest import make_signer
 from verifier.keys import TrustedKey
-from verifier.log import check_consistency, check_entry, check_leaves, read_checkpoint, read_log_proof
+from verifier.log import check_consistency, check_entry, check_leaves, read_log_checkpoint, read_log_proof
 from verifier.merkle import included, leaf_hash
 
 SIGNER = make_signer()
@@ -38,10 +38,10 @@ def test_everybody_can_see_that_the_log_only_grows(
 ) -> None:
     client = serve()
     sign(sessions)
-    older = read_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
+    older = read_log_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
     publish_job(sessions, asked["job"])
     sign(sessions)
-    newer = read_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
+    newer = read_log_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
     assert newer.size > older.size
     proof = client.get("/log/proof/consistency", params={"first": older.size, "second": newer.size}).json()
     check_consistency(older, newer, [bytes.fromhex(step) for step in proof["path"]])
@@ -52,7 +52,7 @@ def test_the_leaves_give_the_root_and_each_has_its_proof(
 ) -> None:
     sign(sessions)
     client = serve(key=site.auditor)
-    checkpoint = read_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
+    checkpoint = read_log_checkpoint(client.get("/log/checkpoint").content, keys=KEYS)
     leaves = [base64.b64decode(leaf) for leaf in client.get("/log/leaves").json()["leaves"]]
     check_leaves(checkpoint, leaves)
     for index, leaf in enumerate(leaves):

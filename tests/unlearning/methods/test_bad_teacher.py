@@ -12,7 +12,8 @@ from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import BadTeacher
-from unlearning.training.loop import drain, fresh
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fresh
 
 
 def divergence(teacher: nn.Module, student: nn.Module, inputs: Tensor) -> float:
@@ -25,7 +26,7 @@ def test_each_set_comes_to_look_like_its_teacher() -> None:
     given, original = task(plain), task(plain).model
     random = fresh(given.build, seed=given.seed)
     before = divergence(random, original, given.forget.inputs)
-    drain(unlearn(BadTeacher(epochs=60, learning_rate=5e-3, batch_size=32, remain_share=1.0), given))
+    run_to_completion(unlearn(BadTeacher(epochs=60, learning_rate=5e-3, batch_size=32, remain_share=1.0), given))
 
     assert divergence(random, given.model, given.forget.inputs) < before / 4
     assert divergence(original, given.model, given.remain.inputs) < before / 4
@@ -78,6 +79,6 @@ def test_without_logits_it_is_refused() -> None:
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="logits"):
-        drain(unlearn(BadTeacher(), given))
+        run_to_completion(unlearn(BadTeacher(), given))
 
     assert same(state(given.model), before)

@@ -17,8 +17,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.specs import PRODUCTION, SPECS, Spec
-from unlearning.task import Progress, Task
-from unlearning.training.loop import drain
+from unlearning.task import Progress, Task, run_to_completion
 
 BUILDS = [plain, normalised, dropping, convolutional]
 FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16}
@@ -58,7 +57,7 @@ def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
     given = task()
     before = state(given.model)
 
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     after = state(given.model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
@@ -77,7 +76,7 @@ def test_the_same_seed_gives_the_same_weights(kind: str, build: Callable[[], nn.
         next(steps)
         next(steps)
         states.append(state(given.model))
-        drain(steps)
+        run_to_completion(steps)
         states.append(state(given.model))
 
     assert same(states[0], states[2])
@@ -128,7 +127,7 @@ def test_only_the_model_changes(kind: str) -> None:
     bystander_before = state(bystander)
     held = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
 
-    drain(unlearn(spec, given))
+    run_to_completion(unlearn(spec, given))
 
     assert spec == spec_before
     assert given.recipe == recipe_before
@@ -141,7 +140,7 @@ def test_only_the_model_changes(kind: str) -> None:
 def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -> None:
     given = task()
     given.model.train()
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     assert not any(module.training for module in given.model.modules())
     assert all(parameter.grad is None for parameter in given.model.parameters())
@@ -195,12 +194,7 @@ def test_overlapping_sets_are_refused_without_naming_the_sample(kind: str, other
 def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
     steps = unlearn(spec_of(kind), task())
     seen: list[Progress] = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as end:
-            outcome = end.value
-            break
+    outcome = run_to_completion(steps, seen.append)
 
     numbers = [progress.step for progress in seen]
     assert seen
@@ -215,7 +209,7 @@ def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
 @every_kind
 def test_a_single_sample_can_be_forgotten(kind: str) -> None:
     given = task(forgotten=1)
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -228,7 +222,7 @@ def test_a_class_that_the_criterion_lacks_can_be_forgotten(kind: str, whole_clas
     if whole_class:
         given.forget = only(given.forget, given.forget.targets == 2)
     assert (given.forget.targets == 2).any()
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -239,7 +233,7 @@ def test_models_with_and_without_batch_norm_dropout_and_linear_layers_serve(
     kind: str, build: Callable[[], nn.Module]
 ) -> None:
     given = task(build)
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -272,7 +266,7 @@ def test_frozen_weights_stay_frozen(kind: str) -> None:
     given.build = build
     given.model[0].requires_grad_(False)
     before = state(given.model[0])
-    drain(unlearn(spec_of(kind), given))
+    run_to_completion(unlearn(spec_of(kind), given))
 
     assert not given.model[0].weight.requires_grad
     assert kind == "retrain" or same(state(given.model[0]), before)
@@ -286,7 +280,7 @@ def test_both_precisions_serve(kind: str, precision: str) -> None:
     if precision == "bfloat16":
         context = torch.autocast("cpu", dtype=torch.bfloat16)
     with context:
-        drain(unlearn(spec_of(kind), given))
+        run_to_completion(unlearn(spec_of(kind), given))
 
     after = state(given.model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
@@ -315,7 +309,7 @@ def test_an_objective_without_logits_is_served_or_refused_before_anything_change
     given.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
     before = state(given.model)
     with contextlib.suppress(MethodRefused):
-        drain(unlearn(spec_of(kind), given))
+        run_to_completion(unlearn(spec_of(kind), given))
         return
 
     assert same(state(given.model), before)

@@ -13,8 +13,8 @@ from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import split_held_out
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Spec
-from unlearning.task import Task
-from unlearning.training.loop import drain, fit
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(1800)]
 
@@ -79,7 +79,7 @@ def unlearned(case: Case, spec: Spec) -> dict[str, float]:
         criterion=held_out.criterion,
         seed=case.seed,
     )
-    drain(unlearn(spec, task))
+    run_to_completion(unlearn(spec, task))
     return figures(case, task.model)
 
 

@@ -8,10 +8,10 @@ import torch
 from tests.unlearning.methods.watching import without_classes
 from tests.unlearning.small import plain, state, task
 from unlearning.errors import MethodRefused
-from unlearning.methods.importance import add_squared_gradients, as_the_model_says, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.methods.registry import unlearn
 from unlearning.specs import FisherNoise
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 NOISE = 0.003
 FLOOR = 1e-6
@@ -20,10 +20,10 @@ FLOOR = 1e-6
 def test_the_noise_is_the_inverse_fourth_root_of_the_information() -> None:
     given = task(plain)
     before = state(given.model)
-    information = nothing_yet(given)
-    drawn = as_the_model_says(given, given.remain.batch, torch.Generator().manual_seed(given.seed))
+    information = zero_importance(given)
+    drawn = with_drawn_labels(given, given.remain.batch, torch.Generator().manual_seed(given.seed))
     add_squared_gradients(information, given, drawn, of=len(given.remain))
-    drain(unlearn(FisherNoise(noise=NOISE, floor=FLOOR, batch_size=1000), given))
+    run_to_completion(unlearn(FisherNoise(noise=NOISE, floor=FLOOR, batch_size=1000), given))
     after = state(given.model)
     units = torch.cat(
         [
@@ -45,7 +45,7 @@ def test_the_remaining_set_suffers_least_where_the_noise_follows_the_information
         for seed in range(8):
             given = task(plain, seed=seed)
             before = state(given.model)
-            drain(unlearn(FisherNoise(noise=0.01, floor=FLOOR), given))
+            run_to_completion(unlearn(FisherNoise(noise=0.01, floor=FLOOR), given))
             if shuffled:
                 generator = torch.Generator().manual_seed(seed)
                 for name, p in given.model.named_parameters():
@@ -63,4 +63,4 @@ def test_without_logits_it_is_refused() -> None:
     given.objective = without_classes()
 
     with pytest.raises(MethodRefused, match="logits"):
-        drain(unlearn(FisherNoise(), given))
+        run_to_completion(unlearn(FisherNoise(), given))

@@ -5,7 +5,7 @@ import torch
 from tests.unlearning.small import OBJECTIVE, flat, plain, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import GradientAscent, Stop
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 
 def test_a_step_is_the_gradient_of_the_forget_sets_mean_loss() -> None:
@@ -22,7 +22,7 @@ def test_a_step_is_the_gradient_of_the_forget_sets_mean_loss() -> None:
 def test_a_rate_that_destroys_the_model_is_given_up_and_the_best_state_kept() -> None:
     given = task(plain)
     before = flat(given.model)
-    outcome = drain(unlearn(GradientAscent(learning_rate=50.0, steps=200, stop=Stop(check_every=1)), given))
+    outcome = run_to_completion(unlearn(GradientAscent(learning_rate=50.0, steps=200, stop=Stop(check_every=1)), given))
 
     assert outcome.stopped_because == "utility"
     assert outcome.steps < 200
@@ -31,7 +31,7 @@ def test_a_rate_that_destroys_the_model_is_given_up_and_the_best_state_kept() ->
 
 def test_it_forgets_before_it_ends() -> None:
     given, original = task(plain), task(plain).model
-    drain(unlearn(GradientAscent(learning_rate=0.02, stop=Stop(check_every=1, allowed_drop=30)), given))
+    run_to_completion(unlearn(GradientAscent(learning_rate=0.02, stop=Stop(check_every=1, allowed_drop=30)), given))
     with torch.no_grad():
         losses = [OBJECTIVE.losses(model, given.forget.batch).mean() for model in (original, given.model)]
 

@@ -13,8 +13,7 @@ from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import Batch, SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Stop
-from unlearning.task import Task
-from unlearning.training.loop import drain
+from unlearning.task import Task, run_to_completion
 
 NEVER = Stop(check_every=1000)
 GENTLE = 1e-12
@@ -147,37 +146,38 @@ def test_the_end_of_the_repair_sees_no_forgotten_sample() -> None:
     seen: list[bool] = []
     given.objective = watching(seen, given.forget)
     steps = unlearn(IEU(steps=3, repair_steps=8, stop=NEVER), given)
-    eliminating, pushed, repairing = [], [], []
+    eliminating, ascended, repairing = [], [], []
     for progress in steps:
-        (eliminating if progress.step <= 3 else pushed if progress.step <= 6 else repairing).extend(seen)
+        (eliminating if progress.step <= 3 else ascended if progress.step <= 6 else repairing).extend(seen)
         seen.clear()
 
     assert any(eliminating)
-    assert any(pushed)
+    assert any(ascended)
     assert len(repairing) == 5
     assert not any(repairing)
 
 
-def test_the_repair_keeps_what_comes_back_from_coming_back() -> None:
-    """The same run, with and without the push: held-out data are what the forget set should look like."""
+def test_the_repair_raises_again_what_is_relearned() -> None:
+    """The same run, with and without the ascent: held-out data are what the forget set should look like."""
 
-    def forgotten_loss(monkeypatch: pytest.MonkeyPatch, *, pushed: bool) -> float:
+    def forgotten_loss(monkeypatch: pytest.MonkeyPatch, *, ascended: bool) -> float:
         given = task(plain)
         with monkeypatch.context() as patched:
-            if not pushed:
+            if not ascended:
                 patched.setattr(
-                    "unlearning.methods.ieu.push", lambda task, criterion, forget, *, held_out: torch.zeros(1)
+                    "unlearning.methods.ieu.forget_weights",
+                    lambda task, criterion, forget, *, held_out_losses: torch.zeros(1),
                 )
-            drain(unlearn(IEU(steps=8, repair_steps=24, stop=NEVER), given))
+            run_to_completion(unlearn(IEU(steps=8, repair_steps=24, stop=NEVER), given))
         return float(OBJECTIVE.losses(given.model, given.forget.batch).detach().mean())
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert forgotten_loss(monkeypatch, pushed=True) > forgotten_loss(monkeypatch, pushed=False)
+        assert forgotten_loss(monkeypatch, ascended=True) > forgotten_loss(monkeypatch, ascended=False)
 
 
 def test_no_repair_is_allowed() -> None:
     given = task(plain)
-    outcome = drain(unlearn(IEU(steps=3, repair_steps=0, stop=NEVER), given))
+    outcome = run_to_completion(unlearn(IEU(steps=3, repair_steps=0, stop=NEVER), given))
 
     assert outcome.steps == 3
     assert torch.isfinite(flat(given.model)).all()
@@ -190,7 +190,7 @@ def test_the_eliminating_phase_ends_when_the_forget_set_no_longer_looks_known() 
     first = next(steps)
     steps.close()
 
-    assert "push" not in first.metrics
+    assert "forget_weight" not in first.metrics
 
 
 def test_without_classes_the_ceiling_is_twice_the_held_out_loss() -> None:

@@ -7,12 +7,12 @@ from torch.nn import functional
 
 from tests.unlearning.small import CLASSES, WIDTH, normalised, plain, task
 from unlearning.data.samples import Batch
-from unlearning.methods.importance import add_squared_gradients, as_the_model_says, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.task import Task
 
 
 def importance(given: Task, batch: Batch) -> dict[str, torch.Tensor]:
-    found = nothing_yet(given)
+    found = zero_importance(given)
     add_squared_gradients(found, given, batch, of=len(batch.targets))
     return found
 
@@ -55,7 +55,7 @@ def test_frozen_weights_have_none() -> None:
 def test_labels_are_drawn_from_the_models_prediction() -> None:
     given = task(plain)
     one = Batch(given.remain.inputs[:1].expand(4000, -1), torch.zeros(4000, dtype=torch.int64))
-    drawn = as_the_model_says(given, one, torch.Generator().manual_seed(0)).targets
+    drawn = with_drawn_labels(given, one, torch.Generator().manual_seed(0)).targets
     share = torch.bincount(drawn, minlength=CLASSES) / 4000
     with torch.no_grad():
         p = given.model(given.remain.inputs[:1]).softmax(-1)[0]

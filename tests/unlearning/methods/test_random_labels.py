@@ -8,7 +8,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import CLASSES, plain, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import RandomLabels
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 EPOCHS = 40
 
@@ -18,7 +18,7 @@ def taught() -> tuple[list[torch.Tensor], list[bool]]:
     given = task(plain)
     seen: Seen = []
     given.objective = watching(seen)
-    drain(unlearn(RandomLabels(epochs=EPOCHS, batch_size=12, learning_rate=1e-6), given))
+    run_to_completion(unlearn(RandomLabels(epochs=EPOCHS, batch_size=12, learning_rate=1e-6), given))
     labels, forgotten = torch.full((EPOCHS, len(given.forget)), -1), []
     for number, batch in enumerate(seen):
         place = places(batch, given.forget)

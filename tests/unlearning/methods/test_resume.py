@@ -12,9 +12,8 @@ from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, 
 from unlearning.methods.registry import unlearn
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
-from unlearning.storage import load_checkpoint, save_checkpoint
-from unlearning.task import Outcome, Task
-from unlearning.training.loop import drain
+from unlearning.storage import load_training_checkpoint, save_training_checkpoint
+from unlearning.task import Outcome, Progress, Task, run_to_completion
 
 SHORT = dataclasses.replace(RECIPE, epochs=2)
 
@@ -31,14 +30,9 @@ def given(build: Callable[[], nn.Module]) -> Task:
 
 
 def uninterrupted(kind: str, build: Callable[[], nn.Module]) -> tuple[dict[str, torch.Tensor], Outcome, int]:
-    whole, seen = given(build), 0
-    steps = unlearn(spec_of(kind), whole)
-    while True:
-        try:
-            next(steps)
-            seen += 1
-        except StopIteration as end:
-            return state(whole.model), end.value, seen
+    whole, seen = given(build), list[Progress]()
+    outcome = run_to_completion(unlearn(spec_of(kind), whole), seen.append)
+    return state(whole.model), outcome, len(seen)
 
 
 def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder: Path) -> tuple[Task, Path, str]:
@@ -47,7 +41,7 @@ def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder
     steps = unlearn(spec_of(kind), first)
     for _ in range(taken):
         next(steps)
-    path, sha256 = save_checkpoint(first.state.snapshot(), folder)
+    path, sha256 = save_training_checkpoint(first.state.snapshot(), folder)
     steps.close()
     return first, path, sha256
 
@@ -59,9 +53,9 @@ def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(kind: str, tmp_p
     for taken in range(1, count + 1):
         _, path, sha256 = interrupted(kind, build, taken=taken, folder=tmp_path)
         second = given(build)
-        second.state = State(load_checkpoint(path, sha256))
+        second.state = State(load_training_checkpoint(path, sha256))
         steps = unlearn(spec_of(kind), second)
-        found = drain(steps)
+        found = run_to_completion(steps)
 
         assert same(state(second.model), wanted), taken
         assert (found.steps, found.stopped_because, found.metrics) == (
@@ -80,11 +74,11 @@ def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> 
         one.state = State(content)
         steps = unlearn(spec_of(kind), one)
         next(steps)
-        content = load_checkpoint(*save_checkpoint(one.state.snapshot(), tmp_path))
+        content = load_training_checkpoint(*save_training_checkpoint(one.state.snapshot(), tmp_path))
         steps.close()
     last = given(dropping)
     last.state = State(content)
-    drain(unlearn(spec_of(kind), last))
+    run_to_completion(unlearn(spec_of(kind), last))
 
     assert same(state(last.model), wanted)
 
@@ -94,7 +88,7 @@ def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> 
     _, _, count = uninterrupted(kind, normalised)
     _, path, sha256 = interrupted(kind, normalised, taken=count // 2, folder=tmp_path)
     second = given(normalised)
-    second.state = State(load_checkpoint(path, sha256))
+    second.state = State(load_training_checkpoint(path, sha256))
 
     first = next(unlearn(spec_of(kind), second))
     assert first.step == count // 2 + 1
@@ -105,7 +99,7 @@ def test_taking_checkpoints_changes_nothing(kind: str, tmp_path: Path) -> None:
     wanted, _, _ = uninterrupted(kind, dropping)
     watched = given(dropping)
     for _ in unlearn(spec_of(kind), watched):
-        save_checkpoint(watched.state.snapshot(), tmp_path)
+        save_training_checkpoint(watched.state.snapshot(), tmp_path)
 
     assert same(state(watched.model), wanted)
 
@@ -119,12 +113,12 @@ def test_retraining_with_readiness_is_resumed_too(tmp_path: Path) -> None:
         return made
 
     whole, first, second = prepared(), prepared(), prepared()
-    drain(unlearn(spec_of("retrain"), whole))
+    run_to_completion(unlearn(spec_of("retrain"), whole))
     steps = unlearn(spec_of("retrain"), first)
     for _ in range(9):
         next(steps)
-    second.state = State(load_checkpoint(*save_checkpoint(first.state.snapshot(), tmp_path)))
+    second.state = State(load_training_checkpoint(*save_training_checkpoint(first.state.snapshot(), tmp_path)))
     steps.close()
-    drain(unlearn(spec_of("retrain"), second))
+    run_to_completion(unlearn(spec_of("retrain"), second))
 
     assert same(state(second.model), state(whole.model))

@@ -7,12 +7,13 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Retrain
-from unlearning.training.loop import drain, fit
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fit
 
 
 def test_it_is_training_on_the_remaining_set_by_the_models_recipe() -> None:
     given = task(normalised)
-    drain(unlearn(Retrain(), given))
+    run_to_completion(unlearn(Retrain(), given))
 
     assert same(
         state(given.model), state(fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=given.seed))
@@ -26,7 +27,7 @@ def test_nothing_of_the_original_is_left_in_it() -> None:
         for tensor in other.model.state_dict().values():
             tensor.fill_(7)
     for one in (given, other):
-        drain(unlearn(Retrain(), one))
+        run_to_completion(unlearn(Retrain(), one))
 
     assert same(state(given.model), state(other.model))
 
@@ -35,7 +36,7 @@ def test_it_never_sees_the_forget_set() -> None:
     given = task(plain)
     seen: Seen = []
     given.objective = watching(seen)
-    drain(unlearn(Retrain(), given))
+    run_to_completion(unlearn(Retrain(), given))
 
     assert seen
     assert all((places(batch, given.forget) < 0).all() for batch in seen)

@@ -10,14 +10,14 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.methods.salun import saliency_masks
 from unlearning.specs import SalUn
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
 def test_the_mask_holds_the_weights_and_not_only_their_gradient(share: float) -> None:
     given = task(plain)
     before = flat(given.model)
-    drain(unlearn(SalUn(epochs=2, batch_size=16, saliency=share), given))
+    run_to_completion(unlearn(SalUn(epochs=2, batch_size=16, saliency=share), given))
     moved = flat(given.model) != before
 
     # Some of the free weights may not move: those of a unit that is never active.
@@ -48,7 +48,7 @@ def test_the_forget_set_gets_wrong_labels_drawn_anew() -> None:
     given = task(plain)
     seen: Seen = []
     given.objective = watching(seen)
-    drain(unlearn(SalUn(epochs=6, batch_size=24, learning_rate=1e-6), given))
+    run_to_completion(unlearn(SalUn(epochs=6, batch_size=24, learning_rate=1e-6), given))
     taught = []
     for batch in seen[1:]:  # the first is the mask's, with the true labels
         place = places(batch, given.forget)
@@ -66,6 +66,6 @@ def test_without_classes_it_is_refused() -> None:
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="wrong one"):
-        drain(unlearn(SalUn(), given))
+        run_to_completion(unlearn(SalUn(), given))
 
     assert same(state(given.model), before)

@@ -5,10 +5,10 @@ import torch
 
 from tests.unlearning.small import flat, plain, same, state, task
 from unlearning.data.samples import Batch
-from unlearning.methods.importance import add_squared_gradients, nothing_yet
+from unlearning.methods.importance import add_squared_gradients, zero_importance
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD
-from unlearning.training.loop import drain
+from unlearning.task import run_to_completion
 
 
 @pytest.mark.parametrize(("selection", "dampening"), [(1.0, 1.0), (2.0, 0.3), (1.5, 0.0)])
@@ -16,10 +16,10 @@ def test_it_is_the_papers_formula(selection: float, dampening: float) -> None:
     given = task(plain)
     before = state(given.model)
     everything = Batch(*(torch.cat(pair) for pair in zip(given.forget.batch, given.remain.batch, strict=True)))
-    forget, overall = nothing_yet(given), nothing_yet(given)
+    forget, overall = zero_importance(given), zero_importance(given)
     add_squared_gradients(forget, given, given.forget.batch, of=len(given.forget))
     add_squared_gradients(overall, given, everything, of=len(everything.targets))
-    outcome = drain(unlearn(SSD(selection=selection, dampening=dampening, batch_size=10), given))
+    outcome = run_to_completion(unlearn(SSD(selection=selection, dampening=dampening, batch_size=10), given))
 
     share = []
     for name, p in state(given.model).items():
@@ -35,7 +35,7 @@ def test_it_is_the_papers_formula(selection: float, dampening: float) -> None:
 def test_nothing_that_is_dampened_is_told_as_nothing_done() -> None:
     given = task(plain)
     before = state(given.model)
-    outcome = drain(unlearn(SSD(selection=1e6), given))
+    outcome = run_to_completion(unlearn(SSD(selection=1e6), given))
 
     assert outcome.metrics["dampened_share"] == 0
     assert same(state(given.model), before)
@@ -44,7 +44,7 @@ def test_nothing_that_is_dampened_is_told_as_nothing_done() -> None:
 def test_a_weight_is_never_enlarged_nor_turned() -> None:
     given = task(plain)
     before = flat(given.model)
-    drain(unlearn(SSD(selection=0.1, dampening=100.0), given))
+    run_to_completion(unlearn(SSD(selection=0.1, dampening=100.0), given))
     after = flat(given.model)
 
     assert (after.abs() <= before.abs()).all()

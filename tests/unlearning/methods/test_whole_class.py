@@ -9,8 +9,8 @@ from tests.unlearning.small import OBJECTIVE, RECIPE, plain, task
 from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Spec
-from unlearning.task import Task
-from unlearning.training.loop import drain, fit
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
 
 CLASS = 2
 
@@ -34,7 +34,7 @@ def test_it_is_answered_no_more_and_the_rest_is_kept(spec: Spec) -> None:
     original = copy.deepcopy(given.model)
     retrained = fit(plain, given.remain, RECIPE, objective=OBJECTIVE, seed=0)
     assert (right(original, given.forget), right(retrained, given.forget)) == (1, 0)
-    drain(unlearn(spec, given))
+    run_to_completion(unlearn(spec, given))
 
     assert right(given.model, given.forget) == 0
     assert right(given.model, given.remain) > 0.95

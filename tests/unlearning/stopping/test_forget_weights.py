@@ -1,4 +1,4 @@
-"""How hard each forget sample is still to be pushed."""
+"""The forget weight of each forget sample."""
 
 import math
 
@@ -9,26 +9,26 @@ from tests.unlearning.small import CLASSES, OBJECTIVE, plain, task
 from unlearning.data.samples import joined
 from unlearning.specs import Stop
 from unlearning.stopping.criterion import calibrate
-from unlearning.stopping.forget_weights import push, shortfall
+from unlearning.stopping.forget_weights import forget_weights, loss_gap_weights
 
 HELD_OUT = torch.tensor([0.0, 0.1, 0.2, 0.3, 4.0])
 EQUAL = torch.full((5,), 0.2)
 
 
 def of(losses: list[float], *, held_out: Tensor = HELD_OUT, weights: Tensor = EQUAL, aim: float = 1.0) -> list[float]:
-    return [round(value, 4) for value in shortfall(torch.tensor(losses), held_out, weights, aim=aim).tolist()]
+    return [round(value, 4) for value in loss_gap_weights(torch.tensor(losses), held_out, weights, aim=aim).tolist()]
 
 
-def test_what_looks_held_out_is_pushed_no_further() -> None:
+def test_what_looks_held_out_has_no_weight() -> None:
     assert of(HELD_OUT.tolist()) == [0, 0, 0, 0, 0]
     assert of([9.0] * 5) == [0, 0, 0, 0, 0]
 
 
-def test_only_the_samples_nearest_to_being_lost_are_pushed_far() -> None:
+def test_only_the_samples_with_the_highest_losses_have_the_full_weight() -> None:
     assert of([0.0, 0.1, 0.2, 0.3, 0.4]) == [0, 0, 0, 0, 1]
 
 
-def test_the_push_grows_with_what_is_missing_of_the_rank() -> None:
+def test_the_weight_grows_with_the_loss_gap_of_the_rank() -> None:
     assert of([0.0, 0.0, 0.1, 0.2, 3.9]) == [0, 0.2, 0.2, 0.2, 0.2]
 
 
@@ -50,17 +50,17 @@ def test_any_number_of_samples_is_matched_with_any_other() -> None:
     assert len(of([0.0] * 64)) == 64
 
 
-def test_a_class_that_goes_is_pushed_as_far_as_a_guess_and_others_as_far_as_held_out_data() -> None:
+def test_a_fully_forgotten_class_aims_at_the_loss_of_a_guess_and_others_at_held_out_losses() -> None:
     given = task(plain)
     together = joined(given.forget, given.remain)
     chosen = (together.targets == 2) | (torch.arange(len(together)) < 20)
     given.forget, given.remain = (together.take(mask.nonzero().flatten()) for mask in (chosen, ~chosen))
     criterion = calibrate(given, Stop())
-    found = push(given, criterion, given.forget.batch, held_out=criterion.held_out_losses)
+    found = forget_weights(given, criterion, given.forget.batch, held_out_losses=criterion.original_losses)
     losses = OBJECTIVE.losses(given.model, given.forget.batch).detach()
-    going = given.forget.targets == 2
+    of_class = given.forget.targets == 2
 
-    torch.testing.assert_close(found[going], ((math.log(CLASSES) - losses[going]) / 0.5).clamp(0, 1))
-    expected = shortfall(losses[~going], criterion.held_out_losses, criterion.weights)
-    torch.testing.assert_close(found[~going], expected)
-    assert 0 < int(going.sum()) < len(going)
+    torch.testing.assert_close(found[of_class], ((math.log(CLASSES) - losses[of_class]) / 0.5).clamp(0, 1))
+    expected = loss_gap_weights(losses[~of_class], criterion.original_losses, criterion.weights)
+    torch.testing.assert_close(found[~of_class], expected)
+    assert 0 < int(of_class.sum()) < len(of_class)

@@ -9,9 +9,9 @@ from torch import Tensor
 from tests.unlearning.small import OBJECTIVE, RECIPE, comparing, plain, pooled, same, state, task
 from unlearning.specs import Stop
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.stop import until_matched
-from unlearning.task import Task
-from unlearning.training.loop import drain, fit
+from unlearning.stopping.stop import run_with_stop
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
 
 
 def becoming(given: Task, states: list[Mapping[str, Tensor]]) -> Callable[[int, Check], Mapping[str, float]]:
@@ -38,10 +38,10 @@ NO_PROBE = Stop(check_every=1, tolerance=1e-6, relearn_share=0.0, allowed_drop=3
 def test_the_best_state_seen_is_put_back() -> None:
     given = task(plain, forgotten=40)
     original, best = state(given.model), never_learnt(given)
-    steps = until_matched(
+    steps = run_with_stop(
         given, calibrate(given, NO_PROBE), becoming(given, [original, best, original, original]), steps=4
     )
-    outcome = drain(steps)
+    outcome = run_to_completion(steps)
 
     assert outcome.stopped_because == "budget"
     assert outcome.steps == 4
@@ -53,14 +53,14 @@ def test_the_model_as_given_is_not_left_where_another_keeps_the_utility() -> Non
     given = task(plain, forgotten=40)
     stop = Stop(check_every=1, tolerance=100, relearn_share=0.0, allowed_drop=30.0)
     moved = {name: tensor * 1.2 for name, tensor in state(given.model).items()}
-    drain(until_matched(given, calibrate(given, stop), becoming(given, [moved]), steps=8, anneals=True))
+    run_to_completion(run_with_stop(given, calibrate(given, stop), becoming(given, [moved]), steps=8, anneals=True))
     assert same(state(given.model), moved)
 
 
 def test_a_run_closed_early_puts_the_best_state_back_too() -> None:
     given = task(plain, forgotten=40)
     original, best = state(given.model), never_learnt(given)
-    steps = until_matched(given, calibrate(given, NO_PROBE), becoming(given, [best, original, wrecked(given)]), steps=9)
+    steps = run_with_stop(given, calibrate(given, NO_PROBE), becoming(given, [best, original, wrecked(given)]), steps=9)
     for _ in range(3):
         next(steps)
     steps.close()
@@ -73,7 +73,9 @@ def test_where_the_utility_is_lost_the_run_ends_with_the_original(value: float, 
     given = task(plain, forgotten=40)
     original = state(given.model)
     stop = Stop(check_every=1, relearn_share=0.0)
-    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [wrecked(given, value)]), steps=9))
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, stop), becoming(given, [wrecked(given, value)]), steps=9)
+    )
 
     assert outcome.stopped_because == "utility"
     assert outcome.steps == steps_taken
@@ -84,7 +86,9 @@ def test_a_method_that_anneals_may_recover_from_a_drop() -> None:
     given = task(plain, forgotten=40)
     best = never_learnt(given)
     states = [wrecked(given)] * 5 + [best]
-    outcome = drain(until_matched(given, calibrate(given, NO_PROBE), becoming(given, states), steps=6, anneals=True))
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, NO_PROBE), becoming(given, states), steps=6, anneals=True)
+    )
 
     assert outcome.stopped_because == "budget"
     assert same(state(given.model), dict(best))
@@ -95,8 +99,8 @@ def test_a_drop_at_the_end_is_repaired_for_as_long_as_it_lasts() -> None:
     best = never_learnt(given)
     stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0, allowed_drop=60.0)
     states = [wrecked(given)] * 6 + [best]
-    outcome = drain(
-        until_matched(given, calibrate(given, stop), becoming(given, states), steps=4, repair_steps=20, anneals=True)
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, stop), becoming(given, states), steps=4, repair_steps=20, anneals=True)
     )
 
     assert outcome.steps == 8
@@ -108,16 +112,18 @@ def test_a_repair_ends_when_its_steps_are_spent_and_is_not_begun_without_need() 
         given = task(plain, forgotten=40)
         weights = wrecked(given) if states == "wrecked" else state(given.model)
         stop = Stop(check_every=2, tolerance=1e-6, relearn_share=0.0)
-        steps = until_matched(
+        steps = run_with_stop(
             given, calibrate(given, stop), becoming(given, [weights]), steps=4, repair_steps=3, anneals=True
         )
-        assert drain(steps).steps == taken
+        assert run_to_completion(steps).steps == taken
 
 
 def test_a_match_ends_the_run_at_once() -> None:
     given = comparing(pooled(0, 100), pooled(100, 400))
     stop = Stop(check_every=2, tolerance=2.0, relearn_share=0.0)
-    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=9))
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=9)
+    )
 
     assert outcome.stopped_because == "matched"
     assert outcome.steps == 2
@@ -128,6 +134,8 @@ def test_a_match_that_would_not_last_does_not_end_the_run(monkeypatch: pytest.Mo
     monkeypatch.setattr("unlearning.stopping.stop.lasting", lambda task, stop: False)
     given = comparing(pooled(0, 100), pooled(100, 400))
     stop = Stop(tolerance=2.0)
-    outcome = drain(until_matched(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=4))
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, stop), becoming(given, [state(given.model)]), steps=4)
+    )
 
     assert outcome.stopped_because == "budget"

@@ -10,7 +10,8 @@ from torch import nn
 from tests.unlearning.small import OBJECTIVE, RECIPE, dropping, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
 from unlearning.specs.training import Recipe, Reweighting
-from unlearning.training.loop import drain, fit, fresh, train
+from unlearning.task import Progress, run_to_completion
+from unlearning.training.loop import fit, fresh, train
 from unlearning.training.readiness import revocable_split
 
 GIVEN = samples(64, seed=1)
@@ -63,12 +64,8 @@ def test_it_counts_its_batches_rightly_and_takes_any_number_of_samples(count: in
     given = GIVEN.take(torch.arange(count))
     build = plain if count == 1 else normalised
     steps = train(fresh(build, seed=0), given, SHORT, objective=OBJECTIVE, seed=0)
-    seen = []
-    try:
-        while True:
-            seen.append(next(steps))
-    except StopIteration as end:
-        outcome = end.value
+    seen: list[Progress] = []
+    outcome = run_to_completion(steps, seen.append)
 
     assert [progress.step for progress in seen] == list(range(1, len(seen) + 1))
     assert {progress.total for progress in seen} == {len(seen)}
@@ -113,12 +110,6 @@ def test_fresh_weights_depend_on_the_seed_alone() -> None:
     assert same(one, again)
     assert not same(one, other)
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_drain_gives_the_outcome() -> None:
-    outcome = drain(train(fresh(plain, seed=0), GIVEN, SHORT, objective=OBJECTIVE, seed=0))
-
-    assert outcome.steps == 12
 
 
 def test_reweighting_with_the_full_weight_is_plain_training() -> None:

@@ -25,7 +25,8 @@ from tests.unlearning.small import (
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import DPSGD, Recipe
 from unlearning.state import State
-from unlearning.training.loop import drain, fit, fresh, train, train_steps
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fit, fresh, train, train_steps
 from unlearning.training.private import PoissonBatches, epsilon
 
 QUIET = 1e-9
@@ -106,7 +107,7 @@ def test_less_noise_and_more_steps_spend_more() -> None:
 
 
 def test_the_outcome_tells_what_was_spent() -> None:
-    outcome = drain(train(fresh(plain, seed=0), TRAINING, private(noise=2.0), objective=OBJECTIVE, seed=0))
+    outcome = run_to_completion(train(fresh(plain, seed=0), TRAINING, private(noise=2.0), objective=OBJECTIVE, seed=0))
 
     assert outcome.metrics["epsilon"] == pytest.approx(epsilon(DPSGD(noise=2.0), rate=0.2, steps=10))
     assert outcome.metrics["delta"] == 1e-5
@@ -125,7 +126,7 @@ def test_batch_norm_is_refused_with_the_reason_before_anything_changes() -> None
     model = fresh(normalised, seed=0)
     before = state(model)
     with pytest.raises(MethodRefused, match="BatchNorm"):
-        drain(train(model, TRAINING, private(), objective=OBJECTIVE, seed=0))
+        run_to_completion(train(model, TRAINING, private(), objective=OBJECTIVE, seed=0))
 
     assert same(state(model), before)
     assert not any(module.training for module in model.modules())
@@ -136,7 +137,7 @@ def test_without_opacus_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "opacus", None)
     with pytest.raises(MethodRefused, match="privacy"):
-        drain(train(fresh(plain, seed=0), TRAINING, private(), objective=OBJECTIVE, seed=0))
+        run_to_completion(train(fresh(plain, seed=0), TRAINING, private(), objective=OBJECTIVE, seed=0))
 
 
 @pytest.mark.parametrize("build", [plain, convolutional])
@@ -167,6 +168,6 @@ def test_an_interrupted_run_ends_in_the_same_weights() -> None:
     content = torch.utils._pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, parts.snapshot())
     steps.close()
     second = fresh(plain, seed=3)
-    drain(train_steps(second, TRAINING, private(), objective=OBJECTIVE, seed=3, state=State(content)))
+    run_to_completion(train_steps(second, TRAINING, private(), objective=OBJECTIVE, seed=3, state=State(content)))
 
     assert same(state(second), state(whole))

@@ -4,13 +4,14 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearning.task import Progress
+from unlearning.task import Progress, map_progress
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[int], Generator[Progress, None, Arrays]]
@@ -31,20 +32,15 @@ def resumable(run: Run, *, count: int, folder: Path) -> Generator[Progress, None
         path = _path(folder, number)
         found = _read(path)
         if found is None:
-            steps = run(number)
-            while True:
-                try:
-                    inner = next(steps)
-                except StopIteration as end:
-                    found = end.value
-                    break
-                done = inner.step / max(1, inner.total)
-                yield Progress(phase=PHASE, step=number, total=count, metrics={"run": done})
-            assert found is not None
+            found = yield from map_progress(run(number), partial(_of_run, number=number, count=count))
             _write(path, found)
         results.append(found)
         yield Progress(phase=PHASE, step=number + 1, total=count, metrics={"run": 1.0})
     return results
+
+
+def _of_run(inner: Progress, *, number: int, count: int) -> Progress:
+    return Progress(phase=PHASE, step=number, total=count, metrics={"run": inner.step / max(1, inner.total)})
 
 
 def finished(folder: Path, *, count: int) -> int:

@@ -1,7 +1,7 @@
-"""The membership-inference models that guide the forgetting: small, frozen, differentiable, and not alike.
+"""Guide attacks: small, frozen, differentiable membership-inference models that guide LTU's forgetting.
 
-K, their inputs and their training are this project's [ours]; that there are K pre-trained, frozen and fully differentiable ones of
-different architecture and training is the paper's [paper]. The attacks that evaluate are never among them.
+The paper has K pre-trained, frozen and fully differentiable ones of different architecture and training [paper]. Their number,
+inputs and training here are [ours]. The attacks that the audit evaluates with are never among them.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from unlearning.data.objectives import Forward
 from unlearning.data.samples import Batch
-from unlearning.inference import in_pieces
-from unlearning.precision import in_float32
+from unlearning.hardware import batched_forward, in_float32
 from unlearning.task import Task
 
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -26,20 +25,20 @@ _BEATS_CHANCE = 0.55
 
 
 def sorted_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """(n, k): the largest log-probabilities, in falling order; the label is not looked at."""
+    """Return the k = 5 largest log-probabilities in falling order, (n, k); the target is not used."""
     log_p = logits.log_softmax(-1)
     return log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1).values.clamp(min=-20)
 
 
 def labelled_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """(n, 2·classes): centred logits beside the one-hot label."""
+    """Return centred logits and the one-hot target, (n, 2·classes)."""
     return torch.cat(
         [logits - logits.mean(-1, keepdim=True), functional.one_hot(targets, logits.shape[-1]).float()], -1
     )
 
 
 def loss_margin_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """(n, 3): cross-entropy, the margin between the true and the best other logit, and the entropy."""
+    """Return cross-entropy, margin between the true and the best other logit, and entropy, (n, 3)."""
     log_p = logits.log_softmax(-1)
     true = logits.gather(1, targets[:, None]).squeeze(1)
     others = logits.masked_fill(functional.one_hot(targets, logits.shape[-1]).bool(), -torch.inf).amax(-1)
@@ -53,12 +52,16 @@ _ARCHITECTURES: tuple[tuple[Features, tuple[int, ...], float], ...] = (
     (labelled_logits, (32, 16), 0.01),
     (loss_margin_entropy, (8,), 0.05),
 )
-"""Features, hidden widths and learning rate; a K above three goes round again with other seeds."""
+"""Features, hidden widths and learning rate. A K above three repeats them with other seeds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Guide:
-    """features: what it sees. head: standardised features → logit of "member", (n, 1). accuracy: balanced, on data kept back."""
+class GuideAttack:
+    """A trained guide attack.
+
+    features: what it reads. mean, scale: (d,), by which the features are standardised. head: standardised features → logit of
+    "member", (n, 1). accuracy: balanced, on the third of its data that it was not trained on.
+    """
 
     features: Features
     mean: Tensor
@@ -67,34 +70,36 @@ class Guide:
     accuracy: float
 
     def member_logit(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """(n,): above 0 where the sample looks like a member."""
-        found: Tensor = self.head((self.features(logits, targets) - self.mean) / self.scale)
-        return found.squeeze(-1)
+        """Compute the logit of "member", (n,): above 0 if the sample looks like a member."""
+        logit: Tensor = self.head((self.features(logits, targets) - self.mean) / self.scale)
+        return logit.squeeze(-1)
 
 
 @in_float32
-def train_guides(task: Task, members: Batch, *, count: int) -> tuple[Guide, ...]:
-    """`count` guides trained on the model's answers for `members` (D̂_r) against the guide part of D_v.
+def train_guide_attacks(task: Task, members: Batch, *, count: int) -> tuple[GuideAttack, ...]:
+    """Train `count` attacks on the model's outputs for `members` (D̂_r) against those for the guide part of D_v.
 
-    A guide no better than chance goes: it is kept where its balanced accuracy on a third kept back is at least 0.55.
+    Attacks that are no better than chance are left out: the balanced accuracy on held-back data must be at least 0.55.
     """
     assert task.objective.logits is not None
     non_members = task.guide.batch
     size = min(len(members.targets), 4 * len(non_members.targets))
     with torch.no_grad():
-        forward = in_pieces(task.model)
+        forward = batched_forward(task.model)
         inside = task.objective.logits(forward, members.inputs[:size]), members.targets[:size]
         outside = task.objective.logits(forward, non_members.inputs), non_members.targets
-    guides = (
+    attacks = (
         _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
         for k in range(count)
     )
-    return tuple(guide for guide in guides if guide.accuracy >= _BEATS_CHANCE)
+    return tuple(attack for attack in attacks if attack.accuracy >= _BEATS_CHANCE)
 
 
-def member_signal(guide: Guide, logits: Callable[[Forward, Tensor], Tensor]) -> Callable[[Forward, Batch], Tensor]:
-    """The guide's score as a signal that is higher for non-members."""
-    return lambda forward, batch: -guide.member_logit(logits(forward, batch.inputs), batch.targets)
+def non_member_signal(
+    attack: GuideAttack, logits: Callable[[Forward, Tensor], Tensor]
+) -> Callable[[Forward, Batch], Tensor]:
+    """Return the attack's score, (n,), as a signal of the calibrated stop: higher for non-members."""
+    return lambda forward, batch: -attack.member_logit(logits(forward, batch.inputs), batch.targets)
 
 
 def _train(
@@ -103,12 +108,12 @@ def _train(
     outside: tuple[Tensor, Tensor],
     *,
     seed: int,
-) -> Guide:
+) -> GuideAttack:
     features, widths, rate = architecture
     parts = [features(*inside), features(*outside)]
     generator = torch.Generator().manual_seed(seed)
     shuffled = [part[torch.randperm(len(part), generator=generator)] for part in parts]
-    kept_back = [part[: max(1, len(part) // 3)] for part in shuffled]
+    held_back = [part[: max(1, len(part) // 3)] for part in shuffled]
     used = [part[max(1, len(part) // 3) :] if len(part) > 1 else part for part in shuffled]
     x = torch.cat(used)
     mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-3)
@@ -127,8 +132,8 @@ def _train(
             optimiser.step()
     head.requires_grad_(False)
     with torch.no_grad():
-        hits = [(head((part - mean) / scale) > 0).float().mean() for part in kept_back]
-    return Guide(features=features, mean=mean, scale=scale, head=head, accuracy=float(hits[0] + 1 - hits[1]) / 2)
+        hits = [(head((part - mean) / scale) > 0).float().mean() for part in held_back]
+    return GuideAttack(features=features, mean=mean, scale=scale, head=head, accuracy=float(hits[0] + 1 - hits[1]) / 2)
 
 
 def _perceptron(width: int, hidden: tuple[int, ...]) -> nn.Module:

@@ -1,49 +1,47 @@
 """LTU's loop: remembering and forgetting feedback, harmonised, under the calibrated stop."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
-from unlearning.data.objectives import Forward
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.gradients import (
-    Loss,
-    anneal,
-    batch_statistics,
-    clipped,
-    descent,
-    follow,
-    follow_loss,
-    follow_statistics,
-    share_left,
-)
-from unlearning.methods.ltu.guide_attacks import Guide, member_signal, train_guides
-from unlearning.methods.ltu.meta import harmonise, meta_gradient
-from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
+from unlearning.methods.ltu.feedback import combine, forgetting_feedback, remembering_feedback
+from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_attacks
+from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.specs import LTU
-from unlearning.specs.methods import lengthened
+from unlearning.specs.methods import scale_schedule
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.forget_weights import push
-from unlearning.stopping.stop import until_matched
+from unlearning.stopping.forget_weights import forget_weights
+from unlearning.stopping.stop import run_with_stop
 from unlearning.task import Steps, Task
-from unlearning.training.loop import mean_loss
+from unlearning.training.optimisation import (
+    anneal,
+    apply_gradient,
+    batch_statistics,
+    minimise,
+    sgd,
+    share_left,
+    update_running_statistics,
+)
 
-_REHEARSING = 0.5
-"""The rate of a rehearsing step as a share of LTU's own."""
+_REHEARSAL_RATE = 0.5
+"""The learning rate of a rehearsal as a share of LTU's own."""
 
 
 def ltu(spec: LTU, task: Task) -> Steps:
-    """Unlearn `task.forget` from `task.model`, in place. Raises MethodRefused where the objective has no logits."""
+    """Unlearn `task.forget` from `task.model`, in place (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494; docs/methods.md §1).
+
+    Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one SGD step; rehearsals
+    on remaining data follow [ours]. Raises MethodRefused without logits.
+    """
     logits = task.objective.logits
     if logits is None:
         raise MethodRefused(
-            "LTU is guided by membership models that read logits; this objective has none. Use IEU or Retrain."
+            "LTU is guided by membership attacks that read logits; this objective has none. Use IEU or Retrain."
         )
-    spec = lengthened(spec, forget=len(task.forget))
+    spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     seconds: dict[str, float] = {}
@@ -55,42 +53,44 @@ def ltu(spec: LTU, task: Task) -> Steps:
     seconds["neighbour_search"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    guides = train_guides(task, remain.batch, count=spec.attackers) if spec.forgetting else ()
+    attacks = train_guide_attacks(task, remain.batch, count=spec.attackers) if spec.forgetting else ()
     seconds["guides"] = time.perf_counter() - started
-    if len(guides) < 2 and not spec.remembering:
-        raise MethodRefused("Fewer than two guiding membership models beat chance, so nothing is left to unlearn with.")
+    if len(attacks) < 2 and not spec.remembering:
+        raise MethodRefused("Fewer than two guide attacks beat chance, so nothing is left to unlearn with.")
 
-    criterion = calibrate(task, spec.stop, guides=[member_signal(guide, logits) for guide in guides])
+    criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack, logits) for attack in attacks])
 
-    optimiser = descent(task.model, rate=spec.learning_rate)
-    rehearsing = descent(task.model, rate=spec.learning_rate * _REHEARSING)
-    task.state.keep(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator)
+    optimiser = sgd(task.model, rate=spec.learning_rate)
+    rehearsing = sgd(task.model, rate=spec.learning_rate * _REHEARSAL_RATE)
+    task.state.register(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator)
 
-    def step(number: int, last: Check) -> Mapping[str, float]:
+    def step(number: int, latest: Check) -> Mapping[str, float]:
         left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
-        anneal(rehearsing, rate=spec.learning_rate * _REHEARSING, share_left=left)
+        anneal(rehearsing, rate=spec.learning_rate * _REHEARSAL_RATE, share_left=left)
         if number > spec.steps:
             return {"loss": _rehearse(spec, task, remain, rehearsing, generator)}
         anneal(optimiser, rate=spec.learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
-        needs = push(task, criterion, forget, held_out=last.held_out_losses, aim=aim)
-        # A few count as they would in a full batch: alone, one sample would be pushed with the force of all, and far past its aim.
-        needs = needs * min(1.0, len(index) / spec.batch_size)
+        weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses, aim=aim)
+        # A small batch counts by its size: a single sample with the weight of a full batch would overshoot its aim by far.
+        weights = weights * min(1.0, len(index) / spec.batch_size)
         with batch_statistics(task.model, samples=len(index)):
-            remembering = _remembering(spec, task, near, index, forget, needs, generator) if spec.remembering else None
-            guided = len(guides) >= 2 and (bool(needs.any()) or remembering is None)
-            forgetting = _forgetting(spec, task, guides, forget, needs, generator) if guided else None
-        follow(optimiser, _combine(spec, forgetting, remembering, number))
-        for _ in range(_rehearsals(spec, last)):
+            remembering = (
+                remembering_feedback(spec, task, near, index, forget, weights, generator) if spec.remembering else None
+            )
+            guided = len(attacks) >= 2 and (bool(weights.any()) or remembering is None)
+            forgetting = forgetting_feedback(spec, task, attacks, forget, weights, generator) if guided else None
+        apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
+        for _ in range(_rehearsal_count(spec, latest)):
             _rehearse(spec, task, remain, rehearsing, generator)
-        follow_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
-        return {"push": float(needs.mean())}
+        update_running_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
+        return {"forget_weight": float(weights.mean())}
 
-    seconds["guides_used"] = float(len(guides))
+    seconds["guides_used"] = float(len(attacks))
     return (
-        yield from until_matched(
+        yield from run_with_stop(
             task,
             criterion,
             step,
@@ -102,83 +102,21 @@ def ltu(spec: LTU, task: Task) -> Steps:
     )
 
 
-def _remembering(
-    spec: LTU,
-    task: Task,
-    near: Neighbourhood,
-    index: Tensor,
-    forget: Batch,
-    needs: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """g_r: tuned on random labels for the forget batch, tested on three sets of remaining data with their true labels."""
-    scrambled = task.objective.scramble(forget, generator)
-    queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
-    gradient = meta_gradient(
-        task.model,
-        support=lambda forward: (needs * task.objective.losses(forward, scrambled)).mean(),
-        queries=[mean_loss(task, query) for query in queries],
-        inner_rate=spec.inner_rate,
-        order=spec.order,
-        support_weight=spec.scramble_weight,
-        meta=spec.meta,
-    )
-    return clipped(gradient, spec.clip)
-
-
-def _forgetting(
-    spec: LTU, task: Task, guides: Sequence[Guide], forget: Batch, needs: Tensor, generator: torch.Generator
-) -> Tensor:
-    """g_f: one random guide is the support, another the query; both are to say "non-member" of the forget batch."""
-    first, second = torch.randperm(len(guides), generator=generator)[:2].tolist()
-    gradient = meta_gradient(
-        task.model,
-        support=_non_member(task, guides[first], forget, needs),
-        queries=[_non_member(task, guides[second], forget, needs)],
-        inner_rate=spec.inner_rate,
-        order=spec.order,
-        meta=spec.meta,
-    )
-    return spec.forgetting_weight * clipped(gradient, spec.clip)
-
-
-def _combine(spec: LTU, forgetting: Tensor | None, remembering: Tensor | None, number: int) -> Tensor:
-    if forgetting is None or remembering is None:
-        only = forgetting if remembering is None else remembering
-        assert only is not None
-        return only
-    match spec.combine:
-        case "harmonise":
-            return remembering + harmonise(forgetting, remembering)
-        case "sum":
-            return remembering + forgetting
-        case "alternate":
-            return forgetting if number % 2 else remembering
-
-
-def _non_member(task: Task, guide: Guide, batch: Batch, needs: Tensor) -> Loss:
-    logits = task.objective.logits
-    assert logits is not None
-
-    def loss(forward: Forward) -> Tensor:
-        member = guide.member_logit(logits(forward, batch.inputs), batch.targets)
-        return (needs * functional.softplus(member)).mean()
-
-    return loss
-
-
-def _rehearsals(spec: LTU, last: Check) -> int:
-    """As many as the share of the allowed drop that is used up: rehearsed without need, the forget set comes back."""
+def _rehearsal_count(spec: LTU, latest: Check) -> int:
+    """Scale the number of rehearsals by the share of the allowed drop that is used up: needless ones teach the forget set again."""
     if not spec.remembering:
         return 0
-    return round(spec.rehearsals * min(1.0, last.drop / max(spec.stop.allowed_drop, 1e-6)))
+    return round(spec.rehearsals * min(1.0, latest.drop / max(spec.stop.allowed_drop, 1e-6)))
 
 
 def _rehearse(
     spec: LTU, task: Task, remain: SampleSet, optimiser: torch.optim.SGD, generator: torch.Generator
 ) -> float:
-    """One plain step on remaining data. Its optimiser is its own: LTU's momentum would carry it on in LTU's direction."""
+    """Take one plain step on remaining data and return the loss.
+
+    The optimiser is not LTU's own, whose momentum would carry the step on in LTU's direction.
+    """
     batch = remain.draw(spec.query_size, generator)
     with batch_statistics(task.model, samples=len(batch.targets)):
         loss = task.objective.losses(task.model, batch).mean()
-    return follow_loss(task.model, optimiser, loss, longest=spec.clip)
+    return minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)

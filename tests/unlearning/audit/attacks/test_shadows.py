@@ -14,8 +14,8 @@ from unlearning.audit.signals import observe
 from unlearning.data.samples import joined
 from unlearning.methods.registry import unlearn
 from unlearning.state import State
-from unlearning.task import Task
-from unlearning.training.loop import drain, fit
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
 
 
 def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study) -> None:
@@ -26,7 +26,9 @@ def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small
     model = fit(given.build, joined(given.remain, inside), given.recipe, objective=OBJECTIVE, seed=seed)
     seen = joined(small_study.pool, small_study.population)
     np.testing.assert_allclose(found["before"], observe(model, seen, objective=OBJECTIVE).margin)
-    drain(unlearn(small_study.spec, dataclasses.replace(given, model=model, forget=inside, seed=seed, state=State())))
+    run_to_completion(
+        unlearn(small_study.spec, dataclasses.replace(given, model=model, forget=inside, seed=seed, state=State()))
+    )
 
     np.testing.assert_allclose(found["after"], observe(model, seen, objective=OBJECTIVE).margin)
     assert not np.allclose(found["before"], found["after"])

@@ -11,12 +11,12 @@ from tests.unlearning.small import CLASSES, plain, same, state, task
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.guide_attacks import (
-    Guide,
+    GuideAttack,
     labelled_logits,
     loss_margin_entropy,
-    member_signal,
+    non_member_signal,
     sorted_log_probabilities,
-    train_guides,
+    train_guide_attacks,
 )
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU
@@ -29,66 +29,68 @@ def given() -> Task:
 
 
 @pytest.fixture(scope="module")
-def guides(given: Task) -> tuple[Guide, ...]:
-    return train_guides(given, given.remain.batch, count=3)
+def attacks(given: Task) -> tuple[GuideAttack, ...]:
+    return train_guide_attacks(given, given.remain.batch, count=3)
 
 
-def widths(guide: Guide) -> tuple[torch.Size, ...]:
-    return tuple(parameter.shape for parameter in guide.head.parameters())
+def widths(attack: GuideAttack) -> tuple[torch.Size, ...]:
+    return tuple(parameter.shape for parameter in attack.head.parameters())
 
 
-def test_on_an_overfit_model_all_beat_chance(guides: tuple[Guide, ...]) -> None:
-    assert len(guides) == 3
-    assert all(guide.accuracy >= 0.55 for guide in guides)
+def test_on_an_overfit_model_all_beat_chance(attacks: tuple[GuideAttack, ...]) -> None:
+    assert len(attacks) == 3
+    assert all(attack.accuracy >= 0.55 for attack in attacks)
 
 
-def test_no_two_see_the_same_or_are_built_the_same(guides: tuple[Guide, ...]) -> None:
-    assert len({guide.features for guide in guides}) == 3
-    assert len({widths(guide) for guide in guides}) == 3
+def test_no_two_see_the_same_or_are_built_the_same(attacks: tuple[GuideAttack, ...]) -> None:
+    assert len({attack.features for attack in attacks}) == 3
+    assert len({widths(attack) for attack in attacks}) == 3
 
 
-def test_they_say_member_of_what_was_trained_on_and_not_of_what_was_not(given: Task, guides: tuple[Guide, ...]) -> None:
+def test_they_say_member_of_what_was_trained_on_and_not_of_what_was_not(
+    given: Task, attacks: tuple[GuideAttack, ...]
+) -> None:
     with torch.no_grad():
-        for guide in guides:
+        for attack in attacks:
             inside, outside = (
-                guide.member_logit(given.model(part.inputs), part.targets) for part in (given.forget, given.criterion)
+                attack.member_logit(given.model(part.inputs), part.targets) for part in (given.forget, given.criterion)
             )
-            # Neither part was used to train the guides.
+            # Neither part was used to train the attacks.
             assert (inside > 0).float().mean() > (outside > 0).float().mean() + 0.1
 
 
 def test_more_than_three_go_round_again_with_other_seeds(given: Task) -> None:
-    found = train_guides(given, given.remain.batch, count=4)
+    found = train_guide_attacks(given, given.remain.batch, count=4)
 
     assert len(found) == 4
     assert widths(found[0]) == widths(found[3])
     assert not same(state(found[0].head), state(found[3].head))
 
 
-def test_they_are_frozen(guides: tuple[Guide, ...]) -> None:
-    assert not any(parameter.requires_grad for guide in guides for parameter in guide.head.parameters())
+def test_they_are_frozen(attacks: tuple[GuideAttack, ...]) -> None:
+    assert not any(parameter.requires_grad for attack in attacks for parameter in attack.head.parameters())
 
 
-def test_a_gradient_flows_from_each_to_the_logits(guides: tuple[Guide, ...]) -> None:
+def test_a_gradient_flows_from_each_to_the_logits(attacks: tuple[GuideAttack, ...]) -> None:
     logits = torch.randn(5, CLASSES, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    for guide in guides:
-        (gradient,) = torch.autograd.grad(guide.member_logit(logits, torch.zeros(5, dtype=torch.int64)).sum(), logits)
+    for attack in attacks:
+        (gradient,) = torch.autograd.grad(attack.member_logit(logits, torch.zeros(5, dtype=torch.int64)).sum(), logits)
         assert torch.isfinite(gradient).all()
         assert (gradient.norm(dim=-1) > 0).all()
 
 
-def test_the_signal_is_higher_for_non_members(given: Task, guides: tuple[Guide, ...]) -> None:
+def test_the_signal_is_higher_for_non_members(given: Task, attacks: tuple[GuideAttack, ...]) -> None:
     batch = given.forget.batch
     with torch.no_grad():
-        signal = member_signal(guides[0], lambda forward, inputs: forward(inputs))(given.model, batch)
-        expected = -guides[0].member_logit(given.model(batch.inputs), batch.targets)
+        signal = non_member_signal(attacks[0], lambda forward, inputs: forward(inputs))(given.model, batch)
+        expected = -attacks[0].member_logit(given.model(batch.inputs), batch.targets)
 
     assert torch.equal(signal, expected)
 
 
 def test_training_them_touches_neither_the_model_nor_the_random_state(given: Task) -> None:
     before, random_state = state(given.model), torch.get_rng_state()
-    first, second = (train_guides(given, given.remain.batch, count=2) for _ in range(2))
+    first, second = (train_guide_attacks(given, given.remain.batch, count=2) for _ in range(2))
 
     assert same(state(given.model), before)
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -111,7 +113,7 @@ def of_one_class(samples: SampleSet) -> SampleSet:
 
 
 def blank(given: Task) -> Task:
-    """Nothing remembered, and every sample of one class: every guide can only guess."""
+    """Nothing remembered, and every sample of one class: every attack can only guess."""
     blanked = copy.copy(given)
     blanked.model = Blank()
     for name in ("forget", "remain", "guide", "criterion"):
@@ -122,10 +124,10 @@ def blank(given: Task) -> Task:
 def test_those_that_do_not_beat_chance_are_left_out(given: Task) -> None:
     blanked = blank(given)
 
-    assert train_guides(blanked, blanked.remain.batch, count=3) == ()
+    assert train_guide_attacks(blanked, blanked.remain.batch, count=3) == ()
 
 
-def test_without_guides_and_without_remembering_nothing_is_left_to_do(given: Task) -> None:
+def test_without_guide_attacks_and_without_remembering_nothing_is_left_to_do(given: Task) -> None:
     blanked = blank(given)
     before = state(blanked.model)
 

@@ -9,12 +9,12 @@ from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, ta
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu import method
+from unlearning.methods.ltu.feedback import combine
 from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU, Stop
 from unlearning.stopping.criterion import Check
-from unlearning.task import Task
-from unlearning.training.loop import drain
+from unlearning.task import Task, run_to_completion
 
 FEW = LTU(steps=4, batch_size=16, query_size=16, remain_least=1)
 
@@ -52,7 +52,7 @@ def test_the_ways_to_combine_two_gradients_that_conflict() -> None:
     forgetting, remembering = torch.tensor([1.0, 1.0]), torch.tensor([-2.0, 0.0])
 
     def combined(way: str, number: int = 1) -> list[float]:
-        found = method._combine(dataclasses.replace(FEW, combine=way), forgetting, remembering, number)
+        found = combine(dataclasses.replace(FEW, combine=way), forgetting, remembering, number)
         return found.tolist()
 
     assert combined("sum") == [-1.0, 1.0]
@@ -78,7 +78,7 @@ def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.M
 
 def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With that one update and the rehearsals taken away, nothing writes them: neither meta passes nor checks."""
-    monkeypatch.setattr(method, "follow_statistics", lambda model, inputs: None)
+    monkeypatch.setattr(method, "update_running_statistics", lambda model, inputs: None)
     given = task(normalised)
     before = {name: buffer.clone() for name, buffer in given.model.named_buffers()}
 
@@ -86,7 +86,7 @@ def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.
         assert same(dict(given.model.named_buffers()), before)
 
 
-def test_it_looks_at_no_more_than_its_share_of_the_remaining_set() -> None:
+def test_it_uses_no_more_than_its_share_of_the_remaining_set() -> None:
     given = task(plain)
     seen: list[torch.Tensor] = []
 
@@ -96,11 +96,13 @@ def test_it_looks_at_no_more_than_its_share_of_the_remaining_set() -> None:
         return OBJECTIVE.losses(forward, batch)
 
     given.objective = dataclasses.replace(OBJECTIVE, losses=losses)
-    drain(unlearn(dataclasses.replace(FEW, remain_share=0.25, steps=20, stop=Stop(relearn_share=0.0)), given))
-    looked_at = {tuple(inputs.tolist()) for part in seen for inputs in part}
+    run_to_completion(
+        unlearn(dataclasses.replace(FEW, remain_share=0.25, steps=20, stop=Stop(relearn_share=0.0)), given)
+    )
+    used = {tuple(inputs.tolist()) for part in seen for inputs in part}
     remaining = {tuple(inputs.tolist()) for inputs in given.remain.inputs}
 
-    assert 0 < len(looked_at & remaining) <= len(given.remain) // 4
+    assert 0 < len(used & remaining) <= len(given.remain) // 4
 
 
 def test_an_objective_without_logits_is_refused_before_anything_changes() -> None:
@@ -115,14 +117,14 @@ def test_an_objective_without_logits_is_refused_before_anything_changes() -> Non
 
 
 def test_the_set_up_is_timed() -> None:
-    outcome = drain(unlearn(FEW, task(plain)))
+    outcome = run_to_completion(unlearn(FEW, task(plain)))
 
     assert {"neighbour_search", "guides"} <= outcome.setup_seconds.keys()
     assert all(seconds >= 0 for seconds in outcome.setup_seconds.values())
 
 
 def test_no_drop_at_all_may_be_allowed() -> None:
-    drain(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))
+    run_to_completion(unlearn(dataclasses.replace(FEW, stop=Stop(allowed_drop=0.0)), task(plain)))
 
 
 def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_used_up() -> None:
@@ -130,18 +132,20 @@ def test_remaining_data_are_rehearsed_by_the_share_of_the_allowed_drop_that_is_u
         return Check(score=0.0, direction=0.0, drop=drop, held_out_losses=torch.zeros(1))
 
     spec = LTU(rehearsals=3, stop=Stop(allowed_drop=2.0))
-    assert [method._rehearsals(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
-    assert method._rehearsals(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
+    assert [method._rehearsal_count(spec, check(drop)) for drop in (0.0, 0.5, 1.0, 2.0, 90.0)] == [0, 1, 2, 3, 3]
+    assert method._rehearsal_count(dataclasses.replace(spec, remembering=False), check(2.0)) == 0
 
 
 @pytest.mark.parametrize(("forgotten", "weight"), [(1, 1 / 16), (8, 0.5), (16, 1.0), (40, 1.0)])
 def test_a_few_forget_samples_count_as_their_part_of_a_batch(
     forgotten: int, weight: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pushed: list[torch.Tensor] = []
-    remembering = method._remembering
-    monkeypatch.setattr(method, "push", lambda task, criterion, forget, **more: torch.ones(len(forget.targets)))
-    monkeypatch.setattr(method, "_remembering", lambda *given: pushed.append(given[5]) or remembering(*given))
+    weights: list[torch.Tensor] = []
+    remembering = method.remembering_feedback
+    monkeypatch.setattr(
+        method, "forget_weights", lambda task, criterion, forget, **more: torch.ones(len(forget.targets))
+    )
+    monkeypatch.setattr(method, "remembering_feedback", lambda *given: weights.append(given[5]) or remembering(*given))
     next(unlearn(LTU(batch_size=16, query_size=16), task(plain, forgotten=forgotten)))
 
-    torch.testing.assert_close(pushed[0], torch.full((min(forgotten, 16),), weight))
+    torch.testing.assert_close(weights[0], torch.full((min(forgotten, 16),), weight))

@@ -100,7 +100,7 @@ def test_an_unknown_kind_is_refused_with_the_known_ones_named(data: dict[str, ob
 
 
 @pytest.mark.parametrize("kind", sorted(BASELINES))
-def test_a_baseline_is_not_served(kind: str) -> None:
+def test_no_job_runs_a_baseline(kind: str) -> None:
     with pytest.raises(InvalidSpec, match="baseline") as refusal:
         parse({"kind": kind})
 
@@ -108,7 +108,7 @@ def test_a_baseline_is_not_served(kind: str) -> None:
     assert BASELINES[kind]().kind == kind
 
 
-def test_a_method_is_served_or_a_baseline_and_not_both() -> None:
+def test_a_kind_is_a_method_or_a_baseline_and_not_both() -> None:
     assert not PRODUCTION.keys() & BASELINES.keys()
     assert SPECS.keys() == PRODUCTION.keys() | BASELINES.keys()
 
@@ -265,7 +265,7 @@ def test_specs_cannot_be_changed_nor_grown() -> None:
             cls().kind = "other"
 
 
-def test_the_default_policy_ends_with_the_oracle() -> None:
+def test_the_default_policy_ends_with_retraining() -> None:
     assert [spec.kind for spec in DEFAULT_POLICY] == ["ltu", "ieu", "retrain"]
     assert isinstance(DEFAULT_POLICY[-1], Retrain)
 

@@ -1,4 +1,4 @@
-"""LTU's two formulas against finite differences and against themselves written out."""
+"""LTU's meta-gradient (eqs. 1-5) and harmonisation (eq. 12) against finite differences and against the formulas."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tests.unlearning.small import flat, same, state
 from unlearning.gradients import Loss
-from unlearning.methods.ltu.meta import harmonise, meta_gradient
+from unlearning.methods.ltu.feedback import harmonise, meta_gradient
 
 RATE = 0.3
 WEIGHT = 0.7

@@ -1,0 +1,96 @@
+"""Training steps of the methods with a fixed schedule: they go through their data a given number of times and have no stop."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from unlearning.data.samples import Batch
+from unlearning.errors import MethodRefused
+from unlearning.gradients import Loss, forward_with, trainable
+from unlearning.state import Loop
+from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.training.optimisation import training_mode, update_running_statistics
+
+
+def run_schedule(
+    task: Task, optimiser: torch.optim.Optimizer, steps: Iterable[Callable[[], float]], *, total: int
+) -> Steps:
+    """Take `total` steps, each of which returns its loss, and end with the outcome "completed".
+
+    A resumed run draws the steps before it again without taking them: which samples they use, and everything else drawn while
+    they are listed, depends on the seed alone.
+    """
+    loop = Loop(total)
+    task.state.register(model=task.model, optimiser=optimiser, loop=loop)
+    for number, step in zip(loop, islice(steps, loop.done, None), strict=True):
+        yield Progress(phase="unlearn", step=number, total=total, metrics={"loss": step()})
+    return Outcome(steps=total, stopped_because="completed")
+
+
+def mean_loss(task: Task, batch: Batch) -> Loss:
+    """Return the objective's mean loss of a batch as a function of the forward pass."""
+    return lambda forward: task.objective.losses(forward, batch).mean()
+
+
+def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
+    """Take one step on remaining data with their true targets and return the loss; batch norm's running statistics are updated."""
+    with training_mode(task.model, samples=len(batch.targets)):
+        return _step(optimiser, mean_loss(task, batch)(task.model))
+
+
+def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss, *, samples: int) -> float:
+    """Take one step on a loss that forget samples enter and return the loss; batch norm's running statistics do not change.
+
+    samples: the size of the batch.
+    """
+    with training_mode(task.model, samples=samples):
+        # Through a copy of the buffers: forget samples must leave no trace in the running statistics.
+        return _step(optimiser, loss(forward_with(task.model, trainable(task.model))))
+
+
+class MixedBatch(NamedTuple):
+    """A batch of remaining and forget samples. forgotten: (n,) bool, which of them are forget samples."""
+
+    batch: Batch
+    forgotten: Tensor
+
+
+def mixed_epoch(remain: Batch, forget: Batch, *, size: int, generator: torch.Generator) -> Iterator[MixedBatch]:
+    """Yield every sample of both sets once, in a random order, in batches of `size`."""
+    inputs, targets = (torch.cat(pair) for pair in zip(remain, forget, strict=True))
+    for index in torch.split(torch.randperm(len(inputs), generator=generator), size):
+        forgotten = (index >= len(remain.inputs)).to(inputs.device)
+        yield MixedBatch(Batch(inputs[index], targets[index]), forgotten)
+
+
+def mixed_batch_count(remain: Batch, forget: Batch, *, size: int) -> int:
+    """Compute how many batches `mixed_epoch` yields."""
+    return -(-(len(remain.targets) + len(forget.targets)) // size)
+
+
+def learn_mixed_batch(task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Loss) -> float:
+    """Take one step on a mixed batch and return the loss; its remaining samples alone update batch norm's running statistics."""
+    value = learn_forget_batch(task, optimiser, loss, samples=len(mixed.forgotten))
+    remaining = mixed.batch.inputs[~mixed.forgotten]
+    if len(remaining):
+        update_running_statistics(task.model, remaining)
+    return value
+
+
+def wrong_labels(task: Task, targets: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw labels (n,) int64 uniformly from all classes but the true one. Raises MethodRefused without classes."""
+    classes = task.objective.classes
+    if classes is None or classes < 2:
+        raise MethodRefused("Relabelling needs two classes or more to draw a wrong one from; use IEU or Retrain.")
+    shift = torch.randint(1, classes, targets.shape, generator=generator).to(targets.device)
+    return (targets + shift) % classes
+
+
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    optimiser.step()
+    optimiser.zero_grad()
+    return float(loss.detach())

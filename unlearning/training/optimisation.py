@@ -1,0 +1,98 @@
+"""Optimiser steps that the methods share: SGD, its learning-rate schedule, clipped steps, and batch norm during a step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from unlearning.gradients import clip_gradient, flat_gradient, trainable
+
+MIN_NORMALISED_BATCH = 16
+"""Samples. Batch norm does not normalise by fewer: their statistics are noise, and one sample has none."""
+
+
+def sgd(model: nn.Module, *, rate: float) -> torch.optim.SGD:
+    """Make SGD with momentum 0.9 and weight decay 5e-4, usual for image classifiers, over the trainable parameters."""
+    return torch.optim.SGD(trainable(model).values(), lr=rate, momentum=0.9, weight_decay=5e-4)
+
+
+def anneal(optimiser: torch.optim.Optimizer, *, rate: float, share_left: float) -> None:
+    """Set the learning rate: `rate` in the first half of a run, then falling linearly to zero.
+
+    share_left: the share of the run that is left, 0 to 1. What a model has memorised settles only at a small rate.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = rate * min(1.0, 2 * share_left)
+
+
+def share_left(number: int, *, steps: int, repair_steps: int) -> float:
+    """Compute what is left at step `number`, from 1: of the run 1 down to 0, of the repair after it 1/4 down to 0.
+
+    The repair so begins at half of the learning rate (see `anneal`).
+    """
+    if number <= steps:
+        return 1 - (number - 1) / steps
+    return (1 - (number - 1 - steps) / repair_steps) / 4
+
+
+def apply_gradient(optimiser: torch.optim.Optimizer, gradient: Tensor) -> None:
+    """Take one optimiser step with `gradient`, one vector (p,) in the order of the optimiser's parameters."""
+    start = 0
+    for group in optimiser.param_groups:
+        for p in group["params"]:
+            p.grad = gradient[start : start + p.numel()].view_as(p).clone()
+            start += p.numel()
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, max_gradient_norm: float) -> float:
+    """Take one optimiser step on a scalar loss, with its gradient clipped, and return the loss before the step."""
+    apply_gradient(optimiser, clip_gradient(flat_gradient(loss, trainable(model)), max_gradient_norm))
+    return float(loss.detach())
+
+
+def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
+    """List the layers that normalise a sample by the other samples of its batch."""
+    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
+    """Let batch norm normalise by the batch, as in training, while dropout stays off.
+
+    samples: the size of the batch; with fewer than 16 batch norm keeps using its running statistics.
+    """
+    layers = [layer for layer in batch_norm_layers(model) if not layer.training]
+    for layer in layers if samples >= MIN_NORMALISED_BATCH else ():
+        layer.train()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.eval()
+
+
+@torch.no_grad()
+def update_running_statistics(model: nn.Module, inputs: Tensor) -> None:
+    """Update batch norm's running statistics, which must match the changed weights, from `inputs` (n, …): remaining data only."""
+    if batch_norm_layers(model):
+        with batch_statistics(model, samples=len(inputs)):
+            model(inputs)
+
+
+@contextmanager
+def training_mode(model: nn.Module, *, samples: int) -> Iterator[None]:
+    """Turn dropout on and let batch norm normalise by the batch; with fewer than 16 samples batch norm stays in evaluation mode.
+
+    The model is left in evaluation mode.
+    """
+    model.train()
+    if samples < MIN_NORMALISED_BATCH:
+        for layer in batch_norm_layers(model):
+            layer.eval()
+    try:
+        yield
+    finally:
+        model.eval()
