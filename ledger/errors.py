@@ -36,7 +36,7 @@ LedgerError
 │       ├── NotFailed           only a failed job can be retried
 │       └── WebhookDisabled     a disabled endpoint is told nothing
 ├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
-│   └── CancelRequested         the caller cancelled first: nothing may be published any more
+├── JobCancelled                a caller cancelled the job while it ran: the worker ends it, and publishes nothing
 └── IllegalMove                 ours: a state change that is not in the table of moves
 """
 
@@ -185,8 +185,8 @@ class StaleClaim(LedgerError):
     """The claim's lease is lost or its attempt has moved on; the worker must stop and write nothing."""
 
 
-class CancelRequested(StaleClaim):
-    """The job was cancelled before its result was published; the worker ends it with `cancelled_by_caller`."""
+class JobCancelled(LedgerError):
+    """A caller cancelled the job while it ran; the worker ends it with `cancelled_by_caller` and publishes nothing."""
 
 
 class IllegalMove(LedgerError):

@@ -12,9 +12,7 @@ WorkerError
 ├── DeliveryError         nobody's: a webhook could not be delivered now
 │   ├── AddressForbidden    its host leads to an address that is not allowed
 │   └── Unreachable         no connection, or no answer in time
-└── Interrupted           nobody's: the run ends at a step boundary and leaves the served model untouched
-    ├── Cancelled           a caller asked
-    └── ShuttingDown        the worker was told to stop; the job goes back to the queue
+└── ShuttingDown          nobody's: the worker is stopping; the job goes back to the queue
 """
 
 
@@ -66,13 +64,5 @@ class Unreachable(DeliveryError):
     """There was no answer: no such name, no connection, a bad certificate, or too late."""
 
 
-class Interrupted(WorkerError):
-    """The run was asked to end early."""
-
-
-class Cancelled(Interrupted):
-    """A caller cancelled the job."""
-
-
-class ShuttingDown(Interrupted):
-    """The worker was told to stop."""
+class ShuttingDown(WorkerError):
+    """The worker is stopping; the run ends at a step boundary, and the job goes back to the queue."""

@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from ledger.states import Reason
 from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import AuditFailed, Cancelled, NoGpu, NoSigningKey, WorkloadError
+from worker.errors import AuditFailed, NoGpu, NoSigningKey, WorkloadError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,6 @@ class Failure:
 
 
 KNOWN: tuple[tuple[type[Exception], Reason], ...] = (
-    (Cancelled, Reason.CANCELLED_BY_CALLER),
     (WeightsMissing, Reason.WEIGHTS_MISSING),
     (WeightsDamaged, Reason.WEIGHTS_DAMAGED),
     (WorkloadError, Reason.WORKLOAD_FAILED),

@@ -10,11 +10,11 @@ from datetime import timedelta
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.errors import CancelRequested, StaleClaim
+from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.attempts import count_refused_write
 from ledger.jobs.claims import Claim, renew_lease
 from worker.child import Flag
-from worker.errors import Cancelled, ShuttingDown
+from worker.errors import ShuttingDown
 
 
 @contextmanager
@@ -23,8 +23,6 @@ def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
     try:
         with sessions.begin() as session:
             yield session
-    except CancelRequested:  # A caller's wish, not a lost lease.
-        raise
     except StaleClaim:
         try:
             with sessions.begin() as session:
@@ -52,11 +50,11 @@ class Watch:
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raise StaleClaim, Cancelled or ShuttingDown where the run must not go on. Cheap: call it at every step."""
+        """Raise StaleClaim, JobCancelled or ShuttingDown where the run must not go on. Cheap: call it at every step."""
         if self.lost.is_set():
             raise StaleClaim(f"The lease of job {self.claim.job_id} (attempt {self.claim.attempt}) is lost.")
         if self.cancelled.is_set():
-            raise Cancelled(f"Job {self.claim.job_id} was cancelled.")
+            raise JobCancelled(f"Job {self.claim.job_id} was cancelled.")
         if self.stopping.is_set:
             raise ShuttingDown("The worker shuts down.")
 

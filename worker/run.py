@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.errors import CancelRequested, StaleClaim
+from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs import claims, results
 from ledger.states import Phase, Reason, Verdict
 from unlearning.errors import InvalidSpec, MethodRefused
@@ -48,7 +48,8 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, wo
             execute(journal, settings)
         except ShuttingDown:
             give_back(journal)
-        except CancelRequested:
+        except JobCancelled:
+            logger.info("job %s: cancelled by the caller", job_id)
             end(journal, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False), settings)
         except StaleClaim as error:
             logger.warning("job %s is left alone: %s", job_id, error)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from ledger.errors import CancelRequested
+from ledger.errors import JobCancelled
 from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings
 from ledger.jobs.claims import MAX_TRIES, Claim, lock_claimed_job
@@ -47,13 +47,13 @@ def publish(
     Where the model's versions need approval, version and report are there, and the rest waits for it.
     The report's id is its own `report_id`. `manifest` is what the report's root commits to, `statement` the signed envelope. A job
     publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
-    CancelRequested when the caller was quicker, IllegalMove before the audit.
+    JobCancelled if the job was cancelled first, IllegalMove before the audit.
     """
     # As in `claim`: the model first, or a second message for this job and this publication could wait for each other.
     model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = lock_claimed_job(session, claim)
     if job.cancel_requested:
-        raise CancelRequested(f"job {job.id} was cancelled before its result was published")
+        raise JobCancelled(f"job {job.id} was cancelled before its result was published")
     version = ModelVersion(
         model_id=claim.model_id,
         number=claim.next_version,

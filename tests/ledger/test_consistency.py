@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from ledger.errors import CancelRequested, Refused, StaleClaim
+from ledger.errors import JobCancelled, Refused, StaleClaim
 from ledger.jobs import results
 from ledger.jobs.jobs import cancel_job, retry_job
 from ledger.requests.submission import cancel_request
@@ -58,7 +58,7 @@ def work(world, chance):
             world.expire_lease(job_id)
         try:
             world.publish(claim)
-        except CancelRequested:
+        except JobCancelled:
             world.fail(claim, Reason.CANCELLED_BY_CALLER)
 
 

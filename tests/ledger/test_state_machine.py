@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-from ledger.errors import CancelRequested, Conflict, NoSamplesMatch, StaleClaim
+from ledger.errors import Conflict, JobCancelled, NoSamplesMatch, StaleClaim
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
 from ledger.jobs.checkpoints import record_checkpoint
@@ -231,7 +231,7 @@ class Ledger(RuleBasedStateMachine):
             return
         try:
             done = self.write(worker, lambda session: publish(session, worker.claim))
-        except CancelRequested:
+        except JobCancelled:
             done = self.write(worker, lambda session: fail(session, worker.claim, Reason.CANCELLED_BY_CALLER))
         if done:
             worker.working = False

@@ -5,7 +5,7 @@ import torch
 
 from ledger.states import Reason
 from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import Cancelled, NoGpu, NoSigningKey, WorkloadFailed
+from worker.errors import NoGpu, NoSigningKey, WorkloadFailed
 from worker.failures import failure
 
 
@@ -24,7 +24,6 @@ def raised(error: Exception) -> Exception:
         (WorkloadFailed("raised"), Reason.WORKLOAD_FAILED, False),
         (MethodRefused("no logits"), Reason.METHOD_REFUSED, False),
         (NoSigningKey("none"), Reason.SIGNING_FAILED, False),
-        (Cancelled("stop"), Reason.CANCELLED_BY_CALLER, False),
         (MemoryError(), Reason.OUT_OF_MEMORY, True),
         (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY, True),
         (torch.AcceleratorError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY, True),

@@ -8,12 +8,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, TimeoutError
 from sqlalchemy.orm import Session
 
-from ledger.errors import StaleClaim
+from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.claims import Claim, Renewal, claim, renew_lease
 from ledger.jobs.jobs import cancel_job
 from tests.worker.conftest import Bench
 from worker import lease
-from worker.errors import Cancelled, ShuttingDown
+from worker.errors import ShuttingDown
 from worker.lease import Watch, kept
 
 LEASE = timedelta(seconds=1.5)
@@ -83,7 +83,7 @@ def test_a_cancelled_job_stops_the_run(bench: Bench, training_ids: tuple[str, ..
         with bench.sessions.begin() as session:
             cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
         await_that(watch.cancelled.is_set)
-        with pytest.raises(Cancelled):
+        with pytest.raises(JobCancelled):
             watch.check()
 
 

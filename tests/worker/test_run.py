@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ from expunge.operator.deployment import Deployment
 from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
 from ledger.jobs.claims import claim
-from ledger.jobs.jobs import list_attempts
+from ledger.jobs.jobs import cancel_job, list_attempts
 from ledger.jobs.reports import get_report
 from ledger.registry.models import VersionView
 from ledger.sample_ids import sample_digest
@@ -36,6 +37,7 @@ from worker import run as running
 from worker.attempt import Trial, try_method
 from worker.errors import AuditFailed
 from worker.inputs import load
+from worker.progress import Journal
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
@@ -330,6 +332,31 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
     assert bench.job(job_id).state is JobState.RUNNING
     assert served(bench).number == 1
     assert list(bench.settings.storage.glob(".writing-*")) == []
+
+
+def test_an_ordinary_cancel_ends_the_job_as_cancelled_and_is_one_line_in_the_log(
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bench = make_bench(lease_seconds=3.0)
+    job_id = bench.submit(training_ids[:80])
+
+    def cancelled(journal: Journal, material: object, **_: object) -> None:
+        with bench.sessions.begin() as session:
+            cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
+        assert journal.watch.cancelled.wait(30)  # the next renewal of the lease reads it
+        journal.watch.check()
+
+    monkeypatch.setattr(running, "try_method", cancelled)
+    caplog.set_level(logging.INFO, logger="worker.run")
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.CANCELLED_BY_CALLER)
+    (line,) = [record for record in caplog.records if "cancelled" in record.getMessage()]
+    assert (line.levelno, line.exc_info) == (logging.INFO, None)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_nothing_is_half_written_when_the_disk_is_full_at_the_end(

@@ -3,7 +3,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from ledger.errors import CancelRequested, IllegalMove, StaleClaim, UnknownReport
+from ledger.errors import IllegalMove, JobCancelled, StaleClaim, UnknownReport
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
 from ledger.jobs.jobs import cancel_job, list_attempts
@@ -189,7 +189,7 @@ def test_cancelling_before_the_result_leaves_the_served_model(world):
     world.verify(claim)
     with world.sessions.begin() as session:
         cancel_job(session, tenant_id=world.tenant_id, job_id=claim.job_id)
-    with nothing_written(world), pytest.raises(CancelRequested):
+    with nothing_written(world), pytest.raises(JobCancelled):
         world.publish(claim)
     world.fail(claim, Reason.CANCELLED_BY_CALLER)
     assert world.job(claim.job_id).state == JobState.CANCELLED
