@@ -1,4 +1,4 @@
-"""The HTTP API: `uvicorn service.app:create_app --factory`."""
+"""The HTTP API as an application: `uvicorn service.app:create_app --factory`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,13 +7,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from service import metrics
-from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, webhooks
-from service.api import uploads as manifests
+from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, uploads, webhooks
 from service.console import pages
 from service.http import openapi, problems
-from service.http.access_log import CallLog
-from service.http.headers import SecurityHeaders
 from service.http.limits import BodyLimit, make_rate_limit
+from service.http.middleware import AccessLog, SecurityHeaders
 from service.http.sessions import make_database
 from service.http.streaming import Streams
 from service.settings import Settings
@@ -22,7 +20,7 @@ from telemetry import logs, tracing
 
 ROUTERS = (
     unlearn_requests.router,
-    manifests.router,
+    uploads.router,
     jobs.router,
     reports.router,
     keys.router,
@@ -37,9 +35,9 @@ ROUTERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application, with settings from the environment unless given; it connects to nothing before the first call."""
+    """Create the application; without `settings`, from the environment. It connects to nothing before the first call."""
     settings = settings or Settings()  # type: ignore[call-arg]  # the environment has them
-    logs.configure()
+    logs.configure(settings.log)
     tracing.start("expunge-api")
     app = FastAPI(
         title="Expunge",
@@ -65,10 +63,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.install(app)
     problems.install(app)
     metrics.instrument(app, app.state.metrics)
-    others = {"/manifests": settings.max_manifest_bytes}
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, others=others)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_path={"/manifests": settings.max_manifest_bytes})
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(CallLog)
+    app.add_middleware(AccessLog)
     tracing.trace_http(app, app.state.database.engine)
     return app
 

@@ -1,4 +1,4 @@
-"""The ledger's numbers as Prometheus metrics: the one place where rows become metrics."""
+"""Prometheus metrics: every metric that the service exports is defined here. Most are read from the ledger at each scrape."""
 
 import logging
 import os
@@ -24,39 +24,86 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from ledger import metrics as backlogs
-from ledger import metrics as gauges
+from ledger import metrics
 from ledger.events.deliveries import TALLY
 from ledger.jobs import heartbeats
-from ledger.metrics import read_tallies
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
 
+logger = logging.getLogger(__name__)
+
+UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
+"""Routes that monitoring calls all the time."""
+
 Rows = Iterable[tuple[Sequence[str], float]]
 """Label values, and the value."""
 
-DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], gauges.Distribution]], ...] = (
+DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], metrics.Distribution]], ...] = (
     (
         "expunge_unlearning_seconds",
         "Seconds that the method itself ran.",
         ("model", "method"),
-        partial(gauges.unlearning_seconds, kinds=PRODUCTION),
+        partial(metrics.unlearning_seconds, kinds=PRODUCTION),
     ),
     (
         "expunge_stage_duration_seconds",
         "Seconds of each stage of a job.",
         ("stage", "method"),
-        partial(gauges.stage_seconds, kinds=PRODUCTION),
+        partial(metrics.stage_seconds, kinds=PRODUCTION),
     ),
-    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), gauges.completion_seconds),
-    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), gauges.queue_wait_seconds),
-    ("expunge_job_requests", "Requests that a completed job served.", (), gauges.job_requests),
+    ("expunge_request_completion_seconds", "Seconds from receipt to completion.", (), metrics.completion_seconds),
+    ("expunge_queue_wait_seconds", "Seconds from a job's opening to its start.", (), metrics.queue_wait_seconds),
+    ("expunge_job_requests", "Requests that a completed job served.", (), metrics.job_requests),
 )
+"""Name, description and labels of each histogram, and what reads it from the ledger."""
+
+
+def make_registry() -> CollectorRegistry:
+    """Make a registry for one application, so that two in one process do not collide."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library; `_created` doubles the series of counters
+    return CollectorRegistry(auto_describe=True)
+
+
+def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Count and time every call by its route's template, method and status."""
+    Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False).instrument(app)
+
+
+def exposition(app: FastAPI) -> bytes:
+    """Write all metrics in Prometheus' text format.
+
+    With PROMETHEUS_MULTIPROC_DIR, what the processes count themselves is summed over all of them. The ledger's metrics are read at
+    each scrape, so every process returns the same, and none are lost with a process.
+    """
+    registry: CollectorRegistry = app.state.metrics
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # untyped in the library
+    return generate_latest(registry) + generate_latest(_FromLedger(app.state.database, app.version))
+
+
+@dataclass(frozen=True)
+class _FromLedger(Collector):
+    """Reads the ledger at each scrape. While the database is away, it exports only that it is."""
+
+    database: Database
+    version: str
+
+    def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("expunge_build", "The version of the service.", value={"version": self.version})
+        found: list[Metric] = []
+        try:
+            with self.database.sessions() as session:
+                found = list(families(session))
+        except (OperationalError, PoolTimeout) as error:
+            logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
+        yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))
+        yield from found
 
 
 def families(session: Session) -> Iterator[Metric]:
-    """All metrics that come from rows, with every known label set from the start."""
+    """Read all metrics of the ledger, with every known label set from the start."""
     yield from _states(session)
     yield from _requests(session)
     yield from _audits(session)
@@ -64,57 +111,35 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _waiting(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
-    expired = gauges.leases_expired(session)
+    expired = metrics.leases_expired(session)
     yield _counter("expunge_lease_expired", "Attempts whose worker stopped renewing its lease.", (), [((), expired)])
-    refused = gauges.stale_writes_rejected(session)
+    refused = metrics.stale_writes_rejected(session)
     text = "Writes that were refused to workers without their lease."
     yield _counter("expunge_stale_writes_rejected", text, (), [((), refused)])
-    told = read_tallies(session, TALLY)
-    tries = [((outcome,), told.get(outcome, 0)) for outcome in TryOutcome]
+    counts = metrics.read_tallies(session, TALLY)
+    tries = [((outcome,), counts.get(outcome, 0)) for outcome in TryOutcome]
     yield _counter("expunge_webhook_deliveries", "Tries to deliver a webhook message.", ("outcome",), tries)
 
 
 def _states(session: Session) -> Iterator[Metric]:
-    """What is where now, and what is about to be late."""
-    requests, jobs = gauges.requests_by_state(session), gauges.jobs_by_state(session)
+    """Requests and jobs by state, and what is about to be late."""
+    requests, jobs = metrics.requests_by_state(session), metrics.jobs_by_state(session)
     yield _gauge(
         "expunge_requests", "Requests by state.", ("state",), [((s,), requests.get(s, 0)) for s in RequestState]
     )
     yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
-    awaiting = [((what,), count) for what, count in gauges.awaiting_approval(session).items()]
-    yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for somebody's decision.", ("what",), awaiting)
-    earliest, overdue = gauges.deadlines(session)
+    awaiting = [((what,), count) for what, count in metrics.awaiting_approval(session).items()]
+    yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for approval.", ("what",), awaiting)
+    earliest, overdue = metrics.deadlines(session)
     due = [] if earliest is None else [((), earliest.timestamp())]
     yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
     yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
 
 
-def _running(session: Session) -> Iterator[Metric]:
-    """Whether there is a worker, and how far what it runs is."""
-    seen = heartbeats.worker_last_seen(session)
-    rows: Rows = [] if seen is None else [((), seen.timestamp())]
-    yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
-    running = [((model, stage), share) for model, stage, share in gauges.progress(session)]
-    yield _gauge("expunge_job_progress_ratio", "How far each running job is.", ("model", "stage"), running)
-    trained = [((model,), seconds) for model, seconds in gauges.training_seconds(session)]
-    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
-
-
-def _waiting(session: Session) -> Iterator[Metric]:
-    """What should have been sent by now."""
-    for name, thing, backlog in (
-        ("outbox", "wake-up that is due", backlogs.outbox_backlog(session)),
-        ("webhook", "webhook message that nobody has taken", backlogs.webhook_backlog(session)),
-    ):
-        yield _gauge(f"expunge_{name}_waiting", f"How often there is a {thing}.", (), [((), backlog.waiting)])
-        oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
-        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Since when there is a {thing}.", (), oldest)
-
-
 def _requests(session: Session) -> Iterator[Metric]:
-    received = [((), gauges.requests_received(session))]
-    yield _counter("expunge_requests_received", "Requests received.", (), received)
-    ended = {state: (count, late) for state, count, late in gauges.requests_finished(session)}
+    """Requests received and ended, and how many ended late."""
+    yield _counter("expunge_requests_received", "Requests received.", (), [((), metrics.requests_received(session))])
+    ended = {state: (count, late) for state, count, late in metrics.requests_finished(session)}
     outcomes = [state for state in RequestState if state in TERMINAL]
     finished = [((outcome,), ended.get(outcome, (0, 0))[0]) for outcome in outcomes]
     yield _counter("expunge_requests_finished", "Requests that ended.", ("outcome",), finished)
@@ -123,14 +148,15 @@ def _requests(session: Session) -> Iterator[Metric]:
 
 
 def _audits(session: Session) -> Iterator[Metric]:
-    erased = gauges.samples_erased(session)
+    """Samples erased, audits by verdict, and what the audit of each served version measured."""
+    erased = metrics.samples_erased(session)
     yield _counter(
         "expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased]
     )
     counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
-    counts |= {(model, Verdict(verdict)): count for model, verdict, count in gauges.verdicts(session)}
+    counts |= {(model, Verdict(verdict)): count for model, verdict, count in metrics.verdicts(session)}
     yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
-    audits = gauges.audits(session)
+    audits = metrics.audits(session)
     for name, text, read in (
         ("expunge_audit_membership_auc_ratio", "Served version: AUC of the attack farthest from 0.5.", _membership_auc),
         ("expunge_audit_relearn_delay_ratio", "Served version: relearn delay over the control's.", _relearn_delay),
@@ -140,8 +166,30 @@ def _audits(session: Session) -> Iterator[Metric]:
             _utility_delta,
         ),
     ):
-        found = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
-        yield _gauge(name, text, ("model",), found)
+        measured = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
+        yield _gauge(name, text, ("model",), measured)
+
+
+def _running(session: Session) -> Iterator[Metric]:
+    """Whether there is a worker, and the progress of running jobs."""
+    seen = heartbeats.worker_last_seen(session)
+    rows: Rows = [] if seen is None else [((), seen.timestamp())]
+    yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
+    running = [((model, stage), share) for model, stage, share in metrics.progress(session)]
+    yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("model", "stage"), running)
+    trained = [((model,), seconds) for model, seconds in metrics.training_seconds(session)]
+    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
+
+
+def _waiting(session: Session) -> Iterator[Metric]:
+    """Messages that should have been sent by now."""
+    for name, thing, backlog in (
+        ("outbox", "wake-ups that are due", metrics.outbox_backlog(session)),
+        ("webhook", "webhook messages that no endpoint has taken", metrics.webhook_backlog(session)),
+    ):
+        yield _gauge(f"expunge_{name}_waiting", f"Number of {thing}.", (), [((), backlog.waiting)])
+        oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
+        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Time of the oldest of the {thing}.", (), oldest)
 
 
 def _membership_auc(audit: dict[str, Any]) -> float | None:
@@ -159,75 +207,27 @@ def _utility_delta(audit: dict[str, Any]) -> float | None:
     measures = audit.get("measures") or {}
     try:
         return float(measures["unlearned"]["ta"]["value"] - measures["original"]["ta"]["value"]) / 100
-    except (KeyError, TypeError):  # a generative model has no test accuracy
+    except (KeyError, TypeError):  # A generative model has no test accuracy.
         return None
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=labels)
-    for key, value in rows:
-        family.add_metric(key, value)
-    return family
+    return _add(GaugeMetricFamily(name, text, labels=labels), rows)
 
 
 def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
+    return _add(CounterMetricFamily(name, text, labels=labels), rows)
+
+
+def _add(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
     for key, value in rows:
         family.add_metric(key, value)
     return family
 
 
-def _histogram(name: str, text: str, labels: Sequence[str], distribution: gauges.Distribution) -> Metric:
+def _histogram(name: str, text: str, labels: Sequence[str], distribution: metrics.Distribution) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
     for key, (counts, total) in sorted(distribution.by_labels.items()):
         family.add_metric(key, list(zip(bounds, map(float, counts), strict=True)), total)
     return family
-
-
-logger = logging.getLogger(__name__)
-
-UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
-
-
-def make_registry() -> CollectorRegistry:
-    """A registry of one application's own, so that two in one process do not collide."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library leaves it so; they double the series of counters
-    return CollectorRegistry(auto_describe=True)
-
-
-def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
-    """Count and time every call by its route's template, method and status."""
-    Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False).instrument(app)
-
-
-def exposition(app: FastAPI) -> bytes:
-    """All metrics in Prometheus' text format.
-
-    What the processes count themselves is summed over them where the operator runs several and sets PROMETHEUS_MULTIPROC_DIR. What
-    the ledger knows is read from it at each scrape: the same whichever process answers, and nothing is lost with one.
-    """
-    registry: CollectorRegistry = app.state.metrics
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the library leaves it so
-    return generate_latest(registry) + generate_latest(_FromLedger(app.state.database, app.version))
-
-
-@dataclass(frozen=True)
-class _FromLedger(Collector):
-    """Reads the ledger when it is collected; where the database is away, says that and nothing else."""
-
-    database: Database
-    version: str
-
-    def collect(self) -> Iterable[Metric]:
-        yield InfoMetricFamily("expunge_build", "The version of the service.", value={"version": self.version})
-        found: list[Metric] = []
-        try:
-            with self.database.sessions() as session:
-                found = list(families(session))
-        except (OperationalError, PoolTimeout) as error:
-            logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
-        yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))
-        yield from found

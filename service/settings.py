@@ -1,4 +1,4 @@
-"""What the operator sets in the environment for the HTTP API."""
+"""Settings of the HTTP API, from the environment."""
 
 from datetime import timedelta
 from functools import cached_property
@@ -8,12 +8,15 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.sample_ids import parse_sample_key
+from telemetry.logs import LogFormat
 
 
 class Settings(BaseSettings):
-    """The service's part of the environment; a missing or malformed variable stops the start with its name."""
+    """The settings. A missing or malformed variable stops the start, with its name in the error."""
 
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(
         validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
@@ -52,6 +55,9 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_PUBLIC_URL",
         description="The API's public address, for its OpenAPI document.",
     )
+    log: LogFormat = Field(
+        default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
+    )
 
     @field_validator("sample_key")
     @classmethod
@@ -72,7 +78,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def sample_key_bytes(self) -> bytes:
-        """The key of the HMAC that replaces sample IDs, 32 bytes."""
+        """The key of the HMAC that replaces sample IDs: 32 bytes."""
         return parse_sample_key(self.sample_key.get_secret_value())
 
     @property

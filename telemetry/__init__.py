@@ -1,1 +1,1 @@
-"""What every process says about itself while it works: structured logs and, where configured, traces."""
+"""What every process reports while it works: logs and, if configured, traces."""

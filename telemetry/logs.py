@@ -1,81 +1,89 @@
-"""Logs as lines of JSON, with the ids of what they are about: set `EXPUNGE_LOG=json`.
+"""Logs: lines of JSON or of text, each with the IDs of the call and of the job that it belongs to.
 
-A line never holds a sample ID: nothing may log what a caller sent, and an error is told by its type and its frames, not by its
-message, which may quote what it was about.
+Modules log through the standard library. structlog formats their records and those of the libraries alike. Bind IDs with
+`structlog.contextvars.bound_contextvars`.
+
+A log never holds a sample ID: no module logs what a caller sent, and an exception is logged as its type and its frames, because
+its message may quote what it was raised about.
 """
 
-import json
 import logging
-import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
-from datetime import UTC, datetime
-from types import MappingProxyType
+from collections.abc import Iterable
+from enum import StrEnum
 
-_ABOUT: ContextVar[Mapping[str, str]] = ContextVar("about", default=MappingProxyType({}))
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
 
-OTHERS = ("", "uvicorn", "uvicorn.error", "celery", "celery.task")
-"""Loggers, the root among them, to which a server may have given handlers of its own."""
+SERVERS = ("uvicorn", "uvicorn.error")
+"""Loggers to which Uvicorn gives handlers of its own."""
 
 
-@contextmanager
-def about(**ids: object) -> Iterator[None]:
-    """Put these ids (`call_id`, `request_id`, `job_id`, …) on every line that is logged within, in this thread or task."""
-    token = _ABOUT.set({**_ABOUT.get(), **{name: str(value) for name, value in ids.items()}})
-    try:
-        yield
-    finally:
-        _ABOUT.reset(token)
+class LogFormat(StrEnum):
+    """How lines are written."""
+
+    TEXT = "text"  # for a person at a terminal
+    JSON = "json"  # one object a line
 
 
-class JsonLines(logging.Formatter):
-    """One line of JSON a record: when (RFC 3339, UTC), how bad, where from, what, about what."""
+def configure(form: LogFormat) -> None:
+    """Format the logs of a process that serves HTTP. Call it once, after Uvicorn has made its handlers.
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's line."""
-        line: dict[str, object] = {
-            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_ABOUT.get(),
-            **getattr(record, "ids", {}),
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            line["error"] = record.exc_info[0].__name__
-            line["frames"] = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(record.exc_info[2])]
-        return json.dumps(line, ensure_ascii=False, default=str)
-
-
-def wants_json() -> bool:
-    """Whether the operator asked for JSON. Raises ValueError for anything but json and text."""
-    asked = os.environ.get("EXPUNGE_LOG") or "text"
-    if asked not in {"json", "text"}:
-        raise ValueError(f"EXPUNGE_LOG must be json or text, not {asked!r}")
-    return asked == "json"
-
-
-def configure() -> None:
-    """Log as the operator asked: call it once a process, after its server has made its own handlers.
-
-    Uvicorn's own line for each call goes: it has the path as it was sent, and `service.http.access_log` has one with the ids.
+    The root logger gets a handler unless it has one. Uvicorn's own line for each call is dropped: it holds the path as the caller
+    sent it. `service.http.middleware` logs each call by its route.
     """
-    if not wants_json():
-        return
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
     root = logging.getLogger()
     if not root.handlers:
-        root.addHandler(logging.StreamHandler(sys.stderr))
+        handler = logging.StreamHandler(sys.stderr)
+        root.addHandler(handler)
         root.setLevel(logging.INFO)
-    write_json(handler for name in OTHERS for handler in logging.getLogger(name).handlers)
+        format_handlers([handler], form)
+    format_handlers((handler for name in SERVERS for handler in logging.getLogger(name).handlers), form)
 
 
-def write_json(handlers: Iterable[logging.Handler]) -> None:
-    """Have these handlers write lines of JSON."""
+def format_handlers(handlers: Iterable[logging.Handler], form: LogFormat) -> None:
+    """Have these handlers write lines of this format."""
+    formatter = make_formatter(form)
     for handler in handlers:
-        handler.setFormatter(JsonLines())
+        handler.setFormatter(formatter)
+
+
+def make_formatter(form: LogFormat) -> logging.Formatter:
+    """Make the formatter. The fields of a line are at (RFC 3339, UTC), level, logger, message, the bound IDs, error and frames."""
+    render: list[Processor] = (
+        [structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
+        if form is LogFormat.JSON
+        else [_join_frames, structlog.dev.ConsoleRenderer(colors=False, event_key="message", timestamp_key="at")]
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.stdlib.add_log_level,
+            structlog.stdlib.add_logger_name,
+            structlog.processors.EventRenamer("message"),
+            structlog.contextvars.merge_contextvars,
+            _describe_error,
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+    )
+
+
+def _describe_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Replace an exception by its type and frames, without its message."""
+    kind, _error, frames = event.pop("exc_info", None) or (None, None, None)
+    if kind is not None:
+        event["error"] = kind.__name__
+        event["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(frames)]
+    return event
+
+
+def _join_frames(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Let the text renderer print each frame on a line of its own."""
+    frames = event.pop("frames", None)
+    if frames:
+        event["exception"] = "\n".join(f"  {frame}" for frame in frames)
+    return event

@@ -1,7 +1,8 @@
 """Traces by OpenTelemetry, from the HTTP call through the Celery message to the steps of the training; off unless configured.
 
-On where `OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) names a collector, which needs the extra `tracing`; everything else
-is set by OpenTelemetry's own variables. Off, a span costs a call and nothing is imported. A span holds ids, never a sample ID.
+`OTEL_EXPORTER_OTLP_ENDPOINT` (or `…_TRACES_ENDPOINT`) names a collector and turns traces on; this needs the extra `tracing`.
+OpenTelemetry's own variables set everything else. While traces are off, nothing is imported. A span holds the IDs of jobs and
+requests, never a sample ID.
 """
 
 import os
@@ -15,19 +16,15 @@ if TYPE_CHECKING:
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 UNTRACED = "livez,readyz,metrics"
-
-
-def wanted() -> bool:
-    """Whether the operator named a collector."""
-    return any(os.environ.get(name) for name in ENDPOINTS)
+"""Routes that monitoring calls all the time."""
 
 
 def start(service: str) -> None:
-    """Send this process's spans to the collector, where there is one. After a fork, never before: a thread sends them.
+    """Send this process's spans to the collector, if there is one. Call it after a fork: a thread sends the spans.
 
-    Raises ModuleNotFoundError where a collector is named and the extra `tracing` is not installed.
+    Raises ModuleNotFoundError if a collector is named and the extra `tracing` is not installed.
     """
-    if not wanted():
+    if not _is_on():
         return
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -39,12 +36,12 @@ def start(service: str) -> None:
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: service}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
-    CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]  # it ships its types half done
+    CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]  # its types are incomplete
 
 
 def trace_http(app: "FastAPI", engine: "Engine") -> None:
-    """Trace an application's calls and the statements that they make, without their parameters."""
-    if not wanted():
+    """Trace an application's calls and their SQL statements, without the parameters."""
+    if not _is_on():
         return
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
     from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
@@ -55,8 +52,8 @@ def trace_http(app: "FastAPI", engine: "Engine") -> None:
 
 @contextmanager
 def span(name: str, **attributes: str | int) -> Iterator[None]:
-    """A part of the work, under whatever part it is in. What is raised within is not recorded: it may say what it was about."""
-    if not wanted():
+    """Open a span within the current one. Exceptions are not recorded: their messages may quote what they were raised about."""
+    if not _is_on():
         yield
         return
     from opentelemetry import trace
@@ -70,11 +67,15 @@ def span(name: str, **attributes: str | int) -> Iterator[None]:
 
 
 def finish() -> None:
-    """Send what has not been sent yet; before a process ends."""
-    if not wanted():
+    """Send the last spans. Call it before the process ends."""
+    if not _is_on():
         return
     from opentelemetry import trace
 
     provider: Any = trace.get_tracer_provider()
     if hasattr(provider, "force_flush"):
         provider.force_flush()
+
+
+def _is_on() -> bool:
+    return any(os.environ.get(name) for name in ENDPOINTS)

@@ -1,7 +1,7 @@
 """The Celery application: start with `celery -A worker.app worker --pool prefork --concurrency 1`, and `… beat`.
 
-A message is a wake-up: it carries a job's id, is acknowledged at once, and its loss or its double does no harm, because
-the job's row and its lease decide (a broker that redelivers what is unacknowledged would run a long job twice).
+A message is a wake-up: it carries a job's ID and is acknowledged at once. Losing or doubling it does no harm, because the job's row
+and its lease decide. (A broker that redelivers unacknowledged messages would run a long job twice.)
 """
 
 import logging
@@ -19,7 +19,7 @@ from celery.signals import (
 
 from ledger.events.outbox import SWEEP
 from telemetry import logs, tracing
-from worker.beat import relay as courier
+from worker.beat import relay
 from worker.child import prepare_child, stop_children
 from worker.settings import read_settings
 
@@ -41,7 +41,7 @@ def configuration() -> dict[str, Any]:
         "beat_schedule": {
             "sweep": {
                 "task": SWEEP,
-                # Without a time of expiry, which the worker would compare with its own clock.
+                # Without an expiry time, which the worker would compare with its own clock.
                 "schedule": settings.sweep_seconds,
             }
         },
@@ -52,42 +52,36 @@ celery_app = Celery("expunge", include=["worker.tasks"])
 celery_app.add_defaults(configuration)
 
 
-def mark_ready(**_: object) -> None:
-    """Make the ready file, for whoever started this process and waits."""
+def create_ready_file(**_: object) -> None:
+    """Create the ready file, for the process that waits for this one."""
     ready_file = read_settings().ready_file
     if ready_file is not None:
         ready_file.touch()
 
 
-def quieten(**_: object) -> None:
-    """Keep Celery's three lines for each sweep out of the log; the jobs have their own."""
+def configure_logs(logger: logging.Logger, **_: object) -> None:
+    """Format Celery's handlers, and drop its three lines for each sweep; jobs have lines of their own."""
+    logs.format_handlers(logger.handlers, read_settings().log)
     for name in ("celery.worker.strategy", "celery.worker.request", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def structure(logger: logging.Logger, **_: object) -> None:
-    """Log in lines of JSON where the operator asked for it."""
-    if logs.wants_json():
-        logs.write_json(logger.handlers)
-
-
-def trace(**_: object) -> None:
-    """Send spans from this process, a worker's child or the beat."""
+def start_tracing(**_: object) -> None:
+    """Send spans from this process: a worker's child or the beat."""
     tracing.start("expunge-worker")
 
 
-def finish_trace(**_: object) -> None:
+def finish_tracing(**_: object) -> None:
     """Send the last spans before the child ends."""
     tracing.finish()
 
 
-worker_ready.connect(mark_ready)
-beat_init.connect(mark_ready)
-beat_init.connect(courier.start)
-after_setup_logger.connect(quieten)
-after_setup_logger.connect(structure)
-beat_init.connect(trace)
-worker_process_init.connect(trace)
-worker_process_shutdown.connect(finish_trace)
+after_setup_logger.connect(configure_logs)
+worker_ready.connect(create_ready_file)
+worker_process_init.connect(start_tracing)
 worker_process_init.connect(prepare_child)
+worker_process_shutdown.connect(finish_tracing)
 worker_shutting_down.connect(stop_children)
+beat_init.connect(create_ready_file)
+beat_init.connect(relay.start)
+beat_init.connect(start_tracing)

@@ -1,4 +1,4 @@
-"""Where a worker computes."""
+"""Settings of the worker and the beat, from the environment."""
 
 from datetime import timedelta
 from enum import StrEnum
@@ -10,36 +10,36 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.sample_ids import parse_sample_key
+from telemetry.logs import LogFormat
 from worker.errors import NoGpu
+
+Network = IPv4Network | IPv6Network
 
 
 class Device(StrEnum):
-    """What the operator wants."""
+    """Where the operator wants a worker to compute."""
 
-    AUTO = "auto"  # the GPU where there is one
+    AUTO = "auto"  # the GPU if there is one, else the CPU
     CUDA = "cuda"  # the GPU, or no result
     CPU = "cpu"
 
 
 def choose_device(wanted: Device, *, gpu: bool) -> str:
-    """PyTorch's name of the device; `gpu`: whether there is one that CUDA can use.
+    """Return PyTorch's name of the device; `gpu`: whether CUDA finds one.
 
-    Raises NoGpu where only a GPU will do: on the processor a job may take days, and nobody would be told why.
+    Raises NoGpu if a GPU is wanted and there is none: on the CPU a job may take days, and nobody would know why.
     """
     if wanted is Device.CUDA and not gpu:
-        raise NoGpu(
-            "The worker is to use a GPU (EXPUNGE_DEVICE=cuda), and CUDA finds none. See nvidia-smi on its machine."
-        )
+        raise NoGpu("EXPUNGE_DEVICE is cuda, and CUDA finds no GPU. Run nvidia-smi on the worker's machine.")
     return "cuda" if gpu and wanted is not Device.CPU else "cpu"
 
 
-Network = IPv4Network | IPv6Network
-
-
 class Settings(BaseSettings):
-    """The worker's part of the environment; a missing or malformed variable stops the start with its name."""
+    """The settings. A missing or malformed variable stops the start, with its name in the error."""
 
-    model_config = SettingsConfigDict(frozen=True, populate_by_name=True, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     database_url: SecretStr = Field(
         validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
@@ -102,6 +102,9 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_READY_FILE",
         description="A file that the process creates once it is ready.",
     )
+    log: LogFormat = Field(
+        default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
+    )
 
     @field_validator("sample_key")
     @classmethod
@@ -113,14 +116,14 @@ class Settings(BaseSettings):
     @classmethod
     def _check_networks(cls, value: str) -> str:
         try:
-            networks(value)
+            _networks(value)
         except ValueError:
             raise ValueError("must be networks such as 10.1.0.0/16, separated by commas") from None
         return value
 
     @cached_property
     def sample_key_bytes(self) -> bytes:
-        """The key of the HMAC that replaces sample IDs, 32 bytes."""
+        """The key of the HMAC that replaces sample IDs: 32 bytes."""
         return parse_sample_key(self.sample_key.get_secret_value())
 
     @property
@@ -130,12 +133,12 @@ class Settings(BaseSettings):
 
     @property
     def reachable(self) -> tuple[Network, ...]:
-        """Networks that are not public but may be told by webhook."""
-        return networks(self.webhook_networks)
+        """Networks that webhooks may reach although they are not public."""
+        return _networks(self.webhook_networks)
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """Prefixes of modules from which workloads may come."""
+        """Prefixes of the modules from which workloads may come."""
         return allow_list(self.workloads)
 
 
@@ -149,6 +152,5 @@ def allow_list(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
-def networks(text: str) -> tuple[Network, ...]:
-    """Split a comma-separated list of networks. Raises ValueError."""
+def _networks(text: str) -> tuple[Network, ...]:
     return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())

@@ -9,12 +9,12 @@ from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
+from structlog.contextvars import bound_contextvars
 
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB, SWEEP
 from ledger.jobs import heartbeats
 from ledger.jobs.claims import sweep
-from telemetry.logs import about
 from telemetry.tracing import span
 from worker.app import celery_app
 from worker.child import stoppable, stopping
@@ -42,7 +42,7 @@ def run_job(job_id: str) -> None:
     from worker.run import run
 
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    with stoppable(), about(job_id=job_id), span("job", job_id=job_id):
+    with stoppable(), bound_contextvars(job_id=job_id), span("job", job_id=job_id):
         try:
             claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
         except GpuLost as error:

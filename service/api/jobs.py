@@ -152,7 +152,7 @@ async def _events(
     ends = time.monotonic() + MAX_STREAM_SECONDS
     try:
         while time.monotonic() < ends:
-            async with database.turnstile:
+            async with database.limiter:
                 found, ended = await run_in_threadpool(_look, database, tenant_id=tenant_id, job_id=job_id, after=after)
             for event in found:
                 after = event.id

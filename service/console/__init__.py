@@ -1,1 +1,1 @@
-"""The console: a few server-rendered pages for people who would rather look than call the API. It changes nothing."""
+"""The console: pages for people in a browser, rendered by the service. It only reads."""

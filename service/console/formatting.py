@@ -1,4 +1,4 @@
-"""How the console says times, states and shares."""
+"""Formatting of the console: times, durations, states and shares as text."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,10 +12,9 @@ TONES = {
     "cancelled": "quiet",
     "rejected": "quiet",
 }
-"""The colour of a state or a verdict; anything else is under way."""
+"""The colour of a state or a verdict; every other state is open."""
 
-
-DOING = {
+PHASES = {
     "waiting": "waits in the queue",
     "awaiting_approval": "waits for approval",
     "load": "loading",
@@ -27,69 +26,64 @@ DOING = {
 }
 """What a job does in each phase."""
 
-WHY = {
+CLOSINGS = {
     "window": "its batching window ends",
-    "deadline": "any later would miss the earliest deadline",
-    "expedite": "a request is to go first",
+    "deadline": "a later start would miss the earliest deadline",
+    "expedite": "a request is expedited",
     "method": "a later request asked for another method",
 }
-"""Why a job takes no more requests from its cut-off on."""
+"""Why a job closes, and takes no more requests, when it does."""
 
 
-def doing(phase: str) -> str:
-    """What a job does now."""
-    return DOING.get(phase) or plain(phase)
-
-
-def why(reason: str) -> str:
-    """Why a job's cut-off is when it is."""
-    return WHY.get(reason) or plain(reason)
-
-
-def tone(state: str | None) -> str:
-    """The colour that a state is shown in."""
-    return TONES.get(state or "", "open")
-
-
-def moment(at: datetime | None) -> str:
-    """A time to the minute, in UTC."""
-    return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-
-
-def ended(state: str) -> bool:
-    """Whether nothing more happens by itself."""
+def is_ended(state: str) -> bool:
+    """Return whether the state is final."""
     return state in TERMINAL
 
 
-def left(due_at: datetime | None, now: datetime) -> str:
-    """How long it is until a deadline, or since."""
+def tone(state: str | None) -> str:
+    """Return the colour of a state or a verdict."""
+    return TONES.get(state or "", "open")
+
+
+def phase(name: str) -> str:
+    """Say what a job does in a phase."""
+    return PHASES.get(name) or plain(name)
+
+
+def closing(reason: str) -> str:
+    """Say why a job closes when it does."""
+    return CLOSINGS.get(reason) or plain(reason)
+
+
+def plain(name: str) -> str:
+    """Write a code as words: `audit_membership` as "audit membership"."""
+    return name.replace("_", " ")
+
+
+def moment(at: datetime | None) -> str:
+    """Write a time to the minute, in UTC."""
+    return "–" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def time_left(due_at: datetime | None, now: datetime) -> str:
+    """Say how long it is until a deadline, or since."""
     if due_at is None:
         return "–"
-    rest = due_at - now
-    words = span(abs(rest))
-    return f"{words} left" if rest >= timedelta() else f"{words} overdue"
+    left = due_at - now
+    text = duration(abs(left).total_seconds())
+    return f"{text} left" if left >= timedelta() else f"{text} overdue"
 
 
-def span(time: timedelta) -> str:
-    """A length of time in its one largest unit."""
-    seconds = round(time.total_seconds())
+def duration(seconds: float) -> str:
+    """Write a duration in its one largest unit."""
+    whole = round(seconds)
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
-        if seconds >= size:
-            count = seconds // size
+        if whole >= size:
+            count = whole // size
             return f"{count} {unit}{'' if count == 1 else 's'}"
     return "0 seconds"
 
 
-def lasting(seconds: float) -> str:
-    """A number of seconds as a length of time."""
-    return span(timedelta(seconds=seconds))
-
-
 def percent(share: float) -> str:
-    """A share from 0 to 1."""
+    """Write a share from 0 to 1 as a percentage."""
     return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
-
-
-def plain(name: str) -> str:
-    """`audit_membership` → audit membership."""
-    return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""From a template and its content to a page, with the headers that keep it to itself."""
+"""Pages from templates, with headers that let a browser load nothing from elsewhere; refusals as pages too."""
 
 from collections.abc import Callable, Coroutine
 from functools import cache
@@ -14,47 +14,48 @@ from starlette.responses import HTMLResponse
 
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
-from service.console import formatting as words
+from service.console import formatting
 from service.console.sign_in import sign_out
-from service.http.problems import PROBLEMS, ServiceError
+from service.http.problems import ServiceError, problem_type
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
-"""Everything comes from here, nothing is inline, nobody may frame it."""
+"""Everything comes from this host, nothing is inline, and no page may frame this one."""
 
-PAGES = (
+NAVIGATION = (
     ("/", "Requests", Scope.REQUESTS_READ),
     ("/console/jobs", "Jobs", Scope.REQUESTS_READ),
     ("/console/models", "Models", Scope.REQUESTS_READ),
     ("/console/reports", "Reports", Scope.REPORTS_READ),
 )
-"""The navigation: where, what it is called, and the scope it needs."""
+"""Path, title and needed scope of each entry."""
 
 
 def page(name: str, *, visitor: Caller | None, here: str, status: int = 200, **content: object) -> HTMLResponse:
-    """A page for a visitor; `here` is the navigation's entry that it belongs to."""
-    shown = [] if visitor is None else [(path, title) for path, title, scope in PAGES if visitor.may(scope)]
-    text = _environment().get_template(f"{name}.html.jinja").render(visitor=visitor, pages=shown, here=here, **content)
+    """Render a template as a page for a visitor; `here` is the path of the navigation's entry that it belongs to."""
+    entries = [] if visitor is None else [(path, title) for path, title, scope in NAVIGATION if visitor.may(scope)]
+    template = _environment().get_template(f"{name}.html.jinja")
+    text = template.render(visitor=visitor, navigation=entries, here=here, **content)
     headers = {
         "Content-Security-Policy": POLICY,
         "Cache-Control": "no-store",
-        "Referrer-Policy": "same-origin",  # with no-referrer, Chromium sends its own forms with the origin null
+        "Referrer-Policy": "same-origin",  # under no-referrer, Chromium sends forms with `Origin: null`
     }
     return HTMLResponse(text, status, headers)
 
 
 @cache
 def style() -> str:
-    """The style sheet: the report's colours, and the console's own rules."""
+    """Read the style sheet: the report's colours, then the console's own rules."""
     palette = files("report").joinpath("templates", "palette.css").read_text(encoding="utf-8")
     return palette + files("service.console").joinpath("static", "console.css").read_text(encoding="utf-8")
 
 
 @cache
 def script() -> str:
-    """The one script: it brings a page that is open up to date."""
+    """Read the one script, which refreshes a page that is open."""
     return files("service.console").joinpath("static", "live.js").read_text(encoding="utf-8")
 
 
@@ -68,14 +69,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "tone": words.tone,
-        "moment": words.moment,
-        "left": words.left,
-        "lasting": words.lasting,
-        "doing": words.doing,
-        "why": words.why,
-        "percent": words.percent,
-        "plain": words.plain,
+        "tone": formatting.tone,
+        "phase": formatting.phase,
+        "closing": formatting.closing,
+        "plain": formatting.plain,
+        "moment": formatting.moment,
+        "time_left": formatting.time_left,
+        "duration": formatting.duration,
+        "percent": formatting.percent,
     }
     return environment
 
@@ -83,14 +84,14 @@ def _environment() -> Environment:
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-class Pages(APIRoute):
-    """A route whose refusals are pages. Who is not signed in, or not any more, is asked to sign in."""
+class PageRoute(APIRoute):
+    """A route whose refusals are pages. Visitors who are not signed in are redirected to the sign-in page."""
 
     def get_route_handler(self) -> Handler:
-        """The route's handler, and around it the pages for what it refuses."""
+        """Wrap the route's handler, to turn what it raises into pages."""
         handle = super().get_route_handler()
 
-        async def answer(request: Request) -> Response:
+        async def handle_page(request: Request) -> Response:
             try:
                 return await handle(request)
             except KeyRefused:
@@ -98,14 +99,13 @@ class Pages(APIRoute):
                 sign_out(response)
                 return response
             except RequestValidationError:
-                return refused(422, "That is not a page", "The address has a part that does not belong there.")
+                return _refusal(422, "There is no such page", "A part of the address is not valid.")
             except (Refused, ServiceError) as error:
-                kind = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-                return refused(kind.status, kind.title, str(error))
+                kind = problem_type(error)
+                return _refusal(kind.status, kind.title, str(error))
 
-        return answer
+        return handle_page
 
 
-def refused(status: int, title: str, detail: str) -> Response:
-    """A page that says what was refused, and why."""
+def _refusal(status: int, title: str, detail: str) -> Response:
     return page("refused", visitor=None, here="", status=status, title=title, detail=detail)

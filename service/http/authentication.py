@@ -1,4 +1,4 @@
-"""Who calls, and whether they may."""
+"""Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader` or `Admin`."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated
@@ -20,10 +20,16 @@ _bearer = HTTPBearer(
 )
 
 
+def require(caller: Caller, scope: Scope) -> None:
+    """Raise ScopeMissing if the caller's key lacks the scope."""
+    if not caller.may(scope):
+        raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
+
+
 def _caller(
     request: Request, ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """Who presents the key in `Authorization: Bearer …`. Raises KeyRefused, and TooManyCalls over the key's rate."""
+    """Find whose key is in `Authorization: Bearer …`, and count the call. Raises KeyRefused, TooManyCalls."""
     if credentials is None:
         raise KeyRefused("send an API key: Authorization: Bearer <key>")
     caller = authenticate(ledger, credentials.credentials)
@@ -31,14 +37,8 @@ def _caller(
     return caller
 
 
-def require(caller: Caller, scope: Scope) -> None:
-    """Raise ScopeMissing where the caller's key lacks the scope."""
-    if not caller.may(scope):
-        raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
-
-
 def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
-    """A dependency that lets through only callers whose key has the scope."""
+    """Make the dependency that admits only callers whose key has the scope."""
 
     async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
         require(caller, scope)

@@ -1,4 +1,4 @@
-"""Constrained values that several bodies, paths and queries share."""
+"""Constrained values that several bodies, paths and queries share: names, texts, times, and the parameters of lists."""
 
 import re
 from typing import Annotated
@@ -9,32 +9,32 @@ from pydantic import AwareDatetime, BeforeValidator, StringConstraints
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""The name of a dataset or a model: PostgreSQL refuses NUL, and no operator means any other control character."""
+"""The name of a dataset or a model. PostgreSQL refuses NUL, and no operator means any other control character."""
 
 Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
-"""Free text of the caller's."""
+"""Free text from the caller."""
 
 
-def _written_out(value: object) -> object:
-    """Refuse what pydantic would take for seconds since 1970."""
+def _require_rfc3339(value: object) -> object:
+    """Refuse a number, which pydantic would read as seconds since 1970."""
     if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
         raise ValueError("must be a datetime of RFC 3339 with an offset, as in 2026-01-31T09:00:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 """A time with its offset from UTC."""
 
 SampleID = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-"""A sample's ID as the dataset's owner wrote it. Personal data: hashed at the door and never repeated."""
+"""A sample's ID as in the dataset. Personal data: hashed when it arrives and never repeated."""
 
 Cursor = Annotated[
     str | None, Query(max_length=400, description="`next_cursor` of the page before; leave out for the first.")
 ]
-"""Where a page of a list begins."""
+"""Where a page of a list starts."""
 
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items on the page.")]
-"""How long a page of a list may be."""
+"""The length of a page of a list."""
 
 After = Annotated[int, Query(ge=0, lt=2**63, description="Only events with a greater id: the last one seen.")]
-"""Where to read on in a timeline."""
+"""Where to continue in a timeline."""

@@ -1,7 +1,4 @@
-"""Refuses bodies above a size, counted while they stream in, with a problem answer (pure ASGI).
-
-Starlette has such a middleware; it answers in plain text, whatever handlers the application has.
-"""
+"""Limits for callers: the bytes of a body, and the calls that a key may make."""
 
 import logging
 import time
@@ -17,79 +14,85 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.registry.access import Caller
-from service.http.problems import BodyTooLarge, TooManyCalls, answer
-from service.wakeups import TIMEOUT
+from service.http.problems import BodyTooLarge, TooManyCalls, respond
+from service.wakeups import BROKER_TIMEOUT
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 5.0
+"""Seconds without counting after the broker did not answer: until then, calls pass uncounted and do not wait for it."""
 
 
 class BodyLimit:
-    """Lets at most `limit` bytes of a request's body through; for the paths in `others`, at most what they say."""
+    """Refuses bodies above `limit` bytes, or above what `by_path` says for the path, while they stream in (pure ASGI).
 
-    def __init__(self, app: ASGIApp, *, limit: int, others: Mapping[str, int]) -> None:
+    Starlette's own middleware responds in plain text, whatever handlers the application has.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int, by_path: Mapping[str, int]) -> None:
         self.app = app
         self.limit = limit
-        self.others = others
+        self.by_path = by_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413 at once for a declared length above the limit; otherwise stop reading where the limit is crossed."""
+        """Respond with 413 to a declared length above the limit; otherwise stop reading at the limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        limit = self.others.get(scope["path"], self.limit)
+        limit = self.by_path.get(scope["path"], self.limit)
         refusal = BodyTooLarge(f"The body is larger than {limit} bytes; split the sample IDs, or upload a manifest.")
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
-            await answer(refusal)(scope, receive, send)
+            await respond(refusal)(scope, receive, send)
             return
 
-        seen = 0
+        received = 0
 
         async def receive_within_limit() -> Message:
-            nonlocal seen
+            nonlocal received
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            received += len(message.get("body", b""))
+            if received > limit:
                 raise refusal
             return message
 
         await self.app(scope, receive_within_limit, send)
 
 
-logger = logging.getLogger(__name__)
-
-PAUSE = 5.0
-"""Seconds for which a broker that did not answer is not asked again: calls pass uncounted, and do not wait for it."""
-
-
 @dataclass(slots=True)
 class RateLimit:
-    """A limit, where it is counted, and until when (monotonic seconds) the counting rests."""
+    """A limit, where calls are counted, and until when (monotonic seconds) counting is paused."""
 
     item: RateLimitItem
     limiter: SlidingWindowCounterRateLimiter
-    resting_until: float = 0.0
+    paused_until: float = 0.0
 
 
 def make_rate_limit(text: str | None, *, url: str) -> RateLimit | None:
-    """The limit that a text like `100/minute` describes, counted at a redis:// URL; None for none. Nothing is connected yet."""
+    """Make the limit that a text like `100/minute` describes, counted at a redis:// URL; None for no limit. Does not connect."""
     if text is None:
         return None
     storage = RedisStorage(
-        url, wrap_exceptions=True, socket_connect_timeout=TIMEOUT, socket_timeout=TIMEOUT, key_prefix="expunge-rate"
+        url,
+        wrap_exceptions=True,
+        socket_connect_timeout=BROKER_TIMEOUT,
+        socket_timeout=BROKER_TIMEOUT,
+        key_prefix="expunge-rate",
     )
     return RateLimit(parse(text), SlidingWindowCounterRateLimiter(storage))
 
 
 def count_call(limit: RateLimit | None, caller: Caller) -> None:
-    """Count one call of the caller's key. Raises TooManyCalls; a broker that is away lets every call pass."""
-    if limit is None or time.monotonic() < limit.resting_until:
+    """Count a call of the caller's key. Raises TooManyCalls above the limit; lets every call pass while the broker is away."""
+    if limit is None or time.monotonic() < limit.paused_until:
         return
     try:
         if limit.limiter.hit(limit.item, str(caller.key_id)):
             return
         free_at = limit.limiter.get_window_stats(limit.item, str(caller.key_id)).reset_time
     except (StorageError, RedisError) as error:
-        limit.resting_until = time.monotonic() + PAUSE
-        logger.warning("calls are not counted for %.0f s, the broker does not answer: %s", PAUSE, type(error).__name__)
+        limit.paused_until = time.monotonic() + PAUSE
+        logger.warning("calls are not counted for %.0f s: the broker does not answer: %s", PAUSE, type(error).__name__)
         return
     raise TooManyCalls(f"This key may make {limit.item} calls.", retry_after=max(1, round(free_at - time.time())))

@@ -1,4 +1,4 @@
-"""The OpenAPI document: problem answers where a route can give them, and the page that shows it."""
+"""The OpenAPI document, with the problems that a route may respond with, and the page that shows it."""
 
 from typing import Any
 
@@ -6,20 +6,19 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict, Field
 
-from service.http.problems import MEDIA_TYPE, TYPE_BASE
+from service.http.problems import MEDIA_TYPE, Problem
 from unlearning.specs import PRODUCTION
 
 DESCRIPTION = """\
 Erases people's data from trained PyTorch models, proves it with an audit, and publishes the report.
 
-1. `POST /unlearn-requests` with sample IDs answers 202 with the request and the job it joined.
-2. `GET /jobs/{id}` tells state, phase, progress and time left; poll it with `If-None-Match`, as often as `Retry-After` says.
-3. `GET /reports/{id}` is what the audit found, as JSON or HTML, once the job is completed.
+1. `POST /unlearn-requests` with sample IDs responds with 202, the request and the job that it joined.
+2. `GET /jobs/{id}` has state, phase, progress and time left; poll it with `If-None-Match`, as often as `Retry-After` says.
+3. `GET /reports/{id}` has what the audit found, as JSON, HTML or PDF, once the job is completed.
 
-Every call but the health checks, the metrics, `/methods`, `/keys` and the log's checkpoint and proofs needs
-`Authorization: Bearer <API key>`. Every error is `application/problem+json` (RFC 9457) with a stable `type`. Times are RFC 3339
+Every call needs `Authorization: Bearer <API key>`, except the health checks, the metrics, `/methods`, `/keys` and the log's
+checkpoint and proofs. Every error is `application/problem+json` (RFC 9457) with a stable `type`. Times are RFC 3339
 in UTC, durations seconds, shares 0 to 1.
 """
 
@@ -29,47 +28,23 @@ _DOCS_POLICY = (
 )
 
 
-class Fault(BaseModel):
-    """One thing that is wrong with the request: in the body (`pointer`), or in a parameter (`in` and `name`)."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    pointer: str | None = Field(
-        default=None, description="JSON pointer (RFC 6901) into the body.", examples=["/method/steps"]
-    )
-    where: str | None = Field(default=None, alias="in", description="path, query or header")
-    name: str | None = Field(default=None, description="The parameter's name.")
-    detail: str
-
-
-class Problem(BaseModel):
-    """Problem details (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(description="Stable URI of the kind of problem.", examples=[TYPE_BASE + "invalid-request"])
-    title: str = Field(description="The same for every problem of this type.")
-    status: int
-    detail: str = Field(description="What was wrong this time, and what would be right.")
-    errors: list[Fault] | None = Field(default=None, description="With `invalid-request`: what is wrong, and where.")
-
-
 _MEANINGS = {
     400: "The body is not JSON",
     401: "No API key, or one that is unknown or revoked",
     403: "The API key lacks the scope",
-    404: "Nothing here for this tenant",
-    409: "Not in this state",
+    404: "This tenant has no such thing",
+    409: "Not possible in this state",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     422: "The shape or a value is wrong",
-    429: "More calls than the key may make; Retry-After says when to go on",
+    429: "More calls than the key may make; Retry-After says when to continue",
     503: "The database or the broker does not answer",
 }
+"""What a status means, for the OpenAPI document."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer these problems; one that asks for a key can answer 429 too."""
+    """Describe the problems that a route may respond with, by status; a route that needs a key (401) may respond with 429 too."""
     if 401 in statuses:
         statuses = (*statuses, 429)
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
@@ -78,9 +53,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def install(app: FastAPI) -> None:
     """Give the application its OpenAPI document and the page at /docs."""
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # the way FastAPI documents for extending it
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_api_route("/docs", _page, include_in_schema=False)
-    app.mount("/docs/swagger-ui", StaticFiles(packages=[("fastapi_swagger", "resources")]))  # no other host is asked
+    app.mount("/docs/swagger-ui", StaticFiles(packages=[("fastapi_swagger", "resources")]))  # from this host alone
 
 
 def _document(app: FastAPI) -> dict[str, Any]:
@@ -99,7 +74,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs") | {"Problem": problem}
         for name in {"Stop", *(spec.__name__ for spec in PRODUCTION.values())} & set(schemas):
-            schemas[name]["additionalProperties"] = False  # `parse` refuses more; a dataclass does not say so
+            schemas[name]["additionalProperties"] = False  # `parse` refuses unknown fields; a dataclass cannot say so
         app.openapi_schema = document
     return app.openapi_schema
 

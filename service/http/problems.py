@@ -1,13 +1,15 @@
-"""What the service itself refuses; what each answers in HTTP, and what the ledger's errors answer, is the table in problems.py.
+"""Errors of the service, and the problem details (RFC 9457) with which it responds to every error.
 
 ServiceError
-├── ScopeMissing           the caller's: the key is good, but not for this
+├── ScopeMissing           the caller's: the key is good, but lacks the scope
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
 ├── BodyTooLarge           the caller's: more bytes than the operator allows
-├── InvalidLine            the caller's: a line of an uploaded list is no sample ID
+├── InvalidLine            the caller's: a line of an uploaded list is not a sample ID
 ├── TooManyCalls           the caller's: more calls than its key may make
-├── CrossSite              another site's: a form of the console that was not sent from it
-└── NotReady               passing: the database or the broker does not answer
+├── CrossSite              another site's: a form of the console that was sent from elsewhere
+└── NotReady               transient: the database or the broker does not answer
+
+`PROBLEMS` maps these, and the ledger's errors, to what the caller gets.
 """
 
 import difflib
@@ -22,16 +24,27 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi import HTTPException as FastAPIError
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from ledger import errors as refused
-from service.http.headers import SECURITY_HEADERS
+from ledger import errors
+from service.http.middleware import SECURITY_HEADERS
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_BASE = "https://expunge.dev/problems/"
+
+MAX_FAULTS = 20
+"""Faults that a problem lists; the rest are counted."""
+
+_FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 class ServiceError(Exception):
-    """Base of all errors that the service raises on purpose; the message goes to the caller as `detail`."""
+    """Base of all errors that the service raises on purpose; the caller gets the message as `detail`."""
 
 
 class ScopeMissing(ServiceError):
@@ -43,7 +56,7 @@ class UnsupportedMediaType(ServiceError):
 
 
 class BodyTooLarge(ServiceError, FastAPIError):
-    """The body has more bytes than allowed; an HTTPException too, because FastAPI turns any other while reading into 400."""
+    """The body has too many bytes. It is an HTTPException too: FastAPI turns any other error while reading into a 400."""
 
     def __init__(self, message: str) -> None:
         FastAPIError.__init__(self, 413, message)
@@ -53,11 +66,11 @@ class BodyTooLarge(ServiceError, FastAPIError):
 
 
 class InvalidLine(ServiceError):
-    """An uploaded list can not be read; the message names the line and nothing that stands on it."""
+    """An uploaded list cannot be read; the message has the line's number and nothing of its content."""
 
 
 class TooManyCalls(ServiceError):
-    """The key's rate is exceeded; `retry_after` is the seconds after which a call passes again."""
+    """The key's rate is exceeded; `retry_after` is the seconds until a call passes again."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -69,89 +82,36 @@ class CrossSite(ServiceError):
 
 
 class NotReady(ServiceError):
-    """Something behind the service does not answer; `checks` says what by name."""
+    """Something that the service depends on does not answer, or is full; `checks` says what, by name."""
 
     def __init__(self, message: str, *, checks: dict[str, str]) -> None:
         super().__init__(message)
         self.checks = checks
 
 
-MOST = 20
-"""No more faults than this are listed; the rest are counted."""
+class Fault(BaseModel):
+    """One thing that is wrong with the request: in the body (`pointer`), or in a parameter (`in` and `name`)."""
 
-_FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
+    model_config = ConfigDict(populate_by_name=True)
 
-
-def faults_of(errors: Sequence[Mapping[str, Any]], *, known: Iterable[str] = ()) -> list[dict[str, str]]:
-    """Pydantic's errors as `{"pointer" | "in" and "name", "detail"}`, in order, at most `MOST`.
-
-    known: the body's field names, from which the nearest to a misspelt one is offered.
-    """
-    known = list(known)
-    return [_place(error) | {"detail": _detail(error, known)} for error in errors[:MOST]]
+    pointer: str | None = Field(
+        default=None, description="JSON pointer (RFC 6901) into the body.", examples=["/method/steps"]
+    )
+    where: str | None = Field(default=None, alias="in", description="path, query or header")
+    name: str | None = Field(default=None, description="The parameter's name.")
+    detail: str
 
 
-def _place(error: Mapping[str, Any]) -> dict[str, str]:
-    """A JSON pointer (RFC 6901) into the body, or the name of a header, query or path parameter."""
-    source, *steps = error["loc"]
-    if source != "body":
-        return {"in": str(source), "name": ".".join(map(str, steps))}
-    deeper = str(error.get("ctx", {}).get("field") or "")
-    steps += deeper.split(".") if deeper else []
-    return {"pointer": "".join("/" + _step(step) for step in steps)}
+class Problem(BaseModel):
+    """Problem details (RFC 9457)."""
 
+    model_config = ConfigDict(extra="allow")
 
-def _step(step: str | int) -> str:
-    if isinstance(step, int) or _FIELD_NAME.fullmatch(step):
-        return str(step)
-    return "?"
-
-
-def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    if error["type"] == "model_attributes_type":
-        return "Must be a JSON object."
-    if error["type"] != "extra_forbidden":
-        return sentence(str(error["msg"]))
-    name = str(error["loc"][-1])
-    if not _FIELD_NAME.fullmatch(name):
-        return "There is no such field."
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"There is no field {name}" + (f"; did you mean {near[0]}?" if near else ".")
-
-
-def masked(message: str, sent: object) -> str:
-    """A message without the strings that the caller sent, but those that look like a field's name or a word of ours."""
-    for text in sorted(_strings(sent), key=len, reverse=True):
-        if not _FIELD_NAME.fullmatch(text):
-            message = message.replace(repr(text), "'…'")
-            message = message.replace(text, "…") if len(text) > 3 else message
-    return message
-
-
-def _strings(sent: object) -> Iterator[str]:
-    """Every string in a JSON value, however deep it lies: callers nest deeper than Python recurses."""
-    left = [sent]
-    while left:
-        match left.pop():
-            case str() as text:
-                yield text
-            case Mapping() as items:
-                left += [*items.keys(), *items.values()]
-            case list() | tuple() as items:
-                left += items
-
-
-def sentence(message: str) -> str:
-    """A message as a sentence: with a capital and an end."""
-    message = message.removeprefix("Value error, ").strip()
-    ended = message if message.endswith((".", "?", "!")) else message + "."
-    return ended[:1].upper() + ended[1:]
-
-
-logger = logging.getLogger(__name__)
-
-MEDIA_TYPE = "application/problem+json"
-TYPE_BASE = "https://expunge.dev/problems/"
+    type: str = Field(description="Stable URI of the kind of problem.", examples=[TYPE_BASE + "invalid-request"])
+    title: str = Field(description="The same for every problem of this type.")
+    status: int
+    detail: str = Field(description="What was wrong this time, and what would be right.")
+    errors: list[Fault] | None = Field(default=None, description="With `invalid-request`: what is wrong, and where.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +124,7 @@ class ProblemType:
 
     @property
     def uri(self) -> str:
-        """The `type` that clients compare against."""
+        """The `type` that clients compare."""
         return TYPE_BASE + self.slug
 
 
@@ -174,118 +134,187 @@ UNEXPECTED = ProblemType("unexpected", 500, "Something went wrong on our side")
 NOT_READY = ProblemType("not-ready", 503, "The service is not ready")
 
 PROBLEMS: dict[type[Exception], ProblemType] = {
-    refused.KeyRefused: ProblemType("unauthenticated", 401, "An API key is needed"),
-    CrossSite: ProblemType("cross-site", 403, "Not from another site"),
-    ScopeMissing: ProblemType("scope-missing", 403, "The API key may not do this"),
-    refused.NotFound: ProblemType("not-found", 404, "There is nothing here"),
-    refused.UnknownDataset: ProblemType("unknown-dataset", 404, "There is no such dataset"),
-    refused.UnknownModel: ProblemType("unknown-model", 404, "There is no such model"),
-    refused.Conflict: ProblemType("conflict", 409, "Not possible in this state"),
-    refused.IdempotencyInProgress: ProblemType(
+    errors.KeyRefused: ProblemType("unauthenticated", 401, "An API key is needed"),
+    CrossSite: ProblemType("cross-site", 403, "The form came from another site"),
+    ScopeMissing: ProblemType("scope-missing", 403, "The API key lacks a scope"),
+    errors.NotFound: ProblemType("not-found", 404, "Not found"),
+    errors.UnknownDataset: ProblemType("unknown-dataset", 404, "There is no such dataset"),
+    errors.UnknownModel: ProblemType("unknown-model", 404, "There is no such model"),
+    errors.Conflict: ProblemType("conflict", 409, "Not possible in this state"),
+    errors.IdempotencyInProgress: ProblemType(
         "idempotency-in-progress", 409, "The first request with this key is still running"
     ),
-    refused.SamplesErased: ProblemType("samples-erased", 409, "It still knows what was erased"),
-    refused.TooLate: ProblemType("too-late", 409, "Too late for that"),
+    errors.SamplesErased: ProblemType("samples-erased", 409, "The version knows erased samples"),
+    errors.TooLate: ProblemType("too-late", 409, "Too late for this"),
     BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
-    InvalidLine: ProblemType("invalid-line", 422, "A line is no sample ID"),
-    refused.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
-    refused.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
-    refused.InvalidTime: INVALID,
-    refused.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not one of this list's"),
-    refused.IdempotencyMismatch: ProblemType(
-        "idempotency-key-reused", 422, "The idempotency key stands for another body"
+    InvalidLine: ProblemType("invalid-line", 422, "A line is not a sample ID"),
+    errors.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
+    errors.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
+    errors.InvalidTime: INVALID,
+    errors.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not from this list"),
+    errors.IdempotencyMismatch: ProblemType(
+        "idempotency-key-reused", 422, "The idempotency key was used with another body"
     ),
     TooManyCalls: ProblemType("too-many-calls", 429, "Too many calls"),
     NotReady: NOT_READY,
     OperationalError: NOT_READY,
     PoolTimeout: NOT_READY,
 }
-"""What each error answers; an error that is not here is ours: 500, logged, and nothing said about it."""
-
-
-def problem(kind: ProblemType, detail: str, *, headers: Mapping[str, str] | None = None, **more: object) -> Response:
-    """A problem answer; `more` becomes extension members."""
-    body = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": detail, **more}
-    # ASCII escapes: a lone surrogate in a name the caller sent has no UTF-8 form.
-    return Response(json.dumps(body), kind.status, dict(headers or {}), media_type=MEDIA_TYPE)
-
-
-def answer(error: Exception) -> Response:
-    """The problem that an error in `PROBLEMS` answers, by its nearest listed class."""
-    kind = next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
-    if kind is NOT_READY:
-        checks = {"checks": error.checks} if isinstance(error, NotReady) else {}
-        detail = str(error) if checks else "The database does not answer; try again in a few seconds."
-        return problem(kind, detail, headers={"Retry-After": "5"}, **checks)
-    if isinstance(error, refused.InvalidTime):
-        fault = {"pointer": "/received_at", "detail": sentence(str(error))}
-        return problem(kind, "One fault; see errors.", errors=[fault])
-    headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
-    if isinstance(error, TooManyCalls):
-        headers = {"Retry-After": str(error.retry_after)}
-    return problem(kind, sentence(str(error)), headers=headers)
+"""The problem for each error. An error that is not here is ours: 500, logged, and the caller learns nothing about it."""
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of the application a problem answer."""
+    """Make the application respond to every error with a problem."""
     for listed in PROBLEMS:
-        app.add_exception_handler(listed, _listed)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(DBAPIError, _database)
-    app.add_exception_handler(Exception, _unexpected)
+        app.add_exception_handler(listed, _handle_listed)
+    app.add_exception_handler(RequestValidationError, _handle_invalid)
+    app.add_exception_handler(HTTPException, _handle_http)
+    app.add_exception_handler(DBAPIError, _handle_database)
+    app.add_exception_handler(Exception, _handle_unexpected)
 
 
-def _listed(request: Request, error: Exception) -> Response:
-    return answer(error)
+def problem_type(error: Exception) -> ProblemType:
+    """Find the problem of an error by its nearest class in `PROBLEMS`."""
+    return next(PROBLEMS[cls] for cls in type(error).__mro__ if cls in PROBLEMS)
 
 
-def _http(request: Request, error: Exception) -> Response:
-    """What the framework itself refuses: no such path, method not allowed, a body that cannot be decoded."""
+def respond(error: Exception) -> Response:
+    """Make the response to an error whose class, or a base of it, is in `PROBLEMS`."""
+    kind = problem_type(error)
+    if kind is NOT_READY:
+        checks = {"checks": error.checks} if isinstance(error, NotReady) else {}
+        detail = str(error) if checks else "The database does not answer; try again in a few seconds."
+        return _problem(kind, detail, headers={"Retry-After": "5"}, **checks)
+    if isinstance(error, errors.InvalidTime):
+        fault = {"pointer": "/received_at", "detail": _sentence(str(error))}
+        return _problem(kind, "One fault; see errors.", errors=[fault])
+    headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
+    if isinstance(error, TooManyCalls):
+        headers = {"Retry-After": str(error.retry_after)}
+    return _problem(kind, _sentence(str(error)), headers=headers)
+
+
+def _problem(kind: ProblemType, detail: str, *, headers: Mapping[str, str] | None = None, **more: object) -> Response:
+    """Make a problem response; `more` becomes extension members."""
+    body = {"type": kind.uri, "title": kind.title, "status": kind.status, "detail": detail, **more}
+    # json.dumps escapes to ASCII: a lone surrogate in a name that the caller sent has no UTF-8 form.
+    return Response(json.dumps(body), kind.status, dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def _handle_listed(request: Request, error: Exception) -> Response:
+    return respond(error)
+
+
+def _handle_http(request: Request, error: Exception) -> Response:
+    """Respond to what the framework itself refuses: an unknown path, a wrong method, a body that cannot be decoded."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
-        return problem(MALFORMED_JSON, "The body cannot be read as JSON in UTF-8.")
+        return _problem(MALFORMED_JSON, "The body cannot be read as JSON in UTF-8.")
     status = HTTPStatus(error.status_code)
     details = {
-        404: "There is nothing at this path; GET /openapi.json lists what there is. Ids in paths are UUIDs.",
+        404: "There is nothing at this path; GET /openapi.json lists what there is. IDs in paths are UUIDs.",
         405: f"{request.method} is not among the methods of this path: {(error.headers or {}).get('Allow', '')}.",
     }
     kind = ProblemType(status.phrase.lower().replace(" ", "-"), status.value, status.phrase)
-    return problem(kind, details.get(status.value, status.description), headers=error.headers)
+    return _problem(kind, details.get(status.value, status.description), headers=error.headers)
 
 
-def _invalid(request: Request, error: Exception) -> Response:
+def _handle_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     first = faults[0]
     if first["type"] == "json_invalid":
-        return problem(
+        return _problem(
             MALFORMED_JSON, f"The body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}."
         )
     if first["loc"] == ("body",) and isinstance(error.body, bytes):
-        return answer(UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json."))
-    known = _fields(request)
+        return respond(UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json."))
     detail = f"{len(faults)} faults" if len(faults) > 1 else "One fault"
-    detail += f", of which the first {MOST} are listed." if len(faults) > MOST else "; see errors."
-    return problem(INVALID, detail, errors=faults_of(faults, known=known))
+    detail += f", of which the first {MAX_FAULTS} are listed." if len(faults) > MAX_FAULTS else "; see errors."
+    return _problem(INVALID, detail, errors=faults_of(faults, known=_body_fields(request)))
 
 
-def _fields(request: Request) -> list[str]:
-    """The names of the fields in the body that the matched route takes."""
+def _handle_database(request: Request, error: Exception) -> Response:
+    """Respond to a connection that broke within a transaction, which is transient; any other database error is ours."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return respond(OperationalError("", None, error))
+    return _handle_unexpected(request, error)
+
+
+def _handle_unexpected(request: Request, error: Exception) -> Response:
+    route = getattr(request.scope.get("route"), "path", "no route")
+    logger.error("unexpected error in %s %s", request.method, route, exc_info=error)
+    return _problem(UNEXPECTED, "The error is logged; nothing was changed.", headers=SECURITY_HEADERS)
+
+
+def _body_fields(request: Request) -> list[str]:
+    """List the fields of the body that the matched route takes."""
     body = getattr(request.scope.get("route"), "body_field", None)
     model = getattr(body, "field_info", None)
     return list(getattr(getattr(model, "annotation", None), "model_fields", {}))
 
 
-def _database(request: Request, error: Exception) -> Response:
-    """A connection that broke in mid-transaction is passing; any other database error is ours."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return answer(OperationalError("", None, error))
-    return _unexpected(request, error)
+def faults_of(found: Sequence[Mapping[str, Any]], *, known: Iterable[str] = ()) -> list[dict[str, str]]:
+    """Turn pydantic's errors into the first `MAX_FAULTS` faults, in order; see `Fault`.
+
+    known: the body's fields, from which the nearest to a misspelt one is suggested.
+    """
+    known = list(known)
+    return [_place(error) | {"detail": _detail(error, known)} for error in found[:MAX_FAULTS]]
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
-    route = getattr(request.scope.get("route"), "path", "no route")
-    logger.error("unexpected error in %s %s", request.method, route, exc_info=error)
-    return problem(UNEXPECTED, "The error is logged; nothing was changed.", headers=SECURITY_HEADERS)
+def _place(error: Mapping[str, Any]) -> dict[str, str]:
+    """Make a JSON pointer (RFC 6901) into the body, or the name of a header, query or path parameter."""
+    source, *steps = error["loc"]
+    if source != "body":
+        return {"in": str(source), "name": ".".join(map(str, steps))}
+    deeper = str(error.get("ctx", {}).get("field") or "")
+    steps += deeper.split(".") if deeper else []
+    return {"pointer": "".join("/" + _step(step) for step in steps)}
+
+
+def _step(step: str | int) -> str:
+    """Return a step of a pointer, or `?` if it could be a sample ID."""
+    return str(step) if isinstance(step, int) or _FIELD_NAME.fullmatch(step) else "?"
+
+
+def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
+    if error["type"] == "model_attributes_type":
+        return "Must be a JSON object."
+    if error["type"] != "extra_forbidden":
+        return _sentence(str(error["msg"]))
+    name = str(error["loc"][-1])
+    if not _FIELD_NAME.fullmatch(name):
+        return "There is no such field."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"There is no field {name}" + (f"; did you mean {near[0]}?" if near else ".")
+
+
+def masked(message: str, sent: object) -> str:
+    """Mask the strings that the caller sent in a message, except those that look like a field's name or a word of ours."""
+    for text in sorted(_strings(sent), key=len, reverse=True):
+        if not _FIELD_NAME.fullmatch(text):
+            message = message.replace(repr(text), "'…'")
+            message = message.replace(text, "…") if len(text) > 3 else message
+    return message
+
+
+def _strings(sent: object) -> Iterator[str]:
+    """Yield every string in a JSON value. Not recursive: callers nest deeper than Python recurses."""
+    left = [sent]
+    while left:
+        match left.pop():
+            case str() as text:
+                yield text
+            case Mapping() as items:
+                left += [*items.keys(), *items.values()]
+            case list() | tuple() as items:
+                left += items
+
+
+def _sentence(message: str) -> str:
+    """Turn a message into a sentence: with a capital and a full stop."""
+    message = message.removeprefix("Value error, ").strip()
+    closed = message if message.endswith((".", "?", "!")) else message + "."
+    return closed[:1].upper() + closed[1:]

@@ -1,4 +1,4 @@
-"""The edge where work in the database is committed: once, before the answer leaves."""
+"""Database sessions of calls: work is committed once, before the response is sent."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -13,43 +13,42 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import make_engine, make_sessions, normalise_url
 
 CONNECTIONS = 20
-"""Connections a process; each call in progress holds at most one."""
+"""Connections of a process; each call in progress holds at most one."""
 
-
-READING = frozenset({"GET", "HEAD"})
-"""Methods of calls that write nothing."""
+READ_METHODS = frozenset({"GET", "HEAD"})
+"""HTTP methods of calls that write nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """The engine, its sessions, those for calls that only read, and a turnstile in front of them.
+    """The engine, sessions for calls that write and for calls that only read, and a limiter of the calls that hold a connection.
 
-    Without the turnstile, calls that wait for a connection would hold all threads while those that have one wait for a thread.
+    Without the limiter, calls that wait for a connection would occupy all threads, and those that have one would wait for a thread.
     """
 
     engine: Engine
     sessions: sessionmaker[Session]
     reading: sessionmaker[Session]
-    turnstile: CapacityLimiter
+    limiter: CapacityLimiter
 
 
 def make_database(url: str) -> Database:
-    """The database at a URL; nothing is connected yet. Raises ValueError where it is not PostgreSQL."""
+    """Make the database at a URL, without a connection yet. Raises ValueError if it is not PostgreSQL."""
     location = normalise_url(url)
     if "connect_timeout" not in location.query:
         location = location.update_query_dict({"connect_timeout": "3"})
     engine = make_engine(location, pool_size=CONNECTIONS)
-    # Each statement by itself sees what a transaction's would (READ COMMITTED), and two trips to the database are saved.
+    # Under READ COMMITTED a statement sees the same inside and outside a transaction, and this saves two round trips.
     reading = make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
     return Database(engine, make_sessions(engine), reading, CapacityLimiter(CONNECTIONS))
 
 
 async def _session(request: Request) -> AsyncIterator[Session]:
-    """A session for one call: committed where the call returns, rolled back where it raises."""
+    """Open a session for one call: committed if the call returns, rolled back if it raises."""
     database: Database = request.app.state.database
-    async with database.turnstile:
-        if request.method in READING:
-            with database.reading() as session:  # to close it waits for nothing: no transaction is to be ended
+    async with database.limiter:
+        if request.method in READ_METHODS:
+            with database.reading() as session:  # There is no transaction to end, so closing it does not block.
                 yield session
             return
         session = database.sessions()
@@ -62,4 +61,4 @@ async def _session(request: Request) -> AsyncIterator[Session]:
 
 
 Ledger = Annotated[Session, Depends(_session, scope="function")]
-"""Without `scope="function"` FastAPI would commit after the response is sent, and a 202 could be a lie."""
+"""Without `scope="function"` FastAPI would commit after the response is sent, and a 202 could be false."""

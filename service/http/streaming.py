@@ -1,4 +1,4 @@
-"""A list of digests as it is read: a line each, as text, whatever its length, with little in memory."""
+"""Lists of digests of any length, streamed as text: one digest a line, with little in memory."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from ledger.requests.do_not_train import read_digests
 from service.http.problems import NotReady
 from service.http.sessions import Database
 
-MOST = 4
-"""Lists that a process reads out at once: each holds a connection of its own for as long as its client takes."""
+MAX_LISTS = 4
+"""Lists that a process streams at once: each holds a connection of its own for as long as its client takes."""
 
 DIGESTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The digests, each on a line", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
-"""How such a list is described in the OpenAPI document."""
+"""The response with such a list, as the OpenAPI document describes it."""
 
 
 @dataclass(slots=True)
 class Streams:
-    """How many streams are open in this process."""
+    """How many streams of one kind are open in this process."""
 
     open: int = 0
 
@@ -33,27 +33,26 @@ class Streams:
 async def stream_digests(
     streams: Streams, database: Database, find: Callable[[Session], Subquery]
 ) -> StreamingResponse:
-    """The list that `find` names, each digest in hex on a line, read through one cursor; what `find` raises comes first.
+    """Stream the list that `find` selects, each digest in hex on a line, through one cursor.
 
-    Where the database goes away in the middle the answer breaks off, and no client takes it for whole. Raises NotReady where too
-    many are open.
+    If the database goes away midway, the response breaks off, and no client takes it for complete. Raises NotReady if too many
+    lists are open, and what `find` raises.
     """
-    if streams.open >= MOST:
-        raise NotReady(f"{MOST} lists are being read out; try again in a few seconds.", checks={"lists": "full"})
+    if streams.open >= MAX_LISTS:
+        raise NotReady(f"{MAX_LISTS} lists are being read out; try again in a few seconds.", checks={"lists": "full"})
 
-    def named() -> Subquery:
+    def select() -> Subquery:
         with database.sessions() as session:
             return find(session)
 
-    listed = await run_in_threadpool(named)
-    lines = _lines(streams, database, listed)
+    lines = _lines(streams, database, await run_in_threadpool(select))
     return StreamingResponse(lines, media_type="text/plain", headers={"Cache-Control": "no-store"})
 
 
-async def _lines(streams: Streams, database: Database, listed: Subquery) -> AsyncIterator[str]:
-    # Opened here, because an answer whose client is gone already is never begun, and then never closed either.
+async def _lines(streams: Streams, database: Database, digests: Subquery) -> AsyncIterator[str]:
+    # The session is opened here: a response whose client has already left is never started, and so never closed either.
     session = database.sessions()
-    chunks = read_digests(session, listed)
+    chunks = read_digests(session, digests)
     streams.open += 1
     try:
         while chunk := await run_in_threadpool(next, chunks, None):

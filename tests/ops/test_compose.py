@@ -81,7 +81,6 @@ def test_every_variable_is_one_that_is_read(name: str) -> None:
 
     others = {
         "MPLCONFIGDIR",
-        "EXPUNGE_LOG",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "WEB_CONCURRENCY",
         "PROMETHEUS_MULTIPROC_DIR",

@@ -99,7 +99,7 @@ def test_every_setting_is_one_that_is_read_and_no_secret_is_among_them() -> None
     (settings,) = (o["data"] for o in base() if o["kind"] == "ConfigMap")
     known = {field.validation_alias for of in (ServiceSettings, WorkerSettings) for field in of.model_fields.values()}
 
-    assert {name.removesuffix("_FILE") for name in settings} <= known | {"EXPUNGE_LOG"}
+    assert {name.removesuffix("_FILE") for name in settings} <= known
     assert not any(o["kind"] == "Secret" for o in base())
     for name, value in settings.items():
         if re.search("PASSWORD|KEY|URL", name) and name != "EXPUNGE_PUBLIC_URL":

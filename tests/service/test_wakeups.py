@@ -10,15 +10,15 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from service import wakeups as dispatch
+from service import wakeups
 from tests.service.conftest import NOWHERE, Serve, Site
 
 JOBS = [UUID(int=1), UUID(int=2)]
 
 
-def broker_at(url: str) -> tuple[dispatch.Broker, CollectorRegistry]:
+def broker_at(url: str) -> tuple[wakeups.Broker, CollectorRegistry]:
     registry = CollectorRegistry()
-    return dispatch.make_broker(url, registry=registry), registry
+    return wakeups.make_broker(url, registry=registry), registry
 
 
 def counted(registry: CollectorRegistry, outcome: str) -> float | None:
@@ -29,7 +29,7 @@ def test_a_wakeup_carries_the_jobs_id_under_the_workers_task_name(broker_url: st
     broker, registry = broker_at(broker_url)
     with redis.Redis.from_url(broker_url) as queue:
         queue.flushall()
-        assert dispatch.send(broker, JOBS) == set(JOBS)
+        assert wakeups.send(broker, JOBS) == set(JOBS)
 
         messages = [message.decode() for message in queue.lrange("celery", 0, -1)]
     assert len(messages) == 2
@@ -39,43 +39,38 @@ def test_a_wakeup_carries_the_jobs_id_under_the_workers_task_name(broker_url: st
 
 def test_a_broker_that_is_away_costs_nothing_but_a_count(caplog: pytest.LogCaptureFixture) -> None:
     broker, registry = broker_at(NOWHERE)
-    began = time.monotonic()
 
-    assert dispatch.send(broker, JOBS) == set()
+    assert wakeups.send(broker, JOBS) == set()
 
-    assert time.monotonic() - began < 1
-    assert counted(registry, "lost") == 1
-    assert "the beat will send it" in caplog.text
+    assert (counted(registry, "sent"), counted(registry, "lost")) == (0, 1)
+    assert [record.levelname for record in caplog.records if record.name == "service.wakeups"] == ["WARNING"]
 
 
 def test_a_broker_that_never_answers_is_not_waited_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         broker, registry = broker_at(f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
-        began = time.monotonic()
 
-        dispatch.send(broker, [uuid4()])
-
-        assert time.monotonic() - began < 2.5 * dispatch.TIMEOUT + 0.5  # two tries
+        assert wakeups.send(broker, [uuid4()]) == set()  # without a timeout it would wait for ever
     assert counted(registry, "lost") == 1
 
 
 def test_the_first_wakeup_after_the_broker_dropped_the_connection_arrives(broker_url: str) -> None:
     broker, registry = broker_at(broker_url)
     with redis.Redis.from_url(broker_url) as queue:
-        dispatch.send(broker, JOBS[:1])
+        wakeups.send(broker, JOBS[:1])
         queue.flushall()
         queue.client_kill_filter(_type="normal", skipme=True)
 
-        dispatch.send(broker, JOBS[1:])
+        wakeups.send(broker, JOBS[1:])
 
         assert queue.llen("celery") == 1
     assert counted(registry, "sent") == 2
 
 
 def test_a_ping_tells_a_broker_from_none(broker_url: str) -> None:
-    dispatch.ping(broker_at(broker_url)[0])
+    wakeups.ping(broker_at(broker_url)[0])
     with pytest.raises(redis.RedisError):
-        dispatch.ping(broker_at(NOWHERE)[0])
+        wakeups.ping(broker_at(NOWHERE)[0])
 
 
 def submit(client: httpx.Client) -> None:
@@ -109,5 +104,5 @@ def test_without_a_broker_the_wakeup_stays_in_the_outbox(
     serve: Serve, site: Site, sessions: sessionmaker[Session], caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(serve(key=site.writer, batch_window_seconds=0))
-    wait_until(lambda: "the beat will send it" in caplog.text)
+    wait_until(lambda: "service.wakeups" in {record.name for record in caplog.records})
     assert entries(sessions) == 1

@@ -1,4 +1,4 @@
-// Brings an open job or request up to date: fetches the page again and exchanges what lies in #live. Without it the page still reads.
+// Refreshes an open job or request: fetches the page again and replaces the content of #live. Without it the page still works.
 const seconds = 2;
 
 async function refresh() {
@@ -6,17 +6,17 @@ async function refresh() {
   if (!shown || !("open" in shown.dataset)) return;
   if (!document.hidden) {
     try {
-      const answer = await fetch(location.href, { credentials: "same-origin", redirect: "error" });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const found = answer.ok && page.getElementById("live");
-      if (found && found.innerHTML !== shown.innerHTML) exchange(shown, found);
-    } catch { /* away for a moment, or signed out: the page stays as it is */ }
+      const response = await fetch(location.href, { credentials: "same-origin", redirect: "error" });
+      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const found = response.ok && page.getElementById("live");
+      if (found && found.innerHTML !== shown.innerHTML) replace(shown, found);
+    } catch { /* the service is away, or the session has ended: the page stays as it is */ }
   }
   setTimeout(refresh, 1000 * seconds);
 }
 
-// Whoever is within with the keyboard stays where they were.
-function exchange(shown, found) {
+// Keeps the keyboard focus where it was.
+function replace(shown, found) {
   const stops = "a, [tabindex]";
   const place = [...shown.querySelectorAll(stops)].indexOf(document.activeElement);
   shown.replaceWith(found);

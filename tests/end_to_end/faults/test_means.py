@@ -82,7 +82,7 @@ def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) 
     finally:
         stop(shifted)
         scene.start_and_wait("the worker")
-    assert f"[{began + timedelta(days=days):%Y-%m}-" in shifted.program.log.read_text()
+    assert f"{began + timedelta(days=days):%Y-%m}-" in shifted.program.log.read_text()
     assert scene.outcomes(job_id) == ["published"]
     for event in scene.http.get(f"/jobs/{job_id}/events").json()["items"]:
         assert began - timedelta(seconds=1) < datetime.fromisoformat(event["at"]) <= datetime.now(UTC)

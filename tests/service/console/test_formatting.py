@@ -3,13 +3,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ledger.states import ClosingReason, Phase
-from service.console.formatting import DOING, WHY, lasting, left, moment, span, tone
+from service.console.formatting import CLOSINGS, PHASES, duration, moment, time_left, tone
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("time", "words"),
+    ("time", "text"),
     [
         (timedelta(days=30, hours=5), "30 days"),
         (timedelta(days=1), "1 day"),
@@ -19,28 +19,31 @@ NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
         (timedelta(), "0 seconds"),
     ],
 )
-def test_a_length_of_time_is_said_in_its_largest_unit(time: timedelta, words: str) -> None:
-    assert span(time) == words
+def test_a_duration_is_written_in_its_largest_unit(time: timedelta, text: str) -> None:
+    assert duration(time.total_seconds()) == text
 
 
 def test_a_deadline_is_left_or_overdue() -> None:
-    assert left(NOW + timedelta(days=3), NOW) == "3 days left"
-    assert left(NOW - timedelta(hours=2), NOW) == "2 hours overdue"
-    assert left(None, NOW) == moment(None) == "–"
+    assert time_left(NOW + timedelta(days=3), NOW) == "3 days left"
+    assert time_left(NOW - timedelta(hours=2), NOW) == "2 hours overdue"
+    assert time_left(None, NOW) == moment(None) == "–"
 
 
-def test_states_have_colours_and_what_goes_on_has_one() -> None:
-    assert [tone(state) for state in ("completed", "failed", "inconclusive", "cancelled", "running", None)] == [
-        "good",
-        "bad",
-        "unsure",
-        "quiet",
-        "open",
-        "open",
-    ]
+@pytest.mark.parametrize(
+    ("state", "colour"),
+    [
+        ("completed", "good"),
+        ("failed", "bad"),
+        ("inconclusive", "unsure"),
+        ("cancelled", "quiet"),
+        ("running", "open"),
+        (None, "open"),
+    ],
+)
+def test_every_state_has_a_colour(state: str | None, colour: str) -> None:
+    assert tone(state) == colour
 
 
-def test_every_phase_of_an_open_job_and_every_reason_of_a_cut_off_has_its_words() -> None:
-    assert set(DOING) == set(Phase) - {Phase.DONE}
-    assert set(WHY) == set(ClosingReason)
-    assert lasting(5400.0) == "1 hour"
+def test_every_phase_of_an_open_job_and_every_reason_to_close_has_its_text() -> None:
+    assert set(PHASES) == set(Phase) - {Phase.DONE}
+    assert set(CLOSINGS) == set(ClosingReason)

@@ -1,6 +1,5 @@
 """The console without a browser: sessions, scopes, tenants, and forms from elsewhere."""
 
-import time
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -58,9 +57,9 @@ def test_a_cookie_that_the_service_did_not_make_is_none(serve: Serve, site: Site
 
 def test_a_changed_cookie_is_none(serve: Serve, site: Site) -> None:
     client = sign_in(serve(), site.admin)
-    content, _, mac = client.cookies[cookies.COOKIE].strip('"').partition(".")
-    assert serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content}.{mac}"}).status_code == 200
-    other = serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content[:-4]}AAAA.{mac}"})
+    content, _, rest = client.cookies[cookies.COOKIE].strip('"').partition(".")
+    assert serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content}.{rest}"}).status_code == 200
+    other = serve().get("/", headers={"Cookie": f"{cookies.COOKIE}={content[:-4]}AAAA.{rest}"})
     assert other.headers["location"] == "/console/sign-in"
 
 
@@ -71,8 +70,7 @@ def test_a_session_ends_after_eight_hours_and_with_its_key(
         key = issue_key(session, tenant_id=site.tenant_id, name="visitor", scopes=["requests:read"])
     client = sign_in(serve(), key.secret)
     assert client.get("/").status_code == 200
-    real = time.time
-    monkeypatch.setattr(cookies.time, "time", lambda: real() + cookies.LONGEST + 1)
+    monkeypatch.setattr(cookies, "MAX_SESSION_SECONDS", -1)
     assert client.get("/").status_code == 303
     monkeypatch.undo()
     client = sign_in(serve(), key.secret)
@@ -102,8 +100,8 @@ def test_scopes_are_honoured(serve: Serve, site: Site, sessions: sessionmaker[Se
     assert [reader.get(path).status_code for path in (*PATHS, report)] == [200, 200, 200, 200, 403, 403]
     assert [auditor.get(path).status_code for path in (*PATHS, report)] == [303, 403, 403, 403, 200, 200]
     assert [writer.get(path).status_code for path in PATHS] == [303, 403, 403, 403, 403]
-    assert "Read the report" not in reader.get(f"/console/jobs/{job_id}").text
-    assert "Read the report" in sign_in(serve(), site.admin).get(f"/console/jobs/{job_id}").text
+    assert report not in reader.get(f"/console/jobs/{job_id}").text
+    assert report in sign_in(serve(), site.admin).get(f"/console/jobs/{job_id}").text
 
 
 def test_another_tenant_sees_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
@@ -113,7 +111,7 @@ def test_another_tenant_sees_nothing(serve: Serve, site: Site, sessions: session
     with sessions.begin() as session:
         bank = set_up(session, "bank")
     client = sign_in(serve(), bank.admin)
-    assert "There are none yet" in client.get("/").text
+    assert "/console/requests/" not in client.get("/").text
     for path in (
         f"/requests/{body['id']}",
         f"/jobs/{job_id}",
@@ -149,7 +147,6 @@ def test_requests_can_be_narrowed_to_what_is_open_late_or_soon_due(serve: Serve,
         for show in ("open", "overdue", "due_soon", "completed")
     }
     assert listed == {"open": [2, 27, 40], "overdue": [40], "due_soon": [27, 40], "completed": []}
-    assert "There are none of these" in visitor.get("/?show=completed").text
 
 
 def test_what_callers_wrote_is_shown_as_text(serve: Serve, site: Site) -> None:

@@ -1,5 +1,6 @@
 import pytest
 
+from service.http.problems import MAX_FAULTS, faults_of, masked
 from tests.service.conftest import Serve
 
 
@@ -19,3 +20,53 @@ def test_what_the_framework_refuses_is_a_problem_too(
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["type"] == f"https://expunge.dev/problems/{slug}"
     assert answer.json()["status"] == status
+
+
+def error(kind: str, *loc: str | int, message: str = "Wrong", **context: object) -> dict[str, object]:
+    return {"type": kind, "loc": loc, "msg": message, "ctx": context, "input": "patient-17"}
+
+
+def test_a_place_in_the_body_is_a_json_pointer() -> None:
+    (fault,) = faults_of([error("string_type", "body", "sample_ids", 3)])
+
+    assert fault == {"pointer": "/sample_ids/3", "detail": "Wrong."}
+
+
+def test_a_field_of_a_method_has_its_own_pointer() -> None:
+    (fault,) = faults_of([error("method", "body", "method", field="stop.tolerence")])
+
+    assert fault["pointer"] == "/method/stop/tolerence"
+
+
+def test_a_parameter_is_named_with_its_place() -> None:
+    assert faults_of([error("int_type", "query", "limit")]) == [{"in": "query", "name": "limit", "detail": "Wrong."}]
+
+
+def test_the_nearest_field_is_suggested_for_a_misspelt_one() -> None:
+    (fault,) = faults_of([error("extra_forbidden", "body", "sample_idz")], known=["sample_ids", "dataset"])
+
+    assert fault["pointer"] == "/sample_idz"
+    assert "sample_ids" in fault["detail"]
+
+
+def test_what_could_be_a_sample_id_is_not_repeated() -> None:
+    (fault,) = faults_of([error("extra_forbidden", "body", "patient-17")], known=["dataset"])
+
+    assert "patient" not in str(fault)
+
+
+def test_only_the_first_faults_are_listed() -> None:
+    assert len(faults_of([error("string_type", "body", "models", index) for index in range(100)])) == MAX_FAULTS
+
+
+def test_what_the_caller_sent_is_masked_unless_it_is_a_word_of_ours() -> None:
+    sent = {"kind": "person-17", "stop": ["O'Neill"], "ltu": 1, ".": ""}
+    message = "kind is 'person-17', stop has \"O'Neill\"; O'Neill is not one of ltu, ieu."
+    assert masked(message, sent) == "kind is '…', stop has '…'; … is not one of ltu, ieu."
+
+
+def test_what_is_nested_deeper_than_python_recurses_is_masked_too() -> None:
+    sent: object = "person-17"
+    for _ in range(5000):
+        sent = [sent]
+    assert masked("it is 'person-17'", sent) == "it is '…'"

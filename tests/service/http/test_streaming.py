@@ -4,7 +4,7 @@ import pytest
 
 from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceUnreachable
-from service.http import streaming as digests
+from service.http import streaming
 from tests.service.conftest import Serve, Site
 
 
@@ -15,7 +15,7 @@ def test_a_list_that_breaks_off_is_not_taken_for_whole(
         yield [b"a" * 32]
         raise OSError("the database is gone")
 
-    monkeypatch.setattr(digests, "read_digests", broken)
+    monkeypatch.setattr(streaming, "read_digests", broken)
     with pytest.raises(ServiceUnreachable, match="broke off"):
         fetch_digests(serve(key=site.admin), "datasets", "scans")
 
@@ -25,14 +25,14 @@ def test_no_more_lists_are_read_out_at_once_than_there_are_connections_for(
 ) -> None:
     client = serve(key=site.admin)
     assert fetch_digests(client, "models", "triage") == frozenset()
-    monkeypatch.setattr(digests, "MOST", 0)
+    monkeypatch.setattr(streaming, "MAX_LISTS", 0)
     with pytest.raises(Refused, match="503"):
         fetch_digests(client, "models", "triage")
 
 
 def test_after_many_lists_there_are_as_many_connections_as_before(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
-    for _ in range(3 * digests.MOST):
+    for _ in range(3 * streaming.MAX_LISTS):
         fetch_digests(client, "datasets", "scans")
         with client.stream("GET", "/datasets/scans/do-not-train") as answer:
             assert answer.status_code == 200  # and the client leaves

@@ -1,8 +1,18 @@
 import pytest
 
-from service.http.caching import preferred
+from service.http.caching import matches, preferred
 
 JSON, HTML = "application/json", "text/html"
+
+
+@pytest.mark.parametrize("header", ['W/"a"', '"a"', "*", '"b", W/"a"', '"b","a"'])
+def test_a_known_tag_matches_by_weak_comparison(header: str) -> None:
+    assert matches(header, 'W/"a"')
+
+
+@pytest.mark.parametrize("header", ["", '"b"', "a", 'W/"aa"'])
+def test_another_tag_does_not_match(header: str) -> None:
+    assert not matches(header, 'W/"a"')
 
 
 @pytest.mark.parametrize(
@@ -21,5 +31,5 @@ JSON, HTML = "application/json", "text/html"
         (",;,", JSON),
     ],
 )
-def test_the_client_gets_what_it_likes_most(accept: str, chosen: str) -> None:
+def test_the_client_gets_the_media_type_that_it_prefers(accept: str, chosen: str) -> None:
     assert preferred(accept, (JSON, HTML)) == chosen

@@ -1,0 +1,71 @@
+import json
+import logging
+from collections.abc import Iterator
+from uuid import UUID, uuid4
+
+import pytest
+
+from service.http.middleware import SECURITY_HEADERS
+from telemetry.logs import LogFormat, make_formatter
+from tests.service.conftest import Serve, Site
+
+ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+
+
+@pytest.mark.parametrize("path", ["/livez", "/methods", "/nothing", "/openapi.json"])
+def test_every_response_has_the_security_headers(serve: Serve, path: str) -> None:
+    headers = serve().get(path).headers
+
+    assert SECURITY_HEADERS.items() <= {name: headers[name] for name in SECURITY_HEADERS}.items()
+
+
+def test_the_documentation_page_may_load_its_script_and_nothing_else(serve: Serve) -> None:
+    policy = serve().get("/docs").headers["content-security-policy"]
+
+    assert "script-src 'self'" in policy
+    assert policy.startswith("default-src 'none'")
+
+
+def test_every_response_has_an_id_and_a_callers_own_uuid_is_kept(serve: Serve, site: Site) -> None:
+    client, own = serve(key=site.admin), str(uuid4())
+
+    assert client.get("/methods", headers={"X-Request-ID": own}).headers["X-Request-ID"] == own
+    assert UUID(client.get("/nowhere").headers["X-Request-ID"])
+    assert UUID(client.get("/methods", headers={"X-Request-ID": "sample-1"}).headers["X-Request-ID"])
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """Lines of the access log, as the API writes them."""
+    written: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            written.append(self.format(record))
+
+    handler = Keep()
+    handler.setFormatter(make_formatter(LogFormat.JSON))
+    logger = logging.getLogger("service.http.middleware")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    yield written
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def test_a_call_is_logged_by_its_route_with_the_ids_in_its_path_and_no_sample(
+    serve: Serve, site: Site, lines: list[str]
+) -> None:
+    client = serve(key=site.admin)
+    request_id = client.post("/unlearn-requests", json=ASKED).json()["id"]
+    call_id = client.get(f"/unlearn-requests/{request_id}").headers["X-Request-ID"]
+    client.get("/nowhere/sample-1")
+    client.get("/metrics")
+
+    # A call's line is written when its work after the response has ended as well.
+    read, nowhere, made = sorted(map(json.loads, lines), key=lambda line: str(line["message"]))
+    assert made["message"].startswith("POST /unlearn-requests 202")
+    assert (read["request_id"], read["call_id"]) == (request_id, call_id)
+    assert nowhere["message"].startswith("GET no route 404")
+    assert "sample-1" not in "".join(lines)
