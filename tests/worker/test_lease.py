@@ -61,7 +61,7 @@ def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
 
     job_id = bench.submit(training_ids[:10])
     found = claimed(bench, job_id, timedelta(minutes=10))
-    monkeypatch.setattr(lease, "renew", failing)
+    monkeypatch.setattr(lease, "renew_lease", failing)
     before = lease_left(bench, job_id)
     with kept(found, sessions=bench.sessions, lease=LEASE, stopping=bench.stopping):
         await_that(lambda: lease_left(bench, job_id) < before / 2)  # renewed, for less

