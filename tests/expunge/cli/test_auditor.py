@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
 from tests.verifier.conftest import make_signer
+from verifier.errors import BadSignature, Mismatch, NotProven, Revoked
 from verifier.keys import TrustedKey, pem
 from verifier.log import read_log_checkpoint
 from worker.signing import Signer
@@ -41,6 +42,13 @@ def grow(sessions: sessionmaker[Session], tenant: str, *, signer: Signer = SIGNE
     return site.auditor
 
 
+@contextmanager
+def not_proven(cause: type[NotProven]) -> Iterator[None]:
+    with pytest.raises(LogNotProven) as refusal:
+        yield
+    assert type(refusal.value.__cause__) is cause
+
+
 def test_growth_is_accepted_and_a_changed_past_is_not(
     address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -62,7 +70,7 @@ def test_growth_is_accepted_and_a_changed_past_is_not(
     with sessions.begin() as session:  # what only the database's owner can do
         session.execute(text("SET LOCAL session_replication_role = replica"))
         session.execute(text("UPDATE log_nodes SET hash = '\\x00' WHERE level = 1 AND place = 0"))
-    with pytest.raises(LogNotProven, match="not what they were"):
+    with not_proven(Mismatch):
         check_log(**given)
     assert state.read_bytes() == kept
 
@@ -86,10 +94,10 @@ def test_what_another_was_shown_is_of_the_same_log_or_refused(
     assert "Entry 0 is the promotion of entry.json, dated 20" in printed
     true = read_log_checkpoint(other.read_bytes(), keys=[TRUSTED])
     forked.write_text(SIGNER.checkpoint(replace(true, root=bytes(32))))
-    with pytest.raises(LogNotProven, match="not what they were"):
+    with not_proven(Mismatch):
         check_log(**given, against=[forked])
     forked.write_text(SIGNER.checkpoint(replace(true, size=9)))
-    with pytest.raises(LogNotProven, match="it had 9 entries and has 2"):
+    with not_proven(Mismatch):
         check_log(**given, against=[forked])
 
 
@@ -108,10 +116,10 @@ def test_the_checkpoint_in_the_state_file_stays_valid_after_its_keys_revocation_
     (tmp_path / "other.txt").write_bytes(state.read_bytes())
     listed[0]["revoked_at"] = "2026-01-01T00:00:00Z"
     keys.write_text(json.dumps({"items": listed}))
-    with pytest.raises(LogNotProven, match="was revoked"):  # the newest is signed with it still
+    with not_proven(Revoked):  # the newest is signed with it still
         check_log(**given)
     grow(sessions, "bank", signer=fresh)
-    with pytest.raises(LogNotProven, match="was revoked"):
+    with not_proven(Revoked):
         check_log(**given, against=[tmp_path / "other.txt"])
     capsys.readouterr()
     check_log(**given)
@@ -123,6 +131,6 @@ def test_a_checkpoint_of_another_key_is_not_accepted(
 ) -> None:
     (tmp_path / "key.pem").write_text(pem(make_signer().private.public_key()))
     key = grow(sessions, "clinic")
-    with pytest.raises(LogNotProven, match="has signed this note"):
+    with not_proven(BadSignature):
         check_log(url=address, key=key, signed_by=tmp_path / "key.pem", state=tmp_path / "checkpoint.txt", whole=False)
     assert not (tmp_path / "checkpoint.txt").exists()
