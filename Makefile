@@ -66,8 +66,8 @@ docs: $(STAMP)
 	@$(BIN)/python -m benchmarks.tables --check
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
-BENCHES := validation quality relearn verdicts ablation settings readiness speed references \
-	load coalescing soak manifests reports metrics
+BENCHES := validation quality relearn verdicts ablation deletions readiness speed references \
+	load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

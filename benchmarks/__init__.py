@@ -1,0 +1,7 @@
+"""The commands behind the measured tables, each `python -m benchmarks.NAME`, and their results.
+
+Methods against retraining: validation, quality, relearn, verdicts, ablation, deletions, speed; methods (the search of parameters).
+Preparation in training: readiness. Attacks with reference models: references.
+The service: load, coalescing, soak, uploads, reports, scrapes, dashboards; mutations (whether the tests notice a broken promise).
+Shared: cases, judging, command_line, machine; serving; promises; writing, tables.
+"""

@@ -1,4 +1,4 @@
-"""The cost of a scrape of /metrics: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.metrics`.
+"""The cost of a scrape of /metrics: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.scrapes`.
 
 The embedded stack is idle and has ten published jobs a model, each with a report of a usual size (100 kB).
 """
@@ -59,7 +59,7 @@ def main() -> None:
                 fill(sessions, number)
             made = size
             rows += figures(f"{running.url}/metrics", size=size, scrapes=scrapes)
-    print(write("metrics", rows))
+    print(write("scrapes", rows))
 
 
 def fill(sessions: sessionmaker[Session], number: int) -> None:

@@ -1,6 +1,6 @@
 """LTU and IEU at their defaults on every kind of request: half the data, a class, a part of a class, one sample, five in a row.
 
-    python -m benchmarks.settings --case digits --seeds 100 101 102
+    python -m benchmarks.deletions --case digits --seeds 100 101 102
 
 The original and a second retrained model are given for comparison. "Five in a row" are five requests, each for a fifth of a
 tenth of the
@@ -73,7 +73,7 @@ def main() -> None:
                 rows += judged_rows(runs, case=f"{name}, {setting}", method=label)
         for label, spec in AT_DEFAULTS.items():
             rows += in_a_row(name, label, spec, seeds)
-    write("settings", rows)
+    write("deletions", rows)
 
 
 def judged_rows(runs: Sequence[Judged], *, case: str, method: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Uploads of very many sample IDs: how long a request takes, and how much memory the API needs: `python -m benchmarks.manifests`.
+"""Uploads of very many sample IDs: how long a request takes, and how much memory the API needs: `python -m benchmarks.uploads`.
 
 The embedded stack with a model trained on a million samples. For each size: a streamed upload with POST /manifests, then POST
 /unlearn-requests with it, and how far the API process's peak of resident memory rises above its level before.
@@ -37,7 +37,7 @@ def main() -> None:
         options = Options(data_dir=Path(folder), port=free_port(), environment=waiting)
         with run_stack(options) as running:
             rows = measure(running, sizes=given.sizes, runs=given.runs)
-    print(write("manifests", rows))
+    print(write("uploads", rows))
 
 
 def measure(running: Stack, *, sizes: list[int], runs: int) -> list[Row]:
