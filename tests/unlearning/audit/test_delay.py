@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, plain, samples, task
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.relearning import Curve, area, choose, mix, normalised, ratio, relearn_delay
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
 from unlearning.training.loop import fit
 
 
@@ -87,7 +87,7 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
             original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=samples(80, seed=21),
             objective=OBJECTIVE, spec=spec, kind=kind, seed=0,
         )  # fmt: skip
-        found[name] = ended(steps)
+        found[name] = run_to_completion(steps)
 
     original, oracle = found["original"], found["retrained"]
     assert original.unlearned[0].delay == original.original.delay == 0

@@ -131,7 +131,7 @@ def test_a_match_ends_the_run_at_once() -> None:
 
 
 def test_a_match_that_would_not_last_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unlearning.stopping.stop.lasting", lambda task, stop: False)
+    monkeypatch.setattr("unlearning.stopping.stop.relearns_slowly", lambda task, stop: False)
     given = comparing(pooled(0, 100), pooled(100, 400))
     stop = Stop(tolerance=2.0)
     outcome = run_to_completion(

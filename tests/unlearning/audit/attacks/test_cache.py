@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.attacks.cache import Arrays, finished, resumable
-from unlearning.task import Progress
+from unlearning.task import Progress, run_to_completion
 
 
 def run(number: int, *, done: list[int] | None = None) -> Generator[Progress, None, Arrays]:
@@ -23,7 +22,7 @@ def run(number: int, *, done: list[int] | None = None) -> Generator[Progress, No
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
-    first, again = (ended(resumable(run, count=3, folder=tmp_path)) for _ in range(2))
+    first, again = (run_to_completion(resumable(run, count=3, folder=tmp_path)) for _ in range(2))
 
     for one, other in zip(first, again, strict=True):
         assert one.keys() == other.keys()
@@ -32,24 +31,24 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_run_that_is_there_is_not_done_again(tmp_path: Path) -> None:
     done: list[int] = []
-    ended(resumable(lambda number: run(number, done=done), count=2, folder=tmp_path))
-    ended(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
+    run_to_completion(resumable(lambda number: run(number, done=done), count=2, folder=tmp_path))
+    run_to_completion(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
 
     assert done == [0, 1, 2, 3]
     assert finished(tmp_path, count=6) == 4
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
-    wanted = ended(resumable(run, count=2, folder=tmp_path))
+    wanted = run_to_completion(resumable(run, count=2, folder=tmp_path))
     (tmp_path / "0001.npz").write_bytes((tmp_path / "0001.npz").read_bytes()[:50])
-    found = ended(resumable(run, count=2, folder=tmp_path))
+    found = run_to_completion(resumable(run, count=2, folder=tmp_path))
 
     np.testing.assert_array_equal(found[1]["value"], wanted[1]["value"])
 
 
 def test_what_is_pickled_is_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "0000.npz", value=np.array([{"a": 1}], dtype=object))
-    (found,) = ended(resumable(run, count=1, folder=tmp_path))
+    (found,) = run_to_completion(resumable(run, count=1, folder=tmp_path))
 
     assert found["value"].dtype == np.float64
 
@@ -75,7 +74,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space"):
-        ended(resumable(run, count=1, folder=tmp_path))
+        run_to_completion(resumable(run, count=1, folder=tmp_path))
 
     assert list(tmp_path.iterdir()) == []
 
@@ -97,7 +96,7 @@ def test_a_killed_process_loses_the_run_under_way_and_no_other(tmp_path: Path) -
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert finished(tmp_path, count=4) == 2
     done: list[int] = []
-    found = ended(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
+    found = run_to_completion(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
 
     assert done == [2, 3]
     for number, one in enumerate(found):

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.attacks.shadows import cost, shadows
 from unlearning.audit.attacks.study import Study
+from unlearning.task import run_to_completion
 
 
 def test_runs_that_are_done_are_not_counted(small_study: Study, tmp_path: Path) -> None:
     before = cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
-    ended(shadows(small_study, count=6, folder=tmp_path))
+    run_to_completion(shadows(small_study, count=6, folder=tmp_path))
     after = cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
 
     assert (before.shadows, before.repeats) == (8, 4)
@@ -18,7 +18,7 @@ def test_runs_that_are_done_are_not_counted(small_study: Study, tmp_path: Path) 
 
 
 def test_nothing_left_costs_nothing(small_study: Study, tmp_path: Path) -> None:
-    ended(shadows(small_study, count=4, folder=tmp_path))
+    run_to_completion(shadows(small_study, count=4, folder=tmp_path))
 
     assert cost(small_study, shadow_count=4, repeat_count=0, folder=tmp_path).seconds == 0
 

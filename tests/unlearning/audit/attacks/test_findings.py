@@ -8,7 +8,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.small import OBJECTIVE
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references, scores_of
 from unlearning.audit.attacks.lira import lira
 from unlearning.audit.attacks.shadows import shadows
@@ -16,6 +15,7 @@ from unlearning.audit.attacks.study import Study, margins
 from unlearning.data.samples import joined
 from unlearning.errors import InvalidSpec
 from unlearning.specs.audit import AuditSpec, ReferenceSpec
+from unlearning.task import run_to_completion
 from unlearning.training.loop import fit
 
 SPEC = ReferenceSpec(shadows=12, repeats=4, audit=AuditSpec(replicates=100))
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(small_study: Study, folder: Path) -> ReferenceFindings:
     given = small_study.task
     retrained = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=99)
-    return ended(audit_with_references(small_study, unlearned=retrained, spec=SPEC, folder=folder))
+    return run_to_completion(audit_with_references(small_study, unlearned=retrained, spec=SPEC, folder=folder))
 
 
 def test_the_original_is_seen_through_and_a_retrained_model_is_not(found: ReferenceFindings) -> None:
@@ -59,7 +59,7 @@ def test_rates_at_few_false_positives_are_not_stated_of_few_samples(found: Refer
 
 
 def test_the_auc_is_scikit_learns(small_study: Study, folder: Path, found: ReferenceFindings) -> None:
-    shown = ended(shadows(small_study, count=12, folder=folder))
+    shown = run_to_completion(shadows(small_study, count=12, folder=folder))
     seen = joined(small_study.pool, small_study.population)
     target = margins(small_study.task.model, seen, OBJECTIVE)
     truth = np.arange(48) < 24
@@ -73,7 +73,9 @@ def test_the_auc_is_scikit_learns(small_study: Study, folder: Path, found: Refer
 
 def test_without_repeats_the_two_distances_are_left_out(small_study: Study, tmp_path: Path) -> None:
     spec = ReferenceSpec(shadows=4, repeats=0, audit=AuditSpec(replicates=100))
-    found = ended(audit_with_references(small_study, unlearned=small_study.task.model, spec=spec, folder=tmp_path))
+    found = run_to_completion(
+        audit_with_references(small_study, unlearned=small_study.task.model, spec=spec, folder=tmp_path)
+    )
 
     assert found.klom is None
     assert found.forgetting is None

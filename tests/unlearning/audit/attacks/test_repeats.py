@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from tests.unlearning.small import OBJECTIVE
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.attacks.shadows import Repeats, repeat, repeats
 from unlearning.audit.attacks.study import Study, seed_of
 from unlearning.audit.signals import observe
+from unlearning.task import run_to_completion
 from unlearning.training.loop import fit
 
 
 def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study) -> None:
-    found = ended(repeat(small_study, 1))
+    found = run_to_completion(repeat(small_study, 1))
     given = small_study.task
     oracle = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=seed_of(small_study, 2, 1))
     seen = observe(oracle, given.remain, objective=OBJECTIVE)
@@ -24,7 +24,7 @@ def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study) -> None:
 
 
 def test_each_repeat_differs_and_all_are_stacked(small_study: Study, tmp_path: Path) -> None:
-    found = ended(repeats(small_study, count=4, folder=tmp_path))
+    found = run_to_completion(repeats(small_study, count=4, folder=tmp_path))
 
     assert found.unlearned.shape == found.retrained.shape == (4, len(small_study.task.forget))
     assert found.unlearned_accuracies.shape == (4, 2)

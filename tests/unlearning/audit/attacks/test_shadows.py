@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from tests.unlearning.small import OBJECTIVE
-from tests.unlearning.test_tuning import finished as ended
 from unlearning.audit.attacks.shadows import shadow, shadows
 from unlearning.audit.attacks.study import Study, members_of, seed_of
 from unlearning.audit.signals import observe
@@ -19,7 +18,7 @@ from unlearning.training.loop import fit
 
 
 def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study) -> None:
-    found = ended(shadow(small_study, 3))
+    found = run_to_completion(shadow(small_study, 3))
     given: Task = small_study.task
     inside = small_study.pool.take(torch.from_numpy(np.flatnonzero(members_of(small_study, 3))))
     seed = seed_of(small_study, 0, 3)
@@ -35,7 +34,7 @@ def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small
 
 
 def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Path) -> None:
-    found = ended(shadows(small_study, count=4, folder=tmp_path))
+    found = run_to_completion(shadows(small_study, count=4, folder=tmp_path))
     pool = found.before[:, : found.members.shape[1]]
 
     assert found.members.shape == (4, 48)
@@ -44,14 +43,14 @@ def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Pa
 
 
 def test_an_interrupted_study_goes_on_and_ends_the_same(small_study: Study, tmp_path: Path) -> None:
-    whole = ended(shadows(small_study, count=4, folder=tmp_path / "whole"))
+    whole = run_to_completion(shadows(small_study, count=4, folder=tmp_path / "whole"))
     steps = shadows(small_study, count=4, folder=tmp_path / "parts")
     for progress in steps:
         if progress.step == 2 and progress.metrics["run"] > 0.3:
             break
     steps.close()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.npz")}
-    resumed = ended(shadows(small_study, count=4, folder=tmp_path / "parts"))
+    resumed = run_to_completion(shadows(small_study, count=4, folder=tmp_path / "parts"))
 
     assert len(kept) == 2
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
@@ -60,7 +59,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(small_study: Study, tmp_
 
 
 def test_neither_weights_nor_ids_are_kept(small_study: Study, tmp_path: Path) -> None:
-    ended(shadows(small_study, count=4, folder=tmp_path))
+    run_to_completion(shadows(small_study, count=4, folder=tmp_path))
     content = b"".join(path.read_bytes() for path in tmp_path.rglob("*.npz"))
 
     assert not any(sample.encode() in content for sample in small_study.pool.ids)

@@ -131,7 +131,7 @@ def test_without_guide_attacks_and_without_remembering_nothing_is_left_to_do(giv
     blanked = blank(given)
     before = state(blanked.model)
 
-    with pytest.raises(MethodRefused, match="guiding"):
+    with pytest.raises(MethodRefused):
         next(unlearn(LTU(remembering=False), blanked))
 
     assert same(state(blanked.model), before)
