@@ -1,4 +1,4 @@
-"""Make the dashboards' JSON: `python -m ops.grafana.build`. A test sees that what is committed is what this makes."""
+"""Write the dashboards' JSON: `python -m ops.grafana.build`. A test compares it with the committed files."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ WINDOWS = ("5m", "15m", "1h", "6h", "1d", "7d")
 
 
 def choice(name: str) -> Builder:
-    """One of the choices above a dashboard: a window of time, or the values of a label."""
+    """Build a variable of a dashboard: a time window, or the values of a label."""
     if name == "window":
         window = dashboard.IntervalVariable("window").label("Window").values(",".join(WINDOWS))
         return window.current(VariableOption(selected=True, text="1d", value="1d"))
@@ -32,7 +32,7 @@ def choice(name: str) -> Builder:
 
 
 def board(name: str) -> str:
-    """A dashboard's JSON."""
+    """Build a dashboard's JSON."""
     title, rows, choices = BOARDS[name]
     made = dashboard.Dashboard(title).uid(f"expunge-{name}").description(rows.__doc__ or "").tags(["expunge"])
     made = (

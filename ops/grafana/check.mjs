@@ -1,4 +1,4 @@
-// Hold the dashboards against Grafana's own types, and run their transformations by Grafana's own code, where no Grafana can be had:
+// Check the dashboards against Grafana's types, and run their transformations with Grafana's code, without a Grafana server:
 //   npm --prefix ops/grafana ci --ignore-scripts && npm --prefix ops/grafana run check
 import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";

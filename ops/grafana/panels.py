@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of, so that a dashboard is a table of what it asks.
+"""The kinds of panels, so that a dashboard is a table of panels and queries.
 
 A panel's queries are pairs of PromQL and legend.
 """
@@ -29,12 +29,12 @@ Rows = dict[str, list[Builder]]
 
 
 def _targets(queries: Queries) -> list[Builder]:
-    """The queries with their letters, asked over the range."""
+    """Build range queries, each with its letter."""
     return [target.range().legend_format(legend) for target, (_, legend) in zip(_asked(queries), queries, strict=True)]
 
 
 def _rows(queries: Queries) -> list[Builder]:
-    """The same asked once, at the end of the range, for a table or a bar chart."""
+    """Build instant queries at the end of the range, for a table or a bar chart."""
     return [target.instant().format(PromQueryFormat.TABLE) for target in _asked(queries)]
 
 
@@ -50,7 +50,7 @@ def _common(panel: Builder, title: str, text: str, *, width: int, height: int, u
 def graph(
     title: str, text: str, *queries: tuple[str, str], unit: str, width: int = 12, top: float | None = None
 ) -> Builder:
-    """Lines over time, the axis from nought unless there is less; `top` fixes its upper end."""
+    """Draw lines over time. The axis starts at 0, or lower for negative values; `top` fixes its upper end."""
     panel = _common(timeseries.Panel(), title, text, width=width, height=8, unit=unit).targets(_targets(queries))
     last = VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).placement(common.LegendPlacement.BOTTOM)
     panel = panel.legend(last.show_legend(True).calcs(["lastNotNull"]))
@@ -69,11 +69,11 @@ def number(
     bad: str = "red",
     width: int = 4,
 ) -> Builder:
-    """One figure, as it is at the end of the range; in the colour `bad` from `bad_from` on."""
+    """Show one figure, at the end of the range, in the colour `bad` from `bad_from` on."""
     panel = _common(stat.Panel(), title, text, width=width, height=4, unit=unit)
     (target,) = _asked(((expression, ""),))
     panel = panel.targets([target.instant()]).reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).no_value("–")
-    if unit == "none":  # A count, which `increase` does not give whole.
+    if unit == "none":  # a count, of which `increase` returns fractions
         panel = panel.decimals(0)
     steps = [Threshold(value=None, color="green")]
     if bad_from is not None:
@@ -82,7 +82,7 @@ def number(
 
 
 def bars(title: str, text: str, expression: str, *, rows: str, columns: str, unit: str) -> Builder:
-    """Stacked horizontal bars: one for each value of the label `rows`, cut into those of `columns`."""
+    """Draw stacked horizontal bars: a bar for each value of the label `rows`, a segment for each value of `columns`."""
     panel = _common(barchart.Panel(), title, text, width=12, height=9, unit=unit)
     matrix = {"columnField": columns, "rowField": rows, "valueField": "Value"}
     panel = panel.targets(_rows(((expression, ""),))).orientation(common.VizOrientation.HORIZONTAL)
@@ -91,7 +91,7 @@ def bars(title: str, text: str, expression: str, *, rows: str, columns: str, uni
 
 
 def coloured(panel: Builder, colours: Mapping[str, str]) -> Builder:
-    """The panel with series of these names in fixed colours."""
+    """Give the panel's series fixed colours, by name."""
     for name, colour in colours.items():
         fixed = DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": colour})
         panel = panel.override_by_name(name, [fixed])
@@ -99,7 +99,7 @@ def coloured(panel: Builder, colours: Mapping[str, str]) -> Builder:
 
 
 def listing(title: str, text: str, *queries: tuple[str, str], seconds: tuple[str, ...] = ()) -> Builder:
-    """A table with a column for each query, under its legend; those in `seconds` are times."""
+    """Show a table with a column for each query, named by its legend; columns in `seconds` are times."""
     panel = _common(table.Panel(), title, text, width=12, height=9, unit="none").targets(_rows(queries))
     names = {f"Value #{letter}": legend for letter, (_, legend) in zip("ABCDEFGH", queries, strict=False)}
     organised = {"excludeByName": {"Time": True}, "renameByName": names}

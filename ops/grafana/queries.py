@@ -1,31 +1,31 @@
-"""PromQL that several panels ask: means and quantiles of histograms."""
+"""PromQL that several panels use: means and quantiles of histograms."""
 
 CHOSEN = 'model=~"$model", method=~"$method"'
 """The series of the models and methods chosen above the dashboard."""
 
 
 def mean(metric: str, by: str = "", *, chosen: str = "", window: str = "$window") -> str:
-    """The mean of a histogram's values over a window, only where there are any."""
+    """Compute the mean of a histogram's values over a window; empty without values."""
     over = f"sum by ({by})" if by else "sum"
     total, count = (f"{over} (increase({metric}_{part}{{{chosen}}}[{window}]))" for part in ("sum", "count"))
     return f"{total} / ({count} > 0)"
 
 
 def all_time_mean(metric: str, by: str, *, chosen: str = "") -> str:
-    """The mean of all values that a histogram has ever taken."""
+    """Compute the mean of all values of a histogram."""
     return f"sum by ({by}) ({metric}_sum{{{chosen}}}) / (sum by ({by}) ({metric}_count{{{chosen}}}) > 0)"
 
 
 def quantile(
     share: float, metric: str, by: str = "", *, chosen: str = "", window: str = "$window", of: str = "increase"
 ) -> str:
-    """A quantile, as the histogram's buckets tell it."""
+    """Estimate a quantile from the histogram's buckets."""
     labels = f"le, {by}" if by else "le"
     return f"histogram_quantile({share}, sum by ({labels}) ({of}({metric}_bucket{{{chosen}}}[{window}])))"
 
 
 def spread(metric: str, by: str = "", *, chosen: str = "") -> tuple[tuple[str, str], tuple[str, str]]:
-    """Two queries with their legends: the median over the window, and the 95th percentile."""
+    """Build two queries with their legends: median and 95th percentile over the window."""
     of_which = "".join(f"{{{{{label}}}}} · " for label in by.split(", ") if label)
     middle, high = (quantile(share, metric, by, chosen=chosen) for share in (0.5, 0.95))
     return (middle, f"{of_which}median"), (high, f"{of_which}95 %")

@@ -1,4 +1,4 @@
-"""A real Prometheus beside a running embedded stack, with the exporters that are installed: `python -m ops.prometheus.local`.
+"""Run a real Prometheus beside a running embedded stack, with the installed exporters: `python -m ops.prometheus.local`.
 
 Debian: apt-get install prometheus prometheus-postgres-exporter prometheus-redis-exporter. It reads this folder's configuration and
 rules, with the addresses of this machine in place of those of docker-compose.yml.
@@ -29,21 +29,21 @@ EXPORTERS = {"postgres": "prometheus-postgres-exporter", "redis": "prometheus-re
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """A Prometheus that runs, and what it scrapes."""
+    """A running Prometheus, and the jobs that it scrapes."""
 
     url: str
     jobs: frozenset[str]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The series that an expression gives now, each with `metric` and `value`."""
+        """Evaluate an expression now; returns series, each with `metric` and `value`."""
         return self._ask("query", query=expression)
 
     def query_range(self, expression: str, *, start: float, end: float, step: float) -> list[dict[str, Any]]:
-        """The series that an expression gives over a time, each with `metric` and `values`."""
+        """Evaluate an expression over a time range; returns series, each with `metric` and `values`."""
         return self._ask("query_range", query=expression, start=start, end=end, step=step)
 
     def firing(self) -> set[str]:
-        """The alerts that are firing now, by name."""
+        """Return the names of the firing alerts."""
         answer = httpx.get(f"{self.url}/api/v1/alerts", trust_env=False, timeout=30).raise_for_status()
         alerts = answer.json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
@@ -82,7 +82,7 @@ def prometheus(
             f"--storage.tsdb.path={data or folder / 'series'}",
             f"--web.listen-address={address}",
         )
-        running.enter_context(_kept("prometheus", command, f"http://{address}/-/ready", folder))
+        running.enter_context(_running("prometheus", command, f"http://{address}/-/ready", folder))
         yield Prometheus(f"http://{address}", frozenset(targets))
 
 
@@ -102,7 +102,7 @@ def configure(folder: Path, targets: Mapping[str, str], *, interval: str, edit: 
 
 @contextmanager
 def _exporter(job: str, settings: StackSettings, folder: Path) -> Iterator[str]:
-    """Start one of the exporters; gives its address."""
+    """Start an exporter and yield its address."""
     address = f"127.0.0.1:{free_port()}"
     environment = {}
     if job == "postgres":
@@ -114,12 +114,12 @@ def _exporter(job: str, settings: StackSettings, folder: Path) -> Iterator[str]:
             "-check-single-keys=db0=celery",
             f"-web.listen-address={address}",
         )
-    with _kept(job, (EXPORTERS[job], *options), f"http://{address}/metrics", folder, environment=environment):
+    with _running(job, (EXPORTERS[job], *options), f"http://{address}/metrics", folder, environment=environment):
         yield address
 
 
 def libpq(url: str) -> str:
-    """A database URL as libpq's keywords, which the exporter's driver takes for a Unix socket too."""
+    """Convert a database URL to libpq's keywords, which the exporter's driver accepts for a Unix socket too."""
     parsed = make_url(url)
     asked = {"host": parsed.host, "port": parsed.port, "user": parsed.username, "password": parsed.password}
     asked |= {"dbname": parsed.database, "sslmode": "disable", **parsed.query}
@@ -127,10 +127,10 @@ def libpq(url: str) -> str:
 
 
 @contextmanager
-def _kept(
+def _running(
     name: str, command: tuple[str, ...], url: str, folder: Path, *, environment: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """Run a program until the end of the block, which begins when `url` answers."""
+    """Run a program during the block, which starts once `url` answers."""
 
     def ready() -> bool:
         try:

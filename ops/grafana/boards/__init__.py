@@ -1,4 +1,4 @@
-"""The dashboards, each a table of what its panels ask. `python -m ops.grafana.build` makes the JSON that Grafana reads."""
+"""The dashboards, each a table of panels and queries. `python -m ops.grafana.build` writes the JSON that Grafana reads."""
 
 from ops.grafana.boards.audits import audits
 from ops.grafana.boards.platform import platform

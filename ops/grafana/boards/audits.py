@@ -1,4 +1,4 @@
-"""The dashboard audits."""
+"""The dashboard of audits."""
 
 from ops.grafana.panels import Builder, Rows, bars, coloured, graph, number
 
@@ -7,21 +7,21 @@ COLOURS = {"verified": "green", "inconclusive": "orange", "failed": "red"}
 
 
 def verdicts(verdict: str, text: str) -> Builder:
-    """How often an audit came out so."""
+    """Show how many audits ended with a verdict in the window."""
     counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", model=~"$model"}}[$window]))'
     return number(verdict.capitalize(), f"In the window. {text}", counted, bad_from=1, bad=COLOURS[verdict], width=6)
 
 
 def audits() -> Rows:
-    """What the audits found in each model's newest version."""
+    """Verdicts, and the findings about each model's newest version."""
     newest = "Of the newest version."
     return {
         "Verdicts": [
             verdicts(
                 "verified",
-                "The attacks tell the forgotten samples no better from unseen ones than the thresholds allow.",
+                "The attacks do not distinguish the forgotten samples from unseen ones beyond the thresholds.",
             ),
-            verdicts("inconclusive", "The data do not suffice for a yes or a no."),
+            verdicts("inconclusive", "The data do not suffice to decide."),
             verdicts("failed", "A failed result is not published."),
             number(
                 "Samples forgotten",
@@ -56,27 +56,27 @@ def audits() -> Rows:
         "Evidence": [
             graph(
                 "Membership inference",
-                f"{newest} AUC of the attack farthest from 0.5, which is the aim from both sides.",
+                f"{newest} AUC of the attack farthest from 0.5, the target.",
                 ('expunge_audit_membership_auc_ratio{model=~"$model"}', "{{model}}"),
                 unit="none",
                 top=1,
             ),
             graph(
                 "Relearn delay",
-                f"{newest} Steps to relearn the forgotten over those for samples never seen: near 1 forgotten, near 0 hidden. "
-                "From 2 on drawn as 2.",
+                f"{newest} Steps to relearn the forgotten samples over those for unseen ones: near 1 forgotten, near 0 hidden. "
+                "Values above 2 are shown as 2.",
                 ('clamp_max(expunge_audit_relearn_delay_ratio{model=~"$model"}, 2)', "{{model}}"),
                 unit="none",
             ),
             graph(
                 "Test accuracy, after less before",
-                f"{newest} What forgetting cost.",
+                f"{newest} What unlearning cost.",
                 ('expunge_audit_utility_delta_ratio{model=~"$model"}', "{{model}}"),
                 unit="percentunit",
             ),
             graph(
                 "Samples forgotten",
-                "By model, ever.",
+                "By model, in total.",
                 ('expunge_samples_erased_total{model=~"$model"}', "{{model}}"),
                 unit="none",
             ),

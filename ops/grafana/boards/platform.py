@@ -1,11 +1,11 @@
-"""The dashboard platform."""
+"""The dashboard of the platform."""
 
 from ops.grafana.panels import Rows, graph, number
 from ops.grafana.queries import quantile
 
 
 def platform() -> Rows:
-    """What the service stands on. PostgreSQL by postgres_exporter's names, Redis by redis_exporter's, GPUs by DCGM's."""
+    """HTTP, workers, PostgreSQL (names of postgres_exporter), Redis (redis_exporter) and GPUs (DCGM)."""
     calls, duration = "http_requests_total", "http_request_duration_seconds"
     hit, read = (f'sum(rate(pg_stat_database_blks_{kind}{{datname="expunge"}}[5m]))' for kind in ("hit", "read"))
     used, free = (f"sum by (instance, gpu) (DCGM_FI_DEV_FB_{kind})" for kind in ("USED", "FREE"))
@@ -25,7 +25,7 @@ def platform() -> Rows:
             ),
             graph(
                 "Share of 5xx",
-                "Of all answers.",
+                "Of all responses.",
                 ("expunge:http_errors:ratio5m", "5xx"),
                 unit="percentunit",
                 top=1,
@@ -35,7 +35,7 @@ def platform() -> Rows:
         "Workers and queue": [
             number(
                 "Worker last seen",
-                "A worker renews a lease or obeys the beat's sweep; longer ago than a few minutes there is none.",
+                "Workers renew leases and process sweeps; after some minutes without either, no worker is running.",
                 "time() - expunge_worker_seen_timestamp_seconds",
                 unit="s",
                 bad_from=300,
@@ -43,7 +43,7 @@ def platform() -> Rows:
             ),
             number(
                 "Ledger unreadable",
-                "1: the exporter cannot read it, because PostgreSQL is away.",
+                "1: the exporter cannot read it, because PostgreSQL does not answer.",
                 "1 - min(expunge_exporter_up)",
                 bad_from=1,
                 width=6,
@@ -64,26 +64,26 @@ def platform() -> Rows:
             ),
             graph(
                 "Messages in the queue",
-                "Celery's list in Redis. Sweeps wait there while all workers are busy; the first to be obeyed settles the rest.",
+                "Celery's list in Redis. Sweeps wait there while all workers are busy; one of them is enough.",
                 ('sum(redis_key_size{key="celery"}) or sum(redis_up) * 0', "messages"),
                 unit="none",
             ),
             graph(
                 "Wake-ups sent",
-                "A second, by what became of them.",
+                "A second, by outcome.",
                 ("sum by (outcome) (rate(expunge_wakeups_total[5m]))", "{{outcome}}"),
                 unit="ops",
             ),
             graph(
                 "Waiting to be sent",
-                "Wake-ups that are due, and webhook messages that nobody has taken yet.",
+                "Wake-ups that are due, and webhook messages that no endpoint has accepted.",
                 ("expunge_outbox_waiting", "wake-ups"),
                 ("expunge_webhook_waiting", "webhooks"),
                 unit="none",
             ),
             graph(
-                "Webhook tries and refused writes",
-                "In the window: tries by what became of them; writes refused to workers without their lease.",
+                "Webhook attempts and refused writes",
+                "In the window: delivery attempts by outcome; writes refused to workers without their lease.",
                 ("sum by (outcome) (increase(expunge_webhook_deliveries_total[$window]))", "{{outcome}}"),
                 ("sum(increase(expunge_stale_writes_rejected_total[$window]))", "stale writes"),
                 unit="none",

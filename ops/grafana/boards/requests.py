@@ -1,6 +1,6 @@
-"""The dashboard requests."""
+"""The dashboard of requests and deadlines."""
 
-from ops.grafana.boards.duty import failed_jobs, jobs_running, next_deadline
+from ops.grafana.boards.overview import failed_jobs, jobs_running, next_deadline
 from ops.grafana.panels import Rows, graph, number
 from ops.grafana.queries import mean, spread
 
@@ -8,7 +8,7 @@ OPEN = 'state=~"received|scheduled|running|verifying"'
 
 
 def requests() -> Rows:
-    """What was asked, what is about to be late, and what waits."""
+    """Open requests, deadlines and queues."""
     completion, wait = "expunge_request_completion_seconds", "expunge_queue_wait_seconds"
     within = f'sum(increase({completion}_bucket{{le="2.592e+06"}}[$window]))'
     return {
@@ -30,7 +30,7 @@ def requests() -> Rows:
         "Requests": [
             graph(
                 "Open requests by state",
-                "A request is as far as the least advanced of its models.",
+                "A request has the state of its least advanced target.",
                 (f"sum by (state) (expunge_requests{{{OPEN}}})", "{{state}}"),
                 unit="none",
             ),

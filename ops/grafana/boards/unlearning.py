@@ -1,12 +1,12 @@
-"""The dashboard unlearning."""
+"""The dashboard of unlearning time."""
 
-from ops.grafana.boards.duty import failed_jobs, jobs_running, next_deadline
+from ops.grafana.boards.overview import failed_jobs, jobs_running, next_deadline
 from ops.grafana.panels import Rows, bars, graph, listing, number
 from ops.grafana.queries import CHOSEN, all_time_mean, mean, spread
 
 
 def unlearning_time() -> Rows:
-    """How long unlearning takes, and how that compares with training anew."""
+    """How long unlearning takes, compared with retraining."""
     runs, times = "expunge_unlearning_seconds_count", "expunge_unlearning_seconds"
     retraining = all_time_mean(times, "model", chosen='model=~"$model", method="retrain"')
     method = all_time_mean(times, "model, method", chosen=CHOSEN)
@@ -14,7 +14,7 @@ def unlearning_time() -> Rows:
         "Now": [
             number(
                 "Runs in the window",
-                "Runs of a method that came to an audit.",
+                "Runs of a method that reached the audit.",
                 f"sum(increase({runs}{{{CHOSEN}}}[$window]))",
             ),
             number(
@@ -26,13 +26,13 @@ def unlearning_time() -> Rows:
             jobs_running(),
             number(
                 "Jobs waiting",
-                "For their cut-off, their model or a worker; not for somebody's approval.",
+                "Until they close, or for their model or a worker; not for approval.",
                 "expunge:jobs_waiting:sum",
             ),
             failed_jobs(),
             next_deadline(),
             graph(
-                "Progress of what runs",
+                "Progress of running jobs",
                 "0 to 1 of the whole job; at most one job of a model runs.",
                 ('expunge_job_progress_ratio{model=~"$model"}', "{{model}} · {{stage}}"),
                 unit="percentunit",
@@ -55,7 +55,7 @@ def unlearning_time() -> Rows:
             ),
             bars(
                 "Mean time of each stage, by method",
-                "Where the time of a job goes, over the range shown.",
+                "Over the range shown.",
                 mean("expunge_stage_duration_seconds", "method, stage", chosen='method=~"$method"', window="$__range"),
                 rows="method",
                 columns="stage",
@@ -72,13 +72,13 @@ def unlearning_time() -> Rows:
         "Against retraining": [
             graph(
                 "Share of the training time",
-                "The method's mean over the training time, where that was registered. Below 1 unlearning was quicker.",
+                "The method's mean over the training time, if that was registered. Below 1 unlearning is faster.",
                 (f"{method} / on (model) group_left () expunge_training_seconds", "{{model}} · {{method}}"),
                 unit="percentunit",
             ),
             listing(
                 "Unlearning, retraining, training",
-                "Seconds: the method's mean, the mean of the jobs that did retrain, and the training as registered.",
+                "Seconds: the method's mean, the mean of jobs that retrained, and the registered training time.",
                 (method, "unlearning"),
                 (f"{method} * 0 + on (model) group_left () ({retraining})", "retraining"),
                 (f"{method} * 0 + on (model) group_left () expunge_training_seconds", "training"),

@@ -1,15 +1,15 @@
-"""Figures that more than one dashboard begins with: what is owed, and who is at work on it."""
+"""Panels that several dashboards start with: running and failed jobs, and the next deadline."""
 
 from ops.grafana.panels import Builder, number
 
 
 def jobs_running() -> Builder:
-    """How many jobs workers hold."""
-    return number("Jobs running", "Jobs that a worker holds.", "expunge:jobs_held:sum")
+    """Show how many jobs workers run."""
+    return number("Jobs running", "Jobs that a worker runs.", "expunge:jobs_held:sum")
 
 
 def failed_jobs() -> Builder:
-    """How many jobs somebody has to look at."""
+    """Show how many jobs need a retry."""
     return number(
         "Failed jobs",
         "They wait for a retry; their requests are not served.",
@@ -19,7 +19,7 @@ def failed_jobs() -> Builder:
 
 
 def next_deadline() -> Builder:
-    """The time that is left by law."""
+    """Show the time until the next legal deadline."""
     return number(
         "Next deadline in",
         "Until the first open request is due.",
