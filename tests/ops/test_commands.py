@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import psycopg
 
+from expunge.stack import services
+from expunge.stack.folder import Folder
 from tests.ops.files import ROOT, compose
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, free_port
 
@@ -83,3 +87,21 @@ def test_the_migration_service_brings_an_empty_database_to_the_newest_revision(b
     newest = max(path.name for path in (ROOT / "migrations/versions").glob("[0-9]*.py")).split("_")[0]
     with psycopg.connect(blank_database_url.replace("+psycopg", "")) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (newest,)
+
+
+def test_the_embedded_stack_runs_the_commands_of_the_images(tmp_path: Path) -> None:
+    """But for paths, addresses and the interpreter in front."""
+    folder, own = Folder(tmp_path), {"--schedule", "--host", "--port", "--timeout-graceful-shutdown"}
+
+    def options(words: Sequence[str]) -> list[str]:
+        words = list(words[words.index("-m") + 1 :] if "-m" in words else words)
+        return [word for before, word in pairwise(["", *words]) if before not in own]
+
+    api, worker = (
+        list(map(str, json.loads(re.findall(r"^CMD (\[.*\])$", stage, flags=re.MULTILINE)[-1])))
+        for stage in (API, (ROOT / "Dockerfile").read_text().split(" AS worker\n")[1])
+    )
+    assert options(services.api(folder, {}, host="127.0.0.1", port=8000).command) == options(api)
+    assert options(services.worker(folder, {}).command) == options(worker)
+    beat = compose()["services"]["beat"]["command"]
+    assert set(options(services.beat(folder, {}).command)) == set(options(beat))
