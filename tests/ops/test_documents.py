@@ -80,3 +80,9 @@ def test_every_path_of_the_project_exists(document: Path) -> None:
     named = re.findall(rf"`((?:{rooms})/[\w./-]*)`", document.read_text())
 
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_decision_is_listed() -> None:
+    listed = (ROOT / "docs/decisions/README.md").read_text()
+
+    assert [path.name for path in ROOT.glob("docs/decisions/0*.md") if f"({path.name})" not in listed] == []
