@@ -91,7 +91,7 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
         request = submit(
             session, tenant_id=tenant_id, caller="bench", dataset=dataset, digests=[digest], batch_window=timedelta(0)
         )
-        job_id = request.targets[0].job_id
+        job_id = request.targets[0].job.id
         assert job_id is not None
         held = claim(session, job_id, worker="bench", lease=timedelta(minutes=5))
         assert held is not None

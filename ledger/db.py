@@ -3,10 +3,8 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import URL, Engine, Select, create_engine, func, make_url, select, tuple_
@@ -47,27 +45,15 @@ def now(session: Session) -> datetime:
 
 
 Row = TypeVar("Row", Job, UnlearnRequest, WebhookDelivery)
-View = TypeVar("View")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[View]):
-    """Some of a list, and the cursor that gives what follows; None at its end."""
-
-    items: tuple[View, ...]
-    next_cursor: str | None
 
 
 def read_page(
-    session: Session,
-    chosen: Select[Row],
-    table: type[Row],
-    *,
-    cursor: str | None,
-    limit: int,
-    views: Callable[[Sequence[Row]], Sequence[View]],
-) -> Page[View]:
-    """The next `limit` rows of a selection, newest first. Raises InvalidCursor, and ValueError for a limit below one."""
+    session: Session, chosen: Select[Row], table: type[Row], *, cursor: str | None, limit: int
+) -> tuple[list[Row], str | None]:
+    """Read the next `limit` rows of a selection, newest first, and the cursor of the rows that follow, or None at the end.
+
+    Raises InvalidCursor, and ValueError for a limit below one.
+    """
     if limit < 1:
         raise ValueError(f"a page holds at least one item, not {limit}")
     if cursor is not None:
@@ -75,7 +61,7 @@ def read_page(
     ordered = chosen.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
     rows = list(session.scalars(ordered))
     more, rows = len(rows) > limit, rows[:limit]
-    return Page(items=tuple(views(rows)), next_cursor=encode_cursor(rows[-1].created_at, rows[-1].id) if more else None)
+    return rows, encode_cursor(rows[-1].created_at, rows[-1].id) if more else None
 
 
 def encode_cursor(created_at: datetime, row_id: UUID) -> str:

@@ -6,9 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from ledger.events.timeline import EventView
 from ledger.jobs.claims import Claim
-from ledger.jobs.jobs import AttemptView
+from ledger.resources import Attempt, Event
 from ledger.states import Phase
 from worker.attempt import Trial
 from worker.inputs import Material
@@ -23,8 +22,8 @@ TIMED = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
 class Background:
     """What the ledger adds to a report."""
 
-    timeline: Sequence[EventView]
-    attempts: Sequence[AttemptView]
+    timeline: Sequence[Event]
+    attempts: Sequence[Attempt]
     now: datetime
 
 
@@ -92,7 +91,7 @@ def held_against(claim: Claim, material: Material) -> dict[str, Any] | None:
     return {"version": claim.reference.version, "weights_sha256": claim.reference.weights_sha256}
 
 
-def told(attempt: AttemptView, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:
+def told(attempt: Attempt, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:
     """Describe one attempt; the verdict is None where it ended before its audit."""
     finding = attempt.finding or {}
     return {

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from expunge.errors import KeyCommandRefused
 from expunge.operator.deployment import open_database
+from ledger import resources
 from ledger.errors import UnknownScope
 from ledger.registry import access
 from ledger.registry.access import KeyView, Scope
 from ledger.transparency import signing_keys
-from ledger.transparency.signing_keys import SigningKeyView
 from worker.signing import discard_key, make_key
 
 FIRST_TENANT = "default"
@@ -54,7 +54,7 @@ def revoke_api_key(database_url: str, *, tenant: str, prefix: str) -> None:
         access.revoke_key(session, tenant_id=tenant_id, key_id=key.id)
 
 
-def create_signing_key(database_url: str, folder: Path) -> SigningKeyView:
+def create_signing_key(database_url: str, folder: Path) -> resources.SigningKey:
     """Create a signing key in `folder` and register it; the worker signs with it from now on. Earlier keys stay valid."""
     made = make_key(folder)
     try:
@@ -72,13 +72,13 @@ def ensure_signing_key(database_url: str, folder: Path) -> None:
         create_signing_key(database_url, folder)
 
 
-def list_signing_keys(database_url: str) -> list[SigningKeyView]:
+def list_signing_keys(database_url: str) -> list[resources.SigningKey]:
     """List the signing keys, newest first."""
     with open_database(database_url) as sessions, sessions.begin() as session:
         return signing_keys.list_signing_keys(session)
 
 
-def revoke_signing_key(database_url: str, folder: Path, *, prefix: str, reason: str) -> SigningKeyView:
+def revoke_signing_key(database_url: str, folder: Path, *, prefix: str, reason: str) -> resources.SigningKey:
     """Revoke the signing key whose ID begins with `prefix` and delete its private half from `folder`.
 
     Raises KeyCommandRefused unless exactly one key has this prefix.

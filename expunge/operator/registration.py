@@ -10,10 +10,11 @@ from pathlib import Path
 
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_database
+from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
-from ledger.registry.models import ModelView, VersionView, get_model, register_model
+from ledger.registry.models import get_model, register_model
 from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest
 from unlearning.data.samples import SampleSet
@@ -34,7 +35,7 @@ def register_workload(
     dataset: str | None = None,
     policy: Sequence[str | Mapping[str, object]] | None = None,
     tenant: str = "default",
-) -> ModelView:
+) -> resources.Model:
     """Register the workload `reference` as the model `name`, with `weights` as version 1.
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
@@ -86,7 +87,7 @@ def register_new_version(
     weights: Path | None = None,
     without: Collection[str] = (),
     tenant: str = "default",
-) -> VersionView:
+) -> resources.Version:
     """Register retrained weights as a model's next version, which is not served.
 
     without: IDs of the workload's training set that the training left out. Raises CannotRegister with the reason; then nothing

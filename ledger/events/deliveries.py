@@ -4,6 +4,7 @@ A courier takes an endpoint with what is due for it, sends it while no transacti
 at a time is at an endpoint, so one that hangs holds up nobody else; a courier that dies leaves it to the next after `HOLD`.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from ledger.db import Page, now, read_page
+from ledger import resources
+from ledger.db import now, read_page
 from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
 from ledger.metrics import increment_tally
@@ -149,32 +151,6 @@ DELIVERY_RETENTION = timedelta(days=30)
 """How long the log of a finished delivery is kept."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TryView:
-    """One try of a delivery's log."""
-
-    number: int
-    outcome: TryOutcome
-    status: int | None
-    seconds: float
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliveryView:
-    """A message for one endpoint, with every try to deliver it."""
-
-    id: UUID
-    message_id: UUID
-    type: str
-    body: str
-    state: DeliveryState
-    next_try_at: datetime | None
-    tries: tuple[TryView, ...]
-    created_at: datetime
-    finished_at: datetime | None
-
-
 def list_deliveries(
     session: Session,
     *,
@@ -183,18 +159,17 @@ def list_deliveries(
     state: DeliveryState | None = None,
     cursor: str | None = None,
     limit: int = 50,
-) -> Page[DeliveryView]:
+) -> resources.Page[resources.Delivery]:
     """An endpoint's deliveries, newest first: all, or those in a state. Raises UnknownWebhook, InvalidCursor."""
     find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id)
     chosen = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == webhook_id)
     if state is not None:
         chosen = chosen.where(WebhookDelivery.state == state)
-    return read_page(
-        session, chosen, WebhookDelivery, cursor=cursor, limit=limit, views=lambda rows: _views(session, rows)
-    )
+    rows, next_cursor = read_page(session, chosen, WebhookDelivery, cursor=cursor, limit=limit)
+    return resources.Page[resources.Delivery](items=_to_deliveries(session, rows), next_cursor=next_cursor)
 
 
-def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: UUID) -> DeliveryView:
+def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: UUID) -> resources.Delivery:
     """Have a delivery tried again now, with the same message and a new schedule.
 
     Raises UnknownWebhook, UnknownDelivery, and WebhookDisabled.
@@ -207,7 +182,7 @@ def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: 
         raise UnknownDelivery(f"there is no delivery {delivery_id} of this webhook")
     row.state, row.failures, row.finished_at, row.next_try_at = DeliveryState.PENDING, 0, None, now(session)
     session.flush()
-    return _views(session, [row])[0]
+    return _to_deliveries(session, [row])[0]
 
 
 def delete_expired_deliveries(session: Session) -> None:
@@ -217,18 +192,17 @@ def delete_expired_deliveries(session: Session) -> None:
     )
 
 
-def _views(session: Session, rows: Sequence[WebhookDelivery]) -> list[DeliveryView]:
-    tries: dict[UUID, list[TryView]] = {row.id: [] for row in rows}
+def _to_deliveries(session: Session, rows: Sequence[WebhookDelivery]) -> list[resources.Delivery]:
+    tries: dict[UUID, list[resources.DeliveryTry]] = {row.id: [] for row in rows}
     made = select(WebhookTry).where(WebhookTry.delivery_id.in_(list(tries))).order_by(WebhookTry.number)
-    for of in session.scalars(made):
-        view = TryView(number=of.number, outcome=of.outcome, status=of.status, seconds=of.seconds, at=of.at)
-        tries[of.delivery_id].append(view)
+    for one in session.scalars(made):
+        tries[one.delivery_id].append(resources.DeliveryTry.model_validate(one))
     return [
-        DeliveryView(
+        resources.Delivery(
             id=row.id,
-            message_id=row.message_id,
+            message_id=f"msg_{row.message_id.hex}",
             type=row.type,
-            body=row.body,
+            body=json.loads(row.body),
             state=row.state,
             next_try_at=row.next_try_at,
             tries=tuple(tries[row.id]),

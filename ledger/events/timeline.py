@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
 from ledger.events.messages import queue_messages
 from ledger.tables import Event, Job, Model, UnlearnRequest
@@ -72,17 +71,6 @@ class _Blank(dict[str, object]):
         return "–"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventView:
-    """One entry of a timeline; `id` grows, so it serves as the place to read on from."""
-
-    id: int
-    at: datetime
-    kind: str
-    text: str
-    data: Mapping[str, Any]
-
-
 def record(
     session: Session,
     kind: str,
@@ -116,7 +104,7 @@ def _plain(value: object) -> object:
 
 def list_job_events(
     session: Session, *, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int = 1000
-) -> list[EventView]:
+) -> list[resources.Event]:
     """A job's timeline, oldest first, from beyond the event `after`. Raises UnknownJob."""
     if session.scalar(select(Job.id).where(Job.id == job_id, Job.tenant_id == tenant_id)) is None:
         raise UnknownJob(f"there is no job {job_id}")
@@ -125,7 +113,7 @@ def list_job_events(
 
 def list_request_events(
     session: Session, *, tenant_id: UUID, request_id: UUID, after: int = 0, limit: int = 1000
-) -> list[EventView]:
+) -> list[resources.Event]:
     """A request's timeline with those of its targets, oldest first, from beyond the event `after`. Raises UnknownRequest."""
     mine = select(UnlearnRequest.id).where(UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id)
     if session.scalar(mine) is None:
@@ -135,7 +123,7 @@ def list_request_events(
 
 def list_model_events(
     session: Session, *, tenant_id: UUID, model: str, after: int = 0, limit: int = 1000
-) -> list[EventView]:
+) -> list[resources.Event]:
     """What happened to a model's versions, oldest first, from beyond the event `after`. Raises UnknownModel."""
     model_id = session.scalar(select(Model.id).where(Model.name == model, Model.tenant_id == tenant_id))
     if model_id is None:
@@ -143,14 +131,14 @@ def list_model_events(
     return _timeline(session, Event.model_id == model_id, after=after, limit=limit)
 
 
-def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: int) -> list[EventView]:
+def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: int) -> list[resources.Event]:
     chosen = select(Event).where(of, Event.id > after).order_by(Event.id).limit(limit)
-    return [_view(event) for event in session.scalars(chosen)]
+    return [_to_event(event) for event in session.scalars(chosen)]
 
 
-def _view(event: Event) -> EventView:
+def _to_event(event: Event) -> resources.Event:
     text = TEXTS[event.kind].format_map(_Blank({name: _said(value) for name, value in event.data.items()}))
-    return EventView(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
+    return resources.Event(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
 
 
 def _said(value: object) -> object:

@@ -3,13 +3,13 @@
 import base64
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.db import now
 from ledger.errors import UnknownWebhook
 from ledger.states import DeliveryState, DisabledReason, MessageType
@@ -19,30 +19,20 @@ SECRET_OVERLAP = timedelta(hours=24)
 """After a rotation messages are signed with the old secret too for so long."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookView:
-    """An endpoint; `types` empty means every type. `generation` is what its secret is derived from."""
-
-    id: UUID
-    url: str
-    types: tuple[MessageType, ...]
-    description: str | None
-    generation: int
-    rotated_at: datetime | None
-    failing_since: datetime | None
-    disabled_at: datetime | None
-    disabled_reason: DisabledReason | None
-    created_at: datetime
-
-
 def add_webhook(
-    session: Session, *, tenant_id: UUID, url: str, types: Sequence[MessageType] = (), description: str | None = None
-) -> WebhookView:
-    """Make an endpoint that is told of events from now on."""
+    session: Session,
+    *,
+    tenant_id: UUID,
+    url: str,
+    types: Sequence[MessageType] = (),
+    description: str | None = None,
+    key: bytes,
+) -> resources.WebhookWithSecret:
+    """Make an endpoint that is sent events from now on. Its secret is derived from the key."""
     endpoint = WebhookEndpoint(tenant_id=tenant_id, url=url, types=sorted(set(types)), description=description)
     session.add(endpoint)
     session.flush()
-    return _view(endpoint)
+    return _with_secret(endpoint, key)
 
 
 def change_webhook(
@@ -54,7 +44,7 @@ def change_webhook(
     types: Sequence[MessageType] | None = None,
     description: str | None = None,
     enabled: bool | None = None,
-) -> WebhookView:
+) -> resources.Webhook:
     """Change what is not None. What an endpoint missed while it was disabled is not made up for. Raises UnknownWebhook."""
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
     endpoint.url = url if url is not None else endpoint.url
@@ -65,16 +55,16 @@ def change_webhook(
     if enabled is True:
         endpoint.disabled_at = endpoint.disabled_reason = endpoint.failing_since = None
     session.flush()
-    return _view(endpoint)
+    return resources.Webhook.model_validate(endpoint)
 
 
-def rotate_secret(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> WebhookView:
-    """Give an endpoint its next secret; the last one signs along for `SECRET_OVERLAP`. Raises UnknownWebhook."""
+def rotate_secret(session: Session, *, tenant_id: UUID, webhook_id: UUID, key: bytes) -> resources.WebhookWithSecret:
+    """Give an endpoint its next secret; messages are signed with the last one too for `SECRET_OVERLAP`. Raises UnknownWebhook."""
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
     endpoint.generation += 1
     endpoint.rotated_at = now(session)
     session.flush()
-    return _view(endpoint)
+    return _with_secret(endpoint, key)
 
 
 def remove_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> None:
@@ -83,15 +73,18 @@ def remove_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> No
     session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id == endpoint.id))
 
 
-def get_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> WebhookView:
+def get_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> resources.Webhook:
     """One endpoint. Raises UnknownWebhook."""
-    return _view(find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id))
+    return resources.Webhook.model_validate(find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id))
 
 
-def list_webhooks(session: Session, *, tenant_id: UUID) -> list[WebhookView]:
+def list_webhooks(session: Session, *, tenant_id: UUID) -> list[resources.Webhook]:
     """All endpoints of a tenant, oldest first."""
     mine = select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)
-    return [_view(endpoint) for endpoint in session.scalars(mine.order_by(WebhookEndpoint.created_at))]
+    return [
+        resources.Webhook.model_validate(endpoint)
+        for endpoint in session.scalars(mine.order_by(WebhookEndpoint.created_at))
+    ]
 
 
 def find_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID, lock: bool = False) -> WebhookEndpoint:
@@ -112,19 +105,9 @@ def disable(session: Session, endpoint: WebhookEndpoint, reason: DisabledReason)
     session.execute(update(WebhookDelivery).where(waiting).values(**given_up))
 
 
-def _view(endpoint: WebhookEndpoint) -> WebhookView:
-    return WebhookView(
-        id=endpoint.id,
-        url=endpoint.url,
-        types=tuple(MessageType(kind) for kind in endpoint.types),
-        description=endpoint.description,
-        generation=endpoint.generation,
-        rotated_at=endpoint.rotated_at,
-        failing_since=endpoint.failing_since,
-        disabled_at=endpoint.disabled_at,
-        disabled_reason=endpoint.disabled_reason,
-        created_at=endpoint.created_at,
-    )
+def _with_secret(endpoint: WebhookEndpoint, key: bytes) -> resources.WebhookWithSecret:
+    secret = webhook_secret(key, endpoint.id, endpoint.generation)
+    return resources.WebhookWithSecret(**dict(resources.Webhook.model_validate(endpoint)), secret=secret)
 
 
 _PURPOSE = b"\0webhook secret\0"

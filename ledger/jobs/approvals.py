@@ -8,14 +8,15 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.db import now
 from ledger.errors import NotAwaiting, UnknownModel
 from ledger.events.outbox import announce_next, announce_wakeup
 from ledger.events.timeline import record
-from ledger.jobs.jobs import JobView, find_job, job_views, refuse_version
+from ledger.jobs.jobs import find_job, get_job, refuse_version
 from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.models import ModelView, get_model
+from ledger.registry.models import get_model
 from ledger.requests.batching import close_job
 from ledger.states import JobState, Phase, Reason
 from ledger.tables import Job, Model, ModelVersion, Report
@@ -23,7 +24,7 @@ from ledger.tables import Job, Model, ModelVersion, Report
 
 def set_approvals(
     session: Session, *, tenant_id: UUID, model: str, jobs: bool | None = None, versions: bool | None = None, by: str
-) -> ModelView:
+) -> resources.Model:
     """Say what of a model's needs approval from now on; None leaves it. A job that waited and need not any more is let run.
 
     A version that waits goes on waiting. Raises UnknownModel.
@@ -44,7 +45,7 @@ def set_approvals(
     return get_model(session, tenant_id=tenant_id, name=model)
 
 
-def approve(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> JobView:
+def approve(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> resources.Job:
     """Let a job run, or have its version served: whichever it waits for.
 
     Raises UnknownJob, and NotAwaiting for a job that waits for neither.
@@ -66,10 +67,10 @@ def approve(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> JobV
         }
         complete_job(session, job, version, about)
     session.flush()
-    return job_views(session, [job])[0]
+    return get_job(session, tenant_id=tenant_id, job_id=job_id)
 
 
-def refuse(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> JobView:
+def refuse(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> resources.Job:
     """Do not let a job run: it is cancelled; or do not have its version served: it has failed, and the old one stays.
 
     Raises UnknownJob, and NotAwaiting for a job that waits for neither.
@@ -81,7 +82,7 @@ def refuse(session: Session, *, tenant_id: UUID, job_id: UUID, by: str) -> JobVi
         refuse_version(session, job)
     to = JobState.CANCELLED if what == "run" else JobState.FAILED
     advance_job(session, job.id, to, reason=Reason.APPROVAL_REFUSED)
-    return job_views(session, [job])[0]
+    return get_job(session, tenant_id=tenant_id, job_id=job_id)
 
 
 def _awaiting(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:

@@ -1,15 +1,15 @@
 """How long a model's next job will take: from its past jobs, before the first from its training."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Subquery, extract, func, select
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.db import now
+from ledger.resources import EstimateSource
 from ledger.states import JobState
 from ledger.tables import Job, Model
 
@@ -18,25 +18,7 @@ SPREAD = (0.1, 3.0)
 policy's methods may all be tried, of which retraining is the last."""
 
 
-class EstimateSource(StrEnum):
-    """What an estimate is made of."""
-
-    PAST_JOBS = "past_jobs"  # the median and the range of the model's last twenty
-    TRAINING = "training"  # the seconds that its training took
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """How long a job will run, in seconds, with a range, and when it will have ended at the latest if that holds."""
-
-    seconds: float
-    low_seconds: float
-    high_seconds: float
-    source: EstimateSource
-    finish_at: datetime
-
-
-def estimate(session: Session, *, job_id: UUID) -> Estimate | None:
+def estimate(session: Session, *, job_id: UUID) -> resources.Estimate | None:
     """The estimate for a job that waits; None where nothing is known of its model. One job of a model runs at a time."""
     job = session.get_one(Job, job_id)
     found = _from_past_jobs(session, job.model_id) or _from_training(session.get_one(Model, job.model_id).details)
@@ -48,7 +30,7 @@ def estimate(session: Session, *, job_id: UUID) -> Estimate | None:
     )
     jobs = 1 + (session.scalar(ahead) or 0)
     finish_at = max(job.closes_at, now(session)) + jobs * timedelta(seconds=high)
-    return Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
+    return resources.Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
 
 
 def last_durations(model_id: UUID) -> Subquery:

@@ -1,8 +1,5 @@
-"""What may be seen of a job and of the attempts at it: plain data."""
+"""Jobs: reading them with their attempts, cancelling and retrying them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -10,85 +7,19 @@ from uuid import UUID
 from sqlalchemy import Select, bindparam, func, select, true
 from sqlalchemy.orm import Session, aliased
 
-from ledger.db import Page, now, read_page
+from ledger import resources
+from ledger.db import now, read_page
 from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance_job
-from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason, RequestState, Verdict
+from ledger.states import LEASED, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobView:
-    """One unlearning run of one model.
-
-    `samples` is the size of the frozen manifest, None before the cut-off; `requests` counts those it serves; `due_at` is the
-    earliest deadline among them; `progress` runs from 0 to 1; `eta_seconds` and `timings` are in seconds; `updated_at` moves
-    with every change.
-    """
-
-    id: UUID
-    model: str
-    dataset: str
-    state: JobState
-    reason: Reason | None
-    detail: str | None
-    phase: Phase
-    progress: float
-    step: int
-    total: int
-    eta_seconds: float | None
-    metrics: Mapping[str, Any]
-    timings: Mapping[str, Any]
-    attempt: int
-    method: Mapping[str, Any]
-    policy: tuple[Mapping[str, Any], ...]
-    cut_off: datetime
-    cut_off_reason: ClosingReason
-    frozen_at: datetime | None
-    samples: int | None
-    requests: int
-    due_at: datetime | None
-    approved_by: str | None
-    approved_at: datetime | None
-    cancel_requested: bool
-    base_version: int | None
-    version: int | None
-    report_id: UUID | None
-    verdict: Verdict | None
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    updated_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptView:
-    """One worker's go at a job; `finding` is what the audit found when it was not good enough to publish."""
-
-    number: int
-    method: Mapping[str, Any]
-    worker: str
-    outcome: AttemptOutcome | None
-    reason: Reason | None
-    detail: str | None
-    finding: Mapping[str, Any] | None
-    timings: Mapping[str, Any]
-    started_at: datetime
-    finished_at: datetime | None
-
-
-def job_views(session: Session, jobs: Sequence[Job]) -> list[JobView]:
-    """The views of some jobs, in their order."""
-    chosen = with_facts().where(Job.id.in_([job.id for job in jobs]))
-    views = {job.id: job_view(job, *facts) for job, *facts in session.execute(chosen)}
-    return [views[job.id] for job in jobs]
-
-
 @cache
-def with_facts() -> Select[Any]:
-    """Jobs, each with what else its view shows: a row is what `job_view` takes. One statement, because jobs are polled."""
-    made = aliased(ModelVersion)
+def _all_jobs() -> Select[Any]:
+    """Select jobs, each row with the fields of `resources.Job`, in one statement, because jobs are polled."""
+    published = aliased(ModelVersion)
     served = (
         select(func.count().label("requests"), func.min(UnlearnRequest.due_at).label("due_at"))
         .select_from(Target)
@@ -98,102 +29,37 @@ def with_facts() -> Select[Any]:
     )
     return (
         select(
-            Job,
-            Model.name,
-            Dataset.name,
-            ModelVersion.number,
-            made.number,
-            Report.id,
-            Report.verdict,
+            *(column for column in Job.__table__.c if column.name in resources.Job.model_fields),
+            Job.sample_count.label("samples"),
+            Model.name.label("model"),
+            Dataset.name.label("dataset"),
+            ModelVersion.number.label("base_version"),
+            published.number.label("version"),
+            Report.id.label("report_id"),
+            Report.verdict.label("verdict"),
             served.c.requests,
             served.c.due_at,
         )
         .join(Model, Model.id == Job.model_id)
         .join(Dataset, Dataset.id == Model.dataset_id)
         .outerjoin(ModelVersion, ModelVersion.id == Job.base_version_id)
-        .outerjoin(made, made.job_id == Job.id)
+        .outerjoin(published, published.job_id == Job.id)
         .outerjoin(Report, Report.job_id == Job.id)
         .join(served, true())
     )
 
 
-def job_view(
-    job: Job,
-    model: str,
-    dataset: str,
-    base_version: int | None,
-    version: int | None,
-    report_id: UUID | None,
-    verdict: Verdict | None,
-    requests: int,
-    due_at: datetime | None,
-) -> JobView:
-    """The view of one job, from a row of `with_facts`."""
-    return JobView(
-        id=job.id,
-        model=model,
-        dataset=dataset,
-        state=job.state,
-        reason=job.reason,
-        detail=job.detail,
-        phase=job.phase,
-        progress=job.progress,
-        step=job.step,
-        total=job.total,
-        eta_seconds=job.eta_seconds,
-        metrics=job.metrics,
-        timings=job.timings,
-        attempt=job.attempt,
-        method=job.method,
-        policy=tuple(job.policy),
-        cut_off=job.closes_at,
-        cut_off_reason=job.closing_reason,
-        frozen_at=job.closed_at,
-        samples=job.sample_count,
-        requests=requests,
-        due_at=due_at,
-        approved_by=job.approved_by,
-        approved_at=job.approved_at,
-        cancel_requested=job.cancel_requested,
-        base_version=base_version,
-        version=version,
-        report_id=report_id,
-        verdict=verdict,
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-        updated_at=job.updated_at,
-    )
+@cache
+def _one_job() -> Select[Any]:
+    return _all_jobs().where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
 
 
-def attempt_view(attempt: Attempt) -> AttemptView:
-    """The view of one attempt."""
-    return AttemptView(
-        number=attempt.number,
-        method=attempt.method,
-        worker=attempt.worker,
-        outcome=attempt.outcome,
-        reason=attempt.reason,
-        detail=attempt.detail,
-        finding=attempt.finding,
-        timings=attempt.timings,
-        started_at=attempt.started_at,
-        finished_at=attempt.finished_at,
-    )
-
-
-def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
-    """One job, read now. Raises UnknownJob."""
-    found = session.execute(_one(), {"job_id": job_id, "tenant_id": tenant_id}).one_or_none()
+def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
+    """Read one job. Raises UnknownJob."""
+    found = session.execute(_one_job(), {"job_id": job_id, "tenant_id": tenant_id}).one_or_none()
     if found is None:
         raise UnknownJob(f"there is no job {job_id}")
-    return job_view(*found)
-
-
-@cache
-def _one() -> Select[Any]:
-    mine = with_facts().where(Job.id == bindparam("job_id"), Job.tenant_id == bindparam("tenant_id"))
-    return mine.execution_options(populate_existing=True)
+    return resources.Job.model_validate(found)
 
 
 def find_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:
@@ -213,26 +79,27 @@ def list_jobs(
     model: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
-) -> Page[JobView]:
+) -> resources.Page[resources.Job]:
     """A tenant's jobs, newest first: all, or those in a state or of a model. Raises InvalidCursor."""
     chosen = select(Job).where(Job.tenant_id == tenant_id)
     if state is not None:
         chosen = chosen.where(Job.state == state)
     if model is not None:
         chosen = chosen.where(Job.model_id.in_(select(Model.id).where(Model.name == model)))
-    return read_page(session, chosen, Job, cursor=cursor, limit=limit, views=lambda jobs: job_views(session, jobs))
+    jobs, next_cursor = read_page(session, chosen, Job, cursor=cursor, limit=limit)
+    found = {row.id: row for row in session.execute(_all_jobs().where(Job.id.in_([job.id for job in jobs])))}
+    items = [resources.Job.model_validate(found[job.id]) for job in jobs]
+    return resources.Page[resources.Job](items=items, next_cursor=next_cursor)
 
 
-def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[AttemptView]:
+def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[resources.Attempt]:
     """The attempts at a job, in their order. Raises UnknownJob."""
     find_job(session, tenant_id=tenant_id, job_id=job_id)
-    return [
-        attempt_view(attempt)
-        for attempt in session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
-    ]
+    attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
+    return [resources.Attempt.model_validate(attempt) for attempt in attempts]
 
 
-def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
+def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
     """Cancel a job with all its requests: at once while it waits, at the worker's next step while it runs; again does nothing.
 
     The served model is untouched in any case. Raises UnknownJob, and TooLate once it has completed or failed.
@@ -243,7 +110,7 @@ def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
         raise TooLate(f"the job has {job.state} already; it can not be cancelled")
     stop_job(session, job)
     session.flush()
-    return job_views(session, [job])[0]
+    return get_job(session, tenant_id=tenant_id, job_id=job_id)
 
 
 def stop_job(session: Session, job: Job) -> None:
@@ -264,7 +131,7 @@ def refuse_version(session: Session, job: Job) -> None:
     version.refused_at = now(session)
 
 
-def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
+def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
     """Put a failed job back into the queue, from the first method of its policy and with all its tries.
 
     Raises UnknownJob, NotFailed for a job in another state, and VersionRefused for one that has had its result.
@@ -291,4 +158,4 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> JobView:
         total=0,
         eta_seconds=None,
     )
-    return job_views(session, [job])[0]
+    return get_job(session, tenant_id=tenant_id, job_id=job_id)

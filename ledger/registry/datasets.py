@@ -1,8 +1,6 @@
 """Datasets and their samples."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
@@ -10,6 +8,7 @@ from sqlalchemy import Select, Table, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.errors import SamplesNotInDataset, UnknownDataset
 from ledger.tables import Dataset
 from ledger.tables.requests import as_rows, samples
@@ -18,17 +17,7 @@ CHUNK = 50_000
 """Digests in one statement: large enough to be quick, small enough that memory stays flat."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatasetView:
-    """A named set of samples."""
-
-    id: UUID
-    name: str
-    samples: int
-    created_at: datetime
-
-
-def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> DatasetView:
+def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> resources.Dataset:
     """Make a dataset, or add samples to the one of that name; samples that it holds already stay."""
     session.execute(insert(Dataset).values(tenant_id=tenant_id, name=name).on_conflict_do_nothing())
     dataset = session.scalars(
@@ -40,7 +29,7 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
     for chunk in chunks(digests):
         dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, chunk)
     session.flush()
-    return _view(dataset)
+    return _to_dataset(dataset)
 
 
 def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: list[bytes]) -> int:
@@ -85,18 +74,20 @@ def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:
     return dataset
 
 
-def get_dataset(session: Session, *, tenant_id: UUID, name: str) -> DatasetView:
+def get_dataset(session: Session, *, tenant_id: UUID, name: str) -> resources.Dataset:
     """One dataset by its name. Raises UnknownDataset."""
-    return _view(find_dataset(session, tenant_id=tenant_id, name=name))
+    return _to_dataset(find_dataset(session, tenant_id=tenant_id, name=name))
 
 
-def list_datasets(session: Session, *, tenant_id: UUID) -> list[DatasetView]:
+def list_datasets(session: Session, *, tenant_id: UUID) -> list[resources.Dataset]:
     """All datasets of a tenant, by name."""
     return [
-        _view(row)
+        _to_dataset(row)
         for row in session.scalars(select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.name))
     ]
 
 
-def _view(dataset: Dataset) -> DatasetView:
-    return DatasetView(id=dataset.id, name=dataset.name, samples=dataset.sample_count, created_at=dataset.created_at)
+def _to_dataset(dataset: Dataset) -> resources.Dataset:
+    return resources.Dataset(
+        id=dataset.id, name=dataset.name, samples=dataset.sample_count, created_at=dataset.created_at
+    )

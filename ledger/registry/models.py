@@ -1,8 +1,6 @@
 """Models and their versions."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,51 +8,13 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.errors import AlreadyRegistered, UnknownModel
 from ledger.registry.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
 from ledger.states import VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
 from ledger.tables.requests import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionView:
-    """One set of weights of a model, by SHA-256; `job_id` and `report_id` for one that a job published."""
-
-    id: UUID
-    model: str
-    number: int
-    kind: VersionKind
-    weights_sha256: str
-    weights_path: str
-    job_id: UUID | None
-    report_id: UUID | None
-    served: bool
-    refused_at: datetime | None
-    created_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelView:
-    """A served model; `version` is the one served, `policy` the method specs that are tried, in order.
-
-    `trained_on_erased` counts training samples that another model of the dataset had erased when this one was registered.
-    """
-
-    id: UUID
-    name: str
-    dataset: str
-    workload: str
-    policy: tuple[Mapping[str, Any], ...]
-    details: Mapping[str, Any]
-    training_samples: int
-    erased_samples: int
-    trained_on_erased: int
-    approve_jobs: bool
-    approve_versions: bool
-    version: VersionView
-    created_at: datetime
 
 
 def register_model(
@@ -69,7 +29,7 @@ def register_model(
     weights_path: str,
     policy: Sequence[Mapping[str, Any]],
     details: Mapping[str, Any],
-) -> ModelView:
+) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
     Raises UnknownDataset, AlreadyRegistered when the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
@@ -116,20 +76,20 @@ def register_model(
     return get_model(session, tenant_id=tenant_id, name=name)
 
 
-def get_model(session: Session, *, tenant_id: UUID, name: str) -> ModelView:
+def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Model:
     """One model by its name. Raises UnknownModel."""
-    found = _views(session, tenant_id=tenant_id, name=name)
+    found = _read(session, tenant_id=tenant_id, name=name)
     if not found:
         raise UnknownModel(f"there is no model named {name!r}")
     return found[0]
 
 
-def list_models(session: Session, *, tenant_id: UUID) -> list[ModelView]:
+def list_models(session: Session, *, tenant_id: UUID) -> list[resources.Model]:
     """All models of a tenant, by name."""
-    return _views(session, tenant_id=tenant_id, name=None)
+    return _read(session, tenant_id=tenant_id, name=None)
 
 
-def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[ModelView]:
+def _read(session: Session, *, tenant_id: UUID, name: str | None) -> list[resources.Model]:
     erased = select(func.count()).where(erased_samples.c.model_id == Model.id).correlate(Model).scalar_subquery()
     chosen = (
         select(Model, Dataset.name, erased, ModelVersion, Report.id)
@@ -142,7 +102,7 @@ def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[Model
     if name is not None:
         chosen = chosen.where(Model.name == name)
     return [
-        ModelView(
+        resources.Model(
             id=model.id,
             name=model.name,
             dataset=dataset,
@@ -154,14 +114,14 @@ def _views(session: Session, *, tenant_id: UUID, name: str | None) -> list[Model
             trained_on_erased=model.trained_on_erased,
             approve_jobs=model.approve_jobs,
             approve_versions=model.approve_versions,
-            version=version_view(model, version, report_id),
+            version=to_version(model, version, report_id),
             created_at=model.created_at,
         )
         for model, dataset, erased_count, version, report_id in session.execute(chosen)
     ]
 
 
-def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[VersionView]:
+def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[resources.Version]:
     """All versions of a model, newest first. Raises UnknownModel."""
     chosen = (
         select(Model, ModelVersion, Report.id)
@@ -170,21 +130,20 @@ def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[Vers
         .where(Model.tenant_id == tenant_id, Model.name == model)
         .order_by(ModelVersion.number.desc())
     )
-    versions = [version_view(of, version, report_id) for of, version, report_id in session.execute(chosen)]
+    versions = [to_version(of, version, report_id) for of, version, report_id in session.execute(chosen)]
     if not versions:
         raise UnknownModel(f"there is no model named {model!r}")
     return versions
 
 
-def version_view(model: Model, version: ModelVersion, report_id: UUID | None) -> VersionView:
-    """The view of one version."""
-    return VersionView(
+def to_version(model: Model, version: ModelVersion, report_id: UUID | None) -> resources.Version:
+    """Give one version as it may be seen; `report_id` is that of its audit."""
+    return resources.Version(
         id=version.id,
         model=model.name,
         number=version.number,
         kind=version.kind,
         weights_sha256=version.weights_sha256,
-        weights_path=version.weights_path,
         job_id=version.job_id,
         report_id=report_id,
         served=version.id == model.served_version_id,

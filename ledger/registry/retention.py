@@ -11,8 +11,9 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
+from ledger import resources
 from ledger.db import now
-from ledger.registry.models import VersionView, list_versions
+from ledger.registry.models import list_versions
 from ledger.states import Verdict
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.requests import erased_samples
@@ -82,7 +83,7 @@ def needed_files(session: Session) -> set[str]:
 class Forgotten:
     """A version, how many samples it was made to forget, and what its audit found."""
 
-    version: VersionView
+    version: resources.Version
     samples: int
     verdict: Verdict | None
 

@@ -7,11 +7,12 @@ from sqlalchemy import Select, false, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import VersionView, version_view
+from ledger.registry.models import to_version
 from ledger.states import LEASED, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.requests import erased_samples, training_samples, version_samples
@@ -27,7 +28,7 @@ def register_version(
     weights_sha256: str,
     weights_path: str,
     by: str,
-) -> VersionView:
+) -> resources.Version:
     """Register weights that were trained anew as the model's next version; it is served once it is promoted.
 
     Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased where its training has seen what the model had
@@ -54,7 +55,7 @@ def register_version(
     of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
     session.flush()
-    return version_view(of, version, None)
+    return to_version(of, version, None)
 
 
 def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
@@ -68,7 +69,7 @@ def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
         )
 
 
-def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> VersionView:
+def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> resources.Version:
     """Serve this version from now on, be it newer or older than the one that was; again does nothing.
 
     Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased where it still knows samples that were
@@ -97,7 +98,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         session.flush()
         log_promotion(session, of, version)
     report_id = session.scalar(select(Report.id).where(Report.version_id == version.id))
-    return version_view(of, version, report_id)
+    return to_version(of, version, report_id)
 
 
 def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import FromClause, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from ledger.db import Page, now, read_page
+from ledger import resources
+from ledger.db import now, read_page
 from ledger.errors import InvalidTime, TooLate, UnknownRequest, UnknownUpload
 from ledger.events.timeline import record
 from ledger.jobs.jobs import stop_job
@@ -20,7 +21,7 @@ from ledger.requests.deadlines import due_at, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.matching import listed, match_models, record_samples, touched_models
 from ledger.requests.uploads import find_upload
-from ledger.requests.views import RequestView, read_views, request_views, with_targets
+from ledger.requests.views import read_views, request_views, with_targets
 from ledger.sample_ids import samples_sha256
 from ledger.states import Reason, RequestState, SampleOutcome
 from ledger.tables import Job, Model, Target, UnlearnRequest
@@ -50,7 +51,7 @@ def submit(
     expedite: bool = False,
     batch_window: timedelta,
     idempotency: Idempotency | None = None,
-) -> RequestView:
+) -> resources.UnlearnRequest:
     """Record a request to erase samples, for the models named or for every model of the dataset, and let it join their jobs.
 
     The samples are `digests`, or those of an uploaded manifest; one given twice is one. `received_at` is when the person asked, by
@@ -152,7 +153,7 @@ def _add_targets(
             advance(session, Target, [target.id], RequestState.SCHEDULED, data=told, job_id=job.id)
 
 
-def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> RequestView:
+def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
     """One request, read now. Raises UnknownRequest."""
     found = read_views(session, _one(), request_id=request_id, tenant_id=tenant_id)
     if not found:
@@ -186,7 +187,7 @@ def list_requests(
     overdue: bool = False,
     cursor: str | None = None,
     limit: int = 50,
-) -> Page[RequestView]:
+) -> resources.Page[resources.UnlearnRequest]:
     """A tenant's requests, newest first: all, or those in a state, touching a model, due before a time, open or not, overdue.
 
     Overdue are those that are open after their date. Raises InvalidCursor.
@@ -203,14 +204,8 @@ def list_requests(
         chosen = chosen.where(UnlearnRequest.finished_at.is_(None) == is_open)
     if overdue:
         chosen = chosen.where(UnlearnRequest.finished_at.is_(None), UnlearnRequest.due_at <= func.clock_timestamp())
-    return read_page(
-        session,
-        chosen,
-        UnlearnRequest,
-        cursor=cursor,
-        limit=limit,
-        views=lambda requests: request_views(session, requests),
-    )
+    requests, next_cursor = read_page(session, chosen, UnlearnRequest, cursor=cursor, limit=limit)
+    return resources.Page[resources.UnlearnRequest](items=request_views(session, requests), next_cursor=next_cursor)
 
 
 def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID, outcome: SampleOutcome) -> list[bytes]:
@@ -222,7 +217,7 @@ def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID,
     return list(session.scalars(chosen))
 
 
-def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> RequestView:
+def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> resources.UnlearnRequest:
     """Extend an open request's deadline, once, by what its regulation allows (GDPR: two months), for a reason.
 
     Raises UnknownRequest, TooLate when it is finished, overdue or extended already, and ValueError without a reason.
@@ -240,7 +235,7 @@ def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reas
     return request_views(session, [request])[0]
 
 
-def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> RequestView:
+def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
     """Withdraw a request, for every model that has not been dealt with; again does nothing.
 
     Until its job's manifest is frozen it simply leaves the job, which ends when nobody is left on it. After that the job itself is

@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from psycopg import Connection, Copy
@@ -12,6 +11,7 @@ from sqlalchemy import delete, func, literal, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
 from ledger.tables import Dataset, Upload
@@ -21,18 +21,6 @@ UPLOAD_RETENTION = timedelta(days=7)
 """How long an uploaded manifest can be used. What a request asked with it, the request keeps itself."""
 
 CHUNK = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UploadView:
-    """An uploaded manifest; `sha256` is of its sorted digests (`ledger.sample_ids.samples_sha256`)."""
-
-    id: UUID
-    dataset: str
-    samples: int
-    sha256: str
-    created_at: datetime
-    expires_at: datetime
 
 
 @contextmanager
@@ -50,7 +38,7 @@ def send_digests(copy: Copy, digests: Iterable[bytes]) -> None:
     copy.write("".join(f"\\\\x{digest.hex()}\n" for digest in digests))
 
 
-def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> UploadView:
+def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resources.Upload:
     """Make what was received a manifest, each sample once. Raises UnknownDataset, EmptyUpload."""
     of = find_dataset(session, tenant_id=tenant_id, name=dataset)
     manifest_id = uuid4()
@@ -78,7 +66,7 @@ def _commitment(session: Session, manifest_id: UUID) -> str:
     return commitment.hexdigest()
 
 
-def get_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> UploadView:
+def get_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> resources.Upload:
     """One uploaded manifest. Raises UnknownUpload."""
     return _view(session, find_upload(session, tenant_id=tenant_id, manifest_id=manifest_id))
 
@@ -114,8 +102,8 @@ def _delete(session: Session, manifest_id: UUID) -> None:
     session.execute(delete(Upload).where(Upload.id == manifest_id))
 
 
-def _view(session: Session, manifest: Upload) -> UploadView:
-    return UploadView(
+def _view(session: Session, manifest: Upload) -> resources.Upload:
+    return resources.Upload(
         id=manifest.id,
         dataset=session.get_one(Dataset, manifest.dataset_id).name,
         samples=manifest.samples,

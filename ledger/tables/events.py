@@ -80,6 +80,11 @@ class WebhookEndpoint(Base):
     disabled_reason: Mapped[DisabledReason | None] = mapped_column(choice(DisabledReason, "disabled_reason"))
     created_at: Mapped[Created]
 
+    @property
+    def enabled(self) -> bool:
+        """Whether events are sent to it."""
+        return self.disabled_at is None
+
 
 class WebhookDelivery(Base):
     """A message for one endpoint: written in the transaction of what it tells, tried until it is taken or given up."""

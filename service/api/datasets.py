@@ -1,4 +1,4 @@
-"""GET /datasets: what can be named in a request. Registering one is the operator's command."""
+"""GET /datasets: the data sets that a request can name. The operator registers them with a command."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ from fastapi.responses import StreamingResponse
 
 from ledger.registry.datasets import get_dataset, list_datasets
 from ledger.requests import do_not_train
-from service.api.models import DatasetBody, DatasetsBody
+from ledger.resources import Dataset, Listing
 from service.http.authentication import Reader
 from service.http.fields import Name
 from service.http.openapi import problems
@@ -18,17 +18,15 @@ router = APIRouter(tags=["registry"])
 
 
 @router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
-def get_datasets(caller: Reader, ledger: Ledger) -> DatasetsBody:
-    """Every dataset with how many samples it has; their IDs are not stored and cannot be listed."""
-    return DatasetsBody.model_validate(
-        {"items": list_datasets(ledger, tenant_id=caller.tenant_id)}, from_attributes=True
-    )
+def get_datasets(caller: Reader, ledger: Ledger) -> Listing[Dataset]:
+    """All datasets of the tenant, by name, with how many samples each has. Sample IDs are not stored and cannot be listed."""
+    return Listing[Dataset](items=list_datasets(ledger, tenant_id=caller.tenant_id))
 
 
 @router.get("/datasets/{name}", summary="One dataset", responses=problems(401, 403, 404, 422, 503))
-def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> DatasetBody:
+def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> Dataset:
     """A dataset by its name."""
-    return DatasetBody.model_validate(get_dataset(ledger, tenant_id=caller.tenant_id, name=name))
+    return get_dataset(ledger, tenant_id=caller.tenant_id, name=name)
 
 
 @router.get(
@@ -38,6 +36,6 @@ def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> DatasetBody:
     responses=problems(401, 403, 404, 422, 503) | DIGESTS,
 )
 async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
-    """The samples that any model of the dataset has forgotten or was asked to, by their keyed hash, each in hex on a line."""
+    """The samples that any model of the dataset has forgotten or was asked to forget: their keyed hashes, in hex, one a line."""
     find = partial(do_not_train.of_dataset, tenant_id=caller.tenant_id, name=name)
     return await stream_digests(request.app.state.lists, request.app.state.database, find)

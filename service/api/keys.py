@@ -1,40 +1,20 @@
-"""Public signing keys as the API tells them."""
-
-from datetime import datetime
+"""GET /keys: the public signing keys."""
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
 
+from ledger.resources import Listing, SigningKey
 from ledger.transparency.signing_keys import list_signing_keys
 from service.http.openapi import problems
 from service.http.sessions import Ledger
-
-
-class SigningKeyBody(BaseModel):
-    """A public key (Ed25519) that signs, or has signed, statements and checkpoints."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    key_id: str = Field(description="SHA-256, hex, of the key's DER form (SubjectPublicKeyInfo).")
-    public_key: str = Field(description="PEM.")
-    created_at: datetime
-    revoked_at: datetime | None = Field(description="From then on nothing that it has ever signed counts.")
-    revocation_reason: str | None
-
-
-class SigningKeysBody(BaseModel):
-    """All keys, newest first, the revoked ones too. Save it as the file that `expunge verify --key` reads."""
-
-    items: list[SigningKeyBody]
-
 
 router = APIRouter(tags=["reports"])
 
 
 @router.get("/keys", summary="The public signing keys", responses=problems(503))
-def get_keys(ledger: Ledger) -> SigningKeysBody:
-    """The keys that statements and checkpoints are verified with, newest first, and which are revoked; asks for no API key.
+def get_keys(ledger: Ledger) -> Listing[SigningKey]:
+    """The keys that statements and log checkpoints are verified with, newest first, the revoked ones too. No API key is needed.
 
-    A key is worth what its way to you is worth: compare its id with one that you were given otherwise.
+    Save the answer as the file that `expunge verify --key` reads. Trust a key as far as you trust the way it reached you: compare
+    its id with one that you were given by another way.
     """
-    return SigningKeysBody.model_validate({"items": list_signing_keys(ledger)}, from_attributes=True)
+    return Listing[SigningKey](items=list_signing_keys(ledger))

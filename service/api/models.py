@@ -1,9 +1,7 @@
-"""Datasets, models and model versions as the API tells them."""
+"""Models and their versions."""
 
-from datetime import datetime
 from functools import partial
-from typing import Annotated, Any
-from uuid import UUID
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import StreamingResponse
@@ -15,65 +13,12 @@ from ledger.registry.access import Scope
 from ledger.registry.models import get_model, list_models, list_versions
 from ledger.registry.versions import promote
 from ledger.requests import do_not_train
-from ledger.states import VersionKind
-from service.api.jobs import EventsBody
+from ledger.resources import Event, Listing, Model, Version
 from service.http.authentication import Admin, Promoter, Reader, require
 from service.http.fields import After, Limit, Name
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.http.streaming import DIGESTS, stream_digests
-
-
-class DatasetBody(BaseModel):
-    """A named set of samples."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    name: str = Field(examples=["digits"])
-    samples: int = Field(description="How many samples are registered.")
-    created_at: datetime
-
-
-class VersionBody(BaseModel):
-    """One set of weights of a model."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    model: str = Field(examples=["digits-cnn"])
-    number: int = Field(description="From 1, in the order in which they came.")
-    kind: VersionKind
-    weights_sha256: str = Field(description="SHA-256 of the safetensors file, hex.")
-    job_id: UUID | None = Field(description="The job that published it; null for the trained one.")
-    report_id: UUID | None = Field(description="The audit of that job.")
-    served: bool = Field(description="Whether it is the one that is served.")
-    refused_at: datetime | None = Field(description="When an approver refused it; it is never served.")
-    created_at: datetime
-
-
-class ModelBody(BaseModel):
-    """A served model."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    name: str = Field(examples=["digits-cnn"])
-    dataset: str = Field(examples=["digits"])
-    workload: str = Field(examples=["examples.digits:workload"])
-    policy: list[dict[str, Any]] = Field(
-        description="The methods that `auto` tries, in order, until the audit verifies."
-    )
-    details: dict[str, Any]
-    training_samples: int
-    erased_samples: int
-    trained_on_erased: int = Field(
-        description="Training samples that another model of the dataset had erased when this one was registered: should be 0."
-    )
-    approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
-    approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")
-    version: VersionBody = Field(description="The one that is served.")
-    created_at: datetime
 
 
 class ApprovalsBody(BaseModel):
@@ -85,39 +30,21 @@ class ApprovalsBody(BaseModel):
     approve_versions: bool | None = Field(default=None, description="Each version, before it is served.")
 
 
-class DatasetsBody(BaseModel):
-    """All datasets of the tenant, by name."""
-
-    items: list[DatasetBody]
-
-
-class ModelsBody(BaseModel):
-    """All models of the tenant, by name."""
-
-    items: list[ModelBody]
-
-
-class VersionsBody(BaseModel):
-    """All versions of a model, newest first."""
-
-    items: list[VersionBody]
-
-
 router = APIRouter(tags=["registry"])
 
 Number = Annotated[int, Path(ge=1, lt=2**31, description="The version's number.")]
 
 
 @router.get("/models", summary="List the models", responses=problems(401, 403, 503))
-def get_models(caller: Reader, ledger: Ledger) -> ModelsBody:
+def get_models(caller: Reader, ledger: Ledger) -> Listing[Model]:
     """Every model with its newest version, the methods its policy tries, and how many samples it has forgotten."""
-    return ModelsBody.model_validate({"items": list_models(ledger, tenant_id=caller.tenant_id)}, from_attributes=True)
+    return Listing[Model](items=list_models(ledger, tenant_id=caller.tenant_id))
 
 
 @router.get("/models/{name}", summary="One model", responses=problems(401, 403, 404, 422, 503))
-def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> ModelBody:
+def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> Model:
     """A model by its name."""
-    return ModelBody.model_validate(get_model(ledger, tenant_id=caller.tenant_id, name=name))
+    return get_model(ledger, tenant_id=caller.tenant_id, name=name)
 
 
 @router.patch(
@@ -125,9 +52,9 @@ def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> ModelBody:
     summary="Say what needs approval",
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
-def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger) -> ModelBody:
+def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger) -> Model:
     """Has an admin approve each job before it runs, or each version before it is served, or not any more."""
-    view = set_approvals(
+    return set_approvals(
         ledger,
         tenant_id=caller.tenant_id,
         model=name,
@@ -135,14 +62,12 @@ def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger)
         versions=asked.approve_versions,
         by=caller.name,
     )
-    return ModelBody.model_validate(view)
 
 
 @router.get("/models/{name}/versions", summary="A model's versions", responses=problems(401, 403, 404, 422, 503))
-def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
+def get_versions(name: Name, caller: Reader, ledger: Ledger) -> Listing[Version]:
     """All versions by their weights' SHA-256, newest first, each with the job and the report it came from."""
-    versions = list_versions(ledger, tenant_id=caller.tenant_id, model=name)
-    return VersionsBody.model_validate({"items": versions}, from_attributes=True)
+    return Listing[Version](items=list_versions(ledger, tenant_id=caller.tenant_id, model=name))
 
 
 @router.post(
@@ -150,7 +75,7 @@ def get_versions(name: Name, caller: Reader, ledger: Ledger) -> VersionsBody:
     summary="Serve another version",
     responses=problems(401, 403, 404, 409, 422, 503),
 )
-def post_promote(name: Name, number: Number, caller: Promoter, ledger: Ledger) -> VersionBody:
+def post_promote(name: Name, number: Number, caller: Promoter, ledger: Ledger) -> Version:
     """Serves this version from now on: one that was trained anew, or an earlier one.
 
     409 `samples-erased` where it still knows samples that the model has forgotten since; 409 while a job works on the model. Where
@@ -158,15 +83,16 @@ def post_promote(name: Name, number: Number, caller: Promoter, ledger: Ledger) -
     """
     if get_model(ledger, tenant_id=caller.tenant_id, name=name).approve_versions:
         require(caller, Scope.ADMIN)
-    version = promote(ledger, tenant_id=caller.tenant_id, model=name, number=number, by=caller.name)
-    return VersionBody.model_validate(version)
+    return promote(ledger, tenant_id=caller.tenant_id, model=name, number=number, by=caller.name)
 
 
 @router.get("/models/{name}/events", summary="A model's timeline", responses=problems(401, 403, 404, 422, 503))
-def get_model_events(name: Name, caller: Reader, ledger: Ledger, after: After = 0, limit: Limit = 200) -> EventsBody:
+def get_model_events(
+    name: Name, caller: Reader, ledger: Ledger, after: After = 0, limit: Limit = 200
+) -> Listing[Event]:
     """Which versions were registered and promoted, when and by whom, oldest first."""
     events = list_model_events(ledger, tenant_id=caller.tenant_id, model=name, after=after, limit=limit)
-    return EventsBody.model_validate({"items": events}, from_attributes=True)
+    return Listing[Event](items=events)
 
 
 @router.get(

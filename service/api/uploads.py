@@ -1,11 +1,10 @@
-"""Uploaded manifests as the API tells them."""
+"""Uploads: lists of sample IDs that are sent ahead of a request."""
 
 import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
@@ -13,14 +12,14 @@ from anyio import CancelScope
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from psycopg import Copy
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
 from ledger.registry.access import Caller
 from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
-from ledger.requests.uploads import UploadView, delete_upload, get_upload
+from ledger.requests.uploads import delete_upload, get_upload
+from ledger.resources import Upload
 from ledger.sample_ids import sample_digest
 from service.http.authentication import Writer
 from service.http.fields import Name
@@ -28,22 +27,6 @@ from service.http.openapi import problems
 from service.http.problems import InvalidLine, NotReady, UnsupportedMediaType
 from service.http.sessions import Database, Ledger
 from service.http.streaming import Streams
-
-
-class ManifestBody(BaseModel):
-    """A list of samples that was uploaded, to be named in a request's `manifest`."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: UUID
-    dataset: str = Field(examples=["digits"])
-    samples: int = Field(description="How many, each counted once.")
-    sha256: str = Field(description="Of their sorted keyed hashes: it commits to the list and does not tell it.")
-    created_at: datetime
-    expires_at: datetime = Field(
-        description="After this it is gone; requests that were made with it are not concerned."
-    )
-
 
 MAX_LINE_BYTES = 4096
 """Bytes of a line, at most: an ID of 200 characters, escaped in every way that JSON has, fits."""
@@ -90,7 +73,7 @@ def _read(lines: Lines, line: bytes) -> str | None:
         raise InvalidLine(f"Line {lines.line} holds no sample ID of 1 to {MAX_ID_LENGTH} characters in UTF-8.")
     lines.found += 1
     if lines.found > MAX_SAMPLE_IDS:
-        raise InvalidLine(f"A manifest holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
+        raise InvalidLine(f"An upload holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
     return found
 
 
@@ -117,7 +100,7 @@ UPLOAD_TIMEOUT = 1800.0
 """Seconds that an upload may take."""
 
 
-async def receive_manifest(request: Request, caller: Caller, *, dataset: str) -> UploadView:
+async def receive_upload(request: Request, caller: Caller, *, dataset: str) -> Upload:
     """Read the body to its end and keep its samples, in one transaction: all or nothing.
 
     Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, and NotReady where too many come at once.
@@ -127,9 +110,7 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
         raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
     receiving: Streams = request.app.state.uploads
     if receiving.open >= MAX_UPLOADS:
-        raise NotReady(
-            f"{MAX_UPLOADS} manifests are being received; try again in a minute.", checks={"uploads": "full"}
-        )
+        raise NotReady(f"{MAX_UPLOADS} uploads are being received; try again in a minute.", checks={"uploads": "full"})
     receiving.open += 1
     database: Database = request.app.state.database
     session = database.sessions()
@@ -137,9 +118,9 @@ async def receive_manifest(request: Request, caller: Caller, *, dataset: str) ->
         await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
         key: bytes = request.app.state.settings.sample_key_bytes
         await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
-        view = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
+        upload = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
         await run_in_threadpool(session.commit)
-        return view
+        return upload
     finally:
         receiving.open -= 1
         with CancelScope(shield=True):
@@ -178,34 +159,50 @@ _BODY = {
 }
 
 
+_READ = problems(401, 403, 404, 422, 503)
+
+
 @router.post(
     "/manifests",
     status_code=201,
-    summary="Upload a manifest",
+    summary="Upload sample IDs (older path)",
+    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
+    openapi_extra={"requestBody": _BODY},
+    deprecated=True,
+)
+@router.post(
+    "/uploads",
+    status_code=201,
+    summary="Upload sample IDs",
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
     openapi_extra={"requestBody": _BODY},
 )
-async def post_manifest(
+async def post_upload(
     request: Request, caller: Writer, dataset: Annotated[Name, Query(description="Name of a registered dataset.")]
-) -> ManifestBody:
-    """Takes up to ten million sample IDs, each counted once, and keeps their keyed hashes for a week; name it in `manifest` of
-    POST /unlearn-requests."""
-    return ManifestBody.model_validate(await receive_manifest(request, caller, dataset=dataset))
+) -> Upload:
+    """Takes up to ten million sample IDs, each counted once, and keeps their keyed hashes for a week.
+
+    Name the upload's id in `upload` of POST /unlearn-requests.
+    """
+    return await receive_upload(request, caller, dataset=dataset)
 
 
-@router.get("/manifests/{manifest_id:uuid}", summary="One manifest", responses=problems(401, 403, 404, 422, 503))
-def get_one_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> ManifestBody:
+@router.get("/manifests/{upload_id:uuid}", summary="One upload (older path)", responses=_READ, deprecated=True)
+@router.get("/uploads/{upload_id:uuid}", summary="One upload", responses=_READ)
+def get_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Upload:
     """How many samples it holds, and until when it can be used."""
-    return ManifestBody.model_validate(get_upload(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id))
+    return get_upload(ledger, tenant_id=caller.tenant_id, manifest_id=upload_id)
 
 
 @router.delete(
-    "/manifests/{manifest_id:uuid}",
+    "/manifests/{upload_id:uuid}",
     status_code=204,
-    summary="Delete a manifest",
-    responses=problems(401, 403, 404, 422, 503),
+    summary="Delete an upload (older path)",
+    responses=_READ,
+    deprecated=True,
 )
-def delete_manifest(manifest_id: UUID, caller: Writer, ledger: Ledger) -> Response:
+@router.delete("/uploads/{upload_id:uuid}", status_code=204, summary="Delete an upload", responses=_READ)
+def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Response:
     """Deletes the uploaded list. Requests that were made with it stay."""
-    delete_upload(ledger, tenant_id=caller.tenant_id, manifest_id=manifest_id)
+    delete_upload(ledger, tenant_id=caller.tenant_id, manifest_id=upload_id)
     return Response(status_code=204)

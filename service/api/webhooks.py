@@ -1,19 +1,23 @@
-"""Webhook endpoints and deliveries as the API takes and tells them."""
+"""Webhooks: endpoints to which events are sent, and the log of their deliveries."""
 
-import json
-from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ledger.events import deliveries as delivery_log
-from ledger.events import webhooks
-from ledger.events.deliveries import DeliveryView
-from ledger.events.webhooks import WebhookView, webhook_secret
-from ledger.states import DeliveryState, DisabledReason, MessageType, TryOutcome
+from ledger.events.deliveries import list_deliveries, replay
+from ledger.events.webhooks import (
+    add_webhook,
+    change_webhook,
+    get_webhook,
+    list_webhooks,
+    remove_webhook,
+    rotate_secret,
+)
+from ledger.resources import Delivery, Listing, Page, Webhook, WebhookWithSecret
+from ledger.states import DeliveryState, MessageType
 from service.http.authentication import Admin
 from service.http.fields import Cursor, Limit, Text
 from service.http.openapi import problems
@@ -49,13 +53,13 @@ WebhookUrl = Annotated[
 ]
 Types = Annotated[
     list[MessageType],
-    Field(max_length=len(MessageType) * 2, description="The types of message that it wants; none means all."),
+    Field(max_length=len(MessageType) * 2, description="The types of message to send to it; none means all."),
 ]
 Description = Annotated[Text, Field(max_length=200)]
 
 
 class NewWebhook(BaseModel):
-    """An endpoint to tell."""
+    """An endpoint to which events are to be sent."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -73,103 +77,7 @@ class WebhookChange(BaseModel):
     types: Types | None = None
     description: Description | None = None
     enabled: bool | None = Field(
-        default=None, description="False: it is told nothing, and what waits for it is given up."
-    )
-
-
-class WebhookBody(BaseModel):
-    """An endpoint that is told what happens."""
-
-    id: UUID
-    url: str
-    types: list[MessageType] = Field(description="Empty: all.")
-    description: str | None
-    enabled: bool
-    disabled_at: datetime | None
-    disabled_reason: DisabledReason | None
-    failing_since: datetime | None = Field(description="Since then no try has succeeded.")
-    rotated_at: datetime | None = Field(
-        description="When its secret was rotated; the one before signs along for a day."
-    )
-    created_at: datetime
-
-
-class WebhookWithSecretBody(WebhookBody):
-    """An endpoint with its secret."""
-
-    secret: str = Field(
-        description="Verifies `webhook-signature` (Standard Webhooks). Shown here only; rotate it if it is lost.",
-        examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
-    )
-
-
-class WebhooksBody(BaseModel):
-    """All endpoints of the tenant, oldest first."""
-
-    items: list[WebhookBody]
-
-
-class TryBody(BaseModel):
-    """One try at a delivery."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    number: int
-    outcome: TryOutcome
-    status: int | None = Field(description="The HTTP status, where there was an answer.")
-    seconds: float
-    at: datetime
-
-
-class DeliveryBody(BaseModel):
-    """A message for one endpoint, and how each try to deliver it went."""
-
-    id: UUID
-    message_id: str = Field(description="The header `webhook-id`: the same at every try.")
-    type: str
-    body: dict[str, Any] = Field(description="What is sent.")
-    state: DeliveryState
-    next_try_at: datetime | None
-    tries: list[TryBody]
-    created_at: datetime
-    finished_at: datetime | None
-
-
-class DeliveriesBody(BaseModel):
-    """A page of an endpoint's deliveries, newest first."""
-
-    items: list[DeliveryBody]
-    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
-
-
-def webhook_body(view: WebhookView) -> WebhookBody:
-    """An endpoint as its body."""
-    return WebhookBody(
-        id=view.id,
-        url=view.url,
-        types=list(view.types),
-        description=view.description,
-        enabled=view.disabled_at is None,
-        disabled_at=view.disabled_at,
-        disabled_reason=view.disabled_reason,
-        failing_since=view.failing_since,
-        rotated_at=view.rotated_at,
-        created_at=view.created_at,
-    )
-
-
-def delivery_body(view: DeliveryView) -> DeliveryBody:
-    """A delivery as its body."""
-    return DeliveryBody(
-        id=view.id,
-        message_id=f"msg_{view.message_id.hex}",
-        type=view.type,
-        body=json.loads(view.body),
-        state=view.state,
-        next_try_at=view.next_try_at,
-        tries=[TryBody.model_validate(each) for each in view.tries],
-        created_at=view.created_at,
-        finished_at=view.finished_at,
+        default=None, description="False: nothing is sent to it, and what waits for it is given up."
     )
 
 
@@ -185,32 +93,34 @@ _WRITE = problems(400, 401, 403, 404, 413, 415, 422, 503)
     summary="Add a webhook",
     responses=problems(400, 401, 403, 413, 415, 422, 503),
 )
-def post_webhook(asked: NewWebhook, request: Request, caller: Admin, ledger: Ledger) -> WebhookWithSecretBody:
-    """Makes an endpoint that is told of events from now on, and shows its secret, for the signatures of Standard Webhooks."""
-    view = webhooks.add_webhook(
-        ledger, tenant_id=caller.tenant_id, url=asked.url, types=asked.types, description=asked.description
+def post_webhook(asked: NewWebhook, request: Request, caller: Admin, ledger: Ledger) -> WebhookWithSecret:
+    """Makes an endpoint to which events are sent from now on, and shows its secret, for the signatures of Standard Webhooks."""
+    return add_webhook(
+        ledger,
+        tenant_id=caller.tenant_id,
+        url=asked.url,
+        types=asked.types,
+        description=asked.description,
+        key=request.app.state.settings.sample_key_bytes,
     )
-    return _with_secret(view, request)
 
 
 @router.get("/webhooks", summary="List the webhooks", responses=problems(401, 403, 503))
-def get_webhooks(caller: Admin, ledger: Ledger) -> WebhooksBody:
-    """Every endpoint of the tenant, without its secret."""
-    return WebhooksBody(
-        items=[webhook_body(view) for view in webhooks.list_webhooks(ledger, tenant_id=caller.tenant_id)]
-    )
+def get_webhooks(caller: Admin, ledger: Ledger) -> Listing[Webhook]:
+    """All endpoints of the tenant, oldest first, without their secrets."""
+    return Listing[Webhook](items=list_webhooks(ledger, tenant_id=caller.tenant_id))
 
 
 @router.get("/webhooks/{webhook_id:uuid}", summary="One webhook", responses=_READ)
-def get_one_webhook(webhook_id: UUID, caller: Admin, ledger: Ledger) -> WebhookBody:
+def get_one_webhook(webhook_id: UUID, caller: Admin, ledger: Ledger) -> Webhook:
     """An endpoint, and since when it fails or is disabled."""
-    return webhook_body(webhooks.get_webhook(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id))
+    return get_webhook(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id)
 
 
 @router.patch("/webhooks/{webhook_id:uuid}", summary="Change a webhook", responses=_WRITE)
-def patch_webhook(webhook_id: UUID, asked: WebhookChange, caller: Admin, ledger: Ledger) -> WebhookBody:
+def patch_webhook(webhook_id: UUID, asked: WebhookChange, caller: Admin, ledger: Ledger) -> Webhook:
     """Changes an endpoint, disables it or enables it again."""
-    view = webhooks.change_webhook(
+    return change_webhook(
         ledger,
         tenant_id=caller.tenant_id,
         webhook_id=webhook_id,
@@ -219,20 +129,20 @@ def patch_webhook(webhook_id: UUID, asked: WebhookChange, caller: Admin, ledger:
         description=asked.description,
         enabled=asked.enabled,
     )
-    return webhook_body(view)
 
 
 @router.delete("/webhooks/{webhook_id:uuid}", status_code=204, summary="Delete a webhook", responses=_READ)
 def delete_webhook(webhook_id: UUID, caller: Admin, ledger: Ledger) -> Response:
     """Deletes an endpoint with its deliveries."""
-    webhooks.remove_webhook(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id)
+    remove_webhook(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id)
     return Response(status_code=204)
 
 
 @router.post("/webhooks/{webhook_id:uuid}:rotate-secret", summary="Rotate a webhook's secret", responses=_READ)
-def post_rotate(webhook_id: UUID, request: Request, caller: Admin, ledger: Ledger) -> WebhookWithSecretBody:
+def post_rotate(webhook_id: UUID, request: Request, caller: Admin, ledger: Ledger) -> WebhookWithSecret:
     """Gives the endpoint a new secret and shows it. For a day every message carries a signature of the old one too."""
-    return _with_secret(webhooks.rotate_secret(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id), request)
+    key: bytes = request.app.state.settings.sample_key_bytes
+    return rotate_secret(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, key=key)
 
 
 @router.get("/webhooks/{webhook_id:uuid}/deliveries", summary="A webhook's deliveries", responses=_READ)
@@ -243,12 +153,11 @@ def get_deliveries(
     state: DeliveryState | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
-) -> DeliveriesBody:
+) -> Page[Delivery]:
     """A page of the log, newest first: each message with every try to deliver it."""
-    page = delivery_log.list_deliveries(
+    return list_deliveries(
         ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, state=state, cursor=cursor, limit=limit
     )
-    return DeliveriesBody(items=[delivery_body(view) for view in page.items], next_cursor=page.next_cursor)
 
 
 @router.post(
@@ -256,13 +165,6 @@ def get_deliveries(
     summary="Deliver a message again",
     responses=problems(401, 403, 404, 409, 422, 503),
 )
-def post_replay(webhook_id: UUID, delivery_id: UUID, caller: Admin, ledger: Ledger) -> DeliveryBody:
+def post_replay(webhook_id: UUID, delivery_id: UUID, caller: Admin, ledger: Ledger) -> Delivery:
     """Sends the same message again, under the same id, with a new schedule of tries. 409 where the endpoint is disabled."""
-    view = delivery_log.replay(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, delivery_id=delivery_id)
-    return delivery_body(view)
-
-
-def _with_secret(view: WebhookView, request: Request) -> WebhookWithSecretBody:
-    key: bytes = request.app.state.settings.sample_key_bytes
-    secret = webhook_secret(key, view.id, view.generation)
-    return WebhookWithSecretBody(**dict(webhook_body(view)), secret=secret)
+    return replay(ledger, tenant_id=caller.tenant_id, webhook_id=webhook_id, delivery_id=delivery_id)

@@ -49,7 +49,7 @@ class World:
             return claims.claim(session, job_id, worker=worker, lease=LEASE)
 
     def submit_and_claim(self, *numbers, **changes):
-        return self.claim(self.submit(*numbers, **changes).targets[0].job_id)
+        return self.claim(self.submit(*numbers, **changes).targets[0].job.id)
 
     def verify(self, claim):
         with self.sessions.begin() as session:

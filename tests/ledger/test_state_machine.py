@@ -297,7 +297,7 @@ class Ledger(RuleBasedStateMachine):
 def job_ids(request):
     """In an order that is the same in every run: ids are random."""
     targets = sorted(request.targets, key=lambda target: target.model)
-    return list(dict.fromkeys(target.job_id for target in targets if target.job_id is not None))
+    return list(dict.fromkeys(target.job.id for target in targets if target.job is not None))
 
 
 def fail(session, claim, reason):

@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session, sessionmaker
 from expunge.operator.deployment import Deployment
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
-from ledger.jobs.jobs import JobView, get_job
+from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
-from ledger.registry.models import VersionView, list_versions
+from ledger.registry.models import list_versions
 from ledger.requests.submission import submit
+from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
 from tests.worker import digits
 from worker.child import Flag
@@ -58,7 +59,7 @@ class Bench:
                 method=method,
                 batch_window=timedelta(0),
             )
-        job_id = view.targets[0].job_id
+        job_id = view.targets[0].job.id
         assert job_id is not None
         return job_id
 
@@ -66,11 +67,11 @@ class Bench:
         """Do what the worker's task does."""
         return run(job_id, sessions=self.sessions, settings=self.settings, worker="test", stopping=self.stopping)
 
-    def job(self, job_id: UUID) -> JobView:
+    def job(self, job_id: UUID) -> Job:
         with self.sessions.begin() as session:
             return get_job(session, tenant_id=self.tenant_id, job_id=job_id)
 
-    def versions(self) -> list[VersionView]:
+    def versions(self) -> list[Version]:
         """Oldest first."""
         with self.sessions.begin() as session:
             return list_versions(session, tenant_id=self.tenant_id, model="digits")[::-1]

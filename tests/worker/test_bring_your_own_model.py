@@ -77,6 +77,6 @@ def ask(sessions: sessionmaker[Session], sample_ids: list[str]) -> UUID:
             digests=[sample_digest(KEY, "forms", sample) for sample in sample_ids],
             batch_window=timedelta(0),
         )
-    job_id = view.targets[0].job_id
+    job_id = view.targets[0].job.id
     assert job_id is not None
     return job_id

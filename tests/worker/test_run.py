@@ -19,7 +19,7 @@ from expunge.operator.registration import register_new_version
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import cancel_job, list_attempts
 from ledger.jobs.reports import get_report
-from ledger.registry.models import VersionView
+from ledger.resources import Version
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Phase, Reason, Verdict
 from ledger.transparency.commitments import prove_inclusion
@@ -47,7 +47,7 @@ def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
         return dict(get_report(session, tenant_id=bench.tenant_id, report_id=report_id).body)
 
 
-def served(bench: Bench) -> VersionView:
+def served(bench: Bench) -> Version:
     return bench.versions()[-1]
 
 
@@ -61,7 +61,7 @@ def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     assert (job.state, job.phase, job.progress) == (JobState.COMPLETED, Phase.DONE, 1.0), job.detail
     version = served(bench)
     assert version.number == 2
-    assert file_sha256(bench.settings.storage / version.weights_path) == version.weights_sha256
+    assert file_sha256(bench.settings.storage / f"{version.weights_sha256}.safetensors") == version.weights_sha256
     report = report_of(bench, job_id)
     validate(report)
     text = str(report)
@@ -244,7 +244,7 @@ def test_the_policy_goes_on_until_the_audit_verifies(
 def test_weights_that_are_not_what_was_registered_end_the_job(
     bench: Bench, training_ids: tuple[str, ...], damage: Callable[[Path], object], reason: Reason
 ) -> None:
-    damage(bench.settings.storage / served(bench).weights_path)
+    damage(bench.settings.storage / f"{served(bench).weights_sha256}.safetensors")
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     job = bench.job(job_id)

@@ -96,7 +96,7 @@ class Scene:
                 batch_window=timedelta(0),
             )
             session.execute(text("DELETE FROM outbox"))
-        return str(request.targets[0].job_id)
+        return str(request.targets[0].job.id)
 
     def watch(self, job_id: str) -> client.Json:
         *_, job = client.watch_job(self.http, job_id)

@@ -47,7 +47,7 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
     assert view.training_samples == 800
     assert [method["kind"] for method in view.policy] == ["ieu", "retrain"]
     assert view.details["training_seconds"] == pytest.approx(trained.seconds, abs=0.001)
-    assert file_sha256(where.storage / view.version.weights_path) == view.version.weights_sha256 == trained.sha256
+    assert file_sha256(where.storage / f"{trained.sha256}.safetensors") == view.version.weights_sha256 == trained.sha256
     assert models(sessions) == ["digits"]
 
 

@@ -122,7 +122,7 @@ def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
             expedite=True,
             batch_window=timedelta(0),
         )
-    report_id = publish_job(sessions, str(request.targets[0].job_id))
+    report_id = publish_job(sessions, str(request.targets[0].job.id))
     with sessions.begin() as session:
         sign_checkpoint(session, make_signer().checkpoint)
     sample = {"tenant": "clinic", "dataset": "scans", "sample_id": "sample-1", "requests": [request.id]}

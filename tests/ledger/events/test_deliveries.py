@@ -24,7 +24,7 @@ GONE = Try(outcome=TryOutcome.REFUSED, status=410, seconds=0.1)
 def add(world, *types, tenant_id=None):
     with world.sessions.begin() as session:
         return webhooks.add_webhook(
-            session, tenant_id=tenant_id or world.tenant_id, url="https://example.org/hook", types=types
+            session, tenant_id=tenant_id or world.tenant_id, url="https://example.org/hook", types=types, key=bytes(32)
         ).id
 
 
@@ -79,7 +79,7 @@ def test_a_request_is_told_from_its_receipt_to_its_result(world):
 def test_a_message_holds_ids_and_states_and_nothing_that_a_person_wrote(world):
     webhook_id = add(world)
     request = world.submit(1, reason="Ms Miller asked", external_id="miller-77")
-    world.fail(world.claim(request.targets[0].job_id), Reason.UNEXPECTED)
+    world.fail(world.claim(request.targets[0].job.id), Reason.UNEXPECTED)
     with world.sessions.begin() as session:
         again = world.submit(2, reason="Ms Miller asked")
         extend_deadline(session, tenant_id=world.tenant_id, request_id=again.id, reason="Ms Miller is patient")
@@ -209,7 +209,7 @@ def test_a_success_ends_the_failing(world):
 def test_for_a_day_after_a_rotation_both_secrets_sign(world):
     webhook_id = add(world, MessageType.REQUEST_RECEIVED)
     with world.sessions.begin() as session:
-        webhooks.rotate_secret(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
+        webhooks.rotate_secret(session, tenant_id=world.tenant_id, webhook_id=webhook_id, key=bytes(32))
     world.submit(1)
     batch = take(world)
     assert batch.generations == (2, 1)

@@ -41,4 +41,4 @@ def test_the_log_of_what_ended_long_ago_is_cut_and_the_count_stays(world):
         session.execute(text("UPDATE webhook_deliveries SET finished_at = finished_at - interval '31 days'"))
         delivery_log.delete_expired_deliveries(session)
         assert read_tallies(session, TALLY) == {"delivered": 1}
-    assert (told(world, webhook_id), world.count("webhook_tries")) == ((), 0)
+    assert (told(world, webhook_id), world.count("webhook_tries")) == ([], 0)

@@ -31,29 +31,29 @@ def let_hold_pass(world):
 
 
 def test_a_request_announces_its_job_in_its_own_transaction(world):
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     assert woken(world) == [job_id]
     assert world.count("outbox") == 0
 
 
 def test_what_was_rolled_back_announces_nothing(world):
     session = world.sessions()
-    announce_wakeup(session, world.submit(1).targets[0].job_id)
+    announce_wakeup(session, world.submit(1).targets[0].job.id)
     session.rollback()
     session.close()
     assert len(woken(world)) == 1
 
 
 def test_a_job_with_a_window_is_woken_at_its_cut_off_and_earlier_once_it_is_expedited(world):
-    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job_id
+    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
     assert take(world) == []
     world.submit(2, expedite=True)
     assert woken(world) == [job_id]
 
 
 def test_a_job_closed_by_another_method_is_woken_with_the_one_that_follows(world):
-    first = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job_id
-    second = world.submit(2, method=IEU).targets[0].job_id
+    first = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
+    second = world.submit(2, method=IEU).targets[0].job.id
     assert sorted(woken(world)) == sorted([first, second])
 
 
@@ -80,7 +80,7 @@ def test_a_transaction_that_is_still_taking_is_not_waited_for(world):
 
 
 def test_a_wakeup_announced_again_after_it_was_taken_is_not_struck_out_with_it(world):
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     taken = take(world)
     with world.sessions.begin() as session:
         announce_wakeup(session, job_id)
@@ -90,7 +90,7 @@ def test_a_wakeup_announced_again_after_it_was_taken_is_not_struck_out_with_it(w
 
 def test_a_model_that_becomes_free_wakes_its_next_job(world):
     claim = world.submit_and_claim(1)
-    waiting = world.submit(2).targets[0].job_id
+    waiting = world.submit(2).targets[0].job.id
     woken(world)
     world.finish(claim)
     assert woken(world) == [waiting]
@@ -110,14 +110,14 @@ def test_a_job_that_goes_back_to_the_queue_is_woken_again(world):
 
 
 def test_only_the_jobs_asked_for_are_taken(world):
-    small = world.submit(1, models=["small"]).targets[0].job_id
-    large = world.submit(1, models=["large"]).targets[0].job_id
+    small = world.submit(1, models=["small"]).targets[0].job.id
+    large = world.submit(1, models=["large"]).targets[0].job.id
     assert [wakeup.job_id for wakeup in take(world, job_ids=[large])] == [large]
     assert woken(world) == [small]
 
 
 def test_what_is_being_announced_is_left_when_it_is_settled_and_not_waited_for(world):
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     taken = take(world)
     with world.sessions.begin() as session:
         announce_wakeup(session, job_id)
@@ -126,8 +126,8 @@ def test_what_is_being_announced_is_left_when_it_is_settled_and_not_waited_for(w
 
 
 def test_settling_deletes_what_was_sent_and_nothing_else(world):
-    small = world.submit(1, models=["small"]).targets[0].job_id
-    large = world.submit(1, models=["large"]).targets[0].job_id
+    small = world.submit(1, models=["small"]).targets[0].job.id
+    large = world.submit(1, models=["large"]).targets[0].job.id
     first = take(world, job_ids=[small])
     settle(world, first)
     settle(world, [])

@@ -45,8 +45,8 @@ def awaiting_version(world):
     """A job whose version waits for approval."""
     need(world, versions=True)
     request = world.submit(1)
-    world.finish(world.claim(request.targets[0].job_id))
-    return request, request.targets[0].job_id
+    world.finish(world.claim(request.targets[0].job.id))
+    return request, request.targets[0].job.id
 
 
 def test_nothing_needs_approval_by_default(world):
@@ -56,19 +56,19 @@ def test_nothing_needs_approval_by_default(world):
 
 def test_a_job_that_needs_approval_waits_frozen_and_says_so_once(world):
     need(world, jobs=True)
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     assert world.claim(job_id) is None
     assert world.claim(job_id) is None
     job = world.job(job_id)
     assert (job.state, job.phase, job.samples) == (JobState.QUEUED, Phase.AWAITING_APPROVAL, 1)
     assert timeline(world, job_id).count("Waits for approval: run.") == 1
     assert world.sweep().wake == []
-    assert world.submit(2).targets[0].job_id != job_id  # what was frozen takes no more
+    assert world.submit(2).targets[0].job.id != job_id  # what was frozen takes no more
 
 
 def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(world):
     need(world, jobs=True)
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     world.claim(job_id)
     woken(world)
     job = decide(world, approve, job_id)
@@ -86,7 +86,7 @@ def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(wor
 def test_the_legal_clock_runs_on_while_a_job_waits(world):
     need(world, jobs=True)
     request = world.submit(1)
-    world.claim(request.targets[0].job_id)
+    world.claim(request.targets[0].job.id)
     with world.sessions.begin() as session:
         session.execute(text("UPDATE unlearn_requests SET due_at = clock_timestamp() - interval '1 day'"))
     assert world.request(request.id).state == RequestState.SCHEDULED
@@ -95,14 +95,14 @@ def test_the_legal_clock_runs_on_while_a_job_waits(world):
 
 def test_a_job_whose_cut_off_has_passed_can_be_approved_before_any_worker_has_looked_at_it(world):
     need(world, jobs=True)
-    job_id = world.submit(1).targets[0].job_id
-    assert decide(world, approve, job_id).frozen_at is not None
+    job_id = world.submit(1).targets[0].job.id
+    assert decide(world, approve, job_id).samples == 1
     assert world.claim(job_id) is not None
 
 
 def test_a_job_that_still_takes_requests_can_not_be_approved(world):
     need(world, jobs=True)
-    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job_id
+    job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
     with pytest.raises(NotAwaiting):
         decide(world, approve, job_id)
 
@@ -110,7 +110,7 @@ def test_a_job_that_still_takes_requests_can_not_be_approved(world):
 def test_a_refused_job_is_cancelled_with_its_requests(world):
     need(world, jobs=True)
     request = world.submit(1)
-    job_id = request.targets[0].job_id
+    job_id = request.targets[0].job.id
     world.claim(job_id)
     assert decide(world, refuse, job_id).state == JobState.CANCELLED
     target = world.request(request.id).targets[0]
@@ -122,7 +122,7 @@ def test_a_refused_job_is_cancelled_with_its_requests(world):
 
 def test_what_need_not_be_approved_any_more_is_let_run(world):
     need(world, jobs=True)
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     world.claim(job_id)
     woken(world)
     need(world, jobs=False)
@@ -132,8 +132,8 @@ def test_what_need_not_be_approved_any_more_is_let_run(world):
 
 def test_nothing_to_erase_needs_no_approval(world):
     need(world, jobs=True)
-    first = world.submit(1).targets[0].job_id
-    second = world.submit(1, method=IEU).targets[0].job_id
+    first = world.submit(1).targets[0].job.id
+    second = world.submit(1, method=IEU).targets[0].job.id
     world.claim(first)
     world.claim(second)
     decide(world, approve, first)
@@ -156,7 +156,7 @@ def test_a_version_that_needs_approval_is_there_with_its_report_and_not_served(w
 
 def test_while_a_version_waits_no_other_job_of_the_model_starts_and_none_is_promoted(world):
     _, job_id = awaiting_version(world)
-    waiting = world.submit(2).targets[0].job_id
+    waiting = world.submit(2).targets[0].job.id
     assert world.claim(waiting) is None
     with pytest.raises(ModelBusy), world.sessions.begin() as session:
         promote(session, tenant_id=world.tenant_id, model="small", number=2, by="key:x")

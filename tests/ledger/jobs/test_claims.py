@@ -56,12 +56,12 @@ def test_a_message_for_a_job_that_never_was_does_nothing(world):
 
 
 def test_of_many_workers_one_gets_the_job(world):
-    job_id = world.submit(1).targets[0].job_id
+    job_id = world.submit(1).targets[0].job.id
     assert len([claim for claim in at_once(world, [job_id] * 8) if claim]) == 1
 
 
 def test_of_two_jobs_of_one_model_one_runs(world):
-    jobs = [world.submit(1, method=LTU).targets[0].job_id, world.submit(2, method=IEU).targets[0].job_id]
+    jobs = [world.submit(1, method=LTU).targets[0].job.id, world.submit(2, method=IEU).targets[0].job.id]
     taken = [claim for claim in at_once(world, jobs * 4) if claim]
     assert len(taken) == 1
     assert world.sweep().wake == []
@@ -89,8 +89,8 @@ def at_once(world, jobs):
 
 def test_two_models_run_at_once(world):
     request = world.submit(1, models=None)
-    assert sorted(world.sweep().wake) == sorted(target.job_id for target in request.targets)
-    assert all(world.claim(target.job_id) for target in request.targets)
+    assert sorted(world.sweep().wake) == sorted(target.job.id for target in request.targets)
+    assert all(world.claim(target.job.id) for target in request.targets)
 
 
 def test_an_expired_lease_takes_every_right_to_write(world, write):
@@ -154,7 +154,7 @@ def test_every_change_of_a_job_can_be_seen_from_outside(world):
 
 def test_an_expired_lease_puts_the_job_back_into_the_queue(world):
     request = world.submit(1)
-    claim = world.claim(request.targets[0].job_id)
+    claim = world.claim(request.targets[0].job.id)
     world.expire_lease(claim.job_id)
     swept = world.sweep()
     assert (swept.expired, swept.wake) == ([claim.job_id], [claim.job_id])
@@ -176,7 +176,7 @@ def test_a_job_whose_worker_dies_over_the_audit_goes_back_too(world):
 
 def test_a_job_whose_workers_keep_dying_fails_within_a_bound(world):
     request = world.submit(1)
-    job_id = request.targets[0].job_id
+    job_id = request.targets[0].job.id
     for _ in range(3):
         assert world.claim(job_id)
         world.expire_lease(job_id)

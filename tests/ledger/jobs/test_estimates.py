@@ -8,7 +8,7 @@ from ledger.jobs.estimates import SPREAD, EstimateSource, estimate
 
 def estimate_of(world, request):
     with world.sessions() as session:
-        return estimate(session, job_id=request.targets[0].job_id)
+        return estimate(session, job_id=request.targets[0].job.id)
 
 
 def test_before_the_first_job_it_comes_from_the_training(world):
@@ -33,12 +33,12 @@ def test_later_it_is_the_median_and_the_range_of_the_last_jobs(world):
 
 def test_the_job_that_runs_now_comes_first(world):
     alone = world.submit(1, batch_window=timedelta(hours=1))
-    cut_off = alone.targets[0].cut_off
+    cut_off = alone.targets[0].job.cut_off
     assert estimate_of(world, alone).finish_at == cut_off + timedelta(seconds=37.5)
     world.submit(2, expedite=True)
-    world.claim(alone.targets[0].job_id)
+    world.claim(alone.targets[0].job.id)
     behind = world.submit(3, batch_window=timedelta(hours=1))
-    assert estimate_of(world, behind).finish_at == behind.targets[0].cut_off + timedelta(seconds=75)
+    assert estimate_of(world, behind).finish_at == behind.targets[0].job.cut_off + timedelta(seconds=75)
 
 
 def test_nothing_is_said_of_a_model_of_which_nothing_is_known(world):

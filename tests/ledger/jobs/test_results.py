@@ -21,7 +21,7 @@ def escalate(world, claim, **more):
 
 def test_publishing_writes_version_report_erased_samples_and_states_together(world):
     request = world.submit(1, 2)
-    claim = world.claim(request.targets[0].job_id)
+    claim = world.claim(request.targets[0].job.id)
     published = world.finish(claim)
     assert (published.version_number, published.samples) == (2, 2)
     with world.sessions() as session:
@@ -94,13 +94,13 @@ def test_the_next_job_starts_from_the_newest_version_and_knows_all_that_was_ever
 
 
 def test_a_job_whose_samples_an_earlier_one_erased_is_completed_without_a_run(world):
-    first = world.claim(world.submit(1).targets[0].job_id)
+    first = world.claim(world.submit(1).targets[0].job.id)
     later = world.submit(1)
     world.finish(first)
-    assert world.claim(later.targets[0].job_id) is None
+    assert world.claim(later.targets[0].job.id) is None
     after = world.request(later.id)
     assert (after.state, after.targets[0].reason) == (RequestState.COMPLETED, Reason.SUPERSEDED)
-    assert world.job(later.targets[0].job_id).state == JobState.COMPLETED
+    assert world.job(later.targets[0].job.id).state == JobState.COMPLETED
     assert world.sweep().wake == []
 
 
@@ -150,7 +150,7 @@ def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_al
 
 def test_a_failure_shows_its_reason_and_the_next_request_starts_afresh(world):
     request = world.submit(1)
-    claim = world.claim(request.targets[0].job_id)
+    claim = world.claim(request.targets[0].job.id)
     world.fail(claim, Reason.WEIGHTS_DAMAGED)
     job = world.job(claim.job_id)
     assert (job.state, job.reason, job.detail) == (JobState.FAILED, Reason.WEIGHTS_DAMAGED, "as the test wants")
@@ -172,7 +172,7 @@ def test_a_failure_that_may_pass_is_tried_again_within_a_bound(world):
 
 def test_one_models_failure_does_not_hide_that_the_other_is_erased(world):
     request = world.submit(1, models=None)
-    large, small = (world.claim(target.job_id) for target in request.targets)
+    large, small = (world.claim(target.job.id) for target in request.targets)
     world.fail(large, Reason.DISK_FULL)
     assert world.request(request.id).state == RequestState.RUNNING
     world.finish(small)

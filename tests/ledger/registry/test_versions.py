@@ -132,7 +132,7 @@ def test_samples_that_the_served_version_never_knew_are_erased_without_a_run_and
     register(world, *range(2, 80))
     serve(world, 2)
     request = world.submit(1)
-    job_id = request.targets[0].job_id
+    job_id = request.targets[0].job.id
     assert world.claim(job_id) is None
     assert (world.job(job_id).state, world.job(job_id).reason) == (JobState.COMPLETED, Reason.SUPERSEDED)
     with pytest.raises(SamplesErased):
@@ -143,8 +143,8 @@ def test_samples_that_only_a_later_version_was_trained_on_are_found(world):
     register(world, *range(90))
     serve(world, 2)
     request = world.submit(85)
-    assert request.targets[0].accepted == 1
-    claim = world.claim(request.targets[0].job_id)
+    assert request.targets[0].samples.accepted == 1
+    claim = world.claim(request.targets[0].job.id)
     assert claim.forget == frozenset(digests(85))
     world.finish(claim)
     serve(world, 1)  # the first was never trained on it

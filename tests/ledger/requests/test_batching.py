@@ -20,16 +20,16 @@ def pass_cut_off(world):
 
 def test_requests_for_one_model_share_a_job(world):
     first, second = world.submit(1, batch_window=HOUR), world.submit(1, 2, batch_window=HOUR)
-    assert first.targets[0].job_id == second.targets[0].job_id
-    assert second.targets[0].cut_off == first.targets[0].cut_off
-    assert first.targets[0].cut_off - first.created_at <= HOUR + timedelta(seconds=1)
-    assert first.targets[0].cut_off_reason == ClosingReason.WINDOW
-    job = world.job(first.targets[0].job_id)
-    assert (job.requests, job.samples, job.frozen_at) == (2, None, None)
+    assert first.targets[0].job.id == second.targets[0].job.id
+    assert second.targets[0].job.cut_off == first.targets[0].job.cut_off
+    assert first.targets[0].job.cut_off - first.created_at <= HOUR + timedelta(seconds=1)
+    assert first.targets[0].job.cut_off_reason == ClosingReason.WINDOW
+    job = world.job(first.targets[0].job.id)
+    assert (job.requests, job.samples) == (2, None)
 
 
 def test_a_job_is_not_claimed_before_its_cut_off(world):
-    job_id = world.submit(1, batch_window=HOUR).targets[0].job_id
+    job_id = world.submit(1, batch_window=HOUR).targets[0].job.id
     assert world.claim(job_id) is None
     assert world.sweep().wake == []
     pass_cut_off(world)
@@ -40,14 +40,13 @@ def test_a_job_is_not_claimed_before_its_cut_off(world):
 def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_job(world):
     first = world.submit(1, 2, 90)
     world.submit(2, 3)
-    claim = world.claim(first.targets[0].job_id)
+    claim = world.claim(first.targets[0].job.id)
     assert claim.forget == frozenset(digests(1, 2, 3))
     assert claim.requests == 2
     later = world.submit(4)
-    assert later.targets[0].job_id != claim.job_id
+    assert later.targets[0].job.id != claim.job_id
     job = world.job(claim.job_id)
     assert job.samples == 3
-    assert job.frozen_at is not None
     world.expire_lease(claim.job_id)
     world.sweep()
     assert world.claim(claim.job_id).forget == claim.forget
@@ -56,17 +55,17 @@ def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_j
 def test_an_expedited_request_does_not_wait_for_the_window(world):
     world.submit(1, batch_window=HOUR)
     target = world.submit(2, batch_window=HOUR, expedite=True).targets[0]
-    assert target.cut_off_reason == ClosingReason.EXPEDITE
-    assert world.claim(target.job_id).requests == 2
+    assert target.job.cut_off_reason == ClosingReason.EXPEDITE
+    assert world.claim(target.job.id).requests == 2
 
 
 def test_a_near_deadline_moves_the_cut_off(world):
     relaxed = world.submit(1, batch_window=timedelta(days=10)).targets[0]
     urgent = world.submit(2, batch_window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
     target = urgent.targets[0]
-    assert target.job_id == relaxed.job_id
-    assert target.cut_off == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
-    assert target.cut_off_reason == ClosingReason.DEADLINE
+    assert target.job.id == relaxed.job.id
+    assert target.job.cut_off == urgent.due_at - SAFETY_FACTOR * DEFAULT_DURATION
+    assert target.job.cut_off_reason == ClosingReason.DEADLINE
 
 
 @pytest.mark.parametrize(
@@ -89,14 +88,14 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
     ltu = world.submit(1, method=LTU, batch_window=HOUR).targets[0]
     ieu = world.submit(2, method=IEU, batch_window=HOUR).targets[0]
     again = world.submit(3, method=dict(IEU), batch_window=HOUR).targets[0]
-    assert ltu.job_id != ieu.job_id == again.job_id
-    closed = world.job(ltu.job_id)
+    assert ltu.job.id != ieu.job.id == again.job.id
+    closed = world.job(ltu.job.id)
     assert (closed.cut_off_reason, closed.samples) == (ClosingReason.METHOD, 1)
-    claim = world.claim(ltu.job_id)
+    claim = world.claim(ltu.job.id)
     assert (claim.method, claim.policy, claim.origin) == (LTU, (LTU, IEU), "request")
     world.finish(claim)
     pass_cut_off(world)
-    claim = world.claim(ieu.job_id)
+    claim = world.claim(ieu.job.id)
     assert (claim.method, claim.policy, claim.base_version) == (IEU, (IEU,), 2)
 
 
@@ -114,7 +113,7 @@ def test_many_requests_at_once_open_one_job(world):
 
     def send(number):
         ready.wait()
-        jobs.append(world.submit(number, batch_window=HOUR).targets[0].job_id)
+        jobs.append(world.submit(number, batch_window=HOUR).targets[0].job.id)
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -152,9 +151,9 @@ def test_no_acknowledged_request_is_left_out_when_its_job_is_claimed_at_the_same
 
 
 def test_the_database_allows_one_open_and_one_active_job_a_model(world):
-    first = world.submit(1).targets[0].job_id
+    first = world.submit(1).targets[0].job.id
     world.claim(first)
-    second = world.submit(2).targets[0].job_id
+    second = world.submit(2).targets[0].job.id
     for change, index in (
         ("state = 'running', frozen_at = now(), lease_until = now()", "uq_jobs_one_active_a_model"),
         ("model_id = (SELECT id FROM models WHERE name = 'large')", None),

@@ -20,7 +20,7 @@ def test_an_open_request_past_its_date_is_told_once(world):
     late = world.submit(1, received_at=LONG_AGO)
     world.submit(2)
     with world.sessions.begin() as session:
-        add_webhook(session, tenant_id=world.tenant_id, url="https://example.org/")
+        add_webhook(session, tenant_id=world.tenant_id, url="https://example.org/", key=bytes(32))
     assert (note(world), note(world)) == (1, 0)
     with world.sessions() as session:
         events = list_request_events(session, tenant_id=world.tenant_id, request_id=late.id)

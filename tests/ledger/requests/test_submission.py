@@ -25,6 +25,7 @@ from ledger.requests.submission import (
     list_requests,
     submit,
 )
+from ledger.resources import SampleCounts
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
 from tests.ledger.conftest import LTU, WEIGHTS, digests, nothing_written
 
@@ -42,9 +43,9 @@ def listed(world, **filters):
 def test_a_request_tells_what_it_means_for_each_sample(world):
     request = world.submit(1, 2, 2, 90, 500)
     assert request.state == RequestState.SCHEDULED
-    assert (request.accepted, request.already_erased, request.not_in_training_set) == (2, 0, 2)
+    assert request.samples == SampleCounts(accepted=2, already_erased=0, not_in_training_set=2)
     (target,) = request.targets
-    assert (target.model, target.accepted, target.not_in_training_set) == ("small", 2, 2)
+    assert (target.model, target.samples.accepted, target.samples.not_in_training_set) == ("small", 2, 2)
     with world.sessions() as session:
         missing = list_request_samples(
             session, tenant_id=world.tenant_id, request_id=request.id, outcome=SampleOutcome.NOT_IN_TRAINING_SET
@@ -54,8 +55,8 @@ def test_a_request_tells_what_it_means_for_each_sample(world):
 
 def test_by_default_every_model_trained_on_the_samples_is_touched(world):
     both = world.submit(1, models=None)
-    assert [(t.model, t.accepted) for t in both.targets] == [("large", 1), ("small", 1)]
-    assert len({t.job_id for t in both.targets}) == 2
+    assert [(t.model, t.samples.accepted) for t in both.targets] == [("large", 1), ("small", 1)]
+    assert len({t.job.id for t in both.targets}) == 2
     one = world.submit(90, models=None)
     assert [t.model for t in one.targets] == ["large"]
 
@@ -66,16 +67,17 @@ def test_a_named_model_that_was_not_trained_on_them_rejects(world):
         "large": (RequestState.SCHEDULED, None),
         "small": (RequestState.REJECTED, Reason.NOT_IN_TRAINING_SET),
     }
-    world.finish(world.claim(request.targets[0].job_id))
+    world.finish(world.claim(request.targets[0].job.id))
     assert world.request(request.id).state == RequestState.COMPLETED
 
 
 def test_what_is_erased_already_is_told_and_done_at_once(world):
     world.finish(world.submit_and_claim(1, 2))
     mixed = world.submit(1, 3)
-    assert (mixed.accepted, mixed.already_erased) == (1, 1)
+    assert (mixed.samples.accepted, mixed.samples.already_erased) == (1, 1)
     again = world.submit(1, 2, 500)
-    assert (again.state, again.accepted, again.already_erased, again.not_in_training_set) == ("completed", 0, 2, 1)
+    assert again.state == "completed"
+    assert again.samples == SampleCounts(accepted=0, already_erased=2, not_in_training_set=1)
     assert again.targets[0].reason == Reason.ALREADY_ERASED
     assert again.finished_at is not None
 
@@ -112,7 +114,7 @@ def test_another_tenant_sees_nothing(world):
             submit(
                 session, tenant_id=other, caller="x", dataset="digits", digests=digests(1), batch_window=timedelta(0)
             )
-        assert list_requests(session, tenant_id=other).items == ()
+        assert list_requests(session, tenant_id=other).items == []
 
 
 def test_the_legal_clock_starts_when_the_person_asked(world):
@@ -156,18 +158,18 @@ def test_a_list_is_read_page_by_page_while_requests_come_in(world):
 
 def test_a_list_can_be_filtered(world):
     done = world.submit(1)
-    world.finish(world.claim(done.targets[0].job_id))
+    world.finish(world.claim(done.targets[0].job.id))
     waits = world.submit(2, models=["large"], received_at=datetime.now(UTC) - timedelta(days=20))
     assert [r.id for r in listed(world, state=RequestState.COMPLETED).items] == [done.id]
     assert [r.id for r in listed(world, model="large").items] == [waits.id]
     assert [r.id for r in listed(world, due_before=datetime.now(UTC) + timedelta(days=15)).items] == [waits.id]
-    assert listed(world, model="nobody").items == ()
+    assert listed(world, model="nobody").items == []
 
 
 def test_a_request_leaves_its_job_before_the_cut_off(world):
     stays = world.submit(1, batch_window=timedelta(hours=1))
     goes = world.submit(2, batch_window=timedelta(hours=1))
-    job_id = stays.targets[0].job_id
+    job_id = stays.targets[0].job.id
     assert world.job(job_id).requests == 2
     assert cancel(world, goes).state == RequestState.CANCELLED
     assert cancel(world, goes).state == RequestState.CANCELLED
@@ -180,33 +182,33 @@ def test_a_request_leaves_its_job_before_the_cut_off(world):
 def test_a_job_that_everybody_leaves_ends(world):
     request = world.submit(1, batch_window=timedelta(hours=1))
     cancel(world, request)
-    assert world.job(request.targets[0].job_id).state == JobState.CANCELLED
-    assert world.submit(1, batch_window=timedelta(hours=1)).targets[0].job_id != request.targets[0].job_id
+    assert world.job(request.targets[0].job.id).state == JobState.CANCELLED
+    assert world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id != request.targets[0].job.id
 
 
 def test_after_the_cut_off_only_a_request_alone_on_its_job_can_be_withdrawn(world):
     alone = world.submit(1)
-    claim = world.claim(alone.targets[0].job_id)
+    claim = world.claim(alone.targets[0].job.id)
     assert cancel(world, alone).state == RequestState.RUNNING
     assert world.job(claim.job_id).cancel_requested
     world.fail(claim, Reason.CANCELLED_BY_CALLER)
     assert world.request(alone.id).state == RequestState.CANCELLED
     first, second = world.submit(2), world.submit(3)
-    world.claim(first.targets[0].job_id)
+    world.claim(first.targets[0].job.id)
     with nothing_written(world), pytest.raises(TooLate, match="frozen"):
         cancel(world, second)
 
 
 def test_a_finished_request_cannot_be_withdrawn(world):
     request = world.submit(1)
-    world.finish(world.claim(request.targets[0].job_id))
+    world.finish(world.claim(request.targets[0].job.id))
     with nothing_written(world), pytest.raises(TooLate, match="completed"):
         cancel(world, request)
 
 
 def test_withdrawing_leaves_what_is_done_as_it_is(world):
     request = world.submit(1, models=None)
-    world.finish(world.claim(request.targets[0].job_id))
+    world.finish(world.claim(request.targets[0].job.id))
     after = cancel(world, request)
     assert {t.model: t.state for t in after.targets} == {"large": "completed", "small": "cancelled"}
     assert after.state == RequestState.CANCELLED
@@ -239,7 +241,7 @@ def test_a_hundred_thousand_samples_take_seconds(world):
             digests=many,
             batch_window=timedelta(0),
         )
-    claim = world.claim(request.targets[0].job_id)
+    claim = world.claim(request.targets[0].job.id)
     world.finish(claim)
-    assert request.accepted == len(claim.forget) == world.count("erased_samples") == 100_000
+    assert request.samples.accepted == len(claim.forget) == world.count("erased_samples") == 100_000
     assert time.perf_counter() - began < 40  # measured: 4 s in all on an idle machine; row by row it is minutes

@@ -154,7 +154,7 @@ def test_places_are_given_by_one_at_a_time_and_none_twice(world):
 
 def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_record(world):
     request = world.submit(1, 2)
-    claim = world.claim(request.targets[0].job_id)
+    claim = world.claim(request.targets[0].job.id)
     published = world.finish(claim)
     checkpoint(world)
     asked = check_entry(prove(world, request.id), keys=KEYS)

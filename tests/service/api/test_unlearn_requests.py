@@ -1,12 +1,13 @@
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 import redis
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.tables import Base, UnlearnRequest
@@ -106,6 +107,34 @@ def test_a_due_job_wakes_the_worker_after_the_commit(serve: Serve, site: Site, b
     assert b"sample-1" not in kind_and_message[1]
 
 
+@pytest.fixture
+def database_an_hour_ahead(engine: Engine) -> Iterator[None]:
+    """The database's clock is an hour ahead of this process's, for connections that are opened from now on."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("CREATE SCHEMA ahead"))
+        later = "SELECT pg_catalog.clock_timestamp() + interval '1 hour'"
+        connection.execute(
+            text(f"CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$ {later} $$")
+        )
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET search_path = ahead, public, pg_catalog"))
+        yield
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} RESET search_path"))
+        connection.execute(text("DROP SCHEMA ahead CASCADE"))
+
+
+def test_whether_a_job_takes_no_more_requests_is_decided_by_the_databases_clock(
+    site: Site, database_an_hour_ahead: None, serve: Serve, broker_url: str
+) -> None:
+    client = serve(key=site.admin, broker=broker_url, batch_window_seconds=0)
+    with redis.Redis.from_url(broker_url) as queue:
+        queue.flushall()
+
+        job = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]
+
+        assert datetime.fromisoformat(job["cut_off"]) > datetime.now(UTC) + timedelta(minutes=50)
+        assert job["id"].encode() in queue.blpop(["celery"], timeout=5)[1]
+
+
 def test_a_broker_that_is_away_neither_fails_nor_slows_a_request(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin, batch_window_seconds=0)
     client.get("/models")
@@ -117,32 +146,25 @@ def test_a_broker_that_is_away_neither_fails_nor_slows_a_request(serve: Serve, s
     assert time.monotonic() - began < 1
 
 
-def test_validate_only_and_preview_tell_the_same_and_write_nothing(
-    serve: Serve, site: Site, sessions: sessionmaker[Session]
-) -> None:
+def test_a_preview_writes_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
     client = serve(key=site.admin, batch_window_seconds=600)
     before = rows(sessions)
 
-    validated = client.post("/unlearn-requests", json=ASKED | {"validate_only": True})
     preview = client.post("/unlearn-requests:preview", json=ASKED)
 
-    assert (validated.status_code, preview.status_code) == (200, 200)
+    assert preview.status_code == 200
     assert rows(sessions) == before
     (target,) = preview.json()["targets"]
     assert (target["model"], target["samples"]["accepted"]) == ("triage", 2)
     assert (target["job"]["id"], target["job"]["cut_off_reason"]) == (None, "window")
-    assert validated.json().keys() == preview.json().keys()
+    assert preview.json()["unmatched_sample_ids"] == []
 
 
-def test_a_key_that_may_not_read_gets_no_preview_by_either_way(serve: Serve, site: Site) -> None:
-    client = serve(key=site.writer)
+def test_a_key_that_may_not_read_gets_no_preview(serve: Serve, site: Site) -> None:
+    answer = serve(key=site.writer).post("/unlearn-requests:preview", json=ASKED)
 
-    validated = client.post("/unlearn-requests", json=ASKED | {"validate_only": True})
-    preview = client.post("/unlearn-requests:preview", json=ASKED)
-
-    for answer in (validated, preview):
-        assert (answer.status_code, answer.json()["type"]) == (403, "https://expunge.dev/problems/scope-missing")
-        assert "requests:read" in answer.json()["detail"]
+    assert (answer.status_code, answer.json()["type"]) == (403, "https://expunge.dev/problems/scope-missing")
+    assert "requests:read" in answer.json()["detail"]
 
 
 def test_a_preview_names_the_open_job_it_would_join(serve: Serve, site: Site) -> None:

@@ -7,8 +7,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
 from ledger.events.deliveries import Batch, Delivery, Try, list_deliveries
-from ledger.events.webhooks import WebhookView, add_webhook, webhook_secret
+from ledger.events.webhooks import add_webhook, webhook_secret
 from ledger.registry.access import ensure_tenant
+from ledger.resources import Webhook as Endpoint
 from ledger.states import DeliveryState, TryOutcome
 from ledger.tables import WebhookDelivery
 from worker.beat import webhooks
@@ -54,10 +55,10 @@ def test_what_cannot_be_reached_or_may_not_be_is_an_outcome() -> None:
 
 
 @pytest.fixture
-def endpoint(sessions: sessionmaker[Session]) -> WebhookView:
+def endpoint(sessions: sessionmaker[Session]) -> Endpoint:
     """An endpoint for which three messages wait."""
     with sessions.begin() as session:
-        view = add_webhook(session, tenant_id=ensure_tenant(session, "clinic"), url="http://127.0.0.1:1/")
+        view = add_webhook(session, tenant_id=ensure_tenant(session, "clinic"), url="http://127.0.0.1:1/", key=KEY)
         for number in range(3):
             at = text(f"clock_timestamp() - interval '{9 - number} seconds'")
             session.add(
@@ -67,14 +68,14 @@ def endpoint(sessions: sessionmaker[Session]) -> WebhookView:
     return view
 
 
-def states(sessions: sessionmaker[Session], endpoint: WebhookView) -> list[DeliveryState]:
+def states(sessions: sessionmaker[Session], endpoint: Endpoint) -> list[DeliveryState]:
     with sessions() as session:
         tenant_id = ensure_tenant(session, "clinic")
         page = list_deliveries(session, tenant_id=tenant_id, webhook_id=endpoint.id)
         return [delivery.state for delivery in page.items[::-1]]
 
 
-def test_everything_due_is_delivered_in_its_order(sessions: sessionmaker[Session], endpoint: WebhookView) -> None:
+def test_everything_due_is_delivered_in_its_order(sessions: sessionmaker[Session], endpoint: Endpoint) -> None:
     sent: list[UUID] = []
 
     def send(batch: Batch, delivery: Delivery) -> Try:
@@ -87,7 +88,7 @@ def test_everything_due_is_delivered_in_its_order(sessions: sessionmaker[Session
 
 
 def test_after_a_failed_try_the_endpoint_is_left_alone_for_a_while(
-    sessions: sessionmaker[Session], endpoint: WebhookView
+    sessions: sessionmaker[Session], endpoint: Endpoint
 ) -> None:
     sent: list[UUID] = []
 

@@ -1,0 +1,334 @@
+"""The resources of the API: what may be seen of requests, jobs, models and the rest.
+
+Each resource is declared here once. The ledger's reading functions build it, the service answers with it, and `expunge.client`
+returns it. Nothing internal is on it, such as the paths of weights or the names of workers. Times are in UTC, durations in seconds.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.states import (
+    AttemptOutcome,
+    ClosingReason,
+    DeliveryState,
+    DisabledReason,
+    JobState,
+    MessageType,
+    Phase,
+    Reason,
+    RequestState,
+    TryOutcome,
+    Verdict,
+    VersionKind,
+)
+
+
+class Resource(BaseModel):
+    """A resource is frozen, and can be read off a row that has attributes of the same names."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
+
+
+R = TypeVar("R", bound=Resource)
+
+
+class Page(Resource, Generic[R]):
+    """A page of a list, newest first."""
+
+    items: Sequence[R]
+    next_cursor: str | None = Field(description="Pass as `cursor` for the next page; null on the last.")
+
+
+class Listing(Resource, Generic[R]):
+    """A whole list."""
+
+    items: Sequence[R]
+
+
+class SampleCounts(Resource):
+    """How many of the samples there are of each outcome."""
+
+    accepted: int = Field(description="To be erased.")
+    already_erased: int = Field(description="Erased by an earlier job.")
+    not_in_training_set: int = Field(description="No model in question was trained on them.")
+
+
+class JoinedJob(Resource):
+    """The job that a request joined for one model."""
+
+    id: UUID | None = Field(description="See GET /jobs/{id}. Null in a preview that would open a new job.")
+    state: JobState
+    cut_off: datetime = Field(
+        description="It starts then, if the model and a worker are free; until then others may join."
+    )
+    cut_off_reason: ClosingReason = Field(
+        description="Why then: end of the window, a deadline, expedited, another method."
+    )
+
+
+class Target(Resource):
+    """One model that the request touches, with its own outcome."""
+
+    model: str = Field(examples=["digits-cnn"])
+    state: RequestState
+    reason: Reason | None = Field(description="Why it ended as it did.")
+    detail: str | None
+    samples: SampleCounts | None = Field(
+        description="Null for a key without requests:read: it must not learn who is in a training set."
+    )
+    job: JoinedJob | None
+    version: int | None = Field(description="The model version that no longer knows the samples.")
+    report_id: UUID | None = Field(description="See GET /reports/{id}.")
+    verdict: Verdict | None
+    finished_at: datetime | None
+
+
+class UnlearnRequest(Resource):
+    """What was asked, by when it is due, and what became of it, model by model."""
+
+    id: UUID
+    dataset: str = Field(examples=["digits"])
+    state: RequestState = Field(description="The least advanced of its targets'; when all have ended, the worst.")
+    targets: tuple[Target, ...] = Field(description="By the names of their models.")
+    samples: SampleCounts | None = Field(description="Over all models. Null for a key without requests:read.")
+    unmatched_sample_ids: list[str] | None = Field(
+        default=None,
+        description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored. "
+        "Null for an upload, of which only the keyed hashes are there.",
+    )
+    method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
+    reason: str | None
+    regulation: str
+    received_at: datetime
+    due_at: datetime = Field(description="By law, from when it was received.")
+    extension_reason: str | None
+    external_id: str | None
+    expedite: bool
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class EstimateSource(StrEnum):
+    """What an estimate is made of."""
+
+    PAST_JOBS = "past_jobs"  # the median and the range of the model's last twenty
+    TRAINING = "training"  # the seconds that its training took
+
+
+class Estimate(Resource):
+    """How long a job will run."""
+
+    seconds: float = Field(description="From its start to its published result.")
+    low_seconds: float
+    high_seconds: float
+    source: EstimateSource = Field(
+        description="The model's last jobs (median and range), or, before the first, how long its training took: a guess."
+    )
+    finish_at: datetime = Field(description="When it will have ended at the latest, if the range holds.")
+
+
+class PreviewTarget(Target):
+    """One model that the request would touch."""
+
+    estimate: Estimate | None = Field(description="Null where there is nothing to erase, or nothing is known.")
+    meets_deadline: bool | None = Field(
+        description="Whether `finish_at` is not after `due_at`; null without an estimate."
+    )
+
+
+class Preview(Resource):
+    """What a request would do now. Nothing was written."""
+
+    dataset: str
+    samples: SampleCounts
+    unmatched_sample_ids: list[str] | None = Field(description="Null for an upload.")
+    targets: tuple[PreviewTarget, ...]
+    received_at: datetime
+    due_at: datetime
+
+
+class Job(Resource):
+    """One unlearning run of one model, for one or many requests."""
+
+    id: UUID
+    model: str = Field(examples=["digits-cnn"])
+    dataset: str = Field(examples=["digits"])
+    state: JobState
+    reason: Reason | None = Field(description="Why it failed or was cancelled.")
+    detail: str | None
+    phase: Phase = Field(description="What the worker does now.")
+    progress: float = Field(ge=0, le=1, description="Of the whole job, 0 to 1.")
+    step: int = Field(description="Of this phase.")
+    total: int = Field(description="Steps of this phase.")
+    eta_seconds: float | None = Field(description="Seconds to the end of the job, estimated; null while not known.")
+    metrics: dict[str, Any] = Field(description="What was measured so far in this attempt.")
+    timings: dict[str, Any] = Field(description="Seconds by stage.")
+    attempt: int = Field(description="From 1; grows with each worker or method that takes over.")
+    method: dict[str, Any] = Field(description="The method of this attempt with its parameters.")
+    policy: tuple[dict[str, Any], ...] = Field(description="The methods to try, in order, until the audit verifies.")
+    cut_off: datetime = Field(
+        description="Until then further requests may join; then it starts, if model and worker are free."
+    )
+    cut_off_reason: ClosingReason
+    samples: int | None = Field(description="To be erased by it; null before the cut-off.")
+    requests: int = Field(description="How many requests it serves.")
+    due_at: datetime | None = Field(description="The earliest deadline among them.")
+    approved_by: str | None = Field(description="Who let it run, where the model's jobs need approval.")
+    approved_at: datetime | None
+    cancel_requested: bool
+    base_version: int | None = Field(description="The model version it starts from.")
+    version: int | None = Field(description="The model version it published.")
+    report_id: UUID | None = Field(description="See GET /reports/{id}.")
+    verdict: Verdict | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    updated_at: datetime = Field(description="Moves with every change.")
+
+
+class Attempt(Resource):
+    """One attempt of a worker at a job."""
+
+    number: int
+    method: dict[str, Any]
+    outcome: AttemptOutcome | None = Field(description="Null while it runs.")
+    reason: Reason | None
+    detail: str | None
+    finding: dict[str, Any] | None = Field(description="What the audit found when it was not good enough to publish.")
+    timings: dict[str, Any] = Field(description="Seconds by stage.")
+    started_at: datetime
+    finished_at: datetime | None
+
+
+class Event(Resource):
+    """Something that happened."""
+
+    id: int = Field(description="Grows; pass the last one as `after` to read on.")
+    at: datetime
+    kind: str = Field(examples=["job.running"])
+    text: str
+    data: dict[str, Any]
+
+
+class Dataset(Resource):
+    """A named set of samples."""
+
+    id: UUID
+    name: str = Field(examples=["digits"])
+    samples: int = Field(description="How many samples are registered.")
+    created_at: datetime
+
+
+class Version(Resource):
+    """One set of weights of a model."""
+
+    id: UUID
+    model: str = Field(examples=["digits-cnn"])
+    number: int = Field(description="From 1, in the order in which they came.")
+    kind: VersionKind
+    weights_sha256: str = Field(description="SHA-256 of the safetensors file, hex.")
+    job_id: UUID | None = Field(description="The job that published it; null for the trained one.")
+    report_id: UUID | None = Field(description="The audit of that job.")
+    served: bool = Field(description="Whether it is the one that is served.")
+    refused_at: datetime | None = Field(description="When an approver refused it; it is never served.")
+    created_at: datetime
+
+
+class Model(Resource):
+    """A served model."""
+
+    id: UUID
+    name: str = Field(examples=["digits-cnn"])
+    dataset: str = Field(examples=["digits"])
+    workload: str = Field(examples=["examples.digits:workload"])
+    policy: tuple[dict[str, Any], ...] = Field(
+        description="The methods that `auto` tries, in order, until the audit verifies."
+    )
+    details: dict[str, Any]
+    training_samples: int
+    erased_samples: int
+    trained_on_erased: int = Field(
+        description="Training samples that another model of the dataset had erased when this one was registered: should be 0."
+    )
+    approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
+    approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")
+    version: Version = Field(description="The one that is served.")
+    created_at: datetime
+
+
+class Upload(Resource):
+    """A list of samples that was uploaded, to be named in a request's `upload`."""
+
+    id: UUID
+    dataset: str = Field(examples=["digits"])
+    samples: int = Field(description="How many, each counted once.")
+    sha256: str = Field(description="Of their sorted keyed hashes: it commits to the list and does not tell it.")
+    created_at: datetime
+    expires_at: datetime = Field(
+        description="After this it is gone; requests that were made with it are not concerned."
+    )
+
+
+class Webhook(Resource):
+    """An endpoint to which events are sent."""
+
+    id: UUID
+    url: str
+    types: tuple[MessageType, ...] = Field(description="Empty: all.")
+    description: str | None
+    enabled: bool
+    disabled_at: datetime | None
+    disabled_reason: DisabledReason | None
+    failing_since: datetime | None = Field(description="Since then no try has succeeded.")
+    rotated_at: datetime | None = Field(
+        description="When its secret was rotated; the one before signs along for a day."
+    )
+    created_at: datetime
+
+
+class WebhookWithSecret(Webhook):
+    """An endpoint with its secret."""
+
+    secret: str = Field(
+        description="Verifies `webhook-signature` (Standard Webhooks). Shown here only; rotate it if it is lost.",
+        examples=["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"],
+    )
+
+
+class DeliveryTry(Resource):
+    """One try at a delivery."""
+
+    number: int
+    outcome: TryOutcome
+    status: int | None = Field(description="The HTTP status, where there was an answer.")
+    seconds: float
+    at: datetime
+
+
+class Delivery(Resource):
+    """A message for one endpoint, and how each try to deliver it went."""
+
+    id: UUID
+    message_id: str = Field(description="The header `webhook-id`: the same at every try.")
+    type: str
+    body: dict[str, Any] = Field(description="What is sent.")
+    state: DeliveryState
+    next_try_at: datetime | None
+    tries: tuple[DeliveryTry, ...]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class SigningKey(Resource):
+    """A public key (Ed25519) that signs, or has signed, statements and log checkpoints."""
+
+    key_id: str = Field(description="SHA-256, hex, of the key's DER form (SubjectPublicKeyInfo).")
+    public_key: str = Field(description="PEM.")
+    created_at: datetime
+    revoked_at: datetime | None = Field(description="From then on nothing that it has ever signed counts.")
+    revocation_reason: str | None
