@@ -1,4 +1,4 @@
-"""Is the process alive, can it serve, and what Prometheus scrapes."""
+"""Health checks, and the metrics that Prometheus scrapes."""
 
 import logging
 
@@ -10,30 +10,30 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service import metrics
-from service import wakeups as dispatch
 from service.http.openapi import problems
 from service.http.problems import NotReady
 from service.http.sessions import Database
+from service.wakeups import Broker, ping
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
 
 
 class Health(BaseModel):
-    """Each check by name, and what it found."""
+    """The result of each check, by name."""
 
     checks: dict[str, str] = Field(examples=[{"database": "ok", "broker": "ok"}])
 
 
 @router.get("/livez", summary="Is the process alive?")
 async def livez() -> Health:
-    """Answers as long as the process can answer at all; looks at nothing behind it."""
+    """Answers as long as the process runs. Checks neither the database nor the broker."""
     return Health(checks={"process": "ok"})
 
 
 @router.get("/readyz", summary="Can the service serve?", responses=problems(503))
 def readyz(request: Request) -> Health:
-    """Asks the database and the broker; 503 where one does not answer, with which."""
+    """Checks the database and the broker. Answers 503 if one does not answer, and names it."""
     checks = {"database": _database(request.app.state.database), "broker": _broker(request.app.state.broker)}
     silent = [name for name, found in checks.items() if found != "ok"]
     if silent:
@@ -64,9 +64,9 @@ def _database(database: Database) -> str:
     return "ok"
 
 
-def _broker(broker: dispatch.Broker) -> str:
+def _broker(broker: Broker) -> str:
     try:
-        dispatch.ping(broker)
+        ping(broker)
     except redis.RedisError as error:
         logger.warning("the broker does not answer: %s", type(error).__name__)
         return "no answer"

@@ -30,59 +30,16 @@ from service.wakeups import wake
 logger = logging.getLogger(__name__)
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks."""
+"""Seconds between two polls of the database."""
 
 MAX_STREAM_SECONDS = 900.0
-"""Seconds after which a stream ends, and a revoked key reads no more; the client connects again with `Last-Event-ID`."""
+"""Seconds after which a stream ends, so that a revoked key reads no more; the client connects again with `Last-Event-ID`."""
 
 MAX_STREAMS = 100
-"""Streams that a process has open at once: each asks the ledger once a second."""
-
+"""Streams that a process has open at once: each polls the database once a second."""
 
 EVENTS_A_POLL = 200
-"""Events that one look reads."""
-
-
-def stream(streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> EventSourceResponse:
-    """The timeline from beyond the event `after`, until the job has ended. Raises NotReady where too many are open."""
-    if streams.open >= MAX_STREAMS:
-        raise NotReady(
-            f"{MAX_STREAMS} streams are open already; poll GET /jobs/{{id}} instead.", checks={"streams": "full"}
-        )
-    events = _events(streams, database, tenant_id=tenant_id, job_id=job_id, after=after)
-    return EventSourceResponse(events, ping=15, headers={"Cache-Control": "no-store"})
-
-
-async def _events(
-    streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int
-) -> AsyncIterator[ServerSentEvent]:
-    streams.open += 1
-    ends = time.monotonic() + MAX_STREAM_SECONDS
-    try:
-        while time.monotonic() < ends:
-            async with database.limiter:
-                found, ended = await run_in_threadpool(_look, database, tenant_id=tenant_id, job_id=job_id, after=after)
-            for event in found:
-                after = event.id
-                yield ServerSentEvent(event.model_dump_json(), event=event.kind, id=str(event.id))
-            if ended:
-                return
-            await anyio.sleep(POLL_INTERVAL)
-    finally:
-        streams.open -= 1
-
-
-def _look(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> tuple[list[Event], bool]:
-    """What is new, and whether nothing can follow. The state comes first: its last event is committed with it."""
-    try:
-        with database.reading() as session:
-            ended = get_job(session, tenant_id=tenant_id, job_id=job_id).state in TERMINAL
-            found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=EVENTS_A_POLL)
-    except (OperationalError, PoolTimeout) as error:
-        logger.warning("a stream of events waits for the database: %s", type(error).__name__)
-        return [], False
-    return found, ended and len(found) < EVENTS_A_POLL
-
+"""Events that one poll reads."""
 
 router = APIRouter(tags=["jobs"])
 
@@ -90,11 +47,11 @@ JSON, LIVE = "application/json", "text/event-stream"
 
 LastEventID = Annotated[
     int | None,
-    Header(ge=0, lt=2**63, description="With a stream: only events with a greater id; stands above `after`."),
+    Header(ge=0, lt=2**63, description="With a stream: only events with a greater id; takes precedence over `after`."),
 ]
 
 POLL_SECONDS = "2"
-"""How often a client should ask while a job is open: progress is written no more often."""
+"""How often a client should poll while a job is open: progress is written no more often."""
 
 
 @router.get(
@@ -158,7 +115,7 @@ def get_job_events(
 
 @router.get("/jobs/{job_id:uuid}/attempts", summary="A job's attempts", responses=problems(401, 403, 404, 422, 503))
 def get_attempts(job_id: UUID, caller: Reader, ledger: Ledger) -> Listing[Attempt]:
-    """Each worker's go at the job with its method, its time by stage, and how it ended."""
+    """The attempts at the job, each with its method, its time by stage, and how it ended."""
     return Listing[Attempt](items=list_attempts(ledger, tenant_id=caller.tenant_id, job_id=job_id))
 
 
@@ -192,3 +149,47 @@ def post_approve(job_id: UUID, request: Request, tasks: BackgroundTasks, caller:
 def post_reject(job_id: UUID, caller: Admin, ledger: Ledger) -> Job:
     """Cancels a job that waits to run, or fails one whose version waits to be served; the served model stays what it is."""
     return refuse(ledger, tenant_id=caller.tenant_id, job_id=job_id, by=caller.name)
+
+
+def stream(streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> EventSourceResponse:
+    """Stream the timeline from beyond the event `after`, until the job has ended. Raises NotReady if too many are open."""
+    if streams.open >= MAX_STREAMS:
+        raise NotReady(
+            f"{MAX_STREAMS} streams are open already; poll GET /jobs/{{id}} instead.", checks={"streams": "full"}
+        )
+    events = _events(streams, database, tenant_id=tenant_id, job_id=job_id, after=after)
+    return EventSourceResponse(events, ping=15, headers={"Cache-Control": "no-store"})
+
+
+async def _events(
+    streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int
+) -> AsyncIterator[ServerSentEvent]:
+    streams.open += 1
+    ends = time.monotonic() + MAX_STREAM_SECONDS
+    try:
+        while time.monotonic() < ends:
+            async with database.limiter:
+                found, ended = await run_in_threadpool(_poll, database, tenant_id=tenant_id, job_id=job_id, after=after)
+            for event in found:
+                after = event.id
+                yield ServerSentEvent(event.model_dump_json(), event=event.kind, id=str(event.id))
+            if ended:
+                return
+            await anyio.sleep(POLL_INTERVAL)
+    finally:
+        streams.open -= 1
+
+
+def _poll(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> tuple[list[Event], bool]:
+    """Read the new events, and whether no more can follow.
+
+    The state is read first: the last event is committed with it.
+    """
+    try:
+        with database.reading() as session:
+            ended = get_job(session, tenant_id=tenant_id, job_id=job_id).state in TERMINAL
+            found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=EVENTS_A_POLL)
+    except (OperationalError, PoolTimeout) as error:
+        logger.warning("a stream of events waits for the database: %s", type(error).__name__)
+        return [], False
+    return found, ended and len(found) < EVENTS_A_POLL

@@ -1,4 +1,4 @@
-"""The log as the API tells it."""
+"""The transparency log: its checkpoint, its proofs, its leaves, and the entries of requests and jobs."""
 
 import base64
 from typing import Annotated
@@ -14,6 +14,8 @@ from service.http.sessions import Ledger
 
 LeafHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """SHA-256, hex, of 0x00 and a leaf (RFC 6962)."""
+
+router = APIRouter(tags=["log"])
 
 
 class InclusionProofBody(BaseModel):
@@ -50,8 +52,6 @@ class LogEntryBody(BaseModel):
     path: list[str] = Field(description="SHA-256 hex, from the leaf to the root of the checkpoint.")
     checkpoint: str = Field(description="A signed note.")
 
-
-router = APIRouter(tags=["log"])
 
 Size = Annotated[int, Query(ge=0, lt=2**63, description="Of a tree: how many entries it has.")]
 
@@ -94,7 +94,7 @@ def get_leaves(
     start: Annotated[int, Query(ge=0, lt=2**63, description="The first one's place.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Most leaves in the answer.")] = 1000,
 ) -> LeavesBody:
-    """All leaves give the root again. They open nothing, but tell how much happens when: hence the key."""
+    """The root can be computed from all leaves. They show no content, but how much happens when: so a key is needed."""
     leaves = [base64.b64encode(leaf).decode() for leaf in list_leaves(ledger, start=start, limit=limit)]
     return LeavesBody(start=start, leaves=leaves)
 

@@ -1,4 +1,4 @@
-"""The unlearning methods as the API speaks of them: a request's `method` field, and a JSON schema for each."""
+"""The unlearning methods: the `method` field of a request, and GET /methods with a JSON schema for each."""
 
 import textwrap
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ AUTO = "auto"
 
 @cache
 def schemas() -> dict[str, dict[str, Any]]:
-    """For each method's kind the JSON schema (2020-12) of its parameters, with defaults."""
+    """Give the JSON schema (2020-12) of each method's parameters, with defaults, by the method's kind."""
     return {kind: TypeAdapter(spec).json_schema() for kind, spec in specs.PRODUCTION.items()}
 
 
 def _parse(value: object) -> object:
-    """`"auto"` as it is; a method's name or an object as the spec it describes."""
+    """Return `"auto"` unchanged, and parse a method's name or an object into its spec."""
     if value == AUTO:
         return AUTO
     if isinstance(value, str):
@@ -54,11 +54,11 @@ Method = Annotated[
         examples=["auto", "ltu", {"kind": "ltu", "steps": 40, "stop": {"tolerance": 0.5}}],
     ),
 ]
-"""A validated method: `"auto"`, or a spec. The baselines of the library's benchmarks are none."""
+"""A validated method: `"auto"`, or a spec. The baselines of the benchmarks are refused."""
 
 
 def stored(method: str | specs.Method) -> dict[str, object] | None:
-    """The method as the ledger keeps it: None for the model's policy."""
+    """Give the method as the ledger stores it: None for the model's policy."""
     return None if isinstance(method, str) else asdict(method)
 
 

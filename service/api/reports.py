@@ -1,4 +1,4 @@
-"""Proofs as the API asks for them and gives them."""
+"""Audit reports in each form, their signed statements, and proofs of inclusion."""
 
 import json
 from uuid import UUID

@@ -29,15 +29,23 @@ from service.http.sessions import Database, Ledger
 from service.http.streaming import Streams
 
 MAX_LINE_BYTES = 4096
-"""Bytes of a line, at most: an ID of 200 characters, escaped in every way that JSON has, fits."""
+"""Bytes of a line, at most. An ID of 200 characters fits, however JSON escapes it."""
 
 MAX_ID_LENGTH = 200
 MAX_SAMPLE_IDS = 10_000_000
 
+MAX_UPLOADS = 4
+"""Uploads that a process receives at once. Each holds a database connection for as long as its client takes."""
+
+UPLOAD_TIMEOUT = 1800.0
+"""Seconds that an upload may take."""
+
+router = APIRouter(tags=["unlearn requests"])
+
 
 @dataclass(slots=True)
 class Lines:
-    """A body that is being cut into lines: how each is read, what is left of the last chunk, and how far it is."""
+    """A body that is being split into lines: how a line is read, the rest of the last chunk, the lines and the IDs so far."""
 
     read: Callable[[bytes], object]
     rest: bytes = b""
@@ -46,9 +54,9 @@ class Lines:
 
 
 def take(lines: Lines, chunk: bytes) -> list[str]:
-    """The IDs on the lines that this chunk completes; a blank line has none.
+    """Read the IDs on the lines that this chunk completes. Blank lines are skipped.
 
-    What is wrong is told by the line's number and never by what stands on it: InvalidLine.
+    Raises InvalidLine, which names the line by its number and never quotes it.
     """
     *whole, lines.rest = (lines.rest + chunk).split(b"\n")
     if len(lines.rest) > MAX_LINE_BYTES:
@@ -57,7 +65,7 @@ def take(lines: Lines, chunk: bytes) -> list[str]:
 
 
 def take_last(lines: Lines) -> list[str]:
-    """The ID on a last line without an end."""
+    """Read the ID on a last line that has no end."""
     return take(lines, b"\n") if lines.rest else []
 
 
@@ -90,67 +98,7 @@ def _json(line: bytes) -> object:
 
 
 FORMS: dict[str, Callable[[bytes], object]] = {"text/plain": _text, "application/x-ndjson": _json}
-"""How a line is read, by the media type: the ID itself; or a JSON string, or an object with `sample_id` alone."""
-
-
-MAX_UPLOADS = 4
-"""Uploads that a process receives at once: each holds a connection of its own for as long as its client takes."""
-
-UPLOAD_TIMEOUT = 1800.0
-"""Seconds that an upload may take."""
-
-
-async def receive_upload(request: Request, caller: Caller, *, dataset: str) -> Upload:
-    """Read the body to its end and keep its samples, in one transaction: all or nothing.
-
-    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, and NotReady where too many come at once.
-    """
-    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in FORMS:
-        raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
-    receiving: Streams = request.app.state.uploads
-    if receiving.open >= MAX_UPLOADS:
-        raise NotReady(f"{MAX_UPLOADS} uploads are being received; try again in a minute.", checks={"uploads": "full"})
-    receiving.open += 1
-    database: Database = request.app.state.database
-    session = database.sessions()
-    try:
-        await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
-        key: bytes = request.app.state.settings.sample_key_bytes
-        await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
-        upload = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
-        await run_in_threadpool(session.commit)
-        return upload
-    finally:
-        receiving.open -= 1
-        with CancelScope(shield=True):
-            await run_in_threadpool(session.close)
-
-
-async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
-    ends = time.monotonic() + UPLOAD_TIMEOUT
-    with ExitStack() as stack:
-        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receive_digests(session)))
-        try:
-            async for chunk in request.stream():
-                await run_in_threadpool(_pass_on, copy, lines, chunk, dataset=dataset, key=key)
-                if time.monotonic() > ends:
-                    raise InvalidLine(f"The upload has taken longer than {UPLOAD_TIMEOUT:.0f} seconds; split it.")
-        except ClientDisconnect:
-            raise InvalidLine("The upload broke off.") from None
-        await run_in_threadpool(_send, copy, take_last(lines), dataset=dataset, key=key)
-        await run_in_threadpool(stack.close)
-
-
-def _pass_on(copy: Copy, lines: Lines, chunk: bytes, *, dataset: str, key: bytes) -> None:
-    _send(copy, take(lines, chunk), dataset=dataset, key=key)
-
-
-def _send(copy: Copy, sample_ids: Iterable[str], *, dataset: str, key: bytes) -> None:
-    uploads.send_digests(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
-
-
-router = APIRouter(tags=["unlearn requests"])
+"""How a line is read, by media type: it is the ID; or it is a JSON string, or an object with `sample_id` alone."""
 
 _BODY = {
     "required": True,
@@ -206,3 +154,53 @@ def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Respon
     """Deletes the uploaded list. Requests that were made with it stay."""
     delete_upload(ledger, tenant_id=caller.tenant_id, manifest_id=upload_id)
     return Response(status_code=204)
+
+
+async def receive_upload(request: Request, caller: Caller, *, dataset: str) -> Upload:
+    """Read the body to its end and store its samples in one transaction: all or nothing.
+
+    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, and NotReady if too many come at once.
+    """
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media not in FORMS:
+        raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
+    receiving: Streams = request.app.state.uploads
+    if receiving.open >= MAX_UPLOADS:
+        raise NotReady(f"{MAX_UPLOADS} uploads are being received; try again in a minute.", checks={"uploads": "full"})
+    receiving.open += 1
+    database: Database = request.app.state.database
+    session = database.sessions()
+    try:
+        await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
+        key: bytes = request.app.state.settings.sample_key_bytes
+        await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
+        upload = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
+        await run_in_threadpool(session.commit)
+        return upload
+    finally:
+        receiving.open -= 1
+        with CancelScope(shield=True):
+            await run_in_threadpool(session.close)
+
+
+async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
+    ends = time.monotonic() + UPLOAD_TIMEOUT
+    with ExitStack() as stack:
+        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receive_digests(session)))
+        try:
+            async for chunk in request.stream():
+                await run_in_threadpool(_send_chunk, copy, lines, chunk, dataset=dataset, key=key)
+                if time.monotonic() > ends:
+                    raise InvalidLine(f"The upload has taken longer than {UPLOAD_TIMEOUT:.0f} seconds; split it.")
+        except ClientDisconnect:
+            raise InvalidLine("The upload broke off.") from None
+        await run_in_threadpool(_send, copy, take_last(lines), dataset=dataset, key=key)
+        await run_in_threadpool(stack.close)
+
+
+def _send_chunk(copy: Copy, lines: Lines, chunk: bytes, *, dataset: str, key: bytes) -> None:
+    _send(copy, take(lines, chunk), dataset=dataset, key=key)
+
+
+def _send(copy: Copy, sample_ids: Iterable[str], *, dataset: str, key: bytes) -> None:
+    uploads.send_digests(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
