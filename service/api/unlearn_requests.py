@@ -37,24 +37,28 @@ from service.http.sessions import Ledger
 from service.settings import Settings
 from service.wakeups import wake
 
+router = APIRouter(tags=["unlearn requests"])
 
-class ExtensionBody(BaseModel):
-    """Why a request's deadline is extended."""
+POLL_SECONDS = "5"
+"""How often a client should poll an open request."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
-        description="For the record, and to be told to the person (GDPR Art. 12(3)). Nothing personal, please.",
-        examples=["Five models are concerned, one of which takes three weeks to unlearn."],
-    )
-
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Any unique string of yours. The same key with the same body gives the first answer again, for 30 days.",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
+    ),
+]
 
 MAX_SAMPLE_IDS = 100_000
 """Sample IDs in a body, at most; more are uploaded ahead of it."""
 
 
 def _under_law(value: datetime) -> datetime:
-    """Refuse a time before any law that this service knows. One in the future the ledger refuses, by the database's clock."""
+    """Refuse a time before any law that this service knows. The ledger refuses one in the future, by the database's clock."""
     if value.year < 2000:
         raise ValueError("must be in the year 2000 or later")
     return value
@@ -133,80 +137,15 @@ class NewUnlearnRequest(BaseModel):
         return self
 
 
-def record_request(
-    session: Session,
-    asked: NewUnlearnRequest,
-    caller: Caller,
-    *,
-    settings: Settings,
-    idempotency_key: str | None = None,
-) -> UnlearnRequest:
-    """Record a request and give it as the caller may see it. Raises what `ledger.requests.submission.submit` raises."""
-    key = settings.sample_key_bytes
-    digests = {sample_digest(key, asked.dataset, sample_id): sample_id for sample_id in asked.sample_ids or ()}
-    method = stored(asked.method)
-    idempotency = None
-    if idempotency_key is not None:
-        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, digests, method))
-    request = submit(
-        session,
-        tenant_id=caller.tenant_id,
-        caller=caller.name,
-        dataset=asked.dataset,
-        digests=list(digests),
-        manifest_id=asked.upload,
-        models=asked.models,
-        method=method,
-        reason=asked.reason,
-        regulation=asked.regulation,
-        received_at=asked.received_at,
-        external_id=asked.external_id,
-        expedite=asked.expedite,
-        batch_window=settings.batch_window,
-        idempotency=idempotency,
+class ExtensionBody(BaseModel):
+    """Why a request's deadline is extended."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
+        description="For the record. The person must be given it too (GDPR Art. 12(3)). Nothing personal, please.",
+        examples=["Five models are concerned, one of which takes three weeks to unlearn."],
     )
-    if not caller.may(Scope.REQUESTS_READ):
-        return _without_counts(request)
-    if asked.upload is not None or request.samples is None or not request.samples.not_in_training_set:
-        return request
-    outcome = SampleOutcome.NOT_IN_TRAINING_SET
-    found = list_request_samples(session, tenant_id=caller.tenant_id, request_id=request.id, outcome=outcome)
-    unmatched = sorted(digests[digest] for digest in found if digest in digests)
-    return request.model_copy(update={"unmatched_sample_ids": unmatched})
-
-
-def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:
-    """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
-
-    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first.
-    """
-    fields = asked.model_dump(mode="json", exclude={"sample_ids", "upload", "method"})
-    uploaded = {} if asked.upload is None else {"manifest": str(asked.upload)}
-    samples = samples_sha256(digests)
-    return canonical_sha256({**fields, **uploaded, "validate_only": False, "method": method, "samples": samples})
-
-
-def _without_counts(request: UnlearnRequest) -> UnlearnRequest:
-    """Remove how many samples matched: it tells who is in a training set."""
-    targets = tuple(target.model_copy(update={"samples": None}) for target in request.targets)
-    return request.model_copy(update={"samples": None, "targets": targets})
-
-
-router = APIRouter(tags=["unlearn requests"])
-
-POLL_SECONDS = "5"
-"""How often a client should ask about an open request."""
-
-IdempotencyKey = Annotated[
-    str | None,
-    Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
-        description="Any unique string of yours. The same key with the same body gives the first answer again, for 30 days.",
-        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
-    ),
-]
 
 
 @router.post(
@@ -322,7 +261,7 @@ def get_request_events(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequest:
-    """Withdraws the request for every model that has not been dealt with; 409 where it is too late for that, with the reason."""
+    """Withdraws the request for every model that has not been dealt with; 409 if it is too late for that, with the reason."""
     request = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
     return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
 
@@ -335,7 +274,66 @@ def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequ
 def post_extend(request_id: UUID, asked: ExtensionBody, caller: Writer, ledger: Ledger) -> UnlearnRequest:
     """Extends the deadline of an open request, once, by what its regulation allows (GDPR: two months), for a reason.
 
-    409 where it is finished, overdue or extended already.
+    409 if it is finished, overdue or extended already.
     """
     request = extend_deadline(ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason)
     return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
+
+
+def record_request(
+    session: Session,
+    asked: NewUnlearnRequest,
+    caller: Caller,
+    *,
+    settings: Settings,
+    idempotency_key: str | None = None,
+) -> UnlearnRequest:
+    """Record a request and give it as the caller may see it. Raises what `ledger.requests.submission.submit` raises."""
+    key = settings.sample_key_bytes
+    digests = {sample_digest(key, asked.dataset, sample_id): sample_id for sample_id in asked.sample_ids or ()}
+    method = stored(asked.method)
+    idempotency = None
+    if idempotency_key is not None:
+        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, digests, method))
+    request = submit(
+        session,
+        tenant_id=caller.tenant_id,
+        caller=caller.name,
+        dataset=asked.dataset,
+        digests=list(digests),
+        manifest_id=asked.upload,
+        models=asked.models,
+        method=method,
+        reason=asked.reason,
+        regulation=asked.regulation,
+        received_at=asked.received_at,
+        external_id=asked.external_id,
+        expedite=asked.expedite,
+        batch_window=settings.batch_window,
+        idempotency=idempotency,
+    )
+    if not caller.may(Scope.REQUESTS_READ):
+        return _without_counts(request)
+    if asked.upload is not None or request.samples is None or not request.samples.not_in_training_set:
+        return request
+    outcome = SampleOutcome.NOT_IN_TRAINING_SET
+    found = list_request_samples(session, tenant_id=caller.tenant_id, request_id=request.id, outcome=outcome)
+    unmatched = sorted(digests[digest] for digest in found if digest in digests)
+    return request.model_copy(update={"unmatched_sample_ids": unmatched})
+
+
+def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:
+    """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
+
+    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first.
+    """
+    fields = asked.model_dump(mode="json", exclude={"sample_ids", "upload", "method"})
+    uploaded = {} if asked.upload is None else {"manifest": str(asked.upload)}
+    samples = samples_sha256(digests)
+    return canonical_sha256({**fields, **uploaded, "validate_only": False, "method": method, "samples": samples})
+
+
+def _without_counts(request: UnlearnRequest) -> UnlearnRequest:
+    """Remove how many samples matched: it tells who is in a training set."""
+    targets = tuple(target.model_copy(update={"samples": None}) for target in request.targets)
+    return request.model_copy(update={"samples": None, "targets": targets})

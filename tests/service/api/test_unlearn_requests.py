@@ -10,7 +10,7 @@ import redis
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.tables import Base, UnlearnRequest
+from ledger.tables import Base, IdempotencyKey, UnlearnRequest
 from tests.service.conftest import Serve, Site, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"]}
@@ -380,3 +380,14 @@ def test_what_is_overdue_and_what_is_soon_due_is_listed(serve: Serve, site: Site
     assert listed(open=True, due_before=(datetime.now(UTC) + timedelta(days=10)).isoformat()) == [soon, late]
     assert listed(open=False) == [done]
     assert listed(open=True) == [later, soon, late]
+
+
+def test_an_idempotency_key_of_the_version_before_is_still_known(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    asked = ASKED | {"received_at": "2026-01-31T09:00:00+01:00", "external_id": "E"}
+    serve(key=site.admin).post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "k"})
+
+    with sessions() as session:
+        fingerprint = session.scalars(select(IdempotencyKey.body_sha256)).one()
+    assert fingerprint == "cde0c5aa8ca1f5500906276df485915f5582367d7c5f29d65241ac9c816a6147"
