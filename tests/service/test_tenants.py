@@ -16,15 +16,18 @@ from tests.service.conftest import Serve, Site, publish_job
 HIDDEN = ("triage", "scans")
 """The names of the first tenant's model and dataset; the second has none."""
 
+UPLOAD: dict[str, Any] = {
+    "params": {"dataset": "scans"},
+    "content": b"sample-3",
+    "headers": {"Content-Type": "text/plain"},
+}
+
 BODIES: dict[str, dict[str, Any]] = {
     "POST /unlearn-requests": {"json": {"dataset": "scans", "sample_ids": ["sample-3"]}},
     "POST /unlearn-requests:preview": {"json": {"dataset": "scans", "sample_ids": ["sample-3"]}},
     "POST /unlearn-requests/{request_id}:extend": {"json": {"reason": "long"}},
-    "POST /manifests": {
-        "params": {"dataset": "scans"},
-        "content": b"sample-3",
-        "headers": {"Content-Type": "text/plain"},
-    },
+    "POST /uploads": UPLOAD,
+    "POST /manifests": UPLOAD,
     "POST /webhooks": {"json": {"url": "https://example.org/"}},
     "PATCH /webhooks/{webhook_id}": {"json": {"enabled": False}},
     "PATCH /models/{name}": {"json": {"approve_jobs": True}},
@@ -45,9 +48,7 @@ def hidden(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> dict[st
     first = client.post("/unlearn-requests", json=asked).json()
     report_id = publish_job(sessions, first["targets"][0]["job"]["id"])
     request = client.post("/unlearn-requests", json=asked | {"sample_ids": ["sample-2"]}).json()
-    manifest = client.post(
-        "/manifests", params={"dataset": "scans"}, content=b"sample-3", headers={"Content-Type": "text/plain"}
-    ).json()
+    upload = client.post("/uploads", **UPLOAD).json()
     deliveries = client.get(f"/webhooks/{webhook_id}/deliveries").json()["items"]
     return {
         "request_id": request["id"],
@@ -55,7 +56,7 @@ def hidden(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> dict[st
         "report_id": str(report_id),
         "webhook_id": webhook_id,
         "delivery_id": deliveries[0]["id"],
-        "manifest_id": manifest["id"],
+        "upload_id": upload["id"],
         "name": "triage",
         "number": "1",
     }

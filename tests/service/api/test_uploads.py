@@ -1,27 +1,146 @@
 import socket
 import time
+from uuid import uuid4
 
+import httpx
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from expunge.client import submit, upload_manifest
+from ledger.requests.uploads import delete_expired_uploads
+from ledger.sample_ids import sample_digest, samples_sha256
 from service.api import uploads
-from tests.service.conftest import Serve, Site
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, set_up
 
-TEXT = {"Content-Type": "text/plain"}
+PLAIN = {"Content-Type": "text/plain"}
+
+
+def upload(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
+    return client.post("/uploads", params={"dataset": "scans"}, content=body, headers=PLAIN | headers)
+
+
+def rows(sessions: sessionmaker[Session], table: str) -> int | None:
+    with sessions() as session:
+        return session.scalar(text(f"SELECT count(*) FROM {table}"))
+
+
+def test_an_uploaded_list_is_asked_for_by_its_id(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    answer = upload(client, b"sample-1\nsample-2\r\nsample-1\n\nsample-70")
+    uploaded = answer.json()
+    assert (answer.status_code, uploaded["samples"]) == (201, 3)
+    key = bytes.fromhex(SAMPLE_KEY)
+    digests = [sample_digest(key, "scans", f"sample-{n}") for n in (1, 2, 70)]
+    assert uploaded["sha256"] == samples_sha256(digests)
+    assert client.get(f"/uploads/{uploaded['id']}").json() == uploaded
+
+    asked = {"dataset": "scans", "upload": uploaded["id"]}
+    preview = client.post("/unlearn-requests:preview", json=asked).json()
+    assert (preview["samples"]["accepted"], preview["unmatched_sample_ids"]) == (2, None)
+    first = client.post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "k"})
+    assert first.status_code == 202
+    assert first.json()["samples"] == {"accepted": 2, "already_erased": 0, "not_in_training_set": 1}
+    assert first.json()["unmatched_sample_ids"] is None
+    assert (
+        client.post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "k"}).json()["id"]
+        == first.json()["id"]
+    )
+
+    assert client.delete(f"/uploads/{uploaded['id']}").status_code == 204
+    assert (rows(sessions, "uploaded_samples"), rows(sessions, "request_samples")) == (0, 3)
+    assert client.post("/unlearn-requests", json=asked).status_code == 404
+
+
+def test_the_client_streams_a_list(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    uploaded = upload_manifest(client, dataset="scans", sample_ids=(f"sample-{n}" for n in range(2500)))
+    assert uploaded["samples"] == 2500
+    request = submit(client, dataset="scans", manifest=uploaded["id"])
+    assert request["samples"] == {"accepted": 50, "already_erased": 0, "not_in_training_set": 2450}
+
+
+def test_what_cannot_be_read_keeps_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.writer)
+    for body, headers, status, slug in (
+        (b"sample-1\n\xff\n", {}, 422, "invalid-line"),
+        (b"\n\n", {}, 422, "refused"),
+        (b"sample-1", {"Content-Type": "application/json"}, 415, "unsupported-media-type"),
+        (b"sample-1", {"Content-Type": "application/x-ndjson"}, 422, "invalid-line"),
+    ):
+        answer = upload(client, body, **headers)
+        assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (status, slug)
+        assert "sample-1" not in answer.text
+    assert client.post("/uploads", params={"dataset": "x"}, content=b"a", headers=PLAIN).status_code == 404
+    assert (rows(sessions, "uploaded_manifests"), rows(sessions, "uploaded_samples")) == (0, 0)
+
+
+def test_a_list_may_be_larger_than_other_bodies_and_has_a_limit_of_its_own(serve: Serve, site: Site) -> None:
+    client = serve(key=site.writer, max_body_bytes=200, max_manifest_bytes=2000)
+    assert upload(client, b"sample-1\n" * 100).status_code == 201
+    assert upload(client, b"sample-1\n" * 300).status_code == 413
+    chunks = (b"sample-1\n" * 10 for _ in range(30))
+    streamed = client.post("/uploads", params={"dataset": "scans"}, content=chunks, headers=PLAIN)
+    assert (streamed.status_code, streamed.json()["type"].rpartition("/")[2]) == (413, "body-too-large")
+    asked = {"dataset": "scans", "sample_ids": [f"sample-{n}" for n in range(50)]}
+    assert client.post("/unlearn-requests", json=asked).status_code == 413
+
+
+@pytest.mark.parametrize("more", [{}, {"sample_ids": ["sample-1"], "upload": str(uuid4())}])
+def test_samples_are_named_in_one_of_the_two_ways(serve: Serve, site: Site, more: dict[str, object]) -> None:
+    answer = serve(key=site.admin).post("/unlearn-requests", json={"dataset": "scans", **more})
+    assert answer.status_code == 422
+    assert answer.json()["errors"] == [
+        {"pointer": "/sample_ids", "detail": "Exactly one of sample_ids and upload is required."}
+    ]
+
+
+def test_a_list_is_its_tenants_and_its_datasets(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+    upload_id = upload(serve(key=site.writer), b"sample-1").json()["id"]
+    stranger = serve(key=other.admin)
+    assert stranger.get(f"/uploads/{upload_id}").status_code == 404
+    assert stranger.delete(f"/uploads/{upload_id}").status_code == 404
+    asked = {"dataset": "scans", "upload": upload_id}
+    assert stranger.post("/unlearn-requests", json=asked).status_code == 404
+
+
+def test_a_list_is_forgotten_after_a_week(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.writer)
+    old = upload(client, b"sample-1").json()["id"]
+    with sessions.begin() as session:
+        session.execute(text("UPDATE uploaded_manifests SET created_at = created_at - interval '8 days'"))
+    assert client.get(f"/uploads/{old}").status_code == 404
+    new = upload(client, b"sample-1").json()["id"]
+    with sessions.begin() as session:
+        delete_expired_uploads(session)
+    assert client.get(f"/uploads/{new}").status_code == 200
+    assert (rows(sessions, "uploaded_manifests"), rows(sessions, "uploaded_samples")) == (1, 1)
+
+
+def test_the_older_names_are_still_accepted(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    made = client.post("/manifests", params={"dataset": "scans"}, content=b"sample-1", headers=PLAIN).json()
+    assert client.get(f"/manifests/{made['id']}").json() == client.get(f"/uploads/{made['id']}").json() == made
+    asked = {"dataset": "scans", "manifest": made["id"]}
+    assert client.post("/unlearn-requests", json=asked).json()["samples"]["accepted"] == 1
+    both = client.post("/unlearn-requests", json=asked | {"upload": made["id"]})
+    assert (both.status_code, both.json()["errors"][0]["pointer"]) == (422, "/manifest")
+    assert client.delete(f"/manifests/{made['id']}").status_code == 204
 
 
 def test_no_more_are_received_at_once_than_there_are_connections_for(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "MAX_UPLOADS", 0)
-    answer = serve(key=site.writer).post("/manifests", params={"dataset": "scans"}, content=b"a", headers=TEXT)
+    answer = upload(serve(key=site.writer), b"a")
     assert (answer.status_code, answer.json()["checks"]) == (503, {"uploads": "full"})
 
 
 def test_one_that_takes_too_long_is_refused(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "UPLOAD_TIMEOUT", -1.0)
-    answer = serve(key=site.writer).post("/manifests", params={"dataset": "scans"}, content=b"a", headers=TEXT)
+    answer = upload(serve(key=site.writer), b"a")
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (422, "invalid-line")
 
 
@@ -30,7 +149,7 @@ def test_one_that_breaks_off_leaves_nothing_and_the_next_is_received(
 ) -> None:
     client = serve(key=site.writer)
     head = (
-        f"POST /manifests?dataset=scans HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
+        f"POST /uploads?dataset=scans HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
         "Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nsample-1\nsample-2\n"
     )
     for _ in range(uploads.MAX_UPLOADS + 1):
@@ -40,9 +159,8 @@ def test_one_that_breaks_off_leaves_nothing_and_the_next_is_received(
             half.recv(1)  # an answer, or the end: it has been noticed
     limit = time.monotonic() + 30
     while True:  # The server hears of the last end a moment after the client.
-        answer = client.post("/manifests", params={"dataset": "scans"}, content=b"sample-1", headers=TEXT)
+        answer = upload(client, b"sample-1")
         if answer.status_code != 503 or time.monotonic() > limit:
             break
     assert answer.status_code == 201
-    with sessions() as session:
-        assert session.scalar(text("SELECT count(*) FROM uploaded_manifests")) == 1
+    assert rows(sessions, "uploaded_manifests") == 1
