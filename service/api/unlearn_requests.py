@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
+from ledger.db import now
 from ledger.events.timeline import list_request_events
 from ledger.registry.access import Caller, Scope
 from ledger.requests.deadlines import RULES
@@ -179,8 +180,10 @@ def post_unlearn_request(
     """
     state = request.app.state
     recorded = record_request(ledger, asked, caller, settings=state.settings, idempotency_key=idempotency_key)
-    joined = [target.job.id for target in recorded.targets if target.job is not None and target.job.id is not None]
-    tasks.add_task(wake, state.broker, state.database, joined)
+    moment = now(ledger)  # a job closes by the database's clock
+    joined = [target.job for target in recorded.targets if target.job is not None]
+    closed = [job.id for job in joined if job.id is not None and job.cut_off <= moment]
+    tasks.add_task(wake, state.broker, state.database, closed)
     response.headers["Location"] = f"/unlearn-requests/{recorded.id}"
     response.headers["Retry-After"] = POLL_SECONDS
     return recorded

@@ -83,7 +83,7 @@ def test_a_message_holds_ids_and_states_and_nothing_that_a_person_wrote(world):
     with world.sessions.begin() as session:
         again = world.submit(2, reason="Ms Miller asked")
         extend_deadline(session, tenant_id=world.tenant_id, request_id=again.id, reason="Ms Miller is patient")
-    bodies = {delivery.type: json.loads(delivery.body) for delivery in told(world, webhook_id)}
+    bodies = {delivery.type: delivery.body for delivery in told(world, webhook_id)}
     assert set(bodies["request.extended"]["data"]) == {"request_id", "due_at"}
     assert set(bodies["job.failed"]["data"]) == {"job_id", "model", "attempt", "reason"}
     assert all(set(body) == {"type", "timestamp", "data"} for body in bodies.values())
@@ -240,7 +240,7 @@ def test_an_endpoint_that_is_deleted_at_this_moment_fails_nothing_that_is_told(w
             asking = pool.submit(world.submit, 1)  # waits for the deletion, and finds nobody to tell
             wait_until_blocked(world)
             session.commit()
-            assert asking.result(30).accepted == 1
+            assert asking.result(30).samples.accepted == 1
     assert world.count("webhook_deliveries") == 0
 
 
