@@ -5,10 +5,11 @@ expedited, which closes the window. The cost is the time from a job's start to i
 """
 
 import argparse
-from datetime import datetime
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import Row, row, write
+from expunge import client
+from ledger.resources import Job
 
 SAMPLES = 200
 
@@ -51,15 +52,16 @@ def cost(service: Served, name: str, *, requests: int) -> tuple[float, int]:
     for number in range(requests):
         some = ids[number * share : (number + 1) * share]
         request = service.submit(name, some, expedite=number == requests - 1)
-        jobs |= {target["job"]["id"] for target in request["targets"]}
+        jobs |= set(client.job_ids(request))
     ended = [service.ended(job_id) for job_id in jobs]
     return sum(busy(job) for job in ended), len(jobs)
 
 
-def busy(job: dict[str, str]) -> float:
+def busy(job: Job) -> float:
     """Compute the seconds from a job's start to its end."""
-    begun, ended = (datetime.fromisoformat(job[name]) for name in ("started_at", "finished_at"))
-    return (ended - begun).total_seconds()
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    return (job.finished_at - job.started_at).total_seconds()
 
 
 if __name__ == "__main__":

@@ -99,8 +99,8 @@ def serve(http: httpx.Client, method: str, numbers: range) -> None:
     """Request the erasure of digits and wait until the jobs have ended."""
     ids = [f"digit-{number:04d}" for number in numbers]
     for job_id in client.job_ids(client.submit(http, dataset="digits", sample_ids=ids, method=method)):
-        *_, job = client.watch_job(http, job_id, before_look=within(PATIENCE, f"the request by {method}"))
-        print(f"{method}: {job['state']} {job['reason'] or ''}", flush=True)
+        *_, job = client.watch_job(http, job_id, before_poll=within(PATIENCE, f"the request by {method}"))
+        print(f"{method}: {job.state} {job.reason or ''}", flush=True)
 
 
 def within(seconds: float, what: str) -> Callable[[], None]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.serving import Served, api_seconds, served, training_ids
 from benchmarks.writing import Row, row, write
+from expunge import client
 from expunge.operator.deployment import find_deployment, open_database
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
@@ -55,15 +56,12 @@ def idle(service: Served, *, runs: int) -> list[Row]:
         name = service.register(f"idle-{run}")
         sent = datetime.now(UTC)
         request = service.submit(name, training_ids()[:200])
-        job_id = request["targets"][0]["job"]["id"]
+        (job_id,) = client.job_ids(request)
         job = service.ended(job_id)
-        began = next(
-            datetime.fromisoformat(event["at"])
-            for event in service.http.get(f"/jobs/{job_id}/events").json()["items"]
-            if event["text"] == "Phase: unlearn."
-        )
-        took = (datetime.fromisoformat(job["finished_at"]) - sent).total_seconds()
-        compute = sum(job["timings"].values())
+        began = next(event.at for event in client.list_events(service.http, job_id) if event.text == "Phase: unlearn.")
+        assert job.finished_at is not None
+        took = (job.finished_at - sent).total_seconds()
+        compute = sum(job.timings.values())
         waits.append((began - sent).total_seconds())
         overheads.append(took - compute)
         shares.append((took - compute) / took)
@@ -82,9 +80,9 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
     rates, medians, tails = [], [], []
     for run in range(runs):
         name = service.register(f"busy-{callers}-{run}", reference=LONG)
-        running = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
-        while (job := service.http.get(f"/jobs/{running}").json())["phase"] != "unlearn":
-            assert job["finished_at"] is None, f"the job that was to run meanwhile is {job['state']}: {job['detail']}"
+        running = client.job_ids(service.submit(name, training_ids()[:200]))[0]
+        while (job := client.get_job(service.http, running)).phase != "unlearn":
+            assert job.finished_at is None, f"the job that was to run meanwhile is {job.state}: {job.detail}"
             time.sleep(0.05)
         other = service.register(f"asked-{callers}-{run}")
         ids = training_ids()
@@ -109,7 +107,7 @@ def posting(service: Served, *, callers: int, seconds: float, runs: int) -> list
 def polling(service: Served, *, seconds: float, runs: int, method: str = "ETag", callers: int = 16) -> list[Row]:
     """Measure GET /jobs/{id} with the last ETag: calls per second, and per CPU second of the API."""
     name = service.register("polled")
-    job_id = service.submit(name, training_ids()[:200])["targets"][0]["job"]["id"]
+    (job_id,) = client.job_ids(service.submit(name, training_ids()[:200]))
     service.ended(job_id)
     tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
     rates, tails, bought = [], [], []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from uuid import UUID
 
 import httpx
 import psutil
@@ -16,6 +16,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
 from expunge.stack.broker import free_port
 from expunge.stack.stack import Options, Stack, run_stack
+from ledger.resources import Job, UnlearnRequest
 from tests.worker import digits
 
 SMALL = "tests.worker.digits:workload"
@@ -38,19 +39,14 @@ class Served:
         )
         return name
 
-    def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> dict[str, Any]:
+    def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> UnlearnRequest:
         """Request the erasure of samples from a registered model; return the request."""
         return client.submit(self.http, dataset=name, sample_ids=sample_ids, expedite=expedite)
 
-    def ended(self, job_id: str) -> dict[str, Any]:
+    def ended(self, job_id: UUID) -> Job:
         """Poll a job until it has ended."""
         *_, job = client.watch_job(self.http, job_id)
         return job
-
-    def attempts(self, job_id: str) -> list[dict[str, Any]]:
-        """List the attempts of a job."""
-        found: list[dict[str, Any]] = self.http.get(f"/jobs/{job_id}/attempts").json()["items"]
-        return found
 
 
 def api_seconds(running: Stack) -> float:

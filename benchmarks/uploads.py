@@ -97,14 +97,15 @@ def figures(running: Stack, http: httpx.Client, *, size: int, runs: int) -> list
 def ask(http: httpx.Client, size: int) -> tuple[float, float]:
     """Upload `size` IDs, request their erasure, cancel it; return the seconds of upload and request."""
     began = time.monotonic()
-    manifest = client.upload_manifest(http, dataset="people", sample_ids=map(name, range(size)))
+    upload = client.upload_samples(http, dataset="people", sample_ids=map(name, range(size)))
     uploaded = time.monotonic()
-    assert manifest["samples"] == size
-    request = client.submit(http, dataset="people", manifest=manifest["id"])
+    assert upload.samples == size
+    request = client.submit(http, dataset="people", upload=upload.id)
     asked = time.monotonic()
-    assert request["samples"]["accepted"] == size
-    client.send(http, "POST", f"/unlearn-requests/{request['id']}:cancel")
-    client.send(http, "DELETE", f"/manifests/{manifest['id']}")
+    assert request.samples is not None
+    assert request.samples.accepted == size
+    client.send(http, "POST", f"/unlearn-requests/{request.id}:cancel")
+    client.send(http, "DELETE", f"/uploads/{upload.id}")
     return uploaded - began, asked - uploaded
 
 

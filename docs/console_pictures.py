@@ -6,6 +6,7 @@
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 from pictures import browser
@@ -53,7 +54,7 @@ def ask(
     received: int = 0,
     expedite: bool = True,
     ended: bool = False,
-) -> str:
+) -> UUID:
     """Ask for digits to be forgotten, received so many days ago, and where `ended` wait until they are; gives the job."""
     request = client.submit(
         http,
@@ -68,11 +69,11 @@ def ask(
     (job_id,) = client.job_ids(request)
     if ended:
         *_, job = client.watch_job(http, job_id)
-        print(f"{method}: {job['state']} {job['reason'] or ''}")
+        print(f"{method}: {job.state} {job.reason or ''}")
     return job_id
 
 
-def look(opened: Browser, running: Stack, *, job: str) -> None:
+def look(opened: Browser, running: Stack, *, job: UUID) -> None:
     """Picture the pages while that job runs: all of them at a desk, the first two on a phone, in the dark."""
     with opened.new_context(viewport=DESK, color_scheme="light") as context:
         page = sign_in(context, running)
@@ -90,7 +91,7 @@ def look(opened: Browser, running: Stack, *, job: str) -> None:
         picture_job(page, running, job=job, device="phone")
 
 
-def picture_job(page: Page, running: Stack, *, job: str, device: str) -> None:
+def picture_job(page: Page, running: Stack, *, job: UUID, device: str) -> None:
     """Picture a job once its method is at work."""
     page.goto(f"{running.url}/console/jobs/{job}")
     page.get_by_role("status").filter(has_text="step").wait_for(timeout=60_000)

@@ -1,25 +1,40 @@
-"""The HTTP API from the caller's side: what the commands, the demo and a first integration need."""
+"""The HTTP API from the caller's side. The functions return the types that the service answers with (`ledger.resources`)."""
 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, cast
-from uuid import uuid4
+from typing import Any, Literal, TypeVar
+from uuid import UUID, uuid4
 
 import httpx
 
-from expunge.answers import Attempt, Dataset, Event, Job, Model, Preview, Request, Version
 from expunge.errors import Refused, ServiceUnreachable
+from ledger.resources import (
+    Attempt,
+    Dataset,
+    Event,
+    Job,
+    Listing,
+    Model,
+    Page,
+    Preview,
+    Resource,
+    SigningKey,
+    UnlearnRequest,
+    Upload,
+    Version,
+)
+from ledger.states import TERMINAL
 
 Json = dict[str, Any]
+R = TypeVar("R", bound=Resource)
 
-TERMINAL = frozenset({"completed", "failed", "cancelled"})
 PATIENCE = 60.0
 """Seconds for which a service that does not answer, or asks to wait, is tried again while a job is watched."""
 DEFAULT_WAIT = 1.0
-"""Seconds between two looks where the service names none."""
+"""Seconds between two polls where the service names none."""
 
 
 def connect(url: str, key: str) -> httpx.Client:
@@ -32,7 +47,7 @@ def submit(
     *,
     dataset: str,
     sample_ids: Sequence[str] | None = None,
-    manifest: str | None = None,
+    upload: UUID | None = None,
     models: Sequence[str] | None = None,
     method: str | Mapping[str, object] | None = None,
     reason: str | None = None,
@@ -41,16 +56,16 @@ def submit(
     external_id: str | None = None,
     expedite: bool | None = None,
     idempotency_key: str | None = None,
-) -> Request:
-    """Ask for samples to be unlearned; gives the request with its targets. Raises Refused, ServiceUnreachable.
+) -> UnlearnRequest:
+    """Ask for samples to be unlearned. Raises Refused, ServiceUnreachable.
 
-    The samples are named by `sample_ids`, or by an uploaded `manifest`. What is None is left to the service. A fresh idempotency
+    The samples are named by `sample_ids`, or by the id of an `upload`. What is None is left to the service. A fresh idempotency
     key is made where none is given, so that the transport's retries are one request.
     """
     body = {
         "dataset": dataset,
         "sample_ids": None if sample_ids is None else list(sample_ids),
-        "manifest": manifest,
+        "upload": None if upload is None else str(upload),
         "models": None if models is None else list(models),
         "method": method,
         "reason": reason,
@@ -65,13 +80,13 @@ def submit(
         "/unlearn-requests",
         json={name: value for name, value in body.items() if value is not None},
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
-        timeout=client.timeout if manifest is None else 600,  # a million samples take most of a minute
+        timeout=client.timeout if upload is None else 600,  # a million samples take most of a minute
     )
-    return cast(Request, content(response))
+    return UnlearnRequest.model_validate_json(response.content)
 
 
-def upload_manifest(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Json:
-    """Upload sample IDs, as many as there are, a thousand at a time; gives the manifest. Raises Refused, ServiceUnreachable."""
+def upload_samples(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Upload:
+    """Upload sample IDs, as many as there are, a thousand at a time. Raises Refused, ServiceUnreachable."""
 
     def lines() -> Iterator[bytes]:
         rest = iter(sample_ids)
@@ -79,39 +94,38 @@ def upload_manifest(client: httpx.Client, *, dataset: str, sample_ids: Iterable[
             yield "".join(f"{json.dumps(sample_id)}\n" for sample_id in some).encode()
 
     headers = {"Content-Type": "application/x-ndjson"}
-    answer = send(
-        client, "POST", "/manifests", params={"dataset": dataset}, content=lines(), headers=headers, timeout=600
+    response = send(
+        client, "POST", "/uploads", params={"dataset": dataset}, content=lines(), headers=headers, timeout=600
     )
-    return content(answer)
+    return Upload.model_validate_json(response.content)
 
 
-def get_request(client: httpx.Client, request_id: str) -> Request:
+def get_request(client: httpx.Client, request_id: UUID) -> UnlearnRequest:
     """Fetch one request."""
-    return cast(Request, content(send(client, "GET", f"/unlearn-requests/{request_id}")))
+    return _fetch(client, UnlearnRequest, f"/unlearn-requests/{request_id}")
 
 
-def job_ids(request: Request) -> list[str]:
+def job_ids(request: UnlearnRequest) -> list[UUID]:
     """List the jobs that a request has joined, one a model that has something to forget."""
-    joined = [target["job"] for target in request["targets"]]
-    return [job["id"] for job in joined if job is not None and job["id"] is not None]
+    return [target.job.id for target in request.targets if target.job is not None and target.job.id is not None]
 
 
-def get_job(client: httpx.Client, job_id: str) -> Job:
+def get_job(client: httpx.Client, job_id: UUID) -> Job:
     """Fetch one job."""
-    return cast(Job, content(send(client, "GET", f"/jobs/{job_id}")))
+    return _fetch(client, Job, f"/jobs/{job_id}")
 
 
-def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], None] = lambda: None) -> Iterator[Job]:
+def watch_job(client: httpx.Client, job_id: UUID, *, before_poll: Callable[[], None] = lambda: None) -> Iterator[Job]:
     """Give the job each time it has changed, until it has ended.
 
     Asks as often as `Retry-After` allows, and with `If-None-Match`, so that an unchanged job costs next to nothing. A
     service that is away or busy is tried again for a minute; then ServiceUnreachable or Refused.
-    before_look: called before each look; what it raises ends the watch.
+    before_poll: called before each poll; what it raises ends the watch.
     """
     tag: str | None = None
     patience_ends = time.monotonic() + PATIENCE
     while True:
-        before_look()
+        before_poll()
         try:
             response = send(client, "GET", f"/jobs/{job_id}", headers={"If-None-Match": tag} if tag else {})
         except (ServiceUnreachable, Refused) as error:
@@ -123,19 +137,20 @@ def watch_job(client: httpx.Client, job_id: str, *, before_look: Callable[[], No
         patience_ends = time.monotonic() + PATIENCE
         if response.status_code == httpx.codes.OK:
             tag = response.headers.get("ETag")
-            job = cast(Job, content(response))
+            job = Job.model_validate_json(response.content)
             yield job
-            if job["state"] in TERMINAL:
+            if job.state in TERMINAL:
                 return
         time.sleep(wait_seconds(response))
 
 
-def get_report(client: httpx.Client, report_id: str) -> Json:
+def get_report(client: httpx.Client, report_id: UUID) -> Json:
     """Fetch a report as JSON."""
-    return content(send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"}))
+    report: Json = send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"}).json()
+    return report
 
 
-def get_report_file(client: httpx.Client, report_id: str, media: str) -> bytes:
+def get_report_file(client: httpx.Client, report_id: UUID, media: str) -> bytes:
     """Fetch a report as a file: `text/html` (one page that needs nothing else), `application/pdf` or `application/json`.
 
     The bytes of the JSON are those whose SHA-256 the service recorded.
@@ -143,18 +158,17 @@ def get_report_file(client: httpx.Client, report_id: str, media: str) -> bytes:
     return send(client, "GET", f"/reports/{report_id}", headers={"Accept": media}).content
 
 
-def get_statement(client: httpx.Client, report_id: str) -> bytes:
+def get_statement(client: httpx.Client, report_id: UUID) -> bytes:
     """Fetch a report's signed statement as a file."""
     return send(client, "GET", f"/reports/{report_id}/statement").content
 
 
-def get_signing_keys(client: httpx.Client) -> list[Json]:
+def get_signing_keys(client: httpx.Client) -> Sequence[SigningKey]:
     """Fetch the public signing keys, newest first."""
-    keys: list[Json] = content(send(client, "GET", "/keys"))["items"]
-    return keys
+    return _fetch(client, Listing[SigningKey], "/keys").items
 
 
-def get_inclusion(client: httpx.Client, report_id: str, sample_id: str) -> bytes:
+def get_inclusion(client: httpx.Client, report_id: UUID, sample_id: str) -> bytes:
     """Fetch the proof that a sample is among those that a report's job has erased, as a file for the person."""
     return send(client, "POST", f"/reports/{report_id}/inclusion", json={"sample_id": sample_id}).content
 
@@ -171,14 +185,14 @@ def stream_lines(client: httpx.Client, path: str) -> Iterator[str]:
         raise ServiceUnreachable(f"The answer of {client.base_url} broke off ({type(error).__name__}).") from error
 
 
-def promote(client: httpx.Client, model: str, number: int) -> Json:
+def promote(client: httpx.Client, model: str, number: int) -> Version:
     """Have a model serve another of its versions."""
-    return content(send(client, "POST", f"/models/{model}/versions/{number}:promote"))
+    return _post(client, Version, f"/models/{model}/versions/{number}:promote")
 
 
-def decide(client: httpx.Client, job_id: str, decision: Literal["approve", "reject"]) -> Json:
+def decide(client: httpx.Client, job_id: UUID, decision: Literal["approve", "reject"]) -> Job:
     """Approve or reject a job that waits for it: to run, or to have its version served."""
-    return content(send(client, "POST", f"/jobs/{job_id}:{decision}"))
+    return _post(client, Job, f"/jobs/{job_id}:{decision}")
 
 
 def wait_seconds(response: httpx.Response) -> float:
@@ -200,12 +214,6 @@ def send(client: httpx.Client, method: str, path: str, **options: Any) -> httpx.
     return response
 
 
-def content(response: httpx.Response) -> Json:
-    """Read the answer's JSON object."""
-    value: Json = response.json()
-    return value
-
-
 def problem(response: httpx.Response) -> Json:
     """Read the problem document; what is not one (a proxy's page) becomes one."""
     try:
@@ -218,80 +226,84 @@ def problem(response: httpx.Response) -> Json:
 def preview(
     client: httpx.Client, *, dataset: str, sample_ids: Sequence[str], models: Sequence[str] | None = None
 ) -> Preview:
-    """What a request would do now: which job it would join, how long that takes, whether it is in time. Nothing is written."""
+    """Preview a request: which job it would join, how long that takes, whether it is in time. Nothing is written."""
     body = {"dataset": dataset, "sample_ids": list(sample_ids)} | ({} if models is None else {"models": list(models)})
-    return cast(Preview, content(send(client, "POST", "/unlearn-requests:preview", json=body)))
+    return _post(client, Preview, "/unlearn-requests:preview", json=body)
 
 
-def cancel_request(client: httpx.Client, request_id: str) -> Request:
+def cancel_request(client: httpx.Client, request_id: UUID) -> UnlearnRequest:
     """Withdraw a request, as long as none of its results is published."""
-    return cast(Request, content(send(client, "POST", f"/unlearn-requests/{request_id}:cancel")))
+    return _post(client, UnlearnRequest, f"/unlearn-requests/{request_id}:cancel")
 
 
-def extend_request(client: httpx.Client, request_id: str, *, reason: str) -> Request:
-    """Extend a request's deadline, once, by what its regulation allows; the person must be told the reason."""
-    return cast(
-        Request, content(send(client, "POST", f"/unlearn-requests/{request_id}:extend", json={"reason": reason}))
-    )
+def extend_request(client: httpx.Client, request_id: UUID, *, reason: str) -> UnlearnRequest:
+    """Extend a request's deadline, once, by what its regulation allows. Tell the person the reason."""
+    return _post(client, UnlearnRequest, f"/unlearn-requests/{request_id}:extend", json={"reason": reason})
 
 
 def list_requests(
     client: httpx.Client, *, state: str | None = None, model: str | None = None, due_before: datetime | None = None
-) -> Iterator[Request]:
-    """Every request that there is, newest first, page by page."""
+) -> Iterator[UnlearnRequest]:
+    """List all requests, newest first, page by page."""
     chosen = {"state": state, "model": model, "due_before": None if due_before is None else due_before.isoformat()}
-    for item in _pages(client, "/unlearn-requests", chosen):
-        yield cast(Request, item)
+    return _pages(client, Page[UnlearnRequest], "/unlearn-requests", chosen)
 
 
 def list_jobs(client: httpx.Client, *, state: str | None = None, model: str | None = None) -> Iterator[Job]:
-    """Every job that there is, newest first, page by page."""
-    for item in _pages(client, "/jobs", {"state": state, "model": model}):
-        yield cast(Job, item)
+    """List all jobs, newest first, page by page."""
+    return _pages(client, Page[Job], "/jobs", {"state": state, "model": model})
 
 
-def cancel_job(client: httpx.Client, job_id: str) -> Job:
+def cancel_job(client: httpx.Client, job_id: UUID) -> Job:
     """Stop a job at its next step; the served model is untouched."""
-    return cast(Job, content(send(client, "POST", f"/jobs/{job_id}:cancel")))
+    return _post(client, Job, f"/jobs/{job_id}:cancel")
 
 
-def retry_job(client: httpx.Client, job_id: str) -> Job:
+def retry_job(client: httpx.Client, job_id: UUID) -> Job:
     """Try a failed job again, from its policy's first method."""
-    return cast(Job, content(send(client, "POST", f"/jobs/{job_id}:retry")))
+    return _post(client, Job, f"/jobs/{job_id}:retry")
 
 
-def job_events(client: httpx.Client, job_id: str, *, after: int = 0) -> list[Event]:
-    """A job's timeline, oldest first, from beyond the event `after`."""
-    return cast(list[Event], content(send(client, "GET", f"/jobs/{job_id}/events", params={"after": after}))["items"])
+def list_events(client: httpx.Client, job_id: UUID, *, after: int = 0) -> Sequence[Event]:
+    """List a job's timeline, oldest first, from beyond the event `after`."""
+    return _fetch(client, Listing[Event], f"/jobs/{job_id}/events", params={"after": after}).items
 
 
-def job_attempts(client: httpx.Client, job_id: str) -> list[Attempt]:
-    """Each worker's and each method's go at a job."""
-    return cast(list[Attempt], content(send(client, "GET", f"/jobs/{job_id}/attempts"))["items"])
+def list_attempts(client: httpx.Client, job_id: UUID) -> Sequence[Attempt]:
+    """List the attempts at a job, in their order."""
+    return _fetch(client, Listing[Attempt], f"/jobs/{job_id}/attempts").items
 
 
-def list_models(client: httpx.Client) -> list[Model]:
-    """Every model, with the version that is served."""
-    return cast(list[Model], content(send(client, "GET", "/models"))["items"])
+def list_models(client: httpx.Client) -> Sequence[Model]:
+    """List all models, with the version that is served."""
+    return _fetch(client, Listing[Model], "/models").items
 
 
-def list_versions(client: httpx.Client, model: str) -> list[Version]:
-    """A model's versions, newest first."""
-    return cast(list[Version], content(send(client, "GET", f"/models/{model}/versions"))["items"])
+def list_versions(client: httpx.Client, model: str) -> Sequence[Version]:
+    """List a model's versions, newest first."""
+    return _fetch(client, Listing[Version], f"/models/{model}/versions").items
 
 
-def list_datasets(client: httpx.Client) -> list[Dataset]:
-    """Every dataset."""
-    return cast(list[Dataset], content(send(client, "GET", "/datasets"))["items"])
+def list_datasets(client: httpx.Client) -> Sequence[Dataset]:
+    """List all datasets."""
+    return _fetch(client, Listing[Dataset], "/datasets").items
 
 
-def _pages(client: httpx.Client, path: str, chosen: dict[str, str | None]) -> Iterator[dict[str, Any]]:
-    """The items of a list, from its first page to its last."""
+def _fetch(client: httpx.Client, kind: type[R], path: str, **options: Any) -> R:
+    return kind.model_validate_json(send(client, "GET", path, **options).content)
+
+
+def _post(client: httpx.Client, kind: type[R], path: str, **options: Any) -> R:
+    return kind.model_validate_json(send(client, "POST", path, **options).content)
+
+
+def _pages(client: httpx.Client, kind: type[Page[R]], path: str, chosen: dict[str, str | None]) -> Iterator[R]:
+    """Give the items of a list, from its first page to its last."""
     asked = {name: value for name, value in chosen.items() if value is not None}
     cursor: str | None = None
     while True:
-        page = content(send(client, "GET", path, params=asked | ({} if cursor is None else {"cursor": cursor})))
-        yield from page["items"]
-        cursor = page["next_cursor"]
+        page = _fetch(client, kind, path, params=asked | ({} if cursor is None else {"cursor": cursor}))
+        yield from page.items
+        cursor = page.next_cursor
         if cursor is None:
             return

@@ -135,7 +135,7 @@ def prove_growth(http: httpx.Client, older: TreeHead, newer: TreeHead) -> None:
     path: list[bytes] = []
     if older.origin == newer.origin and older.size <= newer.size:
         sizes = {"first": older.size, "second": newer.size}
-        answer = client.content(client.send(http, "GET", "/log/proof/consistency", params=sizes))
+        answer = client.send(http, "GET", "/log/proof/consistency", params=sizes).json()
         path = [bytes.fromhex(step) for step in answer["path"]]
     check_consistency(older, newer, path)
 
@@ -144,7 +144,7 @@ def fetch_leaves(http: httpx.Client, size: int) -> list[bytes]:
     """Fetch the log's first `size` leaves."""
     leaves: list[bytes] = []
     while len(leaves) < size:
-        page = client.content(client.send(http, "GET", "/log/leaves", params={"start": len(leaves)}))["leaves"]
+        page = client.send(http, "GET", "/log/leaves", params={"start": len(leaves)}).json()["leaves"]
         if not page:
             break
         leaves += map(base64.b64decode, page)

@@ -5,16 +5,18 @@ import sys
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 import httpx
 import typer
 
 from expunge import client
-from expunge.answers import Job
 from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import Key, Url
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
+from ledger.resources import Job
 from ledger.sample_ids import parse_sample_key, sample_digest
+from ledger.states import JobState
 
 MAX_INLINE_IDS = 100_000
 """How many sample IDs a request's body may hold. More are uploaded first."""
@@ -54,20 +56,20 @@ def submit(
     """Request the unlearning of samples, and print the request as JSON."""
     ids = [*(sample_ids or []), *read_ids(file)]
     with open_client(url, key) as http:
-        manifest = None
+        upload = None
         if len(ids) > MAX_INLINE_IDS:
-            manifest = client.upload_manifest(http, dataset=dataset, sample_ids=ids)["id"]
+            upload = client.upload_samples(http, dataset=dataset, sample_ids=ids).id
         request = client.submit(
             http,
             dataset=dataset,
-            sample_ids=ids if manifest is None else None,
-            manifest=manifest,
+            sample_ids=ids if upload is None else None,
+            upload=upload,
             models=model,
             method=parse_method(method),
             reason=reason,
             regulation=regulation,
         )
-        out.print_json(data=request)
+        out.print_json(request.model_dump_json())
         if watch and not watch_jobs(http, client.job_ids(request)):
             raise typer.Exit(1)
 
@@ -83,7 +85,7 @@ def parse_method(text: str) -> str | dict[str, object]:
 
 
 def watch(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB_ID...", help="The jobs.", show_default=False)],
+    job_ids: Annotated[list[UUID], typer.Argument(metavar="JOB_ID...", help="The jobs.", show_default=False)],
     key: Key,
     url: Url = None,
 ) -> None:
@@ -93,37 +95,36 @@ def watch(
             raise typer.Exit(1)
 
 
-def watch_jobs(http: httpx.Client, job_ids: list[str]) -> bool:
+def watch_jobs(http: httpx.Client, job_ids: list[UUID]) -> bool:
     """Show each job's progress to its end, one after the other; return whether all were completed."""
     completed = [watch_job(http, job_id) for job_id in job_ids]
     return all(completed)
 
 
-def watch_job(http: httpx.Client, job_id: str) -> bool:
+def watch_job(http: httpx.Client, job_id: UUID) -> bool:
     """Show a job's progress to its end; return whether it was completed."""
     job: Job | None = None
     with ProgressDisplay() as display:
         task = display.add_task("waiting", total=1.0)
         for job in client.watch_job(http, job_id):
-            description = f"{job['state']}: {job['phase']}"
-            display.update(task, completed=job["progress"], description=description)
+            display.update(task, completed=job.progress, description=f"{job.state}: {job.phase}")
     assert job is not None  # client.watch_job yields at least the job's end
     notes.print(format_end(job), markup=False, highlight=False)
-    if job["report_id"]:
-        notes.print(f"Its report: expunge report {job['report_id']}", highlight=False)
-    return job["state"] == "completed"
+    if job.report_id:
+        notes.print(f"Its report: expunge report {job.report_id}", highlight=False)
+    return job.state == JobState.COMPLETED
 
 
 def format_end(job: Job) -> str:
     """Format a job's end in a line: the verdict and the method, or the reason why there is no result."""
-    if job["reason"] is not None:
-        return f"Job {job['id']} {job['state']}: {job['reason']}. {job['detail'] or ''}".rstrip()
-    by = f": {job['verdict']}, by {job['method']['kind']}" if job["verdict"] else ""
-    return f"Job {job['id']} {job['state']}{by}."
+    if job.reason is not None:
+        return f"Job {job.id} {job.state}: {job.reason}. {job.detail or ''}".rstrip()
+    by = f": {job.verdict}, by {job.method['kind']}" if job.verdict else ""
+    return f"Job {job.id} {job.state}{by}."
 
 
 def report(
-    report_id: Annotated[str, typer.Argument(help="The report.", show_default=False)],
+    report_id: Annotated[UUID, typer.Argument(help="The report.", show_default=False)],
     key: Key,
     form: Annotated[
         Literal["html", "pdf", "json"], typer.Option("--format", help="A web page, a document, or the signed data.")
@@ -141,7 +142,7 @@ def report(
 
 
 def prove(
-    report_id: Annotated[str, typer.Argument(help="The report.", show_default=False)],
+    report_id: Annotated[UUID, typer.Argument(help="The report.", show_default=False)],
     key: Key,
     sample_id: Annotated[
         str,
@@ -179,11 +180,11 @@ def promote(
     """Make a version of a model the served one. Refused if it knows samples that the model has unlearned."""
     with open_client(url, key) as http:
         promoted = client.promote(http, model, version)
-    out.print(f"{model!r} serves version {promoted['number']}.", markup=False, highlight=False)
+    out.print(f"{model!r} serves version {promoted.number}.", markup=False, highlight=False)
 
 
 def approve(
-    job_id: Annotated[str, typer.Argument(help="The job.", show_default=False)],
+    job_id: Annotated[UUID, typer.Argument(help="The job.", show_default=False)],
     key: Key,
     url: Url = None,
 ) -> None:
@@ -192,7 +193,7 @@ def approve(
 
 
 def reject(
-    job_id: Annotated[str, typer.Argument(help="The job.", show_default=False)],
+    job_id: Annotated[UUID, typer.Argument(help="The job.", show_default=False)],
     key: Key,
     url: Url = None,
 ) -> None:
@@ -200,11 +201,11 @@ def reject(
     decide(job_id, "reject", url=url, key=key)
 
 
-def decide(job_id: str, decision: Literal["approve", "reject"], *, url: str | None, key: str) -> None:
+def decide(job_id: UUID, decision: Literal["approve", "reject"], *, url: str | None, key: str) -> None:
     """Send a decision and print the job's new state."""
     with open_client(url, key) as http:
         job = client.decide(http, job_id, decision)
-    out.print(f"Job {job_id} is {job['state']}, in the phase {job['phase']}.", markup=False, highlight=False)
+    out.print(f"Job {job_id} is {job.state}, in the phase {job.phase}.", markup=False, highlight=False)
 
 
 def do_not_train(

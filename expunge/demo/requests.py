@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 
 from expunge import client
-from expunge.answers import Job
 from expunge.cli.console import ProgressDisplay
 from expunge.errors import JobFailed
+from ledger.resources import Attempt, Job
+from ledger.states import JobState
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -57,42 +59,43 @@ def erase(
     )
     (job_id,) = client.job_ids(request)
     job = follow(http, job_id, method=method, display=display, check=check)
-    if job["state"] != "completed":
-        raise JobFailed(f"The job of {method.upper()} {job['state']}: {job['reason']}. {job['detail'] or ''}")
-    attempts = client.content(client.send(http, "GET", f"/jobs/{job_id}/attempts"))["items"]
-    report_id = str(job["report_id"])
+    if job.state != JobState.COMPLETED or job.report_id is None:
+        raise JobFailed(f"The job of {method.upper()} {job.state}: {job.reason}. {job.detail or ''}")
+    attempts = client.list_attempts(http, job_id)
     return Erasure(
         samples=len(sample_ids),
-        methods=tuple(attempt["method"]["kind"] for attempt in attempts),
+        methods=tuple(attempt.method["kind"] for attempt in attempts),
         findings=tuple(explain(attempt) for attempt in attempts[:-1]),
-        seconds=sum(attempt["timings"].get("unlearn", 0.0) for attempt in attempts),
-        report=client.get_report(http, report_id),
-        files=save_report(http, report_id, folder=folder, name=f"{model}-version-{job['version']}"),
+        seconds=sum(attempt.timings.get("unlearn", 0.0) for attempt in attempts),
+        report=client.get_report(http, job.report_id),
+        files=save_report(http, job.report_id, folder=folder, name=f"{model}-version-{job.version}"),
     )
 
 
-def follow(http: httpx.Client, job_id: str, *, method: str, display: ProgressDisplay, check: Callable[[], None]) -> Job:
+def follow(
+    http: httpx.Client, job_id: UUID, *, method: str, display: ProgressDisplay, check: Callable[[], None]
+) -> Job:
     """Show a job's progress to its end, with the methods that it falls back to."""
     tried = [method]
     task = display.add_task(f"request with {method.upper()}", total=1.0)
     job: Job | None = None
-    for job in client.watch_job(http, job_id, before_look=check):
-        if job["method"]["kind"] != tried[-1]:
-            tried.append(job["method"]["kind"])
+    for job in client.watch_job(http, job_id, before_poll=check):
+        if job.method["kind"] != tried[-1]:
+            tried.append(job.method["kind"])
         methods = ", then ".join(map(str.upper, tried))
-        description = f"request with {methods}: {job['phase'].replace('_', ' ')}"
-        display.update(task, completed=job["progress"], description=description)
+        description = f"request with {methods}: {job.phase.replace('_', ' ')}"
+        display.update(task, completed=job.progress, description=description)
     assert job is not None  # client.watch_job yields at least the job's end
     return job
 
 
-def explain(attempt: client.Json) -> str:
+def explain(attempt: Attempt) -> str:
     """Explain why an attempt's result was not published: what its audit found, or what failed."""
-    finding = attempt["finding"] or {}
-    return str(finding.get("sentence") or finding.get("refused") or attempt["detail"] or attempt["reason"])
+    finding = attempt.finding or {}
+    return str(finding.get("sentence") or finding.get("refused") or attempt.detail or attempt.reason)
 
 
-def save_report(http: httpx.Client, report_id: str, *, folder: Path, name: str) -> dict[str, Path]:
+def save_report(http: httpx.Client, report_id: UUID, *, folder: Path, name: str) -> dict[str, Path]:
     """Save a report in each of its forms, its signed statement, and the public key to check it with."""
     folder.mkdir(parents=True, exist_ok=True)
     saved = {}
@@ -101,5 +104,5 @@ def save_report(http: httpx.Client, report_id: str, *, folder: Path, name: str) 
         saved[form].write_bytes(client.get_report_file(http, report_id, media))
     saved["statement"], saved["key"] = (folder / f"{name}.dsse").absolute(), (folder / "signing-key.pem").absolute()
     saved["statement"].write_bytes(client.get_statement(http, report_id))
-    saved["key"].write_text(client.get_signing_keys(http)[0]["public_key"])
+    saved["key"].write_text(client.get_signing_keys(http)[0].public_key)
     return saved

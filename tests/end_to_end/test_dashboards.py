@@ -40,7 +40,7 @@ def watched(
         await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 0')
         (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))
         *_, job = client.watch_job(http, job_id)
-        assert job["state"] == "completed", job
+        assert job.state == "completed", job
         await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 1')
         yield seen, began
 

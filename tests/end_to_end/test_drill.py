@@ -65,7 +65,7 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
             process.kill()
         (job_id,) = client.job_ids(client.submit(http, dataset="drill", sample_ids=SAMPLES))
         until(lambda: "ExpungeWorkerAbsent" in seen.firing())
-        assert client.get_job(http, job_id)["state"] == "queued"
+        assert client.get_job(http, job_id).state == "queued"
 
         stop(running.children[worker])
         running.children[worker] = start(running.children[worker].program)
@@ -73,4 +73,4 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
         *_, job = client.watch_job(http, job_id)
         until(lambda: "ExpungeWorkerAbsent" not in seen.firing())
 
-    assert job["state"] == "completed", job
+    assert job.state == "completed", job

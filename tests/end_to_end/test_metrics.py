@@ -59,10 +59,10 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
         before = counts(url)
         (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))
         for job in client.watch_job(http, job_id):
-            if job["state"] == "running" and job["attempt"] == 1:
+            if job.state == "running" and job.attempt == 1:
                 worker = next(child for child in running.children if child.program.name == "the worker")
                 psutil.Process(worker.process.pid).children()[0].kill()
-        assert job["state"] == "completed", job
+        assert job.state == "completed", job
         for _ in range(30):  # each on a connection of its own, so that any process may take it
             httpx.get(f"{url}/methods", trust_env=False)
         scrapes = [counts(url) for _ in range(6)]

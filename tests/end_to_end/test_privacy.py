@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from uuid import UUID
 
 import httpx
 import pytest
@@ -22,6 +23,7 @@ from expunge.operator.deployment import find_deployment, open_database
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
+from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
@@ -35,7 +37,7 @@ RECOGNISED = re.compile(r"image-\d|nobody-ever")
 class Journey:
     """What was seen of one request on its way."""
 
-    job: client.Json = field(default_factory=dict)
+    job: Job = field(init=False)
     answers: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     messages: list[tuple[dict[str, str], str]] = field(default_factory=list)
@@ -60,9 +62,9 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         request = client.submit(http, dataset=DATASET, sample_ids=[*SAMPLES, UNKNOWN])
         (job_id,) = client.job_ids(request)
         *_, seen.job = client.watch_job(http, job_id)
-        assert seen.job["state"] == "completed", seen.job
+        assert seen.job.state == "completed", seen.job
         wait_until(lambda: any("request.completed" in body for _, body in seen.messages))
-        seen.answers = list(answers(http, seen.job, request["id"]))
+        seen.answers = list(answers(http, seen.job, request.id))
         http.delete(f"/webhooks/{webhook['id']}")
     return seen
 
@@ -102,17 +104,17 @@ def overheard(running: Stack, seen: Journey) -> Iterator[None]:
         seen.commands += [(broker.dump(key) or b"").decode("latin-1") for key in broker.scan_iter()]
 
 
-def answers(http: httpx.Client, job: client.Json, request_id: str) -> Iterator[str]:
+def answers(http: httpx.Client, job: Job, request_id: UUID) -> Iterator[str]:
     """What the API says about the request afterwards, and to bodies that it cannot take."""
     for path in (
         f"/unlearn-requests/{request_id}",
         f"/unlearn-requests/{request_id}/events",
         "/unlearn-requests",
-        f"/jobs/{job['id']}",
-        f"/jobs/{job['id']}/events",
-        f"/jobs/{job['id']}/attempts",
-        f"/reports/{job['report_id']}",
-        f"/reports/{job['report_id']}.html",
+        f"/jobs/{job.id}",
+        f"/jobs/{job.id}/events",
+        f"/jobs/{job.id}/attempts",
+        f"/reports/{job.report_id}",
+        f"/reports/{job.report_id}.html",
         f"/datasets/{DATASET}/do-not-train",
         "/metrics",
     ):
@@ -186,4 +188,4 @@ def test_every_webhook_message_verifies_and_holds_no_sample_id(journey: Journey)
         assert found_in(body) == []
     assert {"request.received", "job.running", "report.published", "job.completed", "request.completed"} <= set(types)
     ids = {json.loads(body)["data"].get("job_id") for _, body in journey.messages} - {None}
-    assert ids == {journey.job["id"]}
+    assert ids == {str(journey.job.id)}

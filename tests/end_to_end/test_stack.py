@@ -11,6 +11,7 @@ from expunge.operator.deployment import find_deployment
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
+from ledger.resources import Job
 from report.document import validate
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
@@ -28,7 +29,7 @@ def model(running: Stack, trained: Trained) -> str:
     ).name
 
 
-def unlearn(http: httpx.Client, sample_ids: list[str], *, method: str | None = None) -> client.Json:
+def unlearn(http: httpx.Client, sample_ids: list[str], *, method: str | None = None) -> Job:
     """Submit, and follow the one job to its end."""
     request = client.submit(http, dataset="tiny-digits", sample_ids=sample_ids, models=["digits"], method=method)
     (job_id,) = client.job_ids(request)
@@ -45,16 +46,16 @@ def test_two_requests_travel_all_the_way_and_the_second_starts_where_the_first_e
     http: httpx.Client, model: str
 ) -> None:
     first = unlearn(http, SAMPLES)
-    assert first["state"] == "completed", first
-    report = client.get_report(http, first["report_id"])
+    assert first.state == "completed", first
+    report = client.get_report(http, first.report_id)
     validate(report)
     assert (report["model"]["version_before"], report["model"]["version_after"]) == (1, 2)
     assert report["asked"]["samples"] > 0
-    assert "<html" in client.get_report_file(http, first["report_id"], "text/html").decode()
+    assert "<html" in client.get_report_file(http, first.report_id, "text/html").decode()
 
     second = unlearn(http, MORE, method="retrain")
-    assert second["state"] == "completed", second
-    later = client.get_report(http, second["report_id"])
+    assert second.state == "completed", second
+    later = client.get_report(http, second.report_id)
     assert later["method"]["origin"] == "request"
     assert later["model"]["weights_before_sha256"] == report["model"]["weights_after_sha256"]
     assert later["asked"]["samples_previously_forgotten"] == report["asked"]["samples"]

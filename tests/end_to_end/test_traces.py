@@ -15,6 +15,7 @@ from expunge.operator.deployment import find_deployment
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
+from ledger.resources import UnlearnRequest
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
@@ -61,9 +62,9 @@ def test_a_trace_leads_from_the_call_to_the_step(
             where = find_deployment(other.folder.root)
             register_workload(where, name="traced", reference=REFERENCE, weights=trained.path, policy=["retrain"])
             call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
-            (job_id,) = client.job_ids(call.json())
+            (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))
             *_, job = client.watch_job(http, job_id)
-            assert job["state"] == "completed", job
+            assert job.state == "completed", job
             log = (other.folder.logs / "worker.log").read_text()
 
     (asked,) = (s for name, s in received if name == "expunge-api" and s.name == "POST /unlearn-requests")

@@ -136,13 +136,13 @@ def read_and_verify(database_url: str, api_key: str, job_id: UUID, *, sample: st
     """Poll the job of a restored installation, fetch its report and all that proves it, and check them with the weights."""
     settings = ServiceSettings(database_url=database_url, redis_url=NOWHERE, sample_key=KEY.hex())
     with served(create_app(settings)) as url, client.connect(url, api_key) as http:
-        *_, job = client.watch_job(http, str(job_id))
-        (version, _) = client.content(client.send(http, "GET", "/models/digits/versions"))["items"]
-        report_id = job["report_id"]
-        assert (job["state"], version["served"], version["report_id"]) == ("completed", True, report_id)
+        *_, job = client.watch_job(http, job_id)
+        version, _ = client.list_versions(http, "digits")
+        report_id = job.report_id
+        assert (job.state, version.served, version.report_id) == ("completed", True, report_id)
         assert report_id is not None
-        weights = storage / f"{version['weights_sha256']}.safetensors"
-        assert file_sha256(weights) == version["weights_sha256"]
+        weights = storage / f"{version.weights_sha256}.safetensors"
+        assert file_sha256(weights) == version.weights_sha256
         assert "<html" in client.get_report_file(http, report_id, "text/html").decode()
         for name, content in {
             "report.json": client.get_report_file(http, report_id, "application/json"),

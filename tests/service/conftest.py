@@ -138,10 +138,10 @@ def site(sessions: sessionmaker[Session]) -> Site:
         return set_up(session)
 
 
-def begin_job(sessions: sessionmaker[Session], job_id: str) -> Claim:
+def begin_job(sessions: sessionmaker[Session], job_id: UUID | str) -> Claim:
     """Claim a job as a worker would, and have it half done."""
     with sessions.begin() as session:
-        claimed = claim(session, UUID(job_id), worker="test", lease=timedelta(minutes=1))
+        claimed = claim(session, UUID(str(job_id)), worker="test", lease=timedelta(minutes=1))
         assert claimed is not None
     with sessions.begin() as session:
         record_progress(
@@ -158,7 +158,9 @@ def begin_job(sessions: sessionmaker[Session], job_id: str) -> Claim:
     return claimed
 
 
-def publish_job(sessions: sessionmaker[Session], job_id: str, *, sign: Callable[[Json], Json] | None = None) -> UUID:
+def publish_job(
+    sessions: sessionmaker[Session], job_id: UUID | str, *, sign: Callable[[Json], Json] | None = None
+) -> UUID:
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
     report = sample_report(seed=claimed.base_version)

@@ -24,6 +24,7 @@ from expunge.stack.process import Child, await_ready, start
 from expunge.stack.stack import Stack
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
+from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 
 PATIENCE = 90.0
@@ -96,13 +97,13 @@ class Scene:
                 batch_window=timedelta(0),
             )
             session.execute(text("DELETE FROM outbox"))
-        return str(request.targets[0].job.id)
+        return request.targets[0].job.id
 
-    def watch(self, job_id: str) -> client.Json:
+    def watch(self, job_id: UUID) -> Job:
         *_, job = client.watch_job(self.http, job_id)
         return job
 
-    def job(self, job_id: str) -> client.Json:
+    def job(self, job_id: UUID) -> Job:
         return client.get_job(self.http, job_id)
 
     def part(self, name: str) -> Child:
@@ -129,30 +130,30 @@ class Scene:
         await_that(parent.children, "the worker to have a child")
         return parent.children()[0]
 
-    def expire_lease(self, job_id: str) -> None:
+    def expire_lease(self, job_id: UUID) -> None:
         """Spare the wait for the rest of the lease; one test waits for it."""
         with self.sessions.begin() as session:
             soon = text("UPDATE jobs SET lease_until = clock_timestamp() WHERE id = :id AND lease_until IS NOT NULL")
-            session.execute(soon, {"id": UUID(job_id)})
+            session.execute(soon, {"id": job_id})
 
-    def timeline(self, job_id: str) -> str:
+    def timeline(self, job_id: UUID) -> str:
         return "\n".join(event["text"] for event in self.http.get(f"/jobs/{job_id}/events").json()["items"])
 
-    def outcomes(self, job_id: str) -> list[str]:
+    def outcomes(self, job_id: UUID) -> list[str]:
         return [attempt["outcome"] for attempt in self.http.get(f"/jobs/{job_id}/attempts").json()["items"]]
 
-    def reasons(self, job_id: str) -> list[str | None]:
+    def reasons(self, job_id: UUID) -> list[str | None]:
         return [attempt["reason"] for attempt in self.http.get(f"/jobs/{job_id}/attempts").json()["items"]]
 
-    def ended_once(self, name: str, job_id: str) -> client.Json:
+    def ended_once(self, name: str, job_id: UUID) -> Job:
         """Follow the job to its end: completed, its request with it, one version published by it, and nothing left over."""
         job = self.watch(job_id)
-        assert job["state"] == "completed", (job, self.timeline(job_id))
+        assert job.state == "completed", (job, self.timeline(job_id))
         assert [version["number"] for version in self.http.get(f"/models/{name}/versions").json()["items"]] == [2, 1]
-        (request,) = [item for item in self.http.get("/unlearn-requests").json()["items"] if job_id in str(item)]
+        (request,) = [item for item in self.http.get("/unlearn-requests").json()["items"] if str(job_id) in str(item)]
         assert request["state"] == "completed"
         assert self.outcomes(job_id).count("published") == 1
-        leftovers = self.stack.folder.weights / "checkpoints" / job_id
+        leftovers = self.stack.folder.weights / "checkpoints" / str(job_id)
         await_that(lambda: not leftovers.exists(), "the checkpoints to go with their job")
         return job
 

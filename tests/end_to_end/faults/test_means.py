@@ -46,9 +46,9 @@ def test_damaged_weights_end_the_job_visibly_and_a_retry_after_the_repair_comple
     try:
         job_id = scene.submit_for("damaged")
         job = scene.watch(job_id)
-        assert (job["state"], job["reason"]) == ("failed", "weights_damaged")
+        assert (job.state, job.reason) == ("failed", "weights_damaged")
         assert "Failed: weights damaged." in scene.timeline(job_id)
-        assert version["weights_sha256"] in job["detail"]
+        assert version["weights_sha256"] in job.detail
     finally:
         path.write_bytes(whole)
     assert scene.http.post(f"/jobs/{job_id}:retry").status_code == 200
@@ -86,5 +86,5 @@ def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) 
     assert scene.outcomes(job_id) == ["published"]
     for event in scene.http.get(f"/jobs/{job_id}/events").json()["items"]:
         assert began - timedelta(seconds=1) < datetime.fromisoformat(event["at"]) <= datetime.now(UTC)
-    report = scene.http.get(f"/reports/{job['report_id']}").json()
+    report = scene.http.get(f"/reports/{job.report_id}").json()
     assert began < datetime.fromisoformat(report["created_at"]) <= datetime.now(UTC)

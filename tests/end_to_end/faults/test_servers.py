@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from uuid import UUID
 
 import pytest
 from celery import Celery
@@ -39,7 +40,7 @@ def test_a_broker_that_comes_back_empty_loses_no_request(scene: Scene) -> None:
     scene.start_and_wait("the broker")
     scene.gates.open("unlearn")
 
-    assert scene.ended_once("before-the-broker", busy)["attempt"] == 1
+    assert scene.ended_once("before-the-broker", busy).attempt == 1
     scene.ended_once("while-the-broker", waiting)
 
 
@@ -56,7 +57,7 @@ def test_messages_may_be_lost_and_doubled(scene: Scene) -> None:
     assert scene.outcomes(job_id) == ["published"]
 
 
-def send_again(scene: Scene, job_id: str) -> None:
+def send_again(scene: Scene, job_id: UUID) -> None:
     with Celery(broker=scene.stack.settings.redis_url, set_as_current=False) as sender:
         for _ in range(5):
-            sender.send_task(RUN_JOB, args=[job_id], ignore_result=True)
+            sender.send_task(RUN_JOB, args=[str(job_id)], ignore_result=True)

@@ -34,7 +34,7 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, killed: 
     following = [gate for gate, _ in PHASES[1:]]
     for (gate, phase), next_gate in zip(PHASES, following, strict=False):
         scene.gates.await_somebody(gate)
-        assert scene.job(job_id)["phase"] == phase
+        assert scene.job(job_id).phase == phase
         scene.gates.shut(next_gate)
         kill()
         scene.gates.open(gate)
@@ -46,7 +46,7 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, killed: 
         session.execute(text("LOCK TABLE erased_samples IN SHARE ROW EXCLUSIVE MODE"))
         scene.gates.open("save")
         scene.expire_lease(job_id)
-        await_that(lambda: scene.job(job_id)["phase"] == "publish", "the job to be published")
+        await_that(lambda: scene.job(job_id).phase == "publish", "the job to be published")
         kill()
     scene.expire_lease(job_id)
 
@@ -80,7 +80,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_on_at_a_checkpoint(scene: S
     worker.process.send_signal(signal.SIGTERM)
     scene.gates.open("unlearn")
     stop(worker)
-    assert scene.job(job_id)["state"] == "queued"
+    assert scene.job(job_id).state == "queued"
     scene.start("the worker")
 
     scene.ended_once("handed-on", job_id)

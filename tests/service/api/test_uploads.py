@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.client import submit, upload_manifest
+from expunge.client import submit, upload_samples
 from ledger.requests.uploads import delete_expired_uploads
+from ledger.resources import SampleCounts
 from ledger.sample_ids import sample_digest, samples_sha256
 from service.api import uploads
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, set_up
@@ -54,10 +55,10 @@ def test_an_uploaded_list_is_asked_for_by_its_id(serve: Serve, site: Site, sessi
 
 def test_the_client_streams_a_list(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
-    uploaded = upload_manifest(client, dataset="scans", sample_ids=(f"sample-{n}" for n in range(2500)))
-    assert uploaded["samples"] == 2500
-    request = submit(client, dataset="scans", manifest=uploaded["id"])
-    assert request["samples"] == {"accepted": 50, "already_erased": 0, "not_in_training_set": 2450}
+    uploaded = upload_samples(client, dataset="scans", sample_ids=(f"sample-{n}" for n in range(2500)))
+    assert uploaded.samples == 2500
+    request = submit(client, dataset="scans", upload=uploaded.id)
+    assert request.samples == SampleCounts(accepted=50, already_erased=0, not_in_training_set=2450)
 
 
 def test_what_cannot_be_read_keeps_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
