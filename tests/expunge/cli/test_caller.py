@@ -1,29 +1,30 @@
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 
 from expunge.cli.caller import find_sample_key, format_end
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
+from ledger.states import JobState, Reason, Verdict
 from tests.expunge.stack.test_folder import SETTINGS
+from tests.expunge.test_client import JOB
 
-JOB: Any = {"id": "j", "state": "completed", "reason": None, "detail": None, "verdict": None, "method": {"kind": "ieu"}}
+ENDED = JOB.model_copy(update={"state": JobState.COMPLETED, "method": {"kind": "ieu"}})
 
 
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"verdict": "inconclusive"}, "Job j completed: inconclusive, by ieu."),
+        ({"verdict": Verdict.INCONCLUSIVE}, "completed: inconclusive, by ieu."),
         (
-            {"state": "failed", "reason": "disk_full", "detail": "The disk is full."},
-            "Job j failed: disk_full. The disk is full.",
+            {"state": JobState.FAILED, "reason": Reason.DISK_FULL, "detail": "The disk is full."},
+            "failed: disk_full. The disk is full.",
         ),
-        ({"state": "cancelled", "reason": "cancelled_by_caller"}, "Job j cancelled: cancelled_by_caller."),
+        ({"state": JobState.CANCELLED, "reason": Reason.CANCELLED_BY_CALLER}, "cancelled: cancelled_by_caller."),
     ],
 )
-def test_a_jobs_end_is_one_line(changes: dict[str, str], line: str) -> None:
-    assert format_end(JOB | changes) == line
+def test_a_jobs_end_is_one_line(changes: dict[str, object], line: str) -> None:
+    assert format_end(ENDED.model_copy(update=changes)) == f"Job {JOB.id} {line}"
 
 
 def test_the_sample_key_is_the_given_one_else_the_running_stacks(
