@@ -1,6 +1,6 @@
 """Uploads of very many sample IDs: how long a request takes, and how much memory the API needs: `python -m benchmarks.uploads`.
 
-The embedded stack with a model trained on a million samples. For each size: a streamed upload with POST /manifests, then POST
+The embedded stack with a model trained on a million samples. For each size: a streamed upload with POST /uploads, then POST
 /unlearn-requests with it, and how far the API process's peak of resident memory rises above its level before.
 """
 
@@ -33,7 +33,7 @@ def main() -> None:
     arguments.add_argument("--runs", type=int, default=3, help="of each size")
     given = arguments.parse_args()
     waiting = {"EXPUNGE_BATCH_WINDOW_SECONDS": "3600"}  # The jobs stay queued: only the API is measured.
-    with tempfile.TemporaryDirectory(prefix="expunge-manifests-") as folder:
+    with tempfile.TemporaryDirectory(prefix="expunge-uploads-") as folder:
         options = Options(data_dir=Path(folder), port=free_port(), environment=waiting)
         with run_stack(options) as running:
             rows = measure(running, sizes=given.sizes, runs=given.runs)

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
         default=512 * 1024 * 1024,
         gt=0,
         validation_alias="EXPUNGE_MAX_MANIFEST_BYTES",
-        description="The largest accepted upload of sample IDs (`POST /manifests`); the default is 512 MiB.",
+        description="The largest accepted upload of sample IDs (`POST /uploads`); the default is 512 MiB.",
     )
     rate_limit: str | None = Field(
         default=None,

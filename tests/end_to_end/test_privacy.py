@@ -131,7 +131,7 @@ def answers(http: httpx.Client, job: Job, request_id: UUID) -> Iterator[str]:
         yield answer.text
     yield http.post("/unlearn-requests", content=f'["{UNKNOWN}'.encode()).text
     upload = {"params": {"dataset": DATASET}, "headers": {"Content-Type": "application/x-ndjson"}}
-    yield http.post("/manifests", content=f'"{UNKNOWN}"\n{UNKNOWN}'.encode(), **upload).text  # type: ignore[arg-type]
+    yield http.post("/uploads", content=f'"{UNKNOWN}"\n{UNKNOWN}'.encode(), **upload).text  # type: ignore[arg-type]
 
 
 def wait_until(true: Callable[[], bool]) -> None:
