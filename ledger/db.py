@@ -15,7 +15,7 @@ from ledger.tables import Job, UnlearnRequest, WebhookDelivery
 
 
 def normalise_url(url: str) -> URL:
-    """The URL with the psycopg driver; takes `postgres://` and `postgresql://` too. Raises ValueError for another database."""
+    """Return the URL with the psycopg driver. Takes `postgres://` and `postgresql://` too. Raises ValueError for others."""
     parsed = make_url(url)
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ValueError(f"the database must be PostgreSQL (postgresql://…), not {parsed.drivername}://")
@@ -23,7 +23,7 @@ def normalise_url(url: str) -> URL:
 
 
 def make_engine(url: str | URL, *, pool_size: int = 10) -> Engine:
-    """An engine whose sessions speak UTC and notice a restarted server. One a process: make it after a fork, never before."""
+    """Create an engine whose sessions use UTC and notice a restarted server. One a process: after a fork, never before."""
     return create_engine(
         normalise_url(url) if isinstance(url, str) else url,
         pool_pre_ping=True,
@@ -34,12 +34,12 @@ def make_engine(url: str | URL, *, pool_size: int = 10) -> Engine:
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:
-    """The factory of sessions. The caller's edge commits: `with sessions.begin() as session:` is one transaction."""
+    """Create the factory of sessions. The caller commits: `with sessions.begin() as session:` is one transaction."""
     return sessionmaker(engine, expire_on_commit=False)
 
 
 def now(session: Session) -> datetime:
-    """The moment of the call (not of the transaction's start), aware, in UTC."""
+    """Return the database's time now (not of the transaction's start), aware, in UTC."""
     moment: datetime = session.scalars(select(func.clock_timestamp())).one()
     return moment
 
@@ -65,12 +65,12 @@ def read_page(
 
 
 def encode_cursor(created_at: datetime, row_id: UUID) -> str:
-    """An opaque cursor: the place behind the row that was made then and has this id."""
+    """Encode an opaque cursor: the place behind the row that was created then and has this id."""
     return base64.urlsafe_b64encode(json.dumps([created_at.isoformat(), row_id.hex]).encode()).decode()
 
 
 def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
-    """The place that a cursor stands for. Raises InvalidCursor."""
+    """Decode the place that a cursor stands for. Raises InvalidCursor."""
     try:
         place: Any = json.loads(base64.b64decode(cursor, altchars=b"-_", validate=True))
         created_at, row_id = datetime.fromisoformat(place[0]), UUID(place[1])

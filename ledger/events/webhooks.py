@@ -1,4 +1,4 @@
-"""Webhook endpoints: who is told, of what, and until when."""
+"""Webhook endpoints: adding, changing and disabling them, and their secrets."""
 
 import base64
 import hmac
@@ -16,7 +16,7 @@ from ledger.states import DeliveryState, DisabledReason, MessageType
 from ledger.tables import WebhookDelivery, WebhookEndpoint
 
 SECRET_OVERLAP = timedelta(hours=24)
-"""After a rotation messages are signed with the old secret too for so long."""
+"""How long after a rotation messages are signed with the old secret too."""
 
 
 def add_webhook(
@@ -45,7 +45,7 @@ def change_webhook(
     description: str | None = None,
     enabled: bool | None = None,
 ) -> resources.Webhook:
-    """Change what is not None. What an endpoint missed while it was disabled is not made up for. Raises UnknownWebhook."""
+    """Change what is not None. Messages that an endpoint missed while it was disabled are not sent later. Raises UnknownWebhook."""
     endpoint = find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id, lock=True)
     endpoint.url = url if url is not None else endpoint.url
     endpoint.types = sorted(set(types)) if types is not None else endpoint.types
@@ -74,12 +74,12 @@ def remove_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> No
 
 
 def get_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID) -> resources.Webhook:
-    """One endpoint. Raises UnknownWebhook."""
+    """Read one endpoint. Raises UnknownWebhook."""
     return resources.Webhook.model_validate(find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id))
 
 
 def list_webhooks(session: Session, *, tenant_id: UUID) -> list[resources.Webhook]:
-    """All endpoints of a tenant, oldest first."""
+    """List all endpoints of a tenant, oldest first."""
     mine = select(WebhookEndpoint).where(WebhookEndpoint.tenant_id == tenant_id)
     return [
         resources.Webhook.model_validate(endpoint)
@@ -88,7 +88,7 @@ def list_webhooks(session: Session, *, tenant_id: UUID) -> list[resources.Webhoo
 
 
 def find_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID, lock: bool = False) -> WebhookEndpoint:
-    """The row of a tenant's endpoint, read now. Raises UnknownWebhook."""
+    """Find the row of a tenant's endpoint, read now. Raises UnknownWebhook."""
     mine = select(WebhookEndpoint).where(WebhookEndpoint.id == webhook_id, WebhookEndpoint.tenant_id == tenant_id)
     mine = mine.with_for_update(key_share=True) if lock else mine
     endpoint = session.scalar(mine.execution_options(populate_existing=True))
@@ -98,7 +98,7 @@ def find_webhook(session: Session, *, tenant_id: UUID, webhook_id: UUID, lock: b
 
 
 def disable(session: Session, endpoint: WebhookEndpoint, reason: DisabledReason) -> None:
-    """Tell a locked endpoint nothing any more; what waits for it is given up, and can be replayed."""
+    """Disable a locked endpoint. Its pending deliveries fail; they can be replayed."""
     endpoint.disabled_at, endpoint.disabled_reason = now(session), reason
     waiting = (WebhookDelivery.endpoint_id == endpoint.id) & (WebhookDelivery.state == DeliveryState.PENDING)
     given_up = {"state": DeliveryState.FAILED, "next_try_at": None, "finished_at": endpoint.disabled_at}
@@ -115,6 +115,6 @@ _PURPOSE = b"\0webhook secret\0"
 
 
 def webhook_secret(key: bytes, endpoint_id: UUID, generation: int) -> str:
-    """An endpoint's secret as Standard Webhooks writes it: `whsec_` and 32 bytes in base64. Another after each rotation."""
+    """Derive an endpoint's secret in the form of Standard Webhooks: `whsec_` and 32 bytes in base64. Each rotation changes it."""
     derived = hmac.digest(key, _PURPOSE + endpoint_id.bytes + generation.to_bytes(4, "big"), "sha256")
     return f"whsec_{base64.b64encode(derived).decode()}"

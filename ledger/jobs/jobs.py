@@ -63,7 +63,7 @@ def get_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job
 
 
 def find_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:
-    """The row of a tenant's job, read now. Raises UnknownJob."""
+    """Find the row of a tenant's job, read now. Raises UnknownJob."""
     chosen = select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id).execution_options(populate_existing=True)
     job = session.scalar(chosen)
     if job is None:
@@ -80,7 +80,7 @@ def list_jobs(
     cursor: str | None = None,
     limit: int = 50,
 ) -> resources.Page[resources.Job]:
-    """A tenant's jobs, newest first: all, or those in a state or of a model. Raises InvalidCursor."""
+    """List a tenant's jobs, newest first: all, or those in a state or of a model. Raises InvalidCursor."""
     chosen = select(Job).where(Job.tenant_id == tenant_id)
     if state is not None:
         chosen = chosen.where(Job.state == state)
@@ -93,7 +93,7 @@ def list_jobs(
 
 
 def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[resources.Attempt]:
-    """The attempts at a job, in their order. Raises UnknownJob."""
+    """List the attempts at a job, in their order. Raises UnknownJob."""
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
     return [resources.Attempt.model_validate(attempt) for attempt in attempts]

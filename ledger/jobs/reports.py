@@ -16,22 +16,17 @@ from ledger.tables.requests import erased_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportView:
-    """A report: `body` is exactly the JSON that was published, `sha256` its digest, `statement` the signed envelope about it."""
+class StoredReport:
+    """A report. `body` is the JSON that was published, `sha256` its digest, `statement` the signed envelope about it."""
 
     id: UUID
-    job_id: UUID
-    model: str
-    version: int
-    verdict: Verdict
     sha256: str
     body: Mapping[str, Any]
     statement: Mapping[str, Any] | None
-    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ReportRow:
+class ReportSummary:
     """A report in a list: which model and version it is about, what it found, and of how many forgotten samples."""
 
     id: UUID
@@ -44,8 +39,8 @@ class ReportRow:
     created_at: datetime
 
 
-def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[ReportRow]:
-    """A tenant's newest reports."""
+def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[ReportSummary]:
+    """List a tenant's newest reports."""
     forgotten = select(func.count()).where(erased_samples.c.version_id == Report.version_id).scalar_subquery()
     chosen = (
         select(
@@ -64,29 +59,12 @@ def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[Repor
         .order_by(Report.created_at.desc(), Report.id)
         .limit(limit)
     )
-    return [ReportRow(**row._mapping) for row in session.execute(chosen)]
+    return [ReportSummary(**row._mapping) for row in session.execute(chosen)]
 
 
-def get_report(session: Session, *, tenant_id: UUID, report_id: UUID) -> ReportView:
-    """One report. Raises UnknownReport."""
-    chosen = (
-        select(Report, Model.name, ModelVersion.number)
-        .join(ModelVersion, ModelVersion.id == Report.version_id)
-        .join(Model, Model.id == ModelVersion.model_id)
-        .where(Report.id == report_id, Report.tenant_id == tenant_id)
-    )
-    found = session.execute(chosen).one_or_none()
-    if found is None:
+def get_report(session: Session, *, tenant_id: UUID, report_id: UUID) -> StoredReport:
+    """Read one report. Raises UnknownReport."""
+    report = session.scalar(select(Report).where(Report.id == report_id, Report.tenant_id == tenant_id))
+    if report is None:
         raise UnknownReport(f"there is no report {report_id}")
-    report, model, version = found
-    return ReportView(
-        id=report.id,
-        job_id=report.job_id,
-        model=model,
-        version=version,
-        verdict=report.verdict,
-        sha256=report.sha256,
-        body=report.body,
-        statement=report.statement,
-        created_at=report.created_at,
-    )
+    return StoredReport(id=report.id, sha256=report.sha256, body=report.body, statement=report.statement)

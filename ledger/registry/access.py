@@ -1,4 +1,4 @@
-"""Who may call: tenants and API keys.
+"""Tenants and API keys: who may call.
 
 A key reads `expunge_<prefix>_<secret>`. The secret is 256 random bits, so one round of SHA-256 is the right hash: there is nothing
 to guess, and slow hashes are for passwords that people choose. The prefix only finds the row; the comparison takes constant time.
@@ -26,7 +26,7 @@ _REFUSED = "the API key is unknown, expired or revoked"
 
 
 class Scope(StrEnum):
-    """What a key is good for."""
+    """What a key allows."""
 
     REQUESTS_WRITE = "requests:write"  # submit, cancel and retry
     REQUESTS_READ = "requests:read"  # requests, jobs and their timelines
@@ -40,7 +40,6 @@ class KeyView:
     """An API key without its secret."""
 
     id: UUID
-    tenant_id: UUID
     name: str
     prefix: str
     scopes: frozenset[Scope]
@@ -59,7 +58,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who presented a valid key; `name` is what requests and idempotency keys are kept under."""
+    """The owner of a valid key. `name` is stored with requests and idempotency keys."""
 
     key_id: UUID
     tenant_id: UUID
@@ -67,12 +66,12 @@ class Caller:
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Whether the key is good for that; `admin` is good for everything."""
+        """Whether the key has this scope; `admin` includes all."""
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
 def ensure_tenant(session: Session, name: str) -> UUID:
-    """The id of the tenant of that name, which is made if it is not there."""
+    """Return the id of the tenant of that name; create it if it does not exist."""
     session.execute(insert(Tenant).values(name=name).on_conflict_do_nothing())
     return session.scalars(select(Tenant.id).where(Tenant.name == name)).one()
 
@@ -80,7 +79,7 @@ def ensure_tenant(session: Session, name: str) -> UUID:
 def issue_key(
     session: Session, *, tenant_id: UUID, name: str, scopes: Collection[str], expires_at: datetime | None = None
 ) -> IssuedKey:
-    """Make a key. Raises UnknownScope for no scope or one that does not exist."""
+    """Create a key. Raises UnknownScope for no scope or an unknown one."""
     known = [scope.value for scope in Scope]
     if not scopes or not set(scopes) <= set(known):
         raise UnknownScope(
@@ -101,7 +100,7 @@ def issue_key(
 
 
 def authenticate(session: Session, presented: str) -> Caller:
-    """Who presents this key. Raises KeyRefused, with the same words and after the same work whatever is wrong with it."""
+    """Return the owner of this key. Raises KeyRefused, with the same message and after the same work for every reason."""
     label, _, rest = presented.partition("_")
     prefix, _, secret = rest.partition("_")
     key = (
@@ -115,7 +114,7 @@ def authenticate(session: Session, presented: str) -> Caller:
 
 
 def caller_of(session: Session, key_id: UUID) -> Caller:
-    """Who has shown this key before, if it is still good. Raises KeyRefused."""
+    """Return the owner of a key that was presented before, if it is still valid. Raises KeyRefused."""
     key = session.get(ApiKey, key_id)
     if key is None:
         raise KeyRefused(_REFUSED)
@@ -123,14 +122,14 @@ def caller_of(session: Session, key_id: UUID) -> Caller:
 
 
 def _caller(session: Session, key: ApiKey) -> Caller:
-    """The caller whose key it is. Raises KeyRefused where it is revoked or expired."""
+    """Return the owner of a key. Raises KeyRefused if it is revoked or expired."""
     if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= now(session)):
         raise KeyRefused(_REFUSED)
     return Caller(key_id=key.id, tenant_id=key.tenant_id, name=f"key:{key.prefix}", scopes=_scopes(key))
 
 
 def revoke_key(session: Session, *, tenant_id: UUID, key_id: UUID) -> KeyView:
-    """Make a key useless from now on; again does nothing. Raises UnknownKey."""
+    """Revoke a key. Revoking it again does nothing. Raises UnknownKey."""
     key = session.scalar(select(ApiKey).where(ApiKey.id == key_id, ApiKey.tenant_id == tenant_id).with_for_update())
     if key is None:
         raise UnknownKey(f"there is no API key {key_id}")
@@ -140,7 +139,7 @@ def revoke_key(session: Session, *, tenant_id: UUID, key_id: UUID) -> KeyView:
 
 
 def list_keys(session: Session, *, tenant_id: UUID) -> list[KeyView]:
-    """All keys of a tenant, oldest first."""
+    """List all keys of a tenant, oldest first."""
     return [
         _view(key)
         for key in session.scalars(select(ApiKey).where(ApiKey.tenant_id == tenant_id).order_by(ApiKey.created_at))
@@ -158,7 +157,6 @@ def _scopes(key: ApiKey) -> frozenset[Scope]:
 def _view(key: ApiKey) -> KeyView:
     return KeyView(
         id=key.id,
-        tenant_id=key.tenant_id,
         name=key.name,
         prefix=key.prefix,
         scopes=_scopes(key),

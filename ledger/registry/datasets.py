@@ -14,11 +14,11 @@ from ledger.tables import Dataset
 from ledger.tables.requests import as_rows, samples
 
 CHUNK = 50_000
-"""Digests in one statement: large enough to be quick, small enough that memory stays flat."""
+"""Digests in one statement: large enough to be fast, small enough to keep memory flat."""
 
 
 def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> resources.Dataset:
-    """Make a dataset, or add samples to the one of that name; samples that it holds already stay."""
+    """Create a dataset, or add samples to the one of that name. Samples that it has already stay."""
     session.execute(insert(Dataset).values(tenant_id=tenant_id, name=name).on_conflict_do_nothing())
     dataset = session.scalars(
         select(Dataset)
@@ -33,7 +33,7 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
 
 
 def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: list[bytes]) -> int:
-    """Add digests to the list of one owner, whose row must be there; returns how many were new."""
+    """Add digests to the list of one owner, whose row must exist; return how many were new."""
     session.flush()
     chosen = select(literal(owner_id), as_rows(digests).c.digest)
     added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
@@ -45,7 +45,7 @@ def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, d
 
 
 def check_registered(session: Session, training: Select[bytes], *, dataset_id: UUID) -> None:
-    """Every training sample must be one of the dataset's. Raises SamplesNotInDataset."""
+    """Check that every training sample is one of the dataset's. Raises SamplesNotInDataset."""
     known = select(samples.c.digest).where(samples.c.dataset_id == dataset_id)
     strangers = session.scalars(select(func.count()).select_from(training.except_(known).subquery())).one()
     if strangers:
@@ -55,19 +55,19 @@ def check_registered(session: Session, training: Select[bytes], *, dataset_id: U
 
 
 def count_common(session: Session, some: Select[bytes], others: Select[bytes]) -> int:
-    """How many digests are in both."""
+    """Count the digests that are in both."""
     return session.scalars(select(func.count()).select_from(some.intersect(others).subquery())).one()
 
 
 def chunks(digests: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The digests in lists of at most CHUNK."""
+    """Yield the digests in lists of at most CHUNK."""
     rest = iter(digests)
     while chunk := list(islice(rest, CHUNK)):
         yield chunk
 
 
 def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:
-    """The row of a tenant's dataset. Raises UnknownDataset."""
+    """Find the row of a tenant's dataset. Raises UnknownDataset."""
     dataset = session.scalar(select(Dataset).where(Dataset.tenant_id == tenant_id, Dataset.name == name))
     if dataset is None:
         raise UnknownDataset(f"there is no dataset named {name!r}")
@@ -75,12 +75,12 @@ def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:
 
 
 def get_dataset(session: Session, *, tenant_id: UUID, name: str) -> resources.Dataset:
-    """One dataset by its name. Raises UnknownDataset."""
+    """Read one dataset by its name. Raises UnknownDataset."""
     return _to_dataset(find_dataset(session, tenant_id=tenant_id, name=name))
 
 
 def list_datasets(session: Session, *, tenant_id: UUID) -> list[resources.Dataset]:
-    """All datasets of a tenant, by name."""
+    """List all datasets of a tenant, by name."""
     return [
         _to_dataset(row)
         for row in session.scalars(select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.name))

@@ -77,7 +77,7 @@ def register_model(
 
 
 def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Model:
-    """One model by its name. Raises UnknownModel."""
+    """Read one model by its name. Raises UnknownModel."""
     found = _read(session, tenant_id=tenant_id, name=name)
     if not found:
         raise UnknownModel(f"there is no model named {name!r}")
@@ -85,7 +85,7 @@ def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Mode
 
 
 def list_models(session: Session, *, tenant_id: UUID) -> list[resources.Model]:
-    """All models of a tenant, by name."""
+    """List all models of a tenant, by name."""
     return _read(session, tenant_id=tenant_id, name=None)
 
 
@@ -122,7 +122,7 @@ def _read(session: Session, *, tenant_id: UUID, name: str | None) -> list[resour
 
 
 def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[resources.Version]:
-    """All versions of a model, newest first. Raises UnknownModel."""
+    """List all versions of a model, newest first. Raises UnknownModel."""
     chosen = (
         select(Model, ModelVersion, Report.id)
         .join(ModelVersion, ModelVersion.model_id == Model.id)

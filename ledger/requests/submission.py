@@ -2,16 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import FromClause, Select, bindparam, func, select
+from sqlalchemy import FromClause, Select, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now, read_page
-from ledger.errors import InvalidTime, TooLate, UnknownRequest, UnknownUpload
+from ledger.db import now
+from ledger.errors import InvalidTime, TooLate, UnknownUpload
 from ledger.events.timeline import record
 from ledger.jobs.jobs import stop_job
 from ledger.jobs.transitions import advance, fold_requests
@@ -20,12 +19,12 @@ from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.matching import listed, match_models, record_samples, touched_models
+from ledger.requests.requests import find_request, get_request
 from ledger.requests.uploads import find_upload
-from ledger.requests.views import read_views, request_views, with_targets
 from ledger.sample_ids import samples_sha256
-from ledger.states import Reason, RequestState, SampleOutcome
+from ledger.states import Reason, RequestState
 from ledger.tables import Job, Model, Target, UnlearnRequest
-from ledger.tables.requests import request_samples, uploaded_samples
+from ledger.tables.requests import uploaded_samples
 from ledger.transparency.log import log_request
 
 Row = TypeVar("Row", Job, Target)
@@ -99,7 +98,7 @@ def submit(
         store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
     log_request(session, request, samples_sha256=commitment)
-    return request_views(session, [request])[0]
+    return get_request(session, tenant_id=tenant_id, request_id=request.id)
 
 
 def _samples(
@@ -153,70 +152,6 @@ def _add_targets(
             advance(session, Target, [target.id], RequestState.SCHEDULED, data=told, job_id=job.id)
 
 
-def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
-    """One request, read now. Raises UnknownRequest."""
-    found = read_views(session, _one(), request_id=request_id, tenant_id=tenant_id)
-    if not found:
-        raise UnknownRequest(f"there is no request {request_id}")
-    return found[0]
-
-
-@cache
-def _one() -> Select[*tuple[Any, ...]]:
-    mine = UnlearnRequest.id == bindparam("request_id"), UnlearnRequest.tenant_id == bindparam("tenant_id")
-    return with_targets().where(*mine).execution_options(populate_existing=True)
-
-
-def find_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> UnlearnRequest:
-    """The row of a tenant's request, read now. Raises UnknownRequest."""
-    chosen = select(UnlearnRequest).where(UnlearnRequest.id == request_id, UnlearnRequest.tenant_id == tenant_id)
-    request = session.scalar(chosen.execution_options(populate_existing=True))
-    if request is None:
-        raise UnknownRequest(f"there is no request {request_id}")
-    return request
-
-
-def list_requests(
-    session: Session,
-    *,
-    tenant_id: UUID,
-    state: RequestState | None = None,
-    model: str | None = None,
-    due_before: datetime | None = None,
-    is_open: bool | None = None,
-    overdue: bool = False,
-    cursor: str | None = None,
-    limit: int = 50,
-) -> resources.Page[resources.UnlearnRequest]:
-    """A tenant's requests, newest first: all, or those in a state, touching a model, due before a time, open or not, overdue.
-
-    Overdue are those that are open after their date. Raises InvalidCursor.
-    """
-    chosen = select(UnlearnRequest).where(UnlearnRequest.tenant_id == tenant_id)
-    if state is not None:
-        chosen = chosen.where(UnlearnRequest.state == state)
-    if model is not None:
-        touching = select(Target.request_id).join(Model, Model.id == Target.model_id).where(Model.name == model)
-        chosen = chosen.where(UnlearnRequest.id.in_(touching))
-    if due_before is not None:
-        chosen = chosen.where(UnlearnRequest.due_at < due_before)
-    if is_open is not None:
-        chosen = chosen.where(UnlearnRequest.finished_at.is_(None) == is_open)
-    if overdue:
-        chosen = chosen.where(UnlearnRequest.finished_at.is_(None), UnlearnRequest.due_at <= func.clock_timestamp())
-    requests, next_cursor = read_page(session, chosen, UnlearnRequest, cursor=cursor, limit=limit)
-    return resources.Page[resources.UnlearnRequest](items=request_views(session, requests), next_cursor=next_cursor)
-
-
-def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID, outcome: SampleOutcome) -> list[bytes]:
-    """The digests of a request's samples with one outcome; whoever knows the IDs can tell which. Raises UnknownRequest."""
-    request = find_request(session, tenant_id=tenant_id, request_id=request_id)
-    chosen = select(request_samples.c.digest).where(
-        request_samples.c.request_id == request.id, request_samples.c.outcome == outcome
-    )
-    return list(session.scalars(chosen))
-
-
 def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> resources.UnlearnRequest:
     """Extend an open request's deadline, once, by what its regulation allows (GDPR: two months), for a reason.
 
@@ -232,7 +167,7 @@ def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reas
     request.extension_reason = reason
     record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)
     session.flush()
-    return request_views(session, [request])[0]
+    return get_request(session, tenant_id=tenant_id, request_id=request.id)
 
 
 def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
@@ -277,7 +212,7 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
             stop_job(session, job)
     fold_requests(session, [request_id])
     session.flush()
-    return request_views(session, [request])[0]
+    return get_request(session, tenant_id=tenant_id, request_id=request.id)
 
 
 def _locked(table: type[Row]) -> Select[Row]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.errors import UnknownReport
-from ledger.jobs.reports import ReportView, get_report
+from ledger.jobs.reports import StoredReport, get_report
 from ledger.registry.access import Scope
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import prove_inclusion
@@ -29,7 +29,7 @@ class InclusionAsked(BaseModel):
 
 
 class InclusionBody(BaseModel):
-    """A proof that one sample is in a report's manifest, to be handed to the person; it shows no other sample.
+    """A proof that one sample is among those that a report is about, to be handed to the person; it shows no other sample.
 
     The leaf is SHA-256(0x00, salt, dataset, 0x00, sample_id); the path leads to the root in the signed statement (RFC 6962).
     """
@@ -40,7 +40,7 @@ class InclusionBody(BaseModel):
     sample_id: str
     salt: str = Field(description="32 bytes, hex; of this leaf alone.")
     leaf_index: int
-    tree_size: int = Field(description="How many samples the manifest has.")
+    tree_size: int = Field(description="How many samples the report is about.")
     path: list[str] = Field(description="SHA-256 hex, from the leaf to the root.")
 
 
@@ -50,7 +50,7 @@ JSON, HTML, PDF, ENVELOPE = "application/json", "text/html", "application/pdf", 
 SCHEMA = "application/schema+json"
 
 PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
-"""The page brings its style and its pictures with it, has no script and loads nothing."""
+"""The page contains its style and its pictures, has no script and loads nothing."""
 
 _RESPONSES = problems(401, 403, 404, 422, 503)
 _FORMS = {JSON: {"schema": {"type": "object"}}, HTML: {}, PDF: {}}
@@ -114,7 +114,7 @@ def get_pdf(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
 def get_statement(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Response:
     """A DSSE envelope around an in-toto Statement about the new weights.
 
-    `expunge verify` checks it offline with the keys of GET /keys. 404 where the operator does not have results signed.
+    `expunge verify` checks it offline with the keys of GET /keys. 404 if the operator does not have results signed.
     """
     return answer_report(get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id), ENVELOPE)
 
@@ -127,10 +127,10 @@ def get_statement(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Resp
 def post_inclusion(
     report_id: UUID, asked: InclusionAsked, request: Request, caller: ReportReader, ledger: Ledger
 ) -> InclusionBody:
-    """A proof that the sample is in the manifest that the report and its signed statement commit to.
+    """A proof that the sample is among those that the report and its signed statement commit to.
 
     Hand it to the person with the statement: `expunge verify` checks both offline. Needs `requests:read` too, because the answer
-    tells whether a sample was erased; 404 where it was not by this report's job.
+    tells whether a sample was erased; 404 if this report's job did not erase it.
     """
     require(caller, Scope.REQUESTS_READ)
     report = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id)
@@ -146,8 +146,8 @@ def post_inclusion(
     return InclusionBody.model_validate(proof.to_json())
 
 
-def answer_report(report: ReportView, form: str) -> Response:
-    """A report in one of its forms, by media type. Raises UnknownReport for the statement of one that was not signed."""
+def answer_report(report: StoredReport, form: str) -> Response:
+    """Answer with a report in the form of this media type. Raises UnknownReport for the statement of an unsigned report."""
     headers = {"Vary": "Accept", "Cache-Control": "private, no-cache"}
     match form:
         case "text/html":

@@ -17,14 +17,8 @@ from ledger.registry.access import Caller, Scope
 from ledger.requests.deadlines import RULES
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.preview import preview
-from ledger.requests.submission import (
-    cancel_request,
-    extend_deadline,
-    get_request,
-    list_request_samples,
-    list_requests,
-    submit,
-)
+from ledger.requests.requests import get_request, list_request_samples, list_requests
+from ledger.requests.submission import cancel_request, extend_deadline, submit
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.states import TERMINAL, RequestState, SampleOutcome

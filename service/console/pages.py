@@ -16,7 +16,7 @@ from ledger.jobs.reports import get_report, list_reports
 from ledger.registry.access import Scope, authenticate
 from ledger.registry.models import get_model, list_models
 from ledger.registry.retention import list_forgotten
-from ledger.requests.submission import get_request, list_requests
+from ledger.requests.requests import get_request, list_requests
 from ledger.states import RequestState
 from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
 from service.console.formatting import is_ended

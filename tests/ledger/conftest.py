@@ -14,7 +14,8 @@ from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
-from ledger.requests.submission import get_request, submit
+from ledger.requests.requests import get_request
+from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ledger.db import decode_cursor, encode_cursor
 from ledger.errors import InvalidCursor
-from ledger.requests.submission import list_requests
+from ledger.requests.requests import list_requests
 
 
 def test_a_cursor_keeps_its_place():
