@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     openapi.install(app)
     problems.install(app)
     metrics.instrument(app, app.state.metrics)
-    by_path = dict.fromkeys(("/uploads", "/manifests"), settings.max_manifest_bytes)
+    by_path = dict.fromkeys(("/uploads", "/manifests"), settings.max_upload_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog)

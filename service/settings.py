@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_MAX_BODY_BYTES",
         description="The largest accepted body; the default is 16 MiB.",
     )
-    max_manifest_bytes: int = Field(
+    max_upload_bytes: int = Field(
         default=512 * 1024 * 1024,
         gt=0,
         validation_alias="EXPUNGE_MAX_MANIFEST_BYTES",

@@ -77,7 +77,7 @@ def test_what_cannot_be_read_keeps_nothing(serve: Serve, site: Site, sessions: s
 
 
 def test_a_list_may_be_larger_than_other_bodies_and_has_a_limit_of_its_own(serve: Serve, site: Site) -> None:
-    client = serve(key=site.writer, max_body_bytes=200, max_manifest_bytes=2000)
+    client = serve(key=site.writer, max_body_bytes=200, max_upload_bytes=2000)
     assert upload(client, b"sample-1\n" * 100).status_code == 201
     assert upload(client, b"sample-1\n" * 300).status_code == 413
     chunks = (b"sample-1\n" * 10 for _ in range(30))
