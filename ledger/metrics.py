@@ -16,7 +16,7 @@ from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase
 from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
 from ledger.tables.requests import erased_samples
 
-STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.AWAITING_APPROVAL, Phase.DONE))
+STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0
 
 _JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)
@@ -134,15 +134,15 @@ def training_seconds(session: Session) -> list[tuple[str, float]]:
 
 def awaiting_approval(session: Session) -> dict[str, int]:
     """How many jobs wait for somebody's decision: to `run`, or to have their `version` served."""
-    counted = select(Job.state, func.count()).where(Job.phase == Phase.AWAITING_APPROVAL).group_by(Job.state)
-    found = {row[0]: row[1] for row in session.execute(counted)}
-    return {"run": found.get(JobState.QUEUED, 0), "version": found.get(JobState.VERIFYING, 0)}
+    waiting = select(Job.holds_model, func.count()).where(Job.state == JobState.AWAITING_APPROVAL)
+    found = dict(session.execute(waiting.group_by(Job.holds_model)).all())
+    return {"run": found.get(False, 0), "version": found.get(True, 0)}
 
 
 def progress(session: Session) -> list[tuple[str, str, float]]:
     """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
-    held = Job.state.in_(LEASED) & (Job.phase != Phase.AWAITING_APPROVAL)
-    running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id).where(held)
+    running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id)
+    running = running.where(Job.state.in_(LEASED))
     return [(name, phase.value, share) for name, phase, share in session.execute(running)]
 
 

@@ -161,7 +161,9 @@ class Job(Resource):
     state: JobState
     reason: Reason | None = Field(description="Why it failed or was cancelled.")
     detail: str | None
-    phase: Phase = Field(description="What the worker does now.")
+    phase: Phase = Field(
+        description="What the worker does now. A job that awaits approval is `waiting` before it runs, `publish` with its result."
+    )
     progress: float = Field(ge=0, le=1, description="Of the whole job, 0 to 1.")
     step: int = Field(description="Of this phase.")
     total: int = Field(description="Steps of this phase.")

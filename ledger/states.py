@@ -7,7 +7,10 @@ from enum import StrEnum
 class JobState(StrEnum):
     """Where one unlearning run of one model is."""
 
-    QUEUED = "queued"  # waits for its cut-off, for its model to be free, or for a worker
+    QUEUED = "queued"  # takes requests, or waits for its model to be free or for a worker
+    AWAITING_APPROVAL = (
+        "awaiting_approval"  # before it runs (phase `waiting`), or with its result ready (phase `publish`)
+    )
     RUNNING = "running"  # a worker holds the lease and changes the model
     VERIFYING = "verifying"  # a worker holds the lease and audits the result
     COMPLETED = "completed"  # the new version and its report are published
@@ -32,7 +35,6 @@ class Phase(StrEnum):
     """What a job's worker does now; also the names of the stages that are timed."""
 
     WAITING = "waiting"
-    AWAITING_APPROVAL = "awaiting_approval"  # queued: before it runs; verifying: before its version is served
     LOAD = "load"
     UNLEARN = "unlearn"
     AUDIT_MEMBERSHIP = "audit_membership"
@@ -152,7 +154,7 @@ class DisabledReason(StrEnum):
 
 
 LEASED = (JobState.RUNNING, JobState.VERIFYING)
-"""The job states in which a worker holds a lease, or the result awaits approval."""
+"""The job states in which a worker holds a lease. `Job.holds_model` adds the jobs whose version awaits approval."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})
 """The states, of jobs, targets and requests, in which nothing more happens by itself."""
@@ -161,9 +163,14 @@ _J, _R = JobState, RequestState
 
 MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "job": {
-        _J.QUEUED: frozenset({_J.RUNNING, _J.COMPLETED, _J.CANCELLED}),  # claimed; nothing left to erase; withdrawn
-        _J.RUNNING: frozenset({_J.VERIFYING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),  # queued: lapsed, to be tried again
-        _J.VERIFYING: frozenset({_J.COMPLETED, _J.RUNNING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),  # running: next method
+        # completed: an earlier job has erased all of its samples.
+        _J.QUEUED: frozenset({_J.AWAITING_APPROVAL, _J.RUNNING, _J.COMPLETED, _J.CANCELLED}),
+        # queued: it may run. completed: its version is served. failed: its version is refused.
+        _J.AWAITING_APPROVAL: frozenset({_J.QUEUED, _J.COMPLETED, _J.FAILED, _J.CANCELLED}),
+        # queued: its lease expired, or its worker gave it back; it is tried again.
+        _J.RUNNING: frozenset({_J.VERIFYING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),
+        # running: the policy's next method follows.
+        _J.VERIFYING: frozenset({_J.AWAITING_APPROVAL, _J.COMPLETED, _J.RUNNING, _J.QUEUED, _J.FAILED, _J.CANCELLED}),
         _J.FAILED: frozenset({_J.QUEUED}),  # retried by the operator
     },
     "target": {

@@ -1,4 +1,4 @@
-"""Run by Alembic: connects and runs the migrations, one process at a time."""
+"""Alembic runs this module: it connects to the database and runs the migrations, one process at a time."""
 
 import os
 
@@ -9,11 +9,15 @@ from sqlalchemy.engine import create_engine
 from ledger.db import normalise_url
 from ledger.tables import Base
 
-LOCK = 0x65787075  # any number, the same for every process that migrates
+LOCK = 0x65787075
+"""The advisory lock of whoever migrates: any number, the same for every process."""
+
+LOCK_TIMEOUT = "10s"
+"""How long a migration waits for a table that a running service uses. It then fails, whole, rather than hold up the service."""
 
 url = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
 if not url:
-    raise SystemExit("set DATABASE_URL to the database that is to be migrated")
+    raise SystemExit("set DATABASE_URL to the database to migrate")
 
 engine = create_engine(normalise_url(url), poolclass=pool.NullPool)
 with engine.connect() as connection:
@@ -26,5 +30,7 @@ with engine.connect() as connection:
     )
     with context.begin_transaction():
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        timeout = context.config.attributes.get("lock_timeout", LOCK_TIMEOUT)
+        connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
         context.run_migrations()
 engine.dispose()

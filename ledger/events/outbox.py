@@ -14,7 +14,7 @@ from sqlalchemy import case, delete, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
-from ledger.states import JobState, Phase
+from ledger.states import JobState
 from ledger.tables import Job, OutboxEntry
 
 VISIBILITY_TIMEOUT = timedelta(seconds=30)
@@ -41,7 +41,6 @@ def announce_next(session: Session, model_id: UUID) -> None:
         (Job.closed_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.closes_at, func.clock_timestamp())
     )
     queued = select(Job.id, ready_at).where(Job.model_id == model_id, Job.state == JobState.QUEUED)
-    queued = queued.where(Job.phase != Phase.AWAITING_APPROVAL)
     first = queued.order_by(Job.closes_at, Job.id).limit(1)
     session.execute(_earlier(insert(OutboxEntry).from_select(["job_id", "available_at"], first)))
 

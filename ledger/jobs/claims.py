@@ -94,7 +94,7 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
         return None
     model = session.get_one(Model, model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    busy = session.scalar(select(Job.id).where(Job.model_id == model_id, Job.state.in_(LEASED)))
+    busy = session.scalar(select(Job.id).where(Job.model_id == model_id, Job.holds_model))
     if job.state != JobState.QUEUED or busy is not None:
         return None
     if job.closed_at is None and job.closes_at > now(session):
@@ -116,11 +116,9 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
 
 
 def await_approval(session: Session, job: Job) -> None:
-    """Have a frozen job wait for somebody who lets it run; its requests' deadlines do not wait."""
-    if job.phase != Phase.AWAITING_APPROVAL:
-        job.phase = Phase.AWAITING_APPROVAL
-        record(session, "job.awaiting_approval", {"what": "run", "samples": job.sample_count}, job_id=job.id)
-        session.flush()
+    """Have a closed job wait until somebody lets it run; its requests' deadlines do not wait."""
+    data = {"what": "run", "samples": job.sample_count}
+    advance_job(session, job.id, JobState.AWAITING_APPROVAL, data=data)
 
 
 def _take(
@@ -274,10 +272,10 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
 
 
 def _claimable(session: Session) -> list[UUID]:
-    busy = select(Job.model_id).where(Job.state.in_(LEASED))
+    busy = select(Job.model_id).where(Job.holds_model)
     due = (
         select(Job.model_id, Job.id)
-        .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy), Job.phase != Phase.AWAITING_APPROVAL)
+        .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy))
         .where(Job.closed_at.is_not(None) | (Job.closes_at <= func.clock_timestamp()))
         .order_by(Job.closes_at, Job.id)
     )

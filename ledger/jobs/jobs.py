@@ -4,11 +4,11 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select, true
+from sqlalchemy import Select, bindparam, func, select, true, update
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
-from ledger.db import now, read_page
+from ledger.db import read_page
 from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance_job
@@ -114,10 +114,8 @@ def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.
 
 
 def stop_job(session: Session, job: Job) -> None:
-    """Cancel a locked job that has not ended: at once while nobody holds it, else by asking whoever does."""
-    if job.state == JobState.QUEUED:
-        advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
-    elif job.state in LEASED and job.phase == Phase.AWAITING_APPROVAL:
+    """Cancel a locked job: at once while no worker holds it, else ask its worker. A job that has ended stays as it is."""
+    if job.state in (JobState.QUEUED, JobState.AWAITING_APPROVAL):
         refuse_version(session, job)
         advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
     elif job.state in LEASED and not job.cancel_requested:
@@ -126,9 +124,9 @@ def stop_job(session: Session, job: Job) -> None:
 
 
 def refuse_version(session: Session, job: Job) -> None:
-    """Note that the version of a job that awaits approval is never to be served."""
-    version = session.scalars(select(ModelVersion).where(ModelVersion.job_id == job.id)).one()
-    version.refused_at = now(session)
+    """Mark the version of a job, if it has made one, as never to be served."""
+    made = update(ModelVersion).where(ModelVersion.job_id == job.id)
+    session.execute(made.values(refused_at=func.clock_timestamp()))
 
 
 def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:

@@ -79,35 +79,37 @@ def publish(
         record_commitment(session, job.id, manifest)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
-    told = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
-    record(session, "job.published", told, job_id=job.id)
+    data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
+    record(session, "job.published", data, job_id=job.id)
     if model.approve_versions:
-        job.phase, job.progress, job.worker, job.lease_until, job.eta_seconds = (
-            Phase.AWAITING_APPROVAL,
-            1.0,
-            None,
-            None,
-            None,
+        advance_job(
+            session,
+            job.id,
+            JobState.AWAITING_APPROVAL,
+            data={"what": "version", "version": version.number},
+            worker=None,
+            lease_until=None,
+            phase=Phase.PUBLISH,
+            progress=1.0,
+            eta_seconds=None,
+            checkpoint=None,
         )
-        job.checkpoint = None
-        record(session, "job.awaiting_approval", {"what": "version", "version": version.number}, job_id=job.id)
-        session.flush()
     else:
-        complete_job(session, job, version, told)
+        complete_job(session, job, version, data)
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
     )
 
 
-def complete_job(session: Session, job: Job, version: ModelVersion, told: Mapping[str, object]) -> None:
-    """Serve the version that a locked job has made: its samples are erased for ever, and its requests are done."""
+def complete_job(session: Session, job: Job, version: ModelVersion, data: Mapping[str, object]) -> None:
+    """Serve the version that a locked job has made. Its samples are erased and its requests completed; `data` is the event's."""
     record_erasure(session, job_id=job.id, version=version)
     set_served(session, version)
     advance_job(
         session,
         job.id,
         JobState.COMPLETED,
-        data=told,
+        data=data,
         worker=None,
         lease_until=None,
         phase=Phase.DONE,

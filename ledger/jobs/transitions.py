@@ -11,7 +11,7 @@ from ledger.db import now
 from ledger.errors import IllegalMove
 from ledger.events.outbox import announce_next
 from ledger.events.timeline import record
-from ledger.states import LEASED, MOVES, TERMINAL, JobState, Reason, RequestState, fold
+from ledger.states import MOVES, TERMINAL, JobState, Reason, RequestState, fold
 from ledger.tables import Job, Model, Target, UnlearnRequest
 from ledger.transparency.log import log_result
 
@@ -19,7 +19,7 @@ Row = TypeVar("Row", Job, Target, UnlearnRequest)
 
 _NOUNS: Mapping[type, str] = {Job: "job", Target: "target", UnlearnRequest: "request"}
 
-_TARGET_STATE = {
+_TARGET_STATES = {
     JobState.QUEUED: RequestState.SCHEDULED,
     JobState.RUNNING: RequestState.RUNNING,
     JobState.VERIFYING: RequestState.VERIFYING,
@@ -27,7 +27,7 @@ _TARGET_STATE = {
     JobState.FAILED: RequestState.FAILED,
     JobState.CANCELLED: RequestState.CANCELLED,
 }
-"""Where a target is while its job is there."""
+"""The state of a target by that of its job. While a job awaits approval its targets stay where they were."""
 
 
 def advance(
@@ -82,25 +82,47 @@ def advance_job(
     data: Mapping[str, object] | None = None,
     **values: object,
 ) -> Job:
-    """Move a job and with it the targets that went along with it so far, and fold their requests. Raises IllegalMove.
+    """Move a job and the targets that are in its state, and fold their requests. Raises IllegalMove.
 
     A move that leaves the model free announces the model's next job; one that ends the job is written into the log.
     """
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    along = _TARGET_STATE[job.state]
+    before = _target_state(job)
     advance(session, Job, [job_id], to, data=data, reason=reason, detail=detail, **values)
-    if to not in LEASED:
+    after = _target_state(job)
+    if not job.holds_model:
         announce_next(session, job.model_id)
-    with_it = select(Target.id, Target.request_id).where(Target.job_id == job_id, Target.state == along)
-    targets = dict(session.execute(with_it).all())
-    if targets:
-        model = session.get_one(Model, job.model_id)
-        told = {"model": model.name, **(data or {})}
-        advance(session, Target, targets, _TARGET_STATE[to], data=told, reason=reason, detail=detail)
-        fold_requests(session, targets.values())
+    if before != after:
+        _advance_targets(session, job, before, after, data=data, reason=reason, detail=detail)
     if to in TERMINAL:
         log_result(session, job)
     return job
+
+
+def _target_state(job: Job) -> RequestState:
+    if job.state == JobState.AWAITING_APPROVAL:
+        return RequestState.VERIFYING if job.holds_model else RequestState.SCHEDULED
+    return _TARGET_STATES[job.state]
+
+
+def _advance_targets(
+    session: Session,
+    job: Job,
+    before: RequestState,
+    after: RequestState,
+    *,
+    data: Mapping[str, object] | None,
+    reason: Reason | None,
+    detail: str | None,
+) -> None:
+    """Move the targets of a job that are in its former state, and fold their requests."""
+    chosen = select(Target.id, Target.request_id).where(Target.job_id == job.id, Target.state == before)
+    targets = dict(session.execute(chosen).all())
+    if targets:
+        model = session.get_one(Model, job.model_id)
+        data = {"model": model.name, **(data or {})}
+        advance(session, Target, targets, after, data=data, reason=reason, detail=detail)
+        fold_requests(session, targets.values())
 
 
 def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:

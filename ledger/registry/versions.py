@@ -13,7 +13,7 @@ from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
 from ledger.registry.models import to_version
-from ledger.states import LEASED, VersionKind
+from ledger.states import VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.requests import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
@@ -107,7 +107,7 @@ def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
     if model is None:
         raise UnknownModel(f"there is no model named {name!r}")
-    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.state.in_(LEASED)))
+    busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
     if busy is not None:
         raise ModelBusy(f"job {busy} works on {name!r}; wait for its end, or cancel it")
     return model

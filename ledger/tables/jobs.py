@@ -3,10 +3,11 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy import CheckConstraint, ColumnElement, ForeignKey, Index, func, text
+from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, Reason
+from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason
 from ledger.tables.base import Base, Created, Json, Key, choice
 
 
@@ -19,7 +20,9 @@ class Job(Base):
             "uq_jobs_one_active_a_model",
             "model_id",
             unique=True,
-            postgresql_where=text("state IN ('running', 'verifying')"),
+            postgresql_where=text(
+                "state IN ('running', 'verifying') OR (state = 'awaiting_approval' AND phase = 'publish')"
+            ),
         ),
         Index(
             "uq_jobs_one_open_a_model",
@@ -27,10 +30,8 @@ class Job(Base):
             unique=True,
             postgresql_where=text("state = 'queued' AND frozen_at IS NULL"),
         ),
-        CheckConstraint(
-            "(state IN ('running', 'verifying') AND phase <> 'awaiting_approval') = (lease_until IS NOT NULL)",
-            name="lease",
-        ),
+        CheckConstraint("(state IN ('running', 'verifying')) = (lease_until IS NOT NULL)", name="lease"),
+        CheckConstraint("state <> 'awaiting_approval' OR phase IN ('waiting', 'publish')", name="approval"),
         CheckConstraint("(state IN ('completed', 'failed', 'cancelled')) = (finished_at IS NOT NULL)", name="finished"),
         CheckConstraint("frozen_at IS NOT NULL OR state IN ('queued', 'cancelled')", name="frozen"),
         CheckConstraint("progress BETWEEN 0 AND 1 AND attempt >= 1 AND tries >= 0", name="counts"),
@@ -78,6 +79,16 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     updated_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), onupdate=func.clock_timestamp())
+
+    @hybrid_property
+    def holds_model(self) -> bool:
+        """Whether no other job of the model may start: a worker runs this one, or its version awaits approval."""
+        return self.state in LEASED or (self.state == JobState.AWAITING_APPROVAL and self.phase == Phase.PUBLISH)
+
+    @holds_model.inplace.expression
+    @classmethod
+    def _holds_model(cls) -> ColumnElement[bool]:
+        return cls.state.in_(LEASED) | ((cls.state == JobState.AWAITING_APPROVAL) & (cls.phase == Phase.PUBLISH))
 
 
 class Attempt(Base):

@@ -16,7 +16,6 @@ TONES = {
 
 PHASES = {
     "waiting": "waits in the queue",
-    "awaiting_approval": "waits for approval",
     "load": "loading",
     "unlearn": "unlearning",
     "audit_membership": "auditing: membership attacks",

@@ -62,8 +62,11 @@ def requests() -> Rows:
         "Jobs": [
             graph(
                 "Open and failed jobs by state",
-                "Queued ones wait for their cut-off, for their model, or for a worker; failed ones for a retry.",
-                ('sum by (state) (expunge_jobs{state=~"queued|running|verifying|failed"})', "{{state}}"),
+                "Queued jobs wait for their closing time, their model or a worker; failed ones wait for a retry.",
+                (
+                    'sum by (state) (expunge_jobs{state=~"queued|awaiting_approval|running|verifying|failed"})',
+                    "{{state}}",
+                ),
                 unit="none",
             ),
             graph(

@@ -60,7 +60,7 @@ def test_a_job_that_needs_approval_waits_frozen_and_says_so_once(world):
     assert world.claim(job_id) is None
     assert world.claim(job_id) is None
     job = world.job(job_id)
-    assert (job.state, job.phase, job.samples) == (JobState.QUEUED, Phase.AWAITING_APPROVAL, 1)
+    assert (job.state, job.phase, job.samples) == (JobState.AWAITING_APPROVAL, Phase.WAITING, 1)
     assert timeline(world, job_id).count("Waits for approval: run.") == 1
     assert world.sweep().wake == []
     assert world.submit(2).targets[0].job.id != job_id  # what was frozen takes no more
@@ -72,7 +72,7 @@ def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(wor
     world.claim(job_id)
     woken(world)
     job = decide(world, approve, job_id)
-    assert (job.phase, job.approved_by) == (Phase.WAITING, "key:dpo")
+    assert (job.state, job.approved_by) == (JobState.QUEUED, "key:dpo")
     assert woken(world) == [job_id]
     claim = world.claim(job_id)
     assert "Approved by key:dpo: run." in timeline(world, job_id)
@@ -146,7 +146,7 @@ def test_nothing_to_erase_needs_no_approval(world):
 def test_a_version_that_needs_approval_is_there_with_its_report_and_not_served(world):
     request, job_id = awaiting_version(world)
     job = world.job(job_id)
-    assert (job.state, job.phase, job.version) == (JobState.VERIFYING, Phase.AWAITING_APPROVAL, 2)
+    assert (job.state, job.phase, job.version) == (JobState.AWAITING_APPROVAL, Phase.PUBLISH, 2)
     assert job.report_id is not None
     assert served(world) == 1
     assert world.request(request.id).state == RequestState.VERIFYING

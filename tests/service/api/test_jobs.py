@@ -173,7 +173,7 @@ def test_where_approval_is_needed_a_job_and_its_version_wait_for_an_admin(
     assert approved["approved_by"].startswith("key:")
     publish_job(sessions, approved["id"])
     waiting = admin.get(path).json()
-    assert (waiting["state"], waiting["phase"], waiting["version"]) == ("verifying", "awaiting_approval", 2)
+    assert (waiting["state"], waiting["phase"], waiting["version"]) == ("awaiting_approval", "publish", 2)
     assert admin.get("/models/triage").json()["version"]["number"] == 1
 
     assert admin.post(f"{path}:approve").json()["state"] == "completed"
