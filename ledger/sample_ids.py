@@ -1,4 +1,4 @@
-"""Sample IDs are personal data: the ledger knows them only as keyed hashes."""
+"""Hashing of sample IDs. They are personal data, so the ledger stores only keyed hashes of them."""
 
 import hashlib
 import hmac
@@ -8,7 +8,7 @@ KEY_BYTES = 32
 
 
 def parse_sample_key(text: str) -> bytes:
-    """The key of the HMAC that replaces sample IDs, from its hexadecimal digits. Raises ValueError, which does not quote them."""
+    """Read the key of the hash from its hexadecimal digits. Raises ValueError, which does not quote them."""
     try:
         key = bytes.fromhex(text)
     except ValueError:
@@ -19,13 +19,13 @@ def parse_sample_key(text: str) -> bytes:
 
 
 def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
-    """HMAC-SHA256 of a sample's ID within its dataset, 32 bytes. Without the key an ID can not be tried against it."""
+    """Hash a sample's ID within its dataset: HMAC-SHA256, 32 bytes. Without the key nobody can test an ID against it."""
     return hmac.digest(key, f"{dataset}\0{sample_id}".encode(), "sha256")
 
 
 def samples_sha256(digests: Iterable[bytes]) -> str:
-    """SHA-256, hex, of the sorted digests: a commitment to a set of samples that does not tell which they are."""
-    manifest = hashlib.sha256()
+    """Commit to a set of samples without naming them: the SHA-256 (hex) of their sorted digests."""
+    commitment = hashlib.sha256()
     for digest in sorted(digests):
-        manifest.update(digest)
-    return manifest.hexdigest()
+        commitment.update(digest)
+    return commitment.hexdigest()

@@ -1,11 +1,11 @@
-"""The closed sets of the ledger and the one table of moves between states."""
+"""The closed sets of values in the ledger, and the table of moves between states."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where one unlearning run of one model is."""
+    """The state of one unlearning run of one model."""
 
     QUEUED = "queued"  # takes requests, or waits for its model to be free or for a worker
     AWAITING_APPROVAL = (
@@ -15,24 +15,24 @@ class JobState(StrEnum):
     VERIFYING = "verifying"  # a worker holds the lease and audits the result
     COMPLETED = "completed"  # the new version and its report are published
     FAILED = "failed"  # ended without a result; the reason code says why
-    CANCELLED = "cancelled"  # ended by the caller; the served model is untouched
+    CANCELLED = "cancelled"  # by the caller, or its run was not approved; the served model is untouched
 
 
 class RequestState(StrEnum):
-    """Where a request, or one of its targets (request × model), is."""
+    """The state of a request, or of one of its targets (request × model)."""
 
     RECEIVED = "received"  # recorded
     SCHEDULED = "scheduled"  # has joined a job
     RUNNING = "running"  # the job runs
     VERIFYING = "verifying"  # the job's result is audited
-    COMPLETED = "completed"  # erased, with a report; or it had been erased before
+    COMPLETED = "completed"  # erased, with a report; or erased before the request came
     FAILED = "failed"  # a job ended without a result
     CANCELLED = "cancelled"  # withdrawn
-    REJECTED = "rejected"  # nothing to erase here: the model was not trained on these samples
+    REJECTED = "rejected"  # the model was not trained on any of the samples
 
 
 class Phase(StrEnum):
-    """What a job's worker does now; also the names of the stages that are timed."""
+    """What a job's worker is doing. The phases from `load` to `publish` are also the stages that are timed."""
 
     WAITING = "waiting"
     LOAD = "load"
@@ -45,32 +45,32 @@ class Phase(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a job or a target ended, or an attempt was given up."""
+    """Why a job or a target ended, or an attempt failed."""
 
-    WORKER_LOST = "worker_lost"  # the lease lapsed
+    WORKER_LOST = "worker_lost"  # the lease expired
     OUT_OF_MEMORY = "out_of_memory"
-    GPU_LOST = "gpu_lost"  # it failed under the run; the process that used it is replaced
+    GPU_LOST = "gpu_lost"  # the GPU failed during the run; the process that used it is replaced
     DISK_FULL = "disk_full"
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one
     WORKLOAD_FAILED = "workload_failed"  # the operator's factory raised
     METHOD_REFUSED = "method_refused"  # the method needs what the objective does not offer
-    AUDIT_FAILED = "audit_failed"  # no method in the policy reached a verdict that may be published
-    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # every try of the method was lost
+    AUDIT_FAILED = "audit_failed"  # no method of the policy reached a verdict that may be published
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # the lease expired in every try of a method
     CANCELLED_BY_CALLER = "cancelled_by_caller"
-    APPROVAL_REFUSED = "approval_refused"  # an approver said no
-    SUPERSEDED = "superseded"  # an earlier job erased these samples in the meantime
-    ALREADY_ERASED = "already_erased"  # they had been erased when the request came
+    APPROVAL_REFUSED = "approval_refused"  # an approver refused the run or the version
+    SUPERSEDED = "superseded"  # an earlier job has erased all of these samples
+    ALREADY_ERASED = "already_erased"  # before the request came
     NOT_IN_TRAINING_SET = "not_in_training_set"  # the model was not trained on any of them
-    SIGNING_FAILED = "signing_failed"  # the worker is told to sign and has no usable key
-    UNEXPECTED = "unexpected"  # a fault in this program
+    SIGNING_FAILED = "signing_failed"  # the worker must sign and has no usable key
+    UNEXPECTED = "unexpected"  # a bug in this program
 
 
 class SampleOutcome(StrEnum):
-    """What a request means for one of its samples, over all models it touches."""
+    """What a request means for one of its samples, over all of its models."""
 
     ACCEPTED = "accepted"  # at least one model has to forget it
-    ALREADY_ERASED = "already_erased"  # every model that had learned it has forgotten it
+    ALREADY_ERASED = "already_erased"  # every model that was trained on it has forgotten it
     NOT_IN_TRAINING_SET = "not_in_training_set"  # no model was trained on it
 
 
@@ -78,15 +78,15 @@ class AttemptOutcome(StrEnum):
     """How one attempt at a job ended."""
 
     PUBLISHED = "published"
-    ESCALATED = "escalated"  # the audit did not verify it; the next method of the policy follows
-    EXPIRED = "lapsed"  # the worker stopped renewing its lease; the stored value is older than the name
-    RELEASED = "released"  # the worker gave the job back, to be shut down
+    ESCALATED = "escalated"  # the audit did not verify the result; the next method of the policy follows
+    EXPIRED = "lapsed"  # the worker stopped renewing its lease; stored and sent under its former name
+    RELEASED = "released"  # the worker gave the job back because it shuts down
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 class Verdict(StrEnum):
-    """What the audit found."""
+    """The result of an audit."""
 
     VERIFIED = "verified"
     INCONCLUSIVE = "inconclusive"
@@ -94,14 +94,14 @@ class Verdict(StrEnum):
 
 
 class VersionKind(StrEnum):
-    """Where a model version comes from."""
+    """How a model version was made."""
 
-    TRAINED = "trained"
-    UNLEARNED = "unlearned"
+    TRAINED = "trained"  # by the operator, who registered it
+    UNLEARNED = "unlearned"  # by a job, from an earlier version
 
 
 class ClosingReason(StrEnum):
-    """Why a job takes no more requests from its cut-off on."""
+    """Why a job closes, that is, takes no more requests, when it does."""
 
     WINDOW = "window"  # the batching window ends
     DEADLINE = "deadline"  # the latest start that still meets the earliest deadline
@@ -110,11 +110,11 @@ class ClosingReason(StrEnum):
 
 
 class MessageType(StrEnum):
-    """What a webhook tells; each of them is the event of that kind on a timeline."""
+    """The types of webhook messages."""
 
     REQUEST_RECEIVED = "request.received"
     REQUEST_EXTENDED = "request.extended"
-    REQUEST_OVERDUE = "request.overdue"  # still open after its date
+    REQUEST_OVERDUE = "request.overdue"  # still open after its due date
     REQUEST_COMPLETED = "request.completed"
     REQUEST_FAILED = "request.failed"
     REQUEST_CANCELLED = "request.cancelled"
@@ -125,28 +125,28 @@ class MessageType(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     REPORT_PUBLISHED = "report.published"
     VERSION_PUBLISHED = "version.published"
-    VERSION_PROMOTED = "version.promoted"  # by a caller: served from now on
+    VERSION_PROMOTED = "version.promoted"  # a caller chose to serve it
 
 
 class DeliveryState(StrEnum):
-    """Where a message for one endpoint is."""
+    """The state of a message for one endpoint."""
 
     PENDING = "pending"  # waits for its next try
-    DELIVERED = "delivered"  # the endpoint has taken it
-    FAILED = "failed"  # given up; it can be replayed
+    DELIVERED = "delivered"  # the endpoint accepted it
+    FAILED = "failed"  # no try is left; it can be replayed
 
 
 class TryOutcome(StrEnum):
     """How one try to deliver a message ended."""
 
     DELIVERED = "delivered"  # answered with 2xx
-    REFUSED = "refused"  # answered with another status; a redirect is one
+    REFUSED = "refused"  # answered with another status, redirects included
     UNREACHABLE = "unreachable"  # no answer in time, no such name, no connection, a bad certificate
-    FORBIDDEN = "forbidden"  # its name leads to an address that is not allowed
+    FORBIDDEN = "forbidden"  # its host name resolves to an address that is not allowed
 
 
 class DisabledReason(StrEnum):
-    """Why an endpoint is told nothing any more."""
+    """Why an endpoint gets no more messages."""
 
     BY_CALLER = "by_caller"
     GONE = "gone"  # it answered 410
@@ -157,7 +157,7 @@ LEASED = (JobState.RUNNING, JobState.VERIFYING)
 """The job states in which a worker holds a lease. `Job.holds_model` adds the jobs whose version awaits approval."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})
-"""The states, of jobs, targets and requests, in which nothing more happens by itself."""
+"""The final states of jobs, targets and requests. Only a retry, by the operator, leaves `failed`."""
 
 _J, _R = JobState, RequestState
 
@@ -174,13 +174,13 @@ MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
         _J.FAILED: frozenset({_J.QUEUED}),  # retried by the operator
     },
     "target": {
-        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED, _R.REJECTED}),  # completed: had been erased before
+        _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED, _R.REJECTED}),  # completed: erased before
         _R.SCHEDULED: frozenset({_R.RUNNING, _R.COMPLETED, _R.CANCELLED}),  # completed: superseded
         _R.RUNNING: frozenset({_R.VERIFYING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
         _R.VERIFYING: frozenset({_R.COMPLETED, _R.RUNNING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
         _R.FAILED: frozenset({_R.SCHEDULED}),
     },
-    # A request is folded from its targets: when the target that held it back ends, it moves to where the others are.
+    # A request follows its targets (`fold`): when its least advanced target ends, it moves to the state of the others.
     "request": {
         _R.RECEIVED: frozenset({_R.SCHEDULED, _R.COMPLETED}),
         _R.SCHEDULED: frozenset({_R.RUNNING, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
@@ -189,16 +189,16 @@ MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
         _R.FAILED: frozenset({_R.SCHEDULED}),
     },
 }
-"""From each state, the states it may move to. What is not here is refused by `advance`."""
+"""For each state the states that may follow it. `ledger.jobs.transitions.advance` refuses every other move."""
 
 _OPEN_ORDER = (_R.RECEIVED, _R.SCHEDULED, _R.RUNNING, _R.VERIFYING)
 _ENDED_ORDER = (_R.FAILED, _R.CANCELLED, _R.COMPLETED, _R.REJECTED)
 
 
 def fold(states: list[RequestState]) -> RequestState:
-    """The state of a request from those of its targets.
+    """Give the state of a request from those of its targets.
 
-    While any target is open: the least advanced of the open ones. After that the worst of them: failed, cancelled, completed,
-    rejected. The targets keep their own, so an erased model is not hidden behind another model's failure.
+    While a target is open, it is the least advanced state of the open targets. After that it is the first of failed, cancelled,
+    completed, rejected that occurs. Each target keeps its own state, so one model's failure does not hide another's success.
     """
     return next(state for state in (*_OPEN_ORDER, *_ENDED_ORDER) if state in states)

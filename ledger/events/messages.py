@@ -1,4 +1,4 @@
-"""Which events are told to webhook endpoints, and what is told: ids, states and counts, nothing that a person wrote."""
+"""Webhook messages: which events they report, and with which data. They carry ids, states and counts, never what a person wrote."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from ledger.db import now
 from ledger.states import MessageType
 from ledger.tables import Job, Model, UnlearnRequest, WebhookDelivery, WebhookEndpoint
 
-_PUBLISHED = ("verdict", "version", "report", "samples")
+_RESULT = ("verdict", "version", "report", "samples")
 
 WEBHOOK_EVENTS: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.received": {MessageType.REQUEST_RECEIVED: ("due_at",)},
@@ -22,17 +22,13 @@ WEBHOOK_EVENTS: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.cancelled": {MessageType.REQUEST_CANCELLED: ()},
     "job.running": {MessageType.JOB_RUNNING: ("attempt", "method")},
     "job.awaiting_approval": {MessageType.JOB_AWAITING_APPROVAL: ("what", "version")},
-    "job.completed": {MessageType.JOB_COMPLETED: ("attempt", *_PUBLISHED)},
+    "job.completed": {MessageType.JOB_COMPLETED: ("attempt", *_RESULT)},
     "job.failed": {MessageType.JOB_FAILED: ("attempt", "reason")},
     "job.cancelled": {MessageType.JOB_CANCELLED: ("attempt", "reason")},
-    "job.published": {
-        MessageType.REPORT_PUBLISHED: _PUBLISHED,
-        MessageType.VERSION_PUBLISHED: _PUBLISHED,
-    },
+    "job.published": {MessageType.REPORT_PUBLISHED: _RESULT, MessageType.VERSION_PUBLISHED: _RESULT},
     "version.promoted": {MessageType.VERSION_PROMOTED: ("version", "before")},
 }
-"""For each kind of event the messages that tell it, and which of its data they carry."""
-
+"""For each kind of event the types of message that report it, each with the event's data that it carries."""
 
 _SUBJECTS: Mapping[str, type[Job] | type[UnlearnRequest] | type[Model]] = {
     "job_id": Job,
@@ -42,32 +38,32 @@ _SUBJECTS: Mapping[str, type[Job] | type[UnlearnRequest] | type[Model]] = {
 
 
 def queue_messages(session: Session, kind: str, data: Mapping[str, object], *, subject: Mapping[str, UUID]) -> None:
-    """Write the deliveries that tell an event, in the event's own transaction. `subject` names the row that it happened to.
+    """Write the deliveries that report an event, in the event's own transaction.
 
-    data: of the event, as JSON has it.
+    data: of the event, as JSON. subject: the row that the event happened to, by the name of its id.
     """
     for message_type, names in WEBHOOK_EVENTS.get(kind, {}).items():
-        _write(session, message_type, {name: data[name] for name in names if name in data}, subject)
+        _queue(session, message_type, {name: data[name] for name in names if name in data}, subject)
 
 
-def _write(
+def _queue(
     session: Session, message_type: MessageType, data: Mapping[str, object], subject: Mapping[str, UUID]
 ) -> None:
-    ((of, row_id),) = subject.items()
-    table = _SUBJECTS[of]
-    wanting = (
+    ((id_name, row_id),) = subject.items()
+    table = _SUBJECTS[id_name]
+    subscribed = (
         select(WebhookEndpoint.id)
         .join(table, table.tenant_id == WebhookEndpoint.tenant_id)
         .where(table.id == row_id, WebhookEndpoint.disabled_at.is_(None))
         .where((func.cardinality(WebhookEndpoint.types) == 0) | WebhookEndpoint.types.contains([message_type.value]))
     )
-    # Locked against deletion only: one that is deleted at this moment must not fail what is told.
-    endpoints = session.scalars(wanting.with_for_update(of=WebhookEndpoint, read=True, key_share=True)).all()
+    # The lock only prevents deletion: an endpoint that is deleted at this moment must not make the event's transaction fail.
+    endpoints = session.scalars(subscribed.with_for_update(of=WebhookEndpoint, read=True, key_share=True)).all()
     if not endpoints:
         return
     moment = now(session)
-    about = {of: str(row_id), **_model(session, subject), **data}
-    body = json.dumps({"type": message_type, "timestamp": moment.isoformat(), "data": about}, separators=(",", ":"))
+    payload = {id_name: str(row_id), **_model_name(session, subject), **data}
+    body = json.dumps({"type": message_type, "timestamp": moment.isoformat(), "data": payload}, separators=(",", ":"))
     message_id = uuid4()
     session.add_all(
         WebhookDelivery(
@@ -77,8 +73,8 @@ def _write(
     )
 
 
-def _model(session: Session, subject: Mapping[str, UUID]) -> dict[str, str]:
-    """The name of the model that a job or an event of a model is about."""
+def _model_name(session: Session, subject: Mapping[str, UUID]) -> dict[str, str]:
+    """The name of the model that an event of a job or of a model is about."""
     if "request_id" in subject:
         return {}
     model_id = subject.get("model_id") or session.get_one(Job, subject["job_id"]).model_id

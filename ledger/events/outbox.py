@@ -1,8 +1,8 @@
-"""The outbox of wake-ups: written in the transaction that makes a job ready, sent after its commit, at least once.
+"""The outbox of wake-ups. A transaction that makes a job ready writes one; it is sent after the commit, at least once.
 
-Whoever sends takes entries first: they are his for a while, in a transaction of its own, so that none is open while the network
-is waited for. What he has sent he settles; what he has not comes up again by itself, also when he dies. The sweep wakes every job
-that is due as well: two nets, because neither knows all the faults of the other.
+A sender first takes entries, in a transaction of its own, so that none is open during network calls. It deletes the entries that
+it has sent. The others become due again after `VISIBILITY_TIMEOUT`, even if the sender dies. The sweep is an independent fallback
+for lost wake-ups.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,26 +17,32 @@ from sqlalchemy.orm import Session
 from ledger.states import JobState
 from ledger.tables import Job, OutboxEntry
 
+RUN_JOB = "expunge.run_job"
+"""The Celery task that runs a job if it can be claimed. Its argument is the job's id as a string."""
+
+SWEEP = "expunge.sweep"
+"""The Celery task that takes back expired leases and wakes the jobs that are due. It has no argument."""
+
 VISIBILITY_TIMEOUT = timedelta(seconds=30)
-"""How long an entry is its taker's; one that was not settled by then is sent again."""
+"""How long a taken entry is hidden from other senders. An entry that is not deleted by then is sent again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wakeup:
-    """An entry that was taken: wake this job. `held_until` tells it from a later announcement of the same job."""
+    """A taken entry: wake this job. `hidden_until` tells it from a later announcement of the same job."""
 
     entry_id: int
     job_id: UUID
-    held_until: datetime
+    hidden_until: datetime
 
 
 def announce_wakeup(session: Session, job_id: UUID, *, at: datetime | None = None) -> None:
-    """Have a job woken once this transaction has committed, not before `at`. Of two announcements the earlier counts."""
+    """Wake a job once this transaction has committed, but not before `at`. Of two announcements the earlier counts."""
     session.execute(_earlier(insert(OutboxEntry).values(job_id=job_id, available_at=at or func.clock_timestamp())))
 
 
 def announce_next(session: Session, model_id: UUID) -> None:
-    """Have the first of a model's queued jobs woken, at its cut-off: the model has just become free."""
+    """Wake the first queued job of a model that has become free, at the job's closing time if it still takes requests."""
     ready_at = case(
         (Job.closed_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.closes_at, func.clock_timestamp())
     )
@@ -51,11 +57,11 @@ def _earlier(entry: Insert) -> Insert:
 
 
 def take_wakeups(session: Session, *, job_ids: Collection[UUID] | None = None, limit: int = 200) -> list[Wakeup]:
-    """Take the entries that are due, of these jobs or of all; nobody else gets them for `HOLD`. Send them after the commit."""
+    """Take the entries that are due, of these jobs or of all, and hide them from others. Send them after the commit."""
     due = select(OutboxEntry.id).where(OutboxEntry.available_at <= func.clock_timestamp())
     if job_ids is not None:
         due = due.where(OutboxEntry.job_id.in_(job_ids))
-    # As a common table expression it runs once: the planner may run a subquery with a limit once a row.
+    # As a common table expression this runs once. The planner may run a subquery with a limit once for each row.
     mine = due.order_by(OutboxEntry.available_at).limit(limit).with_for_update(skip_locked=True).cte("mine")
     taken = (
         update(OutboxEntry)
@@ -65,23 +71,17 @@ def take_wakeups(session: Session, *, job_ids: Collection[UUID] | None = None, l
         .execution_options(synchronize_session=False)
     )
     return [
-        Wakeup(entry_id=entry_id, job_id=job_id, held_until=held_until)
-        for entry_id, job_id, held_until in session.execute(taken)
+        Wakeup(entry_id=entry_id, job_id=job_id, hidden_until=hidden_until)
+        for entry_id, job_id, hidden_until in session.execute(taken)
     ]
 
 
 def delete_sent_wakeups(session: Session, sent: Sequence[Wakeup]) -> None:
-    """Strike out what was sent, except where the job was announced again after it had been taken.
+    """Delete the entries that were sent, except those whose job was announced again in the meantime.
 
-    An entry that is being announced at this moment is left, not waited for: two that wait for each other's entries would never end.
+    An entry that is being announced at this moment is skipped rather than waited for: two transactions that wait for each other's
+    entries would never end.
     """
-    done = tuple_(OutboxEntry.id, OutboxEntry.available_at).in_([(w.entry_id, w.held_until) for w in sent])
+    done = tuple_(OutboxEntry.id, OutboxEntry.available_at).in_([(w.entry_id, w.hidden_until) for w in sent])
     mine = select(OutboxEntry.id).where(done).with_for_update(skip_locked=True).cte("mine")
     session.execute(delete(OutboxEntry).where(OutboxEntry.id == mine.c.id).execution_options(synchronize_session=False))
-
-
-RUN_JOB = "expunge.run_job"
-"""Run this job if it can be claimed; one argument, the job's id as a string."""
-
-SWEEP = "expunge.sweep"
-"""Take back lapsed leases and wake the jobs that are due; no argument."""

@@ -1,4 +1,4 @@
-"""How an attempt ends, and what becomes of its job: shared by the sweep, the worker's failure, its release and its result."""
+"""Attempts: how one ends, and what becomes of its job."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from ledger.tables import Attempt, Job
 
 
 def record_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
-    """Keep the seconds by stage since the claim, for the job, and this attempt's share of them."""
+    """Record the seconds by stage since the claim: all of them on the job, this attempt's share on the attempt."""
     attempt = session.get_one(Attempt, (job.id, job.attempt))
     job.timings = dict(timings)
     attempt.timings = {stage: seconds - attempt.timings_before.get(stage, 0.0) for stage, seconds in timings.items()}
@@ -30,9 +30,10 @@ def finish_attempt(
     detail: str | None,
     max_tries: int | None,
 ) -> None:
-    """End the current attempt at a locked job and decide what becomes of the job.
+    """End the current attempt at a locked job, and move the job.
 
-    Cancelled if that was asked for; back in the queue while tries are left; else failed. `max_tries` None: no further try.
+    It is cancelled if that was requested, goes back to the queue while tries are left, and fails otherwise. `max_tries` None means
+    that no further try is made.
     """
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
         _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
@@ -40,13 +41,13 @@ def finish_attempt(
     if max_tries is not None and job.tries < max_tries:
         requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries)
         return
-    lost = outcome is AttemptOutcome.EXPIRED
+    expired = outcome is AttemptOutcome.EXPIRED
     _end(
         session,
         job,
         JobState.FAILED,
         outcome=outcome,
-        reason=Reason.ATTEMPTS_EXHAUSTED if lost else reason,
+        reason=Reason.ATTEMPTS_EXHAUSTED if expired else reason,
         detail=detail,
     )
 
@@ -71,7 +72,7 @@ def _end(
 def requeue(
     session: Session, job: Job, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None, tries: int
 ) -> None:
-    """End the current attempt at a locked job and put the job back into the queue under the next attempt number."""
+    """End the current attempt at a locked job, and put the job back into the queue under the next attempt number."""
     end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
     advance_job(
         session,
@@ -87,7 +88,7 @@ def requeue(
         step=0,
         total=0,
         eta_seconds=None,
-        # What nobody foresaw may lie in the checkpoint.
+        # The cause of an unexpected error may lie in the checkpoint.
         checkpoint=None if reason is Reason.UNEXPECTED else job.checkpoint,
     )
 
@@ -101,7 +102,7 @@ def end_attempt(
     detail: str | None = None,
     finding: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write how the current attempt at a locked job ended."""
+    """Record how the current attempt at a locked job ended."""
     attempt = session.get_one(Attempt, (job.id, job.attempt))
     attempt.outcome, attempt.reason, attempt.detail = outcome, reason, detail
     attempt.finding = dict(finding) if finding is not None else None
@@ -109,12 +110,12 @@ def end_attempt(
 
 
 def count_refused_write(session: Session, job_id: UUID, number: int) -> None:
-    """Count that the worker of a lapsed attempt wanted to write; the first time stands on the timeline.
+    """Count a refused write of an attempt whose lease has expired. The first one is put on the timeline.
 
-    An attempt that ended otherwise is not counted: its heartbeat may come a moment late.
+    An attempt that ended otherwise is not counted: a renewal of its lease may come a moment late.
     """
-    lapsed = (Attempt.job_id == job_id) & (Attempt.number == number)
-    lapsed &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.EXPIRED)
-    more = update(Attempt).where(lapsed).values(refused_writes=Attempt.refused_writes + 1)
+    expired = (Attempt.job_id == job_id) & (Attempt.number == number)
+    expired &= Attempt.outcome.is_(None) | (Attempt.outcome == AttemptOutcome.EXPIRED)
+    more = update(Attempt).where(expired).values(refused_writes=Attempt.refused_writes + 1)
     if session.scalar(more.returning(Attempt.refused_writes)) == 1:
         record(session, "job.write_refused", {"attempt": number}, job_id=job_id)

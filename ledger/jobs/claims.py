@@ -1,13 +1,13 @@
-"""Claims: the right of one worker to run one job, under a lease that it renews, fenced by the number of the attempt.
+"""Claims: one worker's right to run one job, under a lease that it renews. The attempt number is the fencing token.
 
-Every write of a worker goes through `held`, which finds the job only while this attempt is the current one and its lease is
-alive. So a worker that was thought dead, and wakes up, can not write anything.
+Every write of a worker goes through `lock_claimed_job`, which finds the job only while this attempt is the current one and its
+lease is valid. A worker that lost its lease and wakes up later cannot write anything.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -26,18 +26,18 @@ from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, Un
 from ledger.tables.requests import erased_samples
 
 MAX_TRIES = 3
-"""How often one method of a job is tried, unless the caller says otherwise."""
+"""How often one method of a job is tried by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a worker needs to run a job. `attempt` is the fencing token that goes with every write.
+    """What a worker needs to run a job. `attempt` is the fencing token of every write.
 
-    `forget` is what this job has to erase, `erased` what the model has forgotten before and must never be shown again, both by
-    digest. `method` is the spec to run, number `policy_index` of `policy`; `origin` says whether a request asked for it.
-    `details` are those that the model was registered with. `next_version` is the number that the result will have.
-    `received_at` and `due_at` are the earliest of its requests. `reference` is the version to hold the result against, where one
-    was trained on just what remains.
+    `forget` holds the digests of the samples to erase, `erased` of those that the model forgot earlier and must not see again.
+    `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
+    `details` come from the model's registration. `next_version` is the number of the version that the job will make.
+    `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
+    if there is one.
     """
 
     job_id: UUID
@@ -58,7 +58,7 @@ class Claim:
     method: Mapping[str, Any]
     policy: tuple[Mapping[str, Any], ...]
     policy_index: int
-    origin: str
+    origin: Literal["request", "policy"]
     seed: int
     requests: int
     regulations: tuple[str, ...]
@@ -69,25 +69,25 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """The answer to a heartbeat."""
+    """The answer to a renewal of the lease."""
 
     cancel_requested: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What a sweep found: jobs to wake, at most one a model, most urgent first; and jobs whose lease had lapsed."""
+    """What a sweep found: the jobs to wake, at most one for each model, most urgent first; and the jobs whose lease had expired."""
 
     wake: list[UUID]
     expired: list[UUID]
 
 
 def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> Claim | None:
-    """Take a job, or None: unknown, not due, finished, its model busy, or held by another. A message twice is a claim once.
+    """Claim a job. None if it is unknown, not due, not queued, or if its model is busy; so a message that comes twice claims once.
 
-    The first claim after the cut-off freezes the manifest. A job whose samples another job has erased meanwhile, or that the
-    version served now was never trained on, is completed here, without a run. The model's row is locked first, so that of two
-    jobs of one model one is claimed. Where the model's jobs need approval, a frozen job waits for it.
+    The first claim after the closing time closes the job. A job is completed here, without a run, if another job has erased all
+    of its samples or the served version was never trained on them. A job that needs approval awaits it from here on. The model's
+    row is locked first, so that only one of two jobs of a model is claimed.
     """
     model_id = session.scalar(select(Job.model_id).where(Job.id == job_id))
     if model_id is None:
@@ -116,7 +116,7 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
 
 
 def await_approval(session: Session, job: Job) -> None:
-    """Have a closed job wait until somebody lets it run; its requests' deadlines do not wait."""
+    """Let a closed job wait until its run is approved."""
     data = {"what": "run", "samples": job.sample_count}
     advance_job(session, job.id, JobState.AWAITING_APPROVAL, data=data)
 
@@ -185,7 +185,7 @@ def _take(
 
 
 def lock_claimed_job(session: Session, claim: Claim) -> Job:
-    """The claim's job, locked, if the claim still stands: its attempt is the current one and its lease alive. Raises StaleClaim."""
+    """Lock the claim's job. Raises StaleClaim if its attempt is no longer the current one or its lease has expired."""
     mine = select(Job).where(
         Job.id == claim.job_id,
         Job.attempt == claim.attempt,
@@ -199,7 +199,7 @@ def lock_claimed_job(session: Session, claim: Claim) -> Job:
 
 
 def renew_lease(session: Session, claim: Claim, *, lease: timedelta) -> Renewal:
-    """Keep the claim for another `lease` from now, and hear whether the job is to be cancelled. Raises StaleClaim."""
+    """Extend the lease to `lease` from now, and tell whether the job is to be cancelled. Raises StaleClaim."""
     job = lock_claimed_job(session, claim)
     job.lease_until = now(session) + lease
     session.flush()
@@ -218,7 +218,10 @@ def record_progress(
     metrics: Mapping[str, Any],
     timings: Mapping[str, float],
 ) -> None:
-    """Say how far the job is: `progress` 0 to 1 of the whole, `timings` in seconds by stage since the claim. Raises StaleClaim."""
+    """Record how far the job is: `progress` 0 to 1 of the whole, `timings` in seconds by stage since the claim.
+
+    Raises StaleClaim.
+    """
     job = lock_claimed_job(session, claim)
     if phase != job.phase:
         record(session, "job.phase", {"phase": phase}, job_id=job.id)
@@ -229,13 +232,13 @@ def record_progress(
 
 
 def enter_verifying(session: Session, claim: Claim) -> None:
-    """The method has ended and the audit begins. Raises StaleClaim."""
+    """Move the job to `verifying`: the method has ended and the audit starts. Raises StaleClaim."""
     lock_claimed_job(session, claim)
     advance_job(session, claim.job_id, JobState.VERIFYING)
 
 
 def release_job(session: Session, claim: Claim) -> None:
-    """Give the job back to the queue, because the worker is to stop; it does not count as a try. Raises StaleClaim."""
+    """Put the job back into the queue because the worker shuts down. It does not count as a try. Raises StaleClaim."""
     job = lock_claimed_job(session, claim)
     if job.cancel_requested:
         finish_attempt(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
@@ -244,17 +247,17 @@ def release_job(session: Session, claim: Claim) -> None:
 
 
 def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
-    """Take back the jobs whose lease has lapsed, and find those that could be claimed now. Two sweeps at once share the work.
+    """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
-    A lapsed job goes back to the queue with the next attempt number, at most `max_attempts` tries of a method, then it has failed.
+    Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails.
     """
-    lapsed = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
+    expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
     jobs = list(
         session.scalars(
-            lapsed.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
+            expired.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)
         )
     )
-    # All of their requests are locked at once, in order: job by job, a sweep and a publication could wait for each other.
+    # All of their requests are locked at once, in order. If each job locked its own, a sweep and a publication could deadlock.
     waiting = select(Target.request_id).where(Target.job_id.in_([job.id for job in jobs]))
     lock_requests(session, session.scalars(waiting).all())
     for job in jobs:

@@ -1,4 +1,4 @@
-"""How a claim ends: a published result, the next method, or a failure with its reason. Each is fenced, whole or not at all."""
+"""Results of attempts: publish a version, start the policy's next method, or fail. Each is one fenced transaction."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from ledger.transparency.commitments import Commitment, record_commitment
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """The version that a job has made, its report, and how many samples are erased by it."""
+    """The version that a job has made, its report, and how many samples it erases."""
 
     version_id: UUID
     version_number: int
@@ -49,7 +49,7 @@ def publish(
     publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
     JobCancelled if the job was cancelled first, IllegalMove before the audit.
     """
-    # As in `claim`: the model first, or a second message for this job and this publication could wait for each other.
+    # The model is locked first, as in `claim`: otherwise a second message for this job and this publication could deadlock.
     model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = lock_claimed_job(session, claim)
     if job.cancel_requested:
@@ -102,7 +102,7 @@ def publish(
 
 
 def complete_job(session: Session, job: Job, version: ModelVersion, data: Mapping[str, object]) -> None:
-    """Serve the version that a locked job has made. Its samples are erased and its requests completed; `data` is the event's."""
+    """Serve the version that a locked job has made, and complete the job and its requests. `data` goes into the events."""
     record_erasure(session, job_id=job.id, version=version)
     set_served(session, version)
     advance_job(
@@ -127,9 +127,9 @@ def escalate(
     finding: Mapping[str, Any],
     timings: Mapping[str, float] | None = None,
 ) -> Claim:
-    """Go on to the policy's next method, under the same lease and with the next attempt number; the old claim is stale then.
+    """Start the policy's next method under the same lease and the next attempt number. The old claim becomes stale.
 
-    `finding` says why the last one was not good enough; `timings` are the seconds by stage since the claim. Raises StaleClaim.
+    finding: why the last method's result was not published. timings: seconds by stage since the claim. Raises StaleClaim.
     """
     job = lock_claimed_job(session, claim)
     if timings is not None:
@@ -159,9 +159,9 @@ def escalate(
 def fail(
     session: Session, claim: Claim, *, reason: Reason, detail: str, retry: bool, max_attempts: int = MAX_TRIES
 ) -> None:
-    """End the attempt without a result. With `retry` the job goes back to the queue while tries are left, else it has failed.
+    """End the attempt without a result. With `retry` the job goes back to the queue while tries are left; otherwise it fails.
 
-    `cancelled_by_caller` ends it as cancelled. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
+    The reason `cancelled_by_caller` cancels the job. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
     """
     job = lock_claimed_job(session, claim)
     cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER

@@ -1,4 +1,4 @@
-"""The one place where `state` is written."""
+"""Moves between states: the only place that writes `state` of jobs, targets and requests."""
 
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -27,7 +27,7 @@ _TARGET_STATES = {
     JobState.FAILED: RequestState.FAILED,
     JobState.CANCELLED: RequestState.CANCELLED,
 }
-"""The state of a target by that of its job. While a job awaits approval its targets stay where they were."""
+"""The state of a target by that of its job. A job that awaits approval leaves its targets in their state."""
 
 
 def advance(
@@ -39,35 +39,35 @@ def advance(
     data: Mapping[str, object] | None = None,
     **values: object,
 ) -> list[Row]:
-    """Move rows of one table to a state: lock them, check the move, write state, `values` and one event each.
+    """Move rows of one table to a state: lock them, check the move, write the state, `values` and an event for each.
 
-    The lock is taken in the order of the ids, so that two callers can not wait for each other; the rows are read again under it
-    (a row that this session has loaded before would be stale without `populate_existing`). `data` goes into the events.
-    Raises IllegalMove, and then nothing was written, for a move that is not in the table of moves.
+    Rows are locked in the order of their ids, so that two callers cannot deadlock, and are read again under the lock (without
+    `populate_existing` a row that this session has loaded earlier would be stale). `data` goes into the events.
+    Raises IllegalMove, and writes nothing, for a move that is not in `MOVES`.
     """
     noun = _NOUNS[table]
     locked = select(table).where(table.id.in_(ids)).order_by(table.id).with_for_update(key_share=True)
     rows = list(session.scalars(locked.execution_options(populate_existing=True)))
     for row in rows:
         if to not in MOVES[noun].get(row.state, ()):
-            raise IllegalMove(f"{noun} {row.id} can not move from {row.state} to {to}")
+            raise IllegalMove(f"{noun} {row.id} cannot move from {row.state} to {to}")
     finished_at = now(session) if to in TERMINAL else None
     for row in rows:
         came_from = row.state
         for name, value in {**values, "state": to, "finished_at": finished_at}.items():
             setattr(row, name, value)
-        told = {
+        event = {
             "from": came_from,
             **{name: values[name] for name in ("reason", "detail") if values.get(name)},
             **(data or {}),
         }
         match row:
             case Job():
-                record(session, f"job.{to}", {"attempt": row.attempt, **told}, job_id=row.id)
+                record(session, f"job.{to}", {"attempt": row.attempt, **event}, job_id=row.id)
             case Target():
-                record(session, f"target.{to}", {"job": row.job_id, **told}, request_id=row.request_id)
+                record(session, f"target.{to}", {"job": row.job_id, **event}, request_id=row.request_id)
             case UnlearnRequest():
-                record(session, f"request.{to}", told, request_id=row.id)
+                record(session, f"request.{to}", event, request_id=row.id)
     session.flush()
     return rows
 
@@ -82,7 +82,7 @@ def advance_job(
     data: Mapping[str, object] | None = None,
     **values: object,
 ) -> Job:
-    """Move a job and the targets that are in its state, and fold their requests. Raises IllegalMove.
+    """Move a job and the targets that moved along with it so far, and fold their requests. Raises IllegalMove.
 
     A move that leaves the model free announces the model's next job; one that ends the job is written into the log.
     """
@@ -126,24 +126,24 @@ def _advance_targets(
 
 
 def fold_requests(session: Session, request_ids: Collection[UUID]) -> None:
-    """Bring requests to where their targets are.
+    """Move requests to the states that follow from their targets.
 
-    The requests are locked before their targets are read: of two jobs that end at once for one request, the second sees the first.
+    The requests are locked before their targets are read. If two jobs of one request end at once, the second sees the first.
     """
-    is_at = lock_requests(session, request_ids)
+    current = lock_requests(session, request_ids)
     states: dict[UUID, list[RequestState]] = {}
-    of_targets = select(Target.request_id, Target.state).where(Target.request_id.in_(request_ids))
-    for request_id, state in session.execute(of_targets):
+    targets = select(Target.request_id, Target.state).where(Target.request_id.in_(request_ids))
+    for request_id, state in session.execute(targets):
         states.setdefault(request_id, []).append(state)
     moves: dict[RequestState, list[UUID]] = {}
     for request_id, folded in ((request_id, fold(of_request)) for request_id, of_request in states.items()):
-        if is_at[request_id] != folded:
+        if current[request_id] != folded:
             moves.setdefault(folded, []).append(request_id)
     for to, moved in moves.items():
         advance(session, UnlearnRequest, moved, to)
 
 
 def lock_requests(session: Session, request_ids: Collection[UUID]) -> dict[UUID, RequestState]:
-    """Lock requests, in the order of their ids, until the transaction ends; gives where each is."""
+    """Lock requests in the order of their ids until the transaction ends, and give the state of each."""
     ordered = select(UnlearnRequest.id, UnlearnRequest.state).where(UnlearnRequest.id.in_(request_ids))
     return dict(session.execute(ordered.order_by(UnlearnRequest.id).with_for_update(key_share=True)).all())

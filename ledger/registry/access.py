@@ -1,7 +1,7 @@
 """Tenants and API keys: who may call.
 
-A key reads `expunge_<prefix>_<secret>`. The secret is 256 random bits, so one round of SHA-256 is the right hash: there is nothing
-to guess, and slow hashes are for passwords that people choose. The prefix only finds the row; the comparison takes constant time.
+A key reads `expunge_<prefix>_<secret>`. The secret is 256 random bits, so one round of SHA-256 is enough: slow hashes are for
+passwords that people choose. The prefix only finds the row; the secrets are compared in constant time.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class KeyView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuedKey:
-    """A new key with its secret, which is shown once and stored nowhere."""
+    """A new key with its secret, which is shown once and never stored."""
 
     key: KeyView
     secret: str

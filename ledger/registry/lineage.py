@@ -1,7 +1,7 @@
-"""What a version knows: its training samples, less what was erased on the way from its training to it.
+"""Lineage: the versions that a version descends from, and the samples that it therefore still knows.
 
-A version that was unlearned descends from the one its job began with, and so on to one that was trained. A sample that was erased
-from the model elsewhere than on that way is one that the version still knows.
+An unlearned version descends from the version that its job started with, and so on back to a trained one. A version knows the
+samples of that training, except those that were erased along its lineage.
 """
 
 from dataclasses import dataclass
@@ -20,25 +20,25 @@ FIRST = 1
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """A version's way back: all on it, itself included, and the trained one at its beginning."""
+    """The versions that a version descends from, itself included, and the trained version at the beginning."""
 
     version_ids: frozenset[UUID]
     trained: ModelVersion
 
 
 def lineage(session: Session, version: ModelVersion) -> Lineage:
-    """The way from a version back to its training."""
-    on_the_way = {version.id}
+    """Follow a version back to the training that it descends from."""
+    version_ids = {version.id}
     while version.job_id is not None:
         base_id = session.get_one(Job, version.job_id).base_version_id
-        assert base_id is not None  # a job that has published has begun with a version
+        assert base_id is not None  # a job that made a version has started with one
         version = session.get_one(ModelVersion, base_id)
-        on_the_way.add(version.id)
-    return Lineage(frozenset(on_the_way), version)
+        version_ids.add(version.id)
+    return Lineage(frozenset(version_ids), version)
 
 
 def trained_on(version: ModelVersion) -> Select[bytes]:
-    """The digests that a trained version was trained on."""
+    """Select the digests that a trained version was trained on."""
     if version.number == FIRST:
         of_first = (training_samples.c.model_id == version.model_id) & training_samples.c.in_first
         return select(training_samples.c.digest).where(of_first)
@@ -46,14 +46,14 @@ def trained_on(version: ModelVersion) -> Select[bytes]:
 
 
 def known_samples(session: Session, version: ModelVersion, *, among: UUID) -> Select[bytes]:
-    """Those of a job's samples that a version's training has shown it."""
+    """Select those of a job's samples that were in the training of a version."""
     shown = trained_on(lineage(session, version).trained)
     return select(job_samples.c.digest).where(job_samples.c.job_id == among, job_samples.c.digest.in_(shown))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A version that was trained without ever seeing what a job erases: what its audit is held against."""
+    """A retrained model to compare a job's result with: a version that was trained without what the job erases."""
 
     version: int
     weights_sha256: str
@@ -61,10 +61,10 @@ class Reference:
 
 
 def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Reference | None:
-    """The newest version that was trained on exactly what `base` is still to know once the job is done; None without one.
+    """Find the newest version that was trained on exactly what `base` will still know after the job; None if there is none.
 
-    Exactly: one that has also seen less, or more, would differ from the job's result for other reasons than the erasure. Nor is
-    it the base's own weights under another number.
+    A version trained on less or more would differ from the job's result for other reasons than the erasure. The base's own
+    weights under another number do not count.
     """
     of = lineage(session, base)
     erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == base.model_id)
@@ -88,7 +88,7 @@ def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Ref
 
 
 def count_resurrected(session: Session, version: ModelVersion) -> int:
-    """How many samples were erased from the model that this version still knows."""
+    """Count the samples that were erased from the model and that this version still knows."""
     of = lineage(session, version)
     elsewhere = (erased_samples.c.model_id == version.model_id) & erased_samples.c.version_id.not_in(of.version_ids)
     back = select(func.count()).select_from(erased_samples).where(elsewhere)
@@ -96,14 +96,14 @@ def count_resurrected(session: Session, version: ModelVersion) -> int:
 
 
 def record_erasure(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
-    """Remember for ever that the model has forgotten a job's samples: from this version on it does not know them."""
-    manifest = select(literal(version.model_id), job_samples.c.digest, literal(job_id), literal(version.id)).where(
+    """Record for ever that a job's samples are erased from the model, as of this version."""
+    erased = select(literal(version.model_id), job_samples.c.digest, literal(job_id), literal(version.id)).where(
         job_samples.c.job_id == job_id
     )
     columns = ["model_id", "digest", "job_id", "version_id"]
-    session.execute(insert(erased_samples).from_select(columns, manifest).on_conflict_do_nothing())
+    session.execute(insert(erased_samples).from_select(columns, erased).on_conflict_do_nothing())
 
 
 def set_served(session: Session, version: ModelVersion) -> None:
-    """Make a version the one that its model serves; the model's row must be free for the caller to change."""
+    """Make a version the one that its model serves. The caller must hold the lock of the model's row."""
     session.get_one(Model, version.model_id).served_version_id = version.id

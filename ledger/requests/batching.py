@@ -1,4 +1,4 @@
-"""Requests for one model share a job: the one open job of the model takes them until its cut-off, then its manifest is frozen."""
+"""Batching: requests for one model share its one open job, until the job closes and its samples are fixed."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -18,10 +18,10 @@ from ledger.tables import Job, Model, Target
 from ledger.tables.requests import job_samples, request_samples, training_samples
 
 DEFAULT_DURATION = timedelta(days=1)
-"""How long a model's first job is taken to last, at most."""
+"""The assumed duration of a model's first job."""
 
 SAFETY_FACTOR = 3
-"""A job is started this many times its longest known duration before the earliest deadline: it may have to be tried again."""
+"""A job starts at least this many times its longest known duration before the earliest deadline, so that it can be tried again."""
 
 
 def join_job(
@@ -34,9 +34,9 @@ def join_job(
     expedite: bool,
     window: timedelta,
 ) -> Job:
-    """The model's open job, locked, with a cut-off that suits this request too; it is opened when there is none.
+    """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
-    One job runs one method: an open job for another method is closed and the next one opened.
+    A job runs one method. An open job for another method is closed first.
     """
     closes_at, why = closing_time(
         moment=now(session),
@@ -86,14 +86,14 @@ def _open_job(
             )
             .returning(Job.id)
         )
-        job_id = session.scalar(opened)  # None: another request opened it first, and has committed
+        job_id = session.scalar(opened)  # None: another transaction opened it first
         if job_id is not None:
             record(session, "job.opened", {"cut_off": closes_at, "why": why}, job_id=job_id)
             announce_wakeup(session, job_id, at=closes_at)
 
 
 def close_job(session: Session, job: Job) -> None:
-    """Fix the manifest of a locked job: every sample of its requests that the model was trained on. Nothing joins it any more."""
+    """Close a locked job to further requests, and fix its samples: those of its requests that the model was trained on."""
     wanted = (
         select(Target.job_id, request_samples.c.digest)
         .join(request_samples, request_samples.c.request_id == Target.request_id)
@@ -114,9 +114,10 @@ def close_job(session: Session, job: Job) -> None:
 def closing_time(
     *, moment: datetime, window: timedelta, due_at: datetime, duration: timedelta, expedite: bool
 ) -> tuple[datetime, ClosingReason]:
-    """Until when a job may take further requests, seen from one of its requests, and why: never before `moment`.
+    """Give the time when a job must close on account of one request, and the reason. It is never before `moment`.
 
-    The earliest of the end of the batching window and the latest start that still meets the deadline; at once when expedited.
+    It is the earlier of the end of the batching window and the latest start that still meets the deadline; `moment` if the request
+    is expedited.
     """
     if expedite:
         return moment, ClosingReason.EXPEDITE
@@ -127,13 +128,13 @@ def closing_time(
 
 
 def longest_duration(session: Session, model_id: UUID) -> timedelta:
-    """The longest of the model's last twenty jobs from its first start to its end; UNKNOWN_DURATION before the first."""
+    """Give the longest time that one of the model's last twenty jobs took; DEFAULT_DURATION before the first."""
     longest: timedelta | None = session.scalar(select(func.max(last_durations(model_id).c.lasted)))
     return longest or DEFAULT_DURATION
 
 
 def job_policy(policy: Sequence[Mapping[str, Any]], method: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The methods that a job tries, in order: the model's policy, or the requested one and what follows it in the policy."""
+    """List the methods that a job tries: the model's policy, or the requested method and those after it in the policy."""
     if method is None:
         return [dict(spec) for spec in policy]
     kinds = [spec.get("kind") for spec in policy]

@@ -1,4 +1,4 @@
-"""The legal clock: by when a request to be erased must be answered, by regulation."""
+"""Legal deadlines: when an erasure request must be answered, by regulation."""
 
 from calendar import monthrange
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from ledger.tables import UnlearnRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """The time from receipt to answer, and the further time that an extension with a reason gives; `source` names the law."""
+    """The time from receipt to answer, and what an extension adds to it. `source` cites the law."""
 
     title: str
     source: str
@@ -39,11 +39,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "ctdpa": Rule(title="Connecticut DPA", source="Conn. Gen. Stat. § 42-518(c)(1)", days=45, extension_days=45),
     }
 )
-"""Each regulation's rule. A rule in days counts days of 24 hours; one in months ends on the same day of a later month."""
+"""The rule of each regulation. Days have 24 hours. Months end on the same day of a later month."""
 
 
 def rule(regulation: str) -> Rule:
-    """The rule of a regulation. Raises UnknownRegulation."""
+    """Find the rule of a regulation. Raises UnknownRegulation."""
     try:
         return RULES[regulation]
     except KeyError:
@@ -51,11 +51,11 @@ def rule(regulation: str) -> Rule:
 
 
 def due_at(regulation: str, received_at: datetime, *, extended: bool = False) -> datetime:
-    """By when a request received then must be answered, at the same time of day, in the zone of `received_at`.
+    """Give the deadline of a request: at the same time of day as its receipt, in the time zone of `received_at`.
 
-    A month that lacks the day ends on its last one (Regulation 1182/71, Art. 3(2)(c)): 31 January gives 28 or 29 February.
-    An extension counts from receipt too, so 31 January extended by two months is 30 April and not 28 April. Weekends and holidays
-    do not move it: that could only make it later. Raises UnknownRegulation, and InvalidTime for a time without a zone.
+    A month that lacks the day ends on its last day (Regulation 1182/71, Art. 3(2)(c)): 31 January gives 28 or 29 February.
+    An extension counts from receipt, so 31 January extended by two months is 30 April, not 28 April. Weekends and holidays are
+    ignored, because they could only move the deadline later. Raises UnknownRegulation, and InvalidTime for a time without a zone.
     """
     of = rule(regulation)
     if received_at.tzinfo is None:
@@ -73,17 +73,17 @@ def _months_later(moment: datetime, months: int) -> datetime:
 
 
 def mark_overdue(session: Session, *, limit: int = 500) -> int:
-    """Note the open requests whose date has passed since they were last looked at; gives how many there are."""
+    """Mark open requests whose deadline has passed as overdue, at most `limit`, and return how many were marked."""
     passed = select(UnlearnRequest).where(
         UnlearnRequest.finished_at.is_(None),
         UnlearnRequest.overdue_at.is_(None),
         UnlearnRequest.due_at <= func.clock_timestamp(),
     )
     locked = passed.order_by(UnlearnRequest.due_at).limit(limit).with_for_update(key_share=True, skip_locked=True)
-    late = list(session.scalars(locked.execution_options(populate_existing=True)))
+    overdue = list(session.scalars(locked.execution_options(populate_existing=True)))
     moment = now(session)
-    for request in late:
+    for request in overdue:
         request.overdue_at = moment
         record(session, "request.overdue", {"due_at": request.due_at}, request_id=request.id)
     session.flush()
-    return len(late)
+    return len(overdue)

@@ -1,4 +1,4 @@
-"""Which samples no training may use again: what was asked to be erased, whether it is done or still to be done."""
+"""Do-not-train lists: the samples that no training may use again, whether they are erased already or still to be erased."""
 
 from collections.abc import Generator, Sequence
 from uuid import UUID
@@ -13,11 +13,14 @@ from ledger.tables import Model, Target, UnlearnRequest
 from ledger.tables.requests import erased_samples, request_samples
 
 CHUNK = 5000
-"""Digests that are in memory at a time."""
+"""How many digests are in memory at a time."""
 
 
 def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """What any model of a dataset has forgotten, or was asked to in a request that was not withdrawn. Raises UnknownDataset."""
+    """Select what any model of a dataset has forgotten or is asked to forget; cancelled requests do not count.
+
+    Raises UnknownDataset.
+    """
     dataset = find_dataset(session, tenant_id=tenant_id, name=name)
     erased = (
         select(erased_samples.c.digest)
@@ -33,7 +36,7 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
 
 
 def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """What a model has forgotten, or was asked to in a request that was not withdrawn for it. Raises UnknownModel."""
+    """Select what a model has forgotten or is asked to forget; cancelled targets do not count. Raises UnknownModel."""
     model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == name))
     if model_id is None:
         raise UnknownModel(f"there is no model named {name!r}")
@@ -47,9 +50,9 @@ def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
 
 
 def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes], None, None]:
-    """The digests of a list, each once and in their order, some thousands at a time, through one cursor of the database's.
+    """Read the digests of a list in sorted order, each once, in chunks of CHUNK, through one server-side cursor.
 
-    Close it where it is not read to its end.
+    Close the generator if it is not run to completion.
     """
     rows = select(listed.c.digest).order_by(listed.c.digest)
     found = session.scalars(rows.execution_options(yield_per=CHUNK))

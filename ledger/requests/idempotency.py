@@ -1,4 +1,4 @@
-"""A request that is sent twice is a request once."""
+"""Idempotency keys: a request that is sent twice with one key is recorded once."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,21 +12,22 @@ from ledger.errors import IdempotencyInProgress, IdempotencyMismatch
 from ledger.tables import IdempotencyKey
 
 KEY_RETENTION = timedelta(days=30)
+"""How long a key is remembered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idempotency:
-    """The caller's key and the SHA-256, hex, of the body that came with it."""
+    """A caller's key, and the SHA-256 (hex) of the body that came with it."""
 
     key: str
     body_sha256: str
 
 
 def find_replay(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency) -> UUID | None:
-    """The request that this key stands for already, or None for the first use of it; then `remember` must follow.
+    """Find the request that was made with this key. None means first use; the caller must then call `store_key`.
 
-    The key stays locked until the transaction ends, so of two that come at once one is the first.
-    Raises IdempotencyInProgress while the other is running, IdempotencyMismatch when the body was another.
+    The key stays locked until the transaction ends, so of two simultaneous calls one is the first.
+    Raises IdempotencyInProgress while the first is running, and IdempotencyMismatch if its body was another.
     """
     name = func.hashtextextended(f"{tenant_id}/{caller}/{idempotency.key}", 0)
     if not session.scalar(select(func.pg_try_advisory_xact_lock(name))):
@@ -46,7 +47,7 @@ def find_replay(session: Session, *, tenant_id: UUID, caller: str, idempotency: 
 
 
 def store_key(session: Session, *, tenant_id: UUID, caller: str, idempotency: Idempotency, request_id: UUID) -> None:
-    """Keep the answer to a key's first use."""
+    """Record the request that a key's first use has made."""
     session.add(
         IdempotencyKey(
             tenant_id=tenant_id,
@@ -59,5 +60,5 @@ def store_key(session: Session, *, tenant_id: UUID, caller: str, idempotency: Id
 
 
 def delete_expired_keys(session: Session) -> None:
-    """Delete the keys that are older than they are kept."""
+    """Delete the keys that are older than KEY_RETENTION."""
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at <= func.clock_timestamp() - KEY_RETENTION))

@@ -1,4 +1,4 @@
-"""What a request means: which models it touches, and for each sample and each model whether there is something to erase."""
+"""Matching: which models a request concerns, and which of its samples each of them has to erase."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,7 +14,7 @@ from ledger.tables.requests import as_rows, erased_samples, request_samples, tra
 
 
 def touched_models(session: Session, dataset: Dataset, names: Sequence[str] | None) -> list[Model]:
-    """The models that a request touches, in the order in which their jobs are locked. Raises UnknownModel."""
+    """Find the models that a request concerns, in the order in which their jobs are locked. Raises UnknownModel."""
     trained = list(session.scalars(select(Model).where(Model.dataset_id == dataset.id).order_by(Model.id)))
     if names is None:
         return trained
@@ -34,9 +34,9 @@ def listed(digests: Sequence[bytes]) -> Iterator[FromClause]:
 def record_samples(
     session: Session, request: UnlearnRequest, models: Sequence[Model], tables: Iterable[FromClause]
 ) -> None:
-    """Write the samples in the tables' column `digest` with their outcome over all models, and count them.
+    """Store the request's samples, each with its outcome over all models, and count the outcomes.
 
-    Raises NoSamplesMatch.
+    tables: with the column `digest`. Raises NoSamplesMatch.
     """
     model_ids = [model.id for model in models]
     for given in tables:
@@ -59,7 +59,7 @@ def record_samples(
                 & (erased_samples.c.model_id == training_samples.c.model_id),
             )
             .group_by(given.c.digest)
-            .order_by(given.c.digest)  # an index that is filled from end to end is quicker and smaller
+            .order_by(given.c.digest)  # an index filled in order is faster to write, and smaller
         )
         session.execute(
             insert(request_samples).from_select(["request_id", "digest", "outcome"], meant).on_conflict_do_nothing()
@@ -78,7 +78,7 @@ def record_samples(
 
 
 def match_models(session: Session, request: UnlearnRequest, models: Sequence[Model]) -> list[tuple[Model, int, int]]:
-    """Each model with how many of the request's samples it was trained on, and how many of those it has forgotten."""
+    """For each model count the request's samples that it was trained on, and those of them that it has forgotten."""
     counted = (
         select(training_samples.c.model_id, func.count(), func.count(erased_samples.c.digest))
         .select_from(request_samples)

@@ -1,6 +1,6 @@
-"""The commitment to what a job has erased: a Merkle root over salted leaves, so that one sample can be shown and no other is.
+"""Commitments to the samples that a job has erased: a Merkle root over salted leaves. One sample can be shown without the others.
 
-The order of the leaves is that of their hashes, which says nothing about the samples.
+The leaves are sorted by their hashes, so that their order says nothing about the samples.
 """
 
 import secrets
@@ -21,7 +21,7 @@ from verifier.merkle import root_hash
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """A sample's leaf: its hash, and what opens it: the sample's digest and the salt, 32 bytes each."""
+    """The leaf of a sample: its hash, the sample's digest and the salt, 32 bytes each."""
 
     hash: bytes
     digest: bytes
@@ -30,14 +30,14 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commitment:
-    """The leaves in their order, and the root over them (SHA-256 hex)."""
+    """The leaves in their order, and their root (SHA-256 hex)."""
 
     root: str
     leaves: tuple[Leaf, ...]
 
 
 def commit_samples(dataset: str, samples: Iterable[tuple[bytes, str]]) -> Commitment:
-    """Commit to samples, each by its digest and its ID; the ID goes into the leaf's hash and is kept nowhere."""
+    """Commit to samples, each given by its digest and its ID. The ID goes into the leaf's hash and is not stored."""
     leaves = []
     for digest, sample_id in samples:
         salt = secrets.token_bytes(SALT_BYTES)
@@ -46,11 +46,11 @@ def commit_samples(dataset: str, samples: Iterable[tuple[bytes, str]]) -> Commit
     return Commitment(root=root_hash([leaf.hash for leaf in leaves]).hex(), leaves=tuple(leaves))
 
 
-def record_commitment(session: Session, job_id: UUID, manifest: Commitment) -> None:
-    """Keep a job's leaves, in the caller's transaction, to prove inclusion from."""
+def record_commitment(session: Session, job_id: UUID, commitment: Commitment) -> None:
+    """Store a job's leaves, in the caller's transaction. Proofs of inclusion are made from them."""
     rows = [
         {"job_id": job_id, "place": place, "leaf": leaf.hash, "digest": leaf.digest, "salt": leaf.salt}
-        for place, leaf in enumerate(manifest.leaves)
+        for place, leaf in enumerate(commitment.leaves)
     ]
     if rows:
         session.execute(insert(commitment_leaves), rows)
@@ -59,7 +59,7 @@ def record_commitment(session: Session, job_id: UUID, manifest: Commitment) -> N
 def prove_inclusion(
     session: Session, *, tenant_id: UUID, report_id: UUID, dataset: str, sample_id: str, digest: bytes
 ) -> Inclusion:
-    """The proof that a sample is in a report's manifest. Raises UnknownReport, and NotInReport without saying the ID."""
+    """Prove that a sample is among those of a report. Raises UnknownReport, and NotInReport, which does not name the ID."""
     job_id = session.scalar(select(Report.job_id).where(Report.id == report_id, Report.tenant_id == tenant_id))
     if job_id is None:
         raise UnknownReport(f"there is no report {report_id}")
@@ -86,7 +86,7 @@ def prove_inclusion(
 
 
 def unlink_sample(session: Session, *, tenant_id: UUID, digest: bytes) -> int:
-    """Erase the link between a tenant's sample and its leaves, and tell how many; every root and every other proof stays good."""
+    """Erase the link between a tenant's sample and its leaves, and count these. Every root and every other proof stays valid."""
     mine = select(Job.id).where(Job.tenant_id == tenant_id)
     erased = update(commitment_leaves).where(commitment_leaves.c.digest == digest, commitment_leaves.c.job_id.in_(mine))
     places = erased.values(digest=None, salt=None).returning(commitment_leaves.c.place)

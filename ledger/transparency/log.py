@@ -1,7 +1,8 @@
-"""Appending to the log, in the transaction of what is recorded; and giving the entries their places in the tree.
+"""The transparency log: an append-only Merkle tree (RFC 6962) of requests, results, promotions and signing keys.
 
-These are two steps because places are given out one after another. Done at once, every request and every publication would wait for
-the one before it, while it holds locks that others wait for: tried, and the consistency test found the deadlock.
+An entry is appended in the transaction of what it records, and gets its place in the tree in a later one, because places are given
+in sequence. In one step, every request and every publication would wait for the one before it while it holds locks that others
+wait for; the consistency test found that deadlock.
 """
 
 import hashlib
@@ -41,16 +42,16 @@ KEY_BYTES = 32
 class LogKind(StrEnum):
     """What an entry records."""
 
-    REQUEST = "request"  # somebody asked for samples to be erased
+    REQUEST = "request"  # a request was received
     RESULT = "result"  # a job has ended, with a report or without
-    PROMOTION = "promotion"  # a version is served from now on
-    KEY = "key"  # a signing key was made known, or revoked
+    PROMOTION = "promotion"  # a version is now served
+    KEY = "key"  # a signing key was registered or revoked
 
 
 def append(
     session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID, content: Mapping[str, object]
 ) -> None:
-    """Append an entry in the caller's transaction. It waits for nobody: its place in the tree is given by `place_leaves`."""
+    """Append an entry in the caller's transaction, without waiting for others: `place_leaves` gives it its place in the tree."""
     text, key = canonical_json(content).decode(), secrets.token_bytes(KEY_BYTES)
     leaf_id = _add_leaf(session, kind, {"commitment": content_hmac(key, text)})
     session.execute(
@@ -58,21 +59,21 @@ def append(
     )
 
 
-def _add_leaf(session: Session, kind: LogKind, told: Mapping[str, object]) -> int:
-    """Insert a leaf that tells this beside its kind and time; gives its id."""
-    leaf = canonical_json({"kind": kind.value, "at": now(session).isoformat(), **told})
+def _add_leaf(session: Session, kind: LogKind, payload: Mapping[str, object]) -> int:
+    """Insert a leaf with its kind, its time and a payload, and return its id."""
+    leaf = canonical_json({"kind": kind.value, "at": now(session).isoformat(), **payload})
     made = insert(LogLeaf).values(leaf=leaf, hash=leaf_hash(leaf)).returning(LogLeaf.id)
     return session.scalars(made).one()
 
 
 def place_leaves(session: Session) -> int:
-    """Put every committed entry that has no place yet at the end of the tree, in the order of their ids; gives how many.
+    """Put every committed entry without a place at the end of the tree, in the order of their ids. Returns how many.
 
-    One transaction at a time does this: it holds the head until its end, and afterwards waits for nobody.
+    One transaction at a time does this. It locks the head until its end, and takes no other lock after that.
     """
     if session.scalar(select(LogLeaf.id).where(LogLeaf.index.is_(None)).limit(1)) is None:
         return 0
-    head = _hold(session)
+    head = _lock_head(session)
     waiting = session.execute(
         select(LogLeaf.id, LogLeaf.hash).where(LogLeaf.index.is_(None)).order_by(LogLeaf.id)
     ).all()
@@ -89,19 +90,19 @@ def place_leaves(session: Session) -> int:
     return len(waiting)
 
 
-def _hold(session: Session) -> LogHead:
-    """The head, locked, and made where this is the log's first entry."""
-    held = select(LogHead).with_for_update().execution_options(populate_existing=True)
-    head = session.scalars(held).one_or_none()
+def _lock_head(session: Session) -> LogHead:
+    """Lock the head. It is created before the log's first entry."""
+    locked = select(LogHead).with_for_update().execution_options(populate_existing=True)
+    head = session.scalars(locked).one_or_none()
     if head is None:
         first = upsert(LogHead).values(id=1, origin=f"expunge.dev/log/{uuid4()}", size=0, peaks=[])
         session.execute(first.on_conflict_do_nothing())
-        head = session.scalars(held).one()
+        head = session.scalars(locked).one()
     return head
 
 
 def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
-    """The complete subtrees that a leaf completes, itself included, and the peaks of the tree with it."""
+    """Add a leaf: give the nodes that it completes, itself included, and the peaks of the larger tree."""
     rest, level, place, found = list(peaks), 0, index, leaf
     nodes: list[dict[str, object]] = [{"level": 0, "place": place, "hash": found}]
     while place & 1:
@@ -111,7 +112,7 @@ def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, 
 
 
 def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: str) -> None:
-    """Record that a request was received: its deadline, what it means, and a commitment to its samples."""
+    """Record that a request was received: its deadline, its outcome by samples, and a commitment to them."""
     content = {
         "request": str(request.id),
         "received_at": request.received_at.isoformat(),
@@ -126,7 +127,7 @@ def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: st
 
 
 def log_result(session: Session, job: Job) -> None:
-    """Record how a job ended, and where the version that it has published is served, that too."""
+    """Record how a job ended. If the version that it made is served, record its promotion too."""
     served = select(Target.request_id).where(Target.job_id == job.id).order_by(Target.request_id)
     report = session.scalar(select(Report).where(Report.job_id == job.id))
     content: dict[str, object] = {
@@ -134,7 +135,7 @@ def log_result(session: Session, job: Job) -> None:
         "state": job.state.value,
         "reason": job.reason.value if job.reason else None,
         "requests": [str(request_id) for request_id in session.scalars(served)],
-        "report": None if report is None else _told(report),
+        "report": None if report is None else _report_content(report),
     }
     append(session, LogKind.RESULT, tenant_id=job.tenant_id, subject_id=job.id, content=content)
     version = session.scalar(select(ModelVersion).where(ModelVersion.job_id == job.id))
@@ -144,7 +145,7 @@ def log_result(session: Session, job: Job) -> None:
 
 
 def log_promotion(session: Session, model: Model, version: ModelVersion) -> None:
-    """Record that a version is served from now on."""
+    """Record that a version is now served."""
     content = {
         "model": model.name,
         "version": version.number,
@@ -155,14 +156,14 @@ def log_promotion(session: Session, model: Model, version: ModelVersion) -> None
 
 
 def log_key(session: Session, *, key_id: str, revoked: bool) -> None:
-    """Record that a signing key was made known, or revoked: in clear, since it is about nobody.
+    """Record that a signing key was registered or revoked. The entry is not hidden by a commitment: it is about nobody.
 
-    So the log grows, and the next sweep signs it with the key that is to sign from now on.
+    The log has grown then, so the next sweep signs it with the key that is to sign from now on.
     """
     _add_leaf(session, LogKind.KEY, {"key_id": key_id, "revoked": revoked})
 
 
-def _told(report: Report) -> dict[str, object]:
+def _report_content(report: Report) -> dict[str, object]:
     statement = None if report.statement is None else hashlib.sha256(canonical_json(report.statement)).hexdigest()
     return {
         "id": str(report.id),
@@ -174,14 +175,14 @@ def _told(report: Report) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointView:
-    """The newest signed checkpoint."""
+    """The newest signed log checkpoint."""
 
     size: int
     note: str
 
 
 def tree_head(session: Session) -> TreeHead:
-    """How far the log is now. Raises UnknownEntry while it is empty."""
+    """Compute the current tree head. Raises UnknownEntry while the log is empty."""
     found = session.scalars(select(LogHead)).one_or_none()
     if found is None:
         raise UnknownEntry("the log is empty")
@@ -189,7 +190,7 @@ def tree_head(session: Session) -> TreeHead:
 
 
 def sign_checkpoint(session: Session, sign: Callable[[TreeHead], str]) -> bool:
-    """Give the waiting entries their places, sign how far the log is then, and keep that; tells whether there was anything new."""
+    """Place the waiting entries, then sign and store a log checkpoint. Returns whether there was anything new."""
     place_leaves(session)
     if session.scalar(select(LogHead.id)) is None:
         return False
@@ -201,15 +202,15 @@ def sign_checkpoint(session: Session, sign: Callable[[TreeHead], str]) -> bool:
 
 
 def newest_checkpoint(session: Session) -> CheckpointView:
-    """The newest signed checkpoint. Raises UnknownEntry where none was signed yet."""
+    """Find the newest signed log checkpoint. Raises UnknownEntry before the first."""
     found = session.scalar(select(LogCheckpoint).order_by(LogCheckpoint.size.desc()).limit(1))
     if found is None:
-        raise UnknownEntry("no checkpoint of the log was signed yet")
+        raise UnknownEntry("no checkpoint of the log has been signed yet")
     return CheckpointView(size=found.size, note=found.note)
 
 
 def prove_leaf(session: Session, *, index: int, size: int) -> list[bytes]:
-    """The path from a leaf to the root of the first `size` leaves. Raises InvalidPlace."""
+    """Give the path from a leaf to the root of the first `size` leaves. Raises InvalidPlace."""
     _within(session, size)
     try:
         return _hashes(session, inclusion_ranges(index, size))
@@ -218,7 +219,7 @@ def prove_leaf(session: Session, *, index: int, size: int) -> list[bytes]:
 
 
 def prove_growth(session: Session, *, first: int, second: int) -> list[bytes]:
-    """The path that shows the tree of `second` leaves to begin with that of `first`. Raises InvalidPlace."""
+    """Give the path which proves that the tree of `second` leaves extends that of `first`. Raises InvalidPlace."""
     _within(session, second)
     try:
         return _hashes(session, consistency_ranges(first, second))
@@ -227,21 +228,21 @@ def prove_growth(session: Session, *, first: int, second: int) -> list[bytes]:
 
 
 def find_leaf(session: Session, leaf_hash: bytes) -> int:
-    """The place of a leaf, by its hash. Raises UnknownEntry."""
+    """Find the index of a leaf by its hash. Raises UnknownEntry."""
     index = session.scalar(select(LogLeaf.index).where(LogLeaf.hash == leaf_hash, LogLeaf.index.is_not(None)))
     if index is None:
-        raise UnknownEntry("there is no such leaf in the log")
+        raise UnknownEntry("the log has no such leaf")
     return index
 
 
 def list_leaves(session: Session, *, start: int, limit: int) -> list[bytes]:
-    """The leaves from a place on, as the bytes that are hashed; they open nothing."""
+    """List the leaves from an index on, as the bytes that are hashed. They do not show what they commit to."""
     chosen = select(LogLeaf.leaf).where(LogLeaf.index >= start).order_by(LogLeaf.index).limit(limit)
     return list(session.scalars(chosen))
 
 
 def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogProof:
-    """The proof that something (by its id) was recorded, up to the newest checkpoint. Raises UnknownEntry."""
+    """Prove, up to the newest log checkpoint, that the request, job or version with this id was recorded. Raises UnknownEntry."""
     checkpoint = newest_checkpoint(session)
     chosen = (
         select(LogLeaf.leaf, LogLeaf.index, LogOpening)
@@ -253,7 +254,9 @@ def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogPr
     found = session.execute(chosen).one_or_none()
     leaf, index, opening = found or (b"", None, None)
     if opening is None or index is None or index >= checkpoint.size:
-        raise UnknownEntry("it is not in the log, what opens it was erased, or no checkpoint covers it yet")
+        raise UnknownEntry(
+            "no entry that can be opened is covered by a checkpoint: not recorded, erased, or not signed yet"
+        )
     return LogProof(
         leaf=leaf,
         content=opening.content,
@@ -265,20 +268,20 @@ def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogPr
 
 
 def erase_opening(session: Session, *, tenant_id: UUID, subject_id: UUID) -> int:
-    """Erase what opens the entries about something: the person is gone, the log stays whole. Gives how many entries."""
+    """Erase what opens the entries about a request, job or version, and count them. The log itself stays whole."""
     mine = delete(LogOpening).where(LogOpening.subject_id == subject_id, LogOpening.tenant_id == tenant_id)
     return len(session.scalars(mine.returning(LogOpening.leaf_id)).all())
 
 
 def _within(session: Session, size: int) -> None:
-    there = session.scalar(select(LogHead.size)) or 0
-    if not 0 <= size <= there:
-        raise InvalidPlace(f"the log has {there} entries, not {size}")
+    current = session.scalar(select(LogHead.size)) or 0
+    if not 0 <= size <= current:
+        raise InvalidPlace(f"the log has {current} entries, not {size}")
 
 
 def _hashes(session: Session, ranges: Sequence[Range]) -> list[bytes]:
-    """The hash of each range, read in one go."""
+    """Compute the hash of each range, with one query."""
     wanted = {node for part in ranges for node in nodes_of(part)}
     chosen = select(LogNode.level, LogNode.place, LogNode.hash).where(tuple_(LogNode.level, LogNode.place).in_(wanted))
-    there = {Node(level, place): found for level, place, found in session.execute(chosen)}
-    return [fold([there[node] for node in nodes_of(part)]) for part in ranges]
+    stored = {Node(level, place): found for level, place, found in session.execute(chosen)}
+    return [fold([stored[node] for node in nodes_of(part)]) for part in ranges]

@@ -1,7 +1,7 @@
-"""Which parts of a tree make a proof (RFC 6962, section 2.1): as ranges of leaves, and as the stored nodes that make up a range.
+"""Merkle proofs (RFC 6962, section 2.1): the ranges of leaves that make a proof, and the stored nodes that make up a range.
 
-A complete subtree is a node (level, place): the 2**level leaves from place · 2**level on. Every range of a proof begins where
-a complete subtree of at least its own size could, so it is a row of ever smaller nodes.
+A node (level, place) is a complete subtree: 2**level leaves, the first of which is place · 2**level. The start of every range of a
+proof is a multiple of a power of two at least as large as the range, so the range is a sequence of ever smaller nodes.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from verifier.merkle import node_hash, root_hash
 
 
 class Node(NamedTuple):
-    """A complete subtree."""
+    """A complete subtree of 2**level leaves."""
 
     level: int
     place: int
 
 
 Range = tuple[int, int]
-"""Leaves from the first to before the second."""
+"""Leaves from the first index up to, but without, the second."""
 
 
 def inclusion_ranges(index: int, size: int) -> list[Range]:
-    """The ranges whose hashes are PATH(index, D[size]), from the leaf upwards. Raises ValueError for a leaf that is not there."""
+    """List the ranges whose hashes are PATH(index, D[size]), from the leaf upwards. Raises ValueError if there is no such leaf."""
     if not 0 <= index < size:
         raise ValueError(f"leaf {index} is not in a tree of {size} leaves")
     ranges, start, end = [], 0, size
@@ -39,9 +39,9 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
 
 
 def consistency_ranges(first: int, second: int) -> list[Range]:
-    """The ranges whose hashes are PROOF(first, D[second]). Raises ValueError where the first tree is not the smaller one."""
+    """List the ranges whose hashes are PROOF(first, D[second]). Raises ValueError if the first tree is larger than the second."""
     if not 0 <= first <= second:
-        raise ValueError(f"a tree of {second} leaves cannot begin with one of {first}")
+        raise ValueError(f"a tree of {second} leaves cannot extend one of {first}")
     if first == 0:
         return []
     ranges, start, end, known = [], 0, second, True
@@ -57,7 +57,7 @@ def consistency_ranges(first: int, second: int) -> list[Range]:
 
 
 def nodes_of(part: Range) -> list[Node]:
-    """The complete subtrees that a range of a proof is made of, the largest first."""
+    """List the complete subtrees that make up a range of a proof, the largest first."""
     start, end = part
     nodes = []
     while start < end:
@@ -68,17 +68,17 @@ def nodes_of(part: Range) -> list[Node]:
 
 
 def fold(hashes: Sequence[bytes]) -> bytes:
-    """The hash of a range from those of its nodes."""
+    """Compute the hash of a range from the hashes of its nodes."""
     if not hashes:
         return root_hash([])
     return reduce(lambda right, left: node_hash(left, right), reversed(hashes[:-1]), hashes[-1])
 
 
 def inclusion_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """PATH(index, D[n]) over the hashes of all leaves."""
+    """Compute PATH(index, D[n]) from the hashes of all n leaves."""
     return [root_hash(leaves[start:end]) for start, end in inclusion_ranges(index, len(leaves))]
 
 
 def _split(width: int) -> int:
-    """The largest power of two below a width of at least two."""
+    """Give the largest power of two below a width of at least two."""
     return 1 << ((width - 1).bit_length() - 1)
