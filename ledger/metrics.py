@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
-from ledger.tables.requests import erased_samples
+from ledger.tables.samples import erased_samples
 
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0

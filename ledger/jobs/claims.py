@@ -23,7 +23,7 @@ from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
-from ledger.tables.requests import erased_samples
+from ledger.tables.samples import erased_samples
 
 MAX_TRIES = 3
 """How often one method of a job is tried by default."""

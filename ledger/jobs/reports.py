@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ledger.errors import UnknownReport
 from ledger.states import Verdict
 from ledger.tables import Model, ModelVersion, Report
-from ledger.tables.requests import erased_samples
+from ledger.tables.samples import erased_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

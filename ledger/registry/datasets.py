@@ -1,18 +1,19 @@
 """Datasets and their samples."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy import Select, Table, func, literal, select
+from sqlalchemy import LargeBinary, Select, Subquery, Table, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.errors import SamplesNotInDataset, UnknownDataset
 from ledger.tables import Dataset
-from ledger.tables.requests import as_rows, samples
+from ledger.tables.samples import samples
 
+DIGEST_BYTES = 32
 CHUNK = 50_000
 """Digests in one statement: large enough to be fast, small enough to keep memory flat."""
 
@@ -32,25 +33,40 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
     return _to_dataset(dataset)
 
 
+def digest_table(digests: Sequence[bytes]) -> Subquery:
+    """Give digests to a statement as a table with the column `digest`.
+
+    They travel as one value, which the database splits: 100,000 take a third of a second, half as long as an array.
+    Raises ValueError for a digest that is not 32 bytes long.
+    """
+    packed = b"".join(digests)
+    if len(packed) != DIGEST_BYTES * len(digests) or any(len(digest) != DIGEST_BYTES for digest in digests):
+        raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
+    place = func.generate_series(0, len(digests) - 1).column_valued("place")
+    return select(
+        func.substring(cast(literal(packed), LargeBinary), place * DIGEST_BYTES + 1, DIGEST_BYTES).label("digest")
+    ).subquery()
+
+
 def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: list[bytes]) -> int:
     """Add digests to the list of one owner, whose row must exist; return how many were new."""
     session.flush()
-    chosen = select(literal(owner_id), as_rows(digests).c.digest)
+    chosen = select(literal(owner_id), digest_table(digests).c.digest)
     added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
     return session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
 
 
-# Of digests that may just have been written the planner's statistics know nothing. EXCEPT and INTERSECT, which hash or sort, are
-# quick all the same; for EXISTS it may take a loop in a loop, which for 100,000 samples did not end within minutes.
+# The planner has no statistics about digests that have just been written. EXCEPT and INTERSECT hash or sort, and are fast all the
+# same. For EXISTS it may choose a nested loop, which did not end within minutes for 100,000 samples.
 
 
 def check_registered(session: Session, training: Select[bytes], *, dataset_id: UUID) -> None:
     """Check that every training sample is one of the dataset's. Raises SamplesNotInDataset."""
     known = select(samples.c.digest).where(samples.c.dataset_id == dataset_id)
-    strangers = session.scalars(select(func.count()).select_from(training.except_(known).subquery())).one()
-    if strangers:
+    unknown = session.scalars(select(func.count()).select_from(training.except_(known).subquery())).one()
+    if unknown:
         raise SamplesNotInDataset(
-            f"{strangers} of the training samples are not in the dataset; register them there first"
+            f"{unknown} of the training samples are not in the dataset; register them there first"
         )
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from ledger.states import VersionKind
 from ledger.tables import Job, Model, ModelVersion
-from ledger.tables.requests import erased_samples, job_samples, training_samples, version_samples
+from ledger.tables.samples import erased_samples, job_samples, training_samples, version_samples
 
 FIRST = 1
 

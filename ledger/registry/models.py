@@ -13,7 +13,7 @@ from ledger.errors import AlreadyRegistered, UnknownModel
 from ledger.registry.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
 from ledger.states import VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
-from ledger.tables.requests import erased_samples, training_samples
+from ledger.tables.samples import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
 
 

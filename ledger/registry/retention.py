@@ -16,7 +16,7 @@ from ledger.db import now
 from ledger.registry.models import list_versions
 from ledger.states import Verdict
 from ledger.tables import Job, Model, ModelVersion, Report
-from ledger.tables.requests import erased_samples
+from ledger.tables.samples import erased_samples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from ledger.registry.lineage import count_resurrected, set_served
 from ledger.registry.models import to_version
 from ledger.states import VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
-from ledger.tables.requests import erased_samples, training_samples, version_samples
+from ledger.tables.samples import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
 
 

@@ -15,7 +15,7 @@ from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
 from ledger.states import ClosingReason, JobState, RequestState
 from ledger.tables import Job, Model, Target
-from ledger.tables.requests import job_samples, request_samples, training_samples
+from ledger.tables.samples import job_samples, request_samples, training_samples
 
 DEFAULT_DURATION = timedelta(days=1)
 """The assumed duration of a model's first job."""

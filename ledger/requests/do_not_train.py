@@ -10,7 +10,7 @@ from ledger.errors import UnknownModel
 from ledger.registry.datasets import find_dataset
 from ledger.states import RequestState
 from ledger.tables import Model, Target, UnlearnRequest
-from ledger.tables.requests import erased_samples, request_samples
+from ledger.tables.samples import erased_samples, request_samples
 
 CHUNK = 5000
 """How many digests are in memory at a time."""

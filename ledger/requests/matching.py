@@ -7,10 +7,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.errors import NoSamplesMatch, UnknownModel
-from ledger.registry.datasets import chunks
+from ledger.registry.datasets import chunks, digest_table
 from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Model, UnlearnRequest
-from ledger.tables.requests import as_rows, erased_samples, request_samples, training_samples
+from ledger.tables.samples import erased_samples, request_samples, training_samples
 
 
 def touched_models(session: Session, dataset: Dataset, names: Sequence[str] | None) -> list[Model]:
@@ -26,9 +26,9 @@ def touched_models(session: Session, dataset: Dataset, names: Sequence[str] | No
     return [model for model in trained if model.name in names]
 
 
-def listed(digests: Sequence[bytes]) -> Iterator[FromClause]:
-    """Digests as tables with the column `digest`, each of a size that one statement takes."""
-    return map(as_rows, chunks(digests))
+def digest_tables(digests: Sequence[bytes]) -> Iterator[FromClause]:
+    """Give digests as tables with the column `digest`, each of a size that one statement takes."""
+    return map(digest_table, chunks(digests))
 
 
 def record_samples(

@@ -14,7 +14,7 @@ from ledger.db import read_page
 from ledger.errors import UnknownRequest
 from ledger.states import RequestState, SampleOutcome, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from ledger.tables.requests import request_samples
+from ledger.tables.samples import request_samples
 
 
 def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:

@@ -18,13 +18,13 @@ from ledger.registry.datasets import find_dataset
 from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
-from ledger.requests.matching import listed, match_models, record_samples, touched_models
+from ledger.requests.matching import digest_tables, match_models, record_samples, touched_models
 from ledger.requests.requests import find_request, get_request
 from ledger.requests.uploads import find_upload
 from ledger.sample_ids import samples_sha256
 from ledger.states import Reason, RequestState
 from ledger.tables import Job, Model, Target, UnlearnRequest
-from ledger.tables.requests import uploaded_samples
+from ledger.tables.samples import uploaded_samples
 from ledger.transparency.log import log_request
 
 Row = TypeVar("Row", Job, Target)
@@ -106,7 +106,7 @@ def _samples(
 ) -> tuple[Iterable[FromClause], str]:
     """What is asked for, as tables with the column `digest`, and the commitment to it."""
     if manifest_id is None:
-        return listed(digests), samples_sha256(digests)
+        return digest_tables(digests), samples_sha256(digests)
     manifest = find_upload(session, tenant_id=request.tenant_id, manifest_id=manifest_id)
     if manifest.dataset_id != request.dataset_id:
         raise UnknownUpload(f"the manifest {manifest_id} is one of another dataset")

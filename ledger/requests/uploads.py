@@ -15,7 +15,7 @@ from ledger import resources
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
 from ledger.tables import Dataset, Upload
-from ledger.tables.requests import uploaded_samples
+from ledger.tables.samples import uploaded_samples
 
 UPLOAD_RETENTION = timedelta(days=7)
 """How long an uploaded manifest can be used. What a request asked with it, the request keeps itself."""

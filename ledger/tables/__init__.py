@@ -1,13 +1,11 @@
-"""The tables, a file a subject; whoever imports one has the whole schema in `Base.metadata`."""
+"""The tables, a module for each subject. Importing any of them loads the whole schema into `Base.metadata`."""
 
 from ledger.tables.base import Base
-from ledger.tables.events import Event, OutboxEntry, Report, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
-from ledger.tables.jobs import Attempt, Heartbeat, Job
-from ledger.tables.registry import ApiKey, Dataset, IdempotencyKey, Model, ModelVersion, Tenant
-from ledger.tables.requests import (
-    Target,
-    UnlearnRequest,
-    Upload,
+from ledger.tables.events import Event, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
+from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
+from ledger.tables.registry import ApiKey, Dataset, Model, ModelVersion, Tenant
+from ledger.tables.requests import IdempotencyKey, Target, UnlearnRequest, Upload
+from ledger.tables.samples import (
     commitment_leaves,
     erased_samples,
     job_samples,

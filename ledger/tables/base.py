@@ -1,4 +1,4 @@
-"""What every table is made of: names of constraints, kinds of columns."""
+"""The base of the tables: names of constraints and types of columns."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -24,7 +24,7 @@ Sha256 = Annotated[str, mapped_column(Text)]
 
 
 class Base(DeclarativeBase):
-    """The declarative base: text without a length, aware times, JSONB."""
+    """The declarative base: text has no length limit, times are aware, JSON is JSONB."""
 
     metadata = MetaData(naming_convention=NAMES)
     type_annotation_map = {  # noqa: RUF012  (SQLAlchemy's name and shape)
@@ -37,7 +37,7 @@ class Base(DeclarativeBase):
 
 
 def choice(members: type[StrEnum], name: str) -> Enum:
-    """A text column that the database keeps within a closed set."""
+    """Declare a text column that the database restricts to the values of an enum."""
     return Enum(
         members,
         name=name,

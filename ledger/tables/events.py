@@ -1,17 +1,17 @@
-"""What happened, and what the audit found."""
+"""Events, the outbox of wake-ups, webhooks, and tallies."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, Identity, Index, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import DeliveryState, DisabledReason, TryOutcome, Verdict
-from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
+from ledger.states import DeliveryState, DisabledReason, TryOutcome
+from ledger.tables.base import Base, Created, Json, Key, choice
 
 
 class Event(Base):
-    """Something that happened to a job, to a request or to a model; never changed, never deleted."""
+    """An event of a job, a request or a model. It is never changed or deleted."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -29,29 +29,8 @@ class Event(Base):
     data: Mapped[Json]
 
 
-class Report(Base):
-    """What the audit of a published job found. The body is JSON as text, so that its digest can be computed again from it."""
-
-    __tablename__ = "reports"
-    __table_args__ = (
-        UniqueConstraint("job_id"),
-        UniqueConstraint("version_id"),
-        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
-    )
-    id: Mapped[Key]
-    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
-    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
-    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"))
-    verdict: Mapped[Verdict] = mapped_column(choice(Verdict, "verdict"))
-    sha256: Mapped[Sha256]
-    body: Mapped[Json] = mapped_column(JSON)
-    # The signed DSSE envelope; None where the worker had no signing key.
-    statement: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
-    created_at: Mapped[Created]
-
-
 class OutboxEntry(Base):
-    """A job to wake. Gone once the broker has the message; until then it is sent again from `available_at` on."""
+    """A job to wake. It is sent, again and again, from `available_at` on, and deleted once the broker has the message."""
 
     __tablename__ = "outbox"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -61,19 +40,19 @@ class OutboxEntry(Base):
 
 
 class WebhookEndpoint(Base):
-    """An address of a tenant's that is told of events. Its secret is derived from `generation`; none is stored."""
+    """An address to which a tenant's events are sent. Its secret is derived from `generation` and not stored."""
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),)
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     url: Mapped[str]
-    # The types of message it wants; none means all.
+    # The types of message to send; empty means all.
     types: Mapped[list[str]]
     description: Mapped[str | None]
     generation: Mapped[int] = mapped_column(default=1)
     rotated_at: Mapped[datetime | None]
-    # A courier is at it until then, or it rests after a failure.
+    # Until then a relay sends to it, or it pauses after a failure.
     busy_until: Mapped[datetime | None]
     failing_since: Mapped[datetime | None]
     disabled_at: Mapped[datetime | None]
@@ -87,7 +66,7 @@ class WebhookEndpoint(Base):
 
 
 class WebhookDelivery(Base):
-    """A message for one endpoint: written in the transaction of what it tells, tried until it is taken or given up."""
+    """A message for one endpoint. It is written in the transaction of its event, and tried until it is delivered or fails."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -99,12 +78,12 @@ class WebhookDelivery(Base):
     )
     id: Mapped[Key]
     endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id", ondelete="CASCADE"))
-    # The same for every endpoint and every try, so that a receiver knows it again.
+    # The same for every endpoint and every try, so that a receiver recognises it.
     message_id: Mapped[UUID]
     type: Mapped[str]
     body: Mapped[str]
     state: Mapped[DeliveryState] = mapped_column(choice(DeliveryState, "state"), default=DeliveryState.PENDING)
-    # How many tries of the schedule have failed; a replay begins it anew.
+    # How many tries of the schedule have failed. A replay starts at 0 again.
     failures: Mapped[int] = mapped_column(default=0)
     next_try_at: Mapped[datetime | None]
     created_at: Mapped[Created]
@@ -112,7 +91,7 @@ class WebhookDelivery(Base):
 
 
 class WebhookTry(Base):
-    """One try at a delivery."""
+    """One try to deliver a message."""
 
     __tablename__ = "webhook_tries"
     delivery_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True)
@@ -124,7 +103,7 @@ class WebhookTry(Base):
 
 
 class Tally(Base):
-    """A count of what leaves no row for ever, so that a counter does not fall when a log is cut."""
+    """A count of events whose rows are deleted in time, so that a counter never decreases."""
 
     __tablename__ = "tallies"
     name: Mapped[str] = mapped_column(primary_key=True)

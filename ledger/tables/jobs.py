@@ -1,18 +1,18 @@
-"""What is done about it, by whom, and how far it is."""
+"""Jobs, the attempts at them, their reports, and the heartbeats of the workers."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, ColumnElement, ForeignKey, Index, func, text
+from sqlalchemy import JSON, CheckConstraint, ColumnElement, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason
-from ledger.tables.base import Base, Created, Json, Key, choice
+from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason, Verdict
+from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
 class Job(Base):
-    """One unlearning run of one model for one or many requests. `attempt` is the fencing token of whoever holds the lease."""
+    """One unlearning run of one model, for one or more requests. `attempt` is the fencing token of the lease."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -45,29 +45,29 @@ class Job(Base):
     state: Mapped[JobState] = mapped_column(choice(JobState, "state"), default=JobState.QUEUED)
     reason: Mapped[Reason | None] = mapped_column(choice(Reason, "reason"))
     detail: Mapped[str | None]
-    # When it takes its last request.
+    # When it closes, that is, takes no more requests; and when it did.
     closes_at: Mapped[datetime] = mapped_column("cut_off")
     closing_reason: Mapped[ClosingReason] = mapped_column("cut_off_reason", choice(ClosingReason, "cut_off_reason"))
     closed_at: Mapped[datetime | None] = mapped_column("frozen_at")
     sample_count: Mapped[int | None]
-    # What to try, and which of it is being tried: `tries` counts the claims of the current method.
+    # The methods to try, and the current one, with the number of its claims in `tries`.
     requested_method: Mapped[Json | None]
     policy: Mapped[list[Json]]
     policy_index: Mapped[int] = mapped_column(default=0)
     method: Mapped[Json]
     attempt: Mapped[int] = mapped_column(default=1)
     tries: Mapped[int] = mapped_column(default=0)
-    # Who runs it.
+    # Its worker.
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]
-    # Who let it run.
+    # Who approved its run.
     approved_by: Mapped[str | None]
     approved_at: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     base_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id"))
-    # Where its method was saved last (`ledger.jobs.checkpoints.Checkpoint`).
+    # The last training checkpoint (`ledger.jobs.checkpoints.TrainingCheckpoint`).
     checkpoint: Mapped[Json | None]
-    # How far it is.
+    # Its progress.
     phase: Mapped[Phase] = mapped_column(choice(Phase, "phase"), default=Phase.WAITING)
     progress: Mapped[float] = mapped_column(default=0.0)
     step: Mapped[int] = mapped_column(default=0)
@@ -92,7 +92,7 @@ class Job(Base):
 
 
 class Attempt(Base):
-    """One worker's go at a job, with the method it ran and how that ended."""
+    """One try of a worker at a job, with its method and its outcome."""
 
     __tablename__ = "attempts"
     job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
@@ -103,17 +103,38 @@ class Attempt(Base):
     reason: Mapped[Reason | None] = mapped_column(choice(Reason, "reason"))
     detail: Mapped[str | None]
     finding: Mapped[Json | None]
-    # Seconds by stage, and those that earlier attempts under the same claim had taken when this one began.
+    # Seconds by stage, and those of earlier attempts under the same claim.
     timings: Mapped[Json] = mapped_column(default=dict)
     timings_before: Mapped[Json] = mapped_column(default=dict)
-    # How often its worker came back after its lease was lost, and wanted to write.
+    # How often its worker tried to write after its lease had expired.
     refused_writes: Mapped[int] = mapped_column(server_default=text("0"))
     started_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
 
 
+class Report(Base):
+    """The report of a published job. The body is JSON as text, so that its digest can be computed again from it."""
+
+    __tablename__ = "reports"
+    __table_args__ = (
+        UniqueConstraint("job_id"),
+        UniqueConstraint("version_id"),
+        CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),
+    )
+    id: Mapped[Key]
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("jobs.id"))
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"))
+    verdict: Mapped[Verdict] = mapped_column(choice(Verdict, "verdict"))
+    sha256: Mapped[Sha256]
+    body: Mapped[Json] = mapped_column(JSON)
+    # The signed DSSE envelope. None if the worker had no signing key.
+    statement: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
+    created_at: Mapped[Created]
+
+
 class Heartbeat(Base):
-    """One recurring act, by its name, with the database's time of the last one."""
+    """When a recurring act happened last, by the name of the act and the database's clock."""
 
     __tablename__ = "heartbeats"
     name: Mapped[str] = mapped_column(primary_key=True)

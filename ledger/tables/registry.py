@@ -1,9 +1,9 @@
-"""Who may call, and which calls were made before."""
+"""Tenants, API keys, datasets, models and model versions."""
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ledger.states import VersionKind
@@ -11,7 +11,7 @@ from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
 class Tenant(Base):
-    """Who owns keys, datasets, models and requests; tenants never see one another."""
+    """The owner of keys, datasets, models and requests. Tenants never see one another."""
 
     __tablename__ = "tenants"
     id: Mapped[Key]
@@ -20,7 +20,7 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
-    """A caller's key: found by its prefix, checked against the hash of its secret."""
+    """An API key. It is found by its prefix and checked against the hash of its secret."""
 
     __tablename__ = "api_keys"
     id: Mapped[Key]
@@ -32,18 +32,6 @@ class ApiKey(Base):
     created_at: Mapped[Created]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-
-
-class IdempotencyKey(Base):
-    """Which request a caller's idempotency key stands for, for thirty days."""
-
-    __tablename__ = "idempotency_keys"
-    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
-    caller: Mapped[str] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    body_sha256: Mapped[Sha256]
-    request_id: Mapped[UUID] = mapped_column(ForeignKey("unlearn_requests.id"))
-    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
 
 
 class Dataset(Base):
@@ -59,7 +47,7 @@ class Dataset(Base):
 
 
 class Model(Base):
-    """A served model: what builds it, what it was trained on, and the methods to try, in order."""
+    """A served model: the workload that builds it, its dataset, and its policy, the methods to try in order."""
 
     __tablename__ = "models"
     __table_args__ = (UniqueConstraint("tenant_id", "name"),)
@@ -71,9 +59,9 @@ class Model(Base):
     policy: Mapped[list[Json]]
     details: Mapped[Json]
     training_count: Mapped[int] = mapped_column(BigInteger)
-    # How many of its training samples another model of the dataset had erased before it was registered.
+    # How many of its training samples other models of the dataset had erased before it was registered.
     trained_on_erased: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
-    # Whether somebody must approve before a job runs, and before its version is served.
+    # Whether approval is needed before a job runs, and before its version is served.
     approve_jobs: Mapped[bool] = mapped_column(server_default=text("false"))
     approve_versions: Mapped[bool] = mapped_column(server_default=text("false"))
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
@@ -81,7 +69,7 @@ class Model(Base):
 
 
 class ModelVersion(Base):
-    """Weights by their SHA-256. The model says which one is served; a job publishes at most one."""
+    """Weights by their SHA-256. The model names the served version; a job publishes at most one."""
 
     __tablename__ = "model_versions"
     __table_args__ = (
@@ -96,8 +84,8 @@ class ModelVersion(Base):
     weights_sha256: Mapped[Sha256]
     weights_path: Mapped[str]
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
-    # When an approver refused to have it served, or the job was cancelled before one had said anything.
+    # When an approver refused to serve it, or its job was cancelled while it awaited approval.
     refused_at: Mapped[datetime | None]
-    # When its weights were deleted; the row stays, because reports name it.
+    # When its weights were deleted. The row stays, because reports name it.
     purged_at: Mapped[datetime | None]
     created_at: Mapped[Created]

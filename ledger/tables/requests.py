@@ -1,36 +1,17 @@
-"""What was asked."""
+"""Requests, their targets, uploads and idempotency keys."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    Enum,
-    ForeignKey,
-    Index,
-    Integer,
-    LargeBinary,
-    Subquery,
-    Table,
-    UniqueConstraint,
-    cast,
-    func,
-    literal,
-    select,
-    text,
-)
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import Reason, RequestState, SampleOutcome
+from ledger.states import Reason, RequestState
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
 class UnlearnRequest(Base):
-    """What was asked, and by when it is due."""
+    """A request to erase samples, and its deadline."""
 
     __tablename__ = "unlearn_requests"
     __table_args__ = (
@@ -51,7 +32,7 @@ class UnlearnRequest(Base):
     received_at: Mapped[datetime]
     due_at: Mapped[datetime]
     extension_reason: Mapped[str | None]
-    # When it was noticed that its date had passed while it was open.
+    # When it was found open after its deadline.
     overdue_at: Mapped[datetime | None]
     external_id: Mapped[str | None]
     expedite: Mapped[bool]
@@ -63,7 +44,7 @@ class UnlearnRequest(Base):
 
 
 class Target(Base):
-    """One model that a request touches, with its own outcome."""
+    """One model that a request concerns, with its own outcome."""
 
     __tablename__ = "targets"
     __table_args__ = (
@@ -87,97 +68,20 @@ class Target(Base):
     finished_at: Mapped[datetime | None]
 
 
-def _of(owner: str, table: str) -> Column[object]:
-    """The first half of the key: whose list it is."""
-    return Column(owner, ForeignKey(f"{table}.id"), primary_key=True)
+class IdempotencyKey(Base):
+    """The request that was made with a caller's idempotency key. It is kept for thirty days."""
 
-
-def _digest() -> Column[bytes]:
-    """The second half of the key: the sample's keyed hash, 32 bytes (see samples.py)."""
-    return Column("digest", LargeBinary, primary_key=True)
-
-
-samples = Table("samples", Base.metadata, _of("dataset_id", "datasets"), _digest())
-"""The samples of each dataset."""
-
-training_samples = Table(
-    "training_samples",
-    Base.metadata,
-    _of("model_id", "models"),
-    _digest(),
-    Column("in_first", Boolean, nullable=False, server_default=text("true")),
-)
-"""What any version of each model was trained on; `in_first` tells its first one."""
-
-version_samples = Table("version_samples", Base.metadata, _of("version_id", "model_versions"), _digest())
-"""What each version that was trained after the first was trained on."""
-
-erased_samples = Table(
-    "erased_samples",
-    Base.metadata,
-    _of("model_id", "models"),
-    _digest(),
-    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
-    Column("version_id", ForeignKey("model_versions.id"), nullable=False),
-)
-"""What each model has forgotten, and must never be shown again."""
-
-request_samples = Table(
-    "request_samples",
-    Base.metadata,
-    _of("request_id", "unlearn_requests"),
-    _digest(),
-    Column(
-        "outcome",
-        Enum(
-            SampleOutcome,
-            name="outcome",
-            native_enum=False,
-            create_constraint=True,
-            length=32,
-            values_callable=lambda kind: [m.value for m in kind],
-        ),
-        nullable=False,
-    ),
-)
-"""What each request asked for, with what that means."""
-
-job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
-"""The manifest of each job, frozen at its cut-off."""
-
-commitment_leaves = Table(
-    "manifest_leaves",
-    Base.metadata,
-    _of("job_id", "jobs"),
-    Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("leaf", LargeBinary, nullable=False),
-    Column("digest", LargeBinary),
-    Column("salt", LargeBinary),
-    CheckConstraint("(digest IS NULL) = (salt IS NULL)", name="opening"),
-    Index("uq_manifest_leaves_job_id_digest", "job_id", "digest", unique=True),
-)
-"""The leaves of each published job's manifest tree, in order. Without its digest and salt a leaf tells nobody whose it is."""
-
-DIGEST_BYTES = 32
-
-
-def as_rows(digests: Sequence[bytes]) -> Subquery:
-    """The digests as a table with the column `digest`, for a statement to join or insert from.
-
-    They travel as one value that the database cuts up: 100,000 take a third of a second, half of what an array takes.
-    Raises ValueError for a digest that is not 32 bytes long.
-    """
-    packed = b"".join(digests)
-    if len(packed) != DIGEST_BYTES * len(digests) or any(len(digest) != DIGEST_BYTES for digest in digests):
-        raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
-    place = func.generate_series(0, len(digests) - 1).column_valued("place")
-    return select(
-        func.substring(cast(literal(packed), LargeBinary), place * DIGEST_BYTES + 1, DIGEST_BYTES).label("digest")
-    ).subquery()
+    __tablename__ = "idempotency_keys"
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    caller: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[Sha256]
+    request_id: Mapped[UUID] = mapped_column(ForeignKey("unlearn_requests.id"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp(), index=True)
 
 
 class Upload(Base):
-    """A list for one dataset, complete when its row is there. It is kept for some days; what is asked with it is copied."""
+    """An uploaded list of samples of one dataset. Its row is written last, and it is kept for some days; requests copy from it."""
 
     __tablename__ = "uploaded_manifests"
     __table_args__ = (CheckConstraint("samples > 0", name="samples"),)
@@ -187,13 +91,3 @@ class Upload(Base):
     samples: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[Sha256]
     created_at: Mapped[Created]
-
-
-uploaded_samples = Table(
-    "uploaded_samples",
-    Base.metadata,
-    # No foreign key: the rows come first, and a check a row would cost more than all the rest.
-    Column("manifest_id", Upload.__table__.c.id.type, primary_key=True),
-    Column("digest", LargeBinary, primary_key=True),
-)
-"""What each uploaded manifest holds, each sample once."""

@@ -1,4 +1,4 @@
-"""The append-only log: a Merkle tree (RFC 6962) in rows. Triggers refuse every change but growth; only openings may be deleted."""
+"""The append-only log, a Merkle tree (RFC 6962) in rows, and the signing keys. Triggers refuse any change to the log but growth."""
 
 from datetime import datetime
 from uuid import UUID
@@ -21,19 +21,19 @@ from ledger.tables.base import Base, Created
 
 
 class LogHead(Base):
-    """The one row that gives out places: whoever gives leaves theirs holds it."""
+    """The one row with the size of the tree. A transaction that places leaves locks it."""
 
     __tablename__ = "log_head"
     __table_args__ = (CheckConstraint("id = 1 AND size >= 0", name="one"),)
     id: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
     origin: Mapped[str]
     size: Mapped[int] = mapped_column(BigInteger)
-    # The hashes of the complete subtrees that the tree is made of, the largest first.
+    # The hashes of the complete subtrees that make up the tree, the largest first.
     peaks: Mapped[list[bytes]] = mapped_column(ARRAY(LargeBinary))
 
 
 class LogLeaf(Base):
-    """An entry's leaf: kind, time and keyed hash, as the bytes that were hashed. Its place in the tree is given a little later."""
+    """The leaf of an entry: its kind, time and commitment, as the bytes that were hashed. `index` is set a little later."""
 
     __tablename__ = "log_leaves"
     __table_args__ = (Index("ix_log_leaves_waiting", "id", postgresql_where=text("index IS NULL")),)
@@ -44,7 +44,7 @@ class LogLeaf(Base):
 
 
 class LogNode(Base):
-    """The hash of a complete subtree: its height, and its place among those of that height."""
+    """The hash of a complete subtree, by its height and its place among those of that height."""
 
     __tablename__ = "log_nodes"
     level: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
@@ -53,19 +53,19 @@ class LogNode(Base):
 
 
 class LogOpening(Base):
-    """What a leaf stands for, and the key that shows it. Deleting this row erases the person and not the log."""
+    """The content that a leaf commits to, and the key that proves it. Deleting this row erases the person, not the log."""
 
     __tablename__ = "log_openings"
     leaf_id: Mapped[int] = mapped_column(ForeignKey("log_leaves.id"), primary_key=True, autoincrement=False)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     subject_id: Mapped[UUID] = mapped_column(index=True)
     key: Mapped[bytes] = mapped_column(LargeBinary)
-    # The JSON that was hashed, byte by byte.
+    # The JSON exactly as it was hashed.
     content: Mapped[str] = mapped_column(Text)
 
 
 class LogCheckpoint(Base):
-    """A signed checkpoint of the log at a size."""
+    """The signed tree head of the log at a size."""
 
     __tablename__ = "log_checkpoints"
     size: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
@@ -74,7 +74,7 @@ class LogCheckpoint(Base):
 
 
 class SigningKey(Base):
-    """A public key, PEM, by the SHA-256 of its DER form. The private half is never here."""
+    """A public key in PEM, by the SHA-256 of its DER form. The private key is never stored here."""
 
     __tablename__ = "signing_keys"
     __table_args__ = (

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import NotInReport, UnknownReport
 from ledger.tables import Job, Report
-from ledger.tables.requests import commitment_leaves
+from ledger.tables.samples import commitment_leaves
 from ledger.transparency.merkle import inclusion_path
 from verifier.commitment import SALT_BYTES, Inclusion, sample_leaf
 from verifier.merkle import root_hash

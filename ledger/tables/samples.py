@@ -1,0 +1,80 @@
+"""Sets of samples, by keyed hash: of datasets, models, versions, requests, jobs and uploads."""
+
+from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, Table, Uuid, text
+
+from ledger.states import SampleOutcome
+from ledger.tables.base import Base, choice
+
+
+def _of(owner: str, table: str) -> Column[object]:
+    """The first half of the key: the owner of the set."""
+    return Column(owner, ForeignKey(f"{table}.id"), primary_key=True)
+
+
+def _digest() -> Column[bytes]:
+    """The second half of the key: the sample's keyed hash, 32 bytes (`ledger.sample_ids`)."""
+    return Column("digest", LargeBinary, primary_key=True)
+
+
+samples = Table("samples", Base.metadata, _of("dataset_id", "datasets"), _digest())
+"""The samples of each dataset."""
+
+training_samples = Table(
+    "training_samples",
+    Base.metadata,
+    _of("model_id", "models"),
+    _digest(),
+    Column("in_first", Boolean, nullable=False, server_default=text("true")),
+)
+"""The training samples of each model, over all of its versions. `in_first` marks those of its first version."""
+
+version_samples = Table("version_samples", Base.metadata, _of("version_id", "model_versions"), _digest())
+"""The training samples of each version that was trained after the first."""
+
+erased_samples = Table(
+    "erased_samples",
+    Base.metadata,
+    _of("model_id", "models"),
+    _digest(),
+    Column("job_id", ForeignKey("jobs.id"), nullable=False, index=True),
+    Column("version_id", ForeignKey("model_versions.id"), nullable=False),
+)
+"""The samples that each model has forgotten and must never see again."""
+
+request_samples = Table(
+    "request_samples",
+    Base.metadata,
+    _of("request_id", "unlearn_requests"),
+    _digest(),
+    Column(
+        "outcome",
+        choice(SampleOutcome, "outcome"),
+        nullable=False,
+    ),
+)
+"""The samples of each request, with their outcome."""
+
+job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
+"""The samples of each job, fixed when it closes."""
+
+commitment_leaves = Table(
+    "manifest_leaves",
+    Base.metadata,
+    _of("job_id", "jobs"),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("digest", LargeBinary),
+    Column("salt", LargeBinary),
+    CheckConstraint("(digest IS NULL) = (salt IS NULL)", name="opening"),
+    Index("uq_manifest_leaves_job_id_digest", "job_id", "digest", unique=True),
+)
+"""The leaves of each published job's commitment, in order. A leaf without its digest and salt is linked to nobody."""
+
+uploaded_samples = Table(
+    "uploaded_samples",
+    Base.metadata,
+    # No foreign key: these rows are written first, and a check of each row would cost more than everything else.
+    Column("manifest_id", Uuid, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),
+)
+"""The samples of each upload, each once."""
