@@ -69,10 +69,13 @@ def test_a_full_disk_is_told_and_the_job_completes_once_there_is_room(
 
     with bench.sessions.begin() as session:
         attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
-        told = [event.text for event in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)]
+        events = list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)
     assert attempts[0].reason is Reason.DISK_FULL
-    assert "Back in the queue for attempt 2: disk full." in told
-    assert "A checkpoint could not be written, because No space left on device; the run goes on without." in told
+    queued = [(event.data["attempt"], event.data["reason"]) for event in events if event.kind == "job.queued"]
+    assert queued == [(2, "disk_full")]
+    assert "No space left on device" in {
+        event.data.get("why") for event in events if event.kind == "job.checkpoint_failed"
+    }
     assert bench.job(job_id).state is JobState.COMPLETED
     assert [version.number for version in bench.versions()] == [1, 2]
     assert list(small_disk.glob(".writing-*")) == []

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -138,6 +139,11 @@ class Scene:
 
     def timeline(self, job_id: UUID) -> str:
         return "\n".join(event["text"] for event in self.http.get(f"/jobs/{job_id}/events").json()["items"])
+
+    def events(self, job_id: UUID, kind: str) -> list[dict[str, Any]]:
+        """The data of a job's events of one kind."""
+        items = self.http.get(f"/jobs/{job_id}/events").json()["items"]
+        return [event["data"] for event in items if event["kind"] == kind]
 
     def outcomes(self, job_id: UUID) -> list[str]:
         return [attempt["outcome"] for attempt in self.http.get(f"/jobs/{job_id}/attempts").json()["items"]]

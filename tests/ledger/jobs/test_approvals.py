@@ -31,9 +31,11 @@ def woken(world):
         return [wakeup.job_id for wakeup in taken]
 
 
-def timeline(world, job_id):
+def events(world, job_id, kind):
+    """The data of a job's events of one kind."""
     with world.sessions() as session:
-        return [event.text for event in list_job_events(session, tenant_id=world.tenant_id, job_id=job_id)]
+        found = list_job_events(session, tenant_id=world.tenant_id, job_id=job_id)
+        return [dict(event.data) for event in found if event.kind == kind]
 
 
 def served(world):
@@ -61,7 +63,7 @@ def test_a_job_that_needs_approval_waits_frozen_and_says_so_once(world):
     assert world.claim(job_id) is None
     job = world.job(job_id)
     assert (job.state, job.phase, job.samples) == (JobState.AWAITING_APPROVAL, Phase.WAITING, 1)
-    assert timeline(world, job_id).count("Waits for approval: run.") == 1
+    assert [event["what"] for event in events(world, job_id, "job.awaiting_approval")] == ["run"]
     assert world.sweep().wake == []
     assert world.submit(2).targets[0].job.id != job_id  # what was frozen takes no more
 
@@ -75,7 +77,7 @@ def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(wor
     assert (job.state, job.approved_by) == (JobState.QUEUED, "key:dpo")
     assert woken(world) == [job_id]
     claim = world.claim(job_id)
-    assert "Approved by key:dpo: run." in timeline(world, job_id)
+    assert events(world, job_id, "job.approved") == [{"by": "key:dpo", "what": "run"}]
     world.expire_lease(job_id)
     world.sweep()
     world.finish(world.claim(job_id))  # approved once, for all its attempts
@@ -173,7 +175,7 @@ def test_an_approved_version_is_served_and_its_requests_are_done(world):
     assert served(world) == 2
     assert world.request(request.id).state == RequestState.COMPLETED
     assert world.count("erased_samples") == 1
-    assert "Approved by key:dpo: version." in timeline(world, job_id)
+    assert events(world, job_id, "job.approved") == [{"by": "key:dpo", "what": "version", "version": 2}]
 
 
 def test_a_refused_version_is_never_served_and_its_samples_are_still_to_be_erased(world):

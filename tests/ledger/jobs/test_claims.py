@@ -141,7 +141,7 @@ def test_progress_shows_and_a_new_phase_is_an_event(world):
     assert (job.metrics, job.timings) == ({"loss": 0.5}, {"load": 1.0, "unlearn": 0.5})
     with world.sessions() as session:
         events = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)
-    assert [event.text for event in events if event.kind == "job.phase"] == ["Phase: unlearn."]
+    assert [event.data for event in events if event.kind == "job.phase"] == [{"phase": "unlearn"}]
 
 
 def test_every_change_of_a_job_can_be_seen_from_outside(world):

@@ -210,8 +210,8 @@ def test_the_timeline_tells_the_whole_story(world):
         "job.published",
         "job.completed",
     ]
-    assert events[3].text == "Attempt 1 runs ltu."
-    assert events[5].text == "Version 2 is published, with the verdict verified."
+    assert (events[3].data["attempt"], events[3].data["method"]) == (1, "ltu")
+    assert (events[5].data["version"], events[5].data["verdict"]) == (2, "verified")
     with world.sessions() as session:
         rest = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id, after=events[4].id, limit=1)
     assert rest == [events[5]]

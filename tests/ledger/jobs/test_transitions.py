@@ -59,7 +59,7 @@ def test_a_job_takes_its_targets_and_their_requests_along(world):
         "request.completed",
     ]
     assert events == sorted(events, key=lambda event: event.at)
-    assert events[-2].text == "small: erased."
+    assert events[-2].data["model"] == "small"
 
 
 def test_the_database_refuses_a_running_job_without_a_lease(world):

@@ -74,11 +74,11 @@ def test_a_version_trained_without_the_erased_is_served_once_promoted_and_rolled
     serve(world, 2)
     assert served(world) == 2
     with world.sessions() as session:
-        told = [event.text for event in list_model_events(session, tenant_id=world.tenant_id, model="small")]
-    assert told == [
-        "Version 3, trained anew, was registered.",
-        "Version 3 is served instead of version 2, by key:cafe.",
-        "Version 2 is served instead of version 3, by key:cafe.",
+        events = list_model_events(session, tenant_id=world.tenant_id, model="small")
+    assert [(event.kind, event.data) for event in events] == [
+        ("version.registered", {"version": 3, "by": "operator"}),
+        ("version.promoted", {"version": 3, "before": 2, "by": "key:cafe"}),
+        ("version.promoted", {"version": 2, "before": 3, "by": "key:cafe"}),
     ]
 
 
