@@ -1,6 +1,6 @@
-"""Figures about rows: durations and counts over the whole ledger, of all tenants, counted by the database.
+"""Metrics from the ledger: durations and counts over the rows of all tenants, computed by the database.
 
-A worker's child and an API process come and go; rows stay. So nothing here is lost with a process or counted twice by several.
+Worker children and API processes come and go, and rows stay. So nothing is lost with a process or counted twice by several.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,16 +25,16 @@ _KIND = Attempt.method["kind"].astext
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How a quantity is distributed: for each label set the cumulative count at each bound, the last for all, and the sum."""
+    """A histogram: for each label set the cumulative count at each bound, the last for all values, and the sum of the values."""
 
     bounds: Sequence[float]
     by_labels: Mapping[tuple[str, ...], tuple[list[int], float]]
 
 
 def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
-    """Seconds that a method itself ran, by model and method, over the attempts that came to an audit.
+    """Measure the seconds that a method itself ran, by model and method, over the attempts that were audited.
 
-    kinds: the methods that are there even with no attempt.
+    kinds: the methods that appear even without an attempt.
     """
     rows = (
         select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN.value].as_float().label("value"))
@@ -48,7 +48,7 @@ def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribut
 
 
 def stage_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
-    """Seconds of each stage, by stage and method, over the attempts that came to an audit; `kinds` as above."""
+    """Measure the seconds of each stage, by stage and method, over the attempts that were audited. kinds: as above."""
     timing = func.jsonb_each(Attempt.timings).table_valued("key", "value", joins_implicitly=True)
     rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
         Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
@@ -58,7 +58,7 @@ def stage_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
 
 
 def completion_seconds(session: Session) -> Distribution:
-    """Seconds from when the person asked to when the request was completed; the legal limits are among the bounds."""
+    """Measure the seconds from receipt to completion of requests. The legal limits are among the bounds."""
     rows = select(_seconds(UnlearnRequest.received_at, UnlearnRequest.finished_at)).where(
         UnlearnRequest.state == RequestState.COMPLETED
     )
@@ -67,13 +67,13 @@ def completion_seconds(session: Session) -> Distribution:
 
 
 def queue_wait_seconds(session: Session) -> Distribution:
-    """Seconds from when a job was opened to when a worker first took it."""
+    """Measure the seconds from the opening of a job to its first claim."""
     rows = select(_seconds(Job.created_at, Job.started_at)).where(Job.started_at.is_not(None))
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, DAY, 7 * DAY), [()])
 
 
 def job_requests(session: Session) -> Distribution:
-    """How many requests each completed job served."""
+    """Count the requests that each completed job served."""
     served = func.count(Target.id).label("value")
     jobs = select(served).select_from(Target).join(Job, Job.id == Target.job_id)
     rows = jobs.where(Job.state == JobState.COMPLETED).group_by(Job.id)
@@ -87,17 +87,17 @@ def _seconds(start: Any, end: Any) -> Any:
 def _distribution(
     session: Session, rows: Select[Any], bounds: Sequence[float], known: Sequence[tuple[str, ...]]
 ) -> Distribution:
-    """Bucket the `value` column of the rows by their other columns; the label sets in `known` are there even with no row."""
+    """Bucket the `value` column of the rows by their other columns. The label sets in `known` appear even without a row."""
     inner = rows.subquery()
     labels = [column for column in inner.c if column.name != "value"]
-    # A bucket holds what is at most its bound, width_bucket what is at least its threshold: negate both.
+    # A bucket holds values up to its bound, and width_bucket values from its threshold on, so both are negated.
     thresholds = literal([-float(bound) for bound in reversed(bounds)], ARRAY(Double))
     at_least = func.width_bucket(-inner.c.value, thresholds)
     counted = select(*labels, at_least, func.count(), func.sum(inner.c.value)).where(inner.c.value.is_not(None))
     counts = {key: [0] * (len(bounds) + 1) for key in known}
     sums = dict.fromkeys(known, 0.0)
-    for *key_parts, above, count, total in session.execute(counted.group_by(*labels, at_least)):
-        key = tuple(map(str, key_parts))
+    for *label_values, above, count, total in session.execute(counted.group_by(*labels, at_least)):
+        key = tuple(map(str, label_values))
         buckets = counts.setdefault(key, [0] * (len(bounds) + 1))
         for index in range(len(bounds) - above, len(buckets)):
             buckets[index] += count
@@ -106,19 +106,19 @@ def _distribution(
 
 
 def requests_by_state(session: Session) -> dict[str, int]:
-    """How many requests are in each state that any is in."""
+    """Count requests by state, for the states that occur."""
     counted = select(UnlearnRequest.state, func.count()).group_by(UnlearnRequest.state)
     return {state.value: count for state, count in session.execute(counted)}
 
 
 def jobs_by_state(session: Session) -> dict[str, int]:
-    """How many jobs are in each state that any is in."""
+    """Count jobs by state, for the states that occur."""
     counted = select(Job.state, func.count()).group_by(Job.state)
     return {state.value: count for state, count in session.execute(counted)}
 
 
 def deadlines(session: Session) -> tuple[datetime | None, int]:
-    """When the first open request is due, and how many open requests are past that."""
+    """Give the earliest deadline of the open requests, and how many of them are overdue."""
     overdue = func.count().filter(UnlearnRequest.due_at < func.clock_timestamp())
     still_open = select(func.min(UnlearnRequest.due_at), overdue).where(UnlearnRequest.finished_at.is_(None))
     earliest, late = session.execute(still_open).one()
@@ -126,21 +126,21 @@ def deadlines(session: Session) -> tuple[datetime | None, int]:
 
 
 def training_seconds(session: Session) -> list[tuple[str, float]]:
-    """How long the training of each model's first version took, where that was registered."""
+    """Give the seconds of each model's training, if they were registered."""
     seconds = Model.details["training_seconds"].as_float()
     found = select(Model.name, seconds).where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
     return [(name, float(value)) for name, value in session.execute(found)]
 
 
 def awaiting_approval(session: Session) -> dict[str, int]:
-    """How many jobs wait for somebody's decision: to `run`, or to have their `version` served."""
+    """Count jobs that await approval: of their `run`, or of their `version`."""
     waiting = select(Job.holds_model, func.count()).where(Job.state == JobState.AWAITING_APPROVAL)
     found = dict(session.execute(waiting.group_by(Job.holds_model)).all())
     return {"run": found.get(False, 0), "version": found.get(True, 0)}
 
 
 def progress(session: Session) -> list[tuple[str, str, float]]:
-    """How far each job is that a worker holds, 0 to 1, by its model (which has one such job at most) and its phase."""
+    """Give the progress, 0 to 1, of each job that a worker holds, by its model (which has at most one) and its phase."""
     running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id)
     running = running.where(Job.state.in_(LEASED))
     return [(name, phase.value, share) for name, phase, share in session.execute(running)]
@@ -157,7 +157,7 @@ def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
 
 
 def verdicts(session: Session) -> list[tuple[str, str, int]]:
-    """How many audits there were, by model and verdict: of what was published, and of what was not for that very reason."""
+    """Count audits by model and verdict: of published results, and of results that were not published because of the verdict."""
     published = (
         select(Model.name, cast(Report.verdict, Text).label("verdict"))
         .select_from(Report)
@@ -180,7 +180,7 @@ def verdicts(session: Session) -> list[tuple[str, str, int]]:
 
 
 def samples_erased(session: Session) -> list[tuple[str, int]]:
-    """How many samples each model has forgotten."""
+    """Count the samples that each model has forgotten."""
     counted = (
         select(Model.name, func.count(erased_samples.c.digest))
         .select_from(Model)
@@ -191,7 +191,7 @@ def samples_erased(session: Session) -> list[tuple[str, int]]:
 
 
 def requests_finished(session: Session) -> list[tuple[str, int, int]]:
-    """How many requests ended in each final state, and how many of them after their due date."""
+    """Count the requests in each final state, and those of them that ended after their deadline."""
     late = func.count().filter(UnlearnRequest.finished_at > UnlearnRequest.due_at)
     ended = select(UnlearnRequest.state, func.count(), late).where(UnlearnRequest.finished_at.is_not(None))
     return [
@@ -200,32 +200,32 @@ def requests_finished(session: Session) -> list[tuple[str, int, int]]:
 
 
 def requests_received(session: Session) -> int:
-    """How many requests there are."""
+    """Count all requests."""
     return session.scalar(select(func.count()).select_from(UnlearnRequest)) or 0
 
 
 def leases_expired(session: Session) -> int:
-    """How many attempts ended because their worker stopped renewing the lease."""
+    """Count the attempts whose worker stopped renewing the lease."""
     return (
         session.scalar(select(func.count()).select_from(Attempt).where(Attempt.outcome == AttemptOutcome.EXPIRED)) or 0
     )
 
 
 def stale_writes_rejected(session: Session) -> int:
-    """How many writes were refused to workers that had lost their lease."""
+    """Count the writes that were refused because the worker's lease had expired."""
     return session.scalar(select(func.sum(Attempt.refused_writes))) or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """How many wait, and since when the oldest of them has; None where none does."""
+    """How many entries wait, and since when the oldest of them; None if there is none."""
 
     waiting: int
     oldest: datetime | None
 
 
 def outbox_backlog(session: Session) -> Backlog:
-    """The wake-ups whose job is due. An entry's own time moves on with every try to send it, so the job's cut-off counts."""
+    """Measure the backlog of wake-ups whose job is due. The job's closing time counts: an entry's own time moves with each try."""
     due = case(
         (Job.closed_at.is_not(None), OutboxEntry.created_at), else_=func.greatest(OutboxEntry.created_at, Job.closes_at)
     )
@@ -235,7 +235,7 @@ def outbox_backlog(session: Session) -> Backlog:
 
 
 def webhook_backlog(session: Session) -> Backlog:
-    """The messages that no endpoint has taken yet, those that wait after a failed try among them."""
+    """Measure the backlog of webhook messages that are not delivered, including those that wait for another try."""
     pending = select(func.count(), func.min(WebhookDelivery.created_at))
     waiting, oldest = session.execute(pending.where(WebhookDelivery.state == DeliveryState.PENDING)).one()
     return Backlog(waiting=waiting, oldest=oldest)
@@ -248,5 +248,5 @@ def increment_tally(session: Session, name: str, label: str) -> None:
 
 
 def read_tallies(session: Session, name: str) -> dict[str, int]:
-    """The values of a tally by label, of those that were ever counted."""
+    """Give the values of a tally by label, for the labels that were ever counted."""
     return dict(session.execute(select(Tally.label, Tally.value).where(Tally.name == name)).all())
