@@ -1,0 +1,159 @@
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from ledger import metrics
+from ledger.db import now
+from ledger.jobs import results
+from ledger.jobs.approvals import set_approvals
+from ledger.states import JobState, Reason
+from ledger.tables import WebhookDelivery, WebhookEndpoint
+from tests.ledger.conftest import progress
+
+NONE = metrics.Backlog(waiting=0, oldest=None)
+
+
+def test_known_label_sets_are_there_before_the_first_row(world):
+    with world.sessions() as session:
+        seconds = metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels
+        assert set(seconds) == {("small", "ltu"), ("large", "ltu")}
+        assert all(total == 0.0 and set(counts) == {0} for counts, total in seconds.values())
+        assert {kind for _, kind in metrics.stage_seconds(session, kinds=["ltu"]).by_labels} == {"ltu"}
+        assert metrics.jobs_by_state(session) == {}
+        assert metrics.deadlines(session) == (None, 0)
+
+
+def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
+    world.finish(world.submit_and_claim(1, 2))
+    with world.sessions() as session:
+        distribution = metrics.unlearning_seconds(session, kinds=["ltu"])
+        counts, total = distribution.by_labels["small", "ltu"]
+        assert (dict(zip(distribution.bounds, counts, strict=False))[1], counts[1], counts[-1], total) == (0, 1, 1, 2.0)
+        assert dict(metrics.samples_erased(session)) == {"small": 2, "large": 0}
+        assert metrics.verdicts(session) == [("small", "verified", 1)]
+        assert metrics.requests_finished(session) == [("completed", 1, 0)]
+        assert metrics.job_requests(session).by_labels[()][1] == 1
+
+
+def test_an_attempt_without_an_audit_is_not_timed(world):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        progress(session, claim, timings={"unlearn": 5.0})
+    world.fail(claim, Reason.OUT_OF_MEMORY)
+    with world.sessions() as session:
+        assert metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels["small", "ltu"][1] == 0.0
+        assert metrics.jobs_by_state(session) == {JobState.FAILED: 1}
+
+
+def test_open_requests_past_their_date_are_overdue(world):
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    due_at = world.submit(1, received_at=long_ago).due_at
+    world.submit(2)
+    with world.sessions() as session:
+        assert metrics.deadlines(session) == (due_at, 1)
+
+
+def test_an_expired_lease_is_counted_once(world):
+    claim = world.submit_and_claim(1)
+    world.expire_lease(claim.job_id)
+    world.sweep(max_attempts=3)
+    world.sweep(max_attempts=3)
+    with world.sessions() as session:
+        assert metrics.leases_expired(session) == 1
+
+
+def test_a_running_job_tells_how_far_it_is_by_its_model_and_a_waiting_one_does_not(world):
+    claim = world.submit_and_claim(1)
+    world.submit(2, models=["large"])
+    with world.sessions.begin() as session:
+        progress(session, claim)
+    with world.sessions() as session:
+        assert metrics.progress(session) == [("small", "unlearn", 0.3)]
+
+
+def test_what_waits_for_a_decision_is_counted_and_no_worker_holds_it(world):
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", jobs=True, by="key:admin")
+        set_approvals(session, tenant_id=world.tenant_id, model="large", versions=True, by="key:admin")
+        assert metrics.awaiting_approval(session) == {"run": 0, "version": 0}
+    world.submit_and_claim(1)
+    held = world.submit_and_claim(2, models=["large"])
+    with world.sessions() as session:
+        assert metrics.awaiting_approval(session) == {"run": 1, "version": 0}
+        assert [model for model, _, _ in metrics.progress(session)] == ["large"]
+    world.finish(held)
+    with world.sessions() as session:
+        assert metrics.awaiting_approval(session) == {"run": 1, "version": 1}
+        assert metrics.progress(session) == []
+
+
+def test_the_training_time_is_told_where_it_was_registered(world):
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE models SET details = '{\"training_seconds\": 60}' WHERE name = 'small'"))
+        session.execute(text("UPDATE models SET details = '{\"training_seconds\": \"long\"}' WHERE name = 'large'"))
+    with world.sessions() as session:
+        assert metrics.training_seconds(session) == [("small", 60.0)]
+
+
+def test_audits_are_counted_also_where_their_result_was_not_published(world):
+    claim = world.submit_and_claim(1)
+    world.verify(claim)
+    with world.sessions.begin() as session:
+        following = results.escalate(session, claim, method={"kind": "ieu"}, finding={"verdict": "inconclusive"})
+    world.verify(following)
+    world.fail(following, Reason.AUDIT_FAILED)
+    world.finish(world.submit_and_claim(2))
+    with world.sessions() as session:
+        assert sorted(metrics.verdicts(session)) == [
+            ("small", "failed", 1),
+            ("small", "inconclusive", 1),
+            ("small", "verified", 1),
+        ]
+
+
+def test_nothing_waits_in_an_empty_world(world):
+    with world.sessions() as session:
+        assert metrics.outbox_backlog(session) == NONE
+        assert metrics.webhook_backlog(session) == NONE
+
+
+def test_a_wake_up_counts_from_its_jobs_cut_off_and_not_before(world):
+    world.submit(1, batch_window=timedelta(hours=1))
+    with world.sessions() as session:
+        assert metrics.outbox_backlog(session) == NONE
+
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET cut_off = clock_timestamp() - interval '5 minutes'"))
+        session.execute(text("UPDATE outbox SET created_at = clock_timestamp() - interval '1 hour'"))
+    with world.sessions() as session:
+        found = metrics.outbox_backlog(session)
+        cut_off = session.scalar(text("SELECT cut_off FROM jobs"))
+    assert found == metrics.Backlog(waiting=1, oldest=cut_off)
+
+
+def test_a_message_that_nobody_has_taken_waits(world):
+    with world.sessions.begin() as session:
+        endpoint = WebhookEndpoint(tenant_id=world.tenant_id, url="https://receiver.example/", types=[])
+        session.add(endpoint)
+        session.flush()
+        message = WebhookDelivery(
+            endpoint_id=endpoint.id, message_id=uuid4(), type="request.completed", body="{}", next_try_at=now(session)
+        )
+        session.add(message)
+    with world.sessions() as session:
+        found = metrics.webhook_backlog(session)
+    assert (found.waiting, found.oldest) == (1, message.created_at)
+
+
+def test_a_tally_counts_by_label_and_only_what_was_committed(sessions):
+    for label in ("a", "b", "a"):
+        with sessions.begin() as session:
+            metrics.increment_tally(session, "things", label)
+    session = sessions()
+    metrics.increment_tally(session, "things", "b")
+    session.rollback()
+    session.close()
+    with sessions() as session:
+        assert metrics.read_tallies(session, "things") == {"a": 2, "b": 1}
+        assert metrics.read_tallies(session, "others") == {}
