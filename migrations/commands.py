@@ -1,4 +1,4 @@
-"""Alembic from Python: what the embedded stack and the tests call."""
+"""Alembic called from Python, by the embedded stack and by tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from alembic.config import Config
 
 
 def configuration(url: str) -> Config:
-    """Alembic's configuration for the database at `url`; needs no alembic.ini, so it works from an installed package."""
+    """Build Alembic's configuration for the database at `url`. It needs no alembic.ini, so it works from an installed package."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.set_main_option("path_separator", "os")
@@ -16,10 +16,10 @@ def configuration(url: str) -> Config:
 
 
 def upgrade(url: str) -> None:
-    """Bring the database at `url` to the newest revision; nothing happens when it is there already."""
+    """Upgrade the database at `url` to the newest revision, if it is not there already."""
     command.upgrade(configuration(url), "head")
 
 
 def newest() -> str:
-    """The newest revision, by the names of the files: one chain of numbers."""
+    """Find the newest revision by the names of the files, which are numbered in sequence."""
     return max(path.name.split("_")[0] for path in (Path(__file__).parent / "versions").glob("[0-9]*.py"))

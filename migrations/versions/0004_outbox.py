@@ -1,4 +1,4 @@
-"""Outbox
+"""The outbox of wake-ups
 
 Revision: 0004, after 0003
 """
@@ -28,7 +28,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_id", name=op.f("uq_outbox_job_id")),
     )
     op.create_index(op.f("ix_outbox_available_at"), "outbox", ["available_at"])
-    # Whoever waits when this migration runs is woken once.
+    # Jobs that wait when this migration runs are woken once.
     op.execute("INSERT INTO outbox (job_id, available_at) SELECT id, cut_off FROM jobs WHERE state = 'queued'")
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints and refused writes
+"""Training checkpoints and refused writes
 
 Revision: 0005, after 0004
 """

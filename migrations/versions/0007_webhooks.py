@@ -1,4 +1,4 @@
-"""Webhooks
+"""Webhooks and tallies
 
 Revision: 0007, after 0006
 """

@@ -1,4 +1,4 @@
-"""Approvals
+"""Approval of jobs and of versions
 
 Revision: 0010, after 0009
 """
@@ -38,7 +38,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # What waits is given up: the version before this one knows no waiting.
+    # Versions that await approval fail: the version before this one has no approval.
     op.execute(
         "UPDATE jobs SET phase = 'done', state = 'failed', finished_at = clock_timestamp() "
         "WHERE phase = 'awaiting_approval' AND state = 'verifying'"

@@ -1,4 +1,4 @@
-"""Overdue requests
+"""When a request was found overdue
 
 Revision: 0012, after 0011
 """

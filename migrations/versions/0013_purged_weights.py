@@ -1,4 +1,4 @@
-"""Purged weights
+"""When weights were purged
 
 Revision: 0013, after 0012
 """

@@ -1,4 +1,4 @@
-"""The migrations and the tables in Python are the same, upwards and downwards."""
+"""The migrations make the tables that are declared in Python, and can be undone."""
 
 import pytest
 from alembic import command
@@ -37,7 +37,7 @@ def test_autogenerate_finds_nothing(engine):
 
 
 def check_definitions(engine):
-    """Name and normalised definition of every CHECK; autogenerate does not compare these."""
+    """Read the name and the normalised definition of every CHECK. Autogenerate does not compare these."""
     statement = text(
         "SELECT conrelid::regclass::text || '.' || conname, pg_get_constraintdef(oid) FROM pg_constraint "
         "WHERE contype = 'c' AND connamespace = 'public'::regnamespace"

@@ -1,7 +1,7 @@
-"""Migrations that a running older version survives: they expand, and contract only what no released version uses any more.
+"""A running release survives the migrations of the next: they expand the schema, and contract only what no release uses.
 
-What a release's code writes and reads must still be there, and must still be enough, after the next release's migrations. The
-release to compare with is `RELEASED`; move it at each release.
+What the code of a release writes and reads must still exist, and must still be enough, after the next release's migrations.
+`RELEASED` is the release to compare with; change it at each release.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ RELEASED = "0013"
 
 @dataclass(frozen=True)
 class Column:
-    """What older code relies on in a column."""
+    """What older code relies on about a column."""
 
     kind: str
     required: bool
 
 
 def columns(engine: Engine) -> dict[tuple[str, str], Column]:
-    """Every column: its type, and whether an insert must name it."""
+    """Read the type of every column, and whether an insert must name it."""
     found = inspect(engine)
     return {
         (table, column["name"]): Column(
@@ -39,7 +39,7 @@ def columns(engine: Engine) -> dict[tuple[str, str], Column]:
 
 
 def breaks(before: dict[tuple[str, str], Column], after: dict[tuple[str, str], Column]) -> list[str]:
-    """What code written for `before` can not live with in `after`."""
+    """List what breaks code that was written for `before`."""
     tables = {table for table, _ in before}
     faults = [f"{table}.{name} is gone" for table, name in before.keys() - after.keys()]
     faults += [

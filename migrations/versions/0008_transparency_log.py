@@ -1,4 +1,4 @@
-"""The log
+"""The transparency log
 
 Revision: 0008, after 0007
 """
@@ -13,7 +13,7 @@ branch_labels = None
 depends_on = None
 
 APPEND_ONLY = ("log_leaves", "log_nodes", "log_checkpoints", "log_head")
-"""Rows of these are never deleted. The first's are given a place, once; the last one's only grows; the others never change."""
+"""Rows of these are never deleted. A leaf gets its place once, the head only grows, and the others never change."""
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""Signs of life
+"""Heartbeats
 
 Revision: 0002, after 0001
 """

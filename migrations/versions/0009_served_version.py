@@ -1,4 +1,4 @@
-"""Which version is served
+"""The served version of a model, and the training samples of later versions
 
 Revision: 0009, after 0008
 """
@@ -32,7 +32,7 @@ def upgrade() -> None:
     op.create_foreign_key(
         op.f("fk_models_served_version_id"), "models", "model_versions", ["served_version_id"], ["id"]
     )
-    # Until now the newest was the one that was served.
+    # So far the newest version was served.
     op.execute(
         "UPDATE models SET served_version_id = (SELECT id FROM model_versions WHERE model_id = models.id "
         "ORDER BY number DESC LIMIT 1)"

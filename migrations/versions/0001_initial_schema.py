@@ -1,4 +1,4 @@
-"""What was asked and what happened
+"""Initial schema
 
 Revision: 0001, after
 """
@@ -534,7 +534,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_targets_job_id"), "targets", ["job_id"], unique=False)
     op.create_index(op.f("ix_targets_model_id"), "targets", ["model_id"], unique=False)
-    # A version names the job that made it, a job the version it starts from: one of the two comes last.
+    # A version names the job that made it, and a job the version that it starts from. One of the two keys must come last.
     op.create_foreign_key(op.f("fk_model_versions_job_id"), "model_versions", "jobs", ["job_id"], ["id"])
 
 

@@ -1,4 +1,4 @@
-"""Uploaded manifests
+"""Uploads of sample IDs
 
 Revision: 0011, after 0010
 """

@@ -1,4 +1,4 @@
-"""A reason for lost GPUs
+"""The reason gpu_lost
 
 Revision: 0014, after 0013
 """

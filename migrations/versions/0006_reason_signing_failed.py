@@ -1,4 +1,4 @@
-"""A reason for results that could not be signed
+"""The reason signing_failed
 
 Revision: 0006, after 0005
 """

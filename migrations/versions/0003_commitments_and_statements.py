@@ -1,4 +1,4 @@
-"""Manifests and statements
+"""Commitments to erased samples, signed statements and signing keys
 
 Revision: 0003, after 0002
 """
