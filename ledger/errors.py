@@ -1,7 +1,7 @@
-"""What the ledger refuses, by who is to blame.
+"""The errors of the ledger, classified by cause: the caller, the worker, or ours.
 
 LedgerError
-├── Refused                     the caller's: nothing was written
+├── Refused                     the caller: nothing was written
 │   ├── NotFound                no such thing for this tenant
 │   │   ├── UnknownDataset
 │   │   ├── UnknownModel
@@ -10,43 +10,43 @@ LedgerError
 │   │   ├── UnknownJob
 │   │   ├── UnknownReport
 │   │   ├── NotInReport         the sample is not among those of this report
-│   │   ├── UnknownEntry        not in the log, or no longer to be opened
+│   │   ├── UnknownEntry        not in the log, or its content was erased
 │   │   ├── UnknownKey
 │   │   ├── UnknownUpload
 │   │   ├── UnknownWebhook
 │   │   └── UnknownDelivery
 │   ├── EmptyUpload             an uploaded list holds no sample
 │   ├── NoSamplesMatch          none of the samples is in a training set
-│   ├── SamplesNotInDataset     a model may only be trained on registered samples
+│   ├── SamplesNotInDataset     training samples are not registered
 │   ├── UnknownRegulation
 │   ├── UnknownScope
 │   ├── InvalidCursor
-│   ├── InvalidPlace            the log has no tree of that size, or no such leaf in it
-│   ├── InvalidTime             a time without a zone, or in the future
-│   ├── KeyRefused              no, wrong, expired or revoked API key
+│   ├── InvalidPlace            the log has no tree of that size, or the tree no such leaf
+│   ├── InvalidTime             a time without a zone or in the future
+│   ├── KeyRefused              an unknown, wrong, expired or revoked API key
 │   ├── IdempotencyMismatch     the key was used with another body
-│   └── Conflict                right now it cannot be done
+│   └── Conflict                not possible in the current state
 │       ├── AlreadyRegistered
 │       ├── IdempotencyInProgress
-│       ├── TooLate             the thing is beyond the point where it could be cancelled or extended
+│       ├── TooLate             it can no longer be cancelled or extended
 │       ├── ModelBusy           a job of the model has not ended
-│       ├── SamplesErased       a version still knows samples that were erased
-│       ├── NotAwaiting         the job does not wait for approval
+│       ├── SamplesErased       the version knows samples that were erased
+│       ├── NotAwaiting         the job does not await approval
 │       ├── VersionRefused      an approver has refused the version
 │       ├── NotFailed           only a failed job can be retried
-│       └── WebhookDisabled     a disabled endpoint is told nothing
-├── StaleClaim                  the worker's: its lease is lost, it must stop and write nothing
-├── JobCancelled                a caller cancelled the job while it ran: the worker ends it, and publishes nothing
-└── IllegalMove                 ours: a state change that is not in the table of moves
+│       └── WebhookDisabled     nothing is sent to a disabled endpoint
+├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
+├── JobCancelled                the caller: the job was cancelled, so the worker ends it and publishes nothing
+└── IllegalMove                 ours: a move that is not in the table of moves
 """
 
 
 class LedgerError(Exception):
-    """Base of everything the ledger raises on purpose."""
+    """Base of all errors that the ledger raises."""
 
 
 class Refused(LedgerError):
-    """The caller asked for something that cannot be done; nothing was written."""
+    """The caller asked for what cannot be done. Nothing was written."""
 
 
 class NotFound(Refused):
@@ -82,7 +82,7 @@ class NotInReport(NotFound):
 
 
 class UnknownEntry(NotFound):
-    """The log has no such entry or checkpoint, or what opens it was erased."""
+    """The log has no such entry or checkpoint, or the entry's content was erased."""
 
 
 class UnknownKey(NotFound):
@@ -90,7 +90,7 @@ class UnknownKey(NotFound):
 
 
 class UnknownUpload(NotFound):
-    """No uploaded manifest of that id, or none any more."""
+    """No upload of that id, or it has expired."""
 
 
 class UnknownWebhook(NotFound):
@@ -130,11 +130,11 @@ class InvalidPlace(Refused):
 
 
 class InvalidTime(Refused):
-    """A time has no zone, or lies in the future."""
+    """A time has no zone or is in the future."""
 
 
 class KeyRefused(Refused):
-    """The API key is unknown, wrong, expired or revoked; which of them is not said."""
+    """The API key is unknown, wrong, expired or revoked. The message does not say which."""
 
 
 class IdempotencyMismatch(Refused):
@@ -142,7 +142,7 @@ class IdempotencyMismatch(Refused):
 
 
 class Conflict(Refused):
-    """It cannot be done in the state that the thing is in."""
+    """It is not possible in the current state."""
 
 
 class AlreadyRegistered(Conflict):
@@ -154,7 +154,7 @@ class IdempotencyInProgress(Conflict):
 
 
 class TooLate(Conflict):
-    """The request or job is beyond the point where that could be done."""
+    """The request or job can no longer be cancelled or extended."""
 
 
 class NotFailed(Conflict):
@@ -162,19 +162,19 @@ class NotFailed(Conflict):
 
 
 class ModelBusy(Conflict):
-    """A job of the model has not ended; which version is served can not be changed under it."""
+    """A job of the model is running or awaits approval, so its served version cannot be changed."""
 
 
 class SamplesErased(Conflict):
-    """The version knows samples that were erased: it may not be served, or registered."""
+    """The version knows samples that were erased, so it cannot be served or registered."""
 
 
 class NotAwaiting(Conflict):
-    """The job does not wait for approval."""
+    """The job does not await approval."""
 
 
 class VersionRefused(Conflict):
-    """An approver has refused the version; its job can not make another one."""
+    """The version was refused or purged and cannot be served, and its job cannot make another."""
 
 
 class WebhookDisabled(Conflict):
@@ -182,12 +182,12 @@ class WebhookDisabled(Conflict):
 
 
 class StaleClaim(LedgerError):
-    """The claim's lease is lost or its attempt has moved on; the worker must stop and write nothing."""
+    """The claim's lease has expired or its attempt has ended. The worker must stop and write nothing."""
 
 
 class JobCancelled(LedgerError):
-    """A caller cancelled the job while it ran; the worker ends it with `cancelled_by_caller` and publishes nothing."""
+    """The job was cancelled while it ran. The worker ends it with `cancelled_by_caller` and publishes nothing."""
 
 
 class IllegalMove(LedgerError):
-    """A state change that is not in the table of moves: a fault in this program."""
+    """A move between states that is not in the table of moves: a bug in this program."""
