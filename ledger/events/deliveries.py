@@ -1,7 +1,8 @@
-"""Deliveries of webhook messages: an outbox of their own, with a log of every try.
+"""Deliveries of webhook messages: an outbox with a log of every try.
 
-A courier takes an endpoint with what is due for it, sends it while no transaction is open, and writes each try down. One courier
-at a time is at an endpoint, so one that hangs holds up nobody else; a courier that dies leaves it to the next after `HOLD`.
+A relay takes an endpoint with the messages that are due for it, sends them while no transaction is open, and records each try.
+An endpoint belongs to one relay at a time, so that an endpoint that hangs delays no other. If a relay dies, another takes the
+endpoint after `VISIBILITY_TIMEOUT`.
 """
 
 import json
@@ -15,36 +16,43 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now, read_page
+from ledger.db import now
 from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
 from ledger.metrics import increment_tally
+from ledger.paging import read_page
 from ledger.states import DeliveryState, DisabledReason, TryOutcome
 from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
 
 SCHEDULE = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
-"""How long after each failed try the next one follows, but for the jitter; after the last the delivery is given up. Those that
-Standard Webhooks suggests: about three days in all."""
+"""The waits after each failed try, before jitter. After the last the delivery has failed. Standard Webhooks suggests these: about
+three days in all."""
 
 JITTER = 0.2
-"""Each wait is longer by a random share of itself up to this, so that what failed at once does not come back at once."""
+"""Each wait is longer by a random share of itself up to this, so that simultaneous failures are not retried together."""
 
 MAX_FAILING_TIME = timedelta(days=5)
-"""An endpoint at which every try has failed for so long is disabled (Standard Webhooks)."""
+"""An endpoint at which every try has failed for this long is disabled (Standard Webhooks)."""
 
 VISIBILITY_TIMEOUT = timedelta(minutes=3)
-"""How long an endpoint is its courier's: longer than a batch takes in which every try runs into its time-out."""
+"""How long an endpoint belongs to its relay: longer than a batch in which every try times out."""
 
 RETRY_PAUSE = timedelta(seconds=5)
-"""How long an endpoint rests after a failed try."""
+"""How long an endpoint is left alone after a failed try."""
+
+DELIVERY_RETENTION = timedelta(days=30)
+"""How long the log of a finished delivery is kept."""
 
 BATCH_SIZE = 10
+"""How many messages a relay takes at a time."""
+
 TALLY = "webhook_deliveries"
+"""The name of the tally of tries, by outcome."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One message to be tried now."""
+    """A message to send now."""
 
     id: UUID
     message_id: UUID
@@ -54,7 +62,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What is due for one endpoint. `generations` are those of the secrets that sign, the newest first."""
+    """The messages that are due for one endpoint. `generations` are those of the secrets to sign with, newest first."""
 
     endpoint_id: UUID
     url: str
@@ -65,7 +73,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Try:
-    """How a try ended; `status` is the HTTP status where there was an answer, `seconds` how long it took."""
+    """The result of a try. `status` is the HTTP status of the response, if there was one; `seconds` is its duration."""
 
     outcome: TryOutcome
     status: int | None
@@ -73,7 +81,7 @@ class Try:
 
 
 def take_batch(session: Session) -> Batch | None:
-    """The endpoint that has waited longest, with what is due for it, for this courier alone; None where nothing is due."""
+    """Take the endpoint that has waited longest, with the messages that are due for it. None if nothing is due."""
     moment = now(session)
     due = (WebhookDelivery.state == DeliveryState.PENDING) & (WebhookDelivery.next_try_at <= moment)
     free = WebhookEndpoint.busy_until.is_(None) | (WebhookEndpoint.busy_until <= moment)
@@ -102,7 +110,7 @@ def take_batch(session: Session) -> Batch | None:
 
 
 def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:
-    """Write a try down, count it, and decide when the next one follows, if any. An endpoint deleted meanwhile leaves no trace."""
+    """Record and count a try, and schedule the next one, if any. If the endpoint was deleted meanwhile, only count the try."""
     endpoint = session.get(
         WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True}, populate_existing=True
     )
@@ -120,7 +128,7 @@ def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *,
         _finish(row, DeliveryState.DELIVERED, moment)
     elif row.state == DeliveryState.PENDING:
         endpoint.failing_since = endpoint.failing_since or moment
-        _put_off(row, moment, random or Random())
+        _schedule_next_try(row, moment, random or Random())
         if made.status == 410:
             disable(session, endpoint, DisabledReason.GONE)
         elif endpoint.failing_since <= moment - MAX_FAILING_TIME:
@@ -128,7 +136,7 @@ def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *,
     session.flush()
 
 
-def _put_off(row: WebhookDelivery, moment: datetime, random: Random) -> None:
+def _schedule_next_try(row: WebhookDelivery, moment: datetime, random: Random) -> None:
     if row.failures >= len(SCHEDULE):
         _finish(row, DeliveryState.FAILED, moment)
         return
@@ -141,14 +149,10 @@ def _finish(row: WebhookDelivery, state: DeliveryState, moment: datetime) -> Non
 
 
 def release_batch(session: Session, batch: Batch, *, pause: bool) -> None:
-    """Leave the endpoint to the next courier, after a `PAUSE` where a try has failed."""
+    """Give the endpoint back to the relays, after `RETRY_PAUSE` if a try has failed."""
     endpoint = session.get(WebhookEndpoint, batch.endpoint_id, with_for_update={"key_share": True})
     if endpoint is not None and endpoint.busy_until == batch.held_until:
         endpoint.busy_until = now(session) + RETRY_PAUSE if pause else None
-
-
-DELIVERY_RETENTION = timedelta(days=30)
-"""How long the log of a finished delivery is kept."""
 
 
 def list_deliveries(
@@ -160,7 +164,7 @@ def list_deliveries(
     cursor: str | None = None,
     limit: int = 50,
 ) -> resources.Page[resources.Delivery]:
-    """An endpoint's deliveries, newest first: all, or those in a state. Raises UnknownWebhook, InvalidCursor."""
+    """List an endpoint's deliveries, newest first: all, or those in a state. Raises UnknownWebhook, InvalidCursor."""
     find_webhook(session, tenant_id=tenant_id, webhook_id=webhook_id)
     chosen = select(WebhookDelivery).where(WebhookDelivery.endpoint_id == webhook_id)
     if state is not None:
@@ -170,7 +174,7 @@ def list_deliveries(
 
 
 def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: UUID) -> resources.Delivery:
-    """Have a delivery tried again now, with the same message and a new schedule.
+    """Try a delivery again now, with the same message and a new schedule.
 
     Raises UnknownWebhook, UnknownDelivery, and WebhookDisabled.
     """
@@ -186,7 +190,7 @@ def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: 
 
 
 def delete_expired_deliveries(session: Session) -> None:
-    """Delete the log of what ended longer ago than it is kept."""
+    """Delete the deliveries that ended longer than DELIVERY_RETENTION ago, with their log."""
     session.execute(
         delete(WebhookDelivery).where(WebhookDelivery.finished_at <= func.clock_timestamp() - DELIVERY_RETENTION)
     )

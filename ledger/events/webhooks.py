@@ -28,7 +28,7 @@ def add_webhook(
     description: str | None = None,
     key: bytes,
 ) -> resources.WebhookWithSecret:
-    """Make an endpoint that is sent events from now on. Its secret is derived from the key."""
+    """Create an endpoint to which events are sent from now on. Its secret is derived from the key."""
     endpoint = WebhookEndpoint(tenant_id=tenant_id, url=url, types=sorted(set(types)), description=description)
     session.add(endpoint)
     session.flush()
@@ -111,7 +111,7 @@ def _with_secret(endpoint: WebhookEndpoint, key: bytes) -> resources.WebhookWith
 
 
 _PURPOSE = b"\0webhook secret\0"
-"""No sample's digest is made of an input that begins with NUL: a dataset's name holds no control character."""
+"""The hash of a sample never has an input that begins with NUL, because a dataset's name holds no control character."""
 
 
 def webhook_secret(key: bytes, endpoint_id: UUID, generation: int) -> str:

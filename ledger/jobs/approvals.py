@@ -13,8 +13,9 @@ from ledger.db import now
 from ledger.errors import NotAwaiting, UnknownModel
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
+from ledger.jobs.cancellation import refuse_version
 from ledger.jobs.claims import await_approval
-from ledger.jobs.jobs import find_job, get_job, refuse_version
+from ledger.jobs.jobs import find_job, get_job
 from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.models import get_model

@@ -1,4 +1,4 @@
-"""How long a model's next job will take: from its past jobs, before the first from its training."""
+"""Estimates of how long a model's next job will take: from its past jobs, or from its training before the first."""
 
 from datetime import timedelta
 from typing import Any
@@ -14,12 +14,12 @@ from ledger.states import JobState
 from ledger.tables import Job, Model
 
 SPREAD = (0.1, 3.0)
-"""The range of an estimate from training alone, in training times. A convention: the audit comes on top of the method, and a
-policy's methods may all be tried, of which retraining is the last."""
+"""The range of an estimate from training alone, in training times. It is a convention: the audit adds to the method's time, and a
+policy may try several methods, of which retraining is the last."""
 
 
 def estimate(session: Session, *, job_id: UUID) -> resources.Estimate | None:
-    """The estimate for a job that waits; None where nothing is known of its model. One job of a model runs at a time."""
+    """Estimate a waiting job, behind the other open jobs of its model. None if nothing is known about its model."""
     job = session.get_one(Job, job_id)
     found = _from_past_jobs(session, job.model_id) or _from_training(session.get_one(Model, job.model_id).details)
     if found is None:
@@ -34,7 +34,7 @@ def estimate(session: Session, *, job_id: UUID) -> resources.Estimate | None:
 
 
 def last_durations(model_id: UUID) -> Subquery:
-    """How long the model's last twenty jobs `lasted`, from their first start to their end; not those that had nothing to run."""
+    """Select how long the model's last twenty jobs `lasted`, from first start to end. Jobs that had nothing to run do not count."""
     return (
         select((Job.finished_at - Job.started_at).label("lasted"))
         .where(Job.model_id == model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))

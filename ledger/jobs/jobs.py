@@ -4,15 +4,13 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select, true, update
+from sqlalchemy import Select, bindparam, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
-from ledger.db import read_page
-from ledger.errors import NotFailed, TooLate, UnknownJob, VersionRefused
-from ledger.events.timeline import record
-from ledger.jobs.transitions import advance_job
-from ledger.states import LEASED, JobState, Phase, Reason, RequestState
+from ledger.errors import UnknownJob
+from ledger.paging import read_page
+from ledger.states import JobState, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 
 
@@ -97,63 +95,3 @@ def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[re
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
     return [resources.Attempt.model_validate(attempt) for attempt in attempts]
-
-
-def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
-    """Cancel a job with all its requests: at once while it waits, at the worker's next step while it runs; again does nothing.
-
-    The served model is untouched in any case. Raises UnknownJob, and TooLate once it has completed or failed.
-    """
-    find_job(session, tenant_id=tenant_id, job_id=job_id)
-    job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    if job.state in {JobState.COMPLETED, JobState.FAILED}:
-        raise TooLate(f"the job has {job.state} already; it can not be cancelled")
-    stop_job(session, job)
-    session.flush()
-    return get_job(session, tenant_id=tenant_id, job_id=job_id)
-
-
-def stop_job(session: Session, job: Job) -> None:
-    """Cancel a locked job: at once while no worker holds it, else ask its worker. A job that has ended stays as it is."""
-    if job.state in (JobState.QUEUED, JobState.AWAITING_APPROVAL):
-        refuse_version(session, job)
-        advance_job(session, job.id, JobState.CANCELLED, reason=Reason.CANCELLED_BY_CALLER)
-    elif job.state in LEASED and not job.cancel_requested:
-        job.cancel_requested = True
-        record(session, "job.cancel_requested", {}, job_id=job.id)
-
-
-def refuse_version(session: Session, job: Job) -> None:
-    """Mark the version of a job, if it has made one, as never to be served."""
-    made = update(ModelVersion).where(ModelVersion.job_id == job.id)
-    session.execute(made.values(refused_at=func.clock_timestamp()))
-
-
-def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
-    """Put a failed job back into the queue, from the first method of its policy and with all its tries.
-
-    Raises UnknownJob, NotFailed for a job in another state, and VersionRefused for one that has had its result.
-    """
-    find_job(session, tenant_id=tenant_id, job_id=job_id)
-    job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
-    if job.state != JobState.FAILED:
-        raise NotFailed(f"only a failed job can be retried; this one is {job.state}")
-    if session.scalar(select(ModelVersion.id).where(ModelVersion.job_id == job_id)) is not None:
-        raise VersionRefused("the version that this job made was refused; submit its requests anew")
-    advance_job(
-        session,
-        job_id,
-        JobState.QUEUED,
-        data={"reason": "retried"},
-        attempt=job.attempt + 1,
-        tries=0,
-        policy_index=0,
-        method=job.policy[0],
-        cancel_requested=False,
-        phase=Phase.WAITING,
-        progress=0.0,
-        step=0,
-        total=0,
-        eta_seconds=None,
-    )
-    return get_job(session, tenant_id=tenant_id, job_id=job_id)

@@ -1,4 +1,4 @@
-"""Models and their versions."""
+"""Models, with their served version."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def register_model(
 ) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
-    Raises UnknownDataset, AlreadyRegistered when the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
+    Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
     """
     if not policy:
         raise ValueError("a model's policy must name at least one method")
@@ -62,7 +62,7 @@ def register_model(
         model_id=model.id, number=1, kind=VersionKind.TRAINED, weights_sha256=weights_sha256, weights_path=weights_path
     )
     session.add(version)
-    # It should have been trained without what other models of its dataset have erased.
+    # It should not have been trained on what other models of its dataset have erased.
     elsewhere = (
         select(erased_samples.c.digest)
         .join(Model, Model.id == erased_samples.c.model_id)

@@ -1,6 +1,6 @@
-"""Which weights need not be kept any longer. Those of superseded versions still know whom a later version has forgotten.
+"""Retention of weights. Superseded versions still know the people whom a later version has forgotten, so their files are purged.
 
-The row of a version stays for ever, with its digest: reports name it. Only the file goes.
+The row of a version stays for ever, with its digest, because reports name it.
 """
 
 from collections.abc import Collection
@@ -11,17 +11,13 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from ledger import resources
 from ledger.db import now
-from ledger.registry.models import list_versions
-from ledger.states import Verdict
-from ledger.tables import Job, Model, ModelVersion, Report
-from ledger.tables.samples import erased_samples
+from ledger.tables import Job, Model, ModelVersion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupersededVersion:
-    """A version that nobody serves and no open job needs, and since when another has followed it."""
+    """A version that is not served and that no open job needs, and the time since which a later version exists."""
 
     version_id: UUID
     model: str
@@ -31,9 +27,9 @@ class SupersededVersion:
 
 
 def list_superseded(session: Session, *, older_than: timedelta) -> list[SupersededVersion]:
-    """The versions whose weights may go: followed by another for longer than that, and not purged yet; oldest first.
+    """List the versions whose weights may be purged: superseded for longer than `older_than`, oldest first.
 
-    Never the served version, one that may yet be served (newer, and not refused), or one that an open job began with.
+    The served version, versions that may yet be served (newer and not refused) and those that an open job starts from are kept.
     """
     served, later = aliased(ModelVersion), aliased(ModelVersion)
     followed = select(func.min(later.created_at)).where(
@@ -61,42 +57,19 @@ def list_superseded(session: Session, *, older_than: timedelta) -> list[Supersed
 
 
 def mark_purged(session: Session, version_ids: Collection[UUID], *, older_than: timedelta) -> list[str]:
-    """Give these versions up, and get the names of the files that nothing needs any more. Delete those after the commit.
+    """Mark versions as purged, and list the files that no version needs any more. Delete these after the commit.
 
-    Whether they may go is asked again under the models' locks: one may have been promoted since it was listed.
+    The check whether they may be purged is repeated under the models' locks: one may have been promoted since it was listed.
     """
     models = select(Model).where(Model.id.in_(select(ModelVersion.model_id).where(ModelVersion.id.in_(version_ids))))
     session.execute(models.order_by(Model.id).with_for_update(key_share=True))
-    going = {version.version_id for version in list_superseded(session, older_than=older_than)} & set(version_ids)
-    marked = update(ModelVersion).where(ModelVersion.id.in_(going)).values(purged_at=func.clock_timestamp())
+    purged = {version.version_id for version in list_superseded(session, older_than=older_than)} & set(version_ids)
+    marked = update(ModelVersion).where(ModelVersion.id.in_(purged)).values(purged_at=func.clock_timestamp())
     session.execute(marked.execution_options(synchronize_session=False))
-    paths = set(session.scalars(select(ModelVersion.weights_path).where(ModelVersion.id.in_(going))))
+    paths = set(session.scalars(select(ModelVersion.weights_path).where(ModelVersion.id.in_(purged))))
     return sorted(paths - needed_files(session))
 
 
 def needed_files(session: Session) -> set[str]:
-    """The names of the weights that the storage must hold. Two versions may share a file: the digest is its name."""
+    """List the names of the weights files that must be kept. Two versions may share a file, as its name is the digest."""
     return set(session.scalars(select(ModelVersion.weights_path).where(ModelVersion.purged_at.is_(None))))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Forgotten:
-    """A version, how many samples it was made to forget, and what its audit found."""
-
-    version: resources.Version
-    samples: int
-    verdict: Verdict | None
-
-
-def list_forgotten(session: Session, *, tenant_id: UUID, model: str) -> list[Forgotten]:
-    """All versions of a model, newest first. Raises UnknownModel."""
-    versions = list_versions(session, tenant_id=tenant_id, model=model)
-    ids = [version.id for version in versions]
-    counted = select(erased_samples.c.version_id, func.count()).where(erased_samples.c.version_id.in_(ids))
-    found = select(Report.version_id, Report.verdict).where(Report.version_id.in_(ids))
-    first: dict[UUID, int] = dict(session.execute(counted.group_by(erased_samples.c.version_id)).all())
-    verdicts = dict(session.execute(found).all())
-    return [
-        Forgotten(version=version, samples=first.get(version.id, 0), verdict=verdicts.get(version.id))
-        for version in versions
-    ]

@@ -1,6 +1,7 @@
-"""Versions: registering one that was trained anew, and choosing which one is served. No way leads back to what was erased."""
+"""Versions: register a retrained one, and choose the served one. A version that knows erased samples is refused."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Select, false, func, literal, select
@@ -12,8 +13,8 @@ from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import to_version
-from ledger.states import VersionKind
+from ledger.registry.models import list_versions, to_version
+from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
@@ -29,10 +30,10 @@ def register_version(
     weights_path: str,
     by: str,
 ) -> resources.Version:
-    """Register weights that were trained anew as the model's next version; it is served once it is promoted.
+    """Register newly trained weights as the model's next version. It is served once it is promoted.
 
-    Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased where its training has seen what the model had
-    forgotten: no model comes back to a sample by being trained again.
+    Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased if its training used samples that the model had
+    forgotten.
     """
     of = lock_idle_model(session, tenant_id=tenant_id, name=model)
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == of.id)).one()
@@ -59,21 +60,21 @@ def register_version(
 
 
 def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
-    """No training may have seen what the model has forgotten."""
+    """Check that a training used no sample that the model has forgotten. Raises SamplesErased."""
     erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
     back = count_common(session, seen, erased)
     if back:
         raise SamplesErased(
-            f"the training has seen {back} samples that {model.name!r} had forgotten; train again without those of its "
+            f"the training used {back} samples that {model.name!r} had forgotten; train again without those of its "
             "do-not-train list"
         )
 
 
 def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: str) -> resources.Version:
-    """Serve this version from now on, be it newer or older than the one that was; again does nothing.
+    """Serve this version from now on, whether newer or older than the served one. Again changes nothing.
 
-    Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased where it still knows samples that were
-    erased later.
+    Raises UnknownModel, UnknownVersion, ModelBusy, VersionRefused, and SamplesErased if it still knows samples that were erased
+    later.
     """
     of = lock_idle_model(session, tenant_id=tenant_id, name=model)
     chosen = select(ModelVersion).where(ModelVersion.model_id == of.id, ModelVersion.number == number)
@@ -90,7 +91,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         back = count_resurrected(session, version)
         if back:
             raise SamplesErased(
-                f"version {number} still knows {back} samples that {model!r} has forgotten since; it can not be served again"
+                f"version {number} still knows {back} samples that {model!r} has forgotten since; it cannot be served again"
             )
         before = session.get_one(ModelVersion, of.served_version_id)
         record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)
@@ -102,12 +103,35 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
 
 
 def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
-    """A tenant's model, locked, with no job at work on it. Raises UnknownModel, ModelBusy."""
+    """Lock a tenant's model, which no job may hold. Raises UnknownModel, ModelBusy."""
     mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
     model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
     if model is None:
         raise UnknownModel(f"there is no model named {name!r}")
     busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
     if busy is not None:
-        raise ModelBusy(f"job {busy} works on {name!r}; wait for its end, or cancel it")
+        raise ModelBusy(f"job {busy} of {name!r} is running or awaits approval; wait for its end, or cancel it")
     return model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSummary:
+    """A version, with the number of samples that it was made to forget, and the verdict of its audit."""
+
+    version: resources.Version
+    samples: int
+    verdict: Verdict | None
+
+
+def list_version_summaries(session: Session, *, tenant_id: UUID, model: str) -> list[VersionSummary]:
+    """List all versions of a model, newest first. Raises UnknownModel."""
+    versions = list_versions(session, tenant_id=tenant_id, model=model)
+    ids = [version.id for version in versions]
+    counted = select(erased_samples.c.version_id, func.count()).where(erased_samples.c.version_id.in_(ids))
+    found = select(Report.version_id, Report.verdict).where(Report.version_id.in_(ids))
+    samples: dict[UUID, int] = dict(session.execute(counted.group_by(erased_samples.c.version_id)).all())
+    verdicts = dict(session.execute(found).all())
+    return [
+        VersionSummary(version=version, samples=samples.get(version.id, 0), verdict=verdicts.get(version.id))
+        for version in versions
+    ]

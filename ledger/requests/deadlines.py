@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from uuid import UUID
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from ledger import resources
 from ledger.db import now
-from ledger.errors import InvalidTime, UnknownRegulation
+from ledger.errors import InvalidTime, TooLate, UnknownRegulation
 from ledger.events.timeline import record
+from ledger.requests.requests import find_request, get_request
 from ledger.tables import UnlearnRequest
 
 
@@ -87,3 +90,21 @@ def mark_overdue(session: Session, *, limit: int = 500) -> int:
         record(session, "request.overdue", {"due_at": request.due_at}, request_id=request.id)
     session.flush()
     return len(overdue)
+
+
+def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> resources.UnlearnRequest:
+    """Extend the deadline of an open request, once, by what its regulation allows (GDPR: two months).
+
+    Raises UnknownRequest, TooLate if the request has ended, is overdue or was extended before, and ValueError without a reason.
+    """
+    if not reason.strip():
+        raise ValueError("an extension needs a reason, and the person must be informed of it (GDPR Art. 12(3))")
+    find_request(session, tenant_id=tenant_id, request_id=request_id)
+    request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
+    if request.extension_reason is not None or request.finished_at is not None or request.due_at <= now(session):
+        raise TooLate("only an open request that is not overdue and not extended yet can be extended")
+    request.due_at = due_at(request.regulation, request.received_at, extended=True)
+    request.extension_reason = reason
+    record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)
+    session.flush()
+    return get_request(session, tenant_id=tenant_id, request_id=request.id)

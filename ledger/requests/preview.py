@@ -12,9 +12,9 @@ from ledger.tables import Job
 
 
 def preview(session: Session, submit: Callable[[], resources.UnlearnRequest]) -> resources.Preview:
-    """Submit a request behind a savepoint, read what that means, and take it back.
+    """Submit a request behind a savepoint, read the result with estimates, and roll it back.
 
-    submit: submits it and gives it with its counts. Raises what `submit` raises.
+    submit: submits the request and returns it with its counts. Raises what `submit` raises.
     """
     with session.begin_nested() as savepoint:
         request = submit()

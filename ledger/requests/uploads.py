@@ -1,4 +1,4 @@
-"""Uploaded manifests: digests by the million, streamed into PostgreSQL with COPY, never as a whole in this process."""
+"""Uploads of sample lists: up to millions of digests, streamed into PostgreSQL with COPY and never held in memory as a whole."""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -18,14 +18,14 @@ from ledger.tables import Dataset, Upload
 from ledger.tables.samples import uploaded_samples
 
 UPLOAD_RETENTION = timedelta(days=7)
-"""How long an uploaded manifest can be used. What a request asked with it, the request keeps itself."""
+"""How long an upload can be used. Requests copy its samples."""
 
 CHUNK = 10_000
 
 
 @contextmanager
 def receive_digests(session: Session) -> Iterator[Copy]:
-    """Open the way for digests into a table of this transaction's own; `store_upload` follows once all are there."""
+    """Open a COPY of digests into a temporary table of this transaction. Call `store_upload` when all are sent."""
     session.execute(text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL) ON COMMIT DROP"))
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, Connection)
@@ -34,80 +34,80 @@ def receive_digests(session: Session) -> Iterator[Copy]:
 
 
 def send_digests(copy: Copy, digests: Iterable[bytes]) -> None:
-    """Send some digests on."""
+    """Write digests to the COPY."""
     copy.write("".join(f"\\\\x{digest.hex()}\n" for digest in digests))
 
 
 def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resources.Upload:
-    """Make what was received a manifest, each sample once. Raises UnknownDataset, EmptyUpload."""
+    """Store the received digests as an upload, each once. Raises UnknownDataset, EmptyUpload."""
     of = find_dataset(session, tenant_id=tenant_id, name=dataset)
-    manifest_id = uuid4()
+    upload_id = uuid4()
     given = text("SELECT DISTINCT digest FROM incoming ORDER BY digest").columns(uploaded_samples.c.digest).subquery()
-    # In their order: an index that is filled from end to end is quicker and smaller.
-    rows = select(literal(manifest_id), given.c.digest).order_by(given.c.digest)
-    added = insert(uploaded_samples).from_select(["manifest_id", "digest"], rows)
+    # In sorted order: an index filled in order is faster to write, and smaller.
+    rows = select(literal(upload_id), given.c.digest).order_by(given.c.digest)
+    added = insert(uploaded_samples).from_select(["upload_id", "digest"], rows)
     count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if not count:
-        raise EmptyUpload("the manifest holds no sample ID")
-    manifest = Upload(
-        id=manifest_id, tenant_id=tenant_id, dataset_id=of.id, samples=count, sha256=_commitment(session, manifest_id)
+        raise EmptyUpload("the uploaded list holds no sample ID")
+    upload = Upload(
+        id=upload_id, tenant_id=tenant_id, dataset_id=of.id, samples=count, sha256=_commitment(session, upload_id)
     )
-    session.add(manifest)
+    session.add(upload)
     session.flush()
-    return _view(session, manifest)
+    return _to_upload(session, upload)
 
 
-def _commitment(session: Session, manifest_id: UUID) -> str:
+def _commitment(session: Session, upload_id: UUID) -> str:
     commitment = hashlib.sha256()
-    mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.manifest_id == manifest_id)
+    mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
     ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
     for chunk in session.scalars(ordered).partitions():
         commitment.update(b"".join(chunk))
     return commitment.hexdigest()
 
 
-def get_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> resources.Upload:
-    """One uploaded manifest. Raises UnknownUpload."""
-    return _view(session, find_upload(session, tenant_id=tenant_id, manifest_id=manifest_id))
+def get_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> resources.Upload:
+    """Read one upload. Raises UnknownUpload."""
+    return _to_upload(session, find_upload(session, tenant_id=tenant_id, upload_id=upload_id))
 
 
-def find_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> Upload:
-    """The row of a tenant's manifest that has not expired. Raises UnknownUpload."""
-    manifest = session.scalar(
+def find_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> Upload:
+    """Find the row of a tenant's upload that has not expired. Raises UnknownUpload."""
+    upload = session.scalar(
         select(Upload).where(
-            Upload.id == manifest_id,
+            Upload.id == upload_id,
             Upload.tenant_id == tenant_id,
             Upload.created_at > func.clock_timestamp() - UPLOAD_RETENTION,
         )
     )
-    if manifest is None:
-        raise UnknownUpload(f"there is no manifest {manifest_id}; one is kept for {UPLOAD_RETENTION.days} days")
-    return manifest
+    if upload is None:
+        raise UnknownUpload(f"there is no upload {upload_id}; uploads are kept for {UPLOAD_RETENTION.days} days")
+    return upload
 
 
-def delete_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> None:
-    """Delete an uploaded manifest; requests that were made with it stay. Raises UnknownUpload."""
-    _delete(session, find_upload(session, tenant_id=tenant_id, manifest_id=manifest_id).id)
+def delete_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> None:
+    """Delete an upload. Requests that were made with it stay. Raises UnknownUpload."""
+    _delete(session, find_upload(session, tenant_id=tenant_id, upload_id=upload_id).id)
 
 
 def delete_expired_uploads(session: Session) -> None:
-    """Delete the manifests that are older than they are kept."""
+    """Delete the uploads that are older than UPLOAD_RETENTION."""
     old = select(Upload.id).where(Upload.created_at <= func.clock_timestamp() - UPLOAD_RETENTION)
-    for manifest_id in session.scalars(old.with_for_update(skip_locked=True)).all():
-        _delete(session, manifest_id)
+    for upload_id in session.scalars(old.with_for_update(skip_locked=True)).all():
+        _delete(session, upload_id)
 
 
-def _delete(session: Session, manifest_id: UUID) -> None:
-    session.execute(delete(uploaded_samples).where(uploaded_samples.c.manifest_id == manifest_id))
-    session.execute(delete(Upload).where(Upload.id == manifest_id))
+def _delete(session: Session, upload_id: UUID) -> None:
+    session.execute(delete(uploaded_samples).where(uploaded_samples.c.upload_id == upload_id))
+    session.execute(delete(Upload).where(Upload.id == upload_id))
 
 
-def _view(session: Session, manifest: Upload) -> resources.Upload:
+def _to_upload(session: Session, upload: Upload) -> resources.Upload:
     return resources.Upload(
-        id=manifest.id,
-        dataset=session.get_one(Dataset, manifest.dataset_id).name,
-        samples=manifest.samples,
-        sha256=manifest.sha256,
-        created_at=manifest.created_at,
-        expires_at=manifest.created_at + UPLOAD_RETENTION,
+        id=upload.id,
+        dataset=session.get_one(Dataset, upload.dataset_id).name,
+        samples=upload.samples,
+        sha256=upload.sha256,
+        created_at=upload.created_at,
+        expires_at=upload.created_at + UPLOAD_RETENTION,
     )

@@ -74,7 +74,7 @@ uploaded_samples = Table(
     "uploaded_samples",
     Base.metadata,
     # No foreign key: these rows are written first, and a check of each row would cost more than everything else.
-    Column("manifest_id", Uuid, primary_key=True),
+    Column("manifest_id", Uuid, key="upload_id", primary_key=True),
     Column("digest", LargeBinary, primary_key=True),
 )
 """The samples of each upload, each once."""

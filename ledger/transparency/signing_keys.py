@@ -1,4 +1,4 @@
-"""The public signing keys: which there are, which may sign, which are revoked."""
+"""Public signing keys: register, list and revoke them."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,7 +11,7 @@ from ledger.transparency.log import log_key
 
 
 def register_signing_key(session: Session, *, key_id: str, public_key: str) -> resources.SigningKey:
-    """Make a public key known; from now on the worker signs with its private half. Raises AlreadyRegistered."""
+    """Register a public key. From now on the worker signs with its private key. Raises AlreadyRegistered."""
     if session.get(SigningKey, key_id) is not None:
         raise AlreadyRegistered(f"the signing key {key_id} is registered already")
     key = SigningKey(key_id=key_id, public_key=public_key)
@@ -22,7 +22,7 @@ def register_signing_key(session: Session, *, key_id: str, public_key: str) -> r
 
 
 def list_signing_keys(session: Session) -> list[resources.SigningKey]:
-    """All keys, newest first, the revoked ones too: what they signed must be recognised as worthless."""
+    """List all keys, newest first. Revoked ones are included, so that their signatures are recognised as void."""
     return [
         resources.SigningKey.model_validate(key)
         for key in session.scalars(select(SigningKey).order_by(SigningKey.created_at.desc(), SigningKey.key_id))
@@ -30,12 +30,12 @@ def list_signing_keys(session: Session) -> list[resources.SigningKey]:
 
 
 def usable_signing_keys(session: Session) -> list[str]:
-    """The ids of the keys that are not revoked, newest first: the worker signs with the first whose private half it has."""
+    """List the ids of the keys that are not revoked, newest first. The worker signs with the first whose private key it has."""
     return [key.key_id for key in list_signing_keys(session) if key.revoked_at is None]
 
 
 def revoke_signing_key(session: Session, *, key_id: str, reason: str) -> resources.SigningKey:
-    """Revoke a key, for ever: nothing that it has signed counts any more. Again does nothing. Raises UnknownKey."""
+    """Revoke a key for ever. All of its signatures become void. Revoking it again changes nothing. Raises UnknownKey."""
     key = session.get(SigningKey, key_id, with_for_update=True)
     if key is None:
         raise UnknownKey(f"there is no signing key {key_id}")

@@ -15,7 +15,8 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from ledger.events.timeline import list_job_events
 from ledger.jobs.approvals import approve, refuse
-from ledger.jobs.jobs import cancel_job, get_job, list_attempts, list_jobs, retry_job
+from ledger.jobs.cancellation import cancel_job, retry_job
+from ledger.jobs.jobs import get_job, list_attempts, list_jobs
 from ledger.resources import Attempt, Event, Job, Listing, Page
 from ledger.states import TERMINAL, JobState
 from service.http.authentication import Admin, Reader, Writer

@@ -14,11 +14,12 @@ from sqlalchemy.orm import Session
 from ledger.db import now
 from ledger.events.timeline import list_request_events
 from ledger.registry.access import Caller, Scope
-from ledger.requests.deadlines import RULES
+from ledger.requests.cancellation import cancel_request
+from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.preview import preview
 from ledger.requests.requests import get_request, list_request_samples, list_requests
-from ledger.requests.submission import cancel_request, extend_deadline, submit
+from ledger.requests.submission import submit
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.states import TERMINAL, RequestState, SampleOutcome
@@ -298,7 +299,7 @@ def record_request(
         caller=caller.name,
         dataset=asked.dataset,
         digests=list(digests),
-        manifest_id=asked.upload,
+        upload_id=asked.upload,
         models=asked.models,
         method=method,
         reason=asked.reason,

@@ -139,7 +139,7 @@ async def post_upload(
 @router.get("/uploads/{upload_id:uuid}", summary="One upload", responses=_READ)
 def get_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Upload:
     """How many samples it holds, and until when it can be used."""
-    return get_upload(ledger, tenant_id=caller.tenant_id, manifest_id=upload_id)
+    return get_upload(ledger, tenant_id=caller.tenant_id, upload_id=upload_id)
 
 
 @router.delete(
@@ -152,7 +152,7 @@ def get_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Upload:
 @router.delete("/uploads/{upload_id:uuid}", status_code=204, summary="Delete an upload", responses=_READ)
 def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Response:
     """Deletes the uploaded list. Requests that were made with it stay."""
-    delete_upload(ledger, tenant_id=caller.tenant_id, manifest_id=upload_id)
+    delete_upload(ledger, tenant_id=caller.tenant_id, upload_id=upload_id)
     return Response(status_code=204)
 
 

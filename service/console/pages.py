@@ -15,7 +15,7 @@ from ledger.jobs.jobs import get_job, list_attempts, list_jobs
 from ledger.jobs.reports import get_report, list_reports
 from ledger.registry.access import Scope, authenticate
 from ledger.registry.models import get_model, list_models
-from ledger.registry.retention import list_forgotten
+from ledger.registry.versions import list_version_summaries
 from ledger.requests.requests import get_request, list_requests
 from ledger.states import RequestState
 from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
@@ -148,7 +148,7 @@ def one_model(name: Name, ledger: Ledger, visitor: Reader) -> Response:
         visitor=visitor,
         here="/console/models",
         found=get_model(ledger, tenant_id=visitor.tenant_id, name=name),
-        versions=list_forgotten(ledger, tenant_id=visitor.tenant_id, model=name),
+        versions=list_version_summaries(ledger, tenant_id=visitor.tenant_id, model=name),
         may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 

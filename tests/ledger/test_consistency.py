@@ -8,8 +8,8 @@ from sqlalchemy import text
 
 from ledger.errors import JobCancelled, Refused, StaleClaim
 from ledger.jobs import results
-from ledger.jobs.jobs import cancel_job, retry_job
-from ledger.requests.submission import cancel_request
+from ledger.jobs.cancellation import cancel_job, retry_job
+from ledger.requests.cancellation import cancel_request
 from ledger.states import Reason
 from tests.ledger.conftest import IEU, LTU
 from tests.ledger.promises import broken

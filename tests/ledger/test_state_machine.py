@@ -21,10 +21,10 @@ from sqlalchemy import text
 from ledger.errors import Conflict, JobCancelled, NoSamplesMatch, StaleClaim
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
+from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
-from ledger.jobs.jobs import cancel_job, retry_job
-from ledger.requests.submission import cancel_request
+from ledger.requests.cancellation import cancel_request
 from ledger.states import MOVES, Reason
 from ledger.tables import Base
 from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish

@@ -16,8 +16,9 @@ from sqlalchemy import text, update
 from torch import nn
 
 from ledger.events.timeline import list_job_events
+from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import sweep
-from ledger.jobs.jobs import cancel_job, list_attempts
+from ledger.jobs.jobs import list_attempts
 from ledger.metrics import stale_writes_rejected
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job

@@ -9,8 +9,8 @@ from sqlalchemy.exc import InterfaceError, TimeoutError
 from sqlalchemy.orm import Session
 
 from ledger.errors import JobCancelled, StaleClaim
+from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import Claim, Renewal, claim, renew_lease
-from ledger.jobs.jobs import cancel_job
 from tests.worker.conftest import Bench
 from worker import lease
 from worker.errors import ShuttingDown

@@ -16,8 +16,9 @@ import pytest
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
+from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import claim
-from ledger.jobs.jobs import cancel_job, list_attempts
+from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
 from ledger.resources import Version
 from ledger.sample_ids import sample_digest

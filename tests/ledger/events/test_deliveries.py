@@ -3,17 +3,17 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
 
-from ledger.errors import UnknownWebhook
+from ledger.errors import UnknownDelivery, UnknownWebhook, WebhookDisabled
 from ledger.events import deliveries, webhooks
-from ledger.events import deliveries as delivery_log
 from ledger.events.deliveries import JITTER, SCHEDULE, Try
 from ledger.metrics import read_tallies
 from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import extend_deadline
+from ledger.requests.deadlines import extend_deadline
 from ledger.states import DeliveryState, DisabledReason, MessageType, Reason, TryOutcome
 
 TAKEN = Try(outcome=TryOutcome.DELIVERED, status=204, seconds=0.1)
@@ -46,7 +46,7 @@ def release(world, batch, *, pause=False):
 def told(world, webhook_id, **more):
     """The log, oldest first."""
     with world.sessions() as session:
-        page = delivery_log.list_deliveries(session, tenant_id=world.tenant_id, webhook_id=webhook_id, **more)
+        page = deliveries.list_deliveries(session, tenant_id=world.tenant_id, webhook_id=webhook_id, **more)
         return page.items[::-1]
 
 
@@ -249,3 +249,35 @@ def wait_until_blocked(world):
     ends = time.monotonic() + 30
     while not world.count("pg_stat_activity", "wait_event_type = 'Lock' AND datname = current_database()"):
         assert time.monotonic() < ends
+
+
+def test_a_replay_sends_the_same_message_again_unless_the_endpoint_is_disabled(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    batch = take(world)
+    note(world, batch, TAKEN)
+    release(world, batch)
+    mine = {"tenant_id": world.tenant_id, "webhook_id": webhook_id}
+    with world.sessions.begin() as session:
+        deliveries.replay(session, delivery_id=batch.deliveries[0].id, **mine)
+    assert take(world).deliveries == batch.deliveries
+    with world.sessions.begin() as session, pytest.raises(UnknownDelivery):
+        deliveries.replay(session, delivery_id=uuid4(), **mine)
+    with world.sessions.begin() as session:
+        webhooks.change_webhook(session, enabled=False, **mine)
+    with world.sessions.begin() as session, pytest.raises(WebhookDisabled):
+        deliveries.replay(session, delivery_id=batch.deliveries[0].id, **mine)
+
+
+def test_the_log_of_what_ended_long_ago_is_cut_and_the_count_stays(world):
+    webhook_id = add(world, MessageType.REQUEST_RECEIVED)
+    world.submit(1)
+    note(world, take(world), TAKEN)
+    with world.sessions.begin() as session:
+        deliveries.delete_expired_deliveries(session)
+    assert len(told(world, webhook_id)) == 1
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET finished_at = finished_at - interval '31 days'"))
+        deliveries.delete_expired_deliveries(session)
+        assert read_tallies(session, deliveries.TALLY) == {"delivered": 1}
+    assert (told(world, webhook_id), world.count("webhook_tries")) == ([], 0)

@@ -3,7 +3,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from ledger.events.outbox import announce_wakeup, delete_sent_wakeups, take_wakeups
-from ledger.jobs import jobs
+from ledger.jobs import cancellation
 from ledger.states import Reason
 from tests.ledger.conftest import IEU
 
@@ -105,7 +105,7 @@ def test_a_job_that_goes_back_to_the_queue_is_woken_again(world):
     world.fail(world.claim(claim.job_id), Reason.UNEXPECTED)
     assert woken(world) == []
     with world.sessions.begin() as session:
-        jobs.retry_job(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+        cancellation.retry_job(session, tenant_id=world.tenant_id, job_id=claim.job_id)
     assert woken(world) == [claim.job_id]
 
 

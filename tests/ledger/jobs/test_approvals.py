@@ -6,7 +6,7 @@ from sqlalchemy import text
 from ledger.errors import ModelBusy, NotAwaiting, StaleClaim, VersionRefused
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.events.timeline import list_job_events
-from ledger.jobs import jobs
+from ledger.jobs import cancellation
 from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.registry.models import get_model
 from ledger.registry.versions import promote
@@ -187,7 +187,7 @@ def test_a_refused_version_is_never_served_and_its_samples_are_still_to_be_erase
     with pytest.raises(VersionRefused), world.sessions.begin() as session:
         promote(session, tenant_id=world.tenant_id, model="small", number=2, by="key:x")
     with pytest.raises(VersionRefused), world.sessions.begin() as session:
-        jobs.retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
+        cancellation.retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
     again = world.submit_and_claim(1)
     assert (again.base_version, again.next_version) == (1, 3)
 
@@ -195,5 +195,5 @@ def test_a_refused_version_is_never_served_and_its_samples_are_still_to_be_erase
 def test_a_job_cancelled_while_its_version_waits_leaves_the_served_model(world):
     _, job_id = awaiting_version(world)
     with world.sessions.begin() as session:
-        assert jobs.cancel_job(session, tenant_id=world.tenant_id, job_id=job_id).state == JobState.CANCELLED
+        assert cancellation.cancel_job(session, tenant_id=world.tenant_id, job_id=job_id).state == JobState.CANCELLED
     assert (served(world), world.count("model_versions", "refused_at IS NOT NULL")) == (1, 1)

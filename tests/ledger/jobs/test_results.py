@@ -6,7 +6,8 @@ from sqlalchemy import text
 from ledger.errors import IllegalMove, JobCancelled, StaleClaim, UnknownReport
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
-from ledger.jobs.jobs import cancel_job, list_attempts
+from ledger.jobs.cancellation import cancel_job
+from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_versions

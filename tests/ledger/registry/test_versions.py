@@ -5,7 +5,7 @@ from ledger.events.timeline import list_model_events
 from ledger.registry.models import get_model, list_versions, register_model
 from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train
-from ledger.requests.submission import cancel_request
+from ledger.requests.cancellation import cancel_request
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import LTU, WEIGHTS, digests
 

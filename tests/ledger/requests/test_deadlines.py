@@ -1,11 +1,18 @@
+import json
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from ledger.errors import InvalidTime, UnknownRegulation
-from ledger.requests.deadlines import RULES, due_at, rule
+from ledger.events.timeline import list_request_events
+from ledger.events.webhooks import add_webhook
+from ledger.requests.cancellation import cancel_request
+from ledger.requests.deadlines import RULES, due_at, mark_overdue, rule
+
+LONG_AGO = datetime.now(UTC) - timedelta(days=60)
 
 
 def at(year, month, day):
@@ -58,3 +65,36 @@ def test_a_time_without_a_zone_is_refused():
 def test_an_unknown_regulation_names_the_known_ones():
     with pytest.raises(UnknownRegulation, match="gdpr, uk_gdpr, ccpa"):
         rule("gpdr")
+
+
+def mark(world):
+    with world.sessions.begin() as session:
+        return mark_overdue(session)
+
+
+def test_an_open_request_past_its_deadline_is_marked_once(world):
+    late = world.submit(1, received_at=LONG_AGO)
+    world.submit(2)
+    with world.sessions.begin() as session:
+        add_webhook(session, tenant_id=world.tenant_id, url="https://example.org/", key=bytes(32))
+    assert (mark(world), mark(world)) == (1, 0)
+    with world.sessions() as session:
+        events = list_request_events(session, tenant_id=world.tenant_id, request_id=late.id)
+        (body,) = session.scalars(text("SELECT body FROM webhook_deliveries")).all()
+    assert [event.kind for event in events].count("request.overdue") == 1
+    message = json.loads(body)
+    assert (message["type"], message["data"]["request_id"]) == ("request.overdue", str(late.id))
+
+
+def test_what_has_ended_is_never_overdue(world):
+    cancelled = world.submit(1, received_at=LONG_AGO)
+    with world.sessions.begin() as session:
+        cancel_request(session, tenant_id=world.tenant_id, request_id=cancelled.id)
+    assert mark(world) == 0
+
+
+def test_simultaneous_marks_share_the_work(world):
+    world.submit(1, received_at=LONG_AGO)
+    with world.sessions.begin() as session:
+        assert mark_overdue(session) == 1
+        assert mark(world) == 0

@@ -17,8 +17,10 @@ from ledger.errors import (
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
+from ledger.requests.cancellation import cancel_request
+from ledger.requests.deadlines import extend_deadline
 from ledger.requests.requests import get_request, list_request_samples, list_requests
-from ledger.requests.submission import cancel_request, extend_deadline, submit
+from ledger.requests.submission import submit
 from ledger.resources import SampleCounts
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
 from tests.ledger.conftest import LTU, WEIGHTS, digests, nothing_written

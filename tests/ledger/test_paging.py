@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.db import decode_cursor, encode_cursor
 from ledger.errors import InvalidCursor
+from ledger.paging import decode_cursor, encode_cursor
 from ledger.requests.requests import list_requests
 
 

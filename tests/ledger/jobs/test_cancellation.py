@@ -1,0 +1,88 @@
+from datetime import timedelta
+
+import pytest
+
+from ledger.errors import NotFailed, TooLate
+from ledger.jobs.cancellation import cancel_job, retry_job
+from ledger.jobs.claims import release_job, renew_lease
+from ledger.states import JobState, Reason, RequestState
+from tests.ledger.conftest import LEASE, digests, nothing_written
+
+
+def cancel(world, job_id):
+    with world.sessions.begin() as session:
+        return cancel_job(session, tenant_id=world.tenant_id, job_id=job_id)
+
+
+def retry(world, job_id):
+    with world.sessions.begin() as session:
+        return retry_job(session, tenant_id=world.tenant_id, job_id=job_id)
+
+
+def test_a_waiting_job_is_cancelled_at_once(world):
+    request = world.submit(1)
+    job_id = request.targets[0].job.id
+    assert cancel(world, job_id).state == JobState.CANCELLED
+    assert world.request(request.id).state == RequestState.CANCELLED
+    with nothing_written(world):
+        assert cancel(world, job_id).state == JobState.CANCELLED
+        assert world.claim(job_id) is None
+
+
+def test_a_running_job_is_cancelled_by_its_worker(world):
+    claim = world.submit_and_claim(1)
+    assert cancel(world, claim.job_id).cancel_requested
+    with nothing_written(world):
+        cancel(world, claim.job_id)
+    with world.sessions.begin() as session:
+        assert renew_lease(session, claim, lease=LEASE).cancel_requested
+    world.fail(claim, Reason.CANCELLED_BY_CALLER)
+    assert world.job(claim.job_id).state == JobState.CANCELLED
+
+
+@pytest.mark.parametrize("how", ["lapse", "release", "crash"])
+def test_a_cancelled_job_is_not_started_again_whatever_becomes_of_its_worker(world, how):
+    claim = world.submit_and_claim(1)
+    cancel(world, claim.job_id)
+    if how == "lapse":
+        world.expire_lease(claim.job_id)
+        world.sweep()
+    elif how == "release":
+        with world.sessions.begin() as session:
+            release_job(session, claim)
+    else:
+        world.fail(claim, Reason.OUT_OF_MEMORY, retry=True)
+    job = world.job(claim.job_id)
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.CANCELLED_BY_CALLER)
+
+
+def test_what_is_published_cannot_be_cancelled(world):
+    claim = world.submit_and_claim(1)
+    world.finish(claim)
+    with nothing_written(world), pytest.raises(TooLate, match="completed"):
+        cancel(world, claim.job_id)
+
+
+def test_only_a_failed_job_is_retried_and_then_has_all_its_tries(world):
+    request = world.submit(1)
+    claim = world.claim(request.targets[0].job.id)
+    with nothing_written(world), pytest.raises(NotFailed, match="running"):
+        retry(world, claim.job_id)
+    world.fail(claim, Reason.WORKLOAD_FAILED)
+    assert retry(world, claim.job_id).state == JobState.QUEUED
+    job = world.job(claim.job_id)
+    assert (job.reason, job.finished_at, job.attempt) == (None, None, 2)
+    assert world.request(request.id).state == RequestState.SCHEDULED
+    again = world.claim(claim.job_id)
+    assert again.forget == frozenset(digests(1))
+    world.finish(again)
+    assert world.request(request.id).state == RequestState.COMPLETED
+
+
+def test_a_retried_job_and_the_open_one_do_not_meet(world):
+    failed = world.submit_and_claim(1)
+    world.fail(failed, Reason.WORKLOAD_FAILED)
+    later = world.submit(2, batch_window=timedelta(hours=1)).targets[0].job.id
+    retry(world, failed.job_id)
+    assert world.sweep().wake == [failed.job_id]
+    assert world.job(later).state == JobState.QUEUED
