@@ -19,10 +19,6 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        """Three finite numbers."""
-        return {"value": self.value, "low": self.low, "high": self.high}
-
     def scaled(self, factor: float) -> "Interval":
         """The same in another unit; factor > 0."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)

@@ -34,11 +34,6 @@ class Finding:
     interval: Interval | None = None
     deciding: bool = True
 
-    def to_json(self) -> dict[str, object]:
-        """The finding's part of the report."""
-        numbers = self.interval.to_json() if self.interval else {"value": None, "low": None, "high": None}
-        return {"code": self.code, "passed": self.passed, "text": self.text, **numbers}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -48,15 +43,6 @@ class Verdict:
     sentence: str
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The report's `verdict`."""
-        return {
-            "value": self.value,
-            "sentence": self.sentence,
-            "findings": [finding.to_json() for finding in self.findings],
-            "warnings": list(self.warnings),
-        }
 
 
 def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds) -> Verdict:
