@@ -24,8 +24,13 @@ def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
 
 
 def samples_sha256(digests: Iterable[bytes]) -> str:
-    """SHA-256, hex, of the sorted digests: a commitment to a set of samples that does not tell which they are."""
-    manifest = hashlib.sha256()
-    for digest in sorted(digests):
-        manifest.update(digest)
-    return manifest.hexdigest()
+    """Commit to a set of samples without telling which they are: SHA-256, as hex, of the sorted digests."""
+    return joined_sha256(sorted(digests))
+
+
+def joined_sha256(digests: Iterable[bytes]) -> str:
+    """Compute the SHA-256, as hex, of digests one after the other. Holds one at a time in memory."""
+    joined = hashlib.sha256()
+    for digest in digests:
+        joined.update(digest)
+    return joined.hexdigest()

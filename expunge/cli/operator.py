@@ -288,7 +288,7 @@ def _format(value: object) -> str:
 
 
 def _format_interval(value: "Interval | None") -> str:
-    return "–" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return "–" if value is None else f"{value.value:.3f} ({value.ends('.3f')})"
 
 
 def doctor(data_dir: DataDir = None) -> None:

@@ -1,6 +1,5 @@
 """Uploaded manifests: digests by the million, streamed into PostgreSQL with COPY, never as a whole in this process."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
+from ledger.sample_ids import joined_sha256
 from ledger.tables import Dataset, Upload
 from ledger.tables.requests import uploaded_samples
 
@@ -70,12 +70,8 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> UploadVi
 
 
 def _commitment(session: Session, manifest_id: UUID) -> str:
-    commitment = hashlib.sha256()
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.manifest_id == manifest_id)
-    ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
-    for chunk in session.scalars(ordered).partitions():
-        commitment.update(b"".join(chunk))
-    return commitment.hexdigest()
+    return joined_sha256(session.scalars(mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)))
 
 
 def get_upload(session: Session, *, tenant_id: UUID, manifest_id: UUID) -> UploadView:

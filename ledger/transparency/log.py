@@ -4,7 +4,6 @@ These are two steps because places are given out one after another. Done at once
 the one before it, while it holds locks that others wait for: tried, and the consistency test found the deadlock.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from ledger.tables import (
     UnlearnRequest,
 )
 from ledger.transparency.merkle import Node, Range, consistency_ranges, fold, inclusion_ranges, nodes_of
-from report.canonical import canonical_json
+from report.canonical import canonical_json, canonical_sha256
 from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash, node_hash
 
@@ -163,7 +162,7 @@ def log_key(session: Session, *, key_id: str, revoked: bool) -> None:
 
 
 def _told(report: Report) -> dict[str, object]:
-    statement = None if report.statement is None else hashlib.sha256(canonical_json(report.statement)).hexdigest()
+    statement = None if report.statement is None else canonical_sha256(report.statement)
     return {
         "id": str(report.id),
         "sha256": report.sha256,

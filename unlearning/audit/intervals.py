@@ -19,6 +19,10 @@ class Interval:
     low: float
     high: float
 
+    def ends(self, form: str = ".2f") -> str:
+        """Print the ends: 0.41 to 0.49."""
+        return f"{self.low:{form}} to {self.high:{form}}"
+
     def scaled(self, factor: float) -> "Interval":
         """The same in another unit; factor > 0."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)

@@ -186,7 +186,7 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
 
 
 def _relearned(relearning: Relearning, found: Interval) -> str:
-    times = f"{found.value:.2f} times as long as learning new data (interval {found.low:.2f} to {found.high:.2f}"
+    times = f"{found.value:.2f} times as long as learning new data (interval {found.ends()}"
     return f"relearning them with {NAMES[relearning.kind]} takes {times}"
 
 
@@ -242,10 +242,7 @@ def _statistics(attacks: Mapping[str, Attack], names: Iterable[str]) -> list[_St
 
 def _named(row: _Statistic) -> str:
     (attack, kind), found = row
-    return (
-        f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.low:.2f} to "
-        f"{found.high:.2f}"
-    )
+    return f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.ends()}"
 
 
 def _reach(row: _Statistic) -> float:
