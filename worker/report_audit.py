@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pydantic import JsonValue
 
 from report import document, evidence
-from unlearning.audit import findings as found
+from unlearning.audit.findings import Findings, Membership
 from unlearning.audit.intervals import Interval
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, RocCurve
@@ -14,7 +14,7 @@ from unlearning.audit.relearning import Curve, Relearning
 from unlearning.audit.verdict import Finding, Verdict
 
 
-def audit(findings: found.Findings) -> evidence.Audit:
+def audit(findings: Findings) -> evidence.Audit:
     """Give everything that was measured."""
     change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
     return evidence.Audit(
@@ -54,7 +54,7 @@ def measures(one: Measures) -> evidence.Measures:
     )
 
 
-def membership(findings: found.Membership) -> evidence.Membership:
+def membership(findings: Membership) -> evidence.Membership:
     """Give the attacks that a report names, one ROC curve and the losses. "spread" stands in the verdict alone."""
     return evidence.Membership(
         attacks=tuple(
@@ -144,7 +144,7 @@ def finding(one: Finding) -> document.Finding:
     return document.Finding(code=one.code, passed=one.passed, text=one.text, **numbers)
 
 
-def thresholds(findings: found.Findings) -> dict[str, JsonValue]:
+def thresholds(findings: Findings) -> dict[str, JsonValue]:
     """Give the verdict's thresholds, and the audit's settings beside them."""
     settings = asdict(findings.spec)
     return {
