@@ -24,7 +24,9 @@ from benchmarks.writing import Row, row, write
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import Commitment, commit_samples
-from report.canonical import canonical_json, canonical_sha256
+from report.canonical import canonical_json
+from report.document import Document, Report, read
+from report.document import write as write_report
 from report.html import render_html
 from report.pdf import render_pdf
 from unlearning.audit.audit import audit
@@ -51,21 +53,20 @@ def main() -> None:
         one = case("digits", 0, share=forgotten / 3000)
         assert len(one.forget) == forgotten
         report = stored(f"report-{forgotten}", partial(report_of, one))
-        print(f"{forgotten} samples: {report['verdict']['value']}", flush=True)
+        print(f"{forgotten} samples: {report.report.verdict.value}", flush=True)
         rows += forms(report, one, name=f"{forgotten} forgotten")
     print(write("reports", rows))
 
 
-def stored(name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def stored(name: str, make: Callable[[], Report]) -> Document:
     """Read the report that an earlier run stored, or make one: unlearning and auditing take minutes and are not measured."""
     place = Path(os.environ.get("EXPUNGE_BENCH", ".bench")) / f"{name}.json"
     if not place.exists():
-        place.write_text(json.dumps(make()))
-    found: dict[str, Any] = json.loads(place.read_text())
-    return found
+        place.write_bytes(write_report(make()).content)
+    return read(json.loads(place.read_text()))
 
 
-def report_of(one: Case) -> dict[str, Any]:
+def report_of(one: Case) -> Report:
     """Unlearn with IEU, audit, and build the report as the worker does."""
     task = task_of(one)
     outcome = run_to_completion(unlearn(IEU(), task))
@@ -120,17 +121,16 @@ def claim_of(one: Case) -> Claim:
     return Claim(**given | names | numbers | more | {"origin": "request", "regulations": ("gdpr",)})
 
 
-def forms(report: dict[str, Any], one: Case, *, name: str) -> list[Row]:
+def forms(report: Document, one: Case, *, name: str) -> list[Row]:
     """Measure seconds and bytes of each form; each is made once before, because the first time loads imports and fonts."""
     private = Ed25519PrivateKey.generate()
     signer = Signer(key_id(private.public_key()), private)
-    digest = canonical_sha256(report)
 
     def signed() -> bytes:
-        return canonical_json(sign_statement(report, report_sha256=digest, signer=signer))
+        return canonical_json(sign_statement(report, signer=signer))
 
     made: dict[str, Callable[[], bytes]] = {
-        "json": lambda: canonical_json(report),
+        "json": lambda: write_report(report.report).content,
         "html": lambda: render_html(report).encode(),
         "pdf": lambda: render_pdf(report),
         "statement": signed,

@@ -1,9 +1,10 @@
 """The cost of a scrape of /metrics: seconds, bytes and time series with 1, 10 and 100 models: `python -m benchmarks.scrapes`.
 
-The embedded stack is idle and has ten published jobs a model, each with a report of a usual size (100 kB).
+The embedded stack is idle and has ten published jobs a model, each with a report that the worker has made.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from dataclasses import asdict
@@ -26,18 +27,14 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
+from report.document import read
 from unlearning.specs import DEFAULT_POLICY
 
 MODELS = (1, 10, 100)
 JOBS = 10
 KEY = bytes(32)
-CURVE = [0.123456789] * 7500
-"""About 100 kB of JSON: the curves of a real report."""
-AUDIT = {
-    "membership": {"attacks": [{"unlearned": {"auc": {"value": 0.52}}}]},
-    "relearn": {"ratio_to_control": 0.9, "curve": CURVE},
-    "measures": {"unlearned": {"ta": {"value": 90.0}}, "original": {"ta": {"value": 91.0}}},
-}
+RECORDED = json.loads(Path("tests/report/recorded/verified.json").read_text())
+"""A report that the worker has made."""
 
 
 def main() -> None:
@@ -99,11 +96,8 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
         publish(
             session,
             held,
-            weights_sha256="1" * 64,
+            document=read(RECORDED | {"report_id": str(uuid4())}),
             weights_path="1.safetensors",
-            report={"report_id": str(uuid4()), "audit": AUDIT},
-            report_sha256="2" * 64,
-            verdict="verified",
             timings={"load": 1.0, "unlearn": 20.0, "audit_membership": 3.0, "audit_relearn": 4.0, "publish": 0.1},
         )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from report.document import read
 from report.html import render_html
 from report.pdf import render_pdf
 
@@ -30,7 +31,7 @@ def main(folder: Path) -> None:
     """Picture every report in a folder: as a page, by width and colours, and as printed pages."""
     with browser() as opened, tempfile.TemporaryDirectory() as scratch:
         for number, path in enumerate(sorted(folder.glob("*.json")), start=1):
-            report = json.loads(path.read_text())
+            report = read(json.loads(path.read_text()))
             page = Path(scratch) / "report.html"
             page.write_text(render_html(report))
             for device, width in WIDTHS.items():

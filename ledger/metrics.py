@@ -3,6 +3,7 @@
 Worker children and API processes come and go, and rows stay. So nothing is lost with a process or counted twice by several.
 """
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,10 @@ from sqlalchemy.orm import Session
 from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
 from ledger.tables.samples import erased_samples
+from report.document import InvalidReport, read_audit
+from report.evidence import Audit
+
+logger = logging.getLogger(__name__)
 
 STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0
@@ -146,14 +151,20 @@ def progress(session: Session) -> list[tuple[str, str, float]]:
     return [(name, phase.value, share) for name, phase, share in session.execute(running)]
 
 
-def audits(session: Session) -> list[tuple[str, dict[str, Any]]]:
-    """The `audit` part of the report on each model's served version, by the model's name."""
+def audits(session: Session) -> list[tuple[str, Audit]]:
+    """The `audit` of the report on each model's served version, by the model's name. One that cannot be read is left out."""
     found = (
         select(Model.name, Report.body["audit"])
         .select_from(Model)
         .join(Report, Report.version_id == Model.served_version_id)
     )
-    return [(name, audit) for name, audit in session.execute(found) if isinstance(audit, dict)]
+    audits = []
+    for name, audit in session.execute(found):
+        try:
+            audits.append((name, read_audit(audit)))
+        except InvalidReport as error:
+            logger.warning("the report on the served version of %s cannot be read: %s", name, error)
+    return audits
 
 
 def verdicts(session: Session) -> list[tuple[str, str, int]]:

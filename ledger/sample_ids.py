@@ -25,7 +25,12 @@ def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
 
 def samples_sha256(digests: Iterable[bytes]) -> str:
     """Commit to a set of samples without naming them: the SHA-256 (hex) of their sorted digests."""
-    commitment = hashlib.sha256()
-    for digest in sorted(digests):
-        commitment.update(digest)
-    return commitment.hexdigest()
+    return joined_sha256(sorted(digests))
+
+
+def joined_sha256(digests: Iterable[bytes]) -> str:
+    """Compute the SHA-256, as hex, of digests one after the other. Holds one at a time in memory."""
+    joined = hashlib.sha256()
+    for digest in digests:
+        joined.update(digest)
+    return joined.hexdigest()

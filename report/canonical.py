@@ -1,7 +1,6 @@
-"""The one byte form of a JSON value, so that two machines that hold the same content compute the same digest."""
+"""Canonical JSON (RFC 8785): equal content gives equal bytes, and so equal digests, on every machine."""
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 import rfc8785
@@ -10,22 +9,22 @@ LARGEST_SAFE_INTEGER = 2**53 - 1
 
 
 class NotCanonical(ValueError):
-    """The value has no RFC 8785 form: NaN, infinity, an integer no double holds, a key or a type that JSON lacks."""
+    """The value has no RFC 8785 form: NaN, infinity, an integer that no double holds, a key or a type that JSON lacks."""
 
 
 def canonical_json(value: object) -> bytes:
-    """The value as RFC 8785 (JCS) bytes: UTF-8, no white space, keys by UTF-16 unit, numbers as ECMAScript prints.
+    """Write a value as RFC 8785 (JCS) bytes: UTF-8, no white space, keys sorted by UTF-16 code unit, numbers as in ECMAScript.
 
-    1 and 1.0 give the same bytes, so the digest outlives a round trip through JSONB or a browser. Raises NotCanonical.
+    1 and 1.0 give the same bytes, so a digest survives a round trip through a database or a browser. Raises NotCanonical.
     """
     try:
         return rfc8785.dumps(_plain(value))
     except (rfc8785.CanonicalizationError, RecursionError) as error:
-        raise NotCanonical(f"the value can not be written as canonical JSON: {error}") from error
+        raise NotCanonical(f"the value cannot be written as canonical JSON: {error}") from error
 
 
 def canonical_sha256(value: object) -> str:
-    """SHA-256, in hex, of the value's canonical bytes. Raises NotCanonical."""
+    """Compute the SHA-256 of a value's canonical bytes, as hex. Raises NotCanonical."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
@@ -38,13 +37,3 @@ def _plain(value: Any) -> Any:
     if type(value) is int and LARGEST_SAFE_INTEGER < abs(value) < 10**21:
         return float(value) if rfc8785.dumps(float(value)) == str(value).encode() else value
     return value
-
-
-def report_bytes(report: Mapping[str, object]) -> bytes:
-    """The report's canonical JSON (RFC 8785): what is served, kept and signed. Raises NotCanonical."""
-    return canonical_json(report)
-
-
-def report_sha256(report: Mapping[str, object]) -> str:
-    """SHA-256, in hex, of the canonical JSON. Raises NotCanonical."""
-    return canonical_sha256(report)

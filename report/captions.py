@@ -1,50 +1,50 @@
-"""What each figure says, in words with its numbers: the captions of the report."""
+"""The captions of the report: what each figure shows, in a few sentences with its numbers."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean
 
 from report.document import Report
-from report.evidence import Attack, AttackScores, ClassUtility, Measures
-from report.formatting import count, delay, duration, percent, plural, ratio, ratio_interval, share
+from report.evidence import Attack, AttackName, AttackScores, ClassUtility, Measures
+from report.formatting import count, delay, duration, interval, percent, plural, ratio, share
 
 ATTACKS = {
-    "loss": "loss",
-    "confidence": "confidence",
-    "entropy": "entropy",
-    "modified_entropy": "modified entropy",
-    "margin": "margin",
+    AttackName.LOSS: "loss",
+    AttackName.CONFIDENCE: "confidence",
+    AttackName.ENTROPY: "entropy",
+    AttackName.MODIFIED_ENTROPY: "modified entropy",
+    AttackName.MARGIN: "margin",
 }
 
 
 def membership(report: Report) -> str:
-    """Can an attack tell the forgotten samples from held-out ones?"""
-    attack = drawn_attack(report)
+    """Describe how well an attack tells forgotten samples from held-out ones."""
+    attack = plotted_attack(report)
     before, after = attack.original, attack.unlearned
-    text = (
-        f"By {ATTACKS[attack.name]}, an attack told forgotten from held-out samples with an AUC of {ratio(before.auc.value)} "
-        f"before ({ratio_interval(before.auc)}) and {ratio(after.auc.value)} after ({ratio_interval(after.auc)}); "
-        "0.5 is a coin toss, and below 0.5 is as telling as above."
+    return (
+        f"The attack by {ATTACKS[attack.name]} tells forgotten from held-out samples with an AUC of {ratio(before.auc.value)} "
+        f"before ({interval(before.auc, ratio)}) and {ratio(after.auc.value)} after ({interval(after.auc, ratio)}). "
+        f"An AUC of 0.5 is a coin toss; below 0.5 gives as much away as above. {_at_few_false_alarms(before, after)}"
     )
-    return text + _at_few_false_alarms(before, after)
 
 
 def _at_few_false_alarms(before: AttackScores, after: AttackScores) -> str:
     if before.tpr_at_1_fpr is None or after.tpr_at_1_fpr is None:
-        return " There are too few held-out samples for a rate at 1\N{NO-BREAK SPACE}% false alarms."
+        return "There are too few held-out samples to state a rate at 1\N{NO-BREAK SPACE}% false alarms."
     return (
-        f" Allowed 1\N{NO-BREAK SPACE}% false alarms, it recognised {share(before.tpr_at_1_fpr.value)} of them before and "
-        f"{share(after.tpr_at_1_fpr.value)} after."
+        f"At 1\N{NO-BREAK SPACE}% false alarms it recognises {share(before.tpr_at_1_fpr.value)} of the forgotten samples "
+        f"before and {share(after.tpr_at_1_fpr.value)} after."
     )
 
 
-def drawn_attack(report: Report) -> Attack:
-    """The attack whose ROC curve the report holds, else the first."""
+def plotted_attack(report: Report) -> Attack:
+    """Find the attack whose ROC curve the report holds, else the first."""
     membership_ = report.audit.membership
     return next((one for one in membership_.attacks if one.name == membership_.roc.attack), membership_.attacks[0])
 
 
 def strongest(report: Report) -> tuple[tuple[str, AttackScores], tuple[str, AttackScores]]:
-    """The attack whose AUC is furthest from 0.5, by name, before and after."""
+    """Find the attack whose AUC is furthest from 0.5, before and after, each with its name."""
     attacks = report.audit.membership.attacks
     before = max(attacks, key=lambda one: abs(one.original.auc.value - 0.5))
     after = max(attacks, key=lambda one: abs(one.unlearned.auc.value - 0.5))
@@ -52,18 +52,18 @@ def strongest(report: Report) -> tuple[tuple[str, AttackScores], tuple[str, Atta
 
 
 def losses(report: Report) -> str:
-    """Does the model treat the forgotten samples like data it never saw?"""
-    held = report.audit.membership.losses
-    bins, before, after = held.bins, held.original, held.unlearned
+    """Compare the mean losses of forgotten, held-out and remaining samples."""
+    losses_ = report.audit.membership.losses
+    bins, before, after = losses_.bins, losses_.original, losses_.unlearned
     return (
-        f"The mean loss on the forgotten samples was about {ratio(_mean(bins, before.forget))} before and "
-        f"{ratio(_mean(bins, after.forget))} after. On held-out samples, which the model never saw, it is now about "
-        f"{ratio(_mean(bins, after.held_out))}, and on the samples it still may know {ratio(_mean(bins, after.remain))}. "
-        "The histograms of forgotten and held-out samples should lie on each other."
+        f"The mean loss on the forgotten samples was about {ratio(_mean(bins, before.forget))} before and is "
+        f"{ratio(_mean(bins, after.forget))} after. After unlearning it is about {ratio(_mean(bins, after.held_out))} on "
+        f"held-out samples, which the model never saw, and {ratio(_mean(bins, after.remain))} on the remaining samples. "
+        "The histograms of forgotten and held-out samples should coincide."
     )
 
 
-def _mean(bins: list[float], densities: list[float]) -> float:
+def _mean(bins: Sequence[float], densities: Sequence[float]) -> float:
     masses = [density * (right - left) for density, (left, right) in zip(densities, pairwise(bins), strict=False)]
     total = sum(masses)
     middles = [(left + right) / 2 for left, right in pairwise(bins)]
@@ -71,51 +71,47 @@ def _mean(bins: list[float], densities: list[float]) -> float:
 
 
 def relearning(report: Report) -> str:
-    """How fast does it come back?"""
-    delays, relearn = report.audit.relearn.delay, report.audit.relearn
+    """Compare how many steps each model needs to learn the forgotten samples again."""
+    delays, ratio_to_control = report.audit.relearn.delay, report.audit.relearn.ratio_to_control
     text = (
-        f"Trained on the forgotten samples again, the original model is back at its old loss after {delay(delays.original)} and "
-        f"the new model after {delay(delays.unlearned)}. Data of the same size that it never saw (the control) takes "
-        f"{delay(delays.control)}"
+        f"When both are trained on the forgotten samples again, the original model is back at its old loss after "
+        f"{delay(delays.original)} and the new model after {delay(delays.unlearned)}. Data of the same size that it never saw "
+        f"(the control) takes {delay(delays.control)}"
     )
-    text += (
-        "."
-        if relearn.ratio_to_control is None
-        else f", so the ratio is {ratio(relearn.ratio_to_control)}; 1 is the aim."
-    )
+    text += "." if ratio_to_control is None else f", so the ratio is {ratio(ratio_to_control)}; the aim is 1."
     if delays.reference is not None:
-        text += f" A model retrained without them takes {delay(delays.reference)}."
+        text += f" The retrained model takes {delay(delays.reference)}."
     return text
 
 
 def utility(report: Report) -> str:
-    """What did it cost?"""
+    """Compare the accuracy before and after, and the predictions of both models."""
     before, after = report.audit.measures.original.ta.value, report.audit.measures.unlearned.ta.value
     text = f"Accuracy on test data went from {percent(before)} to {percent(after)}."
     if report.audit.utility.per_class:
         worst = most_changed(report.audit.utility.per_class)[0]
         text += f" The class that changed most is {worst.label}, from {percent(worst.original)} to {percent(worst.unlearned)}."
-    return text + f" Both models agree on {share(report.audit.utility.agreement)} of held-out samples."
+    return text + f" Both models agree on {share(report.audit.utility.agreement)} of the held-out samples."
 
 
-def most_changed(classes: list[ClassUtility]) -> list[ClassUtility]:
-    """The classes, the one with the largest change of accuracy first."""
+def most_changed(classes: Sequence[ClassUtility]) -> list[ClassUtility]:
+    """Sort the classes by their change of accuracy, the largest first."""
     return sorted(classes, key=lambda one: -abs(one.unlearned - one.original))
 
 
 def time(report: Report) -> str:
-    """Where did the time go?"""
+    """Compare the time of unlearning with the estimated time of retraining."""
     timings = report.timings
     text = f"Unlearning took {duration(timings.unlearn)} in {plural(report.method.steps, 'step')}"
     if timings.retrain_estimate is None:
         return text + "; how long retraining would take is not known."
     retrain = timings.retrain_estimate
-    part = f", {share(timings.unlearn / retrain.seconds)} of" if retrain.seconds else ", against"
-    return f"{text}{part} the {duration(retrain.seconds)} estimated for training again without them ({retrain.source})."
+    part = f", {share(timings.unlearn / retrain.seconds)} of" if retrain.seconds else ", compared with"
+    return f"{text}{part} the {duration(retrain.seconds)} estimated for retraining without them ({retrain.source})."
 
 
 def basis(report: Report) -> str:
-    """How many samples the evidence rests on, and how near the result is to a retrained model where there is one."""
+    """State the number of samples behind the measures, and the average gap to a retrained model if there is one."""
     samples = report.audit.samples
     text = (
         f"Measured on {count(samples.forget)} forgotten, {count(samples.held_out)} held-out, {count(samples.remain)} remaining and "
@@ -126,14 +122,14 @@ def basis(report: Report) -> str:
         return text
     before, after = (average_gap(one, measures.reference) for one in (measures.original, measures.unlearned))
     return text + (
-        f" The average gap to a model retrained without them, over the error on the forgotten, the accuracy on the remaining and "
-        f"on test data, and the share that the papers’ attack takes for never seen, was {before:.1f} "
-        f"points before and is {after:.1f} after."
+        f" The average gap to the retrained model was {before:.1f} points before and is {after:.1f} after. It is the mean "
+        "difference of four measures: the error on the forgotten samples, the accuracy on the remaining samples and on test data, "
+        "and the share of the forgotten samples that the papers’ attack takes for never seen."
     )
 
 
 def average_gap(one: Measures, reference: Measures) -> float:
-    """The mean absolute difference of UA, RA, TA and MI from a retrained model's, in points, as the papers' tables have it."""
+    """The mean absolute difference of UA, RA, TA and MI from a retrained model's, in points, as in the papers' tables."""
     pairs = (
         (one.ua, reference.ua),
         (one.ra, reference.ra),

@@ -1,64 +1,56 @@
-"""What can be wrong with a report.
+"""The audit report as one typed document: its sections, its canonical JSON, and its JSON Schema."""
 
-ReportError
-└── InvalidReport    what is stored is not a report of this schema: ours to fix, never the caller's
-"""
-
+import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, JsonValue, ValidationError
 
 from report.canonical import NotCanonical, canonical_json
-from report.evidence import STRICT, Audit, Count, Digest, Moment, Name, Number, Seconds, Text, VerdictValue
+from report.evidence import Audit, Count, Digest, Estimate, Moment, Name, Number, Seconds, Section, Text, VerdictValue
+
+SCHEMA_ID: Final = "https://expunge.dev/schemas/report/v1"
+
+S = TypeVar("S", bound=Section)
 
 
-class ReportError(Exception):
-    """Base of the errors of this package."""
-
-
-class InvalidReport(ReportError):
-    """The JSON does not follow the report's schema; `faults` has a line each: JSON pointer, what is wrong."""
+class InvalidReport(Exception):
+    """The content does not follow the report's schema. `faults` has a line for each fault."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__(f"not a valid report: {len(faults)} faults, the first ones: {'; '.join(faults[:5])}")
         self.faults = faults
 
 
-SCHEMA_ID = "https://expunge.dev/schemas/report/v1"
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Asked:
+class Asked(Section):
     """What was asked, in counts and commitments: never a sample's ID."""
 
     requests: Count
     samples: Count
     samples_previously_forgotten: Count
     manifest_root: Digest
-    """The root of the Merkle tree (RFC 6962) over the forgotten samples, each under a salt of its own."""
-    regulation: list[Name]
+    """Root of the Merkle tree (RFC 6962) over the forgotten samples, each with its own salt."""
+    regulation: tuple[Name, ...]
     received_at: Moment | None = None
     """When the first of these requests was received."""
     due_at: Moment | None = None
     """When the first of them is due."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Reference:
-    """A version that the operator registered as trained on the remaining samples alone."""
+class Reference(Section):
+    """A version that the operator registered as trained on the remaining samples only."""
 
     version: Count
     weights_sha256: Digest
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Model:
-    """Which model, and which weights before and after."""
+class Model(Section):
+    """The model, and its weights before and after."""
 
     name: Name
     dataset: Name
@@ -69,12 +61,11 @@ class Model:
     weights_before_sha256: Digest
     weights_after_sha256: Digest
     reference: Reference | None = None
-    """The model that the result was held against, where there was one."""
+    """The retrained model with which the result was compared, if there was one."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Attempt:
-    """One run of one method; the verdict is null where the run ended before its audit."""
+class Attempt(Section):
+    """One run of one method. The verdict is null if the run ended before its audit."""
 
     attempt: Count
     method: Name
@@ -82,30 +73,47 @@ class Attempt:
     seconds: Seconds
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Method:
-    """How it was done: the published attempt's method and every attempt of the job."""
+class Origin(StrEnum):
+    """Who chose the method."""
+
+    REQUEST = "request"
+    POLICY = "policy"
+
+
+class StopReason(StrEnum):
+    """Why the method stopped."""
+
+    MATCHED = "matched"
+    """The forgotten samples looked like held-out ones."""
+    BUDGET = "budget"
+    """It had taken all its steps."""
+    UTILITY = "utility"
+    """Accuracy was about to fall below what is allowed."""
+    COMPLETED = "completed"
+    """The method ran to its end; it has no stopping criterion."""
+
+
+class Method(Section):
+    """The method of the published attempt, and every attempt of the job."""
 
     kind: Name
     parameters: dict[str, JsonValue]
-    origin: Literal["default", "request", "policy"]
+    origin: Origin
     steps: Count
-    stopped_because: Literal["matched", "budget", "utility", "completed"]
-    attempts: list[Attempt]
+    stopped_because: StopReason
+    attempts: tuple[Attempt, ...]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class TimelineEvent:
-    """Something that happened, and when."""
+class TimelineEvent(Section):
+    """An event of the job, and its time."""
 
     at: Moment
     kind: Name
     text: Text
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Finding:
-    """One check of the verdict; passed is null where the interval can not tell, numbers are where there are none."""
+class Finding(Section):
+    """One check of the verdict. `passed` is null if the interval spans the threshold; the numbers are null if there are none."""
 
     code: Name
     passed: bool | None
@@ -114,28 +122,32 @@ class Finding:
     low: Number | None
     high: Number | None
 
+    @property
+    def estimate(self) -> Estimate | None:
+        """The three numbers, if it has them."""
+        if self.value is None or self.low is None or self.high is None:
+            return None
+        return Estimate(value=self.value, low=self.low, high=self.high)
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Verdict:
-    """What it comes to."""
+
+class Verdict(Section):
+    """The result of the audit."""
 
     value: VerdictValue
     sentence: Text
-    findings: list[Finding]
-    warnings: list[Text]
+    findings: tuple[Finding, ...]
+    warnings: tuple[Text, ...]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class RetrainEstimate:
-    """How long training again without the forget set would take, and how that is known."""
+class RetrainEstimate(Section):
+    """How long retraining without the forget set would take, and where the estimate comes from."""
 
     seconds: Seconds
     source: Text
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Timings:
-    """Seconds by stage; report and publish are left out by a report that is written before they end."""
+class Timings(Section):
+    """Seconds by stage. A report is written before `report` and `publish` end, and may leave them out."""
 
     load: Seconds
     unlearn: Seconds
@@ -144,66 +156,96 @@ class Timings:
     report: Seconds | None = None
     publish: Seconds | None = None
     setup: dict[str, Seconds]
-    """Parts of the set-up of the method, contained in `unlearn`."""
+    """Parts of the method's set-up, included in `unlearn`."""
     retrain_estimate: RetrainEstimate | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Report:
+class Report(Section):
     """The audit report of one job."""
 
-    schema: Literal["https://expunge.dev/schemas/report/v1"]
+    schema_id: Annotated[Literal["https://expunge.dev/schemas/report/v1"], Field(alias="schema")]
     report_id: Name
     created_at: Moment
     asked: Asked
     model: Model
     method: Method
-    timeline: list[TimelineEvent]
+    timeline: tuple[TimelineEvent, ...]
     thresholds: dict[str, JsonValue]
-    """Every number that the verdict used, fixed before the run."""
+    """Every threshold of the verdict, fixed before the run, and the settings of the audit."""
     verdict: Verdict
     audit: Audit
     timings: Timings
-    limits: Annotated[list[Text], Field(min_length=1)]
+    limits: Annotated[tuple[Text, ...], Field(min_length=1)]
     """What this report does not show."""
 
 
-@cache
-def _adapter() -> TypeAdapter[Report]:
-    return TypeAdapter(Report)
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A report with its canonical JSON (RFC 8785): the bytes that are stored, served, hashed and signed.
+
+    The bytes are kept beside the typed report, because a later version may have written fields that this one does not know.
+    """
+
+    report: Report
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the content, as hex."""
+        return hashlib.sha256(self.content).hexdigest()
+
+
+def write(report: Report) -> Document:
+    """Serialise a report. Optional fields that were not given are left out. Raises InvalidReport."""
+    return Document(report, _canonical(report.model_dump(mode="json", exclude_unset=True)))
+
+
+def read(stored: Mapping[str, object]) -> Document:
+    """Read a report from its JSON, in any key order. Ignores unknown fields. Raises InvalidReport."""
+    content = _canonical(stored)
+    return Document(_parse(Report, content), content)
+
+
+def read_audit(stored: object) -> Audit:
+    """Read a report's `audit` from its JSON. Ignores unknown fields. Raises InvalidReport."""
+    return _parse(Audit, json.dumps(stored).encode())
+
+
+def _canonical(content: object) -> bytes:
+    try:
+        return canonical_json(content)
+    except NotCanonical as error:
+        raise InvalidReport([str(error)]) from error
+
+
+def _parse(kind: type[S], content: bytes) -> S:
+    try:
+        return kind.model_validate_json(content, extra="ignore")
+    except ValidationError as error:
+        raise InvalidReport(faults(error)) from error
+
+
+def faults(error: ValidationError) -> list[str]:
+    """Describe what is wrong, a line for each fault: the section and JSON pointer, then the rule. Quotes no value."""
+    return [
+        f"{error.title}/{'/'.join(map(str, fault['loc']))}: {fault['msg']}"
+        for fault in error.errors(include_input=False)
+    ]
 
 
 def json_schema() -> dict[str, JsonValue]:
-    """The published schema; schema.json beside this file is its text."""
-    body = _adapter().json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **body}
+    """Generate the JSON Schema 2020-12 of reports; schema.json holds its text."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **Report.model_json_schema(),
+    }
 
 
 @cache
 def published_schema() -> bytes:
-    """The text of schema.json."""
+    """Read schema.json."""
     return files("report").joinpath("schema.json").read_bytes()
-
-
-def validate(report: Mapping[str, object]) -> None:
-    """Check a report to the letter: unknown fields are faults too. Raises InvalidReport."""
-    _read(report, extra="forbid")
-
-
-def read(report: Mapping[str, object]) -> Report:
-    """The report as typed data, for showing it; a later writer's fields are passed over. Raises InvalidReport."""
-    return _read(report, extra="ignore")
-
-
-def _read(report: Mapping[str, object], *, extra: str) -> Report:
-    # Through the canonical bytes, so that what is read is what the digest covers and 24.0 is the integer 24.
-    try:
-        return _adapter().validate_json(canonical_json(report), extra=extra)  # type: ignore[arg-type]  # a literal, passed on
-    except NotCanonical as error:
-        raise InvalidReport([str(error)]) from error
-    except ValidationError as error:
-        faults = [f"/{'/'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
-        raise InvalidReport(faults) from error
 
 
 if __name__ == "__main__":

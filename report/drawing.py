@@ -1,4 +1,4 @@
-"""Drawing one panel as SVG: no global pyplot state, colours by name, so that page and print each fill in their own."""
+"""Draw a panel as SVG, without pyplot's global state. Colours are roles, which page and print fill in with their own."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours that stand for a role; nothing is ever shown in them.
+# Placeholders for roles; `in_colours` replaces them.
 INK, MUTED, GRID = "#f00001", "#f00002", "#f00003"
 BEFORE, AFTER, CONTROL, REFERENCE = "#f00004", "#f00005", "#f00006", "#f00007"
 ROLES = {
@@ -52,13 +52,13 @@ _SETTINGS: Any = {
     "ytick.labelcolor": MUTED,
     "lines.linewidth": 2.2,
 }
-# rc_context changes the settings of the whole process while it is open.
+# rc_context changes the settings of the whole process while it is open, so only one thread may draw.
 _drawing = Lock()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Panel:
-    """One picture: `svg` has colours by role; title and description are what someone hears who can not see it."""
+    """One picture. svg: with colours by role. title, description: for screen readers."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ def draw(
     height: int = _HEIGHT,
     width: int = _WIDTH,
 ) -> Panel:
-    """Let `paint` fill the axes of a panel of that size in CSS pixels; the same content gives the same bytes."""
+    """Draw a panel of this size in CSS pixels: `paint` fills its axes. The same content gives the same bytes."""
     with _drawing, matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained", facecolor="none")
         axes = figure.add_subplot(facecolor="none")
@@ -84,17 +84,17 @@ def draw(
         axes.tick_params(length=0, pad=5)
         text = StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Panel(name=name, title=title, description=description, svg=_tidy(text.getvalue(), name))
+    return Panel(name=name, title=title, description=description, svg=_clean(text.getvalue(), name))
 
 
 def in_colours(svg: str, colours: Mapping[str, str]) -> str:
-    """The picture with each role's colour filled in: a CSS variable on the page, a hexadecimal number in print."""
+    """Fill in each role's colour: a CSS variable on the page, a hexadecimal number in print."""
     for placeholder, role in ROLES.items():
         svg = svg.replace(placeholder, colours[role])
     return svg
 
 
-def _tidy(svg: str, name: str) -> str:
+def _clean(svg: str, name: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)

@@ -1,12 +1,11 @@
-"""The kinds of value that a report is made of, as its JSON Schema and its reader know them."""
+"""The measured part of a report, and the kinds of value that all parts are made of."""
 
+from datetime import datetime
+from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, FiniteFloat
-from pydantic.dataclasses import dataclass
-
-STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer, model_validator
 
 Count = Annotated[int, Field(ge=0)]
 Number = FiniteFloat
@@ -16,12 +15,49 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Text = Annotated[str, Field(min_length=1, max_length=10_000)]
-Moment = AwareDatetime
-VerdictValue = Literal["verified", "inconclusive", "failed"]
+Moment = Annotated[AwareDatetime, PlainSerializer(datetime.isoformat, return_type=str, when_used="json")]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Estimate:
+class VerdictValue(StrEnum):
+    """What an audit concludes."""
+
+    VERIFIED = "verified"
+    """Every deciding check passed."""
+    INCONCLUSIVE = "inconclusive"
+    """No deciding check failed, but not all of them passed."""
+    FAILED = "failed"
+    """A deciding check failed."""
+
+
+class AttackName(StrEnum):
+    """What a membership attack looks at, for each sample."""
+
+    LOSS = "loss"
+    CONFIDENCE = "confidence"
+    """Probability of the right class."""
+    ENTROPY = "entropy"
+    """Entropy of the predicted distribution."""
+    MODIFIED_ENTROPY = "modified_entropy"
+    """Entropy that takes the right class into account (Song and Mittal, 2021)."""
+    MARGIN = "margin"
+    """Logit of the probability of the right class."""
+
+
+class Section(BaseModel):
+    """A part of a report: frozen, strict about types and names, its fields described by their docstrings."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
+
+
+class Estimate(Section):
     """A measured value with its 95 % interval."""
 
     value: Number
@@ -29,9 +65,8 @@ class Estimate:
     high: Number
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Samples:
-    """How many samples each measure rests on."""
+class Samples(Section):
+    """How many samples each set has."""
 
     forget: Count
     remain: Count
@@ -39,9 +74,8 @@ class Samples:
     test: Count
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Measures:
-    """The paper's four measures of one model, in percent 0 to 100."""
+class Measures(Section):
+    """The papers' four measures of one model, in percent, 0 to 100."""
 
     ua: Estimate
     """Error on the forget set."""
@@ -50,23 +84,21 @@ class Measures:
     ta: Estimate
     """Accuracy on the test set."""
     mi_salun: Estimate
-    """Share of the forget set that the paper's attack calls non-member."""
+    """Share of the forget set that the papers' attack calls non-member."""
     mi_corrected: Estimate
     """The same with stratified members, standardised, over several seeds."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class MeasuresByModel:
-    """The measures before and after, and of a retrained model where there is one."""
+class MeasuresByModel(Section):
+    """The measures before and after, and of a retrained model if there is one."""
 
     original: Measures
     unlearned: Measures
     reference: Measures | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class AttackScores:
-    """How well one attack tells the forget set from held-out data; 0.5 of AUC and balanced accuracy is a coin toss."""
+class AttackScores(Section):
+    """How well one attack tells the forget set from held-out data. An AUC or balanced accuracy of 0.5 is chance."""
 
     auc: Estimate
     balanced_accuracy: Estimate
@@ -76,28 +108,27 @@ class AttackScores:
     """True positive rate at 0.1 % false positives; null below 10,000 non-members."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Attack:
+class Attack(Section):
     """One membership attack on the model before and after."""
 
-    name: Literal["loss", "confidence", "entropy", "modified_entropy", "margin"]
+    name: AttackName
     original: AttackScores
     unlearned: AttackScores
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class RocCurve:
-    """Rates of one attack as its threshold moves; both lists are as long as each other."""
+class RocCurve(Section):
+    """The rates of one attack at each threshold; both lists have the same length."""
 
-    fpr: Annotated[list[Ratio], Field(min_length=2)]
-    tpr: Annotated[list[Ratio], Field(min_length=2)]
+    fpr: Annotated[tuple[Ratio, ...], Field(min_length=2)]
+    tpr: Annotated[tuple[Ratio, ...], Field(min_length=2)]
 
-    def __post_init__(self) -> None:
-        _as_long("fpr and tpr", len(self.fpr), len(self.tpr))
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        _require_one_length("fpr and tpr", len(self.fpr), len(self.tpr))
+        return self
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Roc:
+class Roc(Section):
     """The ROC curves of one attack."""
 
     attack: Name
@@ -105,54 +136,53 @@ class Roc:
     unlearned: RocCurve
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LossDensities:
-    """A histogram each, as densities over the shared bins."""
+class LossDensities(Section):
+    """A histogram for each set, as densities over the shared bins."""
 
-    forget: list[NonNegative]
-    held_out: list[NonNegative]
-    remain: list[NonNegative]
+    forget: tuple[NonNegative, ...]
+    held_out: tuple[NonNegative, ...]
+    remain: tuple[NonNegative, ...]
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Losses:
-    """How the loss is spread over forgotten, held-out and remaining samples; k + 1 edges for k densities."""
+class Losses(Section):
+    """How the loss is spread over forgotten, held-out and remaining samples: k + 1 bin edges for k densities."""
 
-    bins: Annotated[list[Number], Field(min_length=2)]
+    bins: Annotated[tuple[Number, ...], Field(min_length=2)]
     original: LossDensities
     unlearned: LossDensities
 
-    def __post_init__(self) -> None:
-        sides = (self.original, self.unlearned)
-        densities = [side for one in sides for side in (one.forget, one.held_out, one.remain)]
-        _as_long("bins less one and each density", len(self.bins) - 1, *map(len, densities))
+    @model_validator(mode="after")
+    def _fits_the_bins(self) -> Self:
+        models = (self.original, self.unlearned)
+        lengths = [len(densities) for one in models for densities in (one.forget, one.held_out, one.remain)]
+        _require_one_length("bins less one and each density", len(self.bins) - 1, *lengths)
         if any(right <= left for left, right in pairwise(self.bins)):
             raise ValueError("bins must rise")
+        return self
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Membership:
+class Membership(Section):
     """Membership inference on the forget set against held-out data."""
 
-    attacks: Annotated[list[Attack], Field(min_length=1)]
+    attacks: Annotated[tuple[Attack, ...], Field(min_length=1)]
     roc: Roc
     losses: Losses
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Curve:
-    """Loss against steps of fine-tuning; both lists are as long as each other."""
+class Curve(Section):
+    """Loss against steps of fine-tuning; both lists have the same length."""
 
-    steps: Annotated[list[NonNegative], Field(min_length=1)]
-    loss: Annotated[list[Number], Field(min_length=1)]
+    steps: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+    loss: Annotated[tuple[Number, ...], Field(min_length=1)]
 
-    def __post_init__(self) -> None:
-        _as_long("steps and loss", len(self.steps), len(self.loss))
+    @model_validator(mode="after")
+    def _has_one_length(self) -> Self:
+        _require_one_length("steps and loss", len(self.steps), len(self.loss))
+        return self
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Curves:
-    """Relearning curves; the control is held-out data of the same size that no model was trained on."""
+class Curves(Section):
+    """Relearning curves. The control is held-out data of the same size, on which no model was trained."""
 
     original: Curve
     unlearned: Curve
@@ -160,18 +190,16 @@ class Curves:
     reference: Curve | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Delay:
-    """Steps until the loss was back at the original's; censored: it was not back when the probe ended."""
+class Delay(Section):
+    """Steps until the loss was back at the original's. Censored: it was not back at the last step."""
 
     steps: NonNegative
     censored: bool
     travelled: NonNegative | None = None
-    """Distance in weight space from where relearning began to where it was back."""
+    """Distance in weight space from the start of relearning to the step at which the loss was back."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Delays:
+class Delays(Section):
     """The relearn delay of each curve."""
 
     original: Delay
@@ -180,59 +208,58 @@ class Delays:
     reference: Delay | None
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Relearn:
+class Relearn(Section):
     """How fast the forget set is learned again."""
 
     relearner: Name
     learning_rate: NonNegative
     max_steps: Count
     delta: Number
-    """How close, in loss, counts as back."""
+    """How close to the original's loss counts as back, in nats."""
     curves: Curves
     delay: Delays
     ratio_to_control: NonNegative | None
-    """Delay of the unlearned model over the control's; null where the control's is zero."""
+    """Delay of the unlearned model over the control's; null if it could not be measured."""
     normalised: Number | None
     """(T - T(original)) / (T(reference) - T(original)); null without a reference."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class ClassUtility:
-    """Test accuracy of one class in percent."""
+class ClassUtility(Section):
+    """Test accuracy of one class, in percent."""
 
     label: Annotated[Name, Field(alias="class")]
     original: Number
     unlearned: Number
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Utility:
-    """What the model still can do, against the original."""
+class Utility(Section):
+    """What the model can still do, compared with the original."""
 
-    per_class: list[ClassUtility]
+    per_class: tuple[ClassUtility, ...]
     agreement: Ratio
-    """Share of held-out samples on which both models predict the same."""
+    """Share of held-out samples for which both models predict the same class."""
     jensen_shannon: NonNegative
     """Mean Jensen-Shannon divergence of their predictions on held-out samples, in nats."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Change:
-    """Whether anything happened at all, and whether too much did."""
+class Change(Section):
+    """Whether the model was changed at all, and whether it was damaged."""
 
     weight_distance_relative: NonNegative
+    """Norm of the difference of the weights over the norm of the original weights."""
     prediction_change: Ratio
+    """Mean total variation distance of the predictions."""
     no_op: bool
+    """Weights or predictions hardly moved."""
     collapsed: bool
+    """A number is not finite, or too little is left of the accuracy over guessing."""
     largest_class: Ratio | None = None
     """Share of held-out samples that the new model gives to its most frequent class."""
     finite: bool | None = None
     """Whether every weight is a finite number."""
 
 
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class Audit:
+class Audit(Section):
     """Everything that was measured."""
 
     samples: Samples
@@ -243,6 +270,6 @@ class Audit:
     change: Change
 
 
-def _as_long(what: str, *lengths: int) -> None:
+def _require_one_length(what: str, *lengths: int) -> None:
     if len(set(lengths)) > 1:
-        raise ValueError(f"{what} must be as long as each other, not {', '.join(map(str, lengths))}")
+        raise ValueError(f"{what} must have the same length, not {', '.join(map(str, lengths))}")

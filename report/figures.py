@@ -1,4 +1,4 @@
-"""Panels on membership: how losses are spread, and how an attack by them fares."""
+"""The panels of the report: loss histograms, ROC curves, relearning curves, accuracy by class."""
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -10,24 +10,30 @@ from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
 from report.evidence import Curve, Delay, LossDensities, RocCurve
 
 LOWEST_RATE = 0.001
+"""Where the logarithmic axes begin."""
+
+MAX_CLASSES = 12
+"""Of more classes, only the most changed ones are drawn."""
 
 
 def losses(report: Report) -> list[Panel]:
-    """Two histograms with the same axes: the losses before and after."""
-    held = report.audit.membership.losses
-    highest = max([0.0, *(max(side, default=0.0) for one in (held.original, held.unlearned) for side in _sides(one))])
+    """Draw the histograms of the losses before and after, on the same axes."""
+    losses_ = report.audit.membership.losses
+    highest = max(
+        [0.0, *(max(side, default=0.0) for one in (losses_.original, losses_.unlearned) for side in _sides(one))]
+    )
 
     def panel(name: str, title: str, densities: LossDensities, colour: str) -> Panel:
         def paint(axes: Axes) -> None:
-            axes.stairs(densities.forget, held.bins, color=colour, fill=True, alpha=0.38, label="forgotten")
-            axes.stairs(densities.forget, held.bins, color=colour, linewidth=1.2)
-            axes.stairs(densities.held_out, held.bins, color=CONTROL, linewidth=2.2, label="held-out, never seen")
+            axes.stairs(densities.forget, losses_.bins, color=colour, fill=True, alpha=0.38, label="forgotten")
+            axes.stairs(densities.forget, losses_.bins, color=colour, linewidth=1.2)
+            axes.stairs(densities.held_out, losses_.bins, color=CONTROL, linewidth=2.2, label="held-out, never seen")
             axes.stairs(
-                densities.remain, held.bins, color=MUTED, linewidth=1.6, linestyle=(0, (2, 1.5)), label="remaining"
+                densities.remain, losses_.bins, color=MUTED, linewidth=1.6, linestyle=(0, (2, 1.5)), label="remaining"
             )
             axes.set_yscale("function", functions=(_root, _square))
             axes.set_ylim(0, highest * 1.05 or 1.0)
-            axes.set_xlim(held.bins[0], held.bins[-1])
+            axes.set_xlim(losses_.bins[0], losses_.bins[-1])
             axes.set_xlabel("loss of a sample")
             axes.set_ylabel("density (square-root scale)")
             axes.set_yticks([tick for tick in axes.get_yticks() if 0 <= tick <= highest * 1.05])
@@ -38,12 +44,12 @@ def losses(report: Report) -> list[Panel]:
         return draw(paint, name=name, title=title, description=description)
 
     return [
-        panel("losses-before", "Before unlearning", held.original, BEFORE),
-        panel("losses-after", "After unlearning", held.unlearned, AFTER),
+        panel("losses-before", "Before unlearning", losses_.original, BEFORE),
+        panel("losses-after", "After unlearning", losses_.unlearned, AFTER),
     ]
 
 
-def _sides(densities: LossDensities) -> tuple[list[float], ...]:
+def _sides(densities: LossDensities) -> tuple[tuple[float, ...], ...]:
     return densities.forget, densities.held_out, densities.remain
 
 
@@ -56,7 +62,7 @@ def _square(values):  # type: ignore[no-untyped-def]  # as above
 
 
 def roc(report: Report) -> list[Panel]:
-    """The ROC curves before and after: as a whole, and the end with few false alarms on logarithmic axes."""
+    """Draw the ROC curves before and after: whole, and on logarithmic axes for few false alarms."""
     curves = report.audit.membership.roc
     return [
         draw(
@@ -109,7 +115,7 @@ def _rates(axes: Axes) -> None:
 
 
 def relearning(report: Report) -> Panel:
-    """Loss against steps for each model, with the level that counts as back and the step at which it was reached."""
+    """Draw loss against steps for each model, the level that counts as back, and the step at which it was reached."""
     relearn = report.audit.relearn
     rows: list[tuple[str, Curve | None, Delay | None, str, LineStyleType]] = [
         ("before", relearn.curves.original, relearn.delay.original, BEFORE, (0, (5, 2))),
@@ -127,7 +133,7 @@ def relearning(report: Report) -> Panel:
             axes.plot(curve.steps, curve.loss, color=colour, linestyle=line, label=label)
             if delay is not None and not delay.censored:
                 axes.plot([delay.steps], [level], marker="o", markersize=7, color=colour, clip_on=False, zorder=5)
-        # Room at the right, where no curve runs through the words.
+        # Room at the right, where no curve runs through the label.
         longest = max(curve.steps[-1] for _, curve, *_ in rows if curve is not None)
         axes.set_xlim(0, longest * 1.3 or 1.0)
         axes.set_ylim(bottom=0)
@@ -147,15 +153,12 @@ def relearning(report: Report) -> Panel:
     )
 
 
-MOST_CLASSES = 12
-
-
-def utility(report: Report) -> Panel | None:
-    """A line from before to after for each class, for the most changed ones where there are many; None without classes."""
+def utility(report: Report) -> list[Panel]:
+    """Draw the accuracy of each class before and after, of the most changed ones if there are many. Empty without classes."""
     every = report.audit.utility.per_class
-    shown = most_changed(every)[:MOST_CLASSES] if len(every) > MOST_CLASSES else every
+    shown = most_changed(every)[:MAX_CLASSES] if len(every) > MAX_CLASSES else every
     if not shown:
-        return None
+        return []
 
     def paint(axes: Axes) -> None:
         rows = range(len(shown))
@@ -174,9 +177,9 @@ def utility(report: Report) -> Panel | None:
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.2, borderpad=0.1
         )
 
-    title = "Accuracy by class" if shown is every else f"The {MOST_CLASSES} most changed classes"
-    names = "each class" if shown is every else f"the {MOST_CLASSES} of {len(every)} classes that changed most"
-    return draw(paint, name="utility", title=title, description=f"Test accuracy of {names}, before and after.")
+    title = "Accuracy by class" if shown is every else f"The {MAX_CLASSES} most changed classes"
+    names = "each class" if shown is every else f"the {MAX_CLASSES} of {len(every)} classes that changed most"
+    return [draw(paint, name="utility", title=title, description=f"Test accuracy of {names}, before and after.")]
 
 
 def _short(label: str) -> str:

@@ -1,7 +1,6 @@
-"""The report as a PDF for the file: the same words and pictures as the page, with the canonical JSON attached."""
+"""Render a report as a PDF: the texts and pictures of the page, with the canonical JSON attached."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -10,11 +9,11 @@ from tempfile import TemporaryDirectory
 import matplotlib
 import typst
 
-from report.canonical import report_bytes
+from report.document import Document
 from report.drawing import in_colours
 from report.view import View, view
 
-# The page's light colours, which a printer can tell apart in grey too.
+# The page's light colours, which can be told apart in grey too.
 _INKS = {
     "ink": "#16191d",
     "muted": "#59616b",
@@ -26,13 +25,13 @@ _INKS = {
 }
 
 
-def render_pdf(report: Mapping[str, object]) -> bytes:
-    """A tagged PDF (PDF/UA-1) of the report, the same bytes for the same report. Raises InvalidReport."""
-    shown = view(report)
+def render_pdf(document: Document) -> bytes:
+    """Render a report as a tagged PDF (PDF/UA-1): the same bytes for the same report."""
+    shown = view(document)
     with TemporaryDirectory(prefix="report-") as folder:
         root = Path(folder)
         (root / "report.typ").write_text(_template(), encoding="utf-8")
-        (root / "report.json").write_bytes(report_bytes(report))
+        (root / "report.json").write_bytes(document.content)
         (root / "view.json").write_text(json.dumps(_content(shown)), encoding="utf-8")
         pdf = typst.compile(
             root / "report.typ",

@@ -1,17 +1,21 @@
-"""The report's tables: every attack, where the time went, how it was done, which weights."""
+"""The tables of the report: key figures, attacks, times, the method, thresholds, and the digests of the weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from report.captions import ATTACKS, strongest
-from report.document import Report
-from report.evidence import AttackScores, Estimate, Measures
-from report.formatting import delay, duration, percent, percent_interval, plural, ratio, ratio_interval, share
+from report.document import Origin, Report, StopReason
+from report.evidence import AttackScores, Estimate, Measures, VerdictValue
+from report.formatting import delay, duration, interval, percent, plural, ratio, share
 
 E = TypeVar("E", bound=Estimate | None)
 
-WORDS = {"verified": "Verified", "inconclusive": "Inconclusive", "failed": "Failed"}
+VERDICTS = {
+    VerdictValue.VERIFIED: "Verified",
+    VerdictValue.INCONCLUSIVE: "Inconclusive",
+    VerdictValue.FAILED: "Failed",
+}
 STAGES = {
     "load": "Loading",
     "unlearn": "Unlearning",
@@ -21,191 +25,42 @@ STAGES = {
     "publish": "Publishing",
 }
 STOPPED = {
-    "matched": "the forgotten samples looked like held-out ones",
-    "budget": "the budget of steps was spent",
-    "utility": "accuracy was about to fall below what is allowed",
-    "completed": "the method had run to its end",
+    StopReason.MATCHED: "the forgotten samples looked like held-out ones",
+    StopReason.BUDGET: "the budget of steps was spent",
+    StopReason.UTILITY: "accuracy was about to fall below what is allowed",
+    StopReason.COMPLETED: "the method had run to its end",
 }
-ORIGINS = {"default": "the service's default", "request": "the request", "policy": "the model's policy"}
+ORIGINS = {Origin.REQUEST: "the request", Origin.POLICY: "the model's policy"}
 METHODS = {"ltu": "LTU (Learning to Unlearn)", "ieu": "IEU (Influence Eliminating Unlearning)", "retrain": "retraining"}
-"""What the methods are called; one that is not here is told by its name in capitals."""
+"""The names of methods. One that is not here is shown by its kind in capitals."""
 SETUP = {
-    "guides": "training the attacks that guide it",
-    "guides_used": "trying those attacks out",
+    "guides": "training the guide attacks",
+    "guides_used": "evaluating the guide attacks",
     "neighbour_search": "finding similar samples",
 }
 THRESHOLDS = {
     "confidence": "Confidence of the intervals that decide",
-    "membership_margin": "How far from 0.5 attacks may lie, at most",
-    "membership_margin_least": "How far from 0.5 attacks may lie, at least",
-    "membership_margin_used": "How far from 0.5, for this many samples",
-    "membership_margin_widths": "The same, in half a coin toss's interval",
-    "relearn_ratio": "Relearning takes, of the control's time, at least",
-    "relearn_excess": "Relearning is damage above, of the control's time",
-    "relearn_least": "Fewest samples whose relearning decides",
-    "control_steps": "Fewest steps of the control that can tell",
-    "no_op_weights": "A change of the weights below this is none",
-    "no_op_predictions": "A change of the predictions below this is none",
-    "collapse_share": "Advantage over guessing that must be left",
-    "utility_drop": "Accuracy lost that warns, points",
+    "membership_margin": "Widest margin around an AUC of 0.5",
+    "membership_margin_least": "Narrowest margin around an AUC of 0.5",
+    "membership_margin_used": "Margin for this many samples",
+    "membership_margin_widths": "Margin, in half widths of a coin toss's interval",
+    "relearn_ratio": "Least relearning time, in times of the control's",
+    "relearn_excess": "Relearning time that is a sign of damage, in times of the control's",
+    "relearn_least": "Fewest samples on which relearning decides",
+    "control_steps": "Fewest steps of the control on which relearning decides",
+    "no_op_weights": "Change of the weights below which nothing was done",
+    "no_op_predictions": "Change of the predictions below which nothing was done",
+    "collapse_share": "Share of the advantage over guessing that must be left",
+    "utility_drop": "Loss of accuracy that raises a warning, points",
 }
-"""What each threshold says; one that is not here is told by its name."""
+"""The labels of thresholds. One that is not here is shown by its name."""
 
 ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
-    """A part of the time, with its share of the longest bar in percent."""
-
-    name: str
-    text: str
-    share: float
-    estimated: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttackRow:
-    """One attack in the table of all of them; a cell is a value and its interval."""
-
-    name: str
-    cells: list[tuple[str, str]]
-
-
-def attacks(report: Report) -> list[AttackRow]:
-    """Each attack with its AUC and its balanced accuracy, before and after."""
-    return _by_attack(report, lambda scores: (scores.auc, scores.balanced_accuracy), _score)
-
-
-def rates(report: Report) -> list[AttackRow]:
-    """Each attack with its rates at 1 % and 0.1 % false alarms, before and after; none where there are too few held-out samples."""
-    return _by_attack(report, lambda scores: (scores.tpr_at_1_fpr, scores.tpr_at_01_fpr), _rate)
-
-
-def _by_attack(
-    report: Report, pick: Callable[[AttackScores], tuple[E, E]], show: Callable[[E], tuple[str, str]]
-) -> list[AttackRow]:
-    """A row for each attack with what is picked of its scores, each before and after; none where there is nothing to show."""
-    rows = []
-    for one in report.audit.membership.attacks:
-        found = [each for pair in zip(pick(one.original), pick(one.unlearned), strict=True) for each in pair]
-        if any(found):
-            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=[show(each) for each in found]))
-    return rows
-
-
-def _score(of: Estimate) -> tuple[str, str]:
-    return ratio(of.value), ratio_interval(of)
-
-
-def _rate(of: Estimate | None) -> tuple[str, str]:
-    if of is None:
-        return "–", "too few samples"
-    return share(of.value), f"{100 * of.low:.1f} to {share(of.high)}"
-
-
-def stages(report: Report) -> list[Stage]:
-    """The stages that are known, then the estimated retraining."""
-    timings = report.timings
-    rows = [
-        (name, seconds, False) for stage, name in STAGES.items() if (seconds := getattr(timings, stage)) is not None
-    ]
-    if timings.retrain_estimate is not None:
-        rows.append(("Retraining (estimated)", timings.retrain_estimate.seconds, True))
-    longest = max(seconds for _, seconds, _ in rows) or 1.0
-    return [
-        Stage(name=name, text=duration(seconds), share=round(100 * seconds / longest, 2), estimated=estimated)
-        for name, seconds, estimated in rows
-    ]
-
-
-def attempts(report: Report) -> list[tuple[str, str]]:
-    """Every attempt of the job, with how it ended."""
-    return [
-        (
-            f"Attempt {one.attempt}: {method_name(one.method).partition(' (')[0]}",
-            f"{WORDS[one.verdict].lower() if one.verdict else 'ended before its audit'}, {duration(one.seconds)}",
-        )
-        for one in report.method.attempts
-    ]
-
-
-def method(report: Report) -> list[tuple[str, str]]:
-    """The method, why it stopped, how far it moved the model and what its set-up took."""
-    relearn, change = report.audit.relearn, report.audit.change
-    return [
-        ("Method", method_name(report.method.kind)),
-        ("Chosen by", ORIGINS[report.method.origin]),
-        ("Stopped because", f"{STOPPED[report.method.stopped_because]}, after {plural(report.method.steps, 'step')}"),
-        ("Weights moved by", f"{share(change.weight_distance_relative)} of their norm"),
-        ("Predictions changed", f"{share(change.prediction_change)}"),
-        (
-            "Relearning attack",
-            f"{relearn.relearner.upper()}, step size {relearn.learning_rate:g}, {relearn.max_steps} steps at most",
-        ),
-        *(
-            (f"Set-up: {SETUP.get(name) or _words(name)}", duration(took))
-            for name, took in report.timings.setup.items()
-        ),
-    ]
-
-
-def method_name(kind: str) -> str:
-    """A method as a reader knows it."""
-    return METHODS.get(kind, kind.upper())
-
-
-def identity(report: Report) -> list[tuple[str, str]]:
-    """The digests of the weights and of the list of forgotten samples."""
-    model, reference = report.model, report.model.reference
-    rows = [
-        (f"Weights before, version {model.version_before}", model.weights_before_sha256),
-        (f"Weights after, version {model.version_after}", model.weights_after_sha256),
-    ]
-    if reference is not None:
-        rows.append((f"Retrained without them, version {reference.version}", reference.weights_sha256))
-    return [*rows, ("Manifest of forgotten samples, root", report.asked.manifest_root)]
-
-
-def thresholds(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """The numbers that the verdict used, in words, in the order of THRESHOLDS."""
-    named = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
-    return [(THRESHOLDS.get(name) or _words(name), _plain(named[name])) for name in order]
-
-
-def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """Thresholds or parameters, as words with their values; groups are for `groups`."""
-    return [(_words(name), _plain(value)) for name, value in values.items() if not isinstance(value, dict)]
-
-
-def groups(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The groups among them, each with its heading."""
-    return [(_words(name), settings(value)) for name, value in values.items() if isinstance(value, dict)]
-
-
-def _words(name: str) -> str:
-    words = [word.upper() if word in ACRONYMS else word for word in name.split("_")]
-    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.10f}".rstrip("0")
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{_words(key)} {_plain(item)}" for key, item in value.items())
-    return str(value)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class KeyFigure:
-    """A row of the table: values as text, intervals as text or empty, and what the value after is to be held against."""
+    """A row of the key figures, as text. aim: the value that the one after is compared with. An interval may be empty."""
 
     name: str
     note: str
@@ -218,8 +73,22 @@ class KeyFigure:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """Membership, relearning, error on the forgotten samples, and the accuracy kept."""
-    return [_membership(report), _relearning(report), _forgotten(report), _remaining(report), _test(report)]
+    """List membership, relearning, error on the forgotten samples, and accuracy."""
+    error_on_test = percent(100 - report.audit.measures.unlearned.ta.value)
+    return [
+        _membership(report),
+        _relearning(report),
+        _measure(
+            report,
+            lambda measures: measures.ua,
+            name="Error on the forgotten samples",
+            note="should be like data never seen",
+            aim=error_on_test,
+            aim_note="error on test data",
+        ),
+        _measure(report, lambda measures: measures.ra, name="Accuracy on the remaining samples", note="should be kept"),
+        _measure(report, lambda measures: measures.ta, name="Accuracy on test data", note="should be kept"),
+    ]
 
 
 def _membership(report: Report) -> KeyFigure:
@@ -230,9 +99,9 @@ def _membership(report: Report) -> KeyFigure:
         name="Membership attack, AUC",
         note=f"the strongest of {attacks}: {names}",
         before=ratio(before.auc.value),
-        before_range=ratio_interval(before.auc),
+        before_range=interval(before.auc, ratio),
         after=ratio(after.auc.value),
-        after_range=ratio_interval(after.auc),
+        after_range=interval(after.auc, ratio),
         aim="0.50",
         aim_note="a coin toss",
     )
@@ -240,7 +109,6 @@ def _membership(report: Report) -> KeyFigure:
 
 def _relearning(report: Report) -> KeyFigure:
     delays = report.audit.relearn.delay
-    held_against = delays.reference or delays.control
     return KeyFigure(
         name="Relearning delay",
         note="steps until the forgotten samples are known again",
@@ -248,25 +116,9 @@ def _relearning(report: Report) -> KeyFigure:
         before_range="",
         after=delay(delays.unlearned),
         after_range="",
-        aim=delay(held_against),
+        aim=delay(delays.reference or delays.control),
         aim_note="data never learned" if delays.reference is None else "retrained without them",
     )
-
-
-def _forgotten(report: Report) -> KeyFigure:
-    error_elsewhere = 100 - report.audit.measures.unlearned.ta.value
-    name, note = "Error on the forgotten samples", "should be like data never seen"
-    return _measure(
-        report, lambda m: m.ua, name=name, note=note, aim=percent(error_elsewhere), aim_note="error on test data"
-    )
-
-
-def _remaining(report: Report) -> KeyFigure:
-    return _measure(report, lambda m: m.ra, name="Accuracy on the remaining samples", note="should be kept")
-
-
-def _test(report: Report) -> KeyFigure:
-    return _measure(report, lambda m: m.ta, name="Accuracy on test data", note="should be kept")
 
 
 def _measure(
@@ -286,9 +138,156 @@ def _measure(
         name=name,
         note=note,
         before=percent(before.value),
-        before_range=percent_interval(before),
+        before_range=interval(before, percent),
         after=percent(after.value),
-        after_range=percent_interval(after),
+        after_range=interval(after, percent),
         aim=aim or percent(before.value),
         aim_note=aim_note,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttackRow:
+    """A row of the attacks; a cell is a value and its interval."""
+
+    name: str
+    cells: list[tuple[str, str]]
+
+
+def attacks(report: Report) -> list[AttackRow]:
+    """List each attack with its AUC and its balanced accuracy, before and after."""
+    return _by_attack(report, lambda scores: (scores.auc, scores.balanced_accuracy), _score)
+
+
+def rates(report: Report) -> list[AttackRow]:
+    """List each attack with its rates at 1 % and 0.1 % false alarms, before and after; empty below 1,000 held-out samples."""
+    return _by_attack(report, lambda scores: (scores.tpr_at_1_fpr, scores.tpr_at_01_fpr), _rate)
+
+
+def _by_attack(
+    report: Report, pick: Callable[[AttackScores], tuple[E, E]], show: Callable[[E], tuple[str, str]]
+) -> list[AttackRow]:
+    """List each attack with two of its scores, each before and after. Leave out an attack that has none of them."""
+    rows = []
+    for one in report.audit.membership.attacks:
+        found = [each for pair in zip(pick(one.original), pick(one.unlearned), strict=True) for each in pair]
+        if any(found):
+            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=[show(each) for each in found]))
+    return rows
+
+
+def _score(of: Estimate) -> tuple[str, str]:
+    return ratio(of.value), interval(of, ratio)
+
+
+def _rate(of: Estimate | None) -> tuple[str, str]:
+    return ("–", "too few samples") if of is None else (share(of.value), interval(of, share))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A part of the time, with its share of the longest bar in percent."""
+
+    name: str
+    text: str
+    share: float
+    estimated: bool
+
+
+def stages(report: Report) -> list[Stage]:
+    """List the stages whose time is known, then the estimated retraining."""
+    timings = report.timings
+    rows = [
+        (name, seconds, False) for stage, name in STAGES.items() if (seconds := getattr(timings, stage)) is not None
+    ]
+    if timings.retrain_estimate is not None:
+        rows.append(("Retraining (estimated)", timings.retrain_estimate.seconds, True))
+    longest = max(seconds for _, seconds, _ in rows) or 1.0
+    return [
+        Stage(name=name, text=duration(seconds), share=round(100 * seconds / longest, 2), estimated=estimated)
+        for name, seconds, estimated in rows
+    ]
+
+
+def attempts(report: Report) -> list[tuple[str, str]]:
+    """List every attempt of the job, with how it ended."""
+    return [
+        (
+            f"Attempt {one.attempt}: {method_name(one.method).partition(' (')[0]}",
+            f"{VERDICTS[one.verdict].lower() if one.verdict else 'ended before its audit'}, {duration(one.seconds)}",
+        )
+        for one in report.method.attempts
+    ]
+
+
+def method(report: Report) -> list[tuple[str, str]]:
+    """Describe the method, why it stopped, how far it moved the model, and the time of its set-up."""
+    relearn, change = report.audit.relearn, report.audit.change
+    return [
+        ("Method", method_name(report.method.kind)),
+        ("Chosen by", ORIGINS[report.method.origin]),
+        ("Stopped because", f"{STOPPED[report.method.stopped_because]}, after {plural(report.method.steps, 'step')}"),
+        ("Weights moved by", f"{share(change.weight_distance_relative)} of their norm"),
+        ("Predictions changed", f"{share(change.prediction_change)}"),
+        (
+            "Relearning attack",
+            f"{relearn.relearner.upper()}, step size {relearn.learning_rate:g}, {relearn.max_steps} steps at most",
+        ),
+        *((f"Set-up: {SETUP.get(name) or label(name)}", duration(took)) for name, took in report.timings.setup.items()),
+    ]
+
+
+def method_name(kind: str) -> str:
+    """Give a method's name."""
+    return METHODS.get(kind, kind.upper())
+
+
+def identity(report: Report) -> list[tuple[str, str]]:
+    """List the digests of the weights, and the commitment to the forgotten samples."""
+    model, reference = report.model, report.model.reference
+    rows = [
+        (f"Weights before, version {model.version_before}", model.weights_before_sha256),
+        (f"Weights after, version {model.version_after}", model.weights_after_sha256),
+    ]
+    if reference is not None:
+        rows.append((f"Retrained without them, version {reference.version}", reference.weights_sha256))
+    return [*rows, ("Commitment to the forgotten samples, Merkle root", report.asked.manifest_root)]
+
+
+def thresholds(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """List the thresholds of the verdict with their labels, in the order of THRESHOLDS."""
+    named = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
+    return [(THRESHOLDS.get(name) or label(name), text(named[name])) for name in order]
+
+
+def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """List settings or parameters with their labels, without those that are groups."""
+    return [(label(name), text(value)) for name, value in values.items() if not isinstance(value, dict)]
+
+
+def groups(values: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """List the groups among them, each with its heading."""
+    return [(label(name), settings(value)) for name, value in values.items() if isinstance(value, dict)]
+
+
+def label(name: str) -> str:
+    """Turn a field's name into words: remaining_auc → Remaining AUC."""
+    words = [word.upper() if word in ACRONYMS else word for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
+
+
+def text(value: object) -> str:
+    """Print a JSON value."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.4g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.10f}".rstrip("0")
+        case list():
+            return ", ".join(map(text, value))
+        case dict():
+            return ", ".join(f"{label(key)} {text(item)}" for key, item in value.items())
+    return str(value)

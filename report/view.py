@@ -1,25 +1,18 @@
-"""Everything that the page and the print show, as text and pictures, so that both say the same."""
+"""Everything that the page and the PDF show, as text and pictures, so that both show the same."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from report import captions as answers
-from report import figures as membership
-from report import figures as relearning
-from report import figures as utility
-from report import tables
-from report.canonical import report_sha256
-from report.document import Report, read
+from report import captions, figures, tables
+from report.document import Document, Finding, Report
 from report.drawing import Panel
-from report.formatting import day, duration, moment, percent, plural, ratio
-from report.tables import KeyFigure, key_figures
+from report.formatting import day, duration, interval, moment, percent, plural, ratio
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
+"""The tone and the label of a check, by whether it passed."""
 
-
-Said = list[tuple[str, bool]]
-"""A sentence in parts, each with whether it stands in brackets: figures, which are shown so that one can read past them."""
+Parts = list[tuple[str, bool]]
+"""A sentence in parts, each with whether it is in brackets; those hold figures and are shown in grey."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,40 +20,40 @@ class Check:
     """One finding of the verdict."""
 
     tone: str
-    word: str
-    said: Said
+    label: str
+    text: Parts
     value: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """A question, its answer in words with numbers, and the pictures that show it."""
+    """A question, its answer in a caption, and the panels that show it."""
 
     name: str
     question: str
-    answer: str
+    caption: str
     panels: list[Panel]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """The report, ready to be shown; `facts` and the other tables are names with their values."""
+    """A report, ready to be shown. Tables without a type of their own are names with values."""
 
     report: Report
     sha256: str
     title: str
-    word: str
+    verdict: str
     tone: str
     created: str
-    sentence: Said
+    sentence: Parts
     summary: list[str]
-    key_figures: list[KeyFigure]
+    key_figures: list[tables.KeyFigure]
     basis: str
     checks: list[Check]
     evidence: list[Evidence]
     attacks: list[tables.AttackRow]
     rates: list[tables.AttackRow]
-    time_answer: str
+    time: str
     stages: list[tables.Stage]
     timeline: list[tuple[str, str]]
     attempts: list[tuple[str, str]]
@@ -71,25 +64,26 @@ class View:
     identity: list[tuple[str, str]]
 
 
-def view(report_json: Mapping[str, object]) -> View:
-    """What to show of a report. Raises InvalidReport."""
-    report = read(report_json)
+def view(document: Document) -> View:
+    """Prepare a report to be shown."""
+    report = document.report
+    verdict = tables.VERDICTS[report.verdict.value]
     return View(
         report=report,
-        sha256=report_sha256(report_json),
-        title=f"{tables.WORDS[report.verdict.value]}: {plural(report.asked.samples, 'sample')} unlearned from {report.model.name}",
-        word=tables.WORDS[report.verdict.value],
+        sha256=document.sha256,
+        title=f"{verdict}: {plural(report.asked.samples, 'sample')} unlearned from {report.model.name}",
+        verdict=verdict,
         tone=report.verdict.value,
         created=moment(report.created_at),
-        sentence=_said(report.verdict.sentence),
+        sentence=_parts(report.verdict.sentence),
         summary=_summary(report),
-        key_figures=key_figures(report),
-        basis=answers.basis(report),
-        checks=_checks(report),
+        key_figures=tables.key_figures(report),
+        basis=captions.basis(report),
+        checks=[_check(finding) for finding in report.verdict.findings],
         evidence=_evidence(report),
         attacks=tables.attacks(report),
         rates=tables.rates(report),
-        time_answer=answers.time(report),
+        time=captions.time(report),
         stages=tables.stages(report),
         timeline=[(moment(event.at), event.text) for event in report.timeline],
         attempts=tables.attempts(report),
@@ -128,53 +122,49 @@ def _groups(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
 def _model(report: Report) -> str:
     model = report.model
     return (
-        f"Model {model.name} has {plural(model.parameters, 'parameter')}, was trained on {model.dataset} "
-        f"and is built by {model.workload}."
+        f"Model {model.name} has {plural(model.parameters, 'parameter')}. It was trained on {model.dataset} and is built by "
+        f"{model.workload}."
     )
 
 
-def _checks(report: Report) -> list[Check]:
-    rows = []
-    for finding in report.verdict.findings:
-        tone, word = OUTCOMES[finding.passed]
-        show = percent if finding.code.startswith("utility_") else ratio
-        value = "" if finding.value is None else show(finding.value)
-        if value and finding.low is not None and finding.high is not None:
-            value += f" ({show(finding.low)} to {show(finding.high)})"
-        text = finding.text[:1].upper() + finding.text[1:].rstrip(".") + "."
-        rows.append(Check(tone=tone, word=word, said=_said(text), value=value))
-    return rows
+def _check(finding: Finding) -> Check:
+    tone, label = OUTCOMES[finding.passed]
+    show = percent if finding.code.startswith("utility_") else ratio
+    value = "" if finding.value is None else show(finding.value)
+    if finding.estimate is not None:
+        value += f" ({interval(finding.estimate, show)})"
+    text = finding.text[:1].upper() + finding.text[1:].rstrip(".") + "."
+    return Check(tone=tone, label=label, text=_parts(text), value=value)
 
 
-def _said(sentence: str) -> Said:
+def _parts(sentence: str) -> Parts:
     return [(part, part.startswith("(")) for part in re.split(r"(\([^()]*\))", sentence) if part]
 
 
 def _evidence(report: Report) -> list[Evidence]:
-    kept = utility.utility(report)
     return [
         Evidence(
             name="losses",
             question="Does the model treat the forgotten samples like data it never saw?",
-            answer=answers.losses(report),
-            panels=membership.losses(report),
+            caption=captions.losses(report),
+            panels=figures.losses(report),
         ),
         Evidence(
             name="membership",
             question="Can an attacker tell that they were once trained on?",
-            answer=answers.membership(report),
-            panels=membership.roc(report),
+            caption=captions.membership(report),
+            panels=figures.roc(report),
         ),
         Evidence(
             name="relearning",
-            question="How quickly does it come back?",
-            answer=answers.relearning(report),
-            panels=[relearning.relearning(report)],
+            question="How quickly does the model learn them again?",
+            caption=captions.relearning(report),
+            panels=[figures.relearning(report)],
         ),
         Evidence(
             name="utility",
             question="What did it cost the model?",
-            answer=answers.utility(report),
-            panels=[] if kept is None else [kept],
+            caption=captions.utility(report),
+            panels=figures.utility(report),
         ),
     ]

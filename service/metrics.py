@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
@@ -28,6 +27,7 @@ from ledger import metrics
 from ledger.events.deliveries import TALLY
 from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
+from report.evidence import Audit
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
 
@@ -192,23 +192,17 @@ def _waiting(session: Session) -> Iterator[Metric]:
         yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Time of the oldest of the {thing}.", (), oldest)
 
 
-def _membership_auc(audit: dict[str, Any]) -> float | None:
-    attacks = (audit.get("membership") or {}).get("attacks") or []
-    found = [float(attack["unlearned"]["auc"]["value"]) for attack in attacks]
-    return max(found, key=lambda auc: abs(auc - 0.5), default=None)
+def _membership_auc(audit: Audit) -> float:
+    found = [attack.unlearned.auc.value for attack in audit.membership.attacks]
+    return max(found, key=lambda auc: abs(auc - 0.5))
 
 
-def _relearn_delay(audit: dict[str, Any]) -> float | None:
-    ratio = (audit.get("relearn") or {}).get("ratio_to_control")
-    return None if ratio is None else float(ratio)
+def _relearn_delay(audit: Audit) -> float | None:
+    return audit.relearn.ratio_to_control
 
 
-def _utility_delta(audit: dict[str, Any]) -> float | None:
-    measures = audit.get("measures") or {}
-    try:
-        return float(measures["unlearned"]["ta"]["value"] - measures["original"]["ta"]["value"]) / 100
-    except (KeyError, TypeError):  # A generative model has no test accuracy.
-        return None
+def _utility_delta(audit: Audit) -> float:
+    return (audit.measures.unlearned.ta.value - audit.measures.original.ta.value) / 100
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:

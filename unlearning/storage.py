@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 
-_BLOCK = 1 << 20
 _FORMAT = "expunge-checkpoint-1"
 
 
@@ -82,11 +81,8 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
 
 def file_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file's content, as hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_training_checkpoint(content: Mapping[str, Any], folder: Path) -> tuple[Path, str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from ledger.states import Reason
+from report.document import InvalidReport
 from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, WeightsDamaged, WeightsMissing
 from worker.errors import AuditFailed, NoGpu, NoSigningKey, WorkloadError
 
@@ -28,6 +29,7 @@ KNOWN: tuple[tuple[type[Exception], Reason], ...] = (
     (InvalidSpec, Reason.METHOD_REFUSED),
     (NoSigningKey, Reason.SIGNING_FAILED),
     (AuditFailed, Reason.AUDIT_FAILED),
+    (InvalidReport, Reason.UNEXPECTED),
 )
 """Errors raised on purpose: their messages are written to be shown, and trying again changes nothing."""
 

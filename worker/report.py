@@ -1,29 +1,43 @@
-"""The audit report's JSON: what was asked, done, measured and found, and what that does not show."""
+"""The audit report: what was asked, done, measured and found, and what that does not show."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
+from pydantic import ValidationError
+
+from ledger import resources
 from ledger.jobs.claims import Claim
-from ledger.resources import Attempt, Event
 from ledger.states import Phase
+from report.document import (
+    SCHEMA_ID,
+    Asked,
+    Attempt,
+    InvalidReport,
+    Method,
+    Model,
+    Origin,
+    Reference,
+    Report,
+    RetrainEstimate,
+    StopReason,
+    TimelineEvent,
+    Timings,
+    faults,
+)
+from report.evidence import VerdictValue
+from worker import report_audit
 from worker.attempt import Trial
 from worker.inputs import Material
-
-SCHEMA = "https://expunge.dev/schemas/report/v1"
-
-TIMED = (Phase.LOAD, Phase.UNLEARN, Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
-"""The stages that are over when the report is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Background:
     """What the ledger adds to a report."""
 
-    timeline: Sequence[Event]
-    attempts: Sequence[Attempt]
+    timeline: Sequence[resources.Event]
+    attempts: Sequence[resources.Attempt]
     now: datetime
 
 
@@ -37,87 +51,108 @@ def build_report(
     manifest_root: str,
     weights_sha256: str,
     timings: Mapping[str, float],
-) -> dict[str, Any]:
-    """Assemble the report. Counts and commitments only: no sample's ID, no digest of a single sample."""
-    method = dict(claim.method)
-    return {
-        "schema": SCHEMA,
-        "report_id": str(report_id),
-        "created_at": moment(background.now),
-        "asked": {
-            "requests": claim.requests,
-            "samples": len(claim.forget),
-            "samples_previously_forgotten": len(claim.erased),
-            "manifest_root": manifest_root,
-            "regulation": list(claim.regulations),
-            "received_at": claim.received_at and moment(claim.received_at),
-            "due_at": claim.due_at and moment(claim.due_at),
-        },
-        "model": {
-            "name": claim.model,
-            "dataset": claim.dataset,
-            "workload": claim.workload,
-            "parameters": sum(parameter.numel() for parameter in trial.model.parameters()),
-            "version_before": claim.base_version,
-            "version_after": claim.next_version,
-            "weights_before_sha256": claim.weights_sha256,
-            "weights_after_sha256": weights_sha256,
-            "reference": held_against(claim, material),
-        },
-        "method": {
-            "kind": method.pop("kind"),
-            "parameters": method,
-            "origin": claim.origin,
-            "steps": trial.outcome.steps,
-            "stopped_because": trial.outcome.stopped_because,
-            "attempts": [
-                told(attempt, trial, published=claim.attempt, now=background.now) for attempt in background.attempts
-            ],
-        },
-        "timeline": [{"at": moment(event.at), "kind": event.kind, "text": event.text} for event in background.timeline],
-        "timings": {
-            **{stage.value: seconds(timings, stage) for stage in TIMED},
-            "setup": {name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
-            "retrain_estimate": retrain_estimate(material, training_seconds=claim.details.get("training_seconds")),
-        },
-        **trial.findings.to_json(),
-    }
+) -> Report:
+    """Build the report from counts and commitments only: no sample's ID, no digest of a single sample.
+
+    Raises InvalidReport if a value does not follow the schema.
+    """
+    try:
+        return Report(
+            schema_id=SCHEMA_ID,
+            report_id=str(report_id),
+            created_at=background.now,
+            asked=asked(claim, manifest_root=manifest_root),
+            model=model(claim, material, trial, weights_sha256=weights_sha256),
+            method=method(claim, trial, background),
+            timeline=tuple(
+                TimelineEvent(at=event.at, kind=event.kind, text=event.text) for event in background.timeline
+            ),
+            thresholds=report_audit.thresholds(trial.findings),
+            verdict=report_audit.verdict(trial.findings.verdict),
+            audit=report_audit.audit(trial.findings),
+            timings=stages(claim, material, trial, seconds=timings),
+            limits=trial.findings.limits,
+        )
+    except ValidationError as error:
+        raise InvalidReport(faults(error)) from error
 
 
-def held_against(claim: Claim, material: Material) -> dict[str, Any] | None:
-    """Name the model that the result was held against; None where the audit had none."""
+def asked(claim: Claim, *, manifest_root: str) -> Asked:
+    """Summarise the requests of the job."""
+    return Asked(
+        requests=claim.requests,
+        samples=len(claim.forget),
+        samples_previously_forgotten=len(claim.erased),
+        manifest_root=manifest_root,
+        regulation=tuple(claim.regulations),
+        received_at=claim.received_at,
+        due_at=claim.due_at,
+    )
+
+
+def model(claim: Claim, material: Material, trial: Trial, *, weights_sha256: str) -> Model:
+    """Name the model and its weights before and after."""
+    return Model(
+        name=claim.model,
+        dataset=claim.dataset,
+        workload=claim.workload,
+        parameters=sum(parameter.numel() for parameter in trial.model.parameters()),
+        version_before=claim.base_version,
+        version_after=claim.next_version,
+        weights_before_sha256=claim.weights_sha256,
+        weights_after_sha256=weights_sha256,
+        reference=reference(claim, material),
+    )
+
+
+def reference(claim: Claim, material: Material) -> Reference | None:
+    """Name the retrained model that the audit compared the result with; None if it had none."""
     if claim.reference is None or material.reference is None:
         return None
-    return {"version": claim.reference.version, "weights_sha256": claim.reference.weights_sha256}
+    return Reference(version=claim.reference.version, weights_sha256=claim.reference.weights_sha256)
 
 
-def told(attempt: Attempt, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:
-    """Describe one attempt; the verdict is None where it ended before its audit."""
-    finding = attempt.finding or {}
-    return {
-        "attempt": attempt.number,
-        "method": attempt.method["kind"],
-        "verdict": trial.findings.verdict.value if attempt.number == published else finding.get("verdict"),
-        "seconds": round(((attempt.finished_at or now) - attempt.started_at).total_seconds(), 3),
-    }
+def method(claim: Claim, trial: Trial, background: Background) -> Method:
+    """Describe the published attempt's method, and every attempt of the job."""
+    return Method(
+        kind=claim.method["kind"],
+        parameters={name: value for name, value in claim.method.items() if name != "kind"},
+        origin=Origin(claim.origin),
+        steps=trial.outcome.steps,
+        stopped_because=StopReason(trial.outcome.stopped_because),
+        attempts=tuple(attempt(one, trial, published=claim.attempt, now=background.now) for one in background.attempts),
+    )
 
 
-def seconds(timings: Mapping[str, float], stage: Phase) -> float:
-    """Look up how long a stage took."""
-    return round(timings.get(stage.value, 0.0), 3)
+def attempt(view: resources.Attempt, trial: Trial, *, published: int, now: datetime) -> Attempt:
+    """Describe one attempt; the verdict is None if it ended before its audit."""
+    found = trial.findings.verdict.value if view.number == published else (view.finding or {}).get("verdict")
+    return Attempt(
+        attempt=view.number,
+        method=view.method["kind"],
+        verdict=None if found is None else VerdictValue(found),
+        seconds=round(((view.finished_at or now) - view.started_at).total_seconds(), 3),
+    )
 
 
-def retrain_estimate(material: Material, *, training_seconds: float | None) -> dict[str, Any] | None:
-    """Estimate what training again without the forgotten samples would take; None where the training was not timed."""
+def stages(claim: Claim, material: Material, trial: Trial, *, seconds: Mapping[str, float]) -> Timings:
+    """Give the seconds of the stages that are over when the report is written."""
+    return Timings(
+        load=round(seconds.get(Phase.LOAD, 0.0), 3),
+        unlearn=round(seconds.get(Phase.UNLEARN, 0.0), 3),
+        audit_membership=round(seconds.get(Phase.AUDIT_MEMBERSHIP, 0.0), 3),
+        audit_relearn=round(seconds.get(Phase.AUDIT_RELEARN, 0.0), 3),
+        setup={name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
+        retrain_estimate=retrain_estimate(material, training_seconds=claim.details.get("training_seconds")),
+    )
+
+
+def retrain_estimate(material: Material, *, training_seconds: float | None) -> RetrainEstimate | None:
+    """Estimate how long retraining without the forgotten samples would take; None if the training was not timed."""
     if training_seconds is None:
         return None
     share = len(material.remain) / len(material.workload.train)
-    return {
-        "seconds": round(training_seconds * share, 3),
-        "source": f"recorded training time × {share:.3f}, the share of the training set that remains",
-    }
-
-
-def moment(time: datetime) -> str:
-    """Write a time as RFC 3339."""
-    return time.isoformat()
+    return RetrainEstimate(
+        seconds=round(training_seconds * share, 3),
+        source=f"recorded training time × {share:.3f}, the share of the training set that remains",
+    )

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.transparency.log import place_leaves, sign_checkpoint
 from ledger.transparency.signing_keys import usable_signing_keys
 from report.canonical import canonical_json
+from report.document import Document, Model
 from verifier.dsse import envelope
 from verifier.keys import key_id, pem
 from verifier.log import TreeHead, sign_note
@@ -118,45 +119,46 @@ def _path(folder: Path, identifier: str) -> Path:
 
 
 CONTROLS = ("negative_control", "positive_control")
-"""How the codes of the findings begin that say whether the audit's tests can tell anything at all."""
+"""Prefixes of the codes of findings that say whether the audit's tests have any power."""
 
 
-def sign_statement(report: Mapping[str, Any], *, report_sha256: str, signer: Signer) -> dict[str, Any]:
+def sign_statement(document: Document, *, signer: Signer) -> dict[str, Any]:
     """Sign what a report says: a DSSE envelope around the canonical JSON of the statement."""
-    return signer.envelope(PAYLOAD_TYPE, canonical_json(make_statement(report, report_sha256=report_sha256)))
+    return signer.envelope(PAYLOAD_TYPE, canonical_json(make_statement(document)))
 
 
-def make_statement(report: Mapping[str, Any], *, report_sha256: str) -> dict[str, Any]:
-    """Say about the new weights what their report says, short and without anything about a single sample."""
-    asked, model, method = report["asked"], report["model"], report["method"]
-    verdict, reference = report["verdict"], model["reference"]
+def make_statement(document: Document) -> dict[str, Any]:
+    """State about the new weights what their report says, in short and without anything about a single sample."""
+    report = document.report
+    asked, model, method, verdict = report.asked, report.model, report.method, report.verdict
+    reference = model.reference
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [weights(model, number=model["version_after"], sha256=model["weights_after_sha256"])],
+        "subject": [weights(model, number=model.version_after, sha256=model.weights_after_sha256)],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "report": {"id": report["report_id"], "sha256": report_sha256, "schema": report["schema"]},
-            "model": {name: model[name] for name in ("name", "dataset", "workload", "version_before", "version_after")},
-            "before": [weights(model, number=model["version_before"], sha256=model["weights_before_sha256"])],
-            "reference": [weights(model, number=reference["version"], sha256=reference["weights_sha256"])]
+            "report": {"id": report.report_id, "sha256": document.sha256, "schema": report.schema_id},
+            "model": model.model_dump(include={"name", "dataset", "workload", "version_before", "version_after"}),
+            "before": [weights(model, number=model.version_before, sha256=model.weights_before_sha256)],
+            "reference": [weights(model, number=reference.version, sha256=reference.weights_sha256)]
             if reference
             else [],
-            "manifest": {"root": asked["manifest_root"], "samples": asked["samples"], "hash": "rfc6962-sha256"},
-            "requests": asked["requests"],
-            "method": {name: method[name] for name in ("kind", "parameters", "origin", "steps", "stopped_because")},
+            "manifest": {"root": asked.manifest_root, "samples": asked.samples, "hash": "rfc6962-sha256"},
+            "requests": asked.requests,
+            "method": method.model_dump(mode="json", exclude={"attempts"}),
             "code": {"name": "expunge", "version": version("expunge"), "sha256": code_sha256()},
-            "controls": [finding for finding in verdict["findings"] if finding["code"].startswith(CONTROLS)],
-            "thresholds": report["thresholds"],
-            "verdict": {"value": verdict["value"], "sentence": verdict["sentence"]},
-            "clock": {"signed_at": report["created_at"], "source": "the ledger's database"},
-            "limits": report["limits"],
+            "controls": [check.model_dump() for check in verdict.findings if check.code.startswith(CONTROLS)],
+            "thresholds": report.thresholds,
+            "verdict": {"value": verdict.value.value, "sentence": verdict.sentence},
+            "clock": {"signed_at": report.created_at.isoformat(), "source": "the ledger's database"},
+            "limits": list(report.limits),
         },
     }
 
 
-def weights(model: Mapping[str, Any], *, number: int, sha256: str) -> dict[str, Any]:
+def weights(model: Model, *, number: int, sha256: str) -> dict[str, Any]:
     """Name weights as in-toto does: a name, and digests."""
-    return {"name": f"{model['name']}/versions/{number}", "digest": {"sha256": sha256}}
+    return {"name": f"{model.name}/versions/{number}", "digest": {"sha256": sha256}}
 
 
 @cache

@@ -254,7 +254,7 @@ def audit(
         raise typer.Exit(1)
     out.print(findings_table(found))
     if report is not None:
-        report.write_text(json.dumps(found.to_json(), indent=2) + "\n")
+        report.write_text(json.dumps(asdict(found), indent=2) + "\n")
         notes.print(f"Written to {report}.", markup=False)
 
 
@@ -272,7 +272,8 @@ def findings_table(found: "ReferenceFindings") -> Table:
         before = found.original.get(name)
         auc = before.auc if before else None
         result.add_row(ATTACK_NAMES[name], *map(_format_interval, (auc, attack.auc, attack.tpr_at_1_fpr)))
-    caption = f"{found.compared[0]} forgotten and {found.compared[1]} held-out samples, {found.shadows} shadow models."
+    forgotten, held_out = found.samples["forget"], found.samples["held_out"]
+    caption = f"{forgotten} forgotten and {held_out} held-out samples, {found.shadows} shadow models."
     if found.klom is not None and found.forgetting is not None:
         caption += (
             f" KLoM {found.klom.mean:.2f} (retrained against retrained {found.klom.null_mean:.2f}); forgetting score "
@@ -287,7 +288,7 @@ def _format(value: object) -> str:
 
 
 def _format_interval(value: "Interval | None") -> str:
-    return "–" if value is None else f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return "–" if value is None else f"{value.value:.3f} ({value.ends('.3f')})"
 
 
 def doctor(data_dir: DataDir = None) -> None:

@@ -1,5 +1,6 @@
 """Results of attempts: publish a version, start the policy's next method, or fail. Each is one fenced transaction."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from ledger.registry.lineage import record_erasure, set_served
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
 from ledger.transparency.commitments import Commitment, record_commitment
+from report.document import Document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,23 +34,22 @@ def publish(
     session: Session,
     claim: Claim,
     *,
-    weights_sha256: str,
+    document: Document,
     weights_path: str,
     kind: VersionKind = VersionKind.UNLEARNED,
-    report: Mapping[str, Any],
-    report_sha256: str,
-    verdict: Verdict | str,
     timings: Mapping[str, float],
-    manifest: Commitment | None = None,
+    commitment: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
 
-    Where the model's versions need approval, version and report are there, and the rest waits for it.
-    The report's id is its own `report_id`. `manifest` is what the report's root commits to, `statement` the signed envelope. A job
-    publishes once: after that its claim is stale, and the database keeps one version and one report a job. Raises StaleClaim,
-    JobCancelled if the job was cancelled first, IllegalMove before the audit.
+    If the model's versions need approval, only version and report are written, and the rest waits for it.
+    The report's ID, verdict and weights are those that `document` states. weights_path: the file's name in the storage.
+    commitment: what the report's Merkle root stands for. statement: the signed envelope. A job publishes once: after that its
+    claim is stale, and the database allows one version and one report for each job. Raises StaleClaim, JobCancelled if the
+    job was cancelled first, IllegalMove before the audit.
     """
+    content = document.report
     # The model is locked first, as in `claim`: otherwise a second message for this job and this publication could deadlock.
     model = session.get_one(Model, claim.model_id, with_for_update={"key_share": True}, populate_existing=True)
     job = lock_claimed_job(session, claim)
@@ -58,25 +59,25 @@ def publish(
         model_id=claim.model_id,
         number=claim.next_version,
         kind=VersionKind(kind),
-        weights_sha256=weights_sha256,
+        weights_sha256=content.model.weights_after_sha256,
         weights_path=weights_path,
         job_id=job.id,
     )
     session.add(version)
     session.flush()
     stored = Report(
-        id=UUID(report["report_id"]),
+        id=UUID(content.report_id),
         tenant_id=claim.tenant_id,
         job_id=job.id,
         version_id=version.id,
-        verdict=Verdict(verdict),
-        sha256=report_sha256,
-        body=dict(report),
+        verdict=Verdict(content.verdict.value),
+        sha256=document.sha256,
+        body=json.loads(document.content),
         statement=dict(statement) if statement is not None else None,
     )
     session.add(stored)
-    if manifest is not None:
-        record_commitment(session, job.id, manifest)
+    if commitment is not None:
+        record_commitment(session, job.id, commitment)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}

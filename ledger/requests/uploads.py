@@ -1,6 +1,5 @@
 """Uploads of sample lists: up to millions of digests, streamed into PostgreSQL with COPY and never held in memory as a whole."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
+from ledger.sample_ids import joined_sha256
 from ledger.tables import Dataset, Upload
 from ledger.tables.samples import uploaded_samples
 
@@ -58,12 +58,8 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resource
 
 
 def _commitment(session: Session, upload_id: UUID) -> str:
-    commitment = hashlib.sha256()
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
-    ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
-    for chunk in session.scalars(ordered).partitions():
-        commitment.update(b"".join(chunk))
-    return commitment.hexdigest()
+    return joined_sha256(session.scalars(mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)))
 
 
 def get_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> resources.Upload:

@@ -5,7 +5,6 @@ in sequence. In one step, every request and every publication would wait for the
 wait for; the consistency test found that deadlock.
 """
 
-import hashlib
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from ledger.tables import (
     UnlearnRequest,
 )
 from ledger.transparency.merkle import Node, Range, consistency_ranges, fold, inclusion_ranges, nodes_of
-from report.canonical import canonical_json
+from report.canonical import canonical_json, canonical_sha256
 from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash, node_hash
 
@@ -164,7 +163,7 @@ def log_key(session: Session, *, key_id: str, revoked: bool) -> None:
 
 
 def _report_content(report: Report) -> dict[str, object]:
-    statement = None if report.statement is None else hashlib.sha256(canonical_json(report.statement)).hexdigest()
+    statement = None if report.statement is None else canonical_sha256(report.statement)
     return {
         "id": str(report.id),
         "sha256": report.sha256,

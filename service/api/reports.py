@@ -11,8 +11,8 @@ from ledger.jobs.reports import StoredReport, get_report
 from ledger.registry.access import Scope
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import prove_inclusion
-from report.canonical import report_bytes
-from report.document import published_schema
+from report.canonical import canonical_json
+from report.document import published_schema, read
 from service.http.authentication import ReportReader, require
 from service.http.caching import preferred
 from service.http.fields import SampleID
@@ -134,7 +134,7 @@ def post_inclusion(
     """
     require(caller, Scope.REQUESTS_READ)
     report = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id)
-    dataset = str(report.body["model"]["dataset"])
+    dataset = read(report.body).report.model.dataset
     proof = prove_inclusion(
         ledger,
         tenant_id=caller.tenant_id,
@@ -154,12 +154,14 @@ def answer_report(report: StoredReport, form: str) -> Response:
             from report.html import render_html
 
             policy = {"Content-Security-Policy": PAGE_POLICY}
-            return Response(render_html(report.body), headers=headers | policy, media_type=HTML)
+            return Response(render_html(read(report.body)), headers=headers | policy, media_type=HTML)
         case "application/pdf":
             from report.pdf import render_pdf
 
             name = f'inline; filename="report-{report.id}.pdf"'
-            return Response(render_pdf(report.body), headers=headers | {"Content-Disposition": name}, media_type=PDF)
+            return Response(
+                render_pdf(read(report.body)), headers=headers | {"Content-Disposition": name}, media_type=PDF
+            )
         case "application/vnd.dsse.envelope.v1+json":
             if report.statement is None:
                 raise UnknownReport(f"the report {report.id} was published without a signed statement")
@@ -169,4 +171,4 @@ def answer_report(report: StoredReport, form: str) -> Response:
             )
         case _:
             tag = {"ETag": f'"{report.sha256}"'}
-            return Response(report_bytes(report.body), headers=headers | tag, media_type=JSON)
+            return Response(canonical_json(report.body), headers=headers | tag, media_type=JSON)

@@ -7,19 +7,19 @@ from playwright.sync_api import BrowserContext
 
 from report.html import render_html
 from tests.browser.conftest import Check
-from tests.report.samples import VERDICTS, Verdict, sample_report
+from tests.report.recorded import NAMES, recorded
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_axe_finds_nothing_and_nothing_is_too_wide(
-    context: BrowserContext, accessible: Check, tmp_path: Path, verdict: Verdict
+    context: BrowserContext, accessible: Check, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render_html(sample_report(verdict=verdict, forgotten=10, reference=True)))
+    path.write_text(render_html(recorded(name)))
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(path.as_uri())
     accessible(page)
     assert asked == [path.as_uri()]
-    assert page.get_by_role("heading", level=1).inner_text() == verdict.capitalize()
+    assert page.get_by_role("heading", level=1).inner_text() == recorded(name).report.verdict.value.capitalize()

@@ -18,6 +18,8 @@ from ledger.requests.requests import get_request
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
+from report.document import read
+from tests.report.recorded import stored
 
 KEY = bytes(32)
 LTU = {"kind": "ltu", "rate": 0.1}
@@ -92,16 +94,20 @@ class World:
             return session.scalar(text(f"SELECT count(*) FROM {table} WHERE {where}"))
 
 
+def document(*, verdict):
+    """A report with a new ID."""
+    report = stored("verified") | {"report_id": str(uuid4())}
+    report["verdict"]["value"] = verdict
+    return read(report)
+
+
 def publish(session, claim, *, verdict="verified", **more):
-    """Publish a report of almost nothing."""
+    """Publish a report of its own."""
     return results.publish(
         session,
         claim,
-        weights_sha256="cd" * 32,
+        document=document(verdict=verdict),
         weights_path="cdcd.safetensors",
-        report={"report_id": str(uuid4()), "z": 1, "a": [0.1, 1e22, -0.0]},
-        report_sha256="ef" * 32,
-        verdict=verdict,
         timings={"unlearn": 2.0},
         **more,
     )

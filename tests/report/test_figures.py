@@ -1,21 +1,37 @@
 from report.document import read
-from report.figures import relearning
-from tests.report.samples import sample_report
+from report.figures import relearning, utility
+from tests.report.recorded import recorded, stored
 
 
-def legend(*, reference: bool) -> list[str]:
-    """The names of the curves, as the picture has them."""
-    svg = relearning(read(sample_report(reference=reference))).svg
-    return [name for name in ("before", "control", "retrained", "after") if f">{name}</text>" in svg]
+def legend(name: str) -> list[str]:
+    """The names of the curves in a recorded report's picture."""
+    svg = relearning(recorded(name).report).svg
+    return [label for label in ("before", "control", "retrained", "after") if f">{label}</text>" in svg]
 
 
-def test_every_model_has_its_curve_and_a_retrained_one_where_there_is_one() -> None:
-    assert legend(reference=False) == ["before", "control", "after"]
-    assert legend(reference=True) == ["before", "control", "retrained", "after"]
+def test_every_model_has_its_curve_and_a_retrained_one_if_there_is_one() -> None:
+    assert legend("verified") == ["before", "control", "after"]
+    assert legend("retrained") == ["before", "control", "retrained", "after"]
 
 
 def test_a_dot_marks_each_model_that_was_back_and_none_that_was_not() -> None:
-    report = sample_report()
-    dots = relearning(read(report)).svg.count("<use")
+    report = stored("verified")
+    report["audit"]["relearn"]["delay"]["unlearned"]["censored"] = False
+    dots = relearning(read(report).report).svg.count("<use")
     report["audit"]["relearn"]["delay"]["unlearned"]["censored"] = True
-    assert relearning(read(report)).svg.count("<use") == dots - 1
+    assert relearning(read(report).report).svg.count("<use") == dots - 1
+
+
+def test_of_many_classes_the_most_changed_are_drawn() -> None:
+    report = stored("verified")
+    report["audit"]["utility"]["per_class"] = [
+        {"class": f"class-{number:02d}", "original": 90.0, "unlearned": 90.0 - number} for number in range(40)
+    ]
+    (panel,) = utility(read(report).report)
+    assert [number for number in range(40) if f"class-{number:02d}" in panel.svg] == list(range(28, 40))
+
+
+def test_without_classes_there_is_no_picture_of_them() -> None:
+    report = stored("verified")
+    report["audit"]["utility"]["per_class"] = []
+    assert utility(read(report).report) == []

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from report.evidence import Delay
-from report.formatting import delay, duration, moment, plural, ratio
+from report.evidence import Delay, Estimate
+from report.formatting import SPACE, delay, duration, interval, moment, percent, plural, ratio, share
 
 
 @pytest.mark.parametrize(
@@ -11,7 +11,7 @@ from report.formatting import delay, duration, moment, plural, ratio
     [(0, "0.0 s"), (0.05, "0.05 s"), (4.37, "4.4 s"), (61.4, "61 s"), (725, "12 min 5 s"), (12_000, "3 h 20 min")],
 )
 def test_a_duration_is_said_in_the_unit_that_fits(seconds: float, text: str) -> None:
-    assert duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text
+    assert duration(seconds).replace(SPACE, " ") == text
 
 
 def test_a_small_ratio_keeps_two_digits() -> None:
@@ -30,3 +30,10 @@ def test_one_is_singular() -> None:
 def test_times_are_printed_in_utc() -> None:
     local = datetime(2026, 3, 14, 11, 31, 7, tzinfo=timezone(timedelta(hours=2)))
     assert moment(local) == moment(local.astimezone(UTC)) == "14 March 2026, 09:31:07 UTC"
+
+
+def test_only_the_second_end_of_an_interval_has_the_unit() -> None:
+    estimate = Estimate(value=0.5, low=0.4, high=0.625)
+    assert interval(estimate, ratio) == "0.40 to 0.62"
+    assert interval(estimate, share) == f"40.0 to 62.5{SPACE}%"
+    assert interval(Estimate(value=97.0, low=96.0, high=98.0), percent) == f"96.0 to 98.0{SPACE}%"

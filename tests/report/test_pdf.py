@@ -3,21 +3,22 @@ import zlib
 
 import pytest
 
-from report.canonical import report_bytes
+from report.document import read
 from report.pdf import render_pdf
-from tests.report.samples import VERDICTS, Verdict, sample_report
+from tests.report.recorded import NAMES, recorded, stored
 
 
-@pytest.mark.parametrize("verdict", VERDICTS)
-def test_a_report_of_every_verdict_is_a_pdf_that_carries_the_json(verdict: Verdict) -> None:
-    pdf = render_pdf(sample_report(verdict=verdict, reference=True))
+@pytest.mark.parametrize("name", NAMES)
+def test_every_report_is_an_accessible_pdf_that_carries_the_json(name: str) -> None:
+    document = recorded(name)
+    pdf = render_pdf(document)
     assert pdf.startswith(b"%PDF-")
     assert b"pdfuaid" in pdf
-    assert report_bytes(sample_report(verdict=verdict, reference=True)) in embedded_files(pdf)
+    assert document.content in embedded_files(pdf)
 
 
 def embedded_files(pdf: bytes) -> list[bytes]:
-    """What is attached to a PDF, byte by byte."""
+    """The files that are attached to a PDF."""
     found = []
     for head, content in re.findall(rb"obj\s*<<(.*?)>>\s*stream\r?\n(.*?)\r?\nendstream", pdf, flags=re.DOTALL):
         if b"/EmbeddedFile" in head:
@@ -26,11 +27,11 @@ def embedded_files(pdf: bytes) -> list[bytes]:
 
 
 def test_the_same_report_gives_the_same_pdf() -> None:
-    assert render_pdf(sample_report()) == render_pdf(sample_report())
+    assert render_pdf(recorded("verified")) == render_pdf(recorded("verified"))
 
 
-def test_words_that_look_like_markup_are_printed_as_they_are() -> None:
-    report = sample_report()
+def test_text_that_looks_like_markup_is_printed_as_it_is() -> None:
+    report = stored("verified")
     report["verdict"]["sentence"] = '#import "secret" *bold* $x$ <tag> \\ `raw` @label'
     report["model"]["name"] = "#panic()"
-    assert render_pdf(report).startswith(b"%PDF-")
+    assert render_pdf(read(report)).startswith(b"%PDF-")

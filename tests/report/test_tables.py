@@ -1,14 +1,43 @@
+import pytest
+
 from report.document import read
-from report.tables import key_figures
-from tests.report.samples import sample_report
+from report.formatting import delay, percent
+from report.tables import key_figures, rates
+from tests.report.recorded import recorded, stored
 
 
-def test_without_a_retrained_model_the_control_and_the_original_are_held_against() -> None:
-    notes = [row.aim_note for row in key_figures(read(sample_report()))]
-    assert notes == ["a coin toss", "data never learned", "error on test data", "as before", "as before"]
+def test_without_a_retrained_model_the_control_and_the_original_are_the_comparison() -> None:
+    report = recorded("verified").report
+    measures = report.audit.measures
+    assert [row.aim for row in key_figures(report)] == [
+        "0.50",
+        delay(report.audit.relearn.delay.control),
+        percent(100 - measures.unlearned.ta.value),
+        percent(measures.original.ra.value),
+        percent(measures.original.ta.value),
+    ]
 
 
-def test_a_retrained_model_is_held_against_where_there_is_one() -> None:
-    rows = key_figures(read(sample_report(reference=True)))
-    assert {row.aim_note for row in rows[1:]} == {"retrained without them"}
-    assert rows[3].aim.startswith("99.5")
+def test_a_retrained_model_is_the_comparison_if_there_is_one() -> None:
+    report = recorded("retrained").report
+    reference, delay_ = report.audit.measures.reference, report.audit.relearn.delay.reference
+    assert reference is not None
+    assert delay_ is not None
+    assert [row.aim for row in key_figures(report)] == [
+        "0.50",
+        delay(delay_),
+        percent(reference.ua.value),
+        percent(reference.ra.value),
+        percent(reference.ta.value),
+    ]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rates_at_few_false_alarms_have_a_table_only_if_there_are_enough_samples(known: bool) -> None:
+    report = stored("verified")
+    rate = {"value": 0.02, "low": 0.01, "high": 0.04} if known else None
+    for attack in report["audit"]["membership"]["attacks"]:
+        for model in ("original", "unlearned"):
+            attack[model]["tpr_at_1_fpr"] = rate
+    rows = rates(read(report).report)
+    assert len(rows) == (len(report["audit"]["membership"]["attacks"]) if known else 0)

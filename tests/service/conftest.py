@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -22,11 +22,10 @@ from ledger.registry.models import register_model
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from ledger.transparency.commitments import commit_samples
-from report.canonical import report_sha256
+from report.document import Document, read
 from service.app import create_app
 from service.settings import Settings
-from tests.report.sample_audit import Json
-from tests.report.samples import sample_report
+from tests.report.recorded import stored
 from unlearning.specs import DEFAULT_POLICY
 
 SAMPLE_KEY = "ab" * 32
@@ -159,30 +158,28 @@ def begin_job(sessions: sessionmaker[Session], job_id: UUID | str) -> Claim:
 
 
 def publish_job(
-    sessions: sessionmaker[Session], job_id: UUID | str, *, sign: Callable[[Json], Json] | None = None
+    sessions: sessionmaker[Session], job_id: UUID | str, *, sign: Callable[[Document], dict[str, object]] | None = None
 ) -> UUID:
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
-    report = sample_report(seed=claimed.base_version)
+    report = stored("verified") | {"report_id": str(uuid4())}
     report["model"]["dataset"] = "scans"
     names = {
         sample_digest(bytes.fromhex(SAMPLE_KEY), "scans", name): name for name in map("sample-{}".format, range(100))
     }
-    manifest = commit_samples("scans", ((digest, names[digest]) for digest in claimed.forget))
-    report["asked"]["manifest_root"] = manifest.root
+    commitment = commit_samples("scans", ((digest, names[digest]) for digest in claimed.forget))
+    report["asked"]["manifest_root"] = commitment.root
+    document = read(report)
     with sessions.begin() as session:
         enter_verifying(session, claimed)
         published = publish(
             session,
             claimed,
-            weights_sha256="1" * 64,
+            document=document,
             weights_path="/nowhere/1.safetensors",
-            report=report,
-            report_sha256=report_sha256(report),
-            verdict="verified",
             timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
-            manifest=manifest,
-            statement=sign(report) if sign else None,
+            commitment=commitment,
+            statement=sign(document) if sign else None,
         )
     return published.report_id
 

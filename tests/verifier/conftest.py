@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.merkle import inclusion_path
-from report.canonical import canonical_json, canonical_sha256
-from tests.report.samples import sample_report
+from report.document import read
+from tests.report.recorded import stored
 from unlearning.storage import file_sha256
 from verifier.commitment import Inclusion
 from verifier.keys import key_id, pem
@@ -45,11 +45,12 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
     (folder / "weights.safetensors").write_bytes(b"weights after %d" % seed)
     (folder / "before.safetensors").write_bytes(b"weights before %d" % seed)
     commitment = commit_samples("scans", ((sample_digest(bytes(32), "scans", name), name) for name in NAMES))
-    report = sample_report(forgotten=len(NAMES), seed=seed)
+    report = stored("inconclusive") | {"report_id": f"0197f3a2-5b1c-7d40-9c1e-{seed:012d}"}
     report["asked"]["manifest_root"] = commitment.root
     for side, name in (("after", "weights"), ("before", "before")):
         report["model"][f"weights_{side}_sha256"] = file_sha256(folder / f"{name}.safetensors")
-    statement = sign_statement(report, report_sha256=canonical_sha256(report), signer=signer)
+    document = read(report)
+    statement = sign_statement(document, signer=signer)
     leaves = [leaf.hash for leaf in commitment.leaves]
     mine = sample_digest(bytes(32), "scans", NAMES[2])
     place = next(place for place, leaf in enumerate(commitment.leaves) if leaf.digest == mine)
@@ -62,10 +63,8 @@ def write_case(folder: Path, *, signer: Signer, seed: int = 0) -> Case:
         size=len(leaves),
         path=tuple(inclusion_path(leaves, place)),
     )
-    (folder / "log-entry.json").write_text(
-        json.dumps(write_log(signer, report_sha256=canonical_sha256(report)).to_json())
-    )
-    (folder / "report.json").write_bytes(canonical_json(report))
+    (folder / "log-entry.json").write_text(json.dumps(write_log(signer, report_sha256=document.sha256).to_json()))
+    (folder / "report.json").write_bytes(document.content)
     (folder / "statement.json").write_text(json.dumps(statement))
     (folder / "inclusion.json").write_text(json.dumps(proof.to_json()))
     (folder / "key.pem").write_text(pem(signer.private.public_key()))

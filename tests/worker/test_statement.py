@@ -1,11 +1,14 @@
-from tests.report.samples import sample_report
+from datetime import datetime
+
+from report.document import read
+from tests.report.recorded import recorded, stored
 from verifier.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from worker.signing import code_sha256, make_statement
 
 
 def test_it_says_everything_that_the_contract_asks_for() -> None:
-    report = sample_report()
-    statement = make_statement(report, report_sha256="ab" * 32)
+    report = stored("verified")
+    statement = make_statement(read(report))
     assert (statement["_type"], statement["predicateType"]) == (STATEMENT_TYPE, PREDICATE_TYPE)
     assert [subject["digest"]["sha256"] for subject in statement["subject"]] == [
         report["model"]["weights_after_sha256"]
@@ -18,32 +21,32 @@ def test_it_says_everything_that_the_contract_asks_for() -> None:
         "hash": "rfc6962-sha256",
     }
     assert predicate["method"]["parameters"] == report["method"]["parameters"]
-    assert predicate["method"]["origin"] == "policy"
+    assert predicate["method"]["origin"] == "request"
     assert predicate["code"]["sha256"] == code_sha256()
     assert predicate["thresholds"] == report["thresholds"]
     assert predicate["verdict"]["value"] == report["verdict"]["value"]
-    assert predicate["clock"]["signed_at"] == report["created_at"]
-    assert predicate["report"] == {"id": report["report_id"], "sha256": "ab" * 32, "schema": report["schema"]}
+    assert datetime.fromisoformat(predicate["clock"]["signed_at"]) == datetime.fromisoformat(report["created_at"])
+    assert predicate["report"] == {"id": report["report_id"], "sha256": read(report).sha256, "schema": report["schema"]}
 
 
 def test_it_names_the_model_that_the_result_was_held_against_where_there_was_one() -> None:
-    report = sample_report(reference=True)
-    predicate = make_statement(report, report_sha256="ab" * 32)["predicate"]
+    report = stored("retrained")
+    predicate = make_statement(read(report))["predicate"]
     assert predicate["reference"] == [
         {
-            "name": "sample-digits/versions/3",
+            "name": "digits/versions/2",
             "digest": {"sha256": report["model"]["reference"]["weights_sha256"]},
         }
     ]
-    assert make_statement(sample_report(), report_sha256="ab" * 32)["predicate"]["reference"] == []
+    assert make_statement(recorded("verified"))["predicate"]["reference"] == []
 
 
 def test_it_tells_the_controls_and_no_other_finding() -> None:
-    report = sample_report()
+    report = stored("verified")
     report["verdict"]["findings"] += [
         {"code": "negative_control_membership", "passed": True, "text": "x", "value": 0.7, "low": 0.6, "high": 0.8}
     ]
-    controls = make_statement(report, report_sha256="ab" * 32)["predicate"]["controls"]
+    controls = make_statement(read(report))["predicate"]["controls"]
     assert [finding["code"] for finding in controls] == ["negative_control_membership"]
 
 

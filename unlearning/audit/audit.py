@@ -8,10 +8,10 @@ import numpy as np
 from torch import nn
 
 from unlearning.audit.comparison import change, compare
-from unlearning.audit.findings import Findings, Membership, limits
+from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.measures import (
     Measures,
-    Seen,
+    SignalsBySet,
     accuracy,
     agreement,
     attacks_on,
@@ -39,27 +39,28 @@ from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
 from unlearning.task import Progress, map_progress
 
 
-def histograms(before: Seen, after: Seen, *, bins: int = 40) -> dict[str, object]:
-    """Densities of the loss by set, before and after, over common bins; the last bin holds everything beyond the 99th
-    percentile, so that a few wild losses do not squeeze the rest into one bar.
+def histograms(before: SignalsBySet, after: SignalsBySet, *, bins: int = 40) -> Histograms:
+    """Compute the loss histograms of the forget, held-out and remaining sets, before and after, over common bins.
+
+    The last bin holds everything beyond the 99th percentile, so that a few large losses do not squeeze the rest into one bar.
     """
     names = ("forget", "held_out", "remain")
     most = max(float(np.quantile(seen[name].loss, 0.99)) for seen in (before, after) for name in names)
     edges = np.linspace(0.0, most or 1.0, bins + 1)
 
-    def densities(seen: Seen) -> dict[str, list[float]]:
-        return {n: np.histogram(seen[n].loss.clip(0, edges[-1]), edges, density=True)[0].tolist() for n in names}
+    def densities(seen: SignalsBySet) -> dict[str, tuple[float, ...]]:
+        clipped = {name: seen[name].loss.clip(0, edges[-1]) for name in names}
+        return {name: tuple(np.histogram(losses, edges, density=True)[0].tolist()) for name, losses in clipped.items()}
 
-    return {"bins": edges.tolist(), "original": densities(before), "unlearned": densities(after)}
+    return Histograms(bins=tuple(edges.tolist()), original=densities(before), unlearned=densities(after))
 
 
-def roc_curves(before: Seen, after: Seen, pairing: Pairing, *, attack: str = "loss") -> dict[str, object]:
-    """The ROC curve of one attack before and after."""
-    curves = {
-        name: roc(seen["forget"].membership(attack), seen["held_out"].membership(attack), pairing)
-        for name, seen in (("original", before), ("unlearned", after))
-    }
-    return {"attack": attack, **curves}
+def roc_curves(before: SignalsBySet, after: SignalsBySet, pairing: Pairing, *, attack: str = "loss") -> Roc:
+    """Compute the ROC curve of one attack before and after."""
+    original, unlearned = (
+        roc(seen["forget"].membership(attack), seen["held_out"].membership(attack), pairing) for seen in (before, after)
+    )
+    return Roc(attack=attack, original=original, unlearned=unlearned)
 
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
@@ -93,7 +94,7 @@ def audit(
         models["reference"] = frozen(reference)
     started = time.perf_counter()
     total = 3 * len(models) + 1
-    seen: dict[str, Seen] = {}
+    seen: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
     pairing = pairing_of(forget, held_out, spec=spec, seed=seed)
@@ -148,11 +149,11 @@ def audit(
         measures=measures,
         membership=membership,
         relearnings=relearnings,
-        utility={
-            "per_class": per_class(before["test"], after["test"]),
-            "agreement": agreement(before["held_out"], after["held_out"]),
-            "jensen_shannon": jensen_shannon(before["held_out"].probabilities, after["held_out"].probabilities),
-        },
+        utility=Utility(
+            per_class=per_class(before["test"], after["test"]),
+            agreement=agreement(before["held_out"], after["held_out"]),
+            jensen_shannon=jensen_shannon(before["held_out"].probabilities, after["held_out"].probabilities),
+        ),
         change=changed,
         comparison=compare(
             after,

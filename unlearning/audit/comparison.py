@@ -28,15 +28,6 @@ class Change:
     no_op: bool
     collapsed: bool
 
-    def to_json(self) -> dict[str, object]:
-        """The report's `change`."""
-        return {
-            "weight_distance_relative": self.weight_distance_relative,
-            "prediction_change": self.prediction_change,
-            "no_op": self.no_op,
-            "collapsed": self.collapsed,
-        }
-
 
 def change(
     original: nn.Module,
@@ -101,17 +92,6 @@ class Comparison:
     activation_distance: float
     jensen_shannon: float
     layers: Mapping[str, float]
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON."""
-        return {
-            "gaps": dict(self.gaps),
-            "average_gap": self.average_gap,
-            "tow": self.tow,
-            "activation_distance": self.activation_distance,
-            "jensen_shannon": self.jensen_shannon,
-            "layers": dict(self.layers),
-        }
 
 
 def compare(

@@ -19,9 +19,9 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        """Three finite numbers."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def ends(self, form: str = ".2f") -> str:
+        """Print the ends: 0.41 to 0.49."""
+        return f"{self.low:{form}} to {self.high:{form}}"
 
     def scaled(self, factor: float) -> "Interval":
         """The same in another unit; factor > 0."""

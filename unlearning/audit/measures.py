@@ -84,14 +84,23 @@ def accuracy(signals: Signals, *, among: NDArray[np.bool_] | None = None, confid
     return wilson(int(right.sum()), len(right), confidence=confidence)
 
 
-def per_class(original: Signals, unlearned: Signals) -> list[dict[str, object]]:
-    """Accuracy in percent for each class that occurs, before and after."""
-    rows: list[dict[str, object]] = []
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassAccuracy:
+    """The accuracy on one class before and after, in percent."""
+
+    label: str
+    original: float
+    unlearned: float
+
+
+def per_class(original: Signals, unlearned: Signals) -> tuple[ClassAccuracy, ...]:
+    """Accuracy on each class that occurs, before and after."""
+    rows = []
     for label in np.unique(original.targets):
         here = original.targets == label
         before, after = original.correct[here].mean(), unlearned.correct[here].mean()
-        rows.append({"class": str(label), "original": 100 * float(before), "unlearned": 100 * float(after)})
-    return rows
+        rows.append(ClassAccuracy(label=str(label), original=100 * float(before), unlearned=100 * float(after)))
+    return tuple(rows)
 
 
 def agreement(first: Signals, second: Signals) -> float:
@@ -119,7 +128,7 @@ def _relative(p: Floats, q: Floats) -> Floats:
     return result
 
 
-Seen = Mapping[str, Signals]
+SignalsBySet = Mapping[str, Signals]
 """The signals of one model by set: forget, remain, held_out, test."""
 
 
@@ -137,10 +146,6 @@ class Measures:
     def table(self) -> dict[str, float]:
         """ua, ra, ta and mi (as SalUn's), the four columns of the papers' tables, in percent."""
         return {"ua": self.ua.value, "ra": self.ra.value, "ta": self.ta.value, "mi": self.mi_salun.value}
-
-    def to_json(self) -> dict[str, object]:
-        """The model's part of the report's `measures`."""
-        return {name: getattr(self, name).to_json() for name in ("ua", "ra", "ta", "mi_salun", "mi_corrected")}
 
 
 def measure(
@@ -165,7 +170,7 @@ def measure(
     return {**found.table, "membership_auc": loss.auc.value}
 
 
-def measures_of(seen: Seen, *, spec: AuditSpec, seed: int) -> Measures:
+def measures_of(seen: SignalsBySet, *, spec: AuditSpec, seed: int) -> Measures:
     """UA, RA, TA and MI of one model, in percent."""
 
     def mi(mode: Mode) -> Interval:
@@ -190,7 +195,7 @@ def measures_of(seen: Seen, *, spec: AuditSpec, seed: int) -> Measures:
     )
 
 
-def attacks_on(seen: Seen, pairing: Pairing, *, spec: AuditSpec) -> dict[str, Attack]:
+def attacks_on(seen: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> dict[str, Attack]:
     """Every threshold attack on one model by name, and "spread"."""
     return {name: _attack(name, seen, pairing, spec=spec) for name in (*ATTACKS, "spread")}
 
@@ -202,7 +207,7 @@ def pairing_of(forget: SampleSet, held_out: SampleSet, *, spec: AuditSpec, seed:
     return pair(*targets, most=spec.membership_samples, replicates=spec.replicates, rng=rng)
 
 
-def _attack(name: str, seen: Seen, pairing: Pairing, *, spec: AuditSpec) -> Attack:
+def _attack(name: str, seen: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> Attack:
     scores = {s: seen[s].membership("margin" if name == "spread" else name) for s in seen}
     if name == "spread":
         scores = spread_scores(scores, pairing)

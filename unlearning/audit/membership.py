@@ -58,15 +58,6 @@ class Attack:
     tpr_at_1_fpr: Interval | None
     tpr_at_01_fpr: Interval | None
 
-    def to_json(self) -> dict[str, object]:
-        """The attack's part of the report."""
-        rates = {"tpr_at_1_fpr": self.tpr_at_1_fpr, "tpr_at_01_fpr": self.tpr_at_01_fpr}
-        return {
-            "auc": self.auc.to_json(),
-            "balanced_accuracy": self.balanced_accuracy.to_json(),
-            **{name: rate and rate.to_json() for name, rate in rates.items()},
-        }
-
 
 def pair(
     forget: NDArray[np.int64], held_out: NDArray[np.int64], *, most: int, replicates: int, rng: np.random.Generator
@@ -213,8 +204,16 @@ def spread_scores(scores: Mapping[str, Floats], pairing: Pairing) -> dict[str, F
     return {name: -np.abs(values - centre) for name, values in scores.items()}
 
 
-def roc(forget: Floats, held_out: Floats, pairing: Pairing) -> dict[str, list[float]]:
-    """The ROC curve from (0, 0) to (1, 1), thinned to about 200 points; the low-FPR end keeps all of its own."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RocCurve:
+    """Rates from (0, 0) to (1, 1); fpr and tpr have the same length."""
+
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+
+
+def roc(forget: Floats, held_out: Floats, pairing: Pairing) -> RocCurve:
+    """The ROC curve of an attack from its scores, thinned to about 200 points; the low-FPR end keeps all of its own."""
     f, v = _by_score(
         forget[pairing.forget], held_out[pairing.held_out], np.ones((1, len(pairing.forget))), pairing.weights[None, :]
     )
@@ -223,7 +222,7 @@ def roc(forget: Floats, held_out: Floats, pairing: Pairing) -> dict[str, list[fl
     early = np.flatnonzero(fpr <= 0.02)[: ROC_POINTS // 2]
     even = np.linspace(0, len(fpr) - 1, min(len(fpr), ROC_POINTS - len(early))).round().astype(np.int64)
     kept = np.union1d(early, even)
-    return {"fpr": fpr[kept].clip(0, 1).tolist(), "tpr": tpr[kept].clip(0, 1).tolist()}
+    return RocCurve(fpr=tuple(fpr[kept].clip(0, 1).tolist()), tpr=tuple(tpr[kept].clip(0, 1).tolist()))
 
 
 def _by_score(f: Floats, v: Floats, f_weights: Floats, v_weights: Floats) -> tuple[Floats, Floats]:

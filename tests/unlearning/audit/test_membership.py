@@ -171,10 +171,10 @@ def test_mixes_differ_where_scipy_s_chi_square_says_so(seed: int) -> None:
 def test_the_roc_curve_keeps_its_area_and_its_ends_when_thinned() -> None:
     f, v = scores(0, 2000, 3000)
     curve = roc(f, v, pairing(2000, 3000, replicates=100))
-    assert (curve["fpr"][0], curve["tpr"][0], curve["fpr"][-1], curve["tpr"][-1]) == (0.0, 0.0, 1.0, 1.0)
-    assert len(curve["fpr"]) <= 202
+    assert (curve.fpr[0], curve.tpr[0], curve.fpr[-1], curve.tpr[-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert len(curve.fpr) <= 202
     expected = roc_auc_score(np.repeat([1, 0], [2000, 3000]), np.concatenate([f, v]))
-    assert trapezoid(curve["fpr"], curve["tpr"]) == pytest.approx(expected, abs=0.003)
+    assert trapezoid(curve.fpr, curve.tpr) == pytest.approx(expected, abs=0.003)
 
 
 def test_the_margin_narrows_with_the_samples_between_its_bounds() -> None:

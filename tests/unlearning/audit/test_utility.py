@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import jensenshannon
 
-from unlearning.audit.measures import accuracy, agreement, jensen_shannon, per_class, total_variation
+from unlearning.audit.measures import ClassAccuracy, accuracy, agreement, jensen_shannon, per_class, total_variation
 from unlearning.audit.signals import signals
 
 
@@ -32,7 +32,7 @@ def test_accuracy_and_agreement_count_predictions() -> None:
     second = signals(np.array([[2.0, 0], [2, 0], [0, 2], [2, 0]]), targets)
     assert accuracy(first).value == 0.75
     assert agreement(first, second) == 0.5
-    assert per_class(first, second) == [
-        {"class": "0", "original": 50.0, "unlearned": 100.0},
-        {"class": "1", "original": 100.0, "unlearned": 50.0},
-    ]
+    assert per_class(first, second) == (
+        ClassAccuracy(label="0", original=50.0, unlearned=100.0),
+        ClassAccuracy(label="1", original=100.0, unlearned=50.0),
+    )

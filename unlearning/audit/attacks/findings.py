@@ -25,20 +25,16 @@ class Distance:
     """KLoM over D_f: mean and 95th percentile in nats, and the same of retrained models against other retrained ones."""
 
     mean: float
-    worst: float
+    p95: float
     null_mean: float
-    null_worst: float
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON."""
-        return {"mean": self.mean, "p95": self.worst, "null_mean": self.null_mean, "null_p95": self.null_worst}
+    null_p95: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceFindings:
     """original, unlearned: the attacks by name; "u_lira" on the unlearned alone. klom, forgetting: None without repeats.
 
-    shadows, repeats: how many models they rest on. compared: forgotten and held-out samples.
+    shadows, repeats: how many models they rest on. samples: how many were compared, of "forget" and of "held_out".
     """
 
     original: Mapping[str, Attack]
@@ -47,19 +43,7 @@ class ReferenceFindings:
     forgetting: Forgetting | None
     shadows: int
     repeats: int
-    compared: tuple[int, int]
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON without NaN or Infinity."""
-        return {
-            "shadows": self.shadows,
-            "repeats": self.repeats,
-            "samples": {"forget": self.compared[0], "held_out": self.compared[1]},
-            "original": {name: found.to_json() for name, found in self.original.items()},
-            "unlearned": {name: found.to_json() for name, found in self.unlearned.items()},
-            "klom": self.klom and self.klom.to_json(),
-            "forgetting": self.forgetting and self.forgetting.to_json(),
-        }
+    samples: Mapping[str, int]
 
 
 def audit_with_references(
@@ -90,7 +74,7 @@ def audit_with_references(
         forgetting=_forgetting(repeated) if repeated else None,
         shadows=spec.shadows,
         repeats=spec.repeats,
-        compared=(len(pairing.forget), len(pairing.held_out)),
+        samples={"forget": len(pairing.forget), "held_out": len(pairing.held_out)},
     )
 
 
@@ -139,8 +123,8 @@ def _distance(found: Repeats) -> Distance:
     half = len(found.retrained) // 2
     one = klom(found.unlearned[:half], found.retrained[half:])
     null = klom(found.retrained[:half], found.retrained[half:])
-    worst = [float(np.quantile(values, 0.95)) for values in (one, null)]
-    return Distance(mean=float(one.mean()), worst=worst[0], null_mean=float(null.mean()), null_worst=worst[1])
+    p95, null_p95 = (float(np.quantile(values, 0.95)) for values in (one, null))
+    return Distance(mean=float(one.mean()), p95=p95, null_mean=float(null.mean()), null_p95=null_p95)
 
 
 def _forgetting(found: Repeats) -> Forgetting:

@@ -40,29 +40,16 @@ _COUNT = 13
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forgetting:
-    """quality: the mean mark, 0 to 1. utility: the product of the accuracies' ratios to retraining. null: the quality of retrained
-    models against other retrained ones. models: how many on each side, of both.
+    """score: quality · utility. quality: the mean mark, 0 to 1. utility: the product of the accuracies' ratios to retraining.
+
+    null: the quality of retrained models against other retrained ones. models: how many on each side, of both.
     """
 
+    score: float
     quality: float
     utility: float
     null: float
     models: int
-
-    @property
-    def score(self) -> float:
-        """quality · utility."""
-        return self.quality * self.utility
-
-    def to_json(self) -> dict[str, object]:
-        """Plain JSON."""
-        return {
-            "score": self.score,
-            "quality": self.quality,
-            "utility": self.utility,
-            "null": self.null,
-            "models": self.models,
-        }
 
 
 def forgetting(unlearned: Floats, retrained: Floats, *, utility: float) -> Forgetting:
@@ -73,8 +60,10 @@ def forgetting(unlearned: Floats, retrained: Floats, *, utility: float) -> Forge
     """
     half = len(retrained) // 2
     compared = retrained[half : 2 * half]
+    quality = mark(epsilons(unlearned[:half], compared))
     return Forgetting(
-        quality=mark(epsilons(unlearned[:half], compared)),
+        score=quality * utility,
+        quality=quality,
         utility=utility,
         null=mark(epsilons(retrained[:half], compared)),
         models=half,

@@ -1,0 +1,118 @@
+"""Record the reports that the tests read: jobs of the real worker on the example's digits, whatever their verdict.
+
+python -m tests.report.record    (a few minutes; writes tests/report/recorded/*.json)
+"""
+
+import sys
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.orm import Session, sessionmaker
+
+from examples.digits import workload
+from expunge.operator.deployment import Deployment
+from expunge.operator.registration import register_new_version, register_workload
+from expunge.operator.training import Trained, train_workload
+from ledger.jobs.claims import claim
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import submit
+from ledger.sample_ids import sample_digest
+from ledger.states import Phase
+from report.document import Document
+from tests.report.recorded import FOLDER
+from unlearning.specs.audit import AuditSpec
+from worker.attempt import try_method
+from worker.checkpoints import Saving
+from worker.child import Flag
+from worker.inputs import load
+from worker.lease import kept
+from worker.progress import Journal, stage
+from worker.publish import prepare
+from worker.settings import Settings
+
+REFERENCE = "examples.digits:workload"
+KEY = bytes(range(32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A job: how many samples to forget, by which method, and whether its audit has a retrained model."""
+
+    forgotten: int
+    method: str
+    retrained: bool = False
+
+
+CASES = {
+    "verified": Case(forgotten=150, method="ieu"),
+    "retrained": Case(forgotten=150, method="ltu", retrained=True),
+    "inconclusive": Case(forgotten=5, method="ieu"),
+    "failed": Case(forgotten=150, method="gradient_ascent"),
+}
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    return train_workload(REFERENCE, allowed=("examples",), folder=tmp_path_factory.mktemp("original"))
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", CASES)
+def test_record(
+    name: str, original: Trained, database_url: str, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    case, storage = CASES[name], tmp_path / "storage"
+    forgotten = workload().train.ids[: case.forgotten]
+    deployment = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="examples")
+    register_workload(deployment, name="digits", reference=REFERENCE, weights=original.path)
+    if case.retrained:
+        retrained = train_workload(
+            REFERENCE, allowed=("examples",), folder=tmp_path / "retrained", plain=True, seed=1, without=forgotten
+        )
+        register_new_version(deployment, name="digits", weights=retrained.path, without=forgotten)
+    with sessions.begin() as session:
+        request = submit(
+            session,
+            tenant_id=ensure_tenant(session, "default"),
+            caller="recorder",
+            dataset="digits",
+            digests=[sample_digest(KEY, "digits", sample) for sample in forgotten],
+            method={"kind": case.method},
+            batch_window=timedelta(0),
+        )
+    job_id = request.targets[0].job_id
+    assert job_id is not None
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr("redis://127.0.0.1:1/0"),
+        sample_key=SecretStr(KEY.hex()),
+        storage=storage,
+        workloads="examples",
+    )
+    document = run(job_id, sessions=sessions, settings=settings)
+    print(name, document.report.verdict.value, document.report.verdict.sentence)
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{name}.json").write_bytes(document.content)
+
+
+def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) -> Document:
+    """Run a job as the worker does, up to its publication, which a failed audit would prevent."""
+    with sessions.begin() as session:
+        claimed = claim(session, job_id, worker="recorder", lease=settings.lease)
+    assert claimed is not None
+    with kept(claimed, sessions=sessions, lease=settings.lease, stopping=Flag()) as watch:
+        journal = Journal(watch, sessions)
+        with stage(journal, Phase.LOAD):
+            material = load(claimed, settings)
+        saving = Saving(storage=settings.storage, every=settings.checkpoint_seconds)
+        trial = try_method(journal, material, spec=AuditSpec(), saving=saving)
+        with stage(journal, Phase.REPORT):
+            return prepare(journal, material, trial, settings=settings).document
+
+
+if __name__ == "__main__":
+    sys.exit(pytest.main([__file__, "-x", "-s", "-p", "no:cacheprovider"]))
