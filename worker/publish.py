@@ -13,40 +13,45 @@ from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.log import sign_checkpoint
 from report.canonical import canonical_sha256
 from unlearning.storage import save_weights
-from worker.attempt import Trial
-from worker.inputs import Material
+from worker.attempt import AttemptResult
+from worker.inputs import JobInputs
 from worker.lease import fenced
-from worker.progress import Journal, spent, stage
+from worker.progress import ProgressReporter, attempt_timings, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
 from worker.signing import Signer, sign_statement
 
 
 def publish(
-    journal: Journal, material: Material, trial: Trial, *, settings: Settings, signer: Signer | None = None
+    reporter: ProgressReporter,
+    inputs: JobInputs,
+    result: AttemptResult,
+    *,
+    settings: Settings,
+    signer: Signer | None = None,
 ) -> None:
-    """Publish a trial as the model's next version, signed where there is a signer. The file comes first: a file without a
+    """Publish a result as the model's next version, signed where there is a signer. The file comes first: a file without a
     row is litter, a row without its file would be a broken version.
 
     Raises StaleClaim, and OSError where the disk is full; nothing is published then.
     """
-    claim = journal.watch.claim
-    with stage(journal, Phase.REPORT):
-        path, sha256 = save_weights(trial.model, settings.storage)
-        manifest = commit_to(claim, material, key=settings.sample_key_bytes)
+    claim = reporter.monitor.claim
+    with stage(reporter, Phase.REPORT):
+        path, sha256 = save_weights(result.model, settings.storage)
+        manifest = commit_to(claim, inputs, key=settings.sample_key_bytes)
         report = build_report(
             claim,
-            material,
-            trial,
+            inputs,
+            result,
             report_id=uuid4(),
-            background=look_up(journal),
+            background=read_background(reporter),
             manifest_root=manifest.root,
             weights_sha256=sha256,
-            timings=spent(journal),
+            timings=attempt_timings(reporter),
         )
         digest = canonical_sha256(report)
         statement = None if signer is None else sign_statement(report, report_sha256=digest, signer=signer)
-    with stage(journal, Phase.PUBLISH), fenced(journal.sessions, claim) as session:
+    with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
         results.publish(
             session,
             claim,
@@ -56,7 +61,7 @@ def publish(
             report=report,
             report_sha256=digest,
             verdict=report["verdict"]["value"],
-            timings=dict(journal.timings),
+            timings=dict(reporter.timings),
             manifest=manifest,
             statement=statement,
         )
@@ -64,18 +69,18 @@ def publish(
             sign_checkpoint(session, signer.checkpoint)
 
 
-def commit_to(claim: Claim, material: Material, *, key: bytes) -> Commitment:
+def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:
     """Commit to the forget set: here, where the IDs are, because a leaf must speak of the ID that the person knows."""
-    ids = material.forget.ids
+    ids = inputs.forget.ids
     return commit_samples(
         claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids)
     )
 
 
-def look_up(journal: Journal) -> Background:
+def read_background(reporter: ProgressReporter) -> Background:
     """Read what the report tells beside the measurements."""
-    claim = journal.watch.claim
-    with journal.sessions.begin() as session:
+    claim = reporter.monitor.claim
+    with reporter.sessions.begin() as session:
         return Background(
             attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
             timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id),

@@ -10,8 +10,8 @@ from ledger.events.timeline import EventView
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import AttemptView
 from ledger.states import Phase
-from worker.attempt import Trial
-from worker.inputs import Material
+from worker.attempt import AttemptResult
+from worker.inputs import JobInputs
 
 SCHEMA = "https://expunge.dev/schemas/report/v1"
 
@@ -30,8 +30,8 @@ class Background:
 
 def build_report(
     claim: Claim,
-    material: Material,
-    trial: Trial,
+    inputs: JobInputs,
+    result: AttemptResult,
     *,
     report_id: UUID,
     background: Background,
@@ -58,47 +58,47 @@ def build_report(
             "name": claim.model,
             "dataset": claim.dataset,
             "workload": claim.workload,
-            "parameters": sum(parameter.numel() for parameter in trial.model.parameters()),
+            "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
             "version_before": claim.base_version,
             "version_after": claim.next_version,
             "weights_before_sha256": claim.weights_sha256,
             "weights_after_sha256": weights_sha256,
-            "reference": held_against(claim, material),
+            "reference": held_against(claim, inputs),
         },
         "method": {
             "kind": method.pop("kind"),
             "parameters": method,
             "origin": claim.origin,
-            "steps": trial.outcome.steps,
-            "stopped_because": trial.outcome.stopped_because,
+            "steps": result.outcome.steps,
+            "stopped_because": result.outcome.stopped_because,
             "attempts": [
-                told(attempt, trial, published=claim.attempt, now=background.now) for attempt in background.attempts
+                told(attempt, result, published=claim.attempt, now=background.now) for attempt in background.attempts
             ],
         },
         "timeline": [{"at": moment(event.at), "kind": event.kind, "text": event.text} for event in background.timeline],
         "timings": {
             **{stage.value: seconds(timings, stage) for stage in TIMED},
-            "setup": {name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
-            "retrain_estimate": retrain_estimate(material, training_seconds=claim.details.get("training_seconds")),
+            "setup": {name: round(value, 3) for name, value in result.outcome.setup_seconds.items()},
+            "retrain_estimate": retrain_estimate(inputs, training_seconds=claim.details.get("training_seconds")),
         },
-        **trial.findings.to_json(),
+        **result.findings.to_json(),
     }
 
 
-def held_against(claim: Claim, material: Material) -> dict[str, Any] | None:
+def held_against(claim: Claim, inputs: JobInputs) -> dict[str, Any] | None:
     """Name the model that the result was held against; None where the audit had none."""
-    if claim.reference is None or material.reference is None:
+    if claim.reference is None or inputs.reference is None:
         return None
     return {"version": claim.reference.version, "weights_sha256": claim.reference.weights_sha256}
 
 
-def told(attempt: AttemptView, trial: Trial, *, published: int, now: datetime) -> dict[str, Any]:
+def told(attempt: AttemptView, result: AttemptResult, *, published: int, now: datetime) -> dict[str, Any]:
     """Describe one attempt; the verdict is None where it ended before its audit."""
     finding = attempt.finding or {}
     return {
         "attempt": attempt.number,
         "method": attempt.method["kind"],
-        "verdict": trial.findings.verdict.value if attempt.number == published else finding.get("verdict"),
+        "verdict": result.findings.verdict.value if attempt.number == published else finding.get("verdict"),
         "seconds": round(((attempt.finished_at or now) - attempt.started_at).total_seconds(), 3),
     }
 
@@ -108,11 +108,11 @@ def seconds(timings: Mapping[str, float], stage: Phase) -> float:
     return round(timings.get(stage.value, 0.0), 3)
 
 
-def retrain_estimate(material: Material, *, training_seconds: float | None) -> dict[str, Any] | None:
+def retrain_estimate(inputs: JobInputs, *, training_seconds: float | None) -> dict[str, Any] | None:
     """Estimate what training again without the forgotten samples would take; None where the training was not timed."""
     if training_seconds is None:
         return None
-    share = len(material.remain) / len(material.workload.train)
+    share = len(inputs.remain) / len(inputs.workload.train)
     return {
         "seconds": round(training_seconds * share, 3),
         "source": f"recorded training time × {share:.3f}, the share of the training set that remains",

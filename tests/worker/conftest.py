@@ -19,8 +19,8 @@ from ledger.registry.models import VersionView, list_versions
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from tests.worker import digits
-from worker.child import Flag
-from worker.run import run
+from worker.child import StopSignal
+from worker.run import run_job
 from worker.settings import Settings
 
 REFERENCE = "tests.worker.digits:workload"
@@ -44,7 +44,7 @@ class Bench:
     sessions: sessionmaker[Session]
     settings: Settings
     tenant_id: UUID
-    stopping: Flag = field(default_factory=Flag)
+    stop_signal: StopSignal = field(default_factory=StopSignal)
 
     def submit(self, sample_ids: Sequence[str], method: dict[str, object] | None = None) -> UUID:
         """Ask for samples to be unlearned; gives the job."""
@@ -64,7 +64,9 @@ class Bench:
 
     def run(self, job_id: UUID) -> bool:
         """Do what the worker's task does."""
-        return run(job_id, sessions=self.sessions, settings=self.settings, worker="test", stopping=self.stopping)
+        return run_job(
+            job_id, sessions=self.sessions, settings=self.settings, worker="test", stop_signal=self.stop_signal
+        )
 
     def job(self, job_id: UUID) -> JobView:
         with self.sessions.begin() as session:
