@@ -15,11 +15,10 @@ from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import make_engine, make_sessions
-from ledger.events.deliveries import delete_expired_deliveries
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.requests.deadlines import mark_overdue
-from ledger.requests.uploads import delete_expired_uploads
 from worker.beat import webhooks
+from worker.cleanup import delete_expired_rows
 from worker.settings import read_settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def start(sender: Any, **_: object) -> None:
         (relay, RELAY_INTERVAL),
         *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
-        (partial(delete_expired, sessions), CLEANUP_INTERVAL),
+        (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
     ]:
         threading.Thread(target=repeat, args=(action, stopped, interval), daemon=True).start()
 
@@ -91,10 +90,3 @@ def mark_overdue_requests(sessions: sessionmaker[Session]) -> None:
     while marked:
         with sessions.begin() as session:
             marked = mark_overdue(session)
-
-
-def delete_expired(sessions: sessionmaker[Session]) -> None:
-    """Delete uploads and delivery logs whose retention has ended, each in a transaction of its own."""
-    for delete in (delete_expired_uploads, delete_expired_deliveries):
-        with sessions.begin() as session:
-            delete(session)
