@@ -35,8 +35,8 @@ from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
 from unlearning.task import run_to_completion
 from verifier.keys import key_id
-from worker.attempt import Trial
-from worker.inputs import Material
+from worker.attempt import AttemptResult
+from worker.inputs import JobInputs
 from worker.report import Background, build_report
 from worker.signing import Signer, sign_statement
 
@@ -83,7 +83,7 @@ def report_of(one: Case) -> Report:
         )
     )
 
-    material = Material(
+    inputs = JobInputs(
         workload=one.workload,
         original=one.original.model,
         reference=None,
@@ -96,8 +96,8 @@ def report_of(one: Case) -> Report:
     )
     return build_report(
         claim_of(one),
-        material,
-        Trial(model=task.model, outcome=outcome, findings=findings, seconds=0.0),
+        inputs,
+        AttemptResult(model=task.model, outcome=outcome, findings=findings, seconds=0.0),
         report_id=uuid4(),
         background=Background(timeline=(), attempts=(), now=datetime.now(UTC)),
         manifest_root=commitment(one).root,

@@ -1,4 +1,4 @@
-"""One attempt of a job: the method on a copy of the served model, then the audit of what came out."""
+"""One attempt at a job: the method on a copy of the served model, then the audit of the result."""
 
 import copy
 import time
@@ -18,17 +18,17 @@ from unlearning.specs import parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task, each_step_in, run_to_completion
-from worker.checkpoints import Saving, find, save_unlearned, saver
-from worker.inputs import Material
+from worker.checkpoints import CheckpointPlan, checkpointing, find_checkpoint, save_unlearned
+from worker.inputs import JobInputs
 from worker.lease import fenced
-from worker.progress import Journal, add_time, note
+from worker.progress import ProgressReporter, add_time, report_progress
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Trial:
-    """What an attempt came to: the changed model, how the method ended, what the audit found, seconds of both."""
+class AttemptResult:
+    """The changed model, how the method ended, what the audit found, and the seconds of both."""
 
     model: nn.Module
     outcome: Outcome
@@ -36,40 +36,42 @@ class Trial:
     seconds: float
 
 
-def try_method(journal: Journal, material: Material, *, spec: AuditSpec, saving: Saving) -> Trial:
-    """Run the claim's method on a copy of the original, from its last checkpoint where it has one, and audit it.
+def run_attempt(
+    reporter: ProgressReporter, inputs: JobInputs, *, spec: AuditSpec, plan: CheckpointPlan
+) -> AttemptResult:
+    """Run the claim's method on a copy of the original model, and audit it. The original is never changed.
 
-    Raises MethodRefused, InvalidSpec, and what `Watch.check` raises; the original is as it was in any case.
+    Raises MethodRefused, InvalidSpec, and what `LeaseMonitor.check` raises.
     """
-    claim, workload, begun = journal.watch.claim, material.workload, time.monotonic()
-    model, outcome = forget(journal, material, saving=saving)
-    with fenced(journal.sessions, claim) as session:
+    claim, started = reporter.monitor.claim, time.monotonic()
+    model, outcome = run_method(reporter, inputs, plan=plan)
+    with fenced(reporter.sessions, claim) as session:
         enter_verifying(session, claim)
     with span("audit"):
-        findings = drive(
-            journal,
+        findings = run_reporting(
+            reporter,
             audit(
-                original=material.original,
+                original=inputs.original,
                 unlearned=model,
-                forget=material.forget,
-                remain=material.remain,
-                held_out=material.held_out.audit,
-                test=material.test,
-                objective=workload.objective,
+                forget=inputs.forget,
+                remain=inputs.remain,
+                held_out=inputs.held_out.audit,
+                test=inputs.test,
+                objective=inputs.workload.objective,
                 spec=spec,
                 seed=claim.seed,
-                reference=material.reference,
+                reference=inputs.reference,
             ),
             phase=Phase.AUDIT_MEMBERSHIP,
         )
-    return Trial(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - begun)
+    return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
 
 
-def forget(journal: Journal, material: Material, *, saving: Saving) -> tuple[nn.Module, Outcome]:
-    """Run the claim's method on a copy of the original, saving it as it goes; a run that was saved goes on from there."""
-    claim, workload = journal.watch.claim, material.workload
-    model = copy.deepcopy(material.original)
-    saved = find(journal, saving) or {}
+def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan) -> tuple[nn.Module, Outcome]:
+    """Run the claim's method on a copy of the original, from the last training checkpoint if there is one."""
+    claim, workload = reporter.monitor.claim, inputs.workload
+    model = copy.deepcopy(inputs.original)
+    saved = find_checkpoint(reporter, plan) or {}
     if "outcome" in saved:
         model.load_state_dict(saved["model"])
         return model.eval(), Outcome(**saved["outcome"])
@@ -78,42 +80,44 @@ def forget(journal: Journal, material: Material, *, saving: Saving) -> tuple[nn.
         build=workload.build,
         objective=workload.objective,
         recipe=workload.recipe,
-        forget=material.forget,
-        remain=material.remain,
-        guide=material.held_out.guide,
-        criterion=material.held_out.criterion,
+        forget=inputs.forget,
+        remain=inputs.remain,
+        guide=inputs.held_out.guide,
+        criterion=inputs.held_out.criterion,
         seed=claim.seed,
         state=State(saved.get("state", {})),
     )
     steps = unlearn(parse(claim.method), task)
     with span("unlearn"):
-        outcome = drive(journal, steps, phase=Phase.UNLEARN, between=saver(journal, task.state, saving))
-    save_unlearned(journal, saving, model=model.eval(), outcome=outcome)
+        save = checkpointing(reporter, task.state, plan)
+        outcome = run_reporting(reporter, steps, phase=Phase.UNLEARN, after_step=save)
+    save_unlearned(reporter, plan, model=model.eval(), outcome=outcome)
     return model, outcome
 
 
-def drive(
-    journal: Journal,
+def run_reporting(
+    reporter: ProgressReporter,
     steps: Generator[Progress, None, T],
     *,
     phase: Phase,
-    between: Callable[[Progress], None] = lambda progress: None,
+    after_step: Callable[[Progress], None] = lambda progress: None,
 ) -> T:
-    """Run steps to their end, noting each, and give what they return; `between` is called after each, before it is noted.
+    """Run steps to completion and return their result; report the progress of each and its time by phase.
 
-    The time up to a step counts for that step's phase, the time after the last for the last's; `phase` is where they begin.
+    phase: where the steps start. after_step: called before the progress of a step is reported.
+    Raises what `LeaseMonitor.check` raises, at a step boundary.
     """
-    note(journal, Progress(phase=phase.value, step=0, total=0))
-    before = time.monotonic()
+    report_progress(reporter, Progress(phase=phase.value, step=0, total=0))
+    started = time.monotonic()
 
     def on_progress(progress: Progress) -> None:
-        nonlocal phase, before
-        phase, now = Phase(progress.phase), time.monotonic()
-        add_time(journal, phase, now - before)
-        between(progress)
-        before = time.monotonic()
-        note(journal, progress)
+        nonlocal phase, started
+        phase = Phase(progress.phase)
+        add_time(reporter, phase, time.monotonic() - started)
+        after_step(progress)
+        started = time.monotonic()
+        report_progress(reporter, progress)
 
     result = run_to_completion(each_step_in(steps, lambda: span("step", phase=phase.value)), on_progress)
-    add_time(journal, phase, time.monotonic() - before)
+    add_time(reporter, phase, time.monotonic() - started)
     return result

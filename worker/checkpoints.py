@@ -1,6 +1,6 @@
-"""A job's checkpoints: written while its method runs, found by the next attempt, removed with the job.
+"""Training checkpoints of a job: saved while its method runs, and loaded by the next attempt.
 
-The file lies below the storage at `checkpoints/<job>/<attempt>/<sha256>.safetensors`; which one counts is the ledger's to say.
+A file lies in the storage at `checkpoints/<job>/<attempt>/<sha256>.safetensors`. The ledger says which one counts.
 """
 
 import logging
@@ -29,56 +29,58 @@ from unlearning.storage import load_training_checkpoint, save_training_checkpoin
 from unlearning.task import Outcome, Progress
 from worker.cleanup import folder_of
 from worker.lease import fenced
-from worker.progress import Journal, add_time, spent
+from worker.progress import ProgressReporter, add_time, attempt_timings
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Saving:
-    """Where checkpoints go, and how many seconds apart."""
+class CheckpointPlan:
+    """Where checkpoints go, and how many seconds lie between two of them."""
 
     storage: Path
-    every: float
+    interval: float
 
 
-def saver(journal: Journal, state: State, saving: Saving) -> Callable[[Progress], None]:
-    """What to call between two steps: it saves the run when it is time, and when the worker is to stop."""
-    saved = time.monotonic()
+def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:
+    """Make what is called between two steps: it saves the run once the interval is over, and when the worker is to stop."""
+    saved_at = time.monotonic()
 
-    def save(progress: Progress) -> None:
-        nonlocal saved
-        if time.monotonic() - saved < saving.every and not journal.watch.stopping.is_set:
+    def save_if_due(progress: Progress) -> None:
+        nonlocal saved_at
+        if time.monotonic() - saved_at < plan.interval and not reporter.monitor.stop_signal.is_set:
             return
-        write(journal, saving, {"state": state.snapshot()}, step=progress.step, total=progress.total)
-        saved = time.monotonic()
+        _save(reporter, plan, {"state": state.snapshot()}, step=progress.step, total=progress.total)
+        saved_at = time.monotonic()
 
-    return save
+    return save_if_due
 
 
-def save_unlearned(journal: Journal, saving: Saving, *, model: nn.Module, outcome: Outcome) -> None:
-    """Save the end of a method, so that only the audit is done again."""
+def save_unlearned(reporter: ProgressReporter, plan: CheckpointPlan, *, model: nn.Module, outcome: Outcome) -> None:
+    """Save the end of a method, so that the next attempt repeats only the audit."""
     content = {"model": model.state_dict(), "outcome": asdict(outcome)}
-    write(journal, saving, content, step=outcome.steps, total=outcome.steps)
+    _save(reporter, plan, content, step=outcome.steps, total=outcome.steps)
 
 
-def write(journal: Journal, saving: Saving, content: Mapping[str, Any], *, step: int, total: int) -> None:
-    """Write a checkpoint and let the ledger know; older ones go. A disk that is full ends no run: it is noted, and the run goes on.
+def _save(
+    reporter: ProgressReporter, plan: CheckpointPlan, content: Mapping[str, Any], *, step: int, total: int
+) -> None:
+    """Write a checkpoint, record it in the ledger, and delete older ones.
 
-    Raises StaleClaim, and then leaves no file.
+    A full disk does not end the run: it is recorded, and the run continues. Raises StaleClaim, and then leaves no file.
     """
-    claim = journal.watch.claim
-    folder = folder_of(saving.storage, claim.job_id) / str(claim.attempt)
-    seconds = spent(journal).get(Phase.UNLEARN.value, 0.0)
+    claim = reporter.monitor.claim
+    folder = folder_of(plan.storage, claim.job_id) / str(claim.attempt)
+    seconds = attempt_timings(reporter).get(Phase.UNLEARN.value, 0.0)
     try:
-        path, sha256 = save_training_checkpoint({"of": identity(claim), "seconds": seconds, **content}, folder)
+        path, sha256 = save_training_checkpoint({"of": _identity(claim), "seconds": seconds, **content}, folder)
     except OSError as error:
-        logger.warning("job %s: no checkpoint at step %s: %s", claim.job_id, step, error.strerror)
-        with fenced(journal.sessions, claim) as session:
+        logger.warning("job %s: no checkpoint was saved at step %s: %s", claim.job_id, step, error.strerror)
+        with fenced(reporter.sessions, claim) as session:
             record_unsaved_checkpoint(session, claim, why=error.strerror or type(error).__name__)
         return
     try:
-        with fenced(journal.sessions, claim) as session:
+        with fenced(reporter.sessions, claim) as session:
             record_checkpoint(session, claim, sha256=sha256, step=step, total=total)
     except StaleClaim:
         path.unlink(missing_ok=True)
@@ -88,34 +90,34 @@ def write(journal: Journal, saving: Saving, content: Mapping[str, Any], *, step:
             other.unlink(missing_ok=True)
 
 
-def find(journal: Journal, saving: Saving) -> Mapping[str, Any] | None:
-    """The content of the checkpoint that the claim's job goes on from, or None; one that can not be used is noted and forgotten.
+def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping[str, Any] | None:
+    """Load the checkpoint from which the claim's job resumes; None if there is none.
 
-    The time that it took to come there counts as this attempt's.
+    One that cannot be used is recorded and discarded. The time that the run took up to it counts as this attempt's.
     """
-    claim = journal.watch.claim
-    with fenced(journal.sessions, claim) as session:
+    claim = reporter.monitor.claim
+    with fenced(reporter.sessions, claim) as session:
         recorded = last_checkpoint(session, claim)
     if recorded is None:
         return None
-    path = folder_of(saving.storage, claim.job_id) / str(recorded.attempt) / f"{recorded.sha256}.safetensors"
+    path = folder_of(plan.storage, claim.job_id) / str(recorded.attempt) / f"{recorded.sha256}.safetensors"
     try:
         content = load_training_checkpoint(path, recorded.sha256)
-        if content["of"] != identity(claim):
+        if content["of"] != _identity(claim):
             raise CheckpointUnusable("it is of another method, or of other weights or samples")
     except CheckpointUnusable as error:
         logger.warning("job %s: the checkpoint of attempt %s is not used: %s", claim.job_id, recorded.attempt, error)
-        with fenced(journal.sessions, claim) as session:
+        with fenced(reporter.sessions, claim) as session:
             discard_checkpoint(session, claim, recorded, why=str(error))
         return None
-    with fenced(journal.sessions, claim) as session:
+    with fenced(reporter.sessions, claim) as session:
         record_resumption(session, claim, recorded)
-    add_time(journal, Phase.UNLEARN, content["seconds"])
+    add_time(reporter, Phase.UNLEARN, content["seconds"])
     return content
 
 
-def identity(claim: Claim) -> dict[str, Any]:
-    """What a run is of: from the same, the same steps follow."""
+def _identity(claim: Claim) -> dict[str, Any]:
+    """Everything that a run depends on: runs with the same identity take the same steps."""
     return {
         "workload": claim.workload,
         "method": dict(claim.method),

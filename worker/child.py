@@ -1,4 +1,4 @@
-"""What a signal handler may set."""
+"""The worker's child process, which runs the jobs: how it is prepared, and how it is told to stop."""
 
 import ctypes
 import importlib
@@ -13,13 +13,16 @@ from types import FrameType
 
 from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
 
+PR_SET_PDEATHSIG = 1
+"""prctl's option: the signal that the kernel sends to a process when its parent dies."""
+
 
 @dataclass(slots=True)
-class Flag:
-    """One boolean, and no lock.
+class StopSignal:
+    """One boolean without a lock, to be set by a signal handler.
 
-    A `threading.Event` has one: a second signal that comes while the handler of the first holds it would wait for it forever,
-    in the same thread.
+    A `threading.Event` has a lock. A second signal that arrives while the handler of the first one holds it would wait for ever, in
+    the same thread.
     """
 
     is_set: bool = False
@@ -29,36 +32,34 @@ class Flag:
         self.is_set = True
 
 
-PR_SET_PDEATHSIG = 1
-
-stopping = Flag()
-"""Set in the child once it shall end its job at the next step boundary."""
+stop_signal = StopSignal()
+"""Set in the child when it has to end its job at the next step boundary."""
 
 
 def prepare_child(**_: object) -> None:
-    """Run first in the child.
+    """Load the libraries in advance, and have the kernel kill this child when its parent dies.
 
-    A child that outlived a killed parent would go on with a job that nobody reports on; its lease lapses instead.
+    A child that outlived its parent would continue a job that nobody reports on. Instead, its lease expires.
     """
-    threading.Thread(target=warm_up, daemon=True).start()
+    threading.Thread(target=import_run, daemon=True).start()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def warm_up() -> None:
+def import_run() -> None:
     """Import what the first job needs (torch: seconds) while the child waits for it."""
     importlib.import_module("worker.run")
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Let SIGTERM end the job at its next step, not the process at once.
+def stop_on_sigterm() -> Iterator[None]:
+    """Have SIGTERM end the job at its next step, instead of the process at once.
 
-    Set for each job, because the pool sets its own handlers after everything that could run earlier in the child.
+    Use it for each job: the pool sets its own handlers after everything that could run earlier in the child.
     """
 
     def request_stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
+        stop_signal.set()
 
     former = signal.signal(signal.SIGTERM, request_stop)
     try:
@@ -68,6 +69,6 @@ def stoppable() -> Iterator[None]:
 
 
 def stop_children(**_: object) -> None:
-    """Pass the parent's shutdown on: Celery's own warm shutdown would wait for hours of unlearning."""
+    """Pass the parent's shutdown on to its children. Celery's own warm shutdown would wait for hours of unlearning."""
     for child in active_children():
         os.kill(child.pid, signal.SIGTERM)

@@ -1,7 +1,4 @@
-"""Training checkpoints on disk, and their deletion once their job has ended.
-
-This module imports no torch, so that the worker's parent process can run a sweep.
-"""
+"""Cleanup: deletion of what is no longer needed. It needs no torch: the worker's parent process and the beat run it."""
 
 import shutil
 from pathlib import Path
@@ -9,13 +6,15 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
+from ledger.requests.uploads import delete_expired_uploads
 
 FOLDER = "checkpoints"
 
 
 def folder_of(storage: Path, job_id: UUID) -> Path:
-    """The folder of a job's training checkpoints; it has one folder for each attempt."""
+    """Return the folder of a job's training checkpoints; it has one folder for each attempt."""
     return storage / FOLDER / str(job_id)
 
 
@@ -28,3 +27,10 @@ def delete_finished_checkpoints(storage: Path, sessions: sessionmaker[Session]) 
         needed = unfinished_jobs(session, folders.keys())
     for job_id in folders.keys() - needed:
         shutil.rmtree(folders[job_id], ignore_errors=True)
+
+
+def delete_expired_rows(sessions: sessionmaker[Session]) -> None:
+    """Delete uploads and delivery logs whose retention has ended, each in a transaction of its own."""
+    for delete in (delete_expired_uploads, delete_expired_deliveries):
+        with sessions.begin() as session:
+            delete(session)

@@ -1,4 +1,4 @@
-"""Find the forget set and the remaining set in the workload's training set, by digest."""
+"""What a job works on: the workload, the served model, and the training set split into the forget set and the remaining set."""
 
 import importlib
 import logging
@@ -15,25 +15,98 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import WeightsError
 from unlearning.storage import load_weights
-from worker.errors import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
+from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
 from worker.settings import Settings, choose_device
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_LENGTH = 300
+"""Characters of a factory's own error that are passed on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class JobInputs:
+    """What a job works on, all on one device.
+
+    original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
+    reference: a model trained on D_r alone, if there is one. erased: how many samples of the training set earlier jobs made the
+    model forget.
+    """
+
+    workload: Workload
+    original: nn.Module
+    reference: nn.Module | None
+    forget: SampleSet
+    remain: SampleSet
+    erased: int
+    held_out: HeldOut
+    test: SampleSet
+    device: torch.device
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
-    """forget: D_f. remain: D_r, without what earlier jobs made the model forget. erased: how many of those there are."""
+    """forget: D_f. remain: D_r, without what earlier jobs made the model forget. erased: how many samples those are."""
 
     forget: SampleSet
     remain: SampleSet
     erased: int
 
 
+def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
+    """Load a claim's workload and weights, and split its training set.
+
+    Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
+    """
+    workload = load_workload(claim.workload, allowed=settings.allowed)
+    device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
+    original = load_model(workload, settings.storage / claim.weights_path, claim.weights_sha256, device)
+    split = split_train(
+        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
+    )
+    held_out = split_held_out(workload.held_out)
+    return JobInputs(
+        workload=workload,
+        original=original,
+        reference=_load_reference(workload, claim, settings, device),
+        forget=split.forget.to(device),
+        remain=split.remain.to(device),
+        erased=split.erased,
+        held_out=HeldOut(
+            guide=held_out.guide.to(device),
+            criterion=held_out.criterion.to(device),
+            audit=held_out.audit.to(device),
+        ),
+        test=workload.test.to(device),
+        device=device,
+    )
+
+
+def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
+    """Build the workload's model with the weights at `path`, in eval mode. Raises WeightsMissing, WeightsDamaged."""
+    model = workload.build()
+    load_weights(model, path, sha256)
+    return model.to(device).eval()
+
+
+def _load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
+    """Load the claim's reference model; None if it has none, or if its file cannot be used, which must not delay an erasure."""
+    if claim.reference is None:
+        return None
+    path = settings.storage / claim.reference.weights_path
+    try:
+        return load_model(workload, path, claim.reference.weights_sha256, device)
+    except WeightsError as error:
+        logger.warning("job %s is audited without its reference model: %s", claim.job_id, error)
+        return None
+
+
 def split_train(
     train: SampleSet, *, dataset: str, key: bytes, forget: Collection[bytes], erased: Collection[bytes]
 ) -> Split:
-    """Split the training set. A sample once forgotten is in neither set, for ever.
+    """Split the training set by the digests of its samples. A sample once forgotten is in neither set.
 
-    Raises SamplesMissing where the training set lacks samples to forget: a report on fewer would say too much.
+    Raises SamplesMissing if the training set lacks samples to forget: a report on fewer would claim too much.
     """
     forget_index: list[int] = []
     remain_index: list[int] = []
@@ -55,21 +128,17 @@ def split_train(
     )
 
 
-LONGEST_MESSAGE = 300
-"""Characters of a factory's own error that are passed on."""
-
-
 def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
     """Call the factory that `reference` names, e.g. `examples.digits:workload`.
 
-    Raises WorkloadNotAllowed before anything is imported, WorkloadFailed where the module or the factory raises.
-    A factory does not know who asked for what, so that its own message can be shown.
+    Raises WorkloadNotAllowed before anything is imported, WorkloadFailed if the module or the factory raises. The factory's own
+    message is shown: a factory does not know which samples a request names.
     """
     factory = find_factory(reference, allowed=allowed)
     try:
         workload = factory()
     except Exception as error:
-        raise _failed(reference, error) from error
+        raise _workload_failed(reference, error) from error
     if not isinstance(workload, Workload):
         raise WorkloadFailed(
             f"Workload {reference!r} returned a {type(workload).__name__}; a factory returns a Workload."
@@ -78,19 +147,14 @@ def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
 
 
 def find_factory(reference: str, *, allowed: Sequence[str]) -> Callable[[], object]:
-    """Import a factory's module and give the factory, without calling it. Raises WorkloadNotAllowed, WorkloadFailed."""
+    """Import a factory's module and return the factory, without calling it. Raises WorkloadNotAllowed, WorkloadFailed."""
     module, _, name = reference.partition(":")
     check_allowed(reference, allowed=allowed)
     try:
         factory: Callable[[], object] = getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise _failed(reference, error) from error
+        raise _workload_failed(reference, error) from error
     return factory
-
-
-def _failed(reference: str, error: Exception) -> WorkloadFailed:
-    message = str(error)[:LONGEST_MESSAGE]
-    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}")
 
 
 def check_allowed(reference: str, *, allowed: Sequence[str]) -> None:
@@ -105,77 +169,6 @@ def check_allowed(reference: str, *, allowed: Sequence[str]) -> None:
         )
 
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Material:
-    """What a job works on, all on one device.
-
-    original: the served model, in eval mode; nobody changes it. forget: D_f. remain: D_r, without anything ever forgotten.
-    reference: a model that was trained on D_r alone, where there is one. erased: how many samples of the training set earlier
-    jobs made the model forget.
-    """
-
-    workload: Workload
-    original: nn.Module
-    reference: nn.Module | None
-    forget: SampleSet
-    remain: SampleSet
-    erased: int
-    held_out: HeldOut
-    test: SampleSet
-    device: torch.device
-
-
-def load(claim: Claim, settings: Settings) -> Material:
-    """Load a claim's workload and weights, and split its samples.
-
-    Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
-    """
-    workload = load_workload(claim.workload, allowed=settings.allowed)
-    device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
-    original = load_model(workload, weights_path(settings.storage, claim.weights_path), claim.weights_sha256, device)
-    split = split_train(
-        workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
-    )
-    held_out = split_held_out(workload.held_out)
-    return Material(
-        workload=workload,
-        original=original,
-        reference=load_reference(workload, claim, settings, device),
-        forget=split.forget.to(device),
-        remain=split.remain.to(device),
-        erased=split.erased,
-        held_out=HeldOut(
-            guide=held_out.guide.to(device),
-            criterion=held_out.criterion.to(device),
-            audit=held_out.audit.to(device),
-        ),
-        test=workload.test.to(device),
-        device=device,
-    )
-
-
-def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
-    """Build the workload's model with the weights at `path`, in eval mode. Raises WeightsMissing, WeightsDamaged."""
-    model = workload.build()
-    load_weights(model, path, sha256)
-    return model.to(device).eval()
-
-
-def load_reference(workload: Workload, claim: Claim, settings: Settings, device: torch.device) -> nn.Module | None:
-    """Load the claim's reference; None where it has none, or where the file can not be used: no erasure waits for that."""
-    if claim.reference is None:
-        return None
-    path = weights_path(settings.storage, claim.reference.weights_path)
-    try:
-        return load_model(workload, path, claim.reference.weights_sha256, device)
-    except WeightsError as error:
-        logger.warning("job %s is audited without its reference: %s", claim.job_id, error)
-        return None
-
-
-def weights_path(storage: Path, recorded: str) -> Path:
-    """Find a version's weights: the ledger records the file's name, so that the storage may move."""
-    return storage / recorded
+def _workload_failed(reference: str, error: Exception) -> WorkloadFailed:
+    message = str(error)[:MAX_MESSAGE_LENGTH]
+    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}")

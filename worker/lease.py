@@ -1,8 +1,8 @@
-"""A worker's transactions: what a lost lease refuses is counted, and stands on the timeline."""
+"""The lease of a running job: a thread renews it, and the run checks at every step whether it must stop."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,13 +13,76 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.attempts import count_refused_write
 from ledger.jobs.claims import Claim, renew_lease
-from worker.child import Flag
-from worker.errors import ShuttingDown
+from worker.child import StopSignal
+from worker.failures import ShuttingDown
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class LeaseMonitor:
+    """What the renewals have found out; `check` reads it at every step.
+
+    `claim` is the claim that is renewed. A run that escalates to the next method replaces it, and holds `lock` meanwhile: a renewal
+    in between would find the old claim stale.
+    """
+
+    claim: Claim
+    stop_signal: StopSignal
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    lost: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def check(self) -> None:
+        """Raise StaleClaim, JobCancelled or ShuttingDown if the run must stop. It is cheap: call it at every step."""
+        if self.lost.is_set():
+            raise StaleClaim(f"attempt {self.claim.attempt} at job {self.claim.job_id} has lost its lease")
+        if self.cancelled.is_set():
+            raise JobCancelled(f"job {self.claim.job_id} was cancelled while it ran")
+        if self.stop_signal.is_set:
+            raise ShuttingDown("the worker is shutting down")
+
+
+@contextmanager
+def hold_lease(
+    claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stop_signal: StopSignal
+) -> Iterator[LeaseMonitor]:
+    """Renew the lease every third of its length, in a thread with a database connection of its own."""
+    monitor, done = LeaseMonitor(claim, stop_signal), threading.Event()
+
+    def renew_until_done() -> None:
+        while not done.wait(lease.total_seconds() / 3) and not monitor.lost.is_set():
+            _renew(monitor, sessions=sessions, lease=lease)
+
+    thread = threading.Thread(target=renew_until_done, daemon=True)
+    thread.start()
+    try:
+        yield monitor
+    finally:
+        done.set()
+        thread.join()
+
+
+def _renew(monitor: LeaseMonitor, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
+    with monitor.lock:
+        try:
+            with fenced(sessions, monitor.claim) as session:
+                renewal = renew_lease(session, monitor.claim, lease=lease)
+        except StaleClaim:
+            monitor.lost.set()
+            return
+        except Exception as error:
+            # Usually the database is away. Whether the lease has expired then is decided by the database, at the next renewal or
+            # write; a thread that ended here would lose it for certain.
+            logger.warning("the lease of job %s was not renewed: %s", monitor.claim.job_id, type(error).__name__)
+            return
+    if renewal.cancel_requested:
+        monitor.cancelled.set()
 
 
 @contextmanager
 def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
-    """Open a transaction of a claim. A StaleClaim within it is counted in a transaction of its own, and goes on up."""
+    """Open a transaction for writes of a claim. A StaleClaim is counted in a transaction of its own, and raised again."""
     try:
         with sessions.begin() as session:
             yield session
@@ -30,67 +93,3 @@ def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
         except OperationalError as error:
             logger.warning("a refused write of job %s was not counted: %s", claim.job_id, type(error.orig).__name__)
         raise
-
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Watch:
-    """What the heartbeat has learnt; read by `check` at every step.
-
-    `claim` is the claim that is renewed. The run replaces it when it goes on to the next method, and holds `turn` while it
-    does: a renewal in between would take the claim's own successor for a stranger's.
-    """
-
-    claim: Claim
-    stopping: Flag
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    lost: threading.Event = field(default_factory=threading.Event)
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def check(self) -> None:
-        """Raise StaleClaim, JobCancelled or ShuttingDown where the run must not go on. Cheap: call it at every step."""
-        if self.lost.is_set():
-            raise StaleClaim(f"The lease of job {self.claim.job_id} (attempt {self.claim.attempt}) is lost.")
-        if self.cancelled.is_set():
-            raise JobCancelled(f"Job {self.claim.job_id} was cancelled.")
-        if self.stopping.is_set:
-            raise ShuttingDown("The worker shuts down.")
-
-
-@contextmanager
-def kept(claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stopping: Flag) -> Iterator[Watch]:
-    """Renew the lease every third of its length, on a thread and a database connection of its own."""
-    watch, done = Watch(claim, stopping), threading.Event()
-    thread = threading.Thread(
-        target=_heartbeat, args=(watch, done, lambda: _renew(watch, sessions=sessions, lease=lease), lease), daemon=True
-    )
-    thread.start()
-    try:
-        yield watch
-    finally:
-        done.set()
-        thread.join()
-
-
-def _heartbeat(watch: Watch, done: threading.Event, beat: Callable[[], None], lease: timedelta) -> None:
-    while not done.wait(lease.total_seconds() / 3) and not watch.lost.is_set():
-        beat()
-
-
-def _renew(watch: Watch, *, sessions: sessionmaker[Session], lease: timedelta) -> None:
-    with watch.turn:
-        try:
-            with fenced(sessions, watch.claim) as session:
-                renewal = renew_lease(session, watch.claim, lease=lease)
-        except StaleClaim:
-            watch.lost.set()
-            return
-        except Exception as error:
-            # The database is away, mostly. Whether the lease outlives that is the database's to say, at the next beat or write;
-            # a heartbeat that ended would lose it for certain.
-            logger.warning("the lease of job %s could not be renewed: %s", watch.claim.job_id, type(error).__name__)
-            return
-    if renewal.cancel_requested:
-        watch.cancelled.set()

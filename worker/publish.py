@@ -15,17 +15,17 @@ from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.log import sign_checkpoint
 from report.document import Document, write
 from unlearning.storage import save_weights
-from worker.attempt import Trial
-from worker.inputs import Material
+from worker.attempt import AttemptResult
+from worker.inputs import JobInputs
 from worker.lease import fenced
-from worker.progress import Journal, spent, stage
+from worker.progress import ProgressReporter, attempt_timings, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
 from worker.signing import Signer, sign_statement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class PreparedResult:
     """What is to be published: the file with the weights, the report, and the commitment to the forget set."""
 
     path: Path
@@ -34,62 +34,69 @@ class Result:
 
 
 def publish(
-    journal: Journal, material: Material, trial: Trial, *, settings: Settings, signer: Signer | None = None
+    reporter: ProgressReporter,
+    inputs: JobInputs,
+    result: AttemptResult,
+    *,
+    settings: Settings,
+    signer: Signer | None = None,
 ) -> None:
-    """Publish a trial as the model's next version, signed if there is a signer.
+    """Publish a result as the model's next version, signed if there is a signer.
 
     The weights are written first: a file without a row is only litter, a row without its file would be a broken version.
     Raises StaleClaim, InvalidReport, and OSError if the disk is full; nothing is published then.
     """
-    claim = journal.watch.claim
-    with stage(journal, Phase.REPORT):
-        result = prepare(journal, material, trial, settings=settings)
-        statement = None if signer is None else sign_statement(result.document, signer=signer)
-    with stage(journal, Phase.PUBLISH), fenced(journal.sessions, claim) as session:
+    claim = reporter.monitor.claim
+    with stage(reporter, Phase.REPORT):
+        prepared = prepare(reporter, inputs, result, settings=settings)
+        statement = None if signer is None else sign_statement(prepared.document, signer=signer)
+    with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
         results.publish(
             session,
             claim,
-            document=result.document,
-            weights_path=result.path.name,
+            document=prepared.document,
+            weights_path=prepared.path.name,
             kind=VersionKind.UNLEARNED,
-            timings=dict(journal.timings),
-            commitment=result.commitment,
+            timings=dict(reporter.timings),
+            commitment=prepared.commitment,
             statement=statement,
         )
         if signer is not None:
             sign_checkpoint(session, signer.checkpoint)
 
 
-def prepare(journal: Journal, material: Material, trial: Trial, *, settings: Settings) -> Result:
+def prepare(
+    reporter: ProgressReporter, inputs: JobInputs, result: AttemptResult, *, settings: Settings
+) -> PreparedResult:
     """Write the weights and the report. Raises InvalidReport, and OSError if the disk is full."""
-    claim = journal.watch.claim
-    path, sha256 = save_weights(trial.model, settings.storage)
-    commitment = commit_to(claim, material, key=settings.sample_key_bytes)
+    claim = reporter.monitor.claim
+    path, sha256 = save_weights(result.model, settings.storage)
+    commitment = commit_to(claim, inputs, key=settings.sample_key_bytes)
     report = build_report(
         claim,
-        material,
-        trial,
+        inputs,
+        result,
         report_id=uuid4(),
-        background=read_background(journal),
+        background=read_background(reporter),
         manifest_root=commitment.root,
         weights_sha256=sha256,
-        timings=spent(journal),
+        timings=attempt_timings(reporter),
     )
-    return Result(path=path, document=write(report), commitment=commitment)
+    return PreparedResult(path=path, document=write(report), commitment=commitment)
 
 
-def commit_to(claim: Claim, material: Material, *, key: bytes) -> Commitment:
+def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:
     """Commit to the forget set. A leaf holds the ID that the person knows; the ledger has hashes only, so the worker does this."""
-    ids = material.forget.ids
+    ids = inputs.forget.ids
     return commit_samples(
         claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids)
     )
 
 
-def read_background(journal: Journal) -> Background:
+def read_background(reporter: ProgressReporter) -> Background:
     """Read from the ledger what the report says beside the measurements."""
-    claim = journal.watch.claim
-    with journal.sessions.begin() as session:
+    claim = reporter.monitor.claim
+    with reporter.sessions.begin() as session:
         return Background(
             attempts=list_attempts(session, tenant_id=claim.tenant_id, job_id=claim.job_id),
             timeline=list_job_events(session, tenant_id=claim.tenant_id, job_id=claim.job_id),

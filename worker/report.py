@@ -28,8 +28,8 @@ from report.document import (
 )
 from report.evidence import VerdictValue
 from worker import report_audit
-from worker.attempt import Trial
-from worker.inputs import Material
+from worker.attempt import AttemptResult
+from worker.inputs import JobInputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,8 +43,8 @@ class Background:
 
 def build_report(
     claim: Claim,
-    material: Material,
-    trial: Trial,
+    inputs: JobInputs,
+    result: AttemptResult,
     *,
     report_id: UUID,
     background: Background,
@@ -62,16 +62,16 @@ def build_report(
             report_id=str(report_id),
             created_at=background.now,
             asked=asked(claim, manifest_root=manifest_root),
-            model=model(claim, material, trial, weights_sha256=weights_sha256),
-            method=method(claim, trial, background),
+            model=model(claim, inputs, result, weights_sha256=weights_sha256),
+            method=method(claim, result, background),
             timeline=tuple(
                 TimelineEvent(at=event.at, kind=event.kind, text=event.text) for event in background.timeline
             ),
-            thresholds=report_audit.thresholds(trial.findings),
-            verdict=report_audit.verdict(trial.findings.verdict),
-            audit=report_audit.audit(trial.findings),
-            timings=stages(claim, material, trial, seconds=timings),
-            limits=trial.findings.limits,
+            thresholds=report_audit.thresholds(result.findings),
+            verdict=report_audit.verdict(result.findings.verdict),
+            audit=report_audit.audit(result.findings),
+            timings=stages(claim, inputs, result, seconds=timings),
+            limits=result.findings.limits,
         )
     except ValidationError as error:
         raise InvalidReport(faults(error)) from error
@@ -90,43 +90,45 @@ def asked(claim: Claim, *, manifest_root: str) -> Asked:
     )
 
 
-def model(claim: Claim, material: Material, trial: Trial, *, weights_sha256: str) -> Model:
+def model(claim: Claim, inputs: JobInputs, result: AttemptResult, *, weights_sha256: str) -> Model:
     """Name the model and its weights before and after."""
     return Model(
         name=claim.model,
         dataset=claim.dataset,
         workload=claim.workload,
-        parameters=sum(parameter.numel() for parameter in trial.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in result.model.parameters()),
         version_before=claim.base_version,
         version_after=claim.next_version,
         weights_before_sha256=claim.weights_sha256,
         weights_after_sha256=weights_sha256,
-        reference=reference(claim, material),
+        reference=reference(claim, inputs),
     )
 
 
-def reference(claim: Claim, material: Material) -> Reference | None:
+def reference(claim: Claim, inputs: JobInputs) -> Reference | None:
     """Name the retrained model that the audit compared the result with; None if it had none."""
-    if claim.reference is None or material.reference is None:
+    if claim.reference is None or inputs.reference is None:
         return None
     return Reference(version=claim.reference.version, weights_sha256=claim.reference.weights_sha256)
 
 
-def method(claim: Claim, trial: Trial, background: Background) -> Method:
+def method(claim: Claim, result: AttemptResult, background: Background) -> Method:
     """Describe the published attempt's method, and every attempt of the job."""
     return Method(
         kind=claim.method["kind"],
         parameters={name: value for name, value in claim.method.items() if name != "kind"},
         origin=Origin(claim.origin),
-        steps=trial.outcome.steps,
-        stopped_because=StopReason(trial.outcome.stopped_because),
-        attempts=tuple(attempt(one, trial, published=claim.attempt, now=background.now) for one in background.attempts),
+        steps=result.outcome.steps,
+        stopped_because=StopReason(result.outcome.stopped_because),
+        attempts=tuple(
+            attempt(one, result, published=claim.attempt, now=background.now) for one in background.attempts
+        ),
     )
 
 
-def attempt(view: resources.Attempt, trial: Trial, *, published: int, now: datetime) -> Attempt:
+def attempt(view: resources.Attempt, result: AttemptResult, *, published: int, now: datetime) -> Attempt:
     """Describe one attempt; the verdict is None if it ended before its audit."""
-    found = trial.findings.verdict.value if view.number == published else (view.finding or {}).get("verdict")
+    found = result.findings.verdict.value if view.number == published else (view.finding or {}).get("verdict")
     return Attempt(
         attempt=view.number,
         method=view.method["kind"],
@@ -135,23 +137,23 @@ def attempt(view: resources.Attempt, trial: Trial, *, published: int, now: datet
     )
 
 
-def stages(claim: Claim, material: Material, trial: Trial, *, seconds: Mapping[str, float]) -> Timings:
+def stages(claim: Claim, inputs: JobInputs, result: AttemptResult, *, seconds: Mapping[str, float]) -> Timings:
     """Give the seconds of the stages that are over when the report is written."""
     return Timings(
         load=round(seconds.get(Phase.LOAD, 0.0), 3),
         unlearn=round(seconds.get(Phase.UNLEARN, 0.0), 3),
         audit_membership=round(seconds.get(Phase.AUDIT_MEMBERSHIP, 0.0), 3),
         audit_relearn=round(seconds.get(Phase.AUDIT_RELEARN, 0.0), 3),
-        setup={name: round(value, 3) for name, value in trial.outcome.setup_seconds.items()},
-        retrain_estimate=retrain_estimate(material, training_seconds=claim.details.get("training_seconds")),
+        setup={name: round(value, 3) for name, value in result.outcome.setup_seconds.items()},
+        retrain_estimate=retrain_estimate(inputs, training_seconds=claim.details.get("training_seconds")),
     )
 
 
-def retrain_estimate(material: Material, *, training_seconds: float | None) -> RetrainEstimate | None:
+def retrain_estimate(inputs: JobInputs, *, training_seconds: float | None) -> RetrainEstimate | None:
     """Estimate how long retraining without the forgotten samples would take; None if the training was not timed."""
     if training_seconds is None:
         return None
-    share = len(material.remain) / len(material.workload.train)
+    share = len(inputs.remain) / len(inputs.workload.train)
     return RetrainEstimate(
         seconds=round(training_seconds * share, 3),
         source=f"recorded training time × {share:.3f}, the share of the training set that remains",

@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.sample_ids import parse_sample_key
 from telemetry.logs import LogFormat
-from worker.errors import NoGpu
+from worker.failures import NoGpu
 
 Network = IPv4Network | IPv6Network
 

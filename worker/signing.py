@@ -1,4 +1,4 @@
-"""The private signing keys: files that only the worker and the operator's commands can read."""
+"""Signing: the private keys, which only the worker and the operator's commands can read; the statement of a report; the log."""
 
 import hashlib
 import logging
@@ -23,13 +23,15 @@ from verifier.dsse import envelope
 from verifier.keys import key_id, pem
 from verifier.log import TreeHead, sign_note
 from verifier.statement import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
-from worker.errors import NoSigningKey
+from worker.failures import NoSigningKey
 from worker.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """A private key, and its id."""
+    """A private key, and its ID."""
 
     key_id: str
     private: Ed25519PrivateKey = field(repr=False)
@@ -39,7 +41,7 @@ class Signer:
         return envelope(payload_type, payload, key_id=self.key_id, sign=self.private.sign)
 
     def checkpoint(self, checkpoint: TreeHead) -> str:
-        """Sign a checkpoint of the log into a note."""
+        """Sign a log checkpoint into a note."""
         return sign_note(
             checkpoint.text, name=checkpoint.origin, public=self.private.public_key(), sign=self.private.sign
         )
@@ -47,14 +49,14 @@ class Signer:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key that was made: its id, and its public half as PEM."""
+    """The ID of a new key, and its public half as PEM."""
 
     key_id: str
     public_key: str
 
 
 def make_key(folder: Path) -> NewKey:
-    """Make a key and write its private half into the folder, readable by its owner alone."""
+    """Make a key and write its private half into the folder, readable only by its owner."""
     private = Ed25519PrivateKey.generate()
     public = private.public_key()
     made = NewKey(key_id(public), pem(public))
@@ -68,15 +70,15 @@ def make_key(folder: Path) -> NewKey:
 
 
 def discard_key(folder: Path, identifier: str) -> bool:
-    """Delete a private key; tells whether it was there."""
+    """Delete a private key; return whether it existed."""
     path = _path(folder, identifier)
-    there = path.exists()
+    existed = path.exists()
     path.unlink(missing_ok=True)
-    return there
+    return existed
 
 
 def find_signer(sessions: sessionmaker[Session], folder: Path | None) -> Signer | None:
-    """The key that is to sign now; None where no folder is set, so that nothing is to be signed. Raises NoSigningKey."""
+    """Find the key that signs now; None if no folder is set, so that nothing is signed. Raises NoSigningKey."""
     if folder is None:
         return None
     with sessions.begin() as session:
@@ -85,9 +87,9 @@ def find_signer(sessions: sessionmaker[Session], folder: Path | None) -> Signer 
 
 
 def load_signer(folder: Path, usable: Collection[str]) -> Signer:
-    """The first of the usable keys, by their ids, whose private half is in the folder.
+    """Load the first of the usable keys, given by their IDs, whose private half is in the folder.
 
-    Raises NoSigningKey where there is none, or where its file is not what it should be, or can be read by others.
+    Raises NoSigningKey if there is none, or if its file is malformed or readable by others.
     """
     for identifier in usable:
         path = _path(folder, identifier)
@@ -97,14 +99,16 @@ def load_signer(folder: Path, usable: Collection[str]) -> Signer:
         except OSError as error:
             raise NoSigningKey(f"The signing key {identifier[:12]} cannot be read: {error.strerror}.") from error
     raise NoSigningKey(
-        "Results are to be signed (EXPUNGE_SIGNING_KEYS is set), but the folder has no private key that is registered and "
-        "not revoked. Make one with `expunge signing-keys new`, then retry the job."
+        "EXPUNGE_SIGNING_KEYS is set, but its folder has no private key that is registered and not revoked. Make one with "
+        "`expunge signing-keys new`, then retry the job."
     )
 
 
 def _read(path: Path, identifier: str) -> Ed25519PrivateKey:
     if path.stat().st_mode & 0o077:
-        raise NoSigningKey(f"The signing key {identifier[:12]} can be read by others than its owner: chmod 600.")
+        raise NoSigningKey(
+            f"The signing key {identifier[:12]} is readable by others than its owner; run chmod 600 on its file."
+        )
     try:
         private = load_pem_private_key(path.read_bytes(), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -172,13 +176,10 @@ def code_sha256() -> str:
     return digest.hexdigest()
 
 
-logger = logging.getLogger(__name__)
-
-
 def sign_log(sessions: sessionmaker[Session], settings: Settings) -> bool:
-    """Give the log's entries their places, and sign a checkpoint where there were any; tells whether it was signed.
+    """Place the log's new entries, and sign a log checkpoint if there were any; return whether one was signed.
 
-    Without a usable key the log goes on unsigned, and the worker's log says so.
+    Without a usable key the log grows unsigned, and an error is logged.
     """
     try:
         signer = find_signer(sessions, settings.signing_keys)

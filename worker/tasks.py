@@ -1,5 +1,7 @@
-"""The two messages a worker obeys. Torch comes in with `worker.run`, in the child process only: a parent that has computed
-with torch would make its forked children hang.
+"""The worker's two Celery tasks: run a job, and sweep.
+
+`worker.run` imports torch, so it is imported in the child process only: a parent that has computed with torch makes its forked
+children hang.
 """
 
 import functools
@@ -17,9 +19,9 @@ from ledger.jobs import heartbeats
 from ledger.jobs.claims import sweep
 from telemetry.tracing import span
 from worker.app import celery_app
-from worker.child import stoppable, stopping
+from worker.child import stop_on_sigterm, stop_signal
 from worker.cleanup import delete_finished_checkpoints
-from worker.errors import GpuLost
+from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
 from worker.signing import sign_log
 
@@ -32,21 +34,23 @@ def settings() -> Settings:
 
 @functools.cache
 def sessions() -> sessionmaker[Session]:
-    """Connect once a process: connections do not survive a fork. One for the job, one for its heartbeat."""
+    """Connect once a process, because connections do not survive a fork: one for the job, one for its lease."""
     return make_sessions(make_engine(settings().database_url.get_secret_value(), pool_size=2))
 
 
 @celery_app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types
 def run_job(job_id: str) -> None:
-    """Run a job if it can be claimed; a second delivery finds that it can not, and does nothing."""
-    from worker.run import run
+    """Run a job if it can be claimed. A second delivery of the message cannot claim it, and does nothing."""
+    from worker import run
 
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    with stoppable(), bound_contextvars(job_id=job_id), span("job", job_id=job_id):
+    with stop_on_sigterm(), bound_contextvars(job_id=job_id), span("job", job_id=job_id):
         try:
-            claimed = run(UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stopping=stopping)
+            claimed = run.run_job(
+                UUID(job_id), sessions=sessions(), settings=settings(), worker=worker, stop_signal=stop_signal
+            )
         except GpuLost as error:
-            raise SystemExit(str(error)) from None  # the pool starts another child
+            raise SystemExit(str(error)) from None  # The pool starts another child.
     if claimed:
         wake_ready(at_most=1)
         delete_finished_checkpoints(settings().storage, sessions())
@@ -54,10 +58,10 @@ def run_job(job_id: str) -> None:
 
 @celery_app.task(name=SWEEP)  # type: ignore[untyped-decorator]  # Celery ships no types
 def sweep_jobs() -> None:
-    """Take back lapsed leases and wake every job that is due; then sign the log where it has grown, and tidy up.
+    """Requeue jobs with expired leases, wake every job that is due, sign the log if it has grown, and clean up.
 
-    In that order, so that no job waits for a fault of the log or the disk. Sweeps pile up while no worker is there; all but the
-    first of them find that one has just been.
+    In this order, so that no job waits for a fault of the log or the disk. Sweeps pile up while no worker runs; all but the first
+    of them find that one has just been done.
     """
     with sessions().begin() as session:
         if heartbeats.was_seen_within(session, heartbeats.SWEEP, timedelta(seconds=settings().sweep_seconds / 2)):
@@ -69,7 +73,7 @@ def sweep_jobs() -> None:
 
 
 def wake_ready(*, at_most: int | None) -> None:
-    """Send a message for each job that could be claimed now; what is lost, the next sweep sends again."""
+    """Send a wake-up for each job that could be claimed now. The next sweep repeats those that get lost."""
     with sessions().begin() as session:
         ready = sweep(session, max_attempts=settings().max_attempts).wake
     for job_id in ready[:at_most]:

@@ -34,7 +34,7 @@ from expunge.stack.folder import sample_key
 from expunge.stack.process import tail
 from expunge.stack.stack import Options, Stack, interruptible, run_stack
 from unlearning.data.workload import Workload
-from worker.errors import WorkerError
+from worker.failures import WorkerError
 from worker.inputs import load_workload
 from worker.settings import allow_list
 

@@ -18,7 +18,7 @@ from unlearning.errors import UnlearningError
 from unlearning.specs import method_object, parse
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.task import Progress, run_to_completion
-from worker.errors import WorkerError
+from worker.failures import WorkerError
 from worker.inputs import load_workload
 
 

@@ -20,7 +20,7 @@ from ledger.tables import Model
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
 from unlearning.storage import file_sha256
-from worker.errors import NoSigningKey, WorkerError
+from worker.failures import NoSigningKey, WorkerError
 from worker.inputs import find_factory
 from worker.settings import allow_list
 from worker.signing import load_signer

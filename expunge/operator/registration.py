@@ -21,7 +21,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import UnlearningError
 from unlearning.specs import DEFAULT_POLICY, method_object, parse
 from unlearning.storage import file_sha256, load_weights
-from worker.errors import WorkerError
+from worker.failures import WorkerError
 from worker.inputs import load_workload
 from worker.settings import allow_list
 

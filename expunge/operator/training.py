@@ -15,7 +15,7 @@ from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
-from worker.errors import WorkerError
+from worker.failures import WorkerError
 from worker.inputs import load_workload
 
 

@@ -19,7 +19,7 @@ from unlearning.tuning import (
     search,
     validation_task,
 )
-from worker.errors import WorkerError
+from worker.failures import WorkerError
 from worker.inputs import load_workload
 
 

@@ -1,6 +1,6 @@
 """Sessions of the console: a signed cookie that names an API key and when it was shown. It never holds the key itself.
 
-Each page looks the key up again, so revoking it ends all of its sessions at once.
+Each page reads the key from the ledger, so revoking it ends all of its sessions at once.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What surrounds every call, whatever route or handler answers it: security headers, and one log line under an ID (pure ASGI)."""
+"""What surrounds every call, whichever route or handler serves it: security headers, and one log line under an ID (pure ASGI)."""
 
 import logging
 import time

@@ -31,8 +31,8 @@ from tests.worker import digits
 from unlearning.storage import file_sha256
 from verifier.checking import verify_files
 from worker import run as running
-from worker.attempt import Trial, try_method
-from worker.child import Flag
+from worker.attempt import AttemptResult, run_attempt
+from worker.child import StopSignal
 from worker.settings import Settings as WorkerSettings
 
 KEY = bytes(32)
@@ -62,11 +62,11 @@ def ask(session: Session, samples: list[str]) -> UUID | None:
     return view.targets[0].job.id
 
 
-def verified(*given: Any, **more: Any) -> Trial:
-    """A real trial whose audit verifies it, so that the chances of a training do not decide a test of backups."""
-    trial = try_method(*given, **more)
-    verdict = replace(trial.findings.verdict, value="verified")
-    return replace(trial, findings=replace(trial.findings, verdict=verdict))
+def verified(*given: Any, **more: Any) -> AttemptResult:
+    """A real result whose audit verifies it, so that the chances of a training do not decide a test of backups."""
+    result = run_attempt(*given, **more)
+    verdict = replace(result.findings.verdict, value="verified")
+    return replace(result, findings=replace(result.findings, verdict=verdict))
 
 
 def publish(
@@ -82,8 +82,8 @@ def publish(
         workloads="tests",
     )
     with monkeypatch.context() as patched:
-        patched.setattr(running, "try_method", verified)
-        assert running.run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Flag())
+        patched.setattr(running, "run_attempt", verified)
+        assert running.run_job(job_id, sessions=sessions, settings=settings, worker="test", stop_signal=StopSignal())
 
 
 def test_a_restored_installation_is_whole_serves_what_was_published_and_still_knows_its_samples(

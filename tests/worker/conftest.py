@@ -20,8 +20,8 @@ from ledger.requests.submission import submit
 from ledger.resources import Job, Version
 from ledger.sample_ids import sample_digest
 from tests.worker import digits
-from worker.child import Flag
-from worker.run import run
+from worker.child import StopSignal
+from worker.run import run_job
 from worker.settings import Settings
 
 REFERENCE = "tests.worker.digits:workload"
@@ -45,7 +45,7 @@ class Bench:
     sessions: sessionmaker[Session]
     settings: Settings
     tenant_id: UUID
-    stopping: Flag = field(default_factory=Flag)
+    stop_signal: StopSignal = field(default_factory=StopSignal)
 
     def submit(self, sample_ids: Sequence[str], method: dict[str, object] | None = None) -> UUID:
         """Ask for samples to be unlearned; gives the job."""
@@ -65,7 +65,9 @@ class Bench:
 
     def run(self, job_id: UUID) -> bool:
         """Do what the worker's task does."""
-        return run(job_id, sessions=self.sessions, settings=self.settings, worker="test", stopping=self.stopping)
+        return run_job(
+            job_id, sessions=self.sessions, settings=self.settings, worker="test", stop_signal=self.stop_signal
+        )
 
     def job(self, job_id: UUID) -> Job:
         with self.sessions.begin() as session:

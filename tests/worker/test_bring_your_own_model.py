@@ -19,8 +19,8 @@ from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Reason
 from tests.ops.files import ROOT
-from worker.child import Flag
-from worker.run import run
+from worker.child import StopSignal
+from worker.run import run_job
 from worker.settings import Settings
 
 KEY = bytes(32)
@@ -58,7 +58,7 @@ def test_what_the_document_says_leads_to_an_erasure(
         workloads="acme",
     )
 
-    assert run(job_id, sessions=sessions, settings=settings, worker="test", stopping=Flag())
+    assert run_job(job_id, sessions=sessions, settings=settings, worker="test", stop_signal=StopSignal())
 
     with sessions() as session:
         job = get_job(session, tenant_id=ensure_tenant(session, "default"), job_id=job_id)

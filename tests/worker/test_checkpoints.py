@@ -27,10 +27,9 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
 from unlearning.task import Progress, Steps, Task, each_step_in, map_progress, run_to_completion
-from worker import attempt as trial
-from worker import checkpoints
+from worker import attempt, checkpoints
 from worker.cleanup import delete_finished_checkpoints, folder_of
-from worker.errors import AuditFailed
+from worker.failures import AuditFailed
 
 STEPS = 12
 METHOD = {"kind": "gradient_ascent", "steps": STEPS, "stop": {"check_every": STEPS}}
@@ -62,7 +61,7 @@ def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield Progress(phase=Phase.AUDIT_MEMBERSHIP, step=1, total=1)
         raise AuditFailed("Not judged here.")
 
-    monkeypatch.setattr(trial, "audit", refuse)
+    monkeypatch.setattr(attempt, "audit", refuse)
     return found
 
 
@@ -92,7 +91,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, reference: "Reference") -> Callab
                 happen()
             yield
 
-        monkeypatch.setattr(trial, "unlearn", counted)
+        monkeypatch.setattr(attempt, "unlearn", counted)
         return taken
 
     return arrange
@@ -176,10 +175,10 @@ def test_a_worker_that_is_told_to_stop_saves_the_step_it_is_at(
 ) -> None:
     """The interval has not passed; it is the stop that makes it save."""
     job_id = bench.submit(training_ids[:80])
-    taken = interrupt(bench.stopping.set, after=7)
+    taken = interrupt(bench.stop_signal.set, after=7)
     bench.run(job_id)
     assert bench.job(job_id).state is JobState.QUEUED
-    bench.stopping.is_set = False
+    bench.stop_signal.is_set = False
     bench.run(job_id)
 
     assert taken == list(range(1, STEPS + 1))
@@ -197,7 +196,7 @@ def test_after_the_method_only_the_audit_is_done_again(
     job_id = bench.submit(training_ids[:80])
     taken = interrupt(kill, after=STEPS + 1)
     with monkeypatch.context() as patch:
-        patch.setattr(trial, "enter_verifying", lambda *_: kill())
+        patch.setattr(attempt, "enter_verifying", lambda *_: kill())
         run_killed(bench, job_id)
     bench.run(job_id)
 

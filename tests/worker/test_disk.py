@@ -17,7 +17,7 @@ from tests.worker.conftest import Bench
 from unlearning.audit.findings import Findings
 from unlearning.specs.audit import AuditSpec
 from unlearning.task import Progress
-from worker import attempt as trial
+from worker import attempt
 
 
 @pytest.fixture
@@ -41,19 +41,19 @@ def fill(path: Path) -> None:
 @pytest.fixture
 def _believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A short audit whose verdict is always good: that a disk was full does not depend on it."""
-    original = trial.audit
+    original = attempt.audit
 
     def believed(*, spec: AuditSpec, **given: Any) -> Generator[Progress, None, Findings]:
         short = dataclasses.replace(spec, replicates=100, relearners=("sgd",), vector_seeds=1)
         findings = yield from original(spec=short, **given)
         return dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, value="verified"))
 
-    monkeypatch.setattr(trial, "audit", believed)
+    monkeypatch.setattr(attempt, "audit", believed)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_believed")
-def test_a_full_disk_is_told_and_the_job_completes_once_there_is_room(
+def test_a_full_disk_is_recorded_and_the_job_completes_once_there_is_room(
     small_disk: Path, make_bench: Callable[..., Bench], trained: Trained, training_ids: tuple[str, ...]
 ) -> None:
     bench = make_bench(checkpoint_seconds=0.2)

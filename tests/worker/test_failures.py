@@ -5,8 +5,7 @@ import torch
 
 from ledger.states import Reason
 from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
-from worker.errors import NoGpu, NoSigningKey, WorkloadFailed
-from worker.failures import failure
+from worker.failures import NoGpu, NoSigningKey, WorkloadFailed, classify
 
 
 def raised(error: Exception) -> Exception:
@@ -36,11 +35,11 @@ def raised(error: Exception) -> Exception:
     ],
 )
 def test_each_error_has_its_reason(error: Exception, reason: Reason, retry: bool) -> None:
-    found = failure(raised(error))
+    found = classify(raised(error))
     assert (found.reason, found.retry) == (reason, retry)
 
 
-def test_an_error_that_nobody_foresaw_is_told_by_type_and_place_only() -> None:
-    detail = failure(raised(KeyError("digit-0007"))).detail
+def test_an_error_that_nobody_foresaw_is_described_by_type_and_place_only() -> None:
+    detail = classify(raised(KeyError("digit-0007"))).detail
     assert detail.startswith("KeyError at test_failures.py:")
     assert "digit" not in detail

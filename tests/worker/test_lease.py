@@ -13,8 +13,8 @@ from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import Claim, Renewal, claim, renew_lease
 from tests.worker.conftest import Bench
 from worker import lease
-from worker.errors import ShuttingDown
-from worker.lease import Watch, kept
+from worker.failures import ShuttingDown
+from worker.lease import LeaseMonitor, hold_lease
 
 LEASE = timedelta(seconds=1.5)
 
@@ -41,12 +41,14 @@ def lease_left(bench: Bench, job_id: UUID) -> float:
         return float(session.execute(left, {"id": job_id}).scalar_one())
 
 
-def test_a_lease_is_renewed_before_it_lapses(bench: Bench, training_ids: tuple[str, ...]) -> None:
+def test_a_lease_is_renewed_before_it_expires(bench: Bench, training_ids: tuple[str, ...]) -> None:
     job_id = bench.submit(training_ids[:10])
-    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+    with hold_lease(
+        claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stop_signal=bench.stop_signal
+    ) as monitor:
         await_that(lambda: lease_left(bench, job_id) < 1.1)
         await_that(lambda: lease_left(bench, job_id) > 1.1)
-        watch.check()
+        monitor.check()
 
 
 def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
@@ -63,34 +65,38 @@ def test_a_renewal_that_fails_for_whatever_reason_is_tried_again(
     found = claimed(bench, job_id, timedelta(minutes=10))
     monkeypatch.setattr(lease, "renew_lease", failing)
     before = lease_left(bench, job_id)
-    with kept(found, sessions=bench.sessions, lease=LEASE, stopping=bench.stopping):
+    with hold_lease(found, sessions=bench.sessions, lease=LEASE, stop_signal=bench.stop_signal):
         await_that(lambda: lease_left(bench, job_id) < before / 2)  # renewed, for less
 
 
 def test_a_lost_lease_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
     job_id = bench.submit(training_ids[:10])
-    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+    with hold_lease(
+        claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stop_signal=bench.stop_signal
+    ) as monitor:
         with bench.sessions.begin() as session:
             session.execute(text("UPDATE jobs SET attempt = attempt + 1 WHERE id = :id"), {"id": job_id})
-        await_that(watch.lost.is_set)
+        await_that(monitor.lost.is_set)
         with pytest.raises(StaleClaim):
-            watch.check()
+            monitor.check()
 
 
 def test_a_cancelled_job_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
     job_id = bench.submit(training_ids[:10])
-    with kept(claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stopping=bench.stopping) as watch:
+    with hold_lease(
+        claimed(bench, job_id), sessions=bench.sessions, lease=LEASE, stop_signal=bench.stop_signal
+    ) as monitor:
         with bench.sessions.begin() as session:
             cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
-        await_that(watch.cancelled.is_set)
+        await_that(monitor.cancelled.is_set)
         with pytest.raises(JobCancelled):
-            watch.check()
+            monitor.check()
 
 
 def test_a_worker_that_shuts_down_stops_the_run(bench: Bench, training_ids: tuple[str, ...]) -> None:
     found = claimed(bench, bench.submit(training_ids[:10]))
-    watch = Watch(found, bench.stopping)
-    watch.check()
-    bench.stopping.set()
+    monitor = LeaseMonitor(found, bench.stop_signal)
+    monitor.check()
+    bench.stop_signal.set()
     with pytest.raises(ShuttingDown):
-        watch.check()
+        monitor.check()

@@ -35,10 +35,10 @@ from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import publish as publishing
 from worker import run as running
-from worker.attempt import Trial, try_method
-from worker.errors import AuditFailed
-from worker.inputs import load
-from worker.progress import Journal
+from worker.attempt import AttemptResult, run_attempt
+from worker.failures import AuditFailed
+from worker.inputs import load_inputs
+from worker.progress import ProgressReporter
 
 
 def report_of(bench: Bench, job_id: UUID) -> dict[str, object]:
@@ -115,12 +115,12 @@ def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the
 ) -> None:
     """The operator's word is taken for what it was trained on: here on nothing, so that the test need not wait."""
 
-    def left_open(*given: Any, **more: Any) -> Trial:
-        trial = try_method(*given, **more)
-        verdict = replace(trial.findings.verdict, value="inconclusive")
-        return replace(trial, findings=replace(trial.findings, verdict=verdict))
+    def left_open(*given: Any, **more: Any) -> AttemptResult:
+        result = run_attempt(*given, **more)
+        verdict = replace(result.findings.verdict, value="inconclusive")
+        return replace(result, findings=replace(result.findings, verdict=verdict))
 
-    monkeypatch.setattr(running, "try_method", left_open)  # so that the chances of a training do not decide this test
+    monkeypatch.setattr(running, "run_attempt", left_open)  # so that the chances of a training do not decide this test
     where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
     anew = register_new_version(where, name="digits", weights=untrained, without=training_ids[:80])
     job_id = bench.submit(training_ids[:80])
@@ -144,9 +144,9 @@ def test_a_reference_whose_file_is_gone_is_done_without(
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
     assert claimed is not None
     assert claimed.reference is not None
-    assert load(claimed, bench.settings).reference is not None
+    assert load_inputs(claimed, bench.settings).reference is not None
     lost = replace(claimed, reference=replace(claimed.reference, weights_path="gone.safetensors"))
-    assert load(lost, bench.settings).reference is None
+    assert load_inputs(lost, bench.settings).reference is None
 
 
 def test_without_a_usable_key_a_job_that_is_to_be_signed_ends_before_it_has_cost_anything(
@@ -195,11 +195,11 @@ def test_a_method_that_refuses_gives_way_to_the_next(
     bench = make_bench(policy=("ieu", "retrain"))
     tried: list[str] = []
 
-    def refuse(journal: object, material: object, **_: object) -> None:
-        tried.append(journal.watch.claim.method["kind"])  # type: ignore[attr-defined]  # a journal
+    def refuse(reporter: object, inputs: object, **_: object) -> None:
+        tried.append(reporter.monitor.claim.method["kind"])  # type: ignore[attr-defined]  # a reporter
         raise MethodRefused("It needs logits.")
 
-    monkeypatch.setattr(running, "try_method", refuse)
+    monkeypatch.setattr(running, "run_attempt", refuse)
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     job = bench.job(job_id)
@@ -219,19 +219,19 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where none is left to try."""
     policy = [asdict(spec) for spec in DEFAULT_POLICY]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
-    journal = SimpleNamespace(watch=SimpleNamespace(claim=claim))
-    trial = SimpleNamespace(findings=SimpleNamespace(verdict=SimpleNamespace(value=verdict, sentence="So it is.")))
+    reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
+    result = SimpleNamespace(findings=SimpleNamespace(verdict=SimpleNamespace(value=verdict, sentence="So it is.")))
     following: list[str] = []
-    monkeypatch.setattr(running, "try_method", lambda *_, **__: trial)
+    monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
     monkeypatch.setattr(running, "escalate", lambda _, method, finding: following.append(method["kind"]))
     last = tried == 2
     published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and (last or origin == "request"))
     if last and not published:
         with pytest.raises(AuditFailed, match=r"retrain.*So it is"):
-            running.try_next(journal, None, saving=None)
+            running.run_method_of_policy(reporter, None, plan=None)
         return
 
-    assert running.try_next(journal, None, saving=None) is (trial if published else None)
+    assert running.run_method_of_policy(reporter, None, plan=None) is (result if published else None)
     assert following == ([] if published else [["ltu", "ieu", "retrain"][tried + 1]])
 
 
@@ -291,7 +291,7 @@ def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(running, "try_method", fail)
+    monkeypatch.setattr(running, "run_attempt", fail)
     job_id = bench.submit(training_ids[:80])
     for _ in range(3):
         assert bench.run(job_id)
@@ -305,7 +305,7 @@ def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
 
 
 def test_a_worker_that_shuts_down_gives_the_job_back(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    bench.stopping.set()
+    bench.stop_signal.set()
     job_id = bench.submit(training_ids[:80])
     assert bench.run(job_id)
     assert bench.job(job_id).state is JobState.QUEUED
@@ -317,18 +317,18 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
 ) -> None:
     """Another worker takes the job while this one computes; then this one wants to publish."""
     job_id = bench.submit(training_ids[:80])
-    original = running.try_method
+    original = running.run_attempt
 
-    def robbed(journal: object, material: object, **more: object) -> object:
+    def robbed(reporter: object, inputs: object, **more: object) -> object:
         with bench.sessions.begin() as session:
             from sqlalchemy import text
 
             session.execute(
                 text("UPDATE jobs SET attempt = attempt + 1, worker = 'another' WHERE id = :id"), {"id": job_id}
             )
-        return original(journal, material, **more)  # type: ignore[arg-type]  # passed on
+        return original(reporter, inputs, **more)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(running, "try_method", robbed)
+    monkeypatch.setattr(running, "run_attempt", robbed)
     assert bench.run(job_id)
     assert bench.job(job_id).state is JobState.RUNNING
     assert served(bench).number == 1
@@ -344,13 +344,13 @@ def test_an_ordinary_cancel_ends_the_job_as_cancelled_and_is_one_line_in_the_log
     bench = make_bench(lease_seconds=3.0)
     job_id = bench.submit(training_ids[:80])
 
-    def cancelled(journal: Journal, material: object, **_: object) -> None:
+    def cancelled(reporter: ProgressReporter, inputs: object, **_: object) -> None:
         with bench.sessions.begin() as session:
             cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
-        assert journal.watch.cancelled.wait(30)  # the next renewal of the lease reads it
-        journal.watch.check()
+        assert reporter.monitor.cancelled.wait(30)  # the next renewal of the lease reads it
+        reporter.monitor.check()
 
-    monkeypatch.setattr(running, "try_method", cancelled)
+    monkeypatch.setattr(running, "run_attempt", cancelled)
     caplog.set_level(logging.INFO, logger="worker.run")
     assert bench.run(job_id)
     job = bench.job(job_id)

@@ -1,6 +1,6 @@
 import pytest
 
-from worker.errors import NoGpu
+from worker.failures import NoGpu
 from worker.settings import Device, choose_device
 
 

@@ -1,4 +1,7 @@
-"""Sends what the outbox holds, from a thread of the beat: the workers may be busy for hours, the beat never is."""
+"""The beat's threads: the outbox relay, webhooks, overdue requests and cleanup.
+
+Workers may be busy for hours; the beat never is.
+"""
 
 import logging
 import threading
@@ -12,65 +15,60 @@ from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import make_engine, make_sessions
-from ledger.events.deliveries import delete_expired_deliveries
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.requests.deadlines import mark_overdue
-from ledger.requests.uploads import delete_expired_uploads
 from worker.beat import webhooks
+from worker.cleanup import delete_expired_rows
 from worker.settings import read_settings
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 1.0
-"""Seconds between two looks."""
+RELAY_INTERVAL = 1.0
+"""Seconds between two polls of the outbox, and of the webhook messages."""
 
+OVERDUE_INTERVAL = 30.0
+"""Seconds between two checks for requests that have become overdue."""
 
-COURIERS = 4
-"""Threads that deliver webhooks: so many endpoints may hang at once before the others wait."""
+CLEANUP_INTERVAL = 3600.0
+"""Seconds between two cleanups."""
 
-CLOCK_INTERVAL = 30.0
-"""Seconds between two looks for requests that have become overdue."""
-
-TIDY_INTERVAL = 3600.0
-"""Seconds between two looks for what is kept no longer."""
-
-Round = Callable[[], object]
+WEBHOOK_THREADS = 4
+"""Threads that deliver webhooks: so many endpoints may hang at once before others have to wait."""
 
 
 def start(sender: Any, **_: object) -> None:
-    """Start the courier's threads with the beat, and let them end with it."""
+    """Start the threads with the beat; they end with it."""
     settings = read_settings()
-    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=COURIERS + 3))
-    wake = partial(deliver_wakeups, sessions, send=sender_of(sender.app))
-    send = webhooks.sender(key=settings.sample_key_bytes, allowed=settings.reachable)
-    tell = partial(webhooks.deliver_webhooks, sessions, send=send)
+    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=WEBHOOK_THREADS + 3))
+    send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable)
+    relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
+    deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
     stopped = threading.Event()
-    rounds = [
-        (wake, INTERVAL),
-        *[(tell, INTERVAL)] * COURIERS,
-        (partial(look_at_the_clock, sessions), CLOCK_INTERVAL),
-        (partial(tidy, sessions), TIDY_INTERVAL),
-    ]
-    for round_, interval in rounds:
-        threading.Thread(target=repeat, args=(round_, stopped, interval), daemon=True).start()
+    for action, interval in [
+        (relay, RELAY_INTERVAL),
+        *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
+        (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
+        (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
+    ]:
+        threading.Thread(target=repeat, args=(action, stopped, interval), daemon=True).start()
 
 
-def sender_of(app: Celery) -> Callable[[UUID], None]:
-    """The way to the workers; it raises BrokerAway where there is none."""
+def repeat(action: Callable[[], object], stopped: threading.Event, interval: float) -> None:
+    """Run an action at an interval until stopped. An error is logged by its type alone, and the next run tries again."""
+    while not stopped.wait(interval):
+        try:
+            action()
+        except Exception as error:
+            logger.warning("a thread of the beat tries again in %g s: %s", interval, type(error).__name__)
+
+
+def wakeup_sender(app: Celery) -> Callable[[UUID], None]:
+    """Make what sends a wake-up to the workers; it raises BrokerAway if the broker does not answer."""
     return lambda job_id: app.send_task(RUN_JOB, args=[str(job_id)], retry=False)
 
 
-def repeat(round_: Round, stopped: threading.Event, interval: float) -> None:
-    """Make a round for ever. Whatever goes wrong is logged, without what it was about, and tried again in the next."""
-    while not stopped.wait(interval):
-        try:
-            round_()
-        except Exception as error:
-            logger.warning("the outbox waits for the next round: %s", type(error).__name__)
-
-
-def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], None]) -> int:
-    """Send the wake-ups that are due, and tell how many the broker has taken. What it has not stays for a later round."""
+def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], None]) -> int:
+    """Send the wake-ups that are due, and return how many the broker has taken. The others stay in the outbox."""
     with sessions.begin() as session:
         taken = take_wakeups(session)
     sent = []
@@ -86,16 +84,9 @@ def deliver_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], N
     return len(sent)
 
 
-def look_at_the_clock(sessions: sessionmaker[Session]) -> None:
-    """Note the requests that have become overdue, until there is none."""
-    noted = 1
-    while noted:
+def mark_overdue_requests(sessions: sessionmaker[Session]) -> None:
+    """Mark the requests that have become overdue, a batch in each transaction."""
+    marked = 1
+    while marked:
         with sessions.begin() as session:
-            noted = mark_overdue(session)
-
-
-def tidy(sessions: sessionmaker[Session]) -> None:
-    """Delete what is kept no longer: uploaded manifests, and the log of deliveries that have ended. Each by itself."""
-    for forget in (delete_expired_uploads, delete_expired_deliveries):
-        with sessions.begin() as session:
-            forget(session)
+            marked = mark_overdue(session)

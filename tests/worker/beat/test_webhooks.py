@@ -51,7 +51,7 @@ def test_a_later_try_has_the_same_id_and_another_time() -> None:
 
 
 def test_what_cannot_be_reached_or_may_not_be_is_an_outcome() -> None:
-    assert webhooks.attempt(BATCH, DELIVERY, key=KEY, allowed=()).outcome is TryOutcome.FORBIDDEN
+    assert webhooks.send_once(BATCH, DELIVERY, key=KEY, allowed=()).outcome is TryOutcome.FORBIDDEN
 
 
 @pytest.fixture

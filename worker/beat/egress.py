@@ -1,0 +1,113 @@
+"""POST to addresses that callers name: only where the operator lets connections lead.
+
+A name is resolved once, its addresses are checked, and the connection goes to exactly the checked address. So a name that resolves
+to a public address when it is checked and to a private one when it is used gains nothing. Redirects are never followed.
+"""
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from worker.failures import AddressForbidden, Unreachable
+from worker.settings import Network
+
+NAT64 = ip_network("64:ff9b::/96")
+
+
+def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Network], timeout: float) -> int:
+    """POST a body and return the status of the response; `timeout` is in seconds, for everything together.
+
+    Plain http, and addresses that are not public, are possible only within the networks `allowed`. Raises AddressForbidden,
+    Unreachable.
+    """
+    parts, deadline = urlsplit(url), time.monotonic() + timeout
+    connection = HTTPConnection(parts.hostname or "", timeout=timeout)
+    # A socket's timeout is for each operation: a response that trickles in would never run into it.
+    timer = threading.Timer(timeout, lambda: _shut_down(connection))
+    timer.start()
+    try:
+        connection.sock = _connect(parts, allowed=allowed, deadline=deadline)
+        # Raises if the timer has already fired, when there was no socket to shut down.
+        connection.sock.settimeout(_seconds_left(deadline))
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("POST", target, body, {"Host": parts.netloc, **headers})
+        return connection.getresponse().status
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unreachable(type(error).__name__) from error
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+def may_reach(address: str | int, allowed: Sequence[Network], *, secure: bool) -> bool:
+    """Return whether a connection may lead to an address: one of the allowed networks; or, with TLS, a public one."""
+    ip = ip_address(str(address).partition("%")[0])
+    meant = [ip, *_embedded(ip)]
+    if any(each in network for each in meant for network in allowed if each.version == network.version):
+        return True
+    return secure and all(each.is_global and not each.is_multicast for each in meant)
+
+
+def _embedded(ip: IPv4Address | IPv6Address) -> list[IPv4Address]:
+    """List the IPv4 addresses to which a gateway would translate an IPv6 address."""
+    if isinstance(ip, IPv4Address):
+        return []
+    assert isinstance(NAT64, IPv6Network)
+    translated = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+    teredo = ip.teredo[1] if ip.teredo else None
+    return [each for each in (ip.ipv4_mapped, ip.sixtofour, teredo, translated) if each is not None]
+
+
+def _connect(parts: SplitResult, *, allowed: Sequence[Network], deadline: float) -> socket.socket:
+    """Open a socket to an address of the URL's host that may be reached, until `deadline` by the monotonic clock.
+
+    Raises AddressForbidden, OSError, ValueError.
+    """
+    secure = parts.scheme == "https"
+    port = parts.port or (443 if secure else 80)
+    found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    reachable = [
+        (family, address) for family, _, _, _, address in found if may_reach(address[0], allowed, secure=secure)
+    ]
+    if not reachable:
+        raise AddressForbidden("the host has no public address, and none within EXPUNGE_WEBHOOK_NETWORKS")
+    for family, address in reachable[:-1]:
+        with suppress(OSError):  # The next address may respond: there may be no route to IPv6, say.
+            return _open(family, address, parts, deadline=time.monotonic() + _seconds_left(deadline) / 2)
+    return _open(*reachable[-1], parts, deadline=deadline)
+
+
+def _open(family: int, address: Any, parts: SplitResult, *, deadline: float) -> socket.socket:
+    plain = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        plain.settimeout(_seconds_left(deadline))
+        plain.connect(address)
+        if parts.scheme == "http":
+            return plain
+        plain.settimeout(_seconds_left(deadline))
+        return ssl.create_default_context().wrap_socket(plain, server_hostname=parts.hostname)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _seconds_left(deadline: float) -> float:
+    """Return the seconds until the deadline. Raises TimeoutError if it has passed."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the whole try took too long")
+    return left
+
+
+def _shut_down(connection: HTTPConnection) -> None:
+    sock = connection.sock
+    if sock is not None:
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
