@@ -25,7 +25,6 @@ CHECKS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_generated_calls_get_documented_answers(
     serve: Serve, site: Site, broker_url: str, mode: GenerationMode
@@ -38,7 +37,11 @@ def test_generated_calls_get_documented_answers(
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings().max_examples // 5,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         def call(case: schemathesis.Case) -> None:
             case.call_and_validate(headers={"Authorization": f"Bearer {site.admin}"}, checks=CHECKS)

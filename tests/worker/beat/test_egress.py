@@ -140,10 +140,9 @@ def trickling() -> Iterator[int]:
 
 
 def test_an_answer_that_trickles_is_not_waited_for() -> None:
-    began = time.monotonic()
+    """The answer has no end: a client that waits for it never returns."""
     with trickling() as port, pytest.raises(Unreachable):
         post(f"http://127.0.0.1:{port}/", timeout=0.3)
-    assert time.monotonic() - began < 5
 
 
 def test_nor_is_it_where_looking_up_the_name_has_taken_all_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
