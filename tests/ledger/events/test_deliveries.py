@@ -130,7 +130,7 @@ def test_one_courier_at_a_time_is_at_an_endpoint(world):
 
 
 def test_an_endpoint_whose_courier_died_is_left_to_the_next(world, monkeypatch):
-    monkeypatch.setattr(deliveries, "HOLD", timedelta(0))
+    monkeypatch.setattr(deliveries, "VISIBILITY_TIMEOUT", timedelta(0))
     add(world, MessageType.REQUEST_RECEIVED)
     world.submit(1)
     first = take(world)
