@@ -46,13 +46,14 @@ demo: $(STAMP)
 	@$(BIN)/expunge demo
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m "not quality and not gpu" --numprocesses 2 --dist loadfile
-	@echo "Left out: tests marked quality (several seeds of whole runs) and gpu. 'make test-all' runs them."
+	@$(BIN)/python -m pytest -m "not slow and not quality and not gpu" --numprocesses 2
+	@echo "Left out: tests marked slow (more cases of what quicker tests cover), quality (several seeds of whole runs) and gpu,"
+	@echo "  and nine tenths of what Hypothesis and Schemathesis would generate. 'make test-all' runs those too."
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."
 	@command -v promtool > /dev/null || echo "Left out: the tests of rules, dashboards and the drill, because Prometheus is not installed (Debian: apt-get install prometheus)."
 
 test-all: $(STAMP)
-	@$(BIN)/python -m pytest --timeout 3600
+	@$(BIN)/python -m pytest --timeout 3600 --hypothesis-profile many
 
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -1,8 +1,37 @@
-"""Fixtures for every test, and what Hypothesis may not fail for: a busy machine is no finding."""
+"""For every test: the order and the distribution of a run, one thread of torch, and what Hypothesis tries."""
 
+import os
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+# Two processes of tests share two cores: more threads of torch only wait for each other. Before the first import of torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["tests.fixtures.postgresql"]
 
-settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy machine")
+UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("few", max_examples=40, **UNHURRIED)
+settings.register_profile("many", max_examples=400, **UNHURRIED)
+settings.load_profile("few")
+
+STACK = "tests/end_to_end/"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the whole stack: it takes longest, and mostly waits, while another process computes."""
+    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give a process whole files, and all that use the one running stack to the same process."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return STACK if nodeid.startswith(STACK) else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # which would put the files with the most tests first
+    return ByFile(config, log)

@@ -15,11 +15,11 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.waiting import await_that
 from tests.ops.files import DASHBOARDS, filled, jobs_of, queries, rules
 
 pytestmark = [
     pytest.mark.end_to_end,
-    pytest.mark.slow,
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
     ),
@@ -47,10 +47,7 @@ def watched(
 
 def await_series(seen: Prometheus, expression: str) -> None:
     """Until Prometheus knows something; it scrapes each second."""
-    limit = time.monotonic() + 60
-    while not seen.query(expression):
-        assert time.monotonic() < limit, expression
-        time.sleep(0.2)
+    await_that(lambda: seen.query(expression), expression)
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda path: path.stem)

@@ -1,8 +1,6 @@
 """The operator's drill of docs/runbook.md: the alerts' real expressions in a real Prometheus; only their times are shorter."""
 
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,10 +15,10 @@ from expunge.stack.process import await_ready, start, stop
 from expunge.stack.stack import Stack
 from ops.prometheus.local import prometheus
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.waiting import await_that
 
 pytestmark = [
     pytest.mark.end_to_end,
-    pytest.mark.slow,
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="prometheus is not installed (apt-get install prometheus)"
     ),
@@ -39,14 +37,6 @@ def hurried(rules: str) -> str:
     return rules
 
 
-def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that must become true."""
-    limit = time.monotonic() + 90
-    while not holds():
-        assert time.monotonic() < limit
-        time.sleep(0.2)
-
-
 def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
     running: Stack, http: httpx.Client, trained: Trained, tmp_path: Path
 ) -> None:
@@ -57,20 +47,20 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
     )
 
     with prometheus(running.settings, tmp_path, interval="1s", edit=hurried) as seen:
-        until(lambda: bool(seen.query("expunge_worker_seen_timestamp_seconds")))
-        until(lambda: "ExpungeWorkerAbsent" not in seen.firing())
+        await_that(lambda: seen.query("expunge_worker_seen_timestamp_seconds"), "the first scrape")
+        await_that(lambda: "ExpungeWorkerAbsent" not in seen.firing(), "quiet")
 
         parent = psutil.Process(running.children[worker].process.pid)
         for process in [*parent.children(recursive=True), parent]:
             process.kill()
         (job_id,) = client.job_ids(client.submit(http, dataset="drill", sample_ids=SAMPLES))
-        until(lambda: "ExpungeWorkerAbsent" in seen.firing())
+        await_that(lambda: "ExpungeWorkerAbsent" in seen.firing(), "the alert")
         assert client.get_job(http, job_id).state == "queued"
 
         stop(running.children[worker])
         running.children[worker] = start(running.children[worker].program)
         await_ready(running.children[worker])
         *_, job = client.watch_job(http, job_id)
-        until(lambda: "ExpungeWorkerAbsent" not in seen.firing())
+        await_that(lambda: "ExpungeWorkerAbsent" not in seen.firing(), "the alert to clear")
 
     assert job.state == "completed", job

@@ -5,8 +5,7 @@ import hashlib
 import json
 import re
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -25,8 +24,9 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.waiting import await_that
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 DATASET = "private"
 UNKNOWN = "nobody-ever-heard-of-4711"
@@ -63,7 +63,7 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         (job_id,) = client.job_ids(request)
         *_, seen.job = client.watch_job(http, job_id)
         assert seen.job.state == "completed", seen.job
-        wait_until(lambda: any("request.completed" in body for _, body in seen.messages))
+        await_that(lambda: any("request.completed" in body for _, body in seen.messages), "the last webhook")
         seen.answers = list(answers(http, seen.job, request.id))
         http.delete(f"/webhooks/{webhook['id']}")
     return seen
@@ -132,13 +132,6 @@ def answers(http: httpx.Client, job: Job, request_id: UUID) -> Iterator[str]:
     yield http.post("/unlearn-requests", content=f'["{UNKNOWN}'.encode()).text
     upload = {"params": {"dataset": DATASET}, "headers": {"Content-Type": "application/x-ndjson"}}
     yield http.post("/uploads", content=f'"{UNKNOWN}"\n{UNKNOWN}'.encode(), **upload).text  # type: ignore[arg-type]
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 60
-    while not true() and time.monotonic() < ends:
-        time.sleep(0.1)
-    assert true()
 
 
 def traces() -> Iterator[str]:

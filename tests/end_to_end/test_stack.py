@@ -1,13 +1,12 @@
 """A request travels all the way through the whole stack."""
 
-import dataclasses
 import json
 
 import httpx
 import pytest
 
 from expunge import client
-from expunge.errors import FolderInUse, Refused
+from expunge.errors import FolderInUse
 from expunge.operator.deployment import find_deployment
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
@@ -16,7 +15,7 @@ from ledger.resources import Job
 from report.document import Report
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 MORE = [f"image-{i}" for i in range(400)]
 """Holds SAMPLES; of these 179 are in the training set."""
@@ -61,28 +60,3 @@ def test_two_requests_travel_all_the_way_and_the_second_starts_where_the_first_e
     assert later["model"]["weights_before_sha256"] == report["model"]["weights_after_sha256"]
     assert later["asked"]["samples_previously_forgotten"] == report["asked"]["samples"]
     assert later["audit"]["samples"]["remain"] < report["audit"]["samples"]["remain"]
-
-
-def test_samples_that_no_model_was_trained_on_are_refused(http: httpx.Client, model: str) -> None:
-    with pytest.raises(Refused) as raised:
-        client.submit(http, dataset="tiny-digits", sample_ids=["nobody"])
-    assert raised.value.status == 422
-
-
-def test_no_sample_id_is_in_any_log(running: Stack, http: httpx.Client, model: str) -> None:
-    client.submit(http, dataset="tiny-digits", sample_ids=SAMPLES)
-    for log in running.folder.logs.iterdir():
-        assert "image-" not in log.read_text(), log
-
-
-def test_given_servers_are_used_and_none_is_started(
-    database_url: str, running: Stack, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    given = dataclasses.replace(
-        options(tmp_path_factory.mktemp("given") / "data"),
-        database_url=database_url,
-        redis_url=running.settings.redis_url.replace("/0", "/1"),
-    )
-    with run_stack(given) as other:
-        assert [child.program.name for child in other.children] == ["the worker", "the beat", "the API"]
-        assert httpx.get(f"{other.url}/readyz").status_code == 200

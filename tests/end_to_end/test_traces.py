@@ -1,4 +1,4 @@
-"""One trace from the HTTP call through the broker's message to the steps in the worker's child, as a collector receives it."""
+"""A stack on given servers: one trace from the HTTP call through the broker's message to the steps in the worker's child."""
 
 import dataclasses
 import threading
@@ -18,7 +18,7 @@ from expunge.stack.stack import Stack, run_stack
 from ledger.resources import UnlearnRequest
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
         thread.join()
 
 
-def test_a_trace_leads_from_the_call_to_the_step(
+def test_a_stack_on_given_servers_starts_none_and_its_trace_leads_from_the_call_to_the_step(
     database_url: str, running: Stack, trained: Trained, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with collector() as (address, received):
@@ -60,6 +60,7 @@ def test_a_trace_leads_from_the_call_to_the_step(
         )
         with run_stack(traced) as other, client.connect(other.url, other.api_key or "") as http:
             where = find_deployment(other.folder.root)
+            assert [child.program.name for child in other.children] == ["the worker", "the beat", "the API"]
             register_workload(where, name="traced", reference=REFERENCE, weights=trained.path, policy=["retrain"])
             call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
             (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))

@@ -1,12 +1,11 @@
-"""`expunge up` as a person runs it, and the ways in which it ends."""
+"""`expunge up` as a person runs it: one stack that is killed, and a second one on the same folder that is stopped."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,119 +14,136 @@ import pytest
 
 from expunge.stack.broker import free_port
 from expunge.stack.folder import read_stack_settings
+from tests.fixtures.waiting import PATIENCE, await_that
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
-PATIENCE = 90.0
-LAST_WORDS = "Ctrl-C stops everything."
+LAST_LINE = "Ctrl-C stops everything."
 
 
 @dataclass(frozen=True)
 class Command:
-    """The command as it runs, what it says going to a file."""
+    """The running command; its output goes to a file."""
 
     process: "subprocess.Popen[bytes]"
     log: Path
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self.log.read_text()
 
-    def ended(self) -> str:
-        """Wait for its end; gives all that it said."""
-        self.process.wait(PATIENCE)
-        return self.said()
+    def descendants(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
 
 
 @contextmanager
-def up(data_dir: Path) -> Iterator[Command]:
-    """The command, in a process group of its own, once it has said all that it says when it is up."""
+def up(data_dir: Path, log: Path) -> Iterator[Command]:
+    """Start the command in a process group of its own and wait until it is up."""
     words = [sys.executable, "-m", "expunge.cli", "up", "--data-dir", str(data_dir), "--port", str(free_port())]
     environment = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    log = data_dir.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(
             words, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     command = Command(process, log)
     try:
-        await_that(lambda: LAST_WORDS in command.said() or process.poll() is not None, "the stack to be up")
-        assert process.poll() is None, command.said()
-        assert read_stack_settings(data_dir) is not None
+        await_that(lambda: LAST_LINE in command.output() or process.poll() is not None, "the stack to be up")
+        assert process.poll() is None, command.output()
         yield command
     finally:
         process.kill()
         process.wait()
 
 
-def await_that(condition: "object", what: str) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.05)
-
-
-def descendants(command: Command) -> list[psutil.Process]:
-    return psutil.Process(command.process.pid).children(recursive=True)
-
-
 def alive(processes: list[psutil.Process]) -> list[str]:
-    """An ended orphan stays a zombie where no init process collects it."""
+    """The names of those that still run. An ended orphan stays a zombie where no init process collects it."""
     return [
         process.name() for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     ]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
-    with up(tmp_path / "data") as command:
-        started = descendants(command)
-        assert len(started) >= 6, [child.name() for child in started]
-        command.process.send_signal(number)
-        output = command.ended()
-        assert command.process.returncode == 0, output
-        assert "Stopped." in output
-        assert alive(started) == []
-        assert read_stack_settings(tmp_path / "data") is None
+@dataclass(frozen=True, kw_only=True)
+class Lives:
+    """What two stacks left behind that ran one after the other on the same folder."""
+
+    data_dir: Path
+    first_output: str
+    known_while_up: bool
+    restarted: list[str]
+    known_after_kill: bool
+    second_output: str
+    second_status: int
+    left_after_stop: list[str]
+    known_after_stop: bool
 
 
-def test_what_a_killed_stack_started_dies_with_it_and_the_next_start_finds_its_data(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    with up(data_dir) as command:
-        started = descendants(command)
-        command.process.kill()
-        output = command.ended()
-        assert "API key" in output
-        await_that(lambda: alive(started) == [], "the orphans to end")
-        assert read_stack_settings(data_dir) is None
-    with up(data_dir) as command:
-        command.process.send_signal(signal.SIGINT)
-        assert "API key" not in command.ended()
-
-
-def test_a_part_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    with up(tmp_path / "data") as command:
-        (worker,) = [
-            child
-            for child in psutil.Process(command.process.pid).children()
-            if "worker.app" in child.cmdline() and "worker" in child.cmdline()
-        ]
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
+    """Kill the worker and then the stack itself; start again and stop by SIGINT, as Ctrl-C does."""
+    folder = tmp_path_factory.mktemp("up")
+    data_dir = folder / "data"
+    with up(data_dir, folder / "first.log") as command:
+        known_while_up = read_stack_settings(data_dir) is not None
+        (worker,) = workers(command)
         worker.kill()
-
-        def back() -> bool:
-            children = psutil.Process(command.process.pid).children()
-            return any(child.pid != worker.pid and "worker" in child.cmdline() for child in children)
-
-        await_that(back, "the worker to be back")
-        command.process.send_signal(signal.SIGTERM)
-        assert "started again" in command.ended()
-
-
-def test_the_key_is_stored_nowhere_in_clear(tmp_path: Path) -> None:
-    data_dir = tmp_path / "data"
-    with up(data_dir) as command:
+        await_that(lambda: [other for other in workers(command) if other.pid != worker.pid], "a new worker")
+        await_that(lambda: "started again" in command.output(), "the restart to be reported")
+        started = command.descendants()
+        restarted = [process.name() for process in workers(command)]
+        command.process.kill()
+        command.process.wait(PATIENCE)
+        first_output = command.output()
+        await_that(lambda: alive(started) == [], "the orphans to end")
+        known_after_kill = read_stack_settings(data_dir) is not None
+    with up(data_dir, folder / "second.log") as command:
+        started = command.descendants()
+        assert len(started) >= 6, [child.name() for child in started]
         command.process.send_signal(signal.SIGINT)
-        output = command.ended()
-    (secret,) = {word for word in output.replace("│", " ").replace("=", " ").split() if word.startswith("expunge_")}
-    for path in data_dir.rglob("*"):
+        status = command.process.wait(PATIENCE)
+        return Lives(
+            data_dir=data_dir,
+            first_output=first_output,
+            known_while_up=known_while_up,
+            restarted=restarted,
+            known_after_kill=known_after_kill,
+            second_output=command.output(),
+            second_status=status,
+            left_after_stop=alive(started),
+            known_after_stop=read_stack_settings(data_dir) is not None,
+        )
+
+
+def workers(command: Command) -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process(command.process.pid).children():
+        with suppress(psutil.Error):  # it has just ended
+            if {"worker.app", "worker"} <= set(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def test_a_part_that_is_killed_is_started_again(lives: Lives) -> None:
+    assert len(lives.restarted) == 1
+
+
+def test_what_a_killed_stack_started_dies_with_it(lives: Lives) -> None:
+    assert lives.known_while_up
+    assert not lives.known_after_kill
+
+
+def test_the_next_start_finds_its_data_and_makes_no_new_key(lives: Lives) -> None:
+    assert "API key" in lives.first_output
+    assert "API key" not in lives.second_output
+
+
+def test_one_signal_stops_everything(lives: Lives) -> None:
+    assert lives.second_status == 0, lives.second_output
+    assert lives.left_after_stop == []
+    assert not lives.known_after_stop
+
+
+def test_the_key_is_stored_nowhere_in_clear(lives: Lives) -> None:
+    words = lives.first_output.replace("│", " ").replace("=", " ").split()
+    (secret,) = {word for word in words if word.startswith("expunge_")}
+    for path in lives.data_dir.rglob("*"):
         if path.is_file():
             assert secret.rsplit("_", 1)[1].encode() not in path.read_bytes(), path

@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs import claims, results
@@ -125,6 +125,22 @@ def progress(session, claim, **changes):
         "timings": {},
     }
     claims.record_progress(session, claim, **given | changes)
+
+
+@contextmanager
+def statements(world):
+    """The SQL statements that are executed inside; one that is executed for many rows counts for each of them."""
+    found = []
+
+    def note(connection, cursor, statement, parameters, context, executemany):
+        found.extend([statement] * (len(parameters) if executemany else 1))
+
+    engine = world.sessions.kw["bind"]
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
 
 
 @contextmanager

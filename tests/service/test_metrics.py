@@ -17,7 +17,7 @@ def scraped(text: str) -> dict[str, float]:
 
 
 def test_every_known_label_set_is_there_from_the_start(serve: Serve, site: Site) -> None:
-    found = scraped(serve().get("/metrics").text)
+    found = scraped(serve(alone=True).get("/metrics").text)
 
     assert found["expunge_jobs{'state': 'running'}"] == 0
     assert found["expunge_requests{'state': 'rejected'}"] == 0

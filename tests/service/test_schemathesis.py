@@ -16,16 +16,25 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.service.conftest import Serve, Site
 
+
+def bad_data_is_rejected(
+    context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> bool | None:
+    """Leave out repeated query parameters: the service takes the last of them, which may be valid."""
+    if any(isinstance(value, list) for value in (case.query or {}).values()):
+        return None
+    return negative_data_rejection(context, response, case)
+
+
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     status_code_conformance,
     content_type_conformance,
     response_schema_conformance,
-    negative_data_rejection,
+    bad_data_is_rejected,
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_generated_calls_get_documented_answers(
     serve: Serve, site: Site, broker_url: str, mode: GenerationMode
@@ -38,7 +47,11 @@ def test_generated_calls_get_documented_answers(
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=settings().max_examples // 4,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         def call(case: schemathesis.Case) -> None:
             case.call_and_validate(headers={"Authorization": f"Bearer {site.admin}"}, checks=CHECKS)

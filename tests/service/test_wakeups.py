@@ -1,6 +1,4 @@
 import socket
-import time
-from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import httpx
@@ -11,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from service import wakeups
+from tests.fixtures.waiting import await_that
 from tests.service.conftest import NOWHERE, Serve, Site
 
 JOBS = [UUID(int=1), UUID(int=2)]
@@ -47,6 +46,7 @@ def test_a_broker_that_is_away_costs_nothing_but_a_count(caplog: pytest.LogCaptu
 
 
 def test_a_broker_that_never_answers_is_not_waited_for() -> None:
+    """Without its time-out the call would never return."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
         broker, registry = broker_at(f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
 
@@ -83,26 +83,19 @@ def entries(sessions: sessionmaker[Session]) -> int | None:
         return session.scalar(text("SELECT count(*) FROM outbox"))
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 10
-    while not true() and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert true()
-
-
 def test_a_request_wakes_the_worker_at_once_and_leaves_nothing_in_the_outbox(
     serve: Serve, site: Site, sessions: sessionmaker[Session], broker_url: str
 ) -> None:
     with redis.Redis.from_url(broker_url) as queue:
         queue.flushall()
         submit(serve(key=site.writer, broker=broker_url, batch_window_seconds=0))
-        wait_until(lambda: queue.llen("celery") == 1)
-    wait_until(lambda: entries(sessions) == 0)
+        await_that(lambda: queue.llen("celery") == 1, "the message")
+    await_that(lambda: entries(sessions) == 0, "the outbox to be empty")
 
 
 def test_without_a_broker_the_wakeup_stays_in_the_outbox(
     serve: Serve, site: Site, sessions: sessionmaker[Session], caplog: pytest.LogCaptureFixture
 ) -> None:
     submit(serve(key=site.writer, batch_window_seconds=0))
-    wait_until(lambda: "service.wakeups" in {record.name for record in caplog.records})
+    await_that(lambda: "service.wakeups" in {record.name for record in caplog.records}, "the log line")
     assert entries(sessions) == 1

@@ -1,8 +1,5 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
-import dataclasses
-import threading
-
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -47,23 +44,3 @@ def broken() -> Workload:
 
 def number() -> int:
     return 1
-
-
-def slow() -> Workload:
-    """Take a while to load, so that a test can act meanwhile."""
-    threading.Event().wait(4)
-    return workload()
-
-
-class Drag(nn.Module):
-    """Passes its input on, slowly while training."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            threading.Event().wait(0.02)
-        return inputs
-
-
-def long() -> Workload:
-    """Take a while to train, so that a test can act while a method runs; what comes out is as ever."""
-    return dataclasses.replace(workload(), build=lambda: network().append(Drag()))

@@ -51,7 +51,6 @@ def _believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "audit", believed)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_believed")
 def test_a_full_disk_is_recorded_and_the_job_completes_once_there_is_room(
     small_disk: Path, make_bench: Callable[..., Bench], trained: Trained, training_ids: tuple[str, ...]

@@ -52,7 +52,6 @@ def served(bench: Bench) -> Version:
     return bench.versions()[-1]
 
 
-@pytest.mark.slow
 def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     bench: Bench, training_ids: tuple[str, ...]
 ) -> None:
@@ -70,7 +69,6 @@ def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     assert sample_digest(KEY, "tiny-digits", training_ids[0]).hex() not in text
 
 
-@pytest.mark.slow
 def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
     make_bench: Callable[..., Bench], training_ids: tuple[str, ...], database_url: str, tmp_path: Path
 ) -> None:
@@ -105,7 +103,6 @@ def untrained(tmp_path: Path) -> Path:
     return save_weights(digits.workload().build(), tmp_path)[0]
 
 
-@pytest.mark.slow
 def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the_result_against(
     bench: Bench,
     untrained: Path,
@@ -160,7 +157,6 @@ def test_without_a_usable_key_a_job_that_is_to_be_signed_ends_before_it_has_cost
     assert "signing-keys new" in str(job.detail)
 
 
-@pytest.mark.slow
 def test_the_second_job_starts_from_the_first_ones_version_and_never_sees_its_samples_again(
     bench: Bench, training_ids: tuple[str, ...]
 ) -> None:
@@ -175,7 +171,6 @@ def test_the_second_job_starts_from_the_first_ones_version_and_never_sees_its_sa
     assert [version.number for version in bench.versions()] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_second_delivery_does_nothing(bench: Bench, training_ids: tuple[str, ...]) -> None:
     job_id = bench.submit(training_ids[:80])
     assert bench.run(job_id)

@@ -3,8 +3,7 @@
 import dataclasses
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,19 +26,12 @@ from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
+from tests.fixtures.waiting import await_that
 
-PATIENCE = 90.0
 GATED = "tests.worker.gated:workload"
 
 SAMPLES = [f"image-{i}" for i in range(400)]
 """Of these 179 are in the training set: the more there are, the less does an audit of an honest retraining fail by chance."""
-
-
-def await_that(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.05)
 
 
 @dataclass(frozen=True)

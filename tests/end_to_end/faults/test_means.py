@@ -11,7 +11,7 @@ import pytest
 from expunge.stack.process import await_ready, stop
 from tests.end_to_end.faults.conftest import Scene, another
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 
 def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:

@@ -10,7 +10,7 @@ from celery import Celery
 from ledger.events.outbox import RUN_JOB
 from tests.end_to_end.faults.conftest import Scene
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["restarted", "crashed"])

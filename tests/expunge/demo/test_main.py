@@ -37,7 +37,6 @@ def test_the_two_requests_forget_different_samples_which_the_plan_determines() -
 
 
 @pytest.mark.end_to_end
-@pytest.mark.slow
 def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int]) -> None:
     main(folder=tmp_path / "reports", plan=TINY)
     output = capsys.readouterr().out
@@ -65,7 +64,6 @@ def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.end_to_end
-@pytest.mark.slow
 def test_a_demo_that_fails_stops_everything_and_keeps_the_logs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: set[int]
 ) -> None:
@@ -80,8 +78,7 @@ def test_a_demo_that_fails_stops_everything_and_keeps_the_logs(
 
 
 @pytest.mark.end_to_end
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, number: signal.Signals) -> None:
     code = (
         "from pathlib import Path; from expunge.demo.main import main; from tests.expunge.demo.test_main import TINY; "

