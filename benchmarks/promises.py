@@ -118,8 +118,12 @@ PROMISES = (
     ),
     promise(
         "a cancelled job stays cancelled",
-        "jobs/test_jobs.py",
-        ("ledger.jobs.jobs", "job.state != JobState.FAILED", "job.state not in {JobState.FAILED, JobState.CANCELLED}"),
+        "jobs/test_cancellation.py jobs/test_jobs.py",
+        (
+            "ledger.jobs.cancellation",
+            "job.state != JobState.FAILED",
+            "job.state not in {JobState.FAILED, JobState.CANCELLED}",
+        ),
         (
             "ledger.jobs.transitions",
             "to not in MOVES[noun].get(row.state, ())",
@@ -133,7 +137,7 @@ PROMISES = (
     ),
     promise(
         "a cancelled job does not go back to the queue",
-        "jobs/test_jobs.py",
+        "jobs/test_cancellation.py jobs/test_jobs.py",
         (
             "ledger.jobs.attempts",
             "job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER",
@@ -142,8 +146,8 @@ PROMISES = (
     ),
     promise(
         "a completed job cannot be cancelled",
-        "jobs/test_jobs.py",
-        ("ledger.jobs.jobs", "{JobState.COMPLETED, JobState.FAILED}", "{JobState.FAILED}"),
+        "jobs/test_cancellation.py jobs/test_jobs.py",
+        ("ledger.jobs.cancellation", "{JobState.COMPLETED, JobState.FAILED}", "{JobState.FAILED}"),
     ),
     promise(
         "a job publishes once",
