@@ -15,15 +15,16 @@ from expunge import client
 from expunge.cli.console import ProgressDisplay, notes, out
 from expunge.demo.requests import Erasure, erase
 from expunge.demo.table import (
-    Figures,
     Row,
     Section,
     comparison,
-    figures_from_report,
     legend,
     noise,
+    original_figures,
     outcome,
     print_files,
+    retrained_figures,
+    unlearned_figures,
 )
 from expunge.demo.training import Model, TrainingQueue, measure_model
 from expunge.errors import DemoFailed, ExpungeError, JobFailed, ServiceError
@@ -268,22 +269,19 @@ def make_section(
     again: Row | None = None,
 ) -> Section:
     """Make one request's section. A star marks a method that another one preceded."""
-    star = "*" if erasure.findings else ""
-    report = erasure.report
-
-    def row(label: str, figures: Figures, seconds: float) -> Row:
-        return Row(label=label, figures=figures, seconds=seconds)
-
+    star, audit = "*" if erasure.findings else "", erasure.report.audit
     return Section(
         title=title,
-        original=row("original", figures_from_report(report, "original"), original_seconds),
-        unlearned=row(
-            f"unlearned: {erasure.methods[-1].upper()}{star}",
-            figures_from_report(report, "unlearned"),
-            erasure.seconds,
+        original=Row(label="original", figures=original_figures(audit), seconds=original_seconds),
+        unlearned=Row(
+            label=f"unlearned: {erasure.methods[-1].upper()}{star}",
+            figures=unlearned_figures(audit),
+            seconds=erasure.seconds,
         ),
-        retrained=row(
-            "retrained", figures_from_report(report, "reference", membership_auc=retrained_auc), retrained.seconds
+        retrained=Row(
+            label="retrained",
+            figures=retrained_figures(audit, membership_auc=retrained_auc),
+            seconds=retrained.seconds,
         ),
         again=again,
     )

@@ -12,6 +12,7 @@ from expunge.cli.console import ProgressDisplay
 from expunge.errors import JobFailed
 from ledger.resources import Attempt, Job
 from ledger.states import JobState
+from report.document import Report, read
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -29,7 +30,7 @@ class Erasure:
     methods: tuple[str, ...]
     findings: tuple[str, ...]
     seconds: float
-    report: client.Json
+    report: Report
     files: dict[str, Path]
 
 
@@ -67,7 +68,7 @@ def erase(
         methods=tuple(attempt.method["kind"] for attempt in attempts),
         findings=tuple(explain(attempt) for attempt in attempts[:-1]),
         seconds=sum(attempt.timings.get("unlearn", 0.0) for attempt in attempts),
-        report=client.get_report(http, job.report_id),
+        report=read(client.get_report(http, job.report_id)).report,
         files=save_report(http, job.report_id, folder=folder, name=f"{model}-version-{job.version}"),
     )
 

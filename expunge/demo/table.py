@@ -8,8 +8,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from expunge.client import Json
 from expunge.demo.requests import Erasure
+from expunge.errors import DemoFailed
+from report.evidence import Attack, AttackName, Audit, Delay, Measures, VerdictValue
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,20 +54,39 @@ class Section:
         return [self.original, self.unlearned, self.retrained, *([self.again] if self.again else [])]
 
 
-def figures_from_report(report: Json, model: str, *, membership_auc: float | None = None) -> Figures:
-    """Read a model's figures from an audit report. model: "original", "unlearned" or "reference".
+def original_figures(audit: Audit) -> Figures:
+    """Read the original's figures from a report's audit."""
+    return _figures(audit.measures.original, audit.relearn.delay.original, _loss_attack(audit).original.auc.value)
 
-    membership_auc: given for "reference"; for the others the report has it.
-    """
-    audit = report["audit"]
-    measures, delay = audit["measures"][model], audit["relearn"]["delay"][model]
-    if membership_auc is None:
-        (loss,) = (attack for attack in audit["membership"]["attacks"] if attack["name"] == "loss")
-        membership_auc = loss[model]["auc"]["value"]
-    ua, ra, ta, mi = (measures[name]["value"] for name in ("ua", "ra", "ta", "mi_salun"))
+
+def unlearned_figures(audit: Audit) -> Figures:
+    """Read the unlearned model's figures from a report's audit."""
+    return _figures(audit.measures.unlearned, audit.relearn.delay.unlearned, _loss_attack(audit).unlearned.auc.value)
+
+
+def retrained_figures(audit: Audit, *, membership_auc: float) -> Figures:
+    """Read the retrained model's figures from a report's audit, which has no AUC of it. Raises DemoFailed."""
+    measures, delay = audit.measures.reference, audit.relearn.delay.reference
+    if measures is None or delay is None:
+        raise DemoFailed("The audit ran without the retrained model. The worker's log says why.")
+    return _figures(measures, delay, membership_auc)
+
+
+def _figures(measures: Measures, delay: Delay, membership_auc: float) -> Figures:
     return Figures(
-        ua=ua, ra=ra, ta=ta, mi=mi, membership_auc=membership_auc, delay=delay["steps"], censored=delay["censored"]
+        ua=measures.ua.value,
+        ra=measures.ra.value,
+        ta=measures.ta.value,
+        mi=measures.mi_salun.value,
+        membership_auc=membership_auc,
+        delay=delay.steps,
+        censored=delay.censored,
     )
+
+
+def _loss_attack(audit: Audit) -> Attack:
+    (loss,) = (attack for attack in audit.membership.attacks if attack.name == AttackName.LOSS)
+    return loss
 
 
 def average_gap(one: Row, other: Row) -> float:
@@ -143,19 +163,22 @@ def noise(section: Section) -> str:
 
 def outcome(erasure: Erasure, *, requested: str) -> RenderableType:
     """Describe a request's end: methods that were not enough, with the finding, and the verdict on the published one."""
-    verdict = erasure.report["verdict"]
+    verdict = erasure.report.verdict
     lines = [Text(f"The request with {requested}", style="bold")]
     lines += [
         Text(f"  * {method.upper()} was not enough; the policy tried the next method. {finding}", style="yellow")
         for method, finding in zip(erasure.methods, erasure.findings, strict=False)
     ]
     published = f"  {erasure.methods[-1].upper()} is published: "
-    value = str(verdict["value"])
-    lines.append(Text.assemble(published, (value, VERDICT_STYLES.get(value, "bold")), f". {verdict['sentence']}"))
+    lines.append(Text.assemble(published, (verdict.value, VERDICT_STYLES[verdict.value]), f". {verdict.sentence}"))
     return Group(*lines)
 
 
-VERDICT_STYLES = {"verified": "bold green", "inconclusive": "bold yellow", "failed": "bold red"}
+VERDICT_STYLES = {
+    VerdictValue.VERIFIED: "bold green",
+    VerdictValue.INCONCLUSIVE: "bold yellow",
+    VerdictValue.FAILED: "bold red",
+}
 
 
 def print_files(console: Console, erasures: Sequence[Erasure]) -> None:

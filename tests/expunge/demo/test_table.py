@@ -6,6 +6,8 @@ from rich.console import Console, RenderableType
 
 from expunge.demo.requests import Erasure
 from expunge.demo.table import COLUMNS, Figures, Row, Section, average_gap, comparison, legend, noise, outcome
+from report.document import Report, Verdict
+from report.evidence import VerdictValue
 
 
 def row(label: str, ua: float, *, seconds: float = 20.0, delay: int | None = 20) -> Row:
@@ -64,7 +66,9 @@ def test_the_outcome_names_each_method_and_its_finding() -> None:
         methods=("ltu", "ieu"),
         findings=("Relearned in 3 steps.",),
         seconds=5.0,
-        report={"verdict": {"value": "verified", "sentence": "All checks passed."}},
+        report=Report.model_construct(
+            verdict=Verdict.model_construct(value=VerdictValue.VERIFIED, sentence="All checks passed.")
+        ),
         files={},
     )
     text = " ".join(printed(outcome(erasure, requested="LTU")).split())
