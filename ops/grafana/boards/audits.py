@@ -32,7 +32,7 @@ def audits() -> Rows:
             coloured(
                 bars(
                     "Verdicts by model",
-                    "Over the whole ledger.",
+                    "Since the installation.",
                     'sum by (model, verdict) (expunge_audit_verdicts_total{model=~"$model"})',
                     rows="model",
                     columns="verdict",
@@ -69,7 +69,7 @@ def audits() -> Rows:
                 unit="none",
             ),
             graph(
-                "Test accuracy, after less before",
+                "Change of test accuracy",
                 f"{newest} What unlearning cost.",
                 ('expunge_audit_utility_delta_ratio{model=~"$model"}', "{{model}}"),
                 unit="percentunit",

@@ -50,14 +50,14 @@ def platform() -> Rows:
             ),
             number(
                 "Leases expired",
-                "In the window: workers killed, frozen or cut off.",
+                "In the window. Their workers were killed, frozen or cut off.",
                 "sum(increase(expunge_lease_expired_total[$window]))",
                 bad_from=1,
                 width=6,
             ),
             number(
                 "Wake-ups lost",
-                "In the window: the broker did not answer; the sweep sends them again.",
+                "In the window. The broker did not answer; the sweep sends them again.",
                 'sum(increase(expunge_wakeups_total{outcome="lost"}[$window]))',
                 bad_from=1,
                 width=6,

@@ -77,13 +77,13 @@ def requests() -> Rows:
             ),
             graph(
                 "Requests that a job serves",
-                "Mean over the window: what joining saves.",
+                "Mean over the window: how many requests share a job.",
                 (mean("expunge_job_requests"), "requests"),
                 unit="none",
             ),
             graph(
                 "Waiting for approval",
-                "Jobs that wait for somebody's decision: to run, or to have their version served. The legal clock does not wait.",
+                "Jobs that wait for a decision: to run, or to have their version served. Deadlines do not wait.",
                 ("sum by (what) (expunge_jobs_awaiting_approval)", "{{what}}"),
                 unit="none",
             ),

@@ -63,7 +63,7 @@ def unlearning_time() -> Rows:
             ),
             listing(
                 "All runs so far",
-                "Over the whole ledger.",
+                "Since the installation.",
                 (f"sum by (model, method) ({runs}{{{CHOSEN}}}) > 0", "runs"),
                 (method, "mean seconds"),
                 seconds=("mean seconds",),
