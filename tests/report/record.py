@@ -25,12 +25,12 @@ from ledger.states import Phase
 from report.document import Document
 from tests.report.recorded import FOLDER
 from unlearning.specs.audit import AuditSpec
-from worker.attempt import try_method
-from worker.checkpoints import Saving
-from worker.child import Flag
-from worker.inputs import load
-from worker.lease import kept
-from worker.progress import Journal, stage
+from worker.attempt import run_attempt
+from worker.checkpoints import CheckpointPlan
+from worker.child import StopSignal
+from worker.inputs import load_inputs
+from worker.lease import hold_lease
+from worker.progress import ProgressReporter, stage
 from worker.publish import prepare
 from worker.settings import Settings
 
@@ -84,8 +84,8 @@ def test_record(
             method={"kind": case.method},
             batch_window=timedelta(0),
         )
-    job_id = request.targets[0].job_id
-    assert job_id is not None
+    job = request.targets[0].job
+    assert job is not None
     settings = Settings(
         database_url=SecretStr(database_url),
         redis_url=SecretStr("redis://127.0.0.1:1/0"),
@@ -93,7 +93,7 @@ def test_record(
         storage=storage,
         workloads="examples",
     )
-    document = run(job_id, sessions=sessions, settings=settings)
+    document = run(job.id, sessions=sessions, settings=settings)
     print(name, document.report.verdict.value, document.report.verdict.sentence)
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_bytes(document.content)
@@ -104,14 +104,14 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
     with sessions.begin() as session:
         claimed = claim(session, job_id, worker="recorder", lease=settings.lease)
     assert claimed is not None
-    with kept(claimed, sessions=sessions, lease=settings.lease, stopping=Flag()) as watch:
-        journal = Journal(watch, sessions)
-        with stage(journal, Phase.LOAD):
-            material = load(claimed, settings)
-        saving = Saving(storage=settings.storage, every=settings.checkpoint_seconds)
-        trial = try_method(journal, material, spec=AuditSpec(), saving=saving)
-        with stage(journal, Phase.REPORT):
-            return prepare(journal, material, trial, settings=settings).document
+    with hold_lease(claimed, sessions=sessions, lease=settings.lease, stop_signal=StopSignal()) as monitor:
+        reporter = ProgressReporter(monitor, sessions)
+        with stage(reporter, Phase.LOAD):
+            inputs = load_inputs(claimed, settings)
+        plan = CheckpointPlan(storage=settings.storage, every=settings.checkpoint_seconds)
+        result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
+        with stage(reporter, Phase.REPORT):
+            return prepare(reporter, inputs, result, settings=settings).document
 
 
 if __name__ == "__main__":
