@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.writing import Row, row, write
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
-from unlearning.audit.attacks.study import study
+from unlearning.audit.attacks.study import make_study
 from unlearning.audit.measures import measure
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
@@ -95,7 +95,7 @@ def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
     for kind in METHODS:
         given = task()
         run_to_completion(unlearn(SPECS[kind](), given))
-        of = study(SPECS[kind](), task(), parts.audit, seed=seed)
+        of = make_study(SPECS[kind](), task(), parts.audit, seed=seed)
         found = run_to_completion(audit_with_references(of, unlearned=given.model, spec=spec, folder=folder))
         figures[kind] = {"membership_auc": population(given.model), **_aucs(found, "unlearned"), **_distances(found)}
         if "original" not in figures:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from expunge.errors import CannotAudit
 from expunge.operator.workloads import choose_device, load_file, make_task
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
-from unlearning.audit.attacks.shadows import Cost, cost
-from unlearning.audit.attacks.study import Study, study
+from unlearning.audit.attacks.shadows import Cost, estimate_cost
+from unlearning.audit.attacks.study import Study, make_study
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
@@ -52,7 +52,7 @@ def audit_files(
     """Estimate the cost and run the attacks if `agree` accepts it; return None if not. Raises CannotAudit."""
     try:
         studied, unlearned = _study(files, seed=seed)
-        estimate = cost(studied, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
+        estimate = estimate_cost(studied, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
         if not agree(estimate):
             return None
         steps = audit_with_references(studied, unlearned=unlearned, spec=spec, folder=files.folder)
@@ -68,7 +68,9 @@ def _study(files: Files, *, seed: int) -> tuple[Study, nn.Module]:
     held_out = split_held_out(workload.held_out)
     task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
     task.check()
-    return study(parse(method_object(files.method)), task, held_out.audit.to(choose_device()), seed=seed), unlearned
+    return make_study(
+        parse(method_object(files.method)), task, held_out.audit.to(choose_device()), seed=seed
+    ), unlearned
 
 
 def _load_model(workload: Workload, path: Path) -> nn.Module:

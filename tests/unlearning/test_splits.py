@@ -10,7 +10,7 @@ import itertools
 import pytest
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
-from unlearning.audit.attacks.study import Study, members_of, study
+from unlearning.audit.attacks.study import Study, make_study, members_of
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import MethodRefused
@@ -35,7 +35,7 @@ def split(seed: int) -> tuple[Workload, Task, SampleSet, Study]:
         model=fresh(plain, seed=seed), build=plain, objective=OBJECTIVE, recipe=RECIPE, forget=forget, remain=remain,
         guide=parts.guide, criterion=parts.criterion, seed=seed,
     )  # fmt: skip
-    return workload, task, parts.audit, study(FineTune(), task, parts.audit, seed=seed)
+    return workload, task, parts.audit, make_study(FineTune(), task, parts.audit, seed=seed)
 
 
 def names(*parts: SampleSet) -> list[set[str]]:

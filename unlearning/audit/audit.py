@@ -1,4 +1,4 @@
-"""What the report draws: the spread of the losses and the ROC curves, as numbers."""
+"""Audit an unlearned model: measures, membership attacks, relearning, and the verdict."""
 
 import itertools
 import time
@@ -7,22 +7,18 @@ from collections.abc import Generator, Mapping
 import numpy as np
 from torch import nn
 
-from unlearning.audit.comparison import change, compare
-from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
-from unlearning.audit.measures import (
-    Measures,
-    SignalsBySet,
-    accuracy,
+from unlearning.audit.comparison import (
     agreement,
-    attacks_on,
+    compare_with_retrained,
     jensen_shannon,
-    measures_of,
-    pairing_of,
+    measure_change,
     per_class,
 )
-from unlearning.audit.membership import Attack, Pairing, margin, roc
-from unlearning.audit.relearning import Relearning, relearn_delay, runs
-from unlearning.audit.signals import frozen, observe
+from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
+from unlearning.audit.measures import Measures, accuracy, measures_of
+from unlearning.audit.membership import Attack, Pairing, evaluate_attacks, membership_margin, pair_sets, roc_curve
+from unlearning.audit.relearning import Relearning, relearn_delay, run_count
+from unlearning.audit.signals import SignalsBySet, frozen_copy, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -38,32 +34,8 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
 from unlearning.task import Progress, map_progress
 
-
-def histograms(before: SignalsBySet, after: SignalsBySet, *, bins: int = 40) -> Histograms:
-    """Compute the loss histograms of the forget, held-out and remaining sets, before and after, over common bins.
-
-    The last bin holds everything beyond the 99th percentile, so that a few large losses do not squeeze the rest into one bar.
-    """
-    names = ("forget", "held_out", "remain")
-    most = max(float(np.quantile(seen[name].loss, 0.99)) for seen in (before, after) for name in names)
-    edges = np.linspace(0.0, most or 1.0, bins + 1)
-
-    def densities(seen: SignalsBySet) -> dict[str, tuple[float, ...]]:
-        clipped = {name: seen[name].loss.clip(0, edges[-1]) for name in names}
-        return {name: tuple(np.histogram(losses, edges, density=True)[0].tolist()) for name, losses in clipped.items()}
-
-    return Histograms(bins=tuple(edges.tolist()), original=densities(before), unlearned=densities(after))
-
-
-def roc_curves(before: SignalsBySet, after: SignalsBySet, pairing: Pairing, *, attack: str = "loss") -> Roc:
-    """Compute the ROC curve of one attack before and after."""
-    original, unlearned = (
-        roc(seen["forget"].membership(attack), seen["held_out"].membership(attack), pairing) for seen in (before, after)
-    )
-    return Roc(attack=attack, original=original, unlearned=unlearned)
-
-
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
+"""The phases of an audit's progress."""
 
 
 def audit(
@@ -79,55 +51,59 @@ def audit(
     seed: int = 0,
     reference: nn.Module | None = None,
 ) -> Generator[Progress, None, Findings]:
-    """Audit `unlearned` against `original` (which remembers) and, where there is one, a retrained `reference`.
+    """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
-    held_out: the part of D_v that nothing else has used. The models, their modes and buffers, and the process's random state
-    are left as they are: everything runs on copies, seeded by `seed`. Raises MethodRefused for an empty set or an objective
-    without logits.
+    held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
+    `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
+    set or an objective without logits.
     """
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     for name, samples in sets.items():
         if not len(samples):
             raise MethodRefused(f"The {name} set is empty; an audit needs at least one sample in it.")
-    models = {"original": frozen(original), "unlearned": frozen(unlearned)}
+    models = {"original": frozen_copy(original), "unlearned": frozen_copy(unlearned)}
     if reference is not None:
-        models["reference"] = frozen(reference)
+        models["reference"] = frozen_copy(reference)
     started = time.perf_counter()
     total = 3 * len(models) + 1
-    seen: dict[str, SignalsBySet] = {}
+    signals: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
-    pairing = pairing_of(forget, held_out, spec=spec, seed=seed)
+    pairing = pair_sets(forget, held_out, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
-        seen[name] = {s: observe(model, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
+        signals[name] = {s: observe(model, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        measures[name] = measures_of(seen[name], spec=spec, seed=seed)
+        measures[name] = measures_of(signals[name], spec=spec, seed=seed)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        attacks[name] = attacks_on(seen[name], pairing, spec=spec)
+        attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-    before, after = seen["original"], seen["unlearned"]
-    known = ~in_classes(test.targets, fully_forgotten_classes(forget, remain, classes=objective.classes)).cpu().numpy()
+    before, after = signals["original"], signals["unlearned"]
+    remaining_classes = (
+        ~in_classes(test.targets, fully_forgotten_classes(forget, remain, classes=objective.classes)).cpu().numpy()
+    )
     membership = Membership(
         original=attacks["original"],
         unlearned=attacks["unlearned"],
-        roc=roc_curves(before, after, pairing),
-        losses=histograms(before, after),
+        roc=_roc_curves(before, after, pairing),
+        losses=_histograms(before, after),
         matched=pairing.matched,
         unmatched=pairing.unmatched,
         compared=len(pairing.forget),
-        margin=margin(pairing, spec.thresholds),
+        margin=membership_margin(pairing, spec.thresholds),
     )
-    changed = change(models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds)
+    change = measure_change(
+        models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
+    )
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
     started = time.perf_counter()
     relearnings = yield from _relearn_all(
-        models, sets, objective=objective, spec=spec, seed=seed, collapsed=changed.collapsed
+        models, sets, objective=objective, spec=spec, seed=seed, collapsed=change.collapsed
     )
     checks: list[Finding] = [
-        *change_findings(changed),
+        *change_findings(change),
         *membership_findings(
             attacks["original"],
             attacks["unlearned"],
@@ -137,8 +113,11 @@ def audit(
         *relearn_findings(relearnings, thresholds=spec.thresholds),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
-            (accuracy(before["test"], among=known).scaled(100), accuracy(after["test"], among=known).scaled(100)),
-            whole_classes=not known.all(),
+            (
+                accuracy(before["test"], among=remaining_classes).scaled(100),
+                accuracy(after["test"], among=remaining_classes).scaled(100),
+            ),
+            whole_classes=not remaining_classes.all(),
             thresholds=spec.thresholds,
         ),
     ]
@@ -154,10 +133,10 @@ def audit(
             agreement=agreement(before["held_out"], after["held_out"]),
             jensen_shannon=jensen_shannon(before["held_out"].probabilities, after["held_out"].probabilities),
         ),
-        change=changed,
-        comparison=compare(
+        change=change,
+        comparison=compare_with_retrained(
             after,
-            seen["reference"],
+            signals["reference"],
             measures=measures["unlearned"].table,
             reference_measures=measures["reference"].table,
             models=(models["unlearned"], models["reference"]),
@@ -181,8 +160,9 @@ def _relearn_all(
     seed: int,
     collapsed: bool,
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
-    found: list[Relearning] = []
-    number, total = itertools.count(1), sum(runs(spec, kind) for kind in spec.relearners)
+    """Relearn with each relearner of the spec."""
+    relearnings: list[Relearning] = []
+    number, total = itertools.count(1), sum(run_count(spec, kind) for kind in spec.relearners)
     for kind in spec.relearners:
         running = relearn_delay(
             original=models["original"],
@@ -196,7 +176,32 @@ def _relearn_all(
             seed=seed,
             collapsed=collapsed,
         )
-        found.append(
+        relearnings.append(
             (yield from map_progress(running, lambda _: Progress(phase=RELEARN, step=next(number), total=total)))
         )
-    return tuple(found)
+    return tuple(relearnings)
+
+
+def _histograms(before: SignalsBySet, after: SignalsBySet, *, bins: int = 40) -> Histograms:
+    """Compute the loss histograms of the forget, held-out and remaining sets, before and after, over common bins.
+
+    The last bin holds everything beyond the 99th percentile, so that a few large losses do not squeeze the rest into one bar.
+    """
+    names = ("forget", "held_out", "remain")
+    largest = max(float(np.quantile(signals[name].loss, 0.99)) for signals in (before, after) for name in names)
+    edges = np.linspace(0.0, largest or 1.0, bins + 1)
+
+    def densities(signals: SignalsBySet) -> dict[str, tuple[float, ...]]:
+        clipped = {name: signals[name].loss.clip(0, edges[-1]) for name in names}
+        return {name: tuple(np.histogram(losses, edges, density=True)[0].tolist()) for name, losses in clipped.items()}
+
+    return Histograms(bins=tuple(edges.tolist()), original=densities(before), unlearned=densities(after))
+
+
+def _roc_curves(before: SignalsBySet, after: SignalsBySet, pairing: Pairing, *, attack: str = "loss") -> Roc:
+    """Compute the ROC curve of one attack before and after."""
+    original, unlearned = (
+        roc_curve(signals["forget"].membership(attack), signals["held_out"].membership(attack), pairing)
+        for signals in (before, after)
+    )
+    return Roc(attack=attack, original=original, unlearned=unlearned)

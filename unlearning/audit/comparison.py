@@ -1,4 +1,4 @@
-"""Whether anything was done to the model, and whether anything is left of it."""
+"""Compare models: the unlearned with the original (was anything done, has it collapsed?), and with a retrained one."""
 
 import math
 from collections.abc import Mapping
@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from unlearning.audit.measures import jensen_shannon, total_variation
+from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import Signals
 from unlearning.specs.audit import Thresholds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """weight_distance_relative: ‖θ − θ_o‖ / ‖θ_o‖. prediction_change: mean total variation, 0 to 1, on D_f and D_v.
+    """How the unlearned model differs from the original.
 
-    no_op: weights or predictions hardly moved. collapsed: a number is not finite, or too little is left of the accuracy over
-    chance on the remaining set. largest_class: share of the held-out predictions that fall in one class.
+    weight_distance_relative: ‖θ − θ_o‖ / ‖θ_o‖. prediction_change: mean total variation, 0 to 1, the larger of D_f and D_v.
+    largest_class: largest share of held-out predictions in one class. finite: whether weights and outputs are finite numbers.
+    no_op: whether weights or predictions hardly changed. collapsed: whether they are not finite, or too little is left of the
+    accuracy over chance on the remaining set.
     """
 
     weight_distance_relative: float
@@ -29,7 +31,7 @@ class Change:
     collapsed: bool
 
 
-def change(
+def measure_change(
     original: nn.Module,
     unlearned: nn.Module,
     *,
@@ -37,7 +39,7 @@ def change(
     after: Mapping[str, Signals],
     thresholds: Thresholds,
 ) -> Change:
-    """Compare the two models and their signals on "forget", "remain" and "held_out"."""
+    """Compare the unlearned model with the original, by weights and by signals on "forget", "remain" and "held_out"."""
     distance = weight_distance(original, unlearned)
     moved = [total_variation(before[s].probabilities, after[s].probabilities) for s in ("forget", "held_out")]
     finite = math.isfinite(distance) and all(signals.finite for signals in after.values())
@@ -48,19 +50,19 @@ def change(
         largest_class=float(np.bincount(predictions).max() / len(predictions)),
         finite=finite,
         no_op=finite and (distance < thresholds.no_op_weights or max(moved) < thresholds.no_op_predictions),
-        collapsed=not finite or collapsed(before["remain"], after["remain"], share=thresholds.collapse_share),
+        collapsed=not finite or has_collapsed(before["remain"], after["remain"], share=thresholds.collapse_share),
     )
 
 
-def collapsed(before: Signals, after: Signals, *, share: float) -> bool:
-    """Whether less than `share` of the accuracy over guessing the commonest class is left."""
+def has_collapsed(before: Signals, after: Signals, *, share: float) -> bool:
+    """Return whether less than `share` is left of the accuracy beyond guessing the commonest class."""
     chance = float(np.bincount(before.targets).max() / len(before.targets))
     gained = float(before.correct.mean()) - chance
     return gained > 0 and float(after.correct.mean()) - chance < share * gained
 
 
 def weight_distance(first: nn.Module, second: nn.Module) -> float:
-    """‖θ₂ − θ₁‖ / ‖θ₁‖ over all parameters, in float64."""
+    """Compute ‖θ₂ − θ₁‖ / ‖θ₁‖ over all parameters, in float64."""
     moved = sum(float(d) for d in layer_distances(first, second, squared=True).values())
     norm = sum(float(p.detach().double().pow(2).sum()) for p in first.parameters())
     return math.sqrt(moved / norm) if norm > 0 else math.sqrt(moved)
@@ -68,7 +70,7 @@ def weight_distance(first: nn.Module, second: nn.Module) -> float:
 
 @torch.no_grad()
 def layer_distances(first: nn.Module, second: nn.Module, *, squared: bool = False) -> dict[str, float]:
-    """‖θ₂ − θ₁‖ of each parameter tensor by its name, in float64; or its square."""
+    """Compute ‖θ₂ − θ₁‖, or its square, of each parameter tensor by name, in float64."""
     others = dict(second.named_parameters())
     distances = {
         name: float((p.double().cpu() - others[name].double().cpu()).pow(2).sum())
@@ -79,9 +81,11 @@ def layer_distances(first: nn.Module, second: nn.Module, *, squared: bool = Fals
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """gaps: absolute differences in points over ua, ra, ta and mi. average_gap: their mean, as the papers print it.
+    """How far the unlearned model is from the retrained one.
 
-    tow: "tug of war", Π over D_f, D_r, D_t of 1 − |difference of accuracy|, 1 being the best (Zhao et al., NeurIPS 2024).
+    gaps: absolute differences of ua, ra, ta and mi, points. average_gap: their mean, as the papers print it.
+
+    tow: "tug of war", Π over D_f, D_r, D_t of 1 − |difference of accuracy|; 1 is best (Zhao et al., NeurIPS 2024).
     activation_distance: mean Euclidean distance of the predicted distributions on D_f (Golatkar et al., CVPR 2020).
     jensen_shannon: mean divergence on D_f, nats. layers: ‖θ − θ_r‖ by parameter.
     """
@@ -94,7 +98,7 @@ class Comparison:
     layers: Mapping[str, float]
 
 
-def compare(
+def compare_with_retrained(
     unlearned: Mapping[str, Signals],
     reference: Mapping[str, Signals],
     *,
@@ -102,7 +106,7 @@ def compare(
     reference_measures: Mapping[str, float],
     models: tuple[nn.Module, nn.Module],
 ) -> Comparison:
-    """Compare two models: their signals on "forget", "remain", "test", and their measures in percent by name."""
+    """Compare with a retrained model, by signals on "forget", "remain", "test", by measures (percent, by name) and by weights."""
     gaps = {name: abs(measures[name] - reference_measures[name]) for name in measures}
     p, q = unlearned["forget"].probabilities, reference["forget"].probabilities
     return Comparison(
@@ -116,6 +120,52 @@ def compare(
 
 
 def tug_of_war(unlearned: Mapping[str, Signals], reference: Mapping[str, Signals]) -> float:
-    """Π over forget, remain and test of 1 − |accuracy − the reference's|."""
+    """Compute Π over forget, remain and test of 1 − |accuracy − the reference's accuracy|."""
     sets = ("forget", "remain", "test")
     return float(np.prod([1 - abs(unlearned[s].correct.mean() - reference[s].correct.mean()) for s in sets]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassAccuracy:
+    """The accuracy on one class before and after, in percent."""
+
+    label: str
+    original: float
+    unlearned: float
+
+
+def per_class(original: Signals, unlearned: Signals) -> tuple[ClassAccuracy, ...]:
+    """Accuracy on each class that occurs, before and after."""
+    rows = []
+    for label in np.unique(original.targets):
+        here = original.targets == label
+        before, after = original.correct[here].mean(), unlearned.correct[here].mean()
+        rows.append(ClassAccuracy(label=str(label), original=100 * float(before), unlearned=100 * float(after)))
+    return tuple(rows)
+
+
+def agreement(first: Signals, second: Signals) -> float:
+    """Compute the share of samples that both models put in the same class."""
+    return float((first.predictions == second.predictions).mean())
+
+
+def jensen_shannon(first: Floats, second: Floats) -> float:
+    """Compute the mean Jensen-Shannon divergence, nats (0 to log 2), of two sets of distributions, (n, classes).
+
+    In log space: a probability that underflows to 0 adds 0, never NaN.
+    """
+    middle = (first + second) / 2
+    return float(
+        np.clip((_relative_entropy(first, middle) + _relative_entropy(second, middle)).mean() / 2, 0.0, np.log(2))
+    )
+
+
+def total_variation(first: Floats, second: Floats) -> float:
+    """Compute the mean total variation distance (0 to 1) of two sets of distributions, (n, classes)."""
+    return float(np.abs(first - second).sum(axis=1).mean() / 2)
+
+
+def _relative_entropy(p: Floats, q: Floats) -> Floats:
+    logs = np.log(p, out=np.zeros_like(p), where=p > 0) - np.log(q, out=np.zeros_like(q), where=q > 0)
+    result: Floats = (p * logs).sum(axis=1)
+    return result

@@ -1,11 +1,11 @@
-"""What an audit found, as frozen data, and what it does not show."""
+"""The findings of an audit, as frozen values, and its limits: what it does not show."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from unlearning.audit.comparison import Change, Comparison
-from unlearning.audit.measures import ClassAccuracy, Measures
-from unlearning.audit.membership import Attack, Pairing, RocCurve, half_width
+from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
+from unlearning.audit.measures import Measures
+from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import Verdict
 from unlearning.specs.audit import AuditSpec
@@ -102,7 +102,7 @@ def limits(
         found.append(
             "The operator states that the retrained model never saw the forgotten samples. The audit cannot check this."
         )
-    width = half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
+    width = auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
     if width > spec.thresholds.membership_margin:
         found.append(
             f"With {forget:,} forgotten samples, an AUC is known to within ± {width:.2f} at best. An effect within "

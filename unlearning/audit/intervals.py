@@ -1,4 +1,4 @@
-"""Values with their uncertainty."""
+"""Values with confidence intervals."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value and the interval it may lie in, low <= value <= high up to the bootstrap's skewness."""
+    """A value and its interval: low <= value <= high, except for the skewness of a bootstrap."""
 
     value: float
     low: float
@@ -24,24 +24,24 @@ class Interval:
         return f"{self.low:{form}} to {self.high:{form}}"
 
     def scaled(self, factor: float) -> "Interval":
-        """The same in another unit; factor > 0."""
+        """Convert to another unit; factor > 0."""
         return Interval(self.value * factor, self.low * factor, self.high * factor)
 
     def complement(self) -> "Interval":
-        """1 − value, e.g. an error from an accuracy."""
+        """Return 1 − value, e.g. an error from an accuracy."""
         return Interval(1 - self.value, 1 - self.high, 1 - self.low)
 
     def within(self, low: float, high: float) -> bool:
-        """Whether all of it lies in [low, high]."""
+        """Return whether the whole interval lies in [low, high]."""
         return low <= self.low and self.high <= high
 
     def outside(self, low: float, high: float) -> bool:
-        """Whether none of it lies in [low, high]."""
+        """Return whether no part of the interval lies in [low, high]."""
         return self.high < low or self.low > high
 
 
 def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
-    """The share successes/n with Wilson's score interval (1927); n >= 1, effective where weighted."""
+    """Compute the share successes/n with Wilson's score interval (1927); n >= 1, the effective number for weighted samples."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -50,17 +50,17 @@ def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
 
 
 def percentile(value: float, replicates: Floats, *, confidence: float) -> Interval:
-    """The bootstrap's percentile interval; replicates (b,)."""
+    """Compute the bootstrap's percentile interval; replicates (b,)."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(replicates, [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
 
 def student(confidence: float, degrees: int) -> float:
-    """Student's t that `confidence` of the distribution lies within, two-sided."""
+    """Compute Student's t within which `confidence` of the distribution lies, two-sided."""
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
 def resamples(n: int, *, replicates: int, rng: np.random.Generator) -> Floats:
-    """How often each of n samples was drawn in each bootstrap replicate, (replicates, n)."""
+    """Draw how often each of n samples occurs in each bootstrap replicate, (replicates, n)."""
     return rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float64)

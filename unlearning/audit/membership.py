@@ -1,6 +1,6 @@
-"""Threshold attacks: can somebody who sees the model's output tell the forget set from data it never saw?
+"""Threshold attacks: can somebody who sees a model's outputs tell the forget set from data that it never saw?
 
-An AUC of 0.5 is the aim, from both sides: above it forgotten samples still look like members, below it they look worse than
+The aim is an AUC of 0.5, from both sides. Above it forgotten samples still look like members. Below it they look less known than
 data never seen, which gives them away as well.
 """
 
@@ -11,23 +11,27 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc  # type: ignore[import-untyped]  # scipy ships no type information
+from scipy.stats import chi2_contingency  # type: ignore[import-untyped]  # scipy ships no type information
 
 from unlearning.audit.intervals import Floats, Interval, percentile, resamples, wilson
-from unlearning.specs.audit import Thresholds
+from unlearning.audit.signals import ATTACKS, SignalsBySet
+from unlearning.data.samples import SampleSet
+from unlearning.specs.audit import AuditSpec, Thresholds
 
 ROC_POINTS = 200
-MIX_LEVEL = 0.01
-FEW = 30
+_MIX_LEVEL = 0.01
+"""Level of the χ² test that says whether two class mixes differ."""
+_MIN_FOR_BOOTSTRAP = 30
+"""Samples. With fewer, a bootstrap interval may be too narrow (`_at_least_null_width`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Pairing:
-    """Which forgotten and which held-out samples are compared, and with what weight, the same for every model and attack.
+    """Which forgotten and held-out samples are compared, and with what weights: the same for every model and attack of an audit.
 
-    forget: (n,) and held_out: (m,) int64 indexes. weights: (m,), what each held-out sample counts, so that the class mix is
-    that of the forget set. forget_counts: (b, n) and held_out_counts: (b, m), bootstrap weights. matched: whether the mix
-    was made alike. unmatched: forgotten samples left out because no held-out sample has their class.
+    forget: (n,) and held_out: (m,) int64 positions. weights: (m,), of the held-out samples, to match the forget set's class mix.
+    forget_counts: (b, n) and held_out_counts: (b, m), bootstrap weights. matched: whether the mix was matched by weights.
+    unmatched: forgotten samples that are left out because no held-out sample has their class.
     """
 
     forget: NDArray[np.int64]
@@ -40,15 +44,16 @@ class Pairing:
 
     @property
     def effective(self) -> float:
-        """Kish's effective number of held-out samples under the weights."""
+        """Kish's effective number of held-out samples, given the weights."""
         return float(self.weights.sum() ** 2 / (self.weights**2).sum())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attack:
-    """How well one threshold attack tells D_f from D_v. tpr_at_*: None with too few held-out samples for that rate.
+    """How well one threshold attack tells D_f from D_v.
 
-    deciding: "auc" and "balanced_accuracy" at the confidence that decides verdicts.
+    deciding: "auc" and "balanced_accuracy" at the confidence that decides verdicts. tpr_at_*: true positive rate at a false
+    positive rate of 1 % and 0.1 %; None if there are too few held-out samples for that rate.
     """
 
     name: str
@@ -59,16 +64,57 @@ class Attack:
     tpr_at_01_fpr: Interval | None
 
 
-def pair(
-    forget: NDArray[np.int64], held_out: NDArray[np.int64], *, most: int, replicates: int, rng: np.random.Generator
-) -> Pairing:
-    """Pair the two sets by their targets, (n,) and (m,) int64, looking at no more than `most` of either.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RocCurve:
+    """Rates from (0, 0) to (1, 1); fpr and tpr have the same length."""
 
-    Held-out samples are weighted to the forget set's class mix where a χ² test says that the mixes differ (p < 0.01, e.g. one
-    class forgotten); weighting a mix that differs by chance alone would only cost precision.
+    fpr: tuple[float, ...]
+    tpr: tuple[float, ...]
+
+
+def pair_sets(forget: SampleSet, held_out: SampleSet, *, spec: AuditSpec, seed: int) -> Pairing:
+    """Pair the two sets for all models of an audit (`pair`)."""
+    targets = forget.targets.cpu().numpy(), held_out.targets.cpu().numpy()
+    rng = np.random.default_rng([seed, 2])
+    return pair(*targets, max_samples=spec.membership_samples, replicates=spec.replicates, rng=rng)
+
+
+def evaluate_attacks(signals: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> dict[str, Attack]:
+    """Evaluate every threshold attack on one model, and the one named "spread" (`spread_scores`); by name."""
+    return {name: evaluate_attack(name, signals, pairing, spec=spec) for name in (*ATTACKS, "spread")}
+
+
+def evaluate_attack(name: str, signals: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> Attack:
+    """Evaluate one threshold attack on one model, by its name."""
+    scores = {s: signals[s].membership("margin" if name == "spread" else name) for s in signals}
+    if name == "spread":
+        scores = spread_scores(scores, pairing)
+    return attack_by_scores(
+        name,
+        scores["forget"],
+        scores["held_out"],
+        pairing,
+        threshold=member_threshold(scores["remain"], scores["test"]),
+        confidence=spec.confidence,
+        deciding=spec.thresholds.confidence,
+    )
+
+
+def pair(
+    forget: NDArray[np.int64],
+    held_out: NDArray[np.int64],
+    *,
+    max_samples: int,
+    replicates: int,
+    rng: np.random.Generator,
+) -> Pairing:
+    """Pair two sets by their targets, (n,) and (m,) int64, using at most `max_samples` random samples of either.
+
+    If a χ² test says that the class mixes differ (p < 0.01, e.g. if one class is forgotten), held-out samples are weighted to
+    the forget set's mix. Otherwise they are not, because weights for chance differences would only cost precision.
     """
-    first, second = _subset(len(forget), most, rng), _subset(len(held_out), most, rng)
-    matched = mix_differs(forget[first], held_out[second])
+    first, second = _subset(len(forget), max_samples, rng), _subset(len(held_out), max_samples, rng)
+    matched = class_mix_differs(forget[first], held_out[second])
     weights = np.ones(len(second))
     unmatched = 0
     if matched:
@@ -93,31 +139,29 @@ def pair(
     )
 
 
-def half_width(n: int, m: float, *, confidence: float) -> float:
-    """Half the interval of an AUC of 0.5 on n and m samples (Mann-Whitney's variance under the null); at most 0.5."""
+def auc_half_width(n: int, m: float, *, confidence: float) -> float:
+    """Compute half the interval of an AUC of 0.5 on n and m samples (Mann-Whitney variance under the null); at most 0.5."""
     return min(0.5, NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt((n + m + 1) / (12 * n * m)))
 
 
-def margin(pairing: Pairing, thresholds: Thresholds) -> float:
-    """The margin around 0.5 for sets of this size: fixed by the sizes alone, before any model is looked at."""
-    width = half_width(len(pairing.forget), pairing.effective, confidence=thresholds.confidence)
+def membership_margin(pairing: Pairing, thresholds: Thresholds) -> float:
+    """Compute the margin around 0.5 for sets of this size. It depends on the sizes alone, so it is fixed before any result."""
+    width = auc_half_width(len(pairing.forget), pairing.effective, confidence=thresholds.confidence)
     wanted = thresholds.membership_margin_widths * width
     return min(thresholds.membership_margin, max(thresholds.membership_margin_least, wanted))
 
 
-def mix_differs(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
-    """Whether the class mixes of two target vectors differ by more than chance: χ² of homogeneity, p < 0.01."""
+def class_mix_differs(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
+    """Return whether the class mixes of two target vectors differ by more than chance: χ² test of homogeneity, p < 0.01."""
     classes = int(max(first.max(), second.max())) + 1
     table = np.stack([np.bincount(first, minlength=classes), np.bincount(second, minlength=classes)]).astype(float)
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2:
         return False
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
-    statistic = ((table - expected) ** 2 / expected).sum()
-    return bool(chdtrc(table.shape[1] - 1, statistic) < MIX_LEVEL)
+    return bool(chi2_contingency(table, correction=False).pvalue < _MIX_LEVEL)
 
 
-def attack(
+def attack_by_scores(
     name: str,
     forget: Floats,
     held_out: Floats,
@@ -127,9 +171,10 @@ def attack(
     confidence: float,
     deciding: float,
 ) -> Attack:
-    """One attack from the scores of all forgotten and all held-out samples, (n,) and (m,): higher means more like a member.
+    """Evaluate an attack by its scores of all forgotten and all held-out samples, (n,) and (m,): higher means more like a member.
 
-    threshold: what the balanced accuracy is taken at; `member_threshold` learns it from other data, as an attacker must.
+    threshold: for the balanced accuracy; `member_threshold` learns it from other data, as an attacker must. confidence: of the
+    printed intervals. deciding: confidence of the intervals that decide verdicts.
     """
     f, v = forget[pairing.forget], held_out[pairing.held_out]
     ones = np.ones((1, len(f))), pairing.weights[None, :]
@@ -146,10 +191,12 @@ def attack(
         return percentile(value, tpr_at(f, v, *drawn, fpr=fpr), confidence=confidence)
 
     def area(level: float) -> Interval:
-        return _not_narrower(percentile(point, aucs, confidence=level), n, m, confidence=level)
+        return _at_least_null_width(percentile(point, aucs, confidence=level), n, m, confidence=level)
 
     def accuracy(level: float) -> Interval:
-        return balanced(wilson(hit * n, n, confidence=level), wilson(correct_rejection * m, m, confidence=level))
+        return balanced_accuracy(
+            wilson(hit * n, n, confidence=level), wilson(correct_rejection * m, m, confidence=level)
+        )
 
     return Attack(
         name=name,
@@ -162,15 +209,15 @@ def attack(
 
 
 def auc(forget: Floats, held_out: Floats, forget_weights: Floats, held_out_weights: Floats) -> Floats:
-    """P(forget > held-out) + P(equal)/2 for each row of weights, (b,). Scores (n,), (m,); weights (b, n), (b, m)."""
+    """Compute P(forget > held-out) + P(equal)/2 for each row of weights, (b,). Scores (n,), (m,); weights (b, n), (b, m)."""
     f, v = _by_score(forget, held_out, forget_weights, held_out_weights)
     below = np.cumsum(v, axis=1) - v / 2
     result: Floats = (f * below).sum(axis=1) / _positive(f.sum(axis=1) * v.sum(axis=1))
     return result
 
 
-def balanced(first: Interval, second: Interval) -> Interval:
-    """The mean of two independent shares; the interval by Newcombe's square-and-add (Statistics in Medicine 1998)."""
+def balanced_accuracy(first: Interval, second: Interval) -> Interval:
+    """Compute the mean of two independent shares, with the interval by Newcombe's square-and-add (Statistics in Medicine 1998)."""
     value = (first.value + second.value) / 2
     below = math.hypot(first.value - first.low, second.value - second.low) / 2
     above = math.hypot(first.high - first.value, second.high - second.value) / 2
@@ -178,7 +225,7 @@ def balanced(first: Interval, second: Interval) -> Interval:
 
 
 def tpr_at(forget: Floats, held_out: Floats, forget_weights: Floats, held_out_weights: Floats, *, fpr: float) -> Floats:
-    """The greatest true positive rate at a false positive rate of at most `fpr`, for each row of weights, (b,)."""
+    """Compute the largest true positive rate at a false positive rate of at most `fpr`, for each row of weights, (b,)."""
     f, v = _by_score(forget, held_out, forget_weights, held_out_weights)
     above_f, above_v = np.cumsum(f[:, ::-1], axis=1), np.cumsum(v[:, ::-1], axis=1)
     allowed = above_v <= (fpr + 1e-12) * v.sum(axis=1, keepdims=True)
@@ -187,7 +234,7 @@ def tpr_at(forget: Floats, held_out: Floats, forget_weights: Floats, held_out_we
 
 
 def member_threshold(members: Floats, non_members: Floats) -> float:
-    """The score that best separates known members from known non-members (Youden's J), the lowest of equals."""
+    """Find the score that best separates known members from known non-members (Youden's J); the lowest among equals."""
     levels = np.unique(np.concatenate([members, non_members]))
     tpr = 1 - np.searchsorted(np.sort(members), levels, side="right") / len(members)
     fpr = 1 - np.searchsorted(np.sort(non_members), levels, side="right") / len(non_members)
@@ -195,25 +242,17 @@ def member_threshold(members: Floats, non_members: Floats) -> float:
 
 
 def spread_scores(scores: Mapping[str, Floats], pairing: Pairing) -> dict[str, Floats]:
-    """How near each score lies to the held-out median, from either side: scores by set, with "held_out" among them.
+    """Turn scores into how near each lies to the held-out median, on either side. scores: by set, including "held_out".
 
-    Forgetting that makes some samples too good and others too bad has an AUC of 0.5; this sees it, and it sees members whose
-    scores lie closer together than those of data never seen.
+    If forgetting makes some samples look too well known and others too little, the AUC is 0.5. This attack detects it, and it
+    detects members whose scores lie closer together than those of data never seen.
     """
     centre = np.median(scores["held_out"][pairing.held_out])
     return {name: -np.abs(values - centre) for name, values in scores.items()}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RocCurve:
-    """Rates from (0, 0) to (1, 1); fpr and tpr have the same length."""
-
-    fpr: tuple[float, ...]
-    tpr: tuple[float, ...]
-
-
-def roc(forget: Floats, held_out: Floats, pairing: Pairing) -> RocCurve:
-    """The ROC curve of an attack from its scores, thinned to about 200 points; the low-FPR end keeps all of its own."""
+def roc_curve(forget: Floats, held_out: Floats, pairing: Pairing) -> RocCurve:
+    """Compute an attack's ROC curve from its scores, thinned to about 200 points; up to 100 of them are at the low-FPR end."""
     f, v = _by_score(
         forget[pairing.forget], held_out[pairing.held_out], np.ones((1, len(pairing.forget))), pairing.weights[None, :]
     )
@@ -221,12 +260,12 @@ def roc(forget: Floats, held_out: Floats, pairing: Pairing) -> RocCurve:
     fpr = np.concatenate([[0.0], np.cumsum(v[0, ::-1]) / v.sum()])
     early = np.flatnonzero(fpr <= 0.02)[: ROC_POINTS // 2]
     even = np.linspace(0, len(fpr) - 1, min(len(fpr), ROC_POINTS - len(early))).round().astype(np.int64)
-    kept = np.union1d(early, even)
-    return RocCurve(fpr=tuple(fpr[kept].clip(0, 1).tolist()), tpr=tuple(tpr[kept].clip(0, 1).tolist()))
+    chosen = np.union1d(early, even)
+    return RocCurve(fpr=tuple(fpr[chosen].clip(0, 1).tolist()), tpr=tuple(tpr[chosen].clip(0, 1).tolist()))
 
 
 def _by_score(f: Floats, v: Floats, f_weights: Floats, v_weights: Floats) -> tuple[Floats, Floats]:
-    """The weights gathered by distinct score, ascending: two arrays (b, distinct)."""
+    """Sum the weights of equal scores, in ascending order of the scores: two arrays (b, distinct)."""
     levels, place = np.unique(np.concatenate([f, v]), return_inverse=True)
     f_place, v_place = place[: len(f)], place[len(f) :]
     return _gather(f_weights, f_place, len(levels)), _gather(v_weights, v_place, len(levels))
@@ -240,18 +279,18 @@ def _gather(weights: Floats, place: NDArray[np.int64], levels: int) -> Floats:
     return out
 
 
-def _not_narrower(found: Interval, n: int, m: float, *, confidence: float) -> Interval:
-    """Five samples that all lie on one side are five equal bootstraps: with few, at least the width under the null is kept."""
-    if min(n, m) >= FEW:
-        return found
-    half = half_width(n, m, confidence=confidence)
-    low, high = min(found.low, found.value - half), max(found.high, found.value + half)
-    return Interval(found.value, max(0.0, low), min(1.0, high))
+def _at_least_null_width(interval: Interval, n: int, m: float, *, confidence: float) -> Interval:
+    """Widen an interval on few samples to the width under the null: five samples on one side give equal bootstraps."""
+    if min(n, m) >= _MIN_FOR_BOOTSTRAP:
+        return interval
+    half = auc_half_width(n, m, confidence=confidence)
+    low, high = min(interval.low, interval.value - half), max(interval.high, interval.value + half)
+    return Interval(interval.value, max(0.0, low), min(1.0, high))
 
 
 def _positive(values: Floats) -> Floats:
     return np.where(values > 0, values, 1.0)
 
 
-def _subset(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return np.arange(n) if n <= most else np.sort(rng.permutation(n)[:most])
+def _subset(n: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.arange(n) if n <= size else np.sort(rng.permutation(n)[:size])

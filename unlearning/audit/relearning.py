@@ -1,4 +1,4 @@
-"""Relearning: fine-tune a copy of a model on a set until its loss is where the original had it."""
+"""The relearn delay: how long a model takes to learn a set again, compared with data that it never saw."""
 
 import copy
 import math
@@ -19,9 +19,10 @@ from unlearning.specs.audit import AuditSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Relearner:
-    """How to relearn, the same for every model and set of an audit. kind: "sgd" (plain) or "adam".
+    """How to relearn: the same for every model and set of an audit.
 
-    target: the loss at which a set counts as relearned. limit: T_max, steps. batch_size: samples a step.
+    kind: "sgd" (plain) or "adam". target: the loss, nats, at which a set counts as relearned. limit: T_max, steps. batch_size:
+    samples a step.
     """
 
     kind: str
@@ -33,10 +34,12 @@ class Relearner:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curve:
-    """One relearning. losses: the set's mean loss before step 1, after it, … delay: T, the first step at which the loss is
-    at the target. censored: T_max came first (then delay is T_max). travelled: ‖θ_T − θ_0‖, T being the last step where it
-    is censored. diverged: the loss left the
-    finite numbers, and the curve ends there.
+    """The curve of one relearning.
+
+    losses: the set's mean loss, nats, before step 1, after it, and so on. delay: T, the first step after which the loss is at
+        the target.
+    censored: T_max came first; then the delay is T_max. travelled: ‖θ_T − θ_0‖, at the last step if censored. diverged: the loss
+    became infinite or NaN, and the curve ends there.
     """
 
     losses: tuple[float, ...]
@@ -46,13 +49,154 @@ class Curve:
     diverged: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Relearning:
+    """The results of one relearner.
+
+    relearner: None if it could not be calibrated, because the original's loss on D_v is not above its loss on D_f or the
+        unlearned model has collapsed.
+    delta: δ, nats. samples: how many are relearned. unlearned: the unlearned model's curves on the forget set, one for each order.
+    controls: its curves on the control sets. reference: the retrained model's curve, if there is one.
+    ratio: delay on the forget set over delay on the controls. ratio_to_fail: the same with an interval widened for the number of
+        relearners (Bonferroni), because each of them can fail the model. original_ratio: the original's delay on the forget set
+        over the controls', the negative control. normalised: see `normalised_delay`; None without a reference.
+    area: mean loss of the unlearned model's curve above the original's, nats.
+    """
+
+    kind: str
+    relearner: Relearner | None
+    delta: float
+    samples: int
+    original: Curve
+    unlearned: tuple[Curve, ...]
+    controls: tuple[Curve, ...]
+    reference: Curve | None
+    ratio: Interval | None
+    ratio_to_fail: Interval | None
+    original_ratio: Interval | None
+    normalised: float | None
+    area: float
+
+    @property
+    def reference_ratio(self) -> float | None:
+        """T / T(θ_r): 1 for the retrained model; None without one, or if its delay is 0."""
+        if self.reference is None or self.reference.delay == 0:
+            return None
+        return float(np.mean([curve.delay for curve in self.unlearned])) / self.reference.delay
+
+    @property
+    def reference_area(self) -> float | None:
+        """The mean loss of the unlearned model's curve above the retrained model's, nats; None without a retrained model."""
+        return None if self.reference is None else curve_area(self.reference, self.unlearned[0])
+
+    @property
+    def control_delay(self) -> float:
+        """The typical delay of the controls' curves, steps."""
+        return typical_delay(self.controls)
+
+    @property
+    def unlearned_delay(self) -> float:
+        """The typical delay of the forget set's curves, steps."""
+        return typical_delay(self.unlearned)
+
+    @property
+    def control(self) -> Curve:
+        """The control's curve with the median delay."""
+        return sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
+
+
+def relearn_delay(
+    *,
+    original: nn.Module,
+    unlearned: nn.Module,
+    reference: nn.Module | None,
+    forget: SampleSet,
+    held_out: SampleSet,
+    objective: Objective,
+    spec: AuditSpec,
+    kind: str,
+    seed: int,
+    collapsed: bool = False,
+) -> Generator[None, None, Relearning]:
+    """Relearn with one relearner, yielding after each of `run_count` runs.
+
+    The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
+    collapsed model is not relearned: its delays would mean nothing and take longest.
+    """
+    sizes = class_sizes(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), max_samples=spec.relearn_samples)
+    again = [draw_by_class(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
+    controls = [draw_by_class(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.controls(kind))]
+    before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
+    losses = [mean_loss(original, batch, objective) for batch in controls]
+    unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
+    delta = spec.relearn_delta * (unseen - before)
+    relearner = None
+    if delta > 0 and not collapsed:
+        relearner = calibrate_relearner(
+            original, controls[typical], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
+            limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
+        )  # fmt: skip
+    yield
+    used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
+
+    def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
+        return relearn(model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least)
+
+    first = run(original, again[0], 0, at_least=spec.relearn_steps)
+    curves = [first]
+    for order, batch in enumerate(again):
+        curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
+        yield
+    for order, batch in enumerate(controls):
+        curves.append(run(unlearned, batch, order))
+        yield
+    oracle = run(reference, again[0], 0, at_least=spec.relearn_steps) if reference is not None else None
+    afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
+    delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
+    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
+    confidence = spec.thresholds.confidence
+    every = 1 - (1 - confidence) / len(spec.relearners)
+    # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
+    measured = (
+        relearner is not None
+        and not any(c.diverged for c in curves)
+        and 3 * sum(c.censored for c in never) <= len(never)
+    )
+    return Relearning(
+        kind=kind,
+        relearner=relearner,
+        delta=delta,
+        samples=sum(sizes.values()),
+        original=first,
+        unlearned=tuple(afterwards),
+        controls=tuple(never),
+        reference=oracle,
+        ratio=delay_ratio(delays, control_delays, share=share, confidence=confidence) if measured else None,
+        ratio_to_fail=delay_ratio(delays, control_delays, share=share, confidence=every) if measured else None,
+        original_ratio=delay_ratio([first.delay], control_delays, share=share, confidence=confidence)
+        if measured
+        else None,
+        normalised=(
+            normalised_delay(original=first.delay, unlearned=float(np.mean(delays)), reference=oracle.delay)
+            if oracle
+            else None
+        ),
+        area=curve_area(first, afterwards[0]),
+    )
+
+
+def run_count(spec: AuditSpec, kind: str) -> int:
+    """Compute how often `relearn_delay` yields."""
+    return 1 + spec.relearn_orders + spec.controls(kind)
+
+
 def relearn(
     model: nn.Module, batch: Batch, *, objective: Objective, relearner: Relearner, seed: int, at_least: int = 0
 ) -> Curve:
-    """Fine-tune a deep copy of `model` on `batch` until its mean loss is back at the target, or T_max is reached.
+    """Fine-tune a deep copy of `model` on `batch` until its mean loss is at the target, or T_max is reached.
 
-    The order is fixed by `seed`. Evaluation mode throughout: batch-norm statistics and dropout would make a step depend on
-    which samples share its batch. at_least: go on for so many steps where the target comes sooner (for plots).
+    seed: of the order of the samples. The copy stays in evaluation mode: batch norm and dropout would make a step depend on
+    which samples share a batch. at_least: continue for so many steps if the target is reached sooner (for plots).
     """
     copied = channels_last(copy.deepcopy(model)).eval().requires_grad_(True)
     batch = Batch(channels_last(batch.inputs), batch.targets)
@@ -89,15 +233,16 @@ def relearn(
     )
 
 
-def calibrate(
+def calibrate_relearner(
     model: nn.Module, control: Batch, *, objective: Objective, kind: str, target: float, steps: int, limit: float,
     batch_size: int, seed: int, tries: int = 5,
 ) -> Relearner | None:  # fmt: skip
-    """The learning rate at which `model`, the original, learns a control set in about `steps` steps; None if none does.
+    """Search the learning rate at which the original learns a control set in about `steps` steps; return None if none is found.
 
-    Looks at the original and at held-out data only, so everything is fixed before the unlearned model is touched. The first
-    rate at which it takes between two thirds and twice as many is taken, else the nearest tried; T_max is `limit` times what
-    it took. The search begins low and goes up by halves at most: at the edge of stability plain SGD's delay is mostly noise.
+    The search uses the original and held-out data only, so everything is fixed before the unlearned model is used. It stops at
+    the first rate that takes between two thirds and twice as many steps, else it returns the nearest rate tried. T_max is
+    `limit` times the steps taken. The rate starts low and rises by at most half: near the edge of stability plain SGD's delay is
+    mostly noise.
     """
     rate = 0.01 if kind == "sgd" else 0.0005
     best: tuple[float, Relearner] | None = None
@@ -114,6 +259,66 @@ def calibrate(
                 break
         rate *= 0.25 if curve.diverged else min(1.5, curve.delay / steps)
     return best[1] if best else None
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
+    """Compute the mean loss of the batch, nats."""
+    return float(objective.losses(batched_forward(model), batch).double().mean())
+
+
+def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_samples: int) -> dict[int, int]:
+    """Compute how many samples of each class to relearn: in D_f's mix, at most `max_samples`, and half of D_v's of each class.
+
+    Half, so that the control sets differ and show how much the delay varies by chance.
+    """
+    share = min(1.0, max_samples / len(forget))
+    labels, counts = np.unique(forget, return_counts=True)
+    available = {int(label): math.ceil(int((held_out == label).sum()) / 2) for label in labels}
+    wanted = {int(label): round(float(count) * share) for label, count in zip(labels, counts, strict=True)}
+    sizes = {label: min(max(1, wanted[label]), available[label]) for label in available}
+    return {label: size for label, size in sizes.items() if size > 0}
+
+
+def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator) -> Batch:
+    """Draw `sizes[label]` samples of each class at random without replacement."""
+    targets = samples.targets.cpu().numpy()
+    parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
+    return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
+
+
+def delay_ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:
+    """Compute the delay over the controls' delay, with an interval for another forget set of this size.
+
+    On the log scale; half a step is added, because a delay may be 0. The spread between the control sets counts once for D_f and
+    once, divided by their number, for the controls. share: of D_v that one control set takes. Control sets from one pool
+    overlap, and the finite-population correction accounts for it.
+    """
+    logs = np.log(np.array(controls) + 0.5)
+    between = float(logs.var(ddof=1)) / max(1e-6, 1 - share)
+    # A delay is known to a whole step only, which gives the least possible uncertainty.
+    grain = 1 / (12 * float(np.mean(np.array(controls) + 0.5)) ** 2)
+    error = math.sqrt((between + grain) * (1 + 1 / len(controls)))
+    half = student(confidence, len(controls) - 1) * error
+    value = float(np.log(np.array(delays) + 0.5).mean() - logs.mean())
+    return Interval(math.exp(value), math.exp(value - half), math.exp(value + half))
+
+
+def normalised_delay(*, original: float, unlearned: float, reference: float) -> float | None:
+    """Compute (T − T(θ_o)) / (T(θ_r) − T(θ_o)): 0 for the original, 1 for the retrained model; None if the two are equal."""
+    return (unlearned - original) / (reference - original) if reference != original else None
+
+
+def typical_delay(curves: Sequence[Curve]) -> float:
+    """Compute the geometric mean of the curves' delays, steps. Half a step is added before, because a delay may be 0."""
+    delays = [curve.delay for curve in curves]
+    return delays[0] if len(delays) == 1 else math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5
+
+
+def curve_area(first: Curve, second: Curve) -> float:
+    """Compute the mean difference of two curves over the steps that both have, nats; positive if the second is above the first."""
+    n = min(len(first.losses), len(second.losses))
+    return float(np.mean(np.array(second.losses[:n]) - np.array(first.losses[:n]))) if n else 0.0
 
 
 def _optimiser(relearner: Relearner, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -133,202 +338,6 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
             yield index
 
 
-@torch.no_grad()
-def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
-    """The mean loss of the batch, nats."""
-    return float(objective.losses(batched_forward(model), batch).double().mean())
-
-
 def _distance(start: list[Tensor], parameters: list[nn.Parameter]) -> float:
     pairs = zip(start, parameters, strict=True)
     return math.sqrt(sum(float((p.detach() - s).double().pow(2).sum()) for s, p in pairs))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Relearning:
-    """One relearner's results. relearner: None where nothing could be calibrated: D_v has no higher loss on the original than
-    D_f, so there is nothing to relearn, or the unlearned model has collapsed.
-
-    delta: δ, nats. unlearned: a curve an order. controls: a curve a control set, both from the unlearned model.
-    ratio: unlearned over control, and ratio_to_fail its interval widened for there being several relearners (Bonferroni), any
-    of which may fail the model. original_ratio: original over control, the negative control. normalised: with a reference.
-    area: mean loss of the unlearned model's curve above the original's, nats.
-    """
-
-    kind: str
-    relearner: Relearner | None
-    delta: float
-    samples: int
-    original: Curve
-    unlearned: tuple[Curve, ...]
-    controls: tuple[Curve, ...]
-    reference: Curve | None
-    ratio: Interval | None
-    ratio_to_fail: Interval | None
-    original_ratio: Interval | None
-    normalised: float | None
-    area: float
-
-    @property
-    def reference_ratio(self) -> float | None:
-        """T / T(θ_r): 1 for the retrained model; None without one, or where it has no delay."""
-        if self.reference is None or self.reference.delay == 0:
-            return None
-        return float(np.mean([curve.delay for curve in self.unlearned])) / self.reference.delay
-
-    @property
-    def reference_area(self) -> float | None:
-        """The mean loss of the unlearned model's curve above the retrained model's, nats: 0 for that; None without one."""
-        return None if self.reference is None else area(self.reference, self.unlearned[0])
-
-    @property
-    def control_delay(self) -> float:
-        """The typical delay of the controls' curves, steps."""
-        return typical_delay(self.controls)
-
-    @property
-    def unlearned_delay(self) -> float:
-        """The typical delay of the forget set's curves, steps."""
-        return typical_delay(self.unlearned)
-
-    @property
-    def control(self) -> Curve:
-        """The control's curve with the median delay."""
-        return sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
-
-
-def relearn_delay(
-    *,
-    original: nn.Module,
-    unlearned: nn.Module,
-    reference: nn.Module | None,
-    forget: SampleSet,
-    held_out: SampleSet,
-    objective: Objective,
-    spec: AuditSpec,
-    kind: str,
-    seed: int,
-    collapsed: bool = False,
-) -> Generator[None, None, Relearning]:
-    """Relearn with one relearner, yielding after each of `runs` runs.
-
-    The learning rate, δ and T_max come from the original and D_v alone, before the unlearned model is looked at. Where that
-    has collapsed nothing is relearned: its delays would say nothing, and take the longest of all.
-    """
-    sizes = mix(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), most=spec.relearn_samples)
-    again = [choose(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
-    controls = [choose(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.controls(kind))]
-    before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
-    losses = [mean_loss(original, batch, objective) for batch in controls]
-    unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
-    delta = spec.relearn_delta * (unseen - before)
-    relearner = None
-    if delta > 0 and not collapsed:
-        relearner = calibrate(
-            original, controls[typical], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
-            limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
-        )  # fmt: skip
-    yield
-    used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
-
-    def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
-        return relearn(model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least)
-
-    first = run(original, again[0], 0, at_least=spec.relearn_steps)
-    curves = [first]
-    for order, batch in enumerate(again):
-        curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
-        yield
-    for order, batch in enumerate(controls):
-        curves.append(run(unlearned, batch, order))
-        yield
-    oracle = run(reference, again[0], 0, at_least=spec.relearn_steps) if reference is not None else None
-    afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
-    delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
-    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
-    confidence = spec.thresholds.confidence
-    every = 1 - (1 - confidence) / len(spec.relearners)
-    # Controls cut off at T_max agree with each other, and would make the interval look narrow.
-    measured = (
-        relearner is not None
-        and not any(c.diverged for c in curves)
-        and 3 * sum(c.censored for c in never) <= len(never)
-    )
-    return Relearning(
-        kind=kind,
-        relearner=relearner,
-        delta=delta,
-        samples=sum(sizes.values()),
-        original=first,
-        unlearned=tuple(afterwards),
-        controls=tuple(never),
-        reference=oracle,
-        ratio=ratio(delays, control_delays, share=share, confidence=confidence) if measured else None,
-        ratio_to_fail=ratio(delays, control_delays, share=share, confidence=every) if measured else None,
-        original_ratio=ratio([first.delay], control_delays, share=share, confidence=confidence) if measured else None,
-        normalised=(
-            normalised(original=first.delay, unlearned=float(np.mean(delays)), reference=oracle.delay)
-            if oracle
-            else None
-        ),
-        area=area(first, afterwards[0]),
-    )
-
-
-def runs(spec: AuditSpec, kind: str) -> int:
-    """How often `relearn_delay` yields."""
-    return 1 + spec.relearn_orders + spec.controls(kind)
-
-
-def mix(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, most: int) -> dict[int, int]:
-    """How many samples of each class are relearned: as D_f has them, at most `most` in all and half of D_v's of that class.
-
-    Half, so that control sets differ from each other and show how much chance there is in them.
-    """
-    share = min(1.0, most / len(forget))
-    labels, counts = np.unique(forget, return_counts=True)
-    available = {int(label): math.ceil(int((held_out == label).sum()) / 2) for label in labels}
-    wanted = {int(label): round(float(count) * share) for label, count in zip(labels, counts, strict=True)}
-    sizes = {label: min(max(1, wanted[label]), available[label]) for label in available}
-    return {label: size for label, size in sizes.items() if size > 0}
-
-
-def choose(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator) -> Batch:
-    """As many samples of each class as `sizes` says, drawn at random without replacement."""
-    targets = samples.targets.cpu().numpy()
-    parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
-    return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
-
-
-def ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:
-    """Delay over the control's delay, with an interval for what another forget set of this size could have shown.
-
-    On the log scale: both sets are samples of n, so the spread between control sets counts once for D_f and once, divided by
-    their number, for the controls. share: how much of D_v one control set takes; sets drawn from the same pool overlap, and
-    the finite-population correction undoes that. Half a step is added, so that a delay of 0 has a logarithm.
-    """
-    logs = np.log(np.array(controls) + 0.5)
-    between = float(logs.var(ddof=1)) / max(1e-6, 1 - share)
-    # A step is the finest the delay can be read to, so that is the least uncertainty there is.
-    grain = 1 / (12 * float(np.mean(np.array(controls) + 0.5)) ** 2)
-    error = math.sqrt((between + grain) * (1 + 1 / len(controls)))
-    half = student(confidence, len(controls) - 1) * error
-    value = float(np.log(np.array(delays) + 0.5).mean() - logs.mean())
-    return Interval(math.exp(value), math.exp(value - half), math.exp(value + half))
-
-
-def area(first: Curve, second: Curve) -> float:
-    """The mean difference of two relearning curves over the steps both have, in nats: second above first is positive."""
-    n = min(len(first.losses), len(second.losses))
-    return float(np.mean(np.array(second.losses[:n]) - np.array(first.losses[:n]))) if n else 0.0
-
-
-def normalised(*, original: float, unlearned: float, reference: float) -> float | None:
-    """(T − T(θ_o)) / (T(θ_r) − T(θ_o)): 0 for the original, 1 for the retrained model; None where those are the same."""
-    return (unlearned - original) / (reference - original) if reference != original else None
-
-
-def typical_delay(curves: Sequence[Curve]) -> float:
-    """The geometric mean of the curves' delays, steps; half a step is added meanwhile, because a delay may be 0."""
-    delays = [curve.delay for curve in curves]
-    return delays[0] if len(delays) == 1 else math.exp(float(np.log(np.array(delays) + 0.5).mean())) - 0.5

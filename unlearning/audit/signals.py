@@ -1,6 +1,7 @@
-"""What a membership attack may see of each sample, computed once a set from float64 logits."""
+"""Signals: what a membership attack may read of each sample, computed once for each set from float64 logits."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,17 +16,20 @@ from unlearning.errors import MethodRefused
 from unlearning.hardware import channels_last, inference_batches
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
-"""The threshold attacks, by the signal they use. loss, confidence and margin order the samples alike for a single-label
-classifier, so their AUC is the same number; they are all printed because readers look for them."""
+"""The threshold attacks, by the signal they use.
+
+For a single-label classifier loss, confidence and margin order the samples alike, so their AUC is the same number. All are printed
+because readers expect them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Signals:
-    """One set seen through one model. targets: (n,) int64. probabilities: (n, classes). The rest (n,), float64, in nats.
+    """The signals of one set through one model. targets: (n,) int64. probabilities: (n, classes). The others: (n,), float64, nats.
 
     loss: −log p_y. confidence: p_y. margin: φ = z_y − logsumexp_{k≠y} z_k. entropy: of the prediction.
     modified_entropy: −(1−p_y) log p_y − Σ_{k≠y} p_k log(1−p_k) (Song, Mittal, USENIX Security 2021, eq. 8).
-    correct: whether the largest logit is the target's. finite: whether every logit was a finite number.
+    correct: whether the largest logit is the target's. finite: whether all logits were finite.
     """
 
     targets: NDArray[np.int64]
@@ -43,28 +47,32 @@ class Signals:
 
     @property
     def predictions(self) -> NDArray[np.int64]:
-        """The class of the largest probability, (n,)."""
+        """The class with the largest probability, (n,)."""
         classes: NDArray[np.int64] = self.probabilities.argmax(axis=1)
         return classes
 
     def membership(self, attack: str) -> Floats:
-        """The attack's score, (n,): the higher, the more the sample looks like a member.
+        """Return the attack's score, (n,): the higher, the more the sample looks like a member.
 
-        Members have a low loss and a low entropy, so those are negated: forgetting that turns the attack round.
+        Members have a low loss and a low entropy, so these are negated. Without that the attack's sign would be reversed.
         """
         values: Floats = getattr(self, attack)
         return values if attack in ("confidence", "margin") else -values
 
 
-def frozen(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that needs no gradient: audits never touch what they are given."""
+SignalsBySet = Mapping[str, Signals]
+"""The signals of one model by set: "forget", "remain", "held_out", "test"."""
+
+
+def frozen_copy(model: nn.Module) -> nn.Module:
+    """Copy a model into evaluation mode without gradients: audits do not change the models that they are given."""
     return channels_last(copy.deepcopy(model)).eval().requires_grad_(False)
 
 
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
-    """The signals of every sample, through `model` as it stands (pass what `frozen` gave). The model's device is used.
+    """Compute the signals of every sample through `model`, a `frozen_copy`, on the model's device.
 
-    Raises MethodRefused where the objective has no logits.
+    Raises MethodRefused without logits.
     """
     if objective.logits is None:
         raise MethodRefused("This audit is for classifiers; the objective offers no logits.")
@@ -78,7 +86,7 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
 
 
 def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:
-    """The signals of logits (n, classes) float64 for targets (n,). Logits that are no numbers count as 0."""
+    """Compute the signals of logits (n, classes) float64 for targets (n,). A logit that is NaN counts as 0."""
     finite = bool(np.isfinite(logits).all())
     logits = np.nan_to_num(logits, nan=0.0, posinf=1e4, neginf=-1e4)
     rows = np.arange(len(logits))
@@ -90,7 +98,7 @@ def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:
     margin = logits[rows, targets] - others
     loss = np.logaddexp(0.0, -margin)
 
-    # 1 − p loses every digit where p is nearly 1, which is where members are; only the top class can be there.
+    # 1 − p loses all digits if p is nearly 1, as it is for members. Only the class with the largest logit can have such a p.
     top = logits.argmax(axis=1)
     log_rest = np.log1p(-np.minimum(p, 0.5))
     between = (p > 0.5) & (p < 1)
@@ -118,7 +126,7 @@ def _logsumexp(values: Floats) -> Floats:
 
 
 def _without(logits: Floats, index: NDArray[np.int64]) -> Floats:
-    """The logits with one entry a row taken out (−1e30 in its place: −inf would make NaN where all are out)."""
+    """Replace one entry of each row by −1e30, as if it were absent; −inf would give NaN if a row has no other entry."""
     out = logits.copy()
     out[np.arange(len(out)), index] = -1e30
     return out

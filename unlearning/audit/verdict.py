@@ -1,8 +1,8 @@
-"""The verdict: what the intervals allow to be said, and no more.
+"""The verdict: what the intervals allow to conclude.
 
-A finding passes where its whole interval lies on the right side, fails where its whole interval lies on the wrong side, and
-otherwise says nothing (None). `failed` as soon as one deciding finding fails, `verified` only where all of them pass. All must
-pass but any one can fail, so the interval that fails a relearning is widened for the number of relearners.
+A finding passes if its whole interval lies within the threshold, fails if its whole interval lies beyond it, and is otherwise
+open (None). The verdict is `failed` if one deciding finding fails, `verified` if all of them pass, and otherwise `inconclusive`.
+Because each of several relearners can fail the model, the interval that fails it is widened for their number.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +26,11 @@ NAMES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One check. passed: None where the interval does not tell. deciding: whether the verdict hangs on it."""
+    """The result of one check.
+
+    passed: None if the interval leaves it open. text: a clause without a full stop. deciding: whether the verdict depends on it;
+    other findings can only warn.
+    """
 
     code: str
     passed: bool | None
@@ -37,7 +41,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """value: "verified", "inconclusive" or "failed". sentence: for a reader without statistics; claims what was measured."""
+    """The verdict of an audit.
+
+    value: "verified", "inconclusive" or "failed". sentence: what was measured, for a reader without statistics. warnings:
+        sentences.
+    """
 
     value: str
     sentence: str
@@ -46,25 +54,25 @@ class Verdict:
 
 
 def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds) -> Verdict:
-    """The verdict that follows from the findings; what does not decide can only warn."""
+    """Derive the verdict from the findings. forgotten: the number of forgotten samples."""
     deciding = [finding for finding in findings if finding.deciding]
-    failing = [finding.text for finding in deciding if finding.passed is False]
+    failed = [finding.text for finding in deciding if finding.passed is False]
     open_ = [finding.text for finding in deciding if finding.passed is None]
     samples = f"{forgotten:,} forgotten sample{'' if forgotten == 1 else 's'}"
-    if failing:
-        value, sentence = "failed", f"The audit of the {samples} failed: {_listed(failing)}."
+    if failed:
+        value, sentence = "failed", f"The audit of the {samples} failed: {_joined(failed)}."
     elif open_ or not any(finding.code.startswith("relearn_delay") for finding in deciding):
         open_ = open_ or ["no relearning was measured"]
         value = "inconclusive"
         sentence = (
-            f"The audit can neither confirm nor rule out that the model still knows the {samples}: {_listed(open_)}."
+            f"The audit can neither confirm nor exclude that the model still knows the {samples}: {_joined(open_)}."
         )
     else:
         value = "verified"
         passed = [finding.text for finding in deciding if finding.code.startswith(("membership", "relearn"))]
         sentence = (
             f"Within the thresholds fixed beforehand and at {thresholds.confidence:.0%} confidence, the tests that were run "
-            f"found the {samples} to be like data that the model never saw: {_listed(passed)}."
+            f"found the {samples} to be like data that the model never saw: {_joined(passed)}."
         )
     warnings = tuple(f.text[0].upper() + f.text[1:] + "." for f in findings if not f.deciding and f.passed is not True)
     return Verdict(value=value, sentence=sentence, findings=tuple(findings), warnings=warnings)
@@ -77,38 +85,39 @@ def membership_findings(
     reference: Mapping[str, Attack] | None,
     margin: float,
 ) -> list[Finding]:
-    """The negative control, the test itself, and the positive control where there is a retrained model.
+    """Make the findings of the membership test: negative control, the test, and with a retrained model the positive control.
 
-    A statistic is sensitive where it tells the original's forget set from held-out data, with its whole interval outside
-    0.5 ± margin. Every sensitive one must lie inside afterwards; where none is, all must, and that says little. None may lie
-    wholly outside, nor may "spread", which can only object.
+    A statistic is sensitive if its whole interval lies outside 0.5 ± margin on the original: it recognises the forget set there.
+    All sensitive ones must lie inside on the unlearned model. If none is sensitive, all must, and a pass means little. No
+    statistic may lie wholly outside; the attack "spread" is used for this only.
     """
     names = [name for name in original if name != "spread"]
-    sensitive = [key for key, found in _statistics(original, names) if _outside(found, margin)]
-    asked = [row for row in _statistics(unlearned, names) if not sensitive or row[0] in sensitive]
-    stray = [row for row in _statistics(unlearned, unlearned) if _outside(row[1], margin)]
-    clumsy = reference is not None and any(_outside(f, margin) for _, f in _statistics(reference, reference))
-    inside = all(_inside(found, margin) for _, found in asked)
+    sensitive = [key for key, interval in _statistics(original, names) if _outside(interval, margin)]
+    tested = [row for row in _statistics(unlearned, names) if not sensitive or row[0] in sensitive]
+    outside = [row for row in _statistics(unlearned, unlearned) if _outside(row[1], margin)]
+    reference_fails = reference is not None and any(_outside(f, margin) for _, f in _statistics(reference, reference))
+    inside = all(_inside(interval, margin) for _, interval in tested)
     findings = [
         _negative_control(max(_statistics(original, names), key=_reach), bool(sensitive)),
         Finding(
             code="membership_matched",
-            passed=(None if clumsy else False) if stray else inside or None,
-            text=_matched_text(max(stray or asked, key=_reach), bool(stray), inside, bool(sensitive), margin),
-            interval=max(stray or asked, key=_reach)[1],
+            passed=(None if reference_fails else False) if outside else inside or None,
+            text=_matched_text(max(outside or tested, key=_reach), bool(outside), inside, bool(sensitive), margin),
+            interval=max(outside or tested, key=_reach)[1],
         ),
     ]
     if reference is not None:
-        said = (
-            "fails the membership test too, so a failure cannot be laid to the unlearning"
-            if clumsy
-            else "passes it too"
-        )
+        text = "the model retrained without the forget set passes the same membership test"
+        if reference_fails:
+            text = (
+                "the model retrained without the forget set fails the same membership test, so a failure cannot be attributed to "
+                "the unlearning"
+            )
         findings.append(
             Finding(
                 code="positive_control",
-                passed=not clumsy,
-                text=f"put to the membership test, the model retrained without the forget set {said}",
+                passed=not reference_fails,
+                text=text,
                 deciding=False,
             )
         )
@@ -116,45 +125,50 @@ def membership_findings(
 
 
 def _negative_control(strongest: "_Statistic", sensitive: bool) -> Finding:
-    what = f"on the original model the strongest membership attack ({_named(strongest)})"
-    said = "recognises the forget set, as it must"
+    text = f"the strongest membership attack recognises the forget set in the original model, as it must ({_named(strongest)})"
     if not sensitive:
-        said = "does not recognise the forget set: membership attacks have no power here and show nothing about the new model"
+        text = (
+            f"the strongest membership attack does not recognise the forget set in the original model ({_named(strongest)}), so "
+            "membership attacks have no power here and show nothing about the new model"
+        )
     return Finding(
         code="negative_control_membership",
         passed=sensitive or None,
-        text=f"{what} {said}",
+        text=text,
         interval=strongest[1],
         deciding=False,
     )
 
 
-def _matched_text(worst: "_Statistic", stray: bool, inside: bool, sensitive: bool, margin: float) -> str:
-    if stray and worst[0][0] == "spread":
-        side = "lie unusually near to" if worst[1].value > 0.5 else "lie unusually far from"
-        return f"forgotten samples {side} the middle of data never seen ({_named(worst)}, outside 0.5 ± {margin:.2g})"
-    if stray:
-        side = "still look like members" if worst[1].value > 0.5 else "look less known than data never seen"
-        return f"forgotten samples {side} ({_named(worst)}, outside 0.5 ± {margin:.2g})"
+def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: bool, margin: float) -> str:
+    if outside and worst[0][0] == "spread":
+        side = "unusually near to" if worst[1].value > 0.5 else "unusually far from"
+        return f"the forgotten samples lie {side} the median of data never seen ({_named(worst)}, outside 0.5 ± {margin:.2g})"
+    if outside:
+        side = "still look like training data" if worst[1].value > 0.5 else "look less known than data never seen"
+        return f"the forgotten samples {side} ({_named(worst)}, outside 0.5 ± {margin:.2g})"
     if not inside:
-        return f"membership attacks leave it open ({_named(worst)}, not wholly inside 0.5 ± {margin:.2g})"
+        return f"membership attacks do not decide ({_named(worst)}, not entirely inside 0.5 ± {margin:.2g})"
     if not sensitive:
-        return "membership attacks tell neither the original's nor the new model's forgotten samples from held-out data"
-    return f"membership attacks cannot tell them from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
+        return (
+            "membership attacks cannot tell the forgotten samples from held-out data, but could not in the original model "
+            "either"
+        )
+    return f"membership attacks cannot tell the forgotten samples from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
 
 
 def relearn_findings(relearnings: Sequence[Relearning], *, thresholds: Thresholds) -> list[Finding]:
-    """Does the forget set take as long as data never seen, and does the original, as it must, not?
+    """Make a finding for each relearner: does the forget set take as long to learn as data never seen?
 
-    The first relearner must pass. The others have fewer controls: they must not fail, and where they leave it open they warn.
+    The first relearner must pass. The others have fewer controls: they must not fail, and if they leave it open they only warn.
     """
     findings = []
-    for place, relearning in enumerate(relearnings):
-        found = _relearn_finding(relearning, thresholds)
-        findings.append(found if place == 0 else replace(found, deciding=found.passed is not None))
+    for position, relearning in enumerate(relearnings):
+        finding = _relearn_finding(relearning, thresholds)
+        findings.append(finding if position == 0 else replace(finding, deciding=finding.passed is not None))
         ratio = relearning.ratio
         if ratio is not None and ratio.low > thresholds.relearn_excess:
-            text = f"{_relearned(relearning, ratio)}), which is a mark of damage rather than of forgetting"
+            text = f"{_relearned(relearning, ratio)}), which indicates damage rather than forgetting"
             findings.append(
                 Finding(
                     code=f"relearn_excess_{relearning.kind}", passed=False, text=text, interval=ratio, deciding=False
@@ -165,49 +179,53 @@ def relearn_findings(relearnings: Sequence[Relearning], *, thresholds: Threshold
 
 def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     code, name = f"relearn_delay_{relearning.kind}", NAMES[relearning.kind]
-    found, control, least = relearning.ratio, relearning.original_ratio, thresholds.relearn_ratio
+    ratio, control, least = relearning.ratio, relearning.original_ratio, thresholds.relearn_ratio
     wide = relearning.ratio_to_fail
-    if found is None or wide is None or control is None:
-        reason = "held-out data are no harder for the original than the forget set, or too many runs were cut off"
+    if ratio is None or wide is None or control is None:
+        reason = (
+            "held-out data are no harder for the original than the forget set, the model has collapsed, or runs diverged "
+            "or reached the step limit"
+        )
         return Finding(code=code, passed=None, text=f"relearning with {name} could not be measured ({reason})")
     if relearning.control_delay < thresholds.control_steps or control.high >= least:
         text = (
-            f"relearning with {name} has no power: the control needs {relearning.control_delay:.0f} steps and the original "
-            f"{relearning.original.delay}"
+            f"relearning with {name} has no power: the control needs {relearning.control_delay:.0f} steps, and the original model "
+            f"{relearning.original.delay} for the forget set"
         )
-        return Finding(code=code, passed=None, text=text, interval=found)
+        return Finding(code=code, passed=None, text=text, interval=ratio)
     if relearning.samples < thresholds.relearn_least:
-        text = f"{_relearned(relearning, found)}), which decides nothing on {relearning.samples} samples"
-        return Finding(code=code, passed=None, text=text, interval=found)
-    passed = True if found.low >= least else False if wide.high < least else None
-    words = {True: "at least", False: "less than", None: "which may be less than"}
-    text = f"{_relearned(relearning, found)}, {words[passed]} {least:.2g})"
-    return Finding(code=code, passed=passed, text=text, interval=found)
+        text = f"{_relearned(relearning, ratio)}), which does not decide with only {relearning.samples} samples"
+        return Finding(code=code, passed=None, text=text, interval=ratio)
+    passed = True if ratio.low >= least else False if wide.high < least else None
+    comparison = {True: "at least", False: "less than", None: "which may be less than"}
+    text = f"{_relearned(relearning, ratio)}, {comparison[passed]} the required {least:.2g})"
+    return Finding(code=code, passed=passed, text=text, interval=ratio)
 
 
-def _relearned(relearning: Relearning, found: Interval) -> str:
-    times = f"{found.value:.2f} times as long as learning new data (interval {found.ends()}"
-    return f"relearning them with {NAMES[relearning.kind]} takes {times}"
+def _relearned(relearning: Relearning, ratio: Interval) -> str:
+    """Begin the text of a finding; the caller closes the parenthesis."""
+    times = f"{ratio.value:.2f} times as long as learning new data (interval {ratio.ends()}"
+    return f"relearning the forgotten samples with {NAMES[relearning.kind]} takes {times}"
 
 
 def change_findings(change: Change) -> list[Finding]:
-    """Was anything done at all, and is anything left?"""
+    """Make the findings on whether anything was done to the model, and whether it has collapsed."""
     moved = f"weights moved by {change.weight_distance_relative:.2g}, predictions by {change.prediction_change:.2g}"
     left = (
-        "the model does more than guess"
+        "the model does better than guessing"
         if not change.collapsed
-        else "the model has collapsed: it does little but guess"
+        else "the model has collapsed: it does little better than guessing"
     )
     return [
         Finding(
             code="not_a_no_op",
             passed=not change.no_op,
-            text=f"nothing was done to the model ({moved})" if change.no_op else f"the model was changed ({moved})",
+            text=f"the model was hardly changed ({moved})" if change.no_op else f"the model was changed ({moved})",
         ),
         Finding(
             code="not_collapsed",
             passed=not change.collapsed,
-            text=left if change.finite else "the model no longer gives finite numbers",
+            text=left if change.finite else "the model's weights or outputs are not finite numbers",
         ),
     ]
 
@@ -219,21 +237,21 @@ def utility_findings(
     whole_classes: bool,
     thresholds: Thresholds,
 ) -> list[Finding]:
-    """Accuracy lost, before and after, in percent: a warning, never a reason to pass or fail.
+    """Make the findings on accuracy before and after, in percent. They can only warn.
 
-    whole_classes: whether a class is forgotten as a whole; `test` is then about the classes that remain.
+    whole_classes: whether a class is fully forgotten; `test` is then about the other classes.
     """
-    data = "test data of the classes that remain" if whole_classes else "test data"
+    data = "test data of the remaining classes" if whole_classes else "test data"
     rows = []
     for code, name, (was, now) in (("ra", "remaining data", remaining), ("ta", data, test)):
-        kept = was.value - now.value <= thresholds.utility_drop
+        preserved = was.value - now.value <= thresholds.utility_drop
         text = f"accuracy on the {name} went from {was.value:.1f} % to {now.value:.1f} %"
-        rows.append(Finding(code=f"utility_{code}", passed=kept, text=text, interval=now, deciding=False))
+        rows.append(Finding(code=f"utility_{code}", passed=preserved, text=text, interval=now, deciding=False))
     return rows
 
 
 _Statistic = tuple[tuple[str, str], Interval]
-"""An attack's name, what was measured of it, and the value."""
+"""(Attack, "auc" or "balanced_accuracy"), and the value with its deciding interval."""
 
 
 def _statistics(attacks: Mapping[str, Attack], names: Iterable[str]) -> list[_Statistic]:
@@ -246,7 +264,7 @@ def _named(row: _Statistic) -> str:
 
 
 def _reach(row: _Statistic) -> float:
-    """How far from 0.5 the nearer end of the interval lies; below 0 where the interval holds 0.5."""
+    """Compute how far the nearer end of the interval is from 0.5; negative if the interval contains 0.5."""
     return max(row[1].low - 0.5, 0.5 - row[1].high)
 
 
@@ -258,5 +276,5 @@ def _outside(found: Interval, margin: float) -> bool:
     return found.outside(0.5 - margin, 0.5 + margin)
 
 
-def _listed(texts: Sequence[str]) -> str:
+def _joined(texts: Sequence[str]) -> str:
     return "; ".join(texts)

@@ -1,35 +1,123 @@
+import copy
+import math
+
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
-from unlearning.audit.comparison import compare, tug_of_war
-from unlearning.audit.signals import Signals, signals
+from tests.unlearning.small import OBJECTIVE, plain, task
+from unlearning.audit.comparison import (
+    ClassAccuracy,
+    agreement,
+    compare_with_retrained,
+    has_collapsed,
+    jensen_shannon,
+    layer_distances,
+    measure_change,
+    per_class,
+    total_variation,
+    tug_of_war,
+    weight_distance,
+)
+from unlearning.audit.measures import accuracy
+from unlearning.audit.signals import Signals, frozen_copy, observe, signals
+from unlearning.methods.registry import unlearn
+from unlearning.specs import SSD, FineTune, Spec
+from unlearning.specs.audit import Thresholds
+from unlearning.task import run_to_completion
 
 
-def seen(right: int, n: int = 10) -> Signals:
+def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:
+    """A model that is right on the first share of balanced samples, and says class 0 elsewhere."""
+    targets = np.arange(n) % 4
+    predicted = np.where(np.arange(n) < right * n, targets, 0)
+    return signals(scale * np.eye(4)[predicted], targets)
+
+
+def moved(by: float) -> tuple[nn.Module, nn.Module]:
+    model = nn.Linear(3, 2)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.weight += by
+    return model, other
+
+
+def test_the_weight_distance_is_relative_to_the_original() -> None:
+    first, second = moved(0.5)
+    norm = math.sqrt(sum(float(p.detach().double().pow(2).sum()) for p in first.parameters()))
+    assert math.isclose(weight_distance(first, second), math.sqrt(6 * 0.25) / norm, rel_tol=1e-5)
+    assert layer_distances(first, second)["bias"] == 0
+
+
+def test_a_model_that_did_not_move_is_a_no_op_and_one_that_did_is_not() -> None:
+    same = {"forget": seen(0.9), "remain": seen(0.9), "held_out": seen(0.9)}
+    other = {"forget": seen(0.5), "remain": seen(0.9), "held_out": seen(0.9)}
+    assert measure_change(*moved(0.0), before=same, after=same, thresholds=Thresholds()).no_op
+    # The weights moved but nothing they say did, as with a dampening that is too weak.
+    assert measure_change(*moved(0.5), before=same, after=same, thresholds=Thresholds()).no_op
+    assert not measure_change(*moved(0.5), before=same, after=other, thresholds=Thresholds()).no_op
+
+
+def test_a_model_that_guesses_has_collapsed_and_one_that_lost_a_little_has_not() -> None:
+    assert has_collapsed(seen(1.0), seen(0.0), share=0.5)
+    assert not has_collapsed(seen(1.0), seen(0.9), share=0.5)
+
+
+def test_weights_that_are_no_numbers_are_a_collapse_and_make_no_infinity() -> None:
+    before = {"forget": seen(0.9), "remain": seen(0.9), "held_out": seen(0.9)}
+    found = measure_change(*moved(math.inf), before=before, after=before, thresholds=Thresholds())
+    assert found.collapsed
+    assert not found.no_op
+    assert math.isfinite(found.weight_distance_relative)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        (SSD(selection=1e6), "no_op"),
+        (SSD(selection=0.01, dampening=0.001), "collapsed"),
+        (FineTune(epochs=30, learning_rate=100.0), "collapsed"),
+    ],
+)
+def test_a_method_that_did_nothing_or_too_much_is_told_as_that(spec: Spec, found: str) -> None:
+    """SSD's published constant dampens nothing of a random forget set, and a smaller one destroys the model."""
+    given, original = task(plain), task(plain).model
+    run_to_completion(unlearn(spec, given))
+    sets = {"forget": given.forget, "remain": given.remain, "held_out": given.criterion}
+    before, after = (
+        {name: observe(frozen_copy(model), part, objective=OBJECTIVE) for name, part in sets.items()}
+        for model in (original, given.model)
+    )
+    told = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())
+
+    assert (told.no_op, told.collapsed) == (found == "no_op", found == "collapsed")
+
+
+def correct_on(right: int, n: int = 10) -> Signals:
     targets = np.zeros(n, dtype=np.int64)
     return signals(np.where(np.arange(n)[:, None] < right, [[3.0, 0.0]], [[0.0, 3.0]]), targets)
 
 
 def test_tug_of_war_multiplies_what_is_left() -> None:
-    first = {"forget": seen(8), "remain": seen(10), "test": seen(9)}
-    second = {"forget": seen(6), "remain": seen(10), "test": seen(8)}
+    first = {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
+    second = {"forget": correct_on(6), "remain": correct_on(10), "test": correct_on(8)}
     assert tug_of_war(first, second) == pytest.approx(0.8 * 1.0 * 0.9)
 
 
 def test_a_model_has_no_gap_to_itself() -> None:
-    model, sets = nn.Linear(2, 2), {"forget": seen(8), "remain": seen(10), "test": seen(9)}
+    model, sets = nn.Linear(2, 2), {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
     table = {"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0}
-    found = compare(sets, sets, measures=table, reference_measures=table, models=(model, model))
+    found = compare_with_retrained(sets, sets, measures=table, reference_measures=table, models=(model, model))
     assert (found.average_gap, found.tow, found.activation_distance, found.jensen_shannon) == (0, 1, 0, 0)
     assert set(found.layers.values()) == {0.0}
 
 
 def test_the_average_gap_is_over_the_four_measures() -> None:
-    sets = {"forget": seen(8), "remain": seen(10), "test": seen(9)}
-    other = {"forget": seen(6), "remain": seen(10), "test": seen(9)}
-    found = compare(
+    sets = {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
+    other = {"forget": correct_on(6), "remain": correct_on(10), "test": correct_on(9)}
+    found = compare_with_retrained(
         sets,
         other,
         measures={"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0},
@@ -51,7 +139,7 @@ def test_the_divergence_is_scipys_and_bears_certainty() -> None:
     other = {"forget": second, "remain": second, "test": second}
     table = {"ua": 0.0, "ra": 0.0, "ta": 0.0, "mi": 0.0}
     model = nn.Linear(2, 2)
-    found = compare(sets, other, measures=table, reference_measures=table, models=(model, model))
+    found = compare_with_retrained(sets, other, measures=table, reference_measures=table, models=(model, model))
 
     wanted = np.mean(jensenshannon(first.probabilities, second.probabilities, axis=1) ** 2)
     assert found.jensen_shannon == pytest.approx(wanted)
@@ -61,11 +149,43 @@ def test_the_divergence_is_scipys_and_bears_certainty() -> None:
 
 def test_each_layer_s_distance_is_that_of_its_weights() -> None:
     first, second = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    sets = {"forget": seen(8), "remain": seen(10), "test": seen(9)}
+    sets = {"forget": correct_on(8), "remain": correct_on(10), "test": correct_on(9)}
     table = {"ua": 20.0, "ra": 100.0, "ta": 90.0, "mi": 40.0}
-    found = compare(sets, sets, measures=table, reference_measures=table, models=(first, second))
+    found = compare_with_retrained(sets, sets, measures=table, reference_measures=table, models=(first, second))
     ours, theirs = first.state_dict(), second.state_dict()
 
     assert set(found.layers) == set(ours)
     for name, distance in found.layers.items():
         assert distance == pytest.approx(float((ours[name] - theirs[name]).norm()), rel=1e-5)
+
+
+def distributions(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.ones(5), 40)
+
+
+def test_jensen_shannon_is_the_square_of_scipy_s_distance() -> None:
+    p, q = distributions(0), distributions(1)
+    assert jensen_shannon(p, q) == pytest.approx(np.mean(jensenshannon(p, q, axis=1) ** 2))
+
+
+def test_jensen_shannon_bears_probabilities_of_zero() -> None:
+    assert jensen_shannon(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])) == pytest.approx(np.log(2))
+    assert jensen_shannon(np.array([[1.0, 0.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])) == 0
+    assert np.isfinite(jensen_shannon(np.array([[1.0, 5e-324]]), np.array([[1.0, 0.0]])))
+
+
+def test_total_variation_is_the_most_that_any_event_differs() -> None:
+    p, q = np.array([[0.5, 0.3, 0.2]]), np.array([[0.2, 0.3, 0.5]])
+    assert total_variation(p, q) == pytest.approx(0.3)
+
+
+def test_accuracy_and_agreement_count_predictions() -> None:
+    targets = np.array([0, 0, 1, 1])
+    first = signals(np.array([[2.0, 0], [0, 2], [0, 2], [0, 2]]), targets)
+    second = signals(np.array([[2.0, 0], [2, 0], [0, 2], [2, 0]]), targets)
+    assert accuracy(first).value == 0.75
+    assert agreement(first, second) == 0.5
+    assert per_class(first, second) == (
+        ClassAccuracy(label="0", original=50.0, unlearned=100.0),
+        ClassAccuracy(label="1", original=100.0, unlearned=50.0),
+    )

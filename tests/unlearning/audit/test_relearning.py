@@ -2,14 +2,32 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.unlearning import small
 from tests.unlearning.audit.conftest import OBJECTIVE, World
-from unlearning.audit.relearning import Relearner, calibrate, mean_loss, relearn
+from tests.unlearning.small import plain, samples, task
+from unlearning.audit.relearning import (
+    Curve,
+    Relearner,
+    calibrate_relearner,
+    class_sizes,
+    curve_area,
+    delay_ratio,
+    draw_by_class,
+    mean_loss,
+    normalised_delay,
+    relearn,
+    relearn_delay,
+)
 from unlearning.data.objectives import Forward, Objective
-from unlearning.data.samples import Batch
+from unlearning.data.samples import Batch, SampleSet
+from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fit
 
 SGD = Relearner(kind="sgd", learning_rate=0.1, target=0.01, limit=60, batch_size=8)
 
@@ -101,7 +119,7 @@ def test_the_same_seed_gives_the_same_curve_and_another_another(world: World) ->
 def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_steps(world: World, kind: str) -> None:
     original, control = world.models["original"], world.sets["held_out"].take(torch.arange(120)).batch
     target = mean_loss(original, control, OBJECTIVE) / 4
-    found = calibrate(
+    found = calibrate_relearner(
         original, control, objective=OBJECTIVE, kind=kind, target=target, steps=20, limit=3.0, batch_size=32, seed=0
     )
     assert found is not None
@@ -113,4 +131,94 @@ def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_
 def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> None:
     original, control = world.models["original"], world.sets["remain"].take(torch.arange(60)).batch
     settings = {"objective": OBJECTIVE, "kind": "sgd", "steps": 20, "limit": 3.0, "batch_size": 32, "seed": 0}
-    assert calibrate(original, control, target=10.0, **settings) is None  # type: ignore[arg-type]
+    assert calibrate_relearner(original, control, target=10.0, **settings) is None  # type: ignore[arg-type]
+
+
+def labelled(targets: np.ndarray) -> SampleSet:
+    n = len(targets)
+    return SampleSet(ids=tuple(map(str, range(n))), inputs=torch.arange(n), targets=torch.tensor(targets))
+
+
+def test_a_control_has_the_forget_set_s_size_and_class_mix() -> None:
+    rng = np.random.default_rng(0)
+    forget, held_out = rng.choice(4, 120, p=[0.4, 0.3, 0.2, 0.1]), rng.choice(4, 800)
+    sizes = class_sizes(forget, held_out, max_samples=256)
+    chosen = draw_by_class(labelled(held_out), sizes, rng)
+    assert sorted(chosen.targets.tolist()) == sorted(forget.tolist())
+    assert len(set(chosen.inputs.tolist())) == 120
+
+
+def test_a_control_takes_at_most_half_of_a_class_and_no_more_than_asked() -> None:
+    forget, held_out = np.repeat([0, 1], [300, 300]), np.repeat([0, 1, 2], [50, 500, 100])
+    assert class_sizes(forget, held_out, max_samples=10_000) == {0: 25, 1: 250}
+    assert class_sizes(forget, held_out, max_samples=100) == {0: 25, 1: 50}
+
+
+def test_a_class_that_nobody_held_out_is_left_out() -> None:
+    assert class_sizes(np.array([0, 7, 7]), np.zeros(40, dtype=np.int64), max_samples=256) == {0: 1}
+
+
+def test_the_ratio_s_interval_covers_a_set_never_learned_as_often_as_it_says() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(600):
+        delays = np.exp(rng.normal(3.4, 0.3, 7)).round().astype(int)
+        hits += delay_ratio([delays[0]], delays[1:].tolist(), share=0.0, confidence=0.9).within(0, np.inf) and bool(
+            (lambda r: r.low <= 1 <= r.high)(delay_ratio([delays[0]], delays[1:].tolist(), share=0.0, confidence=0.9))
+        )
+    assert 0.86 < hits / 600 < 0.95
+
+
+def test_controls_from_one_pool_are_corrected_for_their_overlap() -> None:
+    alone = delay_ratio([20], [15, 20, 25, 22], share=0.0, confidence=0.9)
+    overlapping = delay_ratio([20], [15, 20, 25, 22], share=0.5, confidence=0.9)
+    assert overlapping.high > alone.high
+    assert overlapping.value == alone.value
+
+
+def test_controls_that_agree_exactly_still_leave_the_graininess_of_a_step() -> None:
+    found = delay_ratio([10], [10, 10, 10, 10], share=0.3, confidence=0.9)
+    assert found.low < 1 < found.high
+
+
+def test_a_delay_of_zero_is_far_below_any_control() -> None:
+    assert delay_ratio([0], [20, 25, 22, 30, 18, 24], share=0.3, confidence=0.9).high < 0.1
+
+
+def test_the_normalised_delay_is_zero_for_the_original_and_one_for_the_retrained_model() -> None:
+    assert normalised_delay(original=0, unlearned=0, reference=30) == 0
+    assert normalised_delay(original=0, unlearned=30, reference=30) == 1
+    assert normalised_delay(original=5, unlearned=9, reference=5) is None
+
+
+def curve(*losses: float) -> Curve:
+    return Curve(losses=losses, delay=len(losses) - 1, censored=False, travelled=0.0, diverged=False)
+
+
+def test_the_area_is_the_mean_difference_over_the_steps_that_both_have() -> None:
+    assert curve_area(curve(1.0, 0.5, 0.0), curve(2.0, 1.0, 0.75, 0.5)) == pytest.approx((1.0 + 0.5 + 0.75) / 3)
+    assert curve_area(curve(1.0, 0.5), curve(1.0, 0.5)) == 0
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(kind: str) -> None:
+    """The sanity checks of the normalisations: T(θ_o) = 0, and every ratio to the retrained model is 1, every area 0, for it."""
+    given = task(plain)
+    retrained = fit(given.build, given.remain, given.recipe, objective=small.OBJECTIVE, seed=1)
+    spec = AuditSpec(relearn_controls=3, relearn_delta=0.3)
+    found = {}
+    for name, model in {"original": given.model, "retrained": retrained}.items():
+        steps = relearn_delay(
+            original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=samples(80, seed=21),
+            objective=small.OBJECTIVE, spec=spec, kind=kind, seed=0,
+        )  # fmt: skip
+        found[name] = run_to_completion(steps)
+
+    original, oracle = found["original"], found["retrained"]
+    assert original.unlearned[0].delay == original.original.delay == 0
+    assert (original.normalised, original.reference_ratio, original.area) == (0, 0, 0)
+    assert oracle.unlearned[0].delay > 0
+    assert (oracle.normalised, oracle.reference_ratio, oracle.reference_area) == (1, 1, 0)
+    assert oracle.area > 0
+    assert original.reference_area < 0
+    assert oracle.unlearned[0].travelled > original.unlearned[0].travelled == 0
+    assert len(oracle.reference.losses) > spec.relearn_steps

@@ -1,7 +1,6 @@
-"""Long runs that are resumed: what a model showed is kept on disk, run by run; the model itself is not."""
+"""Cache of many runs, so that a long audit can be resumed: the results of each run are stored on disk, its models are not."""
 
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable, Generator
 from functools import partial
@@ -11,20 +10,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearning.storage import write_atomically
 from unlearning.task import Progress, map_progress
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[int], Generator[Progress, None, Arrays]]
-"""The run of a number: seeded by it, so that it does not matter which were done before."""
+"""A run by its number, which seeds it: the runs do not depend on each other."""
 
 PHASE = "references"
+"""The phase of the progress."""
 
 
-def resumable(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
-    """The results of runs 0 to `count` − 1, each taken from `folder` where it is there, else made and written.
+def cached_runs(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
+    """Return the results of runs 0 to `count` − 1, each read from `folder`, or run and written there if missing.
 
-    Killed at any moment and called again, it loses the run that was under way and nothing else. Yields after each step of a run:
-    `step` counts finished runs, the metric `run` is how far the present one is, 0 to 1. Raises OSError where it cannot write.
+    If it is killed and called again, only the run in progress is lost. Yields after each step of a run: `step` counts the
+    finished runs, the metric `run` is the progress of the present one, 0 to 1. Raises OSError if it cannot write.
     """
     folder.mkdir(parents=True, exist_ok=True)
     results = []
@@ -32,19 +33,19 @@ def resumable(run: Run, *, count: int, folder: Path) -> Generator[Progress, None
         path = _path(folder, number)
         found = _read(path)
         if found is None:
-            found = yield from map_progress(run(number), partial(_of_run, number=number, count=count))
-            _write(path, found)
+            found = yield from map_progress(run(number), partial(_run_progress, number=number, count=count))
+            write_atomically(path, _to_npz(found))
         results.append(found)
         yield Progress(phase=PHASE, step=number + 1, total=count, metrics={"run": 1.0})
     return results
 
 
-def _of_run(inner: Progress, *, number: int, count: int) -> Progress:
+def _run_progress(inner: Progress, *, number: int, count: int) -> Progress:
     return Progress(phase=PHASE, step=number, total=count, metrics={"run": inner.step / max(1, inner.total)})
 
 
-def finished(folder: Path, *, count: int) -> int:
-    """How many of the runs are there already."""
+def finished_count(folder: Path, *, count: int) -> int:
+    """Count the runs whose results are stored."""
     return sum(_path(folder, number).is_file() for number in range(count))
 
 
@@ -60,15 +61,7 @@ def _read(path: Path) -> Arrays | None:
         return None
 
 
-def _write(path: Path, arrays: Arrays) -> None:
-    """The file appears by a rename, whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one of the arrays
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _to_npz(arrays: Arrays) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one of the arrays
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Tier 2 as a whole: the attacks with reference models on the original and on the unlearned model, and the two distances."""
+"""Audit with reference models: LiRA, U-LiRA, RMIA, KLoM and the forgetting score, for the original and the unlearned model."""
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ import numpy as np
 from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
-from unlearning.audit.attacks.klom import Forgetting, forgetting, klom
+from unlearning.audit.attacks.klom import ForgettingScore, forgetting_score, klom
 from unlearning.audit.attacks.lira import lira
 from unlearning.audit.attacks.rmia import rmia, typical_offline, typical_online
-from unlearning.audit.attacks.shadows import Repeats, Shadows, repeats, shadows
+from unlearning.audit.attacks.shadows import Repeats, Shadows, run_repeats, run_shadows
 from unlearning.audit.attacks.study import Study, margins
 from unlearning.audit.intervals import Floats
-from unlearning.audit.membership import Attack, Pairing, attack, pair
+from unlearning.audit.membership import Attack, Pairing, attack_by_scores, pair
 from unlearning.data.samples import joined
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.task import Progress
@@ -32,44 +32,45 @@ class Distance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReferenceFindings:
-    """original, unlearned: the attacks by name; "u_lira" on the unlearned alone. klom, forgetting: None without repeats.
+    """The findings of an audit with reference models.
 
-    shadows, repeats: how many models they rest on. samples: how many were compared, of "forget" and of "held_out".
+    original, unlearned: the attacks by name; "u_lira" on the unlearned model only. klom, forgetting: None without repeats.
+    shadows, repeats: how many models were used. samples: how many were compared, of "forget" and of "held_out".
     """
 
     original: Mapping[str, Attack]
     unlearned: Mapping[str, Attack]
     klom: Distance | None
-    forgetting: Forgetting | None
+    forgetting: ForgettingScore | None
     shadows: int
     repeats: int
     samples: Mapping[str, int]
 
 
 def audit_with_references(
-    of: Study, *, unlearned: nn.Module, spec: ReferenceSpec, folder: Path
+    study: Study, *, unlearned: nn.Module, spec: ReferenceSpec, folder: Path
 ) -> Generator[Progress, None, ReferenceFindings]:
-    """Run tier 2 on `unlearned`, beside the original of the study's task (the negative control). Ask `cost` first.
+    """Audit `unlearned` and, as the negative control, the original of the study's task. See `estimate_cost` first.
 
-    What the reference models showed is kept under `folder`, and an interrupted run goes on from there. That is the margins of
-    forgotten samples without their IDs: delete the folder with the rest of the job's work.
+    The results of the reference models are stored in `folder`, so an interrupted run continues from there. They contain margins of
+    forgotten samples without their IDs: delete the folder with the job's other files.
     """
-    seen = joined(of.pool, of.population)
-    models = (of.task.model, unlearned)
-    first, second = (margins(model, seen, of.task.objective) for model in models)
-    found = yield from shadows(of, count=spec.shadows, folder=folder)
-    repeated = (yield from repeats(of, count=spec.repeats, folder=folder)) if spec.repeats else None
+    seen = joined(study.pool, study.population)
+    models = (study.task.model, unlearned)
+    first, second = (margins(model, seen, study.task.objective) for model in models)
+    found = yield from run_shadows(study, count=spec.shadows, folder=folder)
+    repeated = (yield from run_repeats(study, count=spec.repeats, folder=folder)) if spec.repeats else None
     pairing = pair(
-        of.task.forget.targets.cpu().numpy(),
-        of.others.targets.cpu().numpy(),
-        most=spec.audit.membership_samples,
+        study.task.forget.targets.cpu().numpy(),
+        study.others.targets.cpu().numpy(),
+        max_samples=spec.audit.membership_samples,
         replicates=spec.audit.replicates,
-        rng=np.random.default_rng([of.seed, 3]),
+        rng=np.random.default_rng([study.seed, 3]),
     )
     scores = scores_of(second, found, spec=spec) | {"u_lira": _likelihood(second, found.after, found)}
     return ReferenceFindings(
-        original=_attacks(scores_of(first, found, spec=spec), len(of.task.forget), pairing, spec),
-        unlearned=_attacks(scores, len(of.task.forget), pairing, spec),
+        original=_attacks(scores_of(first, found, spec=spec), len(study.task.forget), pairing, spec),
+        unlearned=_attacks(scores, len(study.task.forget), pairing, spec),
         klom=_distance(repeated) if repeated else None,
         forgetting=_forgetting(repeated) if repeated else None,
         shadows=spec.shadows,
@@ -79,10 +80,10 @@ def audit_with_references(
 
 
 def scores_of(target: Floats, found: Shadows, *, spec: ReferenceSpec) -> dict[str, Floats]:
-    """The pool's scores, (n,), by the attacks on models as trained. target: margins of pool and population, (n + m,)."""
+    """Compute the pool's scores, (n,), by LiRA and RMIA. target: margins of pool and population, (n + m,)."""
     n = found.members.shape[1]
     p, reference = expit(target), expit(found.before)
-    nobody = np.zeros((len(reference), len(target) - n), dtype=np.bool_)
+    no_members = np.zeros((len(reference), len(target) - n), dtype=np.bool_)
 
     def score(typical: Floats, population: Floats) -> Floats:
         return rmia(p[:n], typical, population_target=p[n:], population_typical=population, gamma=spec.gamma)
@@ -91,7 +92,7 @@ def scores_of(target: Floats, found: Shadows, *, spec: ReferenceSpec) -> dict[st
         "lira": _likelihood(target, found.before, found),
         "rmia_offline": score(
             typical_offline(reference[:, :n], found.members, a=spec.offline_a),
-            typical_offline(reference[:, n:], nobody, a=spec.offline_a),
+            typical_offline(reference[:, n:], no_members, a=spec.offline_a),
         ),
         "rmia": score(typical_online(reference[:, :n], found.members), reference[:, n:].mean(axis=0)),
     }
@@ -103,9 +104,9 @@ def _likelihood(target: Floats, shown: Floats, found: Shadows) -> Floats:
 
 
 def _attacks(scores: Mapping[str, Floats], forgotten: int, pairing: Pairing, spec: ReferenceSpec) -> dict[str, Attack]:
-    """Each score as an attack on D_f against the others; at equal odds, and at half of RMIA's population."""
+    """Evaluate each score as an attack on D_f against the others. Thresholds: equal likelihoods, or half of RMIA's population."""
     return {
-        name: attack(
+        name: attack_by_scores(
             name,
             values[:forgotten],
             values[forgotten:],
@@ -119,7 +120,7 @@ def _attacks(scores: Mapping[str, Floats], forgotten: int, pairing: Pairing, spe
 
 
 def _distance(found: Repeats) -> Distance:
-    """Both against the second half of the retrained, so that KLoM and its null are of the same size."""
+    """Compare both with the second half of the retrained models, so that KLoM and its null use as many models."""
     half = len(found.retrained) // 2
     one = klom(found.unlearned[:half], found.retrained[half:])
     null = klom(found.retrained[:half], found.retrained[half:])
@@ -127,5 +128,5 @@ def _distance(found: Repeats) -> Distance:
     return Distance(mean=float(one.mean()), p95=p95, null_mean=float(null.mean()), null_p95=null_p95)
 
 
-def _forgetting(found: Repeats) -> Forgetting:
-    return forgetting(found.unlearned, found.retrained, utility=found.utility)
+def _forgetting(found: Repeats) -> ForgettingScore:
+    return forgetting_score(found.unlearned, found.retrained, utility=found.utility)

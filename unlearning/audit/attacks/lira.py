@@ -1,8 +1,8 @@
-"""The likelihood-ratio attack, one sample at a time: LiRA on trained shadow models, U-LiRA on the same models after unlearning.
+"""LiRA and U-LiRA, the likelihood-ratio attack on each sample: on trained shadow models, and on the same models after unlearning.
 
 score(x) = log N(φ(x); μ_in, s_in) − log N(φ(x); μ_out, s_out), with φ the margin z_y − logsumexp_{k≠y} z_k (Carlini et al.,
-IEEE S&P 2022, §V). U-LiRA is the same with "in" meaning trained on and then unlearned by the method that is judged (Hayes et al.,
-2024): a model that unlearned a sample is told from one that never saw it.
+IEEE S&P 2022, §V). In U-LiRA "in" means trained on and then unlearned by the audited method (Hayes et al., 2024): it tells a
+model that unlearned a sample from one that never saw it.
 """
 
 import numpy as np
@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
 
-FEWEST_FOR_OWN_SPREAD = 32
-"""With fewer models on either side a sample's own spread is noise, and one spread serves all (Carlini et al., §VI-C: 64 in all)."""
+MIN_FOR_OWN_SPREAD = 32
+"""Models on either side. With fewer, one spread is used for all samples: each sample's own is noise (Carlini et al., §VI-C)."""
 
-_LEAST_SPREAD = 1e-6
+_MIN_SPREAD = 1e-6
 
 
 def lira(target: Floats, shadows: Floats, members: NDArray[np.bool_]) -> Floats:
-    """The attack's score of each sample, (n,): the higher, the more it looks like it was in.
+    """Compute the attack's score of each sample, (n,): the higher, the more the sample looks like "in".
 
     target: margins through the attacked model, (n,). shadows: margins through k shadow models, (k, n). members: (k, n), whether the
-    shadow model was trained on the sample; every sample must be in at least one and out of at least one.
+    shadow model was trained on the sample; every sample must be in at least one and not in at least one.
     """
     inside, outside = (_fitted(shadows, chosen) for chosen in (members, ~members))
     return _log_normal(target, *inside) - _log_normal(target, *outside)
 
 
 def _fitted(shadows: Floats, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each sample's margins, (n,), over the chosen models."""
+    """Compute the mean and standard deviation of each sample's margins, (n,), over the chosen models."""
     counts = chosen.sum(axis=0)
     mean = (shadows * chosen).sum(axis=0) / counts
     squares = (chosen * (shadows - mean) ** 2).sum(axis=0)
-    if counts.min() >= FEWEST_FOR_OWN_SPREAD:
+    if counts.min() >= MIN_FOR_OWN_SPREAD:
         spread = np.sqrt(squares / (counts - 1))
     else:
-        # Each sample's mean has taken one degree of freedom.
+        # Each sample's mean takes one degree of freedom.
         spread = np.full(len(mean), np.sqrt(squares.sum() / max(1, counts.sum() - len(mean))))
-    return mean, np.maximum(spread, _LEAST_SPREAD)
+    return mean, np.maximum(spread, _MIN_SPREAD)
 
 
 def _log_normal(values: Floats, mean: Floats, spread: Floats) -> Floats:

@@ -1,4 +1,8 @@
-"""Shadow models: trained with a random half of the pool, then made to forget that half by the method that is judged."""
+"""Reference models: shadow models, repeats of the whole run, and what they cost.
+
+A shadow model is trained with a random half of the pool, then unlearns that half by the audited method. A repeat trains an
+original, unlearns D_f, and trains a retrained model.
+"""
 
 import itertools
 import time
@@ -11,10 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearning.audit.attacks.cache import Arrays, finished, resumable
-from unlearning.audit.attacks.study import Study, indexed, key, margins, members_of, seed_of, trained, unlearned
+from unlearning.audit.attacks.cache import Arrays, cached_runs, finished_count
+from unlearning.audit.attacks.study import (
+    Study,
+    cache_key,
+    margins,
+    members_of,
+    positions,
+    run_method,
+    seed_of,
+    train_model,
+)
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import frozen, observe
+from unlearning.audit.signals import frozen_copy, observe
 from unlearning.data.samples import SampleSet, joined
 from unlearning.task import Progress
 from unlearning.training.loop import fresh
@@ -24,10 +37,10 @@ SHADOW_KIND = "shadows"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Shadows:
-    """What k shadow models showed.
+    """The results of k shadow models.
 
-    members: (k, n), which of the pool each was trained on. before, after: (k, n + m), the margins of the pool and the population,
-    as trained and after the members were unlearned.
+    members: (k, n), which of the pool each was trained on. before, after: (k, n + m), the margins of the pool and the
+    population, as trained and after unlearning the members.
     """
 
     members: NDArray[np.bool_]
@@ -35,9 +48,11 @@ class Shadows:
     after: Floats
 
 
-def shadows(of: Study, *, count: int, folder: Path) -> Generator[Progress, None, Shadows]:
-    """Train and unlearn `count` shadow models, an even number, or take from `folder` what they showed in an earlier run."""
-    results = yield from resumable(lambda number: shadow(of, number), count=count, folder=folder / key(of, SHADOW_KIND))
+def run_shadows(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Shadows]:
+    """Train and unlearn `count` shadow models, an even number, or read the results of an earlier run from `folder`."""
+    results = yield from cached_runs(
+        lambda number: run_shadow(study, number), count=count, folder=folder / cache_key(study, SHADOW_KIND)
+    )
     return Shadows(
         members=np.stack([found["members"] for found in results]),
         before=np.stack([found["before"] for found in results]),
@@ -45,15 +60,15 @@ def shadows(of: Study, *, count: int, folder: Path) -> Generator[Progress, None,
     )
 
 
-def shadow(of: Study, number: int) -> Generator[Progress, None, Arrays]:
-    """One shadow model: what it showed, before and after."""
-    members = members_of(of, number)
-    inside, seen = of.pool.take(indexed(members)), joined(of.pool, of.population)
-    seed = seed_of(of, 0, number)
-    model = yield from trained(of, joined(of.task.remain, inside), seed=seed)
-    before = margins(model, seen, of.task.objective)
-    yield from unlearned(of, model, inside, seed=seed)
-    return {"members": members, "before": before, "after": margins(model, seen, of.task.objective)}
+def run_shadow(study: Study, number: int) -> Generator[Progress, None, Arrays]:
+    """Train and unlearn one shadow model; return its members and margins before and after."""
+    members = members_of(study, number)
+    inside, seen = study.pool.take(positions(members)), joined(study.pool, study.population)
+    seed = seed_of(study, 0, number)
+    model = yield from train_model(study, joined(study.task.remain, inside), seed=seed)
+    before = margins(model, seen, study.task.objective)
+    yield from run_method(study, model, inside, seed=seed)
+    return {"members": members, "before": before, "after": margins(model, seen, study.task.objective)}
 
 
 REPEAT_KIND = "repeats"
@@ -61,9 +76,11 @@ REPEAT_KIND = "repeats"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Repeats:
-    """unlearned, retrained: margins of D_f through k models of each kind, (k, n).
+    """The results of k repeats.
 
-    unlearned_accuracies, retrained_accuracies: theirs on D_r and on held-out data, (k, 2), 0 to 1.
+    unlearned, retrained: margins of D_f through k models of each kind, (k, n).
+
+    unlearned_accuracies, retrained_accuracies: on D_r and on held-out data, (k, 2), 0 to 1.
     """
 
     unlearned: Floats
@@ -73,14 +90,16 @@ class Repeats:
 
     @property
     def utility(self) -> float:
-        """The product over both sets of the mean accuracy's ratio to retraining, as the challenge has it."""
-        kept, wanted = self.unlearned_accuracies.mean(axis=0), self.retrained_accuracies.mean(axis=0)
-        return float(np.prod(kept / np.maximum(wanted, 1e-12)))
+        """The product, over both sets, of the mean accuracy's ratio to retraining, as in the challenge."""
+        achieved, wanted = self.unlearned_accuracies.mean(axis=0), self.retrained_accuracies.mean(axis=0)
+        return float(np.prod(achieved / np.maximum(wanted, 1e-12)))
 
 
-def repeats(of: Study, *, count: int, folder: Path) -> Generator[Progress, None, Repeats]:
-    """`count` times: train an original, unlearn D_f, retrain; or take from `folder` what the models showed in an earlier run."""
-    results = yield from resumable(lambda number: repeat(of, number), count=count, folder=folder / key(of, REPEAT_KIND))
+def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Repeats]:
+    """Run `count` repeats, or read the results of an earlier run from `folder`."""
+    results = yield from cached_runs(
+        lambda number: run_repeat(study, number), count=count, folder=folder / cache_key(study, REPEAT_KIND)
+    )
 
     def stacked(name: str) -> Floats:
         return np.stack([found[name] for found in results])
@@ -93,38 +112,38 @@ def repeats(of: Study, *, count: int, folder: Path) -> Generator[Progress, None,
     )
 
 
-def repeat(of: Study, number: int) -> Generator[Progress, None, Arrays]:
-    """One original unlearned and one model retrained, from seeds that no other has."""
-    forget, remain = of.task.forget, of.task.remain
-    seed = seed_of(of, 1, number)
-    model = yield from trained(of, joined(remain, forget), seed=seed)
-    yield from unlearned(of, model, forget, seed=seed)
-    oracle = yield from trained(of, remain, seed=seed_of(of, 2, number))
+def run_repeat(study: Study, number: int) -> Generator[Progress, None, Arrays]:
+    """Train and unlearn an original and train a retrained model, from seeds that no other run has."""
+    forget, remain = study.task.forget, study.task.remain
+    seed = seed_of(study, 1, number)
+    model = yield from train_model(study, joined(remain, forget), seed=seed)
+    yield from run_method(study, model, forget, seed=seed)
+    retrained = yield from train_model(study, remain, seed=seed_of(study, 2, number))
     return {
-        "unlearned": margins(model, forget, of.task.objective),
-        "retrained": margins(oracle, forget, of.task.objective),
-        "unlearned_accuracies": _accuracies(of, model),
-        "retrained_accuracies": _accuracies(of, oracle),
+        "unlearned": margins(model, forget, study.task.objective),
+        "retrained": margins(retrained, forget, study.task.objective),
+        "unlearned_accuracies": _accuracies(study, model),
+        "retrained_accuracies": _accuracies(study, retrained),
     }
 
 
-def _accuracies(of: Study, model: nn.Module) -> Floats:
+def _accuracies(study: Study, model: nn.Module) -> Floats:
     def accuracy(samples: SampleSet) -> float:
-        return float(observe(frozen(model), samples, objective=of.task.objective).correct.mean())
+        return float(observe(frozen_copy(model), samples, objective=study.task.objective).correct.mean())
 
-    return np.array([accuracy(of.task.remain), accuracy(of.population)])
+    return np.array([accuracy(study.task.remain), accuracy(study.population)])
 
 
-_TIMED = 6
-"""Steps that are timed of a training and of an unlearning, the first not counted for the others: it prepares."""
+_TIMED_STEPS = 6
+"""Of a training and of an unlearning. The first also prepares, so the others are estimated without it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
-    """shadows, repeats: how many runs are left of each, those whose results are on disk not counted.
+    """The cost of an audit with reference models.
 
-    seconds: all together, estimated from some steps of one training and one unlearning on this machine; an unlearning that ends
-    before its last step takes less.
+    shadows, repeats: how many runs of each are left to do. seconds: of all of them, estimated from some steps of one training
+    and one unlearning on this machine; an unlearning that stops early takes less.
     """
 
     shadows: int
@@ -132,24 +151,24 @@ class Cost:
     seconds: float
 
 
-def cost(of: Study, *, shadow_count: int, repeat_count: int, folder: Path) -> Cost:
-    """Time some steps of each kind and multiply."""
+def estimate_cost(study: Study, *, shadow_count: int, repeat_count: int, folder: Path) -> Cost:
+    """Estimate the cost by timing some steps of one training and one unlearning."""
     left = {
-        kind: count - finished(folder / key(of, kind), count=count)
+        kind: count - finished_count(folder / cache_key(study, kind), count=count)
         for kind, count in ((SHADOW_KIND, shadow_count), (REPEAT_KIND, repeat_count))
     }
-    training = _seconds(trained(of, joined(of.task.remain, of.task.forget), seed=of.seed))
-    model = fresh(of.task.build, seed=of.seed).to(of.task.forget.inputs.device).eval()
-    forgetting = _seconds(unlearned(of, model, of.task.forget, seed=of.seed))
+    training = _seconds(train_model(study, joined(study.task.remain, study.task.forget), seed=study.seed))
+    model = fresh(study.task.build, seed=study.seed).to(study.task.forget.inputs.device).eval()
+    forgetting = _seconds(run_method(study, model, study.task.forget, seed=study.seed))
     seconds = left[SHADOW_KIND] * (training + forgetting) + left[REPEAT_KIND] * (2 * training + forgetting)
     return Cost(shadows=left[SHADOW_KIND], repeats=left[REPEAT_KIND], seconds=seconds)
 
 
 def _seconds(steps: Generator[Progress, None, Any]) -> float:
-    """What all steps of a run take, from its first few."""
+    """Estimate the seconds of a whole run from its first steps."""
     started = time.perf_counter()
     marks, total = [], 0
-    for progress in itertools.islice(steps, _TIMED):
+    for progress in itertools.islice(steps, _TIMED_STEPS):
         marks.append(time.perf_counter())
         total = progress.total
     steps.close()

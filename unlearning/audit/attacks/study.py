@@ -1,4 +1,4 @@
-"""What the runs of tier 2 are about: a method, a task, and who is in and who is out in each of them."""
+"""The study of an audit with reference models: a method, a task, and which samples each model is trained on."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import frozen, observe
+from unlearning.audit.signals import frozen_copy, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
@@ -21,16 +21,17 @@ from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task
 from unlearning.training.loop import fresh, train
 
-POPULATION = 1000
-"""At most so many samples for RMIA's population."""
+MAX_POPULATION = 1000
+"""Samples of RMIA's population."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Study:
-    """spec: the method that is judged. task: the run that is judged, on the original model. seed: of everything drawn here.
+    """What the reference models are made for.
 
-    others: as many samples of the audit's part of D_v as D_f has, or half of that part where it is smaller; pool: D_f and they, of
-    which each shadow model is trained on a half. population: the rest of that part, at most 1,000, which no model is trained on.
+    spec: the audited method. task: the audited run, with the original model. others: as many held-out samples as D_f has, or
+    half of the held-out samples if those are fewer. pool: D_f and the others; each shadow model is trained on half of it.
+    population: the other held-out samples, at most 1,000, which no model is trained on. seed: of everything drawn here.
     """
 
     spec: Spec
@@ -41,12 +42,12 @@ class Study:
 
     @property
     def pool(self) -> SampleSet:
-        """D_f, then the others."""
+        """D_f, followed by the others."""
         return joined(self.task.forget, self.others)
 
 
-def study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
-    """Split the audit's part of D_v. Raises MethodRefused with fewer than four samples in it, or without logits."""
+def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
+    """Split the audit's part of D_v, `held_out`. Raises MethodRefused with fewer than four samples in it, or without logits."""
     if task.objective.logits is None:
         raise MethodRefused("Attacks with reference models need logits; this objective has none.")
     if len(held_out) < 4:
@@ -54,60 +55,67 @@ def study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
             f"Attacks with reference models need 4 held-out samples or more; there are {len(held_out)}."
         )
     count = min(len(task.forget), len(held_out) // 2)
-    rest = min(POPULATION, len(held_out) - count)
+    rest = min(MAX_POPULATION, len(held_out) - count)
     others, population = partition(held_out, (count, rest), seed=seed)
     return Study(spec=spec, task=task, others=others, population=population, seed=seed)
 
 
-def members_of(of: Study, number: int) -> NDArray[np.bool_]:
-    """Which of the pool shadow model `number` is trained on, (n,): a random half, and for an odd number the other half.
+def members_of(study: Study, number: int) -> NDArray[np.bool_]:
+    """Mark the pool's samples that shadow model `number` is trained on, (n,): a random half, and for an odd number the other half.
 
-    So with an even number of models each sample is in half of them exactly.
+    So with an even number of models each sample is in exactly half of them.
     """
-    n = len(of.pool)
+    n = len(study.pool)
     chosen = np.zeros(n, dtype=np.bool_)
-    chosen[np.random.default_rng([of.seed, number // 2]).permutation(n)[: n // 2]] = True
+    chosen[np.random.default_rng([study.seed, number // 2]).permutation(n)[: n // 2]] = True
     return ~chosen if number % 2 else chosen
 
 
-def seed_of(of: Study, *which: int) -> int:
-    """A seed of its own for each run and purpose."""
-    return int(np.random.SeedSequence([of.seed, *which]).generate_state(1)[0])
+def seed_of(study: Study, *which: int) -> int:
+    """Derive a seed for a run and purpose."""
+    return int(np.random.SeedSequence([study.seed, *which]).generate_state(1)[0])
 
 
-def key(of: Study, kind: str) -> str:
-    """A name for a folder of results: equal for equal method, recipe, architecture, data and seed. SHA-256 hex."""
+def cache_key(study: Study, kind: str) -> str:
+    """Compute the name of a folder of results, SHA-256 hex: equal for equal method, recipe, architecture, data and seed."""
     digest = hashlib.sha256()
-    # The initial weights stand for the architecture, the tensors for the data, the names of the sets for their borders.
-    words = [kind, of.seed, asdict(of.spec), repr(of.task.recipe)]
-    digest.update(json.dumps(words, sort_keys=True).encode())
-    for name, tensor in fresh(of.task.build, seed=0).state_dict().items():
+    # The initial weights stand for the architecture, and the tensors with their shapes for the sets.
+    settings = [kind, study.seed, asdict(study.spec), repr(study.task.recipe)]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in fresh(study.task.build, seed=0).state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    sets = (of.task.forget, of.task.remain, of.task.guide, of.task.criterion, of.others, of.population)
+    sets = (
+        study.task.forget,
+        study.task.remain,
+        study.task.guide,
+        study.task.criterion,
+        study.others,
+        study.population,
+    )
     for samples in sets:
         for tensor in samples.batch:
             digest.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def trained(of: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
-    """A new model of the architecture, trained on `samples` by the recipe."""
-    model = fresh(of.task.build, seed=seed).to(samples.inputs.device)
-    yield from train(model, samples, of.task.recipe, objective=of.task.objective, seed=seed)
+def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
+    """Train a new model of the architecture on `samples` by the recipe."""
+    model = fresh(study.task.build, seed=seed).to(samples.inputs.device)
+    yield from train(model, samples, study.task.recipe, objective=study.task.objective, seed=seed)
     return model
 
 
-def unlearned(of: Study, model: nn.Module, forget: SampleSet, *, seed: int) -> Generator[Progress, None, Outcome]:
-    """Let the study's method make `model` forget `forget`, in place."""
-    task = replace(of.task, model=model, forget=forget, seed=seed, state=State())
-    return (yield from unlearn(of.spec, task))
+def run_method(study: Study, model: nn.Module, forget: SampleSet, *, seed: int) -> Generator[Progress, None, Outcome]:
+    """Unlearn `forget` from `model` by the study's method, in place."""
+    task = replace(study.task, model=model, forget=forget, seed=seed, state=State())
+    return (yield from unlearn(study.spec, task))
 
 
 def margins(model: nn.Module, samples: SampleSet, objective: Objective) -> Floats:
-    """φ of each sample, (n,) float64."""
-    return observe(frozen(model), samples, objective=objective).margin
+    """Compute the margin φ of each sample, (n,) float64."""
+    return observe(frozen_copy(model), samples, objective=objective).margin
 
 
-def indexed(mask: NDArray[np.bool_]) -> torch.Tensor:
-    """The places where the mask is true."""
+def positions(mask: NDArray[np.bool_]) -> torch.Tensor:
+    """Return the positions where the mask is True."""
     return torch.from_numpy(np.flatnonzero(mask))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlearning.audit.attacks.cache import Arrays, finished, resumable
+from unlearning.audit.attacks.cache import Arrays, cached_runs, finished_count
 from unlearning.task import Progress, run_to_completion
 
 
@@ -22,7 +22,7 @@ def run(number: int, *, done: list[int] | None = None) -> Generator[Progress, No
 
 
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
-    first, again = (run_to_completion(resumable(run, count=3, folder=tmp_path)) for _ in range(2))
+    first, again = (run_to_completion(cached_runs(run, count=3, folder=tmp_path)) for _ in range(2))
 
     for one, other in zip(first, again, strict=True):
         assert one.keys() == other.keys()
@@ -31,30 +31,30 @@ def test_results_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_run_that_is_there_is_not_done_again(tmp_path: Path) -> None:
     done: list[int] = []
-    run_to_completion(resumable(lambda number: run(number, done=done), count=2, folder=tmp_path))
-    run_to_completion(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
+    run_to_completion(cached_runs(lambda number: run(number, done=done), count=2, folder=tmp_path))
+    run_to_completion(cached_runs(lambda number: run(number, done=done), count=4, folder=tmp_path))
 
     assert done == [0, 1, 2, 3]
-    assert finished(tmp_path, count=6) == 4
+    assert finished_count(tmp_path, count=6) == 4
 
 
 def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
-    wanted = run_to_completion(resumable(run, count=2, folder=tmp_path))
+    wanted = run_to_completion(cached_runs(run, count=2, folder=tmp_path))
     (tmp_path / "0001.npz").write_bytes((tmp_path / "0001.npz").read_bytes()[:50])
-    found = run_to_completion(resumable(run, count=2, folder=tmp_path))
+    found = run_to_completion(cached_runs(run, count=2, folder=tmp_path))
 
     np.testing.assert_array_equal(found[1]["value"], wanted[1]["value"])
 
 
 def test_what_is_pickled_is_not_loaded(tmp_path: Path) -> None:
     np.savez(tmp_path / "0000.npz", value=np.array([{"a": 1}], dtype=object))
-    (found,) = run_to_completion(resumable(run, count=1, folder=tmp_path))
+    (found,) = run_to_completion(cached_runs(run, count=1, folder=tmp_path))
 
     assert found["value"].dtype == np.float64
 
 
 def test_progress_counts_finished_runs(tmp_path: Path) -> None:
-    seen = [(p.step, p.total, round(p.metrics["run"], 2)) for p in resumable(run, count=2, folder=tmp_path)]
+    seen = [(p.step, p.total, round(p.metrics["run"], 2)) for p in cached_runs(run, count=2, folder=tmp_path)]
 
     assert seen == [
         (0, 2, 0.33),
@@ -72,9 +72,9 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr("unlearning.storage.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
-        run_to_completion(resumable(run, count=1, folder=tmp_path))
+        run_to_completion(cached_runs(run, count=1, folder=tmp_path))
 
     assert list(tmp_path.iterdir()) == []
 
@@ -83,9 +83,9 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.unlearning.audit.attacks.test_cache import run
-from unlearning.audit.attacks.cache import resumable
+from unlearning.audit.attacks.cache import cached_runs
 
-for progress in resumable(run, count=4, folder=Path(sys.argv[1])):
+for progress in cached_runs(run, count=4, folder=Path(sys.argv[1])):
     if progress.step == 2 and progress.metrics["run"] > 0.5 and progress.metrics["run"] < 1:
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -94,9 +94,9 @@ for progress in resumable(run, count=4, folder=Path(sys.argv[1])):
 def test_a_killed_process_loses_the_run_under_way_and_no_other(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert finished(tmp_path, count=4) == 2
+    assert finished_count(tmp_path, count=4) == 2
     done: list[int] = []
-    found = run_to_completion(resumable(lambda number: run(number, done=done), count=4, folder=tmp_path))
+    found = run_to_completion(cached_runs(lambda number: run(number, done=done), count=4, folder=tmp_path))
 
     assert done == [2, 3]
     for number, one in enumerate(found):

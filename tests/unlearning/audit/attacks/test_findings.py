@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from tests.unlearning.small import OBJECTIVE
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references, scores_of
 from unlearning.audit.attacks.lira import lira
-from unlearning.audit.attacks.shadows import shadows
+from unlearning.audit.attacks.shadows import run_shadows
 from unlearning.audit.attacks.study import Study, margins
 from unlearning.data.samples import joined
 from unlearning.errors import InvalidSpec
@@ -60,7 +60,7 @@ def test_rates_at_few_false_positives_are_not_stated_of_few_samples(found: Refer
 
 
 def test_the_auc_is_scikit_learns(small_study: Study, folder: Path, found: ReferenceFindings) -> None:
-    shown = run_to_completion(shadows(small_study, count=12, folder=folder))
+    shown = run_to_completion(run_shadows(small_study, count=12, folder=folder))
     seen = joined(small_study.pool, small_study.population)
     target = margins(small_study.task.model, seen, OBJECTIVE)
     truth = np.arange(48) < 24

@@ -4,10 +4,11 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE
-from unlearning.audit.attacks.shadows import shadow, shadows
+from unlearning.audit.attacks.shadows import Repeats, estimate_cost, run_repeat, run_repeats, run_shadow, run_shadows
 from unlearning.audit.attacks.study import Study, members_of, seed_of
 from unlearning.audit.signals import observe
 from unlearning.data.samples import joined
@@ -18,7 +19,7 @@ from unlearning.training.loop import fit
 
 
 def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study) -> None:
-    found = run_to_completion(shadow(small_study, 3))
+    found = run_to_completion(run_shadow(small_study, 3))
     given: Task = small_study.task
     inside = small_study.pool.take(torch.from_numpy(np.flatnonzero(members_of(small_study, 3))))
     seed = seed_of(small_study, 0, 3)
@@ -34,7 +35,7 @@ def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small
 
 
 def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Path) -> None:
-    found = run_to_completion(shadows(small_study, count=4, folder=tmp_path))
+    found = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
     pool = found.before[:, : found.members.shape[1]]
 
     assert found.members.shape == (4, 48)
@@ -43,14 +44,14 @@ def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Pa
 
 
 def test_an_interrupted_study_goes_on_and_ends_the_same(small_study: Study, tmp_path: Path) -> None:
-    whole = run_to_completion(shadows(small_study, count=4, folder=tmp_path / "whole"))
-    steps = shadows(small_study, count=4, folder=tmp_path / "parts")
+    whole = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "whole"))
+    steps = run_shadows(small_study, count=4, folder=tmp_path / "parts")
     for progress in steps:
         if progress.step == 2 and progress.metrics["run"] > 0.3:
             break
     steps.close()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.npz")}
-    resumed = run_to_completion(shadows(small_study, count=4, folder=tmp_path / "parts"))
+    resumed = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "parts"))
 
     assert len(kept) == 2
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
@@ -59,8 +60,62 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(small_study: Study, tmp_
 
 
 def test_neither_weights_nor_ids_are_kept(small_study: Study, tmp_path: Path) -> None:
-    run_to_completion(shadows(small_study, count=4, folder=tmp_path))
+    run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
     content = b"".join(path.read_bytes() for path in tmp_path.rglob("*.npz"))
 
     assert not any(sample.encode() in content for sample in small_study.pool.ids)
     assert len(content) < 4 * sum(p.numel() for p in small_study.task.model.parameters()) * 8
+
+
+def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study) -> None:
+    found = run_to_completion(run_repeat(small_study, 1))
+    given = small_study.task
+    oracle = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=seed_of(small_study, 2, 1))
+    seen = observe(oracle, given.remain, objective=OBJECTIVE)
+
+    np.testing.assert_allclose(found["retrained"], observe(oracle, given.forget, objective=OBJECTIVE).margin)
+    assert found["retrained_accuracies"][0] == seen.correct.mean()
+
+
+def test_each_repeat_differs_and_all_are_stacked(small_study: Study, tmp_path: Path) -> None:
+    found = run_to_completion(run_repeats(small_study, count=4, folder=tmp_path))
+
+    assert found.unlearned.shape == found.retrained.shape == (4, len(small_study.task.forget))
+    assert found.unlearned_accuracies.shape == (4, 2)
+    assert len(np.unique(found.retrained[:, 0])) == 4
+
+
+def test_the_utility_is_the_product_of_the_ratios_to_retraining() -> None:
+    nothing = np.zeros((2, 1))
+    found = Repeats(
+        unlearned=nothing,
+        retrained=nothing,
+        unlearned_accuracies=np.array([[0.8, 0.6], [1.0, 0.6]]),
+        retrained_accuracies=np.array([[1.0, 0.8], [1.0, 0.8]]),
+    )
+
+    assert found.utility == pytest.approx(0.9 * 0.75)
+
+
+def test_runs_that_are_done_are_not_counted(small_study: Study, tmp_path: Path) -> None:
+    before = estimate_cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
+    run_to_completion(run_shadows(small_study, count=6, folder=tmp_path))
+    after = estimate_cost(small_study, shadow_count=8, repeat_count=4, folder=tmp_path)
+
+    assert (before.shadows, before.repeats) == (8, 4)
+    assert (after.shadows, after.repeats) == (2, 4)
+    assert before.seconds > 0
+
+
+def test_nothing_left_costs_nothing(small_study: Study, tmp_path: Path) -> None:
+    run_to_completion(run_shadows(small_study, count=4, folder=tmp_path))
+
+    assert estimate_cost(small_study, shadow_count=4, repeat_count=0, folder=tmp_path).seconds == 0
+
+
+def test_the_estimate_leaves_the_model_alone(small_study: Study, tmp_path: Path) -> None:
+    before = {name: p.clone() for name, p in small_study.task.model.state_dict().items()}
+    estimate_cost(small_study, shadow_count=4, repeat_count=4, folder=tmp_path)
+
+    assert all(p.equal(before[name]) for name, p in small_study.task.model.state_dict().items())
+    assert not list(tmp_path.iterdir())

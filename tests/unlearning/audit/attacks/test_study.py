@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, plain, samples, task
-from unlearning.audit.attacks.study import Study, key, members_of, seed_of, study
+from unlearning.audit.attacks.study import Study, cache_key, make_study, members_of, seed_of
 from unlearning.errors import MethodRefused
 from unlearning.specs import FineTune, SalUn
 
@@ -23,7 +23,7 @@ def test_the_pool_is_the_forget_set_and_as_many_held_out_samples(small_study: St
 
 
 def test_a_small_held_out_set_is_shared_evenly() -> None:
-    found = study(FineTune(), task(plain), samples(9, seed=5), seed=0)
+    found = make_study(FineTune(), task(plain), samples(9, seed=5), seed=0)
 
     assert (len(found.others), len(found.population)) == (4, 5)
 
@@ -56,16 +56,20 @@ def test_results_are_shared_by_equal_studies_alone(small_study: Study) -> None:
         ),
     ]
 
-    assert key(again, "shadows") == key(small_study, "shadows")
+    assert cache_key(again, "shadows") == cache_key(small_study, "shadows")
     assert (
-        len({key(one, "shadows") for one in others} | {key(small_study, kind) for kind in ("shadows", "repeats")}) == 6
+        len(
+            {cache_key(one, "shadows") for one in others}
+            | {cache_key(small_study, kind) for kind in ("shadows", "repeats")}
+        )
+        == 6
     )
 
 
 def test_what_cannot_be_studied_is_refused() -> None:
     given = task(plain)
     with pytest.raises(MethodRefused, match="held-out"):
-        study(FineTune(), given, samples(3, seed=5), seed=0)
+        make_study(FineTune(), given, samples(3, seed=5), seed=0)
     given.objective = dataclasses.replace(OBJECTIVE, logits=None)
     with pytest.raises(MethodRefused, match="logits"):
-        study(FineTune(), given, samples(30, seed=5), seed=0)
+        make_study(FineTune(), given, samples(30, seed=5), seed=0)
