@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ledger.states import Reason
+from report.document import InvalidReport
 from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
 from worker.failures import NoGpu, NoSigningKey, WorkloadFailed, classify
 
@@ -23,6 +24,7 @@ def raised(error: Exception) -> Exception:
         (WorkloadFailed("raised"), Reason.WORKLOAD_FAILED, False),
         (MethodRefused("no logits"), Reason.METHOD_REFUSED, False),
         (NoSigningKey("none"), Reason.SIGNING_FAILED, False),
+        (InvalidReport(["Estimate/low: Input should be a finite number"]), Reason.UNEXPECTED, False),
         (MemoryError(), Reason.OUT_OF_MEMORY, True),
         (torch.OutOfMemoryError("CUDA out of memory"), Reason.OUT_OF_MEMORY, True),
         (torch.AcceleratorError("CUDA error: out of memory"), Reason.OUT_OF_MEMORY, True),

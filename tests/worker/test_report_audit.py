@@ -1,0 +1,83 @@
+"""The findings of a real audit as sections of the report."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from report.evidence import Audit
+from tests.worker import digits
+from unlearning.audit.audit import audit
+from unlearning.audit.findings import Findings
+from unlearning.audit.intervals import Interval
+from unlearning.data.workload import split_held_out
+from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fresh, train
+from worker import report_audit
+
+SPEC = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
+
+
+@pytest.fixture(scope="module")
+def findings() -> Findings:
+    """Of a model audited against itself, with another that was never trained as the retrained one."""
+    workload = digits.workload()
+    original, untrained = (fresh(workload.build, seed=seed) for seed in (0, 1))
+    run_to_completion(train(original, workload.train, workload.recipe, objective=workload.objective, seed=0))
+    return run_to_completion(
+        audit(
+            original=original,
+            unlearned=original,
+            reference=untrained,
+            forget=workload.train.take(torch.arange(40)),
+            remain=workload.train.take(torch.arange(40, len(workload.train))),
+            held_out=split_held_out(workload.held_out).audit,
+            test=workload.test,
+            objective=workload.objective,
+            spec=SPEC,
+        )
+    )
+
+
+def test_the_report_has_what_was_measured(findings: Findings) -> None:
+    section = report_audit.audit(findings)
+    assert section.samples.forget == 40
+    assert section.measures.unlearned.ta.value == findings.measures["unlearned"].ta.value
+    assert section.measures.reference is not None
+    assert [attack.name for attack in section.membership.attacks] == [
+        "loss", "confidence", "entropy", "modified_entropy", "margin",
+    ]  # fmt: skip
+    assert section.membership.attacks[0].unlearned.auc.value == findings.membership.unlearned["loss"].auc.value
+    assert section.relearn.curves.reference is not None
+    assert section.relearn.curves.original.loss == findings.relearnings[0].original.losses
+    assert section.change.no_op
+    assert [row.label for row in section.utility.per_class] == [str(label) for label in range(10)]
+
+
+def test_the_verdict_keeps_each_check_with_its_numbers(findings: Findings) -> None:
+    section = report_audit.verdict(findings.verdict)
+    assert section.value == "failed"
+    assert [check.code for check in section.findings] == [check.code for check in findings.verdict.findings]
+    for check, found in zip(section.findings, findings.verdict.findings, strict=True):
+        assert (check.estimate is None) == (found.interval is None)
+
+
+def test_the_thresholds_are_those_of_the_spec_and_the_margin_used(findings: Findings) -> None:
+    printed = report_audit.thresholds(findings)
+    assert printed["membership_margin"] == SPEC.thresholds.membership_margin
+    assert printed["membership_margin_used"] == findings.membership.margin
+    assert isinstance(printed["settings"], dict)
+    assert printed["settings"]["relearners"] == ["sgd"]
+
+
+def test_a_number_that_json_lacks_makes_no_report(findings: Findings) -> None:
+    broken = replace(findings.measures["unlearned"], ua=Interval(float("nan"), 0.0, 0.0))
+    with pytest.raises(ValidationError):
+        report_audit.audit(replace(findings, measures={**findings.measures, "unlearned": broken}))
+
+
+def test_what_is_built_reads_back_as_it_was(findings: Findings) -> None:
+    section = report_audit.audit(findings)
+    assert Audit.model_validate_json(section.model_dump_json(exclude_unset=True)) == section
