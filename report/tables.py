@@ -35,7 +35,6 @@ METHODS = {"ltu": "LTU (Learning to Unlearn)", "ieu": "IEU (Influence Eliminatin
 """The names of methods. One that is not here is shown by its kind in capitals."""
 SETUP = {
     "guides": "training the guide attacks",
-    "guides_used": "evaluating the guide attacks",
     "neighbour_search": "finding similar samples",
 }
 THRESHOLDS = {
@@ -233,7 +232,12 @@ def method(report: Report) -> list[tuple[str, str]]:
             "Relearning attack",
             f"{relearn.relearner.upper()}, step size {relearn.learning_rate:g}, {relearn.max_steps} steps at most",
         ),
-        *((f"Set-up: {SETUP.get(name) or label(name)}", duration(took)) for name, took in report.timings.setup.items()),
+        *(
+            (f"Set-up: {SETUP.get(name) or label(name)}", duration(took))
+            for name, took in report.timings.setup.items()
+            # In earlier reports this is the number of guide attacks, not seconds.
+            if name != "guides_used"
+        ),
     ]
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -34,7 +35,8 @@ def ltu(spec: LTU, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494; docs/methods.md §1).
 
     Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one SGD step; rehearsals
-    on remaining data follow [ours]. Raises MethodRefused without logits.
+    on remaining data follow [ours]. The outcome's metric `guide_attacks` counts those that beat chance. Raises MethodRefused
+    without logits.
     """
     logits = task.objective.logits
     if logits is None:
@@ -88,18 +90,16 @@ def ltu(spec: LTU, task: Task) -> Steps:
         update_running_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
         return {"forget_weight": float(weights.mean())}
 
-    seconds["guides_used"] = float(len(attacks))
-    return (
-        yield from run_with_stop(
-            task,
-            criterion,
-            step,
-            steps=spec.steps,
-            repair_steps=spec.repair_steps if spec.remembering else 0,
-            anneals=spec.remembering,
-            setup_seconds=seconds,
-        )
+    outcome = yield from run_with_stop(
+        task,
+        criterion,
+        step,
+        steps=spec.steps,
+        repair_steps=spec.repair_steps if spec.remembering else 0,
+        anneals=spec.remembering,
+        setup_seconds=seconds,
     )
+    return replace(outcome, metrics={**outcome.metrics, "guide_attacks": float(len(attacks))})
 
 
 def _rehearsal_count(spec: LTU, latest: Check) -> int:

@@ -116,11 +116,12 @@ def test_an_objective_without_logits_is_refused_before_anything_changes() -> Non
     assert same(state(given.model), before)
 
 
-def test_the_set_up_is_timed() -> None:
+def test_the_set_up_is_timed_and_the_guide_attacks_are_counted_apart_from_it() -> None:
     outcome = run_to_completion(unlearn(FEW, task(plain)))
 
-    assert {"neighbour_search", "guides"} <= outcome.setup_seconds.keys()
+    assert outcome.setup_seconds.keys() == {"neighbour_search", "guides"}
     assert all(seconds >= 0 for seconds in outcome.setup_seconds.values())
+    assert outcome.metrics["guide_attacks"] == 3
 
 
 def test_no_drop_at_all_may_be_allowed() -> None:
