@@ -239,12 +239,19 @@ def compare(
         measured.append(measure_model(workload, model, forget=ids, forgotten=forgotten, seed=plan.seed))
         display.update(task, completed=len(measured))
     first, second = erasures
-    seconds = trainings.original.result().seconds
+    original = Row(
+        label="original",
+        figures=original_figures(first.report.audit),
+        seconds=trainings.original.result().seconds,
+    )
+    before = Row(
+        label="before: " + first.methods[-1].upper(), figures=original_figures(second.report.audit), seconds=None
+    )
     return [
         make_section(
             f"{first.samples} samples",
             first,
-            original_seconds=seconds,
+            original=original,
             retrained=retrained,
             retrained_auc=measured[0].membership_auc,
             again=Row(label="retrained again", figures=measured[2], seconds=again.seconds),
@@ -252,7 +259,7 @@ def compare(
         make_section(
             f"{second.samples} further",
             second,
-            original_seconds=seconds,
+            original=before,
             retrained=retrained_both,
             retrained_auc=measured[1].membership_auc,
         ),
@@ -260,19 +267,13 @@ def compare(
 
 
 def make_section(
-    title: str,
-    erasure: Erasure,
-    *,
-    original_seconds: float,
-    retrained: Model,
-    retrained_auc: float,
-    again: Row | None = None,
+    title: str, erasure: Erasure, *, original: Row, retrained: Model, retrained_auc: float, again: Row | None = None
 ) -> Section:
     """Make one request's section. A star marks a method that another one preceded."""
     star, audit = "*" if erasure.findings else "", erasure.report.audit
     return Section(
         title=title,
-        original=Row(label="original", figures=original_figures(audit), seconds=original_seconds),
+        original=original,
         unlearned=Row(
             label=f"unlearned: {erasure.methods[-1].upper()}{star}",
             figures=unlearned_figures(audit),
@@ -283,6 +284,7 @@ def make_section(
             figures=retrained_figures(audit, membership_auc=retrained_auc),
             seconds=retrained.seconds,
         ),
+        retrained_seconds=retrained.seconds,
         again=again,
     )
 

@@ -31,22 +31,27 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One model of the table. seconds: of its training, or of its unlearning."""
+    """One model of the table. seconds: of its training, or of its unlearning; None if it is in an earlier section."""
 
     label: str
     figures: Figures
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Section:
-    """One request's models. again: a second retrained model, which differs from `retrained` by its seed only."""
+    """One request's models.
+
+    original: the served one before the request. again: a second retrained model, which differs from `retrained` by its seed.
+    retrained_seconds: of the training of `retrained`.
+    """
 
     title: str
     original: Row
     unlearned: Row
     retrained: Row
     again: Row | None = None
+    retrained_seconds: float
 
     @property
     def rows(self) -> list[Row]:
@@ -131,8 +136,9 @@ def format_row(row: Row, section: Section) -> list[str]:
     delay = "–" if figures.delay is None else f"{figures.delay:.0f}{'+' if figures.censored else ''}"
     gap = "–" if row is section.retrained else f"{average_gap(row, section.retrained):.1f}"
     percents = [f"{value:.1f}" for value in (figures.ua, figures.ra, figures.ta, figures.mi)]
-    share = f"{row.seconds / section.retrained.seconds:.0%}"
-    return [row.label, *percents, gap, f"{figures.membership_auc:.2f}", delay, f"{row.seconds:.1f}", share]
+    time = "–" if row.seconds is None else f"{row.seconds:.1f}"
+    share = "–" if row.seconds is None else f"{row.seconds / section.retrained_seconds:.0%}"
+    return [row.label, *percents, gap, f"{figures.membership_auc:.2f}", delay, time, share]
 
 
 def legend() -> Table:

@@ -21,6 +21,7 @@ SECTION = Section(
     original=row("original", 0.0, delay=0),
     unlearned=row("unlearned: LTU", 11.0, seconds=5.0, delay=60),
     retrained=row("retrained", 12.0),
+    retrained_seconds=20.0,
     again=row("retrained again", 13.0, delay=None),
 )
 
