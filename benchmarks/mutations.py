@@ -1,7 +1,7 @@
 """Whether the ledger's tests notice a broken promise: `python -m benchmarks.mutations`.
 
-For each promise in benchmarks/promises.py: break it, run the tests that should notice, and if none of them fails all tests of the
-ledger. Status 1 if a promise can be broken and every test passes.
+The tests must pass first. Then, for each promise in benchmarks/promises.py: break it, run the tests that should notice, and if none
+of them fails all tests of the ledger. Status 1 if a promise can be broken and every test passes.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from benchmarks.writing import Row, row, write
 
 ROOT = Path(__file__).parent.parent
 LEDGER = "tests/ledger"
+UNBROKEN = Promise("", (), ())
 FAILED = re.compile(r"^(?:FAILED|ERROR) \S*?(\w+\.py)(?:::(\w+))?", re.MULTILINE)
 
 
@@ -25,9 +26,11 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="only promises with this text in them; nothing is written")
     given = arguments.parse_args()
     rows: list[Row] = []
-    for promise in PROMISES:
-        if given.only not in promise.text:
-            continue
+    chosen = [promise for promise in PROMISES if given.only in promise.text]
+    failing = first_failure(UNBROKEN, *sorted({f"{LEDGER}/{file}" for promise in chosen for file in promise.tests}))
+    if failing:
+        sys.exit(f"The tests fail on the code as it is: {failing}.")
+    for promise in chosen:
         test = noticed_by(promise)
         print(f"{promise.text:>62} | {test or 'NOT NOTICED'}", flush=True)
         case = {"case": promise.text, "method": test or "none", "unit": ""}
