@@ -5,6 +5,7 @@ UnlearningError
 ├── MethodRefused      the caller's: the method or audit needs something that this task does not offer
 ├── InvalidWorkload    the caller's: the parts of a workload contradict each other
 ├── CheckpointUnusable nobody's: the run starts again from the beginning
+├── ReferencesUnusable the operator's: the job goes on without reference predictions
 └── WeightsError
     ├── WeightsMissing   the file does not exist
     └── WeightsDamaged   the file's SHA-256 is another, or its tensors do not fit the architecture
@@ -33,6 +34,10 @@ class InvalidWorkload(UnlearningError):
 
 class CheckpointUnusable(UnlearningError):
     """A training checkpoint is missing, damaged or of another run; the message is a clause that completes "because …"."""
+
+
+class ReferencesUnusable(UnlearningError):
+    """Reference predictions are missing, damaged or of another model; the message is a clause that completes "because …"."""
 
 
 class WeightsError(UnlearningError):

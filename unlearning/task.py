@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import nn
 
 from unlearning.data.objectives import Objective
+from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
@@ -103,6 +104,7 @@ class Task:
 
     forget: D_f. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide attacks are trained on.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew.
+    references: reference predictions of the forget set, in its order, or None.
     state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
     """
 
@@ -115,6 +117,7 @@ class Task:
     guide: SampleSet
     criterion: SampleSet
     seed: int = 0
+    references: ReferencePredictions | None = None
     state: State = field(default_factory=State)
 
     def check(self) -> None:
@@ -123,6 +126,9 @@ class Task:
         for name, samples in sets.items():
             if not len(samples):
                 raise MethodRefused(f"The {name} set is empty; unlearning needs at least one sample in it.")
+        if self.references is not None and len(self.references) != len(self.forget):
+            rows = len(self.references)
+            raise MethodRefused(f"There are {rows} reference predictions for {len(self.forget)} forget samples.")
         seen: dict[str, str] = {}
         for name, samples in sets.items():
             for sample in samples.ids:

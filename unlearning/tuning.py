@@ -100,7 +100,13 @@ def validation_task(task: Task, *, size: int, seed: int) -> Callable[[], Task]:
 
     def make() -> Task:
         return dataclasses.replace(
-            task, model=copy.deepcopy(original), forget=forget, remain=remain, seed=seed, state=State()
+            task,
+            model=copy.deepcopy(original),
+            forget=forget,
+            remain=remain,
+            seed=seed,
+            references=None,
+            state=State(),
         )
 
     return make

@@ -2,15 +2,19 @@
 
 import copy
 import functools
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import classification
+from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
+from unlearning.methods.registry import unlearn
+from unlearning.specs import Spec
 from unlearning.specs.training import Recipe
-from unlearning.task import Task
+from unlearning.task import Steps, Task
 from unlearning.training.loop import fit
 
 CLASSES = 4
@@ -95,3 +99,19 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+def with_references(given: Task) -> Task:
+    """Give the task, unless it has some, reference predictions that say nothing: each class is as likely as the others."""
+    if given.references is not None:
+        return given
+    count = len(given.forget)
+    given.references = ReferencePredictions(
+        predictions=torch.full((count, CLASSES), 1 / CLASSES), losses=torch.full((count,), math.log(CLASSES))
+    )
+    return given
+
+
+def start(spec: Spec, given: Task) -> Steps:
+    """Start a method; matching is given references, which the other methods do without."""
+    return unlearn(spec, with_references(given) if spec.kind == "matching" else given)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import OBJECTIVE, plain, same, state, task
+from unlearning.data.references import ReferencePredictions
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import SPECS, SSD, FineTune, Retrain, Spec
 from unlearning.specs.spaces import SPACES, Range
@@ -146,9 +147,14 @@ def test_a_split_that_leaves_nothing_is_refused(size: int) -> None:
 
 
 def test_a_task_has_neither_the_test_set_nor_an_attack() -> None:
-    """What a search is given is a Task; if it ever holds more, this must be thought over."""
+    """What a search is given is a Task; if it ever holds more, this must be thought over.
+
+    Its references hold what the method rounds predict, and nothing of the audit's rounds.
+    """
+    assert {field.name for field in dataclasses.fields(ReferencePredictions)} == {"predictions", "losses"}
     assert {field.name for field in dataclasses.fields(Task)} == {
         "model", "build", "objective", "recipe", "forget", "remain", "guide", "criterion", "seed", "state",
+        "references",
     }  # fmt: skip
 
 

@@ -15,19 +15,32 @@ from unlearning.audit.comparison import (
     per_class,
 )
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
+from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import Measures, accuracy, measures_of
-from unlearning.audit.membership import Attack, Pairing, evaluate_attacks, membership_margin, pair_sets, roc_curve
-from unlearning.audit.relearning import Relearning, relearn_delay, run_count
+from unlearning.audit.membership import (
+    Attack,
+    Pairing,
+    auc_half_width,
+    evaluate_attacks,
+    membership_margin,
+    pair_sets,
+    roc_curve,
+)
+from unlearning.audit.reference_test import AuditReferences, ReferenceTest, reference_test, signals_by_reference
+from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
 from unlearning.audit.signals import SignalsBySet, frozen_copy, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
+    inconclusive_reason,
     judge,
     membership_findings,
+    reference_findings,
     relearn_findings,
     utility_findings,
 )
 from unlearning.data.objectives import Objective
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
@@ -50,9 +63,11 @@ def audit(
     spec: AuditSpec,
     seed: int = 0,
     reference: nn.Module | None = None,
+    references: AuditReferences | None = None,
 ) -> Generator[Progress, None, Findings]:
     """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
+    references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
     set or an objective without logits.
@@ -95,12 +110,23 @@ def audit(
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
+    tests = (
+        {} if references is None else {name: _test(signals[name], references, spec=spec, seed=seed) for name in models}
+    )
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
     started = time.perf_counter()
     relearnings = yield from _relearn_all(
-        models, sets, objective=objective, spec=spec, seed=seed, collapsed=change.collapsed
+        models,
+        sets,
+        objective=objective,
+        spec=spec,
+        seed=seed,
+        collapsed=change.collapsed,
+        difficulty=None
+        if references is None
+        else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
     )
     checks: list[Finding] = [
         *change_findings(change),
@@ -109,8 +135,10 @@ def audit(
             attacks["unlearned"],
             reference=attacks.get("reference"),
             margin=membership.margin,
+            decides=not tests,
         ),
-        *relearn_findings(relearnings, thresholds=spec.thresholds),
+        *reference_findings(tests),
+        *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
@@ -121,12 +149,20 @@ def audit(
             thresholds=spec.thresholds,
         ),
     ]
-    verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds)
+    reason = inconclusive_reason(
+        checks,
+        tests=tests,
+        half_width=auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence),
+        relearned=relearnings[0].samples,
+        thresholds=spec.thresholds,
+    )
+    verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds, reason=reason)
     return Findings(
         spec=spec,
         samples={name: len(samples) for name, samples in sets.items()},
         measures=measures,
         membership=membership,
+        reference_tests=tests,
         relearnings=relearnings,
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
@@ -151,6 +187,21 @@ def audit(
     )
 
 
+def _test(signals: SignalsBySet, references: AuditReferences, *, spec: AuditSpec, seed: int) -> ReferenceTest:
+    """Run the reference test on one model."""
+    return reference_test(
+        forget=signals_by_reference(signals["forget"].margin, references.forget),
+        held_out=signals_by_reference(signals["held_out"].margin, references.held_out),
+        remain=signals_by_reference(signals["remain"].margin, references.remain),
+        thresholds=spec.thresholds,
+        seed=seed,
+    )
+
+
+def _unseen(rows: References) -> Floats:
+    return rows.unseen.double().cpu().numpy()
+
+
 def _relearn_all(
     models: Mapping[str, nn.Module],
     sets: Mapping[str, SampleSet],
@@ -159,6 +210,7 @@ def _relearn_all(
     spec: AuditSpec,
     seed: int,
     collapsed: bool,
+    difficulty: Difficulty | None,
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
     """Relearn with each relearner of the spec."""
     relearnings: list[Relearning] = []
@@ -175,6 +227,7 @@ def _relearn_all(
             kind=kind,
             seed=seed,
             collapsed=collapsed,
+            difficulty=difficulty,
         )
         relearnings.append(
             (yield from map_progress(running, lambda _: Progress(phase=RELEARN, step=next(number), total=total)))

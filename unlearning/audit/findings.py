@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
+from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import Verdict
 from unlearning.specs.audit import AuditSpec
@@ -67,6 +68,7 @@ class Findings:
     """Everything that an audit measured, and its verdict.
 
     samples: how many each set has. measures: by model ("original", "unlearned", and "reference" if there is one).
+    reference_tests: by model, or empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
     audit does not show. seconds: by phase.
     """
@@ -75,6 +77,7 @@ class Findings:
     samples: Mapping[str, int]
     measures: Mapping[str, Measures]
     membership: Membership
+    reference_tests: Mapping[str, ReferenceTest]
     relearnings: tuple[Relearning, ...]
     utility: Utility
     change: Change

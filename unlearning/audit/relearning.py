@@ -10,11 +10,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from unlearning.audit.intervals import Interval, student
+from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
 from unlearning.hardware import batched_forward, channels_last
 from unlearning.specs.audit import AuditSpec
+
+_NEAREST = 5
+"""Held-out samples nearest in difficulty, of which a control is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Difficulty:
+    """The mean signal of reference models that did not see each sample: forget, (n,), and held_out, (m,). Low is hard."""
+
+    forget: Floats
+    held_out: Floats
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +128,24 @@ def relearn_delay(
     kind: str,
     seed: int,
     collapsed: bool = False,
+    difficulty: Difficulty | None = None,
 ) -> Generator[None, None, Relearning]:
     """Relearn with one relearner, yielding after each of `run_count` runs.
+
+    difficulty: with reference predictions the controls are held-out samples that are as hard for models that never saw them as the
+    forget samples are, so that odd samples are compared with odd ones.
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest.
     """
     sizes = class_sizes(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), max_samples=spec.relearn_samples)
     again = [draw_by_class(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
-    controls = [draw_by_class(held_out, sizes, np.random.default_rng([seed, 1, i])) for i in range(spec.controls(kind))]
+    controls = [
+        draw_by_class(held_out, sizes, rng)
+        if difficulty is None
+        else draw_as_hard(held_out, sum(sizes.values()), difficulty, rng)
+        for rng in (np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind)))
+    ]
     before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
     losses = [mean_loss(original, batch, objective) for batch in controls]
     unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
@@ -285,6 +305,19 @@ def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Gene
     targets = samples.targets.cpu().numpy()
     parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
     return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
+
+
+def draw_as_hard(held_out: SampleSet, count: int, difficulty: Difficulty, rng: np.random.Generator) -> Batch:
+    """Draw `count` forget samples and, for each, one of the held-out samples nearest to it in difficulty, none of them twice."""
+    wanted = rng.choice(difficulty.forget, size=count, replace=count > len(difficulty.forget))
+    free = np.ones(len(held_out), dtype=np.bool_)
+    chosen = []
+    for value in wanted:
+        nearest = np.argsort(np.where(free, np.abs(difficulty.held_out - value), np.inf))[:_NEAREST]
+        place = int(rng.choice(nearest[free[nearest]]))
+        free[place] = False
+        chosen.append(place)
+    return held_out.select(torch.tensor(chosen, device=held_out.targets.device))
 
 
 def delay_ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
+from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.specs.audit import Thresholds
 
@@ -22,6 +23,12 @@ NAMES = {
     "sgd": "SGD",
     "adam": "Adam",
 }
+
+
+_DECISIVE = ("relearn_delay", "reference_matched")
+"""Codes of the findings of which a verified verdict needs one."""
+_ENOUGH_POWER = 0.5
+"""If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,23 +52,29 @@ class Verdict:
 
     value: "verified", "inconclusive" or "failed". sentence: what was measured, for a reader without statistics. warnings:
         sentences.
+    reason: of an inconclusive verdict, else None. "too_few_samples": no method could be verified on so few. "no_power": the attacks
+        do not recognise the forget set on the original either. "open": an interval spans its threshold.
     """
 
     value: str
     sentence: str
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
+    reason: str | None = None
 
 
-def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds) -> Verdict:
-    """Derive the verdict from the findings. forgotten: the number of forgotten samples."""
+def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds, reason: str | None = None) -> Verdict:
+    """Derive the verdict from the findings. forgotten: the number of forgotten samples.
+
+    reason: why no method could have got another verdict than an inconclusive one; None if one could.
+    """
     deciding = [finding for finding in findings if finding.deciding]
     failed = [finding.text for finding in deciding if finding.passed is False]
     open_ = [finding.text for finding in deciding if finding.passed is None]
     samples = f"{forgotten:,} forgotten sample{'' if forgotten == 1 else 's'}"
     if failed:
         value, sentence = "failed", f"The audit of the {samples} failed: {_joined(failed)}."
-    elif open_ or not any(finding.code.startswith("relearn_delay") for finding in deciding):
+    elif open_ or not any(finding.code.startswith(_DECISIVE) for finding in deciding):
         open_ = open_ or ["no relearning was measured"]
         value = "inconclusive"
         sentence = (
@@ -69,13 +82,40 @@ def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds
         )
     else:
         value = "verified"
-        passed = [finding.text for finding in deciding if finding.code.startswith(("membership", "relearn"))]
+        passed = [f.text for f in deciding if f.code.startswith(("membership", "relearn", "reference"))]
         sentence = (
             f"Within the thresholds fixed beforehand and at {thresholds.confidence:.0%} confidence, the tests that were run "
             f"found the {samples} to be like data that the model never saw: {_joined(passed)}."
         )
     warnings = tuple(f.text[0].upper() + f.text[1:] + "." for f in findings if not f.deciding and f.passed is not True)
-    return Verdict(value=value, sentence=sentence, findings=tuple(findings), warnings=warnings)
+    return Verdict(
+        value=value,
+        sentence=sentence,
+        findings=tuple(findings),
+        warnings=warnings,
+        reason=(reason or "open") if value == "inconclusive" else None,
+    )
+
+
+def inconclusive_reason(
+    findings: Sequence[Finding],
+    *,
+    tests: Mapping[str, ReferenceTest],
+    half_width: float,
+    relearned: int,
+    thresholds: Thresholds,
+) -> str | None:
+    """Say why no method could have been verified: "too_few_samples" or "no_power"; None where one could.
+
+    half_width: of the interval of an AUC of 0.5 on so many samples. relearned: samples that the relearning compares.
+    """
+    if tests:
+        power = tests["unlearned"].power
+        return None if power >= _ENOUGH_POWER else "too_few_samples"
+    if half_width > thresholds.membership_margin or relearned < thresholds.relearn_least:
+        return "too_few_samples"
+    control = next(f for f in findings if f.code == "negative_control_membership")
+    return None if control.passed else "no_power"
 
 
 def membership_findings(
@@ -84,6 +124,7 @@ def membership_findings(
     *,
     reference: Mapping[str, Attack] | None,
     margin: float,
+    decides: bool = True,
 ) -> list[Finding]:
     """Make the findings of the membership test: negative control, the test, and with a retrained model the positive control.
 
@@ -104,6 +145,7 @@ def membership_findings(
             passed=(None if reference_fails else False) if outside else inside or None,
             text=_matched_text(max(outside or tested, key=_reach), bool(outside), inside, bool(sensitive), margin),
             interval=max(outside or tested, key=_reach)[1],
+            deciding=decides,
         ),
     ]
     if reference is not None:
@@ -157,15 +199,80 @@ def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: b
     return f"membership attacks cannot tell the forgotten samples from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
 
 
-def relearn_findings(relearnings: Sequence[Relearning], *, thresholds: Thresholds) -> list[Finding]:
+def reference_findings(tests: Mapping[str, ReferenceTest]) -> list[Finding]:
+    """Check the new model by the reference test, the original as negative control, and a retrained model as positive control."""
+    if not tests:
+        return []
+    original, unlearned, retrained = tests["original"], tests["unlearned"], tests.get("reference")
+    findings = [
+        Finding(
+            code="negative_control_reference",
+            passed=True if original.passed is False else None,
+            text="the reference test recognises the forget set on the original model, as it must"
+            if original.passed is False
+            else "the reference test does not recognise the forget set on the original model",
+            interval=_excess(original),
+            deciding=False,
+        ),
+        Finding(
+            code="reference_matched",
+            passed=unlearned.passed,
+            text=_reference_text(unlearned),
+            interval=_excess(unlearned),
+        ),
+    ]
+    if retrained is not None:
+        findings.append(
+            Finding(
+                code="positive_control_reference",
+                passed=retrained.passed,
+                text="the model retrained without the forget set passes the reference test too"
+                if retrained.passed
+                else "the model retrained without the forget set does not pass the reference test either",
+                interval=_excess(retrained),
+                deciding=False,
+            )
+        )
+    return findings
+
+
+def _excess(test: ReferenceTest) -> Interval:
+    """The statistic T in nats, with the interval in which it lies for models that never saw the samples."""
+    return Interval(test.known, *test.null)
+
+
+def _reference_text(test: ReferenceTest) -> str:
+    where = f"{test.known:+.2f} nats from their references, {test.null[0]:+.2f} to {test.null[1]:+.2f} without having seen them"
+    if test.passed:
+        return f"the model answers the forgotten samples as models do that never saw them ({where})"
+    if test.passed is None:
+        return (
+            f"the reference test cannot decide on {test.samples} samples: a model that never saw them would pass it with "
+            f"probability {test.power:.0%}"
+        )
+    if test.known > test.null[1]:
+        return f"the model still knows the forgotten samples ({where})"
+    if test.known < test.null[0]:
+        return f"the forgotten samples are less known than to models that never saw them ({where})"
+    return (
+        f"some forgotten samples are too well known and others too little (spread {test.spread:.2f} times that of data never seen, "
+        f"at most {test.max_spread:.2f})"
+    )
+
+
+def relearn_findings(
+    relearnings: Sequence[Relearning], *, thresholds: Thresholds, must_pass: bool = True
+) -> list[Finding]:
     """Make a finding for each relearner: does the forget set take as long to learn as data never seen?
 
-    The first relearner must pass. The others have fewer controls: they must not fail, and if they leave it open they only warn.
+    The first relearner must pass, unless another test decides (`must_pass` False). The others have fewer controls: they must not
+    fail, and if they leave it open they only warn.
     """
     findings = []
     for position, relearning in enumerate(relearnings):
         finding = _relearn_finding(relearning, thresholds)
-        findings.append(finding if position == 0 else replace(finding, deciding=finding.passed is not None))
+        must = must_pass and position == 0
+        findings.append(finding if must else replace(finding, deciding=finding.passed is not None))
         ratio = relearning.ratio
         if ratio is not None and ratio.low > thresholds.relearn_excess:
             text = f"{_relearned(relearning, ratio)}), which indicates damage rather than forgetting"

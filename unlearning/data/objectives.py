@@ -43,3 +43,29 @@ def classification(classes: int) -> Objective:
         return Batch(batch.inputs, targets.to(batch.targets.device))
 
     return Objective(losses=losses, scramble=scramble, logits=logits, classes=classes)
+
+
+def answers(objective: Objective, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Compute each sample's loss, (n,), and logits, (n, classes) or None without logits, in one forward pass.
+
+    An objective that does not call `forward` exactly once for each of the two is given a pass for each.
+    """
+    if objective.logits is None:
+        return objective.losses(forward, batch), None
+    outputs: list[Tensor] = []
+
+    def record(inputs: Tensor) -> Tensor:
+        outputs.append(forward(inputs))
+        return outputs[-1]
+
+    logits = objective.logits(record, batch.inputs)
+    if len(outputs) != 1:
+        return objective.losses(forward, batch), logits
+    calls: list[None] = []
+
+    def replay(inputs: Tensor) -> Tensor:
+        calls.append(None)
+        return outputs[0]
+
+    losses = objective.losses(replay, batch)
+    return (losses if len(calls) == 1 else objective.losses(forward, batch)), logits

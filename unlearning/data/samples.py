@@ -1,7 +1,7 @@
 """Sets of samples in memory: tensors with a sample ID each."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,17 +22,23 @@ class SampleSet:
     """A set of samples that fits in memory and is moved to the device once.
 
     ids: n distinct strings. inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
+    subjects: the person whom each sample belongs to, n strings, or None if that is not known.
     Raises InvalidWorkload if the lengths differ or an ID occurs twice.
     """
 
     ids: tuple[str, ...]
     inputs: Tensor
     targets: Tensor
+    subjects: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.inputs) == len(self.targets):
             lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
             raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
+        if self.subjects is not None and len(self.subjects) != len(self.ids):
+            raise InvalidWorkload(
+                f"A sample set has {len(self.ids)} ids and {len(self.subjects)} subjects; give each sample one."
+            )
         if len(set(self.ids)) != len(self.ids):
             raise InvalidWorkload(f"A sample set of {len(self.ids)} has only {len(set(self.ids))} distinct ids.")
 
@@ -47,7 +53,12 @@ class SampleSet:
     def take(self, index: Tensor) -> "SampleSet":
         """Return the samples at the positions `index`, (k,) int64, in that order."""
         chosen = index.tolist()
-        return SampleSet(ids=tuple(self.ids[i] for i in chosen), inputs=self.inputs[index], targets=self.targets[index])
+        return SampleSet(
+            ids=tuple(self.ids[i] for i in chosen),
+            inputs=self.inputs[index],
+            targets=self.targets[index],
+            subjects=None if self.subjects is None else tuple(self.subjects[i] for i in chosen),
+        )
 
     def select(self, index: Tensor) -> Batch:
         """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs."""
@@ -55,7 +66,7 @@ class SampleSet:
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Copy the samples to `device`."""
-        return SampleSet(ids=self.ids, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
 
     def batch_count(self, size: int) -> int:
         """Compute how many batches `epoch` yields."""
@@ -85,12 +96,22 @@ class SampleSet:
         return self.select(torch.randperm(len(self), generator=generator)[:size])
 
 
+def joined_batch(*parts: Batch) -> Batch:
+    """Join batches, in their order."""
+    return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
+
+
 def joined(*parts: SampleSet) -> SampleSet:
-    """Join the samples of several disjoint sets, in their order."""
+    """Join the samples of several disjoint sets, in their order.
+
+    Where one set knows its subjects, each sample of a set that does not is a subject of its own.
+    """
+    known = any(part.subjects is not None for part in parts)
     return SampleSet(
         ids=tuple(sample for part in parts for sample in part.ids),
         inputs=torch.cat([part.inputs for part in parts]),
         targets=torch.cat([part.targets for part in parts]),
+        subjects=tuple(name for part in parts for name in part.subjects or part.ids) if known else None,
     )
 
 

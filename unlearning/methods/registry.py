@@ -11,6 +11,7 @@ from unlearning.methods.fisher_noise import fisher_noise
 from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
+from unlearning.methods.matching import matching
 from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.salun import salun
@@ -22,6 +23,7 @@ from unlearning.task import Steps, Task
 METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ltu": ltu,
     "ieu": ieu,
+    "matching": matching,
     "gradient_ascent": gradient_ascent,
     "retrain": retrain,
     "fine_tune": fine_tune,

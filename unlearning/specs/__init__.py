@@ -5,7 +5,7 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 """
 
 from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain, Stop
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.parsing import (
     BASELINES,
     DEFAULT_POLICY,
@@ -32,6 +32,7 @@ __all__ = [
     "FineTune",
     "FisherNoise",
     "GradientAscent",
+    "Matching",
     "Method",
     "RandomLabels",
     "Retrain",

@@ -25,6 +25,10 @@ class Thresholds:
     no_op_weights, no_op_predictions: a relative weight distance, or a mean total variation of the predictions, below these means
         that nothing was done.
     collapse_share: least share of the original's advantage over chance that must be left on the remaining set.
+    reference_level: the share of models that never saw the forget set which the reference test may fail, and of models that know
+        all of it which it may pass.
+    reference_margin: what the reference test tolerates, as a share of the way from unseen to seen. reference_spread: the ratio of
+        the spread around the references to that of held-out data which it tolerates.
     utility_drop: points of accuracy that remaining or test data may lose before the report warns.
     """
 
@@ -39,6 +43,9 @@ class Thresholds:
     no_op_weights: float = 1e-5
     no_op_predictions: float = 1e-3
     collapse_share: float = 0.5
+    reference_level: float = 0.05
+    reference_margin: float = 0.1
+    reference_spread: float = 1.5
     utility_drop: float = 2.0
 
     def __post_init__(self) -> None:
@@ -58,6 +65,9 @@ class Thresholds:
         require(self.no_op_weights >= 0, "no_op_weights", "at least 0", self.no_op_weights)
         require(self.no_op_predictions >= 0, "no_op_predictions", "at least 0", self.no_op_predictions)
         require(0 <= self.collapse_share <= 1, "collapse_share", "between 0 and 1", self.collapse_share)
+        require(0 < self.reference_level < 0.5, "reference_level", "between 0 and 0.5", self.reference_level)
+        require(0 <= self.reference_margin < 1, "reference_margin", "at least 0 and below 1", self.reference_margin)
+        require(self.reference_spread >= 1, "reference_spread", "at least 1", self.reference_spread)
         require(self.utility_drop >= 0, "utility_drop", "at least 0 points", self.utility_drop)
 
 

@@ -149,6 +149,28 @@ class IEU:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Matching:
+    """Match reference predictions (after Georgiev et al., ICLR 2025, arXiv 2410.23232; docs/methods.md §9 [ours]).
+
+    steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
+    `steps` are too few for that, they are scaled up (`scale_schedule`).
+    clip: largest norm of the gradient. batch_size: samples a step, of the forget set and of the remaining set each.
+    """
+
+    kind: Literal["matching"] = "matching"
+    steps: int = 60
+    passes: float = 10.0
+    learning_rate: float = 0.05
+    clip: float = 1.0
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_loop(self.steps, self.learning_rate, self.batch_size)
+        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
+        require(self.clip > 0, "clip", "above 0", self.clip)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class GradientAscent:
     """Plain gradient ascent on the forget set's loss: the simplest baseline, and the method that Ready2Unlearn prepares for."""
 
@@ -169,7 +191,7 @@ class Retrain:
     kind: Literal["retrain"] = "retrain"
 
 
-S = TypeVar("S", LTU, IEU)
+S = TypeVar("S", LTU, IEU, Matching)
 
 
 def scale_schedule(spec: S, *, forget: int) -> S:
@@ -179,6 +201,5 @@ def scale_schedule(spec: S, *, forget: int) -> S:
     sample of half a training set once or twice, which is too few to forget it.
     """
     factor = min(max(1.0, spec.passes * forget / (spec.steps * spec.batch_size)), MAX_COUNT / spec.steps)
-    return dataclasses.replace(
-        spec, steps=round(factor * spec.steps), repair_steps=round(factor * spec.repair_steps), passes=0.0
-    )
+    scaled = {name: round(factor * getattr(spec, name)) for name in ("steps", "repair_steps") if hasattr(spec, name)}
+    return dataclasses.replace(spec, **scaled, passes=0.0)

@@ -9,10 +9,10 @@ from typing import Any
 
 from unlearning.errors import InvalidSpec
 from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Retrain, Stop
+from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.rules import require
 
-Method = LTU | IEU | GradientAscent | Retrain
+Method = LTU | IEU | Matching | GradientAscent | Retrain
 """What a job may run."""
 
 Baseline = FineTune | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
@@ -23,6 +23,7 @@ Spec = Method | Baseline
 PRODUCTION: dict[str, type[Method]] = {
     "ltu": LTU,
     "ieu": IEU,
+    "matching": Matching,
     "gradient_ascent": GradientAscent,
     "retrain": Retrain,
 }

@@ -49,6 +49,7 @@ SPACES: dict[str, Space] = {
         "noise": Range(low=0.005, high=0.2),
         "decay": Range(low=0.001, high=1),
     },
+    "matching": {"learning_rate": Range(low=0.01, high=0.2), "steps": Range(low=30, high=480, whole=True)},
     "gradient_ascent": {"learning_rate": Range(low=0.0003, high=0.03), "steps": Range(low=10, high=300, whole=True)},
     "retrain": {},
     "fine_tune": {"learning_rate": _RATE, "epochs": _EPOCHS},

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -10,12 +10,19 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
+from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.objectives import classification
-from unlearning.data.samples import SampleSet, partition
+from unlearning.data.references import References
+from unlearning.data.samples import SampleSet, joined, partition
+from unlearning.data.workload import Workload
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
+from unlearning.specs.training import Recipe
 from unlearning.task import run_to_completion
+from unlearning.training.references import prepare_references
 
 OBJECTIVE = classification(10)
 FORGOTTEN = 150
@@ -33,10 +40,11 @@ def network() -> nn.Module:
 class World:
     sets: dict[str, SampleSet]
     models: dict[str, nn.Module]
+    references: References | None = None
 
     def with_forgotten(self, index: Tensor) -> "World":
         """The same with only these of the forgotten samples."""
-        return World(sets={**self.sets, "forget": self.sets["forget"].take(index)}, models=self.models)
+        return replace(self, sets={**self.sets, "forget": self.sets["forget"].take(index)})
 
     def audit(self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None) -> Findings:
         unlearned = self.models[case] if isinstance(case, str) else case
@@ -48,9 +56,17 @@ class World:
                 spec=spec,
                 seed=0,
                 reference=self.models[reference] if reference else None,
+                references=None if self.references is None else self._rows(self.references),
                 **self.sets,
             )
         )
+
+    def _rows(self, references: References) -> AuditReferences:
+        rows = {
+            name: references.take([key(sample) for sample in self.sets[name].ids])
+            for name in ("forget", "remain", "held_out")
+        }
+        return AuditReferences(**rows)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,6 +97,23 @@ def world() -> World:
         "diverged": changed(original, lambda model: shake(model, float("inf"))),
     }
     return World(sets={"forget": forget, "remain": remain, "held_out": held_out, "test": test}, models=models)
+
+
+@pytest.fixture(scope="session")
+def referenced(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same with reference predictions, of which an audit reads those of the audit's rounds alone."""
+    given = Workload(
+        name="world",
+        build=network,
+        train=joined(world.sets["forget"], world.sets["remain"]),
+        held_out=world.sets["held_out"],
+        test=world.sets["test"],
+        objective=OBJECTIVE,
+        recipe=Recipe(epochs=20, learning_rate=0.05, precision="float32"),
+    )
+    plan = ReferencePlan(rounds=1, audit_rounds=2)
+    prepared = prepare_references(given, plan, seed=0, folder=tmp_path_factory.mktemp("references"), key=key)
+    return replace(world, references=run_to_completion(prepared))
 
 
 def trained(samples: SampleSet, *, seed: int, epochs: int = 20) -> nn.Module:

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World
+from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.measures import measure
@@ -179,3 +180,38 @@ def test_measure_gives_the_columns_of_a_table(world: World, known: dict[str, Fin
     full = known["retrained"]
     assert found["membership_auc"] == full.membership.unlearned["loss"].auc.value
     assert {k: v for k, v in found.items() if k != "membership_auc"} == full.measures["unlearned"].table
+
+
+@pytest.mark.parametrize("count", [10, 150])
+def test_with_references_a_model_that_never_saw_the_samples_is_verified_on_ten_of_them(
+    referenced: World, count: int
+) -> None:
+    found = referenced.with_forgotten(torch.arange(count)).audit("retrained", reference="retrained")
+
+    assert found.verdict.value == "verified", found.verdict.sentence
+    assert found.reference_tests["original"].passed is False
+    assert found.reference_tests["reference"].passed is True
+
+
+@pytest.mark.parametrize("count", [10, 150])
+@pytest.mark.parametrize("case", ["no-op", "ascended", "collapsed"])
+def test_with_references_a_model_that_still_knows_or_knows_nothing_fails(
+    referenced: World, case: str, count: int
+) -> None:
+    assert referenced.with_forgotten(torch.arange(count)).audit(case).verdict.value == "failed"
+
+
+def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
+    assert referenced.references is not None
+    rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])
+    easiest = int((rows.seen - rows.unseen).abs().argmin())
+
+    found = referenced.with_forgotten(torch.tensor([easiest])).audit("retrained").verdict
+
+    assert (found.value, found.reason) == ("inconclusive", "too_few_samples")
+
+
+def test_without_references_a_few_samples_are_too_few(world: World) -> None:
+    found = world.with_forgotten(torch.arange(5)).audit("retrained", spec=SMALL).verdict
+
+    assert (found.value, found.reason) == ("inconclusive", "too_few_samples")

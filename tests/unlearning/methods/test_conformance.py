@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.small import OBJECTIVE, convolutional, dropping, normalised, plain, same, state, task
+from tests.unlearning.small import OBJECTIVE, convolutional, dropping, normalised, plain, same, start, state, task
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.methods.registry import METHODS, unlearn
+from unlearning.methods.registry import METHODS
 from unlearning.specs import PRODUCTION, SPECS, Spec
 from unlearning.task import Progress, Task, run_to_completion
 
@@ -57,7 +57,7 @@ def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
     given = task()
     before = state(given.model)
 
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     after = state(given.model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_weights(kind: str, build: Callable[[], nn.
     states = []
     for _ in range(2):
         given = task(build)
-        steps = unlearn(spec_of(kind), given)
+        steps = start(spec_of(kind), given)
         next(steps)
         next(steps)
         states.append(state(given.model))
@@ -88,7 +88,7 @@ def test_another_seed_gives_other_weights_where_anything_is_drawn(kind: str) -> 
     runs = []
     for seed in (1, 2):
         given = task(seed=seed)
-        seen = [state(given.model) for _ in unlearn(spec_of(kind), given)]
+        seen = [state(given.model) for _ in start(spec_of(kind), given)]
         runs.append([*seen, state(given.model)])
 
     assert all(map(same, *runs)) == (kind in DRAWS_NOTHING)
@@ -99,7 +99,7 @@ def test_the_callers_random_numbers_do_not_reach_the_method(kind: str) -> None:
     states = []
     for noisy in (False, True):
         given = task(dropping)
-        steps = unlearn(spec_of(kind), given)
+        steps = start(spec_of(kind), given)
         for _ in steps:
             if noisy:
                 torch.rand(3), np.random.rand(), random.random()
@@ -112,7 +112,7 @@ def test_the_callers_random_numbers_do_not_reach_the_method(kind: str) -> None:
 def test_the_random_state_is_untouched_between_steps_and_after(kind: str) -> None:
     before = random_state()
 
-    for _ in unlearn(spec_of(kind), task(dropping)):
+    for _ in start(spec_of(kind), task(dropping)):
         assert random_state() == before
 
     assert random_state() == before
@@ -121,13 +121,14 @@ def test_the_random_state_is_untouched_between_steps_and_after(kind: str) -> Non
 @every_kind
 def test_only_the_model_changes(kind: str) -> None:
     given = task()
+    start(spec_of(kind), given).close()  # gives matching its references
     spec = spec_of(kind)
     spec_before, recipe_before, parts = copy.deepcopy(spec), copy.deepcopy(given.recipe), contents(given)
     bystander = copy.deepcopy(given.model)
     bystander_before = state(bystander)
     held = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
 
-    run_to_completion(unlearn(spec, given))
+    run_to_completion(start(spec, given))
 
     assert spec == spec_before
     assert given.recipe == recipe_before
@@ -140,7 +141,7 @@ def test_only_the_model_changes(kind: str) -> None:
 def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -> None:
     given = task()
     given.model.train()
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     assert not any(module.training for module in given.model.modules())
     assert all(parameter.grad is None for parameter in given.model.parameters())
@@ -153,7 +154,7 @@ def test_the_model_is_left_in_evaluation_mode_and_without_gradients(kind: str) -
 def test_a_run_closed_early_leaves_finite_weights_and_evaluation_mode(kind: str, taken: int) -> None:
     given = task()
     before = random_state()
-    steps = unlearn(spec_of(kind), given)
+    steps = start(spec_of(kind), given)
     for _ in range(taken):
         next(steps)
     steps.close()
@@ -171,7 +172,7 @@ def test_an_empty_set_is_refused_before_anything_changes(kind: str, lacking: str
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="empty"):
-        unlearn(spec_of(kind), given)
+        start(spec_of(kind), given)
 
     assert same(state(given.model), before)
 
@@ -184,7 +185,7 @@ def test_overlapping_sets_are_refused_without_naming_the_sample(kind: str, other
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="share a sample") as refusal:
-        unlearn(spec_of(kind), given)
+        start(spec_of(kind), given)
 
     assert same(state(given.model), before)
     assert given.forget.ids[0] not in str(refusal.value)
@@ -192,7 +193,7 @@ def test_overlapping_sets_are_refused_without_naming_the_sample(kind: str, other
 
 @every_kind
 def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
-    steps = unlearn(spec_of(kind), task())
+    steps = start(spec_of(kind), task())
     seen: list[Progress] = []
     outcome = run_to_completion(steps, seen.append)
 
@@ -209,7 +210,7 @@ def test_progress_counts_up_and_never_passes_its_total(kind: str) -> None:
 @every_kind
 def test_a_single_sample_can_be_forgotten(kind: str) -> None:
     given = task(forgotten=1)
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -222,7 +223,7 @@ def test_a_class_that_the_criterion_lacks_can_be_forgotten(kind: str, whole_clas
     if whole_class:
         given.forget = only(given.forget, given.forget.targets == 2)
     assert (given.forget.targets == 2).any()
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -233,7 +234,7 @@ def test_models_with_and_without_batch_norm_dropout_and_linear_layers_serve(
     kind: str, build: Callable[[], nn.Module]
 ) -> None:
     given = task(build)
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
 
@@ -246,7 +247,7 @@ def test_the_forget_set_does_not_move_batch_norms_statistics(kind: str) -> None:
     first = given.model[0]
     furthest = given.remain.inputs.abs().amax()
 
-    for _ in unlearn(spec_of(kind), given):
+    for _ in start(spec_of(kind), given):
         assert first.running_mean.abs().amax() < furthest
         assert first.running_var.amax() < furthest**2
 
@@ -266,7 +267,7 @@ def test_frozen_weights_stay_frozen(kind: str) -> None:
     given.build = build
     given.model[0].requires_grad_(False)
     before = state(given.model[0])
-    run_to_completion(unlearn(spec_of(kind), given))
+    run_to_completion(start(spec_of(kind), given))
 
     assert not given.model[0].weight.requires_grad
     assert kind == "retrain" or same(state(given.model[0]), before)
@@ -280,7 +281,7 @@ def test_both_precisions_serve(kind: str, precision: str) -> None:
     if precision == "bfloat16":
         context = torch.autocast("cpu", dtype=torch.bfloat16)
     with context:
-        run_to_completion(unlearn(spec_of(kind), given))
+        run_to_completion(start(spec_of(kind), given))
 
     after = state(given.model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
@@ -297,7 +298,7 @@ def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Calla
     for name in ("forget", "remain", "guide", "criterion"):
         setattr(given, name, getattr(given, name).to("cuda"))
     before = torch.cuda.get_rng_state()
-    for _ in unlearn(spec_of(kind), given):
+    for _ in start(spec_of(kind), given):
         assert torch.equal(torch.cuda.get_rng_state(), before)
 
     assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
@@ -309,7 +310,7 @@ def test_an_objective_without_logits_is_served_or_refused_before_anything_change
     given.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
     before = state(given.model)
     with contextlib.suppress(MethodRefused):
-        run_to_completion(unlearn(spec_of(kind), given))
+        run_to_completion(start(spec_of(kind), given))
         return
 
     assert same(state(given.model), before)

@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from tests.unlearning.methods.test_conformance import every_kind, spec_of
-from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, state, task
-from unlearning.methods.registry import unlearn
+from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, start, state, task
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
@@ -31,14 +30,14 @@ def given(build: Callable[[], nn.Module]) -> Task:
 
 def uninterrupted(kind: str, build: Callable[[], nn.Module]) -> tuple[dict[str, torch.Tensor], Outcome, int]:
     whole, seen = given(build), list[Progress]()
-    outcome = run_to_completion(unlearn(spec_of(kind), whole), seen.append)
+    outcome = run_to_completion(start(spec_of(kind), whole), seen.append)
     return state(whole.model), outcome, len(seen)
 
 
 def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder: Path) -> tuple[Task, Path, str]:
     """The task after so many steps, whose process is then lost, and its checkpoint."""
     first = given(build)
-    steps = unlearn(spec_of(kind), first)
+    steps = start(spec_of(kind), first)
     for _ in range(taken):
         next(steps)
     path, sha256 = save_training_checkpoint(first.state.snapshot(), folder)
@@ -54,7 +53,7 @@ def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(kind: str, tmp_p
         _, path, sha256 = interrupted(kind, build, taken=taken, folder=tmp_path)
         second = given(build)
         second.state = State(load_training_checkpoint(path, sha256))
-        steps = unlearn(spec_of(kind), second)
+        steps = start(spec_of(kind), second)
         found = run_to_completion(steps)
 
         assert same(state(second.model), wanted), taken
@@ -72,13 +71,13 @@ def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> 
     for _ in range(count):
         one = given(dropping)
         one.state = State(content)
-        steps = unlearn(spec_of(kind), one)
+        steps = start(spec_of(kind), one)
         next(steps)
         content = load_training_checkpoint(*save_training_checkpoint(one.state.snapshot(), tmp_path))
         steps.close()
     last = given(dropping)
     last.state = State(content)
-    run_to_completion(unlearn(spec_of(kind), last))
+    run_to_completion(start(spec_of(kind), last))
 
     assert same(state(last.model), wanted)
 
@@ -90,7 +89,7 @@ def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> 
     second = given(normalised)
     second.state = State(load_training_checkpoint(path, sha256))
 
-    first = next(unlearn(spec_of(kind), second))
+    first = next(start(spec_of(kind), second))
     assert first.step == count // 2 + 1
 
 
@@ -98,7 +97,7 @@ def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> 
 def test_taking_checkpoints_changes_nothing(kind: str, tmp_path: Path) -> None:
     wanted, _, _ = uninterrupted(kind, dropping)
     watched = given(dropping)
-    for _ in unlearn(spec_of(kind), watched):
+    for _ in start(spec_of(kind), watched):
         save_training_checkpoint(watched.state.snapshot(), tmp_path)
 
     assert same(state(watched.model), wanted)
@@ -113,12 +112,12 @@ def test_retraining_with_readiness_is_resumed_too(tmp_path: Path) -> None:
         return made
 
     whole, first, second = prepared(), prepared(), prepared()
-    run_to_completion(unlearn(spec_of("retrain"), whole))
-    steps = unlearn(spec_of("retrain"), first)
+    run_to_completion(start(spec_of("retrain"), whole))
+    steps = start(spec_of("retrain"), first)
     for _ in range(9):
         next(steps)
     second.state = State(load_training_checkpoint(*save_training_checkpoint(first.state.snapshot(), tmp_path)))
     steps.close()
-    run_to_completion(unlearn(spec_of("retrain"), second))
+    run_to_completion(start(spec_of("retrain"), second))
 
     assert same(state(second.model), state(whole.model))

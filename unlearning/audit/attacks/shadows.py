@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearning.audit.attacks.cache import Arrays, cached_runs, finished_count
 from unlearning.audit.attacks.study import (
     Study,
     cache_key,
@@ -28,6 +27,7 @@ from unlearning.audit.attacks.study import (
 )
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import frozen_copy, observe
+from unlearning.cached_runs import Arrays, cached_runs, finished_count
 from unlearning.data.samples import SampleSet, joined
 from unlearning.task import Progress
 from unlearning.training.loop import fresh

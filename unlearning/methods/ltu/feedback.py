@@ -13,6 +13,7 @@ from torch.nn import functional
 from unlearning.data.objectives import Forward
 from unlearning.data.samples import Batch
 from unlearning.gradients import Loss, clip_gradient, descend, flat_gradient, forward_with, trainable
+from unlearning.methods.aims import ReferenceAims
 from unlearning.methods.fixed_schedule import mean_loss
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.ltu.queries import Neighbourhood, query_sets
@@ -53,20 +54,32 @@ def remembering_feedback(
     forget: Batch,
     weights: Tensor,
     generator: torch.Generator,
+    aims: ReferenceAims | None,
 ) -> Tensor:
     """Compute g_r, (p,): tuned on random labels for the forget batch, tested on three query sets with their true labels [paper].
 
-    index: the forget batch's positions in the forget set, (n,). weights: its forget weights, (n,) [ours].
+    index: the forget batch's positions in the forget set, (n,). weights: its forget weights, (n,) [ours]. aims: with reference
+    predictions q the support loss is KL(q ‖ p_θ), which has a floor of its own, with the weight 1 [ours].
     """
-    scrambled = task.objective.scramble(forget, generator)
+    if aims is None:
+        scrambled, scramble_weight = task.objective.scramble(forget, generator), spec.scramble_weight
+
+        def support(forward: Forward) -> Tensor:
+            return (weights * task.objective.losses(forward, scrambled)).mean()
+    else:
+        scramble_weight = min(1.0, len(index) / spec.batch_size)
+
+        def support(forward: Forward) -> Tensor:
+            return aims.batch_divergences(task.objective, forward, forget, index).mean()
+
     queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
     gradient = meta_gradient(
         task.model,
-        support=lambda forward: (weights * task.objective.losses(forward, scrambled)).mean(),
+        support=support,
         queries=[mean_loss(task, query) for query in queries],
         inner_rate=spec.inner_rate,
         order=spec.order,
-        support_weight=spec.scramble_weight,
+        support_weight=scramble_weight,
         meta=spec.meta,
     )
     return clip_gradient(gradient, spec.clip)

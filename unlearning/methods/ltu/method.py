@@ -8,6 +8,7 @@ import torch
 
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
+from unlearning.methods.aims import reference_aims
 from unlearning.methods.ltu.feedback import combine, forgetting_feedback, remembering_feedback
 from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_attacks
 from unlearning.methods.ltu.queries import neighbourhood
@@ -35,8 +36,8 @@ def ltu(spec: LTU, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494; docs/methods.md §1).
 
     Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one SGD step; rehearsals
-    on remaining data follow [ours]. The outcome's metric `guide_attacks` counts those that beat chance. Raises MethodRefused
-    without logits.
+    on remaining data follow [ours]. With reference predictions each forget sample aims at its own [ours]. The outcome's metric
+    `guide_attacks` counts those that beat chance. Raises MethodRefused without logits.
     """
     logits = task.objective.logits
     if logits is None:
@@ -60,6 +61,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     if len(attacks) < 2 and not spec.remembering:
         raise MethodRefused("Fewer than two guide attacks beat chance, so nothing is left to unlearn with.")
 
+    aims = reference_aims(task)
     criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack, logits) for attack in attacks])
 
     optimiser = sgd(task.model, rate=spec.learning_rate)
@@ -74,13 +76,18 @@ def ltu(spec: LTU, task: Task) -> Steps:
         anneal(optimiser, rate=spec.learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
-        aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
-        weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses, aim=aim)
+        if aims is None:
+            aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
+            weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses, aim=aim)
+        else:
+            weights = aims.forget_weights(task.objective, task.model, forget, index)
         # A small batch counts by its size: a single sample with the weight of a full batch would overshoot its aim by far.
         weights = weights * min(1.0, len(index) / spec.batch_size)
         with batch_statistics(task.model, samples=len(index)):
             remembering = (
-                remembering_feedback(spec, task, near, index, forget, weights, generator) if spec.remembering else None
+                remembering_feedback(spec, task, near, index, forget, weights, generator, aims)
+                if spec.remembering
+                else None
             )
             guided = len(attacks) >= 2 and (bool(weights.any()) or remembering is None)
             forgetting = forgetting_feedback(spec, task, attacks, forget, weights, generator) if guided else None

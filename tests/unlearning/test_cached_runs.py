@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlearning.audit.attacks.cache import Arrays, cached_runs, finished_count
+from unlearning.cached_runs import Arrays, cached_runs, finished_count
 from unlearning.task import Progress, run_to_completion
 
 
@@ -82,8 +82,8 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.unlearning.audit.attacks.test_cache import run
-from unlearning.audit.attacks.cache import cached_runs
+from tests.unlearning.test_cached_runs import run
+from unlearning.cached_runs import cached_runs
 
 for progress in cached_runs(run, count=4, folder=Path(sys.argv[1])):
     if progress.step == 2 and progress.metrics["run"] > 0.5 and progress.metrics["run"] < 1:

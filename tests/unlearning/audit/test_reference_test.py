@@ -1,0 +1,93 @@
+"""The reference test on signals whose law is known: never seen, seen, over-forgotten, half-forgotten, and odd samples."""
+
+import numpy as np
+import pytest
+
+from unlearning.audit.reference_test import ReferenceSignals, ReferenceTest
+from unlearning.audit.reference_test import reference_test as compare_with_references
+from unlearning.specs.audit import Thresholds
+
+GAP = 4.0
+"""By how much the margin of a seen sample exceeds that of an unseen one, in nats, in the mean."""
+
+
+def world(
+    count: int, *, seen: bool, rng: np.random.Generator, odd: float = 0.0, known: float | None = None
+) -> ReferenceSignals:
+    """Signals of `count` samples through a model that saw them or not. odd: how far their unseen margins lie below the usual.
+
+    known: in place of `seen`, the share of the way from unseen to seen at which the model answers.
+    """
+    unseen = rng.normal(2.0 - odd, 2.0, count)
+    gap = np.maximum(rng.normal(GAP + odd, 1.5, count), 0.0)
+    noise = rng.normal(0.0, 1.0, (3, count))
+    share = float(seen) if known is None else known
+    return ReferenceSignals(
+        model=0.5 + unseen + share * gap + noise[0], unseen=unseen + noise[1] / 2, seen=unseen + gap + noise[2] / 2
+    )
+
+
+def outcome_of(forget: ReferenceSignals, rng: np.random.Generator) -> ReferenceTest:
+    return compare_with_references(
+        forget=forget,
+        held_out=world(500, seen=False, rng=rng),
+        remain=world(2000, seen=True, rng=rng),
+        thresholds=Thresholds(),
+    )
+
+
+def outcomes(count: int, *, runs: int = 60, **forget: float | bool) -> list[bool | None]:
+    rng = np.random.default_rng(count)
+    return [outcome_of(world(count, rng=rng, **{"seen": False, **forget}), rng).passed for _ in range(runs)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 100])
+def test_a_model_that_knows_them_passes_in_one_of_twenty_at_most(count: int) -> None:
+    # 60 runs at 5 %: 9 or more happen once in a thousand times.
+    assert sum(outcome is True for outcome in outcomes(count, seen=True)) <= 8
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 100])
+def test_a_model_that_never_saw_them_fails_in_one_of_twenty_at_most(count: int) -> None:
+    assert sum(outcome is False for outcome in outcomes(count)) <= 8
+
+
+@pytest.mark.parametrize("count", [10, 100])
+def test_ten_samples_decide(count: int) -> None:
+    assert sum(outcome is True for outcome in outcomes(count)) >= 50
+    assert sum(outcome is False for outcome in outcomes(count, seen=True)) >= 50
+
+
+def test_a_half_forgotten_set_fails() -> None:
+    assert sum(outcome is False for outcome in outcomes(100, known=0.5)) >= 58
+
+
+def test_an_unusually_unknown_set_fails() -> None:
+    assert sum(outcome is False for outcome in outcomes(100, known=-0.5)) >= 58
+
+
+def test_too_much_here_and_too_little_there_fails() -> None:
+    rng = np.random.default_rng(0)
+    forget = world(200, seen=False, rng=rng)
+    swung = ReferenceSignals(model=forget.model + np.tile([4.0, -4.0], 100), unseen=forget.unseen, seen=forget.seen)
+
+    found = outcome_of(swung, rng)
+
+    assert found.passed is False
+    assert found.null[0] <= found.known <= found.null[1]
+    assert found.spread > found.max_spread
+
+
+@pytest.mark.parametrize("odd", [4.0, 8.0])
+def test_odd_samples_are_compared_with_their_own_references(odd: float) -> None:
+    """As wrongly labelled ones are: a model that never saw them errs on nearly all."""
+    assert sum(outcome is True for outcome in outcomes(50, odd=odd)) >= 50
+    assert sum(outcome is False for outcome in outcomes(50, odd=odd, seen=True)) >= 58
+
+
+def test_the_power_is_the_share_of_unseeing_models_that_pass() -> None:
+    rng = np.random.default_rng(1)
+    powers = [outcome_of(world(3, seen=False, rng=rng), rng).power for _ in range(60)]
+    passed = [outcome is True for outcome in outcomes(3)]
+
+    assert abs(np.mean(powers) - np.mean(passed)) < 0.2

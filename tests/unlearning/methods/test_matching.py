@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unlearning.data.test_references import key
+from tests.unlearning.small import OBJECTIVE, normalised, plain, task
+from tests.unlearning.training.test_references import workload
+from unlearning.data.references import References
+from unlearning.data.samples import joined
+from unlearning.errors import MethodRefused
+from unlearning.methods.registry import unlearn
+from unlearning.specs import Matching
+from unlearning.specs.references import ReferencePlan
+from unlearning.task import Task, run_to_completion
+from unlearning.training.references import prepare_references
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> References:
+    given = task(plain)
+    folder: Path = tmp_path_factory.mktemp("references")
+    plan = ReferencePlan(rounds=2, audit_rounds=1)
+    return run_to_completion(
+        prepare_references(workload(joined(given.forget, given.remain)), plan, seed=3, folder=folder, key=key)
+    )
+
+
+def given(references: References, *, forgotten: int = 24) -> Task:
+    made = task(normalised, forgotten=forgotten)
+    made.references = references.for_method([key(sample) for sample in made.forget.ids])
+    return made
+
+
+def distance(made: Task) -> float:
+    """Mean total variation between the model's predictions and the aims."""
+    assert made.references is not None
+    with torch.no_grad():
+        p = made.model.eval()(made.forget.inputs).softmax(-1)
+    return float((p - made.references.predictions.float()).abs().sum(-1).mean()) / 2
+
+
+@pytest.mark.parametrize("forgotten", [1, 3, 24])
+def test_the_predictions_come_to_lie_where_their_references_are(references: References, forgotten: int) -> None:
+    made = given(references, forgotten=forgotten)
+    before = distance(made)
+
+    outcome = run_to_completion(unlearn(Matching(steps=120, learning_rate=0.1), made))
+
+    assert outcome.stopped_because == "completed"
+    assert distance(made) < 0.4 * before
+
+
+def test_the_remaining_samples_stay_known(references: References) -> None:
+    made = given(references)
+
+    run_to_completion(unlearn(Matching(), made))
+
+    with torch.no_grad():
+        right = (made.model(made.remain.inputs).argmax(-1) == made.remain.targets).float().mean()
+    assert float(right) > 0.95
+
+
+def test_without_references_it_is_refused_before_the_first_step() -> None:
+    made = task()
+
+    with pytest.raises(MethodRefused):
+        next(unlearn(Matching(), made))
+
+
+def test_references_of_other_samples_are_refused(references: References) -> None:
+    made = given(references)
+    made.references = references.for_method(references.keys)
+
+    with pytest.raises(MethodRefused):
+        next(unlearn(Matching(), made))
+
+
+def test_an_objective_without_logits_matches_losses(references: References) -> None:
+    import dataclasses
+
+    made = given(references)
+    made.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+    aims = made.references.losses  # type: ignore[union-attr]
+
+    def gap() -> float:
+        with torch.no_grad():
+            return float((made.objective.losses(made.model.eval(), made.forget.batch) - aims).abs().mean())
+
+    before = gap()
+    run_to_completion(unlearn(Matching(steps=120), made))
+
+    assert gap() < 0.5 * before

@@ -1,0 +1,135 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.unlearning.data.test_references import key
+from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
+from unlearning.errors import ReferencesUnusable
+from unlearning.specs.references import ReferencePlan
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fit
+from unlearning.training.references import (
+    estimate_cost,
+    fold_of,
+    fold_recipe,
+    prepare_references,
+    sample_signals,
+    subject_groups,
+)
+
+PLAN = ReferencePlan(rounds=1, audit_rounds=2)
+
+
+def workload(train: SampleSet | None = None) -> Workload:
+    return Workload(
+        name="small",
+        build=plain,
+        train=train or samples(120, seed=1),
+        held_out=samples(60, seed=11),
+        test=samples(60, seed=13),
+        objective=OBJECTIVE,
+        recipe=RECIPE,
+    )
+
+
+def test_seen_samples_are_known_better_than_unseen_ones(tmp_path: Path) -> None:
+    given = workload()
+
+    found = run_to_completion(prepare_references(given, PLAN, seed=0, folder=tmp_path, key=key))
+
+    assert len(found) == 180
+    assert float((found.seen - found.unseen).mean()) > 1.0
+    model = fit(plain, given.train, RECIPE, objective=OBJECTIVE, seed=5)
+    rows = found.take([key(sample) for sample in given.train.ids])
+    wrong = (rows.predictions.argmax(-1) != given.train.targets).float().mean()
+    own = sample_signals(model, given.held_out, OBJECTIVE)[0]
+    assert abs(float(wrong) - float((own < 0).float().mean())) < 0.15
+    assert torch.allclose(rows.predictions.float().sum(-1), torch.ones(120), atol=0.01)
+
+
+def test_an_interrupted_preparation_goes_on_and_gives_the_same(tmp_path: Path) -> None:
+    whole = run_to_completion(prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "whole", key=key))
+    steps = prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "cut", key=key)
+    for progress in steps:
+        if progress.step == 3:
+            break
+    steps.close()
+
+    again = prepare_references(workload(), PLAN, seed=0, folder=tmp_path / "cut", key=key)
+    assert next(again).step == 1
+    found = run_to_completion(again)
+
+    assert torch.equal(found.predictions, whole.predictions)
+    assert torch.equal(found.unseen, whole.unseen)
+    assert not list((tmp_path / "cut").iterdir())
+
+
+def test_the_cost_is_told_first_and_falls_with_what_is_done(tmp_path: Path) -> None:
+    first = estimate_cost(workload(), PLAN, seed=0, folder=tmp_path)
+    steps = prepare_references(workload(), PLAN, seed=0, folder=tmp_path, key=key)
+    for progress in steps:
+        if progress.step == 2:
+            break
+    steps.close()
+
+    second = estimate_cost(workload(), PLAN, seed=0, folder=tmp_path)
+
+    assert (first.trainings, second.trainings) == (6, 4)
+    assert first.plain_trainings == pytest.approx(6 * 0.5 * 0.5)
+
+
+def test_a_subject_is_in_one_fold() -> None:
+    people = dataclasses.replace(samples(90, seed=2), subjects=tuple(f"person-{i // 6}" for i in range(90)))
+    groups = subject_groups(people, near_copies=None)
+
+    fold = fold_of(groups, folds=3, seed=4)
+
+    assert len(set(groups)) == 15
+    assert all(len(set(fold[groups == group])) == 1 for group in set(groups))
+    assert np.bincount(fold).tolist() == [30, 30, 30]
+
+
+def test_near_copies_count_as_one_subject_where_asked() -> None:
+    given = samples(40, seed=3)
+    inputs = given.inputs.clone()
+    inputs[20:] = inputs[:20] * 1.01
+    copies = dataclasses.replace(given, inputs=inputs)
+
+    assert len(set(subject_groups(copies, near_copies=None))) == 40
+    groups = subject_groups(copies, near_copies=0.999)
+    assert len(set(groups)) == 20
+    assert (groups[:20] == groups[20:]).all()
+
+
+def test_reference_models_are_trained_plainly_for_their_share_of_the_epochs() -> None:
+    from unlearning.specs.training import Ready2Unlearn
+
+    prepared = dataclasses.replace(RECIPE, readiness=Ready2Unlearn())
+
+    assert fold_recipe(prepared, ReferencePlan(epochs=0.5)) == dataclasses.replace(RECIPE, epochs=15)
+
+
+def test_predictions_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    given = workload()
+    broken = dataclasses.replace(given.recipe, learning_rate=1e20, precision="float32")
+    steps = prepare_references(dataclasses.replace(given, recipe=broken), PLAN, seed=0, folder=tmp_path, key=key)
+
+    with pytest.raises(ReferencesUnusable):
+        run_to_completion(steps)
+
+
+def test_the_signal_is_the_margin() -> None:
+    logits = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 3.0]])
+    model = torch.nn.Identity()
+    given = SampleSet(ids=("a", "b"), inputs=logits, targets=torch.tensor([0, 1]))
+
+    signal, probabilities, losses = sample_signals(model, given, OBJECTIVE)
+
+    assert signal.tolist() == pytest.approx([2 - np.log(3), 1 - np.log(2 + np.exp(3))], abs=1e-5)
+    assert torch.allclose(probabilities, logits.softmax(-1))
+    assert torch.allclose(losses, -logits.log_softmax(-1)[[0, 1], [0, 1]])

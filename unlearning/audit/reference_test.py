@@ -1,0 +1,171 @@
+"""The reference test: is each forgotten sample answered as by models that never saw it, or as by models that did? [ours]
+
+It asks the question of LiRA (Carlini et al., S&P 2022) and RMIA sample by sample, and sums over the forget set, so that it speaks
+on a few samples too. Its null and its alternative are empirical: held-out data (never seen by the model) and remaining data (seen).
+
+For a sample i, z is the audited model's signal (margin, or minus the loss), u the mean signal of reference models that did not see
+the sample, s that of reference models that did. Held-out data give the law of an unseen sample, z ≈ a + b·u + c·(s − u) with its
+residuals e; remaining data give the law of a seen one, z ≈ a′ + b′·s + c′·(s − u) with e′ (s − u is limited to its 5th to 95th
+percentile there). With r what z exceeds the law of an unseen sample by, and weights w = max(s − u, 0) + a tenth of their mean:
+
+    known  T = Σ w·r / Σ w        above 0: still known; below 0: unusually unknown
+    spread Q = var(r) / var(e)    above 1: some samples are too well known, others too little
+
+The null draws e, for each sample from held-out samples with a similar u, and keeps the forget set's own weights; the alternative
+draws e′ around the law of a seen sample. So a forget set of odd samples (wrong labels, copies that stay) is compared with its own
+references.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unlearning.audit.intervals import Floats
+from unlearning.data.references import References
+from unlearning.specs.audit import Thresholds
+
+_NEIGHBOURS = 100
+"""Held-out (remaining) samples with the most similar reference signal, from which a residual is drawn."""
+_DRAWS = 4000
+"""Draws of each law."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReferenceSignals:
+    """Signals of one set of n samples. model: of the audited model. unseen, seen: means over the reference models, (n,) each."""
+
+    model: Floats
+    unseen: Floats
+    seen: Floats
+
+    def __len__(self) -> int:
+        return len(self.model)
+
+    def take(self, index: NDArray[np.int64]) -> "ReferenceSignals":
+        """Return the samples at `index`, (k,)."""
+        return ReferenceSignals(model=self.model[index], unseen=self.unseen[index], seen=self.seen[index])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceTest:
+    """The test on one model.
+
+    known, spread: the statistics T and Q. null: (low, high) of T between which a model that never saw the samples lies.
+    alternative: what a model that knows them all falls below in 5 % of cases. max_spread: the bound of Q. samples: how many were
+    compared. passed: None where the test cannot decide. power: the probability that a model which never saw the samples passes.
+    """
+
+    known: float
+    spread: float
+    null: tuple[float, float]
+    alternative: float
+    max_spread: float
+    samples: int
+    power: float
+    passed: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class AuditReferences:
+    """Reference predictions of an audit's sets, row by row in the order of their samples.
+
+    Only `unseen` and `seen` are read: they come from rounds that no method aims at.
+    """
+
+    forget: References
+    remain: References
+    held_out: References
+
+
+def signals_by_reference(model: Floats, rows: References) -> ReferenceSignals:
+    """Put an audited model's signals, (n,), beside those of the reference models."""
+    return ReferenceSignals(
+        model=model, unseen=rows.unseen.double().cpu().numpy(), seen=rows.seen.double().cpu().numpy()
+    )
+
+
+def reference_test(
+    *,
+    forget: ReferenceSignals,
+    held_out: ReferenceSignals,
+    remain: ReferenceSignals,
+    thresholds: Thresholds,
+    seed: int = 0,
+) -> ReferenceTest:
+    """Test whether the audited model answers the forget set as a model does that never saw it.
+
+    Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
+    for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
+    """
+    rng = np.random.default_rng([seed, 7])
+    unseen = _Law.fit(held_out.unseen, _gap(held_out), held_out.model)
+    seen = _Law.fit(remain.seen, _gap(remain), remain.model)
+    weights = np.maximum(_gap(forget), 0.0) + 0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6)
+    weights /= weights.sum()
+    expected = unseen.expected(forget.unseen, _gap(forget))
+    if_seen = seen.expected(forget.seen, _gap(forget)) - expected
+    residuals = forget.model - expected
+    null = unseen.draw(forget.unseen, rng)
+    level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
+    null_known, null_spread = null @ weights, null.var(axis=1) / unseen.variance
+    known, spread = float(residuals @ weights), float(residuals.var() / unseen.variance)
+    low = min(float(np.quantile(null_known, 0.2 * level)), -margin)
+    high = max(float(np.quantile(null_known, 1 - 0.4 * level)), margin)
+    max_spread = max(float(np.quantile(null_spread, 1 - 0.4 * level)), thresholds.reference_spread)
+    bound = float(np.quantile((if_seen + seen.draw(forget.seen, rng)) @ weights, level))
+    within = (low <= null_known) & (null_known <= high) & (null_spread <= max_spread)
+    fails = not low <= known <= high or spread > max_spread
+    return ReferenceTest(
+        known=known,
+        spread=spread,
+        null=(low, high),
+        alternative=bound,
+        max_spread=max_spread,
+        samples=len(forget),
+        power=float((within & (null_known < bound)).mean()),
+        passed=False if fails else True if known < bound else None,
+    )
+
+
+def _gap(signals: ReferenceSignals) -> Floats:
+    return signals.seen - signals.unseen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Law:
+    """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference."""
+
+    coefficients: Floats
+    gap_range: tuple[float, float]
+    reference: Floats
+    residuals: Floats
+
+    @classmethod
+    def fit(cls, reference: Floats, gap: Floats, model: Floats) -> "_Law":
+        low, high = (float(q) for q in np.quantile(gap, [0.05, 0.95]))
+        terms = np.stack([np.ones(len(reference)), reference, gap.clip(low, high)], axis=1)
+        coefficients = np.linalg.lstsq(terms, model, rcond=None)[0]
+        order = np.argsort(reference, kind="stable")
+        return cls(
+            coefficients=coefficients,
+            gap_range=(low, high),
+            reference=reference[order],
+            residuals=(model - terms @ coefficients)[order],
+        )
+
+    @property
+    def variance(self) -> float:
+        return max(float((self.residuals**2).mean()), 1e-12)
+
+    def expected(self, reference: Floats, gap: Floats) -> Floats:
+        terms = np.stack([np.ones(len(reference)), reference, gap.clip(*self.gap_range)], axis=1)
+        value: Floats = terms @ self.coefficients
+        return value
+
+    def draw(self, reference: Floats, rng: np.random.Generator) -> Floats:
+        """Draw residuals, (draws, n), for each sample from those whose reference is the most similar."""
+        count = min(_NEIGHBOURS, len(self.residuals))
+        start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
+        drawn: Floats = self.residuals[start + rng.integers(count, size=(_DRAWS, len(reference)))]
+        return drawn

@@ -1,0 +1,85 @@
+"""What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §9) [ours]."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unlearning.data.objectives import Forward, Objective, answers
+from unlearning.data.samples import Batch, joined_batch
+from unlearning.gradients import forward_with, trainable
+from unlearning.hardware import in_float32
+from unlearning.stopping.criterion import fully_forgotten_classes
+from unlearning.task import Task
+from unlearning.training.optimisation import batch_statistics
+
+_FULL_WEIGHT_GAP = 0.5
+"""Nats. A sample whose loss is this far or farther below its reference has the forget weight 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ReferenceAims:
+    """Aims of n forget samples. probabilities: (n, classes), or None without classes. losses: (n,), nats, of the true target."""
+
+    probabilities: Tensor | None
+    losses: Tensor
+
+    def divergences(self, logits: Tensor | None, losses: Tensor, index: Tensor) -> Tensor:
+        """Compute how far a batch's answers are from its aims, (k,): KL(aim ‖ answer) in nats, or the squared difference of losses.
+
+        logits: (k, classes), or None. losses: (k,), nats. index: the positions of the samples in the forget set, (k,) int64.
+        """
+        if self.probabilities is None or logits is None:
+            return (losses - self.losses[index]) ** 2
+        aim = self.probabilities[index].to(logits)
+        return functional.kl_div(logits.log_softmax(-1), aim, reduction="none").sum(-1)
+
+    def batch_divergences(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
+        """Compute `divergences` of a batch of forget samples in one forward pass."""
+        losses, logits = answers(objective, forward, batch)
+        return self.divergences(logits, losses, index)
+
+    @in_float32
+    @torch.no_grad()
+    def forget_weights(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
+        """Compute clip((ℓ_ref − ℓ) / 0.5, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
+        gap = self.losses[index] - objective.losses(forward, batch)
+        return (gap / _FULL_WEIGHT_GAP).clamp(0, 1)
+
+
+def reference_aims(task: Task) -> ReferenceAims | None:
+    """Read the forget set's aims from the task's references; None where the task has none.
+
+    A model that saw other samples of a class knows the class. Where a class is fully forgotten, its probability is therefore taken
+    out of its samples' aims and the rest is scaled up to 1: a retrained model never gives the class.
+    """
+    references = task.references
+    if references is None:
+        return None
+    losses = references.losses.to(task.forget.inputs.device)
+    if references.predictions.shape[1] == 0:
+        return ReferenceAims(probabilities=None, losses=losses)
+    probabilities = references.predictions.to(losses.device, copy=True)
+    gone = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
+    if gone is not None and bool(gone.any()):
+        of_gone = gone[task.forget.targets]
+        probabilities[of_gone] = probabilities[of_gone].masked_fill(gone, 0.0)
+        losses = torch.where(of_gone, losses.new_full((), 10.0), losses)
+    probabilities = probabilities.clamp(min=1e-6)
+    return ReferenceAims(probabilities=probabilities / probabilities.sum(-1, keepdim=True), losses=losses)
+
+
+def matching_loss(task: Task, aims: ReferenceAims, index: Tensor, remain: Batch, *, weight: float = 1.0) -> Tensor:
+    """Compute L(B_r; θ) + w · mean KL(q ‖ p_θ(B_f)), a scalar, in one forward pass.
+
+    index: the positions of B_f in the forget set, (k,). The pass goes through a copy of the buffers, because forget samples must
+    leave no trace in batch norm's running statistics.
+    """
+    forget = task.forget.select(index)
+    k = len(index)
+    with batch_statistics(task.model, samples=k + len(remain.targets)):
+        forward = forward_with(task.model, trainable(task.model))
+        losses, logits = answers(task.objective, forward, joined_batch(forget, remain))
+    divergences = aims.divergences(None if logits is None else logits[:k], losses[:k], index)
+    return losses[k:].mean() + weight * divergences.mean()

@@ -1,0 +1,62 @@
+"""Matching: fine-tune the model until it says of each forget sample what models that never saw it say (docs/methods.md §9)."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unlearning.data.samples import Batch
+from unlearning.errors import MethodRefused
+from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
+from unlearning.methods.fixed_schedule import run_schedule
+from unlearning.specs import Matching
+from unlearning.specs.methods import scale_schedule
+from unlearning.task import Steps, Task
+from unlearning.training.optimisation import anneal, minimise, sgd, update_running_statistics
+
+
+def matching(spec: Matching, task: Task) -> Steps:
+    """Unlearn `task.forget` from `task.model`, in place (after Georgiev et al., ICLR 2025, arXiv 2410.23232; the aims are [ours]).
+
+    Each step takes a forget batch B_f with reference predictions q and a remaining batch B_r:
+
+        loss = mean KL(q ‖ p_θ(B_f)) + L(B_r; θ)
+
+    No check and no search: the aims have a floor of their own, and the schedule is fixed. Without logits the first term is the mean
+    squared difference of losses. Raises MethodRefused without references.
+    """
+    aims = reference_aims(task)
+    if aims is None:
+        raise MethodRefused(
+            "Matching needs reference predictions; prepare them with `expunge references`, or use LTU or IEU."
+        )
+    spec = scale_schedule(spec, forget=len(task.forget))
+    task.model.eval()
+    generator = torch.Generator().manual_seed(task.seed)
+    optimiser = sgd(task.model, rate=spec.learning_rate)
+
+    def steps() -> Iterator[Callable[[], float]]:
+        for number in range(spec.steps):
+            index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
+            remain = task.remain.draw(spec.batch_size, generator)
+            yield partial(_step, spec, task, optimiser, aims, index, remain, share_left=1 - number / spec.steps)
+
+    return (yield from run_schedule(task, optimiser, steps(), total=spec.steps))
+
+
+def _step(
+    spec: Matching,
+    task: Task,
+    optimiser: torch.optim.SGD,
+    aims: ReferenceAims,
+    index: Tensor,
+    remain: Batch,
+    *,
+    share_left: float,
+) -> float:
+    anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
+    loss = matching_loss(task, aims, index, remain)
+    value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
+    update_running_statistics(task.model, remain.inputs)
+    return value

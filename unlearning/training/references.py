@@ -1,0 +1,228 @@
+"""Prepare reference predictions by cross-fitting: train models without a part of the data each (docs/methods.md §9)."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.cached_runs import Arrays, cached_runs, finished_count
+from unlearning.data.objectives import Objective
+from unlearning.data.references import References
+from unlearning.data.samples import SampleSet, joined
+from unlearning.data.workload import Workload
+from unlearning.errors import ReferencesUnusable
+from unlearning.hardware import batched_forward, in_float32
+from unlearning.specs.references import ReferencePlan
+from unlearning.specs.training import Recipe
+from unlearning.task import Progress
+from unlearning.training.loop import fresh, train
+
+PHASE = "references"
+_TIMED_STEPS = 6
+
+
+def prepare_references(
+    workload: Workload,
+    plan: ReferencePlan,
+    *,
+    seed: int,
+    folder: Path,
+    key: Callable[[str], bytes],
+    device: torch.device | str = "cpu",
+) -> Generator[Progress, None, References]:
+    """Train the plan's reference models and return the reference predictions of the training and the held-out set.
+
+    folder: where the signals of each finished model are kept, so that an interrupted preparation goes on; it is deleted at the end.
+    No model is kept. key: the key of a sample's ID, 32 bytes. Held-out samples are put into the folds like training samples: the
+    audited model never saw them, so they show what never having been seen looks like.
+
+    Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
+    """
+    pool = joined(workload.train, workload.held_out).to(device)
+    groups = subject_groups(pool, near_copies=plan.near_copies)
+    work = folder / _name(workload, pool, plan, seed)
+    started = time.perf_counter()
+    run = partial(_train_without_fold, workload, pool, groups, plan, seed)
+    models = yield from cached_runs(run, count=plan.trainings, folder=work)
+    references = _collect(models, pool, workload.objective, plan, key=key)
+    details = {
+        "plan": asdict(plan),
+        "seed": seed,
+        "workload": workload.name,
+        "samples": len(pool),
+        "subjects": int(groups.max()) + 1,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    shutil.rmtree(work, ignore_errors=True)
+    return replace(references, details=details)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparationCost:
+    """trainings: models still to be trained. seconds: what they take, estimated from a few steps. plain_trainings: the whole plan's
+    cost in trainings of the model by its plain recipe.
+    """
+
+    trainings: int
+    seconds: float
+    plain_trainings: float
+
+
+def estimate_cost(
+    workload: Workload, plan: ReferencePlan, *, seed: int, folder: Path, device: torch.device | str = "cpu"
+) -> PreparationCost:
+    """Time a few training steps and multiply; models whose signals are in `folder` are not counted."""
+    pool = joined(workload.train, workload.held_out).to(device)
+    left = plan.trainings - finished_count(folder / _name(workload, pool, plan, seed), count=plan.trainings)
+    recipe = fold_recipe(workload.recipe, plan)
+    part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
+    model = fresh(workload.build, seed=seed).to(device)
+    steps = train(model, part, recipe, objective=workload.objective, seed=seed)
+    marks, total = [time.perf_counter()], 1
+    for _, progress in zip(range(_TIMED_STEPS), steps, strict=False):
+        marks.append(time.perf_counter())
+        total = progress.total
+    steps.close()
+    step = (marks[-1] - marks[1]) / max(1, len(marks) - 2) if len(marks) > 2 else marks[-1] - marks[0]
+    share = plan.epochs * (1 - 1 / plan.folds)
+    return PreparationCost(trainings=left, seconds=left * step * total, plain_trainings=plan.trainings * share)
+
+
+def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[np.int64]:
+    """Number the subjects of n samples, (n,) from 0: samples of one subject, and near-copies where asked, have one number.
+
+    A model that saw a person's other samples, or a copy, knows too much of the one left out.
+    """
+    names = samples.subjects or samples.ids
+    parents = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
+    if near_copies is None:
+        return parents
+    vectors = functional.normalize(samples.inputs.flatten(1).float(), dim=-1)
+    for start in range(0, len(vectors), 1024):
+        similar = (vectors[start : start + 1024] @ vectors.T >= near_copies).nonzero().cpu().numpy()
+        for first, second in similar[similar[:, 1] > similar[:, 0] + start]:
+            one, other = parents[first + start], parents[second]
+            if one != other:
+                parents[parents == other] = one
+    groups: NDArray[np.int64] = np.unique(parents, return_inverse=True)[1].astype(np.int64)
+    return groups
+
+
+def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """Draw the fold of each sample, (n,) from 0: groups in random order, each into the fold with the fewest samples so far."""
+    rng = np.random.default_rng(seed)
+    sizes, fold = np.zeros(folds, dtype=np.int64), np.zeros(int(groups.max()) + 1, dtype=np.int64)
+    counts = np.bincount(groups)
+    for group in rng.permutation(len(counts)):
+        smallest = np.flatnonzero(sizes == sizes.min())
+        fold[group] = smallest[rng.integers(len(smallest))]
+        sizes[fold[group]] += counts[group]
+    return fold[groups]
+
+
+def fold_recipe(recipe: Recipe, plan: ReferencePlan) -> Recipe:
+    """Return the plain recipe of a reference model: without Ready2Unlearn and reweighting, for the plan's share of the epochs."""
+    return replace(recipe, readiness=None, reweighting=None, epochs=max(1, round(plan.epochs * recipe.epochs)))
+
+
+def _train_without_fold(
+    workload: Workload, pool: SampleSet, groups: NDArray[np.int64], plan: ReferencePlan, seed: int, number: int
+) -> Generator[Progress, None, Arrays]:
+    """Train reference model `number`; return its `signal` (n,), `seen` (n,), `losses` (n,) and `probabilities` (n, classes)."""
+    round_, left_out = divmod(number, plan.folds)
+    fold = fold_of(groups, folds=plan.folds, seed=_seed(seed, round_))
+    seen = fold != left_out
+    model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.inputs.device)
+    part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
+    steps = train(
+        model,
+        part,
+        fold_recipe(workload.recipe, plan),
+        objective=workload.objective,
+        seed=_seed(seed, round_, left_out),
+    )
+    yield from steps
+    signal, probabilities, losses = sample_signals(model.eval(), pool, workload.objective)
+    if not bool(torch.isfinite(signal).all()):
+        raise ReferencesUnusable("a reference model's predictions are not finite; check the recipe's learning rate")
+    return {
+        "signal": signal.numpy(),
+        "seen": seen,
+        "losses": losses.numpy(),
+        "probabilities": probabilities.half().numpy(),
+    }
+
+
+@in_float32
+@torch.no_grad()
+def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute each sample's signal (n,), probabilities (n, classes) and loss (n,) in nats, on the CPU.
+
+    The signal is the margin φ = z_y − logsumexp_{k≠y} z_k (Carlini et al., S&P 2022, eq. 4), or minus the loss without logits.
+    """
+    forward = batched_forward(model)
+    losses = objective.losses(forward, samples.batch).float().cpu()
+    if objective.logits is None:
+        return -losses, torch.empty(len(samples), 0), losses
+    logits = objective.logits(forward, samples.inputs).double().cpu()
+    targets = samples.targets.cpu()[:, None]
+    true = logits.gather(1, targets).squeeze(1)
+    others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
+    return (true - others).float(), logits.softmax(-1).float(), losses
+
+
+def _collect(
+    models: Sequence[Arrays], pool: SampleSet, objective: Objective, plan: ReferencePlan, *, key: Callable[[str], bytes]
+) -> References:
+    first = plan.rounds * plan.folds
+    method, audit = models[:first], models[first:]
+    unseen = ~np.stack([model["seen"] for model in method])
+    weights = unseen / unseen.sum(axis=0)
+    probabilities = sum(
+        w[:, None] * model["probabilities"].astype(np.float64) for w, model in zip(weights, method, strict=True)
+    )
+    losses = sum(w * model["losses"] for w, model in zip(weights, method, strict=True))
+    predictions = torch.from_numpy(np.asarray(probabilities)).half()
+    if objective.logits is not None:
+        chosen = torch.from_numpy(np.asarray(probabilities)).gather(1, pool.targets.cpu()[:, None]).squeeze(1)
+        losses = -chosen.clamp(min=1e-12).log().numpy()
+    signal, seen = (np.stack([model[name] for model in audit]) for name in ("signal", "seen"))
+    means = [
+        (np.where(chosen, signal, 0).sum(axis=0) / chosen.sum(axis=0)).astype(np.float32) for chosen in (~seen, seen)
+    ]
+    return References(
+        keys=tuple(key(sample) for sample in pool.ids),
+        predictions=predictions,
+        losses=torch.from_numpy(np.asarray(losses, dtype=np.float32)),
+        unseen=torch.from_numpy(means[0]),
+        seen=torch.from_numpy(means[1]),
+        details={},
+    )
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence([*parts, 9]).generate_state(1)[0])
+
+
+def _name(workload: Workload, pool: SampleSet, plan: ReferencePlan, seed: int) -> str:
+    """Name the folder of a preparation by all that it depends on. SHA-256 hex."""
+    what = {
+        "workload": workload.name,
+        "network": str(workload.build()),
+        "recipe": asdict(workload.recipe),
+        "plan": asdict(plan),
+        "samples": hashlib.sha256("\n".join(pool.ids).encode()).hexdigest(),
+        "subjects": hashlib.sha256("\n".join(pool.subjects or ()).encode()).hexdigest(),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
