@@ -65,7 +65,7 @@ def test_no_samples_are_one_empty_batch() -> None:
     assert batched_forward(network())(IMAGES[:0]).shape == (0, 4)
 
 
-def test_images_are_laid_out_channels_last_and_other_inputs_left_alone() -> None:
+def test_images_are_laid_out_channels_last_and_other_inputs_are_not_copied() -> None:
     assert channels_last(IMAGES).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(channels_last(IMAGES), IMAGES)
     rows = IMAGES[:, 0, 0]

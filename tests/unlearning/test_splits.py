@@ -1,7 +1,7 @@
-"""Every set that a run looks at, from the data's first split to the shadow models' last: disjoint, and one seed's doing.
+"""All sets that a run uses, from the split of the data to those of the shadow models, are disjoint and depend on one seed.
 
 A popular method's public code draws its splits anew from a default seed in each script, so that part of its forget set was never
-trained on and validation data stood in the training set.
+trained on and validation data were in the training set.
 """
 
 import dataclasses

@@ -32,7 +32,7 @@ def test_a_part_that_the_checkpoint_lacks_stays_what_it_is() -> None:
     assert list(loop) == [1, 2, 3]
 
 
-def test_a_loop_goes_on_where_it_was_and_ends_where_it_ended() -> None:
+def test_a_loop_continues_from_its_position_and_keeps_its_end() -> None:
     loop, numbers = Loop(5), []
     for number in loop:
         numbers.append(number)

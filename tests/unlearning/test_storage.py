@@ -189,7 +189,7 @@ def flat(value: object, path: str = "") -> dict[str, object]:
     return {path: value}
 
 
-def test_a_checkpoint_comes_back_bit_by_bit_in_types_keys_and_memory_formats(tmp_path: Path) -> None:
+def test_a_training_checkpoint_is_read_bit_for_bit_with_types_keys_and_memory_formats(tmp_path: Path) -> None:
     path, sha256 = save_training_checkpoint(CONTENT, tmp_path)
     found, wanted = flat(load_training_checkpoint(path, sha256)), flat(CONTENT)
 

@@ -91,7 +91,7 @@ def test_another_key_is_refused(case: Case) -> None:
     assert isinstance(verify(case, key=case.path("other.pem")).refused, BadSignature)
 
 
-def test_a_revoked_key_is_refused_whatever_date_the_statement_bears(case: Case) -> None:
+def test_a_revoked_key_is_refused_whatever_date_the_statement_has(case: Case) -> None:
     item = {"key_id": case.signer.key_id, "public_key": pem(case.signer.private.public_key())}
     keys = {"items": [item | {"revoked_at": "2036-01-01T00:00:00Z", "revocation_reason": "stolen"}]}
     case.path("keys.json").write_text(json.dumps(keys))

@@ -71,7 +71,7 @@ def test_a_signature_for_another_type_is_refused() -> None:
         open_envelope(packed(payload, other, signature), payload_type=other, keys=[KEY_A])
 
 
-def test_a_good_signature_of_a_type_that_is_not_looked_for_is_refused() -> None:
+def test_a_good_signature_over_another_payload_type_is_refused() -> None:
     with pytest.raises(Malformed, match="of the type"):
         open_envelope(packed(*VECTORS["single-signature"]), payload_type="text/plain", keys=[KEY_A])
 

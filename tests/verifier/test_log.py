@@ -68,7 +68,7 @@ def test_a_signed_note_that_is_no_log_checkpoint_is_refused(text: str) -> None:
         read_log_checkpoint(note.encode(), keys=[KEY])
 
 
-def test_growth_is_told_from_change_shrinking_and_another_log() -> None:
+def test_a_log_that_changed_shrank_or_is_another_is_refused() -> None:
     check_consistency(ONE, TWO, [LEAVES[1]])
     check_consistency(TWO, TWO, [])
     forked = TreeHead(origin=ONE.origin, size=1, root=LEAVES[1])

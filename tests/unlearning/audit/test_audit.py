@@ -149,16 +149,16 @@ def test_a_whole_class_is_compared_with_its_own_kind(world: World) -> None:
     assert found.verdict.value == "failed"
 
 
-def test_what_a_model_no_longer_knows_of_a_class_that_goes_is_not_held_against_it(world: World) -> None:
+def test_lost_accuracy_on_a_fully_forgotten_class_is_no_lost_utility(world: World) -> None:
     together = joined(world.sets["forget"], world.sets["remain"])
     ones = together.targets == 1
     forget, remain = (together.take(mask.nonzero().flatten()) for mask in (ones, ~ones))
-    gone = World(sets={**world.sets, "forget": forget, "remain": remain}, models=world.models)
+    class_world = World(sets={**world.sets, "forget": forget, "remain": remain}, models=world.models)
 
     model = copy.deepcopy(world.models["original"])
     with torch.no_grad():
         model[-1].bias[1] -= 1000
-    found = gone.audit(model, spec=SMALL)
+    found = class_world.audit(model, spec=SMALL)
     before, after = (found.measures[name].ta.value for name in ("original", "unlearned"))
     assert before - after > SMALL.thresholds.utility_drop
     finding = next(f for f in found.verdict.findings if f.code == "utility_ta")

@@ -81,7 +81,7 @@ def test_weights_that_are_no_numbers_are_a_collapse_and_make_no_infinity() -> No
         (FineTune(epochs=30, learning_rate=100.0), "collapsed"),
     ],
 )
-def test_a_method_that_did_nothing_or_too_much_is_told_as_that(spec: Spec, found: str) -> None:
+def test_a_method_that_did_nothing_or_too_much_is_detected(spec: Spec, found: str) -> None:
     """SSD's published constant dampens nothing of a random forget set, and a smaller one destroys the model."""
     given, original = task(plain), task(plain).model
     run_to_completion(unlearn(spec, given))
@@ -90,9 +90,9 @@ def test_a_method_that_did_nothing_or_too_much_is_told_as_that(spec: Spec, found
         {name: observe(frozen_copy(model), part, objective=OBJECTIVE) for name, part in sets.items()}
         for model in (original, given.model)
     )
-    told = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())
+    change = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())
 
-    assert (told.no_op, told.collapsed) == (found == "no_op", found == "collapsed")
+    assert (change.no_op, change.collapsed) == (found == "no_op", found == "collapsed")
 
 
 def correct_on(right: int, n: int = 10) -> Signals:
@@ -130,7 +130,7 @@ def test_the_average_gap_is_over_the_four_measures() -> None:
     assert found.activation_distance == pytest.approx(0.2 * np.sqrt(2) * (2 * p - 1))
 
 
-def test_the_divergence_is_scipys_and_bears_certainty() -> None:
+def test_the_divergence_is_scipys_and_finite_for_separated_margins() -> None:
     rng = np.random.default_rng(0)
     targets = np.zeros(20, dtype=np.int64)
     # Logits of 800 underflow to a probability of 0.
@@ -168,7 +168,7 @@ def test_jensen_shannon_is_the_square_of_scipy_s_distance() -> None:
     assert jensen_shannon(p, q) == pytest.approx(np.mean(jensenshannon(p, q, axis=1) ** 2))
 
 
-def test_jensen_shannon_bears_probabilities_of_zero() -> None:
+def test_jensen_shannon_is_finite_for_probabilities_of_zero() -> None:
     assert jensen_shannon(np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])) == pytest.approx(np.log(2))
     assert jensen_shannon(np.array([[1.0, 0.0, 0.0]]), np.array([[1.0, 0.0, 0.0]])) == 0
     assert np.isfinite(jensen_shannon(np.array([[1.0, 5e-324]]), np.array([[1.0, 0.0]])))

@@ -17,15 +17,15 @@ def seen(n: int, sharpness: float, seed: int) -> Signals:
 def test_salun_s_mode_is_the_support_vector_attack_on_the_first_of_the_remaining_set() -> None:
     remain, test, forget = seen(500, 4, 0), seen(200, 1, 1), seen(90, 2, 2)
     known = np.concatenate([remain.confidence[:200], test.confidence])[:, None]
-    oracle = SVC(C=3, gamma="auto", kernel="rbf").fit(known, np.repeat([1, 0], 200))
-    expected = 1 - oracle.predict(forget.confidence[:, None]).mean()
+    reference = SVC(C=3, gamma="auto", kernel="rbf").fit(known, np.repeat([1, 0], 200))
+    expected = 1 - reference.predict(forget.confidence[:, None]).mean()
     found = paper_mi(remain=remain, test=test, forget=forget, mode="salun")
     assert found.value == pytest.approx(expected)
     assert found.low <= found.value <= found.high
 
 
 @pytest.mark.parametrize("mode", ["salun", "corrected"])
-def test_members_are_called_members_and_strangers_are_not(mode: str) -> None:
+def test_members_are_recognised_and_non_members_are_not(mode: str) -> None:
     remain, test = seen(800, 5, 0), seen(400, 1, 1)
     known = paper_mi(remain=remain, test=test, forget=seen(200, 5, 2), mode=mode)  # type: ignore[arg-type]
     strange = paper_mi(remain=remain, test=test, forget=seen(200, 1, 3), mode=mode)  # type: ignore[arg-type]

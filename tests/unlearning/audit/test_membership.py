@@ -157,8 +157,8 @@ def test_weights_give_the_held_out_samples_the_forget_set_s_mix() -> None:
 def test_a_mix_that_differs_by_chance_is_left_alone_and_a_class_nobody_held_out_is_counted() -> None:
     rng = np.random.default_rng(0)
     assert not pair(rng.choice(10, 150), rng.choice(10, 500), max_samples=5000, replicates=100, rng=rng).matched
-    lacking = pair(np.repeat([0, 9], [200, 5]), rng.choice(3, 500), max_samples=5000, replicates=100, rng=rng)
-    assert lacking.unmatched == 5
+    missing = pair(np.repeat([0, 9], [200, 5]), rng.choice(3, 500), max_samples=5000, replicates=100, rng=rng)
+    assert missing.unmatched == 5
     alone = pair(np.full(30, 9), rng.choice(3, 500), max_samples=5000, replicates=100, rng=rng)
     assert (alone.matched, alone.unmatched, len(alone.forget)) == (False, 30, 30)
 
@@ -187,7 +187,7 @@ def test_the_margin_narrows_with_the_samples_between_its_bounds() -> None:
     assert widths[3] == 0.05
 
 
-def test_a_large_set_is_looked_at_in_part() -> None:
+def test_a_part_of_a_large_set_is_used() -> None:
     rng = np.random.default_rng(0)
     found = pair(np.zeros(900, dtype=np.int64), np.zeros(700, dtype=np.int64), max_samples=300, replicates=100, rng=rng)
     assert (len(found.forget), len(found.held_out)) == (300, 300)

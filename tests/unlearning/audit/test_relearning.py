@@ -213,12 +213,12 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
         )  # fmt: skip
         found[name] = run_to_completion(steps)
 
-    original, oracle = found["original"], found["retrained"]
+    original, retrained = found["original"], found["retrained"]
     assert original.unlearned[0].delay == original.original.delay == 0
     assert (original.normalised, original.reference_ratio, original.area) == (0, 0, 0)
-    assert oracle.unlearned[0].delay > 0
-    assert (oracle.normalised, oracle.reference_ratio, oracle.reference_area) == (1, 1, 0)
-    assert oracle.area > 0
+    assert retrained.unlearned[0].delay > 0
+    assert (retrained.normalised, retrained.reference_ratio, retrained.reference_area) == (1, 1, 0)
+    assert retrained.area > 0
     assert original.reference_area < 0
-    assert oracle.unlearned[0].travelled > original.unlearned[0].travelled == 0
-    assert len(oracle.reference.losses) > spec.relearn_steps
+    assert retrained.unlearned[0].travelled > original.unlearned[0].travelled == 0
+    assert len(retrained.reference.losses) > spec.relearn_steps

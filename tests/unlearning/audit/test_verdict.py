@@ -94,7 +94,7 @@ def test_a_spread_that_stands_out_fails_though_the_auc_is_one_half() -> None:
     assert verdict(spread=0.3).value == "failed"
 
 
-def test_a_set_that_comes_back_at_once_fails_though_no_attack_sees_it() -> None:
+def test_a_set_that_is_relearned_at_once_fails_even_if_no_attack_recognises_it() -> None:
     assert verdict(relearn=relearning(0.1, 0.2, 0.3)).value == "failed"
 
 
@@ -132,7 +132,7 @@ def test_an_original_that_takes_as_long_as_the_control_has_no_power() -> None:
     assert verdict(relearn=stranger).value == "inconclusive"
 
 
-def test_where_the_original_looks_like_a_stranger_the_attacks_claim_nothing() -> None:
+def test_if_no_attack_recognises_the_original_the_membership_test_has_no_power() -> None:
     found = verdict(before=0.53)
     assert passed(found, "negative_control_membership") is None
     assert any("no power" in warning for warning in found.warnings)
@@ -140,7 +140,7 @@ def test_where_the_original_looks_like_a_stranger_the_attacks_claim_nothing() ->
     assert verdict(before=0.53, half=0.15).value == "inconclusive"
 
 
-def test_a_retrained_model_that_fails_too_takes_the_blame_off_the_unlearning() -> None:
+def test_if_a_retrained_model_fails_too_the_membership_test_does_not_fail_the_unlearned_one() -> None:
     found = verdict(after=0.7, reference=0.7)
     assert found.value == "inconclusive"
     assert passed(found, "positive_control") is False
@@ -154,8 +154,8 @@ def test_nothing_done_and_nothing_left_both_fail(harm: str) -> None:
 
 def test_lost_utility_warns_and_changes_no_verdict() -> None:
     loss = Finding(code="utility_ta", passed=False, text="accuracy fell", deciding=False)
-    kept = verdict(more=(loss,))
-    assert (kept.value, kept.warnings) == ("verified", ("Accuracy fell.",))
+    warned = verdict(more=(loss,))
+    assert (warned.value, warned.warnings) == ("verified", ("Accuracy fell.",))
     assert verdict(after=0.7, more=(loss,)).value == "failed"
 
 

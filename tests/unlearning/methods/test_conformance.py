@@ -1,4 +1,4 @@
-"""What every method must keep to, whatever it does."""
+"""What every method must guarantee."""
 
 import contextlib
 import copy
@@ -165,10 +165,10 @@ def test_a_run_closed_early_leaves_finite_weights_and_evaluation_mode(kind: str,
 
 
 @every_kind
-@pytest.mark.parametrize("lacking", ["forget", "remain", "guide", "criterion"])
-def test_an_empty_set_is_refused_before_anything_changes(kind: str, lacking: str) -> None:
+@pytest.mark.parametrize("empty", ["forget", "remain", "guide", "criterion"])
+def test_an_empty_set_is_refused_before_anything_changes(kind: str, empty: str) -> None:
     given = task()
-    setattr(given, lacking, getattr(given, lacking).take(torch.arange(0)))
+    setattr(given, empty, getattr(given, empty).take(torch.arange(0)))
     before = state(given.model)
 
     with pytest.raises(MethodRefused, match="empty"):

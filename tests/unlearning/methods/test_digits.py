@@ -27,7 +27,7 @@ TABLE = ("ua", "ra", "ta", "mi")
 
 @dataclass(frozen=True)
 class Case:
-    """One seed's forget set, with the model that learnt it and the model that never saw it."""
+    """One seed's forget set, with the model trained on it and the model that never saw it."""
 
     seed: int
     forget: SampleSet

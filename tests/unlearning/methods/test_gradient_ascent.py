@@ -1,4 +1,4 @@
-"""Gradient ascent: its step, and the calibrated stop that keeps it from going on for ever."""
+"""Gradient ascent: its step, and the calibrated stop that ends it."""
 
 import torch
 

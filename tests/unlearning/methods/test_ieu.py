@@ -66,7 +66,7 @@ def test_samples_below_it_are_ascended() -> None:
     assert losses[0] > losses[1]
 
 
-def test_samples_that_look_held_out_are_left_alone() -> None:
+def test_samples_that_look_held_out_are_not_changed() -> None:
     def forgetting_held_out_data() -> Task:
         given = task(plain)
         same_data = given.criterion

@@ -83,7 +83,7 @@ def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> 
 
 
 @every_kind
-def test_a_resumed_run_goes_on_with_the_next_step(kind: str, tmp_path: Path) -> None:
+def test_a_resumed_run_continues_with_the_next_step(kind: str, tmp_path: Path) -> None:
     _, _, count = uninterrupted(kind, normalised)
     _, path, sha256 = interrupted(kind, normalised, taken=count // 2, folder=tmp_path)
     second = given(normalised)

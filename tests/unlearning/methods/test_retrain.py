@@ -1,4 +1,4 @@
-"""The oracle starts from nothing: a public "retrain" re-initialises the last layer alone."""
+"""Retrain initialises all layers: a public "retrain" re-initialises only the last one."""
 
 import torch
 from torch import nn

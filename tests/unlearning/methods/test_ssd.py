@@ -32,7 +32,7 @@ def test_it_is_the_papers_formula(selection: float, dampening: float) -> None:
     assert outcome.metrics["dampened_share"] == pytest.approx(float(torch.cat(share).float().mean()))
 
 
-def test_nothing_that_is_dampened_is_told_as_nothing_done() -> None:
+def test_a_run_that_dampens_nothing_says_so() -> None:
     given = task(plain)
     before = state(given.model)
     outcome = run_to_completion(unlearn(SSD(selection=1e6), given))

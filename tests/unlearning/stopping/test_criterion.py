@@ -94,8 +94,8 @@ def test_a_guide_attacks_score_is_one_more_signal() -> None:
     """An attack that sees what loss and entropy do not raises the mismatch."""
     given = comparing(pooled(0, 100), pooled(100, 400))
     marked = {tuple(inputs.tolist()) for inputs in given.forget.inputs}
-    tells = lambda forward, batch: torch.tensor([float(tuple(i.tolist()) not in marked) for i in batch.inputs])  # noqa: E731
-    criterion = calibrate(given, Stop(), guide_signals=[tells])
+    recognises = lambda forward, batch: torch.tensor([float(tuple(i.tolist()) not in marked) for i in batch.inputs])  # noqa: E731
+    criterion = calibrate(given, Stop(), guide_signals=[recognises])
 
     assert check(criterion, given.model).score > checked(given).score + 1
 
@@ -183,8 +183,8 @@ def test_a_fully_forgotten_class_is_to_be_answered_wrongly_and_its_held_out_data
 def test_a_class_of_which_a_tenth_remains_is_compared_with_held_out_data() -> None:
     given = whole_class()
     tenth = torch.arange(len(given.forget)) < len(given.forget) / 10
-    kept, given.forget = (given.forget.take(mask.nonzero().flatten()) for mask in (tenth, ~tenth))
-    given.remain = joined(given.remain, kept)
+    remaining, given.forget = (given.forget.take(mask.nonzero().flatten()) for mask in (tenth, ~tenth))
+    given.remain = joined(given.remain, remaining)
     criterion = calibrate(given, Stop())
 
     assert criterion.forgotten_classes is not None

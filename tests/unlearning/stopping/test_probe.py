@@ -1,4 +1,4 @@
-"""The relearn probe: what was learnt comes back at once, what was not takes its time."""
+"""The relearn probe: a set that was learned is relearned at once, another is not."""
 
 import pytest
 import torch
@@ -16,11 +16,11 @@ def prepared(forgotten: int = 60) -> Task:
     return given
 
 
-def test_a_memorised_set_comes_back_at_once() -> None:
+def test_a_memorised_set_is_relearned_at_once() -> None:
     assert not relearns_slowly(prepared(), stop=Stop())
 
 
-def test_a_never_learnt_set_takes_as_long_as_the_control() -> None:
+def test_a_set_never_learned_takes_as_long_as_the_control() -> None:
     given = prepared()
     given.forget = samples(60, seed=98)
 
@@ -39,7 +39,7 @@ def test_a_share_of_zero_turns_the_probe_off() -> None:
     assert relearns_slowly(prepared(), stop=Stop(relearn_share=0.0))
 
 
-def test_where_the_control_is_not_learnt_either_the_probe_does_not_object(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_the_control_is_not_learned_either_the_probe_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unlearning.stopping.probe._RATE", 1e-9)
 
     assert relearns_slowly(prepared(), stop=Stop())

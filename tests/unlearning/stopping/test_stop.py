@@ -49,7 +49,7 @@ def test_the_best_state_seen_is_put_back() -> None:
 
 
 def test_the_model_as_given_is_not_left_where_another_keeps_the_utility() -> None:
-    """A few samples cannot be told from held-out data even before: by the score alone nothing would ever be forgotten."""
+    """A few samples match held-out data even before unlearning: by the score alone nothing would be forgotten."""
     given = task(plain, forgotten=40)
     stop = Stop(check_every=1, tolerance=100, relearn_share=0.0, allowed_drop=30.0)
     moved = {name: tensor * 1.2 for name, tensor in state(given.model).items()}

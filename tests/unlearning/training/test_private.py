@@ -90,7 +90,7 @@ def test_the_noise_is_sigma_times_the_clip_over_the_batch() -> None:
 
 
 def test_without_subsampling_epsilon_is_the_gaussian_mechanisms() -> None:
-    """Rényi: T·α/(2σ²), then the best order of Balle et al.'s conversion; the orders are those that Opacus looks at."""
+    """Rényi: T·α/(2σ²), then the best order of Balle et al.'s conversion; the orders are those that Opacus tries."""
     sigma, steps, delta = 5.0, 30, 1e-5
     orders = [1 + x / 10 for x in range(1, 100)] + list(range(12, 64))
     wanted = min(

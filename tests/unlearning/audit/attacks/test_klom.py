@@ -73,7 +73,7 @@ def test_it_is_the_same_from_both_sides() -> None:
     np.testing.assert_allclose(sample_epsilons(unlearned, retrained), sample_epsilons(-unlearned, -retrained))
 
 
-def test_separated_models_are_told_apart_for_certain() -> None:
+def test_separated_models_have_an_infinite_epsilon() -> None:
     assert np.isinf(sample_epsilons(np.arange(4.0)[:, None], np.arange(4.0, 8.0)[:, None])).all()
 
 

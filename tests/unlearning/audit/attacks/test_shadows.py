@@ -1,4 +1,4 @@
-"""Shadow models: trained with their members, made to forget them by the judged method, and kept as signals alone."""
+"""Shadow models: trained with their members, which the audited method then unlearns; only their margins are stored."""
 
 import dataclasses
 from pathlib import Path
@@ -43,18 +43,18 @@ def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Pa
     assert pool[found.members].mean() > pool[~found.members].mean() + 1
 
 
-def test_an_interrupted_study_goes_on_and_ends_the_same(small_study: Study, tmp_path: Path) -> None:
+def test_an_interrupted_study_continues_and_gives_the_same_results(small_study: Study, tmp_path: Path) -> None:
     whole = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "whole"))
     steps = run_shadows(small_study, count=4, folder=tmp_path / "parts")
     for progress in steps:
         if progress.step == 2 and progress.metrics["run"] > 0.3:
             break
     steps.close()
-    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.npz")}
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "parts").rglob("*.npz")}
     resumed = run_to_completion(run_shadows(small_study, count=4, folder=tmp_path / "parts"))
 
-    assert len(kept) == 2
-    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert len(written) == 2
+    assert all(path.stat().st_mtime_ns == when for path, when in written.items())
     for name in ("members", "before", "after"):
         np.testing.assert_array_equal(getattr(resumed, name), getattr(whole, name))
 
@@ -70,10 +70,10 @@ def test_neither_weights_nor_ids_are_kept(small_study: Study, tmp_path: Path) ->
 def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study) -> None:
     found = run_to_completion(run_repeat(small_study, 1))
     given = small_study.task
-    oracle = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=seed_of(small_study, 2, 1))
-    seen = observe(oracle, given.remain, objective=OBJECTIVE)
+    retrained = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=seed_of(small_study, 2, 1))
+    seen = observe(retrained, given.remain, objective=OBJECTIVE)
 
-    np.testing.assert_allclose(found["retrained"], observe(oracle, given.forget, objective=OBJECTIVE).margin)
+    np.testing.assert_allclose(found["retrained"], observe(retrained, given.forget, objective=OBJECTIVE).margin)
     assert found["retrained_accuracies"][0] == seen.correct.mean()
 
 

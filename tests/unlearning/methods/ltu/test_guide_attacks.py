@@ -1,4 +1,4 @@
-"""The guiding membership models: unlike each other, better than chance, frozen, differentiable."""
+"""Guide attacks: different from each other, better than chance, frozen, differentiable."""
 
 import copy
 import dataclasses
