@@ -66,8 +66,8 @@ def one(seed: int, *, spec: ReferenceSpec, folder: Path) -> Figures:
     forget, remain = partition(train, (120, 680), seed=seed)
     parts = split_held_out(held_out)
     original, retrained = (
-        fit(network, learnt, RECIPE, objective=OBJECTIVE, seed=s)
-        for learnt, s in ((train, seed), (remain, seed + 1000))
+        fit(network, samples_, RECIPE, objective=OBJECTIVE, seed=s)
+        for samples_, s in ((train, seed), (remain, seed + 1000))
     )
     figures: Figures = {}
 

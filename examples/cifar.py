@@ -127,10 +127,10 @@ def resnet18_workload() -> Workload:
 
 
 @functools.cache
-def _samples(part: str, most: int | None) -> SampleSet:
-    """Read one part, "train" or "test"; of stored images at most `most` of each class."""
+def _samples(part: str, per_class: int | None) -> SampleSet:
+    """Read one part, "train" or "test"; of stored images at most `per_class` images of each class."""
     where = os.environ.get("EXPUNGE_CIFAR")
-    names, pixels, labels = _stored(Path(where), part, most) if where else _downloaded(part)
+    names, pixels, labels = _stored(Path(where), part, per_class) if where else _downloaded(part)
     scaled = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, DEVIATION))
     return SampleSet(
@@ -143,12 +143,12 @@ def _samples(part: str, most: int | None) -> SampleSet:
 _Images = tuple[tuple[str, ...], NDArray[np.uint8], list[int]]
 
 
-def _stored(path: Path, part: str, most: int | None) -> _Images:
-    """Read the images of one part in the order of their names; only those numbered below `most`, if given."""
+def _stored(path: Path, part: str, per_class: int | None) -> _Images:
+    """Read the images of one part in the order of their names; only those numbered below `per_class`, if given."""
     if not path.exists():
         raise InvalidWorkload(f"EXPUNGE_CIFAR is {path}, which does not exist.")
     files = _in_archive(path, part) if path.is_file() else _in_folder(path, part)
-    found = sorted((name, content) for name, content in files if most is None or int(Path(name).stem) < most)
+    found = sorted((name, content) for name, content in files if per_class is None or int(Path(name).stem) < per_class)
     if not found:
         raise InvalidWorkload(f"{path} has no images under {part}/<class>/.")
     names = tuple(name for name, _ in found)

@@ -139,21 +139,23 @@ def relearn_delay(
     collapsed model is not relearned: its delays would mean nothing and take longest.
     """
     sizes = class_sizes(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), max_samples=spec.relearn_samples)
-    again = [draw_by_class(forget, sizes, np.random.default_rng([seed, 0, i])) for i in range(spec.relearn_orders)]
-    controls = [
+    rngs = [np.random.default_rng([seed, 0, i]) for i in range(spec.relearn_orders)]
+    forget_batches = [draw_by_class(forget, sizes, rng) for rng in rngs]
+    rngs = [np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind))]
+    control_batches = [
         draw_by_class(held_out, sizes, rng)
         if difficulty is None
         else draw_as_hard(held_out, sum(sizes.values()), difficulty, rng)
-        for rng in (np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind)))
+        for rng in rngs
     ]
-    before = float(np.mean([mean_loss(original, batch, objective) for batch in again]))
-    losses = [mean_loss(original, batch, objective) for batch in controls]
-    unseen, typical = float(np.mean(losses)), int(np.argsort(losses)[len(losses) // 2])
-    delta = spec.relearn_delta * (unseen - before)
+    known_loss = float(np.mean([mean_loss(original, batch, objective) for batch in forget_batches]))
+    control_losses = [mean_loss(original, batch, objective) for batch in control_batches]
+    median_control = control_batches[int(np.argsort(control_losses)[len(control_losses) // 2])]
+    delta = spec.relearn_delta * (float(np.mean(control_losses)) - known_loss)
     relearner = None
     if delta > 0 and not collapsed:
         relearner = calibrate_relearner(
-            original, controls[typical], objective=objective, kind=kind, target=before + delta, steps=spec.relearn_steps,
+            original, median_control, objective=objective, kind=kind, target=known_loss + delta, steps=spec.relearn_steps,
             limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
         )  # fmt: skip
     yield
@@ -162,46 +164,49 @@ def relearn_delay(
     def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
         return relearn(model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least)
 
-    first = run(original, again[0], 0, at_least=spec.relearn_steps)
-    curves = [first]
-    for order, batch in enumerate(again):
-        curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
+    original_curve = run(original, forget_batches[0], 0, at_least=spec.relearn_steps)
+    forget_curves: list[Curve] = []
+    for order, batch in enumerate(forget_batches):
+        forget_curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
         yield
-    for order, batch in enumerate(controls):
-        curves.append(run(unlearned, batch, order))
+    control_curves: list[Curve] = []
+    for order, batch in enumerate(control_batches):
+        control_curves.append(run(unlearned, batch, order))
         yield
-    oracle = run(reference, again[0], 0, at_least=spec.relearn_steps) if reference is not None else None
-    afterwards, never = curves[1 : 1 + len(again)], curves[1 + len(again) :]
-    delays, control_delays = [c.delay for c in afterwards], [c.delay for c in never]
-    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
-    confidence = spec.thresholds.confidence
-    every = 1 - (1 - confidence) / len(spec.relearners)
+    reference_curve = None
+    if reference is not None:
+        reference_curve = run(reference, forget_batches[0], 0, at_least=spec.relearn_steps)
+    delays, control_delays = ([curve.delay for curve in curves] for curves in (forget_curves, control_curves))
     # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
     measured = (
         relearner is not None
-        and not any(c.diverged for c in curves)
-        and 3 * sum(c.censored for c in never) <= len(never)
+        and not any(curve.diverged for curve in (original_curve, *forget_curves, *control_curves))
+        and 3 * sum(curve.censored for curve in control_curves) <= len(control_curves)
     )
+    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
+    confidence = spec.thresholds.confidence
+
+    def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
+        return delay_ratio(to_controls, control_delays, share=share, confidence=confidence) if measured else None
+
     return Relearning(
         kind=kind,
         relearner=relearner,
         delta=delta,
         samples=sum(sizes.values()),
-        original=first,
-        unlearned=tuple(afterwards),
-        controls=tuple(never),
-        reference=oracle,
-        ratio=delay_ratio(delays, control_delays, share=share, confidence=confidence) if measured else None,
-        ratio_to_fail=delay_ratio(delays, control_delays, share=share, confidence=every) if measured else None,
-        original_ratio=delay_ratio([first.delay], control_delays, share=share, confidence=confidence)
-        if measured
+        original=original_curve,
+        unlearned=tuple(forget_curves),
+        controls=tuple(control_curves),
+        reference=reference_curve,
+        ratio=ratio(delays, confidence=confidence),
+        ratio_to_fail=ratio(delays, confidence=1 - (1 - confidence) / len(spec.relearners)),
+        original_ratio=ratio([original_curve.delay], confidence=confidence),
+        normalised=normalised_delay(
+            original=original_curve.delay, unlearned=float(np.mean(delays)), reference=reference_curve.delay
+        )
+        if reference_curve
         else None,
-        normalised=(
-            normalised_delay(original=first.delay, unlearned=float(np.mean(delays)), reference=oracle.delay)
-            if oracle
-            else None
-        ),
-        area=curve_area(first, afterwards[0]),
+        area=curve_area(original_curve, forget_curves[0]),
     )
 
 
