@@ -27,7 +27,7 @@ class RequestState(StrEnum):
     VERIFYING = "verifying"  # the job's result is audited
     COMPLETED = "completed"  # erased, with a report; or erased before the request came
     FAILED = "failed"  # a job ended without a result
-    CANCELLED = "cancelled"  # withdrawn
+    CANCELLED = "cancelled"  # by the caller, or the run of its job was refused
     REJECTED = "rejected"  # the model was not trained on any of the samples
 
 

@@ -45,7 +45,8 @@ def set_approvals(
         waiting = select(Job.id).where(
             Job.model_id == row.id, Job.state == JobState.AWAITING_APPROVAL, ~Job.holds_model
         )
-        for job_id in session.scalars(waiting.order_by(Job.id)).all():
+        # All of them are locked before the first is announced: otherwise this and a cancellation could deadlock.
+        for job_id in session.scalars(waiting.order_by(Job.id).with_for_update(key_share=True)).all():
             advance_job(session, job_id, JobState.QUEUED, data={"reason": "no approval needed"})
     return get_model(session, tenant_id=tenant_id, name=model)
 

@@ -2,10 +2,10 @@
 
 from sqlalchemy import text
 
+HOLDS_MODEL = "(state IN ('running', 'verifying') OR state = 'awaiting_approval' AND phase = 'publish')"
+
 NEVER = {
-    "two jobs of a model run": (
-        "SELECT model_id FROM jobs WHERE state IN ('running', 'verifying') GROUP BY model_id HAVING count(*) > 1"
-    ),
+    "two jobs of a model run": f"SELECT model_id FROM jobs WHERE {HOLDS_MODEL} GROUP BY model_id HAVING count(*) > 1",
     "two jobs of a model are open": (
         "SELECT model_id FROM jobs WHERE state = 'queued' AND frozen_at IS NULL GROUP BY model_id HAVING count(*) > 1"
     ),
@@ -17,7 +17,8 @@ NEVER = {
     "a version is missing between two": "SELECT 1 FROM model_versions GROUP BY model_id HAVING count(*) <> max(number)",
     "what was published last is not served": (
         "SELECT 1 FROM models JOIN model_versions served ON served.id = served_version_id "
-        "JOIN model_versions newer ON newer.model_id = models.id AND newer.number > served.number"
+        "JOIN model_versions newer ON newer.model_id = models.id AND newer.number > served.number "
+        "JOIN jobs ON jobs.id = newer.job_id WHERE jobs.state = 'completed'"
     ),
     "an open request waits for nothing": (
         "SELECT 1 FROM unlearn_requests r WHERE finished_at IS NULL AND NOT EXISTS "
@@ -37,17 +38,18 @@ NEVER = {
         "SELECT 1 FROM erased_samples e WHERE NOT EXISTS "
         "(SELECT 1 FROM targets t JOIN request_samples s USING (request_id) WHERE t.job_id = e.job_id AND s.digest = e.digest)"
     ),
-    "a job has completed without its result, or has a result and has not completed": (
-        "SELECT 1 FROM jobs LEFT JOIN model_versions v ON v.job_id = jobs.id "
-        "WHERE (state = 'completed' AND reason IS NULL) <> (v.id IS NOT NULL)"
+    "a job has completed without its result, or has a result and has neither completed nor awaits approval of it": (
+        "SELECT 1 FROM jobs LEFT JOIN model_versions v ON v.job_id = jobs.id AND v.refused_at IS NULL "
+        "WHERE (state = 'completed' AND reason IS NULL OR state = 'awaiting_approval' AND phase = 'publish') "
+        "<> (v.id IS NOT NULL)"
     ),
     "the model is free, a job waits, and nobody will wake it": (
         "SELECT 1 FROM jobs LEFT JOIN outbox ON outbox.job_id = jobs.id WHERE state = 'queued' AND NOT EXISTS "
-        "(SELECT 1 FROM jobs busy WHERE busy.model_id = jobs.model_id AND busy.state IN ('running', 'verifying')) "
+        f"(SELECT 1 FROM jobs busy WHERE busy.model_id = jobs.model_id AND {HOLDS_MODEL}) "
         "GROUP BY model_id HAVING count(outbox.id) = 0"
     ),
 }
-"""They hold where nobody promotes a version and no approval is asked for."""
+"""They hold if nobody promotes a version."""
 
 OPEN_FIRST = ("received", "scheduled", "running", "verifying", "failed", "cancelled", "completed", "rejected")
 """Of a request's targets the first of these is the request's state, by the contract."""

@@ -3,11 +3,13 @@
 import random
 import threading
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import text
 
 from ledger.errors import JobCancelled, Refused, StaleClaim
 from ledger.jobs import results
+from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.requests.cancellation import cancel_request
 from ledger.states import Reason
@@ -33,12 +35,22 @@ def interfere(world, chance):
             (cancel_request, "unlearn_requests", "request_id"),
             (cancel_job, "jobs", "job_id"),
             (retry_job, "jobs", "job_id"),
+            (partial(approve, by="key:dpo"), "jobs", "job_id"),
+            (partial(refuse, by="key:dpo"), "jobs", "job_id"),
         ]
     )
+    if chance.random() < 0.3:
+        ask_for_approval(world, chance.choice(["small", "large"]), chance.random() < 0.5, chance.random() < 0.5)
+        return
     with world.sessions.begin() as session:
         newest = list(session.scalars(text(f"SELECT id FROM {table} ORDER BY created_at DESC LIMIT 10")))
         if newest:
             act(session, tenant_id=world.tenant_id, **{name: chance.choice(newest)})
+
+
+def ask_for_approval(world, model, jobs, versions):
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model=model, jobs=jobs, versions=versions, by="key:admin")
 
 
 def work(world, chance):
@@ -75,7 +87,7 @@ def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_i
             except Exception as fault:
                 faults.append(fault)
 
-    actors = [submit, submit, interfere, work, work, work]
+    actors = [submit, submit, interfere, interfere, work, work, work]
     threads = [threading.Thread(target=take_turns, args=(act, seed)) for seed, act in enumerate(actors)]
     for thread in threads:
         thread.start()
@@ -90,9 +102,13 @@ def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_i
 
 
 def drain(world):
-    """Time passes, and one worker that never fails does what is left."""
+    """Time passes, everything is approved, and one worker that never fails does what is left."""
+    for model in ("small", "large"):
+        ask_for_approval(world, model, False, False)
     while True:
         with world.sessions.begin() as session:
+            for job_id in session.scalars(text("SELECT id FROM jobs WHERE state = 'awaiting_approval'")).all():
+                approve(session, tenant_id=world.tenant_id, job_id=job_id, by="key:dpo")
             session.execute(text("UPDATE jobs SET cut_off = now() WHERE state = 'queued'"))
             session.execute(text("UPDATE jobs SET lease_until = now() WHERE lease_until IS NOT NULL"))
         wake = world.sweep().wake

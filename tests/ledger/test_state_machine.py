@@ -21,6 +21,7 @@ from sqlalchemy import text
 from ledger.errors import Conflict, JobCancelled, NoSamplesMatch, StaleClaim
 from ledger.events.outbox import delete_sent_wakeups, take_wakeups
 from ledger.jobs import claims, results
+from ledger.jobs.approvals import approve, refuse
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.claims import Claim
@@ -29,7 +30,7 @@ from ledger.states import MOVES, Reason
 from tests.fixtures.postgresql import empty
 from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish
 from tests.ledger.promises import broken
-from tests.ledger.test_consistency import drain
+from tests.ledger.test_consistency import ask_for_approval, drain
 
 EXAMPLES = settings(
     max_examples=settings().max_examples * 3 // 10,
@@ -128,6 +129,15 @@ class Ledger(RuleBasedStateMachine):
     def retry(self, request):
         for job_id in job_ids(request):
             self.act(retry_job, job_id=job_id)
+
+    @rule(model=st.sampled_from(["small", "large"]), jobs=st.booleans(), versions=st.booleans())
+    def ask_for_approval(self, model, jobs, versions):
+        ask_for_approval(self.world, model, jobs, versions)
+
+    @rule(request=requests, decide=st.sampled_from([approve, approve, refuse]))
+    def decide(self, request, decide):
+        for job_id in job_ids(request):
+            self.act(decide, job_id=job_id, by="key:dpo")
 
     def act(self, do, **which):
         try:
