@@ -78,6 +78,16 @@ PROMISES = (
         ("ledger.jobs.claims", "job.state != JobState.QUEUED or busy is not None", "job.state != JobState.QUEUED"),
     ),
     promise(
+        "no other job of a model starts while a version awaits approval",
+        "jobs/test_approvals.py",
+        ("ledger.jobs.claims:claim", "Job.holds_model", "Job.state.in_(LEASED)"),
+    ),
+    promise(
+        "a job that needs approval does not run without it",
+        "jobs/test_approvals.py",
+        ("ledger.jobs.claims:claim", "model.approve_jobs and job.approved_at is None", "False"),
+    ),
+    promise(
         "a message twice is a claim once",
         "jobs/test_claims.py",
         (
@@ -118,7 +128,7 @@ PROMISES = (
     ),
     promise(
         "a cancelled job stays cancelled",
-        "jobs/test_cancellation.py jobs/test_jobs.py",
+        "jobs/test_cancellation.py",
         (
             "ledger.jobs.cancellation",
             "job.state != JobState.FAILED",
@@ -137,7 +147,7 @@ PROMISES = (
     ),
     promise(
         "a cancelled job does not go back to the queue",
-        "jobs/test_cancellation.py jobs/test_jobs.py",
+        "jobs/test_cancellation.py",
         (
             "ledger.jobs.attempts",
             "job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER",
@@ -146,7 +156,7 @@ PROMISES = (
     ),
     promise(
         "a completed job cannot be cancelled",
-        "jobs/test_cancellation.py jobs/test_jobs.py",
+        "jobs/test_cancellation.py",
         ("ledger.jobs.cancellation", "{JobState.COMPLETED, JobState.FAILED}", "{JobState.FAILED}"),
     ),
     promise(
