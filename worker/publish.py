@@ -10,7 +10,7 @@ from ledger.jobs import results
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.sample_ids import sample_digest
-from ledger.states import Phase, VersionKind
+from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.log import sign_checkpoint
 from report.document import Document, write
@@ -56,7 +56,6 @@ def publish(
             claim,
             document=prepared.document,
             weights_path=prepared.path.name,
-            kind=VersionKind.UNLEARNED,
             timings=dict(reporter.timings),
             commitment=prepared.commitment,
             statement=statement,

@@ -36,18 +36,17 @@ def publish(
     *,
     document: Document,
     weights_path: str,
-    kind: VersionKind = VersionKind.UNLEARNED,
     timings: Mapping[str, float],
     commitment: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
 ) -> Published:
-    """Publish the result: version, report, erased samples, states and events, in the caller's one transaction.
+    """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
-    If the model's versions need approval, only version and report are written, and the rest waits for it.
-    The report's ID, verdict and weights are those that `document` states. weights_path: the file's name in the storage.
-    commitment: what the report's Merkle root stands for. statement: the signed envelope. A job publishes once: after that its
-    claim is stale, and the database allows one version and one report for each job. Raises StaleClaim, JobCancelled if the
-    job was cancelled first, IllegalMove before the audit.
+    If the model's versions need approval, only the version and the report are written, and the job awaits approval.
+    document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
+    commitment: of the report's Merkle root. statement: the signed envelope.
+    A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
+    Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
     content = document.report
     # The model is locked first, as in `claim`: otherwise a second message for this job and this publication could deadlock.
@@ -58,7 +57,7 @@ def publish(
     version = ModelVersion(
         model_id=claim.model_id,
         number=claim.next_version,
-        kind=VersionKind(kind),
+        kind=VersionKind.UNLEARNED,
         weights_sha256=content.model.weights_after_sha256,
         weights_path=weights_path,
         job_id=job.id,
