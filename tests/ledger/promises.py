@@ -29,7 +29,7 @@ NEVER = {
         "LEFT JOIN erased_samples USING (model_id, digest) "
         "WHERE targets.state = 'completed' AND erased_samples.job_id IS NULL"
     ),
-    "a frozen manifest lacks what one of its requests asks for": (
+    "a closed job lacks a sample that one of its requests asks for": (
         "SELECT 1 FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
         "JOIN jobs ON jobs.id = targets.job_id LEFT JOIN job_samples s ON s.job_id = jobs.id AND s.digest = "
         "request_samples.digest WHERE frozen_at IS NOT NULL AND s.digest IS NULL"

@@ -95,13 +95,13 @@ def test_whatever_happens_at_once_every_request_ends_and_what_is_called_erased_i
         thread.join()
     assert faults == []
 
-    drain(world)
+    run_to_completion(world)
     assert world.count("unlearn_requests", "finished_at IS NULL") == world.count("jobs", "finished_at IS NULL") == 0
     with world.sessions() as session:
         assert broken(session) == []
 
 
-def drain(world):
+def run_to_completion(world):
     """Time passes, everything is approved, and one worker that never fails does what is left."""
     for model in ("small", "large"):
         ask_for_approval(world, model, False, False)

@@ -88,7 +88,7 @@ def test_what_waits_for_a_decision_is_counted_and_no_worker_holds_it(world):
         assert metrics.progress(session) == []
 
 
-def test_the_training_time_is_told_where_it_was_registered(world):
+def test_the_training_time_is_measured_if_it_was_registered(world):
     with world.sessions.begin() as session:
         session.execute(text("UPDATE models SET details = '{\"training_seconds\": 60}' WHERE name = 'small'"))
         session.execute(text("UPDATE models SET details = '{\"training_seconds\": \"long\"}' WHERE name = 'large'"))
@@ -118,7 +118,7 @@ def test_nothing_waits_in_an_empty_world(world):
         assert metrics.webhook_backlog(session) == NONE
 
 
-def test_a_wake_up_counts_from_its_jobs_cut_off_and_not_before(world):
+def test_a_wake_up_counts_from_its_jobs_closing_time(world):
     world.submit(1, batch_window=timedelta(hours=1))
     with world.sessions() as session:
         assert metrics.outbox_backlog(session) == NONE
@@ -128,8 +128,8 @@ def test_a_wake_up_counts_from_its_jobs_cut_off_and_not_before(world):
         session.execute(text("UPDATE outbox SET created_at = clock_timestamp() - interval '1 hour'"))
     with world.sessions() as session:
         found = metrics.outbox_backlog(session)
-        cut_off = session.scalar(text("SELECT cut_off FROM jobs"))
-    assert found == metrics.Backlog(waiting=1, oldest=cut_off)
+        closes_at = session.scalar(text("SELECT cut_off FROM jobs"))
+    assert found == metrics.Backlog(waiting=1, oldest=closes_at)
 
 
 def test_a_message_that_nobody_has_taken_waits(world):

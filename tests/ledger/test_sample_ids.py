@@ -18,7 +18,7 @@ def test_another_key_dataset_or_id_gives_another_digest():
     assert len({sample_digest(*case) for case in cases}) == len(cases)
 
 
-def test_a_manifest_does_not_depend_on_the_order():
+def test_the_commitment_to_a_set_does_not_depend_on_the_order():
     assert samples_sha256(digests(1, 2, 3)) == samples_sha256(digests(3, 1, 2)) != samples_sha256(digests(1, 2))
 
 

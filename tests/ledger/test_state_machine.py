@@ -30,7 +30,7 @@ from ledger.states import MOVES, Reason
 from tests.fixtures.postgresql import empty
 from tests.ledger.conftest import IEU, LEASE, LTU, World, make_world, nothing_written, progress, publish
 from tests.ledger.promises import broken
-from tests.ledger.test_consistency import ask_for_approval, drain
+from tests.ledger.test_consistency import ask_for_approval, run_to_completion
 
 EXAMPLES = settings(
     max_examples=settings().max_examples * 3 // 10,
@@ -47,7 +47,7 @@ EXAMPLES = settings(
 DONE = """
 SELECT 'version', id::text, job_id::text, number::text FROM model_versions
 UNION ALL SELECT 'erased', model_id::text, digest::text, '' FROM erased_samples
-UNION ALL SELECT 'manifest', job_id::text, digest::text, '' FROM job_samples
+UNION ALL SELECT 'job sample', job_id::text, digest::text, '' FROM job_samples
 UNION ALL SELECT 'frozen', id::text, sample_count::text, '' FROM jobs WHERE frozen_at IS NOT NULL
 UNION ALL SELECT 'job', id::text, state, '' FROM jobs WHERE state IN ('completed', 'cancelled')
 UNION ALL SELECT 'target', id::text, state, '' FROM targets WHERE state IN ('completed', 'cancelled', 'rejected')
@@ -72,7 +72,7 @@ class Held:
 
 @dataclass
 class Seen:
-    """What was true at the last look, and must remain so."""
+    """What was true at the last check, and must remain so."""
 
     requests: set[UUID] = field(default_factory=set)
     done: set[tuple[object, ...]] = field(default_factory=set)
@@ -89,7 +89,7 @@ class Ledger(RuleBasedStateMachine):
     def __init__(self, world: World) -> None:
         super().__init__()
         self.world, self.workers, self.seen = world, [], Seen()
-        # One connection that looks, in no transaction: at each step there is much to be looked at.
+        # One connection for all checks, in no transaction: each step checks much.
         self.eye = world.sessions.kw["bind"].connect().execution_options(isolation_level="AUTOCOMMIT")
 
     # Callers.
@@ -189,9 +189,9 @@ class Ledger(RuleBasedStateMachine):
         claim = self.world.claim(job_id)
         if claim is None:
             return None
-        assert was_ready, "a job began before its cut-off"
-        manifest = {bytes(row.digest) for row in self.ask(f"SELECT digest FROM job_samples WHERE job_id = '{job_id}'")}
-        assert claim.forget == manifest - claim.erased, "a job does not forget what its manifest has"
+        assert was_ready, "a job began before it closed"
+        samples = {bytes(row.digest) for row in self.ask(f"SELECT digest FROM job_samples WHERE job_id = '{job_id}'")}
+        assert claim.forget == samples - claim.erased, "a job does not forget its samples"
         rivals = [held for held in self.workers if held.valid and held.claim.model_id == claim.model_id]
         assert rivals == [], "two workers with one model"
         assert self.world.claim(job_id) is None, "a second message was a second claim"
@@ -286,7 +286,7 @@ class Ledger(RuleBasedStateMachine):
 
     @invariant()
     def what_was_done_stays_done(self):
-        """Versions, erased samples, frozen manifests, and whatever has ended other than in failure, which may be retried."""
+        """Versions, erased samples, the samples of closed jobs, and whatever has ended, except failures, which may be retried."""
         done = {tuple(row) for row in self.ask(DONE)}
         assert self.seen.done <= done, self.seen.done - done
         self.seen.done = done
@@ -299,7 +299,7 @@ class Ledger(RuleBasedStateMachine):
         return self.eye.execute(text(query)).all()
 
     def teardown(self):
-        drain(self.world)
+        run_to_completion(self.world)
         assert self.ask("SELECT 1 FROM unlearn_requests WHERE finished_at IS NULL") == []
         self.eye.close()
 

@@ -43,7 +43,7 @@ def release(world, batch, *, pause=False):
         deliveries.release_batch(session, batch, pause=pause)
 
 
-def told(world, webhook_id, **more):
+def log_of(world, webhook_id, **more):
     """The log, oldest first."""
     with world.sessions() as session:
         page = deliveries.list_deliveries(session, tenant_id=world.tenant_id, webhook_id=webhook_id, **more)
@@ -62,11 +62,11 @@ def let_time_pass(world):
         session.execute(text("UPDATE webhook_endpoints SET busy_until = NULL"))
 
 
-def test_a_request_is_told_from_its_receipt_to_its_result(world):
+def test_a_request_is_reported_from_its_receipt_to_its_result(world):
     webhook_id = add(world)
     claim = world.submit_and_claim(1)
     world.finish(claim)
-    assert [delivery.type for delivery in told(world, webhook_id)] == [
+    assert [delivery.type for delivery in log_of(world, webhook_id)] == [
         "request.received",
         "job.running",
         "report.published",
@@ -83,7 +83,7 @@ def test_a_message_holds_ids_and_states_and_nothing_that_a_person_wrote(world):
     with world.sessions.begin() as session:
         again = world.submit(2, reason="Ms Miller asked")
         extend_deadline(session, tenant_id=world.tenant_id, request_id=again.id, reason="Ms Miller is patient")
-    bodies = {delivery.type: delivery.body for delivery in told(world, webhook_id)}
+    bodies = {delivery.type: delivery.body for delivery in log_of(world, webhook_id)}
     assert set(bodies["request.extended"]["data"]) == {"request_id", "due_at"}
     assert set(bodies["job.failed"]["data"]) == {"job_id", "model", "attempt", "reason"}
     assert all(set(body) == {"type", "timestamp", "data"} for body in bodies.values())
@@ -96,7 +96,7 @@ def test_only_the_types_asked_for_and_only_the_tenants_own_are_told(world):
         stranger = ensure_tenant(session, "stranger")
     add(world, tenant_id=stranger)
     world.finish(world.submit_and_claim(1))
-    assert [delivery.type for delivery in told(world, some)] == ["request.received"]
+    assert [delivery.type for delivery in log_of(world, some)] == ["request.received"]
     assert world.count("webhook_deliveries") == 1
 
 
@@ -113,14 +113,14 @@ def test_a_delivery_that_was_taken_is_finished_and_counted(world):
     webhook_id = add(world, MessageType.REQUEST_RECEIVED)
     world.submit(1)
     note(world, take(world), TAKEN)
-    (delivery,) = told(world, webhook_id)
+    (delivery,) = log_of(world, webhook_id)
     assert (delivery.state, delivery.next_try_at) == (DeliveryState.DELIVERED, None)
     assert [(each.number, each.outcome, each.status) for each in delivery.tries] == [(1, TryOutcome.DELIVERED, 204)]
     with world.sessions() as session:
         assert read_tallies(session, deliveries.TALLY) == {"delivered": 1}
 
 
-def test_one_courier_at_a_time_is_at_an_endpoint(world):
+def test_an_endpoint_belongs_to_one_relay_at_a_time(world):
     add(world, MessageType.REQUEST_RECEIVED)
     world.submit(1)
     batch = take(world)
@@ -129,7 +129,7 @@ def test_one_courier_at_a_time_is_at_an_endpoint(world):
     assert take(world).endpoint_id == batch.endpoint_id
 
 
-def test_an_endpoint_whose_courier_died_is_left_to_the_next(world, monkeypatch):
+def test_another_relay_takes_the_endpoint_of_one_that_died(world, monkeypatch):
     monkeypatch.setattr(deliveries, "VISIBILITY_TIMEOUT", timedelta(0))
     add(world, MessageType.REQUEST_RECEIVED)
     world.submit(1)
@@ -150,13 +150,13 @@ def test_a_failed_try_follows_the_schedule_to_its_end_and_never_beyond(world):
     world.submit(1)
     for wait in SCHEDULE:
         note(world, take(world), BROKEN)
-        (delivery,) = told(world, webhook_id)
+        (delivery,) = log_of(world, webhook_id)
         waits = delivery.next_try_at - delivery.tries[-1].at
         assert wait <= waits + timedelta(seconds=1)
         assert waits <= wait * (1 + JITTER) + timedelta(seconds=1)
         let_time_pass(world)
     note(world, take(world), BROKEN)
-    (delivery,) = told(world, webhook_id)
+    (delivery,) = log_of(world, webhook_id)
     assert (delivery.state, len(delivery.tries)) == (DeliveryState.FAILED, len(SCHEDULE) + 1)
     let_time_pass(world)
     assert take(world) is None
@@ -180,7 +180,7 @@ def test_an_endpoint_that_is_gone_is_disabled_at_once_with_what_waits_for_it(wor
     world.submit(2)
     note(world, take(world), GONE)
     assert endpoint(world, webhook_id).disabled_reason == DisabledReason.GONE
-    assert {delivery.state for delivery in told(world, webhook_id)} == {DeliveryState.FAILED}
+    assert {delivery.state for delivery in log_of(world, webhook_id)} == {DeliveryState.FAILED}
     world.submit(3)
     assert world.count("webhook_deliveries") == 2
 
@@ -219,7 +219,7 @@ def test_for_a_day_after_a_rotation_both_secrets_sign(world):
     assert take(world).generations == (2,)
 
 
-def test_an_endpoint_deleted_under_a_courier_leaves_nothing(world):
+def test_an_endpoint_deleted_while_a_relay_sends_leaves_nothing(world):
     webhook_id = add(world, MessageType.REQUEST_RECEIVED)
     world.submit(1)
     batch = take(world)
@@ -275,9 +275,9 @@ def test_the_log_of_what_ended_long_ago_is_cut_and_the_count_stays(world):
     note(world, take(world), TAKEN)
     with world.sessions.begin() as session:
         deliveries.delete_expired_deliveries(session)
-    assert len(told(world, webhook_id)) == 1
+    assert len(log_of(world, webhook_id)) == 1
     with world.sessions.begin() as session:
         session.execute(text("UPDATE webhook_deliveries SET finished_at = finished_at - interval '31 days'"))
         deliveries.delete_expired_deliveries(session)
         assert read_tallies(session, deliveries.TALLY) == {"delivered": 1}
-    assert (told(world, webhook_id), world.count("webhook_tries")) == ([], 0)
+    assert (log_of(world, webhook_id), world.count("webhook_tries")) == ([], 0)

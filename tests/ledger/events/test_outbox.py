@@ -44,7 +44,7 @@ def test_what_was_rolled_back_announces_nothing(world):
     assert len(woken(world)) == 1
 
 
-def test_a_job_with_a_window_is_woken_at_its_cut_off_and_earlier_once_it_is_expedited(world):
+def test_a_job_with_a_window_is_woken_when_it_closes_and_earlier_once_it_is_expedited(world):
     job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
     assert take(world) == []
     world.submit(2, expedite=True)

@@ -56,7 +56,7 @@ def test_nothing_needs_approval_by_default(world):
     assert served(world) == 2
 
 
-def test_a_job_that_needs_approval_waits_frozen_and_says_so_once(world):
+def test_a_job_that_needs_approval_closes_and_awaits_it_once(world):
     need(world, jobs=True)
     job_id = world.submit(1).targets[0].job.id
     assert world.claim(job_id) is None
@@ -65,7 +65,7 @@ def test_a_job_that_needs_approval_waits_frozen_and_says_so_once(world):
     assert (job.state, job.phase, job.samples) == (JobState.AWAITING_APPROVAL, Phase.WAITING, 1)
     assert [event["what"] for event in events(world, job_id, "job.awaiting_approval")] == ["run"]
     assert world.sweep().wake == []
-    assert world.submit(2).targets[0].job.id != job_id  # what was frozen takes no more
+    assert world.submit(2).targets[0].job.id != job_id  # a closed job takes no more requests
 
 
 def test_an_approved_job_is_woken_and_runs_with_who_and_when_on_its_timeline(world):
@@ -95,14 +95,14 @@ def test_the_legal_clock_runs_on_while_a_job_waits(world):
     assert world.count("unlearn_requests", "finished_at IS NULL AND due_at < clock_timestamp()") == 1
 
 
-def test_a_job_whose_cut_off_has_passed_can_be_approved_before_any_worker_has_looked_at_it(world):
+def test_a_job_past_its_closing_time_can_be_approved_before_a_worker_claims_it(world):
     need(world, jobs=True)
     job_id = world.submit(1).targets[0].job.id
     assert decide(world, approve, job_id).samples == 1
     assert world.claim(job_id) is not None
 
 
-def test_a_job_that_still_takes_requests_can_not_be_approved(world):
+def test_a_job_that_still_takes_requests_cannot_be_approved(world):
     need(world, jobs=True)
     job_id = world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id
     with pytest.raises(NotAwaiting):

@@ -40,11 +40,11 @@ def test_a_running_job_is_cancelled_by_its_worker(world):
     assert world.job(claim.job_id).state == JobState.CANCELLED
 
 
-@pytest.mark.parametrize("how", ["lapse", "release", "crash"])
+@pytest.mark.parametrize("how", ["expiry", "release", "crash"])
 def test_a_cancelled_job_is_not_started_again_whatever_becomes_of_its_worker(world, how):
     claim = world.submit_and_claim(1)
     cancel(world, claim.job_id)
-    if how == "lapse":
+    if how == "expiry":
         world.expire_lease(claim.job_id)
         world.sweep()
     elif how == "release":

@@ -33,8 +33,8 @@ def test_later_it_is_the_median_and_the_range_of_the_last_jobs(world):
 
 def test_the_job_that_runs_now_comes_first(world):
     alone = world.submit(1, batch_window=timedelta(hours=1))
-    cut_off = alone.targets[0].job.cut_off
-    assert estimate_of(world, alone).finish_at == cut_off + timedelta(seconds=37.5)
+    closes_at = alone.targets[0].job.cut_off
+    assert estimate_of(world, alone).finish_at == closes_at + timedelta(seconds=37.5)
     world.submit(2, expedite=True)
     world.claim(alone.targets[0].job.id)
     behind = world.submit(3, batch_window=timedelta(hours=1))

@@ -29,7 +29,7 @@ def test_a_sweep_is_a_sign_of_life_and_the_last_one_counts(world):
     assert world.count("heartbeats") == 1
 
 
-def test_a_worker_that_holds_a_lease_is_seen_now_though_it_can_not_sweep(world):
+def test_a_worker_that_holds_a_lease_is_seen_now_though_it_cannot_sweep(world):
     sweep_once(world)
     with world.sessions.begin() as session:
         session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))

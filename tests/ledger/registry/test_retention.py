@@ -66,7 +66,7 @@ def test_a_file_that_another_version_needs_is_not_given_up(world):
     assert purge(world) == []
 
 
-def test_a_purged_version_can_not_be_served_again(world):
+def test_a_purged_version_cannot_be_served_again(world):
     world.finish(world.submit_and_claim(1))
     age(world)
     purge(world)

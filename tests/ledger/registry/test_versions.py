@@ -168,12 +168,12 @@ def test_a_new_model_trained_on_what_another_has_erased_says_so(world):
     assert view.trained_on_erased == 2
 
 
-def test_the_do_not_train_list_has_what_is_erased_and_what_is_asked_and_not_what_was_withdrawn(world):
+def test_the_do_not_train_list_has_what_is_erased_and_what_is_asked_and_not_what_was_cancelled(world):
     world.finish(world.submit_and_claim(1, 2))
     world.submit(2, 3)
     world.submit(50, models=["large"])
-    withdrawn = world.submit(4)
+    cancelled = world.submit(4)
     with world.sessions.begin() as session:
-        cancel_request(session, tenant_id=world.tenant_id, request_id=withdrawn.id)
+        cancel_request(session, tenant_id=world.tenant_id, request_id=cancelled.id)
     assert listed(world, do_not_train.of_model, "small") == sorted(digests(1, 2, 3))
     assert listed(world, do_not_train.of_dataset, "digits") == sorted(digests(1, 2, 3, 50))

@@ -13,7 +13,7 @@ HOUR = timedelta(hours=1)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def pass_cut_off(world):
+def reach_closing_time(world):
     with world.sessions.begin() as session:
         session.execute(text("UPDATE jobs SET cut_off = clock_timestamp() WHERE state = 'queued'"))
 
@@ -28,16 +28,16 @@ def test_requests_for_one_model_share_a_job(world):
     assert (job.requests, job.samples) == (2, None)
 
 
-def test_a_job_is_not_claimed_before_its_cut_off(world):
+def test_a_job_is_not_claimed_before_it_closes(world):
     job_id = world.submit(1, batch_window=HOUR).targets[0].job.id
     assert world.claim(job_id) is None
     assert world.sweep().wake == []
-    pass_cut_off(world)
+    reach_closing_time(world)
     assert world.sweep().wake == [job_id]
     assert world.claim(job_id).forget == frozenset(digests(1))
 
 
-def test_the_first_claim_freezes_the_manifest_and_later_requests_open_the_next_job(world):
+def test_the_first_claim_closes_the_job_and_later_requests_open_the_next(world):
     first = world.submit(1, 2, 90)
     world.submit(2, 3)
     claim = world.claim(first.targets[0].job.id)
@@ -59,7 +59,7 @@ def test_an_expedited_request_does_not_wait_for_the_window(world):
     assert world.claim(target.job.id).requests == 2
 
 
-def test_a_near_deadline_moves_the_cut_off(world):
+def test_a_near_deadline_closes_the_job_earlier(world):
     relaxed = world.submit(1, batch_window=timedelta(days=10)).targets[0]
     urgent = world.submit(2, batch_window=timedelta(days=10), received_at=datetime.now(UTC) - timedelta(days=24))
     target = urgent.targets[0]
@@ -69,7 +69,7 @@ def test_a_near_deadline_moves_the_cut_off(world):
 
 
 @pytest.mark.parametrize(
-    ("window", "due", "duration", "expedite", "cut_off", "why"),
+    ("window", "due", "duration", "expedite", "closes_after", "why"),
     [
         (HOUR, 30 * 24 * HOUR, 2 * HOUR, False, HOUR, ClosingReason.WINDOW),
         (HOUR, 6.5 * HOUR, 2 * HOUR, False, 0.5 * HOUR, ClosingReason.DEADLINE),
@@ -79,9 +79,9 @@ def test_a_near_deadline_moves_the_cut_off(world):
         (0 * HOUR, 30 * 24 * HOUR, HOUR, False, 0 * HOUR, ClosingReason.WINDOW),
     ],
 )
-def test_the_cut_off_is_the_earliest_of_window_and_latest_start(window, due, duration, expedite, cut_off, why):
+def test_a_job_closes_at_the_earlier_of_window_and_latest_start(window, due, duration, expedite, closes_after, why):
     got = closing_time(moment=NOON, window=window, due_at=NOON + due, duration=duration, expedite=expedite)
-    assert got == (NOON + cut_off, why)
+    assert got == (NOON + closes_after, why)
 
 
 def test_another_method_closes_the_open_job_and_opens_the_next(world):
@@ -94,7 +94,7 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
     claim = world.claim(ltu.job.id)
     assert (claim.method, claim.policy, claim.origin) == (LTU, (LTU, IEU), "request")
     world.finish(claim)
-    pass_cut_off(world)
+    reach_closing_time(world)
     claim = world.claim(ieu.job.id)
     assert (claim.method, claim.policy, claim.base_version) == (IEU, (IEU,), 2)
 
@@ -122,12 +122,12 @@ def test_many_requests_at_once_open_one_job(world):
         thread.join()
     assert len(jobs) == 8
     assert len(set(jobs)) == 1
-    pass_cut_off(world)
+    reach_closing_time(world)
     assert world.claim(jobs[0]).forget == frozenset(digests(*range(8)))
 
 
 def test_no_acknowledged_request_is_left_out_when_its_job_is_claimed_at_the_same_moment(world):
-    """Requests come in while a worker takes job after job: each sample ends in exactly one manifest."""
+    """Requests come in while a worker takes job after job: each sample ends in exactly one job."""
     done, errors = threading.Event(), []
 
     def work():

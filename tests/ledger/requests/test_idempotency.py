@@ -39,7 +39,7 @@ def test_a_key_is_its_callers_own(world):
     assert other.id != first.id
 
 
-def test_while_the_first_is_running_the_second_is_told_to_wait(world):
+def test_while_the_first_is_running_the_second_is_refused(world):
     with world.sessions.begin() as session:
         submit(
             session,

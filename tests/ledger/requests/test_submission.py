@@ -66,7 +66,7 @@ def test_a_named_model_that_was_not_trained_on_them_rejects(world):
     assert world.request(request.id).state == RequestState.COMPLETED
 
 
-def test_what_is_erased_already_is_told_and_done_at_once(world):
+def test_what_is_erased_already_is_completed_at_once(world):
     world.finish(world.submit_and_claim(1, 2))
     mixed = world.submit(1, 3)
     assert (mixed.samples.accepted, mixed.samples.already_erased) == (1, 1)
@@ -161,7 +161,7 @@ def test_a_list_can_be_filtered(world):
     assert listed(world, model="nobody").items == []
 
 
-def test_a_request_leaves_its_job_before_the_cut_off(world):
+def test_a_request_leaves_a_job_that_has_not_closed(world):
     stays = world.submit(1, batch_window=timedelta(hours=1))
     goes = world.submit(2, batch_window=timedelta(hours=1))
     job_id = stays.targets[0].job.id
@@ -181,7 +181,7 @@ def test_a_job_that_everybody_leaves_ends(world):
     assert world.submit(1, batch_window=timedelta(hours=1)).targets[0].job.id != request.targets[0].job.id
 
 
-def test_after_the_cut_off_only_a_request_alone_on_its_job_can_be_withdrawn(world):
+def test_only_a_request_alone_on_its_closed_job_can_be_cancelled(world):
     alone = world.submit(1)
     claim = world.claim(alone.targets[0].job.id)
     assert cancel(world, alone).state == RequestState.RUNNING
@@ -190,18 +190,18 @@ def test_after_the_cut_off_only_a_request_alone_on_its_job_can_be_withdrawn(worl
     assert world.request(alone.id).state == RequestState.CANCELLED
     first, second = world.submit(2), world.submit(3)
     world.claim(first.targets[0].job.id)
-    with nothing_written(world), pytest.raises(TooLate, match="frozen"):
+    with nothing_written(world), pytest.raises(TooLate):
         cancel(world, second)
 
 
-def test_a_finished_request_cannot_be_withdrawn(world):
+def test_a_finished_request_cannot_be_cancelled(world):
     request = world.submit(1)
     world.finish(world.claim(request.targets[0].job.id))
     with nothing_written(world), pytest.raises(TooLate, match="completed"):
         cancel(world, request)
 
 
-def test_withdrawing_leaves_what_is_done_as_it_is(world):
+def test_cancelling_leaves_what_is_done_as_it_is(world):
     request = world.submit(1, models=None)
     world.finish(world.claim(request.targets[0].job.id))
     after = cancel(world, request)

@@ -173,7 +173,7 @@ def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_r
     }
 
 
-def test_a_failure_and_a_withdrawal_are_results_too(world):
+def test_a_failure_and_a_cancellation_are_results_too(world):
     failed = world.submit_and_claim(1)
     world.fail(failed, Reason.WEIGHTS_DAMAGED)
     checkpoint(world)
