@@ -71,5 +71,5 @@ def test_a_purged_version_cannot_be_served_again(world):
     age(world)
     purge(world)
 
-    with world.sessions.begin() as session, pytest.raises(VersionRefused, match="purged"):
+    with world.sessions.begin() as session, pytest.raises(VersionRefused):
         promote(session, tenant_id=world.tenant_id, model="small", number=1, by="test")

@@ -250,7 +250,7 @@ def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven
     with world.sessions.begin() as session:
         assert not sign_checkpoint(session, sign)
     (subject,) = add(world)
-    with pytest.raises(UnknownEntry, match="no checkpoint covers it"):
+    with pytest.raises(UnknownEntry):
         prove(world, subject)
     checkpoint(world)
     assert prove(world, subject).index == tree(world).size - 1
