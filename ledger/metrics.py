@@ -139,9 +139,9 @@ def training_seconds(session: Session) -> list[tuple[str, float]]:
 
 def awaiting_approval(session: Session) -> dict[str, int]:
     """Count jobs that await approval: of their `run`, or of their `version`."""
-    waiting = select(Job.holds_model, func.count()).where(Job.state == JobState.AWAITING_APPROVAL)
-    found = dict(session.execute(waiting.group_by(Job.holds_model)).all())
-    return {"run": found.get(False, 0), "version": found.get(True, 0)}
+    counted = select(func.count().filter(~Job.holds_model), func.count().filter(Job.holds_model))
+    run, version = session.execute(counted.where(Job.state == JobState.AWAITING_APPROVAL)).one()
+    return {"run": run, "version": version}
 
 
 def progress(session: Session) -> list[tuple[str, str, float]]:
