@@ -76,6 +76,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, reference: "Reference") -> Callab
 
     def arrange(happen: Callable[[], object], *, after: int) -> list[int]:
         taken: list[int] = []
+        pending = [happen]
 
         def counted(spec: Spec, task: Task) -> Steps:
             reference.note(spec, task)
@@ -87,8 +88,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, reference: "Reference") -> Callab
 
         @contextlib.contextmanager
         def arriving() -> Iterator[None]:
-            if len(taken) == after:
-                happen()
+            if len(taken) == after and pending:
+                pending.pop()()
             yield
 
         monkeypatch.setattr(attempt, "unlearn", counted)
@@ -274,12 +275,12 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     def full(content: object, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_checkpoint", full)
+    monkeypatch.setattr(checkpoints, "save_training_checkpoint", full)
     job_id = eager.submit(training_ids[:80])
     eager.run(job_id)
 
     assert len(forgotten) == 1
-    assert any("No space left on device" in text for text in events(eager, job_id))
+    assert {event["why"] for event in events(eager, job_id, "job.checkpoint_failed")} == {"No space left on device"}
 
 
 def test_what_nobody_foresaw_makes_the_next_try_start_again(
