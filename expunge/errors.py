@@ -8,6 +8,7 @@ ExpungeError
 ├── CannotRegister
 ├── CannotTune
 ├── CannotAudit
+├── CannotPrepare
 ├── KeyCommandRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -50,6 +51,10 @@ class CannotTune(ExpungeError):
 
 class CannotAudit(ExpungeError):
     """The files to audit do not match. The message says which."""
+
+
+class CannotPrepare(ExpungeError):
+    """The reference predictions cannot be prepared; nothing was registered. The message says why."""
 
 
 class KeyCommandRefused(ExpungeError):

@@ -79,6 +79,20 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
         raise WeightsDamaged(f"{path.name} does not fit the workload's architecture: {error}") from error
 
 
+def read_file(path: Path, sha256: str) -> bytes:
+    """Read a file that is named by its digest. Raises WeightsMissing if there is none, WeightsDamaged if its digest differs."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise WeightsMissing(f"There is no file {path.name} in {path.parent}; restore it from the backup.") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise WeightsDamaged(
+            f"{path.name} has SHA-256 {found}; the ledger recorded {sha256}. Restore it from the backup."
+        )
+    return content
+
+
 def file_sha256(path: Path) -> str:
     """Compute the SHA-256 of a file's content, as hex."""
     with path.open("rb") as file:

@@ -61,6 +61,7 @@ def run_attempt(
                 spec=spec,
                 seed=claim.seed,
                 reference=inputs.reference,
+                references=None if inputs.references is None else inputs.references.audit,
             ),
             phase=Phase.AUDIT_MEMBERSHIP,
         )
@@ -85,6 +86,7 @@ def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: Checkpoin
         guide=inputs.held_out.guide,
         criterion=inputs.held_out.criterion,
         seed=claim.seed,
+        references=None if inputs.references is None else inputs.references.aims,
         state=State(saved.get("state", {})),
     )
     steps = unlearn(parse(claim.method), task)

@@ -11,10 +11,12 @@ from torch import nn
 
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
+from unlearning.audit.reference_test import AuditReferences
+from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
-from unlearning.errors import WeightsError
-from unlearning.storage import load_weights
+from unlearning.errors import ReferencesUnusable, WeightsError
+from unlearning.storage import load_weights, read_file
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
 from worker.settings import Settings, choose_device
 
@@ -25,12 +27,25 @@ MAX_MESSAGE_LENGTH = 300
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class JobReferences:
+    """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit`, from the audit's rounds.
+
+    remaining: all rows but those of the forget set; they are what the model keeps once the job has published.
+    """
+
+    aims: ReferencePredictions
+    audit: AuditReferences
+    remaining: References
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class JobInputs:
     """What a job works on, all on one device.
 
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
     reference: a model trained on D_r alone, if there is one. erased: how many samples of the training set earlier jobs made the
-    model forget.
+    model forget. references: the model's reference predictions; None if it has none or, with the clause `references_unused` that
+    says why, if they cannot be used.
     """
 
     workload: Workload
@@ -42,6 +57,8 @@ class JobInputs:
     held_out: HeldOut
     test: SampleSet
     device: torch.device
+    references: JobReferences | None = None
+    references_unused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +82,7 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
     )
     held_out = split_held_out(workload.held_out)
+    references, unused = _load_references(claim, split, held_out, settings)
     return JobInputs(
         workload=workload,
         original=original,
@@ -79,6 +97,8 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
         ),
         test=workload.test.to(device),
         device=device,
+        references=references,
+        references_unused=unused,
     )
 
 
@@ -99,6 +119,36 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
     except WeightsError as error:
         logger.warning("job %s is audited without its reference model: %s", claim.job_id, error)
         return None
+
+
+def _load_references(
+    claim: Claim, split: Split, held_out: HeldOut, settings: Settings
+) -> tuple[JobReferences | None, str | None]:
+    """Load the reference predictions of the claim's sets; or None, with the reason why they cannot be used, if there is one.
+
+    An erasure must not wait for them: without them the job goes on as it would for a model that has none.
+    """
+    if claim.references is None:
+        return None, None
+
+    def keys(samples: SampleSet) -> list[bytes]:
+        return [sample_digest(settings.sample_key_bytes, claim.dataset, sample) for sample in samples.ids]
+
+    try:
+        content = read_file(settings.storage / claim.references.path, claim.references.sha256)
+        references = from_bytes(content)
+        forget = keys(split.forget)
+        audit = AuditReferences(
+            forget=references.take(forget),
+            remain=references.take(keys(split.remain)),
+            held_out=references.take(keys(held_out.audit)),
+        )
+        aims = references.for_method(forget)
+    except (WeightsError, ReferencesUnusable) as error:
+        why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
+        logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
+        return None, why
+    return JobReferences(aims=aims, audit=audit, remaining=references.without(set(forget))), None
 
 
 def split_train(

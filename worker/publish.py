@@ -9,12 +9,14 @@ from ledger.events.timeline import list_job_events
 from ledger.jobs import results
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
+from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.log import sign_checkpoint
 from report.document import Document, write
-from unlearning.storage import save_weights
+from unlearning.data.references import to_bytes
+from unlearning.storage import save_weights, write_file
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
 from worker.lease import fenced
@@ -26,11 +28,14 @@ from worker.signing import Signer, sign_statement
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedResult:
-    """What is to be published: the file with the weights, the report, and the commitment to the forget set."""
+    """What is to be published: the file with the weights, the report, the commitment to the forget set, and the file of reference
+    predictions without the forget set's rows, if the model has references.
+    """
 
     path: Path
     document: Document
     commitment: Commitment
+    references: ReferenceFile | None
 
 
 def publish(
@@ -59,9 +64,13 @@ def publish(
             timings=dict(reporter.timings),
             commitment=prepared.commitment,
             statement=statement,
+            references=prepared.references,
         )
         if signer is not None:
             sign_checkpoint(session, signer.checkpoint)
+    if claim.references is not None and prepared.references not in (None, claim.references):
+        # It has rows of the erased samples. After a crash in between, the next purge deletes it.
+        (settings.storage / claim.references.path).unlink(missing_ok=True)
 
 
 def prepare(
@@ -81,7 +90,20 @@ def prepare(
         weights_sha256=sha256,
         timings=attempt_timings(reporter),
     )
-    return PreparedResult(path=path, document=write(report), commitment=commitment)
+    return PreparedResult(
+        path=path,
+        document=write(report),
+        commitment=commitment,
+        references=_write_references(inputs, settings),
+    )
+
+
+def _write_references(inputs: JobInputs, settings: Settings) -> ReferenceFile | None:
+    """Write the model's reference predictions without the forget set's rows."""
+    if inputs.references is None:
+        return None
+    path, sha256 = write_file(to_bytes(inputs.references.remaining), settings.storage)
+    return ReferenceFile(sha256=sha256, path=path.name)
 
 
 def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:

@@ -71,6 +71,9 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(reporter, Phase.LOAD):
         inputs = load_inputs(reporter.monitor.claim, settings)
+    if inputs.references_unused is not None:
+        with fenced(reporter.sessions, reporter.monitor.claim) as session:
+            claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
     plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds)
     result = None
     while result is None:
@@ -85,8 +88,9 @@ def run_method_of_policy(
 ) -> AttemptResult | None:
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
-    A failed result is never published. An inconclusive result is published only if the request named the method or no fallback
-    remains. Raises AuditFailed, and MethodRefused if no fallback remains.
+    A failed result is never published. An inconclusive result is published only if the request named the method, if no fallback
+    remains, or if the samples are too few for any method to be verified on by the model's references: a fallback would buy nothing.
+    Raises AuditFailed, and MethodRefused if no fallback remains.
     """
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
@@ -100,7 +104,8 @@ def run_method_of_policy(
     verdict = result.findings.verdict
     if verdict.value == Verdict.VERIFIED:
         return result
-    if verdict.value == Verdict.INCONCLUSIVE and (claim.origin == "request" or not fallbacks):
+    hopeless = inputs.references is not None and verdict.reason == "too_few_samples"
+    if verdict.value == Verdict.INCONCLUSIVE and (claim.origin == "request" or not fallbacks or hopeless):
         return result
     if not fallbacks:
         raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {verdict.sentence}")

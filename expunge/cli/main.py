@@ -46,6 +46,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": operator.train,
         "register": operator.register,
         "register-version": operator.register_version,
+        "references": operator.references,
         "tune": operator.tune,
         "audit": operator.audit,
         "doctor": operator.doctor,

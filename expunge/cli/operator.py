@@ -147,6 +147,76 @@ def register_version(
     out.print(f"Registered version {view.number} of {name!r}. It is not served yet.", markup=False, highlight=False)
 
 
+def references(
+    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the data; each reference model leaves out one.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds whose predictions the methods aim at.")] = 2,
+    audit_rounds: Annotated[int, typer.Option(min=1, help="Further rounds, for the audit alone.")] = 2,
+    epochs: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="Epochs of a reference model, as a share of the recipe's.")
+    ] = 0.5,
+    near_copies: Annotated[
+        float | None,
+        typer.Option(help="Treat samples of at least this cosine similarity as one person's.", show_default="off"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before training.")] = False,
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Prepare a model's reference predictions: what models that never saw a sample say of it.
+
+    With them unlearning is fast and exact to each sample, and an audit can decide on a few samples. They cost some trainings, once,
+    before any request. An interrupted preparation goes on where it was. The reference models themselves are not kept.
+    """
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.references import prepare_model
+    from unlearning.specs.references import ReferencePlan
+    from unlearning.task import Progress
+    from unlearning.training.references import PreparationCost
+
+    plan = ReferencePlan(folds=folds, rounds=rounds, audit_rounds=audit_rounds, epochs=epochs, near_copies=near_copies)
+
+    display = ProgressDisplay()
+
+    def agree(cost: PreparationCost) -> bool:
+        notes.print(
+            f"{cost.trainings} models are to be trained, about {cost.seconds / 60:.0f} minutes on this machine. The whole "
+            f"preparation costs {cost.plain_trainings:.1f} plain trainings of the model.",
+            highlight=False,
+        )
+        agreed = yes or typer.confirm("Train them?", default=True, err=True)
+        if agreed:
+            display.start()
+        return agreed
+
+    task = display.add_task("Training reference models", total=plan.trainings)
+
+    def show(progress: Progress) -> None:
+        done = progress.step + (progress.metrics["run"] if progress.step < progress.total else 0.0)
+        display.update(task, total=progress.total, completed=done, detail=f"({progress.step} done)")
+
+    try:
+        prepared = prepare_model(
+            find_deployment(data_dir or default_folder()),
+            name=name,
+            plan=plan,
+            seed=seed,
+            tenant=tenant,
+            agree=agree,
+            show=show,
+        )
+    finally:
+        display.stop()
+    if prepared is None:
+        raise typer.Exit(1)
+    out.print(
+        f"Registered reference predictions of {prepared.samples} samples for {name!r}. Its policy begins with matching now.",
+        markup=False,
+        highlight=False,
+    )
+
+
 def tune(
     workload: Workload,
     weights: Annotated[Path, typer.Option(help="The trained weights (.safetensors).")],

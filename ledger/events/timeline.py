@@ -25,6 +25,7 @@ TEXTS: Mapping[str, str] = {
     "job.resumed": "Attempt {attempt} resumes at step {step} of {total}, from the checkpoint of attempt {of}.",
     "job.checkpoint_ignored": "The checkpoint of attempt {of} was not used because {why}. The method starts again.",
     "job.checkpoint_failed": "A checkpoint could not be written because {why}. The run goes on without it.",
+    "job.references_unused": "The reference predictions were not used because {why}. The job goes on without them.",
     "job.write_refused": "A write of attempt {attempt} was refused because its lease had expired.",
     "job.verifying": "The audit has started.",
     "job.escalated": "The audit did not verify {method}. The next method follows.",

@@ -19,6 +19,7 @@ from ledger.events.timeline import record
 from ledger.jobs.attempts import finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
+from ledger.registry.references import ReferenceFile, find_references
 from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, JobState, Phase, Reason, RequestState
@@ -37,7 +38,7 @@ class Claim:
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
     `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
-    if there is one.
+    if there is one. `references` is the file of the model's reference predictions, if it has them.
     """
 
     job_id: UUID
@@ -65,6 +66,7 @@ class Claim:
     received_at: datetime | None
     due_at: datetime | None
     reference: Reference | None
+    references: ReferenceFile | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +183,7 @@ def _take(
         received_at=min((request.received_at for request in asked), default=None),
         due_at=min((request.due_at for request in asked), default=None),
         reference=find_reference(session, base, job_id=job.id),
+        references=find_references(session, model.id),
     )
 
 
@@ -235,6 +238,12 @@ def enter_verifying(session: Session, claim: Claim) -> None:
     """Move the job to `verifying`: the method has ended and the audit starts. Raises StaleClaim."""
     lock_claimed_job(session, claim)
     advance_job(session, claim.job_id, JobState.VERIFYING)
+
+
+def record_references_unused(session: Session, claim: Claim, *, why: str) -> None:
+    """Record on the timeline that the model's reference predictions cannot be used. why: a clause. Raises StaleClaim."""
+    lock_claimed_job(session, claim)
+    record(session, "job.references_unused", {"why": why}, job_id=claim.job_id)
 
 
 def release_job(session: Session, claim: Claim) -> None:

@@ -14,6 +14,7 @@ from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings
 from ledger.jobs.claims import MAX_TRIES, Claim, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
+from ledger.registry.references import ReferenceFile, replace_references
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
 from ledger.transparency.commitments import Commitment, record_commitment
@@ -39,12 +40,14 @@ def publish(
     timings: Mapping[str, float],
     commitment: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
+    references: ReferenceFile | None = None,
 ) -> Published:
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
     If the model's versions need approval, only the version and the report are written, and the job awaits approval.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
-    commitment: of the report's Merkle root. statement: the signed envelope.
+    commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
+    the rows of this job's samples, if the model has references.
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -77,6 +80,8 @@ def publish(
     session.add(stored)
     if commitment is not None:
         record_commitment(session, job.id, commitment)
+    if references is not None and claim.references is not None:
+        replace_references(session, claim.model_id, old=claim.references, new=references)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}

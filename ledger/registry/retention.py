@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from ledger.db import now
-from ledger.tables import Job, Model, ModelVersion
+from ledger.tables import Job, Model, ModelVersion, ReferenceSet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,5 +71,9 @@ def mark_purged(session: Session, version_ids: Collection[UUID], *, older_than: 
 
 
 def needed_files(session: Session) -> set[str]:
-    """List the names of the weights files that must be kept. Two versions may share a file, as its name is the digest."""
-    return set(session.scalars(select(ModelVersion.weights_path).where(ModelVersion.purged_at.is_(None))))
+    """List the names of the files of weights and of reference predictions that must be kept.
+
+    Two versions may share a file, as its name is the digest.
+    """
+    weights = session.scalars(select(ModelVersion.weights_path).where(ModelVersion.purged_at.is_(None)))
+    return {*weights, *session.scalars(select(ReferenceSet.path))}

@@ -89,3 +89,15 @@ class ModelVersion(Base):
     # When its weights were deleted. The row stays, because reports name it.
     purged_at: Mapped[datetime | None]
     created_at: Mapped[Created]
+
+
+class ReferenceSet(Base):
+    """The file with a model's reference predictions, by its SHA-256. Each erasure replaces it by one without the erased rows."""
+
+    __tablename__ = "reference_sets"
+    __table_args__ = (CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="sha256"),)
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), primary_key=True)
+    sha256: Mapped[Sha256]
+    path: Mapped[str]
+    details: Mapped[Json]
+    created_at: Mapped[Created]

@@ -1,0 +1,88 @@
+"""Prepare a registered model's reference predictions, and register them with a deployment."""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from expunge.errors import CannotPrepare
+from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.workloads import choose_device
+from ledger.errors import Refused
+from ledger.registry.access import ensure_tenant
+from ledger.registry.models import get_model
+from ledger.registry.references import ReferenceFile, list_erased, register_references
+from ledger.sample_ids import sample_digest
+from unlearning.data.references import References, to_bytes
+from unlearning.data.workload import Workload
+from unlearning.errors import UnlearningError
+from unlearning.specs.references import ReferencePlan
+from unlearning.storage import write_file
+from unlearning.task import Progress, run_to_completion
+from unlearning.training.references import PreparationCost, estimate_cost, prepare_references
+from worker.failures import WorkerError
+from worker.inputs import load_workload
+from worker.settings import allow_list
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """Registered reference predictions. samples: rows. seconds: what the preparation took in this run."""
+
+    path: Path
+    samples: int
+    seconds: float
+
+
+def prepare_model(
+    deployment: Deployment,
+    *,
+    name: str,
+    plan: ReferencePlan,
+    seed: int = 0,
+    tenant: str = "default",
+    agree: Callable[[PreparationCost], bool] = lambda cost: True,
+    show: Callable[[Progress], None] = lambda progress: None,
+) -> Prepared | None:
+    """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
+
+    agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
+    goes on from its last finished model. Samples that the model has unlearned are left out. Raises CannotPrepare with the reason,
+    and OSError if the storage cannot be written.
+    """
+    try:
+        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+            owner = ensure_tenant(session, tenant)
+            model = get_model(session, tenant_id=owner, name=name)
+            erased = list_erased(session, tenant_id=owner, model=name)
+        workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
+
+        def key(sample: str) -> bytes:
+            return sample_digest(deployment.sample_key, model.dataset, sample)
+
+        workload = without_samples(workload, erased=erased, key=key)
+        folder, device = deployment.storage / "references", choose_device()
+        cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
+        if not agree(cost):
+            return None
+        steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
+        references: References = run_to_completion(steps, show)
+        path, sha256 = write_file(to_bytes(references), deployment.storage)
+        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+            register_references(
+                session,
+                tenant_id=owner,
+                model=name,
+                file=ReferenceFile(sha256=sha256, path=path.name),
+                details=references.details,
+            )
+    except (UnlearningError, WorkerError, Refused) as error:
+        raise CannotPrepare(str(error)) from error
+    return Prepared(path=path, samples=len(references), seconds=float(references.details["seconds"]))
+
+
+def without_samples(workload: Workload, *, erased: Collection[bytes], key: Callable[[str], bytes]) -> Workload:
+    """Leave samples out of a workload's training set. Raises InvalidWorkload if none is left."""
+    kept = [place for place, sample in enumerate(workload.train.ids) if key(sample) not in erased]
+    return replace(workload, train=workload.train.take(torch.tensor(kept, dtype=torch.int64)))

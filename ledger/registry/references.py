@@ -1,0 +1,71 @@
+"""The reference predictions of a model: which file holds them. The file itself is in the storage, named by its digest."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from ledger.errors import UnknownModel
+from ledger.tables import Model, ReferenceSet
+from ledger.tables.samples import erased_samples
+
+MATCHING = {"kind": "matching"}
+"""The method that only references make possible; a model that has them tries it first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceFile:
+    """A file of reference predictions. path: its name in the storage."""
+
+    sha256: str
+    path: str
+
+
+def register_references(
+    session: Session, *, tenant_id: UUID, model: str, file: ReferenceFile, details: Mapping[str, Any]
+) -> None:
+    """Register a model's reference predictions, in place of earlier ones, and let its policy begin with matching.
+
+    details: how they were prepared. Raises UnknownModel.
+    """
+    chosen = select(Model).where(Model.tenant_id == tenant_id, Model.name == model)
+    found = session.scalar(chosen.with_for_update(key_share=True).execution_options(populate_existing=True))
+    if found is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    values = {"sha256": file.sha256, "path": file.path, "details": dict(details)}
+    made = insert(ReferenceSet).values(model_id=found.id, **values)
+    session.execute(
+        made.on_conflict_do_update(index_elements=["model_id"], set_={**values, "created_at": func.clock_timestamp()})
+    )
+    if not any(method.get("kind") == MATCHING["kind"] for method in found.policy):
+        found.policy = [MATCHING, *found.policy]
+    session.flush()
+
+
+def list_erased(session: Session, *, tenant_id: UUID, model: str) -> frozenset[bytes]:
+    """List the digests of the samples that a model has unlearned: no reference model may be trained on them."""
+    chosen = (
+        select(erased_samples.c.digest)
+        .join(Model, Model.id == erased_samples.c.model_id)
+        .where(Model.tenant_id == tenant_id, Model.name == model)
+    )
+    return frozenset(session.scalars(chosen))
+
+
+def find_references(session: Session, model_id: UUID) -> ReferenceFile | None:
+    """Find a model's reference predictions."""
+    row = session.execute(
+        select(ReferenceSet.sha256, ReferenceSet.path).where(ReferenceSet.model_id == model_id)
+    ).one_or_none()
+    return None if row is None else ReferenceFile(sha256=row.sha256, path=row.path)
+
+
+def replace_references(session: Session, model_id: UUID, *, old: ReferenceFile, new: ReferenceFile) -> None:
+    """Replace a file by the one without the rows of erased samples. Does nothing if other references came in between."""
+    found = session.get(ReferenceSet, model_id, with_for_update=True, populate_existing=True)
+    if found is not None and found.sha256 == old.sha256:
+        found.sha256, found.path = new.sha256, new.path

@@ -1,0 +1,130 @@
+"""Jobs of a model that has reference predictions: matching, verified on few samples, and none of the erased samples' rows left."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from sqlalchemy import select
+
+from expunge.operator.deployment import Deployment
+from expunge.operator.references import prepare_model
+from ledger.events.timeline import list_job_events
+from ledger.jobs.reports import get_report
+from ledger.registry.references import find_references
+from ledger.registry.retention import needed_files
+from ledger.sample_ids import sample_digest
+from ledger.states import JobState, Verdict
+from ledger.tables import Model
+from tests.worker.conftest import KEY, Bench
+from unlearning.data.references import References, from_bytes
+from unlearning.specs.references import ReferencePlan
+
+
+def place(bench: Bench) -> Deployment:
+    return Deployment(
+        database_url=bench.settings.database_url.get_secret_value(),
+        storage=bench.settings.storage,
+        sample_key=KEY,
+        workloads="tests",
+    )
+
+
+def stored(bench: Bench) -> tuple[Path, References]:
+    with bench.sessions.begin() as session:
+        model_id = session.scalars(select(Model.id)).one()
+        file = find_references(session, model_id)
+        assert file is not None
+        assert file.path in needed_files(session)
+    path = bench.settings.storage / file.path
+    return path, from_bytes(path.read_bytes())
+
+
+def keys(samples: tuple[str, ...]) -> set[bytes]:
+    return {sample_digest(KEY, "tiny-digits", sample) for sample in samples}
+
+
+@pytest.fixture
+def bench(make_bench: Callable[..., Bench]) -> Bench:
+    made = make_bench(policy=("ltu", "retrain"))
+    prepared = prepare_model(place(made), name="digits", plan=ReferencePlan(epochs=1.0))
+    assert prepared is not None
+    assert prepared.samples == 1300
+    return made
+
+
+def test_twenty_samples_are_verified_by_matching_and_their_rows_deleted(
+    bench: Bench, training_ids: tuple[str, ...]
+) -> None:
+    forgotten = training_ids[:20]
+    before, references = stored(bench)
+    assert keys(forgotten) <= set(references.keys)
+    job_id = bench.submit(forgotten)
+
+    assert bench.run(job_id)
+
+    job = bench.job(job_id)
+    assert job.state is JobState.COMPLETED
+    assert (job.method["kind"], job.verdict, job.attempt) == ("matching", Verdict.VERIFIED, 1)
+    after, left = stored(bench)
+    assert set(references.keys) - set(left.keys) == keys(forgotten)
+    assert after != before
+    assert not before.exists()
+    with bench.sessions.begin() as session:
+        body = get_report(session, tenant_id=bench.tenant_id, report_id=job.report_id).body
+    codes = {finding["code"]: finding["passed"] for finding in body["verdict"]["findings"]}
+    assert codes["reference_matched"] is True
+    assert codes["negative_control_reference"] is True
+
+
+def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    for start in (0, 20):
+        job_id = bench.submit(training_ids[start : start + 20])
+        assert bench.run(job_id)
+        assert bench.job(job_id).method["kind"] == "matching"
+
+    _, left = stored(bench)
+    assert keys(training_ids[:40]).isdisjoint(left.keys)
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_without_a_usable_file_the_job_goes_on_and_says_so(
+    bench: Bench, training_ids: tuple[str, ...], harm: str
+) -> None:
+    path, _ = stored(bench)
+    path.unlink() if harm == "missing" else path.write_bytes(path.read_bytes()[:-1])
+    job_id = bench.submit(training_ids[:100])
+
+    assert bench.run(job_id)
+
+    job = bench.job(job_id)
+    assert job.state is JobState.COMPLETED
+    assert job.method["kind"] != "matching"
+    with bench.sessions.begin() as session:
+        events = [event.kind for event in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)]
+    assert "job.references_unused" in events
+
+
+def test_a_preparation_that_is_declined_changes_nothing(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(policy=("retrain",))
+    costs = []
+
+    prepared = prepare_model(
+        place(bench), name="digits", plan=ReferencePlan(), agree=lambda cost: bool(costs.append(cost))
+    )
+
+    assert prepared is None
+    assert costs[0].trainings == 8
+    with bench.sessions.begin() as session:
+        assert session.scalars(select(Model.policy)).one()[0]["kind"] == "retrain"
+
+
+def test_what_the_model_has_unlearned_is_in_no_later_preparation(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    assert bench.run(bench.submit(training_ids[:20]))
+
+    prepare_model(place(bench), name="digits", plan=ReferencePlan(rounds=1, audit_rounds=1), seed=1)
+
+    _, references = stored(bench)
+    assert len(references) == 1280
+    assert keys(training_ids[:20]).isdisjoint(references.keys)
+    assert bool(torch.isfinite(references.seen).all())
