@@ -68,7 +68,7 @@ docs: $(STAMP)
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed references \
-	load coalescing soak uploads reports scrapes
+	few_samples load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

@@ -19,11 +19,15 @@ from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
 from examples import cifar, digits
+from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import load_weights, save_weights
+from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh
+from unlearning.training.references import prepare_references
 
 MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
 """The defaults before decision 14: a preparation without measurable effect (`benchmarks.readiness`)."""
@@ -151,7 +155,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         "torch": torch.__version__,
         **identity(),
     }
-    folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
+    folder = bench_folder()
     note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
     if note.exists():
         stored = json.loads(note.read_text())
@@ -164,3 +168,38 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
     _, sha256 = save_weights(model, folder)
     note.write_text(json.dumps({**what, "sha256": sha256, "seconds": taken}, indent=2) + "\n")
     return Trained(model=model.eval(), seconds=taken)
+
+
+def bench_folder() -> Path:
+    """Return the folder of what earlier runs left."""
+    return Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
+
+
+def keys(samples: SampleSet) -> list[bytes]:
+    """Key samples by the plain hash of their IDs: the data are public."""
+    return [key(sample) for sample in samples.ids]
+
+
+def key(sample: str) -> bytes:
+    """Key one sample."""
+    return hashlib.sha256(sample.encode()).digest()
+
+
+def references_of(one: Case) -> References:
+    """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
+    plan = ReferencePlan()
+    what = json.dumps(
+        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": all_settings(one.workload.recipe)}
+        | {"torch": torch.__version__, **identity()},
+        sort_keys=True,
+    )
+    path = bench_folder() / f"references-{hashlib.sha256(what.encode()).hexdigest()}.safetensors"
+    if not path.exists():
+        begun = seconds()
+        steps = prepare_references(
+            one.workload, plan, seed=one.seed, folder=bench_folder() / "folds", key=key, device=DEVICE
+        )
+        made = run_to_completion(steps)
+        details = {**made.details, "processor_seconds": seconds() - begun}
+        path.write_bytes(to_bytes(dataclasses.replace(made, details=details)))
+    return from_bytes(path.read_bytes())

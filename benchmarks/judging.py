@@ -7,15 +7,18 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings
+from benchmarks.cases import Case, all_settings, keys
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
+from unlearning.audit.reference_test import AuditReferences
+from unlearning.data.references import References
+from unlearning.data.references import to_bytes as to_bytes_of_references
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
@@ -41,16 +44,23 @@ class Judged:
     processor_seconds: float
 
 
-def judged(case: Case, spec: Spec) -> Judged:
+def judged(case: Case, spec: Spec, *, references: References | None = None) -> Judged:
     """Run the method on a copy of the case's original and audit the result, or read the result of an earlier run."""
-    place = _place(case, asdict(spec))
+    place = _place(case, asdict(spec) | ({} if references is None else {"references": digest_of(references)}))
     if place.exists():
         return Judged(**json.loads(place.read_text()))
     task = task_of(case)
+    if references is not None:
+        task.references = references.for_method(keys(case.forget))
     begun, begun_work = time.perf_counter(), machine.seconds()
     outcome = run_to_completion(unlearn(spec, task))
     seconds, work_seconds = time.perf_counter() - begun, machine.seconds() - begun_work
-    return _audit(place, case, task.model, outcome, seconds, work_seconds)
+    return _audit(place, case, task.model, outcome, seconds, work_seconds, references)
+
+
+def digest_of(references: References) -> str:
+    """Compute the SHA-256, as hex, of references without how they were prepared."""
+    return hashlib.sha256(to_bytes_of_references(replace(references, details={}))).hexdigest()
 
 
 def judged_model(case: Case, model: nn.Module) -> Judged:
@@ -77,7 +87,13 @@ def task_of(case: Case) -> Task:
 
 
 def _audit(
-    place: Path, case: Case, model: nn.Module, outcome: Outcome, seconds: float, processor_seconds: float
+    place: Path,
+    case: Case,
+    model: nn.Module,
+    outcome: Outcome,
+    seconds: float,
+    processor_seconds: float,
+    references: References | None = None,
 ) -> Judged:
     findings = run_to_completion(
         audit(
@@ -91,6 +107,7 @@ def _audit(
             objective=case.workload.objective,
             spec=AuditSpec(),
             seed=case.seed,
+            references=None if references is None else _rows(case, references),
         )
     )
     found = Judged(
@@ -104,6 +121,11 @@ def _audit(
     )
     place.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
     return found
+
+
+def _rows(case: Case, references: References) -> AuditReferences:
+    sets = {"forget": case.forget, "remain": case.remain, "held_out": case.held_out.audit}
+    return AuditReferences(**{name: references.take(keys(samples)) for name, samples in sets.items()})
 
 
 def _figures(findings: Findings) -> dict[str, float]:

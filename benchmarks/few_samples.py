@@ -1,0 +1,170 @@
+"""What reference predictions bring to requests of a few samples: cost, distance from a retrained model, and the audit's decisions.
+
+    python -m benchmarks.few_samples --case digits --seeds 100 101 102
+
+A case's forget set is drawn as in the other tables. Of it, random subsets of 1 to 300 samples are put to the reference test on the
+original, which must fail, on the retrained model, which never saw them, and on a second retrained one. `matching`, LTU and IEU then
+forget the whole set and are audited beside the retrained model; matching also forgets subsets by itself. References cost what the
+row `plain_retrain_ratio` of `references` says, once, before any request. No default was chosen on these seeds.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.cases import Case, case, keys, references_of, trained
+from benchmarks.command_line import cases_and_seeds
+from benchmarks.judging import Judged, judged, judged_model, task_of
+from benchmarks.machine import seconds
+from benchmarks.quality import UNITS, figures
+from benchmarks.writing import Row, row, share_row, write
+from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
+from unlearning.data.references import References
+from unlearning.data.samples import SampleSet
+from unlearning.methods.registry import unlearn
+from unlearning.specs import IEU, LTU, Matching
+from unlearning.specs.audit import Thresholds
+from unlearning.task import run_to_completion
+from unlearning.training.references import sample_signals
+
+SIZES = (1, 3, 10, 30, 100, 300)
+SUBSETS = 20
+"""Random subsets of each size and seed that are tested."""
+FORGOTTEN = 3
+"""Random subsets of each size and seed that matching forgets by itself."""
+
+
+def main() -> None:
+    """Measure all seeds of all cases and write the rows."""
+    rows: list[Row] = []
+    for name, seeds in cases_and_seeds(__doc__, cases=("digits",)):
+        cases = [case(name, seed) for seed in seeds]
+        references = [references_of(one) for one in cases]
+        rows += preparation(cases, references)
+        rows += quality(cases, references)
+        for size in SIZES:
+            rows += decisions(cases, references, size)
+            rows += alone(cases, references, size)
+            write("few_samples", rows)
+    write("few_samples", rows)
+
+
+def preparation(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:
+    """Compare what references cost with retraining by the recipe, and with a plain training, in processor seconds."""
+    cost = [float(made.details["processor_seconds"]) for made in references]
+    by_recipe = [one.retrained.seconds for one in cases]
+    plain = [plain_seconds(one) for one in cases]
+    name = cases[0].name
+    return [
+        row(cost, case=name, method="references", metric="seconds", unit="seconds"),
+        row(by_recipe, case=name, method="retrain", metric="seconds", unit="seconds"),
+        row(_ratios(cost, by_recipe), case=name, method="references", metric="retrain_ratio", unit="ratio"),
+        row(_ratios(cost, plain), case=name, method="references", metric="plain_retrain_ratio", unit="ratio"),
+    ]
+
+
+def plain_seconds(one: Case) -> float:
+    """Train the case's remaining set by the plain recipe, and return the processor seconds that it took."""
+    recipe = replace(one.workload.recipe, readiness=None, reweighting=None)
+    return trained(replace(one.workload, recipe=recipe), one.remain, seed=one.seed).seconds
+
+
+def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:
+    """Judge the methods with references on the whole forget set, beside the original and a second retrained model."""
+    rows: list[Row] = []
+    name = cases[0].name
+    runs: dict[str, list[Judged]] = {
+        "original": [judged_model(one, one.original.model) for one in cases],
+        "retrain": [judged_model(one, one.again.model) for one in cases],
+    }
+    for method, spec in (("matching", Matching()), ("ieu", IEU()), ("ltu", LTU())):
+        runs[method] = [judged(one, spec, references=made) for one, made in zip(cases, references, strict=True)]
+        spent = [found.processor_seconds for found in runs[method]]
+        retraining = [one.retrained.seconds for one in cases]
+        rows += [
+            row(spent, case=name, method=method, metric="seconds", unit="seconds"),
+            row(_ratios(spent, retraining), case=name, method=method, metric="retrain_ratio", unit="ratio"),
+        ]
+    for method, found in runs.items():
+        rows += figures(found, case=name, method=method, units=UNITS)
+    return rows
+
+
+def decisions(cases: Sequence[Case], references: Sequence[References], size: int) -> list[Row]:
+    """Count how the reference test decides on random subsets of one size, by model."""
+    outcomes: dict[str, list[bool | None]] = {}
+    for one, made in zip(cases, references, strict=True):
+        models = {"original": one.original.model, "retrained": one.retrained.model, "retrain": one.again.model}
+        rng = np.random.default_rng([one.seed, size])
+        subsets = [subset(one.forget, size, rng) for _ in range(1 if size >= len(one.forget) else SUBSETS)]
+        for label, model in models.items():
+            tests = [test_of(one, model, made, forget, one.remain) for forget in subsets]
+            outcomes.setdefault(label, []).extend(found.passed for found in tests)
+    name = f"{cases[0].name}, {size} samples"
+    return [
+        share_row([outcome is value for outcome in found], case=name, method=label, metric=metric)
+        for label, found in outcomes.items()
+        for metric, value in (("verified", True), ("inconclusive", None), ("failed", False))
+    ]
+
+
+def alone(cases: Sequence[Case], references: Sequence[References], size: int) -> list[Row]:
+    """Let matching forget random subsets by themselves: its share of retraining, and the reference test on the result."""
+    shares: list[float] = []
+    outcomes: list[bool | None] = []
+    for one, made in zip(cases, references, strict=True):
+        rng = np.random.default_rng([one.seed, size, 1])
+        for _ in range(1 if size >= len(one.forget) else FORGOTTEN):
+            task = task_of(one)
+            task.forget = subset(one.forget, size, rng)
+            task.remain = without(one.workload.train, task.forget)
+            task.references = made.for_method(keys(task.forget))
+            begun = seconds()
+            run_to_completion(unlearn(Matching(), task))
+            shares.append((seconds() - begun) / one.retrained.seconds)
+            outcomes.append(test_of(one, task.model, made, task.forget, task.remain).passed)
+    name = f"{cases[0].name}, {size} samples"
+    return [
+        row(shares, case=name, method="matching", metric="retrain_ratio", unit="ratio"),
+        *[
+            share_row([outcome is value for outcome in outcomes], case=name, method="matching", metric=metric)
+            for metric, value in (("verified", True), ("inconclusive", None), ("failed", False))
+        ],
+    ]
+
+
+def test_of(one: Case, model: nn.Module, made: References, forget: SampleSet, remain: SampleSet) -> ReferenceTest:
+    """Run the reference test on a model."""
+    sets = {"forget": forget, "held_out": one.held_out.audit, "remain": remain}
+    frozen = copy.deepcopy(model).eval()
+    signals = {
+        name: signals_by_reference(
+            sample_signals(frozen, samples, one.workload.objective)[0].double().numpy(),
+            made.take(keys(samples)),
+        )
+        for name, samples in sets.items()
+    }
+    return reference_test(**signals, thresholds=Thresholds(), seed=one.seed)
+
+
+def subset(samples: SampleSet, size: int, rng: np.random.Generator) -> SampleSet:
+    """Draw `size` samples at random; all of them if there are fewer."""
+    return samples.take(torch.from_numpy(rng.permutation(len(samples))[:size]))
+
+
+def without(samples: SampleSet, left_out: SampleSet) -> SampleSet:
+    """Return the samples that are not in the other set."""
+    gone = set(left_out.ids)
+    return samples.take(torch.tensor([place for place, sample in enumerate(samples.ids) if sample not in gone]))
+
+
+def _ratios(values: Sequence[float], by: Sequence[float]) -> list[float]:
+    return [value / other for value, other in zip(values, by, strict=True)]
+
+
+if __name__ == "__main__":
+    main()
