@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from expunge.cli import auditor, caller, keys, operator
+from expunge.cli import auditor, caller, keys, operator, studies
 from expunge.cli.console import notes
 from expunge.cli.up import up
 from expunge.errors import ExpungeError
@@ -47,8 +47,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "register": operator.register,
         "register-version": operator.register_version,
         "references": operator.references,
-        "tune": operator.tune,
-        "audit": operator.audit,
+        "tune": studies.tune,
+        "audit": studies.audit,
         "doctor": operator.doctor,
         "purge": operator.purge,
         "unlink": operator.unlink,
