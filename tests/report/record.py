@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
-from examples.digits import workload
 from expunge.operator.deployment import Deployment
+from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.jobs.claims import claim
@@ -24,7 +24,10 @@ from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from report.document import Document
 from tests.report.recorded import FOLDER
+from tests.worker import digits
+from tests.worker.conftest import KEY, REFERENCE
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
 from worker.attempt import run_attempt
 from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
@@ -34,30 +37,28 @@ from worker.progress import ProgressReporter, stage
 from worker.publish import prepare
 from worker.settings import Settings
 
-REFERENCE = "examples.digits:workload"
-KEY = bytes(range(32))
-
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A job: how many samples to forget, by which method, and whether its audit has a retrained model."""
+    """A job: how many samples to forget, by which method, whether the model has references and the audit a retrained model."""
 
     forgotten: int
     method: str
+    references: bool = False
     retrained: bool = False
 
 
 CASES = {
-    "verified": Case(forgotten=150, method="retrain"),
-    "retrained": Case(forgotten=150, method="ltu", retrained=True),
+    "verified": Case(forgotten=60, method="matching", references=True),
+    "retrained": Case(forgotten=100, method="matching", references=True, retrained=True),
     "inconclusive": Case(forgotten=5, method="ieu"),
-    "failed": Case(forgotten=150, method="gradient_ascent"),
+    "failed": Case(forgotten=60, method="gradient_ascent", references=True),
 }
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_workload(REFERENCE, allowed=("examples",), folder=tmp_path_factory.mktemp("original"))
+    return train_workload(REFERENCE, allowed=("tests",), folder=tmp_path_factory.mktemp("original"), plain=True)
 
 
 @pytest.mark.timeout(1800)
@@ -66,12 +67,14 @@ def test_record(
     name: str, original: Trained, database_url: str, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
     case, storage = CASES[name], tmp_path / "storage"
-    forgotten = workload().train.ids[: case.forgotten]
-    deployment = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="examples")
+    forgotten = digits.workload().train.ids[: case.forgotten]
+    deployment = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
     register_workload(deployment, name="digits", reference=REFERENCE, weights=original.path)
+    if case.references:
+        prepare_model(deployment, name="digits", plan=ReferencePlan(epochs=1.0))
     if case.retrained:
         retrained = train_workload(
-            REFERENCE, allowed=("examples",), folder=tmp_path / "retrained", plain=True, seed=1, without=forgotten
+            REFERENCE, allowed=("tests",), folder=tmp_path / "retrained", plain=True, seed=1, without=forgotten
         )
         register_new_version(deployment, name="digits", weights=retrained.path, without=forgotten)
     with sessions.begin() as session:
@@ -79,8 +82,8 @@ def test_record(
             session,
             tenant_id=ensure_tenant(session, "default"),
             caller="recorder",
-            dataset="digits",
-            digests=[sample_digest(KEY, "digits", sample) for sample in forgotten],
+            dataset="tiny-digits",
+            digests=[sample_digest(KEY, "tiny-digits", sample) for sample in forgotten],
             method={"kind": case.method},
             batch_window=timedelta(0),
         )
@@ -91,7 +94,7 @@ def test_record(
         redis_url=SecretStr("redis://127.0.0.1:1/0"),
         sample_key=SecretStr(KEY.hex()),
         storage=storage,
-        workloads="examples",
+        workloads="tests",
     )
     document = run(job.id, sessions=sessions, settings=settings)
     print(name, document.report.verdict.value, document.report.verdict.sentence)
@@ -108,7 +111,7 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
         reporter = ProgressReporter(monitor, sessions)
         with stage(reporter, Phase.LOAD):
             inputs = load_inputs(claimed, settings)
-        plan = CheckpointPlan(storage=settings.storage, every=settings.checkpoint_seconds)
+        plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds)
         result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
         with stage(reporter, Phase.REPORT):
             return prepare(reporter, inputs, result, settings=settings).document
