@@ -50,7 +50,7 @@ class Case:
 
 CASES = {
     "verified": Case(forgotten=60, method="matching", references=True),
-    "retrained": Case(forgotten=100, method="matching", references=True, retrained=True),
+    "retrained": Case(forgotten=60, method="matching", references=True, retrained=True),
     "inconclusive": Case(forgotten=5, method="ieu"),
     "failed": Case(forgotten=60, method="gradient_ascent", references=True),
 }
