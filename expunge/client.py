@@ -27,6 +27,7 @@ from ledger.resources import (
     Version,
 )
 from ledger.states import TERMINAL
+from report.document import Report, read
 
 Json = dict[str, Any]
 R = TypeVar("R", bound=Resource)
@@ -144,10 +145,10 @@ def watch_job(client: httpx.Client, job_id: UUID, *, before_poll: Callable[[], N
         time.sleep(wait_seconds(response))
 
 
-def get_report(client: httpx.Client, report_id: UUID) -> Json:
-    """Fetch a report as JSON."""
-    report: Json = send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"}).json()
-    return report
+def get_report(client: httpx.Client, report_id: UUID) -> Report:
+    """Fetch a report. Raises InvalidReport too."""
+    response = send(client, "GET", f"/reports/{report_id}", headers={"Accept": "application/json"})
+    return read(response.json()).report
 
 
 def get_report_file(client: httpx.Client, report_id: UUID, media: str) -> bytes:

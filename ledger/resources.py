@@ -177,7 +177,7 @@ class Job(Resource):
         description="Until then further requests may join; then it starts, if model and worker are free."
     )
     cut_off_reason: ClosingReason
-    samples: int | None = Field(description="To be erased by it; null until it closes.")
+    samples: int | None = Field(description="To be erased by it; null until it is closed.")
     requests: int = Field(description="How many requests it serves.")
     due_at: datetime | None = Field(description="The earliest deadline among them.")
     approved_by: str | None = Field(description="Who let it run, where the model's jobs need approval.")

@@ -12,7 +12,7 @@ from expunge.cli.console import ProgressDisplay
 from expunge.errors import JobFailed
 from ledger.resources import Attempt, Job
 from ledger.states import JobState
-from report.document import Report, read
+from report.document import Report
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -68,7 +68,7 @@ def erase(
         methods=tuple(attempt.method["kind"] for attempt in attempts),
         findings=tuple(explain(attempt) for attempt in attempts[:-1]),
         seconds=sum(attempt.timings.get("unlearn", 0.0) for attempt in attempts),
-        report=read(client.get_report(http, job.report_id)).report,
+        report=client.get_report(http, job.report_id),
         files=save_report(http, job.report_id, folder=folder, name=f"{model}-version-{job.version}"),
     )
 

@@ -190,7 +190,7 @@ def post_unlearn_request(
     responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
 )
 def preview_unlearn_request(asked: NewUnlearnRequest, request: Request, caller: Reader, ledger: Ledger) -> Preview:
-    """The models it would touch, how many samples match, the jobs it would join with their cut-offs, how long they would take,
+    """The models it would touch, how many samples match, the jobs it would join with their closing times, how long they would take,
     and whether that meets the deadline. Nothing is written.
     """
     found = preview(ledger, partial(record_request, ledger, asked, caller, settings=request.app.state.settings))

@@ -68,7 +68,7 @@ def test_every_panels_query_gives_data(watched: tuple[Prometheus, float], http: 
 def unmeasured(http: httpx.Client) -> list[str]:
     """The panels of measures that the audits of this small model could not take: its original has nothing to relearn."""
     reports = [job["report_id"] for job in http.get("/jobs").json()["items"] if job["report_id"]]
-    ratios = [client.get_report(http, report)["audit"]["relearn"]["ratio_to_control"] for report in reports]
+    ratios = [client.get_report(http, report).audit.relearn.ratio_to_control for report in reports]
     return ["Relearn delay A"] if all(ratio is None for ratio in ratios) else []
 
 

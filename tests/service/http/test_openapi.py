@@ -54,3 +54,9 @@ def test_the_page_asks_no_other_host_for_anything(serve: Serve) -> None:
     assert all(link.startswith("/docs/") for link in links)
     assert {client.get(link).status_code for link in links} == {200}
     assert "http" not in page.headers["content-security-policy"]
+
+
+def test_no_answer_has_an_internal_field(document: dict[str, Any]) -> None:
+    shown = {name for schema in document["components"]["schemas"].values() for name in schema.get("properties", {})}
+
+    assert not shown & {"tenant_id", "weights_path", "worker", "generation", "frozen_at", "closed_at", "lease_until"}
