@@ -1,4 +1,4 @@
-"""Webhook endpoints: adding, changing and disabling them, and their secrets."""
+"""Webhook endpoints: add, change and disable them, and derive their secrets."""
 
 import base64
 import hmac

@@ -1,4 +1,4 @@
-"""Jobs: reading them with their attempts, cancelling and retrying them."""
+"""Jobs: read them, with their attempts."""
 
 from functools import cache
 from typing import Any

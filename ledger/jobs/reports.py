@@ -1,4 +1,4 @@
-"""Reports: what the audit of a published job found."""
+"""Reports of published jobs: read and list them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Requests: reading them. One statement reads a request with all that is shown of it, because requests are polled."""
+"""Requests: read them. One statement reads a request with all that is shown of it, because requests are polled."""
 
 from collections.abc import Sequence
 from datetime import datetime
