@@ -1,5 +1,6 @@
 """One stack for the tests that only use it."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,8 +36,12 @@ def options(data_dir: Path) -> Options:
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with run_stack(options(tmp_path_factory.mktemp("stack") / "data")) as running:
+def running() -> Iterator[Stack]:
+    """Not in pytest's folder, which PostgreSQL's user could not enter again after another pytest of this user has started."""
+    with (
+        tempfile.TemporaryDirectory(prefix="expunge-stack-") as folder,
+        run_stack(options(Path(folder) / "data")) as running,
+    ):
         yield running
 
 

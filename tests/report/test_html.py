@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
@@ -64,14 +65,20 @@ class Outline(HTMLParser):
         return "\n".join(line for line in lines if line)
 
 
+@cache
+def page_of(name: str) -> str:
+    """The page of a recorded report, rendered once."""
+    return render_html(recorded(name))
+
+
 def test_the_page_reads_like_this(snapshot: SnapshotAssertion) -> None:
-    assert Outline(render_html(recorded("retrained"))).text == snapshot
+    assert Outline(page_of("retrained")).text == snapshot
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_verdict_its_sentence_and_every_limit_are_on_the_page(name: str) -> None:
     document = recorded(name)
-    text = Outline(render_html(document)).text
+    text = Outline(page_of(name)).text
     assert document.report.verdict.sentence in text
     assert [limit for limit in document.report.limits if limit not in text] == []
 
@@ -92,7 +99,7 @@ def test_the_summary_shows_whether_it_was_in_time() -> None:
     asked = document.report.asked
     assert asked.received_at is not None
     assert asked.due_at is not None
-    assert f"received {day(asked.received_at)}, due {day(asked.due_at)}" in render_html(document)
+    assert f"received {day(asked.received_at)}, due {day(asked.due_at)}" in page_of("verified")
     report = stored("verified")
     del report["asked"]["due_at"]  # as in reports of the first versions
     assert day(asked.due_at) not in render_html(read(report))
@@ -100,7 +107,7 @@ def test_the_summary_shows_whether_it_was_in_time() -> None:
 
 def test_the_page_carries_the_digest_of_the_json_and_those_of_the_weights() -> None:
     document = recorded("retrained")
-    page, model = render_html(document), document.report.model
+    page, model = page_of("retrained"), document.report.model
     assert page.count(document.sha256) == 2
     assert model.reference is not None
     for digest in (model.weights_before_sha256, model.weights_after_sha256, model.reference.weights_sha256):
@@ -108,7 +115,7 @@ def test_the_page_carries_the_digest_of_the_json_and_those_of_the_weights() -> N
 
 
 def test_the_page_asks_nothing_of_the_network_and_runs_no_script() -> None:
-    page = render_html(recorded("verified"))
+    page = page_of("verified")
     outline = Outline(page)
     assert all(reference.startswith("#") for reference in outline.references)
     assert not {"script", "link", "img", "iframe", "object", "form"} & set(outline.tags)
@@ -118,7 +125,7 @@ def test_the_page_asks_nothing_of_the_network_and_runs_no_script() -> None:
 
 
 def test_every_picture_has_a_title_and_a_description_and_ids_are_unique() -> None:
-    outline = Outline(render_html(recorded("verified")))
+    outline = Outline(page_of("verified"))
     assert len(outline.pictures) == 6
     assert len(outline.ids) == len(set(outline.ids))
     for picture in outline.pictures:
@@ -142,11 +149,11 @@ def test_what_others_wrote_stays_text() -> None:
 
 
 def test_no_colour_of_a_role_is_left_unfilled() -> None:
-    assert "#f0000" not in render_html(recorded("retrained"))
+    assert "#f0000" not in page_of("retrained")
 
 
 def test_the_same_report_gives_the_same_page() -> None:
-    assert render_html(recorded("verified")) == render_html(recorded("verified"))
+    assert render_html(recorded("verified")) == page_of("verified")
 
 
 def _bare(report: Json) -> None:
