@@ -57,7 +57,7 @@ CASES = {
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_workload(REFERENCE, allowed=("examples",), folder=tmp_path_factory.mktemp("original"))
+    return train_workload(REFERENCE, allowed=("examples",), folder=tmp_path_factory.mktemp("original"), plain=True)
 
 
 @pytest.mark.timeout(1800)
@@ -108,7 +108,7 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
         reporter = ProgressReporter(monitor, sessions)
         with stage(reporter, Phase.LOAD):
             inputs = load_inputs(claimed, settings)
-        plan = CheckpointPlan(storage=settings.storage, every=settings.checkpoint_seconds)
+        plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds)
         result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
         with stage(reporter, Phase.REPORT):
             return prepare(reporter, inputs, result, settings=settings).document
