@@ -1,6 +1,6 @@
 """Record the reports that the tests read: jobs of the real worker on the example's digits, whatever their verdict.
 
-python -m tests.report.record    (a few minutes; writes tests/report/recorded/*.json)
+python -m tests.report.record [-k NAME]    (a few minutes; writes tests/report/recorded/*.json)
 """
 
 import sys
@@ -48,7 +48,7 @@ class Case:
 
 
 CASES = {
-    "verified": Case(forgotten=150, method="ieu"),
+    "verified": Case(forgotten=150, method="retrain"),
     "retrained": Case(forgotten=150, method="ltu", retrained=True),
     "inconclusive": Case(forgotten=5, method="ieu"),
     "failed": Case(forgotten=150, method="gradient_ascent"),
@@ -115,4 +115,4 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
 
 
 if __name__ == "__main__":
-    sys.exit(pytest.main([__file__, "-x", "-s", "-p", "no:cacheprovider"]))
+    sys.exit(pytest.main([__file__, "-x", "-s", "-p", "no:cacheprovider", *sys.argv[1:]]))
