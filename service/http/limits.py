@@ -41,7 +41,9 @@ class BodyLimit:
             return
 
         limit = self.by_path.get(scope["path"], self.limit)
-        refusal = BodyTooLarge(f"The body is larger than {limit} bytes; split the sample IDs, or upload them with POST /uploads.")
+        refusal = BodyTooLarge(
+            f"The body is larger than {limit} bytes; split the sample IDs, or upload them with POST /uploads."
+        )
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
             await respond(refusal)(scope, receive, send)
