@@ -12,7 +12,7 @@ from expunge import client
 from expunge.errors import Refused, ServiceUnreachable
 from ledger.resources import Job, SampleCounts, UnlearnRequest
 from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, RequestState
-from tests.service.conftest import Serve, Site, publish_job, serve, site  # noqa: F401
+from tests.service.conftest import Serve, Site, _address, publish_job, serve, site  # noqa: F401
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = UUID(int=1)
