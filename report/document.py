@@ -113,7 +113,11 @@ class TimelineEvent(Section):
 
 
 class Finding(Section):
-    """One check of the verdict. `passed` is null if the interval spans the threshold; the numbers are null if there are none."""
+    """One check of the verdict. `passed` is null if the check cannot decide; the numbers are null if there are none.
+
+    `low` and `high` are the ends of the value's interval; of the reference test (codes with `reference`), the range of models that
+    never saw the samples.
+    """
 
     code: Name
     passed: bool | None

@@ -31,7 +31,13 @@ STOPPED = {
     StopReason.COMPLETED: "the method had run to its end",
 }
 ORIGINS = {Origin.REQUEST: "the request", Origin.POLICY: "the model's policy"}
-METHODS = {"ltu": "LTU (Learning to Unlearn)", "ieu": "IEU (Influence Eliminating Unlearning)", "retrain": "retraining"}
+METHODS = {
+    "ltu": "LTU (Learning to Unlearn)",
+    "ieu": "IEU (Influence Eliminating Unlearning)",
+    "matching": "reference matching",
+    "gradient_ascent": "gradient ascent",
+    "retrain": "retraining",
+}
 """The names of methods. One that is not here is shown by its kind in capitals."""
 SETUP = {
     "guides": "training the guide attacks",
@@ -49,6 +55,9 @@ THRESHOLDS = {
     "control_steps": "Fewest steps of the control on which relearning decides",
     "no_op_weights": "Change of the weights below which nothing was done",
     "no_op_predictions": "Change of the predictions below which nothing was done",
+    "reference_level": "Share of models that never saw the samples and may fail the reference test",
+    "reference_margin": "Tolerance of the reference test, as a share of the way from unseen to seen",
+    "reference_spread": "Spread of the forgotten samples that the reference test allows, in times of unseen data's",
     "collapse_share": "Share of the advantage over guessing that must be left",
     "utility_drop": "Loss of accuracy that raises a warning, points",
 }
@@ -72,10 +81,11 @@ class KeyFigure:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """List membership, relearning, error on the forgotten samples, and accuracy."""
+    """List membership, the reference test if there was one, relearning, error on the forgotten samples, and accuracy."""
     error_on_test = percent(100 - report.audit.measures.unlearned.ta.value)
     return [
         _membership(report),
+        *_reference_test(report),
         _relearning(report),
         _measure(
             report,
@@ -104,6 +114,25 @@ def _membership(report: Report) -> KeyFigure:
         aim="0.50",
         aim_note="a coin toss",
     )
+
+
+def _reference_test(report: Report) -> list[KeyFigure]:
+    checks = {finding.code: finding.estimate for finding in report.verdict.findings}
+    before, after = checks.get("negative_control_reference"), checks.get("reference_matched")
+    if before is None or after is None:
+        return []
+    return [
+        KeyFigure(
+            name="Distance from reference predictions",
+            note="in nats; above the range: still known",
+            before=ratio(before.value),
+            before_range="",
+            after=ratio(after.value),
+            after_range="",
+            aim=interval(after, ratio),
+            aim_note="models that never saw them",
+        )
+    ]
 
 
 def _relearning(report: Report) -> KeyFigure:

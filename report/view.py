@@ -11,6 +11,9 @@ from report.formatting import day, duration, interval, moment, percent, plural, 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
 """The tone and the label of a check, by whether it passed."""
 
+REFERENCE_TEST = ("negative_control_reference", "reference_matched", "positive_control_reference")
+"""The codes of the reference test's findings."""
+
 Parts = list[tuple[str, bool]]
 """A sentence in parts, each with whether it is in brackets; those hold figures and are shown in grey."""
 
@@ -132,7 +135,9 @@ def _check(finding: Finding) -> Check:
     show = percent if finding.code.startswith("utility_") else ratio
     value = "" if finding.value is None else show(finding.value)
     if finding.estimate is not None:
-        value += f" ({interval(finding.estimate, show)})"
+        # The reference test's range is not the value's interval, but where models lie that never saw the samples.
+        unseen = " if never seen" if finding.code in REFERENCE_TEST else ""
+        value += f" ({interval(finding.estimate, show)}{unseen})"
     text = finding.text[:1].upper() + finding.text[1:].rstrip(".") + "."
     return Check(tone=tone, label=label, text=_parts(text), value=value)
 

@@ -1,15 +1,20 @@
 import pytest
 
-from report.document import read
-from report.formatting import delay, percent
+from report.document import Report, read
+from report.formatting import delay, interval, percent, ratio
 from report.tables import key_figures, rates
 from tests.report.recorded import recorded, stored
+
+
+def aims(report: Report) -> list[str]:
+    """The values to compare with, without that of the reference test."""
+    return [row.aim for row in key_figures(report) if row.name != "Distance from reference predictions"]
 
 
 def test_without_a_retrained_model_the_control_and_the_original_are_the_comparison() -> None:
     report = recorded("verified").report
     measures = report.audit.measures
-    assert [row.aim for row in key_figures(report)] == [
+    assert aims(report) == [
         "0.50",
         delay(report.audit.relearn.delay.control),
         percent(100 - measures.unlearned.ta.value),
@@ -23,7 +28,7 @@ def test_a_retrained_model_is_the_comparison_if_there_is_one() -> None:
     reference, delay_ = report.audit.measures.reference, report.audit.relearn.delay.reference
     assert reference is not None
     assert delay_ is not None
-    assert [row.aim for row in key_figures(report)] == [
+    assert aims(report) == [
         "0.50",
         delay(delay_),
         percent(reference.ua.value),
@@ -41,3 +46,12 @@ def test_rates_at_few_false_alarms_have_a_table_only_if_there_are_enough_samples
             attack[model]["tpr_at_1_fpr"] = rate
     rows = rates(read(report).report)
     assert len(rows) == (len(report["audit"]["membership"]["attacks"]) if known else 0)
+
+
+def test_the_reference_test_is_a_key_figure_if_there_was_one() -> None:
+    report = recorded("verified").report
+    check = next(finding for finding in report.verdict.findings if finding.code == "reference_matched")
+    assert check.estimate is not None
+    rows = key_figures(report)
+    assert [row.aim for row in rows if row.after == ratio(check.estimate.value)] == [interval(check.estimate, ratio)]
+    assert len(rows) == 1 + len(key_figures(recorded("inconclusive").report))
