@@ -26,6 +26,7 @@ from ledger.transparency.log import (
     sign_checkpoint,
     tree_head,
 )
+from tests.report.recorded import stored
 from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
 from verifier.keys import TrustedKey
@@ -168,7 +169,7 @@ def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_r
     assert promotion.content == {
         "model": "small",
         "version": 2,
-        "weights_sha256": "cd" * 32,
+        "weights_sha256": stored("verified")["model"]["weights_after_sha256"],
         "job": str(claim.job_id),
     }
 
