@@ -104,7 +104,7 @@ def run_method_of_policy(
     verdict = result.findings.verdict
     if verdict.value == Verdict.VERIFIED:
         return result
-    hopeless = inputs.references is not None and verdict.reason == "too_few_samples"
+    hopeless = verdict.reason == "too_few_samples" and inputs.references is not None
     if verdict.value == Verdict.INCONCLUSIVE and (claim.origin == "request" or not fallbacks or hopeless):
         return result
     if not fallbacks:

@@ -208,25 +208,36 @@ def test_a_method_that_refuses_gives_way_to_the_next(
 @pytest.mark.parametrize("origin", ["policy", "request"])
 @pytest.mark.parametrize("verdict", [Verdict.VERIFIED, Verdict.INCONCLUSIVE, Verdict.FAILED])
 @pytest.mark.parametrize("tried", [0, 1, 2])
+@pytest.mark.parametrize("reason", ["open", "too_few_samples"])
+@pytest.mark.parametrize("references", [None, object()], ids=["without", "with"])
 def test_the_policy_goes_on_until_the_audit_verifies(
-    tried: int, verdict: Verdict, origin: str, monkeypatch: pytest.MonkeyPatch
+    tried: int,
+    verdict: Verdict,
+    origin: str,
+    reason: str,
+    references: object,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where none is left to try."""
+    """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where nothing is left to gain."""
     policy = [asdict(spec) for spec in DEFAULT_POLICY]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
     reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
-    result = SimpleNamespace(findings=SimpleNamespace(verdict=SimpleNamespace(value=verdict, sentence="So it is.")))
+    found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
+    result = SimpleNamespace(findings=SimpleNamespace(verdict=found))
+    inputs = SimpleNamespace(references=references)
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
     monkeypatch.setattr(running, "escalate", lambda _, method, finding: following.append(method["kind"]))
     last = tried == 2
-    published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and (last or origin == "request"))
+    hopeless = references is not None and reason == "too_few_samples"
+    final = last or origin == "request" or hopeless
+    published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and final)
     if last and not published:
         with pytest.raises(AuditFailed, match=r"retrain.*So it is"):
-            running.run_method_of_policy(reporter, None, plan=None)
+            running.run_method_of_policy(reporter, inputs, plan=None)
         return
 
-    assert running.run_method_of_policy(reporter, None, plan=None) is (result if published else None)
+    assert running.run_method_of_policy(reporter, inputs, plan=None) is (result if published else None)
     assert following == ([] if published else [["ltu", "ieu", "retrain"][tried + 1]])
 
 

@@ -57,7 +57,7 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
         scene.gates.await_somebody("load")
         scene.worker_child().kill()
         scene.gates.open("load")
-        scene.let_lapse(job_id)
+        scene.expire_lease(job_id)
         scene.ended_once(NAME, job_id)
         for _ in range(30):  # each on a connection of its own, so that any process may take it
             httpx.get(f"{url}/methods", trust_env=False)

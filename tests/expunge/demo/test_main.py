@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,8 +85,8 @@ def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, numb
         "from pathlib import Path; from expunge.demo.main import main; from tests.expunge.demo.test_main import TINY; "
         f"main(folder=Path({str(tmp_path / 'reports')!r}), plan=TINY)"
     )
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+    # Not below tmp_path: PostgreSQL's socket lies in it, and the path of a socket has 107 bytes at most.
+    scratch = Path(tempfile.mkdtemp(prefix="demo-"))
     demo = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
     )
@@ -99,3 +100,4 @@ def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, numb
     assert len(started) >= 4
     assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
     assert list(scratch.glob("expunge-demo-*")) == []
+    shutil.rmtree(scratch)
