@@ -59,7 +59,9 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resource
 
 def _commitment(session: Session, upload_id: UUID) -> str:
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
-    return joined_sha256(session.scalars(mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)))
+    ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
+    with session.scalars(ordered) as digests:
+        return joined_sha256(digests)
 
 
 def get_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> resources.Upload:
