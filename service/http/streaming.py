@@ -1,6 +1,6 @@
 """Lists of digests of any length, streamed as text: one digest a line, with little in memory."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Subquery
 from sqlalchemy.orm import Session
+from starlette.types import Send
 
 from ledger.requests.do_not_train import read_digests
 from service.http.problems import NotReady
@@ -46,7 +47,23 @@ async def stream_digests(
             return find(session)
 
     lines = _lines(streams, database, await run_in_threadpool(select))
-    return StreamingResponse(lines, media_type="text/plain", headers={"Cache-Control": "no-store"})
+    return _ClosingResponse(lines, media_type="text/plain", headers={"Cache-Control": "no-store"})
+
+
+class _ClosingResponse(StreamingResponse):
+    """Closes its lines when the response ends, also when the client leaves: garbage collection would do it much later, and keep the
+    cursor and its connection until then.
+    """
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the lines, and close them however that ends."""
+        lines = self.body_iterator
+        assert isinstance(lines, AsyncGenerator)
+        try:
+            await super().stream_response(send)
+        finally:
+            with CancelScope(shield=True):
+                await lines.aclose()
 
 
 async def _lines(streams: Streams, database: Database, digests: Subquery) -> AsyncIterator[str]:

@@ -1,4 +1,6 @@
+import gc
 from collections.abc import Generator
+from threading import Event
 
 import pytest
 
@@ -36,3 +38,25 @@ def test_after_many_lists_there_are_as_many_connections_as_before(serve: Serve, 
         fetch_digests(client, "datasets", "scans")
         with client.stream("GET", "/datasets/scans/do-not-train") as answer:
             assert answer.status_code == 200  # and the client leaves
+
+
+def test_a_list_is_closed_as_soon_as_its_client_leaves(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = Event()
+
+    def endless(*arguments: object) -> Generator[list[bytes], None, None]:
+        try:
+            while True:
+                yield [b"a" * 32] * 1000
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(streaming, "read_digests", endless)
+    gc.disable()
+    try:
+        with serve(key=site.admin).stream("GET", "/datasets/scans/do-not-train") as answer:
+            next(answer.iter_bytes())
+        assert closed.wait(60)
+    finally:
+        gc.enable()
