@@ -17,6 +17,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
 from ledger.resources import UnlearnRequest
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
 
@@ -66,6 +67,10 @@ def test_a_stack_on_given_servers_starts_none_and_its_trace_leads_from_the_call_
             (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))
             *_, job = client.watch_job(http, job_id)
             assert job.state == "completed", job
+            # The worker sends its spans a moment after they end, and none once it is stopped.
+            await_that(
+                lambda: any(s.name == "job" for name, s in list(received) if name == "expunge-worker"), "the job's span"
+            )
             log = (other.folder.logs / "worker.log").read_text()
 
     (asked,) = (s for name, s in received if name == "expunge-api" and s.name == "POST /unlearn-requests")
