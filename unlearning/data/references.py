@@ -1,4 +1,4 @@
-"""Reference predictions: what models that never saw a sample say of it (docs/methods.md §9) [ours].
+"""Reference predictions: what models that never saw a sample say of it (docs/methods.md §8) [ours].
 
 A cheap form of oracle matching (Georgiev et al., "Machine Unlearning via Simulated Oracle Matching", ICLR 2025, arXiv 2410.23232),
 obtained by cross-fitting.

@@ -1,4 +1,4 @@
-"""What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §9) [ours]."""
+"""What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §8) [ours]."""
 
 from dataclasses import dataclass
 

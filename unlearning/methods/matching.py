@@ -1,4 +1,4 @@
-"""Matching: fine-tune the model until it says of each forget sample what models that never saw it say (docs/methods.md §9)."""
+"""Matching: fine-tune the model until it says of each forget sample what models that never saw it say (docs/methods.md §8)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial

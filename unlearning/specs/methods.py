@@ -150,7 +150,7 @@ class IEU:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    """Match reference predictions (after Georgiev et al., ICLR 2025, arXiv 2410.23232; docs/methods.md §9 [ours]).
+    """Match reference predictions (after Georgiev et al., ICLR 2025, arXiv 2410.23232; docs/methods.md §8 [ours]).
 
     steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
     `steps` are too few for that, they are scaled up (`scale_schedule`).

@@ -1,4 +1,4 @@
-"""How reference predictions are prepared (docs/methods.md §9). All defaults are [ours], chosen on validation seeds."""
+"""How reference predictions are prepared (docs/methods.md §8). All defaults are [ours], chosen on validation seeds."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Prepare reference predictions by cross-fitting: train models without a part of the data each (docs/methods.md §9)."""
+"""Prepare reference predictions by cross-fitting: train models without a part of the data each (docs/methods.md §8)."""
 
 import hashlib
 import json
