@@ -1,5 +1,6 @@
 """Prepare a registered model's reference predictions, and register them with a deployment."""
 
+import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,7 +63,7 @@ def prepare_model(
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
         workload = without_samples(workload, erased=erased, key=key)
-        folder, device = deployment.storage / "references", choose_device()
+        folder, device = deployment.storage / "references" / str(model.id), choose_device()
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
         if not agree(cost):
             return None
@@ -77,6 +78,8 @@ def prepare_model(
                 file=ReferenceFile(sha256=sha256, path=path.name),
                 details=references.details,
             )
+        # Only now: a full disk at the last moment must not cost the trainings.
+        shutil.rmtree(folder, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
     return Prepared(path=path, samples=len(references), seconds=float(references.details["seconds"]))

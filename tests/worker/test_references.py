@@ -51,6 +51,7 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
     prepared = prepare_model(place(made), name="digits", plan=ReferencePlan(epochs=1.0))
     assert prepared is not None
     assert prepared.samples == 1300
+    assert not list((made.settings.storage / "references").iterdir())
     return made
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -42,9 +41,9 @@ def prepare_references(
 ) -> Generator[Progress, None, References]:
     """Train the plan's reference models and return the reference predictions of the training and the held-out set.
 
-    folder: where the signals of each finished model are kept, so that an interrupted preparation goes on; it is deleted at the end.
-    No model is kept. key: the key of a sample's ID, 32 bytes. Held-out samples are put into the folds like training samples: the
-    audited model never saw them, so they show what never having been seen looks like.
+    folder: where the signals of each finished model are kept, so that an interrupted preparation goes on. Delete it once the result
+    is stored. No model is kept. key: the key of a sample's ID, 32 bytes. Held-out samples are put into the folds like training
+    samples: the audited model never saw them, so they show what never having been seen looks like.
 
     Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
     """
@@ -63,7 +62,6 @@ def prepare_references(
         "subjects": int(groups.max()) + 1,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    shutil.rmtree(work, ignore_errors=True)
     return replace(references, details=details)
 
 
