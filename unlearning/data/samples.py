@@ -1,6 +1,7 @@
 """Sets of samples in memory: tensors with a sample ID each."""
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unlearning.errors import InvalidWorkload
+from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 
 class Batch(NamedTuple):
@@ -21,9 +23,10 @@ class Batch(NamedTuple):
 class SampleSet:
     """A set of samples that fits in memory and is moved to the device once.
 
-    ids: n distinct strings. inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
-    subjects: the person whom each sample belongs to, n strings, or None if that is not known.
-    Raises InvalidWorkload if the lengths differ or an ID occurs twice.
+    ids: n distinct strings under the rule of `verifier.sample_ids`; integers, such as database keys, become their decimal digits.
+    inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
+    subjects: the person whom each sample belongs to, n strings under the same rule, or None if that is not known.
+    Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID or a subject breaks the rule.
     """
 
     ids: tuple[str, ...]
@@ -32,6 +35,9 @@ class SampleSet:
     subjects: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", _to_ids(self.ids, "sample ID"))
+        if self.subjects is not None:
+            object.__setattr__(self, "subjects", _to_ids(self.subjects, "subject"))
         if not len(self.ids) == len(self.inputs) == len(self.targets):
             lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
             raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
@@ -94,6 +100,26 @@ class SampleSet:
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` distinct samples at random; all of them if there are fewer."""
         return self.select(torch.randperm(len(self), generator=generator)[:size])
+
+
+def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
+    """Return values as IDs, or raise InvalidWorkload, which names the first faulty one by its position and never quotes it."""
+    return tuple(_to_id(value, name, position) for position, value in enumerate(values))
+
+
+def _to_id(value: object, name: str, position: int) -> str:
+    try:
+        return check_sample_id(value if isinstance(value, str) else _decimal(value))
+    except InvalidSampleID as fault:
+        raise InvalidWorkload(f"The {name} at position {position} of a sample set {fault}.") from None
+
+
+def _decimal(value: object) -> str:
+    """Write an integer of any library as decimal digits. Raises InvalidSampleID for a value of another type."""
+    try:
+        return str(operator.index(value))  # type: ignore[arg-type]  # what has no index is what this finds out
+    except TypeError:
+        raise InvalidSampleID(f"is a {type(value).__name__}; give a string or an integer") from None
 
 
 def joined_batch(*parts: Batch) -> Batch:

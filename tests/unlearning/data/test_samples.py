@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -66,5 +67,30 @@ def test_lengths_that_differ_are_refused() -> None:
 def test_an_id_that_stands_twice_is_refused_without_being_named() -> None:
     with pytest.raises(InvalidWorkload, match="only 1 distinct") as refusal:
         SampleSet(ids=("private", "private"), inputs=torch.zeros(2, 2), targets=torch.zeros(2))
+
+    assert "private" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("keys", [range(3), np.arange(3), torch.arange(3)], ids=["int", "numpy", "torch"])
+def test_integer_ids_and_subjects_become_digits_once(keys: object) -> None:
+    made = SampleSet(ids=tuple(keys), inputs=torch.zeros(3, 2), targets=torch.zeros(3), subjects=tuple(keys))  # type: ignore[call-overload]
+
+    assert made.ids == made.subjects == ("0", "1", "2")
+    assert made.take(torch.tensor([2])).ids == ("2",)
+
+
+def test_an_integer_and_its_digits_are_the_same_id() -> None:
+    with pytest.raises(InvalidWorkload, match="only 1 distinct"):
+        SampleSet(ids=(1, "1"), inputs=torch.zeros(2, 2), targets=torch.zeros(2))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "bad", ["", " private", "private ", "private\n", "p" * 201, "private\ud800", 1.5, None, b"private"]
+)
+@pytest.mark.parametrize("field", ["ids", "subjects"])
+def test_a_set_with_an_id_that_no_request_can_name_is_refused_by_its_position(field: str, bad: object) -> None:
+    given = {"ids": ("a", "b"), field: ("a", bad)}
+    with pytest.raises(InvalidWorkload, match="at position 1 ") as refusal:
+        SampleSet(**given, inputs=torch.zeros(2, 2), targets=torch.zeros(2))  # type: ignore[arg-type]
 
     assert "private" not in str(refusal.value)
