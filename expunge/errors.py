@@ -9,6 +9,7 @@ ExpungeError
 ├── CannotTune
 ├── CannotAudit
 ├── CannotPrepare
+├── NobodyLeftOut
 ├── KeyCommandRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -55,6 +56,10 @@ class CannotAudit(ExpungeError):
 
 class CannotPrepare(ExpungeError):
     """The reference predictions cannot be prepared; nothing was registered. The message says why."""
+
+
+class NobodyLeftOut(ExpungeError):
+    """None of the sample IDs that a training is to leave out is in its training set. Nothing was trained or registered."""
 
 
 class KeyCommandRefused(ExpungeError):

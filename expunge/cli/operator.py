@@ -46,14 +46,19 @@ def train(
             loss = f"(loss {progress.metrics['loss']:.3f})" if "loss" in progress.metrics else ""
             display.update(task, total=progress.total, completed=progress.step, detail=loss)
 
+        leave_out = frozenset(read_ids(without))
         trained = train_workload(
             workload,
             allowed=allowed_workloads(),
             folder=out_folder,
             seed=seed,
             plain=plain,
-            without=frozenset(read_ids(without)),
+            without=leave_out,
             show=show,
+        )
+    if leave_out:
+        notes.print(
+            f"Left out {trained.left_out} samples; {len(leave_out) - trained.left_out} of the IDs are not in the training set."
         )
     notes.print(f"Trained in {trained.seconds:.1f} s; SHA-256 {trained.sha256}.")
     out.print(str(trained.path), soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.workloads import find_left_out
 from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -90,8 +91,8 @@ def register_new_version(
 ) -> resources.Version:
     """Register retrained weights as a model's next version, which is not served.
 
-    without: IDs of the workload's training set that the training left out. Raises CannotRegister with the reason; then nothing
-    is written.
+    without: IDs of the workload's training set that the training left out. Raises CannotRegister with the reason, or NobodyLeftOut
+    if the training set has none of them; then nothing is written.
     """
     try:
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
@@ -101,7 +102,8 @@ def register_new_version(
             path = weights or newest_weights(model.workload)
             sha256 = file_sha256(path)
             load_weights(workload.build(), path, sha256)
-            used = (sample for sample in workload.train.ids if sample not in without)
+            left_out = find_left_out(workload.train, without)
+            used = (sample for sample in workload.train.ids if sample not in left_out)
             view = register_version(
                 session,
                 tenant_id=owner,

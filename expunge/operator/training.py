@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from expunge.errors import CannotTrain
-from expunge.operator.workloads import choose_device
+from expunge.operator.workloads import choose_device, find_left_out
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress
@@ -21,11 +21,15 @@ from worker.inputs import load_workload
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trained:
-    """Weights on disk. seconds: the training time. details: the content of the JSON file beside the weights."""
+    """Weights on disk. seconds: the training time. left_out: how many samples of the training set were left out.
+
+    details: the content of the JSON file beside the weights.
+    """
 
     path: Path
     sha256: str
     seconds: float
+    left_out: int
     details: dict[str, object]
 
 
@@ -42,7 +46,8 @@ def train_workload(
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
     without: IDs of training samples to leave out. plain: train without Ready2Unlearn. show: called after each step.
-    Raises CannotTrain with the reason, and OSError if the weights cannot be written.
+    Raises CannotTrain with the reason, NobodyLeftOut if the training set has none of `without`, and OSError if the weights cannot
+    be written.
     """
     try:
         workload = load_workload(reference, allowed=allowed)
@@ -51,7 +56,7 @@ def train_workload(
     recipe = prepare_recipe(workload.recipe, plain=plain)
     device = choose_device()
     model = fresh(workload.build, seed=seed).to(device)
-    left_out = set(without)
+    left_out = find_left_out(workload.train, without)
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
@@ -64,10 +69,11 @@ def train_workload(
         "workload": reference,
         "seed": seed,
         "training_seconds": round(seconds, 3),
+        "left_out": len(left_out),
         "recipe": dataclasses.asdict(recipe),
     }
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
-    return Trained(path=path, sha256=sha256, seconds=seconds, details=details)
+    return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
 
 
 def prepare_recipe(recipe: Recipe, *, plain: bool) -> Recipe:

@@ -1,10 +1,12 @@
 """Load a workload's model from a file of weights and make the Task of it, as the worker does for a claim."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from expunge.errors import NobodyLeftOut
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
 from unlearning.storage import file_sha256
@@ -20,6 +22,20 @@ def choose_device() -> torch.device:
 def load_file(workload: Workload, path: Path) -> nn.Module:
     """Load the workload's model with the weights in `path`. Raises WeightsMissing or WeightsDamaged."""
     return load_model(workload, path, file_sha256(path), choose_device())
+
+
+def find_left_out(train: SampleSet, without: Collection[str]) -> frozenset[str]:
+    """Return the IDs of `without` that the training set has. Raises NobodyLeftOut if there are some to leave out and it has none.
+
+    Some may be missing: whoever erases a person may delete the data first.
+    """
+    found = frozenset(without) & frozenset(train.ids)
+    if without and not found:
+        raise NobodyLeftOut(
+            f"None of the {len(without)} sample IDs to leave out is in the workload's training set; "
+            "write them as its factory does, one a line."
+        )
+    return found
 
 
 def make_task(

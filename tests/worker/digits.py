@@ -1,5 +1,7 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+from dataclasses import replace
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -36,6 +38,13 @@ def workload() -> Workload:
         objective=classification(10),
         recipe=Recipe(epochs=20, batch_size=64, learning_rate=0.1),
     )
+
+
+def with_integer_ids() -> Workload:
+    """Its training samples have the keys of a database: integers from 5000."""
+    made = workload()
+    keys = tuple(range(5000, 5000 + len(made.train)))
+    return replace(made, train=replace(made.train, ids=keys))  # type: ignore[arg-type]  # a factory of a user is not typed
 
 
 def broken() -> Workload:

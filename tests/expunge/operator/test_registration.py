@@ -4,12 +4,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.errors import CannotRegister, StackError
+from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_models
+from tests.worker.digits import workload
 from unlearning.storage import file_sha256
 
 REFERENCE = "tests.worker.digits:workload"
@@ -103,7 +104,9 @@ def test_weights_trained_anew_become_the_next_version_with_what_their_training_l
     where: Deployment, trained: Trained, sessions: sessionmaker[Session]
 ) -> None:
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
-    view = register_new_version(where, name="digits", weights=trained.path, without=["image-1"])
+    view = register_new_version(where, name="digits", weights=trained.path, without=workload().train.ids[:1])
     assert (view.number, view.served) == (2, False)
+    with pytest.raises(NobodyLeftOut):
+        register_new_version(where, name="digits", weights=trained.path, without=["nobody"])
     with pytest.raises(CannotRegister, match="no model named 'letters'"):
         register_new_version(where, name="letters", weights=trained.path)
