@@ -1,16 +1,22 @@
-"""Compare models: the unlearned with the original (was anything done, has it collapsed?), and with a retrained one."""
+"""Compare models: the unlearned with the original (was anything done, has it collapsed?), with a retrained one, and with chance."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import nn
 
-from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import Signals
+from unlearning.audit.intervals import Floats, Interval, wilson
+from unlearning.audit.signals import Signals, frozen_copy, observe
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import Thresholds
+
+_CHANCE_SAMPLES = 2000
+_CHANCE_CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +65,50 @@ def has_collapsed(before: Signals, after: Signals, *, share: float) -> bool:
     chance = float(np.bincount(before.targets).max() / len(before.targets))
     gained = float(before.correct.mean()) - chance
     return gained > 0 and float(after.correct.mean()) - chance < share * gained
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChanceComparison:
+    """What a model knows of data that it was trained on, beside a guess by the data's class mix.
+
+    accuracy: 0 to 1, with its 99 % interval. chance_accuracy: of always guessing the commonest class. samples: their number.
+    loss: mean, nats, with its 99 % interval; infinite if an output is not finite. chance_loss: of guessing each class by its share.
+    """
+
+    accuracy: Interval
+    chance_accuracy: float
+    loss: Interval
+    chance_loss: float
+    samples: int
+
+    @property
+    def better(self) -> bool:
+        """Whether the model beats the guess beyond doubt: in accuracy, or in loss, where nearly all data are of one class."""
+        return math.isfinite(self.loss.value) and (
+            self.accuracy.low > self.chance_accuracy or self.loss.high < self.chance_loss
+        )
+
+
+def compare_with_chance(
+    model: nn.Module, train: SampleSet, *, objective: Objective, max_samples: int = _CHANCE_SAMPLES, seed: int = 0
+) -> ChanceComparison:
+    """Compare a model with guessing, on at most `max_samples` random samples of its training set, on the model's device.
+
+    Untrained weights, and weights of a model with other labels, are not better than chance. Raises MethodRefused without logits.
+    """
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    signals = observe(frozen_copy(model), train.take(order[:max_samples]), objective=objective)
+    shares = np.bincount(train.targets.cpu().numpy()) / len(train)
+    n, loss = len(signals), signals.loss
+    half = NormalDist().inv_cdf((1 + _CHANCE_CONFIDENCE) / 2) * float(loss.std()) / math.sqrt(n)
+    mean = float(loss.mean()) if signals.finite else math.inf
+    return ChanceComparison(
+        accuracy=wilson(int(signals.correct.sum()), n, confidence=_CHANCE_CONFIDENCE),
+        chance_accuracy=float(shares.max()),
+        loss=Interval(mean, mean - half, mean + half),
+        chance_loss=float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+        samples=n,
+    )
 
 
 def weight_distance(first: nn.Module, second: nn.Module) -> float:

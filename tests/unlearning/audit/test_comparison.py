@@ -11,6 +11,7 @@ from tests.unlearning.small import OBJECTIVE, plain, task
 from unlearning.audit.comparison import (
     ClassAccuracy,
     agreement,
+    compare_with_chance,
     compare_with_retrained,
     has_collapsed,
     jensen_shannon,
@@ -23,6 +24,8 @@ from unlearning.audit.comparison import (
 )
 from unlearning.audit.measures import accuracy
 from unlearning.audit.signals import Signals, frozen_copy, observe, signals
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD, FineTune, Spec
 from unlearning.specs.audit import Thresholds
@@ -93,6 +96,37 @@ def test_a_method_that_did_nothing_or_too_much_is_detected(spec: Spec, found: st
     change = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())
 
     assert (change.no_op, change.collapsed) == (found == "no_op", found == "collapsed")
+
+
+def test_a_trained_model_is_better_than_chance_and_an_untrained_or_mislabelled_one_is_not() -> None:
+    given = task(plain)
+    train = joined(given.forget, given.remain)
+    other = SampleSet(ids=train.ids, inputs=train.inputs, targets=train.targets.roll(1))
+    broken = copy.deepcopy(given.model)
+    next(broken.parameters()).data.fill_(math.nan)
+
+    trained = compare_with_chance(given.model, train, objective=OBJECTIVE)
+    assert trained.better
+    assert trained.samples == len(train)
+    assert trained.chance_accuracy == float(train.targets.bincount().max()) / len(train)
+    assert not compare_with_chance(plain(), train, objective=OBJECTIVE).better
+    assert not compare_with_chance(given.model, other, objective=OBJECTIVE).better
+    assert not compare_with_chance(broken, train, objective=OBJECTIVE).better
+
+
+@pytest.mark.parametrize(("scale", "better"), [(0.0, False), (1.5, True)])
+def test_among_data_nearly_all_of_one_class_the_loss_tells_a_model_from_chance(scale: float, better: bool) -> None:
+    """Both always say class 0; the second one gives the rare class a higher probability where it occurs."""
+    targets = (torch.arange(4000) % 20 == 0).long()
+    train = SampleSet(ids=tuple(map(str, range(4000))), inputs=targets[:, None].float(), targets=targets)
+    model = nn.Linear(1, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[0.0], [scale]]))
+        model.bias.copy_(torch.tensor([0.95, 0.05]).log())
+    found = compare_with_chance(model, train, objective=classification(2))
+
+    assert found.accuracy.value == pytest.approx(found.chance_accuracy, abs=0.02)
+    assert found.better is better
 
 
 def correct_on(right: int, n: int = 10) -> Signals:
