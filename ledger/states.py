@@ -55,7 +55,7 @@ class Reason(StrEnum):
     WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one
     WORKLOAD_FAILED = "workload_failed"  # the operator's factory raised
     METHOD_REFUSED = "method_refused"  # the method needs what the objective does not offer
-    AUDIT_FAILED = "audit_failed"  # no method of the policy reached a verdict that may be published
+    AUDIT_FAILED = "audit_failed"  # no method of the policy reached a verdict that may be published, and none was exact
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # the lease expired in every try of a method
     CANCELLED_BY_CALLER = "cancelled_by_caller"
     APPROVAL_REFUSED = "approval_refused"  # an approver refused the run or the version

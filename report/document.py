@@ -143,6 +143,14 @@ class Verdict(Section):
     warnings: tuple[Text, ...]
 
 
+class Exactness(Section):
+    """Why the result is exact by construction, whatever its audit found."""
+
+    statement: Text
+    causes: tuple[Text, ...]
+    """What may have kept the audit from verifying an exact result; empty for a verified one."""
+
+
 class RetrainEstimate(Section):
     """How long retraining without the forget set would take, and where the estimate comes from."""
 
@@ -177,6 +185,8 @@ class Report(Section):
     thresholds: dict[str, JsonValue]
     """Every threshold of the verdict, fixed before the run, and the settings of the audit."""
     verdict: Verdict
+    exactness: Exactness | None = None
+    """Null for a method that approximates retraining."""
     audit: Audit
     timings: Timings
     limits: Annotated[tuple[Text, ...], Field(min_length=1)]

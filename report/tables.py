@@ -80,6 +80,14 @@ class KeyFigure:
     aim_note: str
 
 
+def verdict(report: Report) -> str:
+    """Name the result: its verdict, and of an exact result that the audit did not verify both."""
+    named = VERDICTS[report.verdict.value]
+    if report.exactness is None or report.verdict.value == VerdictValue.VERIFIED:
+        return named
+    return f"Exact by construction, audit {named.lower()}"
+
+
 def key_figures(report: Report) -> list[KeyFigure]:
     """List membership, the reference test if there was one, relearning, error on the forgotten samples, and accuracy."""
     error_on_test = percent(100 - report.audit.measures.unlearned.ta.value)

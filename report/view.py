@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from report import captions, figures, tables
 from report.document import Document, Finding, Report
 from report.drawing import Panel
+from report.evidence import VerdictValue
 from report.formatting import day, duration, interval, moment, percent, plural, ratio
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
@@ -49,6 +50,7 @@ class View:
     tone: str
     created: str
     sentence: Parts
+    exactness: list[str]
     summary: list[str]
     key_figures: list[tables.KeyFigure]
     basis: str
@@ -70,15 +72,18 @@ class View:
 def view(document: Document) -> View:
     """Prepare a report to be shown."""
     report = document.report
-    verdict = tables.VERDICTS[report.verdict.value]
+    verdict = tables.verdict(report)
+    unexpected = report.exactness is not None and report.verdict.value != VerdictValue.VERIFIED
     return View(
         report=report,
         sha256=document.sha256,
         title=f"{verdict}: {plural(report.asked.samples, 'sample')} unlearned from {report.model.name}",
         verdict=verdict,
-        tone=report.verdict.value,
+        # An exact result that its audit could not verify is no failure, and no success either.
+        tone=VerdictValue.INCONCLUSIVE if unexpected else report.verdict.value,
         created=moment(report.created_at),
         sentence=_parts(report.verdict.sentence),
+        exactness=_exactness(report),
         summary=_summary(report),
         key_figures=tables.key_figures(report),
         basis=captions.basis(report),
@@ -96,6 +101,12 @@ def view(document: Document) -> View:
         model=_model(report),
         identity=tables.identity(report),
     )
+
+
+def _exactness(report: Report) -> list[str]:
+    """Say why the result is exact, then what may have kept the audit from verifying it."""
+    found = report.exactness
+    return [] if found is None else [found.statement, *found.causes]
 
 
 def _summary(report: Report) -> list[str]:

@@ -119,9 +119,12 @@ def _stated(statement: Statement) -> list[str]:
     predicate = statement.predicate
     # The statement's format calls the commitment "manifest".
     model, commitment, method, code = predicate["model"], predicate["manifest"], predicate["method"], predicate["code"]
+    exactness = predicate.get("exactness")
+    exact = [] if exactness is None else [f"Exact by construction: {exactness['statement']}", *exactness["causes"]]
     before = ", ".join(str(weights["digest"]["sha256"]) for weights in predicate["before"])
     return [
         f"Verdict: {predicate['verdict']['value']}. {predicate['verdict']['sentence']}",
+        *map(str, exact),
         f"Model {model['name']}, version {model.get('version_after', '?')}: weights {', '.join(statement.subjects)}.",
         f"Made from the weights {before} by {str(method['kind']).upper()}.",
         *(

@@ -69,8 +69,16 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
         predicate[group][name]
     bytes.fromhex(predicate["manifest"]["root"])
     int(predicate["manifest"]["samples"])
+    # Statements about methods that approximate, and older ones, have none.
+    exactness = predicate.get("exactness") or {"statement": "", "causes": []}
+    exactness["statement"]
     # Statements signed before reference models existed have none.
-    lists = {"limits": predicate["limits"], "before": predicate["before"], "reference": predicate.get("reference", [])}
+    lists = {
+        "limits": predicate["limits"],
+        "before": predicate["before"],
+        "reference": predicate.get("reference", []),
+        "causes": exactness["causes"],
+    }
     for name, found in lists.items():
         if not isinstance(found, list):
             raise TypeError(f"{name} must be a list")

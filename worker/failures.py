@@ -7,7 +7,7 @@ WorkerError
 │   │   ├── WorkloadFailed        its factory raised, or did not return a workload
 │   │   └── SamplesMissing        it lacks samples that it was registered with
 │   ├── NoSigningKey            the operator's: results are to be signed, and no key is usable
-│   ├── AuditFailed             the methods': the policy's last one failed its audit; nothing is published
+│   ├── AuditFailed             the methods': the policy's last one, which is not exact, failed its audit
 │   └── NoGpu                   transient: the worker is to use a GPU, and there is none now
 ├── GpuLost                   transient: the device failed, and this process cannot use it any more
 ├── ShuttingDown              transient: the worker is stopping; the job goes back to the queue
@@ -64,7 +64,7 @@ class NoSigningKey(JobError):
 
 
 class AuditFailed(JobError):
-    """No method of the policy passed its audit; the served model stays as it is."""
+    """No method of the policy passed its audit, and none is exact by construction; the served model stays as it is."""
 
     reason = Reason.AUDIT_FAILED
 

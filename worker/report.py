@@ -14,6 +14,7 @@ from report.document import (
     SCHEMA_ID,
     Asked,
     Attempt,
+    Exactness,
     InvalidReport,
     Method,
     Model,
@@ -27,9 +28,19 @@ from report.document import (
     faults,
 )
 from report.evidence import VerdictValue
+from unlearning.audit.causes import likely_causes
+from unlearning.specs import EXACT
 from worker import report_audit
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
+
+
+EXACT_STATEMENT = (
+    "The new weights were trained anew, from the weights that the workload's factory builds, on the remaining samples alone. No "
+    "forgotten sample took part, so there is no influence to remove, whatever the audit below finds. This rests on the factory: what "
+    "it builds must not have been trained on the forgotten samples."
+)
+"""What a report says of a method in `EXACT`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +80,7 @@ def build_report(
             ),
             thresholds=report_audit.thresholds(result.findings),
             verdict=report_audit.verdict(result.findings.verdict),
+            exactness=exactness(claim, inputs, result),
             audit=report_audit.audit(result.findings),
             timings=stages(claim, inputs, result, seconds=timings),
             limits=result.findings.limits,
@@ -122,6 +134,18 @@ def method(claim: Claim, result: AttemptResult, background: Background) -> Metho
         stopped_because=StopReason(result.outcome.stopped_because),
         attempts=tuple(
             attempt(one, result, published=claim.attempt, now=background.now) for one in background.attempts
+        ),
+    )
+
+
+def exactness(claim: Claim, inputs: JobInputs, result: AttemptResult) -> Exactness | None:
+    """Say why the result is exact and what may have kept its audit from verifying it; None for a method that approximates."""
+    if claim.method["kind"] not in EXACT:
+        return None
+    return Exactness(
+        statement=EXACT_STATEMENT,
+        causes=likely_causes(
+            result.findings, forget=inputs.forget, remain=inputs.remain, held_out=inputs.held_out.audit
         ),
     )
 

@@ -18,6 +18,7 @@ from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs import claims, results
 from ledger.states import Phase, Reason, Verdict
 from unlearning.errors import InvalidSpec, MethodRefused
+from unlearning.specs import EXACT
 from unlearning.specs.audit import AuditSpec
 from worker.attempt import AttemptResult, run_attempt
 from worker.checkpoints import CheckpointPlan
@@ -88,8 +89,9 @@ def run_method_of_policy(
 ) -> AttemptResult | None:
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
-    A failed result is never published. An inconclusive result is published only if the request named the method, if no fallback
-    remains, or if the samples are too few for any method to be verified on by the model's references: a fallback would buy nothing.
+    A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
+    failed one is never published, and an inconclusive one only if the request named the method, if no fallback remains, or if the
+    samples are too few for any method to be verified on by the model's references: a fallback would buy nothing.
     Raises AuditFailed, and MethodRefused if no fallback remains.
     """
     claim = reporter.monitor.claim
@@ -102,7 +104,7 @@ def run_method_of_policy(
         escalate(reporter, fallbacks[0], {"refused": str(error)})
         return None
     verdict = result.findings.verdict
-    if verdict.value == Verdict.VERIFIED:
+    if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
         return result
     hopeless = verdict.reason == "too_few_samples" and inputs.references is not None
     if verdict.value == Verdict.INCONCLUSIVE and (claim.origin == "request" or not fallbacks or hopeless):

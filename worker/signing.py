@@ -135,7 +135,7 @@ def make_statement(document: Document) -> dict[str, Any]:
     """State about the new weights what their report says, in short and without anything about a single sample."""
     report = document.report
     asked, model, method, verdict = report.asked, report.model, report.method, report.verdict
-    reference = model.reference
+    reference, exactness = model.reference, report.exactness
     return {
         "_type": STATEMENT_TYPE,
         "subject": [weights(model, number=model.version_after, sha256=model.weights_after_sha256)],
@@ -154,6 +154,7 @@ def make_statement(document: Document) -> dict[str, Any]:
             "controls": [check.model_dump() for check in verdict.findings if check.code.startswith(CONTROLS)],
             "thresholds": report.thresholds,
             "verdict": {"value": verdict.value.value, "sentence": verdict.sentence},
+            "exactness": None if exactness is None else exactness.model_dump(mode="json"),
             "clock": {"signed_at": report.created_at.isoformat(), "source": "the ledger's database"},
             "limits": list(report.limits),
         },

@@ -33,6 +33,7 @@ from service.console.sign_in import (
 )
 from service.http.fields import Cursor, Name
 from service.http.sessions import Ledger
+from unlearning.specs import EXACT
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
 
@@ -105,6 +106,7 @@ def one_request(request_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
         events=events,
         now=now(ledger),
         live=not is_ended(found.state),
+        exact=found.method["kind"] in EXACT,
         may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 

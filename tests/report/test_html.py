@@ -193,3 +193,15 @@ def test_a_report_with_little_in_it_or_with_wild_numbers_is_still_shown(spoil: C
 def test_what_is_no_report_is_refused() -> None:
     with pytest.raises(InvalidReport):
         render_html(read({"schema": "another"}))
+
+
+def test_an_exact_result_that_its_audit_did_not_verify_is_no_failure() -> None:
+    """Its page says that it is exact, and what may have kept the audit from verifying it."""
+    exactness = {"statement": "It was trained anew.", "causes": ["Three have a near-copy."]}
+    page = Outline(render_html(read(stored("failed") | {"exactness": exactness})))
+    heading = next(line for line in page.text.splitlines() if "Exact by construction, audit failed" in line)
+    assert heading
+    assert exactness["statement"] in page.text
+    assert exactness["causes"][0] in page.text
+    assert 'class="verdict inconclusive"' in render_html(read(stored("failed") | {"exactness": exactness}))
+    assert "Exact by construction" not in Outline(page_of("failed")).text

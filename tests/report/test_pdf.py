@@ -35,3 +35,8 @@ def test_text_that_looks_like_markup_is_printed_as_it_is() -> None:
     report["verdict"]["sentence"] = '#import "secret" *bold* $x$ <tag> \\ `raw` @label'
     report["model"]["name"] = "#panic()"
     assert render_pdf(read(report)).startswith(b"%PDF-")
+
+
+def test_an_exact_result_can_be_printed() -> None:
+    exactness = {"statement": "It was trained anew.", "causes": ["Three have a near-copy."]}
+    assert render_pdf(read(stored("failed") | {"exactness": exactness})).startswith(b"%PDF-")

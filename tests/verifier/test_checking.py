@@ -170,3 +170,13 @@ def test_nothing_in_a_file_can_rewrite_what_is_printed(case: Case) -> None:
     printed = format_outcome(verify_files(resign(case, nasty), keys=[case.path("key.pem")]))
     assert "\x1b" not in printed
     assert printed.count("\nProven") == 1
+
+
+def test_an_exact_result_is_said_to_be_exact_and_a_malformed_claim_is_refused(case: Case) -> None:
+    said = payload(case)
+    said["predicate"]["exactness"] = {"statement": "It was trained anew.", "causes": ["Three have a near-copy."]}
+    outcome = verify_files(resign(case, said), keys=[case.path("key.pem")])
+    assert "Exact by construction: It was trained anew." in outcome.stated
+    assert "Three have a near-copy." in outcome.stated
+    said["predicate"]["exactness"] = {"statement": "It was trained anew.", "causes": "one"}
+    assert isinstance(verify_files(resign(case, said), keys=[case.path("key.pem")]).refused, Malformed)

@@ -29,7 +29,7 @@ from report.document import Report
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning.errors import MethodRefused
-from unlearning.specs import DEFAULT_POLICY
+from unlearning.specs import IEU, LTU, GradientAscent
 from unlearning.storage import file_sha256, save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
@@ -218,8 +218,8 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     references: object,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """LTU, then IEU, then Retrain. A failed result is never published, an inconclusive one only where nothing is left to gain."""
-    policy = [asdict(spec) for spec in DEFAULT_POLICY]
+    """LTU, IEU, then another that approximates. A failed result is never published, an inconclusive one only where nothing is left."""
+    policy = [asdict(spec) for spec in (LTU(), IEU(), GradientAscent())]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
     reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
     found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
@@ -233,12 +233,40 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     final = last or origin == "request" or hopeless
     published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and final)
     if last and not published:
-        with pytest.raises(AuditFailed, match=r"retrain.*So it is"):
+        with pytest.raises(AuditFailed, match=r"gradient_ascent.*So it is"):
             running.run_method_of_policy(reporter, inputs, plan=None)
         return
 
     assert running.run_method_of_policy(reporter, inputs, plan=None) is (result if published else None)
-    assert following == ([] if published else [["ltu", "ieu", "retrain"][tried + 1]])
+    assert following == ([] if published else [policy[tried + 1]["kind"]])
+
+
+@pytest.mark.parametrize("policy", [["retrain"], ["retrain", "ieu"]], ids=["alone", "before others"])
+@pytest.mark.parametrize("asked", [None, {"kind": "retrain"}], ids=["by policy", "by request"])
+def test_exact_retraining_is_published_with_what_its_audit_found(
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    policy: list[str],
+    asked: dict[str, object] | None,
+) -> None:
+    """A model that never saw them 'fails' where the samples are not typical. No method could remove more."""
+
+    def failing(*given: Any, **more: Any) -> AttemptResult:
+        result = run_attempt(*given, **more)
+        verdict = replace(result.findings.verdict, value="failed", sentence="The audit of the samples failed.")
+        return replace(result, findings=replace(result.findings, verdict=verdict))
+
+    monkeypatch.setattr(running, "run_attempt", failing)
+    bench = make_bench(policy=policy)
+    job_id = bench.submit(training_ids[:60], method=asked)
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.verdict) == (JobState.COMPLETED, Verdict.FAILED), job.detail
+    assert served(bench).number == 2
+    report = Report.model_validate_json(json.dumps(report_of(bench, job_id)))
+    assert report.exactness is not None
+    assert report.exactness.causes
 
 
 @pytest.mark.parametrize(

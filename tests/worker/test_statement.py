@@ -50,3 +50,11 @@ def test_it_tells_the_controls_and_no_other_finding() -> None:
 def test_the_codes_digest_is_the_same_each_time() -> None:
     assert code_sha256() == code_sha256.__wrapped__()
     assert len(code_sha256()) == 64
+
+
+def test_it_says_why_an_exact_result_is_exact_beside_its_verdict() -> None:
+    exactness = {"statement": "It was trained anew.", "causes": ["Three have a near-copy."]}
+    predicate = make_statement(read(stored("failed") | {"exactness": exactness}))["predicate"]
+    assert predicate["exactness"] == exactness
+    assert predicate["verdict"]["value"] == "failed"
+    assert make_statement(recorded("verified"))["predicate"]["exactness"] is None

@@ -9,6 +9,7 @@ from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain
 from unlearning.specs.parsing import (
     BASELINES,
     DEFAULT_POLICY,
+    EXACT,
     PRODUCTION,
     SPECS,
     Baseline,
@@ -21,6 +22,7 @@ from unlearning.specs.parsing import (
 __all__ = [
     "BASELINES",
     "DEFAULT_POLICY",
+    "EXACT",
     "IEU",
     "LTU",
     "PRODUCTION",

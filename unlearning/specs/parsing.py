@@ -40,6 +40,9 @@ BASELINES: dict[str, type[Baseline]] = {
 
 SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}
 
+EXACT = frozenset({"retrain"})
+"""The methods whose result is exact by construction: the new weights come from training on the remaining samples alone."""
+
 DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
 """The methods that a job runs, in this order, until the audit verifies one."""
 

@@ -22,7 +22,7 @@ def audits() -> Rows:
                 "The attacks do not distinguish the forgotten samples from unseen ones beyond the thresholds.",
             ),
             verdicts("inconclusive", "The data do not suffice to decide."),
-            verdicts("failed", "A failed result is not published."),
+            verdicts("failed", "Published only if it was retrained, which is exact."),
             number(
                 "Samples forgotten",
                 "Over all models shown.",

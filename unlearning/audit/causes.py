@@ -1,0 +1,72 @@
+"""Likely causes why an exact result does not pass its audit: copies that stay, and labels that no model would guess.
+
+The audit asks whether the forgotten samples look like held-out data. For samples that are not typical the answer may be no even for a
+model that never saw them. Then retraining is still exact, and the reader of the report should know what to look for.
+"""
+
+import torch
+from torch import Tensor
+
+from unlearning.audit.findings import Findings
+from unlearning.data.samples import SampleSet
+
+_COPY = 0.1
+"""A sample is a near-copy if its nearest remaining sample is closer than this share of the distance usual for held-out samples [ours]."""
+_UNUSUAL = 0.1
+"""A share of wrong answers that exceeds the share on test data by more than this is unusual [ours]."""
+_COMPARISONS = 1e12
+"""Multiplications that the search for near-copies may take: some seconds."""
+
+
+def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet) -> tuple[str, ...]:
+    """Name likely causes why a model that never saw the forget set fails to be verified, as sentences with counts.
+
+    findings: the audit of that model. Empty for a verified verdict.
+    """
+    if findings.verdict.value == "verified":
+        return ()
+    copies, compared = count_near_copies(forget, remain, held_out=held_out)
+    causes = []
+    if copies:
+        causes.append(
+            f"{copies:,} of {compared:,} compared forgotten samples have a near-copy among the remaining samples, so any model trained on "
+            "these knows them. If the copies belong to the same people, erase them too."
+        )
+    wrong, usual = findings.measures["unlearned"].ua, 100 - findings.measures["unlearned"].ta.value
+    if wrong.low > usual + 100 * _UNUSUAL:
+        causes.append(
+            f"A model that never saw the forgotten samples answers {wrong.value:.0f} % of them unlike their labels, and {usual:.0f} % of "
+            "test data: their labels are odd or wrong, or the samples are unlike the rest."
+        )
+    if findings.verdict.reason == "too_few_samples":
+        causes.append("There are too few forgotten samples for any method to be verified on.")
+    if not causes:
+        causes.append(
+            "Neither near-copies among the remaining samples nor odd labels were found. Held-out data of another kind than the training "
+            "data have the same effect, and so has chance: a few audits in a hundred."
+        )
+    return tuple(causes)
+
+
+@torch.no_grad()
+def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleSet) -> tuple[int, int]:
+    """Count the forgotten samples with a near-copy in the remaining set, and how many were compared.
+
+    Copies of held-out samples tell how near is unusually near. Of large sets as many samples are compared as some seconds allow.
+    """
+    if not (len(forget) and len(remain) and len(held_out)):
+        return 0, 0
+    near, usual = _flat(remain), _flat(held_out)
+    most = max(1, int(_COMPARISONS / (2 * near.numel())))
+    usual, asked = usual[:most], _flat(forget)[:most]
+    limit = _COPY * _nearest(usual, near).median()
+    return int((_nearest(asked, near) <= limit).sum()), len(asked)
+
+
+def _flat(samples: SampleSet) -> Tensor:
+    return samples.inputs.flatten(1).float() if samples.inputs.dim() > 1 else samples.inputs[:, None].float()
+
+
+def _nearest(samples: Tensor, others: Tensor) -> Tensor:
+    """Compute the distance of each sample (n, d) to the nearest of the others (m, d), (n,)."""
+    return torch.cat([torch.cdist(part, others).amin(dim=1) for part in torch.split(samples, 256)])
