@@ -106,7 +106,6 @@ def one_request(request_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
         events=events,
         now=now(ledger),
         live=not is_ended(found.state),
-        exact=found.method["kind"] in EXACT,
         may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 
@@ -131,6 +130,7 @@ def one_job(job_id: UUID, ledger: Ledger, visitor: Reader) -> Response:
         events=list_job_events(ledger, tenant_id=visitor.tenant_id, job_id=job_id),
         now=now(ledger),
         live=not is_ended(found.state),
+        exact=found.method["kind"] in EXACT,
         may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 

@@ -218,7 +218,7 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     references: object,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """LTU, IEU, then another that approximates. A failed result is never published, an inconclusive one only where nothing is left."""
+    """LTU, IEU, then another that approximates. A failed result is not published, an inconclusive one only at the end."""
     policy = [asdict(spec) for spec in (LTU(), IEU(), GradientAscent())]
     claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
     reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))

@@ -1,7 +1,7 @@
 """Likely causes why an exact result does not pass its audit: copies that stay, and labels that no model would guess.
 
-The audit asks whether the forgotten samples look like held-out data. For samples that are not typical the answer may be no even for a
-model that never saw them. Then retraining is still exact, and the reader of the report should know what to look for.
+The audit asks whether the forgotten samples look like held-out data. For samples that are not typical the answer may be no even for
+a model that never saw them. Then retraining is still exact, and the reader of the report should know what to look for.
 """
 
 import torch
@@ -11,7 +11,7 @@ from unlearning.audit.findings import Findings
 from unlearning.data.samples import SampleSet
 
 _COPY = 0.1
-"""A sample is a near-copy if its nearest remaining sample is closer than this share of the distance usual for held-out samples [ours]."""
+"""A near-copy is closer to a remaining sample than this share of the distance that is usual for held-out samples [ours]."""
 _UNUSUAL = 0.1
 """A share of wrong answers that exceeds the share on test data by more than this is unusual [ours]."""
 _COMPARISONS = 1e12
@@ -29,21 +29,21 @@ def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, h
     causes = []
     if copies:
         causes.append(
-            f"{copies:,} of {compared:,} compared forgotten samples have a near-copy among the remaining samples, so any model trained on "
-            "these knows them. If the copies belong to the same people, erase them too."
+            f"{copies:,} of {compared:,} compared forgotten samples have a near-copy among the remaining samples, so any model "
+            "trained on these knows them. If the copies belong to the same people, erase them too."
         )
     wrong, usual = findings.measures["unlearned"].ua, 100 - findings.measures["unlearned"].ta.value
     if wrong.low > usual + 100 * _UNUSUAL:
         causes.append(
-            f"A model that never saw the forgotten samples answers {wrong.value:.0f} % of them unlike their labels, and {usual:.0f} % of "
-            "test data: their labels are odd or wrong, or the samples are unlike the rest."
+            f"A model that never saw the forgotten samples answers {wrong.value:.0f} % of them unlike their labels, and "
+            f"{usual:.0f} % of test data: their labels are odd or wrong, or the samples are unlike the rest."
         )
     if findings.verdict.reason == "too_few_samples":
         causes.append("There are too few forgotten samples for any method to be verified on.")
     if not causes:
         causes.append(
-            "Neither near-copies among the remaining samples nor odd labels were found. Held-out data of another kind than the training "
-            "data have the same effect, and so has chance: a few audits in a hundred."
+            "Neither near-copies among the remaining samples nor odd labels were found. Held-out data of another kind than the "
+            "training data have the same effect, and so has chance: a few audits in a hundred."
         )
     return tuple(causes)
 
