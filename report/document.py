@@ -134,10 +134,23 @@ class Finding(Section):
         return Estimate(value=self.value, low=self.low, high=self.high)
 
 
+class InconclusiveReason(StrEnum):
+    """Why a verdict is inconclusive."""
+
+    TOO_FEW_SAMPLES = "too_few_samples"
+    """No method could be verified on so few samples."""
+    NO_POWER = "no_power"
+    """The attacks do not recognise the samples on the original model either."""
+    OPEN = "open"
+    """An interval spans its threshold: another method, or more data, may decide."""
+
+
 class Verdict(Section):
     """The result of the audit."""
 
     value: VerdictValue
+    reason: InconclusiveReason | None = None
+    """Of an inconclusive verdict."""
     sentence: Text
     findings: tuple[Finding, ...]
     warnings: tuple[Text, ...]

@@ -259,6 +259,38 @@ class Change(Section):
     """Whether every weight is a finite number."""
 
 
+class ReferenceTest(Section):
+    """The reference test on one model: how it answers the forgotten samples, beside models that did and did not see them."""
+
+    known: Number
+    """Mean distance of the samples' signals from their references, in nats. Above 0: still known."""
+    low: Number
+    high: Number
+    """The range of `known` of models that never saw the samples."""
+    if_seen: Number
+    """The value that 95 % of models which know all of the samples exceed."""
+    spread: NonNegative
+    """Spread of those distances, in times that of data never seen."""
+    max_spread: NonNegative
+    """The largest spread that passes."""
+    power: Ratio
+    """The probability that a model which never saw the samples passes."""
+    passed: bool | None
+    """Null if the test cannot decide."""
+
+
+class ReferenceTests(Section):
+    """The reference test before and after, and of a retrained model if there is one."""
+
+    original: ReferenceTest
+    unlearned: ReferenceTest
+    reference: ReferenceTest | None
+    power_by_size: dict[str, Ratio]
+    """The probability that a model which never saw so many typical samples passes, by their number."""
+    samples_needed: Count | None
+    """The least of those numbers at which it is 80 % or more; null if none is."""
+
+
 class Audit(Section):
     """Everything that was measured."""
 
@@ -268,6 +300,8 @@ class Audit(Section):
     relearn: Relearn
     utility: Utility
     change: Change
+    reference_test: ReferenceTests | None = None
+    """Null without reference predictions."""
 
 
 def _require_one_length(what: str, *lengths: int) -> None:

@@ -125,19 +125,19 @@ def _membership(report: Report) -> KeyFigure:
 
 
 def _reference_test(report: Report) -> list[KeyFigure]:
-    checks = {finding.code: finding.estimate for finding in report.verdict.findings}
-    before, after = checks.get("negative_control_reference"), checks.get("reference_matched")
-    if before is None or after is None:
+    tests = report.audit.reference_test
+    if tests is None:
         return []
+    after = tests.unlearned
     return [
         KeyFigure(
             name="Distance from reference predictions",
             note="in nats; above the range: still known",
-            before=ratio(before.value),
+            before=ratio(tests.original.known),
             before_range="",
-            after=ratio(after.value),
+            after=ratio(after.known),
             after_range="",
-            aim=interval(after, ratio),
+            aim=interval(Estimate(value=after.known, low=after.low, high=after.high), ratio),
             aim_note="models that never saw them",
         )
     ]

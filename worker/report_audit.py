@@ -10,6 +10,7 @@ from unlearning.audit.findings import Findings, Membership
 from unlearning.audit.intervals import Interval
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, RocCurve
+from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Curve, Relearning
 from unlearning.audit.verdict import Finding, Verdict
 
@@ -35,6 +36,36 @@ def audit(findings: Findings) -> evidence.Audit:
             jensen_shannon=utility.jensen_shannon,
         ),
         change=evidence.Change(**asdict(change)),
+        reference_test=reference_tests(findings),
+    )
+
+
+def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
+    """Give the reference test on each model; None if the audit had no reference predictions."""
+    tests = {name: reference_test(test) for name, test in findings.reference_tests.items()}
+    if not tests:
+        return None
+    return evidence.ReferenceTests(
+        original=tests["original"],
+        unlearned=tests["unlearned"],
+        reference=tests.get("reference"),
+        power_by_size={str(size): power for size, power in findings.power_by_size.items()},
+        samples_needed=samples_needed(findings.power_by_size),
+    )
+
+
+def reference_test(one: ReferenceTest) -> evidence.ReferenceTest:
+    """Give the reference test on one model."""
+    low, high = one.null
+    return evidence.ReferenceTest(
+        known=one.known,
+        low=low,
+        high=high,
+        if_seen=one.alternative,
+        spread=one.spread,
+        max_spread=one.max_spread,
+        power=one.power,
+        passed=one.passed,
     )
 
 
@@ -130,6 +161,7 @@ def verdict(one: Verdict) -> document.Verdict:
     """Give the verdict with each of its checks."""
     return document.Verdict(
         value=evidence.VerdictValue(one.value),
+        reason=None if one.reason is None else document.InconclusiveReason(one.reason),
         sentence=one.sentence,
         findings=tuple(finding(check) for check in one.findings),
         warnings=one.warnings,

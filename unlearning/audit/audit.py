@@ -26,7 +26,13 @@ from unlearning.audit.membership import (
     pair_sets,
     roc_curve,
 )
-from unlearning.audit.reference_test import AuditReferences, ReferenceTest, reference_test, signals_by_reference
+from unlearning.audit.reference_test import (
+    AuditReferences,
+    ReferenceTest,
+    power_by_size,
+    reference_test,
+    signals_by_reference,
+)
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
 from unlearning.audit.signals import SignalsBySet, frozen_copy, observe
 from unlearning.audit.verdict import (
@@ -110,9 +116,7 @@ def audit(
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    tests = (
-        {} if references is None else {name: _test(signals[name], references, spec=spec, seed=seed) for name in models}
-    )
+    tests, power = _reference_tests(signals, references, spec=spec, seed=seed)
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
@@ -137,7 +141,7 @@ def audit(
             margin=membership.margin,
             decides=not tests,
         ),
-        *reference_findings(tests),
+        *reference_findings(tests, power=power),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
@@ -163,6 +167,7 @@ def audit(
         measures=measures,
         membership=membership,
         reference_tests=tests,
+        power_by_size=power,
         relearnings=relearnings,
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
@@ -181,21 +186,34 @@ def audit(
         else None,
         verdict=verdict,
         limits=limits(
-            membership=membership, pairing=pairing, forget=len(forget), spec=spec, reference=reference is not None
+            membership=membership,
+            pairing=pairing,
+            forget=len(forget),
+            spec=spec,
+            reference=reference is not None,
+            reference_test=bool(tests),
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
     )
 
 
-def _test(signals: SignalsBySet, references: AuditReferences, *, spec: AuditSpec, seed: int) -> ReferenceTest:
-    """Run the reference test on one model."""
-    return reference_test(
-        forget=signals_by_reference(signals["forget"].margin, references.forget),
-        held_out=signals_by_reference(signals["held_out"].margin, references.held_out),
-        remain=signals_by_reference(signals["remain"].margin, references.remain),
-        thresholds=spec.thresholds,
-        seed=seed,
+def _reference_tests(
+    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, seed: int
+) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
+    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
+    if references is None:
+        return {}, {}
+    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
+    by_model = {
+        model: {name: signals_by_reference(sets[name].margin, rows[name]) for name in rows}
+        for model, sets in signals.items()
+    }
+    tests = {model: reference_test(**sets, thresholds=spec.thresholds, seed=seed) for model, sets in by_model.items()}
+    unlearned = by_model["unlearned"]
+    power = power_by_size(
+        held_out=unlearned["held_out"], remain=unlearned["remain"], thresholds=spec.thresholds, seed=seed
     )
+    return tests, power
 
 
 def _unseen(rows: References) -> Floats:

@@ -68,7 +68,8 @@ class Findings:
     """Everything that an audit measured, and its verdict.
 
     samples: how many each set has. measures: by model ("original", "unlearned", and "reference" if there is one).
-    reference_tests: by model, or empty without reference predictions.
+    reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the number of
+    samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
     audit does not show. seconds: by phase.
     """
@@ -78,6 +79,7 @@ class Findings:
     measures: Mapping[str, Measures]
     membership: Membership
     reference_tests: Mapping[str, ReferenceTest]
+    power_by_size: Mapping[int, float]
     relearnings: tuple[Relearning, ...]
     utility: Utility
     change: Change
@@ -88,13 +90,25 @@ class Findings:
 
 
 def limits(
-    *, membership: Membership, pairing: Pairing, forget: int, spec: AuditSpec, reference: bool = False
+    *,
+    membership: Membership,
+    pairing: Pairing,
+    forget: int,
+    spec: AuditSpec,
+    reference: bool = False,
+    reference_test: bool = False,
 ) -> tuple[str, ...]:
-    """List the general limits of every audit, then those of this forget set."""
+    """List the general limits of every audit, then those of this forget set.
+
+    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions.
+    """
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
         "attacks.",
-        "Attacks with reference models (LiRA, U-LiRA, RMIA) were not run. They judge each sample by itself and can recognise "
+        "Attacks with shadow models that unlearn by the same method (U-LiRA) were not run. They judge each sample by itself and "
+        "can recognise samples that these attacks miss."
+        if reference_test
+        else "Attacks with reference models (LiRA, U-LiRA, RMIA) were not run. They judge each sample by itself and can recognise "
         "samples that these attacks miss.",
         "The figures describe the forgotten samples as a set. The samples of one person among them may still be "
         "recognisable.",

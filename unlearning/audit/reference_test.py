@@ -16,6 +16,7 @@ draws e′ around the law of a seen sample. So a forget set of odd samples (wron
 references.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,38 +99,103 @@ def reference_test(
     Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
     for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
     """
-    rng = np.random.default_rng([seed, 7])
-    unseen = _Law.fit(held_out.unseen, _gap(held_out), held_out.model)
-    seen = _Law.fit(remain.seen, _gap(remain), remain.model)
-    weights = np.maximum(_gap(forget), 0.0) + 0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6)
-    weights /= weights.sum()
-    expected = unseen.expected(forget.unseen, _gap(forget))
-    if_seen = seen.expected(forget.seen, _gap(forget)) - expected
-    residuals = forget.model - expected
-    null = unseen.draw(forget.unseen, rng)
-    level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
-    null_known, null_spread = null @ weights, null.var(axis=1) / unseen.variance
-    known, spread = float(residuals @ weights), float(residuals.var() / unseen.variance)
-    low = min(float(np.quantile(null_known, 0.2 * level)), -margin)
-    high = max(float(np.quantile(null_known, 1 - 0.4 * level)), margin)
-    max_spread = max(float(np.quantile(null_spread, 1 - 0.4 * level)), thresholds.reference_spread)
-    bound = float(np.quantile((if_seen + seen.draw(forget.seen, rng)) @ weights, level))
-    within = (low <= null_known) & (null_known <= high) & (null_spread <= max_spread)
-    fails = not low <= known <= high or spread > max_spread
+    laws = _Laws.fit(held_out, remain)
+    bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]))
+    residuals = forget.model - laws.unseen.expected(forget.unseen, _gap(forget))
+    known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
+    fails = not bounds.low <= known <= bounds.high or spread > bounds.max_spread
     return ReferenceTest(
         known=known,
         spread=spread,
-        null=(low, high),
-        alternative=bound,
-        max_spread=max_spread,
+        null=(bounds.low, bounds.high),
+        alternative=bounds.alternative,
+        max_spread=bounds.max_spread,
         samples=len(forget),
-        power=float((within & (null_known < bound)).mean()),
-        passed=False if fails else True if known < bound else None,
+        power=bounds.power,
+        passed=False if fails else True if known < bounds.alternative else None,
     )
+
+
+SIZES = (1, 3, 10, 30, 100, 300)
+"""Numbers of forgotten samples for which `power_by_size` states the power."""
+ENOUGH_POWER = 0.8
+"""The usual power of a test that is planned beforehand."""
+_SETS = 10
+
+
+def power_by_size(
+    *, held_out: ReferenceSignals, remain: ReferenceSignals, thresholds: Thresholds, seed: int = 0
+) -> dict[int, float]:
+    """Compute the mean power of the test, 0 to 1, on random sets of each of `SIZES` remaining samples, before any is forgotten.
+
+    The power of a size is the probability that a model which never saw so many typical samples is verified on them.
+    """
+    laws, rng = _Laws.fit(held_out, remain), np.random.default_rng([seed, 11])
+    sets = {size: [rng.choice(len(remain), size) for _ in range(_SETS)] for size in SIZES}
+    return {
+        size: float(np.mean([laws.bounds(remain.take(index), thresholds, rng).power for index in drawn]))
+        for size, drawn in sets.items()
+    }
+
+
+def samples_needed(power: Mapping[int, float]) -> int | None:
+    """Return the least size of `power_by_size` at which the power is at least 0.8; None if no size reaches it."""
+    return next((size for size in sorted(power) if power[size] >= ENOUGH_POWER), None)
 
 
 def _gap(signals: ReferenceSignals) -> Floats:
     return signals.seen - signals.unseen
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Bounds:
+    """What the test compares T and Q of one forget set with. weights: w / Σ w, (n,). alternative, power: as in ReferenceTest."""
+
+    weights: Floats
+    low: float
+    high: float
+    max_spread: float
+    alternative: float
+    power: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Laws:
+    """The laws of unseen and of seen samples. least_weight: a tenth of the mean weight of held-out samples."""
+
+    unseen: "_Law"
+    seen: "_Law"
+    least_weight: float
+
+    @classmethod
+    def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals) -> "_Laws":
+        return cls(
+            unseen=_Law.fit(held_out.unseen, _gap(held_out), held_out.model),
+            seen=_Law.fit(remain.seen, _gap(remain), remain.model),
+            least_weight=0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6),
+        )
+
+    def bounds(self, forget: ReferenceSignals, thresholds: Thresholds, rng: np.random.Generator) -> _Bounds:
+        """Compute the bounds of a forget set from its reference signals alone: the audited model's answers on it are not used."""
+        weights = np.maximum(_gap(forget), 0.0) + self.least_weight
+        weights /= weights.sum()
+        if_seen = self.seen.expected(forget.seen, _gap(forget)) - self.unseen.expected(forget.unseen, _gap(forget))
+        null = self.unseen.draw(forget.unseen, rng)
+        level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
+        known, spread = null @ weights, null.var(axis=1) / self.unseen.variance
+        low = min(float(np.quantile(known, 0.2 * level)), -margin)
+        high = max(float(np.quantile(known, 1 - 0.4 * level)), margin)
+        max_spread = max(float(np.quantile(spread, 1 - 0.4 * level)), thresholds.reference_spread)
+        alternative = float(np.quantile((if_seen + self.seen.draw(forget.seen, rng)) @ weights, level))
+        passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known < alternative)
+        return _Bounds(
+            weights=weights,
+            low=low,
+            high=high,
+            max_spread=max_spread,
+            alternative=alternative,
+            power=float(passes.mean()),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

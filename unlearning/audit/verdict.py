@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
-from unlearning.audit.reference_test import ReferenceTest
+from unlearning.audit.reference_test import ENOUGH_POWER, ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
 from unlearning.specs.audit import Thresholds
 
@@ -199,8 +199,11 @@ def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: b
     return f"membership attacks cannot tell the forgotten samples from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
 
 
-def reference_findings(tests: Mapping[str, ReferenceTest]) -> list[Finding]:
-    """Check the new model by the reference test, the original as negative control, and a retrained model as positive control."""
+def reference_findings(tests: Mapping[str, ReferenceTest], *, power: Mapping[int, float]) -> list[Finding]:
+    """Check the new model by the reference test, the original as negative control, and a retrained model as positive control.
+
+    power: of the test by the number of samples (`power_by_size`).
+    """
     if not tests:
         return []
     original, unlearned, retrained = tests["original"], tests["unlearned"], tests.get("reference")
@@ -217,7 +220,7 @@ def reference_findings(tests: Mapping[str, ReferenceTest]) -> list[Finding]:
         Finding(
             code="reference_matched",
             passed=unlearned.passed,
-            text=_reference_text(unlearned),
+            text=_reference_text(unlearned, needed=samples_needed(power)),
             interval=_excess(unlearned),
         ),
     ]
@@ -241,15 +244,17 @@ def _excess(test: ReferenceTest) -> Interval:
     return Interval(test.known, *test.null)
 
 
-def _reference_text(test: ReferenceTest) -> str:
+def _reference_text(test: ReferenceTest, *, needed: int | None) -> str:
     where = f"{test.known:+.2f} nats from their references, {test.null[0]:+.2f} to {test.null[1]:+.2f} without having seen them"
     if test.passed:
         return f"the model answers the forgotten samples as models do that never saw them ({where})"
     if test.passed is None:
-        return (
-            f"the reference test cannot decide on {test.samples} samples: a model that never saw them would pass it with "
-            f"probability {test.power:.0%}"
-        )
+        samples = f"{test.samples} sample{'' if test.samples == 1 else 's'}"
+        would = f"a model that never saw them would pass it with probability {test.power:.0%}"
+        text = f"the reference test cannot decide on {samples}: {would}"
+        if needed is not None and needed > test.samples:
+            text += f", and with at least {ENOUGH_POWER:.0%} on about {needed} samples"
+        return text
     if test.known > test.null[1]:
         return f"the model still knows the forgotten samples ({where})"
     if test.known < test.null[0]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from unlearning.audit.reference_test import ReferenceSignals, ReferenceTest
+from unlearning.audit.reference_test import ReferenceSignals, ReferenceTest, power_by_size, samples_needed
 from unlearning.audit.reference_test import reference_test as compare_with_references
 from unlearning.specs.audit import Thresholds
 
@@ -91,3 +91,23 @@ def test_the_power_is_the_share_of_unseeing_models_that_pass() -> None:
     passed = [outcome is True for outcome in outcomes(3)]
 
     assert abs(np.mean(powers) - np.mean(passed)) < 0.2
+
+
+def test_the_power_by_size_is_the_share_of_unseen_sets_that_pass() -> None:
+    rng = np.random.default_rng(5)
+    power = power_by_size(
+        held_out=world(500, seen=False, rng=rng), remain=world(2000, seen=True, rng=rng), thresholds=Thresholds()
+    )
+    assert list(power) == [1, 3, 10, 30, 100, 300]
+    assert power[1] < power[10] <= 1
+    for size in (1, 10):
+        share = sum(outcome is True for outcome in outcomes(size)) / 60
+        assert abs(power[size] - share) < 0.25  # four standard errors of 60 runs at a half
+
+
+@pytest.mark.parametrize(
+    ("power", "needed"),
+    [({1: 0.4, 3: 0.7, 10: 0.8, 30: 0.9}, 10), ({1: 0.9}, 1), ({1: 0.1, 300: 0.5}, None), ({}, None)],
+)
+def test_the_samples_needed_are_the_least_that_reach_four_fifths(power: dict[int, float], needed: int | None) -> None:
+    assert samples_needed(power) == needed
