@@ -242,11 +242,26 @@ def extend_request(client: httpx.Client, request_id: UUID, *, reason: str) -> Un
     return _post(client, UnlearnRequest, f"/unlearn-requests/{request_id}:extend", json={"reason": reason})
 
 
+def dismiss_request(client: httpx.Client, request_id: UUID, *, reason: str) -> UnlearnRequest:
+    """Record that a request that failed is no longer owed, and why. Needs an admin's key."""
+    return _post(client, UnlearnRequest, f"/unlearn-requests/{request_id}:dismiss", json={"reason": reason})
+
+
 def list_requests(
-    client: httpx.Client, *, state: str | None = None, model: str | None = None, due_before: datetime | None = None
+    client: httpx.Client,
+    *,
+    state: str | None = None,
+    model: str | None = None,
+    due_before: datetime | None = None,
+    unserved: bool | None = None,
 ) -> Iterator[UnlearnRequest]:
-    """List all requests, newest first, page by page."""
-    chosen = {"state": state, "model": model, "due_before": None if due_before is None else due_before.isoformat()}
+    """List all requests, newest first, page by page. unserved: only those that the law still asks for, or only the others."""
+    chosen = {
+        "state": state,
+        "model": model,
+        "due_before": None if due_before is None else due_before.isoformat(),
+        "unserved": None if unserved is None else str(unserved).lower(),
+    }
     return _pages(client, Page[UnlearnRequest], "/unlearn-requests", chosen)
 
 

@@ -6,7 +6,8 @@ Worker children and API processes come and go, and rows stay. So nothing is lost
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal, select, union_all
@@ -14,7 +15,18 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session
 
 from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
-from ledger.tables import Attempt, Job, Model, OutboxEntry, Report, Tally, Target, UnlearnRequest, WebhookDelivery
+from ledger.tables import (
+    Attempt,
+    Job,
+    Model,
+    OutboxEntry,
+    Report,
+    Tally,
+    Target,
+    Tenant,
+    UnlearnRequest,
+    WebhookDelivery,
+)
 from ledger.tables.samples import erased_samples
 from report.document import InvalidReport, read_audit
 from report.evidence import Audit
@@ -122,12 +134,79 @@ def jobs_by_state(session: Session) -> dict[str, int]:
     return {state.value: count for state, count in session.execute(counted)}
 
 
-def deadlines(session: Session) -> tuple[datetime | None, int]:
-    """Give the earliest deadline of the open requests, and how many of them are overdue."""
-    overdue = func.count().filter(UnlearnRequest.due_at < func.clock_timestamp())
-    still_open = select(func.min(UnlearnRequest.due_at), overdue).where(UnlearnRequest.finished_at.is_(None))
-    earliest, late = session.execute(still_open).one()
-    return earliest, late
+class Due(StrEnum):
+    """When an unserved request is due. Each request counts once."""
+
+    OVERDUE = "overdue"
+    WITHIN_72H = "within_72h"
+    WITHIN_7D = "within_7d"  # in more than 72 hours
+    LATER = "later"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unserved:
+    """What the law still asks for: the earliest deadline, None if there is none, and the counts of requests.
+
+    The keys are the tenant, `open` or `failed` (it has ended without being served), and when it is due.
+    """
+
+    earliest: datetime | None
+    counts: Mapping[tuple[str, str, Due], int]
+
+    @property
+    def overdue(self) -> int:
+        """How many are overdue, of all tenants."""
+        return sum(count for (_, _, due), count in self.counts.items() if due is Due.OVERDUE)
+
+
+def unserved_requests(session: Session) -> Unserved:
+    """Count the unserved requests of every tenant by when they are due (`UnlearnRequest.is_unserved`)."""
+    left = UnlearnRequest.due_at - func.clock_timestamp()
+    due = case(
+        (left <= timedelta(0), Due.OVERDUE),
+        (left <= timedelta(hours=72), Due.WITHIN_72H),
+        (left <= timedelta(days=7), Due.WITHIN_7D),
+        else_=Due.LATER,
+    ).label("due")
+    state = case((UnlearnRequest.finished_at.is_(None), "open"), else_="failed").label("state")
+    each = select(UnlearnRequest.tenant_id, state, due, UnlearnRequest.due_at).where(UnlearnRequest.is_unserved())
+    one = each.subquery()
+    found = (
+        select(Tenant.name, one.c.state, one.c.due, func.count(), func.min(one.c.due_at))
+        .join(one, one.c.tenant_id == Tenant.id)
+        .group_by(Tenant.name, one.c.state, one.c.due)
+    )
+    counts = {
+        (tenant, of_state, when): 0
+        for tenant in session.scalars(select(Tenant.name))
+        for of_state in ("open", "failed")
+        for when in Due
+    }
+    earliest: datetime | None = None
+    for tenant, of_state, when, count, first in session.execute(found):
+        counts[tenant, of_state, Due(when)] = count
+        earliest = first if earliest is None else min(earliest, first)
+    return Unserved(earliest=earliest, counts=counts)
+
+
+def failed_jobs(session: Session) -> list[tuple[str, str, int, int]]:
+    """Give, for every model by tenant and name, how often its jobs have failed, and how many jobs have left a request unserved."""
+    unserved = (
+        select(Target.model_id, func.count(Target.job_id.distinct()).label("jobs"))
+        .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
+        .where(UnlearnRequest.is_unserved())
+        .where((Target.state == RequestState.FAILED) | (Target.reason == Reason.APPROVAL_REFUSED))
+        .group_by(Target.model_id)
+        .subquery()
+    )
+    failures = select(Job.model_id, func.sum(Job.failures).label("times")).group_by(Job.model_id).subquery()
+    found = (
+        select(Tenant.name, Model.name, func.coalesce(failures.c.times, 0), func.coalesce(unserved.c.jobs, 0))
+        .join(Model, Model.tenant_id == Tenant.id)
+        .outerjoin(failures, failures.c.model_id == Model.id)
+        .outerjoin(unserved, unserved.c.model_id == Model.id)
+    )
+    return [(tenant, model, times, jobs) for tenant, model, times, jobs in session.execute(found)]
 
 
 def training_seconds(session: Session) -> list[tuple[str, float]]:

@@ -106,11 +106,19 @@ class UnlearnRequest(Resource):
     regulation: str
     received_at: datetime
     due_at: datetime = Field(description="By law, from when it was received.")
+    unserved: bool = Field(
+        description="Whether the law still asks for it: it was neither served nor withdrawn nor dismissed. A failed one still is."
+    )
     extension_reason: str | None
     external_id: str | None
     expedite: bool
     created_at: datetime
     finished_at: datetime | None
+    dismissed_at: datetime | None = Field(
+        description="When an admin decided that it is no longer owed though it failed."
+    )
+    dismissed_by: str | None
+    dismissal_reason: str | None
 
 
 class EstimateSource(StrEnum):

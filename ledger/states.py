@@ -27,7 +27,7 @@ class RequestState(StrEnum):
     VERIFYING = "verifying"  # the job's result is audited
     COMPLETED = "completed"  # erased, with a report; or erased before the request came
     FAILED = "failed"  # a job ended without a result
-    CANCELLED = "cancelled"  # by the caller, or the run of its job was refused
+    CANCELLED = "cancelled"  # by the caller, or the run of its job was refused (then it stays owed)
     REJECTED = "rejected"  # the model was not trained on any of the samples
 
 
@@ -114,10 +114,11 @@ class MessageType(StrEnum):
 
     REQUEST_RECEIVED = "request.received"
     REQUEST_EXTENDED = "request.extended"
-    REQUEST_OVERDUE = "request.overdue"  # still open after its due date
+    REQUEST_OVERDUE = "request.overdue"  # unserved after its due date
     REQUEST_COMPLETED = "request.completed"
     REQUEST_FAILED = "request.failed"
     REQUEST_CANCELLED = "request.cancelled"
+    REQUEST_DISMISSED = "request.dismissed"  # it failed, and an admin decided that it is no longer owed
     JOB_RUNNING = "job.running"  # an attempt begins
     JOB_AWAITING_APPROVAL = "job.awaiting_approval"
     JOB_COMPLETED = "job.completed"
@@ -157,7 +158,7 @@ LEASED = (JobState.RUNNING, JobState.VERIFYING)
 """The job states in which a worker holds a lease. `Job.holds_model` adds the jobs whose version awaits approval."""
 
 TERMINAL = frozenset({"completed", "failed", "cancelled", "rejected"})
-"""The final states of jobs, targets and requests. Only a retry, by the operator, leaves `failed`."""
+"""The final states of jobs, targets and requests. `failed` can be left: a job is retried, a request withdrawn."""
 
 _J, _R = JobState, RequestState
 
@@ -178,7 +179,7 @@ MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
         _R.SCHEDULED: frozenset({_R.RUNNING, _R.COMPLETED, _R.CANCELLED}),  # completed: superseded
         _R.RUNNING: frozenset({_R.VERIFYING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
         _R.VERIFYING: frozenset({_R.COMPLETED, _R.RUNNING, _R.SCHEDULED, _R.FAILED, _R.CANCELLED}),
-        _R.FAILED: frozenset({_R.SCHEDULED}),
+        _R.FAILED: frozenset({_R.SCHEDULED, _R.CANCELLED}),  # scheduled: retried. cancelled: withdrawn
     },
     # A request follows its targets (`fold`): when its least advanced target ends, it moves to the state of the others.
     "request": {
@@ -186,7 +187,7 @@ MOVES: Mapping[str, Mapping[str, frozenset[str]]] = {
         _R.SCHEDULED: frozenset({_R.RUNNING, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
         _R.RUNNING: frozenset({_R.SCHEDULED, _R.VERIFYING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
         _R.VERIFYING: frozenset({_R.SCHEDULED, _R.RUNNING, _R.COMPLETED, _R.FAILED, _R.CANCELLED}),
-        _R.FAILED: frozenset({_R.SCHEDULED}),
+        _R.FAILED: frozenset({_R.SCHEDULED, _R.CANCELLED}),
     },
 }
 """For each state the states that may follow it. `ledger.jobs.transitions.advance` refuses every other move."""

@@ -130,10 +130,17 @@ def _states(session: Session) -> Iterator[Metric]:
     yield _gauge("expunge_jobs", "Jobs by state.", ("state",), [((s,), jobs.get(s, 0)) for s in JobState])
     awaiting = [((what,), count) for what, count in metrics.awaiting_approval(session).items()]
     yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for approval.", ("what",), awaiting)
-    earliest, overdue = metrics.deadlines(session)
-    due = [] if earliest is None else [((), earliest.timestamp())]
-    yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first open request is due.", (), due)
-    yield _gauge("expunge_requests_overdue", "Open requests past their due date.", (), [((), overdue)])
+    unserved = metrics.unserved_requests(session)
+    due = [] if unserved.earliest is None else [((), unserved.earliest.timestamp())]
+    yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first unserved request is due.", (), due)
+    yield _gauge("expunge_requests_overdue", "Unserved requests past their due date.", (), [((), unserved.overdue)])
+    text = "Requests that are neither served nor withdrawn nor dismissed, by when they are due."
+    yield _gauge("expunge_requests_unserved", text, ("tenant", "state", "due"), unserved.counts.items())
+    failed, by_model = metrics.failed_jobs(session), ("tenant", "model")
+    times = [((tenant, model), count) for tenant, model, count, _ in failed]
+    yield _counter("expunge_job_failures", "How often a job has failed.", by_model, times)
+    left = [((tenant, model), count) for tenant, model, _, count in failed]
+    yield _gauge("expunge_jobs_unserved", "Jobs that ended and left a request unserved.", by_model, left)
 
 
 def _requests(session: Session) -> Iterator[Metric]:

@@ -20,6 +20,7 @@ WEBHOOK_EVENTS: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
     "request.completed": {MessageType.REQUEST_COMPLETED: ()},
     "request.failed": {MessageType.REQUEST_FAILED: ()},
     "request.cancelled": {MessageType.REQUEST_CANCELLED: ()},
+    "request.dismissed": {MessageType.REQUEST_DISMISSED: ()},
     "job.running": {MessageType.JOB_RUNNING: ("attempt", "method")},
     "job.awaiting_approval": {MessageType.JOB_AWAITING_APPROVAL: ("what", "version")},
     "job.completed": {MessageType.JOB_COMPLETED: ("attempt", *_RESULT)},

@@ -16,7 +16,7 @@ from ledger.tables import Event, Job, Model, UnlearnRequest
 TEXTS: Mapping[str, str] = {
     "job.opened": "Opened. It takes requests until {cut_off} ({why}).",
     "job.joined": "A request for {samples} samples joined.",
-    "job.left": "A request was cancelled and left.",
+    "job.left": "A request was cancelled or dismissed, and left.",
     "job.cut_off": "It now takes requests until {cut_off} ({why}).",
     "job.frozen": "Closed with {samples} samples.",
     "job.queued": "Queued for attempt {attempt}: {reason}.",
@@ -50,6 +50,7 @@ TEXTS: Mapping[str, str] = {
     "request.completed": "Completed for every model.",
     "request.failed": "Ended, but failed for at least one model.",
     "request.cancelled": "Cancelled.",
+    "request.dismissed": "Dismissed by {by}: {reason}",
     "target.scheduled": "{model}: queued.",
     "target.running": "{model}: unlearning is running.",
     "target.verifying": "{model}: the result is being audited.",

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from ledger import resources
@@ -10,8 +10,9 @@ from ledger.errors import NotFailed, TooLate, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.jobs import find_job, get_job
 from ledger.jobs.transitions import advance_job
-from ledger.states import LEASED, JobState, Phase, Reason
-from ledger.tables import Job, ModelVersion
+from ledger.states import LEASED, JobState, Phase, Reason, RequestState
+from ledger.tables import Job, ModelVersion, Target, UnlearnRequest
+from ledger.tables.samples import job_samples, request_samples
 
 
 def cancel_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
@@ -47,7 +48,9 @@ def refuse_version(session: Session, job: Job) -> None:
 def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:
     """Put a failed job back into the queue, with the first method of its policy and all tries.
 
-    Raises UnknownJob, NotFailed for a job in another state, and VersionRefused for a job whose version was refused.
+    Requests that were withdrawn or dismissed since are not served by it, and samples that nobody else asked for leave it.
+    Raises UnknownJob, NotFailed for a job in another state or without a request that is still owed, and VersionRefused for a job
+    whose version was refused.
     """
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     job = session.get_one(Job, job_id, with_for_update={"key_share": True}, populate_existing=True)
@@ -55,6 +58,7 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.J
         raise NotFailed(f"only a failed job can be retried; this one is {job.state}")
     if session.scalar(select(ModelVersion.id).where(ModelVersion.job_id == job_id)) is not None:
         raise VersionRefused("the version that this job made was refused; submit its requests again")
+    _keep_what_is_owed(session, job)
     advance_job(
         session,
         job_id,
@@ -72,3 +76,22 @@ def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.J
         eta_seconds=None,
     )
     return get_job(session, tenant_id=tenant_id, job_id=job_id)
+
+
+def _keep_what_is_owed(session: Session, job: Job) -> None:
+    """Take dismissed requests, and samples that no request asks for any more, out of a locked job that has failed.
+
+    Raises NotFailed if no request is left.
+    """
+    failed = select(Target.id).join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
+    failed = failed.where(Target.job_id == job.id, Target.state == RequestState.FAILED)
+    dismissed = list(session.scalars(failed.where(UnlearnRequest.dismissed_at.is_not(None))))
+    if dismissed:
+        session.execute(update(Target).where(Target.id.in_(dismissed)).values(job_id=None))
+        record(session, "job.left", {}, job_id=job.id)
+    if session.scalar(failed.limit(1)) is None:
+        raise NotFailed("every request of this job was withdrawn or dismissed; there is nothing to retry")
+    asked = select(Target.id).join(request_samples, request_samples.c.request_id == Target.request_id)
+    asked = asked.where(Target.job_id == job.id, request_samples.c.digest == job_samples.c.digest)
+    session.execute(delete(job_samples).where(job_samples.c.job_id == job.id, ~asked.exists()))
+    job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))

@@ -56,6 +56,8 @@ def advance(
         came_from = row.state
         for name, value in {**values, "state": to, "finished_at": finished_at}.items():
             setattr(row, name, value)
+        if isinstance(row, Job) and to == JobState.FAILED:
+            row.failures += 1
         event = {
             "from": came_from,
             **{name: values[name] for name in ("reason", "detail") if values.get(name)},

@@ -1,4 +1,4 @@
-"""Cancellation of a request, for every model that has not erased its samples yet."""
+"""The ends of a request without an erasure: it is withdrawn by the caller, or dismissed by an admin."""
 
 from typing import TypeVar
 from uuid import UUID
@@ -7,60 +7,98 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
+from ledger.db import now
 from ledger.errors import TooLate
 from ledger.events.timeline import record
 from ledger.jobs.cancellation import stop_job
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.requests.requests import find_request, get_request
-from ledger.states import Reason, RequestState
-from ledger.tables import Job, Model, Target
+from ledger.states import TERMINAL, Reason, RequestState
+from ledger.tables import Job, Model, Target, UnlearnRequest
+from ledger.transparency.log import log_dismissal
 
 Row = TypeVar("Row", Job, Target)
 
 
 def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
-    """Cancel a request for every model whose target has not ended. Cancelling it again changes nothing.
+    """Withdraw a request for every model that has not erased its samples. Withdrawing it again changes nothing.
 
-    The request leaves a job that has not closed. A job that serves no other request is cancelled, closed or not.
-    Raises UnknownRequest, and TooLate, for all of its models, if one of its jobs has closed and serves other requests.
+    The request leaves a job that has not closed, or has failed. A job that serves no other request is cancelled, closed or not.
+    Raises UnknownRequest, and TooLate, for all of its models, if nothing is left to withdraw, or if one of its jobs has closed, has
+    not ended, and serves other requests.
     """
     request = find_request(session, tenant_id=tenant_id, request_id=request_id)
     mine = select(Target.job_id).where(Target.request_id == request_id)
     jobs = {job.id: job for job in session.scalars(_locked(Job).where(Job.id.in_(mine)).order_by(Job.model_id, Job.id))}
-    still_open = Target.finished_at.is_(None)
     targets = list(
-        session.scalars(_locked(Target).where(Target.request_id == request_id, still_open).order_by(Target.model_id))
+        session.scalars(_locked(Target).where(Target.request_id == request_id).order_by(Target.model_id, Target.id))
     )
     session.refresh(request)
-    if not targets and request.state != RequestState.CANCELLED:
+    if request.dismissed_at is not None:
+        raise TooLate("the request was dismissed; it cannot be cancelled")
+    still_open = [target for target in targets if target.finished_at is None]
+    failed = [target for target in targets if target.state == RequestState.FAILED]
+    refused = [target for target in targets if target.reason == Reason.APPROVAL_REFUSED and target not in failed]
+    if not (still_open or failed or refused) and request.state != RequestState.CANCELLED:
         raise TooLate(f"the request has {request.state} already; it cannot be cancelled")
-    for target in targets:
+    for target in still_open:
         job = jobs[target.job_id] if target.job_id else None
         assert job is not None  # the database ensures that an open target has a job
         others = session.scalar(
-            select(Target.id).where(Target.job_id == job.id, Target.id != target.id, still_open).limit(1)
+            select(Target.id)
+            .where(Target.job_id == job.id, Target.id != target.id, Target.finished_at.is_(None))
+            .limit(1)
         )
         if job.closed_at is not None and others is not None:
             raise TooLate(
                 "the job has closed and serves other requests too; the request can no longer be taken out of it"
             )
         if job.closed_at is None:
-            data = {"model": session.get_one(Model, job.model_id).name}
-            advance(
-                session,
-                Target,
-                [target.id],
-                RequestState.CANCELLED,
-                data=data,
-                reason=Reason.CANCELLED_BY_CALLER,
-                job_id=None,
-            )
-            record(session, "job.left", {}, job_id=job.id)
+            _leave(session, job, target)
         if others is None:
             stop_job(session, job)
+    for target in failed:
+        assert target.job_id is not None  # a request whose failed target has left its job was dismissed
+        _leave(session, jobs[target.job_id], target)
+    for target in refused:
+        target.reason = Reason.CANCELLED_BY_CALLER
     fold_requests(session, [request_id])
+    if refused and request.state == RequestState.CANCELLED and not (still_open or failed):
+        record(session, "request.cancelled", {"reason": Reason.CANCELLED_BY_CALLER}, request_id=request_id)
     session.flush()
     return get_request(session, tenant_id=tenant_id, request_id=request.id)
+
+
+def _leave(session: Session, job: Job, target: Target) -> None:
+    """Cancel a locked target and take it out of its locked job, which has not closed or has failed."""
+    data = {"model": session.get_one(Model, job.model_id).name}
+    reason = Reason.CANCELLED_BY_CALLER
+    advance(session, Target, [target.id], RequestState.CANCELLED, data=data, reason=reason, detail=None, job_id=None)
+    record(session, "job.left", {}, job_id=job.id)
+
+
+def dismiss_request(
+    session: Session, *, tenant_id: UUID, request_id: UUID, reason: str, by: str
+) -> resources.UnlearnRequest:
+    """Record that a request which ended without being served is no longer owed. reason: why not, for the record. by: who says so.
+
+    It keeps its state. A retry of its jobs leaves it out. Raises UnknownRequest, ValueError without a reason, and TooLate for a
+    request that is open, or that is not owed any more.
+    """
+    if not reason.strip():
+        raise ValueError("a dismissal needs a reason")
+    find_request(session, tenant_id=tenant_id, request_id=request_id)
+    request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
+    if request.state not in TERMINAL:
+        raise TooLate(f"only a request that has ended can be dismissed; this one is {request.state}: cancel it instead")
+    owed = select(UnlearnRequest.id).where(UnlearnRequest.id == request_id, UnlearnRequest.is_unserved())
+    if session.scalar(owed) is None:
+        raise TooLate("the request was served, withdrawn or dismissed already")
+    request.dismissed_at, request.dismissed_by, request.dismissal_reason = now(session), by, reason
+    record(session, "request.dismissed", {"by": by, "reason": reason}, request_id=request_id)
+    session.flush()
+    log_dismissal(session, request)
+    return get_request(session, tenant_id=tenant_id, request_id=request_id)
 
 
 def _locked(table: type[Row]) -> Select[Row]:

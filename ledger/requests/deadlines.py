@@ -76,9 +76,9 @@ def _months_later(moment: datetime, months: int) -> datetime:
 
 
 def mark_overdue(session: Session, *, limit: int = 500) -> int:
-    """Mark open requests whose deadline has passed as overdue, at most `limit`, and return how many were marked."""
+    """Mark unserved requests whose deadline has passed as overdue, at most `limit`, and return how many were marked."""
     passed = select(UnlearnRequest).where(
-        UnlearnRequest.finished_at.is_(None),
+        UnlearnRequest.is_unserved(),
         UnlearnRequest.overdue_at.is_(None),
         UnlearnRequest.due_at <= func.clock_timestamp(),
     )
@@ -93,16 +93,18 @@ def mark_overdue(session: Session, *, limit: int = 500) -> int:
 
 
 def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reason: str) -> resources.UnlearnRequest:
-    """Extend the deadline of an open request, once, by what its regulation allows (GDPR: two months).
+    """Extend the deadline of an unserved request, once, by what its regulation allows (GDPR: two months).
 
-    Raises UnknownRequest, TooLate if the request has ended, is overdue or was extended before, and ValueError without a reason.
+    Raises UnknownRequest, TooLate if the request is not owed any more, is overdue or was extended before, and ValueError without a
+    reason.
     """
     if not reason.strip():
         raise ValueError("an extension needs a reason, and the person must be informed of it (GDPR Art. 12(3))")
     find_request(session, tenant_id=tenant_id, request_id=request_id)
     request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
-    if request.extension_reason is not None or request.finished_at is not None or request.due_at <= now(session):
-        raise TooLate("only an open request that is not overdue and not extended yet can be extended")
+    unserved = session.scalar(select(UnlearnRequest.is_unserved()).where(UnlearnRequest.id == request_id))
+    if request.extension_reason is not None or not unserved or request.due_at <= now(session):
+        raise TooLate("only an unserved request that is not overdue and not extended yet can be extended")
     request.due_at = due_at(request.regulation, request.received_at, extended=True)
     request.extension_reason = reason
     record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownModel
 from ledger.registry.datasets import find_dataset
-from ledger.states import RequestState
+from ledger.states import Reason, RequestState
 from ledger.tables import Model, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples, request_samples
 
@@ -17,7 +17,7 @@ CHUNK = 5000
 
 
 def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """Select what any model of a dataset has forgotten or is asked to forget; cancelled requests do not count.
+    """Select what any model of a dataset has forgotten or is asked to forget. Withdrawn and dismissed requests do not count.
 
     Raises UnknownDataset.
     """
@@ -30,13 +30,17 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     asked = (
         select(request_samples.c.digest)
         .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
-        .where(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.state != RequestState.CANCELLED)
+        .where(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.dismissed_at.is_(None))
+        .where((UnlearnRequest.state != RequestState.CANCELLED) | UnlearnRequest.is_unserved())
     )
     return _together(erased, asked)
 
 
 def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """Select what a model has forgotten or is asked to forget; cancelled targets do not count. Raises UnknownModel."""
+    """Select what a model has forgotten or is asked to forget; targets that were withdrawn or dismissed do not count.
+
+    Raises UnknownModel.
+    """
     model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == name))
     if model_id is None:
         raise UnknownModel(f"there is no model named {name!r}")
@@ -44,7 +48,9 @@ def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     asked = (
         select(request_samples.c.digest)
         .join(Target, Target.request_id == request_samples.c.request_id)
-        .where(Target.model_id == model_id, Target.state != RequestState.CANCELLED)
+        .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
+        .where(Target.model_id == model_id, UnlearnRequest.dismissed_at.is_(None))
+        .where((Target.state != RequestState.CANCELLED) | (Target.reason == Reason.APPROVAL_REFUSED))
     )
     return _together(erased, asked)
 

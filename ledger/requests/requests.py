@@ -33,13 +33,15 @@ def list_requests(
     model: str | None = None,
     due_before: datetime | None = None,
     is_open: bool | None = None,
+    unserved: bool | None = None,
     overdue: bool = False,
     cursor: str | None = None,
     limit: int = 50,
 ) -> resources.Page[resources.UnlearnRequest]:
-    """List a tenant's requests, newest first: all, or those in a state, touching a model, due before a time, open or not, overdue.
+    """List a tenant's requests, newest first: all, or those that fulfil each condition that is given.
 
-    A request is overdue if it is open after its date. Raises InvalidCursor.
+    A request is open until it has ended, and unserved while the law asks for it (`UnlearnRequest.is_unserved`). It is overdue if it
+    is unserved after its date. Raises InvalidCursor.
     """
     chosen = select(UnlearnRequest).where(UnlearnRequest.tenant_id == tenant_id)
     if state is not None:
@@ -51,8 +53,10 @@ def list_requests(
         chosen = chosen.where(UnlearnRequest.due_at < due_before)
     if is_open is not None:
         chosen = chosen.where(UnlearnRequest.finished_at.is_(None) == is_open)
+    if unserved is not None:
+        chosen = chosen.where(UnlearnRequest.is_unserved() if unserved else ~UnlearnRequest.is_unserved())
     if overdue:
-        chosen = chosen.where(UnlearnRequest.finished_at.is_(None), UnlearnRequest.due_at <= func.clock_timestamp())
+        chosen = chosen.where(UnlearnRequest.is_unserved(), UnlearnRequest.due_at <= func.clock_timestamp())
     rows, next_cursor = read_page(session, chosen, UnlearnRequest, cursor=cursor, limit=limit)
     found = _read(session, _all_requests().where(UnlearnRequest.id.in_([row.id for row in rows])))
     by_id = {request.id: request for request in found}
@@ -82,7 +86,17 @@ def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID,
 def _all_requests() -> Select[*tuple[Any, ...]]:
     """Select requests with all that is shown of them, a row for each target."""
     return (
-        select(UnlearnRequest, Dataset.name, Target, Model.name, Job, ModelVersion.number, Report.id, Report.verdict)
+        select(
+            UnlearnRequest,
+            Dataset.name,
+            UnlearnRequest.is_unserved().label("unserved"),
+            Target,
+            Model.name,
+            Job,
+            ModelVersion.number,
+            Report.id,
+            Report.verdict,
+        )
         .join(Dataset, Dataset.id == UnlearnRequest.dataset_id)
         .outerjoin(Target, Target.request_id == UnlearnRequest.id)
         .outerjoin(Model, Model.id == Target.model_id)
@@ -101,17 +115,22 @@ def _one_request() -> Select[*tuple[Any, ...]]:
 
 def _read(session: Session, chosen: Select[*tuple[Any, ...]], **given: object) -> list[resources.UnlearnRequest]:
     """Read requests that are chosen from `_all_requests`, in any order; `given` are the statement's parameters."""
-    requests: dict[UUID, tuple[UnlearnRequest, str]] = {}
+    requests: dict[UUID, tuple[UnlearnRequest, str, bool]] = {}
     targets: dict[UUID, list[resources.Target]] = {}
-    for request, dataset, target, *facts in session.execute(chosen, given):
-        requests[request.id] = request, dataset
+    for request, dataset, unserved, target, *facts in session.execute(chosen, given):
+        requests[request.id] = request, dataset, unserved
         of_request = targets.setdefault(request.id, [])
         if target is not None:
             of_request.append(_to_target(target, *facts))
-    return [_to_request(request, dataset, targets[request.id]) for request, dataset in requests.values()]
+    return [
+        _to_request(request, dataset, targets[request.id], unserved=unserved)
+        for request, dataset, unserved in requests.values()
+    ]
 
 
-def _to_request(request: UnlearnRequest, dataset: str, targets: Sequence[resources.Target]) -> resources.UnlearnRequest:
+def _to_request(
+    request: UnlearnRequest, dataset: str, targets: Sequence[resources.Target], *, unserved: bool
+) -> resources.UnlearnRequest:
     return resources.UnlearnRequest(
         id=request.id,
         dataset=dataset,
@@ -123,11 +142,15 @@ def _to_request(request: UnlearnRequest, dataset: str, targets: Sequence[resourc
         regulation=request.regulation,
         received_at=request.received_at,
         due_at=request.due_at,
+        unserved=unserved,
         extension_reason=request.extension_reason,
         external_id=request.external_id,
         expedite=request.expedite,
         created_at=request.created_at,
         finished_at=request.finished_at,
+        dismissed_at=request.dismissed_at,
+        dismissed_by=request.dismissed_by,
+        dismissal_reason=request.dismissal_reason,
     )
 
 

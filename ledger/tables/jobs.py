@@ -57,6 +57,8 @@ class Job(Base):
     method: Mapped[Json]
     attempt: Mapped[int] = mapped_column(default=1)
     tries: Mapped[int] = mapped_column(default=0)
+    # How often it has failed; a retry does not take it back.
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
     # Its worker.
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]

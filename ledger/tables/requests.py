@@ -3,8 +3,22 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, UniqueConstraint, func, text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Text,
+    UniqueConstraint,
+    and_,
+    exists,
+    func,
+    literal_column,
+    or_,
+    text,
+)
+from sqlalchemy.orm import Mapped, aliased, mapped_column
 
 from ledger.states import Reason, RequestState
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
@@ -19,7 +33,13 @@ class UnlearnRequest(Base):
             "(state IN ('completed', 'failed', 'cancelled', 'rejected')) = (finished_at IS NOT NULL)", name="finished"
         ),
         Index(None, "tenant_id", "created_at", "id"),
-        Index("ix_unlearn_requests_open_due_at", "due_at", postgresql_where=text("finished_at IS NULL")),
+        CheckConstraint("num_nonnulls(dismissed_at, dismissed_by, dismissal_reason) IN (0, 3)", name="dismissal"),
+        # Holds every request that is unserved (`UnlearnRequest.is_unserved`), and the cancelled ones.
+        Index(
+            "ix_unlearn_requests_unserved_due_at",
+            "due_at",
+            postgresql_where=text("dismissed_at IS NULL AND (finished_at IS NULL OR state IN ('failed', 'cancelled'))"),
+        ),
     )
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
@@ -32,8 +52,12 @@ class UnlearnRequest(Base):
     received_at: Mapped[datetime]
     due_at: Mapped[datetime]
     extension_reason: Mapped[str | None]
-    # When it was found open after its deadline.
+    # When it was found unserved after its deadline.
     overdue_at: Mapped[datetime | None]
+    # Who decided that a request that failed is no longer owed, and why.
+    dismissed_at: Mapped[datetime | None]
+    dismissed_by: Mapped[str | None]
+    dismissal_reason: Mapped[str | None]
     external_id: Mapped[str | None]
     expedite: Mapped[bool]
     accepted: Mapped[int] = mapped_column(default=0)
@@ -41,6 +65,26 @@ class UnlearnRequest(Base):
     not_in_training_set: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
+
+    @classmethod
+    def is_unserved(cls) -> ColumnElement[bool]:
+        """Select what the law still asks for: neither served nor withdrawn nor dismissed, whatever became of its jobs.
+
+        A request is unserved while it is open, after it has failed for a model, and after an approver has refused the run of a job.
+        The states are constants in the statement, so that PostgreSQL can use the partial index.
+        """
+        failed, cancelled, refused = (
+            literal_column(f"'{value}'", Text)
+            for value in (RequestState.FAILED, RequestState.CANCELLED, Reason.APPROVAL_REFUSED)
+        )
+        target = aliased(Target)  # a statement may select targets of its own
+        run_refused = exists().where(target.request_id == cls.id, target.state == cancelled, target.reason == refused)
+        return and_(
+            cls.dismissed_at.is_(None),
+            or_(
+                cls.finished_at.is_(None), cls.state == failed, and_(cls.state == cancelled, run_refused.correlate(cls))
+            ),
+        )
 
 
 class Target(Base):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy import cast, delete, func, insert, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
@@ -45,6 +46,7 @@ class LogKind(StrEnum):
     RESULT = "result"  # a job has ended, with a report or without
     PROMOTION = "promotion"  # a version is now served
     KEY = "key"  # a signing key was registered or revoked
+    DISMISSAL = "dismissal"  # a request that had failed is no longer owed
 
 
 def append(
@@ -141,6 +143,17 @@ def log_result(session: Session, job: Job) -> None:
     model = session.get_one(Model, job.model_id)
     if version is not None and model.served_version_id == version.id:
         log_promotion(session, model, version)
+
+
+def log_dismissal(session: Session, request: UnlearnRequest) -> None:
+    """Record that a request is no longer owed although it was not served, by whom and why."""
+    content = {
+        "request": str(request.id),
+        "state": request.state.value,
+        "by": request.dismissed_by,
+        "reason": request.dismissal_reason,
+    }
+    append(session, LogKind.DISMISSAL, tenant_id=request.tenant_id, subject_id=request.id, content=content)
 
 
 def log_promotion(session: Session, model: Model, version: ModelVersion) -> None:
@@ -240,13 +253,14 @@ def list_leaves(session: Session, *, start: int, limit: int) -> list[bytes]:
     return list(session.scalars(chosen))
 
 
-def prove_entry(session: Session, *, tenant_id: UUID, subject_id: UUID) -> LogProof:
-    """Prove, up to the newest log checkpoint, that the request, job or version with this id was recorded. Raises UnknownEntry."""
+def prove_entry(session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID) -> LogProof:
+    """Prove, up to the newest log checkpoint, the last entry of a kind about a request, a job or a version. Raises UnknownEntry."""
     checkpoint = newest_checkpoint(session)
     chosen = (
         select(LogLeaf.leaf, LogLeaf.index, LogOpening)
         .join(LogOpening, LogOpening.leaf_id == LogLeaf.id)
         .where(LogOpening.subject_id == subject_id, LogOpening.tenant_id == tenant_id)
+        .where(cast(func.convert_from(LogLeaf.leaf, "UTF8"), JSONB)["kind"].astext == kind.value)
         .order_by(LogLeaf.id.desc())
         .limit(1)
     )

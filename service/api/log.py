@@ -1,13 +1,21 @@
 """The transparency log: its checkpoint, its proofs, its leaves, and the entries of requests and jobs."""
 
 import base64
-from typing import Annotated
+from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, StringConstraints
 
-from ledger.transparency.log import find_leaf, list_leaves, newest_checkpoint, prove_entry, prove_growth, prove_leaf
+from ledger.transparency.log import (
+    LogKind,
+    find_leaf,
+    list_leaves,
+    newest_checkpoint,
+    prove_entry,
+    prove_growth,
+    prove_leaf,
+)
 from service.http.authentication import Reader, ReportReader
 from service.http.openapi import problems
 from service.http.sessions import Ledger
@@ -104,9 +112,16 @@ def get_leaves(
     summary="Show that a request was recorded",
     responses=problems(401, 403, 404, 422, 503),
 )
-def get_request_entry(request_id: UUID, caller: Reader, ledger: Ledger) -> LogEntryBody:
+def get_request_entry(
+    request_id: UUID,
+    caller: Reader,
+    ledger: Ledger,
+    kind: Annotated[
+        Literal[LogKind.REQUEST, LogKind.DISMISSAL], Query(description="Of its receipt, or of its dismissal.")
+    ] = LogKind.REQUEST,
+) -> LogEntryBody:
     """The request's entry in the log with its proof; 404 while no checkpoint covers it, which takes about a minute."""
-    return _entry(ledger, caller.tenant_id, request_id)
+    return _entry(ledger, kind, caller.tenant_id, request_id)
 
 
 @router.get(
@@ -116,8 +131,8 @@ def get_request_entry(request_id: UUID, caller: Reader, ledger: Ledger) -> LogEn
 )
 def get_job_entry(job_id: UUID, caller: ReportReader, ledger: Ledger) -> LogEntryBody:
     """The entry of the job's end in the log with its proof: give it to `expunge verify --log` with the job's signed statement."""
-    return _entry(ledger, caller.tenant_id, job_id)
+    return _entry(ledger, LogKind.RESULT, caller.tenant_id, job_id)
 
 
-def _entry(ledger: Ledger, tenant_id: UUID, subject_id: UUID) -> LogEntryBody:
-    return LogEntryBody.model_validate(prove_entry(ledger, tenant_id=tenant_id, subject_id=subject_id).to_json())
+def _entry(ledger: Ledger, kind: LogKind, tenant_id: UUID, subject_id: UUID) -> LogEntryBody:
+    return LogEntryBody.model_validate(prove_entry(ledger, kind, tenant_id=tenant_id, subject_id=subject_id).to_json())

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from ledger.db import now
 from ledger.events.timeline import list_request_events
 from ledger.registry.access import Caller, Scope
-from ledger.requests.cancellation import cancel_request
+from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.preview import preview
@@ -25,7 +25,7 @@ from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.states import TERMINAL, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
-from service.http.authentication import Reader, Writer
+from service.http.authentication import Admin, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional
 from service.http.fields import After, Cursor, Limit, Moment, Name, SampleID, Text
 from service.http.openapi import problems
@@ -144,6 +144,20 @@ class ExtensionBody(BaseModel):
     )
 
 
+class DismissalBody(BaseModel):
+    """Why a request that failed is no longer owed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
+        description="For the record. Nothing personal, please.",
+        examples=[
+            "Served by another request, of 3 May: its version had been refused.",
+            "Art. 17(3)(b): the law requires the records.",
+        ],
+    )
+
+
 @router.post(
     "/unlearn-requests",
     status_code=202,
@@ -209,11 +223,15 @@ def get_unlearn_requests(
     is_open: Annotated[
         bool | None, Query(alias="open", description="Only those that have not ended, or that have.")
     ] = None,
-    overdue: Annotated[bool, Query(description="Only those that are open after their date.")] = False,
+    unserved: Annotated[
+        bool | None,
+        Query(description="Only those that were neither served nor withdrawn nor dismissed, or only the others."),
+    ] = None,
+    overdue: Annotated[bool, Query(description="Only those that are unserved after their date.")] = False,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[UnlearnRequest]:
-    """A page of the tenant's requests, newest first. What is soon due: `open=true` with `due_before`."""
+    """A page of the tenant's requests, newest first. What is soon due: `unserved=true` with `due_before`."""
     return list_requests(
         ledger,
         tenant_id=caller.tenant_id,
@@ -221,6 +239,7 @@ def get_unlearn_requests(
         model=model,
         due_before=due_before,
         is_open=is_open,
+        unserved=unserved,
         overdue=overdue,
         cursor=cursor,
         limit=limit,
@@ -259,7 +278,10 @@ def get_request_events(
     responses=problems(401, 403, 404, 409, 422, 503),
 )
 def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequest:
-    """Withdraws the request for every model that has not been dealt with; 409 if it is too late for that, with the reason."""
+    """Withdraws the request for every model that has not erased its samples, also after a failure.
+
+    409 if it is too late for that, with the reason.
+    """
     request = cancel_request(ledger, tenant_id=caller.tenant_id, request_id=request_id)
     return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
 
@@ -270,12 +292,27 @@ def post_cancel(request_id: UUID, caller: Writer, ledger: Ledger) -> UnlearnRequ
     responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
 )
 def post_extend(request_id: UUID, asked: ExtensionBody, caller: Writer, ledger: Ledger) -> UnlearnRequest:
-    """Extends the deadline of an open request, once, by what its regulation allows (GDPR: two months), for a reason.
+    """Extends the deadline of an unserved request, once, by what its regulation allows (GDPR: two months), for a reason.
 
-    409 if it is finished, overdue or extended already.
+    409 if it is served, withdrawn, dismissed, overdue or extended already.
     """
     request = extend_deadline(ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason)
     return request if caller.may(Scope.REQUESTS_READ) else _without_counts(request)
+
+
+@router.post(
+    "/unlearn-requests/{request_id:uuid}:dismiss",
+    summary="Dismiss a request that failed",
+    responses=problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+)
+def post_dismiss(request_id: UUID, asked: DismissalBody, caller: Admin, ledger: Ledger) -> UnlearnRequest:
+    """Records that a request which ended without being served is no longer owed, and why. It counts as overdue no longer.
+
+    409 while it is open, and if it is not owed any more. Who and when is on its timeline and in the log.
+    """
+    return dismiss_request(
+        ledger, tenant_id=caller.tenant_id, request_id=request_id, reason=asked.reason, by=caller.name
+    )
 
 
 def record_request(

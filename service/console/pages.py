@@ -52,7 +52,7 @@ class Filter(StrEnum):
 
     OPEN = "open"
     OVERDUE = "overdue"
-    DUE_SOON = "due_soon"  # open, and due within DUE_SOON or overdue
+    DUE_SOON = "due_soon"  # unserved, and due within DUE_SOON or overdue
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -69,7 +69,7 @@ def _conditions(show: Filter | None, at: datetime) -> dict[str, Any]:
         case Filter.OVERDUE:
             return {"overdue": True}
         case Filter.DUE_SOON:
-            return {"is_open": True, "due_before": at + DUE_SOON}
+            return {"unserved": True, "due_before": at + DUE_SOON}
         case _:
             return {"state": RequestState(show)}
 
@@ -89,7 +89,6 @@ def home(ledger: Ledger, visitor: Visitor, show: Filter | None = None, cursor: C
         now=at,
         show=show,
         filters=[None, *Filter],
-        is_ended=is_ended,
     )
 
 

@@ -12,7 +12,7 @@ from expunge import client
 from expunge.errors import Refused, ServiceUnreachable
 from ledger.resources import Job, SampleCounts, UnlearnRequest
 from ledger.states import AttemptOutcome, ClosingReason, JobState, Phase, RequestState
-from tests.service.conftest import Serve, Site, _address, publish_job, serve, site  # noqa: F401
+from tests.service.conftest import Serve, Site, _address, fail_job, publish_job, serve, site  # noqa: F401
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ID = UUID(int=1)
@@ -61,11 +61,15 @@ REQUEST = UnlearnRequest(
     regulation="gdpr",
     received_at=NOON,
     due_at=NOON,
+    unserved=True,
     extension_reason=None,
     external_id=None,
     expedite=False,
     created_at=NOON,
     finished_at=None,
+    dismissed_at=None,
+    dismissed_by=None,
+    dismissal_reason=None,
 )
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -160,6 +164,12 @@ def test_every_call_does_what_it_says(serve: Serve, site: Site, sessions: sessio
     assert client.cancel_request(http, second.id).state == RequestState.CANCELLED
     assert [found.id for found in client.list_requests(http, model="triage")] == [second.id, first.id]
     assert [job.id for job in client.list_jobs(http, state="completed")] == [job_id]
+
+    owed = client.submit(http, dataset="scans", sample_ids=["sample-4"], expedite=True)
+    fail_job(sessions, client.job_ids(owed)[0])
+    assert [found.id for found in client.list_requests(http, unserved=True)] == [owed.id]
+    assert client.dismiss_request(http, owed.id, reason="Kept by law.").dismissal_reason == "Kept by law."
+    assert [*client.list_requests(http, unserved=True)] == []
 
     third = client.submit(http, dataset="scans", sample_ids=["sample-3"], expedite=True)
     assert client.cancel_job(http, client.job_ids(third)[0]).state == JobState.CANCELLED

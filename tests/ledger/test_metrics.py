@@ -21,7 +21,8 @@ def test_known_label_sets_are_there_before_the_first_row(world):
         assert all(total == 0.0 and set(counts) == {0} for counts, total in seconds.values())
         assert {kind for _, kind in metrics.stage_seconds(session, kinds=["ltu"]).by_labels} == {"ltu"}
         assert metrics.jobs_by_state(session) == {}
-        assert metrics.deadlines(session) == (None, 0)
+        assert metrics.unserved_requests(session).earliest is None
+        assert set(metrics.unserved_requests(session).counts.values()) == {0}
 
 
 def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
@@ -51,7 +52,8 @@ def test_open_requests_past_their_date_are_overdue(world):
     due_at = world.submit(1, received_at=long_ago).due_at
     world.submit(2)
     with world.sessions() as session:
-        assert metrics.deadlines(session) == (due_at, 1)
+        found = metrics.unserved_requests(session)
+        assert (found.earliest, found.overdue) == (due_at, 1)
 
 
 def test_an_expired_lease_is_counted_once(world):

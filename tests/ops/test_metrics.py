@@ -7,6 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.metrics import Due
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from tests.service.conftest import Serve, Site, begin_job, publish_job
 from unlearning.specs import PRODUCTION
@@ -40,6 +41,9 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_webhook_deliveries_total": ("counter", {"outcome": set(TryOutcome)}),
     "expunge_build_info": ("gauge", {"version": None}),
     # beyond the contract
+    "expunge_requests_unserved": ("gauge", {"tenant": None, "state": {"open", "failed"}, "due": set(Due)}),
+    "expunge_job_failures_total": ("counter", {"tenant": None, "model": None}),
+    "expunge_jobs_unserved": ("gauge", {"tenant": None, "model": None}),
     "expunge_exporter_up": ("gauge", {}),
     "expunge_jobs_awaiting_approval": ("gauge", {"what": {"run", "version"}}),
     "expunge_worker_seen_timestamp_seconds": ("gauge", {}),

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs.claims import Claim, claim, enter_verifying, record_progress
-from ledger.jobs.results import publish
+from ledger.jobs.results import fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.sample_ids import sample_digest
-from ledger.states import Phase
+from ledger.states import Phase, Reason
 from ledger.transparency.commitments import commit_samples
 from report.document import Document, read
 from service.app import create_app
@@ -212,6 +212,13 @@ def publish_job(
             statement=sign(document) if sign else None,
         )
     return published.report_id
+
+
+def fail_job(sessions: sessionmaker[Session], job_id: UUID | str) -> None:
+    """Let a job fail as a worker would."""
+    claimed = begin_job(sessions, job_id)
+    with sessions.begin() as session:
+        fail(session, claimed, reason=Reason.AUDIT_FAILED, detail="as the test wants", retry=False)
 
 
 def free_port() -> int:

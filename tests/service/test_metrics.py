@@ -28,6 +28,11 @@ def test_every_known_label_set_is_there_from_the_start(serve: Serve, site: Site)
     assert found["expunge_samples_erased_total{'model': 'triage'}"] == 0
     assert found["expunge_wakeups_total{'outcome': 'lost'}"] == 0
     assert found["expunge_requests_overdue"] == 0
+    for state in ("open", "failed"):
+        for due in ("overdue", "within_72h", "within_7d", "later"):
+            assert found[f"expunge_requests_unserved{{'due': '{due}', 'state': '{state}', 'tenant': 'clinic'}}"] == 0
+    assert found["expunge_job_failures_total{'model': 'triage', 'tenant': 'clinic'}"] == 0
+    assert found["expunge_jobs_unserved{'model': 'triage', 'tenant': 'clinic'}"] == 0
 
 
 def test_a_published_job_is_counted_and_timed(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:

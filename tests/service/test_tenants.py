@@ -26,6 +26,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /unlearn-requests": {"json": {"dataset": "scans", "sample_ids": ["sample-3"]}},
     "POST /unlearn-requests:preview": {"json": {"dataset": "scans", "sample_ids": ["sample-3"]}},
     "POST /unlearn-requests/{request_id}:extend": {"json": {"reason": "long"}},
+    "POST /unlearn-requests/{request_id}:dismiss": {"json": {"reason": "kept by law"}},
     "POST /uploads": UPLOAD,
     "POST /manifests": UPLOAD,
     "POST /webhooks": {"json": {"url": "https://example.org/"}},

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.cli.auditor import check_log
 from expunge.errors import LogNotProven
-from ledger.transparency.log import newest_checkpoint, prove_entry, sign_checkpoint
+from ledger.transparency.log import LogKind, newest_checkpoint, prove_entry, sign_checkpoint
 from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
@@ -85,7 +85,7 @@ def test_what_another_was_shown_is_of_the_same_log_or_refused(
     with sessions() as session:
         other.write_text(newest_checkpoint(session).note)
         tenant_id, subject_id = session.execute(text("SELECT tenant_id, subject_id FROM log_openings")).one()
-        proof = prove_entry(session, tenant_id=tenant_id, subject_id=subject_id)
+        proof = prove_entry(session, LogKind.PROMOTION, tenant_id=tenant_id, subject_id=subject_id)
     entry.write_text(json.dumps(proof.to_json()))
     grow(sessions, "bank")
     check_log(**given, against=[other, entry])

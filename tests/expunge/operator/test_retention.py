@@ -17,7 +17,7 @@ from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.tables import Model, ModelVersion
 from ledger.transparency.commitments import prove_inclusion
-from ledger.transparency.log import prove_entry, sign_checkpoint
+from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
 from tests.service.conftest import SAMPLE_KEY, publish_job, set_up
 from tests.verifier.conftest import make_signer
 from unlearning.storage import file_sha256
@@ -131,5 +131,5 @@ def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
     with sessions() as session, pytest.raises(NotInReport):
         prove_inclusion(session, **given)
     with sessions() as session, pytest.raises(UnknownEntry):
-        prove_entry(session, tenant_id=tenant, subject_id=request.id)
+        prove_entry(session, LogKind.REQUEST, tenant_id=tenant, subject_id=request.id)
     assert unlink_sample(deployment, **sample) == (0, 0)

@@ -2,10 +2,11 @@ import pytest
 
 from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownVersion
 from ledger.events.timeline import list_model_events
+from ledger.jobs.approvals import refuse, set_approvals
 from ledger.registry.models import get_model, list_versions, register_model
 from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train
-from ledger.requests.cancellation import cancel_request
+from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
 from tests.ledger.conftest import LTU, WEIGHTS, digests
 
@@ -177,3 +178,20 @@ def test_the_do_not_train_list_has_what_is_erased_and_what_is_asked_and_not_what
         cancel_request(session, tenant_id=world.tenant_id, request_id=cancelled.id)
     assert listed(world, do_not_train.of_model, "small") == sorted(digests(1, 2, 3))
     assert listed(world, do_not_train.of_dataset, "digits") == sorted(digests(1, 2, 3, 50))
+
+
+def test_the_do_not_train_list_keeps_what_is_still_owed_until_it_is_dismissed(world):
+    failed = world.submit(1)
+    world.fail(world.claim(failed.targets[0].job.id), Reason.UNEXPECTED)
+    with world.sessions.begin() as session:
+        set_approvals(session, tenant_id=world.tenant_id, model="small", jobs=True, by="key:admin")
+    refused = world.submit(2)
+    world.claim(refused.targets[0].job.id)
+    with world.sessions.begin() as session:
+        refuse(session, tenant_id=world.tenant_id, job_id=refused.targets[0].job.id, by="key:dpo")
+    lists = ((do_not_train.of_model, "small"), (do_not_train.of_dataset, "digits"))
+    assert [listed(world, find, name) for find, name in lists] == [sorted(digests(1, 2))] * 2
+    for request in (failed, refused):
+        with world.sessions.begin() as session:
+            dismiss_request(session, tenant_id=world.tenant_id, request_id=request.id, reason="Kept.", by="key:dpo")
+    assert [listed(world, find, name) for find, name in lists] == [[], []]

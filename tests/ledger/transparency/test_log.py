@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ledger.errors import InvalidPlace, UnknownEntry
 from ledger.registry.access import ensure_tenant
+from ledger.requests.cancellation import dismiss_request
 from ledger.states import Reason
 from ledger.transparency.log import (
     LogKind,
@@ -75,9 +76,9 @@ def checkpoint(world):
         return read_log_checkpoint(newest_checkpoint(session).note.encode(), keys=KEYS)
 
 
-def prove(world, subject):
+def prove(world, subject, kind=LogKind.REQUEST):
     with world.sessions() as session:
-        return prove_entry(session, tenant_id=world.tenant_id, subject_id=subject)
+        return prove_entry(session, kind, tenant_id=world.tenant_id, subject_id=subject)
 
 
 def test_the_root_is_that_of_all_leaves_at_every_size(world):
@@ -159,8 +160,8 @@ def test_a_request_its_result_and_the_promotion_are_each_logged_with_what_they_r
     published = world.finish(claim)
     checkpoint(world)
     asked = check_entry(prove(world, request.id), keys=KEYS)
-    result = check_entry(prove(world, claim.job_id), keys=KEYS)
-    promotion = check_entry(prove(world, published.version_id), keys=KEYS)
+    result = check_entry(prove(world, claim.job_id, LogKind.RESULT), keys=KEYS)
+    promotion = check_entry(prove(world, published.version_id, LogKind.PROMOTION), keys=KEYS)
     assert [entry.kind for entry in (asked, result, promotion)] == ["request", "result", "promotion"]
     assert (asked.content["request"], asked.content["accepted"]) == (str(request.id), 2)
     assert result.content["state"] == "completed"
@@ -178,7 +179,7 @@ def test_a_failure_and_a_cancellation_are_results_too(world):
     failed = world.submit_and_claim(1)
     world.fail(failed, Reason.WEIGHTS_DAMAGED)
     checkpoint(world)
-    entry = check_entry(prove(world, failed.job_id), keys=KEYS)
+    entry = check_entry(prove(world, failed.job_id, LogKind.RESULT), keys=KEYS)
     assert (entry.content["state"], entry.content["reason"], entry.content["report"]) == (
         "failed",
         "weights_damaged",
@@ -243,7 +244,7 @@ def test_another_tenant_sees_no_entry(world):
     with world.sessions.begin() as session:
         bank = ensure_tenant(session, "bank")
     with world.sessions() as session, pytest.raises(UnknownEntry):
-        prove_entry(session, tenant_id=bank, subject_id=subject)
+        prove_entry(session, LogKind.REQUEST, tenant_id=bank, subject_id=subject)
 
 
 def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven_yet(world):
@@ -284,3 +285,18 @@ def test_the_database_refuses_to_change_or_shorten_the_log(world, change):
     checkpoint(world)
     with world.sessions() as session, pytest.raises(IntegrityError, match="append-only"):
         session.execute(text(change))
+
+
+def test_a_dismissal_is_in_the_log_and_does_not_hide_the_receipt(world):
+    request = world.submit(1)
+    world.fail(world.claim(request.targets[0].job.id), Reason.UNEXPECTED)
+    with world.sessions.begin() as session:
+        dismiss_request(session, tenant_id=world.tenant_id, request_id=request.id, reason="Kept by law.", by="key:dpo")
+    checkpoint(world)
+    dismissal = check_entry(prove(world, request.id, LogKind.DISMISSAL), keys=KEYS)
+    assert (dismissal.kind, dismissal.content["by"], dismissal.content["reason"]) == (
+        "dismissal",
+        "key:dpo",
+        "Kept by law.",
+    )
+    assert check_entry(prove(world, request.id), keys=KEYS).kind == "request"

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.tables import Base, IdempotencyKey, UnlearnRequest
 from service import wakeups
-from tests.service.conftest import Serve, Site, publish_job, set_up
+from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"]}
 
@@ -400,3 +400,33 @@ def test_an_idempotency_key_of_the_version_before_is_still_known(
     with sessions() as session:
         fingerprint = session.scalars(select(IdempotencyKey.body_sha256)).one()
     assert fingerprint == "cde0c5aa8ca1f5500906276df485915f5582367d7c5f29d65241ac9c816a6147"
+
+
+def test_a_failed_request_is_listed_as_overdue_until_an_admin_dismisses_it(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    received_at = (datetime.now(UTC) - timedelta(days=40)).isoformat()
+    client = serve(key=site.admin)
+    asked = client.post("/unlearn-requests", json=ASKED | {"received_at": received_at, "expedite": True}).json()
+    fail_job(sessions, asked["targets"][0]["job"]["id"])
+    path = f"/unlearn-requests/{asked['id']}"
+
+    def listed(**query: object) -> list[str]:
+        return [item["id"] for item in client.get("/unlearn-requests", params=query).json()["items"]]  # type: ignore[arg-type]
+
+    found = client.get(path).json()
+    assert (found["state"], found["unserved"]) == ("failed", True)
+    assert listed(overdue=True) == listed(unserved=True) == [asked["id"]]
+
+    body = {"reason": "Art. 17(3)(b): the law requires the records."}
+    assert serve(key=site.writer).post(f"{path}:dismiss", json=body).status_code == 403
+    assert client.post(f"{path}:dismiss", json={"reason": " "}).status_code == 422
+    answer = client.post(f"{path}:dismiss", json=body)
+
+    assert answer.status_code == 200
+    assert (answer.json()["unserved"], answer.json()["dismissal_reason"]) == (False, body["reason"])
+    assert answer.json()["dismissed_by"].startswith("key:")
+    assert listed(overdue=True) == listed(unserved=True) == []
+    assert client.get(f"{path}/events").json()["items"][-1]["kind"] == "request.dismissed"
+    refusal = client.post(f"{path}:dismiss", json=body)
+    assert (refusal.status_code, refusal.json()["type"]) == (409, "https://expunge.dev/problems/too-late")

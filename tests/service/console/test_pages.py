@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.access import issue_key, revoke_key
 from service.console import sign_in as cookies
-from tests.service.conftest import Serve, Site, publish_job, set_up
+from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
 PATHS = ["/", "/console/jobs", "/console/models", "/console/models/triage", "/console/reports"]
@@ -162,3 +162,20 @@ def test_an_address_that_makes_no_sense_is_a_page_too(serve: Serve, site: Site) 
     for path, status in (("/?show=odd", 422), ("/?cursor=odd", 422), ("/console/models/none", 404)):
         answer = client.get(path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "text/html; charset=utf-8")
+
+
+def test_a_failed_request_is_shown_as_overdue_until_it_is_dismissed(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client, received = serve(key=site.admin), datetime.now(UTC) - timedelta(days=40)
+    asked = client.post("/unlearn-requests", json=ASKED | {"received_at": received.isoformat()}).json()
+    fail_job(sessions, asked["targets"][0]["job"]["id"])
+    visitor = sign_in(serve(), site.reader)
+    page = f"/console/requests/{asked['id']}"
+    for path in ("/?show=overdue", "/?show=due_soon", page):
+        assert "overdue</" in visitor.get(path).text, path
+    client.post(f"/unlearn-requests/{asked['id']}:dismiss", json={"reason": "Kept by <law>."})
+    assert asked["id"] not in visitor.get("/?show=overdue").text + visitor.get("/?show=due_soon").text
+    text = visitor.get(page).text
+    assert "Kept by &lt;law&gt;." in text
+    assert "overdue</" not in text
