@@ -139,8 +139,10 @@ def draw(dashboard: dict[str, Any], span: Span, target: Path) -> None:
 
 def filled(query: str, span: Span) -> str:
     """Fill in a query's variables so that it covers the whole run."""
-    for name, value in {"$window": span.window, "$__range": span.window, "$model": ".*", "$method": ".*"}.items():
-        query = query.replace(name, value)
+    for name in ("$window", "$__range"):
+        query = query.replace(name, span.window)
+    for name in ("$tenant", "$model", "$method"):
+        query = query.replace(name, ".*")
     return query
 
 

@@ -12,13 +12,14 @@ from typing import Any
 
 from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal, select, union_all
 from sqlalchemy.dialects.postgresql import ARRAY, insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import (
     Attempt,
     Job,
     Model,
+    ModelVersion,
     OutboxEntry,
     Report,
     Tally,
@@ -207,6 +208,20 @@ def failed_jobs(session: Session) -> list[tuple[str, str, int, int]]:
         .outerjoin(unserved, unserved.c.model_id == Model.id)
     )
     return [(tenant, model, times, jobs) for tenant, model, times, jobs in session.execute(found)]
+
+
+def versions(session: Session) -> list[tuple[str, str, int, int]]:
+    """Give, for every model by tenant and name, its served version's number, and how many stored versions know erased people."""
+    served = aliased(ModelVersion)
+    knowing = func.count(ModelVersion.id).filter(ModelVersion.knows_erased, ModelVersion.purged_at.is_(None))
+    found = (
+        select(Tenant.name, Model.name, served.number, knowing)
+        .join(Model, Model.tenant_id == Tenant.id)
+        .join(served, served.id == Model.served_version_id)
+        .join(ModelVersion, ModelVersion.model_id == Model.id)
+        .group_by(Tenant.name, Model.name, served.number)
+    )
+    return [(tenant, model, number, count) for tenant, model, number, count in session.execute(found)]
 
 
 def training_seconds(session: Session) -> list[tuple[str, float]]:

@@ -27,6 +27,7 @@ from ledger import metrics
 from ledger.events.deliveries import TALLY
 from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
+from ledger.transparency.log import signing_state
 from report.evidence import Audit
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
@@ -106,6 +107,7 @@ def families(session: Session) -> Iterator[Metric]:
     """Read all metrics of the ledger, with every known label set from the start."""
     yield from _states(session)
     yield from _requests(session)
+    yield from _versions(session)
     yield from _audits(session)
     yield from _running(session)
     yield from _waiting(session)
@@ -154,6 +156,16 @@ def _requests(session: Session) -> Iterator[Metric]:
     yield _counter("expunge_requests_finished_late", "Requests that ended after their due date.", ("outcome",), late)
 
 
+def _versions(session: Session) -> Iterator[Metric]:
+    """The served version of each model, and the stored versions that know erased people."""
+    found, by_model = metrics.versions(session), ("tenant", "model")
+    served = [((tenant, model), number) for tenant, model, number, _ in found]
+    yield _gauge("expunge_served_version", "Number of the version that the model serves.", by_model, served)
+    knowing = [((tenant, model), count) for tenant, model, _, count in found]
+    text = "Stored versions that know people who were erased since, until their weights are purged."
+    yield _gauge("expunge_versions_knowing_erased", text, by_model, knowing)
+
+
 def _audits(session: Session) -> Iterator[Metric]:
     """Samples erased, audits by verdict, and what the audit of each served version measured."""
     erased = metrics.samples_erased(session)
@@ -184,6 +196,10 @@ def _running(session: Session) -> Iterator[Metric]:
     yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
     running = [((model, stage), share) for model, stage, share in metrics.progress(session)]
     yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("model", "stage"), running)
+    room = heartbeats.storage_room(session)
+    for name, place in (("free", 0), ("size", 1)):
+        sizes: Rows = [] if room is None else [((), room[place])]
+        yield _gauge(f"expunge_storage_{name}_bytes", f"The {name} of the workers' storage.", (), sizes)
     trained = [((model,), seconds) for model, seconds in metrics.training_seconds(session)]
     yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
 
@@ -197,6 +213,13 @@ def _waiting(session: Session) -> Iterator[Metric]:
         yield _gauge(f"expunge_{name}_waiting", f"Number of {thing}.", (), [((), backlog.waiting)])
         oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
         yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Time of the oldest of the {thing}.", (), oldest)
+    log = signing_state(session)
+    for name, text, at in (
+        ("checkpoint", "When the newest checkpoint of the log was signed.", log.signed_at),
+        ("unsigned_oldest", "Time of the oldest entry of the log that no checkpoint covers.", log.waiting_since),
+    ):
+        times: Rows = [] if at is None else [((), at.timestamp())]
+        yield _gauge(f"expunge_log_{name}_timestamp_seconds", text, (), times)
 
 
 def _membership_auc(audit: Audit) -> float:

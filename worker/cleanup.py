@@ -1,4 +1,7 @@
-"""Cleanup: deletion of what is no longer needed. It needs no torch: the worker's parent process and the beat run it."""
+"""Cleanup: deletion of what is no longer needed, and the room that is left.
+
+It needs no torch: the worker's parent process and the beat run it.
+"""
 
 import shutil
 from pathlib import Path
@@ -8,6 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
+from ledger.jobs.heartbeats import STORAGE, record_heartbeat
 from ledger.requests.uploads import delete_expired_uploads
 
 FOLDER = "checkpoints"
@@ -27,6 +31,13 @@ def delete_finished_checkpoints(storage: Path, sessions: sessionmaker[Session]) 
         needed = unfinished_jobs(session, folders.keys())
     for job_id in folders.keys() - needed:
         shutil.rmtree(folders[job_id], ignore_errors=True)
+
+
+def record_storage_room(storage: Path, sessions: sessionmaker[Session]) -> None:
+    """Record how many bytes of the storage's file system are free."""
+    room = shutil.disk_usage(storage)
+    with sessions.begin() as session:
+        record_heartbeat(session, STORAGE, {"free": room.free, "size": room.total})
 
 
 def delete_expired_rows(sessions: sessionmaker[Session]) -> None:

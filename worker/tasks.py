@@ -20,7 +20,7 @@ from ledger.jobs.claims import sweep
 from telemetry.tracing import span
 from worker.app import celery_app
 from worker.child import stop_on_sigterm, stop_signal
-from worker.cleanup import delete_finished_checkpoints
+from worker.cleanup import delete_finished_checkpoints, record_storage_room
 from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
 from worker.signing import sign_log
@@ -70,6 +70,7 @@ def sweep_jobs() -> None:
     wake_ready(at_most=None)
     sign_log(sessions(), settings())
     delete_finished_checkpoints(settings().storage, sessions())
+    record_storage_room(settings().storage, sessions())
 
 
 def wake_ready(*, at_most: int | None) -> None:

@@ -1,9 +1,10 @@
-"""Heartbeats: when workers were last seen, to tell an idle worker from one that is gone.
+"""Heartbeats: when workers were last seen, to tell an idle worker from one that is gone, and what room their storage has.
 
 A worker that runs a job renews its lease, and an idle one runs the beat's sweeps. If neither has happened lately, the worker, the
 beat or the broker is down.
 """
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from sqlalchemy import exists, func, select
@@ -17,11 +18,28 @@ from ledger.tables import Heartbeat, Job
 SWEEP = "sweep"
 """The heartbeat of a worker that has run a sweep."""
 
+STORAGE = "storage"
+"""The heartbeat of a worker that has measured the room in its storage, in bytes: `free` and `size`."""
 
-def record_heartbeat(session: Session, name: str) -> None:
-    """Record that a recurring act happened now. Use a transaction of its own: others that record the same act wait for its end."""
-    heartbeat = insert(Heartbeat).values(name=name)
-    session.execute(heartbeat.on_conflict_do_update(index_elements=["name"], set_={"at": func.clock_timestamp()}))
+STORAGE_MEASURE_LIFETIME = timedelta(hours=1)
+"""How long a measure of the storage counts. After that, no worker has measured it for so long that nothing is known."""
+
+
+def record_heartbeat(session: Session, name: str, details: Mapping[str, int] | None = None) -> None:
+    """Record that a recurring act happened now, and what it measured.
+
+    Use a transaction of its own: others that record the same act wait for its end.
+    """
+    heartbeat = insert(Heartbeat).values(name=name, details=None if details is None else dict(details))
+    changed = {"at": func.clock_timestamp(), "details": heartbeat.excluded.details}
+    session.execute(heartbeat.on_conflict_do_update(index_elements=["name"], set_=changed))
+
+
+def storage_room(session: Session) -> tuple[int, int] | None:
+    """Give the free bytes and the size in bytes of the workers' storage; None if no worker has measured it lately."""
+    recent = Heartbeat.at > func.clock_timestamp() - STORAGE_MEASURE_LIFETIME
+    found = session.scalar(select(Heartbeat.details).where(Heartbeat.name == STORAGE, recent))
+    return None if found is None else (found["free"], found["size"])
 
 
 def was_seen_within(session: Session, name: str, time: timedelta) -> bool:

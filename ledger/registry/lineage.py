@@ -89,19 +89,26 @@ def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Ref
 
 def count_resurrected(session: Session, version: ModelVersion) -> int:
     """Count the samples that were erased from the model and that this version still knows."""
+    return session.scalars(select(func.count()).select_from(_resurrected(session, version).subquery())).one()
+
+
+def _resurrected(session: Session, version: ModelVersion) -> Select[bytes]:
+    """Select the samples that were erased from the model and that this version still knows."""
     of = lineage(session, version)
     elsewhere = (erased_samples.c.model_id == version.model_id) & erased_samples.c.version_id.not_in(of.version_ids)
-    back = select(func.count()).select_from(erased_samples).where(elsewhere)
-    return session.scalars(back.where(erased_samples.c.digest.in_(trained_on(of.trained)))).one()
+    return select(erased_samples.c.digest).where(elsewhere, erased_samples.c.digest.in_(trained_on(of.trained)))
 
 
 def record_erasure(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
-    """Record for ever that a job's samples are erased from the model, as of this version."""
+    """Record for ever that a job's samples are erased from the model, as of this version, and which versions still know them."""
     erased = select(literal(version.model_id), job_samples.c.digest, literal(job_id), literal(version.id)).where(
         job_samples.c.job_id == job_id
     )
     columns = ["model_id", "digest", "job_id", "version_id"]
     session.execute(insert(erased_samples).from_select(columns, erased).on_conflict_do_nothing())
+    stored = select(ModelVersion).where(ModelVersion.model_id == version.model_id, ModelVersion.id != version.id)
+    for other in session.scalars(stored.where(ModelVersion.purged_at.is_(None), ~ModelVersion.knows_erased)).all():
+        other.knows_erased = session.scalar(select(_resurrected(session, other).exists())) or False
 
 
 def set_served(session: Session, version: ModelVersion) -> None:

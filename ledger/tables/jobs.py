@@ -136,8 +136,9 @@ class Report(Base):
 
 
 class Heartbeat(Base):
-    """When a recurring act happened last, by the name of the act and the database's clock."""
+    """When a recurring act happened last, by the name of the act and the database's clock, and what it measured."""
 
     __tablename__ = "heartbeats"
     name: Mapped[str] = mapped_column(primary_key=True)
+    details: Mapped[Json | None]
     at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

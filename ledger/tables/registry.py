@@ -86,6 +86,8 @@ class ModelVersion(Base):
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
     # When an approver refused to serve it, or its job was cancelled while it awaited approval.
     refused_at: Mapped[datetime | None]
+    # Whether it knows a sample that was erased from the model since.
+    knows_erased: Mapped[bool] = mapped_column(server_default=text("false"))
     # When its weights were deleted. The row stays, because reports name it.
     purged_at: Mapped[datetime | None]
     created_at: Mapped[Created]

@@ -5,9 +5,11 @@ in sequence. In one step, every request and every publication would wait for the
 wait for; the consistency test found that deadlock.
 """
 
+import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID, uuid4
 
@@ -28,6 +30,7 @@ from ledger.tables import (
     Model,
     ModelVersion,
     Report,
+    SigningKey,
     Target,
     UnlearnRequest,
 )
@@ -219,6 +222,30 @@ def newest_checkpoint(session: Session) -> CheckpointView:
     if found is None:
         raise UnknownEntry("no checkpoint of the log has been signed yet")
     return CheckpointView(size=found.size, note=found.note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningState:
+    """How far the log is signed: when its newest checkpoint was made, and since when its oldest unsigned entry waits."""
+
+    signed_at: datetime | None
+    waiting_since: datetime | None
+
+
+def signing_state(session: Session) -> SigningState:
+    """Tell how far the log is signed. Entries wait only if a signing key was ever registered."""
+    newest = session.execute(
+        select(LogCheckpoint.size, LogCheckpoint.created_at).order_by(LogCheckpoint.size.desc()).limit(1)
+    ).one_or_none()
+    size, signed_at = newest or (0, None)
+    if session.scalar(select(SigningKey.key_id).limit(1)) is None:
+        return SigningState(signed_at=signed_at, waiting_since=None)
+    first = [
+        session.scalar(select(LogLeaf.leaf).where(waits).order_by(order).limit(1))
+        for waits, order in ((LogLeaf.index >= size, LogLeaf.index), (LogLeaf.index.is_(None), LogLeaf.id))
+    ]
+    times = [datetime.fromisoformat(json.loads(leaf)["at"]) for leaf in first if leaf is not None]
+    return SigningState(signed_at=signed_at, waiting_since=min(times, default=None))
 
 
 def prove_leaf(session: Session, *, index: int, size: int) -> list[bytes]:

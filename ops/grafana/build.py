@@ -25,10 +25,18 @@ def choice(name: str) -> Builder:
         window = dashboard.IntervalVariable("window").label("Window").values(",".join(WINDOWS))
         return window.current(VariableOption(selected=True, text="1d", value="1d"))
     of_label = dashboard.QueryVariable(name).label(name.capitalize()).datasource(SOURCE)
-    asked = {"query": f"label_values(expunge_unlearning_seconds_count, {name})", "refId": name}
+    metric = "expunge_requests_unserved" if name == "tenant" else "expunge_unlearning_seconds_count"
+    asked = {"query": f"label_values({metric}, {name})", "refId": name}
     of_label = of_label.query(asked).refresh(VariableRefresh.ON_TIME_RANGE_CHANGED).sort(VariableSort.ALPHABETICAL_ASC)
     every = VariableOption(selected=True, text=["All"], value=["$__all"])
     return of_label.multi(True).include_all(True).all_value(".*").current(every)
+
+
+def promotions() -> Builder:
+    """Mark when a model got another served version, by a job or by promotion."""
+    changed = "changes(expunge_served_version[1m]) > 0"
+    marked = dashboard.AnnotationQuery().name("Promotions").datasource(SOURCE).expr(changed)
+    return marked.enable(True).icon_color("blue")
 
 
 def board(name: str) -> str:
@@ -39,7 +47,7 @@ def board(name: str) -> str:
         made.time("now-7d", "now").refresh("30s").timezone("browser").editable().tooltip(DashboardCursorSync.CROSSHAIR)
     )
     others = dashboard.DashboardLink("Expunge").type(DashboardLinkType.DASHBOARDS).tags(["expunge"]).as_dropdown(True)
-    made = made.link(others.keep_time(True).include_vars(True))
+    made = made.annotation(promotions()).link(others.keep_time(True).include_vars(True))
     for each in choices:
         made = made.with_variable(choice(each))
     number = 0

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from grafana_foundation_sdk.builders import barchart, dashboard, prometheus, stat, table, timeseries
-from grafana_foundation_sdk.builders.common import ReduceDataOptions, VizLegendOptions, VizTooltipOptions
+from grafana_foundation_sdk.builders.common import (
+    ReduceDataOptions,
+    StackingConfig,
+    VizLegendOptions,
+    VizTooltipOptions,
+)
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models.dashboard import (
     DataSourceRef,
@@ -48,14 +53,25 @@ def _common(panel: Builder, title: str, text: str, *, width: int, height: int, u
 
 
 def graph(
-    title: str, text: str, *queries: tuple[str, str], unit: str, width: int = 12, top: float | None = None
+    title: str,
+    text: str,
+    *queries: tuple[str, str],
+    unit: str,
+    width: int = 12,
+    top: float | None = None,
+    stacked: bool = False,
 ) -> Builder:
-    """Draw lines over time. The axis starts at 0, or lower for negative values; `top` fixes its upper end."""
+    """Draw lines over time, or areas on top of each other.
+
+    The axis starts at 0, or lower for negative values; `top` fixes its upper end.
+    """
     panel = _common(timeseries.Panel(), title, text, width=width, height=8, unit=unit).targets(_targets(queries))
     last = VizLegendOptions().display_mode(common.LegendDisplayMode.TABLE).placement(common.LegendPlacement.BOTTOM)
     panel = panel.legend(last.show_legend(True).calcs(["lastNotNull"]))
     panel = panel.tooltip(VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI)).fill_opacity(8)
     panel = panel.axis_soft_min(0)
+    if stacked:
+        panel = panel.fill_opacity(60).stacking(StackingConfig().mode(common.StackingMode.NORMAL))
     return panel if top is None else panel.min(0).max(top)
 
 
@@ -67,15 +83,19 @@ def number(
     unit: str = "none",
     bad_from: float | None = None,
     bad: str = "red",
+    good: str = "green",
     width: int = 4,
 ) -> Builder:
-    """Show one figure, at the end of the range, in the colour `bad` from `bad_from` on."""
+    """Show one figure, at the end of the range, in the colour `good`, and in `bad` from `bad_from` on.
+
+    For a count `bad_from` is 0.5: `increase` extrapolates, and gives 0.98 or 1.02 for one event.
+    """
     panel = _common(stat.Panel(), title, text, width=width, height=4, unit=unit)
     (target,) = _asked(((expression, ""),))
     panel = panel.targets([target.instant()]).reduce_options(ReduceDataOptions().calcs(["lastNotNull"])).no_value("–")
     if unit == "none":  # a count, of which `increase` returns fractions
         panel = panel.decimals(0)
-    steps = [Threshold(value=None, color="green")]
+    steps = [Threshold(value=None, color=good)]
     if bad_from is not None:
         steps.append(Threshold(value=bad_from, color=bad))
     return panel.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))

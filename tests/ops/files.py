@@ -62,9 +62,12 @@ def compose() -> dict[str, Any]:
 
 
 def queries(dashboard: Path) -> dict[str, str]:
-    """Every query of a dashboard by its panel's title and its letter."""
-    panels = json.loads(dashboard.read_text())["panels"]
-    return {f"{panel['title']} {t['refId']}": t["expr"] for panel in panels for t in panel.get("targets", ())}
+    """Every query of a dashboard by its panel's title and its letter, and those of its annotations by their names."""
+    content = json.loads(dashboard.read_text())
+    panels = {
+        f"{panel['title']} {t['refId']}": t["expr"] for panel in content["panels"] for t in panel.get("targets", ())
+    }
+    return panels | {annotation["name"]: annotation["expr"] for annotation in content["annotations"]["list"]}
 
 
 def rules(kind: str) -> dict[str, dict[str, Any]]:
@@ -86,7 +89,13 @@ def jobs_of(query: str) -> set[str]:
 
 def filled(query: str, *, window: str) -> str:
     """A panel's query as Grafana sends it, with everything chosen."""
-    for name, value in {"$window": window, "$__range": window, "$model": ".*", "$method": ".*"}.items():
+    for name, value in {
+        "$window": window,
+        "$__range": window,
+        "$tenant": ".*",
+        "$model": ".*",
+        "$method": ".*",
+    }.items():
         query = query.replace(name, value)
     assert "$" not in query, query
     return query

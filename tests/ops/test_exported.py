@@ -43,7 +43,7 @@ def test_what_the_dashboard_watches_first_is_on_it() -> None:
         "expunge_unlearning_seconds_sum",
         "expunge_stage_duration_seconds_sum",
         "expunge_requests",
-        "expunge_requests_overdue",
+        "expunge_requests_unserved",
         "expunge_earliest_deadline_timestamp_seconds",
         "expunge_audit_membership_auc_ratio",
         "expunge_audit_relearn_delay_ratio",

@@ -89,3 +89,37 @@ def lost(given: Any, again: Any, where: str = "") -> list[str]:
     if isinstance(given, list) and len(given) == len(again):
         return [found for pair in zip(given, again, strict=True) for found in lost(*pair, where)]
     return [] if given == again else [where]
+
+
+@pytest.mark.parametrize("name", ["unlearning", "requests", "audits"])
+def test_a_tenant_can_be_chosen_and_promotions_are_marked(name: str) -> None:
+    content = json.loads(board(name))
+
+    assert "tenant" in {variable["name"] for variable in content["templating"]["list"]}
+    assert any("$tenant" in target["expr"] for panel in content["panels"] for target in panel.get("targets", ()))
+    assert [annotation["name"] for annotation in content["annotations"]["list"]] == ["Promotions"]
+
+
+def test_a_verdict_has_its_colour_from_the_first_audit_on_and_none_has_no_colour() -> None:
+    """`increase` gives a little less than 1 for one event, which was green whatever the verdict."""
+    panels = {panel["title"]: panel for panel in json.loads(board("audits"))["panels"]}
+    colours = {"Verified": "green", "Inconclusive": "orange", "Failed": "red"}
+
+    for title, colour in colours.items():
+        steps = panels[title]["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        shown = {value: [step["color"] for step in steps if (step["value"] or 0) <= value][-1] for value in (0, 0.9, 3)}
+        assert shown == {0: "text", 0.9: colour, 3: colour}
+    for title in ("Verdicts by model", "Verdicts in the window"):
+        fixed = {
+            override["matcher"]["options"].capitalize(): override["properties"][0]["value"]["fixedColor"]
+            for override in panels[title]["fieldConfig"]["overrides"]
+        }
+        assert fixed == colours
+
+
+def test_no_count_of_events_waits_for_a_whole_one_to_be_bad() -> None:
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            if panel["type"] == "stat" and "increase(" in panel["targets"][0]["expr"]:
+                steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+                assert all(step["value"] != 1 for step in steps), panel["title"]

@@ -44,6 +44,12 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_requests_unserved": ("gauge", {"tenant": None, "state": {"open", "failed"}, "due": set(Due)}),
     "expunge_job_failures_total": ("counter", {"tenant": None, "model": None}),
     "expunge_jobs_unserved": ("gauge", {"tenant": None, "model": None}),
+    "expunge_served_version": ("gauge", {"tenant": None, "model": None}),
+    "expunge_versions_knowing_erased": ("gauge", {"tenant": None, "model": None}),
+    "expunge_storage_free_bytes": ("gauge", {}),
+    "expunge_storage_size_bytes": ("gauge", {}),
+    "expunge_log_checkpoint_timestamp_seconds": ("gauge", {}),
+    "expunge_log_unsigned_oldest_timestamp_seconds": ("gauge", {}),
     "expunge_exporter_up": ("gauge", {}),
     "expunge_jobs_awaiting_approval": ("gauge", {"what": {"run", "version"}}),
     "expunge_worker_seen_timestamp_seconds": ("gauge", {}),
@@ -54,7 +60,14 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_webhook_waiting": ("gauge", {}),
     "expunge_webhook_oldest_timestamp_seconds": ("gauge", {}),
 }
-ABSENT_WHERE_NOTHING_WAITS = {"expunge_webhook_oldest_timestamp_seconds"}
+ABSENT_WHERE_NOTHING_WAITS = {
+    "expunge_webhook_oldest_timestamp_seconds",
+    # No worker, no signing key.
+    "expunge_storage_free_bytes",
+    "expunge_storage_size_bytes",
+    "expunge_log_checkpoint_timestamp_seconds",
+    "expunge_log_unsigned_oldest_timestamp_seconds",
+}
 BOUNDS = {
     "expunge_request_completion_seconds": {28 * DAY, 30 * DAY, 31 * DAY, 92 * DAY},
     "expunge_stage_duration_seconds": {1.0, 8 * 3600.0},

@@ -2,8 +2,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.jobs.claims import enter_verifying
+from ledger.jobs.heartbeats import STORAGE, record_heartbeat
 from ledger.jobs.results import escalate
+from ledger.transparency.log import sign_checkpoint
+from ledger.transparency.signing_keys import register_signing_key
 from tests.service.conftest import Serve, Site, begin_job, publish_job
+from tests.verifier.conftest import make_signer
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"], "expedite": True}
 
@@ -100,3 +104,26 @@ def test_no_id_and_no_sample_is_in_a_label(serve: Serve, site: Site) -> None:
     assert body["id"] not in text
     assert "sample-1" not in text
     assert 'handler="/unlearn-requests/{request_id' in text
+
+
+def test_versions_storage_and_log_are_measured(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    found = scraped(client.get("/metrics").text)
+    of_model = "{'model': 'triage', 'tenant': 'clinic'}"
+    assert (found[f"expunge_served_version{of_model}"], found[f"expunge_versions_knowing_erased{of_model}"]) == (1, 0)
+    assert not [name for name in found if name.startswith(("expunge_storage_", "expunge_log_"))]
+
+    signer = make_signer()
+    publish_job(sessions, client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"])
+    with sessions.begin() as session:
+        register_signing_key(session, key_id=signer.key_id, public_key="PEM")
+        record_heartbeat(session, STORAGE, {"free": 30, "size": 100})
+    found = scraped(client.get("/metrics").text)
+    assert (found[f"expunge_served_version{of_model}"], found[f"expunge_versions_knowing_erased{of_model}"]) == (2, 1)
+    assert (found["expunge_storage_free_bytes"], found["expunge_storage_size_bytes"]) == (30, 100)
+    waiting_since = found["expunge_log_unsigned_oldest_timestamp_seconds"]
+    with sessions.begin() as session:
+        sign_checkpoint(session, signer.checkpoint)
+    found = scraped(client.get("/metrics").text)
+    assert found["expunge_log_checkpoint_timestamp_seconds"] > waiting_since
+    assert "expunge_log_unsigned_oldest_timestamp_seconds" not in found

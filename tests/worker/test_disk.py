@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.training import Trained
 from ledger.events.timeline import list_job_events
+from ledger.jobs.heartbeats import storage_room
 from ledger.jobs.jobs import list_attempts
 from ledger.states import JobState, Reason
 from tests.worker.conftest import Bench
@@ -18,6 +20,7 @@ from unlearning.audit.findings import Findings
 from unlearning.specs.audit import AuditSpec
 from unlearning.task import Progress
 from worker import attempt
+from worker.cleanup import record_storage_room
 
 
 @pytest.fixture
@@ -78,3 +81,10 @@ def test_a_full_disk_is_recorded_and_the_job_completes_once_there_is_room(
     assert bench.job(job_id).state is JobState.COMPLETED
     assert [version.number for version in bench.versions()] == [1, 2]
     assert list(small_disk.glob(".writing-*")) == []
+
+
+def test_the_room_that_is_left_is_recorded(small_disk: Path, sessions: sessionmaker[Session]) -> None:
+    (small_disk / "weights").write_bytes(bytes(192 * 1024))
+    record_storage_room(small_disk, sessions)
+    with sessions() as session:
+        assert storage_room(session) == (64 * 1024, 256 * 1024)

@@ -6,9 +6,9 @@ from ops.grafana.boards.requests import requests
 from ops.grafana.boards.unlearning import unlearning_time
 
 BOARDS = {
-    "unlearning": ("Expunge: unlearning time", unlearning_time, ("model", "method", "window")),
-    "requests": ("Expunge: requests and deadlines", requests, ("window",)),
-    "audits": ("Expunge: audits", audits, ("model", "window")),
+    "unlearning": ("Expunge: unlearning time", unlearning_time, ("tenant", "model", "method", "window")),
+    "requests": ("Expunge: requests and deadlines", requests, ("tenant", "window")),
+    "audits": ("Expunge: audits", audits, ("tenant", "model", "window")),
     "platform": ("Expunge: platform", platform, ("window",)),
 }
 """By the name of the file: the title, the rows, and the choices above them."""

@@ -7,9 +7,12 @@ COLOURS = {"verified": "green", "inconclusive": "orange", "failed": "red"}
 
 
 def verdicts(verdict: str, text: str) -> Builder:
-    """Show how many audits ended with a verdict in the window."""
+    """Show how many audits ended with a verdict in the window, in the verdict's colour; none is no colour."""
     counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", model=~"$model"}}[$window]))'
-    return number(verdict.capitalize(), f"In the window. {text}", counted, bad_from=1, bad=COLOURS[verdict], width=6)
+    colour = COLOURS[verdict]
+    return number(
+        verdict.capitalize(), f"In the window. {text}", counted, bad_from=0.5, bad=colour, good="text", width=6
+    )
 
 
 def audits() -> Rows:
@@ -78,6 +81,12 @@ def audits() -> Rows:
                 "Samples forgotten",
                 "By model, in total.",
                 ('expunge_samples_erased_total{model=~"$model"}', "{{model}}"),
+                unit="none",
+            ),
+            graph(
+                "Stored versions that know erased people",
+                "By model, until `expunge purge` deletes their weights.",
+                ('expunge_versions_knowing_erased{tenant=~"$tenant", model=~"$model"}', "{{model}}"),
                 unit="none",
             ),
         ],

@@ -12,9 +12,9 @@ def failed_jobs() -> Builder:
     """Show how many jobs need a retry."""
     return number(
         "Failed jobs",
-        "They wait for a retry; their requests are not served.",
-        'sum(expunge_jobs{state="failed"})',
-        bad_from=1,
+        "They ended and left requests unserved: retry them, or withdraw or dismiss the requests.",
+        'sum(expunge_jobs_unserved{tenant=~"$tenant"})',
+        bad_from=0.5,
     )
 
 
@@ -22,7 +22,7 @@ def next_deadline() -> Builder:
     """Show the time until the next legal deadline."""
     return number(
         "Next deadline in",
-        "Until the first open request is due.",
+        "Until the first unserved request is due, of all tenants.",
         "expunge_earliest_deadline_timestamp_seconds - time()",
         unit="s",
     )

@@ -45,21 +45,21 @@ def platform() -> Rows:
                 "Ledger unreadable",
                 "1: the exporter cannot read it, because PostgreSQL does not answer.",
                 "1 - min(expunge_exporter_up)",
-                bad_from=1,
+                bad_from=0.5,
                 width=6,
             ),
             number(
                 "Leases expired",
                 "In the window. Their workers were killed, frozen or cut off.",
                 "sum(increase(expunge_lease_expired_total[$window]))",
-                bad_from=1,
+                bad_from=0.5,
                 width=6,
             ),
             number(
                 "Wake-ups lost",
                 "In the window. The broker did not answer; the sweep sends them again.",
                 'sum(increase(expunge_wakeups_total{outcome="lost"}[$window]))',
-                bad_from=1,
+                bad_from=0.5,
                 width=6,
             ),
             graph(
@@ -87,6 +87,21 @@ def platform() -> Rows:
                 ("sum by (outcome) (increase(expunge_webhook_deliveries_total[$window]))", "{{outcome}}"),
                 ("sum(increase(expunge_stale_writes_rejected_total[$window]))", "stale writes"),
                 unit="none",
+            ),
+        ],
+        "Storage and log": [
+            graph(
+                "Free storage",
+                "Share of the workers' file system of weights and training checkpoints.",
+                ("expunge_storage_free_bytes / expunge_storage_size_bytes", "free"),
+                unit="percentunit",
+                top=1,
+            ),
+            graph(
+                "Age of the log's newest checkpoint",
+                "It grows while nothing is recorded. The alert looks at entries that wait to be signed.",
+                ("time() - expunge_log_checkpoint_timestamp_seconds", "age"),
+                unit="s",
             ),
         ],
         "PostgreSQL": [

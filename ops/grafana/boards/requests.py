@@ -1,10 +1,14 @@
 """The dashboard of requests and deadlines."""
 
 from ops.grafana.boards.overview import failed_jobs, jobs_running, next_deadline
-from ops.grafana.panels import Rows, graph, number
+from ops.grafana.panels import Rows, coloured, graph, listing, number
 from ops.grafana.queries import mean, spread
 
 OPEN = 'state=~"received|scheduled|running|verifying"'
+UNSERVED = 'expunge_requests_unserved{tenant=~"$tenant", due="%s"}'
+UNSERVED_FAILED = 'expunge_requests_unserved{tenant=~"$tenant", state="failed"}'
+DUE = {"overdue": "overdue", "within_72h": "within 72 hours", "within_7d": "within 7 days", "later": "later"}
+DUE_COLOURS = {"overdue": "red", "within 72 hours": "orange", "within 7 days": "yellow", "later": "green"}
 
 
 def requests() -> Rows:
@@ -14,7 +18,10 @@ def requests() -> Rows:
     return {
         "Now": [
             number(
-                "Overdue requests", "Open requests past their legal deadline.", "expunge_requests_overdue", bad_from=1
+                "Overdue requests",
+                "Unserved past their legal deadline: neither served nor withdrawn nor dismissed.",
+                f"sum({UNSERVED % 'overdue'})",
+                bad_from=0.5,
             ),
             next_deadline(),
             number("Open requests", "Received and not ended.", f"sum(expunge_requests{{{OPEN}}})"),
@@ -24,7 +31,25 @@ def requests() -> Rows:
                 "Ended late",
                 "Requests that ended after their deadline, in the window.",
                 "sum(increase(expunge_requests_finished_late_total[$window]))",
-                bad_from=1,
+                bad_from=0.5,
+            ),
+        ],
+        "Deadlines": [
+            coloured(
+                graph(
+                    "Burn-down of unserved requests",
+                    "By when they are due. Each request counts once, until it is served, withdrawn or dismissed.",
+                    *((f"sum({UNSERVED % due})", legend) for due, legend in DUE.items()),
+                    unit="none",
+                    stacked=True,
+                ),
+                DUE_COLOURS,
+            ),
+            listing(
+                "Unserved requests by tenant",
+                "Now. Requests that failed are among them.",
+                *((f"sum by (tenant) ({UNSERVED % due})", legend) for due, legend in DUE.items()),
+                (f"sum by (tenant) ({UNSERVED_FAILED})", "failed"),
             ),
         ],
         "Requests": [

@@ -3,7 +3,14 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from ledger.db import now
-from ledger.jobs.heartbeats import SWEEP, record_heartbeat, was_seen_within, worker_last_seen
+from ledger.jobs.heartbeats import (
+    STORAGE,
+    SWEEP,
+    record_heartbeat,
+    storage_room,
+    was_seen_within,
+    worker_last_seen,
+)
 
 
 def sweep_once(world):
@@ -58,3 +65,18 @@ def test_what_was_a_moment_ago_was_within_a_minute_and_what_was_an_hour_ago_was_
 def now_of(world):
     with world.sessions() as session:
         return now(session)
+
+
+def test_the_room_in_the_storage_is_the_last_one_measured_and_is_forgotten_when_it_is_old(world):
+    def room():
+        with world.sessions() as session:
+            return storage_room(session)
+
+    assert room() is None
+    for free in (9, 7):
+        with world.sessions.begin() as session:
+            record_heartbeat(session, STORAGE, {"free": free, "size": 10})
+    assert room() == (7, 10)
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE heartbeats SET at = at - interval '2 hours'"))
+    assert room() is None

@@ -3,6 +3,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
+from ledger import metrics
 from ledger.errors import VersionRefused
 from ledger.registry.retention import list_superseded, mark_purged, needed_files
 from ledger.registry.versions import promote
@@ -27,6 +28,23 @@ def purge(world, *, older_than=MONTH):
     with world.sessions.begin() as session:
         chosen = [version.version_id for version in list_superseded(session, older_than=older_than)]
         return mark_purged(session, chosen, older_than=older_than)
+
+
+def knowing(world):
+    """How many stored versions of each model know erased people."""
+    with world.sessions() as session:
+        return {model: count for _, model, _, count in metrics.versions(session)}
+
+
+def test_a_stored_version_that_knows_erased_people_counts_until_it_is_purged(world):
+    assert knowing(world) == {"small": 0, "large": 0}
+    world.finish(world.submit_and_claim(1))
+    assert knowing(world) == {"small": 1, "large": 0}
+    world.finish(world.submit_and_claim(2))
+    assert knowing(world) == {"small": 2, "large": 0}
+    age(world)
+    purge(world)
+    assert knowing(world) == {"small": 0, "large": 0}
 
 
 def test_what_a_later_version_follows_may_go_once_it_is_old_enough(world):

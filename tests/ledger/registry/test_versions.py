@@ -1,4 +1,5 @@
 import pytest
+from sqlalchemy import select
 
 from ledger.errors import ModelBusy, SamplesErased, SamplesNotInDataset, UnknownVersion
 from ledger.events.timeline import list_model_events
@@ -8,6 +9,7 @@ from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.states import JobState, Reason
+from ledger.tables import ModelVersion
 from tests.ledger.conftest import LTU, WEIGHTS, digests
 
 
@@ -33,6 +35,12 @@ def register(world, *numbers, model="small"):
 def served(world, model="small"):
     with world.sessions() as session:
         return get_model(session, tenant_id=world.tenant_id, name=model).version.number
+
+
+def knowing_erased(world):
+    """The numbers of the versions that know erased people."""
+    with world.sessions() as session:
+        return sorted(session.scalars(select(ModelVersion.number).where(ModelVersion.knows_erased)))
 
 
 def listed(world, find, name):
@@ -122,6 +130,7 @@ def test_a_version_is_judged_by_its_own_way_back_not_by_its_number(world):
     serve(world, 2)
     world.finish(world.submit_and_claim(5))  # version 3, from version 2
     register(world, *range(6, 80))  # version 4, without samples 1 and 5
+    assert knowing_erased(world) == [1, 2]
     serve(world, 4)
     serve(world, 3)
     for number in (1, 2):
@@ -136,6 +145,7 @@ def test_samples_that_the_served_version_never_knew_are_erased_without_a_run_and
     job_id = request.targets[0].job.id
     assert world.claim(job_id) is None
     assert (world.job(job_id).state, world.job(job_id).reason) == (JobState.COMPLETED, Reason.SUPERSEDED)
+    assert knowing_erased(world) == [1]
     with pytest.raises(SamplesErased):
         serve(world, 1)
 
@@ -148,6 +158,7 @@ def test_samples_that_only_a_later_version_was_trained_on_are_found(world):
     claim = world.claim(request.targets[0].job.id)
     assert claim.forget == frozenset(digests(85))
     world.finish(claim)
+    assert knowing_erased(world) == [2]
     serve(world, 1)  # the first was never trained on it
 
 

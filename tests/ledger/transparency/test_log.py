@@ -15,6 +15,7 @@ from ledger.requests.cancellation import dismiss_request
 from ledger.states import Reason
 from ledger.transparency.log import (
     LogKind,
+    SigningState,
     append,
     erase_opening,
     find_leaf,
@@ -25,8 +26,10 @@ from ledger.transparency.log import (
     prove_growth,
     prove_leaf,
     sign_checkpoint,
+    signing_state,
     tree_head,
 )
+from ledger.transparency.signing_keys import register_signing_key
 from tests.report.recorded import stored
 from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
@@ -256,6 +259,27 @@ def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven
         prove(world, subject)
     checkpoint(world)
     assert prove(world, subject).index == tree(world).size - 1
+
+
+def test_entries_wait_for_a_signature_from_when_they_were_written_once_there_is_a_key(world):
+    def state():
+        with world.sessions() as session:
+            return signing_state(session)
+
+    assert state() == SigningState(signed_at=None, waiting_since=None)
+    with world.sessions.begin() as session:
+        register_signing_key(session, key_id=SIGNER.key_id, public_key="PEM")
+    first = state().waiting_since
+    assert first is not None
+    tree(world)  # a place in the tree is not a signature
+    assert state().waiting_since == first
+    checkpoint(world)
+    assert state().waiting_since is None
+    signed_at = state().signed_at
+    assert signed_at > first
+    add(world)
+    later = state()
+    assert (later.signed_at, later.waiting_since > signed_at) == (signed_at, True)
 
 
 @pytest.mark.parametrize(
