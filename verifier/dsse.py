@@ -8,7 +8,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 
 from verifier.errors import BadSignature, Malformed
-from verifier.keys import TrustedKey, named, refuse_revoked
+from verifier.keys import TrustedKey, choose_valid, named
 
 
 def encoded(payload_type: str, payload: bytes) -> bytes:
@@ -44,12 +44,10 @@ def open_envelope(data: bytes, *, payload_type: str, keys: Sequence[TrustedKey])
         raise BadSignature(
             f"None of the given keys ({named(keys)}) signed this: it was changed, or another key signed it."
         )
-    good = [key for key in signed_by if key.revoked_at is None]
-    if not good:
-        refuse_revoked(signed_by[0])
+    signer = choose_valid(signed_by)
     if kind != payload_type:
         raise Malformed(f"The signed payload is of the type {kind!r}, not {payload_type!r}.")
-    return payload, good[0]
+    return payload, signer
 
 
 def _is_good(key: TrustedKey, signature: bytes, signed: bytes) -> bool:

@@ -56,11 +56,19 @@ def read_keys(data: bytes) -> list[TrustedKey]:
         raise Malformed("The file of keys is neither PEM nor the JSON of GET /keys.") from error
 
 
-def refuse_revoked(key: TrustedKey) -> None:
-    """Raise Revoked for a revoked key, whatever date the signed content has: a thief could write any date."""
-    if key.revoked_at is not None:
-        why = f" ({key.revocation_reason})" if key.revocation_reason else ""
-        raise Revoked(f"The key {key.key_id} was revoked at {key.revoked_at}{why}: nothing signed with it is proven.")
+def choose_valid(signers: Sequence[TrustedKey]) -> TrustedKey:
+    """Choose a key that is not revoked among those that signed. Raises Revoked, whatever date the signed content has.
+
+    A key that comes from two lists, one of them older than its revocation, is revoked: an older list must not bring it back. A thief
+    could write any date.
+    """
+    revoked = {key.key_id: key for key in signers if key.revoked_at is not None}
+    good = next((key for key in signers if key.key_id not in revoked), None)
+    if good is not None:
+        return good
+    key = next(iter(revoked.values()))
+    why = f" ({key.revocation_reason})" if key.revocation_reason else ""
+    raise Revoked(f"The key {key.key_id} was revoked at {key.revoked_at}{why}: nothing signed with it is proven.")
 
 
 def named(keys: Sequence[TrustedKey]) -> str:

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from verifier.errors import BadSignature, Malformed, Mismatch
-from verifier.keys import TrustedKey, named, refuse_revoked
+from verifier.keys import TrustedKey, choose_valid, named
 from verifier.merkle import consistent, included, leaf_hash, root_hash
 
 TYPE = "https://expunge.dev/proofs/log/v1"
@@ -63,10 +63,7 @@ def open_note(note: bytes, *, keys: Sequence[TrustedKey], name: str | None = Non
         raise BadSignature(
             f"None of the given keys ({named(keys)}) signed this note: it was changed, or another key signed it."
         )
-    good = [key for key in found if key.revoked_at is None]
-    if not good:
-        refuse_revoked(found[0])
-    return text, good[0]
+    return text, choose_valid(found)
 
 
 def read_log_checkpoint(note: bytes, *, keys: Sequence[TrustedKey]) -> TreeHead:

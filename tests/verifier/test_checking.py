@@ -98,6 +98,9 @@ def test_a_revoked_key_is_refused_whatever_date_the_statement_has(case: Case) ->
     refused = verify(case, key=case.path("keys.json")).refused
     assert isinstance(refused, Revoked)
     assert "2036-01-01T00:00:00Z" in str(refused)
+    older = [case.path("key.pem"), case.path("keys.json")]
+    for keys in (older, older[::-1]):
+        assert isinstance(verify_files(case.path("statement.json"), keys=keys).refused, Revoked)
 
 
 def test_a_good_statement_of_another_run_is_refused_for_this_ones_report_and_weights(

@@ -121,6 +121,9 @@ def test_a_revoked_key_is_refused_but_not_where_another_has_signed_too() -> None
     )
     with pytest.raises(Revoked, match="stolen"):
         open_envelope(packed(payload, kind, signature), payload_type=kind, keys=[revoked])
+    for keys in ([revoked, KEY_A], [KEY_A, revoked]):  # an older list does not bring it back
+        with pytest.raises(Revoked, match="stolen"):
+            open_envelope(packed(payload, kind, signature), payload_type=kind, keys=keys)
     second = Ed25519PrivateKey.generate()
     added = base64.b64encode(second.sign(encoded(kind, base64.b64decode(payload)))).decode()
     _, key = open_envelope(packed(payload, kind, signature, added), payload_type=kind, keys=[revoked, trusted(second)])

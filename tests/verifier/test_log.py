@@ -47,10 +47,10 @@ def test_a_changed_log_checkpoint_another_key_and_a_revoked_one_are_refused() ->
     other = make_signer()
     with pytest.raises(BadSignature):
         read_log_checkpoint(note, keys=[TrustedKey(key_id=other.key_id, public=other.private.public_key())])
-    with pytest.raises(Revoked):
-        read_log_checkpoint(
-            note, keys=[TrustedKey(key_id=KEY.key_id, public=KEY.public, revoked_at="2026-01-01T00:00:00Z")]
-        )
+    revoked = TrustedKey(key_id=KEY.key_id, public=KEY.public, revoked_at="2026-01-01T00:00:00Z")
+    for keys in ([revoked], [revoked, KEY], [KEY, revoked]):
+        with pytest.raises(Revoked):
+            read_log_checkpoint(note, keys=keys)
 
 
 @pytest.mark.parametrize("length", [0, 5, 30, -1, -20])
