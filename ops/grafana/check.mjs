@@ -22,7 +22,8 @@ function checkTypes() {
     lines.push(`import type * as ${kind} from "./node_modules/${schema}/esm/raw/composable/${kind}/panelcfg/x/${name}PanelCfg_types.gen";`);
   for (const [name, board] of boards) {
     const variables = board.templating.list.map(({ auto, auto_count, auto_min, ...rest }) => rest); // an interval's: not in the schema
-    const whole = JSON.stringify({ ...board, templating: { list: variables } });
+    const marks = board.annotations.list.map(({ expr, ...rest }) => rest); // a query of Prometheus: not in the schema
+    const whole = JSON.stringify({ ...board, annotations: { list: marks }, templating: { list: variables } });
     lines.push(`/* ${name} */ export const _${lines.length}: Plain<Dashboard> = ${whole};`);
     for (const { type, title, options, fieldConfig } of board.panels.filter((panel) => panel.type !== "row")) {
       const given = [["Options", options ?? {}]];
