@@ -59,8 +59,8 @@ def read_keys(data: bytes) -> list[TrustedKey]:
 def choose_valid(signers: Sequence[TrustedKey]) -> TrustedKey:
     """Choose a key that is not revoked among those that signed. Raises Revoked, whatever date the signed content has.
 
-    A key that comes from two lists, one of them older than its revocation, is revoked: an older list must not bring it back. A thief
-    could write any date.
+    A key that comes from two lists, one of them older than its revocation, is revoked: an older list must not bring it back. A
+    thief could write any date.
     """
     revoked = {key.key_id: key for key in signers if key.revoked_at is not None}
     good = next((key for key in signers if key.key_id not in revoked), None)
