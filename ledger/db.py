@@ -1,9 +1,39 @@
-"""Connections to PostgreSQL, and its clock."""
+"""Connections to PostgreSQL, how long they wait for it, and its clock."""
 
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, Engine, create_engine, func, make_url, select
+import psycopg
+from psycopg.abc import PQGen
+from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.orm import Session, sessionmaker
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 3
+"""Seconds to wait for a new connection."""
+
+PING_SECONDS = 5.0
+"""Seconds to wait until a connection from the pool shows that it is alive."""
+
+ANSWER_MARGIN = 5.0
+"""Seconds beyond the server's own limit of a statement after which a connection is given up: the server itself hangs."""
+
+LONG_SECONDS = 1800.0
+"""Seconds that a statement over millions of samples may take."""
+
+NETWORK_LIMITS = {
+    "connect_timeout": str(CONNECT_SECONDS),
+    "keepalives": "1",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",  # milliseconds that sent bytes may stay unacknowledged
+}
+"""How a connection whose other end has vanished is noticed within a minute."""
 
 
 def normalise_url(url: str) -> URL:
@@ -14,15 +44,95 @@ def normalise_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-def make_engine(url: str | URL, *, pool_size: int = 10) -> Engine:
-    """Create an engine whose sessions use UTC and notice a restarted server. One a process: after a fork, never before."""
-    return create_engine(
-        normalise_url(url) if isinstance(url, str) else url,
+class PatientConnection(psycopg.Connection[Any]):
+    """A connection that waits at most `patience` seconds for each answer, without end if None.
+
+    The server's own statement_timeout does not fire in a server that hangs, and TCP keeps its connections alive.
+    """
+
+    patience: float | None = None
+
+    def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        """Wait for an answer. Raises psycopg.OperationalError, and the connection is closed, if none comes in time."""
+        return super().wait(gen if self.patience is None else self._within(gen, self.patience), interval, timeout)
+
+    def _within(self, gen: PQGen[T], seconds: float) -> Generator[Any, Any, T]:
+        ends = time.monotonic() + seconds
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                if not ready and time.monotonic() > ends:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"the database has not answered for {seconds:.0f} s")
+                state = gen.send(ready)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+def connection_options(location: URL, *, statement_seconds: float | None = None) -> dict[str, str]:
+    """Give libpq's options of every connection of this program; see `make_engine`. What the URL sets takes precedence."""
+    settings = ["-c timezone=utc"]
+    if statement_seconds is not None:
+        milliseconds = round(1000 * statement_seconds)
+        settings.append(f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}")
+    if "options" in location.query:
+        settings.append(str(location.query["options"]))
+    missing = {name: value for name, value in NETWORK_LIMITS.items() if name not in location.query}
+    return {"application_name": "expunge", "options": " ".join(settings), **missing}
+
+
+def make_engine(url: str | URL, *, pool_size: int = 10, statement_seconds: float | None = None) -> Engine:
+    """Create an engine whose sessions use UTC and notice a restarted server. One a process: after a fork, never before.
+
+    statement_seconds: how long a statement may take, and how long a transaction may wait for its client; None for no limit.
+    """
+    location = normalise_url(url) if isinstance(url, str) else url
+    engine = create_engine(
+        location,
         pool_pre_ping=True,
         pool_size=pool_size,
         hide_parameters=True,  # an error's message goes into logs, and they hold what callers sent
-        connect_args={"options": "-c timezone=utc", "application_name": "expunge"},
+        connect_args=connection_options(location, statement_seconds=statement_seconds),
     )
+    _make_patient(engine, None if statement_seconds is None else statement_seconds + ANSWER_MARGIN)
+    return engine
+
+
+def _make_patient(engine: Engine, seconds: float | None) -> None:
+    """Let the engine's connections wait `seconds` for an answer, and PING_SECONDS while they are in the pool."""
+
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> PatientConnection:
+        connection = PatientConnection.connect(*arguments, **options)
+        connection.patience = seconds
+        return connection
+
+    def check_in(connection: PatientConnection | None, _record: object) -> None:
+        if connection is not None:
+            connection.patience = PING_SECONDS
+
+    def check_out(connection: PatientConnection, _record: object, _fairy: object) -> None:
+        connection.patience = seconds
+
+    event.listen(engine, "do_connect", connect)
+    event.listen(engine, "checkin", check_in)
+    event.listen(engine, "checkout", check_out)
+
+
+@contextmanager
+def long_statements(session: Session) -> Iterator[None]:
+    """Let statements of this transaction take LONG_SECONDS: those over millions of samples."""
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, PatientConnection)
+    milliseconds = str(round(1000 * LONG_SECONDS))
+    session.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds})
+    patience = connection.patience
+    if patience is not None:
+        connection.patience = LONG_SECONDS + ANSWER_MARGIN
+    try:
+        yield
+    finally:
+        connection.patience = patience
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

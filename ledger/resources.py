@@ -99,7 +99,12 @@ class UnlearnRequest(Resource):
     unmatched_sample_ids: list[str] | None = Field(
         default=None,
         description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored. "
-        "Null for an upload, of which only the keyed hashes are there.",
+        "Null for an upload, of which only the keyed hashes are there: see `unmatched_lines`.",
+    )
+    unmatched_lines: list[int] | None = Field(
+        default=None,
+        description="In the answer to the POST alone, for an upload: the numbers, from 1, of the first 1000 of its lines that "
+        "hold a sample that no model was trained on. `samples` counts all of them.",
     )
     method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
     reason: str | None
@@ -155,6 +160,9 @@ class Preview(Resource):
     dataset: str
     samples: SampleCounts
     unmatched_sample_ids: list[str] | None = Field(description="Null for an upload.")
+    unmatched_lines: list[int] | None = Field(
+        default=None, description="For an upload: the first 1000 lines without a match, by number, from 1."
+    )
     targets: tuple[PreviewTarget, ...]
     received_at: datetime
     due_at: datetime

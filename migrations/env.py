@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy import pool, text
 from sqlalchemy.engine import create_engine
 
-from ledger.db import normalise_url
+from ledger.db import connection_options, normalise_url
 from ledger.tables import Base
 
 LOCK = 0x65787075
@@ -19,7 +19,8 @@ url = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
 if not url:
     raise SystemExit("set DATABASE_URL to the database to migrate")
 
-engine = create_engine(normalise_url(url), poolclass=pool.NullPool)
+location = normalise_url(url)
+engine = create_engine(location, poolclass=pool.NullPool, connect_args=connection_options(location))
 with engine.connect() as connection:
     context.configure(
         connection=connection,

@@ -4,16 +4,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from service import metrics
 from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, uploads, webhooks
 from service.console import pages
+from service.console.sign_in import MAX_FORM_BYTES
 from service.http import openapi, problems
-from service.http.limits import BodyLimit, make_rate_limit
+from service.http.bodies import LARGE_BODIES, BodyLimit, Bounds
+from service.http.limits import make_address_limit, make_rate_limit
 from service.http.middleware import AccessLog, SecurityHeaders
 from service.http.sessions import make_database
-from service.http.streaming import Streams
+from service.http.streaming import MAX_LISTS, Streams
 from service.settings import Settings
 from service.wakeups import make_broker
 from telemetry import logs, tracing
@@ -51,20 +54,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
     )
     app.state.settings = settings
-    app.state.database = make_database(settings.database_url.get_secret_value())
+    app.state.database = make_database(
+        settings.database_url.get_secret_value(), statement_seconds=settings.statement_seconds
+    )
     app.state.metrics = metrics.make_registry()
     app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
     app.state.rate_limit = make_rate_limit(settings.rate_limit, url=settings.redis_url.get_secret_value())
-    app.state.streams = Streams()
-    app.state.lists = Streams()
-    app.state.uploads = Streams()
+    app.state.address_limit = make_address_limit(settings.address_rate_limit)
+    app.state.parsing = CapacityLimiter(LARGE_BODIES)
+    app.state.streams = Streams("streams", total=jobs.MAX_STREAMS, share=jobs.MAX_STREAMS // 2)
+    app.state.lists = Streams("lists", total=MAX_LISTS, share=MAX_LISTS // 4)
+    app.state.uploads = Streams("uploads", total=uploads.MAX_UPLOADS, share=uploads.MAX_UPLOADS // 4)
     for router in ROUTERS:
         app.include_router(router)
     openapi.install(app)
     problems.install(app)
     metrics.instrument(app, app.state.metrics)
-    by_path = dict.fromkeys(("/uploads", "/manifests"), settings.max_upload_bytes)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, by_path=by_path)
+    of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
+    by_path = {"/uploads": of_uploads, "/manifests": of_uploads, "/console/sign-in": Bounds(MAX_FORM_BYTES)}
+    app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog)
     tracing.trace_http(app, app.state.database.engine)

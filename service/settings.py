@@ -44,11 +44,24 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_MAX_MANIFEST_BYTES",
         description="The largest accepted upload of sample IDs (`POST /uploads`); the default is 512 MiB.",
     )
+    statement_seconds: float = Field(
+        default=30,
+        gt=0,
+        validation_alias="EXPUNGE_STATEMENT_SECONDS",
+        description="How long a statement of a call may take, and a transaction may wait, before the call gets 503. "
+        "Lists and uploads of millions of samples may take half an hour.",
+    )
     rate_limit: str | None = Field(
         default=None,
         validation_alias="EXPUNGE_RATE_LIMIT",
         description="How many calls each API key may make, as `100/minute`, refused ones included. All processes count together "
         "in Redis, over a sliding window; while Redis is down, calls pass uncounted.",
+    )
+    address_rate_limit: str | None = Field(
+        default="600/minute",
+        validation_alias="EXPUNGE_ADDRESS_RATE_LIMIT",
+        description="How many calls without a good key may come from one client address, as `600/minute`; `none` for no limit. "
+        "Each process counts its own. Health checks and metrics are not counted.",
     )
     public_url: str | None = Field(
         default=None,
@@ -65,10 +78,10 @@ class Settings(BaseSettings):
         parse_sample_key(value.get_secret_value())
         return value
 
-    @field_validator("rate_limit")
+    @field_validator("rate_limit", "address_rate_limit")
     @classmethod
     def _check_rate_limit(cls, value: str | None) -> str | None:
-        if not value:
+        if not value or value == "none":
             return None
         try:
             limits.parse(value)

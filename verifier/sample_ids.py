@@ -31,3 +31,12 @@ def check_sample_id(text: str) -> str:
     if text != text.strip():
         raise InvalidSampleID("begins or ends with a blank")
     return text
+
+
+def line_to_id(line: str) -> str | None:
+    """Return the ID on a line of a text file, without the line's end and blanks around it; None for a blank line.
+
+    A byte order mark before it is dropped: some editors and spreadsheets begin a file with one. Raises InvalidSampleID.
+    """
+    stripped = line.removeprefix("\ufeff").strip()
+    return check_sample_id(stripped) if stripped else None

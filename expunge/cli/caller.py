@@ -17,6 +17,7 @@ from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Job
 from ledger.sample_ids import parse_sample_key, sample_digest
 from ledger.states import JobState
+from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
 """How many sample IDs a request's body may hold. More are uploaded first."""
@@ -54,7 +55,7 @@ def submit(
     url: Url = None,
 ) -> None:
     """Request the unlearning of samples, and print the request as JSON."""
-    ids = [*(sample_ids or []), *read_ids(file)]
+    ids = [*check_ids(sample_ids or []), *read_ids(file)]
     with open_client(url, key) as http:
         upload = None
         if len(ids) > MAX_INLINE_IDS:
@@ -69,9 +70,21 @@ def submit(
             reason=reason,
             regulation=regulation,
         )
+        if request.unmatched_lines is not None:  # the lines of the upload are the IDs in their order
+            unmatched = [ids[line - 1] for line in request.unmatched_lines]
+            request = request.model_copy(update={"unmatched_sample_ids": unmatched, "unmatched_lines": None})
         out.print_json(request.model_dump_json())
         if watch and not watch_jobs(http, client.job_ids(request)):
             raise typer.Exit(1)
+
+
+def check_ids(given: Iterable[str]) -> Iterator[str]:
+    """Yield sample IDs from the command line. Raises BadParameter, which names the first faulty one by its place."""
+    for place, sample_id in enumerate(given, start=1):
+        try:
+            yield check_sample_id(sample_id)
+        except InvalidSampleID as fault:
+            raise typer.BadParameter(f"Sample ID {place} {fault}.") from None
 
 
 def parse_method(text: str) -> str | dict[str, object]:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from verifier.sample_ids import InvalidSampleID, line_to_id
 
 out = Console()
 """Results: what a caller pipes into another program."""
@@ -112,5 +115,14 @@ def _make_bars(console: Console) -> Progress:
 
 
 def read_ids(lines: Iterable[str] | None) -> Iterator[str]:
-    """Read one ID a line, without surrounding blanks; skip empty lines."""
-    return filter(None, map(str.strip, lines or ()))
+    """Read one ID a line, without blanks and byte order marks around it; skip empty lines.
+
+    Raises BadParameter, which names the line by its number.
+    """
+    for number, line in enumerate(lines or (), start=1):
+        try:
+            found = line_to_id(line)
+        except InvalidSampleID as fault:
+            raise typer.BadParameter(f"The sample ID on line {number} {fault}.") from None
+        if found is not None:
+            yield found

@@ -27,6 +27,7 @@ def preview(session: Session, submit: Callable[[], resources.UnlearnRequest]) ->
         dataset=request.dataset,
         samples=request.samples,
         unmatched_sample_ids=request.unmatched_sample_ids,
+        unmatched_lines=request.unmatched_lines,
         targets=tuple(_without_new_job(target, existing) for target in targets),
         received_at=request.received_at,
         due_at=request.due_at,

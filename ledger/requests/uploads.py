@@ -1,5 +1,6 @@
 """Uploads of sample lists: up to millions of digests, streamed into PostgreSQL with COPY and never held in memory as a whole."""
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,38 +15,48 @@ from ledger import resources
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
 from ledger.sample_ids import joined_sha256
+from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Upload
-from ledger.tables.samples import uploaded_samples
+from ledger.tables.samples import request_samples, uploaded_samples
 
 UPLOAD_RETENTION = timedelta(days=7)
 """How long an upload can be used. Requests copy its samples."""
 
 CHUNK = 10_000
 
+MAX_UNMATCHED_LINES = 1000
+"""Lines without a match that are listed; all of them are counted."""
+
+RECORD = struct.Struct(">32sq")
+"""A received sample, as it is kept until all have come: its digest, and the number of its line."""
+
 
 @contextmanager
 def receive_digests(session: Session) -> Iterator[Copy]:
     """Open a COPY of digests into a temporary table of this transaction. Call `store_upload` when all are sent."""
-    session.execute(text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL) ON COMMIT DROP"))
+    session.execute(
+        text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL, line bigint NOT NULL) ON COMMIT DROP")
+    )
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, Connection)
-    with driver.cursor() as cursor, cursor.copy("COPY incoming (digest) FROM STDIN") as copy:
+    with driver.cursor() as cursor, cursor.copy("COPY incoming (digest, line) FROM STDIN") as copy:
         yield copy
 
 
-def send_digests(copy: Copy, digests: Iterable[bytes]) -> None:
-    """Write digests to the COPY."""
-    copy.write("".join(f"\\\\x{digest.hex()}\n" for digest in digests))
+def send_digests(copy: Copy, received: Iterable[tuple[bytes, int]]) -> None:
+    """Write digests to the COPY, each with the number of its line."""
+    copy.write("".join(f"\\\\x{digest.hex()}\t{line}\n" for digest, line in received))
 
 
 def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resources.Upload:
-    """Store the received digests as an upload, each once. Raises UnknownDataset, EmptyUpload."""
+    """Store the received digests as an upload, each once with its first line. Raises UnknownDataset, EmptyUpload."""
     of = find_dataset(session, tenant_id=tenant_id, name=dataset)
     upload_id = uuid4()
-    given = text("SELECT DISTINCT digest FROM incoming ORDER BY digest").columns(uploaded_samples.c.digest).subquery()
+    received = text("SELECT digest, min(line) AS line FROM incoming GROUP BY digest")
+    given = received.columns(uploaded_samples.c.digest, uploaded_samples.c.line).subquery()
     # In sorted order: an index filled in order is faster to write, and smaller.
-    rows = select(literal(upload_id), given.c.digest).order_by(given.c.digest)
-    added = insert(uploaded_samples).from_select(["upload_id", "digest"], rows)
+    rows = select(literal(upload_id), given.c.digest, given.c.line).order_by(given.c.digest)
+    added = insert(uploaded_samples).from_select(["upload_id", "digest", "line"], rows)
     count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if not count:
         raise EmptyUpload("the uploaded list holds no sample ID")
@@ -81,6 +92,21 @@ def find_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> Upload
     if upload is None:
         raise UnknownUpload(f"there is no upload {upload_id}; uploads are kept for {UPLOAD_RETENTION.days} days")
     return upload
+
+
+def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> list[int]:
+    """List the first MAX_UNMATCHED_LINES lines of an upload whose samples no model of the request was trained on, in order."""
+    lines = (
+        select(uploaded_samples.c.line)
+        .join(request_samples, request_samples.c.digest == uploaded_samples.c.digest)
+        .where(
+            uploaded_samples.c.upload_id == upload_id,
+            request_samples.c.request_id == request_id,
+            request_samples.c.outcome == SampleOutcome.NOT_IN_TRAINING_SET,
+            uploaded_samples.c.line.is_not(None),
+        )
+    )
+    return list(session.scalars(lines.order_by(uploaded_samples.c.line).limit(MAX_UNMATCHED_LINES)))
 
 
 def delete_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> None:

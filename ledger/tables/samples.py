@@ -1,6 +1,18 @@
 """Sets of samples, by keyed hash: of datasets, models, versions, requests, jobs and uploads."""
 
-from sqlalchemy import Boolean, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, Table, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Table,
+    Uuid,
+    text,
+)
 
 from ledger.states import SampleOutcome
 from ledger.tables.base import Base, choice
@@ -76,5 +88,6 @@ uploaded_samples = Table(
     # No foreign key: these rows are written first, and a check of each row would cost more than everything else.
     Column("manifest_id", Uuid, key="upload_id", primary_key=True),
     Column("digest", LargeBinary, primary_key=True),
+    Column("line", BigInteger),
 )
-"""The samples of each upload, each once."""
+"""The samples of each upload, each once with its first line; uploads from before that was kept have none."""

@@ -2,19 +2,18 @@
 
 from functools import partial
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request, Response
 
 from ledger.registry.datasets import get_dataset, list_datasets
 from ledger.requests import do_not_train
 from ledger.resources import Dataset, Listing
-from service.http.authentication import Reader
+from service.http.authentication import ApiRoute, Reader
 from service.http.fields import Name
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.http.streaming import DIGESTS, stream_digests
 
-router = APIRouter(tags=["registry"])
+router = APIRouter(route_class=ApiRoute, tags=["registry"])
 
 
 @router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
@@ -32,10 +31,10 @@ def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> Dataset:
 @router.get(
     "/datasets/{name}/do-not-train",
     summary="What no training on a dataset may use",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=problems(401, 403, 404, 422, 503) | DIGESTS,
 )
-async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
+async def get_do_not_train(name: Name, request: Request, caller: Reader) -> Response:
     """The samples that any model of the dataset has forgotten or was asked to forget: their keyed hashes, in hex, one a line."""
     find = partial(do_not_train.of_dataset, tenant_id=caller.tenant_id, name=name)
-    return await stream_digests(request.app.state.lists, request.app.state.database, find)
+    return await stream_digests(request, caller.tenant_id, find)

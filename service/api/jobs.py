@@ -19,11 +19,10 @@ from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.jobs import get_job, list_attempts, list_jobs
 from ledger.resources import Attempt, Event, Job, Listing, Page
 from ledger.states import TERMINAL, JobState
-from service.http.authentication import Admin, Reader, Writer
+from service.http.authentication import Admin, ApiRoute, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional, preferred
 from service.http.fields import After, Cursor, Limit, Name
 from service.http.openapi import problems
-from service.http.problems import NotReady
 from service.http.sessions import Database, Ledger
 from service.http.streaming import Streams
 from service.wakeups import wake
@@ -36,13 +35,16 @@ POLL_INTERVAL = 1.0
 MAX_STREAM_SECONDS = 900.0
 """Seconds after which a stream ends, so that a revoked key reads no more; the client connects again with `Last-Event-ID`."""
 
-MAX_STREAMS = 100
-"""Streams that a process has open at once: each polls the database once a second."""
+MAX_STREAMS = 200
+"""Streams that a process has open at once, half of them for one tenant: each polls the database once a second."""
+
+SEND_SECONDS = 30.0
+"""Seconds after which a reader that takes nothing is left."""
 
 EVENTS_A_POLL = 200
 """Events that one poll reads."""
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(route_class=ApiRoute, tags=["jobs"])
 
 JSON, LIVE = "application/json", "text/event-stream"
 
@@ -153,21 +155,20 @@ def post_reject(job_id: UUID, caller: Admin, ledger: Ledger) -> Job:
 
 
 def stream(streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> EventSourceResponse:
-    """Stream the timeline from beyond the event `after`, until the job has ended. Raises NotReady if too many are open."""
-    if streams.open >= MAX_STREAMS:
-        raise NotReady(
-            f"{MAX_STREAMS} streams are open already; poll GET /jobs/{{id}} instead.", checks={"streams": "full"}
-        )
+    """Stream the timeline from beyond the event `after`, until the job has ended.
+
+    Raises NotReady and TooManyCalls if too many are open.
+    """
+    streams.check(tenant_id)
     events = _events(streams, database, tenant_id=tenant_id, job_id=job_id, after=after)
-    return EventSourceResponse(events, ping=15, headers={"Cache-Control": "no-store"})
+    return EventSourceResponse(events, ping=15, send_timeout=SEND_SECONDS, headers={"Cache-Control": "no-store"})
 
 
 async def _events(
     streams: Streams, database: Database, *, tenant_id: UUID, job_id: UUID, after: int
 ) -> AsyncIterator[ServerSentEvent]:
-    streams.open += 1
     ends = time.monotonic() + MAX_STREAM_SECONDS
-    try:
+    with streams.opened(tenant_id):
         while time.monotonic() < ends:
             async with database.limiter:
                 found, ended = await run_in_threadpool(_poll, database, tenant_id=tenant_id, job_id=job_id, after=after)
@@ -177,8 +178,6 @@ async def _events(
             if ended:
                 return
             await anyio.sleep(POLL_INTERVAL)
-    finally:
-        streams.open -= 1
 
 
 def _poll(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> tuple[list[Event], bool]:

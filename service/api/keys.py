@@ -4,10 +4,11 @@ from fastapi import APIRouter
 
 from ledger.resources import Listing, SigningKey
 from ledger.transparency.signing_keys import list_signing_keys
+from service.http.authentication import ApiRoute
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 
-router = APIRouter(tags=["reports"])
+router = APIRouter(route_class=ApiRoute, tags=["reports"])
 
 
 @router.get("/keys", summary="The public signing keys", responses=problems(503))

@@ -16,14 +16,14 @@ from ledger.transparency.log import (
     prove_growth,
     prove_leaf,
 )
-from service.http.authentication import Reader, ReportReader
+from service.http.authentication import ApiRoute, Reader, ReportReader
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 
 LeafHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 """SHA-256, hex, of 0x00 and a leaf (RFC 6962)."""
 
-router = APIRouter(tags=["log"])
+router = APIRouter(route_class=ApiRoute, tags=["log"])
 
 
 class InclusionProofBody(BaseModel):

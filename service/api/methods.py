@@ -11,12 +11,18 @@ from pydantic import BaseModel, BeforeValidator, Discriminator, Field, TypeAdapt
 from pydantic_core import PydanticCustomError
 
 from report.canonical import NotCanonical, canonical_json
-from service.http.problems import masked
+from service.http.authentication import ApiRoute
+from service.http.openapi import problems
+from service.http.problems import count_values, masked
 from unlearning import specs
 from unlearning.errors import InvalidSpec
 
 AUTO = "auto"
 """The model's own policy: the operator's list of methods, tried in order until the audit verifies."""
+
+
+MAX_METHOD_VALUES = 500
+"""Names and values of a method, at most, all objects and lists in it counted: no method has a tenth of that."""
 
 
 @cache
@@ -31,6 +37,8 @@ def _parse(value: object) -> object:
         return AUTO
     if isinstance(value, str):
         value = {"kind": value}
+    if isinstance(value, Mapping) and count_values(value) > MAX_METHOD_VALUES:
+        raise PydanticCustomError("method", "Has more than {most} names and values", {"most": MAX_METHOD_VALUES})
     if not isinstance(value, Mapping):
         raise PydanticCustomError(
             "method", "Must be auto, the name of a method, or an object with its kind and parameters"
@@ -62,7 +70,7 @@ def stored(method: str | specs.Method) -> dict[str, object] | None:
     return None if isinstance(method, str) else asdict(method)
 
 
-router = APIRouter(tags=["methods"])
+router = APIRouter(route_class=ApiRoute, tags=["methods"])
 
 
 class MethodBody(BaseModel):
@@ -79,7 +87,7 @@ class MethodsBody(BaseModel):
     items: list[MethodBody]
 
 
-@router.get("/methods", summary="List the unlearning methods")
+@router.get("/methods", summary="List the unlearning methods", responses=problems())
 def list_methods() -> MethodsBody:
     """Each method with the JSON schema of its parameters; a request may name one, or leave the choice to the model's policy."""
     return MethodsBody(

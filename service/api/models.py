@@ -3,9 +3,8 @@
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from ledger.events.timeline import list_model_events
 from ledger.jobs.approvals import set_approvals
@@ -14,7 +13,7 @@ from ledger.registry.models import get_model, list_models, list_versions
 from ledger.registry.versions import promote
 from ledger.requests import do_not_train
 from ledger.resources import Event, Listing, Model, Version
-from service.http.authentication import Admin, Promoter, Reader, require
+from service.http.authentication import Admin, ApiRoute, Promoter, Reader, require
 from service.http.fields import After, Limit, Name
 from service.http.openapi import problems
 from service.http.sessions import Ledger
@@ -26,11 +25,11 @@ class ApprovalsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    approve_jobs: bool | None = Field(default=None, description="Each job, before it runs.")
-    approve_versions: bool | None = Field(default=None, description="Each version, before it is served.")
+    approve_jobs: StrictBool | None = Field(default=None, description="Each job, before it runs.")
+    approve_versions: StrictBool | None = Field(default=None, description="Each version, before it is served.")
 
 
-router = APIRouter(tags=["registry"])
+router = APIRouter(route_class=ApiRoute, tags=["registry"])
 
 Number = Annotated[int, Path(ge=1, lt=2**31, description="The version's number.")]
 
@@ -98,13 +97,13 @@ def get_model_events(
 @router.get(
     "/models/{name}/do-not-train",
     summary="What a model's next training must leave out",
-    response_class=StreamingResponse,
+    response_class=Response,
     responses=problems(401, 403, 404, 422, 503) | DIGESTS,
 )
-async def get_do_not_train(name: Name, request: Request, caller: Reader) -> StreamingResponse:
+async def get_do_not_train(name: Name, request: Request, caller: Reader) -> Response:
     """The samples that the model has forgotten or was asked to, by their keyed hash, each in hex on a line.
 
     Whoever has the sample key can tell which of his samples are among them: `expunge do-not-train`.
     """
     find = partial(do_not_train.of_model, tenant_id=caller.tenant_id, name=name)
-    return await stream_digests(request.app.state.lists, request.app.state.database, find)
+    return await stream_digests(request, caller.tenant_id, find)

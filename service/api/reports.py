@@ -13,7 +13,7 @@ from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import published_schema, read
-from service.http.authentication import ReportReader, require
+from service.http.authentication import ApiRoute, ReportReader, require
 from service.http.caching import preferred
 from service.http.fields import SampleID
 from service.http.openapi import problems
@@ -44,7 +44,7 @@ class InclusionBody(BaseModel):
     path: list[str] = Field(description="SHA-256 hex, from the leaf to the root.")
 
 
-router = APIRouter(tags=["reports"])
+router = APIRouter(route_class=ApiRoute, tags=["reports"])
 
 JSON, HTML, PDF, ENVELOPE = "application/json", "text/html", "application/pdf", "application/vnd.dsse.envelope.v1+json"
 SCHEMA = "application/schema+json"
@@ -60,7 +60,8 @@ _FORMS = {JSON: {"schema": {"type": "object"}}, HTML: {}, PDF: {}}
     "/reports/schema",
     summary="The JSON Schema of reports",
     response_class=Response,
-    responses={200: {"description": "JSON Schema 2020-12", "content": {SCHEMA: {"schema": {"type": "object"}}}}},
+    responses=problems()
+    | {200: {"description": "JSON Schema 2020-12", "content": {SCHEMA: {"schema": {"type": "object"}}}}},
 )
 def get_schema() -> Response:
     """What every report's JSON follows; its `$id` is the `schema` that a report names. Needs no key."""

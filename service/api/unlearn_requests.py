@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
@@ -20,12 +20,13 @@ from ledger.requests.idempotency import Idempotency
 from ledger.requests.preview import preview
 from ledger.requests.requests import get_request, list_request_samples, list_requests
 from ledger.requests.submission import submit
+from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import sample_digest, samples_sha256
 from ledger.states import TERMINAL, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
-from service.http.authentication import Admin, Reader, Writer
+from service.http.authentication import Admin, ApiRoute, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional
 from service.http.fields import After, Cursor, Limit, Moment, Name, SampleID, Text
 from service.http.openapi import problems
@@ -33,7 +34,7 @@ from service.http.sessions import Ledger
 from service.settings import Settings
 from service.wakeups import wake
 
-router = APIRouter(tags=["unlearn requests"])
+router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
 POLL_SECONDS = "5"
 """How often a client should poll an open request."""
@@ -107,6 +108,7 @@ class NewUnlearnRequest(BaseModel):
         default=None,
         min_length=1,
         max_length=100,
+        fail_fast=True,
         description="Only these models; by default every active one trained on them.",
     )
     method: Method = "auto"
@@ -121,7 +123,7 @@ class NewUnlearnRequest(BaseModel):
     external_id: Annotated[Text, Field(max_length=200)] | None = Field(
         default=None, description="Your own reference. Nothing personal, please."
     )
-    expedite: bool = Field(default=False, description="Do not wait for other requests to join the job.")
+    expedite: StrictBool = Field(default=False, description="Do not wait for other requests to join the job.")
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -349,7 +351,10 @@ def record_request(
     )
     if not caller.may(Scope.REQUESTS_READ):
         return _without_counts(request)
-    if asked.upload is not None or request.samples is None or not request.samples.not_in_training_set:
+    if asked.upload is not None:
+        lines = unmatched_lines(session, upload_id=asked.upload, request_id=request.id)
+        return request.model_copy(update={"unmatched_lines": lines})
+    if request.samples is None or not request.samples.not_in_training_set:
         return request
     outcome = SampleOutcome.NOT_IN_TRAINING_SET
     found = list_request_samples(session, tenant_id=caller.tenant_id, request_id=request.id, outcome=outcome)

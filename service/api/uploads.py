@@ -1,103 +1,105 @@
 """Uploads: lists of sample IDs that are sent ahead of a request."""
 
-import json
-import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import IO, Annotated
 from uuid import UUID
 
-from anyio import CancelScope
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from psycopg import Copy
-from sqlalchemy.orm import Session
 from starlette.requests import ClientDisconnect
 
+from ledger.db import long_statements
 from ledger.registry.access import Caller
 from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
-from ledger.requests.uploads import delete_upload, get_upload
+from ledger.requests.uploads import RECORD, delete_upload, get_upload
 from ledger.resources import Upload
 from ledger.sample_ids import sample_digest
-from service.http.authentication import Writer
+from service.http.authentication import ApiRoute, Writer
+from service.http.bodies import parse
 from service.http.fields import Name
 from service.http.openapi import problems
-from service.http.problems import InvalidLine, NotReady, UnsupportedMediaType
+from service.http.problems import InvalidLine, MalformedJson, UnsupportedMediaType
 from service.http.sessions import Database, Ledger
-from service.http.streaming import Streams
+from service.http.streaming import Streams, open_spool, storage_is_ours
+from verifier.sample_ids import InvalidSampleID, check_sample_id, line_to_id
 
 MAX_LINE_BYTES = 4096
 """Bytes of a line, at most. An ID of 200 characters fits, however JSON escapes it."""
 
-MAX_ID_LENGTH = 200
 MAX_SAMPLE_IDS = 10_000_000
 
-MAX_UPLOADS = 4
-"""Uploads that a process receives at once. Each holds a database connection for as long as its client takes."""
+MAX_UPLOADS = 16
+"""Uploads that a process receives at once, a quarter of them from one tenant. Each has a file in the temporary folder."""
 
-UPLOAD_TIMEOUT = 1800.0
-"""Seconds that an upload may take."""
+UPLOAD_SECONDS = 1800.0
+"""Seconds that an upload may take to arrive."""
 
-router = APIRouter(tags=["unlearn requests"])
+router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
 
 @dataclass(slots=True)
 class Lines:
     """A body that is being split into lines: how a line is read, the rest of the last chunk, the lines and the IDs so far."""
 
-    read: Callable[[bytes], object]
+    read: Callable[[bytes], str | None]
     rest: bytes = b""
     line: int = 0
     found: int = 0
 
 
-def take(lines: Lines, chunk: bytes) -> list[str]:
-    """Read the IDs on the lines that this chunk completes. Blank lines are skipped.
+def take(lines: Lines, chunk: bytes) -> list[tuple[int, str]]:
+    """Read the IDs on the lines that this chunk completes, each with the number of its line, from 1. Blank lines are skipped.
 
     Raises InvalidLine, which names the line by its number and never quotes it.
     """
     *whole, lines.rest = (lines.rest + chunk).split(b"\n")
     if len(lines.rest) > MAX_LINE_BYTES:
         raise InvalidLine(f"Line {lines.line + len(whole) + 1} is longer than {MAX_LINE_BYTES} bytes.")
-    return [found for line in whole if (found := _read(lines, line)) is not None]
+    return [(lines.line, found) for line in whole if (found := _read(lines, line)) is not None]
 
 
-def take_last(lines: Lines) -> list[str]:
+def take_last(lines: Lines) -> list[tuple[int, str]]:
     """Read the ID on a last line that has no end."""
     return take(lines, b"\n") if lines.rest else []
 
 
 def _read(lines: Lines, line: bytes) -> str | None:
     lines.line += 1
+    if lines.line == 1:
+        line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark: what some editors and spreadsheets write first
     if not line.strip():
         return None
+    if len(line) > MAX_LINE_BYTES:
+        raise InvalidLine(f"Line {lines.line} is longer than {MAX_LINE_BYTES} bytes.")
     try:
-        found = lines.read(line) if len(line) <= MAX_LINE_BYTES else None
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, str) or not 1 <= len(found) <= MAX_ID_LENGTH:
-        raise InvalidLine(f"Line {lines.line} holds no sample ID of 1 to {MAX_ID_LENGTH} characters in UTF-8.")
-    lines.found += 1
+        found = lines.read(line)
+    except InvalidSampleID as fault:
+        raise InvalidLine(f"The sample ID on line {lines.line} {fault}.") from None
+    except (ValueError, RecursionError, MalformedJson):
+        raise InvalidLine(f"Line {lines.line} holds no sample ID: see the upload's media type.") from None
+    if found is not None:
+        lines.found += 1
     if lines.found > MAX_SAMPLE_IDS:
         raise InvalidLine(f"An upload holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
     return found
 
 
-def _text(line: bytes) -> object:
-    return line.removesuffix(b"\r").decode()
+def _text(line: bytes) -> str | None:
+    return line_to_id(line.decode())
 
 
-def _json(line: bytes) -> object:
-    value = json.loads(line)
+def _json(line: bytes) -> str:
+    value = parse(line)
     value = value.get("sample_id") if isinstance(value, dict) and len(value) == 1 else value
-    if isinstance(value, str):
-        value.encode()  # a lone surrogate has no UTF-8 form: ValueError
-    return value
+    if not isinstance(value, str):
+        raise ValueError("no string")
+    return check_sample_id(value)
 
 
-FORMS: dict[str, Callable[[bytes], object]] = {"text/plain": _text, "application/x-ndjson": _json}
+FORMS: dict[str, Callable[[bytes], str | None]] = {"text/plain": _text, "application/x-ndjson": _json}
 """How a line is read, by media type: it is the ID; or it is a JSON string, or an object with `sample_id` alone."""
 
 _BODY = {
@@ -157,50 +159,55 @@ def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Respon
 
 
 async def receive_upload(request: Request, caller: Caller, *, dataset: str) -> Upload:
-    """Read the body to its end and store its samples in one transaction: all or nothing.
+    """Read the body to its end, then store its samples in one transaction: all or nothing.
 
-    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, and NotReady if too many come at once.
+    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, BodyStalled, and NotReady and TooManyCalls
+    if too many come at once.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media not in FORMS:
         raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
     receiving: Streams = request.app.state.uploads
-    if receiving.open >= MAX_UPLOADS:
-        raise NotReady(f"{MAX_UPLOADS} uploads are being received; try again in a minute.", checks={"uploads": "full"})
-    receiving.open += 1
     database: Database = request.app.state.database
-    session = database.sessions()
+    with receiving.opened(caller.tenant_id), open_spool() as file:
+        async with database.limiter:
+            await run_in_threadpool(_check_dataset, database, tenant_id=caller.tenant_id, dataset=dataset)
+        hashed = partial(sample_digest, request.app.state.settings.sample_key_bytes, dataset)
+        await _receive(request, file, Lines(FORMS[media]), hashed)
+        async with database.limiter:
+            return await run_in_threadpool(_store, database, file, tenant_id=caller.tenant_id, dataset=dataset)
+
+
+def _check_dataset(database: Database, *, tenant_id: UUID, dataset: str) -> None:
+    with database.reading() as session:
+        find_dataset(session, tenant_id=tenant_id, name=dataset)
+
+
+async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Callable[[str], bytes]) -> None:
+    """Write the digests of the body's IDs into a file, each with the number of its line."""
+
+    def write(chunk: bytes | None) -> None:
+        found = take_last(lines) if chunk is None else take(lines, chunk)
+        with storage_is_ours():
+            file.write(b"".join(RECORD.pack(hashed(sample_id), line) for line, sample_id in found))
+
     try:
-        await run_in_threadpool(find_dataset, session, tenant_id=caller.tenant_id, name=dataset)
-        key: bytes = request.app.state.settings.sample_key_bytes
-        await _stream(request, session, Lines(FORMS[media]), dataset=dataset, key=key)
-        upload = await run_in_threadpool(uploads.store_upload, session, tenant_id=caller.tenant_id, dataset=dataset)
-        await run_in_threadpool(session.commit)
-        return upload
-    finally:
-        receiving.open -= 1
-        with CancelScope(shield=True):
-            await run_in_threadpool(session.close)
+        async for chunk in request.stream():
+            await run_in_threadpool(write, chunk)
+    except ClientDisconnect:
+        raise InvalidLine("The upload broke off.") from None
+    await run_in_threadpool(write, None)
 
 
-async def _stream(request: Request, session: Session, lines: Lines, *, dataset: str, key: bytes) -> None:
-    ends = time.monotonic() + UPLOAD_TIMEOUT
-    with ExitStack() as stack:
-        copy = await run_in_threadpool(lambda: stack.enter_context(uploads.receive_digests(session)))
-        try:
-            async for chunk in request.stream():
-                await run_in_threadpool(_send_chunk, copy, lines, chunk, dataset=dataset, key=key)
-                if time.monotonic() > ends:
-                    raise InvalidLine(f"The upload has taken longer than {UPLOAD_TIMEOUT:.0f} seconds; split it.")
-        except ClientDisconnect:
-            raise InvalidLine("The upload broke off.") from None
-        await run_in_threadpool(_send, copy, take_last(lines), dataset=dataset, key=key)
-        await run_in_threadpool(stack.close)
+def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str) -> Upload:
+    file.seek(0)
+    with database.sessions.begin() as session, long_statements(session):
+        with uploads.receive_digests(session) as copy:
+            for records in _chunks(file):
+                uploads.send_digests(copy, RECORD.iter_unpack(records))
+        return uploads.store_upload(session, tenant_id=tenant_id, dataset=dataset)
 
 
-def _send_chunk(copy: Copy, lines: Lines, chunk: bytes, *, dataset: str, key: bytes) -> None:
-    _send(copy, take(lines, chunk), dataset=dataset, key=key)
-
-
-def _send(copy: Copy, sample_ids: Iterable[str], *, dataset: str, key: bytes) -> None:
-    uploads.send_digests(copy, (sample_digest(key, dataset, sample_id) for sample_id in sample_ids))
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while found := file.read(RECORD.size * uploads.CHUNK):
+        yield found

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from ledger.events.deliveries import list_deliveries, replay
 from ledger.events.webhooks import (
@@ -18,7 +18,7 @@ from ledger.events.webhooks import (
 )
 from ledger.resources import Delivery, Listing, Page, Webhook, WebhookWithSecret
 from ledger.states import DeliveryState, MessageType
-from service.http.authentication import Admin
+from service.http.authentication import Admin, ApiRoute
 from service.http.fields import Cursor, Limit, Text
 from service.http.openapi import problems
 from service.http.sessions import Ledger
@@ -53,7 +53,11 @@ WebhookUrl = Annotated[
 ]
 Types = Annotated[
     list[MessageType],
-    Field(max_length=len(MessageType) * 2, description="The types of message to send to it; none means all."),
+    Field(
+        max_length=len(MessageType) * 2,
+        fail_fast=True,
+        description="The types of message to send to it; none means all.",
+    ),
 ]
 Description = Annotated[Text, Field(max_length=200)]
 
@@ -76,12 +80,12 @@ class WebhookChange(BaseModel):
     url: WebhookUrl | None = None
     types: Types | None = None
     description: Description | None = None
-    enabled: bool | None = Field(
+    enabled: StrictBool | None = Field(
         default=None, description="False: nothing is sent to it, and what waits for it is given up."
     )
 
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(route_class=ApiRoute, tags=["webhooks"])
 
 _READ = problems(401, 403, 404, 422, 503)
 _WRITE = problems(400, 401, 403, 404, 413, 415, 422, 503)

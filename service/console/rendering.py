@@ -16,6 +16,7 @@ from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
 from service.console import formatting
 from service.console.sign_in import sign_out
+from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type
 
 POLICY = (
@@ -93,6 +94,8 @@ class PageRoute(APIRoute):
 
         async def handle_page(request: Request) -> Response:
             try:
+                if request.method == "POST":  # a form is sent by whoever likes to: no key is checked before it is read
+                    count_address(request)
                 return await handle(request)
             except KeyRefused:
                 response = RedirectResponse("/console/sign-in", 303)

@@ -21,6 +21,9 @@ from service.http.sessions import Ledger
 
 COOKIE = "expunge_session"
 
+MAX_FORM_BYTES = 4096
+"""Bytes of a submitted form, which holds one key."""
+
 MAX_SESSION_SECONDS = 8 * 3600
 """After this one has to sign in again."""
 

@@ -1,16 +1,23 @@
-"""Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader` or `Admin`."""
+"""Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader` or `Admin`.
 
-from collections.abc import Awaitable, Callable
-from typing import Annotated
+A route finds its caller before the first byte of the body is read. So whoever has no key costs a look-up at most.
+"""
 
-from fastapi import Depends, Request, Security
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response, Security
+from fastapi.concurrency import run_in_threadpool
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from ledger.errors import KeyRefused
 from ledger.registry.access import Caller, Scope, authenticate
-from service.http.limits import count_call
+from service.http.bodies import JsonRequest
+from service.http.limits import count_address, count_call
 from service.http.problems import ScopeMissing
-from service.http.sessions import Ledger
+from service.http.sessions import Database
 
 _bearer = HTTPBearer(
     auto_error=False,
@@ -19,6 +26,8 @@ _bearer = HTTPBearer(
     description="An API key, from the operator; it belongs to one tenant and has scopes.",
 )
 
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
 
 def require(caller: Caller, scope: Scope) -> None:
     """Raise ScopeMissing if the caller's key lacks the scope."""
@@ -26,29 +35,71 @@ def require(caller: Caller, scope: Scope) -> None:
         raise ScopeMissing(f"this call needs the scope {scope}; the key has {', '.join(sorted(caller.scopes))}")
 
 
-def _caller(
-    request: Request, ledger: Ledger, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
-) -> Caller:
-    """Find whose key is in `Authorization: Bearer …`, and count the call. Raises KeyRefused, TooManyCalls."""
-    if credentials is None:
-        raise KeyRefused("send an API key: Authorization: Bearer <key>")
-    caller = authenticate(ledger, credentials.credentials)
-    count_call(request.app.state.rate_limit, caller)
+class _Needs:
+    """The dependency of a route that admits only callers whose key has a scope. `ApiRoute` has found the caller already."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    async def __call__(
+        self, request: Request, documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+    ) -> Caller:
+        caller: Caller = request.state.caller
+        return caller
+
+
+class ApiRoute(APIRoute):
+    """A route of the API: first the caller's key, rate and scope, then the body, which is parsed off the event loop if it is large.
+
+    A call without a good key is counted for its client's address; so is every call of a route that needs none.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """Wrap the route's handler, so that it is reached only by callers who are admitted."""
+        handle, scope = super().get_route_handler(), _needed_scope(self.dependant)
+        body = None if self.body_field is None else self.body_field.field_info.annotation
+
+        async def handle_admitted(request: Request) -> Response:
+            if scope is None:
+                count_address(request)
+            else:
+                request.state.caller = await _admit(request, scope)
+            return await handle(JsonRequest(request, body))
+
+        return handle_admitted
+
+
+def _needed_scope(dependant: Dependant) -> Scope | None:
+    """Find the scope that a route needs among what it depends on; None for a route that needs no key."""
+    own = (inner.call.scope for inner in dependant.dependencies if isinstance(inner.call, _Needs))
+    return next(own, None)
+
+
+async def _admit(request: Request, scope: Scope) -> Caller:
+    """Find whose key is in `Authorization: Bearer …`, and count the call. Raises KeyRefused, TooManyCalls, ScopeMissing."""
+    credentials = await _bearer(request)
+    try:
+        if credentials is None:
+            raise KeyRefused("send an API key: Authorization: Bearer <key>")
+        database: Database = request.app.state.database
+        async with database.limiter:
+            caller = await run_in_threadpool(_find_caller, database, credentials.credentials)
+    except KeyRefused:
+        count_address(request)
+        raise
+    if request.app.state.rate_limit is not None:
+        await run_in_threadpool(count_call, request.app.state.rate_limit, caller)
+    require(caller, scope)
     return caller
 
 
-def _needs(scope: Scope) -> Callable[[Caller], Awaitable[Caller]]:
-    """Make the dependency that admits only callers whose key has the scope."""
-
-    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-        require(caller, scope)
-        return caller
-
-    return check
+def _find_caller(database: Database, key: str) -> Caller:
+    with database.reading() as session:
+        return authenticate(session, key)
 
 
-Writer = Annotated[Caller, Depends(_needs(Scope.REQUESTS_WRITE))]
-Reader = Annotated[Caller, Depends(_needs(Scope.REQUESTS_READ))]
-Promoter = Annotated[Caller, Depends(_needs(Scope.MODELS_WRITE))]
-ReportReader = Annotated[Caller, Depends(_needs(Scope.REPORTS_READ))]
-Admin = Annotated[Caller, Depends(_needs(Scope.ADMIN))]
+Writer = Annotated[Caller, Depends(_Needs(Scope.REQUESTS_WRITE))]
+Reader = Annotated[Caller, Depends(_Needs(Scope.REQUESTS_READ))]
+Promoter = Annotated[Caller, Depends(_Needs(Scope.MODELS_WRITE))]
+ReportReader = Annotated[Caller, Depends(_Needs(Scope.REPORTS_READ))]
+Admin = Annotated[Caller, Depends(_Needs(Scope.ADMIN))]

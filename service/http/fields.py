@@ -4,7 +4,9 @@ import re
 from typing import Annotated
 
 from fastapi import Query
-from pydantic import AwareDatetime, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
+
+from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sample_id
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
@@ -25,7 +27,23 @@ def _require_rfc3339(value: object) -> object:
 Moment = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 """A time with its offset from UTC."""
 
-SampleID = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+_BLANK = " \\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"
+_CONTROL = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ufeff"
+
+
+def _check_sample_id(text: str) -> str:
+    try:
+        return check_sample_id(text)
+    except InvalidSampleID as fault:
+        raise ValueError(f"the sample ID {fault}") from None
+
+
+SampleID = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_SAMPLE_ID_LENGTH),
+    AfterValidator(_check_sample_id),
+    Field(json_schema_extra={"pattern": f"^[^{_BLANK}{_CONTROL}]([^{_CONTROL}]*[^{_BLANK}{_CONTROL}])?$"}),
+]
 """A sample's ID as in the dataset. Personal data: hashed when it arrives and never repeated."""
 
 Cursor = Annotated[

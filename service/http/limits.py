@@ -1,20 +1,20 @@
-"""Limits for callers: the bytes of a body, and the calls that a key may make."""
+"""Limits of calls: how many a key may make, and how many without a good key may come from one address."""
 
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address, ip_address, ip_network
 
+from fastapi import Request
 from limits import RateLimitItem, parse
 from limits.errors import StorageError
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import RedisError
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.registry.access import Caller
-from service.http.problems import BodyTooLarge, TooManyCalls, respond
+from service.http.problems import TooManyCalls
 from service.wakeups import BROKER_TIMEOUT
 
 logger = logging.getLogger(__name__)
@@ -22,44 +22,8 @@ logger = logging.getLogger(__name__)
 PAUSE = 5.0
 """Seconds without counting after the broker did not answer: until then, calls pass uncounted and do not wait for it."""
 
-
-class BodyLimit:
-    """Refuses bodies above `limit` bytes, or above what `by_path` says for the path, while they stream in (pure ASGI).
-
-    Starlette's own middleware responds in plain text, whatever handlers the application has.
-    """
-
-    def __init__(self, app: ASGIApp, *, limit: int, by_path: Mapping[str, int]) -> None:
-        self.app = app
-        self.limit = limit
-        self.by_path = by_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Respond with 413 to a declared length above the limit; otherwise stop reading at the limit."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        limit = self.by_path.get(scope["path"], self.limit)
-        refusal = BodyTooLarge(
-            f"The body is larger than {limit} bytes; split the sample IDs, or upload them with POST /uploads."
-        )
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            await respond(refusal)(scope, receive, send)
-            return
-
-        received = 0
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > limit:
-                raise refusal
-            return message
-
-        await self.app(scope, receive_within_limit, send)
+MAX_ADDRESSES = 100_000
+"""Addresses that are counted at a time; with one more the count starts anew."""
 
 
 @dataclass(slots=True)
@@ -98,3 +62,47 @@ def count_call(limit: RateLimit | None, caller: Caller) -> None:
         logger.warning("calls are not counted for %.0f s: the broker does not answer: %s", PAUSE, type(error).__name__)
         return
     raise TooManyCalls(f"This key may make {limit.item} calls.", retry_after=max(1, round(free_at - time.time())))
+
+
+@dataclass(slots=True)
+class AddressLimit:
+    """A limit of calls without a good key, counted in this process: their number by address, and when the window ends."""
+
+    item: RateLimitItem
+    calls: Counter[str] = field(default_factory=Counter)
+    ends: float = 0.0  # monotonic seconds
+
+
+def make_address_limit(text: str | None) -> AddressLimit | None:
+    """Make the limit that a text like `600/minute` describes; None for no limit."""
+    return None if text is None else AddressLimit(parse(text))
+
+
+def count_address(request: Request) -> None:
+    """Count a call without a good key for its client's address. Raises TooManyCalls above the limit.
+
+    The address is that of the connection. Behind a proxy that Uvicorn is told to trust (FORWARDED_ALLOW_IPS) it is the one that the
+    proxy reports. A call with a good key is never counted, so nobody can lock out others who share an address.
+    """
+    limit: AddressLimit | None = request.app.state.address_limit
+    if limit is None or request.client is None:
+        return
+    moment, address = time.monotonic(), _network(request.client.host)
+    if moment >= limit.ends or len(limit.calls) >= MAX_ADDRESSES:
+        limit.calls.clear()
+        limit.ends = moment + limit.item.get_expiry()
+    limit.calls[address] += 1
+    if limit.calls[address] > limit.item.amount:
+        raise TooManyCalls(
+            f"An address may make {limit.item} calls without a good API key.",
+            retry_after=max(1, round(limit.ends - moment)),
+        )
+
+
+def _network(host: str) -> str:
+    """Return an address as it is counted: IPv6 by its /64, which is what one customer has."""
+    try:
+        ip = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return str(ip_network((ip, 64), strict=False)) if isinstance(ip, IPv6Address) else host

@@ -33,20 +33,23 @@ _MEANINGS = {
     401: "No API key, or one that is unknown or revoked",
     403: "The API key lacks the scope",
     404: "This tenant has no such thing",
+    408: "The body did not arrive in time",
     409: "Not possible in this state",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     422: "The shape or a value is wrong",
-    429: "More calls than the key may make; Retry-After says when to continue",
+    429: "More calls than the key, or its address without a key, may make; Retry-After says when to continue",
     503: "The database or the broker does not answer",
 }
 """What a status means, for the OpenAPI document."""
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems that a route may respond with, by status; a route that needs a key (401) may respond with 429 too."""
-    if 401 in statuses:
-        statuses = (*statuses, 429)
+    """Describe the problems that a route may respond with, by status.
+
+    Every route may respond with 429. A route with a body (413) may respond with 408 too.
+    """
+    statuses = (*statuses, 429, *((408,) if 413 in statuses else ()))
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": _MEANINGS[status], "content": content} for status in statuses}
 

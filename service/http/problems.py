@@ -3,9 +3,13 @@
 ServiceError
 ├── ScopeMissing           the caller's: the key is good, but lacks the scope
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
-├── BodyTooLarge           the caller's: more bytes than the operator allows
+├── BodyError              the caller's, found while the body is read
+│   ├── BodyTooLarge       more bytes than the operator allows
+│   ├── BodyStalled        it does not arrive
+│   ├── MalformedJson      JSON for a lenient parser alone
+│   └── InvalidBody        the shape or a value of a large body is wrong
 ├── InvalidLine            the caller's: a line of an uploaded list is not a sample ID
-├── TooManyCalls           the caller's: more calls than its key may make
+├── TooManyCalls           the caller's: more calls than its key, or its address without a key, may make
 ├── CrossSite              another site's: a form of the console that was sent from elsewhere
 └── NotReady               transient: the database or the broker does not answer
 
@@ -55,14 +59,42 @@ class UnsupportedMediaType(ServiceError):
     """The body's Content-Type is not JSON."""
 
 
-class BodyTooLarge(ServiceError, FastAPIError):
-    """The body has too many bytes. It is an HTTPException too: FastAPI turns any other error while reading into a 400."""
+class BodyError(ServiceError, FastAPIError):
+    """Base of what is raised while a body is read. An HTTPException too: FastAPI turns any other error into a 400 there."""
+
+    status = 400
 
     def __init__(self, message: str) -> None:
-        FastAPIError.__init__(self, 413, message)
+        FastAPIError.__init__(self, self.status, message)
 
     def __str__(self) -> str:
         return str(self.detail)
+
+
+class BodyTooLarge(BodyError):
+    """The body has too many bytes."""
+
+    status = 413
+
+
+class BodyStalled(BodyError):
+    """The body does not arrive in time."""
+
+    status = 408
+
+
+class MalformedJson(BodyError):
+    """The body is JSON for a lenient parser alone."""
+
+
+class InvalidBody(BodyError):
+    """A large body does not fit its model; `faults` are pydantic's errors."""
+
+    status = 422
+
+    def __init__(self, faults: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__("the body does not have the right shape")
+        self.faults = faults
 
 
 class InvalidLine(ServiceError):
@@ -70,7 +102,7 @@ class InvalidLine(ServiceError):
 
 
 class TooManyCalls(ServiceError):
-    """The key's rate is exceeded; `retry_after` is the seconds until a call passes again."""
+    """The rate of a key or an address is exceeded, or a tenant's share; `retry_after` is the seconds until a call passes again."""
 
     def __init__(self, message: str, *, retry_after: int) -> None:
         super().__init__(message)
@@ -146,6 +178,9 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     ),
     errors.SamplesErased: ProblemType("samples-erased", 409, "The version knows erased samples"),
     errors.TooLate: ProblemType("too-late", 409, "Too late for this"),
+    MalformedJson: MALFORMED_JSON,
+    InvalidBody: INVALID,
+    BodyStalled: ProblemType("body-stalled", 408, "The body does not arrive"),
     BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
     InvalidLine: ProblemType("invalid-line", 422, "A line is not a sample ID"),
@@ -168,6 +203,7 @@ def install(app: FastAPI) -> None:
     """Make the application respond to every error with a problem."""
     for listed in PROBLEMS:
         app.add_exception_handler(listed, _handle_listed)
+    app.add_exception_handler(InvalidBody, _handle_invalid_body)
     app.add_exception_handler(RequestValidationError, _handle_invalid)
     app.add_exception_handler(HTTPException, _handle_http)
     app.add_exception_handler(DBAPIError, _handle_database)
@@ -192,6 +228,8 @@ def respond(error: Exception) -> Response:
     headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
     if isinstance(error, TooManyCalls):
         headers = {"Retry-After": str(error.retry_after)}
+    if isinstance(error, BodyStalled):
+        headers = {"Connection": "close"}
     return _problem(kind, _sentence(str(error)), headers=headers)
 
 
@@ -230,6 +268,15 @@ def _handle_invalid(request: Request, error: Exception) -> Response:
         )
     if first["loc"] == ("body",) and isinstance(error.body, bytes):
         return respond(UnsupportedMediaType("Send the body as JSON, with Content-Type: application/json."))
+    return _invalid(request, faults)
+
+
+def _handle_invalid_body(request: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidBody)
+    return _invalid(request, error.faults)
+
+
+def _invalid(request: Request, faults: Sequence[Mapping[str, Any]]) -> Response:
     detail = f"{len(faults)} faults" if len(faults) > 1 else "One fault"
     detail += f", of which the first {MAX_FAULTS} are listed." if len(faults) > MAX_FAULTS else "; see errors."
     return _problem(INVALID, detail, errors=faults_of(faults, known=_body_fields(request)))
@@ -301,12 +348,22 @@ def masked(message: str, sent: object) -> str:
 
 
 def _strings(sent: object) -> Iterator[str]:
-    """Yield every string in a JSON value. Not recursive: callers nest deeper than Python recurses."""
+    """Yield every string in a JSON value."""
+    return (value for value in _values(sent) if isinstance(value, str))
+
+
+def count_values(sent: object) -> int:
+    """Count the names and values in a JSON value."""
+    return sum(1 for _ in _values(sent))
+
+
+def _values(sent: object) -> Iterator[object]:
+    """Yield every name and value in a JSON value. Not recursive: callers nest deeper than Python recurses."""
     left = [sent]
     while left:
-        match left.pop():
-            case str() as text:
-                yield text
+        value = left.pop()
+        yield value
+        match value:
             case Mapping() as items:
                 left += [*items.keys(), *items.values()]
             case list() | tuple() as items:

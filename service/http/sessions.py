@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.db import make_engine, make_sessions, normalise_url
+from ledger.db import make_engine, make_sessions
 
 CONNECTIONS = 20
 """Connections of a process; each call in progress holds at most one."""
@@ -32,12 +32,9 @@ class Database:
     limiter: CapacityLimiter
 
 
-def make_database(url: str) -> Database:
+def make_database(url: str, *, statement_seconds: float) -> Database:
     """Make the database at a URL, without a connection yet. Raises ValueError if it is not PostgreSQL."""
-    location = normalise_url(url)
-    if "connect_timeout" not in location.query:
-        location = location.update_query_dict({"connect_timeout": "3"})
-    engine = make_engine(location, pool_size=CONNECTIONS)
+    engine = make_engine(url, pool_size=CONNECTIONS, statement_seconds=statement_seconds)
     # Under READ COMMITTED a statement sees the same inside and outside a transaction, and this saves two round trips.
     reading = make_sessions(engine.execution_options(isolation_level="AUTOCOMMIT"))
     return Database(engine, make_sessions(engine), reading, CapacityLimiter(CONNECTIONS))

@@ -1,81 +1,157 @@
-"""Lists of digests of any length, streamed as text: one digest a line, with little in memory."""
+"""Streams whose pace is the client's: a share of them for each tenant, files that they pass through, and long lists of digests.
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+No database transaction waits for a client. An upload is received into a file before its transaction begins; a list is read into a
+file, in one transaction, before the first byte of it is sent.
+"""
 
-from anyio import CancelScope
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
+from uuid import UUID
+
+from anyio import fail_after
+from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from sqlalchemy import Subquery
 from sqlalchemy.orm import Session
-from starlette.types import Send
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from ledger.db import long_statements
 from ledger.requests.do_not_train import read_digests
-from service.http.problems import NotReady
+from service.http.problems import NotReady, TooManyCalls
 from service.http.sessions import Database
 
-MAX_LISTS = 4
-"""Lists that a process streams at once: each holds a connection of its own for as long as its client takes."""
+MAX_LISTS = 16
+"""Lists that a process streams at once, a quarter of them for one tenant."""
+
+SEND_SECONDS = 60.0
+"""Seconds after which a reader that takes nothing is left."""
+
+IN_MEMORY = 1024 * 1024
+"""Bytes of a list that are kept in memory. A longer one is kept in a temporary file, 32 to 40 bytes a sample."""
+
+DIGEST_BYTES = 32
+
+DIGESTS_A_CHUNK = 5000
 
 DIGESTS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The digests, each on a line", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 """The response with such a list, as the OpenAPI document describes it."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(slots=True)
 class Streams:
-    """How many streams of one kind are open in this process."""
+    """How many streams of one kind are open in this process, by tenant: at most `total`, and at most `share` of one tenant."""
 
-    open: int = 0
+    kind: str
+    total: int
+    share: int
+    open: Counter[UUID] = field(default_factory=Counter)
 
+    def check(self, tenant_id: UUID) -> None:
+        """Raise NotReady if there are too many of all tenants, and TooManyCalls if there are too many of this one."""
+        if self.open.total() >= self.total:
+            raise NotReady(
+                f"{self.total} {self.kind} are open; try again in a few seconds.", checks={self.kind: "full"}
+            )
+        if self.open[tenant_id] >= self.share:
+            raise TooManyCalls(f"{self.share} {self.kind} of this tenant are open; try again later.", retry_after=10)
 
-async def stream_digests(
-    streams: Streams, database: Database, find: Callable[[Session], Subquery]
-) -> StreamingResponse:
-    """Stream the list that `find` selects, each digest in hex on a line, through one cursor.
-
-    If the database goes away midway, the response breaks off, and no client takes it for complete. Raises NotReady if too many
-    lists are open, and what `find` raises.
-    """
-    if streams.open >= MAX_LISTS:
-        raise NotReady(f"{MAX_LISTS} lists are being read out; try again in a few seconds.", checks={"lists": "full"})
-
-    def select() -> Subquery:
-        with database.sessions() as session:
-            return find(session)
-
-    lines = _lines(streams, database, await run_in_threadpool(select))
-    return _ClosingResponse(lines, media_type="text/plain", headers={"Cache-Control": "no-store"})
-
-
-class _ClosingResponse(StreamingResponse):
-    """Closes its lines when the response ends, also when the client leaves: garbage collection would do it much later, and keep the
-    cursor and its connection until then.
-    """
-
-    async def stream_response(self, send: Send) -> None:
-        """Send the lines, and close them however that ends."""
-        lines = self.body_iterator
-        assert isinstance(lines, AsyncGenerator)
+    @contextmanager
+    def opened(self, tenant_id: UUID) -> Iterator[None]:
+        """Count a stream as open. Raises what `check` raises."""
+        self.check(tenant_id)
+        self.open[tenant_id] += 1
         try:
-            await super().stream_response(send)
+            yield
         finally:
-            with CancelScope(shield=True):
-                await lines.aclose()
+            self.open[tenant_id] -= 1
+            self.open += Counter()  # forgets tenants without a stream
 
 
-async def _lines(streams: Streams, database: Database, digests: Subquery) -> AsyncIterator[str]:
-    # The session is opened here: a response whose client has already left is never started, and so never closed either.
-    session = database.sessions()
-    chunks = read_digests(session, digests)
-    streams.open += 1
+def open_spool() -> IO[bytes]:
+    """Open a file that is in memory while it is small, and has no name on the disk when it is not."""
+    return SpooledTemporaryFile(max_size=IN_MEMORY)
+
+
+@contextmanager
+def storage_is_ours() -> Iterator[None]:
+    """Turn a full or failing disk of this machine into NotReady."""
     try:
-        while chunk := await run_in_threadpool(next, chunks, None):
-            yield "".join(f"{digest.hex()}\n" for digest in chunk)
-    finally:
-        streams.open -= 1
-        with CancelScope(shield=True):
-            await run_in_threadpool(chunks.close)
-            await run_in_threadpool(session.close)
+        yield
+    except OSError as error:
+        logger.error("the temporary folder cannot be written: %s", error)
+        raise NotReady(
+            "This server has no room for the list; try again later.", checks={"temporary_folder": "failed"}
+        ) from error
+
+
+async def stream_digests(request: Request, tenant_id: UUID, find: Callable[[Session], Subquery]) -> Response:
+    """Respond with the list that `find` selects, as it is now: each digest in hex on a line.
+
+    Raises NotReady and TooManyCalls if too many lists are open, and what `find` raises.
+    """
+    lists: Streams = request.app.state.lists
+    lists.check(tenant_id)
+    database: Database = request.app.state.database
+    async with database.limiter:
+        file, count = await run_in_threadpool(_read, database, find)
+    return DigestList(file, count, opened=partial(lists.opened, tenant_id))
+
+
+def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[bytes], int]:
+    """Copy a list from the database into a file, and count it."""
+    file, count = open_spool(), 0
+    try:
+        with (
+            storage_is_ours(),
+            database.sessions() as session,
+            long_statements(session),
+            closing(read_digests(session, find(session))) as chunks,
+        ):
+            for digests in chunks:
+                file.write(b"".join(digests))
+                count += len(digests)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file, count
+
+
+class DigestList(Response):
+    """Sends digests from a file, as many as `count`, and closes the file however that ends."""
+
+    media_type = "text/plain"
+
+    def __init__(self, file: IO[bytes], count: int, *, opened: Callable[[], Any]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store"})
+        self.headers["Content-Length"] = str(count * (2 * DIGEST_BYTES + 1))
+        self._file = file
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the list as fast as the client takes it. A client that takes nothing for SEND_SECONDS gets no more."""
+        with closing(self._file), self._opened():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            while lines := await run_in_threadpool(self._next_lines):
+                try:
+                    with fail_after(SEND_SECONDS):
+                        await send({"type": "http.response.body", "body": lines, "more_body": True})
+                except TimeoutError:
+                    logger.warning("a list is broken off: its reader took nothing for %.0f s", SEND_SECONDS)
+                    return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _next_lines(self) -> bytes:
+        found = self._file.read(DIGEST_BYTES * DIGESTS_A_CHUNK)
+        return found.hex("\n", DIGEST_BYTES).encode() + b"\n" if found else b""

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from expunge.cli.caller import find_sample_key, format_end
+from expunge.cli.caller import check_ids, find_sample_key, format_end
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
 from ledger.states import JobState, Reason, Verdict
 from tests.expunge.stack.test_folder import SETTINGS
@@ -51,3 +51,9 @@ def test_without_a_running_stack_the_command_asks_for_the_sample_key(
 def test_a_malformed_sample_key_is_refused(wrong: str) -> None:
     with pytest.raises(typer.BadParameter, match="64 hex digits"):
         find_sample_key(wrong)
+
+
+def test_an_id_that_breaks_the_rule_is_named_by_its_place() -> None:
+    with pytest.raises(typer.BadParameter, match="Sample ID 2") as raised:
+        list(check_ids(["a", " person"]))
+    assert "person" not in str(raised.value)

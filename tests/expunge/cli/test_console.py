@@ -1,6 +1,7 @@
 from io import StringIO
 
 import pytest
+import typer
 from rich.console import Console
 
 from expunge.cli import console
@@ -60,3 +61,10 @@ def test_on_a_terminal_progress_is_bars() -> None:
 def test_ids_are_read_without_surrounding_blanks_and_empty_lines() -> None:
     assert list(read_ids([" a\n", "\n", "b"])) == ["a", "b"]
     assert list(read_ids(None)) == []
+    assert list(read_ids(["\ufeffa\t\r\n", "b\u00a0\n"])) == ["a", "b"]
+
+
+def test_a_line_that_is_no_id_is_named_by_its_number() -> None:
+    with pytest.raises(typer.BadParameter, match="line 3") as raised:
+        list(read_ids(["a", "", "person\u0007"]))
+    assert "person" not in str(raised.value)

@@ -69,7 +69,7 @@ def test_a_stream_does_not_last_for_ever(serve: Serve, site: Site, monkeypatch: 
 
 def test_too_many_streams_are_refused_for_now(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_STREAMS", 0)
-    client = serve(key=site.admin)
+    client = serve(key=site.admin, alone=True)
 
     answer = client.get(f"/jobs/{new_job(client)}/events", headers=LIVE)
 

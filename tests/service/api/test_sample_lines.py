@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from service.api import uploads as sample_lines
 from service.api.uploads import FORMS, MAX_LINE_BYTES, Lines, take, take_last
 from service.http.problems import InvalidLine
+from verifier.sample_ids import InvalidSampleID, line_to_id
 
 TEXT, NDJSON = FORMS.values()
 
@@ -12,7 +13,7 @@ TEXT, NDJSON = FORMS.values()
 def read(body: bytes, form: object = TEXT, *, cut: int = 7) -> list[str]:
     lines = Lines(form)  # type: ignore[arg-type]
     found = [each for start in range(0, len(body), cut) for each in take(lines, body[start : start + cut])]
-    return found + take_last(lines)
+    return [sample_id for _, sample_id in found + take_last(lines)]
 
 
 def test_lines_are_read_whatever_the_chunks_are() -> None:
@@ -30,14 +31,14 @@ def test_ndjson_holds_strings_or_objects_with_the_id_alone() -> None:
      b"secret", b"[" * 3000, b'"' + b"s" * 201 + b'"'],
 )  # fmt: skip
 def test_a_line_that_is_no_id_is_told_by_its_number_and_not_by_its_words(line: bytes) -> None:
-    with pytest.raises(InvalidLine, match="Line 2 ") as raised:
+    with pytest.raises(InvalidLine, match=r"(?i)line 2 ") as raised:
         read(b'"good"\n' + line + b"\n", NDJSON, cut=1000)
     assert "secret" not in str(raised.value)
 
 
 def test_text_is_utf8_and_of_a_bounded_length() -> None:
     for line in (b"\xff", b"x" * 201, b"x" * (MAX_LINE_BYTES + 1)):
-        with pytest.raises(InvalidLine, match="Line 1 "):
+        with pytest.raises(InvalidLine, match=r"(?i)line 1 "):
             read(line + b"\n", cut=10_000)
 
 
@@ -54,9 +55,24 @@ def test_no_more_than_the_most_are_read(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @given(
-    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1, max_size=200)),
-    st.integers(1, 50),
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=205)), st.sampled_from(["\n", "\r\n"]), st.integers(1, 50)
 )
-def test_what_was_written_is_read(ids: list[str], cut: int) -> None:
-    wanted = [each for each in ids if each.encode().strip()]
-    assert read("".join(f"{each}\n" for each in ids).encode(), cut=cut) == wanted
+def test_a_line_is_an_id_by_the_one_rule_or_refused(written: list[str], end: str, cut: int) -> None:
+    body = "".join(line.replace("\n", "") + end for line in written).encode()
+    try:
+        wanted = [found for line in written if (found := line_to_id(line.replace("\n", ""))) is not None]
+    except InvalidSampleID:
+        with pytest.raises(InvalidLine):
+            read(body, cut=cut)
+    else:
+        assert read(body, cut=cut) == wanted
+
+
+def test_each_id_has_the_number_of_its_line() -> None:
+    lines = Lines(TEXT)
+    assert take(lines, b"a\n\nb\r\nc") + take_last(lines) == [(1, "a"), (3, "b"), (4, "c")]
+
+
+def test_a_key_that_comes_twice_in_a_line_is_refused() -> None:
+    with pytest.raises(InvalidLine, match=r"(?i)line 1 "):
+        read(b'{"sample_id": "a", "sample_id": "b"}', NDJSON)

@@ -1,5 +1,8 @@
+import json
 import socket
 import time
+from collections.abc import Iterator
+from io import BytesIO
 from uuid import uuid4
 
 import httpx
@@ -7,14 +10,17 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+from expunge.cli import caller
 from expunge.client import submit, upload_samples
 from ledger.requests.uploads import delete_expired_uploads
 from ledger.resources import SampleCounts
 from ledger.sample_ids import sample_digest, samples_sha256
 from service.api import uploads
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, set_up
+from tests.service.http.test_streaming import open_transactions
 
 PLAIN = {"Content-Type": "text/plain"}
+NDJSON = "application/x-ndjson"
 
 
 def upload(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
@@ -131,37 +137,139 @@ def test_the_older_names_are_still_accepted(serve: Serve, site: Site) -> None:
     assert client.delete(f"/manifests/{made['id']}").status_code == 204
 
 
-def test_no_more_are_received_at_once_than_there_are_connections_for(
+def stall(client: httpx.Client, key: str) -> socket.socket:
+    """An upload that never comes to its end: the service has begun to read it."""
+    head = (
+        f"POST /uploads?dataset=scans HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        "Content-Type: text/plain\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
+    )
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60)
+    connection.sendall(head.encode())
+    assert b"100 Continue" in connection.recv(1000)
+    connection.sendall(b"sample-1\nsample-2\n")
+    return connection
+
+
+def status_once(client: httpx.Client, wanted: int) -> int:
+    """Upload until the answer is the wanted one: the server hears of a beginning or an end a moment after the client."""
+    limit = time.monotonic() + 60
+    while (status := upload(client, b"sample-1").status_code) != wanted and time.monotonic() < limit:
+        time.sleep(0.05)
+    return status
+
+
+def test_no_more_are_received_at_once_than_the_process_can(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "MAX_UPLOADS", 0)
-    answer = upload(serve(key=site.writer), b"a")
+    answer = upload(serve(key=site.writer, alone=True), b"a")
     assert (answer.status_code, answer.json()["checks"]) == (503, {"uploads": "full"})
 
 
-def test_one_that_takes_too_long_is_refused(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "UPLOAD_TIMEOUT", -1.0)
-    answer = upload(serve(key=site.writer), b"a")
-    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (422, "invalid-line")
+def test_stalled_uploads_take_their_own_tenants_share_and_no_transaction(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "MAX_UPLOADS", 4)
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+    client = serve(key=site.writer, alone=True)
+    with stall(client, site.writer):
+        assert upload(client, b"sample-1").status_code == 429
+        assert upload(client, b"sample-1", Authorization=f"Bearer {other.writer}").status_code == 201
+        assert open_transactions(sessions) == 0
+    assert status_once(client, 201) == 201
 
 
-def test_one_that_breaks_off_leaves_nothing_and_the_next_is_received(
+def test_one_that_takes_too_long_is_refused_though_it_never_stalls(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "UPLOAD_SECONDS", 0.5)
+    go_on = True
+
+    def pieces() -> Iterator[bytes]:
+        while go_on:
+            yield b"sample-1\n"
+            time.sleep(0.05)
+
+    client = serve(key=site.writer, alone=True)
+    try:
+        status = client.post("/uploads", params={"dataset": "scans"}, content=pieces(), headers=PLAIN).status_code
+    except httpx.TransportError:  # the server has answered and closed while the client still wrote
+        status = 408
+    finally:
+        go_on = False
+    assert status == 408
+
+
+def test_one_that_the_disk_has_no_room_for_is_refused(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploads, "open_spool", Full)
+    answer = upload(serve(key=site.writer), b"sample-1")
+    assert (answer.status_code, answer.json()["checks"]) == (503, {"temporary_folder": "failed"})
+
+
+def test_ones_that_break_off_leave_nothing_and_the_next_is_received(
     serve: Serve, site: Site, sessions: sessionmaker[Session]
 ) -> None:
     client = serve(key=site.writer)
-    head = (
-        f"POST /uploads?dataset=scans HTTP/1.1\r\nHost: x\r\nAuthorization: {client.headers['Authorization']}\r\n"
-        "Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\nsample-1\nsample-2\n"
-    )
     for _ in range(uploads.MAX_UPLOADS + 1):
-        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as half:
-            half.sendall(head.encode())
+        with stall(client, site.writer) as half:
             half.shutdown(socket.SHUT_WR)
             half.recv(1)  # an answer, or the end: it has been noticed
-    limit = time.monotonic() + 30
-    while True:  # The server hears of the last end a moment after the client.
-        answer = upload(client, b"sample-1")
-        if answer.status_code != 503 or time.monotonic() > limit:
-            break
-    assert answer.status_code == 201
+    assert status_once(client, 201) == 201
     assert rows(sessions, "uploaded_manifests") == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "\ufeffsample-1\r\nsample-2 \r\n\tsample-3\u00a0\r\n",
+        "\ufeffsample-1\nsample-2\n\ufeffsample-3",  # two files one after the other
+        "  sample-1  \n\n\ufeff\nsample-2\t\nsample-3",
+    ],
+)
+def test_what_an_editor_leaves_around_an_id_is_not_of_the_id(serve: Serve, site: Site, body: str) -> None:
+    client = serve(key=site.admin)
+    uploaded = upload(client, body.encode()).json()
+    asked = client.post("/unlearn-requests", json={"dataset": "scans", "upload": uploaded["id"]}).json()
+    assert asked["samples"] == {"accepted": 3, "already_erased": 0, "not_in_training_set": 0}
+    assert asked["unmatched_lines"] == []
+
+
+def test_lines_without_a_match_are_listed_by_their_numbers(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    lines = ["sample-1", "", "nobody-7", "sample-2", "sample-99", "nobody-7"]
+    asked = {"dataset": "scans", "upload": upload(client, "\n".join(lines).encode()).json()["id"]}
+    for path in ("/unlearn-requests:preview", "/unlearn-requests"):
+        answer = client.post(path, json=asked)
+        assert answer.json()["unmatched_lines"] == [3, 5]
+        assert "nobody" not in answer.text
+    made = client.post("/unlearn-requests", json=asked, headers={"Authorization": f"Bearer {site.writer}"}).json()
+    assert made["unmatched_lines"] is None  # a key without requests:read must not learn who is in a training set
+
+
+@pytest.mark.parametrize("wrong", [" sample-1", "sample-1 ", "sample\u0007", "\ufeffsample-1", "s" * 201, ""])
+def test_one_rule_for_ids_holds_everywhere(serve: Serve, site: Site, wrong: str) -> None:
+    client = serve(key=site.admin)
+    asked = client.post("/unlearn-requests", json={"dataset": "scans", "sample_ids": ["sample-1", wrong]})
+    assert asked.json()["errors"][0]["pointer"] == "/sample_ids/1"
+    shown = client.post(f"/reports/{uuid4()}/inclusion", json={"sample_id": wrong})
+    assert shown.json()["errors"][0]["pointer"] == "/sample_id"
+    uploaded = upload(client, f"{json.dumps('a')}\n{json.dumps(wrong)}".encode(), **{"Content-Type": NDJSON})
+    assert (uploaded.status_code, "line 2" in uploaded.json()["detail"]) == (422, True)
+    assert "sample" not in uploaded.json()["detail"].replace("The sample ID", "")
+
+
+def test_the_command_line_shows_the_ids_of_unmatched_lines(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(caller, "MAX_INLINE_IDS", 1)
+    url = str(serve().base_url)
+    caller.submit(site.admin, "scans", ["sample-1", "nobody"], file=["\ufeffsample-2 \r\n", "\n", "no one\n"], url=url)  # type: ignore[arg-type]  # lines, as a file gives them
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["samples"]["accepted"], shown["unmatched_sample_ids"]) == (2, ["nobody", "no one"])

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 from pydantic import ValidationError
 
@@ -7,32 +5,7 @@ from service.http import limits
 from service.settings import Settings
 from tests.service.conftest import SAMPLE_KEY, Serve, Site
 
-PATH = "/methods"
-"""It takes no body, and still must not be made to read one."""
-
-
-def test_a_declared_length_above_the_limit_is_refused_at_once(serve: Serve) -> None:
-    answer = serve(max_body_bytes=1000).request("GET", PATH, content=b"x" * 1001)
-
-    assert answer.status_code == 413
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-
-
-def test_a_body_of_just_the_limit_passes(serve: Serve) -> None:
-    assert serve(max_body_bytes=1000).request("GET", PATH, content=b"x" * 1000).status_code == 200
-
-
-def test_a_streamed_body_is_counted_while_it_arrives(serve: Serve, site: Site) -> None:
-    def pieces() -> Iterator[bytes]:
-        for _ in range(20):
-            yield b"x" * 100
-
-    headers = {"Content-Type": "application/json"}
-    answer = serve(max_body_bytes=1000, key=site.writer).post("/unlearn-requests", content=pieces(), headers=headers)
-
-    assert answer.status_code == 413
-    assert answer.json()["type"] == "https://expunge.dev/problems/body-too-large"
+GIVEN = {"database_url": "postgresql://localhost/x", "redis_url": "redis://x", "sample_key": SAMPLE_KEY}
 
 
 def test_a_key_above_its_rate_is_told_when_to_continue(serve: Serve, site: Site, broker_url: str) -> None:
@@ -79,7 +52,44 @@ def test_without_a_limit_nothing_is_counted(serve: Serve, site: Site, broker_url
 
 
 def test_a_limit_that_cannot_be_parsed_stops_the_start() -> None:
-    given = {"database_url": "postgresql://localhost/x", "redis_url": "redis://x", "sample_key": SAMPLE_KEY}
     with pytest.raises(ValidationError, match="rate_limit"):
-        Settings(**given, rate_limit="often")
-    assert Settings(**given, rate_limit="").rate_limit is None
+        Settings(**GIVEN, rate_limit="often")
+    assert Settings(**GIVEN, rate_limit="").rate_limit is None
+
+
+def test_calls_without_a_good_key_are_counted_by_address(serve: Serve, site: Site) -> None:
+    settings = {"address_rate_limit": "3/hour"}
+    stranger, guesser = serve(alone=True, **settings), serve(key="expunge_abc_def", alone=True, **settings)
+
+    answers = [stranger.get("/models"), stranger.get("/keys"), stranger.post("/unlearn-requests", content=b"{")]
+    refused = stranger.get("/keys")
+
+    assert [answer.status_code for answer in answers] == [401, 200, 401]
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (429, "too-many-calls")
+    assert 1 <= int(refused.headers["retry-after"]) <= 3600
+    assert stranger.post("/console/sign-in", data={"key": "x"}).status_code == 429
+    assert [guesser.get("/models").status_code for _ in range(4)] == [401, 401, 401, 429]
+
+
+def test_whoever_shares_an_address_with_a_guesser_is_still_served(serve: Serve, site: Site) -> None:
+    client = serve(key=site.reader, alone=True, address_rate_limit="1/hour")
+    for _ in range(3):
+        client.get("/models", headers={"Authorization": "Bearer nonsense"})
+
+    assert client.get("/models").status_code == 200
+    assert client.get("/livez").status_code == 200
+
+
+def test_an_address_is_what_a_trusted_proxy_says(serve: Serve, site: Site) -> None:
+    """Uvicorn trusts the loopback address unless FORWARDED_ALLOW_IPS says otherwise."""
+    client = serve(alone=True, address_rate_limit="1/hour")
+
+    def call(address: str) -> int:
+        return client.get("/keys", headers={"X-Forwarded-For": address}).status_code
+
+    assert [call("192.0.2.1"), call("192.0.2.2"), call("192.0.2.1")] == [200, 200, 429]
+    assert [call("2001:db8::1"), call("2001:db8::2"), call("2001:db8:0:1::1")] == [200, 429, 200]
+
+
+def test_addresses_are_not_counted_where_the_operator_says_so(serve: Serve, site: Site) -> None:
+    assert Settings(**GIVEN, address_rate_limit="none").address_rate_limit is None

@@ -1,62 +1,124 @@
-import gc
-from collections.abc import Generator
-from threading import Event
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import httpx
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
 
+import service.app
 from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceUnreachable
 from service.http import streaming
-from tests.service.conftest import Serve, Site
+from tests.service.conftest import Serve, Site, set_up
+
+PATH = "/datasets/scans/do-not-train"
+
+LONG = 400_000
+"""Digests of a list of 26 MB: more than the sockets between server and client hold."""
 
 
+@contextmanager
+def stalled(client: httpx.Client, head: str) -> Iterator[socket.socket]:
+    """A connection whose client sends this head, reads the first byte of the answer, and then does nothing."""
+    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
+        authorization = client.headers["Authorization"]
+        connection.sendall(f"{head}\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n".encode())
+        assert connection.recv(1)
+        yield connection
+
+
+def open_transactions(sessions: sessionmaker[Session]) -> int | None:
+    with sessions() as session:
+        others = "datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"
+        return session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}"))
+
+
+def status_once_free(client: httpx.Client, busy: int) -> int:
+    """Ask until the answer is another than `busy`; the server hears of a client's end a moment later."""
+    ends = time.monotonic() + 60
+    while (status := client.get(PATH).status_code) == busy and time.monotonic() < ends:
+        time.sleep(0.05)
+    return status
+
+
+@pytest.fixture
+def long_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    def digests(*arguments: object) -> Iterator[list[bytes]]:
+        yield from ([b"a" * 32] * 10_000 for _ in range(LONG // 10_000))
+
+    monkeypatch.setattr(streaming, "read_digests", digests)
+
+
+def test_a_list_that_cannot_be_read_to_its_end_is_refused(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> Iterator[list[bytes]]:
+        yield [b"a" * 32]
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(streaming, "read_digests", broken)
+    with pytest.raises(Refused, match="503"):
+        fetch_digests(serve(key=site.admin), "datasets", "scans")
+
+
+@pytest.mark.usefixtures("long_list")
 def test_a_list_that_breaks_off_is_not_taken_for_whole(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*arguments: object) -> Generator[list[bytes], None, None]:
-        yield [b"a" * 32]
-        raise OSError("the database is gone")
-
-    monkeypatch.setattr(streaming, "read_digests", broken)
+    read, reads = streaming.DigestList._next_lines, iter(range(3))
+    monkeypatch.setattr(
+        streaming.DigestList, "_next_lines", lambda each: read(each) if next(reads, None) is not None else b""
+    )
     with pytest.raises(ServiceUnreachable, match="broke off"):
         fetch_digests(serve(key=site.admin), "datasets", "scans")
 
 
-def test_no_more_lists_are_read_out_at_once_than_there_are_connections_for(
+@pytest.mark.usefixtures("long_list")
+def test_a_long_list_arrives_whole(serve: Serve, site: Site) -> None:
+    answer = serve(key=site.admin).get(PATH)
+    assert answer.text == f"{(b'a' * 32).hex()}\n" * LONG
+
+
+@pytest.mark.usefixtures("long_list")
+def test_slow_readers_take_their_own_tenants_share_and_no_transaction(
+    serve: Serve, site: Site, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.app, "MAX_LISTS", 4)
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+    client = serve(key=site.admin, alone=True)
+    stranger = {"Authorization": f"Bearer {other.admin}"}
+    with stalled(client, f"GET {PATH} HTTP/1.1"):
+        refused = client.get(PATH)
+        assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (429, "too-many-calls")
+        assert client.get(PATH, headers=stranger).status_code == 200
+        assert open_transactions(sessions) == 0
+    assert status_once_free(client, 429) == 200
+
+
+@pytest.mark.usefixtures("long_list")
+def test_a_reader_that_takes_nothing_is_left(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service.app, "MAX_LISTS", 4)
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
+    client = serve(key=site.admin, alone=True)
+    with stalled(client, f"GET {PATH} HTTP/1.1"):
+        assert status_once_free(client, 429) == 200
+
+
+def test_no_more_lists_are_sent_at_once_than_the_process_can(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = serve(key=site.admin)
-    assert fetch_digests(client, "models", "triage") == frozenset()
-    monkeypatch.setattr(streaming, "MAX_LISTS", 0)
-    with pytest.raises(Refused, match="503"):
-        fetch_digests(client, "models", "triage")
+    monkeypatch.setattr(service.app, "MAX_LISTS", 0)
+    answer = serve(key=site.admin, alone=True).get(PATH)
+    assert (answer.status_code, answer.json()["checks"]) == (503, {"lists": "full"})
 
 
 def test_after_many_lists_there_are_as_many_connections_as_before(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
     for _ in range(3 * streaming.MAX_LISTS):
         fetch_digests(client, "datasets", "scans")
-        with client.stream("GET", "/datasets/scans/do-not-train") as answer:
+        with client.stream("GET", PATH) as answer:
             assert answer.status_code == 200  # and the client leaves
-
-
-def test_a_list_is_closed_as_soon_as_its_client_leaves(
-    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = Event()
-
-    def endless(*arguments: object) -> Generator[list[bytes], None, None]:
-        try:
-            while True:
-                yield [b"a" * 32] * 1000
-        finally:
-            closed.set()
-
-    monkeypatch.setattr(streaming, "read_digests", endless)
-    gc.disable()
-    try:
-        with serve(key=site.admin).stream("GET", "/datasets/scans/do-not-train") as answer:
-            next(answer.iter_bytes())
-        assert closed.wait(60)
-    finally:
-        gc.enable()
