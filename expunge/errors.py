@@ -11,6 +11,7 @@ ExpungeError
 ├── CannotPrepare
 ├── NobodyLeftOut
 ├── KeyCommandRefused
+├── RestoreRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
 ├── JobFailed
@@ -64,6 +65,10 @@ class NobodyLeftOut(ExpungeError):
 
 class KeyCommandRefused(ExpungeError):
     """No key was created or revoked. The message says which scopes or keys exist."""
+
+
+class RestoreRefused(ExpungeError):
+    """The database holds nothing that a restore could continue. Nothing was changed."""
 
 
 class LogNotProven(ExpungeError):

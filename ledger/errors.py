@@ -36,6 +36,7 @@ LedgerError
 │       ├── NotFailed           only a failed job can be retried
 │       └── WebhookDisabled     nothing is sent to a disabled endpoint
 ├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
+├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
 ├── JobCancelled                the caller: the job was cancelled, so the worker ends it and publishes nothing
 └── IllegalMove                 ours: a move that is not in the table of moves
 """
@@ -183,6 +184,10 @@ class WebhookDisabled(Conflict):
 
 class StaleClaim(LedgerError):
     """The claim's lease has expired or its attempt has ended. The worker must stop and write nothing."""
+
+
+class LogForked(LedgerError):
+    """The log has shrunk or changed since it was signed last, as after a restore from a backup. It is not signed any more."""
 
 
 class JobCancelled(LedgerError):

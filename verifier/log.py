@@ -82,7 +82,10 @@ def read_log_checkpoint(note: bytes, *, keys: Sequence[TrustedKey]) -> TreeHead:
 def check_consistency(older: TreeHead, newer: TreeHead, path: Sequence[bytes]) -> None:
     """Check that the log only grew from one log checkpoint to another. Raises Mismatch."""
     if older.origin != newer.origin:
-        raise Mismatch(f"These are log checkpoints of two logs: {older.origin} and {newer.origin}.")
+        raise Mismatch(
+            f"These are log checkpoints of two logs: {older.origin} and {newer.origin}. After a restore from a backup that the "
+            "operator has announced, check with --after-restore."
+        )
     if older.size > newer.size:
         raise Mismatch(f"The log has shrunk: it had {older.size} entries and has {newer.size}.")
     grown = consistent(first=older.size, second=newer.size, first_root=older.root, second_root=newer.root, path=path)

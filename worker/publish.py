@@ -13,7 +13,6 @@ from ledger.registry.references import ReferenceFile
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples
-from ledger.transparency.log import sign_checkpoint
 from report.document import Document, write
 from unlearning.data.references import to_bytes
 from unlearning.storage import save_weights, write_file
@@ -23,7 +22,7 @@ from worker.lease import fenced
 from worker.progress import ProgressReporter, attempt_timings, stage
 from worker.report import Background, build_report
 from worker.settings import Settings
-from worker.signing import Signer, sign_statement
+from worker.signing import Signer, remember_signed, sign_head, sign_statement
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,8 +65,10 @@ def publish(
             statement=statement,
             references=prepared.references,
         )
-        if signer is not None:
-            sign_checkpoint(session, signer.checkpoint)
+        folder = settings.signing_keys
+        head = None if signer is None or folder is None else sign_head(session, signer, folder)
+    if head is not None and folder is not None:
+        remember_signed(folder, head)
     if claim.references is not None and prepared.references not in (None, claim.references):
         # It has rows of the erased samples. After a crash in between, the next purge deletes it.
         (settings.storage / claim.references.path).unlink(missing_ok=True)

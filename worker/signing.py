@@ -1,6 +1,8 @@
 """Signing: the private keys, which only the worker and the operator's commands can read; the statement of a report; the log."""
 
+import fcntl
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Collection
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.errors import LogForked
 from ledger.transparency.log import place_leaves, sign_checkpoint
 from ledger.transparency.signing_keys import usable_signing_keys
 from report.canonical import canonical_json
@@ -45,6 +48,46 @@ class Signer:
         return sign_note(
             checkpoint.text, name=checkpoint.origin, public=self.private.public_key(), sign=self.private.sign
         )
+
+
+LAST_SIGNED = "last-signed.json"
+"""The file beside the private keys with the largest tree head of the log that was signed with them."""
+
+
+def read_last_signed(folder: Path) -> TreeHead | None:
+    """Read which tree head was signed last with a folder's keys; None before the first. Raises LogForked if it is malformed."""
+    path = folder / LAST_SIGNED
+    try:
+        found = json.loads(path.read_bytes())
+        return TreeHead(origin=str(found["origin"]), size=int(found["size"]), root=bytes.fromhex(found["root"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LogForked(
+            f"{path} cannot be read ({type(error).__name__}): what was signed last is not known."
+        ) from error
+
+
+def remember_signed(folder: Path, head: TreeHead) -> None:
+    """Remember what was signed, once it is committed. Of one log, the larger head stays.
+
+    If the folder cannot be written to, an error is logged: a log that shrinks would then not be noticed.
+    """
+    text = json.dumps({"origin": head.origin, "size": head.size, "root": head.root.hex()})
+    fresh = folder / f".{LAST_SIGNED}"
+    try:
+        with (folder / f".{LAST_SIGNED}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            last = read_last_signed(folder)
+            if last is not None and last.origin == head.origin and last.size >= head.size:
+                return
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(folder / LAST_SIGNED)
+    except OSError as error:
+        logger.error("what was signed last cannot be remembered in %s: %s", folder, error.strerror)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +223,7 @@ def code_sha256() -> str:
 def sign_log(sessions: sessionmaker[Session], settings: Settings) -> bool:
     """Place the log's new entries, and sign a log checkpoint if there were any; return whether one was signed.
 
-    Without a usable key the log grows unsigned, and an error is logged.
+    Without a usable key, and if the log is not the one that was signed last, it grows unsigned, and an error is logged.
     """
     try:
         signer = find_signer(sessions, settings.signing_keys)
@@ -188,7 +231,23 @@ def sign_log(sessions: sessionmaker[Session], settings: Settings) -> bool:
         logger.error("the log is not signed: %s", error)
         signer = None
     with sessions.begin() as session:
-        if signer is None:
+        if signer is None or settings.signing_keys is None:
             place_leaves(session)
             return False
-        return sign_checkpoint(session, signer.checkpoint)
+        head = sign_head(session, signer, settings.signing_keys)
+    if head is not None:
+        remember_signed(settings.signing_keys, head)
+    return head is not None
+
+
+def sign_head(session: Session, signer: Signer, folder: Path) -> TreeHead | None:
+    """Sign the log in the caller's transaction if it has grown; return what was signed, to be remembered after the commit.
+
+    folder: of the keys, which remembers what was signed last. If the log does not continue that, it is not signed, and an error is
+    logged: auditors could tell such a log from a forgery no more.
+    """
+    try:
+        return sign_checkpoint(session, signer.checkpoint, last=read_last_signed(folder))
+    except LogForked as error:
+        logger.error("the log is not signed: %s", error)
+        return None

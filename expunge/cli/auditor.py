@@ -4,6 +4,7 @@ Run them on a machine that the service's operator does not control.
 """
 
 import base64
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from expunge.cli.console import out
 from expunge.cli.options import Key, Url
 from expunge.errors import LogNotProven
 from verifier.checking import format_outcome, verify_files
-from verifier.errors import NotProven
+from verifier.errors import Mismatch, NotProven
 from verifier.keys import TrustedKey, read_keys
 from verifier.log import TreeHead, check_consistency, check_entry, check_leaves, read_log_checkpoint, read_log_proof
 
@@ -84,6 +85,13 @@ def check_log(
             "repeated.",
         ),
     ] = None,
+    after_restore: Annotated[
+        bool,
+        typer.Option(
+            "--after-restore",
+            help="Accept that the log has a new name since the operator restored a backup, and check what that left unchanged.",
+        ),
+    ] = False,
     whole: Annotated[bool, typer.Option("--whole", help="Read all entries and compute the root from them.")] = False,
     url: Url = None,
 ) -> None:
@@ -93,7 +101,7 @@ def check_log(
             trusted = read_keys(signed_by.read_bytes())
             note = client.send(http, "GET", "/log/checkpoint").content
             newer = read_log_checkpoint(note, keys=trusted)
-            lines = [compare_with_state(http, state, newer, trusted)]
+            lines = [compare_with_state(http, state, newer, trusted, after_restore=after_restore)]
             lines += [compare_with_other(http, path, newer, trusted) for path in against or ()]
             if whole:
                 check_leaves(newer, fetch_leaves(http, newer.size))
@@ -105,15 +113,41 @@ def check_log(
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def compare_with_state(http: httpx.Client, state: Path, newer: TreeHead, trusted: Sequence[TrustedKey]) -> str:
+def compare_with_state(
+    http: httpx.Client, state: Path, newer: TreeHead, trusted: Sequence[TrustedKey], *, after_restore: bool
+) -> str:
     """Compare with the checkpoint kept in `state`; return the finding as a line. Raises NotProven."""
     if not state.exists():
         return f"No earlier checkpoint to compare with; {state.name} keeps this one."
     # The checkpoint was valid when it was kept. A key revoked since cannot have written into this file.
     then = [replace(key, revoked_at=None) for key in trusted]
     older = read_log_checkpoint(state.read_bytes(), keys=then)
+    if after_restore and older.origin != newer.origin:
+        return follow_restore(http, state, older, newer)
     prove_growth(http, older, newer)
     return f"The first {older.size} are those of {state.name}."
+
+
+def follow_restore(http: httpx.Client, state: Path, older: TreeHead, newer: TreeHead) -> str:
+    """Compare with a checkpoint from before a restore: the log has to record it, and to keep what the backup had. Raises NotProven.
+
+    The old checkpoint is kept beside `state`, because it proves entries that the restore may have lost.
+    """
+    leaves = fetch_leaves(http, newer.size)
+    check_leaves(newer, leaves)
+    recorded = [leaf["before"] for leaf in map(json.loads, leaves) if leaf["kind"] == "restore"]
+    kept = next((before["size"] for before in recorded if before["origin"] == older.origin), None)
+    if kept is None:
+        raise Mismatch(f"The log does not record that it was restored from {older.origin}.")
+    if older.size <= kept:
+        prove_growth(http, replace(older, origin=newer.origin), newer)
+    evidence = state.with_name(f"{state.name}.{older.size}")
+    evidence.write_bytes(state.read_bytes())
+    found = f"It goes on from {older.origin}, which was restored from a backup of {kept} entries."
+    if older.size <= kept:
+        return f"{found} The first {older.size} are those of {state.name}, kept as {evidence.name}."
+    lost = older.size - kept
+    return f"{found} {lost} entries that you were shown are lost; {evidence.name} is the proof that they were there."
 
 
 def compare_with_other(http: httpx.Client, path: Path, newer: TreeHead, trusted: Sequence[TrustedKey]) -> str:

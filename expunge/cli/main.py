@@ -51,6 +51,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "audit": studies.audit,
         "doctor": operator.doctor,
         "purge": operator.purge,
+        "restore": operator.restore,
         "unlink": operator.unlink,
         "keys": keys.api_keys,
         "signing-keys": keys.signing_keys,

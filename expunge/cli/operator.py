@@ -286,3 +286,30 @@ def unlink(
         deployment, tenant=tenant, dataset=dataset, sample_id=sample_id, requests=request or ()
     )
     out.print(f"Erased the links to {leaves} leaves of commitments and {entries} log entries.", highlight=False)
+
+
+def restore(
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Go on with a database that was restored from a backup: give the log a new name, because it lacks what came after the backup.
+
+    Run it once after each restore, before the workers start. Auditors were shown entries that the backup lacks; under its old name
+    the log would fork, and workers refuse to sign it.
+    """
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.retention import begin_restored_log
+
+    deployment = find_deployment(data_dir or default_folder())
+    question = "Was the database restored from a backup? The log gets a new name, and auditors have to be told."
+    if not (yes or typer.confirm(question, err=True)):
+        raise typer.Exit(1)
+    restored = begin_restored_log(deployment.database_url)
+    for line in (
+        f"The log {restored.before.origin} ended with {restored.before.size} entries.",
+        f"It goes on as {restored.after.origin}. Tell the auditors: expunge check-log --after-restore",
+        f"The ledger's last event is of {restored.ends_at:%Y-%m-%d %H:%M:%S} UTC. Submit again what was received after it."
+        if restored.ends_at
+        else "The ledger has no events.",
+    ):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,5 +1,6 @@
 """Check a deployment: every check looks at one thing and says what to do if it is wrong."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,17 +14,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import DeploymentSettings, open_database
+from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import parse_sample_key
 from ledger.tables import Model
+from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
 from unlearning.storage import file_sha256
 from worker.failures import NoSigningKey, WorkerError
 from worker.inputs import find_factory
 from worker.settings import allow_list
-from worker.signing import load_signer
+from worker.signing import load_signer, read_last_signed
 
 MIN_FREE_BYTES = 1 << 30
 """Free space that the storage should have: room for a few versions' weights and a job's training checkpoints."""
@@ -64,6 +67,7 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
         checks: tuple[Callable[[Session], CheckResult], ...] = (
             check_worker,
             lambda session: check_signing_keys(session, settings.signing_keys),
+            lambda session: check_log(session, settings.signing_keys),
             lambda session: check_weights(session, settings.storage),
             lambda session: check_workloads(session, allowed=allow_list(settings.workloads)),
         )
@@ -179,6 +183,24 @@ def check_signing_keys(session: Session, folder: Path | None) -> CheckResult:
         return CheckResult("signing keys", False, str(error))
     newer = "" if signs == usable[0] else f"; the newest, {usable[0][:16]}, is not in {folder}"
     return CheckResult("signing keys", True, f"{signs[:16]} signs{newer}.")
+
+
+def check_log(session: Session, folder: Path | None) -> CheckResult:
+    """Check that the log continues what was signed last with the keys of `folder`."""
+    if folder is None:
+        return CheckResult("log", True, "Not signed.")
+    try:
+        last = read_last_signed(folder)
+        if last is not None:
+            check_continues(session, last)
+    except LogForked as error:
+        return CheckResult("log", False, f"It is not signed any more. {error}")
+    signed = "Nothing was signed yet." if last is None else f"It continues the {last.size} entries that were signed."
+    if folder.exists() and not os.access(folder, os.W_OK):
+        return CheckResult(
+            "log", False, f"{signed} {folder} cannot be written to, so what is signed is not remembered."
+        )
+    return CheckResult("log", True, signed)
 
 
 def check_weights(session: Session, storage: Path | None) -> CheckResult:

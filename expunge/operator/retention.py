@@ -1,18 +1,24 @@
-"""Delete what a deployment need not keep: weights of superseded versions, unused files, links from a person to the log."""
+"""What a deployment keeps: delete old weights, unused files and links from a person to the log; go on after a restore."""
 
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+from sqlalchemy import func, select
+
+from expunge.errors import RestoreRefused
 from expunge.operator.deployment import Deployment, open_database
+from ledger.errors import UnknownEntry
 from ledger.registry.access import ensure_tenant
 from ledger.registry.retention import SupersededVersion, list_superseded, mark_purged, needed_files
 from ledger.sample_ids import sample_digest
+from ledger.tables import Event
 from ledger.transparency import commitments
-from ledger.transparency.log import erase_opening
+from ledger.transparency.log import begin_new_origin, erase_opening
+from verifier.log import TreeHead
 
 UNUSED_FILE_AGE = timedelta(days=1)
 """A newer file that no version names may belong to a version that is being published now."""
@@ -73,3 +79,22 @@ def unlink_sample(
         leaves = commitments.unlink_sample(session, tenant_id=tenant_id, digest=digest)
         entries = sum(erase_opening(session, tenant_id=tenant_id, subject_id=request) for request in requests)
         return leaves, entries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restored:
+    """A restored ledger: the log's heads under its old and its new name, and the time of its last event."""
+
+    before: TreeHead
+    after: TreeHead
+    ends_at: datetime | None
+
+
+def begin_restored_log(database_url: str) -> Restored:
+    """Give the log of a database that was restored from a backup a new name. Raises RestoreRefused if the log is empty."""
+    with open_database(database_url) as sessions, sessions.begin() as session:
+        try:
+            before, after = begin_new_origin(session)
+        except UnknownEntry as error:
+            raise RestoreRefused(f"Nothing was changed: {error}.") from error
+        return Restored(before=before, after=after, ends_at=session.scalar(select(func.max(Event.at))))

@@ -11,15 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import cast, delete, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, cast, delete, func, insert, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from ledger.db import now
-from ledger.errors import InvalidPlace, UnknownEntry
+from ledger.errors import InvalidPlace, LogForked, UnknownEntry
 from ledger.tables import (
     Job,
     LogCheckpoint,
@@ -50,6 +51,7 @@ class LogKind(StrEnum):
     PROMOTION = "promotion"  # a version is now served
     KEY = "key"  # a signing key was registered or revoked
     DISMISSAL = "dismissal"  # a request that had failed is no longer owed
+    RESTORE = "restore"  # the database was restored from a backup; the log has a new origin from here on
 
 
 def append(
@@ -70,10 +72,11 @@ def _add_leaf(session: Session, kind: LogKind, payload: Mapping[str, object]) ->
     return session.scalars(made).one()
 
 
-def place_leaves(session: Session) -> int:
+def place_leaves(session: Session, *, origin: str | None = None) -> int:
     """Put every committed entry without a place at the end of the tree, in the order of their ids. Returns how many.
 
-    One transaction at a time does this. It locks the head until its end, and takes no other lock after that.
+    One transaction at a time does this. It locks the head until its end, and takes no other lock after that. origin: the log's new
+    name, after a restore (`begin_new_origin`).
     """
     if session.scalar(select(LogLeaf.id).where(LogLeaf.index.is_(None)).limit(1)) is None:
         return 0
@@ -89,7 +92,7 @@ def place_leaves(session: Session) -> int:
         rows = [{"id": leaf_id, "index": place} for place, (leaf_id, _) in enumerate(waiting, start=size)]
         session.execute(update(LogLeaf), rows)
         session.execute(insert(LogNode), nodes)
-        head.size, head.peaks = size + len(waiting), peaks
+        head.size, head.peaks, head.origin = size + len(waiting), peaks, origin or head.origin
         session.flush()
     return len(waiting)
 
@@ -99,10 +102,14 @@ def _lock_head(session: Session) -> LogHead:
     locked = select(LogHead).with_for_update().execution_options(populate_existing=True)
     head = session.scalars(locked).one_or_none()
     if head is None:
-        first = upsert(LogHead).values(id=1, origin=f"expunge.dev/log/{uuid4()}", size=0, peaks=[])
+        first = upsert(LogHead).values(id=1, origin=_make_origin(), size=0, peaks=[])
         session.execute(first.on_conflict_do_nothing())
         head = session.scalars(locked).one()
     return head
+
+
+def _make_origin() -> str:
+    return f"expunge.dev/log/{uuid4()}"
 
 
 def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, object]], list[bytes]]:
@@ -204,16 +211,73 @@ def tree_head(session: Session) -> TreeHead:
     return TreeHead(origin=found.origin, size=found.size, root=fold(found.peaks))
 
 
-def sign_checkpoint(session: Session, sign: Callable[[TreeHead], str]) -> bool:
-    """Place the waiting entries, then sign and store a log checkpoint. Returns whether there was anything new."""
+def sign_checkpoint(
+    session: Session, sign: Callable[[TreeHead], str], *, last: TreeHead | None = None
+) -> TreeHead | None:
+    """Place the waiting entries, then sign and store a log checkpoint. Returns what was signed; None if there was nothing new.
+
+    last: what was signed last, as the signer remembers it. Raises LogForked, and signs nothing, if the log does not continue it.
+    """
     place_leaves(session)
     if session.scalar(select(LogHead.id)) is None:
-        return False
+        return None
+    if last is not None:
+        check_continues(session, last)
     found = tree_head(session)
     if session.get(LogCheckpoint, found.size) is not None:
-        return False
+        return None
     session.execute(insert(LogCheckpoint).values(size=found.size, note=sign(found)))
-    return True
+    return found
+
+
+def check_continues(session: Session, last: TreeHead) -> None:
+    """Check that the log begins with a tree that was signed earlier, or that it was restored from a backup since, and says so.
+
+    Raises LogForked. A database that was restored by its operator's own means is such a case: it has shrunk, and may have grown
+    otherwise since.
+    """
+    then = f"It was signed with {last.size} entries as {last.origin}"
+    found = session.scalars(select(LogHead).execution_options(populate_existing=True)).one_or_none()
+    if found is None:
+        raise LogForked(f"{then}, and is empty now. {_RESTORED}")
+    if found.origin != last.origin:
+        if last.origin not in {leaf["before"]["origin"] for leaf in _restores(session)}:
+            raise LogForked(f"{then}, and is {found.origin} now. {_RESTORED}")
+        return
+    if found.size < last.size:
+        raise LogForked(f"{then}, and has only {found.size} now. {_RESTORED}")
+    if _hashes(session, [(0, last.size)]) != [last.root]:
+        raise LogForked(f"{then}, and these have changed. {_RESTORED}")
+
+
+_RESTORED = "If the database was restored from a backup, run `expunge restore`."
+
+
+def _restores(session: Session) -> list[dict[str, Any]]:
+    """Read the entries that record a restore: few among many, read only while a signer does not know the log's name."""
+    found = session.scalars(select(LogLeaf.leaf).where(_of_kind(LogKind.RESTORE)))
+    return [json.loads(leaf) for leaf in found]
+
+
+def _of_kind(kind: LogKind) -> ColumnElement[bool]:
+    is_kind: ColumnElement[bool] = cast(func.convert_from(LogLeaf.leaf, "UTF8"), JSONB)["kind"].astext == kind.value
+    return is_kind
+
+
+def begin_new_origin(session: Session) -> tuple[TreeHead, TreeHead]:
+    """Give the log of a restored database a new name, and record what it was called; return its heads before and after.
+
+    Its entries stay. Under its old name and key it would fork: auditors were shown entries that the backup lacks. Raises
+    UnknownEntry for an empty log.
+    """
+    place_leaves(session)
+    before = tree_head(session)
+    origin = _make_origin()
+    content = {"origin": before.origin, "size": before.size, "root": before.root.hex()}
+    _add_leaf(session, LogKind.RESTORE, {"origin": origin, "before": content})
+    session.execute(text("SET LOCAL expunge.new_origin = 'on'"))
+    place_leaves(session, origin=origin)
+    return before, tree_head(session)
 
 
 def newest_checkpoint(session: Session) -> CheckpointView:
@@ -287,7 +351,7 @@ def prove_entry(session: Session, kind: LogKind, *, tenant_id: UUID, subject_id:
         select(LogLeaf.leaf, LogLeaf.index, LogOpening)
         .join(LogOpening, LogOpening.leaf_id == LogLeaf.id)
         .where(LogOpening.subject_id == subject_id, LogOpening.tenant_id == tenant_id)
-        .where(cast(func.convert_from(LogLeaf.leaf, "UTF8"), JSONB)["kind"].astext == kind.value)
+        .where(_of_kind(kind))
         .order_by(LogLeaf.id.desc())
         .limit(1)
     )

@@ -18,6 +18,7 @@ from expunge.operator.deployment import Deployment, DeploymentSettings, open_dat
 from expunge.operator.doctor import examine
 from expunge.operator.keys import create_api_key, create_signing_key
 from expunge.operator.registration import register_workload
+from expunge.operator.retention import begin_restored_log
 from expunge.operator.training import train_workload
 from expunge.stack.postgres import binaries
 from ledger.registry.access import ensure_tenant
@@ -116,6 +117,7 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
 
     with open_database(blank_database_url) as restored, restored.begin() as session:
         assert counts(session) == before
+    assert begin_restored_log(blank_database_url).before.size > 0
     read_and_verify(blank_database_url, api_key, job_id, sample=known[0], storage=copy, folder=tmp_path)
     found = DeploymentSettings(
         database_url=blank_database_url,

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.cli.auditor import check_log
 from expunge.errors import LogNotProven
-from ledger.transparency.log import LogKind, newest_checkpoint, prove_entry, sign_checkpoint
+from ledger.transparency.log import LogKind, begin_new_origin, newest_checkpoint, prove_entry, sign_checkpoint
 from service.app import create_app
 from service.settings import Settings
 from tests.service.conftest import NOWHERE, SAMPLE_KEY, served, set_up
@@ -134,3 +134,50 @@ def test_a_checkpoint_of_another_key_is_not_accepted(
     with not_proven(BadSignature):
         check_log(url=address, key=key, signed_by=tmp_path / "key.pem", state=tmp_path / "checkpoint.txt", whole=False)
     assert not (tmp_path / "checkpoint.txt").exists()
+
+
+def restore(sessions: sessionmaker[Session]) -> None:
+    """Record a restore, and sign."""
+    with sessions.begin() as session:
+        begin_new_origin(session)
+    with sessions.begin() as session:
+        sign_checkpoint(session, SIGNER.checkpoint)
+
+
+def test_after_an_announced_restore_an_auditor_goes_on_and_keeps_the_evidence(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
+    state = tmp_path / "checkpoint.txt"
+    key = grow(sessions, "clinic")
+    given = {"url": address, "key": key, "signed_by": tmp_path / "key.pem", "state": state}
+    check_log(**given)
+    kept = state.read_bytes()
+    restore(sessions)
+    with not_proven(Mismatch):
+        check_log(**given)
+    assert state.read_bytes() == kept
+    capsys.readouterr()
+    check_log(**given, after_restore=True)
+    assert "The first 1 are those of checkpoint.txt, kept as checkpoint.txt.1." in capsys.readouterr().out
+    assert (tmp_path / "checkpoint.txt.1").read_bytes() == kept
+    grow(sessions, "bank")
+    check_log(**given)
+
+
+def test_after_a_restore_an_auditor_is_told_what_was_lost_and_an_unrecorded_one_is_refused(
+    address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
+    state = tmp_path / "checkpoint.txt"
+    key = grow(sessions, "clinic")
+    with sessions() as session:
+        true = read_log_checkpoint(newest_checkpoint(session).note.encode(), keys=[TRUSTED])
+    state.write_text(SIGNER.checkpoint(replace(true, size=4)))  # three entries more than the backup has
+    restore(sessions)
+    given = {"url": address, "key": key, "signed_by": tmp_path / "key.pem", "state": state, "after_restore": True}
+    check_log(**given)
+    assert "3 entries that you were shown are lost" in capsys.readouterr().out
+    state.write_text(SIGNER.checkpoint(replace(true, origin="expunge.dev/log/other")))
+    with not_proven(Mismatch):
+        check_log(**given)

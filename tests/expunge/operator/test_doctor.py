@@ -70,7 +70,7 @@ def test_a_sound_installation_is_sound_in_every_way(sound: DeploymentSettings) -
     assert wrong(sound) == {}
     assert checks == [
         *("sample key", "broker", "storage", "database", "schema", "clock"),
-        *("worker", "signing keys", "weights", "workloads"),
+        *("worker", "signing keys", "log", "weights", "workloads"),
     ]
 
 
