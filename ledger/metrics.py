@@ -50,18 +50,25 @@ class Distribution:
 
 
 def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
-    """Measure the seconds that a method itself ran, by model and method, over the attempts that were audited.
+    """Measure the seconds that a method itself ran, by tenant, model and method, over the attempts that were audited.
 
     kinds: the methods that appear even without an attempt.
     """
     rows = (
-        select(Model.name, _KIND, Attempt.timings[Phase.UNLEARN.value].as_float().label("value"))
+        select(
+            Tenant.name.label("tenant"),
+            Model.name.label("model"),
+            _KIND,
+            Attempt.timings[Phase.UNLEARN.value].as_float().label("value"),
+        )
         .select_from(Attempt)
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.id == Job.model_id)
+        .join(Tenant, Tenant.id == Model.tenant_id)
         .where(Attempt.outcome.in_(_JUDGED))
     )
-    known = [(model, kind) for model in session.scalars(select(Model.name)) for kind in kinds]
+    models = session.execute(select(Tenant.name, Model.name).join(Model, Model.tenant_id == Tenant.id)).all()
+    known = [(tenant, model, kind) for tenant, model in models for kind in kinds]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)
 
 
@@ -224,11 +231,12 @@ def versions(session: Session) -> list[tuple[str, str, int, int]]:
     return [(tenant, model, number, count) for tenant, model, number, count in session.execute(found)]
 
 
-def training_seconds(session: Session) -> list[tuple[str, float]]:
-    """Give the seconds of each model's training, if they were registered."""
+def training_seconds(session: Session) -> list[tuple[str, str, float]]:
+    """Give the seconds of each model's training, if they were registered, by tenant and model."""
     seconds = Model.details["training_seconds"].as_float()
-    found = select(Model.name, seconds).where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
-    return [(name, float(value)) for name, value in session.execute(found)]
+    found = select(Tenant.name, Model.name, seconds).join(Tenant, Tenant.id == Model.tenant_id)
+    found = found.where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
+    return [(tenant, model, float(value)) for tenant, model, value in session.execute(found)]
 
 
 def awaiting_approval(session: Session) -> dict[str, int]:
@@ -238,61 +246,70 @@ def awaiting_approval(session: Session) -> dict[str, int]:
     return {"run": run, "version": version}
 
 
-def progress(session: Session) -> list[tuple[str, str, float]]:
-    """Give the progress, 0 to 1, of each job that a worker holds, by its model (which has at most one) and its phase."""
-    running = select(Model.name, Job.phase, Job.progress).join(Job, Job.model_id == Model.id)
-    running = running.where(Job.state.in_(LEASED))
-    return [(name, phase.value, share) for name, phase, share in session.execute(running)]
+def progress(session: Session) -> list[tuple[str, str, str, float]]:
+    """Give the progress, 0 to 1, of each job that a worker holds, by tenant, model (which has at most one) and phase."""
+    running = (
+        select(Tenant.name, Model.name, Job.phase, Job.progress)
+        .join(Job, Job.model_id == Model.id)
+        .join(Tenant, Tenant.id == Model.tenant_id)
+        .where(Job.state.in_(LEASED))
+    )
+    return [(tenant, model, phase.value, share) for tenant, model, phase, share in session.execute(running)]
 
 
-def audits(session: Session) -> list[tuple[str, Audit]]:
-    """The `audit` of the report on each model's served version, by the model's name. One that cannot be read is left out."""
+def audits(session: Session) -> list[tuple[str, str, Audit]]:
+    """The `audit` of the report on each model's served version, by tenant and model. One that cannot be read is left out."""
     found = (
-        select(Model.name, Report.body["audit"])
+        select(Tenant.name, Model.name, Report.body["audit"])
         .select_from(Model)
+        .join(Tenant, Tenant.id == Model.tenant_id)
         .join(Report, Report.version_id == Model.served_version_id)
     )
     audits = []
-    for name, audit in session.execute(found):
+    for tenant, model, audit in session.execute(found):
         try:
-            audits.append((name, read_audit(audit)))
+            audits.append((tenant, model, read_audit(audit)))
         except InvalidReport as error:
-            logger.warning("the report on the served version of %s cannot be read: %s", name, error)
+            logger.warning("the report on the served version of %s cannot be read: %s", model, error)
     return audits
 
 
-def verdicts(session: Session) -> list[tuple[str, str, int]]:
-    """Count audits by model and verdict: of published results, and of results that were not published because of the verdict."""
+def verdicts(session: Session) -> list[tuple[str, str, str, int]]:
+    """Count audits by tenant, model and verdict: of published results, and of those not published because of the verdict."""
     published = (
-        select(Model.name, cast(Report.verdict, Text).label("verdict"))
+        select(Job.model_id, cast(Report.verdict, Text).label("verdict"))
         .select_from(Report)
         .join(Job, Job.id == Report.job_id)
-        .join(Model, Model.id == Job.model_id)
     )
     rejected = case(
         (Attempt.reason == Reason.AUDIT_FAILED, literal(Verdict.FAILED.value)), else_=Attempt.finding["verdict"].astext
     )
     unpublished = (
-        select(Model.name, rejected)
+        select(Job.model_id, rejected)
         .select_from(Attempt)
         .join(Job, Job.id == Attempt.job_id)
-        .join(Model, Model.id == Job.model_id)
         .where(Attempt.outcome != AttemptOutcome.PUBLISHED, rejected.is_not(None))
     )
     every = union_all(published, unpublished).subquery()
-    counted = select(every.c.name, every.c.verdict, func.count()).group_by(every.c.name, every.c.verdict)
-    return [(name, verdict, count) for name, verdict, count in session.execute(counted)]
-
-
-def samples_erased(session: Session) -> list[tuple[str, int]]:
-    """Count the samples that each model has forgotten."""
     counted = (
-        select(Model.name, func.count(erased_samples.c.digest))
-        .select_from(Model)
-        .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
-        .group_by(Model.name)
+        select(Tenant.name, Model.name, every.c.verdict, func.count())
+        .join(Model, Model.id == every.c.model_id)
+        .join(Tenant, Tenant.id == Model.tenant_id)
+        .group_by(Tenant.name, Model.name, every.c.verdict)
     )
-    return [(name, count) for name, count in session.execute(counted)]
+    return [(tenant, model, verdict, count) for tenant, model, verdict, count in session.execute(counted)]
+
+
+def samples_erased(session: Session) -> list[tuple[str, str, int]]:
+    """Count the samples that each model has forgotten, by tenant and model."""
+    counted = (
+        select(Tenant.name, Model.name, func.count(erased_samples.c.digest))
+        .select_from(Model)
+        .join(Tenant, Tenant.id == Model.tenant_id)
+        .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
+        .group_by(Tenant.name, Model.name)
+    )
+    return [(tenant, model, count) for tenant, model, count in session.execute(counted)]
 
 
 def requests_finished(session: Session) -> list[tuple[str, int, int]]:

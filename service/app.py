@@ -58,6 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings.database_url.get_secret_value(), statement_seconds=settings.statement_seconds
     )
     app.state.metrics = metrics.make_registry()
+    app.state.scrapes = metrics.Scrapes()
     app.state.broker = make_broker(settings.redis_url.get_secret_value(), registry=app.state.metrics)
     app.state.rate_limit = make_rate_limit(settings.rate_limit, url=settings.redis_url.get_secret_value())
     app.state.address_limit = make_address_limit(settings.address_rate_limit)

@@ -1,12 +1,17 @@
 """Prometheus metrics: every metric that the service exports is defined here. Most are read from the ledger at each scrape."""
 
 import logging
+import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
+from anyio import Lock
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry, disable_created_metrics, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -19,6 +24,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_fastapi_instrumentator.metrics import Info, default
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
@@ -37,14 +43,35 @@ logger = logging.getLogger(__name__)
 UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
 """Routes that monitoring calls all the time."""
 
-Rows = Iterable[tuple[Sequence[str], float]]
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""The methods of HTTP that have a series of their own. A client may invent others."""
+
+MAX_AGE = 2.0
+"""Seconds for which an exposition is given again: however many scrape, the ledger is read once in that time."""
+
+MAX_OWNERS = 1000
+"""Tenants and models with series of their own, in the order of their names. What is counted of the others is under `_other`."""
+
+UNSUMMABLE = {
+    "expunge_audit_membership_auc_ratio",
+    "expunge_audit_relearn_delay_ratio",
+    "expunge_audit_utility_delta_ratio",
+    "expunge_job_progress_ratio",
+    "expunge_served_version",
+    "expunge_training_seconds",
+}
+"""Gauges of a model whose sum over models means nothing."""
+
+V = TypeVar("V")
+
+Rows = Iterable[tuple[tuple[str, ...], float]]
 """Label values, and the value."""
 
 DISTRIBUTIONS: tuple[tuple[str, str, tuple[str, ...], Callable[[Session], metrics.Distribution]], ...] = (
     (
         "expunge_unlearning_seconds",
         "Seconds that the method itself ran.",
-        ("model", "method"),
+        ("tenant", "model", "method"),
         partial(metrics.unlearning_seconds, kinds=PRODUCTION),
     ),
     (
@@ -67,8 +94,35 @@ def make_registry() -> CollectorRegistry:
 
 
 def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
-    """Count and time every call by its route's template, method and status."""
-    Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False).instrument(app)
+    """Count and time every call by its route's template, method and status. A method that no route knows counts as `other`."""
+    measure = default(registry=registry)
+    assert measure is not None  # it is None where its metrics are in the registry already
+
+    def measure_known(info: Info) -> None:
+        info.method = info.method if info.method in METHODS else "other"
+        measure(info)
+
+    counted = Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False)
+    counted.add(measure_known).instrument(app)
+
+
+@dataclass(slots=True)
+class Scrapes:
+    """The last exposition, and until when (monotonic seconds) it is given again. One scrape reads at a time."""
+
+    lock: Lock = field(default_factory=Lock)
+    written: bytes = b""
+    fresh_until: float = 0.0
+
+
+async def scrape(app: FastAPI) -> bytes:
+    """Write all metrics in Prometheus' text format, or give again what was written within the last MAX_AGE seconds."""
+    scrapes: Scrapes = app.state.scrapes
+    async with scrapes.lock:
+        if time.monotonic() >= scrapes.fresh_until:
+            scrapes.written = await run_in_threadpool(exposition, app)
+            scrapes.fresh_until = time.monotonic() + MAX_AGE
+        return scrapes.written
 
 
 def exposition(app: FastAPI) -> bytes:
@@ -169,12 +223,12 @@ def _versions(session: Session) -> Iterator[Metric]:
 def _audits(session: Session) -> Iterator[Metric]:
     """Samples erased, audits by verdict, and what the audit of each served version measured."""
     erased = metrics.samples_erased(session)
-    yield _counter(
-        "expunge_samples_erased", "Samples that a model has forgotten.", ("model",), [((m,), n) for m, n in erased]
-    )
-    counts = {(model, verdict): 0 for model, _ in erased for verdict in Verdict}
-    counts |= {(model, Verdict(verdict)): count for model, verdict, count in metrics.verdicts(session)}
-    yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("model", "verdict"), counts.items())
+    forgotten = [((tenant, model), count) for tenant, model, count in erased]
+    yield _counter("expunge_samples_erased", "Samples that a model has forgotten.", ("tenant", "model"), forgotten)
+    counts = {(tenant, model, verdict): 0 for tenant, model, _ in erased for verdict in Verdict}
+    found = metrics.verdicts(session)
+    counts |= {(tenant, model, Verdict(verdict)): count for tenant, model, verdict, count in found}
+    yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("tenant", "model", "verdict"), counts.items())
     audits = metrics.audits(session)
     for name, text, read in (
         ("expunge_audit_membership_auc_ratio", "Served version: AUC of the attack farthest from 0.5.", _membership_auc),
@@ -185,8 +239,8 @@ def _audits(session: Session) -> Iterator[Metric]:
             _utility_delta,
         ),
     ):
-        measured = [((model,), value) for model, audit in audits if (value := read(audit)) is not None]
-        yield _gauge(name, text, ("model",), measured)
+        measured = [((tenant, model), value) for tenant, model, audit in audits if (value := read(audit)) is not None]
+        yield _gauge(name, text, ("tenant", "model"), measured)
 
 
 def _running(session: Session) -> Iterator[Metric]:
@@ -194,14 +248,14 @@ def _running(session: Session) -> Iterator[Metric]:
     seen = heartbeats.worker_last_seen(session)
     rows: Rows = [] if seen is None else [((), seen.timestamp())]
     yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
-    running = [((model, stage), share) for model, stage, share in metrics.progress(session)]
-    yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("model", "stage"), running)
+    running = [((tenant, model, stage), share) for tenant, model, stage, share in metrics.progress(session)]
+    yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("tenant", "model", "stage"), running)
     room = heartbeats.storage_room(session)
     for name, place in (("free", 0), ("size", 1)):
         sizes: Rows = [] if room is None else [((), room[place])]
         yield _gauge(f"expunge_storage_{name}_bytes", f"The {name} of the workers' storage.", (), sizes)
-    trained = [((model,), seconds) for model, seconds in metrics.training_seconds(session)]
-    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("model",), trained)
+    trained = [((tenant, model), seconds) for tenant, model, seconds in metrics.training_seconds(session)]
+    yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("tenant", "model"), trained)
 
 
 def _waiting(session: Session) -> Iterator[Metric]:
@@ -236,15 +290,15 @@ def _utility_delta(audit: Audit) -> float:
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
-    return _add(GaugeMetricFamily(name, text, labels=labels), rows)
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in _bounded(labels, dict(rows), add=None if name in UNSUMMABLE else operator.add).items():
+        family.add_metric(key, value)
+    return family
 
 
 def _counter(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:
-    return _add(CounterMetricFamily(name, text, labels=labels), rows)
-
-
-def _add(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
-    for key, value in rows:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in _bounded(labels, dict(rows), add=operator.add).items():
         family.add_metric(key, value)
     return family
 
@@ -252,6 +306,31 @@ def _add(family: GaugeMetricFamily | CounterMetricFamily, rows: Rows) -> Metric:
 def _histogram(name: str, text: str, labels: Sequence[str], distribution: metrics.Distribution) -> Metric:
     family = HistogramMetricFamily(name, text, labels=labels)
     bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
-    for key, (counts, total) in sorted(distribution.by_labels.items()):
+    for key, (counts, total) in sorted(_bounded(labels, distribution.by_labels, add=_add_buckets).items()):
         family.add_metric(key, list(zip(bounds, map(float, counts), strict=True)), total)
     return family
+
+
+def _add_buckets(one: tuple[list[int], float], other: tuple[list[int], float]) -> tuple[list[int], float]:
+    return [mine + its for mine, its in zip(one[0], other[0], strict=True)], one[1] + other[1]
+
+
+def _bounded(
+    labels: Sequence[str], rows: Mapping[tuple[str, ...], V], *, add: Callable[[V, V], V] | None
+) -> Mapping[tuple[str, ...], V]:
+    """Give the rows of the first MAX_OWNERS tenants and models as they are, and add up the others' under `_other`.
+
+    add: how two values are added; None leaves the others out, because their sum would mean nothing.
+    """
+    places = [place for place, label in enumerate(labels) if label in ("tenant", "model")]
+    owners = sorted({tuple(key[place] for place in places) for key in rows})
+    if len(owners) <= MAX_OWNERS:
+        return rows
+    own, found = set(owners[:MAX_OWNERS]), dict[tuple[str, ...], V]()
+    for key, value in rows.items():
+        if tuple(key[place] for place in places) in own:
+            found[key] = value
+        elif add is not None:
+            other = tuple("_other" if place in places else part for place, part in enumerate(key))
+            found[other] = add(found[other], value) if other in found else value
+    return found

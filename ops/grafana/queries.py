@@ -1,7 +1,7 @@
 """PromQL that several panels use: means and quantiles of histograms."""
 
-CHOSEN = 'model=~"$model", method=~"$method"'
-"""The series of the models and methods chosen above the dashboard."""
+CHOSEN = 'tenant=~"$tenant", model=~"$model", method=~"$method"'
+"""The series of the tenants, models and methods chosen above the dashboard."""
 
 
 def mean(metric: str, by: str = "", *, chosen: str = "", window: str = "$window") -> str:

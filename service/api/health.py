@@ -49,9 +49,9 @@ def readyz(request: Request) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}}},
 )
-def scrape(request: Request) -> Response:
-    """This service's HTTP metrics, and what the ledger says about requests, jobs and audits."""
-    return Response(metrics.exposition(request.app), media_type=CONTENT_TYPE_LATEST)
+async def scrape(request: Request) -> Response:
+    """This service's HTTP metrics, and what the ledger says about requests, jobs and audits: at most two seconds old."""
+    return Response(await metrics.scrape(request.app), media_type=CONTENT_TYPE_LATEST)
 
 
 def _database(database: Database) -> str:

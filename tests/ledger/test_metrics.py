@@ -17,7 +17,7 @@ NONE = metrics.Backlog(waiting=0, oldest=None)
 def test_known_label_sets_are_there_before_the_first_row(world):
     with world.sessions() as session:
         seconds = metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels
-        assert set(seconds) == {("small", "ltu"), ("large", "ltu")}
+        assert set(seconds) == {("hospital", "small", "ltu"), ("hospital", "large", "ltu")}
         assert all(total == 0.0 and set(counts) == {0} for counts, total in seconds.values())
         assert {kind for _, kind in metrics.stage_seconds(session, kinds=["ltu"]).by_labels} == {"ltu"}
         assert metrics.jobs_by_state(session) == {}
@@ -29,10 +29,10 @@ def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
     world.finish(world.submit_and_claim(1, 2))
     with world.sessions() as session:
         distribution = metrics.unlearning_seconds(session, kinds=["ltu"])
-        counts, total = distribution.by_labels["small", "ltu"]
+        counts, total = distribution.by_labels["hospital", "small", "ltu"]
         assert (dict(zip(distribution.bounds, counts, strict=False))[1], counts[1], counts[-1], total) == (0, 1, 1, 2.0)
-        assert dict(metrics.samples_erased(session)) == {"small": 2, "large": 0}
-        assert metrics.verdicts(session) == [("small", "verified", 1)]
+        assert sorted(metrics.samples_erased(session)) == [("hospital", "large", 0), ("hospital", "small", 2)]
+        assert metrics.verdicts(session) == [("hospital", "small", "verified", 1)]
         assert metrics.requests_finished(session) == [("completed", 1, 0)]
         assert metrics.job_requests(session).by_labels[()][1] == 1
 
@@ -43,7 +43,7 @@ def test_an_attempt_without_an_audit_is_not_timed(world):
         progress(session, claim, timings={"unlearn": 5.0})
     world.fail(claim, Reason.OUT_OF_MEMORY)
     with world.sessions() as session:
-        assert metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels["small", "ltu"][1] == 0.0
+        assert metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels["hospital", "small", "ltu"][1] == 0.0
         assert metrics.jobs_by_state(session) == {JobState.FAILED: 1}
 
 
@@ -71,7 +71,7 @@ def test_a_running_job_tells_how_far_it_is_by_its_model_and_a_waiting_one_does_n
     with world.sessions.begin() as session:
         progress(session, claim)
     with world.sessions() as session:
-        assert metrics.progress(session) == [("small", "unlearn", 0.3)]
+        assert metrics.progress(session) == [("hospital", "small", "unlearn", 0.3)]
 
 
 def test_what_waits_for_a_decision_is_counted_and_no_worker_holds_it(world):
@@ -83,7 +83,7 @@ def test_what_waits_for_a_decision_is_counted_and_no_worker_holds_it(world):
     held = world.submit_and_claim(2, models=["large"])
     with world.sessions() as session:
         assert metrics.awaiting_approval(session) == {"run": 1, "version": 0}
-        assert [model for model, _, _ in metrics.progress(session)] == ["large"]
+        assert [model for _, model, _, _ in metrics.progress(session)] == ["large"]
     world.finish(held)
     with world.sessions() as session:
         assert metrics.awaiting_approval(session) == {"run": 1, "version": 1}
@@ -95,7 +95,7 @@ def test_the_training_time_is_measured_if_it_was_registered(world):
         session.execute(text("UPDATE models SET details = '{\"training_seconds\": 60}' WHERE name = 'small'"))
         session.execute(text("UPDATE models SET details = '{\"training_seconds\": \"long\"}' WHERE name = 'large'"))
     with world.sessions() as session:
-        assert metrics.training_seconds(session) == [("small", 60.0)]
+        assert metrics.training_seconds(session) == [("hospital", "small", 60.0)]
 
 
 def test_audits_are_counted_also_where_their_result_was_not_published(world):
@@ -108,9 +108,9 @@ def test_audits_are_counted_also_where_their_result_was_not_published(world):
     world.finish(world.submit_and_claim(2))
     with world.sessions() as session:
         assert sorted(metrics.verdicts(session)) == [
-            ("small", "failed", 1),
-            ("small", "inconclusive", 1),
-            ("small", "verified", 1),
+            ("hospital", "small", "failed", 1),
+            ("hospital", "small", "inconclusive", 1),
+            ("hospital", "small", "verified", 1),
         ]
 
 

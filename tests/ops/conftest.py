@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.service.conftest import _address, serve, site  # noqa: F401  (fixtures)
+from tests.service.conftest import _address, _fresh_metrics, serve, site  # noqa: F401  (fixtures)
 
 
 @pytest.fixture(scope="session")

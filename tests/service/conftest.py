@@ -23,6 +23,7 @@ from ledger.sample_ids import sample_digest
 from ledger.states import Phase, Reason
 from ledger.transparency.commitments import commit_samples
 from report.document import Document, read
+from service import metrics
 from service.app import create_app
 from service.settings import Settings
 from tests.report.recorded import stored
@@ -48,6 +49,12 @@ def served(app: FastAPI) -> Iterator[str]:
         server.should_exit = True
         thread.join(10)
         listener.close()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees in the metrics what it has just done."""
+    monkeypatch.setattr(metrics, "MAX_AGE", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ COLOURS = {"verified": "green", "inconclusive": "orange", "failed": "red"}
 
 def verdicts(verdict: str, text: str) -> Builder:
     """Show how many audits ended with a verdict in the window, in the verdict's colour; none is no colour."""
-    counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", model=~"$model"}}[$window]))'
+    counted = f'sum(increase(expunge_audit_verdicts_total{{verdict="{verdict}", tenant=~"$tenant", model=~"$model"}}[$window]))'
     colour = COLOURS[verdict]
     return number(
         verdict.capitalize(), f"In the window. {text}", counted, bad_from=0.5, bad=colour, good="text", width=6
@@ -29,14 +29,14 @@ def audits() -> Rows:
             number(
                 "Samples forgotten",
                 "Over all models shown.",
-                'sum(expunge_samples_erased_total{model=~"$model"})',
+                'sum(expunge_samples_erased_total{tenant=~"$tenant", model=~"$model"})',
                 width=6,
             ),
             coloured(
                 bars(
                     "Verdicts by model",
                     "Since the installation.",
-                    'sum by (model, verdict) (expunge_audit_verdicts_total{model=~"$model"})',
+                    'sum by (model, verdict) (expunge_audit_verdicts_total{tenant=~"$tenant", model=~"$model"})',
                     rows="model",
                     columns="verdict",
                     unit="none",
@@ -48,7 +48,7 @@ def audits() -> Rows:
                     "Verdicts in the window",
                     "By verdict.",
                     (
-                        'sum by (verdict) (increase(expunge_audit_verdicts_total{model=~"$model"}[$window]))',
+                        'sum by (verdict) (increase(expunge_audit_verdicts_total{tenant=~"$tenant", model=~"$model"}[$window]))',
                         "{{verdict}}",
                     ),
                     unit="none",
@@ -60,7 +60,7 @@ def audits() -> Rows:
             graph(
                 "Membership inference",
                 f"{newest} AUC of the attack farthest from 0.5, the target.",
-                ('expunge_audit_membership_auc_ratio{model=~"$model"}', "{{model}}"),
+                ('expunge_audit_membership_auc_ratio{tenant=~"$tenant", model=~"$model"}', "{{model}}"),
                 unit="none",
                 top=1,
             ),
@@ -68,19 +68,19 @@ def audits() -> Rows:
                 "Relearn delay",
                 f"{newest} Steps to relearn the forgotten samples over those for unseen ones: near 1 forgotten, near 0 hidden. "
                 "Values above 2 are shown as 2.",
-                ('clamp_max(expunge_audit_relearn_delay_ratio{model=~"$model"}, 2)', "{{model}}"),
+                ('clamp_max(expunge_audit_relearn_delay_ratio{tenant=~"$tenant", model=~"$model"}, 2)', "{{model}}"),
                 unit="none",
             ),
             graph(
                 "Change of test accuracy",
                 f"{newest} What unlearning cost.",
-                ('expunge_audit_utility_delta_ratio{model=~"$model"}', "{{model}}"),
+                ('expunge_audit_utility_delta_ratio{tenant=~"$tenant", model=~"$model"}', "{{model}}"),
                 unit="percentunit",
             ),
             graph(
                 "Samples forgotten",
                 "By model, in total.",
-                ('expunge_samples_erased_total{model=~"$model"}', "{{model}}"),
+                ('expunge_samples_erased_total{tenant=~"$tenant", model=~"$model"}', "{{model}}"),
                 unit="none",
             ),
             graph(

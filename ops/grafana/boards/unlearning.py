@@ -8,8 +8,8 @@ from ops.grafana.queries import CHOSEN, all_time_mean, mean, spread
 def unlearning_time() -> Rows:
     """How long unlearning takes, compared with retraining."""
     runs, times = "expunge_unlearning_seconds_count", "expunge_unlearning_seconds"
-    retraining = all_time_mean(times, "model", chosen='model=~"$model", method="retrain"')
-    method = all_time_mean(times, "model, method", chosen=CHOSEN)
+    retraining = all_time_mean(times, "tenant, model", chosen='tenant=~"$tenant", model=~"$model", method="retrain"')
+    method = all_time_mean(times, "tenant, model, method", chosen=CHOSEN)
     return {
         "Now": [
             number(
@@ -34,7 +34,7 @@ def unlearning_time() -> Rows:
             graph(
                 "Progress of running jobs",
                 "0 to 1 of the whole job; at most one job of a model runs.",
-                ('expunge_job_progress_ratio{model=~"$model"}', "{{model}} · {{stage}}"),
+                ('expunge_job_progress_ratio{tenant=~"$tenant", model=~"$model"}', "{{model}} · {{stage}}"),
                 unit="percentunit",
                 top=1,
                 width=24,
@@ -44,13 +44,13 @@ def unlearning_time() -> Rows:
             graph(
                 "Mean time of the method, by model and method",
                 "Seconds that the method itself ran, mean over the window.",
-                (mean(times, "model, method", chosen=CHOSEN), "{{model}} · {{method}}"),
+                (mean(times, "tenant, model, method", chosen=CHOSEN), "{{model}} · {{method}}"),
                 unit="s",
             ),
             graph(
                 "Median and 95th percentile, by model and method",
                 "Over the window, estimated from the histogram's buckets.",
-                *spread(times, "model, method", chosen=CHOSEN),
+                *spread(times, "tenant, model, method", chosen=CHOSEN),
                 unit="s",
             ),
             bars(
@@ -64,7 +64,7 @@ def unlearning_time() -> Rows:
             listing(
                 "All runs so far",
                 "Since the installation.",
-                (f"sum by (model, method) ({runs}{{{CHOSEN}}}) > 0", "runs"),
+                (f"sum by (tenant, model, method) ({runs}{{{CHOSEN}}}) > 0", "runs"),
                 (method, "mean seconds"),
                 seconds=("mean seconds",),
             ),
@@ -73,15 +73,15 @@ def unlearning_time() -> Rows:
             graph(
                 "Share of the training time",
                 "The method's mean over the training time, if that was registered. Below 1 unlearning is faster.",
-                (f"{method} / on (model) group_left () expunge_training_seconds", "{{model}} · {{method}}"),
+                (f"{method} / on (tenant, model) group_left () expunge_training_seconds", "{{model}} · {{method}}"),
                 unit="percentunit",
             ),
             listing(
                 "Unlearning, retraining, training",
                 "Seconds: the method's mean, the mean of jobs that retrained, and the registered training time.",
                 (method, "unlearning"),
-                (f"{method} * 0 + on (model) group_left () ({retraining})", "retraining"),
-                (f"{method} * 0 + on (model) group_left () expunge_training_seconds", "training"),
+                (f"{method} * 0 + on (tenant, model) group_left () ({retraining})", "retraining"),
+                (f"{method} * 0 + on (tenant, model) group_left () expunge_training_seconds", "training"),
                 seconds=("unlearning", "retraining", "training"),
             ),
         ],
