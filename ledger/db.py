@@ -9,6 +9,8 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 T = TypeVar("T")
@@ -34,6 +36,10 @@ NETWORK_LIMITS = {
     "tcp_user_timeout": "30000",  # milliseconds that sent bytes may stay unacknowledged
 }
 """How a connection whose other end has vanished is noticed within a minute."""
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, DisconnectionError, PoolTimeout)
+"""What SQLAlchemy raises while the database cannot be used: no connection, one that broke, a shutdown, a statement that timed out,
+a server that is read-only for now, or no free connection in the pool. The same statement may succeed later."""
 
 
 def normalise_url(url: str) -> URL:

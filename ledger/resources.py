@@ -145,12 +145,29 @@ class Estimate(Resource):
     finish_at: datetime = Field(description="When it will have ended at the latest, if the range holds.")
 
 
+class PlannedMethod(Resource):
+    """A method that a job may try."""
+
+    kind: str = Field(examples=["ltu"])
+    seconds: float | None = Field(
+        description="What it takes with its audit: the median of its last runs on this model; of retraining, before the first, "
+        "what the training took. Null while not known."
+    )
+    share: float | None = Field(
+        ge=0, le=1, description="The share of the model's last twenty jobs that came to it; null before the first."
+    )
+
+
 class PreviewTarget(Target):
     """One model that the request would touch."""
 
     estimate: Estimate | None = Field(description="Null where there is nothing to erase, or nothing is known.")
     meets_deadline: bool | None = Field(
         description="Whether `finish_at` is not after `due_at`; null without an estimate."
+    )
+    methods: tuple[PlannedMethod, ...] = Field(
+        default=(),
+        description="What the job would try, in order. The next runs if a method fails or its audit does not verify the result.",
     )
 
 
@@ -168,6 +185,15 @@ class Preview(Resource):
     due_at: datetime
 
 
+class Fallback(Resource):
+    """Why a job's method followed another."""
+
+    after: str = Field(description="The kind of the method before.", examples=["ieu"])
+    why: str = Field(description="What its audit found, or why it gave no result.")
+    seconds: float | None = Field(description="What the present method takes with its audit; null while not known.")
+    at: datetime
+
+
 class Job(Resource):
     """One unlearning run of one model, for one or many requests."""
 
@@ -175,7 +201,7 @@ class Job(Resource):
     model: str = Field(examples=["digits-cnn"])
     dataset: str = Field(examples=["digits"])
     state: JobState
-    reason: Reason | None = Field(description="Why it failed or was cancelled.")
+    reason: Reason | None = Field(description="Why it failed, was cancelled, or has its version await approval.")
     detail: str | None
     phase: Phase = Field(
         description="What the worker does now. A job that awaits approval is `waiting` before it runs, `publish` with its result."
@@ -189,6 +215,12 @@ class Job(Resource):
     attempt: int = Field(description="From 1; grows with each worker or method that takes over.")
     method: dict[str, Any] = Field(description="The method of this attempt with its parameters.")
     policy: tuple[dict[str, Any], ...] = Field(description="The methods to try, in order, until the audit verifies.")
+    fallback: Fallback | None = Field(
+        default=None, description="If `method` is not the first that was tried: why it runs, and how long it takes."
+    )
+    retry_at: datetime | None = Field(
+        default=None, description="After a failure that may pass, it waits in the queue until then; the waits grow."
+    )
     cut_off: datetime = Field(
         description="Until then further requests may join; then it starts, if model and worker are free."
     )
@@ -275,6 +307,9 @@ class Model(Resource):
     )
     approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
     approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")
+    approve_utility_drop: float = Field(
+        description="An admin must approve a version that lost more points of accuracy than this beyond what less data explains."
+    )
     version: Version = Field(description="The one that is served.")
     created_at: datetime
 

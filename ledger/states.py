@@ -55,9 +55,12 @@ class Reason(StrEnum):
     WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one
     WORKLOAD_FAILED = "workload_failed"  # the operator's factory raised
     METHOD_REFUSED = "method_refused"  # the method needs what the objective does not offer
+    METHOD_FAILED = "method_failed"  # an error that would come again, or a result that is not finite
+    STALLED = "stalled"  # no progress for as long as the settings allow; the process was ended
     AUDIT_FAILED = "audit_failed"  # no method of the policy reached a verdict that may be published, and none was exact
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # the lease expired in every try of a method
     CANCELLED_BY_CALLER = "cancelled_by_caller"
+    UTILITY_DROP = "utility_drop"  # the version lost more accuracy than the model allows; it awaits approval
     APPROVAL_REFUSED = "approval_refused"  # an approver refused the run or the version
     SUPERSEDED = "superseded"  # an earlier job has erased all of these samples
     ALREADY_ERASED = "already_erased"  # before the request came
@@ -78,7 +81,7 @@ class AttemptOutcome(StrEnum):
     """How one attempt at a job ended."""
 
     PUBLISHED = "published"
-    ESCALATED = "escalated"  # the audit did not verify the result; the next method of the policy follows
+    ESCALATED = "escalated"  # its result could not be published, or it gave none; the next method of the policy follows
     EXPIRED = "lapsed"  # the worker stopped renewing its lease; stored and sent under its former name
     RELEASED = "released"  # the worker gave the job back because it shuts down
     FAILED = "failed"

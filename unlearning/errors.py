@@ -3,6 +3,7 @@
 UnlearningError
 ├── InvalidSpec        the caller's: a parameter is unknown, misspelt or out of range
 ├── MethodRefused      the caller's: the method or audit needs something that this task does not offer
+├── NotFinite          the method's: it left weights or a loss that are no finite numbers
 ├── InvalidWorkload    the caller's: the parts of a workload contradict each other
 ├── CheckpointUnusable nobody's: the run starts again from the beginning
 ├── ReferencesUnusable the operator's: the job goes on without reference predictions
@@ -26,6 +27,10 @@ class InvalidSpec(UnlearningError):
 
 class MethodRefused(UnlearningError):
     """The method or audit cannot run on this task; the message says what is missing."""
+
+
+class NotFinite(UnlearningError):
+    """A method left weights, outputs or a loss that are not finite numbers."""
 
 
 class InvalidWorkload(UnlearningError):

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from math import isfinite
 from typing import TypeVar
 
 from torch import nn
@@ -13,8 +14,9 @@ from ledger.states import Phase
 from telemetry.tracing import span
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
+from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
-from unlearning.specs import parse
+from unlearning.specs import EXACT, parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task, each_step_in, run_to_completion
@@ -41,7 +43,7 @@ def run_attempt(
 ) -> AttemptResult:
     """Run the claim's method on a copy of the original model, and audit it. The original is never changed.
 
-    Raises MethodRefused, InvalidSpec, and what `LeaseMonitor.check` raises.
+    Raises MethodRefused, InvalidSpec, NotFinite, and what `LeaseMonitor.check` raises.
     """
     claim, started = reporter.monitor.claim, time.monotonic()
     model, outcome = run_method(reporter, inputs, plan=plan)
@@ -65,6 +67,8 @@ def run_attempt(
             ),
             phase=Phase.AUDIT_MEMBERSHIP,
         )
+    if not findings.change.finite:
+        raise NotFinite("The outputs of the new model are not finite numbers.")
     return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
 
 
@@ -92,9 +96,34 @@ def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: Checkpoin
     steps = unlearn(parse(claim.method), task)
     with span("unlearn"):
         save = checkpointing(reporter, task.state, plan)
-        outcome = run_reporting(reporter, steps, phase=Phase.UNLEARN, after_step=save)
+
+        def after_step(progress: Progress) -> None:
+            if claim.method["kind"] in EXACT:
+                check_loss(progress)
+            save(progress)
+
+        outcome = run_reporting(reporter, steps, phase=Phase.UNLEARN, after_step=after_step)
+    check_finite(model, inputs.original)
     save_unlearned(reporter, plan, model=model.eval(), outcome=outcome)
     return model, outcome
+
+
+def check_loss(progress: Progress) -> None:
+    """Raise NotFinite for a step whose loss is not finite: a training does not recover from it."""
+    loss = progress.metrics.get("loss", 0.0)
+    if not isfinite(loss):
+        raise NotFinite(
+            f"The training loss is {loss} at step {progress.step} of {progress.total}: the recipe does not suit the model. "
+            "Lower its learning rate."
+        )
+
+
+def check_finite(model: nn.Module, original: nn.Module) -> None:
+    """Raise NotFinite for a weight or buffer that is not finite and is in the original, whose masks may hold −∞."""
+    before = original.state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not tensor.isfinite().all() and before[name].isfinite().all():
+            raise NotFinite(f"The new model's {name} holds numbers that are not finite.")
 
 
 def run_reporting(

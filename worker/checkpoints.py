@@ -113,6 +113,7 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
     with fenced(reporter.sessions, claim) as session:
         record_resumption(session, claim, recorded)
     add_time(reporter, Phase.UNLEARN, content["seconds"])
+    reporter.resumed = True
     return content
 
 

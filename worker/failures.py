@@ -6,6 +6,7 @@ WorkerError
 │   │   ├── WorkloadNotAllowed    its module is not under the allow-list
 │   │   ├── WorkloadFailed        its factory raised, or did not return a workload
 │   │   └── SamplesMissing        it lacks samples that it was registered with
+│   ├── MethodFailed            the method's or the model's: it raises an error that would come again
 │   ├── NoSigningKey            the operator's: results are to be signed, and no key is usable
 │   ├── AuditFailed             the methods': the policy's last one, which is not exact, failed its audit
 │   └── NoGpu                   transient: the worker is to use a GPU, and there is none now
@@ -17,14 +18,21 @@ WorkerError
 """
 
 import errno
+import re
 import traceback
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import ClassVar
 
+from ledger.db import DATABASE_AWAY
+from ledger.errors import LedgerError
 from ledger.states import Reason
 from report.document import InvalidReport
-from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, WeightsDamaged, WeightsMissing
+from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
+
+MAX_MESSAGE_LENGTH = 2000
+"""Characters of a message by the owner's own code that are passed on."""
 
 
 class WorkerError(Exception):
@@ -55,6 +63,12 @@ class WorkloadFailed(WorkloadError):
 
 class SamplesMissing(WorkloadError):
     """The workload no longer has samples that the model was registered with."""
+
+
+class MethodFailed(JobError):
+    """A method raised an error that would come again, or left a model that is not finite."""
+
+    reason = Reason.METHOD_FAILED
 
 
 class NoSigningKey(JobError):
@@ -111,32 +125,115 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
     (InvalidWorkload, Reason.WORKLOAD_FAILED),
     (MethodRefused, Reason.METHOD_REFUSED),
     (InvalidSpec, Reason.METHOD_REFUSED),
+    (NotFinite, Reason.METHOD_FAILED),
     (InvalidReport, Reason.UNEXPECTED),
 )
 """Reasons for the errors that the library raises on purpose. Their messages may be shown, and another try changes nothing."""
 
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors")
+"""Packages that never see a sample's ID, so that their messages may be shown."""
 
-def classify(error: Exception) -> Failure:
+NETWORK_LIBRARIES = ("requests", "urllib3", "httpx", "httpcore", "aiohttp", "botocore", "fsspec")
+"""Packages whose errors may pass: they read data over a network."""
+
+LASTING_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+"""Errors of the operating system that come again; the others may pass."""
+
+
+def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()) -> Failure:
     """Classify an exception that ended an attempt.
 
-    The message of an unforeseen error may quote a sample ID, so only its type and its place go into `detail`.
+    An error that may pass is tried again: memory, the disk, the GPU, a network. `detail` has the message of an error that the
+    owner's own code raised, which no data subject wrote, without the sample IDs `ids`. Of an unforeseen error of ours, whose
+    message may quote an ID, it has the type and the place alone. owned: prefixes of the owner's modules.
     """
+    origin = error.__cause__ if isinstance(error, JobError) and isinstance(error.__cause__, Exception) else error
+    name, place = type(origin).__name__, _place(origin)
+    if _is_out_of_memory(origin):
+        return Failure(Reason.OUT_OF_MEMORY, f"Out of memory ({name}) {place}.", retry=True)
+    if _is_gpu_lost(origin):
+        return Failure(Reason.GPU_LOST, f"The GPU failed ({name}) {place}.", retry=True)
+    if _is_disk_full(origin):
+        return Failure(Reason.DISK_FULL, f"No space is left on the worker's disk, {place}.", retry=True)
     if isinstance(error, JobError):
-        return Failure(error.reason, str(error), retry=error.retry)
+        return Failure(error.reason, _without_ids(str(error), ids), retry=error.retry or _may_pass(origin))
     for kind, reason in LIBRARY_ERRORS:
         if isinstance(error, kind):
             return Failure(reason, str(error), retry=False)
+    return Failure(Reason.UNEXPECTED, describe(error, owned=owned, ids=ids), retry=True)
+
+
+def as_method_failure(
+    error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()
+) -> MethodFailed | None:
+    """Turn an error of a method or its audit that would come again into a MethodFailed; None for any other.
+
+    Others are those that may pass, and those by which the run was told to stop.
+    """
+    if isinstance(error, (LedgerError, ShuttingDown, JobError, *DATABASE_AWAY)) or _may_pass(error):
+        return None
+    failure = classify(error, owned=owned, ids=ids)
+    if failure.reason is Reason.UNEXPECTED or isinstance(error, NotFinite):
+        return MethodFailed(failure.detail)
+    return None
+
+
+def describe(error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()) -> str:
+    """Describe an error for the operator: its type, its place, and its message if no sample's ID can be in it."""
     name, place = type(error).__name__, _place(error)
-    if _is_out_of_memory(error):
-        return Failure(Reason.OUT_OF_MEMORY, f"Out of memory ({name}) {place}.", retry=True)
-    if _is_gpu_lost(error):
-        return Failure(Reason.GPU_LOST, f"The GPU failed ({name}) {place}.", retry=True)
-    if _is_disk_full(error):
-        return Failure(Reason.DISK_FULL, f"No space is left on the worker's disk, {place}.", retry=True)
-    return Failure(Reason.UNEXPECTED, f"{name} {place}.", retry=True)
+    if not _is_shown(error, owned):
+        return f"{name} {place}."
+    message = _without_ids(str(error).strip(), ids)[:MAX_MESSAGE_LENGTH]
+    return f"{name} {place}: {message}" if message else f"{name} {place}."
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_shown(error: Exception, owned: Collection[str]) -> bool:
+    """Return whether the owner's code or a library raised the error, not code of ours that handles sample IDs."""
+    modules = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if not modules:
+        return False
+    raised_by_torch = type(error) is RuntimeError  # its C++ code has no frame, and nothing of ours raises it
+    return (
+        raised_by_torch
+        or _is_under(modules[-1], (*owned, *LIBRARIES))
+        or any(_is_under(m, owned) for m in modules[-8:])
+    )
+
+
+def _is_under(module: str, prefixes: Collection[str]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _without_ids(message: str, ids: Collection[str]) -> str:
+    """Replace each sample ID that stands in a message as a word of its own."""
+    for sample in ids:
+        if sample in message:
+            message = re.sub(rf"(?<!\w){re.escape(sample)}(?!\w)", "(a sample)", message)
+    return message
+
+
+def _may_pass(error: Exception) -> bool:
+    """Return whether the same call may succeed later: memory, the disk, the GPU, or what is read over a network."""
+    return any(
+        _is_out_of_memory(each)
+        or _is_gpu_lost(each)
+        or (isinstance(each, OSError) and not isinstance(each, LASTING_OS_ERRORS))
+        or type(each).__module__.partition(".")[0] in NETWORK_LIBRARIES
+        or isinstance(each, DATABASE_AWAY)
+        for each in _chain(error)
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[Exception]:
+    """Yield an error and its causes."""
+    for _ in range(10):
+        if not isinstance(error, Exception):
+            return
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
     """Return whether the host's or a device's memory ran out, without importing torch."""
     return (
         isinstance(error, MemoryError)
@@ -145,19 +242,19 @@ def _is_out_of_memory(error: Exception) -> bool:
     )
 
 
-def _is_gpu_lost(error: Exception) -> bool:
+def _is_gpu_lost(error: BaseException) -> bool:
     """Return whether the device failed, without importing torch; libraries based on CUDA raise a RuntimeError with such a text."""
     return type(error).__name__ == "AcceleratorError" or (
         isinstance(error, RuntimeError) and str(error).startswith(("CUDA error", "cuDNN error", "NCCL error"))
     )
 
 
-def _is_disk_full(error: Exception) -> bool:
+def _is_disk_full(error: BaseException) -> bool:
     """Return whether a write failed for lack of space or quota."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Say where an error was raised: `at file.py:12`."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "at an unknown place"

@@ -60,6 +60,11 @@ class JobInputs:
     references: JobReferences | None = None
     references_unused: str | None = None
 
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The IDs of all of the workload's samples, which no message may quote."""
+        return self.workload.train.ids + self.workload.held_out.ids + self.workload.test.ids
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.attempts import count_refused_write
 from ledger.jobs.claims import Claim, renew_lease
@@ -90,6 +90,6 @@ def fenced(sessions: sessionmaker[Session], claim: Claim) -> Iterator[Session]:
         try:
             with sessions.begin() as session:
                 count_refused_write(session, claim.job_id, claim.attempt)
-        except OperationalError as error:
-            logger.warning("a refused write of job %s was not counted: %s", claim.job_id, type(error.orig).__name__)
+        except DATABASE_AWAY as error:
+            logger.warning("a refused write of job %s was not counted: %s", claim.job_id, type(error).__name__)
         raise

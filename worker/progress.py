@@ -36,7 +36,9 @@ class ProgressReporter:
     """What a run has reported so far.
 
     timings: seconds by stage since the claim; of these, `earlier_timings` belong to the attempts before this one. metrics: this
-    attempt's. started, written: monotonic seconds. share: of the whole job that is done, 0 to 1, as last written, in `phase`.
+    attempt's. audit_errors: what the audits of earlier methods raised. started, written: monotonic seconds. share: of the whole job
+    that is done, 0 to 1, as last written, in `phase`. resumed: whether this attempt continues from a training checkpoint.
+    sample_ids: IDs that no message may quote.
     """
 
     monitor: LeaseMonitor
@@ -44,10 +46,13 @@ class ProgressReporter:
     timings: dict[str, float] = field(default_factory=dict)
     earlier_timings: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
+    audit_errors: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
     written: float = 0.0
     phase: Phase = Phase.LOAD
     share: float = 0.0
+    resumed: bool = False
+    sample_ids: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -74,8 +79,8 @@ def attempt_timings(reporter: ProgressReporter) -> dict[str, float]:
 
 def start_next_attempt(reporter: ProgressReporter) -> None:
     """Start the figures of the next attempt."""
-    reporter.earlier_timings = {stage: time for stage, time in reporter.timings.items() if stage != Phase.LOAD}
-    reporter.metrics = {}
+    reporter.earlier_timings = {stage: seconds for stage, seconds in reporter.timings.items() if stage != Phase.LOAD}
+    reporter.metrics, reporter.started, reporter.resumed = {}, time.monotonic(), False
 
 
 def report_progress(reporter: ProgressReporter, progress: Progress) -> None:

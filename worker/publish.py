@@ -64,6 +64,7 @@ def publish(
             commitment=prepared.commitment,
             statement=statement,
             references=prepared.references,
+            utility_drop=result.findings.utility.drop,
         )
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)

@@ -6,14 +6,13 @@ the job back), or the attempt fails with a reason, and is tried again if that ca
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs import claims, results
 from ledger.states import Phase, Reason, Verdict
@@ -23,7 +22,7 @@ from unlearning.specs.audit import AuditSpec
 from worker.attempt import AttemptResult, run_attempt
 from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
-from worker.failures import AuditFailed, Failure, GpuLost, ShuttingDown, classify
+from worker.failures import AuditFailed, Failure, GpuLost, MethodFailed, ShuttingDown, as_method_failure, classify
 from worker.inputs import JobInputs, load_inputs
 from worker.lease import fenced, hold_lease
 from worker.progress import ProgressReporter, stage, start_next_attempt
@@ -32,6 +31,11 @@ from worker.settings import Settings
 from worker.signing import find_signer
 
 logger = logging.getLogger(__name__)
+
+AUDIT_PHASES = (Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
+
+ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
+"""Failures that are tried once more and no oftener: they seldom pass."""
 
 
 def run_job(
@@ -54,10 +58,10 @@ def run_job(
             fail(reporter, Failure(Reason.CANCELLED_BY_CALLER, "Cancelled by the caller.", retry=False), settings)
         except StaleClaim as error:
             logger.warning("job %s is left to the worker that holds it now: %s", job_id, error)
-        except OperationalError as error:
-            logger.error("job %s is left to the sweep: the database is away: %s", job_id, type(error.orig).__name__)
+        except DATABASE_AWAY as error:
+            logger.error("job %s is left to the sweep: the database is away: %s", job_id, type(error).__name__)
         except Exception as error:
-            failure = classify(error)
+            failure = classify(error, owned=settings.allowed, ids=reporter.sample_ids)
             logger.error("job %s: %s: %s", job_id, failure.reason, failure.detail, exc_info=error)
             fail(reporter, failure, settings)
             if failure.reason is Reason.GPU_LOST:
@@ -72,27 +76,30 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(reporter, Phase.LOAD):
         inputs = load_inputs(reporter.monitor.claim, settings)
+    reporter.sample_ids = inputs.sample_ids
     if inputs.references_unused is not None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
     plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds)
     result = None
     while result is None:
-        result = run_method_of_policy(reporter, inputs, plan=plan)
+        result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed)
     publish(reporter, inputs, result, settings=settings, signer=signer)
     job_id, verdict = reporter.monitor.claim.job_id, result.findings.verdict.value
     logger.info("job %s: published with the verdict %s", job_id, verdict)
 
 
 def run_method_of_policy(
-    reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan
+    reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan, owned: Collection[str] = ()
 ) -> AttemptResult | None:
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
     A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
     failed one is never published, and an inconclusive one only if the request named the method, if no fallback remains, or if the
     samples are too few for any method to be verified on by the model's references: a fallback would buy nothing.
-    Raises AuditFailed, and MethodRefused if no fallback remains.
+    A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
+    the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown.
+    Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains.
     """
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
@@ -101,7 +108,20 @@ def run_method_of_policy(
     except (MethodRefused, InvalidSpec) as error:
         if not fallbacks:
             raise
-        escalate(reporter, fallbacks[0], {"refused": str(error)})
+        escalate(reporter, {"refused": str(error)}, why=str(error))
+        return None
+    except Exception as error:
+        failed = as_method_failure(error, owned=owned, ids=reporter.sample_ids)
+        if failed is None or reporter.resumed:  # the cause may lie in the checkpoint, which a further try does without
+            raise
+        detail = f"{claim.method['kind']}, phase {reporter.phase}: {failed}"
+        again = reporter.phase in AUDIT_PHASES and str(failed) in reporter.audit_errors
+        if not fallbacks or again:
+            raise MethodFailed(detail) from error
+        if reporter.phase in AUDIT_PHASES:
+            reporter.audit_errors.add(str(failed))
+        logger.error("job %s: the next method follows: %s", claim.job_id, detail, exc_info=error)
+        escalate(reporter, {"error": detail}, why=detail, reason=Reason.METHOD_FAILED)
         return None
     verdict = result.findings.verdict
     if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
@@ -111,19 +131,20 @@ def run_method_of_policy(
         return result
     if not fallbacks:
         raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {verdict.sentence}")
-    escalate(reporter, fallbacks[0], {"verdict": verdict.value, "sentence": verdict.sentence})
+    escalate(reporter, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
     return None
 
 
-def escalate(reporter: ProgressReporter, method: Mapping[str, Any], finding: dict[str, object]) -> None:
+def escalate(reporter: ProgressReporter, finding: dict[str, object], *, why: str, reason: Reason | None = None) -> None:
     """Replace the claim by one of the policy's next method, and start its figures."""
     monitor = reporter.monitor
     with monitor.lock:
         with fenced(reporter.sessions, monitor.claim) as session:
             successor = results.escalate(
-                session, monitor.claim, method=method, finding=finding, timings=reporter.timings
+                session, monitor.claim, finding=finding, why=why, reason=reason, timings=reporter.timings
             )
         monitor.claim = successor
+    logger.info("job %s: attempt %d runs %s", successor.job_id, successor.attempt, successor.method["kind"])
     start_next_attempt(reporter)
 
 
@@ -142,7 +163,8 @@ def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> No
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
-            max_attempts=settings.max_attempts,
+            max_attempts=min(2, settings.max_attempts) if failure.reason in ONCE_MORE else settings.max_attempts,
+            first_wait=settings.first_wait,
         )
 
 
@@ -152,5 +174,5 @@ def last_write(reporter: ProgressReporter) -> Iterator[Session]:
     try:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             yield session
-    except (StaleClaim, OperationalError) as error:
+    except (StaleClaim, *DATABASE_AWAY) as error:
         logger.warning("the end of job %s was not written: %s", reporter.monitor.claim.job_id, type(error).__name__)

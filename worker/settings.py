@@ -76,10 +76,18 @@ class Settings(BaseSettings):
         "With a sweep each minute a dead worker's job continues within two minutes.",
     )
     max_attempts: int = Field(
-        default=3,
+        default=6,
         ge=1,
         validation_alias="EXPUNGE_MAX_ATTEMPTS",
-        description="How many attempts of one method may be lost before the job fails.",
+        description="How many attempts of one method may be lost, without getting further, before the job fails. "
+        "An error that would come again is not tried again.",
+    )
+    retry_seconds: float = Field(
+        default=30,
+        ge=0,
+        validation_alias="EXPUNGE_RETRY_SECONDS",
+        description="How long a job waits before its first retry after a failure that may pass. Each further wait is four times as "
+        "long, up to 15 minutes, until the job gets further.",
     )
     checkpoint_seconds: float = Field(
         default=30,
@@ -130,6 +138,11 @@ class Settings(BaseSettings):
     def lease(self) -> timedelta:
         """How long a claim lasts without renewal."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def first_wait(self) -> timedelta:
+        """How long a job waits before its first retry."""
+        return timedelta(seconds=self.retry_seconds)
 
     @property
     def reachable(self) -> tuple[Network, ...]:

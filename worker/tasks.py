@@ -76,6 +76,6 @@ def sweep_jobs() -> None:
 def wake_ready(*, at_most: int | None) -> None:
     """Send a wake-up for each job that could be claimed now. The next sweep repeats those that get lost."""
     with sessions().begin() as session:
-        ready = sweep(session, max_attempts=settings().max_attempts).wake
+        ready = sweep(session, max_attempts=settings().max_attempts, first_wait=settings().first_wait).wake
     for job_id in ready[:at_most]:
         celery_app.send_task(RUN_JOB, args=[str(job_id)])

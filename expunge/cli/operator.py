@@ -84,6 +84,14 @@ def register(
             "try. Default: ltu, ieu, retrain.",
         ),
     ] = None,
+    approve_utility_drop: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="A version that lost more points of accuracy than this, beyond what less data explains, awaits an approval.",
+        ),
+    ] = 2.0,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
@@ -98,6 +106,7 @@ def register(
         weights=weights,
         dataset=dataset,
         policy=policy,
+        approve_utility_drop=approve_utility_drop,
         tenant=tenant,
     )
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)

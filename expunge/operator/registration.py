@@ -35,13 +35,15 @@ def register_workload(
     weights: Path | None = None,
     dataset: str | None = None,
     policy: Sequence[str | Mapping[str, object]] | None = None,
+    approve_utility_drop: float = 2.0,
     tenant: str = "default",
 ) -> resources.Model:
     """Register the workload `reference` as the model `name`, with `weights` as version 1.
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed. policy: methods in order, each a name, a JSON text or an object; by
-    default LTU, IEU, Retrain. Raises CannotRegister with the reason; then nothing is written.
+    default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval.
+    Raises CannotRegister with the reason; then nothing is written.
     """
     try:
         methods = [parse(method_object(method)) for method in policy or ()] or DEFAULT_POLICY
@@ -74,6 +76,7 @@ def register_workload(
                 weights_path=f"{sha256}.safetensors",
                 policy=[asdict(method) for method in methods],
                 details=read_details(path),
+                approve_utility_drop=approve_utility_drop,
             )
             store(path, deployment.storage / f"{sha256}.safetensors")
             return view

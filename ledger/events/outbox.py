@@ -42,12 +42,12 @@ def announce_wakeup(session: Session, job_id: UUID, *, at: datetime | None = Non
 
 
 def announce_next(session: Session, model_id: UUID) -> None:
-    """Wake the first queued job of a model that has become free, at the job's closing time if it still takes requests."""
-    ready_at = case(
-        (Job.closed_at.is_not(None), func.clock_timestamp()), else_=func.greatest(Job.closes_at, func.clock_timestamp())
-    )
+    """Wake the first queued job of a free model: at its closing time if it still takes requests, and after its wait."""
+    closed = case((Job.closed_at.is_not(None), None), else_=Job.closes_at)
+    ready_at = func.greatest(closed, Job.retry_at, func.clock_timestamp())  # a null does not count
+    waits = func.coalesce(Job.retry_at > func.clock_timestamp(), False)
     queued = select(Job.id, ready_at).where(Job.model_id == model_id, Job.state == JobState.QUEUED)
-    first = queued.order_by(Job.closes_at, Job.id).limit(1)
+    first = queued.order_by(waits, Job.closes_at, Job.id).limit(1)
     session.execute(_earlier(insert(OutboxEntry).from_select(["job_id", "available_at"], first)))
 
 

@@ -1,5 +1,7 @@
 """Approval of a job before it runs, and of its version before it is served. Both are off unless the model asks for them.
 
+A version that lost more accuracy than the model allows needs approval in any case.
+
 The legal deadlines do not wait for an approval.
 """
 
@@ -25,10 +27,18 @@ from ledger.tables import Job, Model, ModelVersion, Report
 
 
 def set_approvals(
-    session: Session, *, tenant_id: UUID, model: str, jobs: bool | None = None, versions: bool | None = None, by: str
+    session: Session,
+    *,
+    tenant_id: UUID,
+    model: str,
+    jobs: bool | None = None,
+    versions: bool | None = None,
+    utility_drop: float | None = None,
+    by: str,
 ) -> resources.Model:
     """Set what of a model needs approval from now on; None leaves it as it is.
 
+    utility_drop: points of accuracy, 0 to 100, beyond which a version needs approval although versions need none.
     Jobs that await approval and no longer need it go back to the queue. A version that awaits approval goes on waiting.
     Raises UnknownModel.
     """
@@ -38,7 +48,13 @@ def set_approvals(
         raise UnknownModel(f"there is no model named {model!r}")
     row.approve_jobs = row.approve_jobs if jobs is None else jobs
     row.approve_versions = row.approve_versions if versions is None else versions
-    data = {"jobs": row.approve_jobs, "versions": row.approve_versions, "by": by}
+    row.approve_utility_drop = row.approve_utility_drop if utility_drop is None else utility_drop
+    data = {
+        "jobs": row.approve_jobs,
+        "versions": row.approve_versions,
+        "utility_drop": row.approve_utility_drop,
+        "by": by,
+    }
     record(session, "model.approvals", data, model_id=row.id)
     session.flush()
     if not row.approve_jobs:

@@ -1,6 +1,7 @@
 """Attempts: how one ends, and what becomes of its job."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -8,10 +9,25 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ledger.db import now
+from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
+from ledger.jobs.estimates import method_seconds
 from ledger.jobs.transitions import advance_job
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from ledger.tables import Attempt, Job
+from report.formatting import duration
+
+FALLBACK_REASONS = frozenset({Reason.OUT_OF_MEMORY, Reason.STALLED})
+"""The failures after which, when no try of a method is left, the next method may fare better: it needs other memory and time."""
+
+GROWTH, LONGEST_WAIT = 4, timedelta(minutes=15)
+"""Each wait before a retry is so many times the one before, up to the longest."""
+
+
+def retry_wait(tries: int, *, first: timedelta) -> timedelta:
+    """Return how long a job waits after so many tries without progress: `first` after the first, then growing."""
+    grown: timedelta = first * GROWTH ** max(0, min(tries, 10) - 1)
+    return min(grown, LONGEST_WAIT)
 
 
 def record_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
@@ -29,17 +45,27 @@ def finish_attempt(
     reason: Reason | None,
     detail: str | None,
     max_tries: int | None,
+    first_wait: timedelta = timedelta(0),
 ) -> None:
     """End the current attempt at a locked job, and move the job.
 
     It is cancelled if that was requested, goes back to the queue while tries are left, and fails otherwise. `max_tries` None means
-    that no further try is made.
+    that no further try is made. first_wait: how long the job waits before its first retry; the waits grow while it gets no further.
     """
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
         _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
         return
     if max_tries is not None and job.tries < max_tries:
-        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries)
+        # A lost lease was waited for already, and a machine that dies once is no sign of more.
+        counted = job.tries - 1 if outcome is AttemptOutcome.EXPIRED else max(job.tries, 1)
+        wait = retry_wait(counted, first=first_wait) if counted > 0 else timedelta(0)
+        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=job.tries, wait=wait)
+        return
+    following = job.policy[job.policy_index + 1 :]
+    unlearning = reason is not Reason.STALLED or job.phase == Phase.UNLEARN
+    if following and max_tries is not None and reason in FALLBACK_REASONS and unlearning:
+        start_fallback(session, job, why=detail or str(reason))
+        requeue(session, job, outcome=outcome, reason=reason, detail=detail, tries=0)
         return
     expired = outcome is AttemptOutcome.EXPIRED
     _end(
@@ -70,17 +96,29 @@ def _end(
 
 
 def requeue(
-    session: Session, job: Job, *, outcome: AttemptOutcome, reason: Reason | None, detail: str | None, tries: int
+    session: Session,
+    job: Job,
+    *,
+    outcome: AttemptOutcome,
+    reason: Reason | None,
+    detail: str | None,
+    tries: int,
+    wait: timedelta = timedelta(0),
 ) -> None:
-    """End the current attempt at a locked job, and put the job back into the queue under the next attempt number."""
+    """End the current attempt at a locked job, and put the job back into the queue under the next attempt number.
+
+    wait: how long it may not be claimed.
+    """
     end_attempt(session, job, outcome=outcome, reason=reason, detail=detail)
+    retry_at = now(session) + wait if wait else None
     advance_job(
         session,
         job.id,
         JobState.QUEUED,
-        data={"reason": reason or outcome, "detail": detail},
+        data={"reason": reason or outcome, "detail": detail, **({"retry_at": retry_at} if retry_at else {})},
         attempt=job.attempt + 1,
         tries=tries,
+        retry_at=retry_at,
         worker=None,
         lease_until=None,
         phase=Phase.WAITING,
@@ -91,6 +129,22 @@ def requeue(
         # The cause of an unexpected error may lie in the checkpoint.
         checkpoint=None if reason is Reason.UNEXPECTED else job.checkpoint,
     )
+    announce_wakeup(session, job.id, at=retry_at)
+
+
+def start_fallback(session: Session, job: Job, *, why: str) -> None:
+    """Give a locked job the next method of its policy, and record why. The caller ends the attempt before.
+
+    why: a sentence for the caller, with nothing personal.
+    """
+    before, method = job.method.get("kind"), job.policy[job.policy_index + 1]
+    seconds = method_seconds(session, job.model_id, str(method.get("kind")))
+    job.method, job.policy_index, job.checkpoint, job.furthest_step = dict(method), job.policy_index + 1, None, 0
+    job.fallback = {"after": before, "why": why, "seconds": seconds, "at": now(session).isoformat()}
+    record(session, "job.escalated", {"method": before, "attempt": job.attempt}, job_id=job.id)
+    time = "a time that is not known yet" if seconds is None else f"about {duration(seconds)}"
+    data = {"method": method.get("kind"), "after": before, "why": why, "seconds": seconds, "time": time}
+    record(session, "job.fallback", data, job_id=job.id)
 
 
 def end_attempt(

@@ -23,8 +23,10 @@ class TrainingCheckpoint:
 
 
 def record_checkpoint(session: Session, claim: Claim, *, sha256: str, step: int, total: int) -> None:
-    """Record the checkpoint from which the job will resume. Raises StaleClaim."""
+    """Record the checkpoint from which the job will resume. Tries are counted anew once a job gets further. Raises StaleClaim."""
     job = lock_claimed_job(session, claim)
+    if step > job.furthest_step:
+        job.furthest_step, job.tries = step, 0
     job.checkpoint = asdict(TrainingCheckpoint(attempt=claim.attempt, sha256=sha256, step=step, total=total))
     session.flush()
 

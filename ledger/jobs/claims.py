@@ -27,7 +27,7 @@ from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, Un
 from ledger.tables.samples import erased_samples
 
 MAX_TRIES = 3
-"""How often one method of a job is tried by default."""
+"""How often one method of a job is tried by default, while it gets no further."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,8 @@ def claim(session: Session, job_id: UUID, *, worker: str, lease: timedelta) -> C
     busy = session.scalar(select(Job.id).where(Job.model_id == model_id, Job.holds_model))
     if job.state != JobState.QUEUED or busy is not None:
         return None
+    if job.retry_at is not None and job.retry_at > now(session):
+        return None
     if job.closed_at is None and job.closes_at > now(session):
         return None
     if job.closed_at is None:
@@ -151,6 +153,7 @@ def _take(
         worker=worker,
         lease_until=moment + lease,
         tries=job.tries + 1,
+        retry_at=None,
         base_version_id=base.id,
         started_at=job.started_at or moment,
         phase=Phase.LOAD,
@@ -252,13 +255,14 @@ def release_job(session: Session, claim: Claim) -> None:
     if job.cancel_requested:
         finish_attempt(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, max_tries=None)
         return
-    requeue(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, tries=job.tries - 1)
+    requeue(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, tries=max(0, job.tries - 1))
 
 
-def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
+def sweep(session: Session, *, max_attempts: int = MAX_TRIES, first_wait: timedelta = timedelta(0)) -> Sweep:
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
-    Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails.
+    Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
+    long it waits from its second loss on; the waits grow while it gets no further.
     """
     expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
     jobs = list(
@@ -278,6 +282,7 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES) -> Sweep:
             reason=Reason.WORKER_LOST,
             detail=detail,
             max_tries=max_attempts,
+            first_wait=first_wait,
         )
     delete_expired_keys(session)
     return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])
@@ -289,6 +294,7 @@ def _claimable(session: Session) -> list[UUID]:
         select(Job.model_id, Job.id)
         .where(Job.state == JobState.QUEUED, Job.model_id.not_in(busy))
         .where(Job.closed_at.is_not(None) | (Job.closes_at <= func.clock_timestamp()))
+        .where(Job.retry_at.is_(None) | (Job.retry_at <= func.clock_timestamp()))
         .order_by(Job.closes_at, Job.id)
     )
     first: dict[UUID, UUID] = {}

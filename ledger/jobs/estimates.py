@@ -4,14 +4,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Subquery, extract, func, select
+from sqlalchemy import Double, Subquery, cast, extract, func, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import now
 from ledger.resources import EstimateSource
-from ledger.states import JobState
-from ledger.tables import Job, Model
+from ledger.states import AttemptOutcome, JobState, Phase
+from ledger.tables import Attempt, Job, Model
 
 SPREAD = (0.1, 3.0)
 """The range of an estimate from training alone, in training times. It is a convention: the audit adds to the method's time, and a
@@ -41,6 +41,55 @@ def last_durations(model_id: UUID) -> Subquery:
         .order_by(Job.created_at.desc())
         .limit(20)
         .subquery()
+    )
+
+
+def method_seconds(session: Session, model_id: UUID, kind: str) -> float | None:
+    """Estimate how long a method takes on a model, its audit included: the median of its last twenty attempts that were audited.
+
+    Before the first of them: for retraining what the model's training took, and nothing for another method.
+    """
+    total = func.jsonb_each(Attempt.timings).table_valued("key", "value")
+    spent = select(func.sum(cast(total.c.value, Double))).select_from(total).scalar_subquery()
+    last = (
+        select(spent.label("seconds"))
+        .select_from(Attempt)
+        .join(Job, Job.id == Attempt.job_id)
+        .where(Job.model_id == model_id, Attempt.method["kind"].astext == kind)
+        .where(Attempt.outcome.in_((AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)), Attempt.reason.is_(None))
+        .where(Attempt.timings.has_key(Phase.AUDIT_MEMBERSHIP.value))
+        .order_by(Attempt.started_at.desc())
+        .limit(20)
+        .subquery()
+    )
+    median = session.scalar(select(func.percentile_cont(0.5).within_group(last.c.seconds)))
+    if median is not None:
+        return float(median)
+    trained = _from_training(session.get_one(Model, model_id).details) if kind == "retrain" else None
+    return None if trained is None else trained[0]
+
+
+def plan(session: Session, *, job_id: UUID) -> tuple[resources.PlannedMethod, ...]:
+    """List the methods that a job may try, in order: the time that each takes, and how often the last jobs came to it."""
+    job = session.get_one(Job, job_id)
+    jobs = (
+        select(Job.id)
+        .where(Job.model_id == job.model_id, Job.state == JobState.COMPLETED, Job.started_at.is_not(None))
+        .order_by(Job.created_at.desc())
+        .limit(20)
+        .subquery()
+    )
+    total = session.scalar(select(func.count()).select_from(jobs)) or 0
+    kind = Attempt.method["kind"].astext
+    came = select(kind, func.count(Attempt.job_id.distinct())).where(Attempt.job_id.in_(select(jobs.c.id)))
+    reached: dict[str, int] = dict(session.execute(came.group_by(kind)).all())
+    return tuple(
+        resources.PlannedMethod(
+            kind=spec["kind"],
+            seconds=method_seconds(session, job.model_id, spec["kind"]),
+            share=reached.get(spec["kind"], 0) / total if total else None,
+        )
+        for spec in job.policy
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ledger.errors import JobCancelled
 from ledger.events.timeline import record
-from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings
+from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
 from ledger.jobs.claims import MAX_TRIES, Claim, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
@@ -41,13 +42,16 @@ def publish(
     commitment: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
     references: ReferenceFile | None = None,
+    utility_drop: float = 0.0,
 ) -> Published:
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
-    If the model's versions need approval, only the version and the report are written, and the job awaits approval.
+    If the model's versions need approval, or this one lost more accuracy than the model allows, only the version and the report are
+    written, and the job awaits approval.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
     commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
-    the rows of this job's samples, if the model has references.
+    the rows of this job's samples, if the model has references. utility_drop: points of accuracy that the version lost beyond what
+    less data explains.
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -86,12 +90,15 @@ def publish(
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
-    if model.approve_versions:
+    lost_too_much = utility_drop > model.approve_utility_drop
+    if model.approve_versions or lost_too_much:
         advance_job(
             session,
             job.id,
             JobState.AWAITING_APPROVAL,
             data={"what": "version", "version": version.number},
+            reason=Reason.UTILITY_DROP if lost_too_much else None,
+            detail=_why_held(utility_drop, model.approve_utility_drop) if lost_too_much else None,
             worker=None,
             lease_until=None,
             phase=Phase.PUBLISH,
@@ -103,6 +110,13 @@ def publish(
         complete_job(session, job, version, data)
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)
+    )
+
+
+def _why_held(drop: float, allowed: float) -> str:
+    return (
+        f"The version lost {drop:.1f} points of accuracy beyond what less data explains; the model allows {allowed:g}. "
+        "Read its report, then approve or reject it."
     )
 
 
@@ -128,24 +142,32 @@ def escalate(
     session: Session,
     claim: Claim,
     *,
-    method: Mapping[str, Any],
     finding: Mapping[str, Any],
+    why: str,
+    reason: Reason | None = None,
     timings: Mapping[str, float] | None = None,
 ) -> Claim:
     """Start the policy's next method under the same lease and the next attempt number. The old claim becomes stale.
 
-    finding: why the last method's result was not published. timings: seconds by stage since the claim. Raises StaleClaim.
+    finding: why the last method's result was not published. why: the same as a sentence for the caller. reason: of an attempt that
+    failed. timings: seconds by stage since the claim. Raises StaleClaim.
     """
     job = lock_claimed_job(session, claim)
     if timings is not None:
         record_timings(session, job, timings)
-    end_attempt(session, job, outcome=AttemptOutcome.ESCALATED, finding=finding)
-    record(session, "job.escalated", {"method": job.method.get("kind"), "attempt": job.attempt}, job_id=job.id)
-    following = replace(
-        claim, attempt=job.attempt + 1, method=dict(method), policy_index=job.policy_index + 1, origin="policy"
+    end_attempt(
+        session,
+        job,
+        outcome=AttemptOutcome.ESCALATED,
+        reason=reason,
+        detail=None if reason is None else why,
+        finding=finding,
     )
-    job.attempt, job.method, job.policy_index, job.tries = following.attempt, dict(method), following.policy_index, 1
-    job.checkpoint = None
+    start_fallback(session, job, why=why)
+    following = replace(
+        claim, attempt=job.attempt + 1, method=job.method, policy_index=job.policy_index, origin="policy"
+    )
+    job.attempt, job.tries = following.attempt, 1
     session.add(
         Attempt(
             job_id=job.id,
@@ -157,14 +179,23 @@ def escalate(
     )
     session.flush()
     if job.state == JobState.VERIFYING:
-        advance_job(session, job.id, JobState.RUNNING, data={"method": method.get("kind")})
+        advance_job(session, job.id, JobState.RUNNING, data={"method": job.method.get("kind")})
     return following
 
 
 def fail(
-    session: Session, claim: Claim, *, reason: Reason, detail: str, retry: bool, max_attempts: int = MAX_TRIES
+    session: Session,
+    claim: Claim,
+    *,
+    reason: Reason,
+    detail: str,
+    retry: bool,
+    max_attempts: int = MAX_TRIES,
+    first_wait: timedelta = timedelta(0),
 ) -> None:
     """End the attempt without a result. With `retry` the job goes back to the queue while tries are left; otherwise it fails.
+
+    first_wait: how long it waits before its first retry; the waits grow while it gets no further.
 
     The reason `cancelled_by_caller` cancels the job. `detail` is shown to callers: nothing personal, no trace. Raises StaleClaim.
     """
@@ -172,5 +203,11 @@ def fail(
     cancelled = job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER
     outcome = AttemptOutcome.CANCELLED if cancelled else AttemptOutcome.FAILED
     finish_attempt(
-        session, job, outcome=outcome, reason=reason, detail=detail, max_tries=max_attempts if retry else None
+        session,
+        job,
+        outcome=outcome,
+        reason=reason,
+        detail=detail,
+        max_tries=max_attempts if retry else None,
+        first_wait=first_wait,
     )

@@ -29,9 +29,11 @@ def register_model(
     weights_path: str,
     policy: Sequence[Mapping[str, Any]],
     details: Mapping[str, Any],
+    approve_utility_drop: float = 2.0,
 ) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
+    approve_utility_drop: points of accuracy, 0 to 100, beyond which a version of it awaits approval.
     Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
     """
     if not policy:
@@ -46,6 +48,7 @@ def register_model(
             workload=workload,
             policy=[dict(spec) for spec in policy],
             details=dict(details),
+            approve_utility_drop=approve_utility_drop,
             training_count=0,
         )
         .on_conflict_do_nothing()
@@ -114,6 +117,7 @@ def _read(session: Session, *, tenant_id: UUID, name: str | None) -> list[resour
             trained_on_erased=model.trained_on_erased,
             approve_jobs=model.approve_jobs,
             approve_versions=model.approve_versions,
+            approve_utility_drop=model.approve_utility_drop,
             version=to_version(model, version, report_id),
             created_at=model.created_at,
         )

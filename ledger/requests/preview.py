@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.jobs.estimates import estimate
+from ledger.jobs.estimates import estimate, plan
 from ledger.tables import Job
 
 
@@ -40,7 +40,8 @@ def _estimated(
     job_id = target.job.id if target.job is not None else None
     found = estimate(session, job_id=job_id) if job_id is not None else None
     in_time = None if found is None else found.finish_at <= request.due_at
-    return resources.PreviewTarget(**dict(target), estimate=found, meets_deadline=in_time)
+    methods = plan(session, job_id=job_id) if job_id is not None else ()
+    return resources.PreviewTarget(**dict(target), estimate=found, meets_deadline=in_time, methods=methods)
 
 
 def _without_new_job(target: resources.PreviewTarget, existing: set[UUID]) -> resources.PreviewTarget:

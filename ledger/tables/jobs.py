@@ -50,7 +50,7 @@ class Job(Base):
     closing_reason: Mapped[ClosingReason] = mapped_column("cut_off_reason", choice(ClosingReason, "cut_off_reason"))
     closed_at: Mapped[datetime | None] = mapped_column("frozen_at")
     sample_count: Mapped[int | None]
-    # The methods to try, and the current one, with the number of its claims in `tries`.
+    # The methods to try, and the current one, with the number of its claims since it last got further in `tries`.
     requested_method: Mapped[Json | None]
     policy: Mapped[list[Json]]
     policy_index: Mapped[int] = mapped_column(default=0)
@@ -59,6 +59,11 @@ class Job(Base):
     tries: Mapped[int] = mapped_column(default=0)
     # How often it has failed; a retry does not take it back.
     failures: Mapped[int] = mapped_column(server_default=text("0"))
+    # When it may be tried again; and the furthest step of the current method from which it could resume.
+    retry_at: Mapped[datetime | None]
+    furthest_step: Mapped[int] = mapped_column(server_default=text("0"))
+    # Why the current method followed the one before (`ledger.resources.Fallback`).
+    fallback: Mapped[Json | None]
     # Its worker.
     worker: Mapped[str | None]
     lease_until: Mapped[datetime | None]

@@ -50,7 +50,10 @@ class Model(Base):
     """A served model: the workload that builds it, its dataset, and its policy, the methods to try in order."""
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("tenant_id", "name"),)
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "name"),
+        CheckConstraint("approve_utility_drop BETWEEN 0 AND 100", name="approve_utility_drop"),
+    )
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"), index=True)
@@ -64,6 +67,8 @@ class Model(Base):
     # Whether approval is needed before a job runs, and before its version is served.
     approve_jobs: Mapped[bool] = mapped_column(server_default=text("false"))
     approve_versions: Mapped[bool] = mapped_column(server_default=text("false"))
+    # A version that lost more accuracy, in points beyond what less data explains, needs approval whatever made it.
+    approve_utility_drop: Mapped[float] = mapped_column(server_default=text("2.0"))
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
     created_at: Mapped[Created]
 

@@ -27,6 +27,13 @@ class ApprovalsBody(BaseModel):
 
     approve_jobs: StrictBool | None = Field(default=None, description="Each job, before it runs.")
     approve_versions: StrictBool | None = Field(default=None, description="Each version, before it is served.")
+    approve_utility_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        strict=True,
+        description="A version that lost more points of accuracy than this, beyond what less data explains. 100: never.",
+    )
 
 
 router = APIRouter(route_class=ApiRoute, tags=["registry"])
@@ -59,6 +66,7 @@ def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger)
         model=name,
         jobs=asked.approve_jobs,
         versions=asked.approve_versions,
+        utility_drop=asked.approve_utility_drop,
         by=caller.name,
     )
 

@@ -62,9 +62,9 @@ def work(world, chance):
         if fate < 0.1:
             world.fail(claim, Reason.OUT_OF_MEMORY, retry=True)
             continue
-        if fate < 0.2:
+        if fate < 0.2 and claim.policy_index + 1 < len(claim.policy):
             with world.sessions.begin() as session:
-                claim = results.escalate(session, claim, method=IEU, finding={})
+                claim = results.escalate(session, claim, finding={}, why="Not verified.")
         world.verify(claim)
         if fate > 0.8:
             world.expire_lease(job_id)
@@ -109,7 +109,7 @@ def run_to_completion(world):
         with world.sessions.begin() as session:
             for job_id in session.scalars(text("SELECT id FROM jobs WHERE state = 'awaiting_approval'")).all():
                 approve(session, tenant_id=world.tenant_id, job_id=job_id, by="key:dpo")
-            session.execute(text("UPDATE jobs SET cut_off = now() WHERE state = 'queued'"))
+            session.execute(text("UPDATE jobs SET cut_off = now(), retry_at = NULL WHERE state = 'queued'"))
             session.execute(text("UPDATE jobs SET lease_until = now() WHERE lease_until IS NOT NULL"))
         wake = world.sweep().wake
         if not wake:

@@ -102,7 +102,7 @@ def test_audits_are_counted_also_where_their_result_was_not_published(world):
     claim = world.submit_and_claim(1)
     world.verify(claim)
     with world.sessions.begin() as session:
-        following = results.escalate(session, claim, method={"kind": "ieu"}, finding={"verdict": "inconclusive"})
+        following = results.escalate(session, claim, finding={"verdict": "inconclusive"}, why="Not verified.")
     world.verify(following)
     world.fail(following, Reason.AUDIT_FAILED)
     world.finish(world.submit_and_claim(2))

@@ -156,7 +156,7 @@ class Ledger(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([20, 50, 100]))
     def time_passes(self, seconds):
         past = (
-            "UPDATE jobs SET cut_off = cut_off - :time, lease_until = lease_until - :time",
+            "UPDATE jobs SET cut_off = cut_off - :time, lease_until = lease_until - :time, retry_at = retry_at - :time",
             "UPDATE outbox SET available_at = available_at - :time",
         )
         with self.world.sessions.begin() as session:
@@ -189,12 +189,15 @@ class Ledger(RuleBasedStateMachine):
         return multiple(*found)
 
     def take(self, job_id):
-        ready = "SELECT 1 FROM jobs WHERE id = '{}' AND (frozen_at IS NOT NULL OR cut_off <= clock_timestamp())"
+        ready = (
+            "SELECT 1 FROM jobs WHERE id = '{}' AND (frozen_at IS NOT NULL OR cut_off <= clock_timestamp()) "
+            "AND coalesce(retry_at <= clock_timestamp(), true)"
+        )
         was_ready = self.ask(ready.format(job_id)) != []
         claim = self.world.claim(job_id)
         if claim is None:
             return None
-        assert was_ready, "a job began before it closed"
+        assert was_ready, "a job began before it closed, or before its wait was over"
         samples = {bytes(row.digest) for row in self.ask(f"SELECT digest FROM job_samples WHERE job_id = '{job_id}'")}
         assert claim.forget == samples - claim.erased, "a job does not forget its samples"
         rivals = [held for held in self.workers if held.valid and held.claim.model_id == claim.model_id]
@@ -233,8 +236,11 @@ class Ledger(RuleBasedStateMachine):
 
     @rule(worker=held)
     def escalate(self, worker):
+        if worker.claim.policy_index + 1 == len(worker.claim.policy):
+            return
+
         def write(session):
-            return results.escalate(session, worker.claim, method=IEU, finding={})
+            return results.escalate(session, worker.claim, finding={}, why="Not verified.")
 
         following = self.write(worker, write)
         if following:
@@ -318,7 +324,8 @@ def job_ids(request):
 
 
 def fail(session, claim, reason):
-    results.fail(session, claim, reason=reason, detail="as Hypothesis wants", retry=reason != Reason.AUDIT_FAILED)
+    retry, wait = reason != Reason.AUDIT_FAILED, timedelta(seconds=30)
+    results.fail(session, claim, reason=reason, detail="as Hypothesis wants", retry=retry, first_wait=wait)
 
 
 @pytest.mark.timeout(900)

@@ -42,7 +42,7 @@ class Killed(BaseException):
 @pytest.fixture
 def eager(make_bench: Callable[..., Bench]) -> Bench:
     """A worker that saves at every step."""
-    return make_bench(policy=[METHOD], checkpoint_seconds=0)
+    return make_bench(policy=[METHOD], checkpoint_seconds=0, retry_seconds=0)
 
 
 @pytest.fixture
@@ -283,19 +283,21 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     assert {event["why"] for event in events(eager, job_id, "job.checkpoint_failed")} == {"No space left on device"}
 
 
-def test_what_nobody_foresaw_makes_the_next_try_start_again(
+def test_an_error_that_the_checkpoint_may_have_caused_makes_the_next_try_start_again(
     eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
 ) -> None:
     def stumble() -> None:
         raise KeyError("momentum_buffer")
 
     job_id = eager.submit(training_ids[:80])
-    taken = interrupt(stumble, after=7)
+    interrupt(kill, after=5)
+    run_killed(eager, job_id)
+    taken = interrupt(stumble, after=2)
     eager.run(job_id)
     eager.run(job_id)
 
-    assert taken[7] == 1
-    assert outcomes(eager, job_id) == [AttemptOutcome.FAILED, AttemptOutcome.FAILED]
+    assert taken[:3] == [6, 7, 1]
+    assert outcomes(eager, job_id) == [AttemptOutcome.EXPIRED, AttemptOutcome.FAILED, AttemptOutcome.FAILED]
 
 
 def test_checkpoints_go_with_their_job_and_no_sooner(

@@ -58,7 +58,7 @@ def _believed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_full_disk_is_recorded_and_the_job_completes_once_there_is_room(
     small_disk: Path, make_bench: Callable[..., Bench], trained: Trained, training_ids: tuple[str, ...]
 ) -> None:
-    bench = make_bench(checkpoint_seconds=0.2)
+    bench = make_bench(checkpoint_seconds=0.2, retry_seconds=0)
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space left"):
         fill(filler)

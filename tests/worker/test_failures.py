@@ -2,11 +2,14 @@ import errno
 
 import pytest
 import torch
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
+from torch import nn
 
+from ledger.errors import JobCancelled, StaleClaim
 from ledger.states import Reason
 from report.document import InvalidReport
-from unlearning.errors import MethodRefused, WeightsDamaged, WeightsMissing
-from worker.failures import NoGpu, NoSigningKey, WorkloadFailed, classify
+from unlearning.errors import MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
+from worker.failures import NoGpu, NoSigningKey, ShuttingDown, WorkloadFailed, as_method_failure, classify, describe
 
 
 def raised(error: Exception) -> Exception:
@@ -14,6 +17,11 @@ def raised(error: Exception) -> Exception:
         raise error
     except Exception as caught:
         return caught
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -34,6 +42,10 @@ def raised(error: Exception) -> Exception:
         (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL, True),
         (OSError(errno.EDQUOT, "Quota exceeded"), Reason.DISK_FULL, True),
         (KeyError("digit-0007"), Reason.UNEXPECTED, True),
+        (NotFinite("a weight is NaN"), Reason.METHOD_FAILED, False),
+        (caused(WorkloadFailed("raised"), ConnectionResetError("peer")), Reason.WORKLOAD_FAILED, True),
+        (caused(WorkloadFailed("raised"), MemoryError()), Reason.OUT_OF_MEMORY, True),
+        (caused(WorkloadFailed("raised"), FileNotFoundError("no data")), Reason.WORKLOAD_FAILED, False),
     ],
 )
 def test_each_error_has_its_reason(error: Exception, reason: Reason, retry: bool) -> None:
@@ -45,3 +57,56 @@ def test_an_error_that_nobody_foresaw_is_described_by_type_and_place_only() -> N
     detail = classify(raised(KeyError("digit-0007"))).detail
     assert detail.startswith("KeyError at test_failures.py:")
     assert "digit" not in detail
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.AcceleratorError("CUDA error: unspecified launch failure"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        ConnectionResetError("peer"),
+        caused(ValueError("the shard cannot be read"), TimeoutError("read")),
+        OperationalError("", None, Exception()),
+        InterfaceError("", None, Exception()),
+        TimeoutError("no connection is free"),
+        StaleClaim("lost"),
+        JobCancelled("cancelled"),
+        ShuttingDown("stopping"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_may_pass_or_that_stops_the_run_is_no_failure_of_the_method(error: Exception) -> None:
+    assert as_method_failure(raised(error)) is None
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), NotImplementedError("no second derivative"), FileNotFoundError("gone"), NotFinite("NaN")]
+)
+def test_an_error_that_will_come_again_is_one(error: Exception) -> None:
+    found = as_method_failure(raised(error))
+    assert found is not None
+    assert classify(found) == classify(found)
+    assert (classify(found).reason, classify(found).retry) == (Reason.METHOD_FAILED, False)
+
+
+def caught(action: object) -> Exception:
+    try:
+        action()  # type: ignore[operator]  # any function
+    except Exception as error:
+        return error
+    raise AssertionError("it raised nothing")
+
+
+def test_what_the_owners_own_code_and_torch_say_is_shown_without_sample_ids() -> None:
+    def forward() -> None:
+        raise ValueError("scan-12 has 3 channels, the model wants 1; scan-123 and 3 more too")
+
+    owned = describe(caught(forward), owned=("tests",), ids=("scan-12", "scan-123", "3"))
+    assert owned.startswith("ValueError at test_failures.py:")
+    assert "channels, the model wants 1" in owned
+    assert "scan-12" not in owned
+    by_torch = describe(caught(lambda: nn.Linear(3, 2)(torch.zeros(4, 5))))
+    assert "mat1 and mat2" in by_torch
+    ours = describe(caught(forward))
+    assert "channels" not in ours

@@ -12,6 +12,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import torch
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import create_signing_key, list_signing_keys
@@ -20,9 +23,9 @@ from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
-from ledger.resources import Version
+from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
-from ledger.states import JobState, Phase, Reason, Verdict
+from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import Report
@@ -33,6 +36,7 @@ from unlearning.specs import IEU, LTU, GradientAscent
 from unlearning.storage import file_sha256, save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
+from worker import attempt as attempts
 from worker import publish as publishing
 from worker import run as running
 from worker.attempt import AttemptResult, run_attempt
@@ -200,9 +204,7 @@ def test_a_method_that_refuses_gives_way_to_the_next(
     job = bench.job(job_id)
     assert tried == ["ieu", "retrain"]
     assert (job.state, job.reason, job.detail) == (JobState.FAILED, Reason.METHOD_REFUSED, "It needs logits.")
-    with bench.sessions.begin() as session:
-        attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
-    assert [attempt.finding for attempt in attempts] == [{"refused": "It needs logits."}, None]
+    assert [attempt.finding for attempt in attempts_of(bench, job_id)] == [{"refused": "It needs logits."}, None]
 
 
 @pytest.mark.parametrize("origin", ["policy", "request"])
@@ -227,7 +229,7 @@ def test_the_policy_goes_on_until_the_audit_verifies(
     inputs = SimpleNamespace(references=references)
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
-    monkeypatch.setattr(running, "escalate", lambda _, method, finding: following.append(method["kind"]))
+    monkeypatch.setattr(running, "escalate", lambda *_, **__: following.append(policy[tried + 1]["kind"]))
     last = tried == 2
     hopeless = references is not None and reason == "too_few_samples"
     final = last or origin == "request" or hopeless
@@ -312,30 +314,187 @@ def test_a_factory_that_raises_ends_the_job_with_its_message(
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "tries"),
     [
-        (MemoryError(), Reason.OUT_OF_MEMORY),
-        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL),
-        (KeyError("image-7"), Reason.UNEXPECTED),
+        (MemoryError(), Reason.OUT_OF_MEMORY, 4),
+        (OSError(errno.ENOSPC, "No space left on device"), Reason.DISK_FULL, 4),
+        (ConnectionResetError("the bucket of image-7 is away"), Reason.UNEXPECTED, 2),
     ],
 )
 def test_what_may_pass_is_tried_again_a_bounded_number_of_times(
-    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, error: Exception, reason: Reason
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    reason: Reason,
+    tries: int,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    bench = make_bench(max_attempts=4, retry_seconds=0)
+    monkeypatch.setattr(running, "run_attempt", fail)
+    job_id = bench.submit(training_ids[:80])
+    for _ in range(tries):
+        assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert job.state is JobState.FAILED
+    assert not bench.run(job_id)
+    made = attempts_of(bench, job_id)
+    assert [attempt.reason for attempt in made] == [reason] * tries
+    assert "image-7" not in str(made)
+
+
+def test_a_failure_that_may_pass_is_waited_for(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(running, "run_attempt", fail)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    assert bench.job(job_id).retry_at is not None
+    assert not bench.run(job_id)
+
+
+def attempts_of(bench: Bench, job_id: UUID) -> list[Attempt]:
+    with bench.sessions.begin() as session:
+        return list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+
+
+def test_an_error_that_would_come_again_gives_way_to_the_next_method_and_is_not_tried_again(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a crash in LTU's second derivative: IEU may do without."""
+    bench = make_bench(policy=("ltu", "ieu"))
+    original = running.run_attempt
+
+    def crash_in_ltu(reporter: ProgressReporter, *given: Any, **more: Any) -> AttemptResult:
+        if reporter.monitor.claim.method["kind"] == "ltu":
+            torch.nn.Linear(3, 2)(torch.zeros(4, 5))
+        return original(reporter, *given, **more)
+
+    monkeypatch.setattr(running, "run_attempt", crash_in_ltu)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    first, *others = attempts_of(bench, job_id)
+    assert (first.method["kind"], first.outcome, first.reason) == (
+        "ltu",
+        AttemptOutcome.ESCALATED,
+        Reason.METHOD_FAILED,
+    )
+    assert "mat1 and mat2" in str(first.detail)
+    assert [attempt.method["kind"] for attempt in others] == ["ieu"]
+    fallback = bench.job(job_id).fallback
+    assert fallback is not None
+    assert (fallback.after, fallback.why) == ("ltu", first.detail)
+
+
+def test_where_no_method_is_left_an_error_that_would_come_again_ends_the_job_with_its_reason(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: object, **__: object) -> None:
+        raise NotImplementedError("image-7 needs a second derivative")
+
+    monkeypatch.setattr(running, "run_attempt", crash)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.METHOD_FAILED, 1)
+    assert "(a sample) needs a second derivative" in str(job.detail)
+
+
+def test_an_audit_that_fails_alike_after_two_methods_ends_the_job(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No method can help an audit that the model makes impossible, and retraining would take hours to show it."""
+    bench = make_bench(policy=("ieu", "gradient_ascent", "retrain"))
+
+    def crash(reporter: ProgressReporter, *_: object, **__: object) -> None:
+        reporter.phase = Phase.AUDIT_MEMBERSHIP
+        torch.nn.Linear(3, 2)(torch.zeros(4, 5))
+
+    monkeypatch.setattr(running, "run_attempt", crash)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    assert [attempt.method["kind"] for attempt in attempts_of(bench, job_id)] == ["ieu", "gradient_ascent"]
+    assert bench.job(job_id).reason is Reason.METHOD_FAILED
+
+
+def test_a_retraining_that_is_not_finite_fails_and_is_never_published(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe that does not suit the model."""
+    workload = digits.workload()
+    wild = replace(workload, recipe=replace(workload.recipe, learning_rate=1e30))
+    monkeypatch.setattr(digits, "workload", lambda: wild)
+    bench = make_bench()
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.METHOD_FAILED)
+    assert "learning rate" in str(job.detail)
+    assert served(bench).number == 1
+
+
+def test_a_model_whose_weights_are_not_finite_gives_way_to_the_next_method(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_bench(policy=("gradient_ascent", "retrain"))
+    original = attempts.unlearn
+
+    def spoil(spec: Any, task: Any) -> Any:
+        outcome = yield from original(spec, task)
+        if spec.kind == "gradient_ascent":
+            next(task.model.parameters()).data[0] = float("nan")
+        return outcome
+
+    monkeypatch.setattr(attempts, "unlearn", spoil)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    first, last = attempts_of(bench, job_id)
+    assert (first.reason, first.outcome) == (Reason.METHOD_FAILED, AttemptOutcome.ESCALATED)
+    assert last.outcome is AttemptOutcome.PUBLISHED
+
+
+def test_a_ruined_model_is_held_for_approval(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retrained by a recipe that hardly trains it, exact as it is."""
+    bench = make_bench()
+    workload = digits.workload()
+    weak = replace(workload, recipe=replace(workload.recipe, epochs=1, learning_rate=0.005))
+    monkeypatch.setattr(digits, "workload", lambda: weak)
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.phase, job.reason) == (JobState.AWAITING_APPROVAL, Phase.PUBLISH, Reason.UTILITY_DROP)
+    assert job.report_id is not None
+    assert [version.served for version in bench.versions()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InterfaceError("", None, Exception()),
+        OperationalError("", None, Exception("terminating connection due to administrator command")),
+        InternalError("", None, Exception("cannot execute UPDATE in a read-only transaction")),
+        PoolTimeout("no connection is free"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_database_that_is_away_in_whatever_way_leaves_the_job_to_the_sweep(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr(running, "run_attempt", fail)
     job_id = bench.submit(training_ids[:80])
-    for _ in range(3):
-        assert bench.run(job_id)
-    job = bench.job(job_id)
-    assert job.state is JobState.FAILED
-    assert not bench.run(job_id)
-    with bench.sessions.begin() as session:
-        attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
-    assert [attempt.reason for attempt in attempts] == [reason] * 3
-    assert "image-7" not in str(attempts)
+    assert bench.run(job_id)
+    assert bench.job(job_id).state is JobState.RUNNING
+    assert [attempt.outcome for attempt in attempts_of(bench, job_id)] == [None]
 
 
 def test_a_worker_that_shuts_down_gives_the_job_back(bench: Bench, training_ids: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from unlearning.audit.comparison import (
     jensen_shannon,
     measure_change,
     per_class,
+    utility_drop,
 )
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.intervals import Floats
@@ -100,9 +101,9 @@ def audit(
         attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = signals["original"], signals["unlearned"]
-    remaining_classes = (
-        ~in_classes(test.targets, fully_forgotten_classes(forget, remain, classes=objective.classes)).cpu().numpy()
-    )
+    forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
+    counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
+    remaining_classes = counted["test"]
     membership = Membership(
         original=attacks["original"],
         unlearned=attacks["unlearned"],
@@ -173,6 +174,7 @@ def audit(
             per_class=per_class(before["test"], after["test"]),
             agreement=agreement(before["held_out"], after["held_out"]),
             jensen_shannon=jensen_shannon(before["held_out"].probabilities, after["held_out"].probabilities),
+            drop=utility_drop(before, after, counted=counted, share=len(remain) / (len(remain) + len(forget))),
         ),
         change=change,
         comparison=compare_with_retrained(

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, wilson
@@ -14,6 +15,7 @@ from unlearning.audit.signals import Signals, frozen_copy, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import Thresholds
+from unlearning.stopping.criterion import expected_loss
 
 _CHANCE_SAMPLES = 2000
 _CHANCE_CONFIDENCE = 0.99
@@ -58,6 +60,31 @@ def measure_change(
         no_op=finite and (distance < thresholds.no_op_weights or max(moved) < thresholds.no_op_predictions),
         collapsed=not finite or has_collapsed(before["remain"], after["remain"], share=thresholds.collapse_share),
     )
+
+
+def utility_drop(
+    before: Mapping[str, Signals],
+    after: Mapping[str, Signals],
+    *,
+    counted: Mapping[str, NDArray[np.bool_]],
+    share: float,
+) -> float:
+    """Compute the points of accuracy that a model lost, the larger of remaining data and of held-out with test data; at least 0.
+
+    Each counts beyond one standard error of the paired difference, and data never seen also beyond what a model is expected to lose
+    that learns from `share` of the data. counted: by set, (n,), which samples count: not those of fully forgotten classes.
+    """
+    drops = []
+    for names, expected in ((("remain",), False), (("held_out", "test"), True)):
+        was, now = (
+            np.concatenate([100.0 * signals[name].correct[counted[name]] for name in names])
+            for signals in (before, after)
+        )
+        if len(was):
+            lost = was - now
+            less_data = expected_loss(100 - float(was.mean()), share=share) if expected else 0.0
+            drops.append(float(lost.mean() - lost.std() / math.sqrt(len(lost))) - less_data)
+    return max(0.0, *drops) if drops else 0.0
 
 
 def has_collapsed(before: Signals, after: Signals, *, share: float) -> bool:

@@ -55,12 +55,14 @@ class Membership:
 class Utility:
     """What the model can still do. agreement: the share of D_v that both models put in the same class.
 
-    per_class: accuracy on D_t. jensen_shannon: mean divergence of the predictions on D_v, nats.
+    per_class: accuracy on D_t. jensen_shannon: mean divergence of the predictions on D_v, nats. drop: points of accuracy lost
+    beyond what less data and chance explain (`unlearning.audit.comparison.utility_drop`).
     """
 
     per_class: tuple[ClassAccuracy, ...]
     agreement: float
     jensen_shannon: float
+    drop: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -270,7 +270,11 @@ def _expected_drop(objective: Objective, before: Tensor, *, share: float) -> flo
     """
     if not len(before):
         return 0.0
-    error = float((0.0 if objective.logits is None else 100.0) - before.mean())
+    return expected_loss(float((0.0 if objective.logits is None else 100.0) - before.mean()), share=share)
+
+
+def expected_loss(error: float, *, share: float) -> float:
+    """Return how much larger an error, in any unit, is expected to be for a model that learns from this share of the data."""
     return max(0.0, error) * float(share**_LEARNING_CURVE - 1)
 
 

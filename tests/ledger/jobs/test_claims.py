@@ -15,7 +15,7 @@ WRITES = {
     "verify": claims.enter_verifying,
     "publish": publish,
     "fail": lambda session, claim: results.fail(session, claim, reason=Reason.UNEXPECTED, detail="late", retry=True),
-    "escalate": lambda session, claim: results.escalate(session, claim, method=IEU, finding={}),
+    "escalate": lambda session, claim: results.escalate(session, claim, finding={}, why="Not verified."),
     "release": claims.release_job,
 }
 

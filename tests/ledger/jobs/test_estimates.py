@@ -3,7 +3,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from ledger.jobs.estimates import SPREAD, EstimateSource, estimate
+from ledger.jobs.estimates import SPREAD, EstimateSource, estimate, plan
+from ledger.jobs.results import escalate
 
 
 def estimate_of(world, request):
@@ -47,3 +48,22 @@ def test_nothing_is_said_of_a_model_of_which_nothing_is_known(world):
         with world.sessions.begin() as session:
             session.execute(text("UPDATE models SET details = cast(:details AS jsonb)"), {"details": details})
         assert estimate_of(world, request) is None
+
+
+def planned(world, request):
+    with world.sessions() as session:
+        return {one.kind: (one.seconds, one.share) for one in plan(session, job_id=request.targets[0].job.id)}
+
+
+def test_a_preview_names_every_method_with_its_time_and_how_often_it_came_to_it(world):
+    with world.sessions.begin() as session:
+        session.execute(text("""UPDATE models SET policy = '[{"kind": "ltu"}, {"kind": "retrain"}]'"""))
+    assert planned(world, world.submit(1)) == {"ltu": (None, None), "retrain": (12.5, None)}
+    for number in (2, 3):
+        claim = world.submit_and_claim(number)
+        if number == 3:
+            timings = {"load": 1.0, "unlearn": 3.0, "audit_membership": 4.0}
+            with world.sessions.begin() as session:
+                claim = escalate(session, claim, finding={}, why="Not verified.", timings=timings)
+        world.finish(claim)
+    assert planned(world, world.submit(9)) == {"ltu": (8.0, 1.0), "retrain": (12.5, 0.5)}

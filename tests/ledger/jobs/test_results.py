@@ -1,11 +1,15 @@
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from ledger.errors import IllegalMove, JobCancelled, StaleClaim, UnknownReport
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
-from ledger.jobs.cancellation import cancel_job
+from ledger.jobs.approvals import approve, set_approvals
+from ledger.jobs.cancellation import cancel_job, retry_job
+from ledger.jobs.checkpoints import record_checkpoint
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
 from ledger.registry.access import ensure_tenant
@@ -17,7 +21,7 @@ from tests.ledger.conftest import IEU, LTU, digests, nothing_written, progress, 
 
 def escalate(world, claim, **more):
     with world.sessions.begin() as session:
-        return results.escalate(session, claim, method=IEU, finding={"verdict": "inconclusive"}, **more)
+        return results.escalate(session, claim, finding={"verdict": "inconclusive"}, why="Not verified.", **more)
 
 
 def test_publishing_writes_version_report_erased_samples_and_states_together(world):
@@ -145,6 +149,137 @@ def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_al
     assert world.job(following.job_id).reason == Reason.ATTEMPTS_EXHAUSTED
 
 
+def wait_over(world, job_id):
+    """Time passes until a job's next try is due."""
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET retry_at = clock_timestamp() WHERE id = :id"), {"id": job_id})
+
+
+def test_a_failure_that_may_pass_is_waited_for_and_each_wait_is_longer(world):
+    """Three tries in twelve seconds do not outlast a full disk."""
+    claim = world.submit_and_claim(1)
+    waits = []
+    for _ in range(4):
+        with world.sessions.begin() as session:
+            session.execute(text("DELETE FROM outbox"))  # as the relay does with what it has sent
+        world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=9, first_wait=timedelta(seconds=30))
+        assert world.claim(claim.job_id) is None
+        assert world.sweep().wake == []
+        with world.sessions() as session:
+            (announced,) = session.execute(text("SELECT available_at - clock_timestamp() FROM outbox")).scalars()
+        waits.append(announced.total_seconds())
+        assert world.job(claim.job_id).retry_at is not None
+        wait_over(world, claim.job_id)
+        assert world.sweep().wake == [claim.job_id]
+        claim = world.claim(claim.job_id)
+    assert waits == pytest.approx([30, 120, 480, 900], abs=20)
+    assert world.job(claim.job_id).retry_at is None
+
+
+def test_another_job_of_the_model_does_not_wait_for_one_that_waits(world):
+    first = world.submit_and_claim(1)
+    second = world.submit(2).targets[0].job.id
+    world.fail(first, Reason.DISK_FULL, retry=True, first_wait=timedelta(seconds=30))
+    with world.sessions() as session:
+        due = session.execute(text("SELECT job_id FROM outbox WHERE available_at <= clock_timestamp()")).scalars().all()
+    assert second in due
+    assert world.claim(second) is not None
+
+
+def test_a_job_that_gets_further_has_all_its_tries_again(world):
+    claim = world.submit_and_claim(1)
+    for step in (10, 20, 30, 40, 50):
+        with world.sessions.begin() as session:
+            record_checkpoint(session, claim, sha256="ab" * 32, step=step, total=100)
+        world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_attempts=2)
+        claim = world.claim(claim.job_id)
+    for left in (1, 0):  # at the same step it is no progress, also if its checkpoint was lost in between
+        with world.sessions.begin() as session:
+            record_checkpoint(session, claim, sha256="ab" * 32, step=50, total=100)
+        world.fail(claim, Reason.GPU_LOST, retry=True, max_attempts=2)
+        claim = world.claim(claim.job_id) if left else None
+    assert world.job(world.submit(2).targets[0].job.id).state == JobState.QUEUED
+    with world.sessions() as session:
+        failed = session.scalars(text("SELECT reason FROM jobs WHERE state = 'failed'")).all()
+    assert failed == [Reason.GPU_LOST]
+
+
+@pytest.mark.parametrize(
+    ("reason", "phase", "goes_on"),
+    [
+        (Reason.OUT_OF_MEMORY, Phase.UNLEARN, True),
+        (Reason.STALLED, Phase.UNLEARN, True),
+        (Reason.STALLED, Phase.LOAD, False),  # every method loads the same
+        (Reason.DISK_FULL, Phase.UNLEARN, False),
+    ],
+)
+def test_a_method_that_needs_too_much_gives_way_to_the_next_once_its_tries_are_used(world, reason, phase, goes_on):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        progress(session, claim, phase=phase)
+    world.fail(claim, reason, retry=True, max_attempts=1)
+    job = world.job(claim.job_id)
+    if not goes_on:
+        assert (job.state, job.reason) == (JobState.FAILED, reason)
+        return
+    assert (job.state, job.method, job.fallback.after) == (JobState.QUEUED, IEU, "ltu")
+    following = world.claim(claim.job_id)
+    assert (following.method, following.policy_index, following.origin) == (IEU, 1, "policy")
+    world.fail(following, reason, retry=True, max_attempts=1)
+    assert world.job(claim.job_id).state == JobState.FAILED
+
+
+def test_a_job_says_why_its_method_follows_another_and_how_long_it_takes(world):
+    """Retraining takes what the training took, until it has run once."""
+    with world.sessions.begin() as session:
+        session.execute(text("""UPDATE models SET policy = '[{"kind": "ltu"}, {"kind": "retrain"}]'"""))
+    claim = world.submit_and_claim(1)
+    following = escalate(world, claim, timings={"unlearn": 3.0, "audit_membership": 1.0})
+    found = world.job(claim.job_id).fallback
+    assert (found.after, found.why, found.seconds) == ("ltu", "Not verified.", 12.5)
+    with world.sessions() as session:
+        (event,) = (
+            event
+            for event in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+            if event.kind == "job.fallback"
+        )
+    assert (event.data["method"], event.data["after"], event.data["seconds"]) == ("retrain", "ltu", 12.5)
+    assert all(part in event.text for part in ("retrain", "ltu", "Not verified.", "12"))
+    world.fail(following, Reason.METHOD_FAILED)
+    with world.sessions.begin() as session:
+        again = retry_job(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+    assert (again.method["kind"], again.fallback) == ("ltu", None)
+
+
+def test_a_version_that_lost_too_much_accuracy_is_held_whatever_made_it(world):
+    request = world.submit(1)
+    claim = world.claim(request.targets[0].job.id)
+    world.verify(claim)
+    with world.sessions.begin() as session:
+        publish(session, claim, utility_drop=36.1)
+    job = world.job(claim.job_id)
+    assert (job.state, job.phase, job.reason) == (JobState.AWAITING_APPROVAL, Phase.PUBLISH, Reason.UTILITY_DROP)
+    assert "36.1" in job.detail
+    with world.sessions() as session:
+        assert get_model(session, tenant_id=world.tenant_id, name="small").version.number == 1
+    assert world.request(request.id).state == RequestState.VERIFYING
+    with world.sessions.begin() as session:
+        approve(session, tenant_id=world.tenant_id, job_id=claim.job_id, by="key:dpo")
+    job = world.job(claim.job_id)
+    assert (job.state, job.reason, job.detail) == (JobState.COMPLETED, None, None)
+
+
+def test_how_much_is_too_much_is_the_models_setting(world):
+    with world.sessions.begin() as session:
+        model = set_approvals(session, tenant_id=world.tenant_id, model="small", utility_drop=40.0, by="key:dpo")
+    assert model.approve_utility_drop == 40.0
+    claim = world.submit_and_claim(1)
+    world.verify(claim)
+    with world.sessions.begin() as session:
+        publish(session, claim, utility_drop=36.1)
+    assert world.job(claim.job_id).state == JobState.COMPLETED
+
+
 def test_a_failure_shows_its_reason_and_the_next_request_starts_afresh(world):
     request = world.submit(1)
     claim = world.claim(request.targets[0].job.id)
@@ -159,12 +294,12 @@ def test_a_failure_that_may_pass_is_tried_again_within_a_bound(world):
     claim = world.submit_and_claim(1)
     for attempt in (1, 2):
         assert claim.attempt == attempt
-        world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_attempts=3)
+        world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=3)
         assert world.job(claim.job_id).state == JobState.QUEUED
         claim = world.claim(claim.job_id)
-    world.fail(claim, Reason.OUT_OF_MEMORY, retry=True, max_attempts=3)
+    world.fail(claim, Reason.DISK_FULL, retry=True, max_attempts=3)
     job = world.job(claim.job_id)
-    assert (job.state, job.reason) == (JobState.FAILED, Reason.OUT_OF_MEMORY)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.DISK_FULL)
 
 
 def test_one_models_failure_does_not_hide_that_the_other_is_erased(world):

@@ -76,6 +76,16 @@ def test_the_served_version_is_told_and_one_from_before_an_erasure_is_refused(
     assert client.get("/models/triage/events").json() == {"items": []}
 
 
+def test_an_admin_says_how_much_accuracy_a_version_may_lose(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    assert client.get("/models/triage").json()["approve_utility_drop"] == 2.0
+    changed = client.patch("/models/triage", json={"approve_utility_drop": 5})
+    assert (changed.status_code, changed.json()["approve_utility_drop"]) == (200, 5.0)
+    for wrong in (-1, 101, "much", True):
+        assert client.patch("/models/triage", json={"approve_utility_drop": wrong}).status_code == 422
+    assert client.get("/models/triage").json()["approve_utility_drop"] == 5.0
+
+
 def test_promoting_needs_its_own_scope(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
     with sessions.begin() as session:
         key = issue_key(session, tenant_id=site.tenant_id, name="release", scopes=["models:write"]).secret

@@ -167,6 +167,9 @@ def test_a_preview_writes_nothing(serve: Serve, site: Site, sessions: sessionmak
     assert (target["model"], target["samples"]["accepted"]) == ("triage", 2)
     assert (target["job"]["id"], target["job"]["cut_off_reason"]) == (None, "window")
     assert preview.json()["unmatched_sample_ids"] == []
+    assert [method["kind"] for method in target["methods"]] == [
+        spec["kind"] for spec in client.get("/models/triage").json()["policy"]
+    ]
 
 
 def test_a_key_that_may_not_read_gets_no_preview(serve: Serve, site: Site) -> None:

@@ -20,6 +20,7 @@ from unlearning.audit.comparison import (
     per_class,
     total_variation,
     tug_of_war,
+    utility_drop,
     weight_distance,
 )
 from unlearning.audit.measures import accuracy
@@ -223,3 +224,28 @@ def test_accuracy_and_agreement_count_predictions() -> None:
         ClassAccuracy(label="0", original=50.0, unlearned=100.0),
         ClassAccuracy(label="1", original=100.0, unlearned=50.0),
     )
+
+
+def everything(signals: dict[str, Signals]) -> dict[str, np.ndarray]:
+    return {name: np.ones(len(each), bool) for name, each in signals.items()}
+
+
+def drop(before: float, after: float, *, remain: tuple[float, float] = (1.0, 1.0), share: float = 1.0) -> float:
+    was = {"remain": seen(remain[0]), "held_out": seen(before), "test": seen(before)}
+    now = {"remain": seen(remain[1]), "held_out": seen(after), "test": seen(after)}
+    return utility_drop(was, now, counted=everything(was), share=share)
+
+
+def test_utility_is_lost_beyond_chance_and_beyond_what_less_data_explains() -> None:
+    """From 92.5 to 85 % correct (a quarter of the others are of class 0): half the data explain 7.5 points times 2^(1/3) − 1."""
+    assert 6.5 < drop(0.9, 0.8) < 7.5
+    assert math.isclose(drop(0.9, 0.8) - drop(0.9, 0.8, share=0.5), 7.5 * (2 ** (1 / 3) - 1), rel_tol=0.05)
+    assert drop(0.8, 0.8) == drop(0.8, 0.9) == 0.0
+    assert 25 < drop(0.9, 0.9, remain=(0.987, 0.626), share=0.5) < 28  # remaining data have no such excuse
+
+
+def test_utility_does_not_count_classes_that_are_forgotten_as_a_whole() -> None:
+    was, now = ({name: seen(right) for name in ("remain", "held_out", "test")} for right in (1.0, 0.75))
+    wrong = {name: np.arange(1000) < 750 for name in was}
+    assert utility_drop(was, now, counted=wrong, share=1.0) == 0.0
+    assert utility_drop(was, now, counted={name: np.zeros(1000, bool) for name in was}, share=1.0) == 0.0
