@@ -3,7 +3,7 @@
 from calendar import monthrange
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from uuid import UUID
 
@@ -75,6 +75,24 @@ def _months_later(moment: datetime, months: int) -> datetime:
     return moment.replace(year=year, month=month + 1, day=min(moment.day, monthrange(year, month + 1)[1]))
 
 
+def offset_seconds(moment: datetime) -> int | None:
+    """Return how many seconds east of UTC the zone of a time is; None for a time without a zone."""
+    offset = moment.utcoffset()
+    return None if offset is None else round(offset.total_seconds())
+
+
+def extended_due_at(request: UnlearnRequest) -> datetime:
+    """Give the extended deadline of a request, counted in the zone in which it was received.
+
+    If the zone was not kept, it is the earliest over all zones that give the first deadline.
+    """
+    kept = request.received_offset
+    offsets = range(-14 * 3600, 14 * 3600 + 1, 900) if kept is None else (kept,)
+    receipts = [request.received_at.astimezone(timezone(timedelta(seconds=offset))) for offset in offsets]
+    matching = [receipt for receipt in receipts if due_at(request.regulation, receipt) == request.due_at]
+    return min(due_at(request.regulation, receipt, extended=True) for receipt in matching or receipts)
+
+
 def mark_overdue(session: Session, *, limit: int = 500) -> int:
     """Mark unserved requests whose deadline has passed as overdue, at most `limit`, and return how many were marked."""
     passed = select(UnlearnRequest).where(
@@ -105,7 +123,7 @@ def extend_deadline(session: Session, *, tenant_id: UUID, request_id: UUID, reas
     unserved = session.scalar(select(UnlearnRequest.is_unserved()).where(UnlearnRequest.id == request_id))
     if request.extension_reason is not None or not unserved or request.due_at <= now(session):
         raise TooLate("only an unserved request that is not overdue and not extended yet can be extended")
-    request.due_at = due_at(request.regulation, request.received_at, extended=True)
+    request.due_at = extended_due_at(request)
     request.extension_reason = reason
     record(session, "request.extended", {"due_at": request.due_at, "reason": reason}, request_id=request.id)
     session.flush()

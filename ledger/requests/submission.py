@@ -15,7 +15,7 @@ from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.registry.datasets import find_dataset
 from ledger.requests.batching import join_job
-from ledger.requests.deadlines import due_at, rule
+from ledger.requests.deadlines import due_at, offset_seconds, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.matching import digest_tables, match_models, record_samples, touched_models
 from ledger.requests.requests import get_request
@@ -51,7 +51,8 @@ def submit(
     """Record a request to erase samples from the named models, or from every model of the dataset, and let it join their jobs.
 
     digests: of the samples, or upload_id: of a list that was uploaded. A sample that is given twice counts once.
-    received_at: when the person asked, by default now. A request is completed at once if all of its samples were erased before.
+    received_at: when the person asked, by default now. Deadlines count in its time zone.
+    A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
 
     Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
@@ -75,6 +76,7 @@ def submit(
         reason=reason,
         regulation=regulation,
         received_at=received_at,
+        received_offset=offset_seconds(received_at),
         due_at=due_at(regulation, received_at),
         external_id=external_id,
         expedite=expedite,

@@ -50,6 +50,8 @@ class UnlearnRequest(Base):
     reason: Mapped[str | None]
     regulation: Mapped[str]
     received_at: Mapped[datetime]
+    # Seconds east of UTC of the receipt's zone; not known of requests from before it was kept.
+    received_offset: Mapped[int | None]
     due_at: Mapped[datetime]
     extension_reason: Mapped[str | None]
     # When it was found unserved after its deadline.

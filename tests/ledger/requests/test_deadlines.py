@@ -10,7 +10,16 @@ from ledger.errors import InvalidTime, UnknownRegulation
 from ledger.events.timeline import list_request_events
 from ledger.events.webhooks import add_webhook
 from ledger.requests.cancellation import cancel_request
-from ledger.requests.deadlines import RULES, due_at, mark_overdue, rule
+from ledger.requests.deadlines import (
+    RULES,
+    due_at,
+    extend_deadline,
+    extended_due_at,
+    mark_overdue,
+    offset_seconds,
+    rule,
+)
+from ledger.tables import UnlearnRequest
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)
 
@@ -98,3 +107,53 @@ def test_simultaneous_marks_share_the_work(world):
     with world.sessions.begin() as session:
         assert mark_overdue(session) == 1
         assert mark(world) == 0
+
+
+ZONES = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+"""Every offset that RFC 3339 can write and a person can live in."""
+
+NEAR_MONTHS_ENDS = st.builds(
+    lambda year, month, hours: datetime(year, month, 1) + timedelta(hours=hours),
+    st.sampled_from([2023, 2024, 2027, 2028, 2100]),
+    st.integers(1, 12),
+    st.integers(-48, 48),
+)
+
+
+def stored(regulation, received, *, offset_is_kept=True):
+    """The request as the database gives it back: its times are in UTC."""
+    return UnlearnRequest(
+        regulation=regulation,
+        received_at=received.astimezone(UTC),
+        received_offset=offset_seconds(received) if offset_is_kept else None,
+        due_at=due_at(regulation, received).astimezone(UTC),
+    )
+
+
+@given(st.sampled_from(sorted(RULES)), NEAR_MONTHS_ENDS, ZONES)
+def test_an_extension_counts_in_the_zone_of_the_receipt(regulation, local, zone):
+    received = local.replace(tzinfo=zone)
+    wanted = due_at(regulation, received, extended=True)
+    assert extended_due_at(stored(regulation, received)) == wanted
+    assert extended_due_at(stored(regulation, received, offset_is_kept=False)) <= wanted + timedelta(minutes=15)
+
+
+@pytest.mark.parametrize(
+    ("received", "due"),
+    [
+        # In UTC the day after or before, which has another number of months to count.
+        ("2026-01-31T23:30:00-05:00", "2026-04-30T23:30:00-05:00"),
+        ("2026-12-01T01:00:00+09:00", "2027-03-01T01:00:00+09:00"),  # counted in UTC: 28 February 16:00
+        ("2027-11-30T20:00:00-08:00", "2028-02-29T20:00:00-08:00"),  # counted in UTC: a day later, 1 March
+    ],
+)
+def test_an_extended_request_has_its_own_zones_deadline(world, received, due):
+    made = datetime.fromisoformat(received)
+    request = world.submit(1, received_at=datetime.now(made.tzinfo) - timedelta(hours=1))
+    with world.sessions.begin() as session:
+        row = session.get_one(UnlearnRequest, request.id)
+        assert row.received_offset == offset_seconds(made)
+        row.received_at, row.due_at = made, datetime.now(UTC) + timedelta(days=1)
+    with world.sessions.begin() as session:
+        extended = extend_deadline(session, tenant_id=world.tenant_id, request_id=request.id, reason="five models")
+    assert extended.due_at == datetime.fromisoformat(due)
