@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import psycopg
@@ -113,10 +114,13 @@ def await_end(orphan: psutil.Process, folder: Folder) -> None:
 
 @contextmanager
 def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
-    """Yield a folder for the socket that only its owner may enter: in the data folder, or elsewhere if the path is too long."""
+    """Yield a folder for the socket that only its owner may enter: in the data folder, or elsewhere if the path is too long.
+
+    Raises StartFailed if no folder for temporary files has a path that is short enough.
+    """
     path = folder.run / "postgres"
     if len(os.fsencode(path)) > MAX_SOCKET_FOLDER_BYTES:
-        path = Path(tempfile.mkdtemp(prefix="expunge-"))
+        path = make_short_folder()
     path.mkdir(mode=0o700, exist_ok=True)
     if user is not None:
         shutil.chown(path, user, user)
@@ -124,6 +128,21 @@ def socket_folder(folder: Folder, *, user: str | None) -> Iterator[Path]:
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def make_short_folder() -> Path:
+    """Make a folder for a socket. TMPDIR may be too long itself, as on macOS and in build systems."""
+    for place in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
+        if len(os.fsencode(place)) + len("/expunge-12345678") > MAX_SOCKET_FOLDER_BYTES:
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="expunge-", dir=place))
+        except OSError:
+            continue
+    raise StartFailed(
+        f"PostgreSQL's socket needs a folder whose path has at most {MAX_SOCKET_FOLDER_BYTES} bytes, and neither the data folder "
+        "nor a folder for temporary files is one. Set TMPDIR to a short path, or DATABASE_URL to a server of your own."
+    )
 
 
 @contextmanager
@@ -147,7 +166,7 @@ def postgres(folder: Folder) -> Iterator[tuple[Program, str]]:
                 str(binaries() / "postgres"),
                 *("-D", str(folder.postgres)),
                 *("-c", "listen_addresses="),
-                *("-c", f"unix_socket_directories={socket}"),
+                *("-c", 'unix_socket_directories="{}"'.format(str(socket).replace('"', '""'))),
             ),
             log=folder.logs / "postgres.log",
             ready=ready,
@@ -156,7 +175,7 @@ def postgres(folder: Folder) -> Iterator[tuple[Program, str]]:
             stop_within=30.0,
             orphan_signal=signal.SIGINT,
         )
-        yield program, f"postgresql+psycopg://{ROLE}@/{DATABASE}?host={socket}"
+        yield program, f"postgresql+psycopg://{ROLE}@/{DATABASE}?host={quote(str(socket))}"
 
 
 def ensure_database(socket: Path) -> bool:

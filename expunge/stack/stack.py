@@ -5,7 +5,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,13 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop the stack: Ctrl-C, a supervisor's or `kill`'s, and the terminal's closing."""
 
 MAX_RESTARTS = 5
-"""How often parts are restarted before the stack stops."""
+"""How often one part is restarted within RESTART_WINDOW before the stack stops."""
+
+RESTART_WINDOW = 600.0
+"""Seconds after which a restart no longer counts: a part that ends once a day never stops the stack."""
+
+CHECK_INTERVAL = 0.5
+"""Seconds between two checks whether a part has ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,24 +177,50 @@ def migrate(database_url: str) -> None:
 
 
 def supervise(running: Stack, *, on_restart: Callable[[str], None] = lambda text: None) -> None:
-    """Restart parts that end, until a stop signal. Raises StackError after MAX_RESTARTS restarts.
+    """Restart parts that end, until a stop signal. Raises StackError if one part ends too often (`Restarts`).
 
     on_restart: called with a sentence that names the part and its status.
     """
-    restarts = 0
+    restarts = Restarts([child.program.name for child in running.children])
     while True:
-        time.sleep(0.5)
+        time.sleep(CHECK_INTERVAL)
         for index, child in enumerate(running.children):
             status = child.process.poll()
             if status is None:
                 continue
-            restarts += 1
-            if restarts > MAX_RESTARTS:
-                raise StackError(f"{child.program.name} keeps ending (status {status}).{tail(child.program.log)}")
+            restarts.count(child.program.name, at=time.monotonic())
+            if restarts.exhausted(child.program.name):
+                raise StackError(f"{restarts.describe()} Last status: {status}.{tail(child.program.log)}")
             on_restart(f"{child.program.name} ended with status {status} and is started again.")
             stop(child)  # Kills what is left of its process group.
             running.children[index] = start(child.program)
-            await_ready(running.children[index])
+            try:
+                await_ready(running.children[index])
+            except StartFailed as error:
+                on_restart(str(error))
+                stop(running.children[index])  # The next check counts it as ended.
+
+
+class Restarts:
+    """When each part ended, by its name, in the order of their start: one that others need comes first."""
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._ended: dict[str, list[float]] = {part: [] for part in parts}
+
+    def count(self, part: str, *, at: float) -> None:
+        """Count an end of a part, and forget the ends that are older than RESTART_WINDOW. at: seconds of a monotonic clock."""
+        self._ended[part].append(at)
+        for name, ends in self._ended.items():
+            self._ended[name] = [end for end in ends if end > at - RESTART_WINDOW]
+
+    def exhausted(self, part: str) -> bool:
+        """Tell whether a part has ended more than MAX_RESTARTS times within the window."""
+        return len(self._ended[part]) > MAX_RESTARTS
+
+    def describe(self) -> str:
+        """Name the parts that ended within the window, and how often each did. The first may be the cause of the others."""
+        counted = [f"{part} ended {len(ends)} times" for part, ends in self._ended.items() if ends]
+        return f"Within {RESTART_WINDOW / 60:g} minutes {', '.join(counted)}; the stack stops."
 
 
 def preferred_port(host: str, preferred: int = 8000) -> int:
