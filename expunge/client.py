@@ -5,10 +5,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack
 from uuid import UUID, uuid4
 
 import httpx
+from pydantic_core import to_jsonable_python
 
 from expunge.errors import Refused, ServiceUnreachable
 from ledger.resources import (
@@ -26,7 +27,7 @@ from ledger.resources import (
     Upload,
     Version,
 )
-from ledger.states import TERMINAL
+from ledger.states import TERMINAL, Escalation
 from report.document import Report, read
 
 Json = dict[str, Any]
@@ -43,47 +44,51 @@ def connect(url: str, key: str) -> httpx.Client:
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 
+class NewRequest(TypedDict, total=False):
+    """The fields of a new request. What is left out or None is left to the service.
+
+    The samples are named by `sample_ids`, or by the id of an `upload`.
+    """
+
+    dataset: Required[str]
+    sample_ids: Sequence[str] | None
+    upload: UUID | None
+    models: Sequence[str] | None
+    method: str | Mapping[str, object] | None
+    reason: str | None
+    regulation: str | None
+    received_at: datetime | None
+    external_id: str | None
+    expedite: bool | None
+    escalate: Escalation | None
+
+
 def submit(
-    client: httpx.Client,
-    *,
-    dataset: str,
-    sample_ids: Sequence[str] | None = None,
-    upload: UUID | None = None,
-    models: Sequence[str] | None = None,
-    method: str | Mapping[str, object] | None = None,
-    reason: str | None = None,
-    regulation: str | None = None,
-    received_at: datetime | None = None,
-    external_id: str | None = None,
-    expedite: bool | None = None,
-    idempotency_key: str | None = None,
+    client: httpx.Client, *, idempotency_key: str | None = None, **request: Unpack[NewRequest]
 ) -> UnlearnRequest:
     """Ask for samples to be unlearned. Raises Refused, ServiceUnreachable.
 
-    The samples are named by `sample_ids`, or by the id of an `upload`. What is None is left to the service. A fresh idempotency
-    key is made where none is given, so that the transport's retries are one request.
+    A fresh idempotency key is made where none is given, so that the transport's retries are one request.
     """
-    body = {
-        "dataset": dataset,
-        "sample_ids": None if sample_ids is None else list(sample_ids),
-        "upload": None if upload is None else str(upload),
-        "models": None if models is None else list(models),
-        "method": method,
-        "reason": reason,
-        "regulation": regulation,
-        "received_at": None if received_at is None else received_at.isoformat(),
-        "external_id": external_id,
-        "expedite": expedite,
-    }
     response = send(
         client,
         "POST",
         "/unlearn-requests",
-        json={name: value for name, value in body.items() if value is not None},
+        json=_body(request),
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
-        timeout=client.timeout if upload is None else 600,  # a million samples take most of a minute
+        timeout=client.timeout if request.get("upload") is None else 600,  # a million samples take most of a minute
     )
     return UnlearnRequest.model_validate_json(response.content)
+
+
+def preview(client: httpx.Client, **request: Unpack[NewRequest]) -> Preview:
+    """Preview a request: which jobs it would join, how long they take, and whether they can be verified. Nothing is written."""
+    return _post(client, Preview, "/unlearn-requests:preview", json=_body(request))
+
+
+def _body(request: NewRequest) -> Json:
+    """Give the fields that are set, as JSON."""
+    return {name: to_jsonable_python(value) for name, value in request.items() if value is not None}
 
 
 def upload_samples(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Upload:
@@ -222,14 +227,6 @@ def problem(response: httpx.Response) -> Json:
     except ValueError:
         document = None
     return document if isinstance(document, dict) else {"title": response.reason_phrase}
-
-
-def preview(
-    client: httpx.Client, *, dataset: str, sample_ids: Sequence[str], models: Sequence[str] | None = None
-) -> Preview:
-    """Preview a request: which job it would join, how long that takes, whether it is in time. Nothing is written."""
-    body = {"dataset": dataset, "sample_ids": list(sample_ids)} | ({} if models is None else {"models": list(models)})
-    return _post(client, Preview, "/unlearn-requests:preview", json=body)
 
 
 def cancel_request(client: httpx.Client, request_id: UUID) -> UnlearnRequest:

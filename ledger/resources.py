@@ -17,6 +17,7 @@ from ledger.states import (
     ClosingReason,
     DeliveryState,
     DisabledReason,
+    Escalation,
     JobState,
     MessageType,
     Phase,
@@ -117,6 +118,7 @@ class UnlearnRequest(Resource):
     extension_reason: str | None
     external_id: str | None
     expedite: bool
+    escalate: Escalation | None = Field(default=None, description="Null for the models' own settings.")
     created_at: datetime
     finished_at: datetime | None
     dismissed_at: datetime | None = Field(
@@ -158,6 +160,20 @@ class PlannedMethod(Resource):
     )
 
 
+class VerdictChance(Resource):
+    """Whether an audit can verify an erasure of so few samples. It needs the model's reference predictions."""
+
+    samples: int = Field(description="Of the job, with those of the requests that it has already.")
+    probability: float = Field(
+        ge=0,
+        le=1,
+        description="That a model which never saw so many typical samples is verified; no method can do better.",
+    )
+    samples_needed: int | None = Field(
+        description="From about how many samples on it is at least 80 %; null if it never is."
+    )
+
+
 class PreviewTarget(Target):
     """One model that the request would touch."""
 
@@ -168,6 +184,9 @@ class PreviewTarget(Target):
     methods: tuple[PlannedMethod, ...] = Field(
         default=(),
         description="What the job would try, in order. The next runs if a method fails or its audit does not verify the result.",
+    )
+    verdict_chance: VerdictChance | None = Field(
+        default=None, description="Null where there is nothing to erase, or the model has no reference predictions."
     )
 
 
@@ -220,6 +239,9 @@ class Job(Resource):
     )
     retry_at: datetime | None = Field(
         default=None, description="After a failure that may pass, it waits in the queue until then; the waits grow."
+    )
+    escalate: Escalation = Field(
+        default=Escalation.WHEN_IT_CAN_HELP, description="Whether an inconclusive verdict leads to the next of them."
     )
     cut_off: datetime = Field(
         description="Until then further requests may join; then it starts, if model and worker are free."
@@ -304,6 +326,13 @@ class Model(Resource):
     erased_samples: int
     trained_on_erased: int = Field(
         description="Training samples that another model of the dataset had erased when this one was registered: should be 0."
+    )
+    escalate: Escalation = Field(
+        default=Escalation.WHEN_IT_CAN_HELP,
+        description="Whether its jobs go on to the next method after an inconclusive verdict.",
+    )
+    batch_until_samples: int | None = Field(
+        default=None, description="With fewer samples its jobs stay open for more, as long as the deadlines allow."
     )
     approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
     approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")

@@ -96,6 +96,21 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
+class Escalation(StrEnum):
+    """When a job goes on to the policy's next method because of the audit's verdict."""
+
+    NEVER = "never"  # an inconclusive result is published; after a failed audit the job fails
+    WHEN_IT_CAN_HELP = (
+        "when_it_can_help"  # after a failed audit, and an inconclusive one that another method may decide
+    )
+    ALWAYS = "always"  # until a result is verified, or exact
+
+    def or_more(self, other: "Escalation") -> "Escalation":
+        """Return whichever of the two tries more."""
+        order = list(Escalation)
+        return max(self, other, key=order.index)
+
+
 class VersionKind(StrEnum):
     """How a model version was made."""
 

@@ -15,7 +15,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs import claims, results
-from ledger.states import Phase, Reason, Verdict
+from ledger.jobs.claims import Claim
+from ledger.states import Escalation, Phase, Reason, Verdict
+from unlearning.audit.verdict import Verdict as AuditVerdict
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import EXACT
 from unlearning.specs.audit import AuditSpec
@@ -95,8 +97,7 @@ def run_method_of_policy(
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
     A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
-    failed one is never published, and an inconclusive one only if the request named the method, if no fallback remains, or if the
-    samples are too few for any method to be verified on by the model's references: a fallback would buy nothing.
+    failed one is never published, and an inconclusive one if no fallback remains or `goes_on` decides against it.
     A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
     the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown.
     Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains.
@@ -126,13 +127,26 @@ def run_method_of_policy(
     verdict = result.findings.verdict
     if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
         return result
-    hopeless = verdict.reason == "too_few_samples" and inputs.references is not None
-    if verdict.value == Verdict.INCONCLUSIVE and (claim.origin == "request" or not fallbacks or hopeless):
-        return result
-    if not fallbacks:
-        raise AuditFailed(f"The audit failed {claim.method['kind']}, the policy's last method. {verdict.sentence}")
+    if not fallbacks or not goes_on(claim, verdict):
+        if verdict.value == Verdict.INCONCLUSIVE:
+            return result
+        last = "" if fallbacks else ", the policy's last method"
+        raise AuditFailed(f"The audit failed {claim.method['kind']}{last}. {verdict.sentence}")
     escalate(reporter, {"verdict": verdict.value, "sentence": verdict.sentence}, why=verdict.sentence)
     return None
+
+
+def goes_on(claim: Claim, verdict: AuditVerdict) -> bool:
+    """Return whether the policy's next method follows a verdict that is not `verified`.
+
+    By default only where it can help: if the samples are too few for any method to be verified on, or the attacks have no power, a
+    fallback buys nothing. A method that the request named is followed by another only after a failed audit.
+    """
+    if claim.escalate is Escalation.NEVER:
+        return False
+    if verdict.value == Verdict.FAILED or claim.escalate is Escalation.ALWAYS:
+        return True
+    return verdict.reason == "open" and claim.origin == "policy"
 
 
 def escalate(reporter: ProgressReporter, finding: dict[str, object], *, why: str, reason: Reason | None = None) -> None:

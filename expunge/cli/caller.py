@@ -14,9 +14,9 @@ from expunge import client
 from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import Key, Url
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
-from ledger.resources import Job
+from ledger.resources import Job, UnlearnRequest
 from ledger.sample_ids import parse_sample_key, sample_digest
-from ledger.states import JobState
+from ledger.states import Escalation, JobState
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
@@ -49,8 +49,16 @@ def submit(
     ] = "auto",
     reason: Annotated[str | None, typer.Option(help="The reason, for the record.")] = None,
     regulation: Annotated[str | None, typer.Option(help="The law that sets the deadline: gdpr, ccpa, …")] = None,
+    escalate: Annotated[
+        Escalation | None,
+        typer.Option(help="Whether an inconclusive verdict leads to the next method. Default: as the model is set."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Follow the jobs to their end. Status 1 if one fails.")
+    ] = False,
+    preview: Annotated[
+        bool,
+        typer.Option("--preview", help="Submit nothing: print the duration and the chance of a verdict, as JSON."),
     ] = False,
     url: Url = None,
 ) -> None:
@@ -60,7 +68,8 @@ def submit(
         upload = None
         if len(ids) > MAX_INLINE_IDS:
             upload = client.upload_samples(http, dataset=dataset, sample_ids=ids).id
-        request = client.submit(
+        send = client.preview if preview else client.submit
+        answer = send(
             http,
             dataset=dataset,
             sample_ids=ids if upload is None else None,
@@ -69,12 +78,13 @@ def submit(
             method=parse_method(method),
             reason=reason,
             regulation=regulation,
+            escalate=escalate,
         )
-        if request.unmatched_lines is not None:  # the lines of the upload are the IDs in their order
-            unmatched = [ids[line - 1] for line in request.unmatched_lines]
-            request = request.model_copy(update={"unmatched_sample_ids": unmatched, "unmatched_lines": None})
-        out.print_json(request.model_dump_json())
-        if watch and not watch_jobs(http, client.job_ids(request)):
+        if answer.unmatched_lines is not None:  # the lines of the upload are the IDs in their order
+            unmatched = [ids[line - 1] for line in answer.unmatched_lines]
+            answer = answer.model_copy(update={"unmatched_sample_ids": unmatched, "unmatched_lines": None})
+        out.print_json(answer.model_dump_json())
+        if watch and isinstance(answer, UnlearnRequest) and not watch_jobs(http, client.job_ids(answer)):
             raise typer.Exit(1)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from expunge.errors import CannotPrepare
 from expunge.operator.deployment import Deployment, open_database
@@ -15,13 +16,16 @@ from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, list_erased, register_references
 from ledger.sample_ids import sample_digest
+from unlearning.audit.reference_test import ReferenceSignals, power_by_size, samples_needed, signals_by_reference
 from unlearning.data.references import References, to_bytes
-from unlearning.data.workload import Workload
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
+from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
-from unlearning.storage import write_file
+from unlearning.storage import load_weights, write_file
 from unlearning.task import Progress, run_to_completion
-from unlearning.training.references import PreparationCost, estimate_cost, prepare_references
+from unlearning.training.references import PreparationCost, estimate_cost, prepare_references, sample_signals
 from worker.failures import WorkerError
 from worker.inputs import load_workload
 from worker.settings import allow_list
@@ -62,6 +66,10 @@ def prepare_model(
         def key(sample: str) -> bytes:
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
+        served = workload.build()
+        load_weights(
+            served, deployment.storage / f"{model.version.weights_sha256}.safetensors", model.version.weights_sha256
+        )
         workload = without_samples(workload, erased=erased, key=key)
         folder, device = deployment.storage / "references" / str(model.id), choose_device()
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
@@ -69,6 +77,7 @@ def prepare_model(
             return None
         steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
         references: References = run_to_completion(steps, show)
+        power = measure_power(served.eval(), workload, references, key=key)
         path, sha256 = write_file(to_bytes(references), deployment.storage)
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
             register_references(
@@ -76,13 +85,29 @@ def prepare_model(
                 tenant_id=owner,
                 model=name,
                 file=ReferenceFile(sha256=sha256, path=path.name),
-                details=references.details,
+                details={**references.details, "power_by_size": power, "samples_needed": samples_needed(power)},
             )
         # Only now: a full disk at the last moment must not cost the trainings.
         shutil.rmtree(folder, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
     return Prepared(path=path, samples=len(references), seconds=float(references.details["seconds"]))
+
+
+def measure_power(
+    model: nn.Module, workload: Workload, references: References, *, key: Callable[[str], bytes]
+) -> dict[int, float]:
+    """Compute the power of an audit's reference test on the served model, by the number of forgotten samples."""
+
+    def signals(samples: SampleSet) -> ReferenceSignals:
+        signal, _, _ = sample_signals(model, samples, workload.objective)
+        return signals_by_reference(signal.double().numpy(), references.take([key(sample) for sample in samples.ids]))
+
+    return power_by_size(
+        held_out=signals(split_held_out(workload.held_out).audit),
+        remain=signals(workload.train),
+        thresholds=AuditSpec().thresholds,
+    )
 
 
 def without_samples(workload: Workload, *, erased: Collection[bytes], key: Callable[[str], bytes]) -> Workload:

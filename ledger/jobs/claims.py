@@ -22,7 +22,7 @@ from ledger.registry.lineage import Reference, find_reference, known_samples, re
 from ledger.registry.references import ReferenceFile, find_references
 from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
-from ledger.states import LEASED, AttemptOutcome, JobState, Phase, Reason, RequestState
+from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples
 
@@ -36,6 +36,7 @@ class Claim:
 
     `forget` holds the digests of the samples to erase, `erased` of those that the model forgot earlier and must not see again.
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
+    `escalate` says when the next one follows.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
     `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
     if there is one. `references` is the file of the model's reference predictions, if it has them.
@@ -59,6 +60,7 @@ class Claim:
     method: Mapping[str, Any]
     policy: tuple[Mapping[str, Any], ...]
     policy_index: int
+    escalate: Escalation
     origin: Literal["request", "policy"]
     seed: int
     requests: int
@@ -179,6 +181,7 @@ def _take(
         method=job.method,
         policy=tuple(job.policy),
         policy_index=job.policy_index,
+        escalate=job.escalate,
         origin="request" if job.requested_method is not None and job.policy_index == 0 else "policy",
         seed=job.id.int % 2**31,
         requests=len(asked),

@@ -1,5 +1,7 @@
-"""Estimates of how long a model's next job will take: from its past jobs, or from its training before the first."""
+"""Estimates of a model's next job: how long it will take, and whether so many samples can be verified."""
 
+import math
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -9,6 +11,8 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import now
+from ledger.jobs.jobs import samples_of_open_job
+from ledger.registry.references import find_power
 from ledger.resources import EstimateSource
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Attempt, Job, Model
@@ -31,6 +35,29 @@ def estimate(session: Session, *, job_id: UUID) -> resources.Estimate | None:
     jobs = 1 + (session.scalar(ahead) or 0)
     finish_at = max(job.closes_at, now(session)) + jobs * timedelta(seconds=high)
     return resources.Estimate(seconds=seconds, low_seconds=low, high_seconds=high, source=source, finish_at=finish_at)
+
+
+def verdict_chance(session: Session, *, job_id: UUID) -> resources.VerdictChance | None:
+    """Estimate the chance that a job is verified, from the number of its samples. None without reference predictions."""
+    job = session.get_one(Job, job_id)
+    power, needed = find_power(session, job.model_id)
+    samples = job.sample_count
+    if samples is None:
+        samples = session.scalar(select(func.count()).select_from(samples_of_open_job(job_id).subquery()))
+    if not power or not samples:
+        return None
+    return resources.VerdictChance(samples=samples, probability=interpolate(power, samples), samples_needed=needed)
+
+
+def interpolate(power: Mapping[int, float], samples: int) -> float:
+    """Interpolate linearly in the logarithm of the number of samples; beyond the ends the nearest value holds."""
+    sizes = sorted(power)
+    if samples <= sizes[0] or samples >= sizes[-1]:
+        return power[sizes[0] if samples <= sizes[0] else sizes[-1]]
+    above = next(size for size in sizes if size >= samples)
+    below = sizes[sizes.index(above) - 1]
+    share = math.log(samples / below) / math.log(above / below)
+    return power[below] + share * (power[above] - power[below])
 
 
 def last_durations(model_id: UUID) -> Subquery:

@@ -12,6 +12,7 @@ from ledger.errors import UnknownJob
 from ledger.paging import read_page
 from ledger.states import JobState, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
+from ledger.tables.samples import request_samples, training_samples
 
 
 @cache
@@ -67,6 +68,20 @@ def find_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:
     if job is None:
         raise UnknownJob(f"there is no job {job_id}")
     return job
+
+
+def samples_of_open_job(job_id: UUID) -> Select[tuple[UUID, bytes]]:
+    """Select the samples that an open job would erase: those of its requests that its model was trained on, each once."""
+    return (
+        select(Target.job_id, request_samples.c.digest)
+        .join(request_samples, request_samples.c.request_id == Target.request_id)
+        .join(
+            training_samples,
+            (training_samples.c.model_id == Target.model_id) & (training_samples.c.digest == request_samples.c.digest),
+        )
+        .where(Target.job_id == job_id, Target.state == RequestState.SCHEDULED)
+        .distinct()
+    )
 
 
 def list_jobs(

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.errors import AlreadyRegistered, UnknownModel
+from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
-from ledger.states import VersionKind
+from ledger.states import Escalation, VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
@@ -79,6 +80,33 @@ def register_model(
     return get_model(session, tenant_id=tenant_id, name=name)
 
 
+def set_escalation(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    model: str,
+    escalate: Escalation | None = None,
+    batch_until_samples: int | None = None,
+    by: str,
+) -> None:
+    """Set how the model's next jobs escalate, and for how many samples they stay open (0: none). None leaves it as it is.
+
+    Raises UnknownModel.
+    """
+    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == model)
+    row = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
+    if row is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    if escalate is None and batch_until_samples is None:
+        return
+    row.escalate = escalate or row.escalate
+    if batch_until_samples is not None:
+        row.batch_until_samples = batch_until_samples or None
+    data = {"escalate": row.escalate, "batch_until_samples": row.batch_until_samples, "by": by}
+    record(session, "model.escalation", data, model_id=row.id)
+    session.flush()
+
+
 def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Model:
     """Read one model by its name. Raises UnknownModel."""
     found = _read(session, tenant_id=tenant_id, name=name)
@@ -115,6 +143,8 @@ def _read(session: Session, *, tenant_id: UUID, name: str | None) -> list[resour
             training_samples=model.training_count,
             erased_samples=erased_count,
             trained_on_erased=model.trained_on_erased,
+            escalate=model.escalate,
+            batch_until_samples=model.batch_until_samples,
             approve_jobs=model.approve_jobs,
             approve_versions=model.approve_versions,
             approve_utility_drop=model.approve_utility_drop,

@@ -64,6 +64,16 @@ def find_references(session: Session, model_id: UUID) -> ReferenceFile | None:
     return None if row is None else ReferenceFile(sha256=row.sha256, path=row.path)
 
 
+def find_power(session: Session, model_id: UUID) -> tuple[dict[int, float], int | None]:
+    """Give the power of the audit's reference test by the number of samples, and how many samples it needs.
+
+    The first is empty without reference predictions; the second is None where no number is enough.
+    """
+    details = session.scalar(select(ReferenceSet.details).where(ReferenceSet.model_id == model_id)) or {}
+    power = {int(size): float(value) for size, value in details.get("power_by_size", {}).items()}
+    return power, details.get("samples_needed")
+
+
 def replace_references(session: Session, model_id: UUID, *, old: ReferenceFile, new: ReferenceFile) -> None:
     """Replace a file by the one without the rows of erased samples. Does nothing if other references came in between."""
     found = session.get(ReferenceSet, model_id, with_for_update=True, populate_existing=True)

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -13,9 +13,10 @@ from ledger.db import now
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
-from ledger.states import ClosingReason, JobState, RequestState
+from ledger.jobs.jobs import samples_of_open_job
+from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Job, Model, Target
-from ledger.tables.samples import job_samples, request_samples, training_samples
+from ledger.tables.samples import job_samples
 
 DEFAULT_DURATION = timedelta(days=1)
 """The assumed duration of a model's first job."""
@@ -32,20 +33,26 @@ def join_job(
     samples: int,
     due_at: datetime,
     expedite: bool,
+    escalate: Escalation | None,
     window: timedelta,
 ) -> Job:
     """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
-    A job runs one method. An open job for another method is closed first.
+    A job runs one method. An open job for another method is closed first. A job escalates as the request does that asks for most.
+    With fewer samples than the model's `batch_until_samples` it stays open as long as the deadline allows.
     """
+    enough = model.batch_until_samples is None or samples + _waiting_samples(session, model, method) >= (
+        model.batch_until_samples
+    )
     closes_at, why = closing_time(
         moment=now(session),
-        window=window,
+        window=window if enough else None,
         due_at=due_at,
         duration=longest_duration(session, model.id),
         expedite=expedite,
     )
-    job = _open_job(session, model=model, method=method, closes_at=closes_at, why=why)
+    job = _open_job(session, model=model, method=method, escalate=escalate, closes_at=closes_at, why=why)
+    job.escalate = job.escalate.or_more(escalate or model.escalate)
     if closes_at < job.closes_at:
         job.closes_at, job.closing_reason = closes_at, why
         record(session, "job.cut_off", {"cut_off": closes_at, "why": why}, job_id=job.id)
@@ -55,11 +62,36 @@ def join_job(
     return job
 
 
+def _waiting_samples(session: Session, model: Model, method: Mapping[str, Any] | None) -> int:
+    """Count the samples that wait in the model's open job for a method, those of two requests twice."""
+    waiting = (
+        select(func.coalesce(func.sum(Target.accepted), 0))
+        .join(Job, Job.id == Target.job_id)
+        .where(
+            _is_open(model),
+            Job.requested_method.is_not_distinct_from(dict(method) if method is not None else None),
+            Target.state == RequestState.SCHEDULED,
+        )
+    )
+    return session.scalar(waiting) or 0
+
+
+def _is_open(model: Model) -> ColumnElement[bool]:
+    return and_(Job.model_id == model.id, Job.state == JobState.QUEUED, Job.closed_at.is_(None))
+
+
 def _open_job(
-    session: Session, *, model: Model, method: Mapping[str, Any] | None, closes_at: datetime, why: ClosingReason
+    session: Session,
+    *,
+    model: Model,
+    method: Mapping[str, Any] | None,
+    escalate: Escalation | None,
+    closes_at: datetime,
+    why: ClosingReason,
 ) -> Job:
-    is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
-    locked = select(Job).where(is_open).with_for_update(key_share=True).execution_options(populate_existing=True)
+    locked = (
+        select(Job).where(_is_open(model)).with_for_update(key_share=True).execution_options(populate_existing=True)
+    )
     wanted = dict(method) if method is not None else None
     policy = job_policy(model.policy, wanted)
     while True:
@@ -80,6 +112,7 @@ def _open_job(
                 requested_method=wanted,
                 policy=policy,
                 method=policy[0],
+                escalate=escalate or model.escalate,
             )
             .on_conflict_do_nothing(
                 index_elements=[Job.model_id], index_where=text("state = 'queued' AND frozen_at IS NULL")
@@ -94,17 +127,7 @@ def _open_job(
 
 def close_job(session: Session, job: Job) -> None:
     """Close a locked job to further requests, and fix its samples: those of its requests that the model was trained on."""
-    wanted = (
-        select(Target.job_id, request_samples.c.digest)
-        .join(request_samples, request_samples.c.request_id == Target.request_id)
-        .join(
-            training_samples,
-            (training_samples.c.model_id == Target.model_id) & (training_samples.c.digest == request_samples.c.digest),
-        )
-        .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
-        .distinct()
-    )
-    session.execute(insert(job_samples).from_select(["job_id", "digest"], wanted))
+    session.execute(insert(job_samples).from_select(["job_id", "digest"], samples_of_open_job(job.id)))
     job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))
     job.closed_at = now(session)
     record(session, "job.frozen", {"samples": job.sample_count}, job_id=job.id)
@@ -112,17 +135,17 @@ def close_job(session: Session, job: Job) -> None:
 
 
 def closing_time(
-    *, moment: datetime, window: timedelta, due_at: datetime, duration: timedelta, expedite: bool
+    *, moment: datetime, window: timedelta | None, due_at: datetime, duration: timedelta, expedite: bool
 ) -> tuple[datetime, ClosingReason]:
     """Give the time when a job must close on account of one request, and the reason. It is never before `moment`.
 
-    It is the earlier of the end of the batching window and the latest start that still meets the deadline; `moment` if the request
-    is expedited.
+    It is the earlier of the end of the batching window (None: none) and the latest start that still meets the deadline; `moment` if
+    the request is expedited.
     """
     if expedite:
         return moment, ClosingReason.EXPEDITE
     latest_start = due_at - SAFETY_FACTOR * duration
-    if latest_start < moment + window:
+    if window is None or latest_start < moment + window:
         return max(moment, latest_start), ClosingReason.DEADLINE
     return moment + window, ClosingReason.WINDOW
 

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.jobs.estimates import estimate, plan
+from ledger.jobs.estimates import estimate, plan, verdict_chance
 from ledger.tables import Job
 
 
@@ -41,7 +41,10 @@ def _estimated(
     found = estimate(session, job_id=job_id) if job_id is not None else None
     in_time = None if found is None else found.finish_at <= request.due_at
     methods = plan(session, job_id=job_id) if job_id is not None else ()
-    return resources.PreviewTarget(**dict(target), estimate=found, meets_deadline=in_time, methods=methods)
+    chance = None if job_id is None else verdict_chance(session, job_id=job_id)
+    return resources.PreviewTarget(
+        **dict(target), estimate=found, meets_deadline=in_time, methods=methods, verdict_chance=chance
+    )
 
 
 def _without_new_job(target: resources.PreviewTarget, existing: set[UUID]) -> resources.PreviewTarget:

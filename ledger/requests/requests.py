@@ -146,6 +146,7 @@ def _to_request(
         extension_reason=request.extension_reason,
         external_id=request.external_id,
         expedite=request.expedite,
+        escalate=request.escalate,
         created_at=request.created_at,
         finished_at=request.finished_at,
         dismissed_at=request.dismissed_at,

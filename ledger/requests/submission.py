@@ -21,7 +21,7 @@ from ledger.requests.matching import digest_tables, match_models, record_samples
 from ledger.requests.requests import get_request
 from ledger.requests.uploads import find_upload
 from ledger.sample_ids import samples_sha256
-from ledger.states import Reason, RequestState
+from ledger.states import Escalation, Reason, RequestState
 from ledger.tables import Model, Target, UnlearnRequest
 from ledger.tables.samples import uploaded_samples
 from ledger.transparency.log import log_request
@@ -45,6 +45,7 @@ def submit(
     received_at: datetime | None = None,
     external_id: str | None = None,
     expedite: bool = False,
+    escalate: Escalation | None = None,
     batch_window: timedelta,
     idempotency: Idempotency | None = None,
 ) -> resources.UnlearnRequest:
@@ -80,6 +81,7 @@ def submit(
         due_at=due_at(regulation, received_at),
         external_id=external_id,
         expedite=expedite,
+        escalate=escalate,
     )
     session.add(request)
     session.flush()
@@ -146,6 +148,7 @@ def _add_targets(
                 samples=learned - erased,
                 due_at=request.due_at,
                 expedite=request.expedite,
+                escalate=request.escalate,
                 window=window,
             )
             advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=job.id)

@@ -7,7 +7,7 @@ from sqlalchemy import JSON, CheckConstraint, ColumnElement, ForeignKey, Index, 
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import LEASED, AttemptOutcome, ClosingReason, JobState, Phase, Reason, Verdict
+from ledger.states import LEASED, AttemptOutcome, ClosingReason, Escalation, JobState, Phase, Reason, Verdict
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
@@ -54,6 +54,9 @@ class Job(Base):
     requested_method: Mapped[Json | None]
     policy: Mapped[list[Json]]
     policy_index: Mapped[int] = mapped_column(default=0)
+    escalate: Mapped[Escalation] = mapped_column(
+        choice(Escalation, "escalate"), server_default=text("'when_it_can_help'")
+    )
     method: Mapped[Json]
     attempt: Mapped[int] = mapped_column(default=1)
     tries: Mapped[int] = mapped_column(default=0)

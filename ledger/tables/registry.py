@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import VersionKind
+from ledger.states import Escalation, VersionKind
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
@@ -53,6 +53,7 @@ class Model(Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "name"),
         CheckConstraint("approve_utility_drop BETWEEN 0 AND 100", name="approve_utility_drop"),
+        CheckConstraint("batch_until_samples > 0", name="batch_until_samples"),
     )
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
@@ -69,6 +70,12 @@ class Model(Base):
     approve_versions: Mapped[bool] = mapped_column(server_default=text("false"))
     # A version that lost more accuracy, in points beyond what less data explains, needs approval whatever made it.
     approve_utility_drop: Mapped[float] = mapped_column(server_default=text("2.0"))
+    # What a job does after an inconclusive verdict, where no request asks for more.
+    escalate: Mapped[Escalation] = mapped_column(
+        choice(Escalation, "escalate"), server_default=text("'when_it_can_help'")
+    )
+    # With fewer samples a job stays open for more, until the last moment at which it can start in time.
+    batch_until_samples: Mapped[int | None]
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
     created_at: Mapped[Created]
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
-from ledger.states import Reason, RequestState
+from ledger.states import Escalation, Reason, RequestState
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
@@ -62,6 +62,8 @@ class UnlearnRequest(Base):
     dismissal_reason: Mapped[str | None]
     external_id: Mapped[str | None]
     expedite: Mapped[bool]
+    # None for the models' own settings.
+    escalate: Mapped[Escalation | None] = mapped_column(choice(Escalation, "escalate"))
     accepted: Mapped[int] = mapped_column(default=0)
     already_erased: Mapped[int] = mapped_column(default=0)
     not_in_training_set: Mapped[int] = mapped_column(default=0)

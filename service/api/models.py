@@ -4,15 +4,16 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from ledger.events.timeline import list_model_events
 from ledger.jobs.approvals import set_approvals
 from ledger.registry.access import Scope
-from ledger.registry.models import get_model, list_models, list_versions
+from ledger.registry.models import get_model, list_models, list_versions, set_escalation
 from ledger.registry.versions import promote
 from ledger.requests import do_not_train
 from ledger.resources import Event, Listing, Model, Version
+from ledger.states import Escalation
 from service.http.authentication import Admin, ApiRoute, Promoter, Reader, require
 from service.http.fields import After, Limit, Name
 from service.http.openapi import problems
@@ -20,19 +21,30 @@ from service.http.sessions import Ledger
 from service.http.streaming import DIGESTS, stream_digests
 
 
-class ApprovalsBody(BaseModel):
-    """What of a model's needs approval; what is left out or null stays as it is."""
+class ModelSettings(BaseModel):
+    """How a model's jobs run, and what needs approval. What is left out stays as it is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    approve_jobs: StrictBool | None = Field(default=None, description="Each job, before it runs.")
-    approve_versions: StrictBool | None = Field(default=None, description="Each version, before it is served.")
+    approve_jobs: StrictBool | None = Field(default=None, description="Whether each job needs approval before it runs.")
+    approve_versions: StrictBool | None = Field(
+        default=None, description="Whether each version needs approval before it is served."
+    )
     approve_utility_drop: float | None = Field(
         default=None,
         ge=0,
         le=100,
         strict=True,
-        description="A version that lost more points of accuracy than this, beyond what less data explains. 100: never.",
+        description="Points. A version that lost more accuracy, beyond what less data explains, needs approval. 100: never.",
+    )
+    escalate: Escalation | None = Field(
+        default=None, description="Whether jobs go on to the next method after an inconclusive verdict."
+    )
+    batch_until_samples: StrictInt | None = Field(
+        default=None,
+        ge=0,
+        le=1_000_000,
+        description="With fewer samples a job stays open for more, as long as the deadlines allow. 0 turns this off.",
     )
 
 
@@ -55,11 +67,22 @@ def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> Model:
 
 @router.patch(
     "/models/{name}",
-    summary="Say what needs approval",
+    summary="Set how a model's jobs run",
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
-def patch_model(name: Name, asked: ApprovalsBody, caller: Admin, ledger: Ledger) -> Model:
-    """Has an admin approve each job before it runs, or each version before it is served, or not any more."""
+def patch_model(name: Name, asked: ModelSettings, caller: Admin, ledger: Ledger) -> Model:
+    """Sets what needs an admin's approval, when a job goes on to the next method, and for how many samples it waits.
+
+    Jobs that are open or running keep the setting with which they were opened.
+    """
+    set_escalation(
+        ledger,
+        tenant_id=caller.tenant_id,
+        model=name,
+        escalate=asked.escalate,
+        batch_until_samples=asked.batch_until_samples,
+        by=caller.name,
+    )
     return set_approvals(
         ledger,
         tenant_id=caller.tenant_id,

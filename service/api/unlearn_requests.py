@@ -23,7 +23,7 @@ from ledger.requests.submission import submit
 from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import sample_digest, samples_sha256
-from ledger.states import TERMINAL, RequestState, SampleOutcome
+from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
 from service.http.authentication import Admin, ApiRoute, Reader, Writer
@@ -124,6 +124,10 @@ class NewUnlearnRequest(BaseModel):
         default=None, description="Your own reference. Nothing personal, please."
     )
     expedite: StrictBool = Field(default=False, description="Do not wait for other requests to join the job.")
+    escalate: Escalation | None = Field(
+        default=None,
+        description="Whether an inconclusive verdict leads to the policy's next method. Default: as each model is set.",
+    )
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -346,6 +350,7 @@ def record_request(
         received_at=asked.received_at,
         external_id=asked.external_id,
         expedite=asked.expedite,
+        escalate=asked.escalate,
         batch_window=settings.batch_window,
         idempotency=idempotency,
     )
@@ -365,9 +370,12 @@ def record_request(
 def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:
     """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
 
-    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first.
+    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer
+    one counts only where it is set.
     """
     fields = asked.model_dump(mode="json", exclude={"sample_ids", "upload", "method"})
+    if asked.escalate is None:
+        del fields["escalate"]
     uploaded = {} if asked.upload is None else {"manifest": str(asked.upload)}
     samples = samples_sha256(digests)
     return canonical_sha256({**fields, **uploaded, "validate_only": False, "method": method, "samples": samples})

@@ -25,7 +25,7 @@ from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
-from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict
+from ledger.states import AttemptOutcome, Escalation, JobState, Phase, Reason, Verdict
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import Report
@@ -210,36 +210,30 @@ def test_a_method_that_refuses_gives_way_to_the_next(
 @pytest.mark.parametrize("origin", ["policy", "request"])
 @pytest.mark.parametrize("verdict", [Verdict.VERIFIED, Verdict.INCONCLUSIVE, Verdict.FAILED])
 @pytest.mark.parametrize("tried", [0, 1, 2])
-@pytest.mark.parametrize("reason", ["open", "too_few_samples"])
-@pytest.mark.parametrize("references", [None, object()], ids=["without", "with"])
-def test_the_policy_goes_on_until_the_audit_verifies(
-    tried: int,
-    verdict: Verdict,
-    origin: str,
-    reason: str,
-    references: object,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("reason", ["open", "too_few_samples", "no_power"])
+@pytest.mark.parametrize("asked", list(Escalation))
+def test_the_policy_goes_on_as_far_as_was_asked(
+    tried: int, verdict: Verdict, origin: str, reason: str, asked: Escalation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LTU, IEU, then another that approximates. A failed result is not published, an inconclusive one only at the end."""
     policy = [asdict(spec) for spec in (LTU(), IEU(), GradientAscent())]
-    claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin)
+    claim = SimpleNamespace(policy=policy, policy_index=tried, method=policy[tried], origin=origin, escalate=asked)
     reporter = SimpleNamespace(monitor=SimpleNamespace(claim=claim))
     found = SimpleNamespace(value=verdict, sentence="So it is.", reason=reason)
     result = SimpleNamespace(findings=SimpleNamespace(verdict=found))
-    inputs = SimpleNamespace(references=references)
     following: list[str] = []
     monkeypatch.setattr(running, "run_attempt", lambda *_, **__: result)
     monkeypatch.setattr(running, "escalate", lambda *_, **__: following.append(policy[tried + 1]["kind"]))
     last = tried == 2
-    hopeless = references is not None and reason == "too_few_samples"
-    final = last or origin == "request" or hopeless
-    published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and final)
-    if last and not published:
-        with pytest.raises(AuditFailed, match=r"gradient_ascent.*So it is"):
-            running.run_method_of_policy(reporter, inputs, plan=None)
+    can_help = verdict == Verdict.FAILED or (reason == "open" and origin == "policy")
+    stops = last or asked is Escalation.NEVER or (asked is Escalation.WHEN_IT_CAN_HELP and not can_help)
+    published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and stops)
+    if stops and not published:
+        with pytest.raises(AuditFailed, match=f"{policy[tried]['kind']}.*So it is"):
+            running.run_method_of_policy(reporter, object(), plan=None)
         return
 
-    assert running.run_method_of_policy(reporter, inputs, plan=None) is (result if published else None)
+    assert running.run_method_of_policy(reporter, object(), plan=None) is (result if published else None)
     assert following == ([] if published else [policy[tried + 1]["kind"]])
 
 

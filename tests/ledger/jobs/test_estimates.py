@@ -3,8 +3,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from ledger.jobs.estimates import SPREAD, EstimateSource, estimate, plan
+from ledger.jobs.estimates import SPREAD, EstimateSource, estimate, interpolate, plan, verdict_chance
 from ledger.jobs.results import escalate
+from ledger.registry.references import ReferenceFile, register_references
 
 
 def estimate_of(world, request):
@@ -67,3 +68,44 @@ def test_a_preview_names_every_method_with_its_time_and_how_often_it_came_to_it(
                 claim = escalate(session, claim, finding={}, why="Not verified.", timings=timings)
         world.finish(claim)
     assert planned(world, world.submit(9)) == {"ltu": (8.0, 1.0), "retrain": (12.5, 0.5)}
+
+
+POWER = {"1": 0.4, "3": 0.6, "10": 0.9, "30": 1.0}
+
+
+def chance_of(world, request, power=POWER, needed=10):
+    with world.sessions.begin() as session:
+        register_references(
+            session,
+            tenant_id=world.tenant_id,
+            model="small",
+            file=ReferenceFile(sha256="ab" * 32, path="abab.safetensors"),
+            details={"power_by_size": power, "samples_needed": needed},
+        )
+    with world.sessions() as session:
+        return verdict_chance(session, job_id=request.targets[0].job.id)
+
+
+def test_the_chance_of_a_verdict_is_that_of_all_the_job_s_samples(world):
+    world.submit(1, 2, batch_window=timedelta(hours=1))
+    request = world.submit(2, 3, 90, batch_window=timedelta(hours=1))  # 2 twice; 90 is none of the model's
+    found = chance_of(world, request)
+    assert (found.samples, found.probability, found.samples_needed) == (3, pytest.approx(0.6), 10)
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET cut_off = clock_timestamp()"))
+    world.claim(request.targets[0].job.id)
+    assert chance_of(world, request).samples == 3
+
+
+def test_without_references_nothing_is_said_of_a_verdict(world):
+    request = world.submit(1)
+    with world.sessions() as session:
+        assert verdict_chance(session, job_id=request.targets[0].job.id) is None
+    assert chance_of(world, request, power={}) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "probability"), [(1, 0.4), (3, 0.6), (5.477225575, 0.75), (10, 0.9), (30, 1.0), (5000, 1.0)]
+)
+def test_between_two_sizes_it_is_interpolated_in_the_logarithm(samples, probability):
+    assert interpolate({int(size): power for size, power in POWER.items()}, samples) == pytest.approx(probability)

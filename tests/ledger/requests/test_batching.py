@@ -5,8 +5,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from ledger.events.timeline import list_model_events
+from ledger.registry.models import get_model, set_escalation
 from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
-from ledger.states import ClosingReason, JobState
+from ledger.states import ClosingReason, Escalation, JobState
 from tests.ledger.conftest import IEU, LTU, digests
 
 HOUR = timedelta(hours=1)
@@ -172,3 +174,57 @@ def test_the_database_allows_one_open_and_one_active_job_a_model(world):
             text("UPDATE jobs SET model_id = (SELECT id FROM models WHERE name = 'large') WHERE frozen_at IS NULL")
         )
     assert world.job(first).state == JobState.RUNNING
+
+
+def configure(world, **settings):
+    with world.sessions.begin() as session:
+        set_escalation(session, tenant_id=world.tenant_id, model="small", by="key:admin", **settings)
+
+
+def test_with_too_few_samples_a_job_waits_for_more_and_never_past_the_last_start(world):
+    configure(world, batch_until_samples=4)
+    first = world.submit(1, 2, batch_window=HOUR)
+    waiting = first.targets[0].job
+    assert waiting.cut_off == first.due_at - SAFETY_FACTOR * DEFAULT_DURATION
+    assert waiting.cut_off_reason == ClosingReason.DEADLINE
+
+    still = world.submit(3, batch_window=HOUR).targets[0].job
+    assert (still.id, still.cut_off) == (waiting.id, waiting.cut_off)
+    enough = world.submit(4, batch_window=HOUR)
+    closing = enough.targets[0].job
+    assert (closing.id, closing.cut_off_reason) == (waiting.id, ClosingReason.WINDOW)
+    assert closing.cut_off - enough.created_at <= HOUR + timedelta(minutes=1)
+
+
+def test_waiting_for_samples_is_turned_off_and_is_passed_by_an_expedited_request(world):
+    configure(world, batch_until_samples=4)
+    assert world.submit(1, expedite=True).targets[0].job.cut_off_reason == ClosingReason.EXPEDITE
+    configure(world, batch_until_samples=0)
+    assert world.submit(2).targets[0].job.cut_off_reason == ClosingReason.EXPEDITE  # it joins the same job
+    configure(world)
+    with world.sessions() as session:
+        assert get_model(session, tenant_id=world.tenant_id, name="small").batch_until_samples is None
+
+
+def test_a_job_escalates_as_the_request_that_asks_for_most(world):
+    first = world.submit(1, batch_window=HOUR, escalate=Escalation.NEVER).targets[0].job.id
+    assert world.job(first).escalate is Escalation.NEVER
+    world.submit(2, batch_window=HOUR)
+    assert world.job(first).escalate is Escalation.WHEN_IT_CAN_HELP
+    asked = world.submit(3, batch_window=HOUR, escalate=Escalation.ALWAYS)
+    assert asked.escalate is Escalation.ALWAYS
+    world.submit(4, batch_window=HOUR, escalate=Escalation.NEVER)
+    assert world.job(first).escalate is Escalation.ALWAYS
+    reach_closing_time(world)
+    assert world.claim(first).escalate is Escalation.ALWAYS
+
+
+def test_a_model_has_a_setting_of_its_own_for_its_next_jobs(world):
+    configure(world, escalate=Escalation.ALWAYS)
+    job = world.submit(1).targets[0].job.id
+    configure(world, escalate=Escalation.NEVER)
+    assert world.claim(job).escalate is Escalation.ALWAYS
+    assert world.claim(world.submit(2).targets[0].job.id) is None  # the model is taken
+    with world.sessions() as session:
+        kinds = [event.kind for event in list_model_events(session, tenant_id=world.tenant_id, model="small")]
+    assert kinds.count("model.escalation") == 2

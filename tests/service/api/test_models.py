@@ -103,3 +103,16 @@ def test_the_sample_key_tells_what_not_to_train_on(serve: Serve, site: Site) -> 
         assert len(list(may_train(ids, **given))) == 8  # type: ignore[arg-type]
     with pytest.raises(Refused, match="no dataset named"):
         fetch_digests(client, "datasets", "nowhere")
+
+
+def test_an_admin_sets_how_a_model_s_jobs_go_on(serve: Serve, site: Site) -> None:
+    admin = serve(key=site.admin)
+    given = {"escalate": "always", "batch_until_samples": 10}
+
+    model = admin.patch("/models/triage", json=given).json()
+
+    assert {name: model[name] for name in given} == given
+    assert admin.patch("/models/triage", json={"approve_jobs": True}).json()["escalate"] == "always"
+    assert admin.patch("/models/triage", json={"batch_until_samples": 0}).json()["batch_until_samples"] is None
+    assert admin.patch("/models/triage", json={"escalate": "sometimes"}).status_code == 422
+    assert serve(key=site.reader).patch("/models/triage", json=given).status_code == 403

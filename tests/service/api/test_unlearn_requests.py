@@ -11,6 +11,7 @@ import redis
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
+from ledger.registry.references import ReferenceFile, register_references
 from ledger.tables import Base, IdempotencyKey, UnlearnRequest
 from service import wakeups
 from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
@@ -170,6 +171,40 @@ def test_a_preview_writes_nothing(serve: Serve, site: Site, sessions: sessionmak
     assert [method["kind"] for method in target["methods"]] == [
         spec["kind"] for spec in client.get("/models/triage").json()["policy"]
     ]
+
+
+def test_a_preview_says_how_likely_a_verdict_is(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    client = serve(key=site.admin)
+    assert client.post("/unlearn-requests:preview", json=ASKED).json()["targets"][0]["verdict_chance"] is None
+    with sessions.begin() as session:
+        register_references(
+            session,
+            tenant_id=site.tenant_id,
+            model="triage",
+            file=ReferenceFile(sha256="0" * 64, path="0.safetensors"),
+            details={"power_by_size": {"1": 0.5, "10": 0.9}, "samples_needed": 10},
+        )
+
+    (target,) = client.post("/unlearn-requests:preview", json=ASKED).json()["targets"]
+
+    assert target["verdict_chance"] == {
+        "samples": target["samples"]["accepted"],
+        "probability": pytest.approx(0.5, abs=0.3),
+        "samples_needed": 10,
+    }
+
+
+@pytest.mark.parametrize("escalate", ["never", "always", None])
+def test_a_request_says_when_its_jobs_go_on(serve: Serve, site: Site, escalate: str | None) -> None:
+    client = serve(key=site.admin)
+    key = {"Idempotency-Key": "the-same"}
+    asked = ASKED if escalate is None else {**ASKED, "escalate": escalate}
+    answer = client.post("/unlearn-requests", json=asked, headers=key)
+    assert (answer.status_code, answer.json()["escalate"]) == (202, escalate)
+    job = client.get(f"/jobs/{answer.json()['targets'][0]['job']['id']}").json()
+    assert job["escalate"] == (escalate or "when_it_can_help")
+    other = {**ASKED, "escalate": "when_it_can_help"}
+    assert client.post("/unlearn-requests", json=other, headers=key).status_code == 422
 
 
 def test_a_key_that_may_not_read_gets_no_preview(serve: Serve, site: Site) -> None:
