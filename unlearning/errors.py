@@ -4,7 +4,8 @@ UnlearningError
 ├── InvalidSpec        the caller's: a parameter is unknown, misspelt or out of range
 ├── MethodRefused      the caller's: the method or audit needs something that this task does not offer
 ├── NotFinite          the method's: it left weights or a loss that are no finite numbers
-├── InvalidWorkload    the caller's: the parts of a workload contradict each other
+├── InvalidWorkload    the operator's: the parts of a workload contradict each other
+│   └── UnsupportedWorkload   a kind of model, data or labels that is not supported; the message says what is, and what to do
 ├── CheckpointUnusable nobody's: the run starts again from the beginning
 ├── ReferencesUnusable the operator's: the job goes on without reference predictions
 └── WeightsError
@@ -35,6 +36,10 @@ class NotFinite(UnlearningError):
 
 class InvalidWorkload(UnlearningError):
     """A workload's parts contradict each other."""
+
+
+class UnsupportedWorkload(InvalidWorkload):
+    """A kind of model, data or labels that is not supported. The message says what is supported, and what to do."""
 
 
 class CheckpointUnusable(UnlearningError):

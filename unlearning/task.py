@@ -10,6 +10,7 @@ from torch import nn
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
+from unlearning.data.workload import check_labels
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
@@ -121,11 +122,19 @@ class Task:
     state: State = field(default_factory=State)
 
     def check(self) -> None:
-        """Raise MethodRefused if a set is empty or if two sets share a sample."""
+        """Check that the sets are labelled, not empty and disjoint, and that some parameter can be trained.
+
+        Raises MethodRefused, or InvalidWorkload for targets that are no labels.
+        """
         sets = {"forget": self.forget, "remaining": self.remain, "guide": self.guide, "criterion": self.criterion}
         for name, samples in sets.items():
             if not len(samples):
                 raise MethodRefused(f"The {name} set is empty; unlearning needs at least one sample in it.")
+            check_labels(samples, classes=self.objective.classes, name=name)
+        if not any(p.requires_grad for p in self.model.parameters()):
+            raise MethodRefused(
+                "No parameter of the model requires a gradient, so nothing can be unlearned; unfreeze some in `build`."
+            )
         if self.references is not None and len(self.references) != len(self.forget):
             rows = len(self.references)
             raise MethodRefused(f"There are {rows} reference predictions for {len(self.forget)} forget samples.")

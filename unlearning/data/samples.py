@@ -1,14 +1,15 @@
 """Sets of samples in memory: tensors with a sample ID each."""
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
+import torch.utils.data
 from torch import Tensor
 
-from unlearning.errors import InvalidWorkload
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 
@@ -26,7 +27,8 @@ class SampleSet:
     ids: n distinct strings under the rule of `verifier.sample_ids`; integers, such as database keys, become their decimal digits.
     inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
     subjects: the person whom each sample belongs to, n strings under the same rule, or None if that is not known.
-    Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID or a subject breaks the rule.
+    Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID or a subject breaks the rule, and UnsupportedWorkload
+    if inputs or targets are no dense tensor.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +40,8 @@ class SampleSet:
         object.__setattr__(self, "ids", _to_ids(self.ids, "sample ID"))
         if self.subjects is not None:
             object.__setattr__(self, "subjects", _to_ids(self.subjects, "subject"))
+        _check_tensor("inputs", self.inputs)
+        _check_tensor("targets", self.targets)
         if not len(self.ids) == len(self.inputs) == len(self.targets):
             lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
             raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
@@ -100,6 +104,26 @@ class SampleSet:
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` distinct samples at random; all of them if there are fewer."""
         return self.select(torch.randperm(len(self), generator=generator)[:size])
+
+
+def _check_tensor(name: str, value: object) -> None:
+    """Raise UnsupportedWorkload, saying what to do, unless `value` is a dense tensor with a row a sample."""
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_nested or not value.dim():
+            raise UnsupportedWorkload(
+                f"The {name} of a sample set are a {value.layout} tensor of {value.dim()} dimensions; they must be a dense tensor "
+                "with one row a sample. Pad or convert them."
+            )
+        return
+    what = f"a {type(value).__name__}"
+    if isinstance(value, Mapping):
+        what += f" with the keys {', '.join(map(str, value))}"
+        hint = "Put them into one tensor, e.g. with torch.stack(…, 1), and take it apart in the model's forward."
+    elif isinstance(value, torch.utils.data.Dataset):
+        hint = "Load the data set into one tensor, e.g. with torch.stack([data[i] for i in range(len(data))])."
+    else:
+        hint = "Convert them, e.g. with torch.as_tensor(…)."
+    raise UnsupportedWorkload(f"The {name} of a sample set are {what}; they must be one tensor in memory. {hint}")
 
 
 def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:

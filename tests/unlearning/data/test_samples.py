@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.utils.data
 
 from tests.unlearning.small import samples
 from unlearning.data.samples import SampleSet, partition
-from unlearning.errors import InvalidWorkload
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 GIVEN = samples(50, seed=1)
 
@@ -94,3 +95,30 @@ def test_a_set_with_an_id_that_no_request_can_name_is_refused_by_its_position(fi
         SampleSet(**given, inputs=torch.zeros(2, 2), targets=torch.zeros(2))  # type: ignore[arg-type]
 
     assert "private" not in str(refusal.value)
+
+
+class Listed(torch.utils.data.Dataset[torch.Tensor]):
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.zeros(4)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "found"),
+    [
+        ({"input_ids": torch.zeros(3, 8), "mask": torch.ones(3, 8)}, "a dict with the keys input_ids, mask"),
+        (Listed(), r"torch\.stack\(\[data"),
+        (np.zeros((3, 2)), "a ndarray"),
+        ([[0.0], [1.0], [2.0]], "a list"),
+        (torch.eye(3).to_sparse(), "dense"),
+        (torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)], layout=torch.jagged), "dense"),
+    ],
+    ids=["dict", "Dataset", "array", "list", "sparse", "nested"],
+)
+def test_what_is_no_tensor_in_memory_is_refused_with_what_is_supported(inputs: object, found: str) -> None:
+    tensor = torch.zeros(3)
+    for fields in ({"inputs": inputs, "targets": tensor}, {"inputs": tensor, "targets": inputs}):
+        with pytest.raises(UnsupportedWorkload, match=found):
+            SampleSet(ids=("a", "b", "c"), **fields)  # type: ignore[arg-type]

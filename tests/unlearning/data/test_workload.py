@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 import torch
 
-from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
+from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload, split_held_out
-from unlearning.errors import InvalidWorkload
+from unlearning.data.workload import Workload, check_labels, split_held_out
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 TRAIN, HELD_OUT, TEST = (samples(n, seed=seed) for n, seed in ((40, 1), (21, 2), (10, 3)))
 
@@ -48,3 +48,79 @@ def test_the_held_out_set_is_split_into_three_disjoint_parts(count: int) -> None
 
 def test_the_split_is_the_same_every_time() -> None:
     assert split_held_out(HELD_OUT).audit.ids == split_held_out(HELD_OUT).audit.ids
+
+
+LABELS = TRAIN.targets
+
+
+def relabelled(targets: torch.Tensor) -> SampleSet:
+    return dataclasses.replace(TRAIN, targets=targets)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        LABELS,
+        LABELS.to(torch.int32),
+        LABELS.to(torch.uint8),
+        LABELS[:, None],
+        LABELS[:, None].to(torch.int16),
+        LABELS.float(),
+        torch.nn.functional.one_hot(LABELS, CLASSES),
+        torch.nn.functional.one_hot(LABELS, CLASSES).bool(),
+        torch.nn.functional.one_hot(LABELS, CLASSES).float(),
+    ],
+    ids=["int64", "int32", "uint8", "column", "short column", "float", "one-hot", "one-hot bool", "one-hot float"],
+)
+def test_labels_in_another_form_become_int64(targets: torch.Tensor) -> None:
+    found = workload(train=relabelled(targets)).train
+
+    assert found.targets.dtype == torch.int64
+    assert torch.equal(found.targets, LABELS)
+    assert found.ids == TRAIN.ids
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (LABELS + 1, r"from 1 to 4; 4 classes have the labels 0 to 3\. Subtract 1\."),
+        (LABELS * 2, "from 0 to 6"),
+        (LABELS - 1, "from -1 to 2"),
+        (torch.where(torch.arange(40) % 8 == 0, -100, LABELS), "5 samples of the train set have the label -100"),
+    ],
+)
+def test_labels_outside_the_classes_are_refused_with_what_to_do(targets: torch.Tensor, message: str) -> None:
+    with pytest.raises(InvalidWorkload, match=message):
+        workload(train=relabelled(targets))
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.rand(40),
+        torch.full((40,), torch.nan),
+        torch.randn(40, 1) * 30_000,
+        (torch.rand(40, CLASSES) > 0.5).float(),
+        torch.randint(50, (40, 12)),
+        LABELS + 0.0j,
+    ],
+    ids=["regression", "nan", "regression column", "multi-label", "language model", "complex"],
+)
+def test_targets_that_are_no_labels_are_refused_with_what_is_supported(targets: torch.Tensor) -> None:
+    with pytest.raises(UnsupportedWorkload, match="One label a sample is supported"):
+        workload(train=relabelled(targets))
+
+
+def test_without_classes_any_target_will_do() -> None:
+    made = dataclasses.replace(
+        workload(train=relabelled(LABELS)), objective=dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+    )
+    prices = dataclasses.replace(made, train=relabelled(torch.rand(40, 1) * 30_000))
+
+    assert prices.train.targets.shape == (40, 1)
+
+
+@pytest.mark.parametrize("targets", [LABELS.to(torch.uint8), LABELS[:, None]])
+def test_a_method_and_an_audit_refuse_labels_that_no_workload_has_converted(targets: torch.Tensor) -> None:
+    with pytest.raises(InvalidWorkload, match="a Workload converts them"):
+        check_labels(relabelled(targets), classes=CLASSES, name="forget")
