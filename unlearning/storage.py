@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 
 _FORMAT = "expunge-checkpoint-1"
+_WRAPPERS = ("._orig_mod.", ".module.")
+"""What `torch.compile` and data-parallel wrappers put into the names of weights."""
 
 
 def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
@@ -64,6 +66,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
     """Load the weights at `path` into `model`, in place.
 
+    Tensors that the model shares (tied weights) may stand once in the file, as `safetensors.torch.save_model` and Hugging Face
+    write them. Prefixes that `torch.compile` and data-parallel wrappers put before names are taken off where the model has none.
     Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or its tensors do not fit.
     """
     if not path.is_file():
@@ -74,9 +78,26 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
             f"{path.name} has SHA-256 {found}; the ledger recorded {sha256}. Restore it from the backup."
         )
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(_fitted(safetensors.torch.load_file(path), model))
     except (RuntimeError, safetensors.SafetensorError) as error:
         raise WeightsDamaged(f"{path.name} does not fit the workload's architecture: {error}") from error
+
+
+def _fitted(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return a file's tensors under the names that the model has, with tied tensors that stand once in it under all of theirs."""
+    own = model.state_dict(keep_vars=True)
+    for prefix in _WRAPPERS:
+        if not any(prefix in f".{name}" for name in own):
+            tensors = {f".{name}".replace(prefix, ".")[1:]: tensor for name, tensor in tensors.items()}
+    names: dict[object, list[str]] = {}
+    for name, tensor in own.items():
+        if isinstance(tensor, Tensor):
+            names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), []).append(name)
+    for tied in names.values():
+        found = next((tensors[name] for name in tied if name in tensors), None)
+        if len(tied) > 1 and found is not None:
+            tensors = dict.fromkeys(tied, found) | tensors
+    return tensors
 
 
 def read_file(path: Path, sha256: str) -> bytes:

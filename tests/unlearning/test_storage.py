@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -253,3 +254,46 @@ def test_a_file_of_another_format_is_refused_even_under_its_own_digest(tmp_path:
 
     with pytest.raises(CheckpointUnusable, match="format"):
         load_training_checkpoint(path, hashlib.sha256(content).hexdigest())
+
+
+class Tied(nn.Module):
+    """A language model's table of tokens and its head share their weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.head.weight = self.table.weight
+
+
+def test_tied_weights_may_stand_once_as_hugging_face_writes_them(tmp_path: Path) -> None:
+    model, loaded, path = Tied(), Tied(), tmp_path / "tied.safetensors"
+    safetensors.torch.save_model(model, str(path))
+    load_weights(loaded, path, file_sha256(path))
+
+    assert len(safetensors.torch.load_file(path)) == 1
+    assert torch.equal(loaded.table.weight, model.table.weight)
+    assert loaded.head.weight is loaded.table.weight
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
+    model, loaded = (nn.Sequential(nn.Linear(3, 2)) for _ in range(2))
+    path = tmp_path / "wrapped.safetensors"
+    safetensors.torch.save_file({prefix + name: t for name, t in model.state_dict().items()}, path)
+    load_weights(loaded, path, file_sha256(path))
+
+    assert torch.equal(loaded[0].weight, model[0].weight)
+
+
+def test_a_network_whose_own_part_is_called_module_keeps_its_names(tmp_path: Path) -> None:
+    model, loaded = (nn.ModuleDict({"module": nn.Linear(3, 2)}) for _ in range(2))
+    load_weights(loaded, *save_weights(model, tmp_path))
+
+    assert torch.equal(loaded["module"].weight, model["module"].weight)
+
+
+def test_a_tensor_that_is_missing_and_tied_to_none_is_still_refused(tmp_path: Path) -> None:
+    path = tmp_path / "torn.safetensors"
+    safetensors.torch.save_file({"0.weight": torch.zeros(2, 3)}, path)
+    with pytest.raises(WeightsDamaged, match="bias"):
+        load_weights(nn.Sequential(nn.Linear(3, 2)), path, file_sha256(path))
