@@ -23,8 +23,8 @@ from unlearning.audit.relearning import Relearner, mean_loss, relearn
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.gradients import flat_gradient, step_along, trainable
+from unlearning.networks import batch_norm_layers
 from unlearning.specs.training import DPSGD, Ready2Unlearn, Recipe, Reweighting
-from unlearning.training.optimisation import batch_norm_layers
 
 RATE = Ready2Unlearn().ascent_rate
 """Learning rate of the ascent: the one that Ready2Unlearn prepared for."""

@@ -22,9 +22,10 @@ from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
 from benchmarks.writing import Row, row, write
+from unlearning.data.objectives import answers
 from unlearning.data.samples import Batch, SampleSet
 from unlearning.gradients import flat_gradient, forward_with, trainable
-from unlearning.hardware import batched_forward
+from unlearning.hardware import batched_answers
 from unlearning.methods.ltu.feedback import meta_gradient
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU, Retrain, Spec
@@ -130,9 +131,9 @@ def inference(name: str, cases: Sequence[Case]) -> list[Row]:
     """Time the held-out set in one batch relative to batched inference, which a check of the calibrated stop consists of."""
     found = []
     for prepared in cases:
-        model, inputs = prepared.original.model, prepared.workload.held_out.inputs
+        model, batch, objective = prepared.original.model, prepared.workload.held_out.batch, prepared.workload.objective
         with torch.no_grad():
-            found.append(_median(model, inputs) / _median(batched_forward(model), inputs))
+            found.append(_median(answers, objective, model, batch) / _median(batched_answers, objective, model, batch))
     return [row(found, case=name, method="batched inference", metric="speed_up", unit="ratio")]
 
 

@@ -24,8 +24,17 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 
 def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
     """Return the model's forward pass with `parameters` in place of its own. Buffers are copied: batch norm's do not change."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    return lambda inputs: functional_call(model, {**buffers, **parameters}, (inputs,))
+    given = {id(p): parameters[name] for name, p in model.named_parameters() if name in parameters}
+    given |= {id(buffer): buffer.clone() for buffer in model.buffers()}
+    # Each tensor once for each module that holds it, as tied weights need. `functional_call` alone would also name it once for each
+    # name of a module that is used twice, and then leave the replacement in the module.
+    tensors = {
+        f"{prefix}.{name}".lstrip("."): given[id(tensor)]
+        for prefix, module in model.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and id(tensor) in given
+    }
+    return lambda inputs: functional_call(model, tensors, (inputs,), tie_weights=False)
 
 
 def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable: bool) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
-from unlearning.data.objectives import Forward
+from unlearning.data.objectives import Answers, Objective, answers
+from unlearning.data.samples import Batch
 from unlearning.specs.training import Precision
 from unlearning.task import Steps, each_step_in
 
-ModuleOrTensor = TypeVar("ModuleOrTensor", nn.Module, Tensor)
+N = TypeVar("N", bound=nn.Module)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -23,28 +24,71 @@ _GPU_BATCH = 1024
 """Samples. Not measured [ours]."""
 
 
-def batched_forward(model: nn.Module) -> Forward:
-    """Return the model's forward pass, (n, …) to (n, …), computed in batches of 64 (CPU) or 1,024 (GPU) samples.
+@torch.no_grad()
+def batched_answers(
+    objective: Objective,
+    model: nn.Module,
+    batch: Batch,
+    *,
+    device: torch.device | None = None,
+    max_size: int | None = None,
+) -> Answers:
+    """Compute a model's answers to n samples in batches of at most 64 (CPU) or 1,024 (GPU) samples and `max_size`.
 
-    The results equal those of one large batch if the model is in evaluation mode, where no sample depends on the others of its
-    batch.
+    device: where to compute; by default where the samples are. The results equal those of one large batch if the model is in
+    evaluation mode, where no sample depends on the others of its batch.
     """
-    return lambda inputs: torch.cat([model(channels_last(part)) for part in inference_batches(inputs, inputs.device)])
+    device = device or batch.inputs.device
+    layout = input_layout(model)
+    size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    parts = [
+        answers(objective, model, Batch(layout(inputs.to(device)), targets.to(device)))
+        for inputs, targets in zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
+    ]
+    return Answers(
+        torch.cat([part.losses for part in parts]),
+        None if parts[0].logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
+        batch.targets,
+    )
 
 
-def inference_batches(inputs: Tensor, device: torch.device, *, max_size: int = _GPU_BATCH) -> tuple[Tensor, ...]:
-    """Split the inputs (n, …), in their order, into batches of at most `max_size` samples and at most 64 (CPU) or 1,024 (GPU)."""
-    return torch.split(inputs, min(max_size, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH))
+def channels_last(inputs: Tensor) -> Tensor:
+    """Lay out images (n, c, h, w) channels-last, which makes convolutions faster (`benchmarks.speed`); leave others as they are."""
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
-def channels_last(value: ModuleOrTensor) -> ModuleOrTensor:
-    """Lay out a module (in place) or images (n, c, h, w) channels-last, which makes convolutions faster (`benchmarks.speed`).
+def input_layout(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return `channels_last` if the network's own 2-d convolutions are laid out so, else the identity."""
+    weights = (layer.weight for layer in _convolutions(network))
+    if any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights):
+        return channels_last
+    return lambda inputs: inputs
 
-    Tensors of other dimensions are returned as they are.
+
+@torch.no_grad()
+def in_fastest_layout(network: N, inputs: Tensor) -> N:
+    """Lay out a network channels-last, in place, if its inputs are images and it runs so on two of them; return it.
+
+    A network that reshapes by `view` may not run so, and stays as it is. It must be in evaluation mode.
     """
-    if isinstance(value, nn.Module):
-        return value.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # typed for tensors
-    return value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
+    convolutions = _convolutions(network)
+    if inputs.dim() != 4 or not convolutions:
+        return network
+    given = [layer.weight.data for layer in convolutions]
+    for layer in convolutions:
+        layer.weight.data = channels_last(layer.weight.data)
+    try:
+        network(channels_last(inputs[:2].to(given[0].device)))
+    except RuntimeError:
+        for layer, weight in zip(convolutions, given, strict=True):
+            layer.weight.data = weight
+    return network
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv2d | nn.ConvTranspose2d]:
+    """List the 2-d convolutions whose weight is a parameter; weight norm may compute it from others."""
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    return [layer for layer in layers if "weight" in layer._parameters]
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

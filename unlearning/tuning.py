@@ -7,7 +7,6 @@ little from the twenty trials or so that unlearning can afford.
 The search cannot see the evaluating attack or the test set: a `Task` holds neither, and a judge gets nothing else.
 """
 
-import copy
 import dataclasses
 import math
 import time
@@ -23,8 +22,9 @@ from torch import nn
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
-from unlearning.hardware import batched_forward, in_float32
+from unlearning.hardware import batched_answers, in_float32
 from unlearning.methods.registry import unlearn
+from unlearning.networks import copy_network
 from unlearning.specs import Spec
 from unlearning.specs.methods import Stop
 from unlearning.specs.spaces import SPACES, Space
@@ -96,12 +96,12 @@ def validation_task(task: Task, *, size: int, seed: int) -> Callable[[], Task]:
             f"A validation forget split of {size} samples needs more than that of remaining samples; there are {len(task.remain)}."
         )
     forget, remain = partition(task.remain, (size, len(task.remain) - size), seed=seed)
-    original = copy.deepcopy(task.model)
+    original = copy_network(task.model)
 
     def make() -> Task:
         return dataclasses.replace(
             task,
-            model=copy.deepcopy(original),
+            model=copy_network(original),
             forget=forget,
             remain=remain,
             seed=seed,
@@ -114,7 +114,7 @@ def validation_task(task: Task, *, size: int, seed: int) -> Callable[[], Task]:
 
 def retrain_without_split(task: Task, *, seed: int) -> nn.Module:
     """Train a new model on the validation task's remaining set, for `judge_by_retrained`."""
-    return fit(task.build, task.remain, task.recipe, objective=task.objective, seed=seed)
+    return fit(task.build, task.remain, task.recipe, objective=task.objective, seed=seed, original=task.model)
 
 
 def judge_by_retrained(task: Task, retrained: nn.Module) -> Judge:
@@ -146,7 +146,6 @@ def judge_by_criterion(task: Task, *, stop: Stop | None = None) -> Judge:
 
 
 @in_float32
-@torch.no_grad()
 def _compared_figures(model: nn.Module, sets: tuple[SampleSet, ...], objective: Objective) -> list[float]:
     """Compute, in percent, the accuracy on each set and, after the first, the mean probability of the true label on the first."""
     if objective.logits is None:
@@ -154,8 +153,8 @@ def _compared_figures(model: nn.Module, sets: tuple[SampleSet, ...], objective: 
     model.eval()
     figures: list[float] = []
     for samples in sets:
-        p = objective.logits(batched_forward(model), samples.inputs).softmax(-1)
-        figures.append(100 * float((p.argmax(-1) == samples.targets).float().mean()))
-        if len(figures) == 1:
-            figures.append(100 * float(p.gather(1, samples.targets[:, None]).mean()))
+        found = batched_answers(objective, model, samples.batch)
+        figures.append(100 - 100 * float(found.wrong.mean()))
+        if len(figures) == 1 and found.logits is not None:
+            figures.append(100 * float(found.logits.softmax(-1).gather(1, samples.targets[:, None]).mean()))
     return figures

@@ -1,6 +1,5 @@
 """One attempt at a job: the method on a copy of the served model, then the audit of the result."""
 
-import copy
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.errors import NotFinite
 from unlearning.methods.registry import unlearn
+from unlearning.networks import copy_network
 from unlearning.specs import EXACT, parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
@@ -75,7 +75,7 @@ def run_attempt(
 def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan) -> tuple[nn.Module, Outcome]:
     """Run the claim's method on a copy of the original, from the last training checkpoint if there is one."""
     claim, workload = reporter.monitor.claim, inputs.workload
-    model = copy.deepcopy(inputs.original)
+    model = copy_network(inputs.original)
     saved = find_checkpoint(reporter, plan) or {}
     if "outcome" in saved:
         model.load_state_dict(saved["model"])

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,13 +22,14 @@ from unlearning.data.references import References, to_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
+from unlearning.networks import take_frozen
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
-from unlearning.storage import load_weights, write_file
+from unlearning.storage import write_file
 from unlearning.task import Progress, run_to_completion
 from unlearning.training.references import PreparationCost, estimate_cost, prepare_references, sample_signals
 from worker.failures import WorkerError
-from worker.inputs import load_workload
+from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
 
 
@@ -66,18 +68,17 @@ def prepare_model(
         def key(sample: str) -> bytes:
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
-        served = workload.build()
-        load_weights(
-            served, deployment.storage / f"{model.version.weights_sha256}.safetensors", model.version.weights_sha256
-        )
         workload = without_samples(workload, erased=erased, key=key)
-        folder, device = deployment.storage / "references" / str(model.id), choose_device()
+        sha256, device = model.version.weights_sha256, choose_device()
+        served = load_model(workload, deployment.storage / f"{sha256}.safetensors", sha256, torch.device("cpu"))
+        workload = replace(workload, build=partial(build_like, workload.build, served))
+        folder = deployment.storage / "references" / str(model.id)
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
         if not agree(cost):
             return None
         steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
         references: References = run_to_completion(steps, show)
-        power = measure_power(served.eval(), workload, references, key=key)
+        power = measure_power(served, workload, references, key=key)
         path, sha256 = write_file(to_bytes(references), deployment.storage)
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
             register_references(
@@ -108,6 +109,11 @@ def measure_power(
         remain=signals(workload.train),
         thresholds=AuditSpec().thresholds,
     )
+
+
+def build_like(build: Callable[[], nn.Module], served: nn.Module) -> nn.Module:
+    """Build a new network with what training does not move, such as a pretrained backbone, taken from the served model."""
+    return take_frozen(build(), served)
 
 
 def without_samples(workload: Workload, *, erased: Collection[bytes], key: Callable[[str], bytes]) -> Workload:

@@ -101,13 +101,13 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-def with_references(given: Task) -> Task:
+def with_references(given: Task, *, classes: int = CLASSES) -> Task:
     """Give the task, unless it has some, reference predictions that say nothing: each class is as likely as the others."""
     if given.references is not None:
         return given
     count = len(given.forget)
     given.references = ReferencePredictions(
-        predictions=torch.full((count, CLASSES), 1 / CLASSES), losses=torch.full((count,), math.log(CLASSES))
+        predictions=torch.full((count, classes), 1 / classes), losses=torch.full((count,), math.log(classes))
     )
     return given
 

@@ -35,7 +35,7 @@ from unlearning.audit.reference_test import (
     signals_by_reference,
 )
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
-from unlearning.audit.signals import SignalsBySet, frozen_copy, observe
+from unlearning.audit.signals import SignalsBySet, audit_copy, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -49,6 +49,7 @@ from unlearning.audit.verdict import (
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
+from unlearning.data.workload import check_labels
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
@@ -77,15 +78,21 @@ def audit(
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
-    set or an objective without logits.
+    set, an objective without logits or a model that is frozen as a whole, and InvalidWorkload for targets that are no labels.
     """
+    if objective.logits is None:
+        raise MethodRefused("An audit is for classifiers; the objective offers no logits.")
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     for name, samples in sets.items():
         if not len(samples):
             raise MethodRefused(f"The {name} set is empty; an audit needs at least one sample in it.")
-    models = {"original": frozen_copy(original), "unlearned": frozen_copy(unlearned)}
-    if reference is not None:
-        models["reference"] = frozen_copy(reference)
+        check_labels(samples, classes=objective.classes, name=name)
+    given = {"original": original, "unlearned": unlearned} | ({} if reference is None else {"reference": reference})
+    if not any(p.requires_grad for p in original.parameters()):
+        raise MethodRefused(
+            "No parameter of the model requires a gradient, so nothing can be relearned; unfreeze some in `build`."
+        )
+    models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
     total = 3 * len(models) + 1
     signals: dict[str, SignalsBySet] = {}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, wilson
-from unlearning.audit.signals import Signals, frozen_copy, observe
+from unlearning.audit.signals import Signals, audit_copy, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import Thresholds
@@ -124,7 +124,8 @@ def compare_with_chance(
     Untrained weights, and weights of a model with other labels, are not better than chance. Raises MethodRefused without logits.
     """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
-    signals = observe(frozen_copy(model), train.take(order[:max_samples]), objective=objective)
+    samples = train.take(order[:max_samples])
+    signals = observe(audit_copy(model, samples), samples, objective=objective)
     shares = np.bincount(train.targets.cpu().numpy()) / len(train)
     n, loss = len(signals), signals.loss
     half = NormalDist().inv_cdf((1 + _CHANCE_CONFIDENCE) / 2) * float(loss.std()) / math.sqrt(n)

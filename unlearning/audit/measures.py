@@ -10,7 +10,7 @@ from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, wilson
 from unlearning.audit.membership import evaluate_attack, pair_sets
-from unlearning.audit.signals import Signals, SignalsBySet, frozen_copy, observe
+from unlearning.audit.signals import Signals, SignalsBySet, audit_copy, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec
@@ -48,7 +48,7 @@ def measure(
     """Measure one model for a table: ua, ra, ta, mi (percent, mode "salun") and membership_auc (loss attack, 0 to 1)."""
     spec = spec or AuditSpec()
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
-    copied = frozen_copy(model)
+    copied = audit_copy(model, forget)
     signals = {s: observe(copied, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
     pairing = pair_sets(forget, held_out, spec=spec, seed=seed)
     measures = measures_of(signals, spec=replace(spec, vector_seeds=1), seed=seed)

@@ -1,6 +1,5 @@
 """The relearn delay: how long a model takes to learn a set again, compared with data that it never saw."""
 
-import copy
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,9 @@ from torch import Tensor, nn
 from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.hardware import batched_forward, channels_last
+from unlearning.gradients import trainable
+from unlearning.hardware import batched_answers, input_layout
+from unlearning.networks import copy_network, differentiable_kernels
 from unlearning.specs.audit import AuditSpec
 
 _NEAREST = 5
@@ -64,8 +65,8 @@ class Curve:
 class Relearning:
     """The results of one relearner.
 
-    relearner: None if it could not be calibrated, because the original's loss on D_v is not above its loss on D_f or the
-        unlearned model has collapsed.
+    relearner: None if it could not be calibrated, because the original's loss on D_v is not above its loss on D_f, the unlearned
+        model has collapsed, or D_v has none of the forget set's classes.
     delta: δ, nats. samples: how many are relearned. unlearned: the unlearned model's curves on the forget set, one for each order.
     controls: its curves on the control sets. reference: the retrained model's curve, if there is one.
     ratio: delay on the forget set over delay on the controls. ratio_to_fail: the same with an interval widened for the number of
@@ -136,16 +137,19 @@ def relearn_delay(
     forget samples are, so that odd samples are compared with odd ones.
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
-    collapsed model is not relearned: its delays would mean nothing and take longest.
+    collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
+    D_v has none, unless `difficulty` tells which held-out samples are comparable.
     """
     sizes = class_sizes(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), max_samples=spec.relearn_samples)
+    count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
+    comparable = bool(sizes) or difficulty is not None
     rngs = [np.random.default_rng([seed, 0, i]) for i in range(spec.relearn_orders)]
-    forget_batches = [draw_by_class(forget, sizes, rng) for rng in rngs]
+    forget_batches = [draw_by_class(forget, sizes, rng, count=count) for rng in rngs]
     rngs = [np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind))]
     control_batches = [
-        draw_by_class(held_out, sizes, rng)
+        draw_by_class(held_out, sizes, rng, count=count)
         if difficulty is None
-        else draw_as_hard(held_out, sum(sizes.values()), difficulty, rng)
+        else draw_as_hard(held_out, count, difficulty, rng)
         for rng in rngs
     ]
     known_loss = float(np.mean([mean_loss(original, batch, objective) for batch in forget_batches]))
@@ -153,7 +157,7 @@ def relearn_delay(
     median_control = control_batches[int(np.argsort(control_losses)[len(control_losses) // 2])]
     delta = spec.relearn_delta * (float(np.mean(control_losses)) - known_loss)
     relearner = None
-    if delta > 0 and not collapsed:
+    if delta > 0 and comparable and not collapsed:
         relearner = calibrate_relearner(
             original, median_control, objective=objective, kind=kind, target=known_loss + delta, steps=spec.relearn_steps,
             limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
@@ -183,7 +187,7 @@ def relearn_delay(
         and not any(curve.diverged for curve in (original_curve, *forget_curves, *control_curves))
         and 3 * sum(curve.censored for curve in control_curves) <= len(control_curves)
     )
-    share = sum(sizes.values()) / max(1, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
+    share = count / max(count, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
     confidence = spec.thresholds.confidence
 
     def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
@@ -193,7 +197,7 @@ def relearn_delay(
         kind=kind,
         relearner=relearner,
         delta=delta,
-        samples=sum(sizes.values()),
+        samples=count,
         original=original_curve,
         unlearned=tuple(forget_curves),
         controls=tuple(control_curves),
@@ -218,14 +222,15 @@ def run_count(spec: AuditSpec, kind: str) -> int:
 def relearn(
     model: nn.Module, batch: Batch, *, objective: Objective, relearner: Relearner, seed: int, at_least: int = 0
 ) -> Curve:
-    """Fine-tune a deep copy of `model` on `batch` until its mean loss is at the target, or T_max is reached.
+    """Fine-tune a copy of `model` on `batch` until its mean loss is at the target, or T_max is reached.
 
     seed: of the order of the samples. The copy stays in evaluation mode: batch norm and dropout would make a step depend on
-    which samples share a batch. at_least: continue for so many steps if the target is reached sooner (for plots).
+    which samples share a batch. Its frozen parameters stay, as in training. at_least: continue for so many steps if the target is
+    reached sooner (for plots).
     """
-    copied = channels_last(copy.deepcopy(model)).eval().requires_grad_(True)
-    batch = Batch(channels_last(batch.inputs), batch.targets)
-    parameters = [p for p in copied.parameters() if p.is_floating_point()]
+    copied = copy_network(model).eval()
+    batch = Batch(input_layout(copied)(batch.inputs), batch.targets)
+    parameters = list(trainable(copied).values())
     start = [p.detach().clone() for p in parameters]
     optimiser = _optimiser(relearner, parameters)
     losses = [mean_loss(copied, batch, objective)]
@@ -235,9 +240,9 @@ def relearn(
         if delay is not None and len(losses) > at_least:
             break
         optimiser.zero_grad(set_to_none=True)
-        with torch.enable_grad():
+        with torch.enable_grad(), differentiable_kernels(copied):
             loss = objective.losses(copied, Batch(batch.inputs[index], batch.targets[index])).mean()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
         value = mean_loss(copied, batch, objective)
         if not math.isfinite(value):
@@ -286,10 +291,9 @@ def calibrate_relearner(
     return best[1] if best else None
 
 
-@torch.no_grad()
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """Compute the mean loss of the batch, nats."""
-    return float(objective.losses(batched_forward(model), batch).double().mean())
+    return float(batched_answers(objective, model, batch).losses.double().mean())
 
 
 def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_samples: int) -> dict[int, int]:
@@ -305,8 +309,10 @@ def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_s
     return {label: size for label, size in sizes.items() if size > 0}
 
 
-def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator) -> Batch:
-    """Draw `sizes[label]` samples of each class at random without replacement."""
+def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator, *, count: int = 0) -> Batch:
+    """Draw `sizes[label]` samples of each class at random without replacement; without sizes `count` samples of any class."""
+    if not sizes:
+        return samples.select(torch.from_numpy(rng.permutation(len(samples))[:count]).to(samples.targets.device))
     targets = samples.targets.cpu().numpy()
     parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
     return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
@@ -359,7 +365,7 @@ def curve_area(first: Curve, second: Curve) -> float:
     return float(np.mean(np.array(second.losses[:n]) - np.array(first.losses[:n]))) if n else 0.0
 
 
-def _optimiser(relearner: Relearner, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _optimiser(relearner: Relearner, parameters: list[Tensor]) -> torch.optim.Optimizer:
     if relearner.kind == "adam":
         return torch.optim.Adam(parameters, lr=relearner.learning_rate)
     return torch.optim.SGD(parameters, lr=relearner.learning_rate)
@@ -376,6 +382,6 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
             yield index
 
 
-def _distance(start: list[Tensor], parameters: list[nn.Parameter]) -> float:
+def _distance(start: list[Tensor], parameters: list[Tensor]) -> float:
     pairs = zip(start, parameters, strict=True)
     return math.sqrt(sum(float((p.detach() - s).double().pow(2).sum()) for s, p in pairs))

@@ -1,11 +1,9 @@
 """Signals: what a membership attack may read of each sample, computed once for each set from float64 logits."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -13,7 +11,8 @@ from unlearning.audit.intervals import Floats
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.hardware import channels_last, inference_batches
+from unlearning.hardware import batched_answers, in_fastest_layout
+from unlearning.networks import copy_network
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
 """The threshold attacks, by the signal they use.
@@ -64,25 +63,22 @@ SignalsBySet = Mapping[str, Signals]
 """The signals of one model by set: "forget", "remain", "held_out", "test"."""
 
 
-def frozen_copy(model: nn.Module) -> nn.Module:
-    """Copy a model into evaluation mode without gradients: audits do not change the models that they are given."""
-    return channels_last(copy.deepcopy(model)).eval().requires_grad_(False)
+def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
+    """Copy a model into evaluation mode, in the fastest layout for these samples: an audit changes no model that it is given."""
+    return in_fastest_layout(copy_network(model).eval(), samples.inputs)
 
 
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
-    """Compute the signals of every sample through `model`, a `frozen_copy`, on the model's device.
+    """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device.
 
     Raises MethodRefused without logits.
     """
     if objective.logits is None:
         raise MethodRefused("This audit is for classifiers; the objective offers no logits.")
     device = next((p.device for p in model.parameters()), samples.inputs.device)
-    with torch.no_grad():
-        parts = [
-            objective.logits(model, channels_last(part.to(device))).double().cpu()
-            for part in inference_batches(samples.inputs, device, max_size=batch_size)
-        ]
-    return signals(torch.cat(parts).numpy(), samples.targets.cpu().numpy())
+    found = batched_answers(objective, model, samples.batch, device=device, max_size=batch_size)
+    assert found.logits is not None
+    return signals(found.logits.double().cpu().numpy(), samples.targets.cpu().numpy())
 
 
 def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:

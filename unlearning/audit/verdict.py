@@ -295,8 +295,8 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     wide = relearning.ratio_to_fail
     if ratio is None or wide is None or control is None:
         reason = (
-            "held-out data are no harder for the original than the forget set, the model has collapsed, or runs diverged "
-            "or reached the step limit"
+            "held-out data are no harder for the original than the forget set or have none of its classes, the model has "
+            "collapsed, or runs diverged or reached the step limit"
         )
         return Finding(code=code, passed=None, text=f"relearning with {name} could not be measured ({reason})")
     if relearning.control_delay < thresholds.control_steps or control.high >= least:

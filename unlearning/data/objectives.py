@@ -1,16 +1,21 @@
 """Objectives: what a model is trained for, as functions. Methods and audits know the modality only through these."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.samples import Batch
+from unlearning.errors import UnsupportedWorkload
 
-Forward = Callable[[Tensor], Tensor]
-"""A model's forward pass, or the same with other parameters passed in (`torch.func.functional_call`)."""
+Forward = Callable[[Tensor], Any]
+"""A model's forward pass, or the same with other parameters passed in (`torch.func.functional_call`).
+
+It returns whatever the model returns; an objective takes it apart (`logits_of`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,13 +35,22 @@ class Objective:
 
 
 def classification(classes: int) -> Objective:
-    """Make the objective of a classifier: cross-entropy over `classes`, with targets (n,) int64 and a model that outputs logits."""
+    """Make the objective of a classifier: cross-entropy over `classes` of the model's logits (`logits_of`), targets (n,) int64.
 
-    def losses(forward: Forward, batch: Batch) -> Tensor:
-        return functional.cross_entropy(forward(batch.inputs), batch.targets, reduction="none")
+    A model with one output z a sample, (n,) or (n, 1), is one of two classes, whose logits are 0 and z. bf16 and float16 logits are
+    compared in float32. Raises UnsupportedWorkload for fewer than two classes, and later for logits of another shape.
+    """
+    if classes < 2:
+        raise UnsupportedWorkload(
+            f"classification({classes}) leaves nothing to tell apart. A model with one output a sample, trained by binary "
+            "cross-entropy, is classification(2) with the labels 0 and 1."
+        )
 
     def logits(forward: Forward, inputs: Tensor) -> Tensor:
-        return forward(inputs)
+        return _class_logits(logits_of(forward(inputs)), classes)
+
+    def losses(forward: Forward, batch: Batch) -> Tensor:
+        return functional.cross_entropy(logits(forward, batch.inputs), batch.targets, reduction="none")
 
     def scramble(batch: Batch, generator: torch.Generator) -> Batch:
         targets = torch.randint(classes, batch.targets.shape, generator=generator)
@@ -45,27 +59,97 @@ def classification(classes: int) -> Objective:
     return Objective(losses=losses, scramble=scramble, logits=logits, classes=classes)
 
 
-def answers(objective: Objective, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Compute each sample's loss, (n,), and logits, (n, classes) or None without logits, in one forward pass.
+def logits_of(output: Any) -> Tensor:
+    """Find the logits in what a model returns.
 
-    An objective that does not call `forward` exactly once for each of the two is given a pass for each.
+    A tensor is the logits. Otherwise they are the entry or attribute named `logits`, as in Hugging Face's ModelOutput; without one,
+    the first tensor of a tuple, a list or a mapping. Raises UnsupportedWorkload where there is none.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    entries = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    found = next((entry for entry in entries if isinstance(entry, Tensor)), None)
+    if found is None:
+        raise UnsupportedWorkload(
+            f"The model returns a {type(output).__name__} without logits. Return a tensor (n, classes), a tuple that begins with "
+            "it, or an object or dict with `logits`."
+        )
+    return found
+
+
+def _class_logits(found: Tensor, classes: int) -> Tensor:
+    if classes == 2 and found.shape[1:] in ((), (1,)):
+        one = found.reshape(len(found))
+        found = torch.stack([torch.zeros_like(one), one], -1)
+    if found.dim() != 2 or found.shape[1] != classes:
+        shape = ", ".join(map(str, ("n", *found.shape[1:])))
+        raise UnsupportedWorkload(
+            f"The model returns logits of shape ({shape}); classification({classes}) needs (n, {classes}). One prediction a sample "
+            "is supported; several, as of a language model or a segmentation, are not."
+        )
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+
+
+class Answers(NamedTuple):
+    """A model's answers to n samples. losses: (n,), nats. logits: (n, classes), or None without logits. targets: the samples'."""
+
+    losses: Tensor
+    logits: Tensor | None
+    targets: Tensor
+
+    def take(self, chosen: Tensor) -> "Answers":
+        """Return the answers to the samples that `chosen`, (n,) bool or (k,) int64, names."""
+        return Answers(self.losses[chosen], None if self.logits is None else self.logits[chosen], self.targets[chosen])
+
+    def float(self) -> "Answers":
+        """Return them in float32, in which statistics are computed."""
+        return Answers(self.losses.float(), None if self.logits is None else self.logits.float(), self.targets)
+
+    @property
+    def wrong(self) -> Tensor:
+        """1 for each wrongly classified sample, else 0, (n,). Only with logits."""
+        assert self.logits is not None
+        return (self.logits.argmax(-1) != self.targets).float()
+
+
+def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
+    """Compute each sample's loss and logits in one forward pass.
+
+    An objective that does not call `forward` exactly once, or not on the same inputs, for each of the two is given a pass for each.
+    Raises UnsupportedWorkload for losses of another shape.
     """
     if objective.logits is None:
-        return objective.losses(forward, batch), None
-    outputs: list[Tensor] = []
+        return Answers(_checked(objective.losses(forward, batch), batch), None, batch.targets)
+    passes: list[tuple[Tensor, Any]] = []
 
-    def record(inputs: Tensor) -> Tensor:
-        outputs.append(forward(inputs))
-        return outputs[-1]
+    def record(inputs: Tensor) -> Any:
+        passes.append((inputs, forward(inputs)))
+        return passes[-1][1]
 
     logits = objective.logits(record, batch.inputs)
-    if len(outputs) != 1:
-        return objective.losses(forward, batch), logits
-    calls: list[None] = []
+    asked: list[Tensor] = []
 
-    def replay(inputs: Tensor) -> Tensor:
-        calls.append(None)
-        return outputs[0]
+    def replay(inputs: Tensor) -> Any:
+        asked.append(inputs)
+        return passes[0][1]
 
-    losses = objective.losses(replay, batch)
-    return (losses if len(calls) == 1 else objective.losses(forward, batch)), logits
+    losses = objective.losses(replay, batch) if len(passes) == 1 else None
+    if losses is None or len(asked) != 1 or not _equal(asked[0], passes[0][0]):
+        losses = objective.losses(forward, batch)
+    return Answers(_checked(losses, batch), logits, batch.targets)
+
+
+def _checked(losses: Tensor, batch: Batch) -> Tensor:
+    if losses.shape != batch.targets.shape[:1]:
+        shape = tuple(losses.shape)
+        raise UnsupportedWorkload(
+            f"The objective's losses have the shape {shape}; it must return one loss a sample, (n,)."
+        )
+    return losses
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first is second or torch.equal(first, second)

@@ -37,14 +37,14 @@ class ReferenceAims:
 
     def batch_divergences(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
-        losses, logits = answers(objective, forward, batch)
-        return self.divergences(logits, losses, index)
+        found = answers(objective, forward, batch)
+        return self.divergences(found.logits, found.losses, index)
 
     @in_float32
     @torch.no_grad()
     def forget_weights(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute clip((ℓ_ref − ℓ) / 0.5, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
-        gap = self.losses[index] - objective.losses(forward, batch)
+        gap = self.losses[index] - objective.losses(forward, batch).float()
         return (gap / _FULL_WEIGHT_GAP).clamp(0, 1)
 
 
@@ -80,6 +80,6 @@ def matching_loss(task: Task, aims: ReferenceAims, index: Tensor, remain: Batch,
     k = len(index)
     with batch_statistics(task.model, samples=k + len(remain.targets)):
         forward = forward_with(task.model, trainable(task.model))
-        losses, logits = answers(task.objective, forward, joined_batch(forget, remain))
-    divergences = aims.divergences(None if logits is None else logits[:k], losses[:k], index)
-    return losses[k:].mean() + weight * divergences.mean()
+        found = answers(task.objective, forward, joined_batch(forget, remain))
+    divergences = aims.divergences(None if found.logits is None else found.logits[:k], found.losses[:k], index)
+    return found.losses[k:].mean() + weight * divergences.mean()

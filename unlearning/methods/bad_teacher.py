@@ -1,6 +1,5 @@
 """Bad teacher (BadT): distil random weights on the forget set and the original model on remaining data."""
 
-import copy
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -18,6 +17,7 @@ from unlearning.methods.fixed_schedule import (
     mixed_epoch,
     run_schedule,
 )
+from unlearning.networks import copy_network
 from unlearning.specs import BadTeacher
 from unlearning.task import Steps, Task
 from unlearning.training.loop import fresh
@@ -33,7 +33,7 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
         raise MethodRefused("A bad teacher teaches by its logits; this objective has none. Use IEU or Retrain.")
     generator = torch.Generator().manual_seed(task.seed)
     task.model.eval()
-    competent = copy.deepcopy(task.model).requires_grad_(False)
+    competent = copy_network(task.model).requires_grad_(False)
     device = task.forget.inputs.device
     incompetent = fresh(task.build, seed=task.seed).to(device).eval().requires_grad_(False)
     chosen = torch.randperm(len(task.remain), generator=generator)

@@ -9,7 +9,7 @@ from torch import Tensor
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
 from unlearning.gradients import forward_with, trainable
-from unlearning.hardware import batched_forward
+from unlearning.hardware import batched_answers
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
 from unlearning.specs import IEU
 from unlearning.specs.methods import scale_schedule
@@ -161,10 +161,8 @@ def _decay_and_disturb(spec: IEU, task: Task, generator: torch.Generator) -> Non
         weight.mul_(1 - spec.learning_rate * spec.decay).add_(noise, alpha=spec.noise * float(weight.std(correction=0)))
 
 
-@torch.no_grad()
 def _ceiling(objective: Objective, model: torch.nn.Module, held_out: SampleSet) -> float:
     """Compute τ, nats: the loss of a guess, log(classes); without classes, twice the held-out loss."""
     if objective.classes is not None:
         return math.log(objective.classes)
-    batch: Batch = held_out.batch
-    return 2 * float(objective.losses(batched_forward(model), batch).mean())
+    return 2 * float(batched_answers(objective, model, held_out.batch).losses.mean())

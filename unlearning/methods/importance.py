@@ -1,6 +1,7 @@
 """How much each weight matters for a set of samples: the diagonal of the Fisher information."""
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -36,9 +37,23 @@ def add_squared_gradients(importance: Importance, task: Task, batch: Batch, *, o
         return task.objective.losses(forward_with(task.model, given), Batch(x[None], y[None])).sum()
 
     for part in in_batches(batch, _CHUNK):
-        gradients = vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *part)
-        for name, gradient in gradients.items():
+        for name, gradient in _sample_gradients(loss, parameters, part).items():
             importance[name] += gradient.pow(2).sum(0) / of
+
+
+def _sample_gradients(
+    loss: Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor], parameters: dict[str, Tensor], batch: Batch
+) -> dict[str, Tensor]:
+    """Compute the gradient of each sample's loss, by parameter, (n, …)."""
+    with warnings.catch_warnings():
+        # Some operations, as of recurrent layers, are computed one by one, which is slow and right.
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        try:
+            return dict(vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *batch))
+        except (RuntimeError, ValueError):
+            # And some cannot be computed for several samples at once.
+            single = [grad(loss)(parameters, x, y) for x, y in zip(*batch, strict=True)]
+            return {name: torch.stack([gradients[name] for gradients in single]) for name in parameters}
 
 
 def in_batches(samples: Batch, size: int) -> Iterator[Batch]:

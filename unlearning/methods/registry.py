@@ -16,9 +16,10 @@ from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.salun import salun
 from unlearning.methods.ssd import ssd
+from unlearning.networks import differentiable_kernels
 from unlearning.random_state import isolated
 from unlearning.specs import Spec
-from unlearning.task import Steps, Task
+from unlearning.task import Steps, Task, each_step_in
 
 METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ltu": ltu,
@@ -45,4 +46,5 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     """
     task.check()
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.inputs.device, precision=task.recipe.precision)
+    steps = each_step_in(steps, lambda: differentiable_kernels(task.model))
     return isolated(steps, seed=task.seed, state=task.state)

@@ -8,8 +8,11 @@ from unlearning.training.loop import fresh, train_steps
 
 
 def retrain(spec: Retrain, task: Task) -> Steps:
-    """Put freshly initialised weights into the model and train it on the remaining set by its own recipe."""
-    task.model.load_state_dict(fresh(task.build, seed=task.seed).state_dict())
+    """Put freshly initialised weights into the model and train it on the remaining set by its own recipe.
+
+    What training does not move, such as a frozen pretrained backbone, stays as it is.
+    """
+    task.model.load_state_dict(fresh(task.build, seed=task.seed, original=task.model).state_dict())
     steps = train_steps(
         task.model, task.remain, task.recipe, objective=task.objective, seed=task.seed, state=task.state
     )

@@ -11,13 +11,13 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from unlearning.data.objectives import Forward, Objective
+from unlearning.data.objectives import Answers, Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.hardware import batched_forward, in_float32
+from unlearning.hardware import batched_answers, in_float32
 from unlearning.specs import Stop
 from unlearning.task import Task
 
-Signal = Callable[[Forward, Batch], Tensor]
+Signal = Callable[[Answers], Tensor]
 """A number for each sample, (n,), that is higher for data the model does not know."""
 
 _QUANTILES = (0.25, 0.5, 0.75, 0.9)
@@ -55,13 +55,13 @@ class Criterion:
     retrained one would not. The model should be wrong about the forget samples of such a class, and may be wrong about its
     held-out samples.
 
-    forgotten_classes: (classes,) bool, the fully forgotten classes; None without classes. class_forget: the forget samples of
-        these.
-    forget: the other forget samples, which are compared with the held-out set.
-    weights: (m,), summing to 1, that give the held-out set the class mix of `forget`.
+    forgotten_classes: (classes,) bool, the fully forgotten classes; None without classes. of_class: (n,) bool, the forget samples
+        of these; the others are compared with the held-out set.
+    held_out: D_v's part for the criterion. guide: its part for guide attacks, on which the utility is measured too.
+    weights: (m,), summing to 1, that give the held-out set the class mix of the forget samples that are compared with it.
     original_losses: (m,), nats, of the held-out set through the original model.
-    signals: what is compared. utility_sets: held-out data on which the utility is measured, of the criterion's and the guide's
-        part.
+    signals: what is compared. utility: (m + g,) bool, the held-out and guide samples on which the utility is measured: those of the
+        remaining classes.
     original_merit: the merit, in points, of each remaining and each utility sample through the original model, (r,) and (k,).
     expected_drop: points of merit that a model trained without the forget set is expected to lose on held-out data.
     """
@@ -69,20 +69,20 @@ class Criterion:
     stop: Stop
     objective: Objective
     forgotten_classes: Tensor | None
-    class_forget: Batch
     forget: Batch
+    of_class: Tensor
     remain: Batch
     held_out: Batch
+    guide: Batch
     weights: Tensor
     original_losses: Tensor
     signals: tuple[Signal, ...]
-    utility_sets: tuple[Batch, ...]
+    utility: Tensor
     original_merit: tuple[Tensor, Tensor]
     expected_drop: float
 
 
 @in_float32
-@torch.no_grad()
 def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -> Criterion:
     """Fix the criterion on the model as it is now.
 
@@ -91,30 +91,30 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
     # A random stream of its own: from the method's stream these would be the very samples that the method rehearses first.
     generator = torch.Generator().manual_seed(-task.seed - 1)
     remain = task.remain.draw(_MONITORED_REMAINING, generator)
-    held_out = task.criterion.batch
     classes = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
     of_class = in_classes(task.forget.targets, classes)
-    utility_sets = tuple(
-        _select(samples.batch, ~in_classes(samples.targets, classes)) for samples in (task.criterion, task.guide)
+    utility = ~in_classes(torch.cat([task.criterion.targets, task.guide.targets]), classes)
+    compared = task.forget.take((~of_class).nonzero().flatten())
+    held_out, guide, remaining = (
+        _answers(task.objective, task.model, batch) for batch in (task.criterion.batch, task.guide.batch, remain)
     )
-    forget = task.forget.take((~of_class).nonzero().flatten())
-    forward = _cached_forward(task.model)
-    utility_merit = _merit(task.objective, forward, *utility_sets)
+    utility_merit = torch.cat([_merit(held_out), _merit(guide)])[utility]
     return Criterion(
         stop=stop,
         objective=task.objective,
         forgotten_classes=classes,
-        class_forget=_select(task.forget.batch, of_class),
-        forget=forget.batch,
+        forget=task.forget.batch,
+        of_class=of_class,
         remain=remain,
-        held_out=held_out,
-        weights=matching_weights(forget, task.criterion, task.objective),
-        original_losses=task.objective.losses(forward, held_out),
-        signals=(task.objective.losses, *_entropy(task.objective), *guide_signals),
-        utility_sets=utility_sets,
-        original_merit=(_merit(task.objective, forward, remain), utility_merit),
+        held_out=task.criterion.batch,
+        guide=task.guide.batch,
+        weights=matching_weights(compared, task.criterion, task.objective),
+        original_losses=held_out.losses,
+        signals=(_loss, *(() if task.objective.logits is None else (_entropy,)), *guide_signals),
+        utility=utility,
+        original_merit=(_merit(remaining), utility_merit),
         expected_drop=_expected_drop(
-            task.objective, utility_merit, share=len(task.remain) / (len(task.remain) + len(forget))
+            task.objective, utility_merit, share=len(task.remain) / (len(task.remain) + len(compared))
         ),
     )
 
@@ -123,24 +123,24 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
 @torch.no_grad()
 def check(criterion: Criterion, model: nn.Module) -> Check:
     """Compare the forget set with the held-out set, and the utility with the original's."""
-    forward = _cached_forward(model)
+    sets = (criterion.forget, criterion.held_out, criterion.guide, criterion.remain)
+    forget, held_out, guide, remain = (_answers(criterion.objective, model, batch) for batch in sets)
+    compared, of_class = forget.take(~criterion.of_class), forget.take(criterion.of_class)
     differences: list[float] = []
-    if len(criterion.forget.targets):
+    if len(compared.losses):
         for signal in criterion.signals:
-            forget, held_out = signal(forward, criterion.forget), signal(forward, criterion.held_out)
-            differences += quantile_differences(forget, held_out, criterion.weights)
+            differences += quantile_differences(signal(compared), signal(held_out), criterion.weights)
         if criterion.objective.logits is not None:
-            differences.append(_error_difference(criterion, forward))
-    if len(criterion.class_forget.targets):
-        differences.append(_class_error_difference(criterion, forward))
+            differences.append(_error_difference(compared, held_out, criterion.weights))
+    if len(of_class.losses):
+        differences.append(_class_error_difference(of_class))
     remain_before, utility_before = criterion.original_merit
-    remain_drop = _drop(remain_before, _merit(criterion.objective, forward, criterion.remain))
-    utility_drop = _drop(utility_before, _merit(criterion.objective, forward, *criterion.utility_sets))
+    utility = torch.cat([_merit(held_out), _merit(guide)])[criterion.utility]
     return Check(
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
-        drop=max(remain_drop, utility_drop - criterion.expected_drop, 0.0),
-        held_out_losses=criterion.objective.losses(forward, criterion.held_out),
+        drop=max(_drop(remain_before, _merit(remain)), _drop(utility_before, utility) - criterion.expected_drop, 0.0),
+        held_out_losses=held_out.losses,
     )
 
 
@@ -175,34 +175,19 @@ def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tenso
     return values[order][torch.searchsorted(mass, shares).clamp(max=len(values) - 1)]
 
 
-def _select(batch: Batch, mask: Tensor) -> Batch:
-    """Select samples; if all are selected return the batch itself, so that its forward pass is shared (`_cached_forward`)."""
-    return batch if bool(mask.all()) else Batch(batch.inputs[mask], batch.targets[mask])
+def _answers(objective: Objective, model: nn.Module, batch: Batch) -> Answers:
+    """Run a set through the model once, however many signals read its answers: it is what a check costs."""
+    return batched_answers(objective, model, batch).float()
 
 
-def _cached_forward(model: nn.Module) -> Forward:
-    """Return the model's forward pass, computed once for each set however many signals read it: it is what a check costs."""
-    outputs: dict[int, Tensor] = {}
-
-    def forward(inputs: Tensor) -> Tensor:
-        # By identity: the sets outlive the check, and comparing their values would cost as much as the forward pass.
-        if id(inputs) not in outputs:
-            outputs[id(inputs)] = batched_forward(model)(inputs)
-        return outputs[id(inputs)]
-
-    return forward
+def _loss(found: Answers) -> Tensor:
+    return found.losses
 
 
-def _entropy(objective: Objective) -> tuple[Signal, ...]:
-    logits = objective.logits
-    if logits is None:
-        return ()
-
-    def entropy(forward: Forward, batch: Batch) -> Tensor:
-        log_p = logits(forward, batch.inputs).log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1)
-
-    return (entropy,)
+def _entropy(found: Answers) -> Tensor:
+    assert found.logits is not None
+    log_p = found.logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
 
 
 def matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
@@ -238,21 +223,18 @@ def _above(values: Tensor, threshold: Tensor) -> Tensor:
     return (values > threshold).float() + 0.5 * (values == threshold).float()
 
 
-def _error_difference(criterion: Criterion, forward: Forward) -> float:
+def _error_difference(forget: Answers, held_out: Answers, weights: Tensor) -> float:
     """Compute the forget set's error rate minus the held-out set's, in standard errors."""
-    wrong_forget = _wrong(criterion.objective, forward, criterion.forget)
-    wrong_held_out = _wrong(criterion.objective, forward, criterion.held_out)
-    n = len(wrong_forget)
-    expected = float((wrong_held_out * criterion.weights).sum())
-    pooled = (float(wrong_forget.sum()) + expected * n + 1) / (2 * n + 2)
-    spread = 1 / n + float((criterion.weights**2).sum())
-    return (float(wrong_forget.mean()) - expected) / sqrt(max(pooled * (1 - pooled), 1e-6) * spread)
+    wrong, n = forget.wrong, len(forget.losses)
+    expected = float((held_out.wrong * weights).sum())
+    pooled = (float(wrong.sum()) + expected * n + 1) / (2 * n + 2)
+    spread = 1 / n + float((weights**2).sum())
+    return (float(wrong.mean()) - expected) / sqrt(max(pooled * (1 - pooled), 1e-6) * spread)
 
 
-def _class_error_difference(criterion: Criterion, forward: Forward) -> float:
+def _class_error_difference(forget: Answers) -> float:
     """Compute the error rate on the fully forgotten classes minus 1, in standard errors of a share."""
-    wrong = _wrong(criterion.objective, forward, criterion.class_forget)
-    n = len(wrong)
+    wrong, n = forget.wrong, len(forget.losses)
     pooled = (float(wrong.sum()) + n + 1) / (2 * n + 2)
     return (float(wrong.mean()) - 1) / sqrt(pooled * (1 - pooled) / n)
 
@@ -278,15 +260,6 @@ def expected_loss(error: float, *, share: float) -> float:
     return max(0.0, error) * float(share**_LEARNING_CURVE - 1)
 
 
-@torch.no_grad()
-def _merit(objective: Objective, forward: Forward, *batches: Batch) -> Tensor:
-    """Compute the merit of each sample in points, (n,): 100 if it is classified correctly; without classes, −100 times its loss."""
-    if objective.logits is None:
-        return torch.cat([-100 * objective.losses(forward, batch) for batch in batches])
-    return torch.cat([100 - 100 * _wrong(objective, forward, batch) for batch in batches])
-
-
-def _wrong(objective: Objective, forward: Forward, batch: Batch) -> Tensor:
-    """Return 1 for each wrongly classified sample, else 0, (n,)."""
-    assert objective.logits is not None
-    return (objective.logits(forward, batch.inputs).argmax(-1) != batch.targets).float()
+def _merit(found: Answers) -> Tensor:
+    """Compute the merit of each sample in points, (n,): 100 if it is classified correctly; without logits, −100 times its loss."""
+    return -100 * found.losses if found.logits is None else 100 - 100 * found.wrong

@@ -28,7 +28,7 @@ def forget_weights(
     held_out_losses: of the criterion's held-out samples, (m,), nats, at the latest check or before the first step. aim: what they
     are multiplied by. Samples of a fully forgotten class aim at the loss of a guess, which no correct prediction has.
     """
-    losses = task.objective.losses(task.model, forget)
+    losses = task.objective.losses(task.model, forget).float()
     of_class = in_classes(forget.targets, criterion.forgotten_classes)
     weights = torch.empty_like(losses)
     # In a resumed run the latest check comes from the training checkpoint, which is read to the CPU.

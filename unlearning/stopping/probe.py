@@ -1,13 +1,13 @@
 """The relearn probe of the calibrated stop: a set that is relearned at once is still known, even if it looks forgotten [ours]."""
 
-import copy
-
 import torch
 from torch import nn
 
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
+from unlearning.gradients import trainable
 from unlearning.hardware import in_float32
+from unlearning.networks import copy_network
 from unlearning.specs import Stop
 from unlearning.task import Task
 
@@ -54,8 +54,8 @@ def _mean_loss(model: nn.Module, objective: Objective, batch: Batch) -> float:
 
 def _steps_to_loss(target: float, model: nn.Module, objective: Objective, batch: Batch) -> int:
     """Count the steps in which a copy of the model reaches the target loss, nats; at most 40."""
-    learner = copy.deepcopy(model)
-    optimiser = torch.optim.SGD(learner.parameters(), lr=_RATE, momentum=0.9)
+    learner = copy_network(model)
+    optimiser = torch.optim.SGD(trainable(learner).values(), lr=_RATE, momentum=0.9)
     for step in range(_MAX_STEPS):
         loss = objective.losses(learner, batch).mean()
         if float(loss.detach()) <= target:

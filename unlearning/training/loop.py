@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import autocast
+from unlearning.networks import differentiable_kernels, take_frozen
 from unlearning.random_state import isolated
 from unlearning.specs.training import Recipe
 from unlearning.state import Epochs, State
@@ -17,19 +18,29 @@ from unlearning.training.readiness import readiness_loss, revocable_split
 
 
 def fit(
-    build: Callable[[], nn.Module], samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int
+    build: Callable[[], nn.Module],
+    samples: SampleSet,
+    recipe: Recipe,
+    *,
+    objective: Objective,
+    seed: int,
+    original: nn.Module | None = None,
 ) -> nn.Module:
-    """Initialise a new model from `seed`, train it on the samples' device, and return it in evaluation mode."""
-    model = fresh(build, seed=seed).to(samples.inputs.device)
+    """Initialise a new model as `fresh` does, train it on the samples' device, and return it in evaluation mode."""
+    model = fresh(build, seed=seed, original=original).to(samples.inputs.device)
     run_to_completion(train(model, samples, recipe, objective=objective, seed=seed))
     return model
 
 
-def fresh(build: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """Build the architecture with weights initialised from `seed`; the caller's random state does not change."""
+def fresh(build: Callable[[], nn.Module], *, seed: int, original: nn.Module | None = None) -> nn.Module:
+    """Build the architecture with weights initialised from `seed`; the caller's random state does not change.
+
+    original: what training does not move, such as a frozen pretrained backbone, is taken from it (`take_frozen`).
+    """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build()
+        network = build()
+    return network if original is None else take_frozen(network, original)
 
 
 def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
@@ -69,7 +80,7 @@ def train_steps(
     try:
         for batch in batches:
             step = batches.taken - 1
-            with autocast(device, recipe.precision):
+            with autocast(device, recipe.precision), differentiable_kernels(model):
                 losses = objective.losses(model, batch)
                 loss = losses.mean() if weights is None else (weights[batches.index] * losses).mean()
                 if readiness and split and step >= first_meta_step and step % readiness.every == 0:
@@ -81,7 +92,7 @@ def train_steps(
                         batch_size=recipe.batch_size,
                         generator=generator,
                     )
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.gradients import clip_gradient, flat_gradient, trainable
+from unlearning.networks import batch_norm_layers, moving_batch_norm
 
 MIN_NORMALISED_BATCH = 16
 """Samples. Batch norm does not normalise by fewer: their statistics are noise, and one sample has none."""
@@ -41,7 +42,7 @@ def apply_gradient(optimiser: torch.optim.Optimizer, gradient: Tensor) -> None:
     start = 0
     for group in optimiser.param_groups:
         for p in group["params"]:
-            p.grad = gradient[start : start + p.numel()].view_as(p).clone()
+            p.grad = gradient[start : start + p.numel()].view_as(p).to(p.dtype, copy=True)
             start += p.numel()
     optimiser.step()
     optimiser.zero_grad()
@@ -53,31 +54,27 @@ def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *
     return float(loss.detach())
 
 
-def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
-    """List the layers that normalise a sample by the other samples of its batch."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-
-
 @contextmanager
 def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
-    """Let batch norm normalise by the batch, as in training, while dropout stays off.
+    """Let batch norm normalise by the batch, as in training, while dropout stays off. Batch norm that training freezes stays so.
 
     samples: the size of the batch; with fewer than 16 batch norm keeps using its running statistics.
     """
-    layers = [layer for layer in batch_norm_layers(model) if not layer.training]
-    for layer in layers if samples >= MIN_NORMALISED_BATCH else ():
-        layer.train()
+    moving = moving_batch_norm(model) if samples >= MIN_NORMALISED_BATCH else []
+    layers = [layer for layer in moving if not layer.training]
+    for layer in layers:
+        layer.training = True
     try:
         yield
     finally:
         for layer in layers:
-            layer.eval()
+            layer.training = False
 
 
 @torch.no_grad()
 def update_running_statistics(model: nn.Module, inputs: Tensor) -> None:
     """Update batch norm's running statistics, which must match the changed weights, from `inputs` (n, …): remaining data only."""
-    if batch_norm_layers(model):
+    if moving_batch_norm(model):
         with batch_statistics(model, samples=len(inputs)):
             model(inputs)
 

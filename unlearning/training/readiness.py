@@ -11,6 +11,7 @@ The idea and the three aims are those of Duan, Yang, Abbasi, Tam, arXiv 2505.108
 without the subtraction it would be plain ascent on the revocable data, and the model would not learn them.
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet, partition
 from unlearning.gradients import clip_loss_gradient, descend, forward_with, trainable
+from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs.training import Ready2Unlearn
 
 _MIN_LOSS = 1e-6
@@ -51,7 +53,7 @@ def readiness_loss(
 ) -> Tensor:
     """Compute the three meta terms on newly drawn batches: a scalar, nats, to add to the training loss.
 
-    To use it in your own training loop:
+    Raises MethodRefused with the order "second" for a model that cannot be differentiated twice. In your own training loop:
 
         loss = objective.losses(model, batch).mean()
         if step % spec.every == 0:
@@ -63,7 +65,13 @@ def readiness_loss(
     forget = Batch(revoked.inputs[:half], revoked.targets[:half])
     similar = Batch(revoked.inputs[-half:], revoked.targets[-half:])
     stable = split.stable.draw(batch_size, generator)
+    with twice_differentiable_kernels(model) if spec.order == "second" else contextlib.nullcontext():
+        return _meta_terms(model, spec, objective=objective, forget=forget, similar=similar, stable=stable)
 
+
+def _meta_terms(
+    model: nn.Module, spec: Ready2Unlearn, *, objective: Objective, forget: Batch, similar: Batch, stable: Batch
+) -> Tensor:
     def loss(parameters: dict[str, Tensor], batch: Batch) -> Tensor:
         return objective.losses(forward_with(model, parameters), batch).mean()
 

@@ -20,7 +20,7 @@ from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import Workload
 from unlearning.errors import ReferencesUnusable
-from unlearning.hardware import batched_forward, in_float32
+from unlearning.hardware import batched_answers, in_float32
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.task import Progress
@@ -162,17 +162,16 @@ def _train_without_fold(
 
 
 @in_float32
-@torch.no_grad()
 def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
     """Compute each sample's signal (n,), probabilities (n, classes) and loss (n,) in nats, on the CPU.
 
     The signal is the margin φ = z_y − logsumexp_{k≠y} z_k (Carlini et al., S&P 2022, eq. 4), or minus the loss without logits.
     """
-    forward = batched_forward(model)
-    losses = objective.losses(forward, samples.batch).float().cpu()
-    if objective.logits is None:
+    found = batched_answers(objective, model, samples.batch)
+    losses = found.losses.float().cpu()
+    if found.logits is None:
         return -losses, torch.empty(len(samples), 0), losses
-    logits = objective.logits(forward, samples.inputs).double().cpu()
+    logits = found.logits.double().cpu()
     targets = samples.targets.cpu()[:, None]
     true = logits.gather(1, targets).squeeze(1)
     others = logits.scatter(1, targets, -torch.inf).logsumexp(1)

@@ -12,7 +12,7 @@ from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.measures import measure
-from unlearning.audit.signals import frozen_copy, observe
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
@@ -79,7 +79,7 @@ def test_the_measures_are_what_counting_gives(world: World, known: dict[str, Fin
 
 
 def test_the_membership_auc_is_scikit_learn_s(world: World, known: dict[str, Findings]) -> None:
-    model = frozen_copy(world.models["original"])
+    model = audit_copy(world.models["original"], world.sets["forget"])
     losses = [observe(model, world.sets[s], objective=OBJECTIVE).loss for s in ("forget", "held_out")]
     labels = np.repeat([1, 0], [len(part) for part in losses])
     expected = roc_auc_score(labels, -np.concatenate(losses))
@@ -163,7 +163,7 @@ def test_lost_accuracy_on_a_fully_forgotten_class_is_no_lost_utility(world: Worl
     assert before - after > SMALL.thresholds.utility_drop
     finding = next(f for f in found.verdict.findings if f.code == "utility_ta")
     others = world.sets["test"].take((world.sets["test"].targets != 1).nonzero().flatten())
-    seen = observe(frozen_copy(model), others, objective=OBJECTIVE)
+    seen = observe(audit_copy(model, others), others, objective=OBJECTIVE)
     assert finding.passed
     assert finding.interval is not None
     assert finding.interval.value == pytest.approx(100 * seen.correct.mean())

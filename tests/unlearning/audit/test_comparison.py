@@ -24,7 +24,7 @@ from unlearning.audit.comparison import (
     weight_distance,
 )
 from unlearning.audit.measures import accuracy
-from unlearning.audit.signals import Signals, frozen_copy, observe, signals
+from unlearning.audit.signals import Signals, audit_copy, observe, signals
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
@@ -91,7 +91,7 @@ def test_a_method_that_did_nothing_or_too_much_is_detected(spec: Spec, found: st
     run_to_completion(unlearn(spec, given))
     sets = {"forget": given.forget, "remain": given.remain, "held_out": given.criterion}
     before, after = (
-        {name: observe(frozen_copy(model), part, objective=OBJECTIVE) for name, part in sets.items()}
+        {name: observe(audit_copy(model, part), part, objective=OBJECTIVE) for name, part in sets.items()}
         for model in (original, given.model)
     )
     change = measure_change(original, given.model, before=before, after=after, thresholds=Thresholds())

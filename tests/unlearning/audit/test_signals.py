@@ -5,7 +5,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.audit.conftest import OBJECTIVE, World
-from unlearning.audit.signals import ATTACKS, frozen_copy, observe, signals
+from unlearning.audit.signals import ATTACKS, audit_copy, observe, signals
 from unlearning.data.objectives import Objective
 from unlearning.errors import MethodRefused
 
@@ -61,7 +61,7 @@ def test_logits_that_are_no_numbers_are_reported_and_make_no_more() -> None:
 
 def test_the_loss_is_the_objective_s(world: World) -> None:
     samples = world.sets["held_out"]
-    found = observe(frozen_copy(world.models["original"]), samples, objective=OBJECTIVE, batch_size=300)
+    found = observe(audit_copy(world.models["original"], samples), samples, objective=OBJECTIVE, batch_size=300)
     with torch.no_grad():
         expected = OBJECTIVE.losses(world.models["original"], samples.batch)
     # float32 logits, added up in another layout

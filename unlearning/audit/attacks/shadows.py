@@ -26,7 +26,7 @@ from unlearning.audit.attacks.study import (
     train_model,
 )
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import frozen_copy, observe
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.cached_runs import Arrays, cached_runs, finished_count
 from unlearning.data.samples import SampleSet, joined
 from unlearning.task import Progress
@@ -129,7 +129,7 @@ def run_repeat(study: Study, number: int) -> Generator[Progress, None, Arrays]:
 
 def _accuracies(study: Study, model: nn.Module) -> Floats:
     def accuracy(samples: SampleSet) -> float:
-        return float(observe(frozen_copy(model), samples, objective=study.task.objective).correct.mean())
+        return float(observe(audit_copy(model, samples), samples, objective=study.task.objective).correct.mean())
 
     return np.array([accuracy(study.task.remain), accuracy(study.population)])
 

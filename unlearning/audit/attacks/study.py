@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import frozen_copy, observe
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
@@ -83,7 +83,7 @@ def cache_key(study: Study, kind: str) -> str:
     settings = [kind, study.seed, asdict(study.spec), repr(study.task.recipe)]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in fresh(study.task.build, seed=0).state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(name.encode() + _bytes(tensor))
     sets = (
         study.task.forget,
         study.task.remain,
@@ -94,13 +94,18 @@ def cache_key(study: Study, kind: str) -> str:
     )
     for samples in sets:
         for tensor in samples.batch:
-            digest.update(repr(tuple(tensor.shape)).encode() + tensor.cpu().contiguous().numpy().tobytes())
+            digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
     return digest.hexdigest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    """Return a tensor's memory; NumPy, which would, knows no bfloat16."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
     """Train a new model of the architecture on `samples` by the recipe."""
-    model = fresh(study.task.build, seed=seed).to(samples.inputs.device)
+    model = fresh(study.task.build, seed=seed, original=study.task.model).to(samples.inputs.device)
     yield from train(model, samples, study.task.recipe, objective=study.task.objective, seed=seed)
     return model
 
@@ -113,7 +118,7 @@ def run_method(study: Study, model: nn.Module, forget: SampleSet, *, seed: int) 
 
 def margins(model: nn.Module, samples: SampleSet, objective: Objective) -> Floats:
     """Compute the margin φ of each sample, (n,) float64."""
-    return observe(frozen_copy(model), samples, objective=objective).margin
+    return observe(audit_copy(model, samples), samples, objective=objective).margin
 
 
 def positions(mask: NDArray[np.bool_]) -> torch.Tensor:

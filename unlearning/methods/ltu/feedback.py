@@ -3,6 +3,7 @@
 Equations are those of Huang, Foo, Liu, ECCV 2024, arXiv 2407.10494 [paper].
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -17,6 +18,7 @@ from unlearning.methods.aims import ReferenceAims
 from unlearning.methods.fixed_schedule import mean_loss
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.ltu.queries import Neighbourhood, query_sets
+from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs import LTU
 from unlearning.task import Task
 
@@ -35,15 +37,18 @@ def meta_gradient(
 
     support: L_s. queries: the L_q^i. inner_rate: α. support_weight: w, in the paper 1. order: "first" stops the gradient through
     the inner step. meta: False leaves the inner step out, an ablation: ∇_θ [ w·L_s(θ) + Σ_i L_q^i(θ) ].
+    Raises MethodRefused for a second-order gradient of a model that has none.
     """
     parameters = trainable(model)
-    support_loss = support(forward_with(model, parameters))
-    tuned = descend(parameters, support_loss, rate=inner_rate, differentiable=order == "second") if meta else parameters
-    forward = forward_with(model, tuned)
-    total = support_weight * support_loss
-    for query in queries:
-        total = total + query(forward)
-    return flat_gradient(total, parameters)
+    second = meta and order == "second"
+    with twice_differentiable_kernels(model) if second else contextlib.nullcontext():
+        support_loss = support(forward_with(model, parameters))
+        tuned = descend(parameters, support_loss, rate=inner_rate, differentiable=second) if meta else parameters
+        forward = forward_with(model, tuned)
+        total = support_weight * support_loss
+        for query in queries:
+            total = total + query(forward)
+        return flat_gradient(total, parameters)
 
 
 def remembering_feedback(

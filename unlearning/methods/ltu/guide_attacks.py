@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearning.data.objectives import Forward
+from unlearning.data.objectives import Answers
 from unlearning.data.samples import Batch
-from unlearning.hardware import batched_forward, in_float32
+from unlearning.hardware import batched_answers, in_float32
 from unlearning.task import Task
 
 Features = Callable[[Tensor, Tensor], Tensor]
@@ -70,8 +70,8 @@ class GuideAttack:
     accuracy: float
 
     def member_logit(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Compute the logit of "member", (n,): above 0 if the sample looks like a member."""
-        logit: Tensor = self.head((self.features(logits, targets) - self.mean) / self.scale)
+        """Compute the logit of "member", (n,) float32: above 0 if the sample looks like a member."""
+        logit: Tensor = self.head((self.features(logits.float(), targets) - self.mean) / self.scale)
         return logit.squeeze(-1)
 
 
@@ -84,10 +84,8 @@ def train_guide_attacks(task: Task, members: Batch, *, count: int) -> tuple[Guid
     assert task.objective.logits is not None
     non_members = task.guide.batch
     size = min(len(members.targets), 4 * len(non_members.targets))
-    with torch.no_grad():
-        forward = batched_forward(task.model)
-        inside = task.objective.logits(forward, members.inputs[:size]), members.targets[:size]
-        outside = task.objective.logits(forward, non_members.inputs), non_members.targets
+    members = Batch(members.inputs[:size], members.targets[:size])
+    inside, outside = (batched_answers(task.objective, task.model, batch).float() for batch in (members, non_members))
     attacks = (
         _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
         for k in range(count)
@@ -95,22 +93,25 @@ def train_guide_attacks(task: Task, members: Batch, *, count: int) -> tuple[Guid
     return tuple(attack for attack in attacks if attack.accuracy >= _BEATS_CHANCE)
 
 
-def non_member_signal(
-    attack: GuideAttack, logits: Callable[[Forward, Tensor], Tensor]
-) -> Callable[[Forward, Batch], Tensor]:
+def non_member_signal(attack: GuideAttack) -> Callable[[Answers], Tensor]:
     """Return the attack's score, (n,), as a signal of the calibrated stop: higher for non-members."""
-    return lambda forward, batch: -attack.member_logit(logits(forward, batch.inputs), batch.targets)
+
+    def signal(found: Answers) -> Tensor:
+        assert found.logits is not None
+        return -attack.member_logit(found.logits, found.targets)
+
+    return signal
 
 
 def _train(
     architecture: tuple[Features, tuple[int, ...], float],
-    inside: tuple[Tensor, Tensor],
-    outside: tuple[Tensor, Tensor],
+    inside: Answers,
+    outside: Answers,
     *,
     seed: int,
 ) -> GuideAttack:
     features, widths, rate = architecture
-    parts = [features(*inside), features(*outside)]
+    parts = [features(found.logits, found.targets) for found in (inside, outside) if found.logits is not None]
     generator = torch.Generator().manual_seed(seed)
     shuffled = [part[torch.randperm(len(part), generator=generator)] for part in parts]
     held_back = [part[: max(1, len(part) // 3)] for part in shuffled]

@@ -39,8 +39,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     on remaining data follow [ours]. With reference predictions each forget sample aims at its own [ours]. The outcome's metric
     `guide_attacks` counts those that beat chance. Raises MethodRefused without logits.
     """
-    logits = task.objective.logits
-    if logits is None:
+    if task.objective.logits is None:
         raise MethodRefused(
             "LTU is guided by membership attacks that read logits; this objective has none. Use IEU or Retrain."
         )
@@ -62,7 +61,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         raise MethodRefused("Fewer than two guide attacks beat chance, so nothing is left to unlearn with.")
 
     aims = reference_aims(task)
-    criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack, logits) for attack in attacks])
+    criterion = calibrate(task, spec.stop, guide_signals=[non_member_signal(attack) for attack in attacks])
 
     optimiser = sgd(task.model, rate=spec.learning_rate)
     rehearsing = sgd(task.model, rate=spec.learning_rate * _REHEARSAL_RATE)

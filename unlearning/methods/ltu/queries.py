@@ -1,7 +1,7 @@
 """The query sets that LTU's remembering feedback is tested on: near in features, near in labels, and uniform [paper].
 
-Feature extractor and label vectorisation are [ours]: the frozen penultimate features of the original model and the rows of its
-last linear layer, both compared by cosine.
+Feature extractor and label vectorisation are [ours]: the frozen penultimate features of the original model and the rows of the
+linear layer that gives its logits, both compared by cosine.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import Batch, SampleSet
-from unlearning.hardware import batched_forward, in_float32
+from unlearning.hardware import batched_answers, in_float32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -20,7 +20,7 @@ class Neighbourhood:
     """How similar remaining samples are to forget samples.
 
     remain: D̂_r, n samples. similarity: cosine of each forget sample's features with each remaining sample's, (m, n).
-    label_similarity: cosine between the rows of two classes, (classes, classes). Both are None without a last linear layer.
+    label_similarity: cosine between the rows of two classes, (classes, classes). Both are None if no linear layer gives the logits.
     """
 
     remain: SampleSet
@@ -31,13 +31,18 @@ class Neighbourhood:
 @in_float32
 @torch.no_grad()
 def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Neighbourhood:
-    """Compute the similarities once, on the original model. Without a last linear layer all query sets are uniform."""
-    last = _last_linear(model, objective.classes)
-    if last is None:
+    """Compute the similarities once, on the original model. If no linear layer gives the logits all query sets are uniform.
+
+    Features are the inputs of the linear layer whose outputs are the logits, whichever layer that is: the model may have others of
+    that shape, or use one twice.
+    """
+    head = _head(model, objective, forget.select(torch.arange(min(2, len(forget)))))
+    if head is None:
         return Neighbourhood(remain=remain, similarity=None, label_similarity=None)
-    rows = functional.normalize(last.weight, dim=-1)
-    similarity = _features(model, last, forget.inputs) @ _features(model, last, remain.inputs).T
-    return Neighbourhood(remain=remain, similarity=similarity, label_similarity=rows @ rows.T)
+    rows = head.weight if len(head.weight) > 1 else torch.cat([-head.weight, head.weight])
+    rows = functional.normalize(rows.float(), dim=-1)
+    near, far = (_features(model, objective, head, samples) for samples in (forget, remain))
+    return Neighbourhood(remain=remain, similarity=near @ far.T, label_similarity=rows @ rows.T)
 
 
 def query_sets(
@@ -58,18 +63,40 @@ def query_sets(
     return tuple(near.remain.select(index) for index in (by_feature, by_label, uniform))
 
 
-def _last_linear(model: nn.Module, classes: int | None) -> nn.Linear | None:
-    """Return the last linear layer with one output a class, or None."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == classes]
-    return linears[-1] if linears else None
-
-
-def _features(model: nn.Module, last: nn.Linear, inputs: Tensor) -> Tensor:
-    """Compute the inputs of the last linear layer, scaled to unit length, (n, d)."""
-    caught: list[Tensor] = []
-    hook = last.register_forward_pre_hook(lambda _, arguments: caught.append(arguments[0]))
+def _head(model: nn.Module, objective: Objective, batch: Batch) -> nn.Linear | None:
+    """Return the linear layer whose output is the logits of the batch, or None. One output z stands for the logits 0 and z."""
+    widths = {objective.classes, 1} if objective.classes == 2 else {objective.classes}
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features in widths]
+    caught: list[tuple[nn.Linear, Tensor]] = []
+    hooks = [layer.register_forward_hook(lambda own, _, output: caught.append((own, output))) for layer in layers]
     try:
-        batched_forward(model)(inputs)
+        logits = batched_answers(objective, model, batch).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return next((layer for layer, output in caught if logits is not None and _are_logits(output, logits)), None)
+
+
+def _features(model: nn.Module, objective: Objective, head: nn.Linear, samples: SampleSet) -> Tensor:
+    """Compute the inputs of the head from which the logits come, scaled to unit length, (n, d)."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    hook = head.register_forward_hook(lambda _, arguments, output: calls.append((arguments[0], output)))
+    try:
+        logits = batched_answers(objective, model, samples.batch).logits
     finally:
         hook.remove()
-    return functional.normalize(torch.cat(caught).flatten(1).float(), dim=-1)
+    found, start = [], 0
+    for inputs, output in calls:
+        # A head that is called twice in a pass gives the logits in one of the calls only.
+        if logits is not None and _are_logits(output, logits[start : start + len(output)]):
+            found.append(inputs.flatten(1))
+            start += len(output)
+    return functional.normalize(torch.cat(found).float(), dim=-1)
+
+
+def _are_logits(output: Tensor, logits: Tensor) -> bool:
+    if len(output) != len(logits):
+        return False
+    same = output if output.shape == logits.shape else output.reshape(len(logits), -1)
+    wanted = logits if same.shape == logits.shape else logits[:, 1:]
+    return same.shape == wanted.shape and bool((same.to(wanted.dtype) == wanted).all())

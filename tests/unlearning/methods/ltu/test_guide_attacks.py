@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning.small import CLASSES, plain, same, state, task
+from unlearning.data.objectives import answers
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.guide_attacks import (
@@ -82,7 +83,7 @@ def test_a_gradient_flows_from_each_to_the_logits(attacks: tuple[GuideAttack, ..
 def test_the_signal_is_higher_for_non_members(given: Task, attacks: tuple[GuideAttack, ...]) -> None:
     batch = given.forget.batch
     with torch.no_grad():
-        signal = non_member_signal(attacks[0], lambda forward, inputs: forward(inputs))(given.model, batch)
+        signal = non_member_signal(attacks[0])(answers(given.objective, given.model, batch))
         expected = -attacks[0].member_logit(given.model(batch.inputs), batch.targets)
 
     assert torch.equal(signal, expected)

@@ -1,0 +1,237 @@
+"""Kinds of models that people bring: each a small network, the data that it takes, and what it is trained for."""
+
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.unlearning.small import with_references
+from unlearning.data.objectives import Forward, Objective, classification
+from unlearning.data.samples import Batch, SampleSet, joined
+from unlearning.specs.training import Recipe
+from unlearning.task import Task
+from unlearning.training.loop import fit
+
+CLASSES = 3
+RECIPE = Recipe(epochs=2, batch_size=16, precision="float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...] = (6,)
+    dtype: torch.dtype = torch.float32
+    objective: Objective = field(default_factory=lambda: classification(CLASSES))
+
+
+def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.arange(count) % (kind.objective.classes or CLASSES)
+    if kind.dtype.is_floating_point:
+        inputs = torch.randn(count, *kind.shape, generator=generator)
+        inputs += targets.view(-1, *[1] * len(kind.shape)) - 1
+    else:
+        inputs = torch.randint(3, (count, *kind.shape), generator=generator)
+        inputs += 3 * targets.view(-1, *[1] * len(kind.shape))
+    return SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs.to(kind.dtype), targets=targets)
+
+
+def make_task(kind: Kind) -> Task:
+    """A trained model of the kind, that is to forget 9 of its 45 samples, with reference predictions."""
+    forget, remain = samples(kind, 9, name="forget", seed=1), samples(kind, 36, name="remain", seed=2)
+    task = Task(
+        model=fit(kind.build, joined(forget, remain), RECIPE, objective=kind.objective, seed=0),
+        build=kind.build,
+        objective=kind.objective,
+        recipe=RECIPE,
+        forget=forget,
+        remain=remain,
+        guide=samples(kind, 18, name="guide", seed=3),
+        criterion=samples(kind, 18, name="criterion", seed=4),
+    )
+    return with_references(task, classes=kind.objective.classes or CLASSES)
+
+
+class Wrapped(nn.Module):
+    """A network whose forward pass is given by a function of itself and the inputs."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], object], **layers: nn.Module) -> None:
+        super().__init__()
+        self.way = forward
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, inputs: Tensor) -> object:
+        return self.way(self, inputs)
+
+
+def attention() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    return Wrapped(
+        lambda own, x: own.head(own.encoder(own.up(x)).mean(1)), up=nn.Linear(4, 8), encoder=layer, head=head(8)
+    )
+
+
+def head(width: int) -> nn.Linear:
+    return nn.Linear(width, CLASSES)
+
+
+def convolution(dimensions: int) -> Callable[[], nn.Module]:
+    kinds: dict[int, Callable[..., nn.Module]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            kinds[dimensions](2, 4, 2), nn.ReLU(), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(), head(4)
+        )
+
+    return build
+
+
+def viewing() -> nn.Module:
+    """Flattens by `view`, which images that are laid out channels-last refuse."""
+    return Wrapped(lambda own, x: own.head(own.conv(x).relu().view(len(x), -1)), conv=nn.Conv2d(2, 4, 2), head=head(36))
+
+
+def normed(wrap: Callable[[nn.Module], nn.Module]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the older ones are deprecated, and in many trained models
+            return nn.Sequential(wrap(nn.Linear(6, 12)), nn.ReLU(), head(12))
+
+    return build
+
+
+class Remembering(nn.Module):
+    """Keeps its last features and a lock, neither of which `copy.deepcopy` copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.lock = nn.Linear(6, 12), head(12), threading.Lock()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        with self.lock:
+            self.last = {"features": [self.body(inputs).relu()]}
+        answers: Tensor = self.head(self.last["features"][0])
+        return answers
+
+
+class FrozenNorm(nn.Module):
+    """A pretrained layer and batch norm that fine-tuning leaves as they are, then batch norm that it moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.kept, self.moved, self.head = (
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12),
+            nn.BatchNorm1d(12),
+            head(12),
+        )
+        self.backbone.requires_grad_(False)
+        self.kept.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "FrozenNorm":
+        super().train(mode)
+        self.kept.eval()
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answers: Tensor = self.head(self.moved(self.kept(self.backbone(inputs))).relu())
+        return answers
+
+
+def recurrent(cell: type[nn.RNNBase]) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        return Wrapped(lambda own, x: own.head(own.cell(x)[0][:, -1]), cell=cell(4, 8, batch_first=True), head=head(8))
+
+    return build
+
+
+def tokens() -> nn.Module:
+    return Wrapped(lambda own, x: own.head(own.table(x).mean(1)), table=nn.Embedding(10, 8), head=head(8))
+
+
+def tied() -> nn.Module:
+    body = nn.Linear(6, 6)
+    return nn.Sequential(body, nn.ReLU(), body, head(6))
+
+
+def two_heads() -> nn.Module:
+    """Defines last a layer of the head's shape that is not the head, and uses the head twice."""
+    return Wrapped(
+        lambda own, x: own.head(own.body(x).relu() + 0 * own.side(own.head(own.body(x))).sum(1, keepdim=True)),
+        head=head(12),
+        body=nn.Linear(6, 12),
+        side=nn.Linear(CLASSES, CLASSES),
+    )
+
+
+def head_per_token() -> nn.Module:
+    return Wrapped(lambda own, x: own.head(x).mean(1), head=head(4))
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+    auxiliary: Tensor | None
+
+
+def network(**layers: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, layers.get("outputs", CLASSES)))
+
+
+def returning(convert: Callable[[Tensor], object]) -> Callable[[], nn.Module]:
+    return lambda: Wrapped(lambda own, x: convert(own.body(x)), body=network())
+
+
+def unwrapping() -> Objective:
+    """An own objective, that pre-processes the inputs and takes the logits out of an object, as `Forward` invites to."""
+
+    def logits(forward: Forward, inputs: Tensor) -> Tensor:
+        found: Tensor = forward(inputs * 1.0).answers
+        return found
+
+    def losses(forward: Forward, batch: Batch) -> Tensor:
+        return functional.cross_entropy(logits(forward, batch.inputs), batch.targets, reduction="none")
+
+    return Objective(losses=losses, logits=logits, scramble=classification(CLASSES).scramble, classes=CLASSES)
+
+
+def convert(dtype: torch.dtype) -> Callable[[], nn.Module]:
+    return lambda: network().to(dtype)
+
+
+KINDS: dict[str, Kind] = {
+    "attention": Kind(build=attention, shape=(5, 4)),
+    "Conv1d": Kind(build=convolution(1), shape=(2, 6)),
+    "Conv2d": Kind(build=convolution(2), shape=(2, 4, 4)),
+    "Conv3d": Kind(build=convolution(3), shape=(2, 3, 3, 3)),
+    "reshaping by view": Kind(build=viewing, shape=(2, 4, 4)),
+    "old weight norm": Kind(build=normed(torch.nn.utils.weight_norm)),
+    "new weight norm": Kind(build=normed(torch.nn.utils.parametrizations.weight_norm)),
+    "old spectral norm": Kind(build=normed(torch.nn.utils.spectral_norm)),
+    "new spectral norm": Kind(build=normed(torch.nn.utils.parametrizations.spectral_norm)),
+    "features kept and a lock": Kind(build=Remembering),
+    "frozen batch norm": Kind(build=FrozenNorm),
+    "LSTM": Kind(build=recurrent(nn.LSTM), shape=(5, 4)),
+    "GRU": Kind(build=recurrent(nn.GRU), shape=(5, 4)),
+    "tokens": Kind(build=tokens, shape=(5,), dtype=torch.int64),
+    "tied weights": Kind(build=tied),
+    "two layers of the head's shape": Kind(build=two_heads),
+    "a head a token": Kind(build=head_per_token, shape=(5, 4)),
+    "float64": Kind(build=convert(torch.float64), dtype=torch.float64),
+    "bfloat16": Kind(build=convert(torch.bfloat16), dtype=torch.bfloat16),
+    "one output": Kind(build=lambda: network(outputs=1), objective=classification(2)),
+    "a named tuple": Kind(build=returning(lambda logits: Outputs(logits, None))),
+    "a dict": Kind(build=returning(lambda logits: {"loss": None, "logits": logits})),
+    "a tuple": Kind(build=returning(lambda logits: (logits, [logits]))),
+    "an object that an own objective unwraps": Kind(
+        build=returning(lambda logits: SimpleNamespace(answers=logits)), objective=unwrapping()
+    ),
+}

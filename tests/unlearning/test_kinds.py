@@ -1,0 +1,161 @@
+"""Every kind of model goes through everything: each method, the audit, preparation, references, files."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unlearning.data.test_references import key
+from tests.unlearning.kinds import CLASSES, KINDS, RECIPE, FrozenNorm, Kind, make_task, samples
+from tests.unlearning.methods.test_conformance import spec_of
+from tests.unlearning.small import same, state
+from unlearning.audit.audit import audit
+from unlearning.audit.comparison import compare_with_chance
+from unlearning.data.samples import joined
+from unlearning.data.workload import Workload
+from unlearning.methods.ltu.queries import neighbourhood
+from unlearning.methods.registry import METHODS, unlearn
+from unlearning.networks import copy_network
+from unlearning.specs import LTU
+from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
+from unlearning.specs.training import Ready2Unlearn
+from unlearning.storage import load_weights, save_weights
+from unlearning.task import run_to_completion
+from unlearning.training.loop import fit
+from unlearning.training.references import prepare_references
+
+FEW = {"steps": 2, "epochs": 1, "repair_steps": 2, "passes": 0.0, "attackers": 2, "batch_size": 16}
+QUICK = AuditSpec(
+    replicates=100, vector_seeds=1, relearn_samples=8, relearn_steps=4, relearn_controls=3, relearners=("sgd",)
+)
+
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+
+
+@every_kind
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
+    given = make_task(kind)
+    spec = spec_of(method)
+    names = {field.name for field in dataclasses.fields(spec)}
+    spec = dataclasses.replace(spec, **{name: value for name, value in FEW.items() if name in names})
+    if method in ("ltu", "ieu"):
+        given.references = None
+    before = state(given.model)
+    run_to_completion(unlearn(spec, given))
+
+    after = state(given.model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert {name: (t.shape, t.dtype) for name, t in after.items()} == {n: (t.shape, t.dtype) for n, t in before.items()}
+
+
+@every_kind
+def test_every_kind_is_audited(kind: Kind) -> None:
+    given = make_task(kind)
+    original = copy_network(given.model)
+    run_to_completion(unlearn(spec_of("gradient_ascent"), given))
+    before = state(original), state(given.model)
+    sets = {name: samples(kind, 30, name=name, seed=seed) for seed, name in enumerate(("held_out", "test"), 5)}
+    found = run_to_completion(
+        audit(
+            original=original,
+            unlearned=given.model,
+            forget=given.forget,
+            remain=given.remain,
+            objective=kind.objective,
+            spec=QUICK,
+            **sets,
+        )
+    )
+
+    assert found.samples["forget"] == 9
+    assert found.change.finite
+    assert same(state(original), before[0])
+    assert same(state(given.model), before[1])
+
+
+@every_kind
+def test_every_kind_is_prepared_saved_loaded_and_compared_with_chance(kind: Kind, tmp_path: Path) -> None:
+    train = samples(kind, 45, name="train", seed=1)
+    recipe = dataclasses.replace(RECIPE, readiness=Ready2Unlearn(every=1, warm_up=0.0))
+    model = fit(kind.build, train, recipe, objective=kind.objective, seed=0)
+    loaded = kind.build()
+    load_weights(loaded, *save_weights(model, tmp_path))
+
+    assert same(state(loaded), state(model))
+    assert compare_with_chance(loaded.eval(), train, objective=kind.objective).samples == 45
+
+
+@every_kind
+def test_every_kind_has_reference_predictions(kind: Kind, tmp_path: Path) -> None:
+    sets = {name: samples(kind, 18, name=name, seed=seed) for seed, name in enumerate(("train", "held_out", "test"))}
+    workload = Workload(name="kind", build=kind.build, objective=kind.objective, recipe=RECIPE, **sets)
+    plan = ReferencePlan(rounds=1, audit_rounds=1)
+    found = run_to_completion(prepare_references(workload, plan, seed=0, folder=tmp_path, key=key))
+
+    assert found.predictions.shape == (36, kind.objective.classes)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_no_method_moves_what_training_leaves_as_it_is(method: str) -> None:
+    """Batch norm that the owner keeps in evaluation mode, and parameters that require no gradient."""
+    kind = Kind(build=FrozenNorm)
+    given = make_task(kind)
+    frozen = ("backbone.", "kept.")
+    before = {name: t for name, t in state(given.model).items() if name.startswith(frozen)}
+    run_to_completion(unlearn(spec_of(method), given))
+
+    assert same({name: t for name, t in state(given.model).items() if name.startswith(frozen)}, before)
+    assert given.model.moved.running_mean.norm() > 0
+
+
+def test_the_head_is_the_layer_that_gives_the_logits() -> None:
+    found = {}
+    for name in ("two layers of the head's shape", "a head a token", "one output", "attention"):
+        given = make_task(KINDS[name])
+        found[name] = neighbourhood(given.model, given.objective, forget=given.forget, remain=given.remain)
+    given = make_task(KINDS["two layers of the head's shape"])
+    with torch.no_grad():
+        features = given.model.body(given.forget.inputs).relu()
+    cosine = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=-1)
+    near = neighbourhood(given.model, given.objective, forget=given.forget, remain=given.forget)
+
+    torch.testing.assert_close(near.similarity, cosine)
+    assert found["a head a token"].similarity is None
+    for name in ("one output", "attention"):
+        similarity, rows = found[name].similarity, found[name].label_similarity
+        assert similarity is not None
+        assert rows is not None
+        assert similarity.shape == (9, 36)
+        assert len(rows) == (2 if name == "one output" else CLASSES)
+
+
+def test_ltu_with_references_serves_attention_too() -> None:
+    given = make_task(KINDS["attention"])
+    run_to_completion(unlearn(LTU(steps=2, repair_steps=0, passes=0.0), given))
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())
+
+
+def test_a_class_of_which_the_audits_held_out_set_has_none_is_audited() -> None:
+    kind = KINDS["a tuple"]
+    given = make_task(kind)
+    whole = joined(given.forget, given.remain)
+    inside = whole.targets == 2
+    held_out = samples(kind, 30, name="held_out", seed=5)
+    found = run_to_completion(
+        audit(
+            original=given.model,
+            unlearned=copy_network(given.model),
+            forget=whole.take(inside.nonzero().flatten()),
+            remain=whole.take((~inside).nonzero().flatten()),
+            held_out=held_out.take((held_out.targets != 2).nonzero().flatten()),
+            test=samples(kind, 30, name="test", seed=6),
+            objective=kind.objective,
+            spec=QUICK,
+        )
+    )
+
+    assert [relearning.ratio for relearning in found.relearnings] == [None]

@@ -1,0 +1,136 @@
+"""A user's network as a module: copying it, what its training leaves as it is, and kernels that can be differentiated."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from unlearning.errors import MethodRefused
+
+N = TypeVar("N", bound=nn.Module)
+
+_NO_SECOND_DERIVATIVE = ("is not implemented", "differentiate twice", "ouble backward", "once_differentiable")
+"""What torch says where an operation cannot be differentiated, or not twice."""
+
+
+def copy_network(network: N) -> N:
+    """Copy a network with its weights, its modes and what requires a gradient.
+
+    `copy.deepcopy` alone refuses tensors that a forward pass has left in a module, as old weight norm does and modules that keep
+    their last features; they are copied without their history. Attributes that cannot be copied at all, such as locks, are shared.
+    """
+    memo: dict[int, object] = {
+        id(value): value.detach().clone()
+        for value in _attributes(network)
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    try:
+        return copy.deepcopy(network, dict(memo))
+    except _UNCOPIED:
+        shared = {id(value): value for value in _attributes(network) if not _can_be_copied(value, memo)}
+        return copy.deepcopy(network, memo | shared)
+
+
+_UNCOPIED = (TypeError, ValueError, RuntimeError, AttributeError)
+"""What `copy.deepcopy` raises for a value that it refuses."""
+
+
+def _attributes(network: nn.Module) -> Iterator[object]:
+    """Yield what the modules hold beside parameters, buffers and one another, and what lies in their lists and dicts."""
+    pending: list[object] = []
+    for module in network.modules():
+        pending += (
+            value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")
+        )
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, list | tuple | set):
+            pending += value
+        else:
+            yield value
+
+
+def _can_be_copied(value: object, memo: dict[int, object]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except _UNCOPIED:
+        return False
+    return True
+
+
+def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
+    """List the layers that normalise a sample by the other samples of its batch."""
+    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+def moving_batch_norm(network: nn.Module) -> list[nn.Module]:
+    """List the batch norm layers whose statistics move in training: those that the network's own `train()` puts in training mode.
+
+    An owner who fine-tunes keeps some in evaluation mode by overriding `train`.
+    """
+    layers = batch_norm_layers(network)
+    if not layers:
+        return []
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    moving = [layer for layer in layers if layer.training]
+    for module, mode in modes:
+        module.training = mode
+    return moving
+
+
+@torch.no_grad()
+def take_frozen(network: N, original: nn.Module) -> N:
+    """Copy into a new network what training does not move, in place, and return it.
+
+    These are parameters that require no gradient, and the statistics of batch norm that stays in evaluation mode.
+    """
+    moving = {id(layer) for layer in moving_batch_norm(network)}
+    others = dict(original.named_modules())
+    for name, module in network.named_modules():
+        other = others[name]
+        for key, parameter in module._parameters.items():
+            if parameter is not None and not parameter.requires_grad:
+                parameter.copy_(other._parameters[key])
+        if isinstance(module, _BatchNorm) and id(module) not in moving:
+            for key, buffer in module._buffers.items():
+                if buffer is not None:
+                    buffer.copy_(other._buffers[key])
+    return network
+
+
+@contextlib.contextmanager
+def differentiable_kernels(network: nn.Module) -> Iterator[None]:
+    """Let a gradient flow through recurrent layers in evaluation mode, where cuDNN has none."""
+    frozen = any(isinstance(module, nn.RNNBase) and not module.training for module in network.modules())
+    with torch.backends.cudnn.flags(enabled=False) if frozen else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def twice_differentiable_kernels(network: nn.Module) -> Iterator[None]:
+    """Choose kernels with a second derivative: for attention the one of plain products, for recurrent layers those without cuDNN.
+
+    Raises MethodRefused where an operation has no second derivative in any kernel.
+    """
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if recurrent:
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        try:
+            yield
+        except (RuntimeError, NotImplementedError) as error:
+            if not any(text in str(error) for text in _NO_SECOND_DERIVATIVE):
+                raise
+            raise MethodRefused(
+                f"The model cannot be differentiated twice: {str(error).splitlines()[0]} "
+                'Use the order "first", or a method that takes plain gradients, such as IEU.'
+            ) from error
