@@ -172,14 +172,12 @@ class RetrainEstimate(Section):
 
 
 class Timings(Section):
-    """Seconds by stage. A report is written before `report` and `publish` end, and may leave them out."""
+    """Seconds of the stages that are over when the report is written."""
 
     load: Seconds
     unlearn: Seconds
     audit_membership: Seconds
     audit_relearn: Seconds
-    report: Seconds | None = None
-    publish: Seconds | None = None
     setup: dict[str, Seconds]
     """Parts of the method's set-up, included in `unlearn`."""
     retrain_estimate: RetrainEstimate | None

@@ -21,8 +21,6 @@ STAGES = {
     "unlearn": "Unlearning",
     "audit_membership": "Audit: membership",
     "audit_relearn": "Audit: relearning",
-    "report": "Report",
-    "publish": "Publishing",
 }
 STOPPED = {
     StopReason.MATCHED: "the forgotten samples looked like held-out ones",
@@ -231,11 +229,9 @@ class Stage:
 
 
 def stages(report: Report) -> list[Stage]:
-    """List the stages whose time is known, then the estimated retraining."""
+    """List the stages, then the estimated retraining."""
     timings = report.timings
-    rows = [
-        (name, seconds, False) for stage, name in STAGES.items() if (seconds := getattr(timings, stage)) is not None
-    ]
+    rows = [(name, getattr(timings, stage), False) for stage, name in STAGES.items()]
     if timings.retrain_estimate is not None:
         rows.append(("Retraining (estimated)", timings.retrain_estimate.seconds, True))
     longest = max(seconds for _, seconds, _ in rows) or 1.0

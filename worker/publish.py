@@ -1,5 +1,6 @@
 """Write the new version's weights and the report, and publish both in one transaction."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -55,6 +56,7 @@ def publish(
         prepared = prepare(reporter, inputs, result, settings=settings)
         statement = None if signer is None else sign_statement(prepared.document, signer=signer)
     with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
+        started = time.monotonic()
         results.publish(
             session,
             claim,
@@ -68,6 +70,7 @@ def publish(
         )
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)
+        results.record_publication_time(session, claim, time.monotonic() - started)
     if head is not None and folder is not None:
         remember_signed(folder, head)
     if claim.references is not None and prepared.references not in (None, claim.references):

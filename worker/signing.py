@@ -209,12 +209,16 @@ def weights(model: Model, *, number: int, sha256: str) -> dict[str, Any]:
     return {"name": f"{model.name}/versions/{number}", "digest": {"sha256": sha256}}
 
 
+CODE = ("report", "unlearning", "worker")
+"""The packages that make a result and its report."""
+
+
 @cache
 def code_sha256() -> str:
-    """SHA-256, hex, over the Python files that made the result: the names and contents of `unlearning` and `worker`, sorted."""
+    """SHA-256, hex, over the Python files that made the result and its report: names and contents of CODE, sorted."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for package in ("unlearning", "worker") for path in (root / package).rglob("*.py")):
+    for path in sorted(path for package in CODE for path in (root / package).rglob("*.py")):
         content = path.read_bytes()
         digest.update(b"%b %d\n" % (path.relative_to(root).as_posix().encode(), len(content)) + content)
     return digest.hexdigest()

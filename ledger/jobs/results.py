@@ -120,6 +120,12 @@ def _why_held(drop: float, allowed: float) -> str:
     )
 
 
+def record_publication_time(session: Session, claim: Claim, seconds: float) -> None:
+    """Add to a job's timings what its publication took, in the publication's transaction, because the claim ends with it."""
+    job = session.get_one(Job, claim.job_id)
+    record_timings(session, job, {**job.timings, Phase.PUBLISH.value: seconds})
+
+
 def complete_job(session: Session, job: Job, version: ModelVersion, data: Mapping[str, object]) -> None:
     """Serve the version that a locked job has made, and complete the job and its requests. `data` goes into the events."""
     record_erasure(session, job_id=job.id, version=version)

@@ -23,6 +23,7 @@ from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
+from ledger.metrics import STAGES
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
 from ledger.states import AttemptOutcome, Escalation, JobState, Phase, Reason, Verdict
@@ -63,6 +64,7 @@ def test_a_job_ends_with_a_new_version_and_a_report_that_keeps_to_its_schema(
     assert bench.run(job_id)
     job = bench.job(job_id)
     assert (job.state, job.phase, job.progress) == (JobState.COMPLETED, Phase.DONE, 1.0), job.detail
+    assert set(job.timings) == set(STAGES)
     version = served(bench)
     assert version.number == 2
     assert file_sha256(bench.settings.storage / f"{version.weights_sha256}.safetensors") == version.weights_sha256

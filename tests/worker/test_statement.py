@@ -1,4 +1,6 @@
+import hashlib
 from datetime import datetime
+from pathlib import Path
 
 from report.document import read
 from tests.report.recorded import recorded, stored
@@ -50,6 +52,16 @@ def test_it_tells_the_controls_and_no_other_finding() -> None:
 def test_the_codes_digest_is_the_same_each_time() -> None:
     assert code_sha256() == code_sha256.__wrapped__()
     assert len(code_sha256()) == 64
+
+
+def test_the_codes_digest_is_over_all_packages_that_make_a_report() -> None:
+    """Computed again, by the rule that docs/verifying.md gives to auditors."""
+    digest = hashlib.sha256()
+    files = [path for package in ("report", "unlearning", "worker") for path in Path(package).rglob("*.py")]
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.as_posix()} {len(content)}\n".encode() + content)
+    assert code_sha256() == digest.hexdigest()
 
 
 def test_it_says_why_an_exact_result_is_exact_beside_its_verdict() -> None:
