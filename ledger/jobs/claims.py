@@ -267,7 +267,9 @@ def sweep(session: Session, *, max_attempts: int = MAX_TRIES, first_wait: timede
     Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
     long it waits from its second loss on; the waits grow while it gets no further.
     """
-    expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp()).order_by(Job.id)
+    expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp())
+    # By model, as everyone locks jobs and announces their wake-ups.
+    expired = expired.order_by(Job.model_id, Job.id)
     jobs = list(
         session.scalars(
             expired.with_for_update(key_share=True, skip_locked=True).execution_options(populate_existing=True)

@@ -1,6 +1,7 @@
 """Batching: requests for one model share its one open job, until the job closes and its samples are fixed."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -10,7 +11,6 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.db import now
-from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
 from ledger.jobs.jobs import samples_of_open_job
@@ -25,6 +25,14 @@ SAFETY_FACTOR = 3
 """A job starts at least this many times its longest known duration before the earliest deadline, so that it can be tried again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The locked job that a request joins, and the wake-ups to announce for it: of which job, and not before when."""
+
+    job: Job
+    wakeups: Sequence[tuple[UUID, datetime | None]]
+
+
 def join_job(
     session: Session,
     *,
@@ -35,11 +43,14 @@ def join_job(
     expedite: bool,
     escalate: Escalation | None,
     window: timedelta,
-) -> Job:
+) -> Joined:
     """Lock the model's open job, or open one, and let it close early enough for this request. Targets can then join it.
 
     A job runs one method. An open job for another method is closed first. A job escalates as the request does that asks for most.
     With fewer samples than the model's `batch_until_samples` it stays open as long as the deadline allows.
+
+    The caller announces the wake-ups once it has locked the jobs of all its models: of two transactions that announce before they
+    have locked, each could wait for the other.
     """
     enough = model.batch_until_samples is None or samples + _waiting_samples(session, model, method) >= (
         model.batch_until_samples
@@ -51,15 +62,15 @@ def join_job(
         duration=longest_duration(session, model.id),
         expedite=expedite,
     )
-    job = _open_job(session, model=model, method=method, escalate=escalate, closes_at=closes_at, why=why)
+    job, wakeups = _open_job(session, model=model, method=method, escalate=escalate, closes_at=closes_at, why=why)
     job.escalate = job.escalate.or_more(escalate or model.escalate)
     if closes_at < job.closes_at:
         job.closes_at, job.closing_reason = closes_at, why
         record(session, "job.cut_off", {"cut_off": closes_at, "why": why}, job_id=job.id)
-        announce_wakeup(session, job.id, at=closes_at)
+        wakeups.append((job.id, closes_at))
     record(session, "job.joined", {"samples": samples}, job_id=job.id)
     session.flush()
-    return job
+    return Joined(job, wakeups)
 
 
 def _waiting_samples(session: Session, model: Model, method: Mapping[str, Any] | None) -> int:
@@ -88,20 +99,21 @@ def _open_job(
     escalate: Escalation | None,
     closes_at: datetime,
     why: ClosingReason,
-) -> Job:
+) -> tuple[Job, list[tuple[UUID, datetime | None]]]:
     locked = (
         select(Job).where(_is_open(model)).with_for_update(key_share=True).execution_options(populate_existing=True)
     )
     wanted = dict(method) if method is not None else None
     policy = job_policy(model.policy, wanted)
+    wakeups: list[tuple[UUID, datetime | None]] = []
     while True:
         job = session.scalar(locked)
         if job is not None and job.requested_method == wanted:
-            return job
+            return job, wakeups
         if job is not None:
             job.closes_at, job.closing_reason = min(job.closes_at, now(session)), ClosingReason.METHOD
             close_job(session, job)
-            announce_wakeup(session, job.id)
+            wakeups.append((job.id, None))
         opened = (
             insert(Job)
             .values(
@@ -122,7 +134,7 @@ def _open_job(
         job_id = session.scalar(opened)  # None: another transaction opened it first
         if job_id is not None:
             record(session, "job.opened", {"cut_off": closes_at, "why": why}, job_id=job_id)
-            announce_wakeup(session, job_id, at=closes_at)
+            wakeups.append((job_id, closes_at))
 
 
 def close_job(session: Session, job: Job) -> None:

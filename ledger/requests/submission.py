@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.db import now
 from ledger.errors import InvalidTime, UnknownUpload
+from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.registry.datasets import find_dataset
@@ -120,9 +121,12 @@ def _add_targets(
 ) -> None:
     """Add a target for each model. It joins a job, or ends at once if the model has nothing to erase.
 
+    The jobs of all models are locked, in the order of the models, before the first wake-up is announced.
+
     A model that was trained on none of the samples gets a target only if the caller named it.
     """
     total = request.accepted + request.already_erased + request.not_in_training_set
+    wakeups: list[tuple[UUID, datetime | None]] = []
     for model, learned, erased in match_models(session, request, models):
         if not learned and not named:
             continue
@@ -141,7 +145,7 @@ def _add_targets(
         elif learned == erased:
             advance(session, Target, [target.id], RequestState.COMPLETED, data=data, reason=Reason.ALREADY_ERASED)
         else:
-            job = join_job(
+            joined = join_job(
                 session,
                 model=model,
                 method=request.method,
@@ -151,4 +155,7 @@ def _add_targets(
                 escalate=request.escalate,
                 window=window,
             )
-            advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=job.id)
+            wakeups += joined.wakeups
+            advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=joined.job.id)
+    for job_id, at in wakeups:
+        announce_wakeup(session, job_id, at=at)

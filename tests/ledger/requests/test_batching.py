@@ -2,13 +2,15 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from ledger.events.timeline import list_model_events
 from ledger.registry.models import get_model, set_escalation
+from ledger.requests import cancellation, submission
 from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
-from ledger.states import ClosingReason, Escalation, JobState
+from ledger.states import ClosingReason, Escalation, JobState, RequestState
+from ledger.tables import Model
 from tests.ledger.conftest import IEU, LTU, digests
 
 HOUR = timedelta(hours=1)
@@ -228,3 +230,51 @@ def test_a_model_has_a_setting_of_its_own_for_its_next_jobs(world):
     with world.sessions() as session:
         kinds = [event.kind for event in list_model_events(session, tenant_id=world.tenant_id, model="small")]
     assert kinds.count("model.escalation") == 2
+
+
+def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each_other(world, monkeypatch):
+    """The submission has joined the first model's job while the cancellation has locked its jobs of both models."""
+    with world.sessions() as session:
+        first = session.scalars(select(Model.name).order_by(Model.id)).first()
+    hour = timedelta(hours=1)
+    withdrawn = world.submit(1, models=None, batch_window=hour)
+    world.submit(2, models=[first], method=IEU, batch_window=hour)  # the first model's job of both is closed by it
+    joined, locked, errors = threading.Event(), threading.Event(), []
+    join, stop = submission.join_job, cancellation.stop_job
+
+    def join_slowly(*arguments, **options):
+        found = join(*arguments, **options)
+        joined.set()
+        assert locked.wait(60)
+        return found
+
+    def stop_after_all_are_locked(*arguments):
+        locked.set()
+        stop(*arguments)
+
+    def act(what):
+        try:
+            what()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            joined.set()
+            locked.set()
+
+    def cancel():
+        assert joined.wait(60)
+        with world.sessions.begin() as session:
+            cancellation.cancel_request(session, tenant_id=world.tenant_id, request_id=withdrawn.id)
+
+    monkeypatch.setattr(submission, "join_job", join_slowly)
+    monkeypatch.setattr(cancellation, "stop_job", stop_after_all_are_locked)
+    threads = [
+        threading.Thread(target=act, args=(what,))
+        for what in (lambda: world.submit(3, models=None, method=IEU, expedite=True, batch_window=hour), cancel)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    assert world.request(withdrawn.id).state == RequestState.CANCELLED
