@@ -9,17 +9,17 @@ import hmac
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.db import now
 from ledger.errors import KeyRefused, UnknownKey, UnknownScope
-from ledger.tables import ApiKey, Tenant
+from ledger.tables import ApiKey, ConsoleSession, Tenant
 
 _LABEL = "expunge"
 _REFUSED = "the API key is unknown, expired or revoked"
@@ -113,12 +113,29 @@ def authenticate(session: Session, presented: str) -> Caller:
     return _caller(session, key)
 
 
-def caller_of(session: Session, key_id: UUID) -> Caller:
-    """Return the owner of a key that was presented before, if it is still valid. Raises KeyRefused."""
-    key = session.get(ApiKey, key_id)
+def begin_console_session(session: Session, key_id: UUID, *, lasts: timedelta) -> UUID:
+    """Record that a key was presented in a browser, and return the session's id. Deletes sessions that have expired."""
+    moment = now(session)
+    session.execute(delete(ConsoleSession).where(ConsoleSession.expires_at <= moment))
+    begun = ConsoleSession(key_id=key_id, expires_at=moment + lasts)
+    session.add(begun)
+    session.flush()
+    return begun.id
+
+
+def caller_of_console_session(session: Session, session_id: UUID) -> Caller:
+    """Return the owner of the key of a session that has neither ended nor expired. Raises KeyRefused."""
+    of_session = select(ApiKey).join(ConsoleSession, ConsoleSession.key_id == ApiKey.id)
+    valid = (ConsoleSession.id == session_id) & (ConsoleSession.expires_at > func.clock_timestamp())
+    key = session.scalar(of_session.where(valid))
     if key is None:
         raise KeyRefused(_REFUSED)
     return _caller(session, key)
+
+
+def end_console_session(session: Session, session_id: UUID) -> None:
+    """End a session: its cookie is worth nothing from now on, wherever a copy of it is."""
+    session.execute(delete(ConsoleSession).where(ConsoleSession.id == session_id))
 
 
 def _caller(session: Session, key: ApiKey) -> Caller:

@@ -3,7 +3,7 @@
 from ledger.tables.base import Base
 from ledger.tables.events import Event, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
-from ledger.tables.registry import ApiKey, Dataset, Model, ModelVersion, ReferenceSet, Tenant
+from ledger.tables.registry import ApiKey, ConsoleSession, Dataset, Model, ModelVersion, ReferenceSet, Tenant
 from ledger.tables.requests import IdempotencyKey, Target, UnlearnRequest, Upload
 from ledger.tables.samples import (
     commitment_leaves,
@@ -21,6 +21,7 @@ __all__ = [
     "ApiKey",
     "Attempt",
     "Base",
+    "ConsoleSession",
     "Dataset",
     "Event",
     "Heartbeat",

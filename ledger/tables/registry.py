@@ -34,6 +34,16 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class ConsoleSession(Base):
+    """A browser that has shown an API key to the console. It is deleted when one signs out, and some time after it has expired."""
+
+    __tablename__ = "console_sessions"
+    id: Mapped[Key]
+    key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    created_at: Mapped[Created]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class Dataset(Base):
     """A named set of samples."""
 

@@ -187,16 +187,16 @@ def submit_key(request: Request, ledger: Ledger, key: Annotated[str, Depends(pos
     except KeyRefused:
         return page("sign-in", visitor=None, here="", status=401, refused=True)
     response = RedirectResponse("/", 303)
-    sign_in(response, request, caller.key_id)
+    sign_in(response, request, ledger, caller)
     return response
 
 
 @router.post("/console/sign-out")
-def submit_sign_out(request: Request) -> Response:
+def submit_sign_out(request: Request, ledger: Ledger) -> Response:
     """End the session."""
     require_same_site(request)
     response = RedirectResponse("/console/sign-in", 303)
-    sign_out(response)
+    sign_out(response, request, ledger)
     return response
 
 

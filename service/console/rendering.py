@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
 from service.console import formatting
-from service.console.sign_in import sign_out
+from service.console.sign_in import delete_cookie
 from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type
 
@@ -99,7 +99,7 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except KeyRefused:
                 response = RedirectResponse("/console/sign-in", 303)
-                sign_out(response)
+                delete_cookie(response)
                 return response
             except RequestValidationError:
                 return _refusal(422, "There is no such page", "A part of the address is not valid.")

@@ -1,9 +1,11 @@
-"""Sessions of the console: a signed cookie that names an API key and when it was shown. It never holds the key itself.
+"""Sessions of the console: a signed cookie that names a session in the ledger. It never holds the API key itself.
 
-Each page reads the key from the ledger, so revoking it ends all of its sessions at once.
+Each page reads the session and its key from the ledger. So signing out ends the session, also in a copy of the cookie, and revoking
+the key ends all of its sessions at once.
 """
 
 import hashlib
+from datetime import timedelta
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
@@ -13,7 +15,13 @@ from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.responses import Response
 
 from ledger.errors import KeyRefused
-from ledger.registry.access import Caller, Scope, caller_of
+from ledger.registry.access import (
+    Caller,
+    Scope,
+    begin_console_session,
+    caller_of_console_session,
+    end_console_session,
+)
 from service.http.authentication import require
 from service.http.limits import count_call
 from service.http.problems import CrossSite
@@ -28,11 +36,12 @@ MAX_SESSION_SECONDS = 8 * 3600
 """After this one has to sign in again."""
 
 
-def sign_in(response: Response, request: Request, key_id: UUID) -> None:
+def sign_in(response: Response, request: Request, ledger: Ledger, caller: Caller) -> None:
     """Store in the browser that it has shown this key. Scripts cannot read the cookie, and no other site can have it sent."""
+    session_id = begin_console_session(ledger, caller.key_id, lasts=timedelta(seconds=MAX_SESSION_SECONDS))
     response.set_cookie(
         COOKIE,
-        _serializer(request).dumps(str(key_id)),
+        _serializer(request).dumps(str(session_id)),
         max_age=MAX_SESSION_SECONDS,
         path="/",
         httponly=True,
@@ -41,13 +50,21 @@ def sign_in(response: Response, request: Request, key_id: UUID) -> None:
     )
 
 
-def sign_out(response: Response) -> None:
-    """Delete the cookie."""
+def sign_out(response: Response, request: Request, ledger: Ledger) -> None:
+    """End the session in the ledger, and delete the cookie."""
+    session_id = signed_in(request)
+    if session_id is not None:
+        end_console_session(ledger, session_id)
+    delete_cookie(response)
+
+
+def delete_cookie(response: Response) -> None:
+    """Delete the cookie in the browser."""
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
 
 
 def signed_in(request: Request) -> UUID | None:
-    """Return the ID of the key that was shown; None without a cookie of this service, or if it is too old."""
+    """Return the ID of the session; None without a cookie of this service, or if it is too old."""
     try:
         return UUID(_serializer(request).loads(request.cookies.get(COOKIE, ""), max_age=MAX_SESSION_SECONDS))
     except BadData:
@@ -65,10 +82,10 @@ def _serializer(request: Request) -> URLSafeTimedSerializer:
 
 def _visitor(request: Request, ledger: Ledger) -> Caller:
     """Find the caller that the session stands for. Raises KeyRefused without a session, TooManyCalls above the key's rate."""
-    key_id = signed_in(request)
-    if key_id is None:
+    session_id = signed_in(request)
+    if session_id is None:
         raise KeyRefused("sign in first")
-    caller = caller_of(ledger, key_id)
+    caller = caller_of_console_session(ledger, session_id)
     count_call(request.app.state.rate_limit, caller)
     return caller
 
@@ -97,8 +114,13 @@ async def posted_key(request: Request) -> str:
 
 
 def require_same_site(request: Request) -> None:
-    """Raise CrossSite for a form that another site has sent. Signing in needs this, because it needs no cookie yet."""
+    """Raise CrossSite for a form that another site has sent. Signing in needs this, because it needs no cookie yet.
+
+    The own site is the call's host, and that of EXPUNGE_PUBLIC_URL: a proxy may send its own name for the service as Host.
+    """
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    public = request.app.state.settings.public_url
+    own = {request.headers.get("host"), urlsplit(public).netloc if public else None}
+    foreign = origin is not None and urlsplit(origin).netloc not in own
     if foreign or site not in {"same-origin", "none"}:
         raise CrossSite("the form was sent from another site")

@@ -11,14 +11,25 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from worker.failures import AddressForbidden, Unreachable
 from worker.settings import Network
 
-NAT64 = ip_network("64:ff9b::/96")
+NAT64 = IPv6Network("64:ff9b::/96")
+"""A gateway translates these to the IPv4 address in their last 32 bits (RFC 6052)."""
+
+UNICAST = IPv6Network("2000::/3")
+"""What is assigned as global unicast. Everything else is local, reserved or a translation, whatever Python's tables know of it:
+64:ff9b:1::/48 (RFC 8215), fec0::/10 (site-local), ::a.b.c.d (IPv4-compatible), 5f00::/16 (segment routing)."""
+
+DOCUMENTATION = IPv6Network("3fff::/20")
+"""Within 2000::/3, and younger than Python's tables (RFC 9637)."""
+
+ISATAP = (0x00005EFE, 0x02005EFE)
+"""The bits 64 to 95 of an address whose last 32 bits are an IPv4 address (RFC 5214)."""
 
 
 def post(url: str, body: bytes, headers: dict[str, str], *, allowed: Sequence[Network], timeout: float) -> int:
@@ -52,17 +63,23 @@ def may_reach(address: str | int, allowed: Sequence[Network], *, secure: bool) -
     meant = [ip, *_embedded(ip)]
     if any(each in network for each in meant for network in allowed if each.version == network.version):
         return True
-    return secure and all(each.is_global and not each.is_multicast for each in meant)
+    return secure and all(_is_public(each) for each in meant)
 
 
 def _embedded(ip: IPv4Address | IPv6Address) -> list[IPv4Address]:
     """List the IPv4 addresses to which a gateway would translate an IPv6 address."""
     if isinstance(ip, IPv4Address):
         return []
-    assert isinstance(NAT64, IPv6Network)
-    translated = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+    last = IPv4Address(int(ip) & 0xFFFFFFFF)
+    translated = last if ip in NAT64 or (int(ip) >> 32) & 0xFFFFFFFF in ISATAP else None
     teredo = ip.teredo[1] if ip.teredo else None
     return [each for each in (ip.ipv4_mapped, ip.sixtofour, teredo, translated) if each is not None]
+
+
+def _is_public(ip: IPv4Address | IPv6Address) -> bool:
+    if isinstance(ip, IPv6Address) and (ip in DOCUMENTATION or not (ip in UNICAST or ip in NAT64)):
+        return False
+    return ip.is_global and not ip.is_multicast
 
 
 def _connect(parts: SplitResult, *, allowed: Sequence[Network], deadline: float) -> socket.socket:

@@ -4,9 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.access import issue_key, revoke_key
+from ledger.tables import ConsoleSession
 from service.console import sign_in as cookies
 from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
@@ -77,6 +79,37 @@ def test_a_session_ends_after_eight_hours_and_with_its_key(
     with sessions.begin() as session:
         revoke_key(session, tenant_id=site.tenant_id, key_id=key.key.id)
     assert client.get("/").status_code == 303
+
+
+def test_a_copy_of_the_cookie_is_worth_nothing_after_signing_out(serve: Serve, site: Site) -> None:
+    client, other = sign_in(serve(), site.admin), sign_in(serve(), site.admin)
+    stolen = {"Cookie": f"{cookies.COOKIE}={client.cookies[cookies.COOKIE]}"}
+    assert serve().get("/", headers=stolen).status_code == 200
+
+    assert client.post("/console/sign-out").status_code == 303
+
+    assert serve().get("/", headers=stolen).headers["location"] == "/console/sign-in"
+    assert other.get("/").status_code == 200  # another browser's session with the same key
+
+
+def test_a_session_that_has_expired_is_forgotten_at_the_next_sign_in(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = sign_in(serve(), site.admin)
+    with sessions.begin() as session:
+        session.execute(update(ConsoleSession).values(expires_at=ConsoleSession.created_at))
+    assert client.get("/").status_code == 303
+    sign_in(serve(), site.reader)
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(ConsoleSession)) == 1
+
+
+@pytest.mark.parametrize(("origin", "status"), [("https://expunge.example", 303), ("https://evil.example", 403)])
+def test_behind_a_proxy_the_public_address_is_the_own_site(serve: Serve, site: Site, origin: str, status: int) -> None:
+    """nginx sends the name of the upstream as Host unless it is told otherwise."""
+    headers = {"Origin": origin, "Host": "localhost:8000", "Sec-Fetch-Site": "same-origin"}
+    client = serve(public_url="https://expunge.example/")
+    assert client.post("/console/sign-in", data={"key": site.admin}, headers=headers).status_code == status
 
 
 def test_a_form_from_another_site_is_refused(serve: Serve, site: Site) -> None:

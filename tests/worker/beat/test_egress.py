@@ -78,6 +78,8 @@ def test_nothing_is_sent_to_an_address_that_is_not_allowed(
         "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
         "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254",
         "64:ff9b::a00:1", "2002:7f00:1::", "2002:a9fe:a9fe::1",
+        "64:ff9b:1::1", "64:ff9b:1:a00:1::", "64:ff9b:1::808:808", "fec0::1", "feff::1", "::7f00:1", "::808:808", "5f00::1",
+        "3fff::1", "2001:db8::1", "2001:0:7f00:1::1", "2606:4700::5efe:a00:1", "2606:4700::200:5efe:7f00:1", "100::1", "4000::1",
     ],
 )  # fmt: skip
 def test_an_address_that_is_not_public_is_reached_only_where_it_is_allowed(address: str) -> None:
@@ -87,6 +89,8 @@ def test_an_address_that_is_not_public_is_reached_only_where_it_is_allowed(addre
 def test_a_public_address_is_reached_with_tls_and_an_allowed_one_without() -> None:
     assert egress.may_reach("93.184.216.34", (), secure=True)
     assert egress.may_reach("2606:4700::1111", (), secure=True)
+    assert egress.may_reach("64:ff9b::808:808", (), secure=True)
+    assert egress.may_reach("2606:4700::5efe:808:808", (), secure=True)
     assert not egress.may_reach("93.184.216.34", (), secure=False)
     assert egress.may_reach("10.1.2.3", (ip_network("10.1.0.0/16"),), secure=False)
     assert egress.may_reach("::ffff:10.1.2.3", (ip_network("10.1.0.0/16"),), secure=False)
