@@ -89,8 +89,15 @@ def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row
             row(spent, case=name, method=method, metric="seconds", unit="seconds"),
             row(_ratios(spent, retraining), case=name, method=method, metric="retrain_ratio", unit="ratio"),
         ]
+    delays = {f"relearn_delay_ratio_{kind}": "ratio" for kind in ("sgd", "adam")}
     for method, found in runs.items():
-        rows += figures(found, case=name, method=method, units=UNITS)
+        rows += figures(found, case=name, method=method, units=UNITS | delays)
+    for method in ("matching", "ieu", "ltu"):
+        verdicts = [found.verdict for found in runs[method]]
+        rows += [
+            share_row([verdict == value for verdict in verdicts], case=name, method=method, metric=value)
+            for value in ("verified", "inconclusive", "failed")
+        ]
     return rows
 
 

@@ -159,7 +159,7 @@ class Matching:
 
     kind: Literal["matching"] = "matching"
     steps: int = 60
-    passes: float = 10.0
+    passes: float = 12.0
     learning_rate: float = 0.05
     clip: float = 1.0
     batch_size: int = 64
