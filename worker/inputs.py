@@ -16,6 +16,7 @@ from unlearning.data.references import ReferencePredictions, References, from_by
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
+from unlearning.rehearsal import check_auditable
 from unlearning.storage import load_weights, read_file
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
 from worker.settings import Settings, choose_device
@@ -81,6 +82,7 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
     Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
+    check_auditable(workload.objective)
     device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     original = load_model(workload, settings.storage / claim.weights_path, claim.weights_sha256, device)
     split = split_train(
@@ -108,8 +110,14 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
 
 
 def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
-    """Build the workload's model with the weights at `path`, in eval mode. Raises WeightsMissing, WeightsDamaged."""
-    model = workload.build()
+    """Build the workload's model with the weights at `path`, in eval mode.
+
+    Raises WorkloadFailed if `build` raises, WeightsMissing, WeightsDamaged.
+    """
+    try:
+        model = workload.build()
+    except Exception as error:
+        raise _workload_failed(f"{workload.name}, build", error) from error
     load_weights(model, path, sha256)
     return model.to(device).eval()
 

@@ -36,8 +36,9 @@ from worker.inputs import JobInputs
 
 EXACT_STATEMENT = (
     "The new weights were trained anew, from the weights that the workload's factory builds, on the remaining samples alone. No "
-    "forgotten sample took part, so there is no influence to remove, whatever the audit below finds. This rests on the factory: "
-    "what it builds must not have been trained on the forgotten samples."
+    "forgotten sample took part, so there is no influence to remove, whatever the audit below finds. This "
+    "rests on two things. What the factory builds must not have been trained on the forgotten samples, and neither must what the "
+    "training leaves frozen, which is taken over from the version before."
 )
 """What a report says of a method in `EXACT`."""
 

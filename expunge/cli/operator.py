@@ -92,10 +92,19 @@ def register(
             help="A version that lost more points of accuracy than this, beyond what less data explains, awaits an approval.",
         ),
     ] = 2.0,
+    no_rehearsal: Annotated[
+        bool, typer.Option("--no-rehearsal", help="Do not rehearse a job first. What will not work then fails late.")
+    ] = False,
+    accept_untrained: Annotated[
+        bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
+    ] = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Register a trained model with the service: its dataset, training samples (hashed), weights and policy."""
+    """Register a trained model with the service: its dataset, training samples (hashed), weights and policy.
+
+    A rehearsal first takes a few samples through every step of a job. What will not work is listed, and nothing is registered.
+    """
     from expunge.operator.deployment import find_deployment
     from expunge.operator.registration import register_workload
 
@@ -107,6 +116,8 @@ def register(
         dataset=dataset,
         policy=policy,
         approve_utility_drop=approve_utility_drop,
+        rehearsal=not no_rehearsal,
+        accept_untrained=accept_untrained,
         tenant=tenant,
     )
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
@@ -130,6 +141,9 @@ def register_version(
         typer.FileText | None,
         typer.Option(help="A file of the sample IDs that the training left out, one a line. - reads standard input."),
     ] = None,
+    accept_untrained: Annotated[
+        bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
+    ] = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
@@ -146,6 +160,7 @@ def register_version(
         name=name,
         weights=weights,
         without=frozenset(read_ids(without)),
+        accept_untrained=accept_untrained,
         tenant=tenant,
     )
     out.print(f"Registered version {view.number} of {name!r}. It is not served yet.", markup=False, highlight=False)
@@ -225,7 +240,7 @@ def references(
 
 
 def doctor(data_dir: DataDir = None) -> None:
-    """Check the installation: servers, schema, keys, storage, weights, workloads, worker, clock. Status 1 if a check fails."""
+    """Check servers, schema, keys, storage, weights, worker and clock, and rehearse a job of every model. Status 1 if one fails."""
     from expunge.operator.deployment import read_deployment_settings
     from expunge.operator.doctor import examine
 

@@ -14,17 +14,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import DeploymentSettings, open_database
+from expunge.operator.workloads import choose_device, find_faults
 from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import parse_sample_key
-from ledger.tables import Model
+from ledger.tables import Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
+from unlearning.errors import UnlearningError, WeightsError
+from unlearning.specs import parse
 from unlearning.storage import file_sha256
 from worker.failures import NoSigningKey, WorkerError
-from worker.inputs import find_factory
+from worker.inputs import find_factory, load_model, load_workload
 from worker.settings import allow_list
 from worker.signing import load_signer, read_last_signed
 
@@ -37,7 +40,7 @@ MAX_WORKER_SILENCE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check found. text: one sentence; if not ok it says what to do."""
+    """What a check found. text: sentences; if not ok they say what to do."""
 
     check: str
     ok: bool
@@ -74,6 +77,7 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
         for check in checks:
             with sessions() as session:
                 yield check(session)
+        yield from check_models(sessions, storage=settings.storage, allowed=allow_list(settings.workloads))
 
 
 def check_sample_key(key: str | None) -> CheckResult:
@@ -219,7 +223,7 @@ def check_weights(session: Session, storage: Path | None) -> CheckResult:
 
 
 def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResult:
-    """Check that every model's workload can be imported. The factories are not called."""
+    """Check that every model's workload can be imported."""
     references = sorted(set(session.scalars(select(Model.workload))))
     for reference in references:
         try:
@@ -227,3 +231,31 @@ def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResul
         except WorkerError as error:
             return CheckResult("workloads", False, str(error))
     return CheckResult("workloads", True, f"{len(references)} workloads can be imported.")
+
+
+def check_models(
+    sessions: sessionmaker[Session], *, storage: Path | None, allowed: tuple[str, ...]
+) -> Iterator[CheckResult]:
+    """Rehearse a job of every model whose factory and weights are there, with its served weights and its policy."""
+    with sessions() as session:
+        rows = session.execute(
+            select(Model.name, Model.workload, Model.policy, ModelVersion.weights_path, ModelVersion.weights_sha256)
+            .join(ModelVersion, ModelVersion.id == Model.served_version_id)
+            .order_by(Model.name)
+        ).all()
+    if storage is None:
+        return
+    for name, reference, policy, path, sha256 in rows:
+        try:
+            find_factory(reference, allowed=allowed)
+        except WorkerError:
+            continue  # The checks of workloads and weights say so.
+        try:
+            workload = load_workload(reference, allowed=allowed)
+            model = load_model(workload, storage / path, sha256, choose_device())
+            faults = find_faults(workload, model, policy=[parse(spec) for spec in policy], owned=allowed)
+        except WeightsError:
+            continue
+        except (WorkerError, UnlearningError) as error:
+            faults = [str(error)]
+        yield CheckResult(f"model {name}", not faults, "\n".join(faults) or "A rehearsal of a job passes.")

@@ -8,9 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import nn
+
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_database
-from expunge.operator.workloads import find_left_out
+from expunge.operator.workloads import choose_device, find_faults, find_left_out
 from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -18,12 +20,14 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import get_model, register_model
 from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest
+from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
 from unlearning.errors import UnlearningError
-from unlearning.specs import DEFAULT_POLICY, method_object, parse
-from unlearning.storage import file_sha256, load_weights
+from unlearning.specs import DEFAULT_POLICY, Method, method_object, parse
+from unlearning.storage import file_sha256
 from worker.failures import WorkerError
-from worker.inputs import load_workload
+from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
 
 
@@ -36,6 +40,8 @@ def register_workload(
     dataset: str | None = None,
     policy: Sequence[str | Mapping[str, object]] | None = None,
     approve_utility_drop: float = 2.0,
+    rehearsal: bool = True,
+    accept_untrained: bool = False,
     tenant: str = "default",
 ) -> resources.Model:
     """Register the workload `reference` as the model `name`, with `weights` as version 1.
@@ -43,6 +49,7 @@ def register_workload(
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed. policy: methods in order, each a name, a JSON text or an object; by
     default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval.
+    rehearsal: whether a rehearsal of a job must pass. accept_untrained: whether weights may be no better than guessing.
     Raises CannotRegister with the reason; then nothing is written.
     """
     try:
@@ -50,7 +57,11 @@ def register_workload(
         workload = load_workload(reference, allowed=allow_list(deployment.workloads))
         path = weights or newest_weights(reference)
         sha256 = file_sha256(path)
-        load_weights(workload.build(), path, sha256)
+        model = load_model(workload, path, sha256, choose_device())
+        if rehearsal:
+            check_rehearsal(workload, model, policy=methods, owned=allow_list(deployment.workloads))
+        if not accept_untrained:
+            check_trained(workload, model)
         dataset = dataset or workload.name
 
         def digests(samples: SampleSet) -> list[bytes]:
@@ -90,12 +101,13 @@ def register_new_version(
     name: str,
     weights: Path | None = None,
     without: Collection[str] = (),
+    accept_untrained: bool = False,
     tenant: str = "default",
 ) -> resources.Version:
     """Register retrained weights as a model's next version, which is not served.
 
-    without: IDs of the workload's training set that the training left out. Raises CannotRegister with the reason, or NobodyLeftOut
-    if the training set has none of them; then nothing is written.
+    without: IDs of the workload's training set that the training left out. accept_untrained: whether weights may be no better than
+    guessing. Raises CannotRegister with the reason, or NobodyLeftOut if the training set has none of them; then nothing is written.
     """
     try:
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
@@ -104,7 +116,9 @@ def register_new_version(
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
             path = weights or newest_weights(model.workload)
             sha256 = file_sha256(path)
-            load_weights(workload.build(), path, sha256)
+            weighed = load_model(workload, path, sha256, choose_device())
+            if not accept_untrained:
+                check_trained(workload, weighed)
             left_out = find_left_out(workload.train, without)
             used = (sample for sample in workload.train.ids if sample not in left_out)
             view = register_version(
@@ -120,6 +134,29 @@ def register_new_version(
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
+
+
+def check_rehearsal(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> None:
+    """Raise CannotRegister with everything that a rehearsal of a job finds not to work."""
+    faults = find_faults(workload, model, policy=policy, owned=owned)
+    if faults:
+        raise CannotRegister(
+            "\n- ".join(["A job of this model would fail:", *faults])
+            + "\nThe rehearsal can be left out with --no-rehearsal; then such a job fails when a request comes."
+        )
+
+
+def check_trained(workload: Workload, model: nn.Module) -> None:
+    """Raise CannotRegister for weights that are no better than guessing on the training set: untrained, or of other labels."""
+    if workload.objective.logits is None:
+        return
+    found = compare_with_chance(model, workload.train, objective=workload.objective)
+    if not found.better:
+        raise CannotRegister(
+            f"The weights are right on {found.accuracy.value:.1%} of {found.samples:,} training samples, and guessing the "
+            f"commonest class on {found.chance_accuracy:.1%}. They are untrained, or the labels are not those of the training. If "
+            "they are meant, say --accept-untrained."
+        )
 
 
 def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:

@@ -1,6 +1,6 @@
-"""Load a workload's model from a file of weights and make the Task of it, as the worker does for a claim."""
+"""Load a workload's model from a file of weights, rehearse a job of it, and make the Task of it, as the worker does for a claim."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -9,8 +9,11 @@ from torch import nn
 from expunge.errors import NobodyLeftOut
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
+from unlearning.rehearsal import rehearse
+from unlearning.specs import Method
 from unlearning.storage import file_sha256
 from unlearning.task import Task
+from worker.failures import classify
 from worker.inputs import load_model
 
 
@@ -36,6 +39,18 @@ def find_left_out(train: SampleSet, without: Collection[str]) -> frozenset[str]:
             "write them as its factory does, one a line."
         )
     return found
+
+
+def find_faults(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> list[str]:
+    """Rehearse a job of a model; return a few sentences for each thing that will not work, with what to do.
+
+    owned: prefixes of the modules of the workload's owner, whose messages are shown in full.
+    """
+    ids = workload.train.ids + workload.held_out.ids + workload.test.ids
+    return [
+        f"{fault.step}: {classify(fault.error, owned=owned, ids=ids).detail} {fault.advice}"
+        for fault in rehearse(workload, model, policy=policy)
+    ]
 
 
 def make_task(

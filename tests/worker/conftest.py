@@ -86,7 +86,14 @@ def make_bench(
     def make(policy: Sequence[object] = ("retrain",), **settings: object) -> Bench:
         storage = tmp_path / "storage"
         where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
-        register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=policy)  # type: ignore[arg-type]  # a list of methods
+        register_workload(
+            where,
+            name="digits",
+            reference=REFERENCE,
+            weights=trained.path,
+            policy=policy,  # type: ignore[arg-type]  # a list of methods
+            rehearsal=False,
+        )
         defaults = {
             "database_url": SecretStr(database_url),
             "redis_url": SecretStr("redis://127.0.0.1:1/0"),

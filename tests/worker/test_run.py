@@ -125,7 +125,9 @@ def test_a_version_that_was_trained_on_what_remains_is_what_the_report_holds_the
 
     monkeypatch.setattr(running, "run_attempt", left_open)  # so that the chances of a training do not decide this test
     where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    anew = register_new_version(where, name="digits", weights=untrained, without=training_ids[:80])
+    anew = register_new_version(
+        where, name="digits", weights=untrained, without=training_ids[:80], accept_untrained=True
+    )
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     report: Any = report_of(bench, job_id)
@@ -141,7 +143,7 @@ def test_a_reference_whose_file_is_gone_is_done_without(
     bench: Bench, untrained: Path, training_ids: tuple[str, ...], database_url: str
 ) -> None:
     where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
-    register_new_version(where, name="digits", weights=untrained, without=training_ids[:80])
+    register_new_version(where, name="digits", weights=untrained, without=training_ids[:80], accept_untrained=True)
     job_id = bench.submit(training_ids[:80])
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
@@ -294,6 +296,19 @@ def test_a_workload_outside_the_allow_list_ends_the_job(
     job = bench.job(job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.WORKLOAD_FAILED)
     assert "EXPUNGE_WORKLOADS" in str(job.detail)
+
+
+def test_a_model_that_no_audit_can_judge_ends_the_job_before_it_has_cost_anything(
+    bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = digits.workload()
+    other = replace(given, objective=replace(given.objective, logits=None, classes=None))
+    monkeypatch.setattr(digits, "workload", lambda: other)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.WORKLOAD_FAILED, 1)
+    assert "regression" in str(job.detail)
 
 
 def test_a_factory_that_raises_ends_the_job_with_its_message(

@@ -65,7 +65,13 @@ class Scene:
     def register(self, name: str) -> None:
         """A model on a dataset of its own, retrained to forget: what happens on the way is what a test is about."""
         register_workload(
-            self.where, name=name, reference=GATED, weights=self.trained.path, dataset=name, policy=["retrain"]
+            self.where,
+            name=name,
+            reference=GATED,
+            weights=self.trained.path,
+            dataset=name,
+            policy=["retrain"],
+            rehearsal=False,
         )
 
     def submit(self, name: str) -> str:

@@ -21,6 +21,7 @@ from expunge.operator.training import Trained, train_workload
 from ledger.jobs.heartbeats import SWEEP, record_heartbeat
 from ledger.transparency.signing_keys import revoke_signing_key
 from tests.service.conftest import NOWHERE, redis_server
+from tests.worker import digits
 from worker.signing import make_key
 
 REFERENCE = "tests.worker.digits:workload"
@@ -45,7 +46,7 @@ def sound(
     """A deployment with nothing wrong."""
     storage = tmp_path / "storage"
     where = Deployment(database_url=database_url, storage=storage, sample_key=bytes(32), workloads="tests")
-    register_workload(where, name="digits", reference=REFERENCE, weights=weights.path)
+    register_workload(where, name="digits", reference=REFERENCE, weights=weights.path, rehearsal=False)
     create_signing_key(database_url, tmp_path / "keys")
     with sessions.begin() as session:
         record_heartbeat(session, SWEEP)
@@ -70,7 +71,7 @@ def test_a_sound_installation_is_sound_in_every_way(sound: DeploymentSettings) -
     assert wrong(sound) == {}
     assert checks == [
         *("sample key", "broker", "storage", "database", "schema", "clock"),
-        *("worker", "signing keys", "log", "weights", "workloads"),
+        *("worker", "signing keys", "log", "weights", "workloads", "model digits"),
     ]
 
 
@@ -250,3 +251,19 @@ def test_a_wrong_clock_is_found(sound: DeploymentSettings, monkeypatch: pytest.M
     monkeypatch.setattr(doctor, "datetime", Late)
 
     assert "180.0 s ahead" in wrong(sound)["clock"]
+
+
+def test_a_model_that_no_job_could_serve_is_named_with_what_its_own_code_says(
+    sound: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an update of the factory, or of a library."""
+
+    def crash(*_: object) -> None:
+        raise ValueError("image-7 has no colours")
+
+    given = digits.workload()
+    broken = replace(given, objective=replace(given.objective, losses=crash))
+    monkeypatch.setattr(digits, "workload", lambda: broken)
+    found = wrong(sound)
+    assert list(found) == ["model digits"]
+    assert "(a sample) has no colours" in found["model digits"]

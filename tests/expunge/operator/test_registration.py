@@ -1,8 +1,11 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
+from torch import Tensor, nn
 
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment
@@ -10,8 +13,10 @@ from expunge.operator.registration import register_new_version, register_workloa
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import list_models
+from tests.worker import digits
 from tests.worker.digits import workload
-from unlearning.storage import file_sha256
+from unlearning.data.workload import Workload
+from unlearning.storage import file_sha256, save_weights
 
 REFERENCE = "tests.worker.digits:workload"
 
@@ -110,3 +115,47 @@ def test_weights_trained_anew_become_the_next_version_with_what_their_training_l
         register_new_version(where, name="digits", weights=trained.path, without=["nobody"])
     with pytest.raises(CannotRegister, match="no model named 'letters'"):
         register_new_version(where, name="letters", weights=trained.path)
+
+
+def test_weights_that_are_no_better_than_guessing_are_refused_unless_they_are_meant(
+    where: Deployment, tmp_path: Path, sessions: sessionmaker[Session], trained: Trained
+) -> None:
+    untrained = save_weights(workload().build(), tmp_path)[0]
+    with pytest.raises(CannotRegister, match="--accept-untrained"):
+        register_workload(where, name="digits", reference=REFERENCE, weights=untrained)
+    assert models(sessions) == []
+    register_workload(where, name="digits", reference=REFERENCE, weights=untrained, accept_untrained=True)
+    with pytest.raises(CannotRegister, match="--accept-untrained"):
+        register_new_version(where, name="digits", weights=untrained)
+    register_new_version(where, name="digits", weights=trained.path)
+
+
+@pytest.mark.parametrize("kind", ["regression", "crashing"])
+def test_a_model_that_no_job_could_serve_is_refused_by_a_rehearsal(
+    where: Deployment, tmp_path: Path, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Not hours into the first request. The owner's own message is shown, without sample IDs."""
+    given = digits.workload()
+    monkeypatch.setattr(digits, "workload", lambda: WRONG[kind](given))
+    path = save_weights(given.build(), tmp_path)[0]
+    with pytest.raises(CannotRegister) as refused:
+        register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True)
+    message = str(refused.value)
+    assert {"regression": "regression", "crashing": "it wants another input than (a sample)"}[kind] in message
+    assert "--no-rehearsal" in message
+    assert models(sessions) == []
+    register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True, rehearsal=False)
+    assert models(sessions) == ["digits"]
+
+
+class Crashing(nn.Module):
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.training:
+            raise ValueError("it wants another input than image-7")
+        return inputs
+
+
+WRONG: dict[str, Callable[[Workload], Workload]] = {
+    "regression": lambda given: replace(given, objective=replace(given.objective, logits=None, classes=None)),
+    "crashing": lambda given: replace(given, build=lambda: digits.network().append(Crashing())),
+}

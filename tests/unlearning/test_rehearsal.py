@@ -1,0 +1,150 @@
+"""Models and workloads that would fail late are found by a few samples; those that work pass, and nothing of them changes."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tests.worker import digits
+from unlearning.data.objectives import Objective, classification
+from unlearning.data.samples import Batch
+from unlearning.data.workload import Workload
+from unlearning.errors import InvalidWorkload
+from unlearning.rehearsal import rehearse
+from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain
+from unlearning.specs.training import Ready2Unlearn
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return digits.workload()
+
+
+def faults_of(workload: Workload, policy: tuple[object, ...] = (IEU(), Retrain())) -> dict[str, str]:
+    """What will not work, by step, with its advice."""
+    found = rehearse(workload, workload.build().eval(), policy=policy)  # type: ignore[arg-type]  # methods
+    return {fault.step: f"{fault.error} {fault.advice}" for fault in found}
+
+
+def test_a_model_that_works_passes_every_method_and_nothing_changes(workload: Workload) -> None:
+    model = workload.build()
+    before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    assert rehearse(workload, model, policy=(Matching(), GradientAscent(), *DEFAULT_POLICY)) == ()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_preparation_for_unlearning_is_rehearsed_with_retraining(workload: Workload) -> None:
+    prepared = replace(workload, recipe=replace(workload.recipe, readiness=Ready2Unlearn()))
+    assert faults_of(prepared, (Retrain(),)) == {}
+
+
+def regression() -> Objective:
+    def losses(forward: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+        return (forward(batch.inputs)[:, 0] - batch.targets) ** 2
+
+    return Objective(losses=losses, scramble=lambda batch, generator: batch)
+
+
+def test_regression_is_refused_with_the_reason(workload: Workload) -> None:
+    found = faults_of(replace(workload, objective=regression()))
+    assert list(found) == ["objective"]
+    assert "regression" in found["objective"]
+
+
+def objective(**changes: object) -> Objective:
+    return replace(classification(10), **changes)  # type: ignore[arg-type]  # a table of fields
+
+
+@pytest.mark.parametrize(
+    ("wrong", "step"),
+    [
+        (objective(classes=12), "forward pass"),
+        (objective(logits=lambda forward, inputs: forward(inputs).mean(dim=0)), "forward pass"),
+        (
+            objective(losses=lambda forward, batch: functional.cross_entropy(forward(batch.inputs), batch.targets)),
+            "losses by sample",
+        ),
+        (
+            objective(losses=lambda forward, batch: forward(batch.inputs).detach().logsumexp(dim=1)),
+            "gradient",
+        ),
+    ],
+)
+def test_an_objective_that_is_not_what_it_should_be_is_found(workload: Workload, wrong: Objective, step: str) -> None:
+    assert list(faults_of(replace(workload, objective=wrong))) == [step]
+
+
+class NoSecondDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, inputs: Tensor) -> Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        if gradient.requires_grad:
+            raise NotImplementedError("the derivative of this gradient is not implemented")
+        return gradient.clone()
+
+
+class Once(nn.Module):
+    """As a fused attention: it has a gradient, and its gradient has none."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        out: Tensor = NoSecondDerivative.apply(inputs)  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+
+def test_a_model_without_second_derivatives_is_told_to_do_without(workload: Workload) -> None:
+    once = replace(workload, build=lambda: digits.network().append(Once()))
+    found = faults_of(once, (LTU(), IEU(), Retrain()))
+    assert "second-order gradient" in found
+    assert '"order": "first"' in found["second-order gradient"]
+    prepared = replace(once, recipe=replace(once.recipe, readiness=Ready2Unlearn()))
+    assert "method retrain" in faults_of(prepared, (IEU(), Retrain()))
+    assert faults_of(once, (LTU(order="first"), IEU())) == {}
+
+
+class Forgetful(nn.Module):
+    """Something that the file of weights does not hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.rand(1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.scale
+
+
+class Wild(nn.Module):
+    """A model whose training does not stay finite."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * float("nan") if self.training else inputs
+
+
+def test_what_the_file_of_weights_does_not_hold_is_found(workload: Workload) -> None:
+    found = faults_of(replace(workload, build=lambda: digits.network().append(Forgetful())), (IEU(),))
+    assert list(found) == ["save and load"]
+
+
+def test_a_training_that_is_not_finite_is_found(workload: Workload) -> None:
+    found = faults_of(replace(workload, build=lambda: digits.network().append(Wild())), (Retrain(),))
+    assert list(found) == ["method retrain"]
+
+
+def test_an_audit_that_cannot_be_made_is_found(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every result is audited: what an audit of this model raises, every job of it would."""
+
+    def fail(**_: object) -> None:
+        raise InvalidWorkload("channels last of five dimensions")
+
+    monkeypatch.setattr("unlearning.rehearsal.audit", fail)
+    found = faults_of(workload, (Retrain(),))
+    assert list(found) == ["audit"]

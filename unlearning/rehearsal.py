@@ -1,0 +1,342 @@
+"""The rehearsal: a few samples go through every step of a job, so that what will not work is found before the first request.
+
+What a job does with a model is more than its training does: per-sample losses, second derivatives, copies, files, an audit. A model
+that one of them does not suit would fail late, after hours. The rehearsal takes seconds: one or two steps of everything.
+"""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import torch
+from torch import nn
+
+from unlearning.audit.audit import audit
+from unlearning.data.objectives import Objective
+from unlearning.data.references import ReferencePredictions
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.errors import InvalidWorkload, NotFinite, UnsupportedWorkload, WeightsDamaged
+from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
+from unlearning.methods.registry import unlearn
+from unlearning.networks import copy_network, differentiable_kernels, twice_differentiable_kernels
+from unlearning.specs import IEU, LTU, GradientAscent, Matching, Method, Retrain
+from unlearning.specs.audit import AuditSpec
+from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
+from unlearning.task import Task, run_to_completion
+
+FORGOTTEN, OTHERS = 10, 40
+"""Samples of the forget set, and of each other set."""
+
+STEPS = 2
+"""Steps that each method takes."""
+
+AUDIT = AuditSpec(
+    replicates=100,
+    vector_seeds=1,
+    relearn_samples=FORGOTTEN,
+    relearn_steps=4,
+    relearn_limit=1.5,
+    relearn_controls=3,
+    relearn_controls_more=3,
+)
+"""The shortest audit that runs everything."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Fault:
+    """What will not work. step: of a job. error: what it raised. advice: sentences that say what to do."""
+
+    step: str
+    error: Exception
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Scene:
+    """The workload with a few samples of each set, on one device. folder: for files."""
+
+    workload: Workload
+    model: nn.Module
+    forget: SampleSet
+    remain: SampleSet
+    held_out: HeldOut
+    test: SampleSet
+    folder: Path
+    seed: int
+
+
+def rehearse(workload: Workload, model: nn.Module, *, policy: Sequence[Method], seed: int = 0) -> tuple[Fault, ...]:
+    """Rehearse a job on a few samples: forward pass, losses, gradients, a copy, files, each method of the policy, the audit.
+
+    model: the served one; its device is used, and it does not change. Returns what will not work; empty if everything does. What
+    builds on a step that has failed is left out.
+    """
+    found: list[Fault] = []
+
+    def passes(step: str, act: Callable[[], object], advice: str) -> bool:
+        error = _error_of(act)
+        if error is not None:
+            found.append(Fault(step=step, error=error, advice=advice))
+        return error is None
+
+    if not passes("objective", lambda: check_auditable(workload.objective), "Do not register it with this version."):
+        return tuple(found)
+    with tempfile.TemporaryDirectory(prefix="expunge-rehearsal-") as folder, torch.random.fork_rng():
+        scene = _prepare(workload, model, folder=Path(folder), seed=seed)
+        if not all(passes(step, partial(act, scene), advice) for step, act, advice in BASICS):
+            return tuple(found)
+        if _needs_second_order(workload, policy):
+            passes("second-order gradient", partial(_second_gradient, scene), FIRST_ORDER)
+        passes("save and load", partial(_save_and_load, scene), SAME_ARCHITECTURE)
+        for spec in policy:
+            error = _error_of(partial(_unlearn, scene, spec))
+            if error is not None:
+                found.append(Fault(step=f"method {spec.kind}", error=error, advice=_advise(scene, spec, policy)))
+        passes("audit", partial(_audit, scene), "No job of this model could end, because every result is audited.")
+    return tuple(found)
+
+
+def _needs_second_order(workload: Workload, policy: Sequence[Method]) -> bool:
+    readiness = workload.recipe.readiness
+    ltu = any(isinstance(spec, LTU) and spec.meta and spec.order == "second" for spec in policy)
+    return ltu or (readiness is not None and readiness.order == "second")
+
+
+def _error_of(act: Callable[[], object]) -> Exception | None:
+    """Return what an act raises, or None."""
+    try:
+        act()
+    except Exception as error:
+        return error
+    return None
+
+
+def check_auditable(objective: Objective) -> None:
+    """Raise UnsupportedWorkload for an objective whose results no audit of this version can judge."""
+    if objective.logits is None or objective.classes is None:
+        raise UnsupportedWorkload(
+            "The objective has no logits and classes. This version unlearns classifiers with one label a sample; regression, "
+            "multi-label, language and generative models are not supported yet."
+        )
+
+
+def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -> _Scene:
+    """Draw a few samples of each set."""
+    generator = torch.Generator().manual_seed(seed)
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def some(samples: SampleSet, most: int) -> SampleSet:
+        return samples.take(torch.randperm(len(samples), generator=generator)[:most]).to(device)
+
+    train = some(workload.train, FORGOTTEN + OTHERS)
+    forgotten = max(1, min(FORGOTTEN, len(train) // 2))
+    index, held_out = torch.arange(len(train)), split_held_out(workload.held_out)
+    return _Scene(
+        workload=workload,
+        model=model,
+        forget=train.take(index[:forgotten]),
+        remain=train.take(index[forgotten:]),
+        held_out=HeldOut(
+            guide=some(held_out.guide, OTHERS),
+            criterion=some(held_out.criterion, OTHERS),
+            audit=some(held_out.audit, OTHERS),
+        ),
+        test=some(workload.test, OTHERS),
+        folder=folder,
+        seed=seed,
+    )
+
+
+def _evaluated(model: nn.Module) -> nn.Module:
+    """Copy a model into evaluation mode."""
+    return copy_network(model).eval()
+
+
+@torch.no_grad()
+def _logits(scene: _Scene, model: nn.Module, samples: SampleSet) -> torch.Tensor:
+    assert scene.workload.objective.logits is not None  # `check_auditable` came first
+    return scene.workload.objective.logits(model, samples.inputs)
+
+
+def _forward(scene: _Scene) -> None:
+    logits, classes = _logits(scene, _evaluated(scene.model), scene.forget), scene.workload.objective.classes
+    wanted = (len(scene.forget), classes)
+    if tuple(logits.shape) != wanted:
+        raise InvalidWorkload(f"The logits of {wanted[0]} samples have the shape {tuple(logits.shape)}, not {wanted}.")
+    if not logits.isfinite().all():
+        raise NotFinite("The logits are not finite numbers.")
+
+
+def _losses(scene: _Scene) -> None:
+    losses = scene.workload.objective.losses(_evaluated(scene.model), scene.forget.batch)
+    if tuple(losses.shape) != (len(scene.forget),):
+        raise InvalidWorkload(
+            f"The losses of {len(scene.forget)} samples have the shape {tuple(losses.shape)}, not ({len(scene.forget)},)."
+        )
+    if not losses.isfinite().all():
+        raise NotFinite("The losses are not finite numbers.")
+
+
+def _gradient(scene: _Scene) -> None:
+    model = _evaluated(scene.model)
+    parameters = trainable(model)
+    if not parameters:
+        raise InvalidWorkload("No parameter of the model requires a gradient.")
+    with differentiable_kernels(model):
+        loss = _mean_loss(scene, model, parameters)
+        gradient = flat_gradient(loss, parameters)
+    if not gradient.isfinite().all():
+        raise NotFinite("The gradient of the loss is not finite.")
+
+
+def _second_gradient(scene: _Scene) -> None:
+    """Differentiate the loss after a step of descent with respect to the parameters before it, as LTU does."""
+    model = _evaluated(scene.model)
+    parameters = trainable(model)
+    with twice_differentiable_kernels(model):
+        moved = descend(parameters, _mean_loss(scene, model, parameters), rate=1e-3, differentiable=True)
+        gradient = flat_gradient(_mean_loss(scene, model, moved), parameters)
+    if not gradient.isfinite().all():
+        raise NotFinite("The gradient of the loss after a step is not finite.")
+
+
+def _mean_loss(scene: _Scene, model: nn.Module, parameters: Parameters) -> torch.Tensor:
+    return scene.workload.objective.losses(forward_with(model, parameters), scene.forget.batch).mean()
+
+
+def _copy(scene: _Scene) -> None:
+    _check_same(scene, copy_network(scene.model), "A copy of the model")
+
+
+def _save_and_load(scene: _Scene) -> None:
+    path, sha256 = save_weights(scene.model, scene.folder)
+    loaded = scene.workload.build()
+    load_weights(loaded, path, sha256)
+    _check_same(scene, loaded.to(scene.forget.inputs.device), "The model that `build` gives, with the saved weights,")
+
+
+def _check_same(scene: _Scene, model: nn.Module, what: str) -> None:
+    before, after = (_logits(scene, each, scene.forget) for each in (_evaluated(scene.model), model.eval()))
+    if not torch.allclose(before.double(), after.double(), rtol=1e-3, atol=1e-3, equal_nan=True):
+        raise WeightsDamaged(f"{what} gives other outputs than the model itself.")
+
+
+def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
+    """Take a few steps of a method on a copy, with a training checkpoint in between; return the copy."""
+    task = _task(scene, spec)
+    steps = unlearn(_short(spec), task)
+    try:
+        for _ in range(STEPS):
+            if next(steps, None) is None:
+                break
+            path, sha256 = save_training_checkpoint(task.state.snapshot(), scene.folder)
+            load_training_checkpoint(path, sha256)
+    finally:
+        steps.close()
+    if not all(tensor.isfinite().all() for tensor in task.model.parameters()):
+        raise NotFinite(f"After {STEPS} steps the weights are not finite numbers.")
+    return task.model
+
+
+def _task(scene: _Scene, spec: Method) -> Task:
+    recipe = scene.workload.recipe
+    readiness = recipe.readiness and dataclasses.replace(recipe.readiness, warm_up=0.0, every=1)
+    classes = scene.workload.objective.classes or 0
+    unknown = torch.full((len(scene.forget), classes), 1 / max(1, classes), device=scene.forget.inputs.device)
+    references = (
+        ReferencePredictions(predictions=unknown, losses=unknown.sum(dim=1)) if isinstance(spec, Matching) else None
+    )
+    return Task(
+        model=_evaluated(scene.model),
+        build=scene.workload.build,
+        objective=scene.workload.objective,
+        recipe=dataclasses.replace(recipe, readiness=readiness, batch_size=min(recipe.batch_size, 8)),
+        forget=scene.forget,
+        remain=scene.remain,
+        guide=scene.held_out.guide,
+        criterion=scene.held_out.criterion,
+        seed=scene.seed,
+        references=references,
+    )
+
+
+def _short(spec: Method) -> Method:
+    """Shorten a method's schedule to a few steps of a few samples; whatever it computes stays."""
+    match spec:
+        case LTU():
+            return dataclasses.replace(
+                spec, steps=STEPS, passes=0.0, repair_steps=1, rehearsals=1, batch_size=8, query_size=8
+            )
+        case IEU():
+            return dataclasses.replace(spec, steps=STEPS, passes=0.0, repair_steps=1, batch_size=8)
+        case Matching():
+            return dataclasses.replace(spec, steps=STEPS, passes=0.0, batch_size=8)
+        case GradientAscent():
+            return dataclasses.replace(spec, steps=STEPS, batch_size=8)
+        case Retrain():
+            return spec
+    assert_never(spec)
+
+
+BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
+    ("copy", _copy, "`copy.deepcopy` must be able to copy the model, and the copy must give the same outputs."),
+    (
+        "forward pass",
+        _forward,
+        "The model must give logits (n, classes) for the workload's inputs in evaluation mode.",
+    ),
+    (
+        "losses by sample",
+        _losses,
+        "`objective.losses` must return one finite loss a sample, (n,), not their mean, and the labels must suit it.",
+    ),
+    (
+        "gradient",
+        _gradient,
+        "The loss must be differentiable with respect to the model's parameters, and some must require a gradient.",
+    ),
+)
+"""Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
+
+FIRST_ORDER = """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
+SAME_ARCHITECTURE = (
+    "`build` must return the architecture whose weights and buffers the file has, with the same outputs."
+)
+
+
+def _advise(scene: _Scene, spec: Method, policy: Sequence[Method]) -> str:
+    others = [other.kind for other in policy if other.kind != spec.kind] or ["retrain"]
+    without = f"Leave it out of the policy: {' '.join(f'--method {kind}' for kind in others)}."
+    if isinstance(spec, Retrain):
+        return f"Retraining by the workload's recipe must work: check `build` and `recipe`. {without}"
+    if isinstance(spec, LTU) and spec.order == "second":
+        if _error_of(partial(_unlearn, scene, dataclasses.replace(spec, order="first"))) is not None:
+            return without
+        return f"""It works without second derivatives: --method '{{"kind": "ltu", "order": "first"}}'. {without}"""
+    return without
+
+
+def _audit(scene: _Scene) -> None:
+    changed = _evaluated(scene.model)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            if parameter.is_floating_point():
+                parameter.mul_(0.9)
+    run_to_completion(
+        audit(
+            original=_evaluated(scene.model),
+            unlearned=changed,
+            forget=scene.forget,
+            remain=scene.remain,
+            held_out=scene.held_out.audit,
+            test=scene.test,
+            objective=scene.workload.objective,
+            spec=AUDIT,
+            seed=scene.seed,
+        )
+    )
