@@ -40,7 +40,7 @@ class StartFailed(StackError):
 
 
 class CannotTrain(ExpungeError):
-    """The workload cannot be loaded. The message says why."""
+    """The workload cannot be loaded, or its model not be trained by its recipe. The message says why; nothing was written."""
 
 
 class CannotRegister(ExpungeError):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unlearning.data.objectives import Forward
+from unlearning.networks import check_differentiable
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Forward], Tensor]
@@ -40,11 +41,14 @@ def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
 def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable: bool) -> dict[str, Tensor]:
     """Take one gradient step θ − rate·∇loss and return the result as new tensors; a negative `rate` ascends.
 
-    differentiable: whether a later gradient flows through ∇loss too (second order) or through θ alone (first order).
+    differentiable: whether a later gradient flows through ∇loss too (second order) or through θ alone (first order). Raises
+    MethodRefused if it is to, and cannot.
     """
     gradients = torch.autograd.grad(
         loss, list(parameters.values()), create_graph=differentiable, retain_graph=True, allow_unused=True
     )
+    if differentiable:
+        check_differentiable(gradients)
     moves = zip(parameters.items(), gradients, strict=True)
     return {name: p if g is None else p - rate * (g if differentiable else g.detach()) for (name, p), g in moves}
 

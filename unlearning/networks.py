@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
@@ -130,7 +130,28 @@ def twice_differentiable_kernels(network: nn.Module) -> Iterator[None]:
         except (RuntimeError, NotImplementedError) as error:
             if not any(text in str(error) for text in _NO_SECOND_DERIVATIVE):
                 raise
-            raise MethodRefused(
-                f"The model cannot be differentiated twice: {str(error).splitlines()[0]} "
-                'Use the order "first", or a method that takes plain gradients, such as IEU.'
-            ) from error
+            raise _no_second_derivative(str(error).splitlines()[0]) from error
+
+
+def check_differentiable(gradients: Iterable[Tensor | None]) -> None:
+    """Raise MethodRefused if a gradient went through an operation that says of itself to be differentiable once.
+
+    `torch.autograd.grad` would pass over it in silence, and the second derivative would be wrong. Costs a walk over the graph.
+    """
+    pending = [gradient.grad_fn for gradient in gradients if gradient is not None]
+    seen: set[object] = set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::Error":
+            raise _no_second_derivative("an operation of it is marked as once differentiable.")
+        pending += [following for following, _ in node.next_functions]
+
+
+def _no_second_derivative(reason: str) -> MethodRefused:
+    return MethodRefused(
+        f'The model cannot be differentiated twice: {reason} Use the order "first", or a method that takes plain gradients, '
+        "such as IEU."
+    )

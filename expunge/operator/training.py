@@ -11,6 +11,7 @@ import torch
 
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import choose_device, find_left_out
+from unlearning.errors import UnlearningError
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress
@@ -61,9 +62,17 @@ def train_workload(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
     started = time.monotonic()
-    for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
-        show(progress)
+    try:
+        for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
+            show(progress)
+    except UnlearningError as error:
+        hint = " --plain trains without Ready2Unlearn." if recipe.readiness else ""
+        raise CannotTrain(f"{error}{hint}") from error
     seconds = time.monotonic() - started
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise CannotTrain(
+            "The trained weights are not finite numbers. Lower the recipe's learning rate; nothing was written."
+        )
     path, sha256 = save_weights(model, folder)
     details: dict[str, object] = {
         "workload": reference,

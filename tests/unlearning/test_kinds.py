@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,10 +11,13 @@ from tests.unlearning.data.test_references import key
 from tests.unlearning.kinds import CLASSES, KINDS, RECIPE, FrozenNorm, Kind, make_task, samples
 from tests.unlearning.methods.test_conformance import spec_of
 from tests.unlearning.small import same, state
+from unlearning.audit.attacks.shadows import run_shadows
+from unlearning.audit.attacks.study import make_study
 from unlearning.audit.audit import audit
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import joined
 from unlearning.data.workload import Workload
+from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.networks import copy_network
@@ -130,6 +134,36 @@ def test_the_head_is_the_layer_that_gives_the_logits() -> None:
         assert rows is not None
         assert similarity.shape == (9, 36)
         assert len(rows) == (2 if name == "one output" else CLASSES)
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "frozen batch norm", "an object that an own objective unwraps", "LSTM"])
+def test_attacks_with_reference_models_serve_every_kind(name: str, tmp_path: Path) -> None:
+    kind = KINDS[name]
+    given = make_task(kind)
+    given.references = None
+    held_out = samples(kind, 24, name="held_out", seed=5)
+    found = run_to_completion(
+        run_shadows(make_study(spec_of("fine_tune"), given, held_out, seed=0), count=2, folder=tmp_path)
+    )
+
+    assert np.isfinite(found.before).all()
+    assert np.isfinite(found.after).all()
+
+
+def test_a_model_that_is_frozen_as_a_whole_and_an_objective_without_logits_are_refused_at_once() -> None:
+    kind = KINDS["a tuple"]
+    given = make_task(kind)
+    sets = {name: getattr(given, name) for name in ("forget", "remain")}
+    sets |= {name: samples(kind, 9, name=name, seed=5) for name in ("held_out", "test")}
+    regression = dataclasses.replace(kind.objective, logits=None, classes=None)
+    prices = {name: dataclasses.replace(part, targets=torch.rand(len(part), 1)) for name, part in sets.items()}
+    with pytest.raises(MethodRefused, match="logits"):
+        next(audit(original=given.model, unlearned=given.model, objective=regression, spec=QUICK, **prices))
+    given.model.requires_grad_(False)
+    with pytest.raises(MethodRefused, match="requires a gradient"):
+        next(audit(original=given.model, unlearned=given.model, objective=kind.objective, spec=QUICK, **sets))
+    with pytest.raises(MethodRefused, match="requires a gradient"):
+        unlearn(spec_of("ieu"), given)
 
 
 def test_ltu_with_references_serves_attention_too() -> None:

@@ -1,4 +1,6 @@
+import contextlib
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -6,7 +8,9 @@ from torch import Tensor, nn
 
 from tests.unlearning.kinds import KINDS, FrozenNorm
 from tests.unlearning.small import same, state
+from tests.worker.digits import Once
 from unlearning.errors import MethodRefused
+from unlearning.gradients import descend
 from unlearning.networks import copy_network, moving_batch_norm, take_frozen, twice_differentiable_kernels
 
 
@@ -57,24 +61,22 @@ def test_a_new_network_takes_over_what_is_frozen_and_nothing_else() -> None:
     assert torch.equal(network.head.weight, head)
 
 
-class Once(torch.autograd.Function):
-    """An operation whose gradient cannot be differentiated, like that of many kernels."""
-
-    @staticmethod
-    def forward(ctx: object, inputs: Tensor) -> Tensor:
-        return 2 * inputs
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: object, gradient: Tensor) -> Tensor:
-        return 2 * gradient
-
-
 def test_an_operation_without_a_second_derivative_is_refused_with_what_to_do() -> None:
     weight = torch.ones(3, requires_grad=True)
     (first,) = torch.autograd.grad((Once.apply(weight) ** 2).sum(), weight, create_graph=True)
     with pytest.raises(MethodRefused, match="order"), twice_differentiable_kernels(nn.Identity()):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("operation", [Once.apply, torch.relu], ids=["once", "relu"])
+def test_an_operation_that_autograd_passes_over_in_silence_is_refused_too(
+    operation: Callable[[Tensor], Tensor],
+) -> None:
+    network = nn.Linear(3, 2)
+    loss = operation(network(torch.ones(4, 3))).logsumexp(1).mean()
+    refused = operation is not torch.relu
+    with pytest.raises(MethodRefused, match="order") if refused else contextlib.nullcontext():
+        descend(dict(network.named_parameters()), loss, rate=0.1, differentiable=True)
 
 
 def test_an_error_of_another_cause_is_not_taken_for_it() -> None:

@@ -47,6 +47,36 @@ def with_integer_ids() -> Workload:
     return replace(made, train=replace(made.train, ids=keys))  # type: ignore[arg-type]  # a factory of a user is not typed
 
 
+class Once(torch.autograd.Function):
+    """The identity, with a gradient that cannot be differentiated, like that of many kernels."""
+
+    @staticmethod
+    def forward(ctx: object, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]  # torch's own
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient
+
+
+class OnceDifferentiable(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = Once.apply(inputs)  # type: ignore[no-untyped-call]  # torch's own
+        return out
+
+
+def without_second_derivative() -> Workload:
+    made = workload()
+    return replace(made, build=lambda: network().append(OnceDifferentiable()), recipe=replace(made.recipe, epochs=1))
+
+
+def diverging() -> Workload:
+    """Its training leaves the finite numbers."""
+    made = workload()
+    return replace(made, recipe=replace(made.recipe, epochs=4, learning_rate=1e30))
+
+
 def broken() -> Workload:
     raise FileNotFoundError("no data here")
 

@@ -25,13 +25,17 @@ class Objective:
     losses: returns the loss of each sample, (n,), nats, differentiable. scramble: returns the same inputs with targets drawn at
     random, the true one not excluded. logits: returns (n, classes), for classifiers; if it is None, methods and audits that need
     logits refuse.
-    classes: the number of classes, or None.
+    classes: the number of classes; None without logits. Raises UnsupportedWorkload for logits without their number of classes.
     """
 
     losses: Callable[[Forward, Batch], Tensor]
     scramble: Callable[[Batch, torch.Generator], Batch]
     logits: Callable[[Forward, Tensor], Tensor] | None = None
     classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.logits is not None and self.classes is None:
+            raise UnsupportedWorkload("An objective with logits must name its number of classes.")
 
 
 def classification(classes: int) -> Objective:

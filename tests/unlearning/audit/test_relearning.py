@@ -12,6 +12,7 @@ from tests.unlearning.audit.conftest import OBJECTIVE, World
 from tests.unlearning.small import plain, samples, task
 from unlearning.audit.relearning import (
     Curve,
+    Difficulty,
     Relearner,
     calibrate_relearner,
     class_sizes,
@@ -103,6 +104,46 @@ def test_the_audited_model_itself_is_never_fine_tuned(world: World) -> None:
     assert [m.training for m in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
     model.eval()
+
+
+def test_frozen_parameters_are_not_relearned(world: World) -> None:
+    model = copy.deepcopy(world.models["original"])
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    batch, relearner = world.sets["held_out"].batch, replace(SGD, learning_rate=0.05, limit=4)
+    whole = relearn(model, batch, objective=OBJECTIVE, relearner=relearner, seed=0)
+    layers[0].requires_grad_(False)
+    part = relearn(model, batch, objective=OBJECTIVE, relearner=relearner, seed=0)
+
+    assert 0 < part.travelled < whole.travelled
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_forget_set_of_whose_classes_no_held_out_sample_is_has_controls_only_by_difficulty(
+    world: World, known: bool
+) -> None:
+    """All classes but the forget set's are held out."""
+    forget, held_out = world.sets["forget"], world.sets["held_out"]
+    forget = forget.take((forget.targets == 3).nonzero().flatten())
+    held_out = held_out.take((held_out.targets != 3).nonzero().flatten())
+    difficulty = Difficulty(forget=np.zeros(len(forget)), held_out=np.zeros(len(held_out))) if known else None
+    found = run_to_completion(
+        relearn_delay(
+            original=world.models["original"],
+            unlearned=world.models["retrained"],
+            reference=None,
+            forget=forget,
+            held_out=held_out,
+            objective=OBJECTIVE,
+            spec=AuditSpec(relearn_steps=8, relearn_controls=3),
+            kind="sgd",
+            seed=0,
+            difficulty=difficulty,
+        )
+    )
+
+    assert found.samples == len(forget)
+    assert (found.relearner is not None) is known
+    assert (found.ratio is not None) is known
 
 
 def test_the_same_seed_gives_the_same_curve_and_another_another(world: World) -> None:

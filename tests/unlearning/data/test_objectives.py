@@ -100,6 +100,11 @@ def test_one_pass_answers_both_only_where_both_ask_for_the_same(objective: Objec
     torch.testing.assert_close(found.logits, objective.logits(forward, BATCH.inputs))
 
 
+def test_logits_of_an_unknown_number_of_classes_are_refused() -> None:
+    with pytest.raises(UnsupportedWorkload, match="number of classes"):
+        Objective(losses=own(2.0).losses, scramble=own(2.0).scramble, logits=own(2.0).logits)
+
+
 def test_a_mean_where_losses_of_samples_are_due_is_refused() -> None:
     objective = Objective(
         losses=lambda forward, batch: functional.cross_entropy(forward(batch.inputs), batch.targets),
