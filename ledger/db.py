@@ -1,14 +1,14 @@
 """Connections to PostgreSQL, how long they wait for it, and its clock."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import URL, Engine, create_engine, event, func, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
@@ -53,10 +53,12 @@ def normalise_url(url: str) -> URL:
 class PatientConnection(psycopg.Connection[Any]):
     """A connection that waits at most `patience` seconds for each answer, without end if None.
 
-    The server's own statement_timeout does not fire in a server that hangs, and TCP keeps its connections alive.
+    The server's own statement_timeout does not fire in a server that hangs, and TCP keeps its connections alive. `is_pooled` tells
+    that it leads to a connection pooler (PgBouncer), which may give each transaction another connection of the server.
     """
 
     patience: float | None = None
+    is_pooled: bool = False
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer. Raises psycopg.OperationalError, and the connection is closed, if none comes in time."""
@@ -76,40 +78,54 @@ class PatientConnection(psycopg.Connection[Any]):
             return cast(T, end.value)
 
 
-def connection_options(location: URL, *, statement_seconds: float | None = None) -> dict[str, str]:
-    """Give libpq's options of every connection of this program; see `make_engine`. What the URL sets takes precedence."""
-    settings = ["-c timezone=utc"]
-    if statement_seconds is not None:
-        milliseconds = round(1000 * statement_seconds)
-        settings.append(f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds}")
+def session_settings(*, statement_seconds: float | None = None) -> dict[str, str]:
+    """Give PostgreSQL's settings of every session of this program; see `make_engine`."""
+    if statement_seconds is None:
+        return {"timezone": "utc"}
+    milliseconds = str(round(1000 * statement_seconds))
+    limits = dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), milliseconds)
+    return {"timezone": "utc", **limits}
+
+
+def connection_options(location: URL, settings: Mapping[str, str]) -> dict[str, str]:
+    """Give libpq's options of every connection of this program. What the URL sets takes precedence."""
+    given = [f"-c {name}={value}" for name, value in settings.items()]
     if "options" in location.query:
-        settings.append(str(location.query["options"]))
+        given.append(str(location.query["options"]))
     missing = {name: value for name, value in NETWORK_LIMITS.items() if name not in location.query}
-    return {"application_name": "expunge", "options": " ".join(settings), **missing}
+    return {"application_name": "expunge", "options": " ".join(given), **missing}
 
 
 def make_engine(url: str | URL, *, pool_size: int = 10, statement_seconds: float | None = None) -> Engine:
     """Create an engine whose sessions use UTC and notice a restarted server. One a process: after a fork, never before.
 
-    statement_seconds: how long a statement may take, and how long a transaction may wait for its client; None for no limit.
+    statement_seconds: how long a statement may take, and how long a transaction may wait for its client; None for no limit. The URL
+    may lead to PgBouncer, in transaction mode too. Then statements are not prepared and each transaction sets its own limits; a
+    statement outside of a transaction has those of the role.
     """
     location = normalise_url(url) if isinstance(url, str) else url
+    settings = session_settings(statement_seconds=statement_seconds)
     engine = create_engine(
         location,
         pool_pre_ping=True,
         pool_size=pool_size,
         hide_parameters=True,  # an error's message goes into logs, and they hold what callers sent
-        connect_args=connection_options(location, statement_seconds=statement_seconds),
+        connect_args=connection_options(location, settings),
     )
-    _make_patient(engine, None if statement_seconds is None else statement_seconds + ANSWER_MARGIN)
+    _use_poolers(engine, settings)
+    patience = None if statement_seconds is None else statement_seconds + ANSWER_MARGIN
+    _make_patient(engine, patience, own_options="options" in location.query)
     return engine
 
 
-def _make_patient(engine: Engine, seconds: float | None) -> None:
-    """Let the engine's connections wait `seconds` for an answer, and PING_SECONDS while they are in the pool."""
+def _make_patient(engine: Engine, seconds: float | None, *, own_options: bool) -> None:
+    """Let the engine's connections wait `seconds` for an answer, and PING_SECONDS while they are in the pool.
+
+    own_options: whether the URL has options of its own, which a pooler must not drop.
+    """
 
     def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> PatientConnection:
-        connection = PatientConnection.connect(*arguments, **options)
+        connection = _connect(arguments, options, own_options=own_options)
         connection.patience = seconds
         return connection
 
@@ -123,6 +139,39 @@ def _make_patient(engine: Engine, seconds: float | None) -> None:
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkin", check_in)
     event.listen(engine, "checkout", check_out)
+
+
+def _connect(arguments: Any, options: Any, *, own_options: bool) -> PatientConnection:
+    """Connect, and find out whether a pooler is in between: it gives its clients process IDs of its own."""
+    try:
+        connection = PatientConnection.connect(*arguments, **options)
+    except psycopg.OperationalError as error:
+        if own_options or "unsupported startup parameter" not in str(error):
+            raise
+        connection = PatientConnection.connect(*arguments, **{**options, "options": ""})
+    try:
+        connection.autocommit = True
+        found = connection.execute("SELECT pg_backend_pid()").fetchone()
+        connection.autocommit = False
+    except psycopg.Error:
+        connection.close()
+        raise
+    connection.is_pooled = found is None or found[0] != connection.info.backend_pid
+    if connection.is_pooled:
+        connection.prepare_threshold = None  # A prepared statement belongs to one connection of the server.
+    return connection
+
+
+def _use_poolers(engine: Engine, settings: Mapping[str, str]) -> None:
+    """Let each transaction through a pooler set what other sessions were given at their start."""
+    made = ", ".join(f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+
+    def begin(connection: Connection) -> None:
+        driver = connection.connection.driver_connection
+        if isinstance(driver, PatientConnection) and driver.is_pooled and not driver.autocommit:
+            connection.exec_driver_sql(f"SELECT {made}")
+
+    event.listen(engine, "begin", begin)
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """Alembic runs this module: it connects to the database and runs the migrations, one process at a time."""
 
 import os
+from contextlib import ExitStack
 
 from alembic import context
-from sqlalchemy import pool, text
-from sqlalchemy.engine import create_engine
+from sqlalchemy import text
 
-from ledger.db import connection_options, normalise_url
+from ledger.db import make_engine
 from ledger.tables import Base
 
 LOCK = 0x65787075
@@ -19,9 +19,10 @@ url = context.config.attributes.get("url") or os.environ.get("DATABASE_URL")
 if not url:
     raise SystemExit("set DATABASE_URL to the database to migrate")
 
-location = normalise_url(url)
-engine = create_engine(location, poolclass=pool.NullPool, connect_args=connection_options(location))
-with engine.connect() as connection:
+engine = make_engine(url, pool_size=1)
+with ExitStack() as end:
+    end.callback(engine.dispose)
+    connection = end.enter_context(engine.connect())
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -34,4 +35,3 @@ with engine.connect() as connection:
         timeout = context.config.attributes.get("lock_timeout", LOCK_TIMEOUT)
         connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": timeout})
         context.run_migrations()
-engine.dispose()

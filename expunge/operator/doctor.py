@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
+from ledger.db import PatientConnection
 from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
@@ -127,13 +128,17 @@ def check_database(sessions: sessionmaker[Session]) -> CheckResult:
     try:
         with sessions() as session:
             version = session.scalar(text("SHOW server_version"))
+            driver = session.connection().connection.driver_connection
+            pooled = (
+                " through a connection pooler" if isinstance(driver, PatientConnection) and driver.is_pooled else ""
+            )
     except (SQLAlchemyError, ValueError) as error:
         return CheckResult(
             "database",
             False,
             f"It does not answer ({type(error).__name__}). Check that it is up and that DATABASE_URL is right.",
         )
-    return CheckResult("database", True, f"PostgreSQL {version} answers.")
+    return CheckResult("database", True, f"PostgreSQL {version} answers{pooled}.")
 
 
 def check_schema(sessions: sessionmaker[Session]) -> CheckResult:

@@ -1,10 +1,23 @@
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 
+import psycopg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from ledger.db import make_engine, make_sessions, normalise_url, now
+from expunge.operator.doctor import check_database
+from ledger.db import long_statements, make_engine, make_sessions, normalise_url, now
+from ledger.requests import do_not_train, uploads
+from ledger.states import RequestState
+from migrations.commands import upgrade
+from tests.fixtures.waiting import await_that
+from tests.ledger.conftest import digests, make_world
 
 
 @pytest.mark.parametrize("given", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"])
@@ -45,3 +58,129 @@ def test_an_error_does_not_tell_what_the_caller_sent(sessions):
     with sessions() as session, pytest.raises(DBAPIError) as raised:
         session.execute(text("SELECT 1 FROM nowhere WHERE reason = :reason"), {"reason": "Jane Roe asked"})
     assert "Jane Roe" not in str(raised.value)
+
+
+POOLERS = {
+    "refuses the options of a session": "",
+    "drops the options of a session": "ignore_startup_parameters = options,extra_float_digits",
+}
+
+
+@pytest.fixture(params=POOLERS.values(), ids=POOLERS.keys())
+def pooled_url(request, blank_database_url, tmp_path):
+    """The URL of PgBouncer in transaction mode, with two connections to a database without tables."""
+    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
+    server = make_url(blank_database_url)
+    host = server.query.get("host") or server.host
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    users, settings = tmp_path / "users", tmp_path / "pgbouncer.ini"
+    users.write_text(f'"{server.username}" ""\n')
+    settings.write_text(
+        f"""[databases]
+pooled = host={host} port={server.port or 5432} dbname={server.database} user={server.username}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {users}
+pool_mode = transaction
+default_pool_size = 2
+query_wait_timeout = 20
+{request.param}
+"""
+    )
+    for parent in [tmp_path, *tmp_path.parents][:4]:
+        parent.chmod(parent.stat().st_mode | 0o055)
+    owner = os.stat(f"{host}/.s.PGSQL.{server.port or 5432}").st_uid if str(host).startswith("/") else os.geteuid()
+    as_other = ["-u", pwd.getpwuid(owner).pw_name] if os.geteuid() == 0 else []  # it does not run as root
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen([program, *as_other, str(settings)], stdout=log, stderr=log)
+    url = f"postgresql://{server.username}@127.0.0.1:{port}/pooled"
+    try:
+        await_that(lambda: process.poll() is not None or answers(url), "PgBouncer to answer")
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+def answers(url):
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+@pytest.fixture
+def pooled(pooled_url):
+    upgrade(pooled_url)
+    engine = make_engine(pooled_url, pool_size=4, statement_seconds=7)
+    yield make_sessions(engine)
+    engine.dispose()
+
+
+def test_pgbouncer_in_transaction_mode_serves_transactions_of_many_connections(pooled):
+    """More clients than connections, each statement often enough to be prepared: every transaction may meet another connection."""
+
+    def ask(number):
+        found = []
+        for _ in range(12):
+            with pooled.begin() as session:
+                found.append(session.scalar(text("SELECT CAST(:number AS int) + 1"), {"number": number}))
+                limits = [session.scalar(text(f"SHOW {name}")) for name in ("statement_timeout", "timezone")]
+        return found, limits
+
+    with ThreadPoolExecutor(4) as threads:
+        answered = list(threads.map(ask, range(4)))
+    assert [found for found, _ in answered] == [[number + 1] * 12 for number in range(4)]
+    assert check_database(pooled).text.endswith("answers through a connection pooler.")
+    assert [(timeout, zone.lower()) for _, (timeout, zone) in answered] == [("7s", "utc")] * 4
+
+
+def test_behind_pgbouncer_a_request_is_recorded_run_and_published(pooled):
+    world = make_world(pooled)
+    for number in range(1, 7):
+        request = world.submit(number)
+        world.finish(world.claim(request.targets[0].job.id))
+        assert world.request(request.id).state == RequestState.COMPLETED
+    with pooled.begin() as session, long_statements(session):
+        assert session.scalar(text("SHOW statement_timeout")) == "30min"
+    with pooled.begin() as session:
+        assert session.scalar(text("SHOW statement_timeout")) == "7s"
+
+
+def test_behind_pgbouncer_a_long_list_is_uploaded_and_read(pooled):
+    world = make_world(pooled)
+    for _ in range(6):
+        with pooled.begin() as session:
+            with uploads.receive_digests(session) as copy:
+                uploads.send_digests(copy, [(digest, line) for line, digest in enumerate(digests(1, 2), start=1)])
+            assert uploads.store_upload(session, tenant_id=world.tenant_id, dataset="digits").samples == 2
+    world.finish(world.submit_and_claim(1, 2))
+    with pooled() as session:
+        listed = do_not_train.of_dataset(session, tenant_id=world.tenant_id, name="digits")
+        assert [digest for chunk in do_not_train.read_digests(session, listed) for digest in chunk] == sorted(
+            digests(1, 2)
+        )
+
+
+def test_options_of_the_url_are_not_dropped_silently(pooled_url, request):
+    if "drops" in request.node.callspec.id:
+        pytest.skip("this one was told to drop them")
+    engine = make_engine(f"{pooled_url}?options=-csearch_path%3Dother")
+    with pytest.raises(OperationalError, match="startup parameter"), engine.connect():
+        pass
+    engine.dispose()
+
+
+def test_without_a_pooler_sessions_are_not_taken_for_pooled(sessions):
+    with sessions() as session:
+        driver = session.connection().connection.driver_connection
+        assert (driver.is_pooled, driver.prepare_threshold) == (False, 5)
