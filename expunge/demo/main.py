@@ -1,4 +1,4 @@
-"""The demo: train a model, unlearn two forget sets from it through the service, compare with retrained models."""
+"""The demo: train a model, prepare reference predictions, unlearn two forget sets through the service, compare with retraining."""
 
 import random
 import shutil
@@ -23,6 +23,7 @@ from expunge.demo.table import (
     original_figures,
     outcome,
     print_files,
+    references,
     retrained_figures,
     unlearned_figures,
 )
@@ -47,14 +48,16 @@ MODEL = "digits"
 class Plan:
     """reference: the workload. workloads: its allow-list.
 
-    first_share, second_share: of the training samples, forgotten by the first request with LTU, by the second with IEU.
+    first_share: of the training samples, forgotten by the first request with IEU. person_samples: one person's, forgotten by the
+    second request under the model's policy. rounds: of the reference predictions, half of the default's.
     seed: of the choice of these samples and of the original model. The retrained models have the next seeds.
     """
 
     reference: str = "examples.digits:workload"
     workloads: str = "examples"
     first_share: float = 0.05
-    second_share: float = 0.01
+    person_samples: int = 10
+    rounds: int = 1
     seed: int = 0
 
 
@@ -84,22 +87,30 @@ class Trainings:
     retrained_both: Future[Model]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """What the demo shows. preparation: seconds of the reference predictions. training: seconds of the original's."""
+
+    sections: list[Section]
+    erasures: tuple[Erasure, Erasure]
+    preparation: float
+    training: float
+
+
 def main(*, folder: Path = Path("reports"), plan: Plan | None = None) -> None:
     """Run the demo and save both reports into `folder`; stop everything that it started. Raises ExpungeError."""
     started = time.monotonic()
     try:
         with interruptible(), scratch_folder() as scratch, ProgressDisplay() as display:
-            sections, erasures = run(plan or Plan(), scratch=scratch, folder=folder, display=display)
+            found = run(plan or Plan(), scratch=scratch, folder=folder, display=display)
     except KeyboardInterrupt:
         notes.print("Stopped. Nothing is left running.")
         sys.exit(130)
-    show(sections, erasures)
+    show(found)
     out.print(f"\nTook {time.monotonic() - started:.0f} s. Everything is stopped.", style="dim")
 
 
-def run(
-    plan: Plan, *, scratch: Path, folder: Path, display: ProgressDisplay
-) -> tuple[list[Section], tuple[Erasure, Erasure]]:
+def run(plan: Plan, *, scratch: Path, folder: Path, display: ProgressDisplay) -> Demo:
     """Train the models, run both requests through the service, and compare the results."""
     # Two queues, two cores. The second one retrains while the stack runs on the first one's core.
     settings = {"reference": plan.reference, "workloads": plan.workloads}
@@ -119,11 +130,16 @@ def run(
             again=retrainings.submit("retraining with another seed", seed=plan.seed + 2, without=forget.first),
         )
         original.result()
-        erasures = run_requests(
-            plan, forget, trainings, scratch=scratch, folder=folder, display=display, check=retrainings
+        erasures, preparation = run_requests(
+            plan, forget, trainings, scratch=scratch, folder=folder, display=display, queues=(originals, retrainings)
         )
         sections = compare(plan, workload, forget, trainings, erasures, display=display)
-    return sections, erasures
+        return Demo(
+            sections=sections,
+            erasures=erasures,
+            preparation=preparation,
+            training=trainings.original.result().seconds,
+        )
 
 
 def load(plan: Plan) -> Workload:
@@ -136,7 +152,7 @@ def load(plan: Plan) -> Workload:
 
 def choose_forget_sets(training: Sequence[str], plan: Plan) -> ForgetSets:
     """Choose the samples of both requests at random, by the plan's seed."""
-    first, second = (max(1, round(share * len(training))) for share in (plan.first_share, plan.second_share))
+    first, second = max(1, round(plan.first_share * len(training))), plan.person_samples
     chosen = random.Random(plan.seed).sample(training, first + second)
     return ForgetSets(tuple(chosen[:first]), tuple(chosen[first:]))
 
@@ -149,11 +165,12 @@ def run_requests(
     scratch: Path,
     folder: Path,
     display: ProgressDisplay,
-    check: TrainingQueue,
-) -> tuple[Erasure, Erasure]:
-    """Start the stack, register the original, and send both requests, the second after the first one's end.
+    queues: tuple[TrainingQueue, TrainingQueue],
+) -> tuple[tuple[Erasure, Erasure], float]:
+    """Start the stack, register the original, prepare its references, and send both requests, one after the other's end.
 
-    Each retrained model is registered before its request, so that the audit compares with it. Raises DemoFailed.
+    Each retrained model is registered before its request, so that the audit compares with it. Returns the erasures and the seconds
+    of the preparation. Raises DemoFailed.
     """
     options = Options(
         data_dir=scratch / "data",
@@ -174,8 +191,14 @@ def run_requests(
             deployment, name=MODEL, reference=plan.reference, weights=trainings.original.result().path
         )
 
+        preparing = queues[0].submit_references(
+            "preparing reference predictions", model=MODEL, data_dir=options.data_dir, rounds=plan.rounds
+        )
+        preparation = preparing.result()
+
         def check_processes() -> None:
-            check.check()
+            for queue in queues:
+                queue.check()
             for child in running.children:
                 if child.process.poll() is not None:
                     raise DemoFailed(f"{child.program.name} has ended.{tail(child.program.log)}")
@@ -200,9 +223,9 @@ def run_requests(
                     check=check_processes,
                 )
 
-            first = request(forget.first, "ltu", retrained=trainings.retrained, without=forget.first)
-            second = request(forget.second, "ieu", retrained=trainings.retrained_both, without=forget.both)
-    return first, second
+            first = request(forget.first, "ieu", retrained=trainings.retrained, without=forget.first)
+            second = request(forget.second, "auto", retrained=trainings.retrained_both, without=forget.both)
+    return (first, second), preparation
 
 
 @contextmanager
@@ -257,7 +280,7 @@ def compare(
             again=Row(label="retrained again", figures=measured[2], seconds=again.seconds),
         ),
         make_section(
-            f"{second.samples} further",
+            f"one person's {second.samples}",
             second,
             original=before,
             retrained=retrained_both,
@@ -289,16 +312,17 @@ def make_section(
     )
 
 
-def show(sections: Sequence[Section], erasures: tuple[Erasure, Erasure]) -> None:
+def show(found: Demo) -> None:
     """Print the table with its legend, the noise floor, the verdicts, and where the reports are."""
-    out.print(comparison(sections))
+    out.print(comparison(found.sections))
     out.print(legend())
     out.print()
-    out.print(noise(sections[0]))
+    out.print(noise(found.sections[0]))
+    out.print(references(preparation=found.preparation, training=found.training))
     out.print()
-    for erasure, requested in zip(erasures, ("LTU", "IEU"), strict=True):
+    for erasure, requested in zip(found.erasures, ("with IEU", "under the model's policy"), strict=True):
         out.print(outcome(erasure, requested=requested))
-    print_files(out, erasures)
+    print_files(out, found.erasures)
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def erase(
     (job_id,) = client.job_ids(request)
     job = follow(http, job_id, method=method, display=display, check=check)
     if job.state != JobState.COMPLETED or job.report_id is None:
-        raise JobFailed(f"The job of {method.upper()} {job.state}: {job.reason}. {job.detail or ''}")
+        raise JobFailed(f"The job {job.state}: {job.reason}. {job.detail or ''}")
     attempts = client.list_attempts(http, job_id)
     return Erasure(
         samples=len(sample_ids),
@@ -76,12 +76,12 @@ def erase(
 def follow(
     http: httpx.Client, job_id: UUID, *, method: str, display: ProgressDisplay, check: Callable[[], None]
 ) -> Job:
-    """Show a job's progress to its end, with the methods that it falls back to."""
-    tried = [method]
-    task = display.add_task(f"request with {method.upper()}", total=1.0)
+    """Show a job's progress to its end, with the methods that it tries. method: that of the request, or "auto"."""
+    tried = [] if method == "auto" else [method]
+    task = display.add_task("request", total=1.0)
     job: Job | None = None
     for job in client.watch_job(http, job_id, before_poll=check):
-        if job.method["kind"] != tried[-1]:
+        if job.method["kind"] not in tried[-1:]:
             tried.append(job.method["kind"])
         methods = ", then ".join(map(str.upper, tried))
         description = f"request with {methods}: {job.phase.replace('_', ' ')}"

@@ -167,10 +167,21 @@ def noise(section: Section) -> str:
     )
 
 
+def references(*, preparation: float, training: float) -> str:
+    """Say what the reference predictions cost, once, beside the original's training; both in seconds."""
+    return (
+        f"Reference predictions, prepared once before the requests, took {preparation:.0f} s, "
+        f"{preparation / training:.1f} times the training of the original."
+    )
+
+
 def outcome(erasure: Erasure, *, requested: str) -> RenderableType:
-    """Describe a request's end: methods that were not enough, with the finding, and the verdict on the published one."""
+    """Describe a request's end: methods that were not enough, with the finding, and the verdict on the published one.
+
+    requested: how, e.g. "with LTU".
+    """
     verdict = erasure.report.verdict
-    lines = [Text(f"The request with {requested}", style="bold")]
+    lines = [Text(f"The request {requested}", style="bold")]
     lines += [
         Text(f"  * {method.upper()} was not enough; the policy tried the next method. {finding}", style="yellow")
         for method, finding in zip(erasure.methods, erasure.findings, strict=False)

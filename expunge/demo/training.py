@@ -1,13 +1,14 @@
-"""The demo's models: trained by `expunge train` processes of one thread each, and measured on a forget set."""
+"""The demo's models: trained by processes of one thread each, and measured on a forget set."""
 
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import TimeoutExpired
 from threading import Lock
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -35,7 +36,7 @@ class Model:
 
 
 class TrainingQueue:
-    """Runs `expunge train` processes one after the other. Leaving the context stops them.
+    """Runs `expunge train` and `expunge references` processes one after the other. Leaving the context stops them.
 
     reference: the workload. workloads: its allow-list. folder: for weights and logs.
     """
@@ -43,7 +44,7 @@ class TrainingQueue:
     def __init__(self, *, reference: str, workloads: str, folder: Path, display: ProgressDisplay) -> None:
         self._reference, self._workloads, self._folder, self._display = reference, workloads, folder, display
         self._executor = ThreadPoolExecutor(max_workers=1)
-        self._submitted: list[Future[Model]] = []
+        self._submitted: list[Future[Any]] = []
         self._running: list[Child] = []
         self._closed = False
         self._lock = Lock()
@@ -63,6 +64,15 @@ class TrainingQueue:
         self._submitted.append(future)
         return future
 
+    def submit_references(self, name: str, *, model: str, data_dir: Path, rounds: int) -> Future[float]:
+        """Queue the preparation of a registered model's reference predictions. The result is its seconds, or raises DemoFailed.
+
+        rounds: of those that methods aim at, and as many for the audit.
+        """
+        future = self._executor.submit(self._prepare, name, model, data_dir, rounds)
+        self._submitted.append(future)
+        return future
+
     def check(self) -> None:
         """Raise DemoFailed if a training has failed."""
         for future in self._submitted:
@@ -74,13 +84,24 @@ class TrainingQueue:
         folder.mkdir(parents=True)
         left_out = folder / "without.txt"
         left_out.write_text("".join(f"{sample}\n" for sample in without))
+        self._run(name, "train", self._reference, "--out", str(folder), "--seed", str(seed), "--without", str(left_out))
+        (path,) = folder.glob("*.safetensors")
+        return Model(path=path, seconds=float(str(read_details(path)["training_seconds"])))
+
+    def _prepare(self, name: str, model: str, data_dir: Path, rounds: int) -> float:
+        started = time.monotonic()
+        plan = ("--rounds", str(rounds), "--audit-rounds", str(rounds))
+        self._run(name, "references", model, *plan, "--yes", "--data-dir", str(data_dir))
+        return time.monotonic() - started
+
+    def _run(self, name: str, *arguments: str) -> None:
+        """Run a command of `expunge` to its end. Raises DemoFailed with the log's tail."""
+        folder = self._folder / name.replace(" ", "-")
+        folder.mkdir(parents=True, exist_ok=True)
         program = Program(
             name=name.capitalize(),
-            command=(
-                *(sys.executable, "-m", "expunge.cli", "train", self._reference, "--out", str(folder)),
-                *("--seed", str(seed), "--without", str(left_out)),
-            ),
-            log=folder / "train.log",
+            command=(sys.executable, "-m", "expunge.cli", *arguments),
+            log=folder / f"{arguments[0]}.log",
             ready=lambda: True,
             environment={**ONE_THREAD, "EXPUNGE_WORKLOADS": self._workloads},
             stop_within=2.0,
@@ -93,8 +114,6 @@ class TrainingQueue:
         status = self._follow(child, name)
         if status:
             raise DemoFailed(f"{program.name} ended with status {status}.{tail(program.log)}")
-        (path,) = folder.glob("*.safetensors")
-        return Model(path=path, seconds=float(str(read_details(path)["training_seconds"])))
 
     def _follow(self, child: Child, description: str) -> int:
         task = self._display.add_task(description)

@@ -65,6 +65,6 @@ def test_the_outcome_names_each_method_and_its_finding() -> None:
         ),
         files={},
     )
-    text = " ".join(printed(outcome(erasure, requested="LTU")).split())
+    text = " ".join(printed(outcome(erasure, requested="with LTU")).split())
     for part in ("LTU was not enough", "Relearned in 3 steps.", "IEU is published: verified.", "All checks passed."):
         assert part in text
