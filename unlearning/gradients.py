@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from unlearning.data.objectives import Forward
+from unlearning.errors import UnsupportedWorkload
 from unlearning.networks import check_differentiable
 
 Parameters = Mapping[str, Tensor]
@@ -24,7 +25,14 @@ def trainable(model: nn.Module) -> dict[str, Tensor]:
 
 
 def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
-    """Return the model's forward pass with `parameters` in place of its own. Buffers are copied: batch norm's do not change."""
+    """Return the model's forward pass with `parameters` in place of its own. Buffers are copied: batch norm's do not change.
+
+    Raises UnsupportedWorkload for a scripted or data-parallel module, whose parameters cannot be replaced.
+    """
+    if isinstance(model, torch.jit.ScriptModule | nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UnsupportedWorkload(
+            f"`build` returned a {type(model).__name__}; return the plain network, without the wrapper."
+        )
     given = {id(p): parameters[name] for name, p in model.named_parameters() if name in parameters}
     given |= {id(buffer): buffer.clone() for buffer in model.buffers()}
     # Each tensor once for each module that holds it, as tied weights need. `functional_call` alone would also name it once for each

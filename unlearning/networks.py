@@ -86,6 +86,12 @@ def moving_batch_norm(network: nn.Module) -> list[nn.Module]:
     return moving
 
 
+def frozen_share(network: nn.Module) -> float:
+    """Compute the share of the network's parameters that require no gradient, 0 to 1."""
+    sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return sum(size for size, trained in sizes if not trained) / max(1, sum(size for size, _ in sizes))
+
+
 @torch.no_grad()
 def take_frozen(network: N, original: nn.Module) -> N:
     """Copy into a new network what training does not move, in place, and return it.

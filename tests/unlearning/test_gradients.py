@@ -1,8 +1,11 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, flat, normalised, plain, same, samples, state
+from unlearning.errors import UnsupportedWorkload
 from unlearning.gradients import (
     clip_gradient,
     clip_loss_gradient,
@@ -17,10 +20,26 @@ from unlearning.training.loop import fresh
 BATCH = samples(32, seed=1).batch
 
 
+@pytest.mark.parametrize("wrap", [torch.jit.script, nn.DataParallel])
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is:DeprecationWarning")
+def test_a_module_whose_parameters_cannot_be_replaced_is_refused(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(UnsupportedWorkload, match="plain network"):
+        forward_with(wrap(nn.Linear(3, 2)), {})
+
+
 def test_a_forward_pass_with_other_weights_is_that_of_a_model_that_has_them() -> None:
     one, other = fresh(normalised, seed=1).eval(), fresh(normalised, seed=2).eval()
 
     torch.testing.assert_close(forward_with(one, trainable(other))(BATCH.inputs), other(BATCH.inputs))
+
+
+def test_a_layer_that_is_used_twice_gets_its_own_weights_back() -> None:
+    layer = nn.Linear(3, 3)
+    model, own = nn.Sequential(layer, nn.ReLU(), layer), layer.weight
+    forward_with(model, {"0.weight": torch.zeros(3, 3)})(torch.ones(2, 3))
+
+    assert layer.weight is own
+    assert model[2].weight is own
 
 
 def test_batch_norms_statistics_are_not_written_through_it() -> None:

@@ -75,6 +75,7 @@ def test_every_kind_is_audited(kind: Kind) -> None:
     )
 
     assert found.samples["forget"] == 9
+    assert any("leaves" in limit for limit in found.limits) is (kind.build is FrozenNorm)
     assert found.change.finite
     assert same(state(original), before[0])
     assert same(state(given.model), before[1])

@@ -51,6 +51,7 @@ from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import check_labels
 from unlearning.errors import MethodRefused
+from unlearning.networks import frozen_share
 from unlearning.specs.audit import AuditSpec
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
 from unlearning.task import Progress, map_progress
@@ -201,6 +202,7 @@ def audit(
             spec=spec,
             reference=reference is not None,
             reference_test=bool(tests),
+            frozen=frozen_share(original),
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
     )

@@ -99,10 +99,12 @@ def limits(
     spec: AuditSpec,
     reference: bool = False,
     reference_test: bool = False,
+    frozen: float = 0.0,
 ) -> tuple[str, ...]:
-    """List the general limits of every audit, then those of this forget set.
+    """List the general limits of every audit, then those of this model and forget set.
 
-    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions.
+    reference: whether it compared with a retrained model. reference_test: whether it had reference predictions. frozen: the share
+    of the model's parameters that training leaves as they are.
     """
     found = [
         "It does not show that no trace is left. It shows whether the influence was below the stated thresholds under the stated "
@@ -120,6 +122,11 @@ def limits(
     if reference:
         found.append(
             "The operator states that the retrained model never saw the forgotten samples. The audit cannot check this."
+        )
+    if frozen:
+        found.append(
+            f"Training leaves {max(1, round(100 * frozen))} % of the model's parameters as they are, and so did the method. If "
+            "they ever learned from the forgotten samples, they still know them, and the audit may not find it."
         )
     width = auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence)
     if width > spec.thresholds.membership_margin:
