@@ -1,8 +1,7 @@
 """Connections to PostgreSQL, how long they wait for it, and its clock."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, cast
 
@@ -149,6 +148,7 @@ def _connect(arguments: Any, options: Any, *, own_options: bool) -> PatientConne
         if own_options or "unsupported startup parameter" not in str(error):
             raise
         connection = PatientConnection.connect(*arguments, **{**options, "options": ""})
+    connection.patience = PING_SECONDS
     try:
         connection.autocommit = True
         found = connection.execute("SELECT pg_backend_pid()").fetchone()
@@ -174,20 +174,13 @@ def _use_poolers(engine: Engine, settings: Mapping[str, str]) -> None:
     event.listen(engine, "begin", begin)
 
 
-@contextmanager
-def long_statements(session: Session) -> Iterator[None]:
-    """Let statements of this transaction take LONG_SECONDS: those over millions of samples."""
-    connection = session.connection().connection.driver_connection
-    assert isinstance(connection, PatientConnection)
+def allow_long_statements(session: Session) -> None:
+    """Let statements take LONG_SECONDS until this transaction ends: those over millions of samples."""
     milliseconds = str(round(1000 * LONG_SECONDS))
     session.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds})
-    patience = connection.patience
-    if patience is not None:
-        connection.patience = LONG_SECONDS + ANSWER_MARGIN
-    try:
-        yield
-    finally:
-        connection.patience = patience
+    connection = session.connection().connection.driver_connection
+    if isinstance(connection, PatientConnection) and connection.patience is not None:
+        connection.patience = LONG_SECONDS + ANSWER_MARGIN  # until it is back in the pool
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

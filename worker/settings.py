@@ -68,6 +68,13 @@ class Settings(BaseSettings):
         description="`auto` takes the GPU if there is one, `cpu` never does. "
         "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU.",
     )
+    statement_seconds: float = Field(
+        default=300,
+        gt=0,
+        validation_alias="EXPUNGE_WORKER_STATEMENT_SECONDS",
+        description="How long a statement of a worker or the beat may take, and a transaction may wait, before it is given up and "
+        "tried again. Statements over all samples of a job may take half an hour.",
+    )
     lease_seconds: float = Field(
         default=45,
         gt=0,

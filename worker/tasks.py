@@ -35,7 +35,8 @@ def settings() -> Settings:
 @functools.cache
 def sessions() -> sessionmaker[Session]:
     """Connect once a process, because connections do not survive a fork: one for the job, one for its lease."""
-    return make_sessions(make_engine(settings().database_url.get_secret_value(), pool_size=2))
+    url, limit = settings().database_url.get_secret_value(), settings().statement_seconds
+    return make_sessions(make_engine(url, pool_size=2, statement_seconds=limit))
 
 
 @celery_app.task(name=RUN_JOB)  # type: ignore[untyped-decorator]  # Celery ships no types

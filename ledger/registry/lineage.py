@@ -11,6 +11,7 @@ from sqlalchemy import Select, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from ledger.db import allow_long_statements
 from ledger.states import VersionKind
 from ledger.tables import Job, Model, ModelVersion
 from ledger.tables.samples import erased_samples, job_samples, training_samples, version_samples
@@ -101,6 +102,7 @@ def _resurrected(session: Session, version: ModelVersion) -> Select[bytes]:
 
 def record_erasure(session: Session, *, job_id: UUID, version: ModelVersion) -> None:
     """Record for ever that a job's samples are erased from the model, as of this version, and which versions still know them."""
+    allow_long_statements(session)
     erased = select(literal(version.model_id), job_samples.c.digest, literal(job_id), literal(version.id)).where(
         job_samples.c.job_id == job_id
     )

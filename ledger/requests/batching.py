@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.db import now
+from ledger.db import allow_long_statements, now
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
 from ledger.jobs.jobs import samples_of_open_job
@@ -139,6 +139,7 @@ def _open_job(
 
 def close_job(session: Session, job: Job) -> None:
     """Close a locked job to further requests, and fix its samples: those of its requests that the model was trained on."""
+    allow_long_statements(session)
     session.execute(insert(job_samples).from_select(["job_id", "digest"], samples_of_open_job(job.id)))
     job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))
     job.closed_at = now(session)

@@ -9,7 +9,7 @@ from sqlalchemy import FromClause, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now
+from ledger.db import allow_long_statements, now
 from ledger.errors import InvalidTime, UnknownUpload
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
@@ -112,6 +112,7 @@ def _samples(
     upload = find_upload(session, tenant_id=request.tenant_id, upload_id=upload_id)
     if upload.dataset_id != request.dataset_id:
         raise UnknownUpload(f"the upload {upload_id} is of another dataset")
+    allow_long_statements(session)
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
     return [mine.subquery()], upload.sha256
 

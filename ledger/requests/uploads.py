@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
+from ledger.db import allow_long_statements
 from ledger.errors import EmptyUpload, UnknownUpload
 from ledger.registry.datasets import find_dataset
 from ledger.sample_ids import joined_sha256
@@ -34,6 +35,7 @@ RECORD = struct.Struct(">32sq")
 @contextmanager
 def receive_digests(session: Session) -> Iterator[Copy]:
     """Open a COPY of digests into a temporary table of this transaction. Call `store_upload` when all are sent."""
+    allow_long_statements(session)
     session.execute(
         text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL, line bigint NOT NULL) ON COMMIT DROP")
     )
@@ -122,6 +124,7 @@ def delete_expired_uploads(session: Session) -> None:
 
 
 def _delete(session: Session, upload_id: UUID) -> None:
+    allow_long_statements(session)
     session.execute(delete(uploaded_samples).where(uploaded_samples.c.upload_id == upload_id))
     session.execute(delete(Upload).where(Upload.id == upload_id))
 

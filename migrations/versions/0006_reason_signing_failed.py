@@ -33,7 +33,9 @@ def _allow(reasons: tuple[str, ...]) -> None:
     listed = ", ".join(f"'{reason}'" for reason in reasons)
     for table in TABLES:
         op.drop_constraint(op.f(f"ck_{table}_reason"), table)
-        op.create_check_constraint(op.f(f"ck_{table}_reason"), table, f"reason IN ({listed})")
+        op.create_check_constraint(
+            op.f(f"ck_{table}_reason"), table, f"reason IN ({listed})", postgresql_not_valid=True
+        )
 
 
 def upgrade() -> None:

@@ -43,13 +43,17 @@ def upgrade() -> None:
         "ix_events_model_id_id", "events", ["model_id", "id"], postgresql_where=sa.text("model_id IS NOT NULL")
     )
     op.drop_constraint(op.f(SUBJECT), "events")
-    op.create_check_constraint(op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id, model_id) = 1")
+    op.create_check_constraint(
+        op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id, model_id) = 1", postgresql_not_valid=True
+    )
 
 
 def downgrade() -> None:
     op.execute("DELETE FROM events WHERE model_id IS NOT NULL")
     op.drop_constraint(op.f(SUBJECT), "events")
-    op.create_check_constraint(op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id) = 1")
+    op.create_check_constraint(
+        op.f(SUBJECT), "events", "num_nonnulls(job_id, request_id) = 1", postgresql_not_valid=True
+    )
     op.drop_column("events", "model_id")
     op.drop_constraint(op.f("fk_models_served_version_id"), "models")
     op.drop_column("models", "served_version_id")

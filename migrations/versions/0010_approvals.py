@@ -22,7 +22,7 @@ LEASED = "(state IN ('running', 'verifying'){unless}) = (lease_until IS NOT NULL
 
 def _check(table: str, name: str, condition: str) -> None:
     op.drop_constraint(op.f(f"ck_{table}_{name}"), table)
-    op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, condition)
+    op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, condition, postgresql_not_valid=True)
 
 
 def upgrade() -> None:

@@ -21,7 +21,9 @@ TABLES = ("jobs", "targets", "attempts")
 def _allow(reasons: str) -> None:
     for table in TABLES:
         op.drop_constraint(op.f(f"ck_{table}_reason"), table)
-        op.create_check_constraint(op.f(f"ck_{table}_reason"), table, f"reason IN ({reasons})")
+        op.create_check_constraint(
+            op.f(f"ck_{table}_reason"), table, f"reason IN ({reasons})", postgresql_not_valid=True
+        )
 
 
 def upgrade() -> None:

@@ -27,7 +27,7 @@ def _drop_checks(*names: str) -> None:
 
 def _create_checks(**conditions: str) -> None:
     for name, condition in conditions.items():
-        op.create_check_constraint(op.f(f"ck_jobs_{name}"), "jobs", condition)
+        op.create_check_constraint(op.f(f"ck_jobs_{name}"), "jobs", condition, postgresql_not_valid=True)
 
 
 def _replace_index(condition: str) -> None:

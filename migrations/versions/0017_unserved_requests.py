@@ -22,6 +22,7 @@ def upgrade() -> None:
         op.f("ck_unlearn_requests_dismissal"),
         "unlearn_requests",
         "num_nonnulls(dismissed_at, dismissed_by, dismissal_reason) IN (0, 3)",
+        postgresql_not_valid=True,
     )
     op.add_column("jobs", sa.Column("failures", sa.Integer(), server_default=sa.text("0"), nullable=False))
     op.create_index(

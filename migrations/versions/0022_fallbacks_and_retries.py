@@ -24,7 +24,9 @@ TABLES = ("jobs", "targets", "attempts")
 def _allow(reasons: str) -> None:
     for table in TABLES:
         op.drop_constraint(op.f(f"ck_{table}_reason"), table)
-        op.create_check_constraint(op.f(f"ck_{table}_reason"), table, f"reason IN ({reasons})")
+        op.create_check_constraint(
+            op.f(f"ck_{table}_reason"), table, f"reason IN ({reasons})", postgresql_not_valid=True
+        )
 
 
 def upgrade() -> None:
@@ -34,7 +36,10 @@ def upgrade() -> None:
         "models", sa.Column("approve_utility_drop", sa.Float(), server_default=sa.text("2.0"), nullable=False)
     )
     op.create_check_constraint(
-        op.f("ck_models_approve_utility_drop"), "models", "approve_utility_drop BETWEEN 0 AND 100"
+        op.f("ck_models_approve_utility_drop"),
+        "models",
+        "approve_utility_drop BETWEEN 0 AND 100",
+        postgresql_not_valid=True,
     )
     op.add_column("jobs", sa.Column("retry_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("jobs", sa.Column("furthest_step", sa.Integer(), server_default=sa.text("0"), nullable=False))

@@ -26,8 +26,9 @@ def upgrade() -> None:
         op.execute(
             f"ALTER TABLE {table} ADD CONSTRAINT {op.f(f'ck_{table}_escalate')} CHECK (escalate IN ({VALUES})) NOT VALID"
         )
-        op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {op.f(f'ck_{table}_escalate')}")
-    op.create_check_constraint(op.f("ck_models_batch_until_samples"), "models", "batch_until_samples > 0")
+    op.create_check_constraint(
+        op.f("ck_models_batch_until_samples"), "models", "batch_until_samples > 0", postgresql_not_valid=True
+    )
 
 
 def downgrade() -> None:

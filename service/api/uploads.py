@@ -10,7 +10,6 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from ledger.db import long_statements
 from ledger.registry.access import Caller
 from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
@@ -201,7 +200,7 @@ async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Call
 
 def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str) -> Upload:
     file.seek(0)
-    with database.sessions.begin() as session, long_statements(session):
+    with database.sessions.begin() as session:
         with uploads.receive_digests(session) as copy:
             for records in _chunks(file):
                 uploads.send_digests(copy, RECORD.iter_unpack(records))

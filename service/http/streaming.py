@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ledger.db import long_statements
+from ledger.db import allow_long_statements
 from ledger.requests.do_not_train import read_digests
 from service.http.problems import NotReady, TooManyCalls
 from service.http.sessions import Database
@@ -112,15 +112,12 @@ def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[b
     """Copy a list from the database into a file, and count it."""
     file, count = open_spool(), 0
     try:
-        with (
-            storage_is_ours(),
-            database.sessions() as session,
-            long_statements(session),
-            closing(read_digests(session, find(session))) as chunks,
-        ):
-            for digests in chunks:
-                file.write(b"".join(digests))
-                count += len(digests)
+        with storage_is_ours(), database.sessions() as session:
+            allow_long_statements(session)
+            with closing(read_digests(session, find(session))) as chunks:
+                for digests in chunks:
+                    file.write(b"".join(digests))
+                    count += len(digests)
         file.seek(0)
     except BaseException:
         file.close()

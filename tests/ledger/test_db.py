@@ -3,6 +3,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 
@@ -12,7 +13,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from expunge.operator.doctor import check_database
-from ledger.db import long_statements, make_engine, make_sessions, normalise_url, now
+from ledger.db import allow_long_statements, connection_options, make_engine, make_sessions, normalise_url, now
 from ledger.requests import do_not_train, uploads
 from ledger.states import RequestState
 from migrations.commands import upgrade
@@ -150,7 +151,8 @@ def test_behind_pgbouncer_a_request_is_recorded_run_and_published(pooled):
         request = world.submit(number)
         world.finish(world.claim(request.targets[0].job.id))
         assert world.request(request.id).state == RequestState.COMPLETED
-    with pooled.begin() as session, long_statements(session):
+    with pooled.begin() as session:
+        allow_long_statements(session)
         assert session.scalar(text("SHOW statement_timeout")) == "30min"
     with pooled.begin() as session:
         assert session.scalar(text("SHOW statement_timeout")) == "7s"
@@ -184,3 +186,35 @@ def test_without_a_pooler_sessions_are_not_taken_for_pooled(sessions):
     with sessions() as session:
         driver = session.connection().connection.driver_connection
         assert (driver.is_pooled, driver.prepare_threshold) == (False, 5)
+
+
+def test_connections_notice_within_a_minute_that_their_other_end_has_vanished():
+    given = make_url("postgresql+psycopg://u@h/d?keepalives_idle=7&options=-c%20work_mem%3D8MB")
+    options = connection_options(given, statement_seconds=12)
+    assert "keepalives_idle" not in options  # the URL's own counts
+    assert int(options["keepalives_interval"]) * int(options["keepalives_count"]) <= 30
+    assert int(options["tcp_user_timeout"]) <= 60_000
+    assert options["options"].endswith("-c work_mem=8MB")
+
+
+def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
+    engine = make_engine(database_url, pool_size=1, statement_seconds=0.2)
+    sessions = make_sessions(engine)
+    with sessions() as session, pytest.raises(OperationalError, match="statement timeout"):
+        session.execute(text("SELECT pg_sleep(60)"))
+    other = make_engine(database_url).execution_options(isolation_level="AUTOCOMMIT")
+    with sessions() as session, other.connect() as looking:
+        pid = session.scalar(text("SELECT pg_backend_pid()"))
+        alive, ends = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"), time.monotonic() + 60
+        while looking.scalar(alive, {"pid": pid}) and time.monotonic() < ends:
+            time.sleep(0.05)
+        with pytest.raises(DBAPIError) as raised:  # the server has ended the idle transaction
+            session.execute(text("SELECT 1"))
+    other.dispose()
+    assert raised.value.connection_invalidated
+    with sessions.begin() as session:
+        allow_long_statements(session)
+        assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "30min"
+    with sessions() as session:
+        assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "200ms"
+    engine.dispose()

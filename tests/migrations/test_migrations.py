@@ -1,10 +1,12 @@
 """The migrations make the tables that are declared in Python, and can be undone."""
 
+import itertools
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import CheckConstraint, create_engine, inspect, pool, text
+from sqlalchemy import CheckConstraint, Engine, create_engine, event, inspect, pool, text
 from sqlalchemy.exc import IntegrityError
 
 from ledger.db import make_engine, normalise_url
@@ -28,6 +30,34 @@ def test_up_down_and_up_again(blank_database_url):
     upgrade(blank_database_url)
     upgrade(blank_database_url)
     assert tables(blank_database_url) == set(Base.metadata.tables)
+
+
+def test_a_check_is_added_without_reading_its_table_and_validated_once_the_lock_is_released(blank_database_url):
+    command.upgrade(configuration(blank_database_url), "0001")
+    told = []
+
+    def note(_connection, _cursor, statement, *_):
+        told.append(statement)
+
+    def note_commit(_):
+        told.append("COMMIT")
+
+    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(Engine, "commit", note_commit)
+    upgrade(blank_database_url)
+    event.remove(Engine, "before_cursor_execute", note)
+    event.remove(Engine, "commit", note_commit)
+    added = [place for place, what in enumerate(told) if "ADD CONSTRAINT" in what and " CHECK " in what]
+    validated = [place for place, what in enumerate(told) if "VALIDATE CONSTRAINT" in what]
+    assert added
+    assert all(told[place].endswith("NOT VALID") for place in added)
+    committed = told.index("COMMIT")
+    assert max(added) < committed < min(validated)
+    assert all("COMMIT" in told[one:other] for one, other in itertools.pairwise(validated))
+    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM pg_constraint WHERE NOT convalidated")) == 0
+    engine.dispose()
 
 
 def test_autogenerate_finds_nothing(engine):

@@ -39,7 +39,8 @@ WEBHOOK_THREADS = 4
 def start(sender: Any, **_: object) -> None:
     """Start the threads with the beat; they end with it."""
     settings = read_settings()
-    sessions = make_sessions(make_engine(settings.database_url.get_secret_value(), pool_size=WEBHOOK_THREADS + 3))
+    url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
+    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + 3, statement_seconds=limit))
     send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)

@@ -1,13 +1,20 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import psutil
 import pytest
 import redis
-from sqlalchemy import Connection, Engine, event, func, select
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, func, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+import ledger.db
+from ledger.db import make_engine, make_sessions
 from ledger.tables import UnlearnRequest
-from tests.service.conftest import Serve, Site
+from migrations.commands import upgrade
+from tests.fixtures.postgresql import _embedded_server
+from tests.service.conftest import Serve, Site, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
 
@@ -74,3 +81,60 @@ def test_a_call_that_writes_is_one_transaction_after_the_key_is_checked(
 
     assert asked[0] is False
     assert all(asked[1:])
+
+
+@contextmanager
+def frozen(url: URL) -> Iterator[None]:
+    """Stop every process of the PostgreSQL server at this URL, as a machine does that hangs. The kernel still takes connections."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        backend = psutil.Process(connection.scalar(text("SELECT pg_backend_pid()")))
+        server = backend.parent()
+    engine.dispose()
+    assert server is not None
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+def test_while_the_database_hangs_every_call_ends_with_503_and_afterwards_all_are_served(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pool is warm: each connection has been used, and TCP finds nothing wrong with it."""
+    monkeypatch.setattr(ledger.db, "PING_SECONDS", 1.0)
+    monkeypatch.setattr(ledger.db, "ANSWER_MARGIN", 0.5)
+    with _embedded_server() as url, ThreadPoolExecutor(30) as pool:
+        address = url.render_as_string(hide_password=False)
+        upgrade(address)
+        engine = make_engine(url)
+        with make_sessions(engine).begin() as session:
+            site = set_up(session)
+        engine.dispose()
+        client = serve(database=address, key=site.admin, alone=True, statement_seconds=1.0)
+
+        def call(number: int) -> int:
+            if number % 2:
+                return client.get("/models").status_code
+            return client.post("/unlearn-requests", json=ASKED).status_code
+
+        assert set(pool.map(call, range(30))) == {200, 202}
+        with frozen(url):
+            assert set(pool.map(call, range(30))) == {503}
+            assert client.get("/livez").status_code == 200
+        assert set(pool.map(call, range(30))) == {200, 202}
+
+
+def test_a_call_that_waits_too_long_for_a_lock_gets_503(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin, statement_seconds=0.5)
+    with sessions.begin() as session:
+        session.execute(text("LOCK TABLE unlearn_requests IN EXCLUSIVE MODE"))
+        answer = client.post("/unlearn-requests", json=ASKED)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert client.post("/unlearn-requests", json=ASKED).status_code == 202
