@@ -13,7 +13,15 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from expunge.operator.doctor import check_database
-from ledger.db import allow_long_statements, connection_options, make_engine, make_sessions, normalise_url, now
+from ledger.db import (
+    allow_long_statements,
+    connection_options,
+    make_engine,
+    make_sessions,
+    normalise_url,
+    now,
+    session_settings,
+)
 from ledger.requests import do_not_train, uploads
 from ledger.states import RequestState
 from migrations.commands import upgrade
@@ -190,7 +198,7 @@ def test_without_a_pooler_sessions_are_not_taken_for_pooled(sessions):
 
 def test_connections_notice_within_a_minute_that_their_other_end_has_vanished():
     given = make_url("postgresql+psycopg://u@h/d?keepalives_idle=7&options=-c%20work_mem%3D8MB")
-    options = connection_options(given, statement_seconds=12)
+    options = connection_options(given, session_settings(statement_seconds=12))
     assert "keepalives_idle" not in options  # the URL's own counts
     assert int(options["keepalives_interval"]) * int(options["keepalives_count"]) <= 30
     assert int(options["tcp_user_timeout"]) <= 60_000
