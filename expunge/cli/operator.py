@@ -3,16 +3,20 @@
 import os
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 from rich.markup import escape
+from rich.progress import TaskID
 from rich.table import Column, Table
 
 from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import DataDir, Tenant, Workload
 from expunge.stack.folder import default_folder
+
+if TYPE_CHECKING:
+    from unlearning.task import Progress
 
 
 def allowed_workloads() -> tuple[str, ...]:
@@ -34,15 +38,28 @@ def train(
             "- reads standard input."
         ),
     ] = None,
+    references: Annotated[
+        bool,
+        typer.Option(
+            "--references",
+            help="Train the reference models too, about two further trainings. `expunge references --prepared` uses them.",
+        ),
+    ] = False,
 ) -> None:
     """Train a workload's model by its recipe, prepared by Ready2Unlearn, and write its weights."""
     from expunge.operator.training import train_workload
+    from unlearning.specs.references import ReferencePlan
     from unlearning.task import Progress
+    from unlearning.training.references import PHASE
 
     with ProgressDisplay() as display:
         task = display.add_task("Training")
+        further = display.add_task("Training reference models") if references else None
 
         def show(progress: Progress) -> None:
+            if progress.phase == PHASE and further is not None:
+                show_references(display, further, progress)
+                return
             loss = f"(loss {progress.metrics['loss']:.3f})" if "loss" in progress.metrics else ""
             display.update(task, total=progress.total, completed=progress.step, detail=loss)
 
@@ -54,6 +71,7 @@ def train(
             seed=seed,
             plain=plain,
             without=leave_out,
+            references=ReferencePlan() if references else None,
             show=show,
         )
     if leave_out:
@@ -182,6 +200,10 @@ def references(
         typer.Option(help="Treat samples with at least this cosine similarity as one subject's.", show_default="off"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
+    prepared: Annotated[
+        Path | None,
+        typer.Option(help="The folder of `expunge train --references`, e.g. weights/references.", show_default=False),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Train without asking.")] = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
@@ -194,7 +216,6 @@ def references(
     from expunge.operator.deployment import find_deployment
     from expunge.operator.references import prepare_model
     from unlearning.specs.references import ReferencePlan
-    from unlearning.task import Progress
     from unlearning.training.references import PreparationCost
 
     plan = ReferencePlan(folds=folds, rounds=rounds, audit_rounds=audit_rounds, epochs=epochs, near_copies=near_copies)
@@ -214,29 +235,32 @@ def references(
 
     task = display.add_task("Training reference models", total=plan.trainings)
 
-    def show(progress: Progress) -> None:
-        done = progress.step + (progress.metrics["run"] if progress.step < progress.total else 0.0)
-        display.update(task, total=progress.total, completed=done, detail=f"({progress.step} done)")
-
     try:
-        prepared = prepare_model(
+        made = prepare_model(
             find_deployment(data_dir or default_folder()),
             name=name,
             plan=plan,
             seed=seed,
             tenant=tenant,
+            prepared=prepared,
             agree=agree,
-            show=show,
+            show=lambda progress: show_references(display, task, progress),
         )
     finally:
         display.stop()
-    if prepared is None:
+    if made is None:
         raise typer.Exit(1)
     out.print(
-        f"Registered reference predictions of {prepared.samples} samples for {name!r}. Its policy now begins with matching.",
+        f"Registered reference predictions of {made.samples} samples for {name!r}. Its policy now begins with matching.",
         markup=False,
         highlight=False,
     )
+
+
+def show_references(display: ProgressDisplay, task: TaskID, progress: "Progress") -> None:
+    """Show how many reference models are trained."""
+    done = progress.step + (progress.metrics["run"] if progress.step < progress.total else 0.0)
+    display.update(task, total=progress.total, completed=done, detail=f"({progress.step} done)")
 
 
 def doctor(data_dir: DataDir = None) -> None:

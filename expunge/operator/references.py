@@ -48,12 +48,14 @@ def prepare_model(
     name: str,
     plan: ReferencePlan,
     seed: int = 0,
+    prepared: Path | None = None,
     tenant: str = "default",
     agree: Callable[[PreparationCost], bool] = lambda cost: True,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Prepared | None:
     """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
 
+    prepared: the folder of `expunge train --references`; what was trained there is not trained again, and then deleted.
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
     goes on from its last finished model. Samples that the model has unlearned are left out. Raises CannotPrepare with the reason,
     and OSError if the storage cannot be written.
@@ -72,7 +74,7 @@ def prepare_model(
         sha256, device = model.version.weights_sha256, choose_device()
         served = load_model(workload, deployment.storage / f"{sha256}.safetensors", sha256, torch.device("cpu"))
         workload = replace(workload, build=partial(build_like, workload.build, served))
-        folder = deployment.storage / "references" / str(model.id)
+        folder = prepared or deployment.storage / "references" / str(model.id)
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
         if not agree(cost):
             return None

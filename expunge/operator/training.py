@@ -12,10 +12,12 @@ import torch
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import choose_device, find_left_out
 from unlearning.errors import UnlearningError
+from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
-from unlearning.task import Progress
+from unlearning.task import Progress, run_to_completion
 from unlearning.training.loop import fresh, train
+from unlearning.training.references import train_reference_models
 from worker.failures import WorkerError
 from worker.inputs import load_workload
 
@@ -42,11 +44,14 @@ def train_workload(
     seed: int = 0,
     plain: bool = False,
     without: Collection[str] = (),
+    references: ReferencePlan | None = None,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
     without: IDs of training samples to leave out. plain: train without Ready2Unlearn. show: called after each step.
+    references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
+    `expunge references --prepared`.
     Raises CannotTrain with the reason, NobodyLeftOut if the training set has none of `without`, and OSError if the weights cannot
     be written.
     """
@@ -82,6 +87,15 @@ def train_workload(
         "recipe": dataclasses.asdict(recipe),
     }
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
+    if references is not None:
+        seen = dataclasses.replace(workload, train=samples)
+        models = train_reference_models(seen, references, seed=seed, folder=folder / "references", device=device)
+        try:
+            run_to_completion(models, show)
+        except UnlearningError as error:
+            raise CannotTrain(
+                f"The model was trained and written to {path}. Its references were not: {error}"
+            ) from error
     return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from expunge.operator.deployment import Deployment
 from expunge.operator.references import prepare_model
+from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
@@ -17,7 +18,7 @@ from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from ledger.tables import Model
-from tests.worker.conftest import KEY, Bench
+from tests.worker.conftest import KEY, REFERENCE, Bench
 from unlearning.data.references import References, from_bytes
 from unlearning.specs.references import ReferencePlan
 
@@ -131,3 +132,22 @@ def test_what_the_model_has_unlearned_is_in_no_later_preparation(bench: Bench, t
     assert len(references) == 1280
     assert keys(training_ids[:20]).isdisjoint(references.keys)
     assert bool(torch.isfinite(references.seen).all())
+
+
+def test_references_that_were_trained_beside_the_model_are_not_trained_again(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    bench, plan = make_bench(policy=("retrain",)), ReferencePlan(rounds=1, audit_rounds=1, epochs=0.1)
+    trained = train_workload(
+        REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, references=plan, show=lambda progress: None
+    )
+    prepared = trained.path.parent / "references"
+    costs = []
+
+    made = prepare_model(
+        place(bench), name="digits", plan=plan, prepared=prepared, agree=lambda cost: costs.append(cost) is None
+    )
+
+    assert made is not None
+    assert costs[0].trainings == 0
+    assert not prepared.exists()

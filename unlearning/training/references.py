@@ -47,12 +47,9 @@ def prepare_references(
 
     Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
     """
-    pool = joined(workload.train, workload.held_out).to(device)
-    groups = subject_groups(pool, near_copies=plan.near_copies)
-    work = folder / _name(workload, pool, plan, seed)
     started = time.perf_counter()
-    run = partial(_train_without_fold, workload, pool, groups, plan, seed)
-    models = yield from cached_runs(run, count=plan.trainings, folder=work)
+    pool = joined(workload.train, workload.held_out).to(device)
+    models, groups = yield from train_reference_models(workload, plan, seed=seed, folder=folder, device=device)
     references = _collect(models, pool, workload.objective, plan, key=key)
     details = {
         "plan": asdict(plan),
@@ -63,6 +60,21 @@ def prepare_references(
         "seconds": round(time.perf_counter() - started, 3),
     }
     return replace(references, details=details)
+
+
+def train_reference_models(
+    workload: Workload, plan: ReferencePlan, *, seed: int, folder: Path, device: torch.device | str = "cpu"
+) -> Generator[Progress, None, tuple[list[Arrays], NDArray[np.int64]]]:
+    """Train the plan's reference models, or read in `folder` what earlier ones said. No model is kept.
+
+    Returns each model's signals, and the number of each sample's subject, (n,). Raises as `prepare_references`, which goes on from
+    the folder.
+    """
+    pool = joined(workload.train, workload.held_out).to(device)
+    groups = subject_groups(pool, near_copies=plan.near_copies)
+    run = partial(_train_without_fold, workload, pool, groups, plan, seed)
+    models = yield from cached_runs(run, count=plan.trainings, folder=folder / _name(workload, pool, plan, seed))
+    return models, groups
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
