@@ -42,7 +42,7 @@ def train(
         bool,
         typer.Option(
             "--references",
-            help="Train the reference models too, about two further trainings. `expunge references --prepared` uses them.",
+            help="Train the reference models too, about three further trainings. `expunge references --prepared` uses them.",
         ),
     ] = False,
 ) -> None:

@@ -104,7 +104,7 @@ def estimate_cost(
         total = progress.total
     steps.close()
     step = (marks[-1] - marks[1]) / max(1, len(marks) - 2) if len(marks) > 2 else marks[-1] - marks[0]
-    share = plan.epochs * (1 - 1 / plan.folds)
+    share = plan.epochs * (1 - 1 / plan.folds) * len(pool) / len(workload.train)
     return PreparationCost(trainings=left, seconds=left * step * total, plain_trainings=plan.trainings * share)
 
 
