@@ -149,6 +149,7 @@ def audit(
             reference=attacks.get("reference"),
             margin=membership.margin,
             decides=not tests,
+            comparable=pairing.comparable,
         ),
         *reference_findings(tests, power=power),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),

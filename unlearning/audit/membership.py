@@ -43,6 +43,11 @@ class Pairing:
     unmatched: int
 
     @property
+    def comparable(self) -> bool:
+        """Whether any held-out sample has a class of the forget set. If none has, the comparison says little."""
+        return self.matched or not self.unmatched
+
+    @property
     def effective(self) -> float:
         """Kish's effective number of held-out samples, given the weights."""
         return float(self.weights.sum() ** 2 / (self.weights**2).sum())

@@ -125,13 +125,26 @@ def membership_findings(
     reference: Mapping[str, Attack] | None,
     margin: float,
     decides: bool = True,
+    comparable: bool = True,
 ) -> list[Finding]:
     """Make the findings of the membership test: negative control, the test, and with a retrained model the positive control.
+
+    comparable: whether the held-out set has samples of the forget set's classes. If not, the test is open whatever it measures:
+    even a retrained model knows less of a class that it never saw than of any other.
 
     A statistic is sensitive if its whole interval lies outside 0.5 ± margin on the original: it recognises the forget set there.
     All sensitive ones must lie inside on the unlearned model. If none is sensitive, all must, and a pass means little. No
     statistic may lie wholly outside; the attack "spread" is used for this only.
     """
+    if not comparable:
+        text = (
+            "no held-out sample has a class of the forgotten samples, so membership attacks have nothing to compare them with; "
+            "add such samples to the held-out set"
+        )
+        return [
+            Finding(code="negative_control_membership", passed=None, text=text, deciding=False),
+            Finding(code="membership_matched", passed=None, text=text, deciding=decides),
+        ]
     names = [name for name in original if name != "spread"]
     sensitive = [key for key, interval in _statistics(original, names) if _outside(interval, margin)]
     tested = [row for row in _statistics(unlearned, names) if not sensitive or row[0] in sensitive]

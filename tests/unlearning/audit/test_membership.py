@@ -161,6 +161,8 @@ def test_a_mix_that_differs_by_chance_is_left_alone_and_a_class_nobody_held_out_
     assert missing.unmatched == 5
     alone = pair(np.full(30, 9), rng.choice(3, 500), max_samples=5000, replicates=100, rng=rng)
     assert (alone.matched, alone.unmatched, len(alone.forget)) == (False, 30, 30)
+    assert not alone.comparable
+    assert missing.comparable
 
 
 def test_class_mixes_differ_by_more_than_chance_in_about_one_case_in_a_hundred() -> None:
