@@ -3,6 +3,9 @@
 import hashlib
 import hmac
 from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
 
 KEY_BYTES = 32
 
@@ -16,6 +19,15 @@ def parse_sample_key(text: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ValueError(f"must be {2 * KEY_BYTES} hex digits ({KEY_BYTES} bytes), and nothing else")
     return key
+
+
+def _check(key: SecretStr) -> SecretStr:
+    parse_sample_key(key.get_secret_value())
+    return key
+
+
+SampleKey = Annotated[SecretStr, AfterValidator(_check)]
+"""The type of a setting that holds the key."""
 
 
 def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:

@@ -7,7 +7,7 @@ import limits
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ledger.sample_ids import parse_sample_key
+from ledger.sample_ids import SampleKey, parse_sample_key
 from telemetry.logs import LogFormat
 
 
@@ -22,7 +22,7 @@ class Settings(BaseSettings):
         validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
     )
     redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="The broker, as `redis://…`.")
-    sample_key: SecretStr = Field(
+    sample_key: SampleKey = Field(
         validation_alias="EXPUNGE_SAMPLE_KEY",
         description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
     )
@@ -71,12 +71,6 @@ class Settings(BaseSettings):
     log: LogFormat = Field(
         default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
     )
-
-    @field_validator("sample_key")
-    @classmethod
-    def _check_sample_key(cls, value: SecretStr) -> SecretStr:
-        parse_sample_key(value.get_secret_value())
-        return value
 
     @field_validator("rate_limit", "address_rate_limit")
     @classmethod
