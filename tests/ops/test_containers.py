@@ -1,13 +1,19 @@
 import fnmatch
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
 import tomllib
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, requires
+import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
@@ -18,38 +24,27 @@ from tests.ops.files import ROOT, compose
 CONTAINERS = ROOT / "ops/containers"
 
 
-def stage(image: str) -> str:
-    """The lines of the Dockerfile that install an image's packages."""
-    return (ROOT / "Dockerfile").read_text().split(f" AS build-{image}\n")[1].split("\nFROM ")[0]
+def script(name: str) -> ModuleType:
+    """One of the scripts, as a module."""
+    loader = importlib.machinery.SourceFileLoader(name.replace("-", "_"), str(CONTAINERS / name))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
 
 
-def requirement_lines(image: str) -> list[str]:
-    """What an image installs for its extras, as the Dockerfile asks for them."""
-    (extras,) = re.findall(r"containers/requirements ([a-z ]+) >", stage(image))
-    command = [sys.executable, str(CONTAINERS / "requirements"), *extras.split()]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+LOCK = script("lock")
 
 
-def requirements(image: str) -> set[str]:
-    """The names of what an image installs for its extras."""
-    return {Requirement(line).name for line in requirement_lines(image)}
+def locked(*names: str) -> dict[str, tuple[str, set[str]]]:
+    """Version and hashes of what lock files hold, by the distribution's name."""
+    return {name: one for lock in names for name, one in LOCK.read(CONTAINERS / f"locks/{lock}.txt").items()}
 
 
 def installed(image: str) -> set[str]:
-    """The names of all distributions in an image: those that the Dockerfile names, and what they require."""
-    given = " ".join(re.findall(r"(?:requirements\.txt|simple) ([a-z -]+)$", stage(image), flags=re.MULTILINE))
-    waiting = [Requirement(line) for line in [*requirement_lines(image), *given.split()]]
-    found: set[tuple[str, str]] = set()
-    while waiting:
-        requirement = waiting.pop()
-        for extra in {"", *requirement.extras}:
-            if (requirement.name, extra) in found:
-                continue
-            found.add((requirement.name, extra))
-            with suppress(PackageNotFoundError):  # one of another platform
-                below = map(Requirement, requires(requirement.name) or ())
-                waiting += [r for r in below if r.marker is None or r.marker.evaluate({"extra": extra})]
-    return {name.lower().replace("_", "-") for name, _ in found}
+    """The names of all distributions in an image."""
+    return set(locked(image, *(["torch-cpu"] if image == "worker" else [])))
 
 
 IMPORT_WITH_THESE_ALONE = """
@@ -91,24 +86,135 @@ def test_every_package_is_copied_into_the_images() -> None:
 
 
 def test_the_api_image_has_no_torch() -> None:
-    found = requirements("api")
+    found = installed("api")
 
     assert {"fastapi", "uvicorn", "alembic", "sqlalchemy", "psycopg"} <= found
     assert not {"torch", "torchvision", "scikit-learn", "expunge"} & found
 
 
-def test_every_requirement_of_an_image_is_pinned() -> None:
-    pinned = set(re.findall(r"^([\w.-]+)==", (ROOT / "constraints.txt").read_text().lower(), flags=re.MULTILINE))
-
-    def plain(name: str) -> str:
-        return name.lower().replace("_", "-")
-
-    assert {plain(name) for name in requirements("api") | requirements("worker")} <= set(map(plain, pinned))
-
-
 def test_every_image_can_send_traces() -> None:
     for image in ("api", "worker"):
-        assert "opentelemetry-exporter-otlp-proto-http" in requirements(image), image
+        assert "opentelemetry-exporter-otlp-proto-http" in installed(image), image
+
+
+@pytest.mark.parametrize("image", ["api", "worker"])
+def test_every_distribution_of_an_image_is_locked_at_the_version_that_ci_tested_with_a_hash(image: str) -> None:
+    """If one is missing or another version, run `python3 ops/containers/lock`."""
+    text = (ROOT / "constraints.txt").read_text()
+    pinned = {
+        LOCK.normal(name): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, flags=re.MULTILINE)
+    }
+    found = locked(image)
+
+    assert {name: version for name, (version, _) in found.items()} == {name: pinned[name] for name in found}
+    assert all(hashes for _, hashes in found.values())
+    for line in LOCK.wanted(image):
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(found[LOCK.normal(requirement.name)][0]), line
+
+
+def test_both_builds_of_torch_are_the_version_that_ci_tested_and_pypis_has_hashes() -> None:
+    (version,) = re.findall(r"^torch==(\S+)$", (ROOT / "constraints.txt").read_text(), flags=re.MULTILINE)
+
+    assert locked("torch-cpu")["torch"][0] == locked("torch-cuda")["torch"][0] == version
+    assert all(hashes for _, hashes in locked("torch-cuda").values())
+    assert not set(locked("torch-cuda")) & set(locked("worker"))
+
+
+def test_pip_asks_one_index_alone_and_checks_hashes_in_every_step_of_the_images() -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    steps = re.findall(r"pip install (.*?)(?:&&|$)", text, flags=re.MULTILINE)
+
+    assert len(steps) == 5
+    for step in steps:
+        assert "--no-deps" in step
+        assert step.count("--index-url") + step.count("--no-index") == 1
+        assert "--require-hashes" in step or "TORCH_LOCK" in step or "--no-index" in step
+    for path in (ROOT / "Dockerfile", ROOT / "Makefile", ROOT / "docker-compose.yml", ROOT / ".ci/run"):
+        assert "--extra-index-url" not in path.read_text(), path
+
+
+def test_a_lock_keeps_the_hashes_of_other_platforms_as_long_as_the_version_stays(tmp_path: Path) -> None:
+    path, one, other = tmp_path / "lock.txt", "a" * 64, "b" * 64
+    LOCK.write(path, {"numpy": ("2.0", {one})}, index="https://pypi.org/simple")
+    LOCK.write(path, {"numpy": ("2.0", {other})}, index="https://pypi.org/simple")
+    assert LOCK.read(path) == {"numpy": ("2.0", {one, other})}
+    LOCK.write(path, {"numpy": ("2.1", {other})}, index="https://pypi.org/simple")
+    assert LOCK.read(path) == {"numpy": ("2.1", {other})}
+
+
+def test_pip_refuses_a_file_that_is_not_the_locked_one(tmp_path: Path) -> None:
+    wheel = tmp_path / "thing-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("thing.py", "")
+        archive.writestr("thing-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: thing\nVersion: 1.0\n")
+        archive.writestr("thing-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("thing-1.0.dist-info/RECORD", "")
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--require-hashes",
+        "--no-index",
+        "--find-links",
+        ".",
+    ]
+    for digest, status in ((hashlib.sha256(wheel.read_bytes()).hexdigest(), 0), ("0" * 64, 1)):
+        LOCK.write(tmp_path / "lock.txt", {"thing": ("1.0", {digest})}, index="here")
+        command = [*install, "--target", str(tmp_path / "target"), "--requirement", "lock.txt"]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert found.returncode == status, found.stderr
+        (tmp_path / "lock.txt").unlink()
+
+
+def test_the_bill_of_materials_names_everything_that_is_installed_with_the_locked_hashes() -> None:
+    command = [sys.executable, str(CONTAINERS / "sbom"), str(CONTAINERS / "locks/api.txt")]
+    bill = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    by_name = {component["name"]: component for component in bill["components"]}
+
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    assert set(by_name) == {LOCK.normal(one.metadata["Name"]) for one in distributions()} - {"expunge"}
+    version, hashes = locked("api")["fastapi"]
+    assert by_name["fastapi"]["purl"] == f"pkg:pypi/fastapi@{version}"
+    assert [one["content"] for one in by_name["fastapi"]["hashes"]] == sorted(hashes)
+    assert "hashes" not in by_name["pytest"]  # no lock file has it
+
+
+PINS = script("pin-images")
+
+DOCKER = """#!/bin/sh
+[ "$1 $2 $3 $5" = "buildx imagetools inspect --format" ] || exit 1
+echo "sha256:$(printf %s "$4" | sha256sum | cut -c1-64)"
+"""
+
+
+def test_images_are_pinned_to_the_digests_that_the_registries_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text(DOCKER)
+    (tmp_path / "bin/docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    for path in ("Dockerfile", "docker-compose.yml", "ops/kubernetes/base/postgres.yaml"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    assert PINS.main(["--check"], tmp_path) == 1
+    loose = capsys.readouterr().out.splitlines()
+    assert {"Dockerfile: python:3.11.14-slim-bookworm", "docker-compose.yml: grafana/grafana:12.1.1"} <= set(loose)
+    theirs = {one["image"] for one in compose()["services"].values() if not one["image"].startswith("expunge-")}
+    assert {f"docker-compose.yml: {image}" for image in theirs} <= set(loose)
+
+    assert PINS.main([], tmp_path) == 0
+    assert PINS.main(["--check"], tmp_path) == 0
+    digest = hashlib.sha256(b"postgres:18.1-bookworm").hexdigest()
+    pinned = f"image: postgres:18.1-bookworm@sha256:{digest}\n"
+    assert pinned in (tmp_path / "docker-compose.yml").read_text()
+    assert pinned in (tmp_path / "ops/kubernetes/base/postgres.yaml").read_text()
+    before = (tmp_path / "docker-compose.yml").read_text()
+    assert PINS.main([], tmp_path) == 0
+    assert (tmp_path / "docker-compose.yml").read_text() == before
 
 
 def make_secrets(folder: Path) -> dict[str, str]:
