@@ -78,9 +78,10 @@ def moving_batch_norm(network: nn.Module) -> list[nn.Module]:
     layers = batch_norm_layers(network)
     if not layers:
         return []
-    modes = [(module, module.training) for module in network.modules()]
+    mode, modes = network.training, [(module, module.training) for module in network.modules()]
     network.train()
     moving = [layer for layer in layers if layer.training]
+    network.train(mode)  # an owner's `train` may do more than set modes
     for module, mode in modes:
         module.training = mode
     return moving

@@ -79,7 +79,12 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
         )
     try:
         model.load_state_dict(_fitted(safetensors.torch.load_file(path), model))
-    except (RuntimeError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
+        raise WeightsDamaged(
+            f"{path.name} does not fit: it is no whole safetensors file ({error}). Load weights of another format into the network "
+            "yourself, and write them with `save_weights`."
+        ) from error
+    except RuntimeError as error:
         raise WeightsDamaged(f"{path.name} does not fit the workload's architecture: {error}") from error
 
 

@@ -292,6 +292,13 @@ def test_a_network_whose_own_part_is_called_module_keeps_its_names(tmp_path: Pat
     assert torch.equal(loaded["module"].weight, model["module"].weight)
 
 
+def test_a_pickle_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    with pytest.raises(WeightsDamaged, match="save_weights"):
+        load_weights(nn.Linear(3, 2), path, file_sha256(path))
+
+
 def test_a_tensor_that_is_missing_and_tied_to_none_is_still_refused(tmp_path: Path) -> None:
     path = tmp_path / "torn.safetensors"
     safetensors.torch.save_file({"0.weight": torch.zeros(2, 3)}, path)
