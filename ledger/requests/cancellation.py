@@ -28,8 +28,7 @@ def cancel_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> re
     not ended, and serves other requests.
     """
     request = find_request(session, tenant_id=tenant_id, request_id=request_id)
-    mine = select(Target.job_id).where(Target.request_id == request_id)
-    jobs = {job.id: job for job in session.scalars(_locked(Job).where(Job.id.in_(mine)).order_by(Job.model_id, Job.id))}
+    jobs = {job.id: job for job in _lock_jobs(session, request_id)}
     targets = list(
         session.scalars(_locked(Target).where(Target.request_id == request_id).order_by(Target.model_id, Target.id))
     )
@@ -88,6 +87,7 @@ def dismiss_request(
     if not reason.strip():
         raise ValueError("a dismissal needs a reason")
     find_request(session, tenant_id=tenant_id, request_id=request_id)
+    _lock_jobs(session, request_id)  # A retry that runs at this moment either leaves the request out, or is seen here.
     request = session.get_one(UnlearnRequest, request_id, with_for_update={"key_share": True}, populate_existing=True)
     if request.state not in TERMINAL:
         raise TooLate(f"only a request that has ended can be dismissed; this one is {request.state}: cancel it instead")
@@ -99,6 +99,12 @@ def dismiss_request(
     session.flush()
     log_dismissal(session, request)
     return get_request(session, tenant_id=tenant_id, request_id=request_id)
+
+
+def _lock_jobs(session: Session, request_id: UUID) -> list[Job]:
+    """Lock the jobs of a request's targets, in the order in which all lock them."""
+    mine = select(Target.job_id).where(Target.request_id == request_id)
+    return list(session.scalars(_locked(Job).where(Job.id.in_(mine)).order_by(Job.model_id, Job.id)))
 
 
 def _locked(table: type[Row]) -> Select[Row]:

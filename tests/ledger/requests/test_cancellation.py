@@ -1,5 +1,6 @@
 """What is owed by law stays so after a failure, until it is served, withdrawn or dismissed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from ledger.requests.deadlines import extend_deadline, mark_overdue
 from ledger.requests.requests import list_requests
 from ledger.states import JobState, Reason, RequestState
 from ledger.tables import UnlearnRequest
+from tests.fixtures.waiting import await_that
 from tests.ledger.conftest import digests, nothing_written
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)
@@ -154,6 +156,18 @@ def test_a_job_that_nobody_asks_for_any_more_is_not_retried(world, settle):
     settle(world, request)
     with nothing_written(world), pytest.raises(NotFailed, match="withdrawn or dismissed"):
         retry(world, request.targets[0].job.id)
+
+
+def test_a_dismissal_waits_for_a_retry_and_then_comes_too_late(world):
+    request = failed(world, 1)
+    with ThreadPoolExecutor(1) as other, world.sessions.begin() as session:
+        retry_job(session, tenant_id=world.tenant_id, job_id=request.targets[0].job.id)
+        dismissal = other.submit(dismiss, world, request)
+        await_that(lambda: world.count("pg_stat_activity", "wait_event_type = 'Lock'"), "the dismissal to wait")
+        session.commit()
+        with pytest.raises(TooLate, match="scheduled"):
+            dismissal.result(30)
+    assert world.request(request.id).dismissed_at is None
 
 
 def test_a_request_that_failed_for_one_model_can_be_withdrawn_while_the_other_has_erased_it(world):
