@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     by_path = {"/uploads": of_uploads, "/manifests": of_uploads, "/console/sign-in": Bounds(MAX_FORM_BYTES)}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
-    app.add_middleware(AccessLog)
+    app.add_middleware(AccessLog, refusal=problems.unexpected())
     tracing.trace_http(app, app.state.database.engine)
     return app
 

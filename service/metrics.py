@@ -35,6 +35,7 @@ from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from ledger.transparency.log import signing_state
 from report.evidence import Audit
+from service.http.middleware import known_method
 from service.http.sessions import Database
 from unlearning.specs import PRODUCTION
 
@@ -42,9 +43,6 @@ logger = logging.getLogger(__name__)
 
 UNCOUNTED = ["^/metrics$", "^/livez$", "^/readyz$"]
 """Routes that monitoring calls all the time."""
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-"""The methods of HTTP that have a series of their own. A client may invent others."""
 
 MAX_AGE = 2.0
 """Seconds for which an exposition is given again: however many scrape, the ledger is read once in that time."""
@@ -99,7 +97,7 @@ def instrument(app: FastAPI, registry: CollectorRegistry) -> None:
     assert measure is not None  # it is None where its metrics are in the registry already
 
     def measure_known(info: Info) -> None:
-        info.method = info.method if info.method in METHODS else "other"
+        info.method = known_method(info.request.scope)
         measure(info)
 
     counted = Instrumentator(registry=registry, excluded_handlers=UNCOUNTED, should_group_status_codes=False)

@@ -8,6 +8,7 @@ its message may quote what it was raised about.
 """
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Iterable
@@ -18,6 +19,10 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 SERVERS = ("uvicorn", "uvicorn.error")
 """Loggers to which Uvicorn gives handlers of its own."""
+
+
+_CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069]")
+"""Control characters, line separators, and marks that turn the direction of writing."""
 
 
 class LogFormat(StrEnum):
@@ -57,7 +62,11 @@ def make_formatter(form: LogFormat) -> logging.Formatter:
     render: list[Processor] = (
         [structlog.processors.JSONRenderer(ensure_ascii=False, default=str)]
         if form is LogFormat.JSON
-        else [_join_frames, structlog.dev.ConsoleRenderer(colors=False, event_key="message", timestamp_key="at")]
+        else [
+            _escape_controls,
+            _join_frames,
+            structlog.dev.ConsoleRenderer(colors=False, event_key="message", timestamp_key="at"),
+        ]
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
@@ -79,6 +88,15 @@ def _describe_error(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
         event["error"] = kind.__name__
         event["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(frames)]
     return event
+
+
+def _escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Write control characters as escapes, so that a text cannot begin a line of its own or steer a terminal."""
+    return {name: _CONTROL.sub(_escape, value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
 
 
 def _join_frames(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -23,6 +23,9 @@ SECURITY_HEADERS = {
 
 CALL_ID_HEADER = "X-Request-ID"
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""The methods of HTTP. A client may send any other word."""
+
 UNLOGGED = frozenset({"/livez", "/readyz", "/metrics"})
 """Routes that monitoring calls all the time."""
 
@@ -50,10 +53,15 @@ class SecurityHeaders:
 
 
 class AccessLog:
-    """Gives every call an ID, returns it as `X-Request-ID`, and logs the call: method, route, status, seconds, IDs in the path."""
+    """Gives every call an ID, returns it as `X-Request-ID`, and logs the call: method, route, status, seconds, IDs in the path.
 
-    def __init__(self, app: ASGIApp) -> None:
+    What the call sent is not logged, neither its path, nor its query, nor a method that HTTP does not have. An unexpected error is
+    logged here too, under the ID of the call, and `refusal` is the response to it: Starlette's own handler stands outside of this.
+    """
+
+    def __init__(self, app: ASGIApp, *, refusal: ASGIApp) -> None:
         self.app = app
+        self.refusal = refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the call with its ID on every line that is logged meanwhile."""
@@ -61,12 +69,12 @@ class AccessLog:
             await self.app(scope, receive, send)
             return
         call_id, started, status = _callers_id(scope) or uuid4(), time.monotonic(), 500
-        sent_at = None
+        sent_at, began = None, False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status, sent_at
+            nonlocal status, sent_at, began
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, began = message["status"], True
                 MutableHeaders(scope=message)[CALL_ID_HEADER] = str(call_id)
             await send(message)
             sent_at = time.monotonic()  # The caller does not wait for what runs after the last byte.
@@ -74,8 +82,22 @@ class AccessLog:
         with bound_contextvars(call_id=str(call_id)):
             try:
                 await self.app(scope, receive, send_with_id)
+            except Exception as error:
+                logger.error("unexpected error in %s %s", known_method(scope), _route(scope), exc_info=error)
+                if not began:
+                    await self.refusal(scope, receive, send_with_id)
             finally:
                 _log(scope, status=status, seconds=(sent_at or time.monotonic()) - started)
+
+
+def known_method(scope: Scope) -> str:
+    """Return the call's method, or `other` for one that its client has invented."""
+    method: str = scope["method"]
+    return method if method in METHODS else "other"
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "no route")
 
 
 def _callers_id(scope: Scope) -> UUID | None:
@@ -87,10 +109,10 @@ def _callers_id(scope: Scope) -> UUID | None:
 
 
 def _log(scope: Scope, *, status: int, seconds: float) -> None:
-    route = getattr(scope.get("route"), "path", "no route")
+    route = _route(scope)
     if route in UNLOGGED:
         return
     ids = {name: str(value) for name, value in scope.get("path_params", {}).items() if isinstance(value, UUID)}
     level = logging.ERROR if status >= 500 else logging.INFO
     with bound_contextvars(**ids):
-        logger.log(level, "%s %s %d in %.3f s", scope["method"], route, status, seconds)
+        logger.log(level, "%s %s %d in %.3f s", known_method(scope), route, status, seconds)

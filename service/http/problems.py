@@ -18,7 +18,6 @@ ServiceError
 
 import difflib
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ from starlette.exceptions import HTTPException
 
 from ledger import errors
 from service.http.middleware import SECURITY_HEADERS
-
-logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_BASE = "https://expunge.dev/problems/"
@@ -207,7 +204,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handle_invalid)
     app.add_exception_handler(HTTPException, _handle_http)
     app.add_exception_handler(DBAPIError, _handle_database)
-    app.add_exception_handler(Exception, _handle_unexpected)
 
 
 def problem_type(error: Exception) -> ProblemType:
@@ -286,13 +282,13 @@ def _handle_database(request: Request, error: Exception) -> Response:
     """Respond to a connection that broke within a transaction, which is transient; any other database error is ours."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return respond(OperationalError("", None, error))
-    return _handle_unexpected(request, error)
+    raise error
 
 
-def _handle_unexpected(request: Request, error: Exception) -> Response:
-    route = getattr(request.scope.get("route"), "path", "no route")
-    logger.error("unexpected error in %s %s", request.method, route, exc_info=error)
-    return _problem(UNEXPECTED, "The error is logged; nothing was changed.", headers=SECURITY_HEADERS)
+def unexpected() -> Response:
+    """Make the response to an error that is ours: 500, and the caller learns nothing about it but where to find it in the log."""
+    detail = "The error is logged under the X-Request-ID of this response; nothing was changed."
+    return _problem(UNEXPECTED, detail, headers=SECURITY_HEADERS)
 
 
 def _body_fields(request: Request) -> list[str]:

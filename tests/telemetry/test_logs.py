@@ -1,8 +1,14 @@
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
+import httpx
 import pytest
 from structlog.contextvars import bound_contextvars
 
@@ -96,3 +102,46 @@ def test_handlers_of_the_root_logger_are_left_to_whoever_made_them() -> None:
     configure(LogFormat.JSON)
 
     assert [(handler, handler.formatter) for handler in root.handlers] == before
+
+
+@pytest.mark.parametrize("kept", [LogFormat.TEXT], indirect=True)
+def test_a_text_cannot_begin_a_line_of_its_own_or_steer_a_terminal(kept: Keep) -> None:
+    with bound_contextvars(job_id="a\nb"):
+        logging.getLogger("test_logs").warning("it says %s", "x\r\n2026-01-01 [info] all is well\x1b[2J\u2028\u202e")
+
+    (line,) = kept.lines
+    assert len(line.splitlines()) == 1
+    assert not any(character in line for character in "\r\n\x1b\u2028\u202e")
+    assert "\\r\\n2026-01-01 [info] all is well\\x1b[2J" in line
+
+
+def test_the_text_log_of_the_api_has_the_id_of_each_call_and_nothing_that_was_sent(tmp_path: Path) -> None:
+    """As it is by default, in a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "log").open("wb") as written:
+        environment = os.environ | {
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+            "REDIS_URL": "redis://127.0.0.1:1/0",
+            "EXPUNGE_SAMPLE_KEY": "ab" * 32,
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "service.app:create_app",
+            "--factory",
+            "--fd",
+            str(listener.fileno()),
+        ]
+        server = subprocess.Popen(
+            command, env=environment, stdout=written, stderr=written, pass_fds=[listener.fileno()]
+        )
+        try:
+            url = "http://{}:{}".format(*listener.getsockname())
+            answer = httpx.get(f"{url}/models/{SAMPLE}", params={"q": SAMPLE}, timeout=120, trust_env=False)
+        finally:
+            server.terminate()
+            server.wait(60)
+    log = (tmp_path / "log").read_text()
+    assert f"GET /models/{{name}} {answer.status_code}" in log
+    assert f"call_id={answer.headers['X-Request-ID']}" in log
+    assert SAMPLE not in log

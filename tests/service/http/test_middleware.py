@@ -5,8 +5,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from service.api import keys
 from service.http.middleware import SECURITY_HEADERS
 from telemetry.logs import LogFormat, make_formatter
+from tests.fixtures.waiting import await_that
 from tests.service.conftest import Serve, Site
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
@@ -69,3 +71,31 @@ def test_a_call_is_logged_by_its_route_with_the_ids_in_its_path_and_no_sample(
     assert (read["request_id"], read["call_id"]) == (request_id, call_id)
     assert nowhere["message"].startswith("GET no route 404")
     assert "sample-1" not in "".join(lines)
+
+
+def test_an_unexpected_error_is_found_in_the_log_by_the_id_of_its_response(
+    serve: Serve, site: Site, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("sample-1")
+
+    monkeypatch.setattr(keys, "list_signing_keys", fail)
+    answer = serve().get("/keys")
+
+    await_that(lambda: len(lines) == 2)  # A call's line is written after its response.
+    error, call = map(json.loads, lines)
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (500, "unexpected")
+    assert SECURITY_HEADERS.items() <= {name: answer.headers[name] for name in SECURITY_HEADERS}.items()
+    assert error["call_id"] == call["call_id"] == answer.headers["X-Request-ID"]
+    assert (error["level"], error["error"]) == ("error", "RuntimeError")
+    assert call["message"].startswith("GET /keys 500")
+    assert "sample-1" not in "".join(lines) + answer.text
+
+
+def test_what_a_client_invents_is_not_logged(serve: Serve, lines: list[str]) -> None:
+    serve().request("SAMPLE-1", "/keys?sample-1=1")
+    serve().request("GET", "/%0asample-1%1b[31m", params={"id": "sample-1"})
+    await_that(lambda: len(lines) == 2)
+    told = {json.loads(line)["message"].split(" in ")[0] for line in lines}
+    assert told == {"other /keys 405", "GET no route 404"}
+    assert "sample-1" not in "".join(lines).lower()
