@@ -82,7 +82,7 @@ def test_an_unexpected_error_is_found_in_the_log_by_the_id_of_its_response(
     monkeypatch.setattr(keys, "list_signing_keys", fail)
     answer = serve().get("/keys")
 
-    await_that(lambda: len(lines) == 2)  # A call's line is written after its response.
+    await_that(lambda: len(lines) == 2, "both lines")  # A call's line is written after its response.
     error, call = map(json.loads, lines)
     assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (500, "unexpected")
     assert SECURITY_HEADERS.items() <= {name: answer.headers[name] for name in SECURITY_HEADERS}.items()
@@ -95,7 +95,7 @@ def test_an_unexpected_error_is_found_in_the_log_by_the_id_of_its_response(
 def test_what_a_client_invents_is_not_logged(serve: Serve, lines: list[str]) -> None:
     serve().request("SAMPLE-1", "/keys?sample-1=1")
     serve().request("GET", "/%0asample-1%1b[31m", params={"id": "sample-1"})
-    await_that(lambda: len(lines) == 2)
+    await_that(lambda: len(lines) == 2, "both lines")
     told = {json.loads(line)["message"].split(" in ")[0] for line in lines}
     assert told == {"other /keys 405", "GET no route 404"}
     assert "sample-1" not in "".join(lines).lower()
