@@ -3,14 +3,15 @@
     python -m benchmarks.tables           rewrite the text between the markers
     python -m benchmarks.tables --check   exit with status 1 if a page would change
 
-A page contains `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are the columns.
-`<!-- table: summary -->` is the README's: cost and gap of LTU and IEU, from two files.
+A page contains `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are the columns;
+`case=digits*:` before them chooses cases by a pattern. `<!-- table: summary -->` is the README's: cost and gap, from three files.
 """
 
 import argparse
 import json
 import re
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from benchmarks.writing import RESULTS, Row, read
@@ -38,6 +39,7 @@ NAMES = {
 }
 SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The README's cases by their titles."""
+SUMMARY_FILES = ("quality", "speed", "few_samples")
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def _content(marker: re.Match[str]) -> str:
 
 def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
     """Generate a table: a row a case and method, a column a metric (mean ± half a 95 % interval), and below it the command."""
-    rows = [r for r in read(name) if case is None or r.case == case]
+    rows = [r for r in read(name) if case is None or fnmatchcase(r.case, case)]
     found = {(r.case, r.method, r.metric): r for r in rows}
     metrics = metrics or list(dict.fromkeys(r.metric for r in rows))
     cases = list(dict.fromkeys((r.case, r.method) for r in rows if r.metric in metrics))
@@ -85,17 +87,23 @@ def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
 
 
 def summary() -> str:
-    """The README's table: what LTU and IEU cost and how near to retraining they come, a row each case and method."""
-    quality = {(r.case, r.method): r for r in read("quality") if r.metric == "average_gap"}
-    cost = {(r.case, r.method): r for r in read("speed") if r.metric == "retrain_ratio"}
+    """The README's table: what methods cost and how near to retraining they come, a row each case and method."""
+    alone, speed, referenced = ({(r.case, r.method, r.metric): r for r in read(name)} for name in SUMMARY_FILES)
     head = ["forgotten: a tenth of", "method", "cost", "gap", "gap before unlearning", "gap of a second retraining"]
     lines = [head, ["---", "---", *["--:"] * 4]]
     for case, title in SUMMARY.items():
-        ends = [_shown(quality.get((case, method))) for method in ("original", "retrain")]
-        for method in ("ltu", "ieu"):
-            own = [_shown(cost.get((case, method))), _shown(quality.get((case, method)))]
-            lines.append([title, method.upper(), *own, *ends])
-    made = "Made by `python -m benchmarks.speed` (cost) and `python -m benchmarks.quality` (gap)."
+        for method, quality, cost in (
+            ("ltu", alone, speed),
+            ("ieu", alone, speed),
+            ("matching", referenced, referenced),
+        ):
+            gap = quality.get((case, method, "average_gap"))
+            if gap is None:
+                continue
+            ends = [_shown(quality.get((case, one, "average_gap"))) for one in ("original", "retrain")]
+            name = "matching, with references" if quality is referenced else method.upper()
+            lines.append([title, name, _shown(cost.get((case, method, "retrain_ratio"))), _shown(gap), *ends])
+    made = "Made by `python -m benchmarks.speed`, `benchmarks.quality` and `benchmarks.few_samples`."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{made} ± is half a 95 % interval."
 
 
