@@ -234,10 +234,12 @@ def test_the_policy_goes_on_as_far_as_was_asked(
     published = verdict == Verdict.VERIFIED or (verdict == Verdict.INCONCLUSIVE and stops)
     if stops and not published:
         with pytest.raises(AuditFailed, match=f"{policy[tried]['kind']}.*So it is"):
-            running.run_method_of_policy(reporter, object(), plan=None)
+            running.run_method_of_policy(reporter, SimpleNamespace(references=None), plan=None)
         return
 
-    assert running.run_method_of_policy(reporter, object(), plan=None) is (result if published else None)
+    assert running.run_method_of_policy(reporter, SimpleNamespace(references=None), plan=None) is (
+        result if published else None
+    )
     assert following == ([] if published else [policy[tried + 1]["kind"]])
 
 

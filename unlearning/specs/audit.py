@@ -125,6 +125,15 @@ class AuditSpec:
         for name in ("relearn_controls", "relearn_controls_more"):
             require(getattr(self, name) >= 3, name, "at least 3", getattr(self, name))
 
+    @classmethod
+    def beside_references(cls) -> "AuditSpec":
+        """Return the audit for a model with reference predictions, where the reference test decides.
+
+        Relearning is most of an audit's time. Here it can still fail a model but need not pass it, so one relearner, three controls
+        and at most 64 samples are enough.
+        """
+        return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64)
+
     def controls(self, kind: str) -> int:
         """Return how many control sets the relearner `kind` has."""
         return self.relearn_controls if kind == self.relearners[0] else self.relearn_controls_more
