@@ -25,10 +25,10 @@ _CHANCE_CONFIDENCE = 0.99
 class Change:
     """How the unlearned model differs from the original.
 
-    weight_distance_relative: ‖θ − θ_o‖ / ‖θ_o‖. prediction_change: mean total variation, 0 to 1, the larger of D_f and D_v.
-    largest_class: largest share of held-out predictions in one class. finite: whether weights and outputs are finite numbers.
-    no_op: whether weights or predictions hardly changed. collapsed: whether they are not finite, or too little is left of the
-    accuracy over chance on the remaining set.
+    weight_distance_relative: ‖θ − θ_o‖ / ‖θ_o‖ of what is trained. prediction_change: mean total variation, 0 to 1, the larger of
+    D_f and D_v. largest_class: largest share of held-out predictions in one class. finite: whether weights and outputs are finite
+    numbers. no_op: whether weights or predictions hardly changed. collapsed: whether they are not finite, or too little is left of
+    the accuracy over chance on the remaining set.
     """
 
     weight_distance_relative: float
@@ -140,9 +140,14 @@ def compare_with_chance(
 
 
 def weight_distance(first: nn.Module, second: nn.Module) -> float:
-    """Compute ‖θ₂ − θ₁‖ / ‖θ₁‖ over all parameters, in float64."""
-    moved = sum(float(d) for d in layer_distances(first, second, squared=True).values())
-    norm = sum(float(p.detach().double().pow(2).sum()) for p in first.parameters())
+    """Compute ‖θ₂ − θ₁‖ / ‖θ₁‖ over the parameters that require a gradient, in float64.
+
+    Beside a large frozen backbone any change of a head would look like none.
+    """
+    distances = layer_distances(first, second, squared=True)
+    trained = {name: p for name, p in first.named_parameters() if p.requires_grad}
+    moved = sum(distances[name] for name in trained)
+    norm = sum(float(p.detach().double().pow(2).sum()) for p in trained.values())
     return math.sqrt(moved / norm) if norm > 0 else math.sqrt(moved)
 
 

@@ -40,6 +40,9 @@ def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:
     return signals(scale * np.eye(4)[predicted], targets)
 
 
+SAME = {name: seen(0.9) for name in ("forget", "remain", "held_out")}
+
+
 def moved(by: float) -> tuple[nn.Module, nn.Module]:
     model = nn.Linear(3, 2)
     other = copy.deepcopy(model)
@@ -53,6 +56,16 @@ def test_the_weight_distance_is_relative_to_the_original() -> None:
     norm = math.sqrt(sum(float(p.detach().double().pow(2).sum()) for p in first.parameters()))
     assert math.isclose(weight_distance(first, second), math.sqrt(6 * 0.25) / norm, rel_tol=1e-5)
     assert layer_distances(first, second)["bias"] == 0
+
+
+def test_a_frozen_backbone_does_not_hide_a_change() -> None:
+    """Its norm is a thousand times that of the layer that moved."""
+    first, second = moved(0.5)
+    backbone = nn.Linear(300, 300).requires_grad_(False)
+    whole = [nn.Sequential(backbone, model) for model in (first, second)]
+
+    assert weight_distance(*whole) == weight_distance(first, second)
+    assert measure_change(*whole, before=SAME, after=SAME, thresholds=Thresholds()).weight_distance_relative > 0.1
 
 
 def test_a_model_that_did_not_move_is_a_no_op_and_one_that_did_is_not() -> None:
