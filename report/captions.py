@@ -70,6 +70,25 @@ def _mean(bins: Sequence[float], densities: Sequence[float]) -> float:
     return sum(mass * middle for mass, middle in zip(masses, middles, strict=False)) / total if total else 0.0
 
 
+def references(report: Report) -> str:
+    """State where the reference test finds the models, and how likely it was to decide. Empty without reference predictions."""
+    tests = report.audit.reference_test
+    if tests is None:
+        return ""
+    after = tests.unlearned
+    text = (
+        f"Each forgotten sample is compared with the predictions of models that never saw it. Such models lie between "
+        f"{ratio(after.low)} and {ratio(after.high)}; models that know the samples lie above {ratio(after.if_seen)}. The original "
+        f"model is at {ratio(tests.original.known)}, the new one at {ratio(after.known)}."
+    )
+    if tests.reference is not None:
+        text += f" The retrained model is at {ratio(tests.reference.known)}."
+    text += f" A model that never saw these samples passes with a probability of {share(after.power)}."
+    if tests.samples_needed is not None:
+        text += f" About {count(tests.samples_needed)} typical samples are enough for 80\N{NO-BREAK SPACE}%."
+    return text
+
+
 def relearning(report: Report) -> str:
     """Compare how many steps each model needs to learn the forgotten samples again."""
     delays, ratio_to_control = report.audit.relearn.delay, report.audit.relearn.ratio_to_control

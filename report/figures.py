@@ -1,4 +1,4 @@
-"""The panels of the report: loss histograms, ROC curves, relearning curves, accuracy by class."""
+"""The panels of the report: reference test, loss histograms, ROC curves, relearning curves, accuracy by class."""
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -7,13 +7,77 @@ from matplotlib.typing import LineStyleType
 from report.captions import most_changed
 from report.document import Report
 from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
-from report.evidence import Curve, Delay, LossDensities, RocCurve
+from report.evidence import Curve, Delay, LossDensities, ReferenceTests, RocCurve
 
 LOWEST_RATE = 0.001
 """Where the logarithmic axes begin."""
 
 MAX_CLASSES = 12
 """Of more classes, only the most changed ones are drawn."""
+
+
+ENOUGH_POWER = 0.8
+"""The probability of a verdict from which a number of samples counts as enough."""
+
+
+def references(report: Report) -> list[Panel]:
+    """Draw the reference test, and its power by the number of samples. Empty without reference predictions."""
+    tests = report.audit.reference_test
+    if tests is None:
+        return []
+    return [
+        draw(
+            lambda axes: _distances(axes, tests),
+            name="references",
+            title="Distance from unseen",
+            description="Distance of each model from models that never saw the forgotten samples, with the range of such models, "
+            "and the value that models which know them exceed.",
+        ),
+        draw(
+            lambda axes: _power(axes, tests, samples=report.audit.samples.forget),
+            name="power",
+            title="Samples that a verdict takes",
+            description="The probability that a model which never saw the samples passes the test, by their number.",
+        ),
+    ]
+
+
+def _distances(axes: Axes, tests: ReferenceTests) -> None:
+    rows = [("before", tests.original, BEFORE), ("after", tests.unlearned, AFTER)]
+    if tests.reference is not None:
+        rows.append(("retrained", tests.reference, REFERENCE))
+    test = tests.unlearned
+    axes.axvspan(test.low, test.high, color=CONTROL, alpha=0.25, linewidth=0)
+    axes.axvline(test.if_seen, color=MUTED, linestyle=(0, (2, 1.5)))
+    axes.annotate(
+        "never seen", (test.low, 1), xycoords=("data", "axes fraction"), xytext=(4, -14), textcoords="offset points"
+    )
+    axes.annotate(
+        "known", (test.if_seen, 1), xycoords=("data", "axes fraction"), xytext=(4, -28), textcoords="offset points"
+    )
+    for place, (_, one, colour) in enumerate(rows):
+        axes.plot([one.known], [place], "o", color=colour, markersize=8, clip_on=False, zorder=5)
+    axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.8)
+    axes.margins(x=0.18)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("nats; 0 is the mean of models that never saw them")
+
+
+def _power(axes: Axes, tests: ReferenceTests, *, samples: int) -> None:
+    points = sorted((int(size), power) for size, power in tests.power_by_size.items())
+    axes.axhline(ENOUGH_POWER, color=MUTED, linewidth=1.2)
+    axes.plot([size for size, _ in points], [power for _, power in points], color=CONTROL, marker="o", label="typical")
+    axes.plot([samples], [tests.unlearned.power], "o", color=AFTER, markersize=8, clip_on=False, label="these samples")
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g} %"))
+    axes.set_ylim(0, 1.05)
+    axes.set_xlabel("forgotten samples")
+    axes.set_ylabel("chance of a verdict")
+    axes.legend(loc="lower right")
 
 
 def losses(report: Report) -> list[Panel]:

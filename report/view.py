@@ -158,7 +158,14 @@ def _parts(sentence: str) -> Parts:
 
 
 def _evidence(report: Report) -> list[Evidence]:
+    tested = Evidence(
+        name="references",
+        question="Does it answer each of them like a model that never saw it?",
+        caption=captions.references(report),
+        panels=figures.references(report),
+    )
     return [
+        *([tested] if tested.panels else []),
         Evidence(
             name="losses",
             question="Does the model treat the forgotten samples like data it never saw?",

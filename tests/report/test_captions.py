@@ -59,3 +59,12 @@ def test_the_class_that_changed_most_comes_first_whether_it_lost_or_gained() -> 
     report["audit"]["utility"]["per_class"][7] = {"class": "seven", "original": 60.0, "unlearned": 99.0}
     classes = captions.most_changed(read(report).report.audit.utility.per_class)
     assert classes[0].label == "seven"
+
+
+def test_the_caption_of_the_reference_test_says_how_many_samples_a_verdict_takes() -> None:
+    report = stored("verified")
+    report["audit"]["reference_test"]["samples_needed"] = 30
+    assert "About 30 typical samples are enough" in captions.references(read(report).report)
+    report["audit"]["reference_test"]["samples_needed"] = None
+    assert "typical samples" not in captions.references(read(report).report)
+    assert captions.references(recorded("inconclusive").report) == ""

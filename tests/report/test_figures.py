@@ -1,5 +1,5 @@
 from report.document import read
-from report.figures import relearning, utility
+from report.figures import references, relearning, utility
 from tests.report.recorded import recorded, stored
 
 
@@ -35,3 +35,15 @@ def test_without_classes_there_is_no_picture_of_them() -> None:
     report = stored("verified")
     report["audit"]["utility"]["per_class"] = []
     assert utility(read(report).report) == []
+
+
+def test_the_reference_test_is_drawn_for_each_model_and_only_where_there_was_one() -> None:
+    distances, power = references(recorded("retrained").report)
+    assert [label for label in ("before", "after", "retrained") if f">{label}</text>" in distances.svg] == [
+        "before",
+        "after",
+        "retrained",
+    ]
+    assert "retrained" not in references(recorded("verified").report)[0].svg
+    assert ">these samples</text>" in power.svg
+    assert references(recorded("inconclusive").report) == []

@@ -126,7 +126,7 @@ def test_the_page_asks_nothing_of_the_network_and_runs_no_script() -> None:
 
 def test_every_picture_has_a_title_and_a_description_and_ids_are_unique() -> None:
     outline = Outline(page_of("verified"))
-    assert len(outline.pictures) == 6
+    assert len(outline.pictures) == 8
     assert len(outline.ids) == len(set(outline.ids))
     for picture in outline.pictures:
         assert set(str(picture["aria-labelledby"]).split()) <= set(outline.ids)
