@@ -109,7 +109,7 @@ PROMISES = (
     promise(
         "a closed job takes no further request",
         "requests/test_batching.py",
-        ("ledger.requests.batching", "_ & Job.closed_at.is_(None)", "_"),
+        ("ledger.requests.batching:_is_open", "Job.closed_at.is_(None)", "Job.id.is_not(None)"),
     ),
     promise(
         "a job does not begin before it closes",
@@ -119,12 +119,27 @@ PROMISES = (
     promise(
         "what was withdrawn before a job closes is not erased",
         "requests/test_batching.py",
-        ("ledger.requests.batching:close_job", "Target.state == RequestState.SCHEDULED", ""),
+        ("ledger.jobs.jobs:samples_of_open_job", "Target.state == RequestState.SCHEDULED", ""),
+        (
+            "ledger.requests.cancellation:_leave",
+            "advance(_, _1, [target.id], RequestState.CANCELLED, data=data, reason=reason, detail=None, job_id=None)",
+            "advance(_, _1, [target.id], RequestState.CANCELLED, data=data, reason=reason, detail=None)",
+        ),
     ),
     promise(
         "every sample of every request is in its job",
         "requests/test_batching.py",
-        ("ledger.requests.batching:close_job", "_.distinct()", "_.distinct().limit(3)"),
+        ("ledger.jobs.jobs:samples_of_open_job", "_.distinct()", "_.distinct().limit(3)"),
+    ),
+    promise(
+        "a request that failed is owed until it is served, withdrawn or dismissed",
+        "requests/test_cancellation.py",
+        ("ledger.tables.requests:is_unserved", "cls.state == failed", "cls.finished_at.is_(None)"),
+    ),
+    promise(
+        "a retry leaves out whose request was dismissed",
+        "requests/test_cancellation.py",
+        ("ledger.jobs.cancellation:_keep_what_is_owed", "session.execute(_)", "None"),
     ),
     promise(
         "a cancelled job stays cancelled",
@@ -214,7 +229,7 @@ PROMISES = (
     promise(
         "a request wakes its job",
         "events/test_outbox.py",
-        ("ledger.requests.batching:_open_job", "announce_wakeup(session, job_id, at=closes_at)", "None"),
+        ("ledger.requests.batching:_open_job", "wakeups.append((job_id, closes_at))", "None"),
     ),
     promise(
         "a model that becomes free wakes its next job",
