@@ -65,7 +65,7 @@ def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribut
         .join(Job, Job.id == Attempt.job_id)
         .join(Model, Model.id == Job.model_id)
         .join(Tenant, Tenant.id == Model.tenant_id)
-        .where(Attempt.outcome.in_(_JUDGED))
+        .where(Attempt.outcome.in_(_JUDGED), Attempt.reason.is_(None))
     )
     models = session.execute(select(Tenant.name, Model.name).join(Model, Model.tenant_id == Tenant.id)).all()
     known = [(tenant, model, kind) for tenant, model in models for kind in kinds]
@@ -76,7 +76,7 @@ def stage_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
     """Measure the seconds of each stage, by stage and method, over the attempts that were audited. kinds: as above."""
     timing = func.jsonb_each(Attempt.timings).table_valued("key", "value", joins_implicitly=True)
     rows = select(timing.c.key, _KIND, cast(timing.c.value, Double).label("value")).where(
-        Attempt.outcome.in_(_JUDGED), timing.c.key.in_(STAGES)
+        Attempt.outcome.in_(_JUDGED), Attempt.reason.is_(None), timing.c.key.in_(STAGES)
     )
     known = [(stage, kind) for stage in STAGES for kind in kinds]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 28800), known)

@@ -11,17 +11,19 @@ from celery import Celery
 from celery.signals import (
     after_setup_logger,
     beat_init,
+    worker_init,
     worker_process_init,
     worker_process_shutdown,
     worker_ready,
     worker_shutting_down,
 )
 
-from ledger.events.outbox import SWEEP
 from telemetry import logs, tracing
+from worker import parent
 from worker.beat import relay
 from worker.child import prepare_child, stop_children
 from worker.settings import read_settings
+from worker.watchdog import create_board
 
 
 def configuration() -> dict[str, Any]:
@@ -38,13 +40,6 @@ def configuration() -> dict[str, Any]:
         "worker_concurrency": 1,
         "worker_send_task_events": False,
         "enable_utc": True,
-        "beat_schedule": {
-            "sweep": {
-                "task": SWEEP,
-                # Without an expiry time, which the worker would compare with its own clock.
-                "schedule": settings.sweep_seconds,
-            }
-        },
     }
 
 
@@ -60,7 +55,7 @@ def create_ready_file(**_: object) -> None:
 
 
 def configure_logs(logger: logging.Logger, **_: object) -> None:
-    """Format Celery's handlers, and drop its three lines for each sweep; jobs have lines of their own."""
+    """Format Celery's handlers, and drop its three lines for each wake-up; jobs have lines of their own."""
     logs.format_handlers(logger.handlers, read_settings().log)
     for name in ("celery.worker.strategy", "celery.worker.request", "celery.app.trace", "celery.beat"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -77,6 +72,8 @@ def finish_tracing(**_: object) -> None:
 
 
 after_setup_logger.connect(configure_logs)
+worker_init.connect(create_board)
+worker_ready.connect(parent.start)
 worker_ready.connect(create_ready_file)
 worker_process_init.connect(start_tracing)
 worker_process_init.connect(prepare_child)

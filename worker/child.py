@@ -68,6 +68,37 @@ def stop_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, former)
 
 
+_loaded: dict[str, tuple[int, int]] = {}
+"""The files of the code that this process has loaded, each with its time of change (ns) and size when it was loaded."""
+
+
+def note_loaded_code() -> None:
+    """Note the files of the modules that were loaded since the last call. Call it right after something is imported."""
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path is not None and path not in _loaded:
+            stamp = _stamp(path)
+            if stamp is not None:
+                _loaded[path] = stamp
+
+
+def code_has_changed() -> bool:
+    """Return whether a file of the code that this process has loaded is another one now, or gone.
+
+    An owner who mends a factory expects the next job to use it. Modules are not imported anew in the same process: what they
+    registered elsewhere, as PyTorch's operators are, would be there twice.
+    """
+    return any(_stamp(path) != stamp for path, stamp in _loaded.items())
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def stop_children(**_: object) -> None:
     """Pass the parent's shutdown on to its children. Celery's own warm shutdown would wait for hours of unlearning."""
     for child in active_children():

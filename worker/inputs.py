@@ -18,6 +18,7 @@ from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.rehearsal import check_auditable
 from unlearning.storage import load_weights, read_file
+from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
 from worker.settings import Settings, choose_device
 
@@ -202,6 +203,8 @@ def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
         workload = factory()
     except Exception as error:
         raise _workload_failed(reference, error) from error
+    finally:
+        note_loaded_code()  # of what it imported only now
     if not isinstance(workload, Workload):
         raise WorkloadFailed(
             f"Workload {reference!r} returned a {type(workload).__name__}; a factory returns a Workload."
@@ -217,6 +220,8 @@ def find_factory(reference: str, *, allowed: Sequence[str]) -> Callable[[], obje
         factory: Callable[[], object] = getattr(importlib.import_module(module), name)
     except Exception as error:
         raise _workload_failed(reference, error) from error
+    finally:
+        note_loaded_code()
     return factory
 
 

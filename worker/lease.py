@@ -15,6 +15,7 @@ from ledger.jobs.attempts import count_refused_write
 from ledger.jobs.claims import Claim, renew_lease
 from worker.child import StopSignal
 from worker.failures import ShuttingDown
+from worker.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +25,12 @@ class LeaseMonitor:
     """What the renewals have found out; `check` reads it at every step.
 
     `claim` is the claim that is renewed. A run that escalates to the next method replaces it, and holds `lock` meanwhile: a renewal
-    in between would find the old claim stale.
+    in between would find the old claim stale. `watch` tells the parent process of the run's progress.
     """
 
     claim: Claim
     stop_signal: StopSignal
+    watch: Watch | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -45,14 +47,26 @@ class LeaseMonitor:
 
 @contextmanager
 def hold_lease(
-    claim: Claim, *, sessions: sessionmaker[Session], lease: timedelta, stop_signal: StopSignal
+    claim: Claim,
+    *,
+    sessions: sessionmaker[Session],
+    lease: timedelta,
+    stop_signal: StopSignal,
+    watch: Watch | None = None,
+    patience: float = 60.0,
 ) -> Iterator[LeaseMonitor]:
-    """Renew the lease every third of its length, in a thread with a database connection of its own."""
-    monitor, done = LeaseMonitor(claim, stop_signal), threading.Event()
+    """Renew the lease every third of its length, in a thread with a database connection of its own.
+
+    patience: seconds that a run may go on after its job was cancelled or its lease lost; the watch tells the parent to end it then.
+    """
+    monitor, done = LeaseMonitor(claim, stop_signal, watch), threading.Event()
 
     def renew_until_done() -> None:
-        while not done.wait(lease.total_seconds() / 3) and not monitor.lost.is_set():
-            _renew(monitor, sessions=sessions, lease=lease)
+        while not done.wait(lease.total_seconds() / 3):
+            if not monitor.lost.is_set():
+                _renew(monitor, sessions=sessions, lease=lease)
+            if watch is not None and (monitor.lost.is_set() or monitor.cancelled.is_set()):
+                watch.hurry(monitor.claim, seconds=patience)
 
     thread = threading.Thread(target=renew_until_done, daemon=True)
     thread.start()

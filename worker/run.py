@@ -31,6 +31,7 @@ from worker.progress import ProgressReporter, stage, start_next_attempt
 from worker.publish import publish
 from worker.settings import Settings
 from worker.signing import find_signer
+from worker.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,34 @@ ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
 
 
 def run_job(
-    job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings, worker: str, stop_signal: StopSignal
+    job_id: UUID,
+    *,
+    sessions: sessionmaker[Session],
+    settings: Settings,
+    worker: str,
+    stop_signal: StopSignal,
+    watch: Watch | None = None,
 ) -> bool:
-    """Run a job to its end if it can be claimed; return whether it was. Raises GpuLost after the end of an attempt is written."""
+    """Run a job to its end if it can be claimed; return whether it was. Raises GpuLost after the end of an attempt is written.
+
+    watch: tells the parent process of the run's progress.
+    """
     with sessions.begin() as session:
         claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
     if claim is None:
         return False
     logger.info("job %s: attempt %d runs %s", job_id, claim.attempt, claim.method["kind"])
-    with hold_lease(claim, sessions=sessions, lease=settings.lease, stop_signal=stop_signal) as monitor:
+    with (
+        watched(watch, claim),
+        hold_lease(
+            claim,
+            sessions=sessions,
+            lease=settings.lease,
+            stop_signal=stop_signal,
+            watch=watch,
+            patience=settings.cancel_seconds,
+        ) as monitor,
+    ):
         reporter = ProgressReporter(monitor, sessions)
         try:
             execute(reporter, settings)
@@ -69,6 +89,19 @@ def run_job(
             if failure.reason is Reason.GPU_LOST:
                 raise GpuLost(failure.detail) from None
     return True
+
+
+@contextmanager
+def watched(watch: Watch | None, claim: Claim) -> Iterator[None]:
+    """Have the parent process watch the progress of a run."""
+    if watch is None:
+        yield
+        return
+    watch.advance(claim, Phase.LOAD)
+    try:
+        yield
+    finally:
+        watch.end()
 
 
 def execute(reporter: ProgressReporter, settings: Settings) -> None:

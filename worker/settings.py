@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ledger.sample_ids import SampleKey, parse_sample_key
+from ledger.states import Phase
 from telemetry.logs import LogFormat
 from worker.failures import NoGpu
 
@@ -96,6 +97,37 @@ class Settings(BaseSettings):
         description="How long a job waits before its first retry after a failure that may pass. Each further wait is four times as "
         "long, up to 15 minutes, until the job gets further.",
     )
+    stall_load_seconds: float = Field(
+        default=3600,
+        gt=0,
+        validation_alias="EXPUNGE_STALL_LOAD_SECONDS",
+        description="How long loading the workload and the weights may take. Then the worker's process is ended, and the job is "
+        "tried once more.",
+    )
+    stall_unlearn_seconds: float = Field(
+        default=3600,
+        gt=0,
+        validation_alias="EXPUNGE_STALL_UNLEARN_SECONDS",
+        description="The same for the time between two steps of a method, its set-up included.",
+    )
+    stall_audit_seconds: float = Field(
+        default=3600,
+        gt=0,
+        validation_alias="EXPUNGE_STALL_AUDIT_SECONDS",
+        description="The same for the time between two steps of an audit. One is a pass over all sets.",
+    )
+    stall_publish_seconds: float = Field(
+        default=900,
+        gt=0,
+        validation_alias="EXPUNGE_STALL_PUBLISH_SECONDS",
+        description="The same for the report, and for the publication.",
+    )
+    cancel_seconds: float = Field(
+        default=60,
+        gt=0,
+        validation_alias="EXPUNGE_CANCEL_SECONDS",
+        description="How long a job may take to its next step after it was cancelled. Then the worker's process is ended.",
+    )
     checkpoint_seconds: float = Field(
         default=30,
         ge=0,
@@ -104,7 +136,10 @@ class Settings(BaseSettings):
         "and so how much work a crash costs. 0: at every step.",
     )
     sweep_seconds: float = Field(
-        default=60, gt=0, validation_alias="EXPUNGE_SWEEP_SECONDS", description="How often the beat sends a sweep."
+        default=60,
+        gt=0,
+        validation_alias="EXPUNGE_SWEEP_SECONDS",
+        description="How often the beat sweeps, and a worker signs the log and cleans up.",
     )
     webhook_networks: str = Field(
         default="",
@@ -139,6 +174,18 @@ class Settings(BaseSettings):
     def lease(self) -> timedelta:
         """How long a claim lasts without renewal."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def stall_limits(self) -> dict[Phase, float]:
+        """Seconds that each phase of a job may go on without progress."""
+        return {
+            Phase.LOAD: self.stall_load_seconds,
+            Phase.UNLEARN: self.stall_unlearn_seconds,
+            Phase.AUDIT_MEMBERSHIP: self.stall_audit_seconds,
+            Phase.AUDIT_RELEARN: self.stall_audit_seconds,
+            Phase.REPORT: self.stall_publish_seconds,
+            Phase.PUBLISH: self.stall_publish_seconds,
+        }
 
     @property
     def first_wait(self) -> timedelta:

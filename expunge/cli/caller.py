@@ -14,9 +14,10 @@ from expunge import client
 from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import Key, Url
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
-from ledger.resources import Job, UnlearnRequest
+from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import parse_sample_key, sample_digest
 from ledger.states import Escalation, JobState
+from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
@@ -125,17 +126,27 @@ def watch_jobs(http: httpx.Client, job_ids: list[UUID]) -> bool:
 
 
 def watch_job(http: httpx.Client, job_id: UUID) -> bool:
-    """Show a job's progress to its end; return whether it was completed."""
+    """Show a job's progress to its end, and each method that follows another; return whether it was completed."""
     job: Job | None = None
+    told: Fallback | None = None
     with ProgressDisplay() as display:
         task = display.add_task("waiting", total=1.0)
         for job in client.watch_job(http, job_id):
             display.update(task, completed=job.progress, description=f"{job.state}: {job.phase}")
+            if job.fallback is not None and job.fallback != told:
+                told = job.fallback
+                notes.print(format_fallback(job, told), markup=False, highlight=False)
     assert job is not None  # client.watch_job yields at least the job's end
     notes.print(format_end(job), markup=False, highlight=False)
     if job.report_id:
         notes.print(f"Its report: expunge report {job.report_id}", highlight=False)
     return job.state == JobState.COMPLETED
+
+
+def format_fallback(job: Job, fallback: Fallback) -> str:
+    """Say which method follows which, why, and how long it takes."""
+    takes = "" if fallback.seconds is None else f" It takes about {duration(fallback.seconds)}."
+    return f"{job.method['kind'].upper()} follows {fallback.after.upper()}.{takes} {fallback.why}"
 
 
 def format_end(job: Job) -> str:

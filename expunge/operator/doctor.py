@@ -168,14 +168,14 @@ def check_clock(sessions: sessionmaker[Session]) -> CheckResult:
 
 
 def check_worker(session: Session) -> CheckResult:
-    """Check that a worker has swept lately."""
+    """Check that a worker was seen lately."""
     seen = worker_last_seen(session)
     if seen is None:
-        return CheckResult("worker", False, "No worker has ever swept. Start a worker and the beat.")
+        return CheckResult("worker", False, "No worker was ever seen. Start a worker and the beat.")
     ago = session.execute(text("SELECT clock_timestamp()")).scalar_one() - seen
     seconds = f"Last seen {ago.total_seconds():.0f} s ago."
     if ago > MAX_WORKER_SILENCE:
-        return CheckResult("worker", False, f"{seconds} Check that the worker and the beat are up.")
+        return CheckResult("worker", False, f"{seconds} Check that the worker is up.")
     return CheckResult("worker", True, seconds)
 
 

@@ -50,7 +50,7 @@ def worker(folder: Folder, environment: Mapping[str, str]) -> Program:
 
 
 def beat(folder: Folder, environment: Mapping[str, str]) -> Program:
-    """Return the program that sends the sweep's message at its interval."""
+    """Return the program that sweeps, relays wake-ups and delivers webhooks."""
     schedule = folder.run / "beat.schedule"
     return celery(
         "the beat",

@@ -20,9 +20,6 @@ from ledger.tables import Job, OutboxEntry
 RUN_JOB = "expunge.run_job"
 """The Celery task that runs a job if it can be claimed. Its argument is the job's id as a string."""
 
-SWEEP = "expunge.sweep"
-"""The Celery task that takes back expired leases and wakes the jobs that are due. It has no argument."""
-
 VISIBILITY_TIMEOUT = timedelta(seconds=30)
 """How long a taken entry is hidden from other senders. An entry that is not deleted by then is sent again."""
 

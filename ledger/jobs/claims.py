@@ -71,6 +71,14 @@ class Claim:
     references: ReferenceFile | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What tells a claim from every other: the job, and its attempt."""
+
+    job_id: UUID
+    attempt: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
     """The answer to a renewal of the lease."""
@@ -193,7 +201,7 @@ def _take(
     )
 
 
-def lock_claimed_job(session: Session, claim: Claim) -> Job:
+def lock_claimed_job(session: Session, claim: Claim | Fence) -> Job:
     """Lock the claim's job. Raises StaleClaim if its attempt is no longer the current one or its lease has expired."""
     mine = select(Job).where(
         Job.id == claim.job_id,

@@ -1,7 +1,7 @@
 """Heartbeats: when workers were last seen, to tell an idle worker from one that is gone, and what room their storage has.
 
-A worker that runs a job renews its lease, and an idle one runs the beat's sweeps. If neither has happened lately, the worker, the
-beat or the broker is down.
+A worker that runs a job renews its lease, and the parent process of each records that it is there. If neither has happened lately,
+the workers are down.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from ledger.states import LEASED
 from ledger.tables import Heartbeat, Job
 
 SWEEP = "sweep"
-"""The heartbeat of a worker that has run a sweep."""
+"""The heartbeat of a worker's parent process. Its name is from when workers ran the sweeps."""
 
 STORAGE = "storage"
 """The heartbeat of a worker that has measured the room in its storage, in bytes: `free` and `size`."""

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from ledger.errors import JobCancelled
 from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
-from ledger.jobs.claims import MAX_TRIES, Claim, lock_claimed_job
+from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
 from ledger.registry.references import ReferenceFile, replace_references
@@ -191,7 +191,7 @@ def escalate(
 
 def fail(
     session: Session,
-    claim: Claim,
+    claim: Claim | Fence,
     *,
     reason: Reason,
     detail: str,

@@ -1,4 +1,4 @@
-"""The beat's threads: the outbox relay, webhooks, overdue requests and cleanup.
+"""The beat's threads: the outbox relay, the sweep, webhooks, overdue requests and cleanup.
 
 Workers may be busy for hours; the beat never is.
 """
@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
+from ledger.jobs.claims import sweep
 from ledger.requests.deadlines import mark_overdue
 from worker.beat import webhooks
 from worker.cleanup import delete_expired_rows
-from worker.settings import read_settings
+from worker.settings import Settings, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def start(sender: Any, **_: object) -> None:
     """Start the threads with the beat; they end with it."""
     settings = read_settings()
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
-    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + 3, statement_seconds=limit))
+    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + 4, statement_seconds=limit))
     send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
@@ -48,6 +49,7 @@ def start(sender: Any, **_: object) -> None:
     for action, interval in [
         (relay, RELAY_INTERVAL),
         *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
+        (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
     ]:
@@ -83,6 +85,14 @@ def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], Non
         with sessions.begin() as session:
             delete_sent_wakeups(session, sent)
     return len(sent)
+
+
+def sweep_jobs(sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], None]) -> None:
+    """Requeue jobs with expired leases, and wake every job that is due. It is an independent fallback for lost wake-ups."""
+    with sessions.begin() as session:
+        found = sweep(session, max_attempts=settings.max_attempts, first_wait=settings.first_wait)
+    for job_id in found.wake:
+        send(job_id)
 
 
 def mark_overdue_requests(sessions: sessionmaker[Session]) -> None:

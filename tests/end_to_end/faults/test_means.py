@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from expunge.stack.process import await_ready, stop
 from tests.end_to_end.faults.conftest import Scene, another
@@ -87,3 +88,26 @@ def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) 
         assert began - timedelta(seconds=1) < datetime.fromisoformat(event["at"]) <= datetime.now(UTC)
     report = scene.http.get(f"/reports/{job.report_id}").json()
     assert began < datetime.fromisoformat(report["created_at"]) <= datetime.now(UTC)
+
+
+def test_a_factory_that_was_mended_serves_the_next_job_of_a_worker_that_runs_on(scene: Scene, tmp_path: Path) -> None:
+    factory = tmp_path / "acme_mended.py"
+    factory.write_text("def workload():\n    raise RuntimeError('the data have moved')\n")
+    stop(scene.part("the worker"))
+    where = {"EXPUNGE_WORKLOADS": "tests,acme_mended", "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
+    worker = another(scene.part("the worker"), "the long-lived worker", **where)
+    try:
+        await_ready(worker)
+        scene.register("mended")
+        with scene.sessions.begin() as session:
+            session.execute(text("UPDATE models SET workload = 'acme_mended:workload' WHERE name = 'mended'"))
+        job_id = scene.submit_for("mended")
+        job = scene.watch(job_id)
+        assert (job.state, job.reason) == ("failed", "workload_failed")
+        assert "the data have moved" in str(job.detail)
+        factory.write_text("from tests.worker.gated import workload\n")
+        assert scene.http.post(f"/jobs/{job_id}:retry").status_code == 200
+        scene.ended_once("mended", job_id)
+    finally:
+        stop(worker)
+        scene.start_and_wait("the worker")

@@ -171,7 +171,7 @@ def revoke_the_key(installation: DeploymentSettings, session: Session) -> Deploy
         (lambda found, _: replace(found, workloads="acme"), "workloads", "allow-list"),
         (damage, "weights", "1 damaged"),
         (lose, "weights", "1 missing"),
-        (silence, "worker", "the beat"),
+        (silence, "worker", "worker is up"),
         (forget_the_worker, "worker", "Start a worker"),
         (rename_the_workload, "workloads", "tests.nowhere"),
         (lose_the_key, "signing keys", "signing-keys new"),

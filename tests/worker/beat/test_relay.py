@@ -4,6 +4,8 @@ from datetime import timedelta
 import pytest
 from kombu.exceptions import OperationalError
 
+from ledger.jobs.claims import claim
+from ledger.states import JobState
 from tests.worker.conftest import Bench
 from worker.beat import relay
 
@@ -46,3 +48,14 @@ def test_an_action_that_fails_is_repeated_and_logged_without_its_message(caplog:
     assert len(runs) == 2
     assert "RuntimeError" in caplog.text
     assert "person-17" not in caplog.text
+
+
+def test_a_sweep_takes_back_expired_leases_and_wakes_what_is_due(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    """In the beat, because every worker may be busy for hours."""
+    job_id = bench.submit(training_ids[:3])
+    with bench.sessions.begin() as session:
+        assert claim(session, job_id, worker="dead", lease=timedelta(0)) is not None
+    sent: list[object] = []
+    relay.sweep_jobs(bench.sessions, bench.settings, send=sent.append)
+    assert sent == [job_id]
+    assert bench.job(job_id).state is JobState.QUEUED

@@ -1,0 +1,167 @@
+"""The parent's watch on its children: here one that does nothing at all, on a real ledger."""
+
+import signal
+import time
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from billiard import Process  # type: ignore[import-untyped]  # it ships no types
+
+from ledger.jobs.cancellation import cancel_job
+from ledger.jobs.claims import Claim, claim, record_progress
+from ledger.jobs.jobs import list_attempts
+from ledger.states import JobState, Phase, Reason
+from tests.fixtures.waiting import await_that
+from tests.worker.conftest import Bench
+from tests.worker.test_lease import LONG
+from worker.watchdog import Board, Note, Watch, Watchdog
+
+NEVER, AT_ONCE = dict.fromkeys(Phase, 3600.0), dict.fromkeys(Phase, -1.0)
+"""Limits that are not reached, and that are over at once."""
+
+
+@pytest.fixture
+def hanging() -> Iterator[Process]:
+    """A child that hangs for ever."""
+    child = Process(target=time.sleep, args=(3600,))
+    child.start()
+    yield child
+    child.terminate()
+    child.join()
+
+
+class Watched:
+    """A child's job, and the parent that watches it."""
+
+    def __init__(self, bench: Bench, child: Process, job_id: UUID) -> None:
+        self.bench, self.child, self.job_id, self.board = bench, child, job_id, Board()
+        self.watchdog = Watchdog(bench.sessions, bench.settings, self.board)
+
+    def take(self) -> Claim:
+        with self.bench.sessions.begin() as session:
+            found = claim(session, self.job_id, worker="test", lease=LONG)
+        assert found is not None
+        return found
+
+    def watch(self, limits: dict[Phase, float]) -> Watch:
+        return Watch(self.board, 3, limits, pid=self.child.pid)
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.child.is_alive())
+
+
+@pytest.fixture
+def watched(make_bench: object, hanging: Process, training_ids: tuple[str, ...]) -> Watched:
+    bench: Bench = make_bench(policy=("ieu", "retrain"), retry_seconds=0)  # type: ignore[operator]  # a fixture
+    return Watched(bench, hanging, bench.submit(training_ids[:10]))
+
+
+def reasons(watched: Watched) -> list[Reason | None]:
+    with watched.bench.sessions.begin() as session:
+        attempts = list_attempts(session, tenant_id=watched.bench.tenant_id, job_id=watched.job_id)
+    return [attempt.reason for attempt in attempts]
+
+
+def test_a_child_without_progress_is_killed_and_its_job_is_tried_once_more(watched: Watched) -> None:
+    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.watchdog.poll()
+    assert watched.alive  # one poll may read a note while it is written
+    watched.watchdog.poll()
+    await_that(lambda: not watched.alive, "the child to end")
+    assert watched.child.exitcode in (None, -signal.SIGKILL)
+    assert watched.bench.job(watched.job_id).state is JobState.QUEUED
+    assert watched.board.read() == {}
+
+    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    job = watched.bench.job(watched.job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.STALLED)
+    assert "phase load" in str(job.detail)
+    assert reasons(watched) == [Reason.STALLED, Reason.STALLED]
+
+
+def test_a_method_that_hangs_twice_gives_way_to_the_next(watched: Watched) -> None:
+    for _ in range(2):
+        found = watched.take()
+        with watched.bench.sessions.begin() as session:
+            record_progress(
+                session,
+                found,
+                phase=Phase.UNLEARN,
+                progress=0.1,
+                step=1,
+                total=9,
+                eta_seconds=None,
+                metrics={},
+                timings={},
+            )
+        watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
+        watched.watchdog.poll()
+        watched.watchdog.poll()
+    job = watched.bench.job(watched.job_id)
+    assert (job.state, job.method["kind"]) == (JobState.QUEUED, "retrain")
+
+
+def test_a_child_that_makes_progress_is_left_alone(watched: Watched) -> None:
+    found = watched.take()
+    for _ in range(3):  # late at each poll, and further each time
+        watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
+        watched.watchdog.poll()
+    watched.watch(NEVER).advance(found, Phase.UNLEARN)
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    assert watched.alive
+    assert watched.bench.job(watched.job_id).state is JobState.RUNNING
+
+
+def test_a_child_without_a_job_is_left_alone(watched: Watched) -> None:
+    watch = watched.watch(AT_ONCE)
+    watch.advance(watched.take(), Phase.LOAD)
+    watch.end()
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    assert watched.alive
+
+
+def test_a_hanging_job_can_be_cancelled(watched: Watched) -> None:
+    watch, found = watched.watch(NEVER), watched.take()
+    watch.advance(found, Phase.LOAD)
+    with watched.bench.sessions.begin() as session:
+        cancel_job(session, tenant_id=watched.bench.tenant_id, job_id=watched.job_id)
+    watch.hurry(found, seconds=-1)
+    watch.advance(found, Phase.LOAD)  # a step at the same moment takes no time back
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    await_that(lambda: not watched.alive, "the child to end")
+    job = watched.bench.job(watched.job_id)
+    assert (job.state, job.reason) == (JobState.CANCELLED, Reason.CANCELLED_BY_CALLER)
+
+
+def test_a_process_that_is_no_child_is_never_killed(watched: Watched) -> None:
+    """A number may belong to another process by now."""
+    found = watched.take()
+    note = Note(
+        deadline=time.monotonic() - 1, job_id=found.job_id, attempt=found.attempt, pid=1, limit=1.0, phase="load"
+    )
+    watched.board.write(0, note)
+    assert watched.board.read() == {0: note}
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    assert watched.bench.job(watched.job_id).state is JobState.QUEUED
+
+
+def test_the_child_is_killed_also_if_its_end_cannot_be_written(watched: Watched) -> None:
+    """The sweep then finds the expired lease."""
+
+    class Away:
+        def begin(self) -> None:
+            raise ConnectionRefusedError
+
+    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.watchdog.sessions = Away()  # type: ignore[assignment]  # a database that does not answer
+    watched.watchdog.poll()
+    watched.watchdog.poll()
+    await_that(lambda: not watched.alive, "the child to end")
