@@ -68,6 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.uploads = Streams("uploads", total=uploads.MAX_UPLOADS, share=uploads.MAX_UPLOADS // 4)
     for router in ROUTERS:
         app.include_router(router)
+    app.state.routes = [route for router in ROUTERS for route in router.routes]
     openapi.install(app)
     problems.install(app)
     metrics.instrument(app, app.state.metrics)

@@ -27,6 +27,9 @@ from ledger.tables import Model, Target, UnlearnRequest
 from ledger.tables.samples import uploaded_samples
 from ledger.transparency.log import log_request
 
+FIRST_YEAR = 2000
+"""No request under a law that this service knows is older."""
+
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 """How far a caller's clock may be ahead of the database's."""
 
@@ -68,6 +71,8 @@ def submit(
     touched = touched_models(session, of_dataset, models)
     moment = now(session)
     received_at = received_at or moment
+    if received_at.year < FIRST_YEAR:
+        raise InvalidTime(f"received_at must be in the year {FIRST_YEAR} or later")
     if received_at.tzinfo is not None and received_at > moment + MAX_CLOCK_SKEW:
         raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
     request = UnlearnRequest(

@@ -16,7 +16,7 @@ from service.http.streaming import DIGESTS, stream_digests
 router = APIRouter(route_class=ApiRoute, tags=["registry"])
 
 
-@router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 503))
+@router.get("/datasets", summary="List the datasets", responses=problems(401, 403, 422, 503))
 def get_datasets(caller: Reader, ledger: Ledger) -> Listing[Dataset]:
     """All datasets of the tenant, by name, with how many samples each has. Sample IDs are not stored and cannot be listed."""
     return Listing[Dataset](items=list_datasets(ledger, tenant_id=caller.tenant_id))

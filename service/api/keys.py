@@ -11,7 +11,7 @@ from service.http.sessions import Ledger
 router = APIRouter(route_class=ApiRoute, tags=["reports"])
 
 
-@router.get("/keys", summary="The public signing keys", responses=problems(503))
+@router.get("/keys", summary="The public signing keys", responses=problems(422, 503))
 def get_keys(ledger: Ledger) -> Listing[SigningKey]:
     """The keys that statements and log checkpoints are verified with, newest first, the revoked ones too. No API key is needed.
 

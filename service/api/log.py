@@ -68,7 +68,7 @@ Size = Annotated[int, Query(ge=0, lt=2**63, description="Of a tree: how many ent
     "/log/checkpoint",
     summary="The newest checkpoint of the log",
     response_class=Response,
-    responses=problems(404, 503) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    responses=problems(404, 422, 503) | {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def get_checkpoint(ledger: Ledger) -> Response:
     """A signed note (c2sp.org/tlog-checkpoint): the log's name, its size, its root. Keep it: later ones must be consistent with it.
@@ -78,7 +78,7 @@ def get_checkpoint(ledger: Ledger) -> Response:
     return Response(newest_checkpoint(ledger).note, media_type="text/plain")
 
 
-@router.get("/log/proof/consistency", summary="Show that the log has only grown", responses=problems(422, 503))
+@router.get("/log/proof/consistency", summary="Show that the log has only grown", responses=problems(404, 422, 503))
 def get_consistency(ledger: Ledger, first: Size, second: Size) -> ConsistencyProofBody:
     """The proof that the tree of `second` entries begins with the tree of `first` entries."""
     path = prove_growth(ledger, first=first, second=second)

@@ -87,7 +87,7 @@ class MethodsBody(BaseModel):
     items: list[MethodBody]
 
 
-@router.get("/methods", summary="List the unlearning methods", responses=problems())
+@router.get("/methods", summary="List the unlearning methods", responses=problems(422))
 def list_methods() -> MethodsBody:
     """Each method with the JSON schema of its parameters; a request may name one, or leave the choice to the model's policy."""
     return MethodsBody(

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from ledger.events.timeline import list_model_events
 from ledger.jobs.approvals import set_approvals
@@ -15,7 +15,7 @@ from ledger.requests import do_not_train
 from ledger.resources import Event, Listing, Model, Version
 from ledger.states import Escalation
 from service.http.authentication import Admin, ApiRoute, Promoter, Reader, require
-from service.http.fields import After, Limit, Name
+from service.http.fields import After, Limit, Name, require_whole
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.http.streaming import DIGESTS, stream_digests
@@ -40,10 +40,8 @@ class ModelSettings(BaseModel):
     escalate: Escalation | None = Field(
         default=None, description="Whether jobs go on to the next method after an inconclusive verdict."
     )
-    batch_until_samples: StrictInt | None = Field(
+    batch_until_samples: Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(require_whole)] | None = Field(
         default=None,
-        ge=0,
-        le=1_000_000,
         description="With fewer samples a job stays open for more, as long as the deadlines allow. 0 turns this off.",
     )
 
@@ -53,7 +51,7 @@ router = APIRouter(route_class=ApiRoute, tags=["registry"])
 Number = Annotated[int, Path(ge=1, lt=2**31, description="The version's number.")]
 
 
-@router.get("/models", summary="List the models", responses=problems(401, 403, 503))
+@router.get("/models", summary="List the models", responses=problems(401, 403, 422, 503))
 def get_models(caller: Reader, ledger: Ledger) -> Listing[Model]:
     """Every model with its newest version, the methods its policy tries, and how many samples it has forgotten."""
     return Listing[Model](items=list_models(ledger, tenant_id=caller.tenant_id))

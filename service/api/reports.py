@@ -60,7 +60,7 @@ _FORMS = {JSON: {"schema": {"type": "object"}}, HTML: {}, PDF: {}}
     "/reports/schema",
     summary="The JSON Schema of reports",
     response_class=Response,
-    responses=problems()
+    responses=problems(422)
     | {200: {"description": "JSON Schema 2020-12", "content": {SCHEMA: {"schema": {"type": "object"}}}}},
 )
 def get_schema() -> Response:

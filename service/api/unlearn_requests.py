@@ -1,7 +1,6 @@
 """Unlearn requests: submitting and previewing one, reading them, withdrawing one and extending its deadline."""
 
 from collections.abc import Iterable
-from datetime import datetime
 from functools import partial
 from typing import Annotated, Self
 from uuid import UUID
@@ -54,13 +53,6 @@ MAX_SAMPLE_IDS = 100_000
 """Sample IDs in a body, at most; more are uploaded ahead of it."""
 
 
-def _under_law(value: datetime) -> datetime:
-    """Refuse a time before any law that this service knows. The ledger refuses one in the future, by the database's clock."""
-    if value.year < 2000:
-        raise ValueError("must be in the year 2000 or later")
-    return value
-
-
 def _known_regulation(value: str) -> str:
     if value not in RULES:
         raise ValueError(f"must be one of {', '.join(RULES)}")
@@ -77,6 +69,13 @@ class NewUnlearnRequest(BaseModel):
         extra="forbid",
         frozen=True,
         json_schema_extra={
+            "oneOf": [
+                {
+                    "required": ["sample_ids"],
+                    "properties": {"sample_ids": {"type": "array"}, "upload": {"type": "null"}},
+                },
+                {"required": ["upload"], "properties": {"upload": {"type": "string"}, "sample_ids": {"type": "null"}}},
+            ],
             "examples": [
                 {
                     "dataset": "digits",
@@ -90,7 +89,7 @@ class NewUnlearnRequest(BaseModel):
                     "models": ["digits-cnn"],
                     "method": {"kind": "ltu", "steps": 40},
                 },
-            ]
+            ],
         },
     )
 
@@ -116,7 +115,7 @@ class NewUnlearnRequest(BaseModel):
     regulation: Annotated[str, AfterValidator(_known_regulation)] = Field(
         default="gdpr", description="The law whose clock runs.", json_schema_extra={"enum": list(RULES)}
     )
-    received_at: Annotated[Moment, AfterValidator(_under_law)] | None = Field(
+    received_at: Moment | None = Field(
         default=None,
         description="When the person asked (RFC 3339, with offset); the legal clock runs from here. Default: now.",
     )

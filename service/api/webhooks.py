@@ -1,5 +1,6 @@
 """Webhooks: endpoints to which events are sent, and the log of their deliveries."""
 
+import re
 from typing import Annotated
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -23,6 +24,19 @@ from service.http.fields import Cursor, Limit, Text
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 
+_GROUP = "[0-9A-Fa-f]{1,4}"
+_IPV6 = "|".join(
+    (
+        f"({_GROUP}:){{7}}{_GROUP}",
+        f"({_GROUP}:){{1,7}}:",
+        *(f"({_GROUP}:){{1,{7 - after}}}(:{_GROUP}){{1,{after}}}" for after in range(1, 7)),
+        f":((:{_GROUP}){{1,7}}|:)",
+    )
+)
+_PORT = "6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}"
+_URL = f'^https?://([A-Za-z0-9._-]+|\\[({_IPV6})\\])(:({_PORT}))?([/?][!"$-~]*)?$'
+"""What a message can be sent to: a host by its name or address, a port, a path and a query, all of printable ASCII characters."""
+
 
 def _deliverable(value: str) -> str:
     """Refuse what no message could be sent to, and what would put a password into the ledger."""
@@ -37,6 +51,8 @@ def _deliverable(value: str) -> str:
         raise ValueError("must be a URL such as https://example.org/hooks")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("must be a URL without a user, a password and a fragment")
+    if re.fullmatch(_URL, value) is None:
+        raise ValueError("must be a URL such as https://example.org/hooks")
     return value
 
 
@@ -46,6 +62,7 @@ WebhookUrl = Annotated[
         min_length=1,
         max_length=2000,
         examples=["https://example.org/hooks/expunge"],
+        json_schema_extra={"pattern": _URL},
         description="Where messages go, by POST. Public addresses over https; others only within the networks that the operator "
         "allows. No redirect is followed.",
     ),

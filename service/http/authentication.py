@@ -3,7 +3,7 @@
 A route finds its caller before the first byte of the body is read. So whoever has no key costs a look-up at most.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response, Security
@@ -16,7 +16,7 @@ from ledger.errors import KeyRefused
 from ledger.registry.access import Caller, Scope, authenticate
 from service.http.bodies import JsonRequest
 from service.http.limits import count_address, count_call
-from service.http.problems import ScopeMissing
+from service.http.problems import ScopeMissing, UnknownParameter
 from service.http.sessions import Database
 
 _bearer = HTTPBearer(
@@ -57,6 +57,7 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         """Wrap the route's handler, so that it is reached only by callers who are admitted."""
         handle, scope = super().get_route_handler(), _needed_scope(self.dependant)
+        known = set(_query_names(self.dependant))
         body = None if self.body_field is None else self.body_field.field_info.annotation
 
         async def handle_admitted(request: Request) -> Response:
@@ -64,9 +65,18 @@ class ApiRoute(APIRoute):
                 count_address(request)
             else:
                 request.state.caller = await _admit(request, scope)
+            if unknown := sorted(set(request.query_params) - known):
+                raise UnknownParameter(unknown)
             return await handle(JsonRequest(request, body))
 
         return handle_admitted
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """List the query's parameters of a route, and of all that it depends on."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 def _needed_scope(dependant: Dependant) -> Scope | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import Query
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints
 
+from ledger.paging import CURSOR
 from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sample_id
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
@@ -46,8 +47,19 @@ SampleID = Annotated[
 ]
 """A sample's ID as in the dataset. Personal data: hashed when it arrives and never repeated."""
 
+
+def require_whole(value: object) -> object:
+    """Take 3.0 for 3, as JSON Schema does, and refuse a text and a boolean, which pydantic would read as a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a number")
+    return value
+
+
 Cursor = Annotated[
-    str | None, Query(max_length=400, description="`next_cursor` of the page before; leave out for the first.")
+    str | None,
+    Query(
+        description="`next_cursor` of the page before; leave out for the first.", json_schema_extra={"pattern": CURSOR}
+    ),
 ]
 """Where a page of a list starts."""
 

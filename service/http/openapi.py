@@ -78,8 +78,21 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas |= problem.pop("$defs") | {"Problem": problem}
         for name in {"Stop", *(spec.__name__ for spec in PRODUCTION.values())} & set(schemas):
             schemas[name]["additionalProperties"] = False  # `parse` refuses unknown fields; a dataclass cannot say so
+        for name in {spec.__name__ for spec in PRODUCTION.values()} & set(schemas):
+            schemas[name]["required"] = ["kind", *schemas[name].get("required", ())]  # by it the methods are told apart
+        for operation in (each for path in document["paths"].values() for each in path.values()):
+            for parameter in operation.get("parameters", ()):
+                _drop_null(parameter["schema"])
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _drop_null(schema: dict[str, Any]) -> None:
+    """Leave `null` out of a parameter's schema: headers and queries have none; a parameter without a value is left out."""
+    kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:
+        del schema["anyOf"]
+        schema |= kinds[0]
 
 
 def _page(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 ServiceError
 ├── ScopeMissing           the caller's: the key is good, but lacks the scope
+├── UnknownParameter       the caller's: the query has a parameter that the route does not take
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
 ├── BodyError              the caller's, found while the body is read
 │   ├── BodyTooLarge       more bytes than the operator allows
@@ -27,6 +28,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi import HTTPException as FastAPIError
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -50,6 +52,14 @@ class ServiceError(Exception):
 
 class ScopeMissing(ServiceError):
     """The key lacks the scope that the call needs; the message names both."""
+
+
+class UnknownParameter(ServiceError):
+    """The query has parameters, `names`, that the route does not take: a misspelt filter would show everything."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__("the query has unknown parameters")
+        self.names = names
 
 
 class UnsupportedMediaType(ServiceError):
@@ -177,12 +187,14 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     errors.TooLate: ProblemType("too-late", 409, "Too late for this"),
     MalformedJson: MALFORMED_JSON,
     InvalidBody: INVALID,
+    UnknownParameter: INVALID,
     BodyStalled: ProblemType("body-stalled", 408, "The body does not arrive"),
     BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
     InvalidLine: ProblemType("invalid-line", 422, "A line is not a sample ID"),
     errors.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
     errors.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
+    errors.InvalidPlace: ProblemType("not-found", 404, "Not found"),
     errors.InvalidTime: INVALID,
     errors.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not from this list"),
     errors.IdempotencyMismatch: ProblemType(
@@ -221,6 +233,9 @@ def respond(error: Exception) -> Response:
     if isinstance(error, errors.InvalidTime):
         fault = {"pointer": "/received_at", "detail": _sentence(str(error))}
         return _problem(kind, "One fault; see errors.", errors=[fault])
+    if isinstance(error, UnknownParameter):
+        faults = [{"in": "query", "name": _step(name), "detail": "There is no such parameter."} for name in error.names]
+        return _problem(kind, "The query has parameters that this path does not take.", errors=faults[:MAX_FAULTS])
     headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
     if isinstance(error, TooManyCalls):
         headers = {"Retry-After": str(error.retry_after)}
@@ -246,12 +261,23 @@ def _handle_http(request: Request, error: Exception) -> Response:
     if error.status_code == 400:
         return _problem(MALFORMED_JSON, "The body cannot be read as JSON in UTF-8.")
     status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_methods(request)) or headers.get("Allow", "")
     details = {
         404: "There is nothing at this path; GET /openapi.json lists what there is. IDs in paths are UUIDs.",
-        405: f"{request.method} is not among the methods of this path: {(error.headers or {}).get('Allow', '')}.",
+        405: f"The methods of this path are: {headers.get('Allow', '')}.",
     }
     kind = ProblemType(status.phrase.lower().replace(" ", "-"), status.value, status.phrase)
-    return _problem(kind, details.get(status.value, status.description), headers=error.headers)
+    return _problem(kind, details.get(status.value, status.description), headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """List the methods of a path over all of its routes. Starlette names those of the first alone."""
+    routes: Sequence[APIRoute] = request.app.state.routes
+    return sorted(
+        {method for route in routes if route.path_regex.match(request.url.path) for method in route.methods or ()}
+    )
 
 
 def _handle_invalid(request: Request, error: Exception) -> Response:

@@ -1,20 +1,21 @@
-"""Generated calls against the running service: no 5xx, and no answer that the OpenAPI document does not tell."""
+"""Generated calls against the running service, judged by every check of Schemathesis: no remark."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from service.http.middleware import METHODS
 from tests.service.conftest import Serve, Site
+
+load_all_checks()
 
 
 def bad_data_is_rejected(
@@ -26,20 +27,24 @@ def bad_data_is_rejected(
     return negative_data_rejection(context, response, case)
 
 
-CHECKS = [
-    schemathesis.checks.not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-    bad_data_is_rejected,
-]
+def good_data_is_accepted(
+    context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> bool | None:
+    """Leave out methods with parameters: their ranges depend on one another and stand in `unlearning.specs`, not in the schema."""
+    if isinstance(case.body, Mapping) and isinstance(case.body.get("method"), Mapping):
+        return None
+    return positive_data_acceptance(context, response, case)
+
+
+OURS = {"negative_data_rejection": bad_data_is_rejected, "positive_data_acceptance": good_data_is_accepted}
+EVERY_CHECK = [OURS.get(name, CHECKS.get_one(name)) for name in CHECKS.get_all_names()]
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_generated_calls_get_documented_answers(
     serve: Serve, site: Site, broker_url: str, mode: GenerationMode
 ) -> None:
-    client = serve(key=site.admin, broker=broker_url)
+    client = serve(key=site.admin, broker=broker_url, address_rate_limit="none")
     schema = schemathesis.openapi.from_url(f"{client.base_url}/openapi.json")
     for found in schema.get_all_operations():
         # Schemathesis' own pytest plugin does not work with pytest 9.
@@ -54,7 +59,27 @@ def test_generated_calls_get_documented_answers(
             suppress_health_check=list(HealthCheck),
         )
         def call(case: schemathesis.Case) -> None:
-            case.call_and_validate(headers={"Authorization": f"Bearer {site.admin}"}, checks=CHECKS)
+            case.call_and_validate(headers={"Authorization": f"Bearer {site.admin}"}, checks=EVERY_CHECK)
 
         with suppress(Unsatisfiable):  # a call without parameters has nothing to get wrong
             call()
+
+
+def test_every_path_tells_all_of_its_methods(serve: Serve, site: Site) -> None:
+    client = serve(key=site.admin)
+    ids = dict.fromkeys(("request_id", "job_id", "upload_id", "report_id"), "8b1a9b39-9a41-3d79-8878-ad5d00c275c6")
+    ids |= {"webhook_id": ids["job_id"], "delivery_id": ids["job_id"], "name": "triage", "number": "1"}
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        own = {method.upper() for method in operations}
+        for other in [*sorted(METHODS - own - {"CONNECT"}), "BREW"]:
+            answer: httpx.Response = client.request(other, path.format(**ids))
+            assert answer.status_code == 405, (other, path)
+            assert set(answer.headers["Allow"].split(", ")) == own, (other, path)
+
+
+@pytest.mark.parametrize("path", ["/jobs?modell=triage", "/keys?x=1", "/log/checkpoint?x", "/models/triage?sample-1=2"])
+def test_a_parameter_that_a_path_does_not_take_is_refused(serve: Serve, site: Site, path: str) -> None:
+    answer = serve(key=site.admin).get(path)
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (422, "invalid-request")
+    assert answer.json()["errors"][0]["in"] == "query"
+    assert "sample-1" not in answer.text

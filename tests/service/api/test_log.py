@@ -100,8 +100,8 @@ def test_a_tenant_can_show_that_its_request_and_its_result_were_recorded(
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/log/proof/consistency?first=0&second=99", 422),
-        ("/log/proof/consistency?first=2&second=1", 422),
+        ("/log/proof/consistency?first=0&second=99", 404),
+        ("/log/proof/consistency?first=2&second=1", 404),
         ("/log/proof/consistency?first=-1&second=1", 422),
         (f"/log/proof/inclusion?leaf_hash={'0' * 64}&size=1", 404),
         ("/log/proof/inclusion?leaf_hash=nothing&size=1", 422),
