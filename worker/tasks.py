@@ -66,6 +66,11 @@ def run_job(job_id: str) -> None:
 def wake_ready(*, at_most: int) -> None:
     """Send a wake-up for the first jobs that could be claimed now. The beat's next sweep repeats those that get lost."""
     with sessions().begin() as session:
-        ready = sweep(session, max_attempts=settings().max_attempts, first_wait=settings().first_wait).wake
+        ready = sweep(
+            session,
+            max_attempts=settings().max_attempts,
+            first_wait=settings().first_wait,
+            longest_lease=2 * settings().lease,
+        ).wake
     for job_id in ready[:at_most]:
         celery_app.send_task(RUN_JOB, args=[str(job_id)])

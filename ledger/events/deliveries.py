@@ -84,7 +84,9 @@ def take_batch(session: Session) -> Batch | None:
     """Take the endpoint that has waited longest, with the messages that are due for it. None if nothing is due."""
     moment = now(session)
     due = (WebhookDelivery.state == DeliveryState.PENDING) & (WebhookDelivery.next_try_at <= moment)
-    free = WebhookEndpoint.busy_until.is_(None) | (WebhookEndpoint.busy_until <= moment)
+    # One that is held for longer than any relay holds it was taken before the database's clock stepped back.
+    taken = WebhookEndpoint.busy_until.between(moment, moment + VISIBILITY_TIMEOUT)
+    free = WebhookEndpoint.busy_until.is_(None) | ~taken
     waiting = (
         select(WebhookEndpoint)
         .join(WebhookDelivery, WebhookDelivery.endpoint_id == WebhookEndpoint.id)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from ledger.db import now
@@ -269,12 +269,23 @@ def release_job(session: Session, claim: Claim) -> None:
     requeue(session, job, outcome=AttemptOutcome.RELEASED, reason=None, detail=None, tries=max(0, job.tries - 1))
 
 
-def sweep(session: Session, *, max_attempts: int = MAX_TRIES, first_wait: timedelta = timedelta(0)) -> Sweep:
+def sweep(
+    session: Session,
+    *,
+    max_attempts: int = MAX_TRIES,
+    first_wait: timedelta = timedelta(0),
+    longest_lease: timedelta | None = None,
+) -> Sweep:
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
     Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
-    long it waits from its second loss on; the waits grow while it gets no further.
+    long it waits from its second loss on; the waits grow while it gets no further. longest_lease: a lease that ends later than this
+    from now was given before the database's clock stepped back, and is cut to it; None for no limit.
     """
+    if longest_lease is not None:
+        latest = func.clock_timestamp() + longest_lease
+        too_long = update(Job).where(Job.state.in_(LEASED), Job.lease_until > latest)
+        session.execute(too_long.values(lease_until=latest).execution_options(synchronize_session=False))
     expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp())
     # By model, as everyone locks jobs and announces their wake-ups.
     expired = expired.order_by(Job.model_id, Job.id)

@@ -90,7 +90,12 @@ def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], Non
 def sweep_jobs(sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], None]) -> None:
     """Requeue jobs with expired leases, and wake every job that is due. It is an independent fallback for lost wake-ups."""
     with sessions.begin() as session:
-        found = sweep(session, max_attempts=settings.max_attempts, first_wait=settings.first_wait)
+        found = sweep(
+            session,
+            max_attempts=settings.max_attempts,
+            first_wait=settings.first_wait,
+            longest_lease=2 * settings.lease,
+        )
     for job_id in found.wake:
         send(job_id)
 

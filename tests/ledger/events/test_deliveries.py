@@ -281,3 +281,13 @@ def test_the_log_of_what_ended_long_ago_is_cut_and_the_count_stays(world):
         deliveries.delete_expired_deliveries(session)
         assert read_tallies(session, deliveries.TALLY) == {"delivered": 1}
     assert (log_of(world, webhook_id), world.count("webhook_tries")) == ([], 0)
+
+
+def test_an_endpoint_taken_before_the_clock_stepped_back_is_free(world):
+    webhook_id = add(world)
+    world.submit(1)
+    assert take(world).endpoint_id == webhook_id
+    assert take(world) is None
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_endpoints SET busy_until = busy_until + interval '1 day'"))
+    assert take(world).endpoint_id == webhook_id

@@ -1,6 +1,8 @@
 import threading
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 
 from ledger.errors import StaleClaim
 from ledger.events.timeline import list_job_events
@@ -218,3 +220,16 @@ def attempts(world, claim):
     with world.sessions() as session:
         views = list_attempts(session, tenant_id=world.tenant_id, job_id=claim.job_id)
     return [(view.number, view.outcome, view.reason) for view in views]
+
+
+def test_a_lease_from_before_the_clock_stepped_back_is_cut_to_the_longest_there_is(world):
+    """The database's clock has stepped back by a day: the dead worker's lease would have lasted as long."""
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET lease_until = lease_until + interval '1 day'"))
+    assert world.sweep(longest_lease=2 * LEASE).expired == []
+    with world.sessions() as session:
+        left = session.scalar(text("SELECT lease_until - clock_timestamp() FROM jobs"))
+    assert timedelta(0) < left <= 2 * LEASE
+    world.expire_lease(claim.job_id)
+    assert world.sweep(longest_lease=2 * LEASE).expired == [claim.job_id]
