@@ -156,7 +156,9 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
     if _is_disk_full(origin):
         return Failure(Reason.DISK_FULL, f"No space is left on the worker's disk, {place}.", retry=True)
     if isinstance(error, JobError):
-        return Failure(error.reason, _without_ids(str(error), ids), retry=error.retry or _may_pass(origin))
+        # The other messages are ours, with counts that may look like IDs.
+        message = _without_ids(str(error), ids) if isinstance(error, WorkloadError) else str(error)
+        return Failure(error.reason, message, retry=error.retry or _may_pass(origin))
     for kind, reason in LIBRARY_ERRORS:
         if isinstance(error, kind):
             return Failure(reason, str(error), retry=False)

@@ -47,9 +47,11 @@ class Gate(nn.Module):
     """Passes its input on; in training, as a method does, and in evaluation, as the audit does, it comes to a gate."""
 
     steps = 0
+    evaluated = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if not self.training:
+            type(self).evaluated = True
             stop_at("audit")
             return inputs
         type(self).steps += 1
@@ -70,7 +72,9 @@ def network() -> nn.Module:
 
 
 def come_to_save(*_: object) -> None:
-    stop_at("save")
+    """Come to the gate "save" where a result is saved. Weights are read elsewhere too, before the audit evaluates the model."""
+    if Gate.evaluated:
+        stop_at("save")
 
 
 def workload() -> Workload:

@@ -9,7 +9,16 @@ from ledger.errors import JobCancelled, StaleClaim
 from ledger.states import Reason
 from report.document import InvalidReport
 from unlearning.errors import MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
-from worker.failures import NoGpu, NoSigningKey, ShuttingDown, WorkloadFailed, as_method_failure, classify, describe
+from worker.failures import (
+    AuditFailed,
+    NoGpu,
+    NoSigningKey,
+    ShuttingDown,
+    WorkloadFailed,
+    as_method_failure,
+    classify,
+    describe,
+)
 
 
 def raised(error: Exception) -> Exception:
@@ -110,3 +119,11 @@ def test_what_the_owners_own_code_and_torch_say_is_shown_without_sample_ids() ->
     assert "mat1 and mat2" in by_torch
     ours = describe(caught(forward))
     assert "channels" not in ours
+
+
+def test_the_counts_in_a_message_of_ours_are_no_sample_ids() -> None:
+    """IDs may be numbers."""
+    failed = raised(AuditFailed("The audit failed ieu. The audit of the 80 forgotten samples failed."))
+    assert "80 forgotten" in classify(failed, ids=("80",)).detail
+    factory = raised(WorkloadFailed("it has no row 80"))
+    assert "80" not in classify(factory, ids=("80",)).detail

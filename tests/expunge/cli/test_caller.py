@@ -1,11 +1,14 @@
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import typer
 
-from expunge.cli.caller import check_ids, find_sample_key, format_end
+from expunge.cli.caller import check_ids, find_sample_key, format_end, format_fallback
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
+from ledger.resources import Fallback
 from ledger.states import JobState, Reason, Verdict
+from report.formatting import duration
 from tests.expunge.stack.test_folder import SETTINGS
 from tests.expunge.test_client import JOB
 
@@ -25,6 +28,13 @@ ENDED = JOB.model_copy(update={"state": JobState.COMPLETED, "method": {"kind": "
 )
 def test_a_jobs_end_is_one_line(changes: dict[str, object], line: str) -> None:
     assert format_end(ENDED.model_copy(update=changes)) == f"Job {JOB.id} {line}"
+
+
+def test_a_method_that_follows_another_is_named_with_the_reason_and_the_time_it_takes() -> None:
+    fallback = Fallback(after="ieu", why="Not verified.", seconds=90.0, at=datetime.now(UTC))
+    job = ENDED.model_copy(update={"method": {"kind": "retrain"}})
+    assert format_fallback(job, fallback) == f"RETRAIN follows IEU. It takes about {duration(90.0)}. Not verified."
+    assert format_fallback(job, fallback.model_copy(update={"seconds": None})) == "RETRAIN follows IEU. Not verified."
 
 
 def test_the_sample_key_is_the_given_one_else_the_running_stacks(
