@@ -180,7 +180,7 @@ def test_every_call_does_what_it_says(serve: Serve, site: Site, sessions: sessio
 
 def test_a_list_is_read_over_all_of_its_pages(serve: Serve, site: Site) -> None:  # noqa: F811
     http = serve(key=site.admin)
-    http.params = http.params.set("limit", "2")
     made = [client.submit(http, dataset="scans", sample_ids=[f"sample-{i}"]).id for i in range(5)]
+    http.params = http.params.set("limit", "2")
 
     assert [request.id for request in client.list_requests(http)] == made[::-1]
