@@ -95,11 +95,12 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Return a context that computes in bf16 if `precision` is "bfloat16", or if it is "auto" and the hardware gains from bf16.
 
     "auto" uses bf16 on CUDA devices that support it and on CPUs with instructions for it (AMX, AVX-512 BF16). Other CPUs emulate
-    bf16, which is slower than float32.
+    bf16, which is slower than float32. Weights are converted anew in each forward pass: a copy that autocast keeps would be out of
+    date once an optimiser has moved them, and without a gradient if the first pass needed none.
     """
     if precision == "float32" or (precision == "auto" and not _gains_from_bfloat16(device)):
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def mixed(steps: Steps, *, device: torch.device, precision: Precision) -> Steps:

@@ -1,11 +1,11 @@
 """One unlearning run: the task that a method gets, the progress that it yields, the outcome that it returns."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions
@@ -14,6 +14,25 @@ from unlearning.data.workload import check_labels
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
+
+
+class Figures(Mapping[str, float]):
+    """Figures of a step, by name: numbers, or scalar tensors that are read only when somebody asks for them.
+
+    Reading a tensor of a GPU waits until the GPU has computed it, and a loop that waits in each step leaves the GPU idle between.
+    """
+
+    def __init__(self, **values: float | Tensor) -> None:
+        self._values = {name: v.detach() if isinstance(v, Tensor) else v for name, v in values.items()}
+
+    def __getitem__(self, name: str) -> float:
+        return float(self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -149,3 +149,18 @@ def test_a_generators_steps_run_in_bf16_and_its_caller_does_not() -> None:
     assert product().dtype == torch.float32
     assert next(running, None) is None
     assert seen == [torch.bfloat16, torch.bfloat16]
+
+
+def test_within_one_step_in_bfloat16_a_second_pass_sees_the_weights_that_the_first_one_moved() -> None:
+    """Also with a gradient, though the first pass needed none."""
+    layer = nn.Linear(4, 1, bias=False)
+    inputs = torch.ones(1, 4)
+    with autocast(CPU, "bfloat16"):
+        with torch.no_grad():
+            layer(inputs)
+            layer.weight.fill_(2.0)
+        found = layer(inputs)
+        found.sum().backward()
+
+    assert float(found.detach()) == 8
+    assert layer.weight.grad is not None

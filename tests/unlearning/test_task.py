@@ -2,8 +2,9 @@ import contextlib
 from collections.abc import Generator, Iterator
 
 import pytest
+import torch
 
-from unlearning.task import each_step_in, map_progress, run_to_completion
+from unlearning.task import Figures, Progress, each_step_in, map_progress, run_to_completion
 
 
 class Run:
@@ -74,3 +75,23 @@ def test_closing_the_wrapper_closes_the_run(wrap: object) -> None:
     wrapped.close()
 
     assert run.closed
+
+
+def test_figures_are_read_from_a_tensor_when_they_are_asked_for_and_not_before() -> None:
+    class Device(torch.Tensor):
+        """Counts how often the processor waits for a value."""
+
+        read = 0
+
+        def __float__(self) -> float:
+            Device.read += 1
+            return super().__float__()
+
+    loss = torch.tensor(0.5, requires_grad=True).as_subclass(Device)
+    figures = Figures(loss=loss, rate=2.0)
+    progress = Progress(phase="train", step=1, total=2, metrics=figures)
+    assert Device.read == 0
+
+    assert dict(progress.metrics) == {"loss": 0.5, "rate": 2.0}
+    assert Device.read == 1
+    assert len(figures) == 2

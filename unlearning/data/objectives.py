@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlearning.data.samples import Batch
+from unlearning.data.samples import Batch, sent
 from unlearning.errors import UnsupportedWorkload
 
 Forward = Callable[[Tensor], Any]
@@ -58,7 +58,7 @@ def classification(classes: int) -> Objective:
 
     def scramble(batch: Batch, generator: torch.Generator) -> Batch:
         targets = torch.randint(classes, batch.targets.shape, generator=generator)
-        return Batch(batch.inputs, targets.to(batch.targets.device))
+        return Batch(batch.inputs, sent(targets, batch.targets.device))
 
     return Objective(losses=losses, scramble=scramble, logits=logits, classes=classes)
 

@@ -72,7 +72,8 @@ class SampleSet:
 
     def select(self, index: Tensor) -> Batch:
         """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs."""
-        return Batch(self.inputs[index], self.targets[index])
+        places = sent(index, self.inputs.device)
+        return Batch(self.inputs[places], self.targets[places])
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Copy the samples to `device`."""
@@ -104,6 +105,16 @@ class SampleSet:
     def draw(self, size: int, generator: torch.Generator) -> Batch:
         """Draw `size` distinct samples at random; all of them if there are fewer."""
         return self.select(torch.randperm(len(self), generator=generator)[:size])
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor that was drawn on the CPU to `device`, without waiting for what a GPU is computing.
+
+    An ordinary copy to a GPU waits until all work before it is done; so does indexing its tensors by one of the CPU.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _check_tensor(name: str, value: object) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.objectives import Forward, Objective, answers
-from unlearning.data.samples import Batch, joined_batch
+from unlearning.data.samples import Batch, joined_batch, sent
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import fully_forgotten_classes
@@ -30,9 +30,10 @@ class ReferenceAims:
 
         logits: (k, classes), or None. losses: (k,), nats. index: the positions of the samples in the forget set, (k,) int64.
         """
+        places = sent(index, self.losses.device)
         if self.probabilities is None or logits is None:
-            return (losses - self.losses[index]) ** 2
-        aim = self.probabilities[index].to(logits)
+            return (losses - self.losses[places]) ** 2
+        aim = self.probabilities[places].to(logits)
         return functional.kl_div(logits.log_softmax(-1), aim, reduction="none").sum(-1)
 
     def batch_divergences(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ class ReferenceAims:
     @torch.no_grad()
     def forget_weights(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute clip((ℓ_ref − ℓ) / 0.5, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
-        gap = self.losses[index] - objective.losses(forward, batch).float()
+        gap = self.losses[sent(index, self.losses.device)] - objective.losses(forward, batch).float()
         return (gap / _FULL_WEIGHT_GAP).clamp(0, 1)
 
 

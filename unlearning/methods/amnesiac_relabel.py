@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from unlearning.data.samples import Batch
 from unlearning.methods.fixed_schedule import (
@@ -28,7 +29,7 @@ def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:
     relabelled = Batch(task.forget.inputs, wrong_labels(task, task.forget.targets, generator))
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for part in mixed_epoch(task.remain.batch, relabelled, size=spec.batch_size, generator=generator):
                 yield partial(learn_mixed_batch, task, optimiser, part, mean_loss(task, part.batch))

@@ -40,11 +40,11 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     taught = task.remain.select(chosen[: max(1, round(spec.remain_share * len(chosen)))])
     optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
 
-    def teach(part: MixedBatch) -> float:
+    def teach(part: MixedBatch) -> Tensor:
         target = _teacher_output(task, part, competent, incompetent, temperature=spec.temperature)
         return learn_mixed_batch(task, optimiser, part, _divergence(spec, task, part.batch.inputs, target))
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for part in mixed_epoch(taught, task.forget.batch, size=spec.batch_size, generator=generator):
                 yield partial(teach, part)

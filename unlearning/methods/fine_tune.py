@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from unlearning.methods.fixed_schedule import rehearse, run_schedule
 from unlearning.specs import FineTune
@@ -16,7 +17,7 @@ def fine_tune(spec: FineTune, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for batch in task.remain.epoch(spec.batch_size, generator):
                 yield partial(rehearse, task, optimiser, batch)

@@ -7,16 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch
+from unlearning.data.samples import Batch, sent
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.state import Loop
-from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.task import Figures, Outcome, Progress, Steps, Task
 from unlearning.training.optimisation import training_mode, update_running_statistics
 
 
 def run_schedule(
-    task: Task, optimiser: torch.optim.Optimizer, steps: Iterable[Callable[[], float]], *, total: int
+    task: Task, optimiser: torch.optim.Optimizer, steps: Iterable[Callable[[], Tensor]], *, total: int
 ) -> Steps:
     """Take `total` steps, each of which returns its loss, and end with the outcome "completed".
 
@@ -26,7 +26,7 @@ def run_schedule(
     loop = Loop(total)
     task.state.register(model=task.model, optimiser=optimiser, loop=loop)
     for number, step in zip(loop, islice(steps, loop.done, None), strict=True):
-        yield Progress(phase="unlearn", step=number, total=total, metrics={"loss": step()})
+        yield Progress(phase="unlearn", step=number, total=total, metrics=Figures(loss=step()))
     return Outcome(steps=total, stopped_because="completed")
 
 
@@ -35,13 +35,13 @@ def mean_loss(task: Task, batch: Batch) -> Loss:
     return lambda forward: task.objective.losses(forward, batch).mean()
 
 
-def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> float:
+def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> Tensor:
     """Take one step on remaining data with their true targets and return the loss; batch norm's running statistics are updated."""
     with training_mode(task.model, samples=len(batch.targets)):
         return _step(optimiser, mean_loss(task, batch)(task.model))
 
 
-def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss, *, samples: int) -> float:
+def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss, *, samples: int) -> Tensor:
     """Take one step on a loss that forget samples enter and return the loss; batch norm's running statistics do not change.
 
     samples: the size of the batch.
@@ -49,6 +49,20 @@ def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss,
     with training_mode(task.model, samples=samples):
         # Through a copy of the buffers: forget samples must leave no trace in the running statistics.
         return _step(optimiser, loss(forward_with(task.model, trainable(task.model))))
+
+
+def learn_and_ascend(
+    task: Task, optimiser: torch.optim.Optimizer, remain: Batch, forget: Batch, *, remain_weight: float
+) -> Tensor:
+    """Take one step on β·L(B_r; θ) − (1 − β)·L(B_f; θ), β being `remain_weight`, and return that loss.
+
+    The remaining batch alone updates batch norm's running statistics.
+    """
+    with training_mode(task.model, samples=len(remain.targets)):
+        kept = mean_loss(task, remain)(task.model)
+    with training_mode(task.model, samples=len(forget.targets)):
+        forgotten = mean_loss(task, forget)(forward_with(task.model, trainable(task.model)))
+    return _step(optimiser, remain_weight * kept - (1 - remain_weight) * forgotten)
 
 
 class MixedBatch(NamedTuple):
@@ -62,8 +76,8 @@ def mixed_epoch(remain: Batch, forget: Batch, *, size: int, generator: torch.Gen
     """Yield every sample of both sets once, in a random order, in batches of `size`."""
     inputs, targets = (torch.cat(pair) for pair in zip(remain, forget, strict=True))
     for index in torch.split(torch.randperm(len(inputs), generator=generator), size):
-        forgotten = (index >= len(remain.inputs)).to(inputs.device)
-        yield MixedBatch(Batch(inputs[index], targets[index]), forgotten)
+        places = sent(index, inputs.device)
+        yield MixedBatch(Batch(inputs[places], targets[places]), places >= len(remain.inputs))
 
 
 def mixed_batch_count(remain: Batch, forget: Batch, *, size: int) -> int:
@@ -71,7 +85,7 @@ def mixed_batch_count(remain: Batch, forget: Batch, *, size: int) -> int:
     return -(-(len(remain.targets) + len(forget.targets)) // size)
 
 
-def learn_mixed_batch(task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Loss) -> float:
+def learn_mixed_batch(task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Loss) -> Tensor:
     """Take one step on a mixed batch and return the loss; its remaining samples alone update batch norm's running statistics."""
     value = learn_forget_batch(task, optimiser, loss, samples=len(mixed.forgotten))
     remaining = mixed.batch.inputs[~mixed.forgotten]
@@ -85,12 +99,12 @@ def wrong_labels(task: Task, targets: Tensor, generator: torch.Generator) -> Ten
     classes = task.objective.classes
     if classes is None or classes < 2:
         raise MethodRefused("Relabelling needs two classes or more to draw a wrong one from; use IEU or Retrain.")
-    shift = torch.randint(1, classes, targets.shape, generator=generator).to(targets.device)
+    shift = sent(torch.randint(1, classes, targets.shape, generator=generator), targets.device)
     return (targets + shift) % classes
 
 
-def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
+def _step(optimiser: torch.optim.Optimizer, loss: Tensor) -> Tensor:
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
     optimiser.step()
     optimiser.zero_grad()
-    return float(loss.detach())
+    return loss.detach()

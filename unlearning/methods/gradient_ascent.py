@@ -8,7 +8,7 @@ from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.stop import run_with_stop
-from unlearning.task import Steps, Task
+from unlearning.task import Figures, Steps, Task
 
 
 def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
@@ -22,6 +22,6 @@ def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
         parameters = trainable(task.model)
         loss = task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).mean()
         step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)
-        return {"forget_loss": float(loss.detach())}
+        return Figures(forget_loss=loss)
 
     return (yield from run_with_stop(task, criterion, step, steps=spec.steps))

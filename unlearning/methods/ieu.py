@@ -17,7 +17,7 @@ from unlearning.state import Loop
 from unlearning.stopping.criterion import Check, Criterion, calibrate, check
 from unlearning.stopping.forget_weights import forget_weights
 from unlearning.stopping.stop import run_with_stop
-from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.task import Figures, Outcome, Progress, Steps, Task
 from unlearning.training.optimisation import (
     anneal,
     batch_statistics,
@@ -63,9 +63,12 @@ def ieu(spec: IEU, task: Task) -> Steps:
     optimiser = sgd(task.model, rate=spec.learning_rate)
     total = spec.steps + spec.repair_steps
     eliminating = Loop(spec.steps)
-    task.state.register(model=task.model, optimiser=optimiser, generator=generator, eliminating=eliminating)
+    noise = _noise_generator(task, generator)
+    task.state.register(
+        model=task.model, optimiser=optimiser, generator=generator, noise=noise, eliminating=eliminating
+    )
     for taken in eliminating:
-        metrics = _eliminate(spec, task, optimiser, criterion, ceiling=ceiling, generator=generator)
+        metrics = _eliminate(spec, task, optimiser, criterion, ceiling=ceiling, generator=generator, noise=noise)
         if taken % spec.stop.check_every == 0 and check(criterion, task.model).direction >= 0:
             eliminating.end()
             break
@@ -79,7 +82,7 @@ def ieu(spec: IEU, task: Task) -> Steps:
             forget = task.forget.draw(spec.batch_size, generator)
             weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses)
             loss = loss - _REPAIR_ASCENT * spec.ascent * (weights * _bounded_losses(task, forget, ceiling)).mean()
-        return {"loss": minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)}
+        return Figures(loss=minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip))
 
     return (
         yield from run_with_stop(
@@ -97,11 +100,12 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
 def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
+    noise = _noise_generator(task, generator)
     optimiser = sgd(task.model, rate=spec.learning_rate)
     eliminating, repairing = (max(1, round(_REFERENCE_SHARE * n)) for n in (spec.steps, spec.repair_steps))
     total = eliminating + repairing
 
-    def step(number: int) -> float:
+    def step(number: int) -> Tensor:
         left = share_left(number, steps=total, repair_steps=0)
         anneal(optimiser, rate=spec.learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
@@ -110,13 +114,13 @@ def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
         value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
         update_running_statistics(task.model, remain.inputs)
         if number <= eliminating:
-            _decay_and_disturb(spec, task, generator)
+            _decay_and_disturb(spec, task, noise)
         return value
 
     loop = Loop(total)
-    task.state.register(model=task.model, optimiser=optimiser, generator=generator, loop=loop)
+    task.state.register(model=task.model, optimiser=optimiser, generator=generator, noise=noise, loop=loop)
     for number in loop:
-        yield Progress(phase="unlearn", step=number, total=total, metrics={"loss": step(number)})
+        yield Progress(phase="unlearn", step=number, total=total, metrics=Figures(loss=step(number)))
     return Outcome(steps=total, stopped_because="completed")
 
 
@@ -128,6 +132,7 @@ def _eliminate(
     *,
     ceiling: float,
     generator: torch.Generator,
+    noise: torch.Generator,
 ) -> Mapping[str, float]:
     """Take one step of the eliminating phase."""
     remain, forget = (samples.draw(spec.batch_size, generator) for samples in (task.remain, task.forget))
@@ -135,8 +140,8 @@ def _eliminate(
     weights = forget_weights(task, criterion, forget, held_out_losses=criterion.original_losses)
     ascent = spec.ascent * (weights * _bounded_losses(task, forget, ceiling)).mean()
     loss = minimise(task.model, optimiser, _remaining_loss(task, remain) - ascent, max_gradient_norm=spec.clip)
-    _decay_and_disturb(spec, task, generator)
-    return {"loss": loss, "forget_weight": float(weights.mean())}
+    _decay_and_disturb(spec, task, noise)
+    return Figures(loss=loss, forget_weight=weights.mean())
 
 
 def _remaining_loss(task: Task, remain: Batch) -> Tensor:
@@ -157,8 +162,15 @@ def _decay_and_disturb(spec: IEU, task: Task, generator: torch.Generator) -> Non
     for weight in trainable(task.model).values():
         if weight.dim() < 2:
             continue
-        noise = torch.randn(weight.shape, generator=generator).to(weight)
-        weight.mul_(1 - spec.learning_rate * spec.decay).add_(noise, alpha=spec.noise * float(weight.std(correction=0)))
+        noise = torch.randn(weight.shape, generator=generator, device=generator.device).to(weight)
+        scale = spec.noise * weight.std(correction=0)
+        weight.mul_(1 - spec.learning_rate * spec.decay).addcmul_(noise, scale)
+
+
+def _noise_generator(task: Task, generator: torch.Generator) -> torch.Generator:
+    """Return the method's generator, or one on the GPU: as many numbers as weights take a CPU longer than a GPU's whole step."""
+    device = task.forget.inputs.device
+    return generator if device.type == "cpu" else torch.Generator(device).manual_seed(task.seed)
 
 
 def _ceiling(objective: Objective, model: torch.nn.Module, held_out: SampleSet) -> float:

@@ -36,7 +36,7 @@ def matching(spec: Matching, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for number in range(spec.steps):
             index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
             remain = task.remain.draw(spec.batch_size, generator)
@@ -54,7 +54,7 @@ def _step(
     remain: Batch,
     *,
     share_left: float,
-) -> float:
+) -> Tensor:
     anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
     loss = matching_loss(task, aims, index, remain)
     value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)

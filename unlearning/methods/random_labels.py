@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from unlearning.methods.fixed_schedule import learn_forget_batch, mean_loss, rehearse, run_schedule
 from unlearning.specs import RandomLabels
@@ -16,7 +17,7 @@ def random_labels(spec: RandomLabels, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 scrambled = task.objective.scramble(batch, generator)

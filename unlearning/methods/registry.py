@@ -12,6 +12,7 @@ from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
 from unlearning.methods.matching import matching
+from unlearning.methods.neggrad_plus import neggrad_plus
 from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.salun import salun
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "gradient_ascent": gradient_ascent,
     "retrain": retrain,
     "fine_tune": fine_tune,
+    "neggrad_plus": neggrad_plus,
     "random_labels": random_labels,
     "amnesiac_relabel": amnesiac_relabel,
     "fisher_noise": fisher_noise,

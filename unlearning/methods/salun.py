@@ -29,7 +29,7 @@ def salun(spec: SalUn, task: Task) -> Steps:
     originals = {name: p.detach().clone() for name, p in trainable(task.model).items()}
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
-    def steps() -> Iterator[Callable[[], float]]:
+    def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 wrong = Batch(batch.inputs, wrong_labels(task, batch.targets, generator))
@@ -60,8 +60,8 @@ def saliency_masks(task: Task, *, share: float, batch_size: int) -> dict[str, Te
 
 
 def _masked_step(
-    step: Callable[[], float], task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]
-) -> float:
+    step: Callable[[], Tensor], task: Task, masks: dict[str, Tensor], originals: dict[str, Tensor]
+) -> Tensor:
     """Take a step, put the other weights back to their original values, and return the loss."""
     loss = step()
     with torch.no_grad():

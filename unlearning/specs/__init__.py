@@ -4,7 +4,16 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 (docs/methods.md): no source we have gives the papers' constants.
 """
 
-from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
+from unlearning.specs.baselines import (
+    SSD,
+    AmnesiacRelabel,
+    BadTeacher,
+    FineTune,
+    FisherNoise,
+    NegGradPlus,
+    RandomLabels,
+    SalUn,
+)
 from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.parsing import (
     BASELINES,
@@ -36,6 +45,7 @@ __all__ = [
     "GradientAscent",
     "Matching",
     "Method",
+    "NegGradPlus",
     "RandomLabels",
     "Retrain",
     "SalUn",

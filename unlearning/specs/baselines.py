@@ -121,6 +121,25 @@ class BadTeacher:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NegGradPlus:
+    """NegGrad+ (Kurmanji et al., NeurIPS 2023): descent on the remaining set and ascent on the forget set in the same step.
+
+    epochs: of the remaining set; each step draws a forget batch too. remain_weight: β; the ascent has the weight 1 − β. It has no
+    bound, so too small a β, or too many steps, destroy the model.
+    """
+
+    kind: Literal["neggrad_plus"] = "neggrad_plus"
+    epochs: int = 5
+    learning_rate: float = 0.01
+    batch_size: int = 64
+    remain_weight: float = 0.95
+
+    def __post_init__(self) -> None:
+        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        require(0 < self.remain_weight <= 1, "remain_weight", "above 0 and at most 1", self.remain_weight)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SalUn:
     """Saliency unlearning (Fan et al., ICLR 2024): wrong labels on the forget set, then the remaining set, on salient weights only.
 

@@ -8,14 +8,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from unlearning.errors import InvalidSpec
-from unlearning.specs.baselines import SSD, AmnesiacRelabel, BadTeacher, FineTune, FisherNoise, RandomLabels, SalUn
+from unlearning.specs.baselines import (
+    SSD,
+    AmnesiacRelabel,
+    BadTeacher,
+    FineTune,
+    FisherNoise,
+    NegGradPlus,
+    RandomLabels,
+    SalUn,
+)
 from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.rules import require
 
 Method = LTU | IEU | Matching | GradientAscent | Retrain
 """What a job may run."""
 
-Baseline = FineTune | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
+Baseline = FineTune | NegGradPlus | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
 """What the methods are compared with."""
 
 Spec = Method | Baseline
@@ -30,6 +39,7 @@ PRODUCTION: dict[str, type[Method]] = {
 
 BASELINES: dict[str, type[Baseline]] = {
     "fine_tune": FineTune,
+    "neggrad_plus": NegGradPlus,
     "random_labels": RandomLabels,
     "amnesiac_relabel": AmnesiacRelabel,
     "fisher_noise": FisherNoise,

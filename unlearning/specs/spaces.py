@@ -53,6 +53,11 @@ SPACES: dict[str, Space] = {
     "gradient_ascent": {"learning_rate": Range(low=0.0003, high=0.03), "steps": Range(low=10, high=300, whole=True)},
     "retrain": {},
     "fine_tune": {"learning_rate": _RATE, "epochs": _EPOCHS},
+    "neggrad_plus": {
+        "learning_rate": _RATE,
+        "epochs": _EPOCHS,
+        "remain_weight": Range(low=0.8, high=1, scale="linear"),
+    },
     "random_labels": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "amnesiac_relabel": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "fisher_noise": {"noise": Range(low=1e-5, high=0.03)},

@@ -84,10 +84,28 @@ class DPSGD:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """Vary the images of each training batch, where the batch lies: by random crops and by mirroring (He et al., CVPR 2016).
+
+    padding: pixels of zeros around an image, from which a crop of its own size is cut; 0 for no crops. mirror: whether half of the
+    images are mirrored.
+    """
+
+    padding: int = 4
+    mirror: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise InvalidSpec("An augmentation needs a padding of 0 or more pixels.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
     """Train by SGD with momentum and a one-cycle learning rate, optionally with a preparation for unlearning.
 
     learning_rate: the peak. readiness, reweighting, privacy: at most one of the three; none for plain training.
+    augmentation: of images, in training alone; methods and audits see the images as they are. compiler: a backend of torch.compile,
+        such as "inductor", for batches of the whole size; None does not compile, which is faster for short trainings.
     """
 
     epochs: int
@@ -96,6 +114,8 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     precision: Precision = "auto"
+    augmentation: Augmentation | None = None
+    compiler: str | None = None
     readiness: Ready2Unlearn | None = None
     reweighting: Reweighting | None = None
     privacy: DPSGD | None = None
@@ -105,3 +125,5 @@ class Recipe:
             raise InvalidSpec("A recipe needs at least one epoch, a batch of at least one and a learning rate above 0.")
         if sum(chosen is not None for chosen in (self.readiness, self.reweighting, self.privacy)) > 1:
             raise InvalidSpec("A recipe has one of readiness, reweighting and privacy at most.")
+        if self.privacy is not None and (self.augmentation or self.compiler):
+            raise InvalidSpec("DP-SGD trains without augmentation and without a compiler.")

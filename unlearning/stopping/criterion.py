@@ -56,7 +56,7 @@ class Criterion:
     held-out samples.
 
     forgotten_classes: (classes,) bool, the fully forgotten classes; None without classes. of_class: (n,) bool, the forget samples
-        of these; the others are compared with the held-out set.
+        of these; the others are compared with the held-out set. whole_classes: whether there are any.
     held_out: D_v's part for the criterion. guide: its part for guide attacks, on which the utility is measured too.
     weights: (m,), summing to 1, that give the held-out set the class mix of the forget samples that are compared with it.
     original_losses: (m,), nats, of the held-out set through the original model.
@@ -71,6 +71,7 @@ class Criterion:
     forgotten_classes: Tensor | None
     forget: Batch
     of_class: Tensor
+    whole_classes: bool
     remain: Batch
     held_out: Batch
     guide: Batch
@@ -105,6 +106,7 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
         forgotten_classes=classes,
         forget=task.forget.batch,
         of_class=of_class,
+        whole_classes=bool(of_class.any()),
         remain=remain,
         held_out=task.criterion.batch,
         guide=task.guide.batch,

@@ -29,10 +29,12 @@ def forget_weights(
     are multiplied by. Samples of a fully forgotten class aim at the loss of a guess, which no correct prediction has.
     """
     losses = task.objective.losses(task.model, forget).float()
-    of_class = in_classes(forget.targets, criterion.forgotten_classes)
-    weights = torch.empty_like(losses)
     # In a resumed run the latest check comes from the training checkpoint, which is read to the CPU.
     held_out_losses = held_out_losses.to(losses)
+    if not criterion.whole_classes:
+        return loss_gap_weights(losses, held_out_losses, criterion.weights, aim=aim)
+    of_class = in_classes(forget.targets, criterion.forgotten_classes)
+    weights = torch.empty_like(losses)
     weights[~of_class] = loss_gap_weights(losses[~of_class], held_out_losses, criterion.weights, aim=aim)
     weights[of_class] = loss_gap_weights(losses[of_class], *_guess(criterion, losses), aim=aim)
     return weights

@@ -6,13 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import Batch, SampleSet, sent
+from unlearning.errors import UnsupportedWorkload
 from unlearning.hardware import autocast
 from unlearning.networks import differentiable_kernels, take_frozen
 from unlearning.random_state import isolated
 from unlearning.specs.training import Recipe
 from unlearning.state import Epochs, State
-from unlearning.task import Outcome, Progress, Steps, run_to_completion
+from unlearning.task import Figures, Outcome, Progress, Steps, run_to_completion
+from unlearning.training.augmentation import augmented
 from unlearning.training.private import private_steps
 from unlearning.training.readiness import readiness_loss, revocable_split
 
@@ -71,6 +73,16 @@ def train_steps(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=total, cycle_momentum=False
     )
+    # Whole batches alone: a compiled pass is compiled again for a batch of another size.
+    compiled = model if recipe.compiler is None else torch.compile(model, backend=recipe.compiler, dynamic=False)
+    augmentation, variation = recipe.augmentation, torch.Generator(device).manual_seed(seed)
+    if augmentation is not None:
+        if samples.inputs.dim() != 4:
+            shape = tuple(samples.inputs.shape[1:])
+            raise UnsupportedWorkload(
+                f"The recipe's augmentation is for images, (channels, height, width); samples are {shape}."
+            )
+        state.register(augmentation=variation)
     readiness = recipe.readiness
     split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
     weights = _sample_weights(samples, recipe, seed=seed)
@@ -80,9 +92,11 @@ def train_steps(
     try:
         for batch in batches:
             step = batches.taken - 1
+            if augmentation is not None:
+                batch = Batch(augmented(batch.inputs, augmentation, variation), batch.targets)
             with autocast(device, recipe.precision), differentiable_kernels(model):
-                losses = objective.losses(model, batch)
-                loss = losses.mean() if weights is None else (weights[batches.index] * losses).mean()
+                losses = objective.losses(compiled if len(batch.targets) == recipe.batch_size else model, batch)
+                loss = losses.mean() if weights is None else (weights[sent(batches.index, device)] * losses).mean()
                 if readiness and split and step >= first_meta_step and step % readiness.every == 0:
                     loss = loss + readiness_loss(
                         model,
@@ -96,7 +110,7 @@ def train_steps(
             optimiser.step()
             optimiser.zero_grad()
             schedule.step()
-            yield Progress(phase="train", step=batches.taken, total=total, metrics={"loss": float(loss.detach())})
+            yield Progress(phase="train", step=batches.taken, total=total, metrics=Figures(loss=loss))
     finally:
         model.eval()
     return Outcome(steps=batches.taken, stopped_because="completed")

@@ -48,10 +48,10 @@ def apply_gradient(optimiser: torch.optim.Optimizer, gradient: Tensor) -> None:
     optimiser.zero_grad()
 
 
-def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, max_gradient_norm: float) -> float:
-    """Take one optimiser step on a scalar loss, with its gradient clipped, and return the loss before the step."""
+def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, max_gradient_norm: float) -> Tensor:
+    """Take one optimiser step on a scalar loss, with its gradient clipped, and return the loss before the step, a scalar."""
     apply_gradient(optimiser, clip_gradient(flat_gradient(loss, trainable(model)), max_gradient_norm))
-    return float(loss.detach())
+    return loss.detach()
 
 
 @contextmanager

@@ -72,7 +72,9 @@ def train_reference_models(
     """
     pool = joined(workload.train, workload.held_out).to(device)
     groups = subject_groups(pool, near_copies=plan.near_copies)
-    run = partial(_train_without_fold, workload, pool, groups, plan, seed)
+    rounds = range(plan.rounds + plan.audit_rounds)
+    folds = [fold_of(groups, folds=plan.folds, seed=_seed(seed, round_)) for round_ in rounds]
+    run = partial(_train_without_fold, workload, pool, folds, plan, seed)
     models = yield from cached_runs(run, count=plan.trainings, folder=folder / _name(workload, pool, plan, seed))
     return models, groups
 
@@ -146,12 +148,11 @@ def fold_recipe(recipe: Recipe, plan: ReferencePlan) -> Recipe:
 
 
 def _train_without_fold(
-    workload: Workload, pool: SampleSet, groups: NDArray[np.int64], plan: ReferencePlan, seed: int, number: int
+    workload: Workload, pool: SampleSet, folds: Sequence[NDArray[np.int64]], plan: ReferencePlan, seed: int, number: int
 ) -> Generator[Progress, None, Arrays]:
     """Train reference model `number`; return its `signal` (n,), `seen` (n,), `losses` (n,) and `probabilities` (n, classes)."""
     round_, left_out = divmod(number, plan.folds)
-    fold = fold_of(groups, folds=plan.folds, seed=_seed(seed, round_))
-    seen = fold != left_out
+    seen = folds[round_] != left_out
     model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.inputs.device)
     part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
     steps = train(

@@ -119,7 +119,7 @@ def test_a_kind_is_a_method_or_a_baseline_and_not_both() -> None:
         *((kind, "batch_size", 0) for kind in sorted(BASELINES)),
         *(
             (kind, name, value)
-            for kind in ("fine_tune", "random_labels", "amnesiac_relabel", "bad_teacher", "salun")
+            for kind in ("fine_tune", "neggrad_plus", "random_labels", "amnesiac_relabel", "bad_teacher", "salun")
             for name, value in (("epochs", 0), ("learning_rate", 0.0), ("learning_rate", 101.0))
         ),
         ("fisher_noise", "noise", 0.0),
@@ -128,6 +128,8 @@ def test_a_kind_is_a_method_or_a_baseline_and_not_both() -> None:
         ("ssd", "dampening", -1.0),
         ("bad_teacher", "temperature", 0.0),
         ("bad_teacher", "remain_share", 0.0),
+        ("neggrad_plus", "remain_weight", 0.0),
+        ("neggrad_plus", "remain_weight", 1.1),
         ("salun", "saliency", 0.0),
         ("salun", "saliency", 1.1),
     ],

@@ -136,3 +136,8 @@ def test_reweighting_is_the_weighted_loss() -> None:
     wanted = float((weights * OBJECTIVE.losses(model, GIVEN.batch)).mean().detach())
 
     assert next(train(model, GIVEN, recipe, objective=OBJECTIVE, seed=0)).metrics["loss"] == pytest.approx(wanted)
+
+
+def test_a_compiled_training_gives_the_same_weights() -> None:
+    """With the backend that compiles nothing, so that torch's tracing of the forward pass is what is tested."""
+    assert same(fitted(normalised, recipe=dataclasses.replace(SHORT, compiler="eager")), fitted(normalised))

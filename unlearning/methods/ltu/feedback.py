@@ -134,10 +134,8 @@ def harmonise(forgetting: Tensor, remembering: Tensor) -> Tensor:
 
     If cos(g_f, g_r) < 0:  g_f ← g_f − (g_f·g_r / ‖g_r‖²) g_r. The update is then g_r + g_f (`combine`).
     """
-    product = forgetting @ remembering
-    if product >= 0:
-        return forgetting
-    return forgetting - product / (remembering @ remembering).clamp(min=1e-12) * remembering
+    conflict = (forgetting @ remembering).clamp(max=0)  # no branch, for which the processor would wait for a GPU
+    return forgetting - conflict / (remembering @ remembering).clamp(min=1e-12) * remembering
 
 
 def _non_member_loss(task: Task, attack: GuideAttack, batch: Batch, weights: Tensor) -> Loss:

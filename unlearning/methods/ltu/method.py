@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
@@ -17,7 +18,7 @@ from unlearning.specs.methods import scale_schedule
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.forget_weights import forget_weights
 from unlearning.stopping.stop import run_with_stop
-from unlearning.task import Steps, Task
+from unlearning.task import Figures, Steps, Task
 from unlearning.training.optimisation import (
     anneal,
     apply_gradient,
@@ -71,7 +72,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
         anneal(rehearsing, rate=spec.learning_rate * _REHEARSAL_RATE, share_left=left)
         if number > spec.steps:
-            return {"loss": _rehearse(spec, task, remain, rehearsing, generator)}
+            return Figures(loss=_rehearse(spec, task, remain, rehearsing, generator))
         anneal(optimiser, rate=spec.learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
@@ -94,7 +95,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         for _ in range(_rehearsal_count(spec, latest)):
             _rehearse(spec, task, remain, rehearsing, generator)
         update_running_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
-        return {"forget_weight": float(weights.mean())}
+        return Figures(forget_weight=weights.mean())
 
     outcome = yield from run_with_stop(
         task,
@@ -117,7 +118,7 @@ def _rehearsal_count(spec: LTU, latest: Check) -> int:
 
 def _rehearse(
     spec: LTU, task: Task, remain: SampleSet, optimiser: torch.optim.SGD, generator: torch.Generator
-) -> float:
+) -> Tensor:
     """Take one plain step on remaining data and return the loss.
 
     The optimiser is not LTU's own, whose momentum would carry the step on in LTU's direction.

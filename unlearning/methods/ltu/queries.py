@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import Batch, SampleSet, sent
 from unlearning.hardware import batched_answers, in_float32
 
 
@@ -55,10 +55,10 @@ def query_sets(
     uniform = torch.randperm(len(near.remain), generator=generator)[:size]
     if near.similarity is None or near.label_similarity is None:
         return tuple(near.remain.select(torch.randperm(len(near.remain), generator=generator)[:size]) for _ in range(3))
-    by_feature = near.similarity[batch].amax(0).topk(min(size, len(near.remain))).indices
+    by_feature = near.similarity[sent(batch, near.similarity.device)].amax(0).topk(min(size, len(near.remain))).indices
     # Same class first. Among equals the order is random: the noise is far below any difference of cosines.
     closeness = near.label_similarity[targets].amax(0)[near.remain.targets]
-    jitter = 1e-3 * torch.rand(len(closeness), generator=generator).to(closeness.device)
+    jitter = sent(1e-3 * torch.rand(len(closeness), generator=generator), closeness.device)
     by_label = (closeness + jitter).topk(min(size, len(near.remain))).indices
     return tuple(near.remain.select(index) for index in (by_feature, by_label, uniform))
 

@@ -1,0 +1,31 @@
+"""NegGrad+: descend on the remaining set and ascend on the forget set at the same time."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from unlearning.methods.fixed_schedule import learn_and_ascend, run_schedule
+from unlearning.specs import NegGradPlus
+from unlearning.task import Steps, Task
+from unlearning.training.optimisation import sgd
+
+
+def neggrad_plus(spec: NegGradPlus, task: Task) -> Steps:
+    """Minimise β·L(B_r; θ) − (1 − β)·L(B_f; θ), in place (Kurmanji et al., NeurIPS 2023, arXiv 2302.09880).
+
+    An epoch goes through D_r once; each of its steps draws a forget batch.
+    """
+    generator = torch.Generator().manual_seed(task.seed)
+    optimiser = sgd(task.model, rate=spec.learning_rate)
+
+    def steps() -> Iterator[Callable[[], Tensor]]:
+        for _ in range(spec.epochs):
+            for remain in task.remain.epoch(spec.batch_size, generator):
+                forget = task.forget.draw(spec.batch_size, generator)
+                yield partial(learn_and_ascend, task, optimiser, remain, forget, remain_weight=spec.remain_weight)
+
+    return (
+        yield from run_schedule(task, optimiser, steps(), total=spec.epochs * task.remain.batch_count(spec.batch_size))
+    )
