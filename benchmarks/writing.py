@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type information
@@ -64,14 +65,18 @@ def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path
     """Write the rows to the file `name`, with the command, the commit and the machine that made them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    content = {
+    path.write_text(json.dumps(content(name, rows, command=command), indent=2) + "\n")
+    return path
+
+
+def content(name: str, rows: Sequence[Row], *, command: str | None = None) -> dict[str, Any]:
+    """Return what the file `name` is to hold: the rows, and the command, the commit and the machine that made them."""
+    return {
         "command": command or shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "commit": _commit(),
         "machine": description(),
         "rows": [dataclasses.asdict(r) for r in rows],
     }
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    return path
 
 
 def read(name: str) -> list[Row]:
@@ -81,7 +86,10 @@ def read(name: str) -> list[Row]:
 
 
 def _commit() -> str:
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
-    )
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:  # a machine without git
+        return "unknown"
     return found.stdout.strip() or "unknown"

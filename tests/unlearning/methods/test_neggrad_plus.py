@@ -35,7 +35,7 @@ def test_it_is_stochastic_gradient_descent_on_the_weighted_difference_of_the_los
 def test_it_raises_the_forget_sets_loss_and_without_ascent_fine_tunes() -> None:
     """With β = 1 the forget batches have no say, and the steps differ from fine-tuning's by their random numbers alone."""
     ascending, not_ascending, tuned, untouched = task(plain), task(plain), task(plain), task(plain)
-    run_to_completion(unlearn(NegGradPlus(epochs=3, batch_size=16), ascending))
+    run_to_completion(unlearn(NegGradPlus(epochs=3, batch_size=16, learning_rate=0.05, remain_weight=0.5), ascending))
     run_to_completion(unlearn(NegGradPlus(epochs=1, batch_size=16, remain_weight=1.0), not_ascending))
     run_to_completion(unlearn(FineTune(epochs=1, batch_size=16), tuned))
 

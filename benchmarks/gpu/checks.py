@@ -1,0 +1,200 @@
+"""The first steps: every method on the device beside the CPU, and, in processes of their own, the tests for a GPU and a compiler.
+
+A method on a GPU draws its samples on the CPU, so it takes the same steps there, and must come to much the same model. IEU's noise
+alone is drawn on the GPU, and is another.
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.gpu.session import Budget, Session
+from examples import cifar
+from unlearning.data.objectives import classification
+from unlearning.data.references import ReferencePredictions
+from unlearning.data.samples import SampleSet, partition
+from unlearning.methods.registry import METHODS, unlearn
+from unlearning.specs import SPECS, Spec
+from unlearning.specs.training import Precision, Recipe
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
+
+ROOT = Path(__file__).parents[2]
+CLASSES = 4
+OBJECTIVE = classification(CLASSES)
+RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision="float32")
+FEW = {"steps": 5, "epochs": 1, "repair_steps": 5, "batch_size": 16, "query_size": 16}
+NEAR: dict[Precision, float] = {"float32": 0.1, "bfloat16": 0.25}
+"""Most mean total variation between the held-out predictions on the device and on the CPU, by the device's precision [ours]."""
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, CLASSES))
+
+
+def convolutions() -> nn.Module:
+    """Build a small residual network, channels-last."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), cifar.Residual(16, 32, 2),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES),
+    )  # fmt: skip
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types this overload for tensors only
+    return network
+
+
+def conformance(session: Session, budget: Budget) -> None:
+    """Run each method on the device in float32 and bf16, and note how far its model is from the CPU's, and what failed."""
+    found: dict[str, Any] = {}
+    session.facts["conformance"] = found
+    builds = (perceptron,) if session.rehearsal else (perceptron, convolutions)
+    tasks = {build.__name__: _task(build) for build in builds}
+    for kind in METHODS:
+        if not budget.begins(kind):
+            continue
+        for name, given in tasks.items():
+            cpu = _unlearned(kind, given, torch.device("cpu"), "float32")
+            for precision, near in NEAR.items():
+                found[f"{kind}, {name}, {precision}"] = _compared(kind, given, session.device, precision, cpu, near)
+        session.write()
+    failed = [name for name, entry in found.items() if not entry["passed"]]
+    session.facts["conformance_failed"] = failed
+    if failed:
+        raise AssertionError(f"not as on the CPU: {'; '.join(failed)}")
+
+
+def _compared(
+    kind: str, given: Task, device: torch.device, precision: Precision, cpu: nn.Module, near: float
+) -> dict[str, Any]:
+    try:
+        model = _unlearned(kind, given, device, precision).cpu()
+    except Exception as error:
+        return {"passed": False, "error": f"{type(error).__name__}: {error}"[:1000]}
+    finite = all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+    answers = [m(given.criterion.inputs).softmax(-1).detach() for m in (model, cpu)]
+    variation = float((answers[0] - answers[1]).abs().sum(-1).mean() / 2)
+    moved = float((_flat(cpu) - _flat(given.model)).norm())
+    distance = float((_flat(model) - _flat(cpu)).norm())
+    return {
+        "passed": finite and variation <= near,
+        "finite": finite,
+        "total_variation": variation,
+        "relative_distance": distance / moved if moved else math.inf,
+    }
+
+
+def _task(build: Any) -> Task:
+    """Make a small task: images with a weak signal, of which a network remembers those that it was trained on."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(CLASSES, (200,), generator=generator)
+    inputs = (
+        torch.randn(200, 3, 8, 8, generator=generator)
+        + 0.3 * torch.randn(CLASSES, 3, 8, 8, generator=generator)[targets]
+    )
+    everything = SampleSet(ids=tuple(f"{i}" for i in range(200)), inputs=inputs, targets=targets)
+    train, guide, criterion = partition(everything, (120, 40, 40), seed=0)
+    forget, remain = partition(train, (24, 96), seed=0)
+    return Task(
+        model=fit(build, train, RECIPE, objective=OBJECTIVE, seed=0),
+        build=build, objective=OBJECTIVE, recipe=RECIPE, forget=forget, remain=remain, guide=guide, criterion=criterion,
+        references=ReferencePredictions(
+            predictions=torch.full((24, CLASSES), 1 / CLASSES), losses=torch.full((24,), math.log(CLASSES))
+        ),
+    )  # fmt: skip
+
+
+def _unlearned(kind: str, given: Task, device: torch.device, precision: Precision) -> nn.Module:
+    sets = {name: getattr(given, name).to(device) for name in ("forget", "remain", "guide", "criterion")}
+    task = dataclasses.replace(
+        given,
+        model=copy.deepcopy(given.model).to(device),
+        recipe=dataclasses.replace(RECIPE, precision=precision),
+        references=given.references if kind == "matching" else None,
+        state=type(given.state)(),
+        **sets,
+    )
+    run_to_completion(unlearn(few(kind), task))
+    return task.model
+
+
+def few(kind: str) -> Spec:
+    """Return a method's defaults with few and small steps."""
+    cls: Any = SPECS[kind]
+    names = {field.name for field in dataclasses.fields(cls)}
+    spec: Spec = cls(**{name: value for name, value in FEW.items() if name in names})
+    return spec
+
+
+def _flat(model: nn.Module) -> Tensor:
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Aside:
+    """A process beside the command's own. ends: monotonic seconds after which it is ended. output: the file of what it prints."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    ends: float
+
+
+def start_aside(session: Session, name: str, arguments: list[str], *, seconds: float) -> Aside:
+    """Start Python beside this process, in the repository's root."""
+    path = session.folder / f"{name}.txt"
+    with path.open("wb") as file:
+        process = _python(arguments, file)
+    return Aside(process=process, output=path, ends=time.monotonic() + seconds)
+
+
+def _python(arguments: list[str], file: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
+
+
+def ended(aside: Aside) -> tuple[int | None, str]:
+    """Wait for a process until its time is over, then end it; return its exit status (None: its time was over) and its output."""
+    try:
+        status: int | None = aside.process.wait(timeout=max(0.0, aside.ends - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        end(aside)
+        status = None
+    return status, aside.output.read_text(errors="replace")
+
+
+def end(aside: Aside) -> None:
+    """End a process that still runs."""
+    if aside.process.poll() is None:
+        aside.process.kill()
+        aside.process.wait()
+
+
+def gpu_tests() -> list[str]:
+    """Return the arguments that run the tests marked gpu, without the repository's own settings and fixtures, which need more."""
+    marked = sorted(
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()
+    )
+    settings = ["--noconftest", "--config-file=/dev/null", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
+    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *marked]
+
+
+def finish_asides(session: Session, tests: Aside, compiler: Aside) -> None:
+    """Wait for the processes aside, and note the tests' outcome and what the compiler gains."""
+    status, output = ended(tests)
+    missing = "No module named pytest" in output
+    session.facts["gpu_tests"] = {
+        "state": "pytest is not installed" if missing else "time over" if status is None else f"exit status {status}",
+        "output": output[-3000:],
+    }
+    status, output = ended(compiler)
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    session.facts["compiler"] = json.loads(lines[-1]) if lines else {"error": output[-2000:], "exit_status": status}
+    if status or (not missing and session.facts["gpu_tests"]["state"] not in ("exit status 0", "time over")):
+        raise AssertionError("a process beside failed; its output is in the results")

@@ -1,0 +1,321 @@
+"""Full CIFAR-10: the models, how near each method comes to retraining, what it costs, and how soon the forget set is relearned."""
+
+import copy
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks.gpu.session import Budget, Session
+from benchmarks.writing import Row, row
+from unlearning.audit.measures import measures_of
+from unlearning.audit.relearning import (
+    Relearner,
+    calibrate_relearner,
+    class_sizes,
+    draw_by_class,
+    mean_loss,
+    relearn,
+)
+from unlearning.audit.signals import audit_copy, observe
+from unlearning.data.references import References
+from unlearning.data.samples import Batch, SampleSet, partition
+from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.methods.registry import unlearn
+from unlearning.specs import IEU, LTU, FineTune, Matching, NegGradPlus, SalUn, Spec
+from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
+from unlearning.training.references import prepare_references
+
+SHARES = (0.1, 0.01)
+"""Of the training set, drawn at random, that are forgotten."""
+SEEDS = (100, 101, 102, 103, 104)
+PLAN = ReferencePlan(folds=4, rounds=1, audit_rounds=1, epochs=1.0)
+"""Reference models that saw three quarters of the data, by the whole recipe: six trainings in all."""
+SPECS: dict[str, Spec] = {
+    "matching": Matching(batch_size=256),
+    "ltu": LTU(batch_size=256, query_size=256),
+    "ieu": IEU(batch_size=256),
+    "neggrad_plus": NegGradPlus(epochs=3, batch_size=512, learning_rate=0.02),
+    "salun": SalUn(epochs=3, batch_size=512, learning_rate=0.02),
+    "fine_tune": FineTune(epochs=3, batch_size=512, learning_rate=0.02),
+}
+"""The defaults but for larger batches, and fewer epochs of the baselines. None is tuned: nothing has run on a GPU."""
+WITH_REFERENCES = ("matching", "ltu", "ieu")
+UNITS = {
+    "average_gap": "points",
+    "ua": "percent",
+    "ra": "percent",
+    "ta": "percent",
+    "mi": "percent",
+    "seconds": "seconds",
+    "retrain_ratio": "ratio",
+    "relearn_delay_ratio_sgd": "ratio",
+}
+AUDIT = AuditSpec(vector_samples=1000, vector_seeds=1, relearners=("sgd",))
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Trained:
+    """A model and the seconds that its training took."""
+
+    model: nn.Module
+    seconds: float
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Case:
+    """A forget set of one original, with a model retrained without it, and another one from another seed."""
+
+    name: str
+    seed: int
+    workload: Workload
+    held_out: HeldOut
+    forget: SampleSet
+    remain: SampleSet
+    original: Trained
+    retrained: Trained
+    again: Trained | None = None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Bench:
+    """What the runs share.
+
+    specs: the methods. references: None before they are prepared. cases: of the first seed, by share. figures: case → method →
+    figures, a mapping for each seed.
+    """
+
+    workload: Workload
+    specs: Mapping[str, Spec]
+    references: References | None = None
+    reference_seconds: float = 0.0
+    cases: dict[float, Case] = field(default_factory=dict)
+    figures: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
+
+
+def trained(session: Session, workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
+    """Train by the recipe."""
+    begun = session.clock()
+    model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
+    return Trained(model=model.eval(), seconds=session.clock() - begun)
+
+
+def prepare(session: Session, bench: Bench) -> None:
+    """Prepare the reference predictions of the training and the held-out set, which serve all seeds and forget sets."""
+    begun = session.clock()
+    steps = prepare_references(
+        bench.workload, PLAN if not session.rehearsal else replace(PLAN, folds=2), seed=1,
+        folder=session.folder / "references", key=key, device=session.device,
+    )  # fmt: skip
+    bench.references = run_to_completion(steps)
+    bench.reference_seconds = session.clock() - begun
+    session.facts["references"] = {"plan": asdict(PLAN), "seconds": bench.reference_seconds}
+
+
+@functools.cache
+def key(sample: str) -> bytes:
+    """Key a sample by the plain hash of its ID: the data are public."""
+    return hashlib.sha256(sample.encode()).digest()
+
+
+def first_seed(bench: Bench, session: Session, budget: Budget) -> None:
+    """Take the first seed; the references are prepared on the way."""
+    seed(session, bench, budget, SEEDS[0])
+
+
+def more_seeds(bench: Bench, session: Session, budget: Budget) -> None:
+    """Take as many further seeds as fit."""
+    for number in SEEDS[1:2] if session.rehearsal else SEEDS[1:]:
+        if not budget.begins(f"seed {number}"):
+            return
+        seed(session, bench, budget, number)
+
+
+def seed(session: Session, bench: Bench, budget: Budget, number: int) -> None:
+    """Train one original; for each share retrain, unlearn by each method, and note the figures as they come."""
+    workload, held_out = bench.workload, split_held_out(bench.workload.held_out)
+    if not budget.begins(f"{number}: original"):
+        return
+    original = trained(session, workload, workload.train, seed=number)
+    for share in SHARES:
+        name = f"CIFAR-10 JPEG, {share:.0%} forgotten"
+        if not budget.begins(f"{number}, {share:.0%}: retraining"):
+            return
+        count = max(2, round(share * len(workload.train)))
+        forget, remain = partition(workload.train, (count, len(workload.train) - count), seed=number)
+        case = Case(
+            name=name, seed=number, workload=workload, held_out=held_out, forget=forget, remain=remain,
+            original=original, retrained=trained(session, workload, remain, seed=number),
+        )  # fmt: skip
+        if number == SEEDS[0]:
+            bench.cases[share] = case
+        judge = Judge(session, bench, case)
+        judge.note("original", original.model, {"seconds": original.seconds})
+        judge.note("retrained", case.retrained.model, {"seconds": case.retrained.seconds})
+        if budget.begins(f"{number}, {share:.0%}: second retraining"):
+            case.again = trained(session, workload, remain, seed=number + 1_000_000)
+            judge.note("retrain", case.again.model, judge.cost(case.again.seconds))
+        if bench.references is None and budget.begins("references"):
+            prepare(session, bench)
+            judge.note("references", None, judge.cost(bench.reference_seconds))
+        for method, spec in bench.specs.items():
+            if budget.begins(f"{number}, {share:.0%}: {method}"):
+                judge.run(method, spec)
+
+
+class Judge:
+    """Runs methods on a case and notes figures. The relearner is calibrated once, on the original and held-out data alone."""
+
+    def __init__(self, session: Session, bench: Bench, case: Case) -> None:
+        self.session, self.bench, self.case = session, bench, case
+        self.wanted = self._measured(case.retrained.model)
+        self.batch, self.relearner = relearning(case)
+        self.retrained_delay = self._delay(case.retrained.model)
+
+    def run(self, method: str, spec: Spec) -> None:
+        """Run a method and note its figures; one that fails is noted and does not end the others."""
+        try:
+            model, seconds, outcome = unlearned(self.session, self.bench, self.case, method, spec)
+            self.note(method, model, self.cost(seconds) | outcome)
+        except Exception as error:
+            print(f"    {method} failed: {type(error).__name__}: {error}", flush=True)
+            failures = self.session.facts.setdefault("failed_methods", [])
+            failures.append({"case": self.case.name, "method": method, "error": f"{type(error).__name__}: {error}"})
+            self.session.write()
+
+    def cost(self, seconds: float) -> dict[str, float]:
+        """Put seconds beside those of retraining."""
+        return {"seconds": seconds, "retrain_ratio": seconds / self.case.retrained.seconds}
+
+    def note(self, method: str, model: nn.Module | None, figures: Mapping[str, float]) -> None:
+        """Measure a model, note its figures beside what it cost, and write the results so far."""
+        found = dict(figures)
+        if model is not None:
+            measured = self._measured(model)
+            found |= measured
+            if model is not self.case.retrained.model:
+                gaps = [abs(measured[name] - self.wanted[name]) for name in measured]
+                found["average_gap"] = float(np.mean(gaps))
+            delay = self._delay(model)
+            if delay is not None and self.retrained_delay:
+                found |= {"relearn_delay_sgd": delay, "relearn_delay_ratio_sgd": delay / self.retrained_delay}
+        self.bench.figures.setdefault(self.case.name, {}).setdefault(method, []).append(
+            {"seed": self.case.seed, **found}
+        )
+        print(f"    {method}: {json.dumps({name: round(value, 3) for name, value in found.items()})}", flush=True)
+        self.session.facts["runs"] = self.bench.figures
+        self.session.rows = rows(self.bench.figures)
+        self.session.write()
+
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        case, copied = self.case, audit_copy(model, self.case.forget)
+        sets = {"forget": case.forget, "remain": case.remain, "test": case.workload.test}
+        signals = {name: observe(copied, each, objective=case.workload.objective) for name, each in sets.items()}
+        return measures_of(signals, spec=AUDIT, seed=case.seed).table
+
+    def _delay(self, model: nn.Module) -> int | None:
+        if self.relearner is None:
+            return None
+        objective = self.case.workload.objective
+        return relearn(model, self.batch, objective=objective, relearner=self.relearner, seed=self.case.seed).delay
+
+
+def relearning(case: Case) -> tuple[Batch, Relearner | None]:
+    """Draw what is relearned, and calibrate plain SGD; None if the original knows held-out data as well as the forget set."""
+    objective = case.workload.objective
+    labels = [samples.targets.cpu().numpy() for samples in (case.forget, case.held_out.audit)]
+    sizes = class_sizes(*labels, max_samples=AUDIT.relearn_samples)
+    rng = np.random.default_rng([case.seed, 0])
+    known, control = (draw_by_class(samples, sizes, rng) for samples in (case.forget, case.held_out.audit))
+    loss, control_loss = (mean_loss(case.original.model, batch, objective) for batch in (known, control))
+    delta = AUDIT.relearn_delta * (control_loss - loss)
+    if delta <= 0:
+        return known, None
+    return known, calibrate_relearner(
+        case.original.model, control, objective=objective, kind="sgd", target=loss + delta, steps=AUDIT.relearn_steps,
+        limit=AUDIT.relearn_limit, batch_size=AUDIT.relearn_batch, seed=case.seed,
+    )  # fmt: skip
+
+
+def unlearned(
+    session: Session, bench: Bench, case: Case, method: str, spec: Spec
+) -> tuple[nn.Module, float, dict[str, float]]:
+    """Run a method on a copy of the original, with references where it can use them: the model, the seconds, the steps."""
+    task = Task(
+        model=copy.deepcopy(case.original.model), build=case.workload.build, objective=case.workload.objective,
+        recipe=case.workload.recipe, forget=case.forget, remain=case.remain, guide=case.held_out.guide,
+        criterion=case.held_out.criterion, seed=case.seed,
+    )  # fmt: skip
+    if bench.references is not None and method in WITH_REFERENCES:
+        task.references = bench.references.for_method([key(sample) for sample in case.forget.ids])
+    begun = session.clock()
+    outcome = run_to_completion(unlearn(spec, task))
+    seconds = session.clock() - begun
+    if not all(bool(torch.isfinite(p).all()) for p in task.model.parameters()):
+        raise ArithmeticError("the weights are not finite")
+    return task.model, seconds, {"steps": outcome.steps}
+
+
+def rows(figures: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> list[Row]:
+    """Make a row for each case, method and metric, over the seeds that have it."""
+    found = []
+    for (name, methods), (metric, unit) in itertools.product(figures.items(), UNITS.items()):
+        for method, runs in methods.items():
+            values = [run[metric] for run in runs if metric in run]
+            if values:
+                found.append(row(values, case=name, method=method, metric=metric, unit=unit))
+    return found
+
+
+def sizes(bench: Bench, session: Session, budget: Budget) -> None:
+    """Compare the cost of unlearning 1 % of the data with retraining on a quarter, a half and all of them."""
+    found: dict[str, Any] = {}
+    session.facts["training_set_sizes"] = found
+    if SHARES[-1] not in bench.cases:
+        budget.left_out.append("the first seed did not come so far")
+        return
+    whole = bench.cases[SHARES[-1]]
+    for part in (4, 2, 1):
+        count = len(whole.workload.train) // part - len(whole.forget)
+        if not budget.begins(f"{count + len(whole.forget)} samples"):
+            continue
+        case = whole if part == 1 else _smaller(session, whole, count)
+        name = f"CIFAR-10 JPEG, {len(whole.forget)} of {count + len(whole.forget)} forgotten"
+        runs = bench.figures.setdefault(name, {})
+        runs["retrain"] = [{"seed": case.seed, "seconds": case.retrained.seconds, "retrain_ratio": 1.0}]
+        for method in WITH_REFERENCES:
+            if bench.references is None and method == "matching":
+                continue
+            if budget.begins(f"{count + len(whole.forget)} samples: {method}"):
+                _, seconds, outcome = unlearned(session, bench, case, method, bench.specs[method])
+                ratio = seconds / case.retrained.seconds
+                runs[method] = [{"seed": case.seed, "seconds": seconds, "retrain_ratio": ratio, **outcome}]
+        found[name] = "its models are those of the step quality" if part == 1 else "its models are its own"
+        session.rows = rows(bench.figures)
+        session.write()
+
+
+def _smaller(session: Session, whole: Case, count: int) -> Case:
+    (remain,) = partition(whole.remain, (count,), seed=whole.seed)
+    train = SampleSet(
+        ids=whole.forget.ids + remain.ids,
+        inputs=torch.cat([whole.forget.inputs, remain.inputs]),
+        targets=torch.cat([whole.forget.targets, remain.targets]),
+    )
+    return replace(
+        whole,
+        workload=replace(whole.workload, train=train),
+        remain=remain,
+        original=trained(session, whole.workload, train, seed=whole.seed),
+        retrained=trained(session, whole.workload, remain, seed=whole.seed),
+    )
