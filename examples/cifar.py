@@ -10,6 +10,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.error import URLError
 
@@ -152,8 +153,13 @@ def _stored(path: Path, part: str, per_class: int | None) -> _Images:
     if not found:
         raise InvalidWorkload(f"{path} has no images under {part}/<class>/.")
     names = tuple(name for name, _ in found)
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for _, content in found])
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without holding Python's lock
+        pixels = np.stack(list(pool.map(_decoded, (content for _, content in found))))
     return names, pixels, [CLASSES.index(Path(name).parent.name) for name in names]
+
+
+def _decoded(content: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
 def _in_archive(path: Path, part: str) -> Iterator[tuple[str, bytes]]:

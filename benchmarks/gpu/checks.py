@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from benchmarks.gpu.session import Budget, Session
 from examples import cifar
+from unlearning.audit.audit import audit
 from unlearning.data.objectives import classification
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet, partition
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.specs import SPECS, Spec
+from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Precision, Recipe
 from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fit
@@ -33,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 CLASSES = 4
 OBJECTIVE = classification(CLASSES)
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision="float32")
-FEW = {"steps": 5, "epochs": 1, "repair_steps": 5, "batch_size": 16, "query_size": 16}
+FEW = {"steps": 5, "epochs": 1, "repair_steps": 5, "batch_size": 16, "query_size": 16, "attackers": 2}
 NEAR: dict[Precision, float] = {"float32": 0.1, "bfloat16": 0.25}
 """Most mean total variation between the held-out predictions on the device and on the CPU, by the device's precision [ours]."""
 
@@ -66,6 +68,9 @@ def conformance(session: Session, budget: Budget) -> None:
             for precision, near in NEAR.items():
                 found[f"{kind}, {name}, {precision}"] = _compared(kind, given, session.device, precision, cpu, near)
         session.write()
+    for name, given in tasks.items():
+        if budget.begins(f"audit, {name}"):
+            found[f"audit, {name}"] = _audits_compared(given, session.device)
     failed = [name for name, entry in found.items() if not entry["passed"]]
     session.facts["conformance_failed"] = failed
     if failed:
@@ -90,6 +95,32 @@ def _compared(
         "total_variation": variation,
         "relative_distance": distance / moved if moved else math.inf,
     }
+
+
+_MEASURES = {"ua": 5.0, "ra": 2.0, "ta": 5.0, "mi": 10.0}
+"""Most points by which a measure of the same model may differ between the device and the CPU [ours]."""
+
+
+def _audits_compared(given: Task, device: torch.device) -> dict[str, Any]:
+    """Audit the untouched original beside a retrained model on the device and on the CPU: both must fail it, with like measures."""
+    retrained = fit(given.build, given.remain, RECIPE, objective=OBJECTIVE, seed=1)
+    verdicts, tables = [], []
+    try:
+        for where in (device, torch.device("cpu")):
+            models = [copy.deepcopy(model).to(where) for model in (given.model, given.model, retrained)]
+            findings = run_to_completion(
+                audit(
+                    original=models[0], unlearned=models[1], reference=models[2], forget=given.forget.to(where),
+                    remain=given.remain.to(where), held_out=given.criterion.to(where), test=given.guide.to(where),
+                    objective=OBJECTIVE, spec=AuditSpec(replicates=100, vector_seeds=1),
+                )
+            )  # fmt: skip
+            verdicts.append(findings.verdict.value)
+            tables.append(findings.measures["unlearned"].table)
+    except Exception as error:
+        return {"passed": False, "error": f"{type(error).__name__}: {error}"[:1000]}
+    near = all(abs(tables[0][name] - tables[1][name]) <= points for name, points in _MEASURES.items())
+    return {"passed": near and verdicts == ["failed", "failed"], "verdicts": verdicts, "measures": tables}
 
 
 def _task(build: Any) -> Task:

@@ -98,3 +98,14 @@ def test_what_is_no_image_and_an_impossible_augmentation_are_refused() -> None:
         Augmentation(padding=-1)
     with pytest.raises(InvalidSpec):
         dataclasses.replace(RECIPE, privacy=DPSGD())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_cuda_device_varies_images_and_trains_on_them() -> None:
+    found = augmented(IMAGES.cuda(), Augmentation(padding=1), torch.Generator("cuda").manual_seed(1)).cpu()
+    for image, varied in zip(IMAGES, found, strict=True):
+        assert any(torch.equal(crop, varied) for crop in possible(image, padding=1))
+
+    model = fit(network, SAMPLES.to("cuda"), RECIPE, objective=OBJECTIVE, seed=0)
+    assert all(tensor.is_cuda and torch.isfinite(tensor).all() for tensor in state(model).values())
