@@ -190,10 +190,17 @@ def _downloaded(part: str) -> _Images:
 
 
 def _make_torchvision_importable() -> None:
-    """Declare two operators that a CUDA build of torchvision needs: on a CPU-only torch its import fails without them."""
-    for signature in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        with contextlib.suppress(RuntimeError):  # It is declared already.
-            torch.library.define(f"torchvision::{signature.partition('(')[0]}", "(" + signature.partition("(")[2])
+    """Import torchvision. A CUDA build of it needs two operators that a CPU-only torch lacks: declare them if it does not import.
+
+    Where its own operators load they must not be declared before: the second declaration would end the process.
+    """
+    try:
+        import torchvision
+    except RuntimeError:
+        for signature in (
+            "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+            "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+        ):
+            with contextlib.suppress(RuntimeError):  # It is declared already.
+                torch.library.define(f"torchvision::{signature.partition('(')[0]}", "(" + signature.partition("(")[2])
+        import torchvision  # noqa: F401  (what follows imports its parts)

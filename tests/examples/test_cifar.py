@@ -1,5 +1,7 @@
 """CIFAR from a folder or an archive of one, in miniature."""
 
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,3 +82,17 @@ def test_a_folder_that_does_not_exist_or_is_empty_is_refused(tmp_path: Path, mon
     monkeypatch.setenv("EXPUNGE_CIFAR", str(tmp_path))
     with pytest.raises(InvalidWorkload, match="has no images"):
         cifar.resnet18_workload()
+
+
+def test_operators_of_a_torchvision_that_imports_are_not_declared_by_others() -> None:
+    """Torchvision's own library would then end the process as it declares them again, as it does where torch has CUDA."""
+    code = """
+import sys, types
+import torch
+sys.modules["torchvision"] = types.ModuleType("torchvision")
+from examples.cifar import _make_torchvision_importable
+_make_torchvision_importable()
+assert not hasattr(torch.ops.torchvision, "nms")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
