@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.gpu import checks, quality, training
+from benchmarks.gpu import beside, cases, checks, quality, sizes, training
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.writing import RESULTS
 from examples import cifar
@@ -38,30 +38,30 @@ def main() -> None:
     session = _session()
     compiler = "eager" if session.rehearsal else "inductor"
     arguments = ["-m", "benchmarks.gpu.training", f"--device={session.device}", f"--backend={compiler}"]
-    beside = (
-        checks.start_aside(session, "tests", checks.gpu_tests(), seconds=100),
-        checks.start_aside(session, "compiler", arguments + ["--small"] * session.rehearsal, seconds=100),
+    asides = (
+        beside.start(session, "tests", beside.gpu_tests(), seconds=100),
+        beside.start(session, "compiler", arguments + ["--small"] * session.rehearsal, seconds=100),
     )
     try:
-        _take_steps(session, beside)
+        _take_steps(session, asides)
     finally:
-        for aside in beside:
-            checks.end(aside)
+        for aside in asides:
+            beside.end(aside)
         shutil.rmtree(session.folder, ignore_errors=True)
     states = {entry["step"]: entry["state"] for entry in session.steps}
     print(f"{session.out}: {states}", flush=True)
     sys.exit("failed" in states.values() or bool(session.facts.get("failed_methods")))
 
 
-def _take_steps(session: Session, beside: tuple[checks.Aside, checks.Aside]) -> None:
+def _take_steps(session: Session, asides: tuple[beside.Aside, beside.Aside]) -> None:
     session.run("checks", checks.conformance, seconds=SECONDS["checks"])
     workloads: list[Workload] = []
     session.run("data", partial(_read, workloads), seconds=SECONDS["data"])
-    session.run("beside", lambda own, _: checks.finish_asides(own, *beside), seconds=SECONDS["beside"])
+    session.run("beside", lambda own, _: beside.finish(own, *asides), seconds=SECONDS["beside"])
     if not workloads:
         return
     specs = {kind: checks.few(kind) for kind in quality.SPECS} if session.rehearsal else quality.SPECS
-    bench = quality.Bench(workload=workloads[0], specs=specs)
+    bench = cases.Bench(workload=workloads[0], specs=specs)
 
     def speed(own: Session, budget: Budget) -> None:
         chosen = training.speed(own, bench.workload, budget)
@@ -69,7 +69,7 @@ def _take_steps(session: Session, beside: tuple[checks.Aside, checks.Aside]) -> 
 
     session.run("training", speed, seconds=SECONDS["training"])
     session.run("quality", partial(quality.first_seed, bench), seconds=SECONDS["quality"])
-    session.run("sizes", partial(quality.sizes, bench), seconds=SECONDS["sizes"])
+    session.run("sizes", partial(sizes.sizes, bench), seconds=SECONDS["sizes"])
     session.run("more_seeds", partial(quality.more_seeds, bench), seconds=SECONDS["more_seeds"])
 
 

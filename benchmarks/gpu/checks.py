@@ -1,4 +1,4 @@
-"""The first steps: every method on the device beside the CPU, and, in processes of their own, the tests for a GPU and a compiler.
+"""The first step: every method, and an audit, on the device beside the CPU.
 
 A method on a GPU draws its samples on the CPU, so it takes the same steps there, and must come to much the same model. IEU's noise
 alone is drawn on the GPU, and is another.
@@ -6,14 +6,8 @@ alone is drawn on the GPU, and is another.
 
 import copy
 import dataclasses
-import json
 import math
-import subprocess
-import sys
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +25,6 @@ from unlearning.specs.training import Precision, Recipe
 from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fit
 
-ROOT = Path(__file__).parents[2]
 CLASSES = 4
 OBJECTIVE = classification(CLASSES)
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision="float32")
@@ -167,65 +160,3 @@ def few(kind: str) -> Spec:
 
 def _flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Aside:
-    """A process beside the command's own. ends: monotonic seconds after which it is ended. output: the file of what it prints."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-    ends: float
-
-
-def start_aside(session: Session, name: str, arguments: list[str], *, seconds: float) -> Aside:
-    """Start Python beside this process, in the repository's root."""
-    path = session.folder / f"{name}.txt"
-    with path.open("wb") as file:
-        process = _python(arguments, file)
-    return Aside(process=process, output=path, ends=time.monotonic() + seconds)
-
-
-def _python(arguments: list[str], file: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT, cwd=ROOT)
-
-
-def ended(aside: Aside) -> tuple[int | None, str]:
-    """Wait for a process until its time is over, then end it; return its exit status (None: its time was over) and its output."""
-    try:
-        status: int | None = aside.process.wait(timeout=max(0.0, aside.ends - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        end(aside)
-        status = None
-    return status, aside.output.read_text(errors="replace")
-
-
-def end(aside: Aside) -> None:
-    """End a process that still runs."""
-    if aside.process.poll() is None:
-        aside.process.kill()
-        aside.process.wait()
-
-
-def gpu_tests() -> list[str]:
-    """Return the arguments that run the tests marked gpu, without the repository's own settings and fixtures, which need more."""
-    marked = sorted(
-        str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()
-    )
-    settings = ["--noconftest", "--config-file=/dev/null", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
-    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *marked]
-
-
-def finish_asides(session: Session, tests: Aside, compiler: Aside) -> None:
-    """Wait for the processes aside, and note the tests' outcome and what the compiler gains."""
-    status, output = ended(tests)
-    missing = "No module named pytest" in output
-    session.facts["gpu_tests"] = {
-        "state": "pytest is not installed" if missing else "time over" if status is None else f"exit status {status}",
-        "output": output[-3000:],
-    }
-    status, output = ended(compiler)
-    lines = [line for line in output.splitlines() if line.startswith("{")]
-    session.facts["compiler"] = json.loads(lines[-1]) if lines else {"error": output[-2000:], "exit_status": status}
-    if status or (not missing and session.facts["gpu_tests"]["state"] not in ("exit status 0", "time over")):
-        raise AssertionError("a process beside failed; its output is in the results")

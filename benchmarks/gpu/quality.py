@@ -1,18 +1,13 @@
 """Full CIFAR-10: the models, how near each method comes to retraining, what it costs, and how soon the forget set is relearned."""
 
-import copy
-import functools
-import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from benchmarks.gpu.cases import Bench, Case, prepare, trained, unlearned
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.writing import Row, row
 from unlearning.audit.measures import measures_of
@@ -25,22 +20,14 @@ from unlearning.audit.relearning import (
     relearn,
 )
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.references import References
-from unlearning.data.samples import Batch, SampleSet, partition
-from unlearning.data.workload import HeldOut, Workload, split_held_out
-from unlearning.methods.registry import unlearn
+from unlearning.data.samples import Batch, partition
+from unlearning.data.workload import split_held_out
 from unlearning.specs import IEU, LTU, FineTune, Matching, NegGradPlus, SalUn, Spec
 from unlearning.specs.audit import AuditSpec
-from unlearning.specs.references import ReferencePlan
-from unlearning.task import Task, run_to_completion
-from unlearning.training.loop import fit
-from unlearning.training.references import prepare_references
 
 SHARES = (0.1, 0.01)
 """Of the training set, drawn at random, that are forgotten."""
 SEEDS = (100, 101, 102, 103, 104)
-PLAN = ReferencePlan(folds=4, rounds=1, audit_rounds=1, epochs=1.0)
-"""Reference models that saw three quarters of the data, by the whole recipe: six trainings in all."""
 SPECS: dict[str, Spec] = {
     "matching": Matching(batch_size=256),
     "ltu": LTU(batch_size=256, query_size=256),
@@ -50,7 +37,6 @@ SPECS: dict[str, Spec] = {
     "fine_tune": FineTune(epochs=3, batch_size=512, learning_rate=0.02),
 }
 """The defaults but for larger batches, and fewer epochs of the baselines. None is tuned: nothing has run on a GPU."""
-WITH_REFERENCES = ("matching", "ltu", "ieu")
 UNITS = {
     "average_gap": "points",
     "ua": "percent",
@@ -62,70 +48,6 @@ UNITS = {
     "relearn_delay_ratio_sgd": "ratio",
 }
 AUDIT = AuditSpec(vector_samples=1000, vector_seeds=1, relearners=("sgd",))
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Trained:
-    """A model and the seconds that its training took."""
-
-    model: nn.Module
-    seconds: float
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Case:
-    """A forget set of one original, with a model retrained without it, and another one from another seed."""
-
-    name: str
-    seed: int
-    workload: Workload
-    held_out: HeldOut
-    forget: SampleSet
-    remain: SampleSet
-    original: Trained
-    retrained: Trained
-    again: Trained | None = None
-
-
-@dataclass(kw_only=True, slots=True, eq=False)
-class Bench:
-    """What the runs share.
-
-    specs: the methods. references: None before they are prepared. cases: of the first seed, by share. figures: case → method →
-    figures, a mapping for each seed.
-    """
-
-    workload: Workload
-    specs: Mapping[str, Spec]
-    references: References | None = None
-    reference_seconds: float = 0.0
-    cases: dict[float, Case] = field(default_factory=dict)
-    figures: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
-
-
-def trained(session: Session, workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
-    """Train by the recipe."""
-    begun = session.clock()
-    model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
-    return Trained(model=model.eval(), seconds=session.clock() - begun)
-
-
-def prepare(session: Session, bench: Bench) -> None:
-    """Prepare the reference predictions of the training and the held-out set, which serve all seeds and forget sets."""
-    begun = session.clock()
-    steps = prepare_references(
-        bench.workload, PLAN if not session.rehearsal else replace(PLAN, folds=2), seed=1,
-        folder=session.folder / "references", key=key, device=session.device,
-    )  # fmt: skip
-    bench.references = run_to_completion(steps)
-    bench.reference_seconds = session.clock() - begun
-    session.facts["references"] = {"plan": asdict(PLAN), "seconds": bench.reference_seconds}
-
-
-@functools.cache
-def key(sample: str) -> bytes:
-    """Key a sample by the plain hash of its ID: the data are public."""
-    return hashlib.sha256(sample.encode()).digest()
 
 
 def first_seed(bench: Bench, session: Session, budget: Budget) -> None:
@@ -247,25 +169,6 @@ def relearning(case: Case) -> tuple[Batch, Relearner | None]:
     )  # fmt: skip
 
 
-def unlearned(
-    session: Session, bench: Bench, case: Case, method: str, spec: Spec
-) -> tuple[nn.Module, float, dict[str, float]]:
-    """Run a method on a copy of the original, with references where it can use them: the model, the seconds, the steps."""
-    task = Task(
-        model=copy.deepcopy(case.original.model), build=case.workload.build, objective=case.workload.objective,
-        recipe=case.workload.recipe, forget=case.forget, remain=case.remain, guide=case.held_out.guide,
-        criterion=case.held_out.criterion, seed=case.seed,
-    )  # fmt: skip
-    if bench.references is not None and method in WITH_REFERENCES:
-        task.references = bench.references.for_method([key(sample) for sample in case.forget.ids])
-    begun = session.clock()
-    outcome = run_to_completion(unlearn(spec, task))
-    seconds = session.clock() - begun
-    if not all(bool(torch.isfinite(p).all()) for p in task.model.parameters()):
-        raise ArithmeticError("the weights are not finite")
-    return task.model, seconds, {"steps": outcome.steps}
-
-
 def rows(figures: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> list[Row]:
     """Make a row for each case, method and metric, over the seeds that have it."""
     found = []
@@ -275,47 +178,3 @@ def rows(figures: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> 
             if values:
                 found.append(row(values, case=name, method=method, metric=metric, unit=unit))
     return found
-
-
-def sizes(bench: Bench, session: Session, budget: Budget) -> None:
-    """Compare the cost of unlearning 1 % of the data with retraining on a quarter, a half and all of them."""
-    found: dict[str, Any] = {}
-    session.facts["training_set_sizes"] = found
-    if SHARES[-1] not in bench.cases:
-        budget.left_out.append("the first seed did not come so far")
-        return
-    whole = bench.cases[SHARES[-1]]
-    for part in (4, 2, 1):
-        count = len(whole.workload.train) // part - len(whole.forget)
-        if not budget.begins(f"{count + len(whole.forget)} samples"):
-            continue
-        case = whole if part == 1 else _smaller(session, whole, count)
-        name = f"CIFAR-10 JPEG, {len(whole.forget)} of {count + len(whole.forget)} forgotten"
-        runs = bench.figures.setdefault(name, {})
-        runs["retrain"] = [{"seed": case.seed, "seconds": case.retrained.seconds, "retrain_ratio": 1.0}]
-        for method in WITH_REFERENCES:
-            if bench.references is None and method == "matching":
-                continue
-            if budget.begins(f"{count + len(whole.forget)} samples: {method}"):
-                _, seconds, outcome = unlearned(session, bench, case, method, bench.specs[method])
-                ratio = seconds / case.retrained.seconds
-                runs[method] = [{"seed": case.seed, "seconds": seconds, "retrain_ratio": ratio, **outcome}]
-        found[name] = "its models are those of the step quality" if part == 1 else "its models are its own"
-        session.rows = rows(bench.figures)
-        session.write()
-
-
-def _smaller(session: Session, whole: Case, count: int) -> Case:
-    (remain,) = partition(whole.remain, (count,), seed=whole.seed)
-    train = SampleSet(
-        ids=whole.forget.ids + remain.ids,
-        inputs=torch.cat([whole.forget.inputs, remain.inputs]),
-        targets=torch.cat([whole.forget.targets, remain.targets]),
-    )
-    return replace(
-        whole,
-        workload=replace(whole.workload, train=train),
-        remain=remain,
-        original=trained(session, whole.workload, train, seed=whole.seed),
-        retrained=trained(session, whole.workload, remain, seed=whole.seed),
-    )

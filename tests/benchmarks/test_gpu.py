@@ -52,7 +52,7 @@ def importable() -> set[str]:
         except metadata.PackageNotFoundError:  # for another platform, such as CUDA's libraries
             continue
         found.add(name)
-        pending += [re.match(r"[\w.-]+", each)[0] for each in needed if "extra ==" not in each]
+        pending += [re.split(r"[^\w.-]", each)[0] for each in needed if "extra ==" not in each]
     modules = metadata.packages_distributions().items()
     return {module for module, owners in modules if {re.sub(r"[-_.]+", "-", one).lower() for one in owners} & found}
 
