@@ -39,7 +39,7 @@ def main() -> None:
     compiler = "eager" if session.rehearsal else "inductor"
     arguments = ["-m", "benchmarks.gpu.training", f"--device={session.device}", f"--backend={compiler}"]
     asides = (
-        beside.start(session, "tests", beside.gpu_tests(), seconds=100),
+        beside.start(session, "tests", beside.gpu_tests(rehearsal=session.rehearsal), seconds=100),
         beside.start(session, "compiler", arguments + ["--small"] * session.rehearsal, seconds=100),
     )
     try:

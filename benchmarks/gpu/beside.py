@@ -46,13 +46,16 @@ def end(aside: Aside) -> None:
         aside.process.wait()
 
 
-def gpu_tests() -> list[str]:
-    """Return the arguments that run the tests marked gpu, without the repository's own settings and fixtures, which need more."""
+def gpu_tests(*, rehearsal: bool) -> list[str]:
+    """Return the arguments that run the tests marked gpu, without the repository's own settings and fixtures, which need more.
+
+    A rehearsal, which runs none of them, collects those of one file.
+    """
     marked = sorted(
         str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()
     )
     settings = ["--noconftest", "--config-file=/dev/null", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
-    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *marked]
+    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *(marked[-1:] if rehearsal else marked)]
 
 
 def finish(session: Session, tests: Aside, compiler: Aside) -> None:

@@ -90,6 +90,7 @@ def _compared(
     }
 
 
+_AUDIT = AuditSpec(replicates=100, vector_seeds=1, relearn_steps=6, relearn_limit=1.5, relearn_controls=3)
 _MEASURES = {"ua": 5.0, "ra": 2.0, "ta": 5.0, "mi": 10.0}
 """Most points by which a measure of the same model may differ between the device and the CPU [ours]."""
 
@@ -105,7 +106,7 @@ def _audits_compared(given: Task, device: torch.device) -> dict[str, Any]:
                 audit(
                     original=models[0], unlearned=models[1], reference=models[2], forget=given.forget.to(where),
                     remain=given.remain.to(where), held_out=given.criterion.to(where), test=given.guide.to(where),
-                    objective=OBJECTIVE, spec=AuditSpec(replicates=100, vector_seeds=1),
+                    objective=OBJECTIVE, spec=_AUDIT,
                 )
             )  # fmt: skip
             verdicts.append(findings.verdict.value)

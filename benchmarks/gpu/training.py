@@ -27,7 +27,7 @@ RECIPE = Recipe(
     epochs=10, batch_size=512, learning_rate=0.4, weight_decay=5e-4, precision="bfloat16", augmentation=Augmentation()
 )
 """The fast recipe: ten epochs at a one-cycle rate with random crops and mirroring, in bf16. Not tuned, because nothing has run."""
-SMALL = replace(RECIPE, epochs=4, batch_size=32, learning_rate=0.05, precision="float32")
+SMALL = replace(RECIPE, epochs=2, batch_size=32, learning_rate=0.05, precision="float32")
 """The rehearsal's."""
 _WARM, _TIMED = 5, 20
 
