@@ -1,4 +1,4 @@
-"""The demo: train a model, prepare reference predictions, unlearn two forget sets through the service, compare with retraining."""
+"""The demo: train a model, unlearn two forget sets through the service, the second with references, compare with retraining."""
 
 import random
 import shutil
@@ -48,7 +48,7 @@ MODEL = "digits"
 class Plan:
     """reference: the workload. workloads: its allow-list.
 
-    first_share: of the training samples, forgotten by the first request with IEU. person_samples: one person's, forgotten by the
+    first_share: of the training samples, forgotten by the first request with LTU. person_samples: one person's, forgotten by the
     second request under the model's policy. rounds: of the reference predictions, half of the default's.
     seed: of the choice of these samples and of the original model. The retrained models have the next seeds.
     """
@@ -167,7 +167,7 @@ def run_requests(
     display: ProgressDisplay,
     queues: tuple[TrainingQueue, TrainingQueue],
 ) -> tuple[tuple[Erasure, Erasure], float]:
-    """Start the stack, register the original, prepare its references, and send both requests, one after the other's end.
+    """Start the stack, register the original, and send both requests; prepare reference predictions before the second one.
 
     Each retrained model is registered before its request, so that the audit compares with it. Returns the erasures and the seconds
     of the preparation. Raises DemoFailed.
@@ -190,11 +190,6 @@ def run_requests(
         view = register_workload(
             deployment, name=MODEL, reference=plan.reference, weights=trainings.original.result().path
         )
-
-        preparing = queues[0].submit_references(
-            "preparing reference predictions", model=MODEL, data_dir=options.data_dir, rounds=plan.rounds
-        )
-        preparation = preparing.result()
 
         def check_processes() -> None:
             for queue in queues:
@@ -223,7 +218,11 @@ def run_requests(
                     check=check_processes,
                 )
 
-            first = request(forget.first, "ieu", retrained=trainings.retrained, without=forget.first)
+            first = request(forget.first, "ltu", retrained=trainings.retrained, without=forget.first)
+            preparing = queues[0].submit_references(
+                "preparing reference predictions", model=MODEL, data_dir=options.data_dir, rounds=plan.rounds
+            )
+            preparation = preparing.result()
             second = request(forget.second, "auto", retrained=trainings.retrained_both, without=forget.both)
     return (first, second), preparation
 
@@ -320,7 +319,7 @@ def show(found: Demo) -> None:
     out.print(noise(found.sections[0]))
     out.print(references(preparation=found.preparation, training=found.training))
     out.print()
-    for erasure, requested in zip(found.erasures, ("with IEU", "under the model's policy"), strict=True):
+    for erasure, requested in zip(found.erasures, ("with LTU", "under the model's policy"), strict=True):
         out.print(outcome(erasure, requested=requested))
     print_files(out, found.erasures)
 

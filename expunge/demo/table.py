@@ -170,7 +170,7 @@ def noise(section: Section) -> str:
 def references(*, preparation: float, training: float) -> str:
     """Say what the reference predictions cost, once, beside the original's training; both in seconds."""
     return (
-        f"Reference predictions, prepared once before the requests, took {preparation:.0f} s, "
+        f"Reference predictions, prepared once before the second request, took {preparation:.0f} s, "
         f"{preparation / training:.1f} times the training of the original."
     )
 
