@@ -38,8 +38,8 @@ def main(folder: Path) -> None:
                 for scheme in SCHEMES:
                     save(picture(opened, page, width, scheme), f"report-{number}-{device}-{scheme}")
             save(sheets(render_pdf(report), Path(scratch)), f"report-{number}-printed")
-        first = Image.open(IMAGES / "report-1-desktop-light.png")
-        save(first.crop((0, 0, first.width, TOP)), "report")
+        top = Image.open(IMAGES / "report-2-desktop-light.png")
+        save(top.crop((0, 0, top.width, TOP)), "report")
 
 
 @contextmanager
