@@ -33,9 +33,11 @@ def replace_block(page: str, text: str, *, after: str) -> str:
 
 
 def clean(log: str, *, first: str) -> str:
-    """Remove local paths, the set-up lines and anything after the demo's own last line, which `time` may have added."""
+    """Remove local paths, set-up lines, unfinished progress, and what follows the demo's last line (`time` may have added it)."""
     own = re.match(r".*^Took .*?$", log, re.DOTALL | re.MULTILINE)
     lines = [line.rstrip() for line in (own[0] if own else log).splitlines() if not line.startswith("Setting up")]
+    # Of the progress, which is a line every few seconds where the output is no terminal, the ends.
+    lines = [line for line in lines if not re.match(r"\d+:\d\d:\d\d  ", line) or line.endswith("100%")]
     lines = [
         re.sub(r"^  /\S*/(?=reports/)", "  ", re.sub(r"file:///\S*/(?=reports/)", "file:///…/", line)) for line in lines
     ]
