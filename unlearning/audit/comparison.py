@@ -110,9 +110,14 @@ class ChanceComparison:
 
     @property
     def better(self) -> bool:
-        """Whether the model beats the guess beyond doubt: in accuracy, or in loss, where nearly all data are of one class."""
+        """Whether the model beats the guess by more than random weights do by luck.
+
+        In loss by a tenth, or in accuracy by a third of the way to 1: a sure model may have a large loss, and where nearly all data
+        are of one class the accuracy says little.
+        """
+        enough = self.chance_accuracy + (1 - self.chance_accuracy) / 3
         return math.isfinite(self.loss.value) and (
-            self.accuracy.low > self.chance_accuracy or self.loss.high < self.chance_loss
+            self.accuracy.low > enough or self.loss.high < 0.9 * self.chance_loss
         )
 
 
