@@ -15,8 +15,8 @@ from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.dry_run import check_auditable
 from unlearning.errors import ReferencesUnusable, WeightsError
-from unlearning.rehearsal import check_auditable
 from unlearning.storage import load_weights, read_file
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed

@@ -110,8 +110,9 @@ def register(
             help="A version that lost more points of accuracy than this, beyond what less data explains, awaits an approval.",
         ),
     ] = 2.0,
-    no_rehearsal: Annotated[
-        bool, typer.Option("--no-rehearsal", help="Do not rehearse a job first. What will not work then fails late.")
+    no_dry_run: Annotated[
+        bool,
+        typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late."),
     ] = False,
     accept_untrained: Annotated[
         bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
@@ -121,7 +122,7 @@ def register(
 ) -> None:
     """Register a trained model with the service: its dataset, training samples (hashed), weights and policy.
 
-    A rehearsal first takes a few samples through every step of a job. What will not work is listed, and nothing is registered.
+    A dry run first takes a few samples through every step of a job. What will not work is listed, and nothing is registered.
     """
     from expunge.operator.deployment import find_deployment
     from expunge.operator.registration import register_workload
@@ -134,7 +135,7 @@ def register(
         dataset=dataset,
         policy=policy,
         approve_utility_drop=approve_utility_drop,
-        rehearsal=not no_rehearsal,
+        dry_run=not no_dry_run,
         accept_untrained=accept_untrained,
         tenant=tenant,
     )
@@ -264,7 +265,7 @@ def show_references(display: ProgressDisplay, task: TaskID, progress: "Progress"
 
 
 def doctor(data_dir: DataDir = None) -> None:
-    """Check servers, schema, keys, storage, weights, worker and clock, and rehearse a job of every model. Status 1 if one fails."""
+    """Check servers, schema, keys, storage, weights, worker and clock, and make a dry run of every model. Status 1 if one fails."""
     from expunge.operator.deployment import read_deployment_settings
     from expunge.operator.doctor import examine
 

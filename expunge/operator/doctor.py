@@ -241,7 +241,7 @@ def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResul
 def check_models(
     sessions: sessionmaker[Session], *, storage: Path | None, allowed: tuple[str, ...]
 ) -> Iterator[CheckResult]:
-    """Rehearse a job of every model whose factory and weights are there, with its served weights and its policy."""
+    """Make a dry run of a job of every model whose factory and weights are there, with its served weights and its policy."""
     with sessions() as session:
         rows = session.execute(
             select(Model.name, Model.workload, Model.policy, ModelVersion.weights_path, ModelVersion.weights_sha256)
@@ -263,4 +263,4 @@ def check_models(
             continue
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]
-        yield CheckResult(f"model {name}", not faults, "\n".join(faults) or "A rehearsal of a job passes.")
+        yield CheckResult(f"model {name}", not faults, "\n".join(faults) or "A dry run of a job passes.")

@@ -40,7 +40,7 @@ def register_workload(
     dataset: str | None = None,
     policy: Sequence[str | Mapping[str, object]] | None = None,
     approve_utility_drop: float = 2.0,
-    rehearsal: bool = True,
+    dry_run: bool = True,
     accept_untrained: bool = False,
     tenant: str = "default",
 ) -> resources.Model:
@@ -49,7 +49,7 @@ def register_workload(
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed. policy: methods in order, each a name, a JSON text or an object; by
     default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval.
-    rehearsal: whether a rehearsal of a job must pass. accept_untrained: whether weights may be no better than guessing.
+    dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
     Raises CannotRegister with the reason; then nothing is written.
     """
     try:
@@ -58,8 +58,8 @@ def register_workload(
         path = weights or newest_weights(reference)
         sha256 = file_sha256(path)
         model = load_model(workload, path, sha256, choose_device())
-        if rehearsal:
-            check_rehearsal(workload, model, policy=methods, owned=allow_list(deployment.workloads))
+        if dry_run:
+            check_dry_run(workload, model, policy=methods, owned=allow_list(deployment.workloads))
         if not accept_untrained:
             check_trained(workload, model)
         dataset = dataset or workload.name
@@ -136,13 +136,13 @@ def register_new_version(
         raise CannotRegister(str(error)) from error
 
 
-def check_rehearsal(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> None:
-    """Raise CannotRegister with everything that a rehearsal of a job finds not to work."""
+def check_dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> None:
+    """Raise CannotRegister with everything that a dry run of a job finds not to work."""
     faults = find_faults(workload, model, policy=policy, owned=owned)
     if faults:
         raise CannotRegister(
             "\n- ".join(["A job of this model would fail:", *faults])
-            + "\nThe rehearsal can be left out with --no-rehearsal; then such a job fails when a request comes."
+            + "\nThe dry run can be left out with --no-dry-run; then such a job fails when a request comes."
         )
 
 

@@ -1,4 +1,4 @@
-"""Load a workload's model from a file of weights, rehearse a job of it, and make the Task of it, as the worker does for a claim."""
+"""Load a workload's model from a file of weights, make a dry run of a job, and make the Task of it, as the worker does."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import nn
 from expunge.errors import NobodyLeftOut
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
-from unlearning.rehearsal import rehearse
+from unlearning.dry_run import dry_run
 from unlearning.specs import Method
 from unlearning.storage import file_sha256
 from unlearning.task import Task
@@ -42,14 +42,14 @@ def find_left_out(train: SampleSet, without: Collection[str]) -> frozenset[str]:
 
 
 def find_faults(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> list[str]:
-    """Rehearse a job of a model; return a few sentences for each thing that will not work, with what to do.
+    """Make a dry run of a job of a model; return a few sentences for each thing that will not work, with what to do.
 
     owned: prefixes of the modules of the workload's owner, whose messages are shown in full.
     """
     ids = workload.train.ids + workload.held_out.ids + workload.test.ids
     return [
         f"{fault.step}: {classify(fault.error, owned=owned, ids=ids).detail} {fault.advice}"
-        for fault in rehearse(workload, model, policy=policy)
+        for fault in dry_run(workload, model, policy=policy)
     ]
 
 

@@ -92,7 +92,7 @@ def make_bench(
             reference=REFERENCE,
             weights=trained.path,
             policy=policy,  # type: ignore[arg-type]  # a list of methods
-            rehearsal=False,
+            dry_run=False,
         )
         defaults = {
             "database_url": SecretStr(database_url),

@@ -71,7 +71,7 @@ class Scene:
             weights=self.trained.path,
             dataset=name,
             policy=["retrain"],
-            rehearsal=False,
+            dry_run=False,
         )
 
     def submit(self, name: str) -> str:

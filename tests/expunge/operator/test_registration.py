@@ -131,7 +131,7 @@ def test_weights_that_are_no_better_than_guessing_are_refused_unless_they_are_me
 
 
 @pytest.mark.parametrize("kind", ["regression", "crashing"])
-def test_a_model_that_no_job_could_serve_is_refused_by_a_rehearsal(
+def test_a_model_that_no_job_could_serve_is_refused_by_a_dry_run(
     where: Deployment, tmp_path: Path, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Not hours into the first request. The owner's own message is shown, without sample IDs."""
@@ -142,9 +142,9 @@ def test_a_model_that_no_job_could_serve_is_refused_by_a_rehearsal(
         register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True)
     message = str(refused.value)
     assert {"regression": "regression", "crashing": "it wants another input than (a sample)"}[kind] in message
-    assert "--no-rehearsal" in message
+    assert "--no-dry-run" in message
     assert models(sessions) == []
-    register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True, rehearsal=False)
+    register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True, dry_run=False)
     assert models(sessions) == ["digits"]
 
 

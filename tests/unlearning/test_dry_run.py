@@ -13,8 +13,8 @@ from tests.worker import digits
 from unlearning.data.objectives import Objective, classification
 from unlearning.data.samples import Batch
 from unlearning.data.workload import Workload
+from unlearning.dry_run import dry_run
 from unlearning.errors import InvalidWorkload
-from unlearning.rehearsal import rehearse
 from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain
 from unlearning.specs.training import Ready2Unlearn
 
@@ -26,21 +26,21 @@ def workload() -> Workload:
 
 def faults_of(workload: Workload, policy: tuple[object, ...] = (IEU(), Retrain())) -> dict[str, str]:
     """What will not work, by step, with its advice."""
-    found = rehearse(workload, workload.build().eval(), policy=policy)  # type: ignore[arg-type]  # methods
+    found = dry_run(workload, workload.build().eval(), policy=policy)  # type: ignore[arg-type]  # methods
     return {fault.step: f"{fault.error} {fault.advice}" for fault in found}
 
 
 def test_a_model_that_works_passes_every_method_and_nothing_changes(workload: Workload) -> None:
     model = workload.build()
     before, state = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
-    assert rehearse(workload, model, policy=(Matching(), GradientAscent(), *DEFAULT_POLICY)) == ()
+    assert dry_run(workload, model, policy=(Matching(), GradientAscent(), *DEFAULT_POLICY)) == ()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_preparation_for_unlearning_is_rehearsed_with_retraining(workload: Workload) -> None:
+def test_preparation_for_unlearning_is_tried_with_retraining(workload: Workload) -> None:
     prepared = replace(workload, recipe=replace(workload.recipe, readiness=Ready2Unlearn()))
     assert faults_of(prepared, (Retrain(),)) == {}
 
@@ -145,6 +145,6 @@ def test_an_audit_that_cannot_be_made_is_found(workload: Workload, monkeypatch: 
     def fail(**_: object) -> None:
         raise InvalidWorkload("channels last of five dimensions")
 
-    monkeypatch.setattr("unlearning.rehearsal.audit", fail)
+    monkeypatch.setattr("unlearning.dry_run.audit", fail)
     found = faults_of(workload, (Retrain(),))
     assert list(found) == ["audit"]

@@ -1,7 +1,7 @@
-"""The rehearsal: a few samples go through every step of a job, so that what will not work is found before the first request.
+"""The dry run: a few samples go through every step of a job, so that what will not work is found before the first request.
 
 What a job does with a model is more than its training does: per-sample losses, second derivatives, copies, files, an audit. A model
-that one of them does not suit would fail late, after hours. The rehearsal takes seconds: one or two steps of everything.
+that one of them does not suit would fail late, after hours. The dry run takes seconds: one or two steps of everything.
 """
 
 import dataclasses
@@ -70,8 +70,8 @@ class _Scene:
     seed: int
 
 
-def rehearse(workload: Workload, model: nn.Module, *, policy: Sequence[Method], seed: int = 0) -> tuple[Fault, ...]:
-    """Rehearse a job on a few samples: forward pass, losses, gradients, a copy, files, each method of the policy, the audit.
+def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], seed: int = 0) -> tuple[Fault, ...]:
+    """Run a job on a few samples: forward pass, losses, gradients, a copy, files, each method of the policy, the audit.
 
     model: the served one; its device is used, and it does not change. Returns what will not work; empty if everything does. What
     builds on a step that has failed is left out.
@@ -86,7 +86,7 @@ def rehearse(workload: Workload, model: nn.Module, *, policy: Sequence[Method], 
 
     if not passes("objective", lambda: check_auditable(workload.objective), "Do not register it with this version."):
         return tuple(found)
-    with tempfile.TemporaryDirectory(prefix="expunge-rehearsal-") as folder, torch.random.fork_rng():
+    with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
         scene = _prepare(workload, model, folder=Path(folder), seed=seed)
         if not all(passes(step, partial(act, scene), advice) for step, act, advice in BASICS):
             return tuple(found)
