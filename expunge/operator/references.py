@@ -27,7 +27,13 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import write_file
 from unlearning.task import Progress, run_to_completion
-from unlearning.training.references import PreparationCost, estimate_cost, prepare_references, sample_signals
+from unlearning.training.references import (
+    PreparationCost,
+    estimate_cost,
+    preparation_folder,
+    prepare_references,
+    sample_signals,
+)
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
@@ -55,7 +61,8 @@ def prepare_model(
 ) -> Prepared | None:
     """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
 
-    prepared: the folder of `expunge train --references`; what was trained there is not trained again, and then deleted.
+    prepared: the folder of `expunge train --references`; what was trained there is not trained again, and is deleted at the end.
+    Nothing else in the folder is touched.
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
     goes on from its last finished model. Samples that the model has unlearned are left out. Raises CannotPrepare with the reason,
     and OSError if the storage cannot be written.
@@ -71,10 +78,12 @@ def prepare_model(
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
         workload = without_samples(workload, erased=erased, key=key)
-        sha256, device = model.version.weights_sha256, choose_device()
-        served = load_model(workload, deployment.storage / f"{sha256}.safetensors", sha256, torch.device("cpu"))
+        served_sha256, device = model.version.weights_sha256, choose_device()
+        weights = deployment.storage / f"{served_sha256}.safetensors"
+        served = load_model(workload, weights, served_sha256, torch.device("cpu"))
         workload = replace(workload, build=partial(build_like, workload.build, served))
-        folder = prepared or deployment.storage / "references" / str(model.id)
+        own = deployment.storage / "references" / str(model.id)
+        folder = prepared or own
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
         if not agree(cost):
             return None
@@ -90,8 +99,9 @@ def prepare_model(
                 file=ReferenceFile(sha256=sha256, path=path.name),
                 details={**references.details, "power_by_size": power, "samples_needed": samples_needed(power)},
             )
-        # Only now: a full disk at the last moment must not cost the trainings.
-        shutil.rmtree(folder, ignore_errors=True)
+        # Only now: a full disk at the last moment must not cost the trainings. `prepared` is the operator's own folder.
+        for done in (preparation_folder(workload, plan, seed=seed, folder=folder), own):
+            shutil.rmtree(done, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
     return Prepared(path=path, samples=len(references), seconds=float(references.details["seconds"]))

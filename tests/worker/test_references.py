@@ -145,6 +145,7 @@ def test_references_that_were_trained_beside_the_model_are_not_trained_again(
         REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, references=plan, show=lambda progress: None
     )
     prepared = trained.path.parent / "references"
+    (kept := prepared / "notes.txt").write_text("The operator's own.")
     costs = []
 
     made = prepare_model(
@@ -153,4 +154,4 @@ def test_references_that_were_trained_beside_the_model_are_not_trained_again(
 
     assert made is not None
     assert costs[0].trainings == 0
-    assert not prepared.exists()
+    assert list(prepared.iterdir()) == [kept]

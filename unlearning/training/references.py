@@ -41,9 +41,10 @@ def prepare_references(
 ) -> Generator[Progress, None, References]:
     """Train the plan's reference models and return the reference predictions of the training and the held-out set.
 
-    folder: where the signals of each finished model are kept, so that an interrupted preparation goes on. Delete it once the result
-    is stored. No model is kept. key: the key of a sample's ID, 32 bytes. Held-out samples are put into the folds like training
-    samples: the audited model never saw them, so they show what never having been seen looks like.
+    folder: holds a folder of the preparation's own (`preparation_folder`) with the signals of each finished model, so that an
+    interrupted preparation goes on. Delete that once the result is stored. No model is kept. key: the key of a sample's ID, 32 bytes.
+    Held-out samples are put into the folds like training samples: the audited model never saw them, so they show what never having
+    been seen looks like.
 
     Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
     """
@@ -75,7 +76,8 @@ def train_reference_models(
     rounds = range(plan.rounds + plan.audit_rounds)
     folds = [fold_of(groups, folds=plan.folds, seed=_seed(seed, round_)) for round_ in rounds]
     run = partial(_train_without_fold, workload, pool, folds, plan, seed)
-    models = yield from cached_runs(run, count=plan.trainings, folder=folder / _name(workload, pool, plan, seed))
+    own = preparation_folder(workload, plan, seed=seed, folder=folder)
+    models = yield from cached_runs(run, count=plan.trainings, folder=own)
     return models, groups
 
 
@@ -95,7 +97,8 @@ def estimate_cost(
 ) -> PreparationCost:
     """Time a few training steps and multiply; models whose signals are in `folder` are not counted."""
     pool = joined(workload.train, workload.held_out).to(device)
-    left = plan.trainings - finished_count(folder / _name(workload, pool, plan, seed), count=plan.trainings)
+    own = preparation_folder(workload, plan, seed=seed, folder=folder)
+    left = plan.trainings - finished_count(own, count=plan.trainings)
     recipe = fold_recipe(workload.recipe, plan)
     part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
     model = fresh(workload.build, seed=seed).to(device)
@@ -220,19 +223,24 @@ def _collect(
     )
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence([*parts, 9]).generate_state(1)[0])
-
-
-def _name(workload: Workload, pool: SampleSet, plan: ReferencePlan, seed: int) -> str:
-    """Name the folder of a preparation by all that it depends on. SHA-256 hex."""
+def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, folder: Path) -> Path:
+    """Name the folder of a preparation's finished models, in `folder`, by the SHA-256 of all that the preparation depends on."""
+    parts = (workload.train, workload.held_out)
     what = {
         "workload": workload.name,
         "network": str(workload.build()),
         "recipe": asdict(workload.recipe),
         "plan": asdict(plan),
-        "samples": hashlib.sha256("\n".join(pool.ids).encode()).hexdigest(),
-        "subjects": hashlib.sha256("\n".join(pool.subjects or ()).encode()).hexdigest(),
+        "samples": _digest([sample for part in parts for sample in part.ids]),
+        "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),
         "seed": seed,
     }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence([*parts, 9]).generate_state(1)[0])
