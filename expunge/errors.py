@@ -40,7 +40,7 @@ class StartFailed(StackError):
 
 
 class CannotTrain(ExpungeError):
-    """The workload cannot be loaded, or its model not be trained by its recipe. The message says why; nothing was written."""
+    """The workload cannot be loaded, or its models cannot be trained. The message says why, and what was written."""
 
 
 class CannotRegister(ExpungeError):

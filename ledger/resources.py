@@ -170,7 +170,7 @@ class VerdictChance(Resource):
         description="That a model which never saw so many typical samples is verified; no method can do better.",
     )
     samples_needed: int | None = Field(
-        description="From about how many samples on it is at least 80 %; null if it never is."
+        description="From about how many samples on it is enough (the audit's threshold `reference_power`); null if it never is."
     )
 
 

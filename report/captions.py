@@ -84,9 +84,16 @@ def references(report: Report) -> str:
     if tests.reference is not None:
         text += f" The retrained model is at {ratio(tests.reference.known)}."
     text += f" A model that never saw these samples passes with a probability of {share(after.power)}."
-    if tests.samples_needed is not None:
-        text += f" About {count(tests.samples_needed)} typical samples are enough for 80\N{NO-BREAK SPACE}%."
+    enough = enough_power(report)
+    if tests.samples_needed is not None and enough is not None:
+        text += f" About {count(tests.samples_needed)} typical samples are enough for {share(enough)}."
     return text
+
+
+def enough_power(report: Report) -> float | None:
+    """The probability of a verdict, 0 to 1, at which a number of samples counts as enough; None in a report without it."""
+    threshold = report.thresholds.get("reference_power")
+    return float(threshold) if isinstance(threshold, int | float) else None
 
 
 def relearning(report: Report) -> str:

@@ -288,7 +288,7 @@ class ReferenceTests(Section):
     power_by_size: dict[str, Ratio]
     """The probability that a model which never saw so many typical samples passes, by their number."""
     samples_needed: Count | None
-    """The least of those numbers at which it is 80 % or more; null if none is."""
+    """The least of those numbers at which it is at least the threshold `reference_power`; null if none is."""
 
 
 class Audit(Section):

@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import LineStyleType
 
-from report.captions import most_changed
+from report.captions import enough_power, most_changed
 from report.document import Report
 from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
 from report.evidence import Curve, Delay, LossDensities, ReferenceTests, RocCurve
@@ -14,10 +14,6 @@ LOWEST_RATE = 0.001
 
 MAX_CLASSES = 12
 """Of more classes, only the most changed ones are drawn."""
-
-
-ENOUGH_POWER = 0.8
-"""The probability of a verdict from which a number of samples counts as enough."""
 
 
 def references(report: Report) -> list[Panel]:
@@ -34,7 +30,7 @@ def references(report: Report) -> list[Panel]:
             "and the value that models which know them exceed.",
         ),
         draw(
-            lambda axes: _power(axes, tests, samples=report.audit.samples.forget),
+            lambda axes: _power(axes, tests, samples=report.audit.samples.forget, enough=enough_power(report)),
             name="power",
             title="Samples that a verdict takes",
             description="The probability that a model which never saw the samples passes the test, by their number.",
@@ -65,9 +61,10 @@ def _distances(axes: Axes, tests: ReferenceTests) -> None:
     axes.set_xlabel("nats; 0 is the mean of models that never saw them")
 
 
-def _power(axes: Axes, tests: ReferenceTests, *, samples: int) -> None:
+def _power(axes: Axes, tests: ReferenceTests, *, samples: int, enough: float | None) -> None:
     points = sorted((int(size), power) for size, power in tests.power_by_size.items())
-    axes.axhline(ENOUGH_POWER, color=MUTED, linewidth=1.2)
+    if enough is not None:
+        axes.axhline(enough, color=MUTED, linewidth=1.2)
     axes.plot([size for size, _ in points], [power for _, power in points], color=CONTROL, marker="o", label="typical")
     axes.plot([samples], [tests.unlearned.power], "o", color=AFTER, markersize=8, clip_on=False, label="these samples")
     axes.set_xscale("log")

@@ -55,6 +55,7 @@ THRESHOLDS = {
     "no_op_predictions": "Change of the predictions below which nothing was done",
     "reference_level": "Share of models that never saw the samples and may fail the reference test",
     "reference_margin": "Tolerance of the reference test, as a share of the way from unseen to seen",
+    "reference_power": "Probability of a verdict at which a number of samples counts as enough",
     "reference_spread": "Spread of the forgotten samples that the reference test allows, in times of unseen data's",
     "collapse_share": "Share of the advantage over guessing that must be left",
     "utility_drop": "Loss of accuracy that raises a warning, points",

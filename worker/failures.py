@@ -136,6 +136,9 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors")
 NETWORK_LIBRARIES = ("requests", "urllib3", "httpx", "httpcore", "aiohttp", "botocore", "fsspec")
 """Packages whose errors may pass: they read data over a network."""
 
+ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
+"""Failures that are tried once more and no oftener: they seldom pass."""
+
 LASTING_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 """Errors of the operating system that come again; the others may pass."""
 
@@ -165,12 +168,17 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
     return Failure(Reason.UNEXPECTED, describe(error, owned=owned, ids=ids), retry=True)
 
 
+def max_tries(reason: Reason, *, allowed: int) -> int:
+    """Return how often a method may be tried that fails for a reason; `allowed` is EXPUNGE_MAX_ATTEMPTS."""
+    return min(2, allowed) if reason in ONCE_MORE else allowed
+
+
 def as_method_failure(
     error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()
 ) -> MethodFailed | None:
     """Turn an error of a method or its audit that would come again into a MethodFailed; None for any other.
 
-    Others are those that may pass, and those by which the run was told to stop.
+    Others are those that may pass, and those that stop the run: a cancellation, a lost lease, the worker's shutdown.
     """
     if isinstance(error, (LedgerError, ShuttingDown, JobError, *DATABASE_AWAY)) or _may_pass(error):
         return None

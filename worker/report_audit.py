@@ -50,7 +50,7 @@ def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
         unlearned=tests["unlearned"],
         reference=tests.get("reference"),
         power_by_size={str(size): power for size, power in findings.power_by_size.items()},
-        samples_needed=samples_needed(findings.power_by_size),
+        samples_needed=samples_needed(findings.power_by_size, findings.spec.thresholds),
     )
 
 

@@ -24,7 +24,16 @@ from unlearning.specs.audit import AuditSpec
 from worker.attempt import AttemptResult, run_attempt
 from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
-from worker.failures import AuditFailed, Failure, GpuLost, MethodFailed, ShuttingDown, as_method_failure, classify
+from worker.failures import (
+    AuditFailed,
+    Failure,
+    GpuLost,
+    MethodFailed,
+    ShuttingDown,
+    as_method_failure,
+    classify,
+    max_tries,
+)
 from worker.inputs import JobInputs, load_inputs
 from worker.lease import fenced, hold_lease
 from worker.progress import ProgressReporter, stage, start_next_attempt
@@ -36,9 +45,6 @@ from worker.watchdog import Watch
 logger = logging.getLogger(__name__)
 
 AUDIT_PHASES = (Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
-
-ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
-"""Failures that are tried once more and no oftener: they seldom pass."""
 
 
 def run_job(
@@ -211,7 +217,7 @@ def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> No
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
-            max_attempts=min(2, settings.max_attempts) if failure.reason in ONCE_MORE else settings.max_attempts,
+            max_attempts=max_tries(failure.reason, allowed=settings.max_attempts),
             first_wait=settings.first_wait,
         )
 

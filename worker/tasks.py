@@ -14,9 +14,9 @@ from structlog.contextvars import bound_contextvars
 
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB
-from ledger.jobs.claims import sweep
 from telemetry.tracing import span
 from worker.app import celery_app
+from worker.beat.relay import sweep_jobs
 from worker.child import code_has_changed, stop_on_sigterm, stop_signal
 from worker.cleanup import delete_finished_checkpoints
 from worker.failures import GpuLost
@@ -43,7 +43,7 @@ def run_job(job_id: str) -> None:
     from worker import run
 
     if code_has_changed():
-        celery_app.send_task(RUN_JOB, args=[job_id])  # If it gets lost, the sweep repeats it.
+        wake(UUID(job_id))
         raise SystemExit("The workload's code has changed: another process loads it anew.")
     worker = f"{socket.gethostname()}:{os.getpid()}"
     with stop_on_sigterm(), bound_contextvars(job_id=job_id), span("job", job_id=job_id):
@@ -59,18 +59,10 @@ def run_job(job_id: str) -> None:
         except GpuLost as error:
             raise SystemExit(str(error)) from None  # The pool starts another child.
     if claimed:
-        wake_ready(at_most=1)
+        sweep_jobs(sessions(), settings(), send=wake, at_most=1)
         delete_finished_checkpoints(settings().storage, sessions())
 
 
-def wake_ready(*, at_most: int) -> None:
-    """Send a wake-up for the first jobs that could be claimed now. The beat's next sweep repeats those that get lost."""
-    with sessions().begin() as session:
-        ready = sweep(
-            session,
-            max_attempts=settings().max_attempts,
-            first_wait=settings().first_wait,
-            longest_lease=2 * settings().lease,
-        ).wake
-    for job_id in ready[:at_most]:
-        celery_app.send_task(RUN_JOB, args=[str(job_id)])
+def wake(job_id: UUID) -> None:
+    """Send a job's wake-up. If it gets lost, the beat's next sweep repeats it."""
+    celery_app.send_task(RUN_JOB, args=[str(job_id)])

@@ -128,14 +128,14 @@ def watch_jobs(http: httpx.Client, job_ids: list[UUID]) -> bool:
 def watch_job(http: httpx.Client, job_id: UUID) -> bool:
     """Show a job's progress to its end, and each method that follows another; return whether it was completed."""
     job: Job | None = None
-    told: Fallback | None = None
+    shown: Fallback | None = None
     with ProgressDisplay() as display:
         task = display.add_task("waiting", total=1.0)
         for job in client.watch_job(http, job_id):
             display.update(task, completed=job.progress, description=f"{job.state}: {job.phase}")
-            if job.fallback is not None and job.fallback != told:
-                told = job.fallback
-                notes.print(format_fallback(job, told), markup=False, highlight=False)
+            if job.fallback is not None and job.fallback != shown:
+                shown = job.fallback
+                notes.print(format_fallback(job, shown), markup=False, highlight=False)
     assert job is not None  # client.watch_job yields at least the job's end
     notes.print(format_end(job), markup=False, highlight=False)
     if job.report_id:

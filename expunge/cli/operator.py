@@ -103,13 +103,14 @@ def register(
         ),
     ] = None,
     approve_utility_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=0,
             max=100,
             help="A version that lost more points of accuracy than this, beyond what less data explains, awaits an approval.",
+            show_default="2",
         ),
-    ] = 2.0,
+    ] = None,
     no_dry_run: Annotated[
         bool,
         typer.Option("--no-dry-run", help="Do not make a dry run of a job first. What will not work then fails late."),
@@ -350,7 +351,7 @@ def restore(
     from expunge.operator.retention import begin_restored_log
 
     deployment = find_deployment(data_dir or default_folder())
-    question = "Was the database restored from a backup? The log gets a new name, and auditors have to be told."
+    question = "Was the database restored from a backup? The log gets a new name, and the auditors must know it."
     if not (yes or typer.confirm(question, err=True)):
         raise typer.Exit(1)
     restored = begin_restored_log(deployment.database_url)

@@ -171,7 +171,7 @@ def check_worker(session: Session) -> CheckResult:
     """Check that a worker was seen lately."""
     seen = worker_last_seen(session)
     if seen is None:
-        return CheckResult("worker", False, "No worker was ever seen. Start a worker and the beat.")
+        return CheckResult("worker", False, "No worker was ever seen. Start one.")
     ago = session.execute(text("SELECT clock_timestamp()")).scalar_one() - seen
     seconds = f"Last seen {ago.total_seconds():.0f} s ago."
     if ago > MAX_WORKER_SILENCE:

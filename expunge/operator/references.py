@@ -23,7 +23,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.networks import take_frozen
-from unlearning.specs.audit import AuditSpec
+from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import write_file
 from unlearning.task import Progress, run_to_completion
@@ -89,7 +89,8 @@ def prepare_model(
             return None
         steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
         references: References = run_to_completion(steps, show)
-        power = measure_power(served, workload, references, key=key)
+        thresholds = AuditSpec().thresholds
+        power = measure_power(served, workload, references, key=key, thresholds=thresholds)
         path, sha256 = write_file(to_bytes(references), deployment.storage)
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
             register_references(
@@ -97,7 +98,11 @@ def prepare_model(
                 tenant_id=owner,
                 model=name,
                 file=ReferenceFile(sha256=sha256, path=path.name),
-                details={**references.details, "power_by_size": power, "samples_needed": samples_needed(power)},
+                details={
+                    **references.details,
+                    "power_by_size": power,
+                    "samples_needed": samples_needed(power, thresholds),
+                },
             )
         # Only now: a full disk at the last moment must not cost the trainings. `prepared` is the operator's own folder.
         for done in (preparation_folder(workload, plan, seed=seed, folder=folder), own):
@@ -108,7 +113,12 @@ def prepare_model(
 
 
 def measure_power(
-    model: nn.Module, workload: Workload, references: References, *, key: Callable[[str], bytes]
+    model: nn.Module,
+    workload: Workload,
+    references: References,
+    *,
+    key: Callable[[str], bytes],
+    thresholds: Thresholds,
 ) -> dict[int, float]:
     """Compute the power of an audit's reference test on the served model, by the number of forgotten samples."""
 
@@ -119,7 +129,7 @@ def measure_power(
     return power_by_size(
         held_out=signals(split_held_out(workload.held_out).audit),
         remain=signals(workload.train),
-        thresholds=AuditSpec().thresholds,
+        thresholds=thresholds,
     )
 
 

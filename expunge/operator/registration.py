@@ -39,7 +39,7 @@ def register_workload(
     weights: Path | None = None,
     dataset: str | None = None,
     policy: Sequence[str | Mapping[str, object]] | None = None,
-    approve_utility_drop: float = 2.0,
+    approve_utility_drop: float | None = None,
     dry_run: bool = True,
     accept_untrained: bool = False,
     tenant: str = "default",
@@ -48,7 +48,7 @@ def register_workload(
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed. policy: methods in order, each a name, a JSON text or an object; by
-    default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval.
+    default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval, by default 2.
     dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
     Raises CannotRegister with the reason; then nothing is written.
     """
@@ -116,9 +116,9 @@ def register_new_version(
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
             path = weights or newest_weights(model.workload)
             sha256 = file_sha256(path)
-            weighed = load_model(workload, path, sha256, choose_device())
+            network = load_model(workload, path, sha256, choose_device())
             if not accept_untrained:
-                check_trained(workload, weighed)
+                check_trained(workload, network)
             left_out = find_left_out(workload.train, without)
             used = (sample for sample in workload.train.ids if sample not in left_out)
             view = register_version(

@@ -30,11 +30,11 @@ def register_model(
     weights_path: str,
     policy: Sequence[Mapping[str, Any]],
     details: Mapping[str, Any],
-    approve_utility_drop: float = 2.0,
+    approve_utility_drop: float | None = None,
 ) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
-    approve_utility_drop: points of accuracy, 0 to 100, beyond which a version of it awaits approval.
+    approve_utility_drop: points of accuracy, 0 to 100, beyond which a version of it awaits approval; None for the table's default.
     Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
     """
     if not policy:
@@ -49,8 +49,8 @@ def register_model(
             workload=workload,
             policy=[dict(spec) for spec in policy],
             details=dict(details),
-            approve_utility_drop=approve_utility_drop,
             training_count=0,
+            **({} if approve_utility_drop is None else {"approve_utility_drop": approve_utility_drop}),
         )
         .on_conflict_do_nothing()
         .returning(Model)

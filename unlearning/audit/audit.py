@@ -151,7 +151,7 @@ def audit(
             decides=not tests,
             comparable=pairing.comparable,
         ),
-        *reference_findings(tests, power=power),
+        *reference_findings(tests, power=power, thresholds=spec.thresholds),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),

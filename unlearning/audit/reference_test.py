@@ -118,8 +118,6 @@ def reference_test(
 
 SIZES = (1, 3, 10, 30, 100, 300)
 """Numbers of forgotten samples for which `power_by_size` states the power."""
-ENOUGH_POWER = 0.8
-"""The usual power of a test that is planned beforehand."""
 _SETS = 10
 
 
@@ -138,9 +136,9 @@ def power_by_size(
     }
 
 
-def samples_needed(power: Mapping[int, float]) -> int | None:
-    """Return the least size of `power_by_size` at which the power is at least 0.8; None if no size reaches it."""
-    return next((size for size in sorted(power) if power[size] >= ENOUGH_POWER), None)
+def samples_needed(power: Mapping[int, float], thresholds: Thresholds) -> int | None:
+    """Return the least size of `power_by_size` at which the power is at least `reference_power`; None if no size reaches it."""
+    return next((size for size in sorted(power) if power[size] >= thresholds.reference_power), None)
 
 
 def _gap(signals: ReferenceSignals) -> Floats:

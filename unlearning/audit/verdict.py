@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
-from unlearning.audit.reference_test import ENOUGH_POWER, ReferenceTest, samples_needed
+from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
 from unlearning.specs.audit import Thresholds
 
@@ -27,7 +27,7 @@ NAMES = {
 
 _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
-_ENOUGH_POWER = 0.5
+_LEAST_POWER = 0.5
 """If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples."""
 
 
@@ -111,7 +111,7 @@ def inconclusive_reason(
     """
     if tests:
         power = tests["unlearned"].power
-        return None if power >= _ENOUGH_POWER else "too_few_samples"
+        return None if power >= _LEAST_POWER else "too_few_samples"
     if half_width > thresholds.membership_margin or relearned < thresholds.relearn_least:
         return "too_few_samples"
     control = next(f for f in findings if f.code == "negative_control_membership")
@@ -212,7 +212,9 @@ def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: b
     return f"membership attacks cannot tell the forgotten samples from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
 
 
-def reference_findings(tests: Mapping[str, ReferenceTest], *, power: Mapping[int, float]) -> list[Finding]:
+def reference_findings(
+    tests: Mapping[str, ReferenceTest], *, power: Mapping[int, float], thresholds: Thresholds
+) -> list[Finding]:
     """Check the new model by the reference test, the original as negative control, and a retrained model as positive control.
 
     power: of the test by the number of samples (`power_by_size`).
@@ -233,7 +235,7 @@ def reference_findings(tests: Mapping[str, ReferenceTest], *, power: Mapping[int
         Finding(
             code="reference_matched",
             passed=unlearned.passed,
-            text=_reference_text(unlearned, needed=samples_needed(power)),
+            text=_reference_text(unlearned, needed=samples_needed(power, thresholds), thresholds=thresholds),
             interval=_excess(unlearned),
         ),
     ]
@@ -257,7 +259,7 @@ def _excess(test: ReferenceTest) -> Interval:
     return Interval(test.known, *test.null)
 
 
-def _reference_text(test: ReferenceTest, *, needed: int | None) -> str:
+def _reference_text(test: ReferenceTest, *, needed: int | None, thresholds: Thresholds) -> str:
     where = f"{test.known:+.2f} nats from their references, {test.null[0]:+.2f} to {test.null[1]:+.2f} without having seen them"
     if test.passed:
         return f"the model answers the forgotten samples as models do that never saw them ({where})"
@@ -266,7 +268,7 @@ def _reference_text(test: ReferenceTest, *, needed: int | None) -> str:
         would = f"a model that never saw them would pass it with probability {test.power:.0%}"
         text = f"the reference test cannot decide on {samples}: {would}"
         if needed is not None and needed > test.samples:
-            text += f", and with at least {ENOUGH_POWER:.0%} on about {needed} samples"
+            text += f", and with at least {thresholds.reference_power:.0%} on about {needed} samples"
         return text
     if test.known > test.null[1]:
         return f"the model still knows the forgotten samples ({where})"

@@ -29,6 +29,8 @@ class Thresholds:
         all of it which it may pass.
     reference_margin: what the reference test tolerates, as a share of the way from unseen to seen. reference_spread: the ratio of
         the spread around the references to that of held-out data which it tolerates.
+    reference_power: the least probability of a verdict at which a number of samples counts as enough; 0.8 is usual for a planned
+        test.
     utility_drop: points of accuracy that remaining or test data may lose before the report warns.
     """
 
@@ -46,6 +48,7 @@ class Thresholds:
     reference_level: float = 0.05
     reference_margin: float = 0.1
     reference_spread: float = 1.5
+    reference_power: float = 0.8
     utility_drop: float = 2.0
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Thresholds:
         require(0 < self.reference_level < 0.5, "reference_level", "between 0 and 0.5", self.reference_level)
         require(0 <= self.reference_margin < 1, "reference_margin", "at least 0 and below 1", self.reference_margin)
         require(self.reference_spread >= 1, "reference_spread", "at least 1", self.reference_spread)
+        require(0 < self.reference_power < 1, "reference_power", "between 0 and 1", self.reference_power)
         require(self.utility_drop >= 0, "utility_drop", "at least 0 points", self.utility_drop)
 
 

@@ -42,9 +42,9 @@ def prepare_references(
     """Train the plan's reference models and return the reference predictions of the training and the held-out set.
 
     folder: holds a folder of the preparation's own (`preparation_folder`) with the signals of each finished model, so that an
-    interrupted preparation goes on. Delete that once the result is stored. No model is kept. key: the key of a sample's ID, 32 bytes.
-    Held-out samples are put into the folds like training samples: the audited model never saw them, so they show what never having
-    been seen looks like.
+    interrupted preparation goes on. Delete that once the result is stored. No model is kept. key: the key of a sample's ID, 32
+    bytes. Held-out samples are put into the folds like training samples: the audited model never saw them, so they show what never
+    having been seen looks like.
 
     Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
     """

@@ -62,7 +62,7 @@ def repeat(action: Callable[[], object], stopped: threading.Event, interval: flo
         try:
             action()
         except Exception as error:
-            logger.warning("a thread of the beat tries again in %g s: %s", interval, type(error).__name__)
+            logger.warning("a background thread tries again in %g s: %s", interval, type(error).__name__)
 
 
 def wakeup_sender(app: Celery) -> Callable[[UUID], None]:
@@ -87,8 +87,13 @@ def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], Non
     return len(sent)
 
 
-def sweep_jobs(sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], None]) -> None:
-    """Requeue jobs with expired leases, and wake every job that is due. It is an independent fallback for lost wake-ups."""
+def sweep_jobs(
+    sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], object], at_most: int | None = None
+) -> None:
+    """Requeue jobs with expired leases, and wake the jobs that are due. It is an independent fallback for lost wake-ups.
+
+    at_most: how many are woken; None for all.
+    """
     with sessions.begin() as session:
         found = sweep(
             session,
@@ -96,7 +101,7 @@ def sweep_jobs(sessions: sessionmaker[Session], settings: Settings, *, send: Cal
             first_wait=settings.first_wait,
             longest_lease=2 * settings.lease,
         )
-    for job_id in found.wake:
+    for job_id in found.wake[:at_most]:
         send(job_id)
 
 

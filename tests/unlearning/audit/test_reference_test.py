@@ -110,4 +110,4 @@ def test_the_power_by_size_is_the_share_of_unseen_sets_that_pass() -> None:
     [({1: 0.4, 3: 0.7, 10: 0.8, 30: 0.9}, 10), ({1: 0.9}, 1), ({1: 0.1, 300: 0.5}, None), ({}, None)],
 )
 def test_the_samples_needed_are_the_least_that_reach_four_fifths(power: dict[int, float], needed: int | None) -> None:
-    assert samples_needed(power) == needed
+    assert samples_needed(power, Thresholds()) == needed
