@@ -1,7 +1,9 @@
 """A running service for the benchmarks that measure it: the embedded stack with small models, used as a caller does."""
 
+import shutil
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,18 +27,20 @@ SMALL = "tests.worker.digits:workload"
 
 @dataclass(frozen=True)
 class Served:
-    """The stack, a client with all scopes, and weights to register models with."""
+    """The stack, a client with all scopes, and weights to register models with.
+
+    small_disk: whether the service's weights have a disk of their own.
+    """
 
     stack: Stack
     http: httpx.Client
     trained: Trained
+    small_disk: bool = False
 
-    def register(self, name: str, *, reference: str = SMALL) -> str:
-        """Register a model on a dataset of the same name; its policy is to retrain."""
+    def register(self, name: str, *, reference: str = SMALL, policy: Sequence[str] = ("retrain",)) -> str:
+        """Register a model on a dataset of the same name, with the methods of its policy."""
         where = find_deployment(self.stack.folder.root)
-        register_workload(
-            where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=["retrain"]
-        )
+        register_workload(where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=policy)
         return name
 
     def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> UnlearnRequest:
@@ -58,9 +62,28 @@ def api_seconds(running: Stack) -> float:
 
 
 @contextmanager
-def served(**environment: str) -> Iterator[Served]:
-    """Run a stack in a temporary folder with the given settings."""
-    with tempfile.TemporaryDirectory(prefix="expunge-bench-") as folder:
+def small_disk(folder: Path, *, size: int | None) -> Iterator[bool]:
+    """Mount a file system of `size` bytes in memory at a folder; yield whether the machine allows it. None: do nothing."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    if size is None or shutil.which("mount") is None:
+        yield False
+        return
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def served(*, storage_bytes: int | None = None, **environment: str) -> Iterator[Served]:
+    """Run a stack in a temporary folder with the given settings. storage_bytes: the size of a disk of its own for the weights."""
+    with (
+        tempfile.TemporaryDirectory(prefix="expunge-bench-") as folder,
+        small_disk(Path(folder) / "data" / "weights", size=storage_bytes) as small,
+    ):
         options = Options(
             data_dir=Path(folder) / "data",
             port=free_port(),
@@ -72,7 +95,7 @@ def served(**environment: str) -> Iterator[Served]:
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:
                 http.timeout = httpx.Timeout(120)
-                yield Served(running, http, trained)
+                yield Served(running, http, trained, small_disk=small)
 
 
 def training_ids() -> list[str]:

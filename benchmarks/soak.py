@@ -1,8 +1,10 @@
-"""Hundreds of requests for ten models while processes are killed at random: `python -m benchmarks.soak`.
+"""Hundreds of requests for several models while something breaks at random: `python -m benchmarks.soak`.
 
-The embedded stack with one worker. A caller spreads the requests over the given time; meanwhile a process is killed every few
-seconds: a worker's child, the whole worker, the beat, the broker with its data, PostgreSQL, or the API. Then the stack runs
-undisturbed until every request has ended, and queries check what the service promises. The command fails if a promise is broken.
+The embedded stack with one worker; the models retrain, or begin with LTU or IEU. A caller spreads the requests over the given time.
+Meanwhile every few seconds a process is killed (a worker's child, the whole worker, the beat, the broker with its data, PostgreSQL,
+the API), hangs (a worker's child for ever, PostgreSQL for some seconds), or the disk with the weights is full for some seconds,
+where the machine lets the command mount one. Then the stack runs undisturbed until every request has ended, and queries check what
+the service promises. The command fails if a promise is broken.
 """
 
 import argparse
@@ -27,6 +29,15 @@ from expunge.stack.process import await_ready, start
 PAUSE = 6.0
 """Seconds between two kills, on average."""
 
+OUTAGE = 8.0
+"""Seconds for which PostgreSQL hangs or the disk is full."""
+
+STORAGE_BYTES = 256 << 20
+"""Of the weights' disk: room for all versions."""
+
+POLICIES = (("retrain",), ("ltu", "retrain"), ("ieu", "retrain"))
+"""Of the models, in turn."""
+
 PROMISES = {
     "requests that have not ended": "SELECT count(*) FROM unlearn_requests WHERE finished_at IS NULL",
     "jobs that have not ended": "SELECT count(*) FROM jobs WHERE finished_at IS NULL",
@@ -40,6 +51,9 @@ PROMISES = {
     "completed jobs with neither a version nor a reason": (
         "SELECT count(*) FROM jobs LEFT JOIN model_versions ON model_versions.job_id = jobs.id "
         "WHERE state = 'completed' AND reason IS NULL AND model_versions.id IS NULL"
+    ),
+    "jobs that failed or were cancelled without a reason": (
+        "SELECT count(*) FROM jobs WHERE state IN ('failed', 'cancelled') AND reason IS NULL"
     ),
     "completed samples that are not erased": (
         "SELECT count(*) FROM targets JOIN request_samples USING (request_id) JOIN training_samples USING (model_id, digest) "
@@ -67,8 +81,11 @@ def main() -> None:
         "EXPUNGE_LEASE_SECONDS": "6",
         "EXPUNGE_CHECKPOINT_SECONDS": "1",
         "EXPUNGE_MAX_ATTEMPTS": "100",
+        "EXPUNGE_RETRY_SECONDS": "1",
+        "EXPUNGE_CANCEL_SECONDS": "5",
+        **{f"EXPUNGE_STALL_{stage}_SECONDS": "20" for stage in ("LOAD", "UNLEARN", "AUDIT", "PUBLISH")},
     }
-    with served(**environment) as service:
+    with served(storage_bytes=STORAGE_BYTES, **environment) as service:
         counts = soak(service, given)
     broken = {what: counts[what] for what in PROMISES if counts[what]}
     if counts["requests acknowledged"] != counts["requests"]:
@@ -82,22 +99,25 @@ def main() -> None:
 
 def figure(what: str, count: float) -> Row:
     """A count of the run."""
-    return row([count], case=what, method="retrain", metric="count", unit="")
+    return row([count], case=what, method="several", metric="count", unit="")
 
 
 def soak(service: Served, given: argparse.Namespace) -> Counter[str]:
     """Ask, kill, wait, and count."""
     chance, counts = random.Random(given.seed), Counter[str]()
-    names = [service.register(f"model-{number}") for number in range(given.models)]
+    names = [
+        service.register(f"model-{number}", policy=POLICIES[number % len(POLICIES)]) for number in range(given.models)
+    ]
+    faults = [fault for fault in FAULTS if fault[1] is not fill_disk or service.small_disk]
     until = time.monotonic() + given.minutes * 60
     asking = threading.Thread(target=ask, args=(service, names, counts, given), daemon=True)
     asking.start()
     while time.monotonic() < until or asking.is_alive():
         time.sleep(chance.uniform(0.5, 1.5) * PAUSE)
-        what, kill = chance.choice(KILLS)
+        what, bring = chance.choice(faults)
         with suppress(psutil.NoSuchProcess):
-            kill(service)
-            counts[f"killed: {what}"] += 1
+            bring(service)
+            counts[what] += 1
     await_the_end(service, time.monotonic() + given.patience * 60)
     count_all(service, counts)
     return counts
@@ -124,11 +144,37 @@ def ask(service: Served, names: list[str], counts: Counter[str], given: argparse
         time.sleep(given.minutes * 60 / given.requests)
 
 
-def kill_child(service: Served) -> None:
-    """Kill the process that runs a job."""
-    worker = psutil.Process(service.stack.children[place_of(service, "the worker")].process.pid)
-    for child in worker.children():
-        child.kill()
+def signal_child(number: signal.Signals) -> Callable[[Served], None]:
+    """Return a function that sends a signal to the process that runs a job."""
+
+    def send(service: Served) -> None:
+        worker = psutil.Process(service.stack.children[place_of(service, "the worker")].process.pid)
+        for child in worker.children():
+            child.send_signal(number)
+
+    return send
+
+
+def freeze_database(service: Served) -> None:
+    """Let PostgreSQL hang, with its connections open, and go on."""
+    first = psutil.Process(service.stack.children[place_of(service, "PostgreSQL")].process.pid)
+    stopped = [first, *first.children(recursive=True)]
+    for process in stopped:
+        process.suspend()
+    time.sleep(OUTAGE)
+    for process in stopped:
+        with suppress(psutil.NoSuchProcess):
+            process.resume()
+
+
+def fill_disk(service: Served) -> None:
+    """Leave no room on the disk with the weights for some seconds."""
+    path = service.stack.folder.weights / "nothing-left"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    time.sleep(OUTAGE)
+    path.unlink()
 
 
 def killer(name: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Served], None]:
@@ -149,16 +195,18 @@ def killer(name: str, number: signal.Signals = signal.SIGKILL) -> Callable[[Serv
     return kill
 
 
-KILLS: list[tuple[str, Callable[[Served], None]]] = [
-    ("a worker's child", kill_child),
-    ("a worker's child", kill_child),
-    ("the worker", killer("the worker")),
-    ("the worker", killer("the worker")),
-    ("the beat", killer("the beat")),
-    ("the broker, emptied", killer("the broker")),
-    ("PostgreSQL", killer("PostgreSQL", signal.SIGQUIT)),
-    ("the API", killer("the API")),
+FAULTS: list[tuple[str, Callable[[Served], None]]] = [
+    *[("killed: a worker's child", signal_child(signal.SIGKILL))] * 3,
+    *[("killed: the worker", killer("the worker"))] * 2,
+    ("killed: the beat", killer("the beat")),
+    ("killed: the broker, emptied", killer("the broker")),
+    ("killed: PostgreSQL", killer("PostgreSQL", signal.SIGQUIT)),
+    ("killed: the API", killer("the API")),
+    *[("hung: a worker's child", signal_child(signal.SIGSTOP))] * 2,
+    ("hung: PostgreSQL", freeze_database),
+    ("full: the disk with the weights", fill_disk),
 ]
+"""What breaks, by name; what is there twice breaks twice as often."""
 
 
 def place_of(service: Served, name: str) -> int:
@@ -187,7 +235,7 @@ def count_all(service: Served, counts: Counter[str]) -> None:
         "writes refused to workers without their lease": "SELECT coalesce(sum(refused_writes), 0) FROM attempts",
         "versions published": "SELECT count(*) FROM model_versions WHERE kind = 'unlearned'",
         "requests completed": "SELECT count(*) FROM unlearn_requests WHERE state = 'completed'",
-        "requests failed (by the audit)": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
+        "requests failed, with a reason": "SELECT count(*) FROM unlearn_requests WHERE state = 'failed'",
         **PROMISES,
     }
     with (

@@ -292,9 +292,14 @@ def identity(report: Report) -> list[tuple[str, str]]:
     return [*rows, ("Commitment to the forgotten samples, Merkle root", report.asked.manifest_root)]
 
 
-def thresholds(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """List the thresholds of the verdict with their labels, in the order of THRESHOLDS."""
-    named = {name: value for name, value in values.items() if not isinstance(value, dict)}
+def thresholds(report: Report) -> list[tuple[str, str]]:
+    """List the thresholds of the verdict with their labels, in the order of THRESHOLDS; the reference test's only if it was run."""
+    tested = report.audit.reference_test is not None
+    named = {
+        name: value
+        for name, value in report.thresholds.items()
+        if not isinstance(value, dict) and (tested or not name.startswith("reference_"))
+    }
     order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
     return [(THRESHOLDS.get(name) or label(name), text(named[name])) for name in order]
 

@@ -96,7 +96,7 @@ def view(document: Document) -> View:
         timeline=[(moment(event.at), event.text) for event in report.timeline],
         attempts=tables.attempts(report),
         method=tables.method(report),
-        thresholds=tables.thresholds(report.thresholds),
+        thresholds=tables.thresholds(report),
         groups=_groups(report),
         model=_model(report),
         identity=tables.identity(report),

@@ -1,5 +1,6 @@
 import pytest
 
+from report import tables
 from report.document import Report, read
 from report.formatting import delay, interval, percent, ratio
 from report.tables import key_figures, rates
@@ -55,3 +56,9 @@ def test_the_reference_test_is_a_key_figure_if_there_was_one() -> None:
     rows = key_figures(report)
     assert [row.aim for row in rows if row.after == ratio(check.estimate.value)] == [interval(check.estimate, ratio)]
     assert len(rows) == 1 + len(key_figures(recorded("inconclusive").report))
+
+
+def test_the_reference_test_s_thresholds_are_listed_only_where_it_was_run() -> None:
+    labels = {tables.THRESHOLDS[name] for name in tables.THRESHOLDS if name.startswith("reference_")}
+    assert labels <= {label for label, _ in tables.thresholds(recorded("verified").report)}
+    assert labels.isdisjoint(label for label, _ in tables.thresholds(recorded("inconclusive").report))
