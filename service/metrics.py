@@ -25,11 +25,10 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 from prometheus_fastapi_instrumentator import Instrumentator
 from prometheus_fastapi_instrumentator.metrics import Info, default
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from ledger import metrics
+from ledger.db import DATABASE_AWAY
 from ledger.events.deliveries import TALLY
 from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
@@ -149,7 +148,7 @@ class _FromLedger(Collector):
         try:
             with self.database.sessions() as session:
                 found = list(families(session))
-        except (OperationalError, PoolTimeout) as error:
+        except DATABASE_AWAY as error:
             logger.warning("the ledger cannot be read for the metrics: %s", type(error).__name__)
         yield GaugeMetricFamily("expunge_exporter_up", "Whether the ledger could be read.", value=float(bool(found)))
         yield from found

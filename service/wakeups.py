@@ -17,10 +17,9 @@ from celery import Celery
 from fastapi.concurrency import run_in_threadpool
 from kombu.exceptions import OperationalError as BrokerAway
 from prometheus_client import CollectorRegistry, Counter
-from sqlalchemy.exc import OperationalError as DatabaseAway
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from ledger.db import DATABASE_AWAY
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from service.http.sessions import Database
 
@@ -63,7 +62,7 @@ async def wake(broker: Broker, database: Database, job_ids: Collection[UUID]) ->
         sent = await run_in_threadpool(send, broker, [wakeup.job_id for wakeup in taken])
         done = [wakeup for wakeup in taken if wakeup.job_id in sent]
         await _transact(database, partial(delete_sent_wakeups, sent=done))
-    except (DatabaseAway, PoolTimeout) as error:
+    except DATABASE_AWAY as error:
         logger.warning("wake-ups are left to the beat: the database is away: %s", type(error).__name__)
 
 

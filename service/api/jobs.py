@@ -9,10 +9,9 @@ from uuid import UUID
 import anyio
 from fastapi import APIRouter, BackgroundTasks, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from ledger.db import DATABASE_AWAY
 from ledger.events.timeline import list_job_events
 from ledger.jobs.approvals import approve, refuse
 from ledger.jobs.cancellation import cancel_job, retry_job
@@ -189,7 +188,7 @@ def _poll(database: Database, *, tenant_id: UUID, job_id: UUID, after: int) -> t
         with database.reading() as session:
             ended = get_job(session, tenant_id=tenant_id, job_id=job_id).state in TERMINAL
             found = list_job_events(session, tenant_id=tenant_id, job_id=job_id, after=after, limit=EVENTS_A_POLL)
-    except (OperationalError, PoolTimeout) as error:
+    except DATABASE_AWAY as error:
         logger.warning("a stream of events waits for the database: %s", type(error).__name__)
         return [], False
     return found, ended and len(found) < EVENTS_A_POLL

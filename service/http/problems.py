@@ -30,11 +30,10 @@ from fastapi import HTTPException as FastAPIError
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from ledger import errors
+from ledger.db import DATABASE_AWAY
 from service.http.middleware import SECURITY_HEADERS
 
 MEDIA_TYPE = "application/problem+json"
@@ -202,8 +201,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     ),
     TooManyCalls: ProblemType("too-many-calls", 429, "Too many calls"),
     NotReady: NOT_READY,
-    OperationalError: NOT_READY,
-    PoolTimeout: NOT_READY,
+    **dict.fromkeys(DATABASE_AWAY, NOT_READY),
 }
 """The problem for each error. An error that is not here is ours: 500, logged, and the caller learns nothing about it."""
 
@@ -215,7 +213,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(InvalidBody, _handle_invalid_body)
     app.add_exception_handler(RequestValidationError, _handle_invalid)
     app.add_exception_handler(HTTPException, _handle_http)
-    app.add_exception_handler(DBAPIError, _handle_database)
 
 
 def problem_type(error: Exception) -> ProblemType:
@@ -302,13 +299,6 @@ def _invalid(request: Request, faults: Sequence[Mapping[str, Any]]) -> Response:
     detail = f"{len(faults)} faults" if len(faults) > 1 else "One fault"
     detail += f", of which the first {MAX_FAULTS} are listed." if len(faults) > MAX_FAULTS else "; see errors."
     return _problem(INVALID, detail, errors=faults_of(faults, known=_body_fields(request)))
-
-
-def _handle_database(request: Request, error: Exception) -> Response:
-    """Respond to a connection that broke within a transaction, which is transient; any other database error is ours."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return respond(OperationalError("", None, error))
-    raise error
 
 
 def unexpected() -> Response:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 import redis
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, func, select, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -138,3 +138,15 @@ def test_a_call_that_waits_too_long_for_a_lock_gets_503(
         answer = client.post("/unlearn-requests", json=ASKED)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
     assert client.post("/unlearn-requests", json=ASKED).status_code == 202
+
+
+def test_while_the_database_is_read_only_a_call_that_writes_gets_503(
+    serve: Serve, site: Site, database_url: str
+) -> None:
+    """A standby that was not promoted yet lets everybody in, and refuses to write."""
+    standby = make_url(database_url).update_query_dict({"options": "-c default_transaction_read_only=on"})
+    client = serve(key=site.admin, database=standby.render_as_string(hide_password=False), alone=True)
+
+    assert client.get("/models").status_code == 200
+    answer = client.post("/unlearn-requests", json=ASKED)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
