@@ -39,7 +39,8 @@ TEXTS: Mapping[str, str] = {
     "job.completed": "Completed.",
     "job.failed": "Failed: {reason}.",
     "job.cancelled": "Cancelled. The served model was not changed.",
-    "model.approvals": "{by} set whether approval is needed: before a job runs: {jobs}; before a version is served: {versions}.",
+    "model.approvals": "{by} set whether approval is needed: before a job runs: {jobs}; before a version is served: {versions}, "
+    "or if it lost more than {utility_drop} points of accuracy.",
     "model.escalation": "{by} set how its jobs go on: escalate {escalate}, wait for {batch_until_samples} samples.",
     "version.registered": "Version {version}, trained by the operator, was registered.",
     "version.promoted": "{by} promoted version {version}. It is served in place of version {before}.",
@@ -69,7 +70,7 @@ _NAME = re.compile(r"[a-z]+(_[a-z]+)+")
 
 
 class _Blank(dict[str, object]):
-    """An event's data, in which a missing value reads as a dash."""
+    """An event's data, in which a value that is missing or none reads as a dash."""
 
     def __missing__(self, key: str) -> str:
         return "–"
@@ -141,7 +142,8 @@ def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: i
 
 
 def _to_event(event: Event) -> resources.Event:
-    text = TEXTS[event.kind].format_map(_Blank({name: _readable(value) for name, value in event.data.items()}))
+    given = {name: _readable(value) for name, value in event.data.items() if value is not None}
+    text = TEXTS[event.kind].format_map(_Blank(given))
     return resources.Event(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
 
 

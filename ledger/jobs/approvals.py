@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import now
-from ledger.errors import NotAwaiting, UnknownModel
+from ledger.errors import NotAwaiting
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.cancellation import refuse_version
@@ -20,7 +20,7 @@ from ledger.jobs.claims import await_approval
 from ledger.jobs.jobs import find_job, get_job
 from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
-from ledger.registry.models import get_model
+from ledger.registry.models import get_model, lock_model
 from ledger.requests.batching import close_job
 from ledger.states import JobState, Reason
 from ledger.tables import Job, Model, ModelVersion, Report
@@ -42,10 +42,9 @@ def set_approvals(
     Jobs that await approval and no longer need it go back to the queue. A version that awaits approval goes on waiting.
     Raises UnknownModel.
     """
-    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == model)
-    row = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
-    if row is None:
-        raise UnknownModel(f"there is no model named {model!r}")
+    row = lock_model(session, tenant_id=tenant_id, name=model)
+    if jobs is None and versions is None and utility_drop is None:
+        return get_model(session, tenant_id=tenant_id, name=model)
     row.approve_jobs = row.approve_jobs if jobs is None else jobs
     row.approve_versions = row.approve_versions if versions is None else versions
     row.approve_utility_drop = row.approve_utility_drop if utility_drop is None else utility_drop

@@ -93,10 +93,7 @@ def set_escalation(
 
     Raises UnknownModel.
     """
-    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == model)
-    row = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
-    if row is None:
-        raise UnknownModel(f"there is no model named {model!r}")
+    row = lock_model(session, tenant_id=tenant_id, name=model)
     if escalate is None and batch_until_samples is None:
         return
     row.escalate = escalate or row.escalate
@@ -105,6 +102,15 @@ def set_escalation(
     data = {"escalate": row.escalate, "batch_until_samples": row.batch_until_samples, "by": by}
     record(session, "model.escalation", data, model_id=row.id)
     session.flush()
+
+
+def lock_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    """Lock a tenant's model until the transaction ends, and read it anew. Raises UnknownModel."""
+    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
+    model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
+    if model is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    return model
 
 
 def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Model:

@@ -9,11 +9,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
+from ledger.errors import ModelBusy, SamplesErased, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import list_versions, to_version
+from ledger.registry.models import list_versions, lock_model, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -104,10 +104,7 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
 
 def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     """Lock a tenant's model, which no job may hold. Raises UnknownModel, ModelBusy."""
-    mine = select(Model).where(Model.tenant_id == tenant_id, Model.name == name)
-    model = session.scalar(mine.with_for_update(key_share=True).execution_options(populate_existing=True))
-    if model is None:
-        raise UnknownModel(f"there is no model named {name!r}")
+    model = lock_model(session, tenant_id=tenant_id, name=name)
     busy = session.scalar(select(Job.id).where(Job.model_id == model.id, Job.holds_model))
     if busy is not None:
         raise ModelBusy(f"job {busy} of {name!r} is running or awaits approval; wait for its end, or cancel it")

@@ -115,4 +115,7 @@ def test_an_admin_sets_how_a_model_s_jobs_go_on(serve: Serve, site: Site) -> Non
     assert admin.patch("/models/triage", json={"approve_jobs": True}).json()["escalate"] == "always"
     assert admin.patch("/models/triage", json={"batch_until_samples": 0}).json()["batch_until_samples"] is None
     assert admin.patch("/models/triage", json={"escalate": "sometimes"}).status_code == 422
+    events = admin.get("/models/triage/events").json()["items"]
+    assert [event["kind"] for event in events] == ["model.escalation", "model.approvals", "model.escalation"]
+    assert all("None" not in event["text"] for event in events)
     assert serve(key=site.reader).patch("/models/triage", json=given).status_code == 403
