@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, func, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -52,17 +52,18 @@ def join_job(
     The caller announces the wake-ups once it has locked the jobs of all its models: of two transactions that announce before they
     have locked, each could wait for the other.
     """
-    enough = model.batch_until_samples is None or samples + _waiting_samples(session, model, method) >= (
-        model.batch_until_samples
-    )
-    closes_at, why = closing_time(
-        moment=now(session),
-        window=window if enough else None,
-        due_at=due_at,
-        duration=longest_duration(session, model.id),
-        expedite=expedite,
-    )
+    moment, duration, wanted = now(session), longest_duration(session, model.id), model.batch_until_samples
+
+    def close_with(count: int) -> tuple[datetime, ClosingReason]:
+        enough = wanted is None or count >= wanted
+        until = window if enough else None
+        return closing_time(moment=moment, window=until, due_at=due_at, duration=duration, expedite=expedite)
+
+    closes_at, why = close_with(samples)
     job, wakeups = _open_job(session, model=model, method=method, escalate=escalate, closes_at=closes_at, why=why)
+    if wanted is not None:
+        # Counted under the job's lock: of two requests at once, the second sees the samples of the first.
+        closes_at, why = close_with(samples + _waiting_samples(session, job))
     job.escalate = job.escalate.or_more(escalate or model.escalate)
     if closes_at < job.closes_at:
         job.closes_at, job.closing_reason = closes_at, why
@@ -73,22 +74,10 @@ def join_job(
     return Joined(job, wakeups)
 
 
-def _waiting_samples(session: Session, model: Model, method: Mapping[str, Any] | None) -> int:
-    """Count the samples that wait in the model's open job for a method, those of two requests twice."""
-    waiting = (
-        select(func.coalesce(func.sum(Target.accepted), 0))
-        .join(Job, Job.id == Target.job_id)
-        .where(
-            _is_open(model),
-            Job.requested_method.is_not_distinct_from(dict(method) if method is not None else None),
-            Target.state == RequestState.SCHEDULED,
-        )
-    )
+def _waiting_samples(session: Session, job: Job) -> int:
+    """Count the samples that wait in an open job, those of two requests twice."""
+    waiting = select(func.sum(Target.accepted)).where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
     return session.scalar(waiting) or 0
-
-
-def _is_open(model: Model) -> ColumnElement[bool]:
-    return and_(Job.model_id == model.id, Job.state == JobState.QUEUED, Job.closed_at.is_(None))
 
 
 def _open_job(
@@ -100,9 +89,8 @@ def _open_job(
     closes_at: datetime,
     why: ClosingReason,
 ) -> tuple[Job, list[tuple[UUID, datetime | None]]]:
-    locked = (
-        select(Job).where(_is_open(model)).with_for_update(key_share=True).execution_options(populate_existing=True)
-    )
+    is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
+    locked = select(Job).where(is_open).with_for_update(key_share=True).execution_options(populate_existing=True)
     wanted = dict(method) if method is not None else None
     policy = job_policy(model.policy, wanted)
     wakeups: list[tuple[UUID, datetime | None]] = []

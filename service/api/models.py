@@ -71,8 +71,8 @@ def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> Model:
 def patch_model(name: Name, asked: ModelSettings, caller: Admin, ledger: Ledger) -> Model:
     """Sets what needs an admin's approval, when a job goes on to the next method, and for how many samples it waits.
 
-    Approvals hold from now on, for jobs that are open or running too; a job that awaits an approval which it needs no more goes back
-    to the queue. `escalate` and `batch_until_samples` hold for requests that come from now on.
+    Approvals hold from now on, for jobs that are open or running too. A job that awaits an approval which it needs no more goes
+    back to the queue. `escalate` and `batch_until_samples` hold for requests that come from now on.
     """
     set_escalation(
         ledger,

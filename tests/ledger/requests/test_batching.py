@@ -198,6 +198,31 @@ def test_with_too_few_samples_a_job_waits_for_more_and_never_past_the_last_start
     assert closing.cut_off - enough.created_at <= HOUR + timedelta(minutes=1)
 
 
+def test_requests_that_come_at_once_are_enough_together(world, monkeypatch):
+    """The second has begun before the first is committed: it waits for the job's lock, and counts the first one's samples."""
+    configure(world, batch_until_samples=4)
+    waits, join, joined = threading.Event(), submission.join_job, []
+
+    def join_in_turn(*arguments, **options):
+        found = join(*arguments, **options)
+        joined.append(found)
+        if len(joined) == 1:
+            other.start()
+            with world.sessions() as session:  # until the second waits for a lock
+                blocked = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+                while not session.scalar(blocked):
+                    assert other.is_alive()
+                    waits.wait(0.01)
+        return found
+
+    monkeypatch.setattr(submission, "join_job", join_in_turn)
+    other = threading.Thread(target=world.submit, args=(3, 4), kwargs={"batch_window": HOUR})
+    job_id = world.submit(1, 2, batch_window=HOUR).targets[0].job.id
+    other.join(60)
+    assert len(joined) == 2
+    assert world.job(job_id).cut_off_reason is ClosingReason.WINDOW
+
+
 def test_waiting_for_samples_is_turned_off_and_is_passed_by_an_expedited_request(world):
     configure(world, batch_until_samples=4)
     assert world.submit(1, expedite=True).targets[0].job.cut_off_reason == ClosingReason.EXPEDITE
