@@ -20,14 +20,14 @@ from report.formatting import duration
 FALLBACK_REASONS = frozenset({Reason.OUT_OF_MEMORY, Reason.STALLED})
 """The failures after which, when no try of a method is left, the next method may fare better: it needs other memory and time."""
 
-GROWTH, LONGEST_WAIT = 4, timedelta(minutes=15)
+WAIT_GROWTH, MAX_RETRY_WAIT = 4, timedelta(minutes=15)
 """Each wait before a retry is so many times the one before, up to the longest."""
 
 
 def retry_wait(tries: int, *, first: timedelta) -> timedelta:
     """Return how long a job waits after so many tries without progress: `first` after the first, then growing."""
-    grown: timedelta = first * GROWTH ** max(0, min(tries, 10) - 1)
-    return min(grown, LONGEST_WAIT)
+    grown: timedelta = first * WAIT_GROWTH ** max(0, min(tries, 10) - 1)
+    return min(grown, MAX_RETRY_WAIT)
 
 
 def record_timings(session: Session, job: Job, timings: Mapping[str, float]) -> None:
@@ -49,8 +49,8 @@ def finish_attempt(
 ) -> None:
     """End the current attempt at a locked job, and move the job.
 
-    It is cancelled if that was requested, goes back to the queue while tries are left, and fails otherwise. `max_tries` None means
-    that no further try is made. first_wait: how long the job waits before its first retry; the waits grow while it gets no further.
+    It is cancelled if that was requested, and goes back to the queue while tries are left, or with the next method of its policy
+    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made. first_wait: how long the job waits before its first retry; the waits grow while it gets no further.
     """
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
         _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
@@ -133,7 +133,7 @@ def requeue(
 
 
 def start_fallback(session: Session, job: Job, *, why: str) -> None:
-    """Give a locked job the next method of its policy, and record why. The caller ends the attempt before.
+    """Give a locked job the next method of its policy, and record why. The caller ends the attempt.
 
     why: a sentence for the caller, with nothing personal.
     """

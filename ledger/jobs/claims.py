@@ -10,13 +10,13 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from ledger.db import now
 from ledger.errors import StaleClaim
 from ledger.events.timeline import record
-from ledger.jobs.attempts import finish_attempt, record_timings, requeue
+from ledger.jobs.attempts import MAX_RETRY_WAIT, finish_attempt, record_timings, requeue
 from ledger.jobs.transitions import advance_job, lock_requests
 from ledger.registry.lineage import Reference, find_reference, known_samples, record_erasure
 from ledger.registry.references import ReferenceFile, find_references
@@ -274,18 +274,17 @@ def sweep(
     *,
     max_attempts: int = MAX_TRIES,
     first_wait: timedelta = timedelta(0),
-    longest_lease: timedelta | None = None,
+    max_lease: timedelta | None = None,
 ) -> Sweep:
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
     Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
-    long it waits from its second loss on; the waits grow while it gets no further. longest_lease: a lease that ends later than this
-    from now was given before the database's clock stepped back, and is cut to it; None for no limit.
+    long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last; None
+    for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut.
     """
-    if longest_lease is not None:
-        latest = func.clock_timestamp() + longest_lease
-        too_long = update(Job).where(Job.state.in_(LEASED), Job.lease_until > latest)
-        session.execute(too_long.values(lease_until=latest).execution_options(synchronize_session=False))
+    if max_lease is not None:
+        _cut(session, Job.lease_until, Job.state.in_(LEASED), longest=max_lease)
+    _cut(session, Job.retry_at, Job.state == JobState.QUEUED, longest=MAX_RETRY_WAIT)
     expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp())
     # By model, as everyone locks jobs and announces their wake-ups.
     expired = expired.order_by(Job.model_id, Job.id)
@@ -310,6 +309,15 @@ def sweep(
         )
     delete_expired_keys(session)
     return Sweep(wake=_claimable(session), expired=[job.id for job in jobs])
+
+
+def _cut(session: Session, ends: InstrumentedAttribute[Any], of: ColumnElement[bool], *, longest: timedelta) -> None:
+    """Let what ends later than `longest` from now end then, in the jobs chosen by `of` that nobody has locked."""
+    latest = func.clock_timestamp() + longest
+    mine = select(Job.id).where(of, ends > latest).with_for_update(key_share=True, skip_locked=True).cte("mine")
+    session.execute(
+        update(Job).where(Job.id == mine.c.id).values({ends: latest}).execution_options(synchronize_session=False)
+    )
 
 
 def _claimable(session: Session) -> list[UUID]:

@@ -99,7 +99,7 @@ def sweep_jobs(
             session,
             max_attempts=settings.max_attempts,
             first_wait=settings.first_wait,
-            longest_lease=2 * settings.lease,
+            max_lease=2 * settings.lease,
         )
     for job_id in found.wake[:at_most]:
         send(job_id)

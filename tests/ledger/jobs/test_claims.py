@@ -7,6 +7,7 @@ from sqlalchemy import text
 from ledger.errors import StaleClaim
 from ledger.events.timeline import list_job_events
 from ledger.jobs import claims, results
+from ledger.jobs.attempts import MAX_RETRY_WAIT
 from ledger.jobs.jobs import list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState
 from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_written, progress, publish
@@ -227,9 +228,20 @@ def test_a_lease_from_before_the_clock_stepped_back_is_cut_to_the_longest_there_
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
         session.execute(text("UPDATE jobs SET lease_until = lease_until + interval '1 day'"))
-    assert world.sweep(longest_lease=2 * LEASE).expired == []
+    assert world.sweep(max_lease=2 * LEASE).expired == []
     with world.sessions() as session:
         left = session.scalar(text("SELECT lease_until - clock_timestamp() FROM jobs"))
     assert timedelta(0) < left <= 2 * LEASE
     world.expire_lease(claim.job_id)
-    assert world.sweep(longest_lease=2 * LEASE).expired == [claim.job_id]
+    assert world.sweep(max_lease=2 * LEASE).expired == [claim.job_id]
+
+
+def test_a_wait_from_before_the_clock_stepped_back_is_cut_to_the_longest_there_is(world):
+    claim = world.submit_and_claim(1)
+    world.fail(claim, Reason.UNEXPECTED, retry=True, first_wait=timedelta(seconds=30))
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE jobs SET retry_at = retry_at + interval '1 day'"))
+    assert world.sweep().wake == []
+    with world.sessions() as session:
+        left = session.scalar(text("SELECT retry_at - clock_timestamp() FROM jobs"))
+    assert timedelta(0) < left <= MAX_RETRY_WAIT
