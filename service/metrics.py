@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
@@ -184,8 +185,8 @@ def _states(session: Session) -> Iterator[Metric]:
     awaiting = [((what,), count) for what, count in metrics.awaiting_approval(session).items()]
     yield _gauge("expunge_jobs_awaiting_approval", "Jobs that wait for approval.", ("what",), awaiting)
     unserved = metrics.unserved_requests(session)
-    due = [] if unserved.earliest is None else [((), unserved.earliest.timestamp())]
-    yield _gauge("expunge_earliest_deadline_timestamp_seconds", "When the first unserved request is due.", (), due)
+    due, text = _known(unserved.earliest), "When the first unserved request is due."
+    yield _gauge("expunge_earliest_deadline_timestamp_seconds", text, (), due)
     yield _gauge("expunge_requests_overdue", "Unserved requests past their due date.", (), [((), unserved.overdue)])
     text = "Requests that are neither served nor withdrawn nor dismissed, by when they are due."
     yield _gauge("expunge_requests_unserved", text, ("tenant", "state", "due"), unserved.counts.items())
@@ -242,15 +243,13 @@ def _audits(session: Session) -> Iterator[Metric]:
 
 def _running(session: Session) -> Iterator[Metric]:
     """Whether there is a worker, and the progress of running jobs."""
-    seen = heartbeats.worker_last_seen(session)
-    rows: Rows = [] if seen is None else [((), seen.timestamp())]
-    yield _gauge("expunge_worker_seen_timestamp_seconds", "When a worker last renewed a lease or swept.", (), rows)
+    text = "When a worker was last seen: it renews a lease, or records that it is there."
+    yield _gauge("expunge_worker_seen_timestamp_seconds", text, (), _known(heartbeats.worker_last_seen(session)))
     running = [((tenant, model, stage), share) for tenant, model, stage, share in metrics.progress(session)]
     yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("tenant", "model", "stage"), running)
-    room = heartbeats.storage_room(session)
-    for name, place in (("free", 0), ("size", 1)):
-        sizes: Rows = [] if room is None else [((), room[place])]
-        yield _gauge(f"expunge_storage_{name}_bytes", f"The {name} of the workers' storage.", (), sizes)
+    free, size = heartbeats.storage_room(session) or (None, None)
+    yield _gauge("expunge_storage_free_bytes", "Free bytes in the workers' storage.", (), _known(free))
+    yield _gauge("expunge_storage_size_bytes", "Size of the workers' storage.", (), _known(size))
     trained = [((tenant, model), seconds) for tenant, model, seconds in metrics.training_seconds(session)]
     yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("tenant", "model"), trained)
 
@@ -262,15 +261,13 @@ def _waiting(session: Session) -> Iterator[Metric]:
         ("webhook", "webhook messages that no endpoint has taken", metrics.webhook_backlog(session)),
     ):
         yield _gauge(f"expunge_{name}_waiting", f"Number of {thing}.", (), [((), backlog.waiting)])
-        oldest: Rows = [] if backlog.oldest is None else [((), backlog.oldest.timestamp())]
-        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", f"Time of the oldest of the {thing}.", (), oldest)
+        text = f"Time of the oldest of the {thing}."
+        yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", text, (), _known(backlog.oldest))
     log = signing_state(session)
-    for name, text, at in (
-        ("checkpoint", "When the newest checkpoint of the log was signed.", log.signed_at),
-        ("unsigned_oldest", "Time of the oldest entry of the log that no checkpoint covers.", log.waiting_since),
-    ):
-        times: Rows = [] if at is None else [((), at.timestamp())]
-        yield _gauge(f"expunge_log_{name}_timestamp_seconds", text, (), times)
+    text = "When the newest checkpoint of the log was signed."
+    yield _gauge("expunge_log_checkpoint_timestamp_seconds", text, (), _known(log.signed_at))
+    text = "Time of the oldest entry of the log that no checkpoint covers."
+    yield _gauge("expunge_log_unsigned_oldest_timestamp_seconds", text, (), _known(log.waiting_since))
 
 
 def _membership_auc(audit: Audit) -> float:
@@ -284,6 +281,13 @@ def _relearn_delay(audit: Audit) -> float | None:
 
 def _utility_delta(audit: Audit) -> float:
     return (audit.measures.unlearned.ta.value - audit.measures.original.ta.value) / 100
+
+
+def _known(value: float | datetime | None) -> Rows:
+    """Give the row of a metric without labels, and none while its value is not known. A time becomes seconds since 1970."""
+    if value is None:
+        return []
+    return [((), value.timestamp() if isinstance(value, datetime) else value)]
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], rows: Rows) -> Metric:

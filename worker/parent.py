@@ -42,9 +42,9 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
     One that fails does not keep the others from being done.
     """
     with sessions.begin() as session:
-        if heartbeats.was_seen_within(session, heartbeats.SWEEP, timedelta(seconds=settings.sweep_seconds / 2)):
+        if heartbeats.was_seen_within(session, heartbeats.WORKER, timedelta(seconds=settings.sweep_seconds / 2)):
             return
-        heartbeats.record_heartbeat(session, heartbeats.SWEEP)
+        heartbeats.record_heartbeat(session, heartbeats.WORKER)
     for action in (
         partial(sign_log, sessions, settings),
         partial(delete_finished_checkpoints, settings.storage, sessions),

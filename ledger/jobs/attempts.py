@@ -50,7 +50,8 @@ def finish_attempt(
     """End the current attempt at a locked job, and move the job.
 
     It is cancelled if that was requested, and goes back to the queue while tries are left, or with the next method of its policy
-    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made. first_wait: how long the job waits before its first retry; the waits grow while it gets no further.
+    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made. first_wait: how
+    long the job waits before its first retry; the waits grow while it gets no further.
     """
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
         _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)

@@ -279,8 +279,8 @@ def sweep(
     """Take back the jobs whose lease has expired, and find those that can be claimed now. Simultaneous sweeps share the work.
 
     Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
-    long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last; None
-    for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut.
+    long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last;
+    None for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut.
     """
     if max_lease is not None:
         _cut(session, Job.lease_until, Job.state.in_(LEASED), longest=max_lease)

@@ -15,8 +15,8 @@ from ledger.db import now
 from ledger.states import LEASED
 from ledger.tables import Heartbeat, Job
 
-SWEEP = "sweep"
-"""The heartbeat of a worker's parent process. Its name is from when workers ran the sweeps."""
+WORKER = "sweep"
+"""The heartbeat of a worker's parent process, stored under its former name."""
 
 STORAGE = "storage"
 """The heartbeat of a worker that has measured the room in its storage, in bytes: `free` and `size`."""
@@ -49,8 +49,8 @@ def was_seen_within(session: Session, name: str, time: timedelta) -> bool:
 
 
 def worker_last_seen(session: Session) -> datetime | None:
-    """Give the time when a worker was last seen: now while one holds a lease, else its last sweep, None before the first."""
+    """Give the time when a worker was last seen: now while one holds a lease, else at its last heartbeat, None before the first."""
     leased = exists().where(Job.state.in_(LEASED), Job.lease_until > func.clock_timestamp())
     if session.scalar(select(leased)):
         return now(session)
-    return session.scalar(select(Heartbeat.at).where(Heartbeat.name == SWEEP))
+    return session.scalar(select(Heartbeat.at).where(Heartbeat.name == WORKER))

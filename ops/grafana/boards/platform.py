@@ -35,7 +35,7 @@ def platform() -> Rows:
         "Workers and queue": [
             number(
                 "Worker last seen",
-                "Workers renew leases and process sweeps; after some minutes without either, no worker is running.",
+                "Workers renew leases and record that they are there; after some minutes without either, no worker is running.",
                 "time() - expunge_worker_seen_timestamp_seconds",
                 unit="s",
                 bad_from=300,

@@ -18,7 +18,7 @@ from expunge.operator.doctor import examine
 from expunge.operator.keys import create_signing_key
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained, train_workload
-from ledger.jobs.heartbeats import SWEEP, record_heartbeat
+from ledger.jobs.heartbeats import WORKER, record_heartbeat
 from ledger.transparency.signing_keys import revoke_signing_key
 from tests.service.conftest import NOWHERE, redis_server
 from tests.worker import digits
@@ -49,7 +49,7 @@ def sound(
     register_workload(where, name="digits", reference=REFERENCE, weights=weights.path, dry_run=False)
     create_signing_key(database_url, tmp_path / "keys")
     with sessions.begin() as session:
-        record_heartbeat(session, SWEEP)
+        record_heartbeat(session, WORKER)
     return DeploymentSettings(
         database_url=database_url,
         redis_url=broker_url,

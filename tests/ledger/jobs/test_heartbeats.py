@@ -5,7 +5,7 @@ from sqlalchemy import text
 from ledger.db import now
 from ledger.jobs.heartbeats import (
     STORAGE,
-    SWEEP,
+    WORKER,
     record_heartbeat,
     storage_room,
     was_seen_within,
@@ -13,9 +13,9 @@ from ledger.jobs.heartbeats import (
 )
 
 
-def sweep_once(world):
+def record_once(world):
     with world.sessions.begin() as session:
-        record_heartbeat(session, SWEEP)
+        record_heartbeat(session, WORKER)
 
 
 def seen(world):
@@ -23,21 +23,21 @@ def seen(world):
         return worker_last_seen(session)
 
 
-def test_before_the_first_sweep_no_worker_has_been_seen(world):
+def test_before_the_first_heartbeat_no_worker_has_been_seen(world):
     assert seen(world) is None
 
 
-def test_a_sweep_is_a_sign_of_life_and_the_last_one_counts(world):
-    sweep_once(world)
+def test_a_heartbeat_is_a_sign_of_life_and_the_last_one_counts(world):
+    record_once(world)
     first = seen(world)
-    sweep_once(world)
+    record_once(world)
 
     assert first < seen(world)
     assert world.count("heartbeats") == 1
 
 
-def test_a_worker_that_holds_a_lease_is_seen_now_though_it_cannot_sweep(world):
-    sweep_once(world)
+def test_a_worker_that_holds_a_lease_is_seen_now_though_it_has_no_heartbeat(world):
+    record_once(world)
     with world.sessions.begin() as session:
         session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
     claim = world.submit_and_claim(1)
@@ -52,10 +52,10 @@ def test_a_worker_that_holds_a_lease_is_seen_now_though_it_cannot_sweep(world):
 def test_what_was_a_moment_ago_was_within_a_minute_and_what_was_an_hour_ago_was_not(world):
     def recent():
         with world.sessions() as session:
-            return was_seen_within(session, SWEEP, timedelta(minutes=1))
+            return was_seen_within(session, WORKER, timedelta(minutes=1))
 
     assert not recent()
-    sweep_once(world)
+    record_once(world)
     assert recent()
     with world.sessions.begin() as session:
         session.execute(text("UPDATE heartbeats SET at = at - interval '1 hour'"))
