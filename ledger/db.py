@@ -23,7 +23,7 @@ PING_SECONDS = 5.0
 ANSWER_MARGIN = 5.0
 """Seconds beyond the server's own limit of a statement after which a connection is given up: the server itself hangs."""
 
-LONG_SECONDS = 1800.0
+LONG_STATEMENT_LIMIT = 1800.0
 """Seconds that a statement over millions of samples may take."""
 
 NETWORK_LIMITS = {
@@ -49,19 +49,20 @@ def normalise_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
-class PatientConnection(psycopg.Connection[Any]):
-    """A connection that waits at most `patience` seconds for each answer, without end if None.
+class LimitedConnection(psycopg.Connection[Any]):
+    """A connection that waits at most `answer_seconds` for each answer, without end if None.
 
     The server's own statement_timeout does not fire in a server that hangs, and TCP keeps its connections alive. `is_pooled` tells
     that it leads to a connection pooler (PgBouncer), which may give each transaction another connection of the server.
     """
 
-    patience: float | None = None
+    answer_seconds: float | None = None
     is_pooled: bool = False
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """Wait for an answer. Raises psycopg.OperationalError, and the connection is closed, if none comes in time."""
-        return super().wait(gen if self.patience is None else self._within(gen, self.patience), interval, timeout)
+        limited = gen if self.answer_seconds is None else self._within(gen, self.answer_seconds)
+        return super().wait(limited, interval, timeout)
 
     def _within(self, gen: PQGen[T], seconds: float) -> Generator[Any, Any, T]:
         ends = time.monotonic() + seconds
@@ -112,43 +113,43 @@ def make_engine(url: str | URL, *, pool_size: int = 10, statement_seconds: float
         connect_args=connection_options(location, settings),
     )
     _use_poolers(engine, settings)
-    patience = None if statement_seconds is None else statement_seconds + ANSWER_MARGIN
-    _make_patient(engine, patience, own_options="options" in location.query)
+    answer_seconds = None if statement_seconds is None else statement_seconds + ANSWER_MARGIN
+    _limit_answers(engine, answer_seconds, own_options="options" in location.query)
     return engine
 
 
-def _make_patient(engine: Engine, seconds: float | None, *, own_options: bool) -> None:
+def _limit_answers(engine: Engine, seconds: float | None, *, own_options: bool) -> None:
     """Let the engine's connections wait `seconds` for an answer, and PING_SECONDS while they are in the pool.
 
     own_options: whether the URL has options of its own, which a pooler must not drop.
     """
 
-    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> PatientConnection:
+    def connect(_dialect: object, _record: object, arguments: Any, options: Any) -> LimitedConnection:
         connection = _connect(arguments, options, own_options=own_options)
-        connection.patience = seconds
+        connection.answer_seconds = seconds
         return connection
 
-    def check_in(connection: PatientConnection | None, _record: object) -> None:
+    def check_in(connection: LimitedConnection | None, _record: object) -> None:
         if connection is not None:
-            connection.patience = PING_SECONDS
+            connection.answer_seconds = PING_SECONDS
 
-    def check_out(connection: PatientConnection, _record: object, _fairy: object) -> None:
-        connection.patience = seconds
+    def check_out(connection: LimitedConnection, _record: object, _fairy: object) -> None:
+        connection.answer_seconds = seconds
 
     event.listen(engine, "do_connect", connect)
     event.listen(engine, "checkin", check_in)
     event.listen(engine, "checkout", check_out)
 
 
-def _connect(arguments: Any, options: Any, *, own_options: bool) -> PatientConnection:
+def _connect(arguments: Any, options: Any, *, own_options: bool) -> LimitedConnection:
     """Connect, and find out whether a pooler is in between: it gives its clients process IDs of its own."""
     try:
-        connection = PatientConnection.connect(*arguments, **options)
+        connection = LimitedConnection.connect(*arguments, **options)
     except psycopg.OperationalError as error:
         if own_options or "unsupported startup parameter" not in str(error):
             raise
-        connection = PatientConnection.connect(*arguments, **{**options, "options": ""})
-    connection.patience = PING_SECONDS
+        connection = LimitedConnection.connect(*arguments, **{**options, "options": ""})
+    connection.answer_seconds = PING_SECONDS
     try:
         connection.autocommit = True
         found = connection.execute("SELECT pg_backend_pid()").fetchone()
@@ -168,19 +169,23 @@ def _use_poolers(engine: Engine, settings: Mapping[str, str]) -> None:
 
     def begin(connection: Connection) -> None:
         driver = connection.connection.driver_connection
-        if isinstance(driver, PatientConnection) and driver.is_pooled and not driver.autocommit:
+        if isinstance(driver, LimitedConnection) and driver.is_pooled and not driver.autocommit:
             connection.exec_driver_sql(f"SELECT {made}")
 
     event.listen(engine, "begin", begin)
 
 
 def allow_long_statements(session: Session) -> None:
-    """Let statements take LONG_SECONDS until this transaction ends: those over millions of samples."""
-    milliseconds = str(round(1000 * LONG_SECONDS))
-    session.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds})
+    """Let statements take LONG_STATEMENT_LIMIT seconds until this transaction ends: those over millions of samples.
+
+    Changes nothing on a connection without a limit.
+    """
     connection = session.connection().connection.driver_connection
-    if isinstance(connection, PatientConnection) and connection.patience is not None:
-        connection.patience = LONG_SECONDS + ANSWER_MARGIN  # until it is back in the pool
+    if not isinstance(connection, LimitedConnection) or connection.answer_seconds is None:
+        return
+    milliseconds = str(round(1000 * LONG_STATEMENT_LIMIT))
+    session.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds})
+    connection.answer_seconds = LONG_STATEMENT_LIMIT + ANSWER_MARGIN  # until it is back in the pool
 
 
 def make_sessions(engine: Engine) -> sessionmaker[Session]:

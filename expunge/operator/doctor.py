@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
-from ledger.db import PatientConnection
+from ledger.db import LimitedConnection
 from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
@@ -130,7 +130,7 @@ def check_database(sessions: sessionmaker[Session]) -> CheckResult:
             version = session.scalar(text("SHOW server_version"))
             driver = session.connection().connection.driver_connection
             pooled = (
-                " through a connection pooler" if isinstance(driver, PatientConnection) and driver.is_pooled else ""
+                " through a connection pooler" if isinstance(driver, LimitedConnection) and driver.is_pooled else ""
             )
     except (SQLAlchemyError, ValueError) as error:
         return CheckResult(

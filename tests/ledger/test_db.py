@@ -226,3 +226,11 @@ def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
     with sessions() as session:
         assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "200ms"
     engine.dispose()
+
+
+def test_a_connection_without_a_limit_gets_none_for_long_statements(database_url):
+    engine = make_engine(database_url)
+    with make_sessions(engine).begin() as session:
+        allow_long_statements(session)
+        assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "0"
+    engine.dispose()
