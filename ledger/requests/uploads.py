@@ -1,6 +1,5 @@
 """Uploads of sample lists: up to millions of digests, streamed into PostgreSQL with COPY and never held in memory as a whole."""
 
-import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,9 +26,6 @@ CHUNK = 10_000
 
 MAX_UNMATCHED_LINES = 1000
 """Lines without a match that are listed; all of them are counted."""
-
-RECORD = struct.Struct(">32sq")
-"""A received sample, as it is kept until all have come: its digest, and the number of its line."""
 
 
 @contextmanager

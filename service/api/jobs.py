@@ -23,7 +23,7 @@ from service.http.caching import NOT_CHANGED, conditional, preferred
 from service.http.fields import After, Cursor, Limit, Name
 from service.http.openapi import problems
 from service.http.sessions import Database, Ledger
-from service.http.streaming import Streams
+from service.http.streaming import SEND_SECONDS, Streams
 from service.wakeups import wake
 
 logger = logging.getLogger(__name__)
@@ -36,9 +36,6 @@ MAX_STREAM_SECONDS = 900.0
 
 MAX_STREAMS = 200
 """Streams that a process has open at once, half of them for one tenant: each polls the database once a second."""
-
-SEND_SECONDS = 30.0
-"""Seconds after which a reader that takes nothing is left."""
 
 EVENTS_A_POLL = 200
 """Events that one poll reads."""

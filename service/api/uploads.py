@@ -1,5 +1,6 @@
 """Uploads: lists of sample IDs that are sent ahead of a request."""
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from ledger.registry.access import Caller
 from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
-from ledger.requests.uploads import RECORD, delete_upload, get_upload
+from ledger.requests.uploads import delete_upload, get_upload
 from ledger.resources import Upload
 from ledger.sample_ids import sample_digest
 from service.http.authentication import ApiRoute, Writer
@@ -22,7 +23,7 @@ from service.http.fields import Name
 from service.http.openapi import problems
 from service.http.problems import InvalidLine, MalformedJson, UnsupportedMediaType
 from service.http.sessions import Database, Ledger
-from service.http.streaming import Streams, open_spool, storage_is_ours
+from service.http.streaming import Streams, disk_errors_as_not_ready, open_spool
 from verifier.sample_ids import InvalidSampleID, check_sample_id, line_to_id
 
 MAX_LINE_BYTES = 4096
@@ -35,6 +36,9 @@ MAX_UPLOADS = 16
 
 UPLOAD_SECONDS = 1800.0
 """Seconds that an upload may take to arrive."""
+
+RECORD = struct.Struct(">32sq")
+"""A received sample, as it is kept in the file until all have come: its digest, and the number of its line."""
 
 router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
@@ -187,7 +191,7 @@ async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Call
 
     def write(chunk: bytes | None) -> None:
         found = take_last(lines) if chunk is None else take(lines, chunk)
-        with storage_is_ours():
+        with disk_errors_as_not_ready():
             file.write(b"".join(RECORD.pack(hashed(sample_id), line) for line, sample_id in found))
 
     try:
@@ -199,7 +203,8 @@ async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Call
 
 
 def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str) -> Upload:
-    file.seek(0)
+    with disk_errors_as_not_ready():
+        file.seek(0)  # writes what is still buffered
     with database.sessions.begin() as session:
         with uploads.receive_digests(session) as copy:
             for records in _chunks(file):

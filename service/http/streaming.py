@@ -31,7 +31,7 @@ MAX_LISTS = 16
 """Lists that a process streams at once, a quarter of them for one tenant."""
 
 SEND_SECONDS = 60.0
-"""Seconds after which a reader that takes nothing is left."""
+"""Seconds after which nothing more is sent to a reader that takes nothing."""
 
 IN_MEMORY = 1024 * 1024
 """Bytes of a list that are kept in memory. A longer one is kept in a temporary file, 32 to 40 bytes a sample."""
@@ -75,7 +75,7 @@ class Streams:
             yield
         finally:
             self.open[tenant_id] -= 1
-            self.open += Counter()  # forgets tenants without a stream
+            self.open += Counter()  # drops the tenants without a stream
 
 
 def open_spool() -> IO[bytes]:
@@ -84,7 +84,7 @@ def open_spool() -> IO[bytes]:
 
 
 @contextmanager
-def storage_is_ours() -> Iterator[None]:
+def disk_errors_as_not_ready() -> Iterator[None]:
     """Turn a full or failing disk of this machine into NotReady."""
     try:
         yield
@@ -112,13 +112,13 @@ def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[b
     """Copy a list from the database into a file, and count it."""
     file, count = open_spool(), 0
     try:
-        with storage_is_ours(), database.sessions() as session:
+        with disk_errors_as_not_ready(), database.sessions() as session:
             allow_long_statements(session)
             with closing(read_digests(session, find(session))) as chunks:
                 for digests in chunks:
                     file.write(b"".join(digests))
                     count += len(digests)
-        file.seek(0)
+            file.seek(0)  # writes what is still buffered
     except BaseException:
         file.close()
         raise

@@ -201,13 +201,19 @@ def test_one_that_takes_too_long_is_refused_though_it_never_stalls(
     assert status == 408
 
 
+@pytest.mark.parametrize("step", ["write", "seek"])
 def test_one_that_the_disk_has_no_room_for_is_refused(
-    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    class Full(BytesIO):
-        def write(self, _: object) -> int:
-            raise OSError(28, "No space left on device")
+    """What is still buffered is written when the file is read from its start."""
 
+    class Full(BytesIO):
+        pass
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    setattr(Full, step, fail)
     monkeypatch.setattr(uploads, "open_spool", Full)
     answer = upload(serve(key=site.writer), b"sample-1")
     assert (answer.status_code, answer.json()["checks"]) == (503, {"temporary_folder": "failed"})
