@@ -20,7 +20,6 @@ from unlearning.errors import InvalidSpec
 AUTO = "auto"
 """The model's own policy: the operator's list of methods, tried in order until the audit verifies."""
 
-
 MAX_METHOD_VALUES = 500
 """Names and values of a method, at most, all objects and lists in it counted: no method has a tenth of that."""
 
@@ -37,12 +36,12 @@ def _parse(value: object) -> object:
         return AUTO
     if isinstance(value, str):
         value = {"kind": value}
-    if isinstance(value, Mapping) and count_values(value) > MAX_METHOD_VALUES:
-        raise PydanticCustomError("method", "Has more than {most} names and values", {"most": MAX_METHOD_VALUES})
     if not isinstance(value, Mapping):
         raise PydanticCustomError(
             "method", "Must be auto, the name of a method, or an object with its kind and parameters"
         )
+    if count_values(value) > MAX_METHOD_VALUES:
+        raise PydanticCustomError("method", "Has more than {most} names and values", {"most": MAX_METHOD_VALUES})
     try:
         spec = specs.parse(value)
         canonical_json(asdict(spec))  # what cannot be written as JSON could not be signed in a report

@@ -355,15 +355,16 @@ def record_request(
     )
     if not caller.may(Scope.REQUESTS_READ):
         return _without_counts(request)
+    unmatched = request.samples is not None and request.samples.not_in_training_set > 0
     if asked.upload is not None:
-        lines = unmatched_lines(session, upload_id=asked.upload, request_id=request.id)
+        lines = unmatched_lines(session, upload_id=asked.upload, request_id=request.id) if unmatched else []
         return request.model_copy(update={"unmatched_lines": lines})
-    if request.samples is None or not request.samples.not_in_training_set:
+    if not unmatched:
         return request
     outcome = SampleOutcome.NOT_IN_TRAINING_SET
     found = list_request_samples(session, tenant_id=caller.tenant_id, request_id=request.id, outcome=outcome)
-    unmatched = sorted(digests[digest] for digest in found if digest in digests)
-    return request.model_copy(update={"unmatched_sample_ids": unmatched})
+    sample_ids = sorted(digests[digest] for digest in found if digest in digests)
+    return request.model_copy(update={"unmatched_sample_ids": sample_ids})
 
 
 def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:

@@ -44,6 +44,7 @@ class _Needs:
     async def __call__(
         self, request: Request, documented: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
     ) -> Caller:
+        """Return the caller. `documented` lets the OpenAPI document say that the route needs a key."""
         caller: Caller = request.state.caller
         return caller
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from http import HTTPMethod
 from uuid import UUID, uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -22,9 +23,6 @@ SECURITY_HEADERS = {
 """Defaults from the OWASP REST Security Cheat Sheet; a route may set its own value for any of them."""
 
 CALL_ID_HEADER = "X-Request-ID"
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
-"""The methods of HTTP. A client may send any other word."""
 
 UNLOGGED = frozenset({"/livez", "/readyz", "/metrics"})
 """Routes that monitoring calls all the time."""
@@ -91,9 +89,9 @@ class AccessLog:
 
 
 def known_method(scope: Scope) -> str:
-    """Return the call's method, or `other` for one that its client has invented."""
+    """Return the call's method, or `other` for a word that is no method of HTTP: a client may send any."""
     method: str = scope["method"]
-    return method if method in METHODS else "other"
+    return method if method in HTTPMethod.__members__ else "other"
 
 
 def _route(scope: Scope) -> str:

@@ -76,9 +76,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas = document.setdefault("components", {}).setdefault("schemas", {})
         problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= problem.pop("$defs") | {"Problem": problem}
-        for name in {"Stop", *(spec.__name__ for spec in PRODUCTION.values())} & set(schemas):
+        methods = {spec.__name__ for spec in PRODUCTION.values()} & set(schemas)
+        for name in methods | {"Stop"} & set(schemas):
             schemas[name]["additionalProperties"] = False  # `parse` refuses unknown fields; a dataclass cannot say so
-        for name in {spec.__name__ for spec in PRODUCTION.values()} & set(schemas):
+        for name in methods:
             schemas[name]["required"] = ["kind", *schemas[name].get("required", ())]  # by it the methods are told apart
         for operation in (each for path in document["paths"].values() for each in path.values()):
             for parameter in operation.get("parameters", ()):
