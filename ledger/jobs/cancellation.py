@@ -6,6 +6,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from ledger import resources
+from ledger.db import allow_long_statements
 from ledger.errors import NotFailed, TooLate, VersionRefused
 from ledger.events.timeline import record
 from ledger.jobs.jobs import find_job, get_job
@@ -94,6 +95,7 @@ def _keep_what_is_owed(session: Session, job: Job) -> None:
         record(session, "job.left", {}, job_id=job.id)
     if session.scalar(failed.limit(1)) is None:
         raise NotFailed("every request of this job was withdrawn or dismissed; there is nothing to retry")
+    allow_long_statements(session)
     asked = select(Target.id).join(request_samples, request_samples.c.request_id == Target.request_id)
     asked = asked.where(Target.job_id == job.id, request_samples.c.digest == job_samples.c.digest)
     session.execute(delete(job_samples).where(job_samples.c.job_id == job.id, ~asked.exists()))

@@ -10,7 +10,7 @@ from sqlalchemy import Double, Subquery, cast, extract, func, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now
+from ledger.db import allow_long_statements, now
 from ledger.jobs.jobs import samples_of_open_job
 from ledger.registry.references import find_power
 from ledger.resources import EstimateSource
@@ -41,10 +41,13 @@ def verdict_chance(session: Session, *, job_id: UUID) -> resources.VerdictChance
     """Estimate the chance that a job is verified, from the number of its samples. None without reference predictions."""
     job = session.get_one(Job, job_id)
     power, needed = find_power(session, job.model_id)
+    if not power:
+        return None
     samples = job.sample_count
     if samples is None:
+        allow_long_statements(session)
         samples = session.scalar(select(func.count()).select_from(samples_of_open_job(job_id).subquery()))
-    if not power or not samples:
+    if not samples:
         return None
     return resources.VerdictChance(samples=samples, probability=interpolate(power, samples), samples_needed=needed)
 

@@ -90,6 +90,7 @@ def find_reference(session: Session, base: ModelVersion, *, job_id: UUID) -> Ref
 
 def count_resurrected(session: Session, version: ModelVersion) -> int:
     """Count the samples that were erased from the model and that this version still knows."""
+    allow_long_statements(session)
     return session.scalars(select(func.count()).select_from(_resurrected(session, version).subquery())).one()
 
 

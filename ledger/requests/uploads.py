@@ -94,6 +94,7 @@ def find_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> Upload
 
 def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> list[int]:
     """List the first MAX_UNMATCHED_LINES lines of an upload whose samples no model of the request was trained on, in order."""
+    allow_long_statements(session)
     lines = (
         select(uploaded_samples.c.line)
         .join(request_samples, request_samples.c.digest == uploaded_samples.c.digest)

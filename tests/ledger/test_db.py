@@ -22,11 +22,13 @@ from ledger.db import (
     now,
     session_settings,
 )
+from ledger.jobs.cancellation import retry_job
+from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train, uploads
-from ledger.states import RequestState
+from ledger.states import Reason, RequestState
 from migrations.commands import upgrade
 from tests.fixtures.waiting import await_that
-from tests.ledger.conftest import digests, make_world
+from tests.ledger.conftest import WEIGHTS, digests, make_world
 
 
 @pytest.mark.parametrize("given", ["postgres://u:p@h/d", "postgresql://u:p@h/d", "postgresql+psycopg://u:p@h/d"])
@@ -233,4 +235,29 @@ def test_a_connection_without_a_limit_gets_none_for_long_statements(database_url
     with make_sessions(engine).begin() as session:
         allow_long_statements(session)
         assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "0"
+    engine.dispose()
+
+
+def test_calls_that_go_through_a_whole_list_of_samples_may_take_longer(world):
+    failed = world.submit_and_claim(1)
+    world.fail(failed, Reason.UNEXPECTED)
+    of = {"tenant_id": world.tenant_id}
+    with world.sessions.begin() as session:
+        register_version(
+            session,
+            **of,
+            model="small",
+            training=digests(2),
+            weights_sha256=WEIGHTS,
+            weights_path="anew",
+            by="operator",
+        )
+    engine = make_engine(world.sessions.kw["bind"].url, pool_size=1, statement_seconds=7)
+    for act in (
+        lambda session: promote(session, **of, model="small", number=2, by="key:admin"),
+        lambda session: retry_job(session, **of, job_id=failed.job_id),
+    ):
+        with make_sessions(engine)() as session:
+            act(session)
+            assert session.scalar(text("SHOW statement_timeout")) == "30min"
     engine.dispose()
