@@ -231,12 +231,12 @@ def versions(session: Session) -> list[tuple[str, str, int, int]]:
     return [(tenant, model, number, count) for tenant, model, number, count in session.execute(found)]
 
 
-def training_seconds(session: Session) -> list[tuple[str, str, float]]:
+def training_seconds(session: Session) -> dict[tuple[str, str], float]:
     """Give the seconds of each model's training, if they were registered, by tenant and model."""
     seconds = Model.details["training_seconds"].as_float()
     found = select(Tenant.name, Model.name, seconds).join(Tenant, Tenant.id == Model.tenant_id)
     found = found.where(func.jsonb_typeof(Model.details["training_seconds"]) == "number")
-    return [(tenant, model, float(value)) for tenant, model, value in session.execute(found)]
+    return {(tenant, model): float(value) for tenant, model, value in session.execute(found)}
 
 
 def awaiting_approval(session: Session) -> dict[str, int]:
@@ -246,7 +246,7 @@ def awaiting_approval(session: Session) -> dict[str, int]:
     return {"run": run, "version": version}
 
 
-def progress(session: Session) -> list[tuple[str, str, str, float]]:
+def progress(session: Session) -> dict[tuple[str, str, str], float]:
     """Give the progress, 0 to 1, of each job that a worker holds, by tenant, model (which has at most one) and phase."""
     running = (
         select(Tenant.name, Model.name, Job.phase, Job.progress)
@@ -254,7 +254,7 @@ def progress(session: Session) -> list[tuple[str, str, str, float]]:
         .join(Tenant, Tenant.id == Model.tenant_id)
         .where(Job.state.in_(LEASED))
     )
-    return [(tenant, model, phase.value, share) for tenant, model, phase, share in session.execute(running)]
+    return {(tenant, model, phase.value): share for tenant, model, phase, share in session.execute(running)}
 
 
 def audits(session: Session) -> list[tuple[str, str, Audit]]:
@@ -274,7 +274,7 @@ def audits(session: Session) -> list[tuple[str, str, Audit]]:
     return audits
 
 
-def verdicts(session: Session) -> list[tuple[str, str, str, int]]:
+def verdicts(session: Session) -> dict[tuple[str, str, str], int]:
     """Count audits by tenant, model and verdict: of published results, and of those not published because of the verdict."""
     published = (
         select(Job.model_id, cast(Report.verdict, Text).label("verdict"))
@@ -297,10 +297,10 @@ def verdicts(session: Session) -> list[tuple[str, str, str, int]]:
         .join(Tenant, Tenant.id == Model.tenant_id)
         .group_by(Tenant.name, Model.name, every.c.verdict)
     )
-    return [(tenant, model, verdict, count) for tenant, model, verdict, count in session.execute(counted)]
+    return {(tenant, model, verdict): count for tenant, model, verdict, count in session.execute(counted)}
 
 
-def samples_erased(session: Session) -> list[tuple[str, str, int]]:
+def samples_erased(session: Session) -> dict[tuple[str, str], int]:
     """Count the samples that each model has forgotten, by tenant and model."""
     counted = (
         select(Tenant.name, Model.name, func.count(erased_samples.c.digest))
@@ -309,7 +309,7 @@ def samples_erased(session: Session) -> list[tuple[str, str, int]]:
         .outerjoin(erased_samples, erased_samples.c.model_id == Model.id)
         .group_by(Tenant.name, Model.name)
     )
-    return [(tenant, model, count) for tenant, model, count in session.execute(counted)]
+    return {(tenant, model): count for tenant, model, count in session.execute(counted)}
 
 
 def requests_finished(session: Session) -> list[tuple[str, int, int]]:

@@ -221,11 +221,9 @@ def _versions(session: Session) -> Iterator[Metric]:
 def _audits(session: Session) -> Iterator[Metric]:
     """Samples erased, audits by verdict, and what the audit of each served version measured."""
     erased = metrics.samples_erased(session)
-    forgotten = [((tenant, model), count) for tenant, model, count in erased]
-    yield _counter("expunge_samples_erased", "Samples that a model has forgotten.", ("tenant", "model"), forgotten)
-    counts = {(tenant, model, verdict): 0 for tenant, model, _ in erased for verdict in Verdict}
-    found = metrics.verdicts(session)
-    counts |= {(tenant, model, Verdict(verdict)): count for tenant, model, verdict, count in found}
+    text = "Samples that a model has forgotten."
+    yield _counter("expunge_samples_erased", text, ("tenant", "model"), erased.items())
+    counts = {(*of_model, verdict.value): 0 for of_model in erased for verdict in Verdict} | metrics.verdicts(session)
     yield _counter("expunge_audit_verdicts", "Audits by verdict.", ("tenant", "model", "verdict"), counts.items())
     audits = metrics.audits(session)
     for name, text, read in (
@@ -245,12 +243,12 @@ def _running(session: Session) -> Iterator[Metric]:
     """Whether there is a worker, and the progress of running jobs."""
     text = "When a worker was last seen: it renews a lease, or records that it is there."
     yield _gauge("expunge_worker_seen_timestamp_seconds", text, (), _known(heartbeats.worker_last_seen(session)))
-    running = [((tenant, model, stage), share) for tenant, model, stage, share in metrics.progress(session)]
-    yield _gauge("expunge_job_progress_ratio", "Progress of each running job.", ("tenant", "model", "stage"), running)
+    running, text = metrics.progress(session).items(), "Progress of each running job."
+    yield _gauge("expunge_job_progress_ratio", text, ("tenant", "model", "stage"), running)
     free, size = heartbeats.storage_room(session) or (None, None)
     yield _gauge("expunge_storage_free_bytes", "Free bytes in the workers' storage.", (), _known(free))
     yield _gauge("expunge_storage_size_bytes", "Size of the workers' storage.", (), _known(size))
-    trained = [((tenant, model), seconds) for tenant, model, seconds in metrics.training_seconds(session)]
+    trained = metrics.training_seconds(session).items()
     yield _gauge("expunge_training_seconds", "Seconds that the model's training took.", ("tenant", "model"), trained)
 
 
