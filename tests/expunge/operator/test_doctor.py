@@ -172,7 +172,7 @@ def revoke_the_key(installation: DeploymentSettings, session: Session) -> Deploy
         (damage, "weights", "1 damaged"),
         (lose, "weights", "1 missing"),
         (silence, "worker", "worker is up"),
-        (forget_the_worker, "worker", "Start a worker"),
+        (forget_the_worker, "worker", "Start one"),
         (rename_the_workload, "workloads", "tests.nowhere"),
         (lose_the_key, "signing keys", "signing-keys new"),
         (revoke_the_key, "signing keys", "not revoked"),
