@@ -3,11 +3,13 @@
 The embedded stack with one worker; the models retrain, or begin with LTU or IEU. A caller spreads the requests over the given time.
 Meanwhile every few seconds a process is killed (a worker's child, the whole worker, the beat, the broker with its data, PostgreSQL,
 the API), hangs (a worker's child for ever, PostgreSQL for some seconds), or the disk with the weights is full for some seconds,
-where the machine lets the command mount one. Then the stack runs undisturbed until every request has ended, and queries check what
-the service promises. The command fails if a promise is broken.
+where the machine lets the command mount one. What hits a job waits until a job is in a phase, each phase in turn. Then the stack
+runs undisturbed until every request has ended, and queries check what the service promises. The command fails if a promise is
+broken.
 """
 
 import argparse
+import itertools
 import random
 import shutil
 import signal
@@ -20,6 +22,7 @@ from contextlib import suppress
 import httpx
 import psutil
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from benchmarks.serving import Served, served, training_ids
 from benchmarks.writing import Row, row, write
@@ -29,11 +32,17 @@ from expunge.stack.process import await_ready, start
 PAUSE = 6.0
 """Seconds between two kills, on average."""
 
+PHASE_SECONDS = 20.0
+"""Seconds that a fault waits at most for a job in its phase; then it comes as things are."""
+
 OUTAGE = 8.0
 """Seconds for which PostgreSQL hangs or the disk is full."""
 
 STORAGE_BYTES = 256 << 20
 """Of the weights' disk: room for all versions."""
+
+PHASES = ("load", "unlearn", "audit_membership", "audit_relearn", "report", "publish")
+"""Of a running job."""
 
 POLICIES = (("retrain",), ("ltu", "retrain"), ("ieu", "retrain"))
 """Of the models, in turn."""
@@ -109,15 +118,20 @@ def soak(service: Served, given: argparse.Namespace) -> Counter[str]:
         service.register(f"model-{number}", policy=POLICIES[number % len(POLICIES)]) for number in range(given.models)
     ]
     faults = [fault for fault in FAULTS if fault[1] is not fill_disk or service.small_disk]
+    phases = itertools.cycle(PHASES)
     until = time.monotonic() + given.minutes * 60
     asking = threading.Thread(target=ask, args=(service, names, counts, given), daemon=True)
     asking.start()
     while time.monotonic() < until or asking.is_alive():
         time.sleep(chance.uniform(0.5, 1.5) * PAUSE)
         what, bring = chance.choice(faults)
+        phase = await_phase(service, next(phases)) if what in HIT_JOBS else ""
         with suppress(psutil.NoSuchProcess):
             bring(service)
             counts[what] += 1
+            counts["faults"] += 1
+            if phase:
+                counts[f"faults in phase {phase}"] += 1
     await_the_end(service, time.monotonic() + given.patience * 60)
     count_all(service, counts)
     return counts
@@ -207,6 +221,29 @@ FAULTS: list[tuple[str, Callable[[Served], None]]] = [
     ("full: the disk with the weights", fill_disk),
 ]
 """What breaks, by name; what is there twice breaks twice as often."""
+
+
+HIT_JOBS = (
+    "killed: a worker's child",
+    "killed: the worker",
+    "killed: PostgreSQL",
+    "hung: a worker's child",
+    "hung: PostgreSQL",
+)
+"""The faults that wait for a job in a phase."""
+
+
+def await_phase(service: Served, phase: str) -> str:
+    """Wait until a job is in a phase. Return the phase; empty if none was within PHASE_SECONDS."""
+    limit = time.monotonic() + PHASE_SECONDS
+    found = text("SELECT count(*) FROM jobs WHERE phase = :phase AND state IN ('running', 'verifying')")
+    with open_database(find_deployment(service.stack.folder.root).database_url) as sessions:
+        while time.monotonic() < limit:
+            with suppress(DBAPIError), sessions() as session:
+                if session.scalar(found, {"phase": phase}):
+                    return phase
+            time.sleep(0.005)
+    return ""
 
 
 def place_of(service: Served, name: str) -> int:
