@@ -54,7 +54,8 @@ def _parse(value: object) -> object:
 
 
 Method = Annotated[
-    Literal["auto", "ltu", "ieu", "gradient_ascent", "retrain"] | Annotated[specs.Method, Discriminator("kind")],
+    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain"]
+    | Annotated[specs.Method, Discriminator("kind")],
     BeforeValidator(_parse),
     Field(
         description="`auto` (the model's policy), a method's name (with its defaults), or an object with parameters.",

@@ -3,6 +3,7 @@
 A route finds its caller before the first byte of the body is read. So whoever has no key costs a look-up at most.
 """
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from ledger.errors import KeyRefused
 from ledger.registry.access import Caller, Scope, authenticate
 from service.http.bodies import JsonRequest
 from service.http.limits import count_address, count_call
-from service.http.problems import ScopeMissing, UnknownParameter
+from service.http.problems import InvalidQuery, ScopeMissing
 from service.http.sessions import Database
 
 _bearer = HTTPBearer(
@@ -66,11 +67,19 @@ class ApiRoute(APIRoute):
                 count_address(request)
             else:
                 request.state.caller = await _admit(request, scope)
-            if unknown := sorted(set(request.query_params) - known):
-                raise UnknownParameter(unknown)
+            _check_query(request, known)
             return await handle(JsonRequest(request, body))
 
         return handle_admitted
+
+
+def _check_query(request: Request, known: set[str]) -> None:
+    """Raise InvalidQuery for parameters that are not `known`, or that are given twice: no route takes a list of them."""
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    faults = dict.fromkeys(sorted(counts.keys() - known), "There is no such parameter.")
+    faults |= {name: "Give it once." for name in sorted(counts.keys() & known) if counts[name] > 1}
+    if faults:
+        raise InvalidQuery(faults)
 
 
 def _query_names(dependant: Dependant) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 ServiceError
 ├── ScopeMissing           the caller's: the key is good, but lacks the scope
-├── UnknownParameter       the caller's: the query has a parameter that the route does not take
+├── InvalidQuery           the caller's: the query has a parameter that the route does not take, or one twice
 ├── UnsupportedMediaType   the caller's: the body is not declared as JSON
 ├── BodyError              the caller's, found while the body is read
 │   ├── BodyTooLarge       more bytes than the operator allows
@@ -53,12 +53,15 @@ class ScopeMissing(ServiceError):
     """The key lacks the scope that the call needs; the message names both."""
 
 
-class UnknownParameter(ServiceError):
-    """The query has parameters, `names`, that the route does not take: a misspelt filter would show everything."""
+class InvalidQuery(ServiceError):
+    """The query has parameters that the route does not take, or has one twice: a misspelt filter would show everything.
 
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__("the query has unknown parameters")
-        self.names = names
+    faults: what is wrong, by the parameter's name.
+    """
+
+    def __init__(self, faults: Mapping[str, str]) -> None:
+        super().__init__("the query has parameters that the route does not take")
+        self.faults = faults
 
 
 class UnsupportedMediaType(ServiceError):
@@ -186,7 +189,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     errors.TooLate: ProblemType("too-late", 409, "Too late for this"),
     MalformedJson: MALFORMED_JSON,
     InvalidBody: INVALID,
-    UnknownParameter: INVALID,
+    InvalidQuery: INVALID,
     BodyStalled: ProblemType("body-stalled", 408, "The body does not arrive"),
     BodyTooLarge: ProblemType("body-too-large", 413, "The body is too large"),
     UnsupportedMediaType: ProblemType("unsupported-media-type", 415, "The body must be JSON"),
@@ -230,8 +233,8 @@ def respond(error: Exception) -> Response:
     if isinstance(error, errors.InvalidTime):
         fault = {"pointer": "/received_at", "detail": _sentence(str(error))}
         return _problem(kind, "One fault; see errors.", errors=[fault])
-    if isinstance(error, UnknownParameter):
-        faults = [{"in": "query", "name": _step(name), "detail": "There is no such parameter."} for name in error.names]
+    if isinstance(error, InvalidQuery):
+        faults = [{"in": "query", "name": _step(name), "detail": detail} for name, detail in error.faults.items()]
         return _problem(kind, "The query has parameters that this path does not take.", errors=faults[:MAX_FAULTS])
     headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
     if isinstance(error, TooManyCalls):

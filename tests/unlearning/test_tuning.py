@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import typing
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def spread_of_weights(model: torch.nn.Module) -> float:
 
 @every_kind
 def test_both_ends_and_the_middle_of_every_space_are_specs(kind: str) -> None:
-    fields = {field.name: field.type for field in dataclasses.fields(SPECS[kind])}
+    fields = typing.get_type_hints(SPECS[kind])
     for share in (0.0, 0.5, 1.0):
         values = {name: values.at(share) for name, values in SPACES[kind].items()}
         assert all(type(value) is fields[name] for name, value in values.items())

@@ -4,8 +4,21 @@ All defaults are [ours] (docs/methods.md).
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from unlearning.specs.rules import require
+from annotated_types import Ge, Lt, MultipleOf
+
+from unlearning.specs.rules import (
+    AboveOne,
+    AtLeastOne,
+    BelowHalf,
+    Confidence,
+    InnerShare,
+    NotNegative,
+    Share,
+    check_ranges,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,45 +47,31 @@ class Thresholds:
     utility_drop: points of accuracy that remaining or test data may lose before the report warns.
     """
 
-    confidence: float = 0.9
-    membership_margin: float = 0.1
-    membership_margin_least: float = 0.05
-    membership_margin_widths: float = 2.4
-    relearn_ratio: float = 1 / 3
-    relearn_excess: float = 2.0
-    relearn_least: int = 30
-    control_steps: int = 8
-    no_op_weights: float = 1e-5
-    no_op_predictions: float = 1e-3
-    collapse_share: float = 0.5
-    reference_level: float = 0.05
-    reference_margin: float = 0.1
-    reference_spread: float = 1.5
-    reference_power: float = 0.8
-    utility_drop: float = 2.0
+    confidence: Confidence = 0.9
+    membership_margin: BelowHalf = 0.1
+    membership_margin_least: BelowHalf = 0.05
+    membership_margin_widths: AboveOne = 2.4
+    relearn_ratio: InnerShare = 1 / 3
+    relearn_excess: AboveOne = 2.0
+    relearn_least: AtLeastOne = 30
+    control_steps: AtLeastOne = 8
+    no_op_weights: NotNegative = 1e-5
+    no_op_predictions: NotNegative = 1e-3
+    collapse_share: Share = 0.5
+    reference_level: BelowHalf = 0.05
+    reference_margin: Annotated[float, Ge(0), Lt(1)] = 0.1
+    reference_spread: Annotated[float, Ge(1)] = 1.5
+    reference_power: InnerShare = 0.8
+    utility_drop: NotNegative = 2.0
 
     def __post_init__(self) -> None:
-        require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
-        require(0 < self.membership_margin < 0.5, "membership_margin", "between 0 and 0.5", self.membership_margin)
+        check_ranges(self)
         require(
             0 < self.membership_margin_least <= self.membership_margin,
             "membership_margin_least",
             "above 0 and at most membership_margin",
             self.membership_margin_least,
         )
-        require(self.membership_margin_widths > 1, "membership_margin_widths", "above 1", self.membership_margin_widths)
-        require(0 < self.relearn_ratio < 1, "relearn_ratio", "between 0 and 1", self.relearn_ratio)
-        require(self.relearn_excess > 1, "relearn_excess", "above 1", self.relearn_excess)
-        require(self.relearn_least >= 1, "relearn_least", "at least 1", self.relearn_least)
-        require(self.control_steps >= 1, "control_steps", "at least 1", self.control_steps)
-        require(self.no_op_weights >= 0, "no_op_weights", "at least 0", self.no_op_weights)
-        require(self.no_op_predictions >= 0, "no_op_predictions", "at least 0", self.no_op_predictions)
-        require(0 <= self.collapse_share <= 1, "collapse_share", "between 0 and 1", self.collapse_share)
-        require(0 < self.reference_level < 0.5, "reference_level", "between 0 and 0.5", self.reference_level)
-        require(0 <= self.reference_margin < 1, "reference_margin", "at least 0 and below 1", self.reference_margin)
-        require(self.reference_spread >= 1, "reference_spread", "at least 1", self.reference_spread)
-        require(0 < self.reference_power < 1, "reference_power", "between 0 and 1", self.reference_power)
-        require(self.utility_drop >= 0, "utility_drop", "at least 0 points", self.utility_drop)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,40 +93,30 @@ class AuditSpec:
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
-    confidence: float = 0.95
-    replicates: int = 1000
-    batch_size: int = 1024
-    membership_samples: int = 5000
-    vector_seeds: int = 3
-    vector_samples: int = 2000
+    confidence: Confidence = 0.95
+    replicates: Annotated[int, Ge(100)] = 1000
+    batch_size: AtLeastOne = 1024
+    membership_samples: AtLeastOne = 5000
+    vector_seeds: AtLeastOne = 3
+    vector_samples: AtLeastOne = 2000
     relearners: tuple[str, ...] = ("sgd", "adam")
-    relearn_batch: int = 32
-    relearn_samples: int = 256
-    relearn_steps: int = 20
-    relearn_delta: float = 0.1
-    relearn_limit: float = 3.0
-    relearn_orders: int = 1
-    relearn_controls: int = 6
-    relearn_controls_more: int = 3
+    relearn_batch: AtLeastOne = 32
+    relearn_samples: Annotated[int, Ge(2)] = 256
+    relearn_steps: Annotated[int, Ge(4)] = 20
+    relearn_delta: InnerShare = 0.1
+    relearn_limit: AboveOne = 3.0
+    relearn_orders: AtLeastOne = 1
+    relearn_controls: Annotated[int, Ge(3)] = 6
+    relearn_controls_more: Annotated[int, Ge(3)] = 3
 
     def __post_init__(self) -> None:
-        require(0.5 < self.confidence < 1, "confidence", "between 0.5 and 1", self.confidence)
-        require(self.replicates >= 100, "replicates", "at least 100", self.replicates)
-        for name in ("batch_size", "membership_samples", "vector_seeds", "vector_samples", "relearn_batch"):
-            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        check_ranges(self)
         require(
             len(self.relearners) > 0 and set(self.relearners) <= {"sgd", "adam"},
             "relearners",
             "one or both of 'sgd' and 'adam'",
             self.relearners,
         )
-        require(self.relearn_samples >= 2, "relearn_samples", "at least 2", self.relearn_samples)
-        require(self.relearn_steps >= 4, "relearn_steps", "at least 4", self.relearn_steps)
-        require(0 < self.relearn_delta < 1, "relearn_delta", "between 0 and 1", self.relearn_delta)
-        require(self.relearn_limit > 1, "relearn_limit", "above 1", self.relearn_limit)
-        require(self.relearn_orders >= 1, "relearn_orders", "at least 1", self.relearn_orders)
-        for name in ("relearn_controls", "relearn_controls_more"):
-            require(getattr(self, name) >= 3, name, "at least 3", getattr(self, name))
 
     @classmethod
     def beside_references(cls) -> "AuditSpec":
@@ -152,19 +141,17 @@ class ReferenceSpec:
     gamma, offline_a: RMIA's γ and a. audit: replicates and confidence of the intervals.
     """
 
-    shadows: int = 64
+    shadows: Annotated[int, Ge(4), MultipleOf(2)] = 64
     repeats: int = 16
-    gamma: float = 2.0
-    offline_a: float = 0.3
+    gamma: Annotated[float, Ge(1)] = 2.0
+    offline_a: Share = 0.3
     audit: AuditSpec = field(default_factory=AuditSpec)
 
     def __post_init__(self) -> None:
-        require(self.shadows >= 4 and self.shadows % 2 == 0, "shadows", "even and at least 4", self.shadows)
+        check_ranges(self)
         require(
             self.repeats == 0 or (self.repeats >= 4 and self.repeats % 2 == 0),
             "repeats",
             "0, or even and at least 4",
             self.repeats,
         )
-        require(self.gamma >= 1, "gamma", "at least 1", self.gamma)
-        require(0 <= self.offline_a <= 1, "offline_a", "between 0 and 1", self.offline_a)

@@ -7,7 +7,14 @@ Their schedules are fixed, as in their papers: no calibrated stop ends them. A d
 from dataclasses import dataclass
 from typing import Literal
 
-from unlearning.specs.rules import check_epochs, require
+from unlearning.specs.rules import (
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    PositiveShare,
+    check_ranges,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,12 +25,12 @@ class FineTune:
     """
 
     kind: Literal["fine_tune"] = "fine_tune"
-    epochs: int = 10
-    learning_rate: float = 0.01
-    batch_size: int = 64
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,12 +41,12 @@ class RandomLabels:
     """
 
     kind: Literal["random_labels"] = "random_labels"
-    epochs: int = 10
-    learning_rate: float = 0.01
-    batch_size: int = 64
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,12 +58,12 @@ class AmnesiacRelabel:
     """
 
     kind: Literal["amnesiac_relabel"] = "amnesiac_relabel"
-    epochs: int = 3
-    learning_rate: float = 0.01
-    batch_size: int = 64
+    epochs: Count = 3
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,14 +75,12 @@ class FisherNoise:
     """
 
     kind: Literal["fisher_noise"] = "fisher_noise"
-    noise: float = 0.001
-    floor: float = 1e-8
-    batch_size: int = 64
+    noise: Positive = 0.001
+    floor: Positive = 1e-8
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        require(self.noise > 0, "noise", "above 0", self.noise)
-        require(self.floor > 0, "floor", "above 0", self.floor)
-        check_epochs(1, 1.0, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,14 +95,12 @@ class SSD:
     """
 
     kind: Literal["ssd"] = "ssd"
-    selection: float = 10.0
-    dampening: float = 1.0
-    batch_size: int = 64
+    selection: Positive = 10.0
+    dampening: NotNegative = 1.0
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        require(self.selection > 0, "selection", "above 0", self.selection)
-        require(self.dampening >= 0, "dampening", "at least 0", self.dampening)
-        check_epochs(1, 1.0, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,16 +111,14 @@ class BadTeacher:
     """
 
     kind: Literal["bad_teacher"] = "bad_teacher"
-    epochs: int = 1
-    learning_rate: float = 1e-4
-    batch_size: int = 64
-    temperature: float = 1.0
-    remain_share: float = 0.3
+    epochs: Count = 1
+    learning_rate: LearningRate = 1e-4
+    batch_size: Count = 64
+    temperature: Positive = 1.0
+    remain_share: PositiveShare = 0.3
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
-        require(self.temperature > 0, "temperature", "above 0", self.temperature)
-        require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,14 +130,13 @@ class NegGradPlus:
     """
 
     kind: Literal["neggrad_plus"] = "neggrad_plus"
-    epochs: int = 5
-    learning_rate: float = 0.01
-    batch_size: int = 64
-    remain_weight: float = 0.95
+    epochs: Count = 5
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
+    remain_weight: PositiveShare = 0.95
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
-        require(0 < self.remain_weight <= 1, "remain_weight", "above 0 and at most 1", self.remain_weight)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,11 +147,10 @@ class SalUn:
     """
 
     kind: Literal["salun"] = "salun"
-    epochs: int = 10
-    learning_rate: float = 0.01
-    batch_size: int = 64
-    saliency: float = 0.5
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
+    saliency: PositiveShare = 0.5
 
     def __post_init__(self) -> None:
-        check_epochs(self.epochs, self.learning_rate, self.batch_size)
-        require(0 < self.saliency <= 1, "saliency", "above 0 and at most 1", self.saliency)
+        check_ranges(self)

@@ -5,9 +5,24 @@ Defaults are [ours] (docs/methods.md): no source we have gives the papers' const
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from unlearning.specs.rules import MAX_COUNT, check_loop, require
+from annotated_types import Ge, Le
+
+from unlearning.specs.rules import (
+    MAX_COUNT,
+    AtLeastOne,
+    Count,
+    LearningRate,
+    NotNegative,
+    NotNegativeCount,
+    Passes,
+    Positive,
+    PositiveShare,
+    Share,
+    check_ranges,
+    require,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,16 +38,13 @@ class Stop:
         0 turns the probe off.
     """
 
-    check_every: int = 4
-    tolerance: float = 1.0
-    allowed_drop: float = 1.5
-    relearn_share: float = 0.4
+    check_every: AtLeastOne = 4
+    tolerance: Positive = 1.0
+    allowed_drop: NotNegative = 1.5
+    relearn_share: Share = 0.4
 
     def __post_init__(self) -> None:
-        require(self.check_every >= 1, "check_every", "at least 1", self.check_every)
-        require(self.tolerance > 0, "tolerance", "above 0", self.tolerance)
-        require(self.allowed_drop >= 0, "allowed_drop", "at least 0 points", self.allowed_drop)
-        require(0 <= self.relearn_share <= 1, "relearn_share", "between 0 and 1", self.relearn_share)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,27 +66,27 @@ class LTU:
         counts by its forget weight, because neither loss has a floor of its own.
     overshoot: the share by which the first half of the run aims beyond the losses of held-out data. A set that is forgotten more
         deeply is relearned more slowly; the second half aims at those losses themselves.
-    attackers: K, the number of guide attacks (at least 2: one support, one query).
+    attackers: K, the number of guide attacks: at least one for the support set and one for the query set.
     order: differentiate through the inner step ("second", as in the paper) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
     """
 
     kind: Literal["ltu"] = "ltu"
-    steps: int = 40
-    passes: float = 5.0
-    rehearsals: int = 3
-    repair_steps: int = 120
-    learning_rate: float = 0.1
-    inner_rate: float = 0.002
-    clip: float = 1.0
-    batch_size: int = 64
-    query_size: int = 64
-    remain_share: float = 0.3
-    remain_least: int = 3000
-    forgetting_weight: float = 1.0
-    scramble_weight: float = 0.1
-    overshoot: float = 0.5
-    attackers: int = 3
+    steps: Count = 40
+    passes: Passes = 5.0
+    rehearsals: NotNegativeCount = 3
+    repair_steps: NotNegativeCount = 120
+    learning_rate: LearningRate = 0.1
+    inner_rate: Positive = 0.002
+    clip: Positive = 1.0
+    batch_size: Count = 64
+    query_size: AtLeastOne = 64
+    remain_share: PositiveShare = 0.3
+    remain_least: AtLeastOne = 3000
+    forgetting_weight: NotNegative = 1.0
+    scramble_weight: NotNegative = 0.1
+    overshoot: Annotated[float, Ge(0), Le(10)] = 0.5
+    attackers: Annotated[int, Ge(2)] = 3
     order: Literal["second", "first"] = "second"
     forgetting: bool = True
     remembering: bool = True
@@ -83,26 +95,7 @@ class LTU:
     stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
-        check_loop(self.steps, self.learning_rate, self.batch_size)
-        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
-        require(self.rehearsals >= 0, "rehearsals", "at least 0", self.rehearsals)
-        require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
-        require(self.inner_rate > 0, "inner_rate", "above 0", self.inner_rate)
-        require(self.clip > 0, "clip", "above 0", self.clip)
-        require(self.query_size >= 1, "query_size", "at least 1", self.query_size)
-        require(0 < self.remain_share <= 1, "remain_share", "above 0 and at most 1", self.remain_share)
-        require(self.remain_least >= 1, "remain_least", "at least 1", self.remain_least)
-        require(self.forgetting_weight >= 0, "forgetting_weight", "at least 0", self.forgetting_weight)
-        require(self.scramble_weight >= 0, "scramble_weight", "at least 0", self.scramble_weight)
-        require(0 <= self.overshoot <= 10, "overshoot", "between 0 and 10", self.overshoot)
-        require(self.attackers >= 2, "attackers", "at least 2 (one support, one query)", self.attackers)
-        require(self.order in ("second", "first"), "order", "'second' or 'first'", self.order)
-        require(
-            self.combine in ("harmonise", "sum", "alternate"),
-            "combine",
-            "'harmonise', 'sum' or 'alternate'",
-            self.combine,
-        )
+        check_ranges(self)
         require(self.forgetting or self.remembering, "forgetting", "true where remembering is false", self.forgetting)
 
 
@@ -122,30 +115,25 @@ class IEU:
     """
 
     kind: Literal["ieu"] = "ieu"
-    steps: int = 60
-    repair_steps: int = 160
-    passes: float = 5.0
-    learning_rate: float = 0.05
-    clip: float = 1.0
-    ascent: float = 0.5
-    decay: float = 0.01
-    noise: float = 0.05
-    batch_size: int = 64
+    steps: Count = 60
+    repair_steps: NotNegativeCount = 160
+    passes: Passes = 5.0
+    learning_rate: LearningRate = 0.05
+    clip: Positive = 1.0
+    ascent: NotNegative = 0.5
+    decay: NotNegative = 0.01
+    noise: NotNegative = 0.05
+    batch_size: Count = 64
     stop: Stop = field(default_factory=lambda: Stop(check_every=8))
 
     def __post_init__(self) -> None:
-        check_loop(self.steps, self.learning_rate, self.batch_size)
-        require(self.repair_steps >= 0, "repair_steps", "at least 0", self.repair_steps)
-        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
-        require(self.clip > 0, "clip", "above 0", self.clip)
-        require(self.ascent >= 0, "ascent", "at least 0", self.ascent)
+        check_ranges(self)
         require(
             0 <= self.decay * self.learning_rate < 1,
             "decay",
             "such that learning_rate * decay is in [0, 1)",
             self.decay,
         )
-        require(self.noise >= 0, "noise", "at least 0", self.noise)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,16 +146,14 @@ class Matching:
     """
 
     kind: Literal["matching"] = "matching"
-    steps: int = 60
-    passes: float = 12.0
-    learning_rate: float = 0.05
-    clip: float = 1.0
-    batch_size: int = 64
+    steps: Count = 60
+    passes: Passes = 12.0
+    learning_rate: LearningRate = 0.05
+    clip: Positive = 1.0
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
-        check_loop(self.steps, self.learning_rate, self.batch_size)
-        require(0 <= self.passes <= 1000, "passes", "between 0 and 1,000", self.passes)
-        require(self.clip > 0, "clip", "above 0", self.clip)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,13 +161,13 @@ class GradientAscent:
     """Plain gradient ascent on the forget set's loss: the simplest baseline, and the method that Ready2Unlearn prepares for."""
 
     kind: Literal["gradient_ascent"] = "gradient_ascent"
-    steps: int = 60
-    learning_rate: float = 0.005
-    batch_size: int = 64
+    steps: Count = 60
+    learning_rate: LearningRate = 0.005
+    batch_size: Count = 64
     stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
-        check_loop(self.steps, self.learning_rate, self.batch_size)
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

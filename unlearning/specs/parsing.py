@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import json
 import sys
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,16 +93,15 @@ def method_object(method: str | Mapping[str, object]) -> Mapping[str, object]:
 
 def _with(given: Any, data: Mapping[str, object], *, prefix: str) -> Any:
     """Replace the fields of a spec or stop that `data` names. Raises InvalidSpec."""
-    fields = {f.name: f for f in dataclasses.fields(given)}
+    fields = [field.name for field in dataclasses.fields(given)]
     for name in data:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "."
             known = ", ".join(sorted(fields))
             raise InvalidSpec(f"{prefix}{name} is not a parameter{hint} Known: {known}.", field=f"{prefix}{name}")
-    values = {
-        name: _value(fields[name].type, getattr(given, name), value, prefix + name) for name, value in data.items()
-    }
+    types = typing.get_type_hints(type(given))
+    values = {name: _value(types[name], getattr(given, name), value, prefix + name) for name, value in data.items()}
     return dataclasses.replace(given, **values)
 
 
@@ -113,6 +113,8 @@ def _value(kind: object, default: object, value: object, name: str) -> object:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         require(abs(value) <= sys.float_info.max, name, "a finite number", value)
         return float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON Schema takes 3.0 for an integer too
     if isinstance(kind, type):
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         require(fits, name, f"of type {kind.__name__}", value)

@@ -1,8 +1,11 @@
 """How reference predictions are prepared (docs/methods.md §8). All defaults are [ours], chosen on validation seeds."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from unlearning.specs.rules import require
+from annotated_types import Ge, Le
+
+from unlearning.specs.rules import PositiveShare, check_ranges
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,23 +21,14 @@ class ReferencePlan:
     near_copies: samples whose inputs have at least this cosine similarity count as one subject; None compares nothing.
     """
 
-    folds: int = 2
-    rounds: int = 2
-    audit_rounds: int = 2
-    epochs: float = 0.5
-    near_copies: float | None = None
+    folds: Annotated[int, Ge(2), Le(100)] = 2
+    rounds: Annotated[int, Ge(1), Le(100)] = 2
+    audit_rounds: Annotated[int, Ge(1), Le(100)] = 2
+    epochs: PositiveShare = 0.5
+    near_copies: PositiveShare | None = None
 
     def __post_init__(self) -> None:
-        require(2 <= self.folds <= 100, "folds", "between 2 and 100", self.folds)
-        require(1 <= self.rounds <= 100, "rounds", "between 1 and 100", self.rounds)
-        require(1 <= self.audit_rounds <= 100, "audit_rounds", "between 1 and 100", self.audit_rounds)
-        require(0 < self.epochs <= 1, "epochs", "above 0 and at most 1", self.epochs)
-        require(
-            self.near_copies is None or 0 < self.near_copies <= 1,
-            "near_copies",
-            "above 0 and at most 1, or None",
-            self.near_copies,
-        )
+        check_ranges(self)
 
     @property
     def trainings(self) -> int:

@@ -1,9 +1,12 @@
 """Recipes: how a model was trained, so that it can be trained again."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
 
 from unlearning.errors import InvalidSpec
+from unlearning.specs.rules import AtLeastOne, InnerShare, NotNegative, NotNegativeCount, Positive, Share, check_ranges
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -24,31 +27,22 @@ class Ready2Unlearn:
     revocable_share: share of the training data that may later be asked to be forgotten.
     """
 
-    efficiency: float = 0.7
-    retention: float = 16.0
-    resistance: float = 0.1
+    efficiency: NotNegative = 0.7
+    retention: NotNegative = 16.0
+    resistance: NotNegative = 0.1
     gain: Literal["difference", "ratio"] = "ratio"
-    ascent_rate: float = 0.02
-    ascent_steps: int = 1
-    relearn_rate: float = 0.02
-    clip: float = 2.0
-    longest: float | None = 2.0
-    warm_up: float = 0.3
-    every: int = 8
+    ascent_rate: Positive = 0.02
+    ascent_steps: AtLeastOne = 1
+    relearn_rate: Positive = 0.02
+    clip: Positive = 2.0
+    longest: Positive | None = 2.0
+    warm_up: Share = 0.3
+    every: AtLeastOne = 8
     order: Literal["second", "first"] = "second"
-    revocable_share: float = 0.5
+    revocable_share: InnerShare = 0.5
 
     def __post_init__(self) -> None:
-        if min(self.efficiency, self.retention, self.resistance) < 0:
-            raise InvalidSpec("Ready2Unlearn's weights must be at least 0.")
-        if self.gain not in ("difference", "ratio"):
-            raise InvalidSpec("Ready2Unlearn's gain must be 'difference' or 'ratio'.")
-        if self.longest is not None and self.longest <= 0:
-            raise InvalidSpec("Ready2Unlearn's longest must be above 0.")
-        if self.every < 1 or self.ascent_steps < 1 or not 0 <= self.warm_up <= 1 or not 0 < self.revocable_share < 1:
-            raise InvalidSpec(
-                "Ready2Unlearn needs every >= 1, ascent_steps >= 1, warm_up in [0, 1], revocable_share in (0, 1)."
-            )
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +52,11 @@ class Reweighting:
     revocable_share: as in Ready2Unlearn; the split is the same.
     """
 
-    weight: float = 0.5
-    revocable_share: float = 0.5
+    weight: Share = 0.5
+    revocable_share: InnerShare = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight <= 1 or not 0 < self.revocable_share < 1:
-            raise InvalidSpec("Reweighting needs a weight in [0, 1] and a revocable_share in (0, 1).")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,13 +67,12 @@ class DPSGD:
     Batches are Poisson samples with `batch_size` samples on average. Models with batch norm are refused.
     """
 
-    noise: float = 1.0
-    clip: float = 1.0
-    delta: float = 1e-5
+    noise: Positive = 1.0
+    clip: Positive = 1.0
+    delta: InnerShare = 1e-5
 
     def __post_init__(self) -> None:
-        if self.noise <= 0 or self.clip <= 0 or not 0 < self.delta < 1:
-            raise InvalidSpec("DP-SGD needs noise and clip above 0 and delta in (0, 1).")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,12 +83,11 @@ class Augmentation:
     images are mirrored.
     """
 
-    padding: int = 4
+    padding: NotNegativeCount = 4
     mirror: bool = True
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise InvalidSpec("An augmentation needs a padding of 0 or more pixels.")
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,11 +99,11 @@ class Recipe:
         such as "inductor", for batches of the whole size; None does not compile, which is faster for short trainings.
     """
 
-    epochs: int
-    batch_size: int = 64
-    learning_rate: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    epochs: AtLeastOne
+    batch_size: AtLeastOne = 64
+    learning_rate: Positive = 0.05
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: NotNegative = 5e-4
     precision: Precision = "auto"
     augmentation: Augmentation | None = None
     compiler: str | None = None
@@ -121,8 +112,7 @@ class Recipe:
     privacy: DPSGD | None = None
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.learning_rate <= 0:
-            raise InvalidSpec("A recipe needs at least one epoch, a batch of at least one and a learning rate above 0.")
+        check_ranges(self)
         if sum(chosen is not None for chosen in (self.readiness, self.reweighting, self.privacy)) > 1:
             raise InvalidSpec("A recipe has one of readiness, reweighting and privacy at most.")
         if self.privacy is not None and (self.augmentation or self.compiler):

@@ -55,3 +55,18 @@ def test_what_is_no_method_at_all_is_refused(given: object) -> None:
 def test_every_method_has_a_schema_with_a_description() -> None:
     assert set(schemas()) == set(PRODUCTION)
     assert all(schema["description"] and "kind" in schema["properties"] for schema in schemas().values())
+
+
+def test_a_schema_has_the_ranges_that_are_checked() -> None:
+    ltu = schemas()["ltu"]["properties"]
+    assert (ltu["steps"]["minimum"], ltu["steps"]["maximum"], ltu["inner_rate"]["exclusiveMinimum"]) == (
+        1,
+        1_000_000,
+        0,
+    )
+    assert schemas()["ltu"]["$defs"]["Stop"]["properties"]["relearn_share"]["maximum"] == 1
+
+
+def test_every_method_is_documented_as_a_name_too() -> None:
+    (names,) = [choice["enum"] for choice in adapter.json_schema()["anyOf"] if "enum" in choice]
+    assert set(names) == {"auto", *PRODUCTION}
