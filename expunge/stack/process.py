@@ -1,6 +1,7 @@
 """A child process: started with a log, awaited until ready, stopped within a bound."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,12 @@ from expunge.errors import StartFailed
 
 WATCHDOG = Path(__file__).with_name("watchdog.py")
 TAIL_LINES = 20
+
+MAX_LOG_BYTES = 50_000_000
+"""Of a log, before it is rotated."""
+
+KEPT_LOGS = 3
+"""Older logs that are kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,3 +100,23 @@ def tail(log: Path) -> str:
     except FileNotFoundError:
         return ""
     return "\n" + "\n".join(f"  | {line}" for line in lines) + f"\n  (the whole log: {log})"
+
+
+def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES, kept: int = KEPT_LOGS) -> None:
+    """Move a log that is longer than `max_bytes` to `<log>.1`, the older ones to `.2` and so on, and delete the oldest.
+
+    The program keeps its log open, so the log is copied and truncated; the program appends, so it goes on at the new end. What it
+    writes in between is lost.
+    """
+    if not log.exists() or log.stat().st_size <= max_bytes:
+        return
+    for number in range(kept - 1, 0, -1):
+        with suppress(FileNotFoundError):
+            older(log, number).replace(older(log, number + 1))
+    shutil.copyfile(log, older(log, 1))
+    os.truncate(log, 0)
+
+
+def older(log: Path, number: int) -> Path:
+    """Return the path of an older log; 1 is the newest of them."""
+    return log.with_name(f"{log.name}.{number}")

@@ -6,7 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from expunge.operator.keys import ensure_first_api_key, ensure_signing_key
 from expunge.stack.broker import broker, free_port
 from expunge.stack.folder import Folder, StackSettings, lock_folder, sample_key, write_stack_settings
 from expunge.stack.postgres import postgres
-from expunge.stack.process import Child, Program, await_ready, start, stop, tail
+from expunge.stack.process import Child, Program, await_ready, rotate, start, stop, tail
 from expunge.stack.services import api, beat, worker
 from migrations.commands import upgrade
 
@@ -177,7 +177,7 @@ def migrate(database_url: str) -> None:
 
 
 def supervise(running: Stack, *, on_restart: Callable[[str], None] = lambda text: None) -> None:
-    """Restart parts that end, until a stop signal. Raises StackError if one part ends too often (`Restarts`).
+    """Restart parts that end and rotate their logs, until a stop signal. Raises StackError if one part ends too often (`Restarts`).
 
     on_restart: called with a sentence that names the part and its status.
     """
@@ -185,6 +185,8 @@ def supervise(running: Stack, *, on_restart: Callable[[str], None] = lambda text
     while True:
         time.sleep(CHECK_INTERVAL)
         for index, child in enumerate(running.children):
+            with suppress(OSError):  # a full disk must not end the stack
+                rotate(child.program.log)
             status = child.process.poll()
             if status is None:
                 continue

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from expunge.errors import StartFailed
-from expunge.stack.process import Program, await_ready, start, stop
+from expunge.stack.process import Program, await_ready, rotate, start, stop
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -86,3 +86,27 @@ print(start(program).process.pid, flush=True); sys.stdin.read()
     limit = time.monotonic() + 20
     while not gone(child):
         assert time.monotonic() < limit, "the child outlived its parent"
+
+
+def test_a_long_log_is_rotated_while_the_program_writes_on(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    code = f"import os, time; print('up', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('on')"
+    child = start(python(tmp_path, code))
+    await_ready(child)
+    log = child.program.log
+    rotate(log, max_bytes=2)
+    assert (log.read_text(), (tmp_path / "program.log.1").read_text()) == ("", "up\n")
+    go.touch()
+    child.process.wait(20)
+    assert log.read_text() == "on\n"
+    stop(child)
+
+
+def test_as_many_older_logs_are_kept_as_asked_for(tmp_path: Path) -> None:
+    log = tmp_path / "program.log"
+    for text in ("first", "second", "third"):
+        log.write_text(text)
+        rotate(log, max_bytes=1, kept=2)
+    rotate(log, max_bytes=1, kept=2)  # is empty now
+    kept = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert kept == {"program.log": "", "program.log.1": "third", "program.log.2": "second"}
