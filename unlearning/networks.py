@@ -1,4 +1,6 @@
-"""A user's network as a module: copying it, what its training leaves as it is, and kernels that can be differentiated."""
+"""A user's network as a module: copying it, what its training leaves as it is, whether its weights are finite, and kernels that
+can be differentiated.
+"""
 
 import contextlib
 import copy
@@ -47,8 +49,12 @@ def _attributes(network: nn.Module) -> Iterator[object]:
         pending += (
             value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")
         )
+    seen: set[int] = set()
     while pending:
         value = pending.pop()
+        if id(value) in seen:  # a list or dict may hold itself
+            continue
+        seen.add(id(value))
         if isinstance(value, dict):
             pending += value.values()
         elif isinstance(value, list | tuple | set):
@@ -91,6 +97,11 @@ def frozen_share(network: nn.Module) -> float:
     """Compute the share of the network's parameters that require no gradient, 0 to 1."""
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     return sum(size for size, trained in sizes if not trained) / max(1, sum(size for size, _ in sizes))
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Return whether all parameters that require a gradient are finite. Frozen ones, which no method moves, may be masks of −∞."""
+    return all(bool(p.isfinite().all()) for p in network.parameters() if p.requires_grad)
 
 
 @torch.no_grad()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
@@ -24,7 +23,7 @@ from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.methods.registry import unlearn
-from unlearning.networks import copy_network
+from unlearning.networks import copy_network, is_finite
 from unlearning.specs import Spec
 from unlearning.specs.methods import Stop
 from unlearning.specs.spaces import SPACES, Space
@@ -68,8 +67,7 @@ def search(
         started = time.perf_counter()
         run_to_completion(unlearn(spec, fresh))
         seconds = time.perf_counter() - started
-        finite = all(bool(torch.isfinite(p).all()) for p in fresh.model.parameters())
-        score = judge(fresh.model) if finite else math.inf
+        score = judge(fresh.model) if is_finite(fresh.model) else math.inf
         trials.append(Trial(spec=spec, score=math.inf if math.isnan(score) else score, seconds=seconds))
         yield trials[-1]
     return SearchResult(spec=min(trials, key=lambda trial: trial.score).spec, trials=tuple(trials))

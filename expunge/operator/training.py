@@ -12,6 +12,7 @@ import torch
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import choose_device, find_left_out
 from unlearning.errors import UnlearningError
+from unlearning.networks import is_finite
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
@@ -74,7 +75,7 @@ def train_workload(
         hint = " --plain trains without Ready2Unlearn." if recipe.readiness else ""
         raise CannotTrain(f"{error}{hint}") from error
     seconds = time.monotonic() - started
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+    if not is_finite(model):
         raise CannotTrain(
             "The trained weights are not finite numbers. Lower the recipe's learning rate; nothing was written."
         )

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,13 @@ from tests.unlearning.small import same, state
 from tests.worker.digits import Once
 from unlearning.errors import MethodRefused
 from unlearning.gradients import descend
-from unlearning.networks import copy_network, moving_batch_norm, take_frozen, twice_differentiable_kernels
+from unlearning.networks import (
+    copy_network,
+    is_finite,
+    moving_batch_norm,
+    take_frozen,
+    twice_differentiable_kernels,
+)
 
 
 @pytest.mark.parametrize("name", ["old weight norm", "old spectral norm", "features kept and a lock"])
@@ -37,6 +44,23 @@ def test_a_copy_keeps_modes_and_what_requires_a_gradient() -> None:
 
     assert [p.requires_grad for p in copied.parameters()] == [p.requires_grad for p in network.parameters()]
     assert [m.training for m in copied.modules()] == [m.training for m in network.modules()]
+
+
+def test_a_module_whose_list_holds_itself_and_a_lock_is_copied() -> None:
+    network = nn.Linear(3, 2)
+    network.held = [threading.Lock()]  # type: ignore[assignment]  # as users' modules do
+    network.held.append(network.held)  # type: ignore[operator]
+
+    assert same(state(copy_network(network)), state(network))
+
+
+def test_weights_are_finite_although_a_frozen_mask_is_not() -> None:
+    """As attention has them: −∞ where a token must not be seen."""
+    network = nn.Linear(3, 2)
+    network.mask = nn.Parameter(torch.full((3,), -torch.inf), requires_grad=False)
+    assert is_finite(network)
+    network.bias.data[0] = torch.nan
+    assert not is_finite(network)
 
 
 @pytest.mark.parametrize("mode", [True, False])

@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from unlearning.networks import is_finite
 from unlearning.stopping.criterion import Check, Criterion, check, matched
 from unlearning.stopping.probe import relearns_slowly
 from unlearning.task import Outcome, Progress, Steps, Task
@@ -110,7 +110,7 @@ def _record_check(
     track.losing, track.found = track.losing + 1 if losing else 0, latest
     if not anneals and matched(criterion, latest) and relearns_slowly(task, stop=criterion.stop):
         track.ended = "matched"
-    elif (track.losing >= _PATIENCE and not anneals) or not _finite(task.model):
+    elif (track.losing >= _PATIENCE and not anneals) or not is_finite(task.model):
         track.ended = "utility"
 
 
@@ -127,7 +127,3 @@ def _rank(criterion: Criterion, latest: Check) -> tuple[float, float]:
 
 def _metrics(latest: Check) -> dict[str, float]:
     return {"match_score": latest.score, "match_direction": latest.direction, "accuracy_drop": latest.drop}
-
-
-def _finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
