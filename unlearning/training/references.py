@@ -49,8 +49,9 @@ def prepare_references(
     Raises ReferencesUnusable for a prediction that is not finite, and OSError if the folder cannot be written.
     """
     started = time.perf_counter()
-    pool = joined(workload.train, workload.held_out).to(device)
     models, groups = yield from train_reference_models(workload, plan, seed=seed, folder=folder, device=device)
+    # Only now: while the models train, the device holds one copy of the data.
+    pool = joined(workload.train, workload.held_out)
     references = _collect(models, pool, workload.objective, plan, key=key)
     details = {
         "plan": asdict(plan),
