@@ -16,29 +16,30 @@ import torch
 from torch import nn
 
 from unlearning.audit.audit import audit
-from unlearning.data.objectives import Objective
+from unlearning.audit.signals import check_auditable
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
-from unlearning.errors import InvalidWorkload, NotFinite, UnsupportedWorkload, WeightsDamaged
+from unlearning.errors import InvalidWorkload, NotFinite, WeightsDamaged
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
+from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
-from unlearning.networks import copy_network, differentiable_kernels, twice_differentiable_kernels
+from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.specs import IEU, LTU, GradientAscent, Matching, Method, Retrain
 from unlearning.specs.audit import AuditSpec
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
 
-FORGOTTEN, OTHERS = 10, 40
+_FORGOTTEN, _OTHERS = 10, 40
 """Samples of the forget set, and of each other set."""
 
-STEPS = 2
+_STEPS = 2
 """Steps that each method takes."""
 
-AUDIT = AuditSpec(
+_AUDIT = AuditSpec(
     replicates=100,
     vector_seeds=1,
-    relearn_samples=FORGOTTEN,
+    relearn_samples=_FORGOTTEN,
     relearn_steps=4,
     relearn_limit=1.5,
     relearn_controls=3,
@@ -88,11 +89,11 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
         return tuple(found)
     with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
         scene = _prepare(workload, model, folder=Path(folder), seed=seed)
-        if not all(passes(step, partial(act, scene), advice) for step, act, advice in BASICS):
+        if not all(passes(step, partial(act, scene), advice) for step, act, advice in _BASICS):
             return tuple(found)
         if _needs_second_order(workload, policy):
-            passes("second-order gradient", partial(_second_gradient, scene), FIRST_ORDER)
-        passes("save and load", partial(_save_and_load, scene), SAME_ARCHITECTURE)
+            passes("second-order gradient", partial(_second_gradient, scene), _FIRST_ORDER)
+        passes("save and load", partial(_save_and_load, scene), _SAME_ARCHITECTURE)
         for spec in policy:
             error = _error_of(partial(_unlearn, scene, spec))
             if error is not None:
@@ -116,15 +117,6 @@ def _error_of(act: Callable[[], object]) -> Exception | None:
     return None
 
 
-def check_auditable(objective: Objective) -> None:
-    """Raise UnsupportedWorkload for an objective whose results no audit of this version can judge."""
-    if objective.logits is None or objective.classes is None:
-        raise UnsupportedWorkload(
-            "The objective has no logits and classes. This version unlearns classifiers with one label a sample; regression, "
-            "multi-label, language and generative models are not supported yet."
-        )
-
-
 def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -> _Scene:
     """Draw a few samples of each set."""
     generator = torch.Generator().manual_seed(seed)
@@ -133,8 +125,8 @@ def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -
     def some(samples: SampleSet, most: int) -> SampleSet:
         return samples.take(torch.randperm(len(samples), generator=generator)[:most]).to(device)
 
-    train = some(workload.train, FORGOTTEN + OTHERS)
-    forgotten = max(1, min(FORGOTTEN, len(train) // 2))
+    train = some(workload.train, _FORGOTTEN + _OTHERS)
+    forgotten = max(1, min(_FORGOTTEN, len(train) // 2))
     index, held_out = torch.arange(len(train)), split_held_out(workload.held_out)
     return _Scene(
         workload=workload,
@@ -142,11 +134,11 @@ def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -
         forget=train.take(index[:forgotten]),
         remain=train.take(index[forgotten:]),
         held_out=HeldOut(
-            guide=some(held_out.guide, OTHERS),
-            criterion=some(held_out.criterion, OTHERS),
-            audit=some(held_out.audit, OTHERS),
+            guide=some(held_out.guide, _OTHERS),
+            criterion=some(held_out.criterion, _OTHERS),
+            audit=some(held_out.audit, _OTHERS),
         ),
-        test=some(workload.test, OTHERS),
+        test=some(workload.test, _OTHERS),
         folder=folder,
         seed=seed,
     )
@@ -173,11 +165,7 @@ def _forward(scene: _Scene) -> None:
 
 
 def _losses(scene: _Scene) -> None:
-    losses = scene.workload.objective.losses(_evaluated(scene.model), scene.forget.batch)
-    if tuple(losses.shape) != (len(scene.forget),):
-        raise InvalidWorkload(
-            f"The losses of {len(scene.forget)} samples have the shape {tuple(losses.shape)}, not ({len(scene.forget)},)."
-        )
+    losses = batched_answers(scene.workload.objective, _evaluated(scene.model), scene.forget.batch).losses
     if not losses.isfinite().all():
         raise NotFinite("The losses are not finite numbers.")
 
@@ -231,15 +219,15 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     task = _task(scene, spec)
     steps = unlearn(_short(spec), task)
     try:
-        for _ in range(STEPS):
+        for _ in range(_STEPS):
             if next(steps, None) is None:
                 break
             path, sha256 = save_training_checkpoint(task.state.snapshot(), scene.folder)
             load_training_checkpoint(path, sha256)
     finally:
         steps.close()
-    if not all(tensor.isfinite().all() for tensor in task.model.parameters()):
-        raise NotFinite(f"After {STEPS} steps the weights are not finite numbers.")
+    if not is_finite(task.model):
+        raise NotFinite(f"After {_STEPS} steps the weights are not finite numbers.")
     return task.model
 
 
@@ -270,21 +258,21 @@ def _short(spec: Method) -> Method:
     match spec:
         case LTU():
             return dataclasses.replace(
-                spec, steps=STEPS, passes=0.0, repair_steps=1, rehearsals=1, batch_size=8, query_size=8
+                spec, steps=_STEPS, passes=0.0, repair_steps=1, rehearsals=1, batch_size=8, query_size=8
             )
         case IEU():
-            return dataclasses.replace(spec, steps=STEPS, passes=0.0, repair_steps=1, batch_size=8)
+            return dataclasses.replace(spec, steps=_STEPS, passes=0.0, repair_steps=1, batch_size=8)
         case Matching():
-            return dataclasses.replace(spec, steps=STEPS, passes=0.0, batch_size=8)
+            return dataclasses.replace(spec, steps=_STEPS, passes=0.0, batch_size=8)
         case GradientAscent():
-            return dataclasses.replace(spec, steps=STEPS, batch_size=8)
+            return dataclasses.replace(spec, steps=_STEPS, batch_size=8)
         case Retrain():
             return spec
     assert_never(spec)
 
 
-BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
-    ("copy", _copy, "`copy.deepcopy` must be able to copy the model, and the copy must give the same outputs."),
+_BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
+    ("copy", _copy, "A copy of the model must give the same outputs: let `copy.deepcopy` copy what its modules hold."),
     (
         "forward pass",
         _forward,
@@ -303,8 +291,10 @@ BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
 )
 """Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
 
-FIRST_ORDER = """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
-SAME_ARCHITECTURE = (
+_FIRST_ORDER = (
+    """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
+)
+_SAME_ARCHITECTURE = (
     "`build` must return the architecture whose weights and buffers the file has, with the same outputs."
 )
 
@@ -336,7 +326,7 @@ def _audit(scene: _Scene) -> None:
             held_out=scene.held_out.audit,
             test=scene.test,
             objective=scene.workload.objective,
-            spec=AUDIT,
+            spec=_AUDIT,
             seed=scene.seed,
         )
     )

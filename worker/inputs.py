@@ -12,10 +12,10 @@ from torch import nn
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import AuditReferences
+from unlearning.audit.signals import check_auditable
 from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
-from unlearning.dry_run import check_auditable
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.storage import load_weights, read_file
 from worker.child import note_loaded_code

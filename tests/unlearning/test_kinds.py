@@ -17,7 +17,7 @@ from unlearning.audit.audit import audit
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import joined
 from unlearning.data.workload import Workload
-from unlearning.errors import MethodRefused
+from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.networks import copy_network
@@ -158,7 +158,7 @@ def test_a_model_that_is_frozen_as_a_whole_and_an_objective_without_logits_are_r
     sets |= {name: samples(kind, 9, name=name, seed=5) for name in ("held_out", "test")}
     regression = dataclasses.replace(kind.objective, logits=None, classes=None)
     prices = {name: dataclasses.replace(part, targets=torch.rand(len(part), 1)) for name, part in sets.items()}
-    with pytest.raises(MethodRefused, match="logits"):
+    with pytest.raises(UnsupportedWorkload, match="logits"):
         next(audit(original=given.model, unlearned=given.model, objective=regression, spec=QUICK, **prices))
     given.model.requires_grad_(False)
     with pytest.raises(MethodRefused, match="requires a gradient"):

@@ -35,7 +35,7 @@ from unlearning.audit.reference_test import (
     signals_by_reference,
 )
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
-from unlearning.audit.signals import SignalsBySet, audit_copy, observe
+from unlearning.audit.signals import SignalsBySet, audit_copy, check_auditable, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -79,10 +79,10 @@ def audit(
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
-    set, an objective without logits or a model that is frozen as a whole, and InvalidWorkload for targets that are no labels.
+    set or a model that is frozen as a whole, UnsupportedWorkload for an objective without logits, and InvalidWorkload for targets
+    that are no labels.
     """
-    if objective.logits is None:
-        raise MethodRefused("An audit is for classifiers; the objective offers no logits.")
+    check_auditable(objective)
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     for name, samples in sets.items():
         if not len(samples):
@@ -111,7 +111,6 @@ def audit(
     before, after = signals["original"], signals["unlearned"]
     forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
     counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
-    remaining_classes = counted["test"]
     membership = Membership(
         original=attacks["original"],
         unlearned=attacks["unlearned"],
@@ -156,10 +155,10 @@ def audit(
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
-                accuracy(before["test"], among=remaining_classes).scaled(100),
-                accuracy(after["test"], among=remaining_classes).scaled(100),
+                accuracy(before["test"], among=counted["test"]).scaled(100),
+                accuracy(after["test"], among=counted["test"]).scaled(100),
             ),
-            whole_classes=not remaining_classes.all(),
+            whole_classes=not counted["test"].all(),
             thresholds=spec.thresholds,
         ),
     ]

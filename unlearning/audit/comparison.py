@@ -19,6 +19,8 @@ from unlearning.stopping.criterion import expected_loss
 
 _CHANCE_SAMPLES = 2000
 _CHANCE_CONFIDENCE = 0.99
+_MORE_RIGHT, _LESS_LOSS = 1 / 3, 0.1
+"""What must be gained over a guess: this share of the way from its accuracy to 1, or this share of its loss [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,14 +112,13 @@ class ChanceComparison:
 
     @property
     def better(self) -> bool:
-        """Whether the model beats the guess by more than random weights do by luck.
+        """Whether the model beats the guess by more than random weights usually do by luck, in accuracy or in loss.
 
-        In loss by a tenth, or in accuracy by a third of the way to 1: a sure model may have a large loss, and where nearly all data
-        are of one class the accuracy says little.
+        Either is enough: a sure model may have a large loss, and where nearly all data are of one class the accuracy says little.
         """
-        enough = self.chance_accuracy + (1 - self.chance_accuracy) / 3
+        enough = self.chance_accuracy + _MORE_RIGHT * (1 - self.chance_accuracy)
         return math.isfinite(self.loss.value) and (
-            self.accuracy.low > enough or self.loss.high < 0.9 * self.chance_loss
+            self.accuracy.low > enough or self.loss.high < (1 - _LESS_LOSS) * self.chance_loss
         )
 
 
@@ -126,7 +127,8 @@ def compare_with_chance(
 ) -> ChanceComparison:
     """Compare a model with guessing, on at most `max_samples` random samples of its training set, on the model's device.
 
-    Untrained weights, and weights of a model with other labels, are not better than chance. Raises MethodRefused without logits.
+    Untrained weights, and weights of a model with other labels, are not better than chance. Raises UnsupportedWorkload without
+    logits.
     """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     samples = train.take(order[:max_samples])

@@ -10,7 +10,7 @@ from torch import nn
 from unlearning.audit.intervals import Floats
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
-from unlearning.errors import MethodRefused
+from unlearning.errors import UnsupportedWorkload
 from unlearning.hardware import batched_answers, in_fastest_layout
 from unlearning.networks import copy_network
 
@@ -63,6 +63,15 @@ SignalsBySet = Mapping[str, Signals]
 """The signals of one model by set: "forget", "remain", "held_out", "test"."""
 
 
+def check_auditable(objective: Objective) -> None:
+    """Raise UnsupportedWorkload for an objective whose results no audit of this version can judge: one without logits."""
+    if objective.logits is None:
+        raise UnsupportedWorkload(
+            "The objective has no logits. This version unlearns classifiers with one label a sample; regression, multi-label, "
+            "language and generative models are not supported yet."
+        )
+
+
 def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
     """Copy a model into evaluation mode, in the fastest layout for these samples: an audit changes no model that it is given."""
     return in_fastest_layout(copy_network(model).eval(), samples.inputs)
@@ -71,10 +80,9 @@ def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
     """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device.
 
-    Raises MethodRefused without logits.
+    Raises UnsupportedWorkload without logits.
     """
-    if objective.logits is None:
-        raise MethodRefused("This audit is for classifiers; the objective offers no logits.")
+    check_auditable(objective)
     device = next((p.device for p in model.parameters()), samples.inputs.device)
     found = batched_answers(objective, model, samples.batch, device=device, max_size=batch_size)
     assert found.logits is not None

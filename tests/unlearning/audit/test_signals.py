@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from tests.unlearning.audit.conftest import OBJECTIVE, World
 from unlearning.audit.signals import ATTACKS, audit_copy, observe, signals
 from unlearning.data.objectives import Objective
-from unlearning.errors import MethodRefused
+from unlearning.errors import UnsupportedWorkload
 
 EXTREMES = np.array(
     [[0.0, 0.0, 0.0], [5.0, -2.0, 1.0], [60.0, 0.0, -3.0], [800.0, -800.0, 0.0], [-40.0, 40.0, 39.0], [1e-9, 0.0, 0.0]]
@@ -70,5 +70,5 @@ def test_the_loss_is_the_objective_s(world: World) -> None:
 
 def test_an_objective_without_logits_is_refused(world: World) -> None:
     objective = Objective(losses=OBJECTIVE.losses, scramble=OBJECTIVE.scramble)
-    with pytest.raises(MethodRefused, match="logits"):
+    with pytest.raises(UnsupportedWorkload, match="logits"):
         observe(world.models["original"], world.sets["forget"], objective=objective)
