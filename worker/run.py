@@ -144,7 +144,7 @@ def run_method_of_policy(
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
     try:
-        spec = AuditSpec() if inputs.references is None else AuditSpec.beside_references()
+        spec = AuditSpec() if inputs.references is None else AuditSpec.with_references()
         result = run_attempt(reporter, inputs, spec=spec, plan=plan)
     except (MethodRefused, InvalidSpec) as error:
         if not fallbacks:

@@ -119,11 +119,11 @@ class AuditSpec:
         )
 
     @classmethod
-    def beside_references(cls) -> "AuditSpec":
-        """Return the audit for a model with reference predictions, where the reference test decides.
+    def with_references(cls) -> "AuditSpec":
+        """Return the spec for an audit with reference predictions, in which the reference test decides.
 
-        Relearning is most of an audit's time. Here it can still fail a model but need not pass it, so one relearner, three controls
-        and at most 64 samples are enough.
+        Relearning is most of an audit's time. There it can fail a model but need not pass it, so one relearner, three controls and
+        at most 64 samples are enough.
         """
         return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64)
 
