@@ -21,7 +21,8 @@ from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
 from benchmarks.quality import UNITS, figures
-from benchmarks.writing import Row, row, share_row, write
+from benchmarks.verdicts import verdict_rows
+from benchmarks.writing import Row, row, write
 from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
@@ -36,6 +37,8 @@ SUBSETS = 20
 """Random subsets of each size and seed that are tested."""
 FORGOTTEN = 3
 """Random subsets of each size and seed that matching forgets by itself."""
+DECISIONS = {True: "verified", None: "inconclusive", False: "failed"}
+"""The verdict that a reference test's outcome alone would give."""
 
 
 def main() -> None:
@@ -93,11 +96,7 @@ def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row
     for method, found in runs.items():
         rows += figures(found, case=name, method=method, units=UNITS | delays)
     for method in ("matching", "ieu", "ltu"):
-        verdicts = [found.verdict for found in runs[method]]
-        rows += [
-            share_row([verdict == value for verdict in verdicts], case=name, method=method, metric=value)
-            for value in ("verified", "inconclusive", "failed")
-        ]
+        rows += verdict_rows([found.verdict for found in runs[method]], case=name, method=method)
     return rows
 
 
@@ -113,9 +112,9 @@ def decisions(cases: Sequence[Case], references: Sequence[References], size: int
             outcomes.setdefault(label, []).extend(found.passed for found in tests)
     name = f"{cases[0].name}, {size} samples"
     return [
-        share_row([outcome is value for outcome in found], case=name, method=label, metric=metric)
+        one_row
         for label, found in outcomes.items()
-        for metric, value in (("verified", True), ("inconclusive", None), ("failed", False))
+        for one_row in verdict_rows([DECISIONS[passed] for passed in found], case=name, method=label)
     ]
 
 
@@ -137,10 +136,7 @@ def alone(cases: Sequence[Case], references: Sequence[References], size: int) ->
     name = f"{cases[0].name}, {size} samples"
     return [
         row(shares, case=name, method="matching", metric="retrain_ratio", unit="ratio"),
-        *[
-            share_row([outcome is value for outcome in outcomes], case=name, method="matching", metric=metric)
-            for metric, value in (("verified", True), ("inconclusive", None), ("failed", False))
-        ],
+        *verdict_rows([DECISIONS[passed] for passed in outcomes], case=name, method="matching"),
     ]
 
 

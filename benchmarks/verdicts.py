@@ -7,6 +7,7 @@ should be `verified` if there are enough data. The methods have no known truth: 
 """
 
 import copy
+from collections.abc import Sequence
 
 from benchmarks.cases import Case, case
 from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
@@ -28,10 +29,13 @@ def main() -> None:
             for label, judged in known(case(name, seed)).items():
                 runs.setdefault(label, []).append(judged)
         for method, judgements in runs.items():
-            rows += [
-                share_row([j.verdict == v for j in judgements], case=name, method=method, metric=v) for v in VERDICTS
-            ]
+            rows += verdict_rows([judged.verdict for judged in judgements], case=name, method=method)
     write("verdicts", rows)
+
+
+def verdict_rows(verdicts: Sequence[str], *, case: str, method: str) -> list[Row]:
+    """Compute the share of each verdict."""
+    return [share_row([v == value for v in verdicts], case=case, method=method, metric=value) for value in VERDICTS]
 
 
 def known(prepared: Case) -> dict[str, Judged]:
