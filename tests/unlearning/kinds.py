@@ -182,8 +182,8 @@ class Outputs(NamedTuple):
     auxiliary: Tensor | None
 
 
-def network(**layers: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, layers.get("outputs", CLASSES)))
+def network(outputs: int = CLASSES) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, outputs))
 
 
 def returning(convert: Callable[[Tensor], object]) -> Callable[[], nn.Module]:

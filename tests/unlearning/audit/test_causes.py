@@ -18,7 +18,7 @@ def copies_of(samples: SampleSet) -> SampleSet:
 
 
 def audited(world: World, *, forget: SampleSet, remain: SampleSet) -> Findings:
-    """An audit of a model that never saw `forget`, whatever its verdict: it is called open here."""
+    """An audit of a model that never saw `forget`. Its verdict is replaced by `failed`: causes are named for that alone."""
     given = World(
         sets={**world.sets, "forget": forget, "remain": remain},
         models={"original": trained(joined(forget, remain), seed=0), "retrained": trained(remain, seed=1)},

@@ -68,7 +68,7 @@ def test_an_interrupted_preparation_goes_on_and_gives_the_same(tmp_path: Path) -
     assert torch.equal(found.unseen, whole.unseen)
 
 
-def test_the_cost_is_told_first_and_falls_with_what_is_done(tmp_path: Path) -> None:
+def test_the_cost_is_estimated_first_and_falls_with_what_is_done(tmp_path: Path) -> None:
     first = estimate_cost(workload(), PLAN, seed=0, folder=tmp_path)
     steps = prepare_references(workload(), PLAN, seed=0, folder=tmp_path, key=key)
     for progress in steps:
