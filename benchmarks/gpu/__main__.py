@@ -12,22 +12,26 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
-from benchmarks.gpu import beside, cases, checks, quality, sizes, training
+from benchmarks.gpu import background, cases, checks, quality, sizes, training
 from benchmarks.gpu.session import Budget, Session
+from benchmarks.machine import DEVICE
 from benchmarks.writing import RESULTS
 from examples import cifar
 from unlearning.data.samples import partition
 from unlearning.data.workload import Workload
 
-SECONDS = {"checks": 60, "data": 30, "beside": 60, "training": 20, "quality": 270, "sizes": 60, "more_seeds": 480}
+T = TypeVar("T")
+
+SECONDS = {"checks": 60, "data": 30, "background": 60, "training": 20, "quality": 270, "sizes": 60, "more_seeds": 480}
 """The budgets of the steps. The command's own, `--minutes`, ends the last."""
 _SIDE, _PER_CLASS = 16, 40
 """Pixels and images of each class that a rehearsal makes."""
@@ -36,64 +40,63 @@ _SIDE, _PER_CLASS = 16, 40
 def main() -> None:
     """Take all steps."""
     session = _session()
-    compiler = "eager" if session.rehearsal else "inductor"
-    arguments = ["-m", "benchmarks.gpu.training", f"--device={session.device}", f"--backend={compiler}"]
-    asides = (
-        beside.start(session, "tests", beside.gpu_tests(rehearsal=session.rehearsal), seconds=100),
-        beside.start(session, "compiler", arguments + ["--small"] * session.rehearsal, seconds=100),
+    os.environ["EXPUNGE_BENCH"] = str(session.folder)  # `benchmarks.cases` stores models here, for this run alone
+    compiler = ["-m", "benchmarks.gpu.training", f"--backend={'eager' if session.rehearsal else 'inductor'}"]
+    tests = background.gpu_tests(rehearsal=session.rehearsal)
+    processes = (
+        background.start(session, "tests", tests, seconds=100),
+        background.start(session, "compiler", compiler + ["--small"] * session.rehearsal, seconds=100),
     )
     try:
-        _take_steps(session, asides)
+        _take_steps(session, *processes)
     finally:
-        for aside in asides:
-            beside.end(aside)
+        for process in processes:
+            background.kill(process)
         shutil.rmtree(session.folder, ignore_errors=True)
     states = {entry["step"]: entry["state"] for entry in session.steps}
     print(f"{session.out}: {states}", flush=True)
     sys.exit("failed" in states.values() or bool(session.facts.get("failed_methods")))
 
 
-def _take_steps(session: Session, asides: tuple[beside.Aside, beside.Aside]) -> None:
-    session.run("checks", checks.conformance, seconds=SECONDS["checks"])
-    workloads: list[Workload] = []
-    session.run("data", partial(_read, workloads), seconds=SECONDS["data"])
-    session.run("beside", lambda own, _: beside.finish(own, *asides), seconds=SECONDS["beside"])
-    if not workloads:
+def _take_steps(session: Session, tests: background.Background, compiler: background.Background) -> None:
+    def step(name: str, work: Callable[[Session, Budget], T]) -> T | None:
+        return session.run(name, work, seconds=SECONDS[name])
+
+    step("checks", checks.conformance)
+    workload = step("data", _read)
+    step("background", partial(background.collect, tests, compiler))
+    if workload is None:
         return
-    specs = {kind: checks.few(kind) for kind in quality.SPECS} if session.rehearsal else quality.SPECS
-    bench = cases.Bench(workload=workloads[0], specs=specs)
-
-    def speed(own: Session, budget: Budget) -> None:
-        chosen = training.speed(own, bench.workload, budget)
-        bench.workload = replace(bench.workload, recipe=replace(bench.workload.recipe, compiler=chosen))
-
-    session.run("training", speed, seconds=SECONDS["training"])
-    session.run("quality", partial(quality.first_seed, bench), seconds=SECONDS["quality"])
-    session.run("sizes", partial(sizes.sizes, bench), seconds=SECONDS["sizes"])
-    session.run("more_seeds", partial(quality.more_seeds, bench), seconds=SECONDS["more_seeds"])
+    chosen = step("training", partial(training.speed, workload))
+    bench = cases.Bench(
+        workload=replace(workload, recipe=replace(workload.recipe, compiler=chosen)),
+        specs={kind: checks.few(kind) for kind in quality.SPECS} if session.rehearsal else quality.SPECS,
+    )
+    step("quality", partial(quality.seed, bench, quality.SEEDS[0]))
+    step("sizes", partial(sizes.sizes, bench))
+    step("more_seeds", partial(quality.more_seeds, bench))
 
 
 def _session() -> Session:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="CIFAR-10: a folder of images, a tar archive, or a folder with one")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no step begins, nor an item of a step")
-    parser.add_argument("--rehearse", action="store_true", help="take every step in small, on the processor")
+    parser.add_argument("--rehearse", action="store_true", help="take every step in small, on a GPU or without one")
     parser.add_argument(
         "--out",
         type=Path,
         help="the file of the results (default: benchmarks/results/gpu.json; in a rehearsal .bench/gpu.json)",
     )
     given = parser.parse_args()
-    if not given.rehearse and not torch.cuda.is_available():
+    if not given.rehearse and DEVICE.type == "cpu":
         parser.error("torch finds no CUDA device; --rehearse takes every step in small on the processor")
-    folder = Path(tempfile.mkdtemp(prefix="expunge-gpu-"))
     if given.data is None and not given.rehearse:
         parser.error("--data must name the images of CIFAR-10")
+    folder = Path(tempfile.mkdtemp(prefix="expunge-gpu-"))
     out = given.out or (Path(".bench") if given.rehearse else RESULTS) / "gpu.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"Nothing of an earlier run is used. Results: {out}", flush=True)
     return Session(
-        device=torch.device("cpu" if given.rehearse else "cuda:0"),
         rehearsal=given.rehearse,
         data=_images(given.data) if given.data else _generated(folder / "images"),
         out=out,
@@ -120,17 +123,17 @@ def _generated(folder: Path) -> Path:
     return folder
 
 
-def _read(workloads: list[Workload], session: Session, budget: Budget) -> None:
-    """Read the images, move them to the device, and put the workload into the list."""
+def _read(session: Session, _: Budget) -> Workload:
+    """Read the images and move them to the device."""
     os.environ["EXPUNGE_CIFAR"] = str(session.data)
     given = cifar.resnet18_workload()
     if session.rehearsal:
         (train,) = partition(given.train, (min(300, len(given.train)),), seed=0)
         given = replace(given, build=training.small_network, train=train)
     recipe = training.SMALL if session.rehearsal else training.RECIPE
-    parts = {name: getattr(given, name).to(session.device) for name in ("train", "held_out", "test")}
-    workloads.append(replace(given, recipe=recipe, **parts))
+    parts = {name: getattr(given, name).to(DEVICE) for name in ("train", "held_out", "test")}
     session.facts["samples"] = {name: len(samples) for name, samples in parts.items()}
+    return replace(given, recipe=recipe, **parts)
 
 
 if __name__ == "__main__":

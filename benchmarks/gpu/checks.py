@@ -7,12 +7,14 @@ alone is drawn on the GPU, and is another.
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu.session import Budget, Session
+from benchmarks.machine import DEVICE
 from examples import cifar
 from unlearning.audit.audit import audit
 from unlearning.data.objectives import classification
@@ -59,25 +61,23 @@ def conformance(session: Session, budget: Budget) -> None:
         for name, given in tasks.items():
             cpu = _unlearned(kind, given, torch.device("cpu"), "float32")
             for precision, near in NEAR.items():
-                found[f"{kind}, {name}, {precision}"] = _compared(kind, given, session.device, precision, cpu, near)
+                found[f"{kind}, {name}, {precision}"] = _compared(kind, given, precision, cpu, near)
         session.write()
     for name, given in tasks.items():
         if budget.begins(f"audit, {name}"):
-            found[f"audit, {name}"] = _audits_compared(given, session.device)
+            found[f"audit, {name}"] = _audits_compared(given)
     failed = [name for name, entry in found.items() if not entry["passed"]]
     session.facts["conformance_failed"] = failed
     if failed:
         raise AssertionError(f"not as on the CPU: {'; '.join(failed)}")
 
 
-def _compared(
-    kind: str, given: Task, device: torch.device, precision: Precision, cpu: nn.Module, near: float
-) -> dict[str, Any]:
+def _compared(kind: str, given: Task, precision: Precision, cpu: nn.Module, near: float) -> dict[str, Any]:
     try:
-        model = _unlearned(kind, given, device, precision).cpu()
+        model = _unlearned(kind, given, DEVICE, precision).cpu()
     except Exception as error:
         return {"passed": False, "error": f"{type(error).__name__}: {error}"[:1000]}
-    finite = all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+    finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
     answers = [m(given.criterion.inputs).softmax(-1).detach() for m in (model, cpu)]
     variation = float((answers[0] - answers[1]).abs().sum(-1).mean() / 2)
     moved = float((_flat(cpu) - _flat(given.model)).norm())
@@ -95,12 +95,12 @@ _MEASURES = {"ua": 5.0, "ra": 2.0, "ta": 5.0, "mi": 10.0}
 """Most points by which a measure of the same model may differ between the device and the CPU [ours]."""
 
 
-def _audits_compared(given: Task, device: torch.device) -> dict[str, Any]:
+def _audits_compared(given: Task) -> dict[str, Any]:
     """Audit the untouched original beside a retrained model on the device and on the CPU: both must fail it, with like measures."""
     retrained = fit(given.build, given.remain, RECIPE, objective=OBJECTIVE, seed=1)
     verdicts, tables = [], []
     try:
-        for where in (device, torch.device("cpu")):
+        for where in (DEVICE, torch.device("cpu")):
             models = [copy.deepcopy(model).to(where) for model in (given.model, given.model, retrained)]
             findings = run_to_completion(
                 audit(
@@ -117,7 +117,7 @@ def _audits_compared(given: Task, device: torch.device) -> dict[str, Any]:
     return {"passed": near and verdicts == ["failed", "failed"], "verdicts": verdicts, "measures": tables}
 
 
-def _task(build: Any) -> Task:
+def _task(build: Callable[[], nn.Module]) -> Task:
     """Make a small task: images with a weak signal, of which a network remembers those that it was trained on."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(CLASSES, (200,), generator=generator)

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from benchmarks.gpu.cases import Bench, Case, prepare, trained, unlearned
+from benchmarks.cases import Case, trained
+from benchmarks.gpu.cases import Bench, prepare, unlearned
 from benchmarks.gpu.session import Budget, Session
+from benchmarks.judging import TABLE
+from benchmarks.quality import UNITS as QUALITY_UNITS
 from benchmarks.writing import Row, row
 from unlearning.audit.measures import measures_of
 from unlearning.audit.relearning import (
@@ -25,6 +28,7 @@ from unlearning.data.workload import split_held_out
 from unlearning.specs import IEU, LTU, FineTune, Matching, NegGradPlus, SalUn, Spec
 from unlearning.specs.audit import AuditSpec
 
+DATA = "CIFAR-10 JPEG"
 SHARES = (0.1, 0.01)
 """Of the training set, drawn at random, that are forgotten."""
 SEEDS = (100, 101, 102, 103, 104)
@@ -37,12 +41,7 @@ SPECS: dict[str, Spec] = {
     "fine_tune": FineTune(epochs=3, batch_size=512, learning_rate=0.02),
 }
 """The defaults but for larger batches, and fewer epochs of the baselines. None is tuned: nothing has run on a GPU."""
-UNITS = {
-    "average_gap": "points",
-    "ua": "percent",
-    "ra": "percent",
-    "ta": "percent",
-    "mi": "percent",
+UNITS = {metric: QUALITY_UNITS[metric] for metric in ("average_gap", *TABLE)} | {
     "seconds": "seconds",
     "retrain_ratio": "ratio",
     "relearn_delay_ratio_sgd": "ratio",
@@ -50,34 +49,31 @@ UNITS = {
 AUDIT = AuditSpec(vector_samples=1000, vector_seeds=1, relearners=("sgd",))
 
 
-def first_seed(bench: Bench, session: Session, budget: Budget) -> None:
-    """Take the first seed; the references are prepared on the way."""
-    seed(session, bench, budget, SEEDS[0])
-
-
 def more_seeds(bench: Bench, session: Session, budget: Budget) -> None:
     """Take as many further seeds as fit."""
     for number in SEEDS[1:2] if session.rehearsal else SEEDS[1:]:
         if not budget.begins(f"seed {number}"):
             return
-        seed(session, bench, budget, number)
+        seed(bench, number, session, budget)
 
 
-def seed(session: Session, bench: Bench, budget: Budget, number: int) -> None:
-    """Train one original; for each share retrain, unlearn by each method, and note the figures as they come."""
-    workload, held_out = bench.workload, split_held_out(bench.workload.held_out)
+def seed(bench: Bench, number: int, session: Session, budget: Budget) -> None:
+    """Train one original; for each share retrain, unlearn by each method, and note the figures as they come.
+
+    With the first seed the references are prepared on the way.
+    """
+    workload = bench.workload
     if not budget.begins(f"{number}: original"):
         return
-    original = trained(session, workload, workload.train, seed=number)
+    original = trained(workload, workload.train, seed=number)
     for share in SHARES:
-        name = f"CIFAR-10 JPEG, {share:.0%} forgotten"
         if not budget.begins(f"{number}, {share:.0%}: retraining"):
             return
         count = max(2, round(share * len(workload.train)))
         forget, remain = partition(workload.train, (count, len(workload.train) - count), seed=number)
         case = Case(
-            name=name, seed=number, workload=workload, held_out=held_out, forget=forget, remain=remain,
-            original=original, retrained=trained(session, workload, remain, seed=number),
+            name=f"{DATA}, {share:.0%} forgotten", seed=number, workload=workload, forget=forget, remain=remain,
+            held_out=split_held_out(workload.held_out),
         )  # fmt: skip
         if number == SEEDS[0]:
             bench.cases[share] = case
@@ -85,11 +81,9 @@ def seed(session: Session, bench: Bench, budget: Budget, number: int) -> None:
         judge.note("original", original.model, {"seconds": original.seconds})
         judge.note("retrained", case.retrained.model, {"seconds": case.retrained.seconds})
         if budget.begins(f"{number}, {share:.0%}: second retraining"):
-            case.again = trained(session, workload, remain, seed=number + 1_000_000)
             judge.note("retrain", case.again.model, judge.cost(case.again.seconds))
         if bench.references is None and budget.begins("references"):
-            prepare(session, bench)
-            judge.note("references", None, judge.cost(bench.reference_seconds))
+            judge.note("references", None, judge.cost(prepare(session, bench)))
         for method, spec in bench.specs.items():
             if budget.begins(f"{number}, {share:.0%}: {method}"):
                 judge.run(method, spec)
@@ -107,7 +101,7 @@ class Judge:
     def run(self, method: str, spec: Spec) -> None:
         """Run a method and note its figures; one that fails is noted and does not end the others."""
         try:
-            model, seconds, outcome = unlearned(self.session, self.bench, self.case, method, spec)
+            model, seconds, outcome = unlearned(self.bench, self.case, method, spec)
             self.note(method, model, self.cost(seconds) | outcome)
         except Exception as error:
             print(f"    {method} failed: {type(error).__name__}: {error}", flush=True)

@@ -9,12 +9,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
+from benchmarks.machine import DEVICE
 from benchmarks.writing import Row, content
 from unlearning.storage import write_atomically
+
+T = TypeVar("T")
 
 _SAMPLING = 0.25
 """Seconds between two readings of the GPU's utilisation."""
@@ -41,12 +44,10 @@ class Budget:
 class Session:
     """One run of the command.
 
-    device: where everything is computed. rehearsal: whether every step is taken in small. data: the path of the images. out: the
-    file of the results. folder: for what need not last. ends: monotonic seconds after which no step begins. rows, steps, facts:
-    the results so far; `write` writes them.
+    rehearsal: whether every step is taken in small. data: the path of the images. out: the file of the results. folder: for what
+    need not last. ends: monotonic seconds after which no step begins. rows, steps, facts: the results so far; `write` writes them.
     """
 
-    device: torch.device
     rehearsal: bool
     data: Path
     out: Path
@@ -61,67 +62,65 @@ class Session:
         found = {**content("gpu", self.rows), "rehearsal": self.rehearsal, "steps": self.steps, "facts": self.facts}
         write_atomically(self.out, (json.dumps(_finite(found), indent=2) + "\n").encode())
 
-    def run(self, name: str, work: Callable[["Session", Budget], None], *, seconds: float) -> None:
-        """Take one step within `seconds`, note what it took, and write the results. A step that fails does not end the session."""
+    def run(self, name: str, work: Callable[["Session", Budget], T], *, seconds: float) -> T | None:
+        """Take one step within `seconds`, note what it took, and write the results. A step that fails does not end the session.
+
+        Returns what the step returned; None if it failed, or was left out because the time of the command is over.
+        """
         entry: dict[str, Any] = {"step": name, "budget_seconds": seconds}
         self.steps.append(entry)
         if time.monotonic() >= self.ends:
             print(f"{name}: left out, the time of the command is over", flush=True)
             entry["state"] = "left_out"
             self.write()
-            return
+            return None
         print(f"{name}: at most {seconds:.0f} s", flush=True)
         budget = Budget(step=name, ends=min(self.ends, time.monotonic() + seconds))
-        begun, entry["state"] = self.clock(), "begun"
+        begun, entry["state"], made = time.monotonic(), "begun", None
         with self._watched(entry):
             try:
-                work(self, budget)
+                made = work(self, budget)
                 entry["state"] = "partly_done" if budget.left_out else "done"
             except Exception as error:
                 traceback.print_exc()
                 entry |= {"state": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
-        entry |= {"seconds": self.clock() - begun, "left_out": budget.left_out}
+        entry |= {"seconds": time.monotonic() - begun, "left_out": budget.left_out}
         self.write()
         print(f"{name}: {entry['state']}, {entry['seconds']:.1f} s", flush=True)
-
-    def clock(self) -> float:
-        """Return wall-clock seconds; on a GPU those after it has finished its work."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        return made
 
     @contextlib.contextmanager
     def _watched(self, entry: dict[str, Any]) -> Iterator[None]:
         """Note the peak memory, bytes, and the mean utilisation, percent, of the GPU during a step; null where unknown."""
         entry |= {"peak_memory_bytes": None, "utilisation_percent": None}
-        if self.device.type != "cuda":
+        if DEVICE.type != "cuda":
             yield
             return
-        torch.cuda.reset_peak_memory_stats(self.device)
+        torch.cuda.reset_peak_memory_stats(DEVICE)
         ended, readings = threading.Event(), list[int]()
-        watcher = threading.Thread(target=_read_utilisation, args=(self.device, ended, readings), daemon=True)
+        watcher = threading.Thread(target=_read_utilisation, args=(ended, readings), daemon=True)
         watcher.start()
         try:
             yield
         finally:
             ended.set()
             watcher.join()
-            entry["peak_memory_bytes"] = torch.cuda.max_memory_allocated(self.device)
+            entry["peak_memory_bytes"] = torch.cuda.max_memory_allocated(DEVICE)
             if readings:
                 entry["utilisation_percent"] = sum(readings) / len(readings)
 
 
-def _read_utilisation(device: torch.device, ended: threading.Event, readings: list[int]) -> None:
+def _read_utilisation(ended: threading.Event, readings: list[int]) -> None:
     """Read the utilisation until `ended` is set. Without NVIDIA's library, which torch asks, there are no readings."""
     try:
         while not ended.wait(_SAMPLING):
-            readings.append(torch.cuda.utilization(device))
+            readings.append(torch.cuda.utilization(DEVICE))
     except (ImportError, RuntimeError, OSError):
         return
 
 
 def _finite(value: Any) -> Any:
-    """Replace numbers that JSON has no word for by null."""
+    """Replace numbers that are not finite, which JSON cannot hold, by null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -36,7 +36,7 @@ sys.meta_path[:] = [Only(finder) for finder in sys.meta_path]
 sys.argv = ["benchmarks.gpu", *{arguments!r}]
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
-STEPS = ["checks", "data", "beside", "training", "quality", "sizes", "more_seeds"]
+STEPS = ["checks", "data", "background", "training", "quality", "sizes", "more_seeds"]
 
 
 def importable() -> set[str]:
@@ -96,7 +96,7 @@ def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(tmp_path: P
     found, _ = rehearsed(out, "--minutes", "0")
 
     assert [(entry["step"], entry["state"]) for entry in found["steps"]] == [
-        (step, "left_out") for step in ("checks", "data", "beside")
+        (step, "left_out") for step in ("checks", "data", "background")
     ]
     assert found["rows"] == []
 
@@ -104,7 +104,7 @@ def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(tmp_path: P
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     return Session(
-        device=torch.device("cpu"), rehearsal=True, data=tmp_path, out=tmp_path / "gpu.json", folder=tmp_path,
+        rehearsal=True, data=tmp_path, out=tmp_path / "gpu.json", folder=tmp_path,
         ends=time.monotonic() + 1000,
     )  # fmt: skip
 
