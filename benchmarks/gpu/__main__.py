@@ -1,7 +1,7 @@
 """Measure everything at full size on one GPU, within minutes, and write the results after each step (docs/gpu.md).
 
     python -m benchmarks.gpu --data data
-    python -m benchmarks.gpu --rehearse
+    python -m benchmarks.gpu --dry-run
 
 Nothing of an earlier run is used: the file of the results is replaced after the first step.
 """
@@ -34,18 +34,18 @@ T = TypeVar("T")
 SECONDS = {"checks": 60, "data": 30, "background": 60, "training": 20, "quality": 270, "sizes": 60, "more_seeds": 480}
 """The budgets of the steps. The command's own, `--minutes`, ends the last."""
 _SIDE, _PER_CLASS = 16, 40
-"""Pixels and images of each class that a rehearsal makes."""
+"""Pixels and images of each class that a dry run makes."""
 
 
 def main() -> None:
     """Take all steps."""
     session = _session()
     os.environ["EXPUNGE_BENCH"] = str(session.folder)  # `benchmarks.cases` stores models here, for this run alone
-    compiler = ["-m", "benchmarks.gpu.training", f"--backend={'eager' if session.rehearsal else 'inductor'}"]
-    tests = background.gpu_tests(rehearsal=session.rehearsal)
+    compiler = ["-m", "benchmarks.gpu.training", f"--backend={'eager' if session.dry_run else 'inductor'}"]
+    tests = background.gpu_tests(dry_run=session.dry_run)
     processes = (
         background.start(session, "tests", tests, seconds=100),
-        background.start(session, "compiler", compiler + ["--small"] * session.rehearsal, seconds=100),
+        background.start(session, "compiler", compiler + ["--small"] * session.dry_run, seconds=100),
     )
     try:
         _take_steps(session, *processes)
@@ -70,7 +70,7 @@ def _take_steps(session: Session, tests: background.Background, compiler: backgr
     chosen = step("training", partial(training.speed, workload))
     bench = cases.Bench(
         workload=replace(workload, recipe=replace(workload.recipe, compiler=chosen)),
-        specs={kind: checks.few(kind) for kind in quality.SPECS} if session.rehearsal else quality.SPECS,
+        specs={kind: checks.few(kind) for kind in quality.SPECS} if session.dry_run else quality.SPECS,
     )
     step("quality", partial(quality.seed, bench, quality.SEEDS[0]))
     step("sizes", partial(sizes.sizes, bench))
@@ -81,23 +81,23 @@ def _session() -> Session:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="CIFAR-10: a folder of images, a tar archive, or a folder with one")
     parser.add_argument("--minutes", type=float, default=8.0, help="after which no step begins, nor an item of a step")
-    parser.add_argument("--rehearse", action="store_true", help="take every step in small, on a GPU or without one")
+    parser.add_argument("--dry-run", action="store_true", help="take every step in small, on a GPU or without one")
     parser.add_argument(
         "--out",
         type=Path,
-        help="the file of the results (default: benchmarks/results/gpu.json; in a rehearsal .bench/gpu.json)",
+        help="the file of the results (default: benchmarks/results/gpu.json; in a dry run .bench/gpu.json)",
     )
     given = parser.parse_args()
-    if not given.rehearse and DEVICE.type == "cpu":
-        parser.error("torch finds no CUDA device; --rehearse takes every step in small on the processor")
-    if given.data is None and not given.rehearse:
+    if not given.dry_run and DEVICE.type == "cpu":
+        parser.error("torch finds no CUDA device; --dry-run takes every step in small on the processor")
+    if given.data is None and not given.dry_run:
         parser.error("--data must name the images of CIFAR-10")
     folder = Path(tempfile.mkdtemp(prefix="expunge-gpu-"))
-    out = given.out or (Path(".bench") if given.rehearse else RESULTS) / "gpu.json"
+    out = given.out or (Path(".bench") if given.dry_run else RESULTS) / "gpu.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"Nothing of an earlier run is used. Results: {out}", flush=True)
     return Session(
-        rehearsal=given.rehearse,
+        dry_run=given.dry_run,
         data=_images(given.data) if given.data else _generated(folder / "images"),
         out=out,
         folder=folder,
@@ -127,10 +127,10 @@ def _read(session: Session, _: Budget) -> Workload:
     """Read the images and move them to the device."""
     os.environ["EXPUNGE_CIFAR"] = str(session.data)
     given = cifar.resnet18_workload()
-    if session.rehearsal:
+    if session.dry_run:
         (train,) = partition(given.train, (min(300, len(given.train)),), seed=0)
         given = replace(given, build=training.small_network, train=train)
-    recipe = training.SMALL if session.rehearsal else training.RECIPE
+    recipe = training.SMALL if session.dry_run else training.RECIPE
     parts = {name: getattr(given, name).to(DEVICE) for name in ("train", "held_out", "test")}
     session.facts["samples"] = {name: len(samples) for name, samples in parts.items()}
     return replace(given, recipe=recipe, **parts)

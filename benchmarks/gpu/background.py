@@ -46,16 +46,16 @@ def kill(background: Background) -> None:
         background.process.wait()
 
 
-def gpu_tests(*, rehearsal: bool) -> list[str]:
+def gpu_tests(*, dry_run: bool) -> list[str]:
     """Return the arguments that run the tests marked gpu, without the repository's own settings and fixtures, which need more.
 
-    A rehearsal collects those of one file alone.
+    A dry run collects those of one file alone.
     """
     marked = sorted(
         str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in path.read_text()
     )
     settings = ["--noconftest", "--config-file=/dev/null", f"--rootdir={ROOT}", "-p", "no:cacheprovider"]
-    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *(marked[-1:] if rehearsal else marked)]
+    return ["-m", "pytest", "-q", "-m", "gpu", *settings, *(marked[-1:] if dry_run else marked)]
 
 
 def collect(tests: Background, compiler: Background, session: Session, _: Budget) -> None:

@@ -45,7 +45,7 @@ class Bench:
 
 def prepare(session: Session, bench: Bench) -> float:
     """Prepare the reference predictions of the training and the held-out set, which serve all seeds; return the seconds it took."""
-    plan = replace(PLAN, folds=2) if session.rehearsal else PLAN
+    plan = replace(PLAN, folds=2) if session.dry_run else PLAN
     begun = seconds()
     steps = prepare_references(
         bench.workload, plan, seed=1, folder=session.folder / "references", key=functools.cache(key), device=DEVICE

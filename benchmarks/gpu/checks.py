@@ -53,7 +53,7 @@ def conformance(session: Session, budget: Budget) -> None:
     """Run each method on the device in float32 and bf16, and note how far its model is from the CPU's, and what failed."""
     found: dict[str, Any] = {}
     session.facts["conformance"] = found
-    builds = (perceptron,) if session.rehearsal else (perceptron, convolutions)
+    builds = (perceptron,) if session.dry_run else (perceptron, convolutions)
     tasks = {build.__name__: _task(build) for build in builds}
     for kind in METHODS:
         if not budget.begins(kind):

@@ -51,7 +51,7 @@ AUDIT = AuditSpec(vector_samples=1000, vector_seeds=1, relearners=("sgd",))
 
 def more_seeds(bench: Bench, session: Session, budget: Budget) -> None:
     """Take as many further seeds as fit."""
-    for number in SEEDS[1:2] if session.rehearsal else SEEDS[1:]:
+    for number in SEEDS[1:2] if session.dry_run else SEEDS[1:]:
         if not budget.begins(f"seed {number}"):
             return
         seed(bench, number, session, budget)

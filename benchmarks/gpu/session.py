@@ -44,11 +44,11 @@ class Budget:
 class Session:
     """One run of the command.
 
-    rehearsal: whether every step is taken in small. data: the path of the images. out: the file of the results. folder: for what
+    dry_run: whether every step is taken in small. data: the path of the images. out: the file of the results. folder: for what
     need not last. ends: monotonic seconds after which no step begins. rows, steps, facts: the results so far; `write` writes them.
     """
 
-    rehearsal: bool
+    dry_run: bool
     data: Path
     out: Path
     folder: Path
@@ -59,7 +59,7 @@ class Session:
 
     def write(self) -> None:
         """Write the results so far in place of the earlier ones, all or nothing."""
-        found = {**content("gpu", self.rows), "rehearsal": self.rehearsal, "steps": self.steps, "facts": self.facts}
+        found = {**content("gpu", self.rows), "dry_run": self.dry_run, "steps": self.steps, "facts": self.facts}
         write_atomically(self.out, (json.dumps(_finite(found), indent=2) + "\n").encode())
 
     def run(self, name: str, work: Callable[["Session", Budget], T], *, seconds: float) -> T | None:

@@ -28,18 +28,18 @@ RECIPE = Recipe(
 )
 """The fast recipe: ten epochs at a one-cycle rate with random crops and mirroring, in bf16. Not tuned, because nothing has run."""
 SMALL = replace(RECIPE, epochs=2, batch_size=32, learning_rate=0.05, precision="float32")
-"""The rehearsal's."""
+"""The dry run's."""
 _WARM, _TIMED = 5, 20
 """Steps of training before the clock starts, and steps that are timed."""
 _WARM_SMALL, _TIMED_SMALL = 1, 2
-"""The same in a rehearsal."""
+"""The same in a dry run."""
 _PLANNED = 12
 """Trainings on the whole set that the command makes before further seeds, roughly: five models of the first seed, references that
 cost as much as six (`benchmarks.gpu.cases.PLAN`), and one and a half in the step `sizes`."""
 
 
 def small_network() -> nn.Module:
-    """Build the rehearsal's network: (n, 3, 16, 16) → logits (n, 10)."""
+    """Build the dry run's network: (n, 3, 16, 16) → logits (n, 10)."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), cifar.Residual(16, 32, 2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10),
@@ -56,7 +56,7 @@ def speed(workload: Workload, session: Session, budget: Budget) -> str | None:
     variants = {"as the recipe says": plain, "float32": replace(plain, precision="float32")}
     for name, recipe in variants.items():
         if budget.begins(f"training, {name}"):
-            steps = timed_steps(workload.build, workload.train, recipe, small=session.rehearsal)
+            steps = timed_steps(workload.build, workload.train, recipe, small=session.dry_run)
             rate = recipe.batch_size / steps["step_seconds"]
             found[name] = steps | {"images_per_second": rate, "tflops": flops * rate / 1e12}
     found["arithmetic_share"] = found["as the recipe says"]["tflops"] / found["matmul_tflops"]
@@ -98,7 +98,7 @@ def timed_steps(build: Callable[[], nn.Module], samples: SampleSet, recipe: Reci
 
 def _matmul_tflops(session: Session) -> float:
     """Multiply large bf16 matrices: what the device can do by its own arithmetic, 10¹² operations a second."""
-    size, times = (128, 2) if session.rehearsal else (8192, 20)
+    size, times = (128, 2) if session.dry_run else (8192, 20)
     one, other = (torch.randn(size, size, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
     one @ other
     begun = seconds()
@@ -121,7 +121,7 @@ def main() -> None:
     """Measure training with and without the compiler, and with it on a second model of the same architecture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backend", required=True, help="of torch.compile")
-    parser.add_argument("--small", action="store_true", help="the rehearsal's network")
+    parser.add_argument("--small", action="store_true", help="the dry run's network")
     given = parser.parse_args()
     recipe, build, side = (SMALL, small_network, 16) if given.small else (RECIPE, cifar.resnet18, 32)
     images = torch.randn(4 * recipe.batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)

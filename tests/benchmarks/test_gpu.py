@@ -1,4 +1,4 @@
-"""The command for a GPU, rehearsed on the processor: every step in small, with nothing but torch and what it brings."""
+"""The command for a GPU, in a dry run on the processor: every step in small, with nothing but torch and what it brings."""
 
 import json
 import re
@@ -57,20 +57,20 @@ def importable() -> set[str]:
     return {module for module, owners in modules if {re.sub(r"[-_.]+", "-", one).lower() for one in owners} & found}
 
 
-def rehearsed(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
-    code = ONLY_THESE.format(allowed=OURS | importable(), arguments=["--rehearse", "--out", str(out), *arguments])
+def dry_run(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    code = ONLY_THESE.format(allowed=OURS | importable(), arguments=["--dry-run", "--out", str(out), *arguments])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(out.read_text()), done.stdout
 
 
-def test_a_rehearsal_takes_every_step_and_writes_its_figures(tmp_path: Path) -> None:
-    found, said = rehearsed(tmp_path / "gpu.json")
+def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> None:
+    found, said = dry_run(tmp_path / "gpu.json")
 
     assert [(entry["step"], entry["state"]) for entry in found["steps"]] == [(step, "done") for step in STEPS]
     assert all(entry["seconds"] >= 0 and "peak_memory_bytes" in entry for entry in found["steps"])
     assert "Nothing of an earlier run is used" in said
-    assert found["rehearsal"] is True
+    assert found["dry_run"] is True
     facts = found["facts"]
     assert {name.split(",")[0] for name in facts["conformance"]} == {*METHODS, "audit"}
     assert facts["conformance_failed"] == []
@@ -93,7 +93,7 @@ def test_a_rehearsal_takes_every_step_and_writes_its_figures(tmp_path: Path) -> 
 def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     out.write_text("of an earlier run")
-    found, _ = rehearsed(out, "--minutes", "0")
+    found, _ = dry_run(out, "--minutes", "0")
 
     assert [(entry["step"], entry["state"]) for entry in found["steps"]] == [
         (step, "left_out") for step in ("checks", "data", "background")
@@ -104,7 +104,7 @@ def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(tmp_path: P
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
     return Session(
-        rehearsal=True, data=tmp_path, out=tmp_path / "gpu.json", folder=tmp_path,
+        dry_run=True, data=tmp_path, out=tmp_path / "gpu.json", folder=tmp_path,
         ends=time.monotonic() + 1000,
     )  # fmt: skip
 
@@ -143,4 +143,4 @@ def test_without_a_gpu_the_full_command_says_what_to_do() -> None:
     )
 
     assert done.returncode == 2
-    assert "--rehearse" in done.stderr
+    assert "--dry-run" in done.stderr
