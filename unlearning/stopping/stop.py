@@ -103,15 +103,16 @@ def _record_check(
     task: Task, criterion: Criterion, track: _Track, latest: Check, *, anneals: bool, settled: bool
 ) -> None:
     """Save the state if it counts (`settled`) and is the best so far, and set `track.ended` if the check ends the run."""
+    finite = is_finite(task.model)
     better = _rank(criterion, latest) < _rank(criterion, track.best_check)
-    if settled and (better or (track.untouched and latest.drop <= criterion.stop.allowed_drop)):
+    if finite and settled and (better or (track.untouched and latest.drop <= criterion.stop.allowed_drop)):
         track.best, track.best_check, track.untouched = copy.deepcopy(task.model.state_dict()), latest, False
     losing = latest.drop > criterion.stop.allowed_drop and latest.drop >= track.found.drop
     track.losing, track.found = track.losing + 1 if losing else 0, latest
-    if not anneals and matched(criterion, latest) and relearns_slowly(task, stop=criterion.stop):
-        track.ended = "matched"
-    elif (track.losing >= _PATIENCE and not anneals) or not is_finite(task.model):
+    if not finite or (track.losing >= _PATIENCE and not anneals):
         track.ended = "utility"
+    elif not anneals and matched(criterion, latest) and relearns_slowly(task, stop=criterion.stop):
+        track.ended = "matched"
 
 
 def _rank(criterion: Criterion, latest: Check) -> tuple[float, float]:

@@ -82,6 +82,20 @@ def test_where_the_utility_is_lost_the_run_ends_with_the_original(value: float, 
     assert same(state(given.model), original)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_the_best_state(value: float) -> None:
+    """Their predictions may keep the allowed accuracy, for example where nearly all samples are of the first class."""
+    given = task(plain, forgotten=40)
+    original = state(given.model)
+    stop = Stop(check_every=1, relearn_share=0.0, allowed_drop=100.0)
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, stop), becoming(given, [wrecked(given, value)]), steps=9)
+    )
+
+    assert (outcome.stopped_because, outcome.steps) == ("utility", 1)
+    assert same(state(given.model), original)
+
+
 def test_a_method_that_anneals_may_recover_from_a_drop() -> None:
     given = task(plain, forgotten=40)
     best = never_learnt(given)
