@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import audit_copy, observe
+from unlearning.audit.signals import audit_copy, check_auditable, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
@@ -47,9 +47,11 @@ class Study:
 
 
 def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
-    """Split the audit's part of D_v, `held_out`. Raises MethodRefused with fewer than four samples in it, or without logits."""
-    if task.objective.logits is None:
-        raise MethodRefused("Attacks with reference models need logits; this objective has none.")
+    """Split the audit's part of D_v, `held_out`.
+
+    Raises MethodRefused with fewer than four samples in it, and UnsupportedWorkload for an objective without logits.
+    """
+    check_auditable(task.objective)
     if len(held_out) < 4:
         raise MethodRefused(
             f"Attacks with reference models need 4 held-out samples or more; there are {len(held_out)}."
@@ -79,10 +81,10 @@ def seed_of(study: Study, *which: int) -> int:
 def cache_key(study: Study, kind: str) -> str:
     """Compute the name of a folder of results, SHA-256 hex: equal for equal method, recipe, architecture, data and seed."""
     digest = hashlib.sha256()
-    # The initial weights stand for the architecture, and the tensors with their shapes for the sets.
+    # New weights, with what training does not move, stand for the architecture, and the tensors with their shapes for the sets.
     settings = [kind, study.seed, asdict(study.spec), repr(study.task.recipe)]
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in fresh(study.task.build, seed=0).state_dict().items():
+    for name, tensor in fresh(study.task.build, seed=0, original=study.task.model).state_dict().items():
         digest.update(name.encode() + _bytes(tensor))
     sets = (
         study.task.forget,
@@ -99,7 +101,7 @@ def cache_key(study: Study, kind: str) -> str:
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    """Return a tensor's memory; NumPy, which would, knows no bfloat16."""
+    """Return a tensor's memory, also of bfloat16, which NumPy lacks."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 

@@ -5,11 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, plain, samples, task
 from unlearning.audit.attacks.study import Study, cache_key, make_study, members_of, seed_of
-from unlearning.errors import MethodRefused
+from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.specs import FineTune, SalUn
+from unlearning.training.loop import fresh
 
 
 def test_the_pool_is_the_forget_set_and_as_many_held_out_samples(small_study: Study) -> None:
@@ -66,10 +68,27 @@ def test_results_are_shared_by_equal_studies_alone(small_study: Study) -> None:
     )
 
 
+def test_the_frozen_weights_of_the_original_are_part_of_the_key(small_study: Study) -> None:
+    """Each new model takes them over, so results with another pretrained backbone are others."""
+
+    def frozen() -> nn.Module:
+        network = plain()
+        next(network.parameters()).requires_grad_(False)
+        return network
+
+    keys = []
+    for shift in (0.0, 0.0, 1.0):
+        original = fresh(frozen, seed=0)
+        next(original.parameters()).add_(shift)
+        task_of = dataclasses.replace(small_study.task, build=frozen, model=original)
+        keys.append(cache_key(dataclasses.replace(small_study, task=task_of), "shadows"))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_what_cannot_be_studied_is_refused() -> None:
     given = task(plain)
     with pytest.raises(MethodRefused, match="held-out"):
         make_study(FineTune(), given, samples(3, seed=5), seed=0)
     given.objective = dataclasses.replace(OBJECTIVE, logits=None)
-    with pytest.raises(MethodRefused, match="logits"):
+    with pytest.raises(UnsupportedWorkload, match="logits"):
         make_study(FineTune(), given, samples(30, seed=5), seed=0)
