@@ -1,17 +1,30 @@
 """Recipes as an outsider writes them."""
 
 import dataclasses
+import math
 
 import pytest
 
 from unlearning.errors import InvalidSpec
-from unlearning.specs.training import DPSGD, Ready2Unlearn, Recipe, Reweighting
+from unlearning.specs.training import DPSGD, Augmentation, Ready2Unlearn, Recipe, Reweighting
 
 
-@pytest.mark.parametrize(("name", "value"), [("epochs", 0), ("batch_size", 0), ("learning_rate", 0.0)])
-def test_a_recipe_that_trains_nothing_is_refused(name: str, value: float) -> None:
-    with pytest.raises(InvalidSpec):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("momentum", 1.0),
+        ("weight_decay", -0.1),
+        ("precision", "float16"),
+    ],
+)
+def test_a_recipes_ranges_hold(name: str, value: object) -> None:
+    with pytest.raises(InvalidSpec) as raised:
         dataclasses.replace(Recipe(epochs=1), **{name: value})
+    assert raised.value.field == name
 
 
 @pytest.mark.parametrize(
@@ -21,15 +34,26 @@ def test_a_recipe_that_trains_nothing_is_refused(name: str, value: float) -> Non
         (Reweighting(), "weight", 1.1),
         (Reweighting(), "revocable_share", 0.0),
         (Reweighting(), "revocable_share", 1.0),
+        (Ready2Unlearn(), "order", "third"),
+        (Ready2Unlearn(), "gain", "sum"),
+        (Ready2Unlearn(), "retention", -1.0),
+        (Ready2Unlearn(), "retention", math.nan),
+        (Ready2Unlearn(), "longest", 0.0),
+        (Ready2Unlearn(), "every", 0),
+        (Ready2Unlearn(), "warm_up", 1.5),
+        (Augmentation(), "padding", -1),
         (DPSGD(), "noise", 0.0),
         (DPSGD(), "clip", 0.0),
         (DPSGD(), "delta", 0.0),
         (DPSGD(), "delta", 1.0),
     ],
 )
-def test_a_preparations_ranges_hold(preparation: Reweighting | DPSGD, name: str, value: float) -> None:
-    with pytest.raises(InvalidSpec):
-        dataclasses.replace(preparation, **{name: value})
+def test_a_preparations_ranges_hold(
+    preparation: Ready2Unlearn | Reweighting | Augmentation | DPSGD, name: str, value: object
+) -> None:
+    with pytest.raises(InvalidSpec) as raised:
+        dataclasses.replace(preparation, **{name: value})  # type: ignore[arg-type]  # bad values
+    assert raised.value.field == name
 
 
 @pytest.mark.parametrize(
