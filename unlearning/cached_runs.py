@@ -1,6 +1,8 @@
-"""Cache of many runs, so that a long audit can be resumed: the results of each run are stored on disk, its models are not."""
+"""Many long runs, so that an audit can be resumed: their results are stored on disk, their models are not; and what runs cost."""
 
 import io
+import itertools
+import time
 import zipfile
 from collections.abc import Callable, Generator
 from functools import partial
@@ -19,6 +21,8 @@ Run = Callable[[int], Generator[Progress, None, Arrays]]
 
 PHASE = "references"
 """The phase of the progress."""
+
+_TIMED_STEPS = 6
 
 
 def cached_runs(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
@@ -47,6 +51,23 @@ def _run_progress(inner: Progress, *, number: int, count: int) -> Progress:
 def finished_count(folder: Path, *, count: int) -> int:
     """Count the runs whose results are stored."""
     return sum(_path(folder, number).is_file() for number in range(count))
+
+
+def estimate_seconds(steps: Generator[Progress, None, Any]) -> float:
+    """Take the first steps of a run, close it, and estimate the seconds of the whole run.
+
+    The first step also prepares, so the others are estimated without it.
+    """
+    started = time.perf_counter()
+    marks, total = [], 0
+    for progress in itertools.islice(steps, _TIMED_STEPS):
+        dict(progress.metrics)  # Reading the figures waits until a GPU has computed the step.
+        marks.append(time.perf_counter())
+        total = progress.total
+    steps.close()
+    if len(marks) < 2:
+        return time.perf_counter() - started
+    return marks[0] - started + (total - 1) * (marks[-1] - marks[0]) / (len(marks) - 1)
 
 
 def _path(folder: Path, number: int) -> Path:

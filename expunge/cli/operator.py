@@ -48,9 +48,9 @@ def train(
 ) -> None:
     """Train a workload's model by its recipe, prepared by Ready2Unlearn, and write its weights."""
     from expunge.operator.training import train_workload
+    from unlearning.cached_runs import PHASE
     from unlearning.specs.references import ReferencePlan
     from unlearning.task import Progress
-    from unlearning.training.references import PHASE
 
     with ProgressDisplay() as display:
         task = display.add_task("Training")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unlearning.cached_runs import Arrays, cached_runs, finished_count
-from unlearning.task import Progress, run_to_completion
+from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
+from unlearning.task import Figures, Progress, run_to_completion
 
 
 def run(number: int, *, done: list[int] | None = None) -> Generator[Progress, None, Arrays]:
@@ -101,3 +101,27 @@ def test_a_killed_process_loses_the_run_under_way_and_no_other(tmp_path: Path) -
     assert done == [2, 3]
     for number, one in enumerate(found):
         np.testing.assert_array_equal(one["value"], np.random.default_rng(number).normal(size=5))
+
+
+def test_each_timed_step_is_waited_for_and_the_run_is_closed() -> None:
+    """A GPU computes on while Python is at the next step, until somebody reads a figure."""
+    events: list[str] = []
+
+    class Read(Figures):
+        def __getitem__(self, name: str) -> float:
+            events.append("read")
+            return super().__getitem__(name)
+
+    def steps() -> Generator[Progress, None, None]:
+        try:
+            for number in range(1, 100):
+                events.append("step")
+                yield Progress(phase="train", step=number, total=100, metrics=Read(loss=1.0))
+        finally:
+            events.append("closed")
+
+    assert estimate_seconds(steps()) >= 0
+    *timed, last = events
+    assert timed == ["step", "read"] * (len(timed) // 2)
+    assert 0 < len(timed) < 40
+    assert last == "closed"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unlearning.cached_runs import Arrays, cached_runs, finished_count
+from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
@@ -25,9 +25,6 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
-
-PHASE = "references"
-_TIMED_STEPS = 6
 
 
 def prepare_references(
@@ -103,15 +100,9 @@ def estimate_cost(
     recipe = fold_recipe(workload.recipe, plan)
     part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
     model = fresh(workload.build, seed=seed).to(device)
-    steps = train(model, part, recipe, objective=workload.objective, seed=seed)
-    marks, total = [time.perf_counter()], 1
-    for _, progress in zip(range(_TIMED_STEPS), steps, strict=False):
-        marks.append(time.perf_counter())
-        total = progress.total
-    steps.close()
-    step = (marks[-1] - marks[1]) / max(1, len(marks) - 2) if len(marks) > 2 else marks[-1] - marks[0]
+    seconds = estimate_seconds(train(model, part, recipe, objective=workload.objective, seed=seed))
     share = plan.epochs * (1 - 1 / plan.folds) * len(pool) / len(workload.train)
-    return PreparationCost(trainings=left, seconds=left * step * total, plain_trainings=plan.trainings * share)
+    return PreparationCost(trainings=left, seconds=left * seconds, plain_trainings=plan.trainings * share)
 
 
 def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[np.int64]:

@@ -4,12 +4,9 @@ A shadow model is trained with a random half of the pool, then unlearns that hal
 original, unlearns D_f, and trains a retrained model.
 """
 
-import itertools
-import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +24,7 @@ from unlearning.audit.attacks.study import (
 )
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.cached_runs import Arrays, cached_runs, finished_count
+from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.samples import SampleSet, joined
 from unlearning.task import Progress
 from unlearning.training.loop import fresh
@@ -134,10 +131,6 @@ def _accuracies(study: Study, model: nn.Module) -> Floats:
     return np.array([accuracy(study.task.remain), accuracy(study.population)])
 
 
-_TIMED_STEPS = 6
-"""Of a training and of an unlearning. The first also prepares, so the others are estimated without it."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """The cost of an audit with reference models.
@@ -157,21 +150,8 @@ def estimate_cost(study: Study, *, shadow_count: int, repeat_count: int, folder:
         kind: count - finished_count(folder / cache_key(study, kind), count=count)
         for kind, count in ((SHADOW_KIND, shadow_count), (REPEAT_KIND, repeat_count))
     }
-    training = _seconds(train_model(study, joined(study.task.remain, study.task.forget), seed=study.seed))
+    training = estimate_seconds(train_model(study, joined(study.task.remain, study.task.forget), seed=study.seed))
     model = fresh(study.task.build, seed=study.seed).to(study.task.forget.inputs.device).eval()
-    forgetting = _seconds(run_method(study, model, study.task.forget, seed=study.seed))
+    forgetting = estimate_seconds(run_method(study, model, study.task.forget, seed=study.seed))
     seconds = left[SHADOW_KIND] * (training + forgetting) + left[REPEAT_KIND] * (2 * training + forgetting)
     return Cost(shadows=left[SHADOW_KIND], repeats=left[REPEAT_KIND], seconds=seconds)
-
-
-def _seconds(steps: Generator[Progress, None, Any]) -> float:
-    """Estimate the seconds of a whole run from its first steps."""
-    started = time.perf_counter()
-    marks, total = [], 0
-    for progress in itertools.islice(steps, _TIMED_STEPS):
-        marks.append(time.perf_counter())
-        total = progress.total
-    steps.close()
-    if len(marks) < 2:
-        return time.perf_counter() - started
-    return marks[0] - started + (total - 1) * (marks[-1] - marks[0]) / (len(marks) - 1)
