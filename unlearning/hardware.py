@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import Answers, Objective, answers
-from unlearning.data.samples import Batch
+from unlearning.data.samples import Batch, in_batches
 from unlearning.specs.training import Precision
 from unlearning.task import Steps, each_step_in
 
@@ -42,8 +42,8 @@ def batched_answers(
     layout = input_layout(model)
     size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
     parts = [
-        answers(objective, model, Batch(layout(inputs.to(device)), targets.to(device)))
-        for inputs, targets in zip(torch.split(batch.inputs, size), torch.split(batch.targets, size), strict=True)
+        answers(objective, model, Batch(layout(part.inputs.to(device)), part.targets.to(device)))
+        for part in in_batches(batch, size)
     ]
     return Answers(
         torch.cat([part.losses for part in parts]),

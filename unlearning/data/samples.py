@@ -157,6 +157,12 @@ def _decimal(value: object) -> str:
         raise InvalidSampleID(f"is a {type(value).__name__}; give a string or an integer") from None
 
 
+def in_batches(samples: Batch, size: int) -> Iterator[Batch]:
+    """Yield the samples in their order, in batches of `size`."""
+    for inputs, targets in zip(torch.split(samples.inputs, size), torch.split(samples.targets, size), strict=True):
+        yield Batch(inputs, targets)
+
+
 def joined_batch(*parts: Batch) -> Batch:
     """Join batches, in their order."""
     return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))

@@ -11,11 +11,9 @@ from unlearning.data.samples import Batch, joined_batch, sent
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import fully_forgotten_classes
+from unlearning.stopping.forget_weights import weights_of_gaps
 from unlearning.task import Task
 from unlearning.training.optimisation import batch_statistics
-
-_FULL_WEIGHT_GAP = 0.5
-"""Nats. A sample whose loss is this far or farther below its reference has the forget weight 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,8 +43,8 @@ class ReferenceAims:
     @torch.no_grad()
     def forget_weights(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute clip((ℓ_ref − ℓ) / 0.5, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
-        gap = self.losses[sent(index, self.losses.device)] - objective.losses(forward, batch).float()
-        return (gap / _FULL_WEIGHT_GAP).clamp(0, 1)
+        aims = self.losses[sent(index, self.losses.device)]
+        return weights_of_gaps(aims - objective.losses(forward, batch).float())
 
 
 def reference_aims(task: Task) -> ReferenceAims | None:

@@ -2,8 +2,9 @@
 
 import torch
 
+from unlearning.data.samples import in_batches
 from unlearning.gradients import trainable
-from unlearning.methods.importance import add_squared_gradients, in_batches, with_drawn_labels, zero_importance
+from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.specs import FisherNoise
 from unlearning.state import Loop
 from unlearning.task import Outcome, Progress, Steps, Task

@@ -1,13 +1,13 @@
 """How much each weight matters for a set of samples: the diagonal of the Fisher information."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from unlearning.data.samples import Batch
+from unlearning.data.samples import Batch, in_batches
 from unlearning.errors import MethodRefused
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
@@ -54,12 +54,6 @@ def _sample_gradients(
             # And some cannot be computed for several samples at once.
             single = [grad(loss)(parameters, x, y) for x, y in zip(*batch, strict=True)]
             return {name: torch.stack([gradients[name] for gradients in single]) for name in parameters}
-
-
-def in_batches(samples: Batch, size: int) -> Iterator[Batch]:
-    """Yield the samples in their order, in batches of `size`."""
-    for inputs, targets in zip(torch.split(samples.inputs, size), torch.split(samples.targets, size), strict=True):
-        yield Batch(inputs, targets)
 
 
 @torch.no_grad()

@@ -51,7 +51,12 @@ def loss_gap_weights(losses: Tensor, held_out: Tensor, held_out_weights: Tensor,
     alike would leave all half-known: the mean loss would match, and no other statistic.
     """
     rank = (losses.argsort().argsort() + 0.5) / len(losses)
-    return ((aim * weighted_quantiles(held_out, held_out_weights, rank) - losses) / _FULL_WEIGHT_GAP).clamp(0, 1)
+    return weights_of_gaps(aim * weighted_quantiles(held_out, held_out_weights, rank) - losses)
+
+
+def weights_of_gaps(gaps: Tensor) -> Tensor:
+    """Compute forget weights, (n,): clip(gap / 0.5, 0, 1), a gap being how far a loss is below its aim, (n,), nats."""
+    return (gaps / _FULL_WEIGHT_GAP).clamp(0, 1)
 
 
 def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:
