@@ -31,6 +31,11 @@ _NEIGHBOURS = 100
 _DRAWS = 4000
 """Draws of each law."""
 
+SIZES = (1, 3, 10, 30, 100, 300)
+"""Numbers of forgotten samples for which `power_by_size` states the power."""
+_SETS = 10
+"""Random sets of each size over which it is averaged."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReferenceSignals:
@@ -114,11 +119,6 @@ def reference_test(
         power=bounds.power,
         passed=False if fails else True if known < bounds.alternative else None,
     )
-
-
-SIZES = (1, 3, 10, 30, 100, 300)
-"""Numbers of forgotten samples for which `power_by_size` states the power."""
-_SETS = 10
 
 
 def power_by_size(

@@ -28,7 +28,7 @@ NAMES = {
 _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
 _LEAST_POWER = 0.5
-"""If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples."""
+"""If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
