@@ -53,13 +53,15 @@ def speed(workload: Workload, session: Session, budget: Budget) -> str | None:
     found["matmul_tflops"] = _matmul_tflops(session)
     found["flops_per_image"] = flops = _flops_per_image(workload)
     plain = replace(workload.recipe, compiler=None)
-    variants = {"as the recipe says": plain, "float32": replace(plain, precision="float32")}
+    own = "as the recipe says"
+    variants = {own: plain, "float32": replace(plain, precision="float32")}
     for name, recipe in variants.items():
         if budget.begins(f"training, {name}"):
             steps = timed_steps(workload.build, workload.train, recipe, small=session.dry_run)
             rate = recipe.batch_size / steps["step_seconds"]
             found[name] = steps | {"images_per_second": rate, "tflops": flops * rate / 1e12}
-    found["arithmetic_share"] = found["as the recipe says"]["tflops"] / found["matmul_tflops"]
+    if own in found:
+        found["arithmetic_share"] = found[own]["tflops"] / found["matmul_tflops"]
     found["compiler"] = chosen = _compiler_that_pays(session, workload)
     print(f"  {json.dumps(found)}", flush=True)
     return chosen

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu import training
 from benchmarks.gpu.quality import SPECS
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.writing import Row
+from unlearning.data.objectives import classification
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
 from unlearning.methods.registry import METHODS
 
 OURS = {"benchmarks", "examples", "unlearning", "verifier"}
@@ -121,6 +125,27 @@ def test_a_step_that_fails_is_noted_and_does_not_end_the_session(session: Sessio
     assert [entry["state"] for entry in found["steps"]] == ["failed", "done"]
     assert found["steps"][0]["error"] == "RuntimeError: no kernel image"
     assert found["facts"] == {"before": None, "after": 1}
+
+
+def test_without_time_for_a_training_the_step_is_partly_done(session: Session) -> None:
+    sets = {
+        name: SampleSet(
+            ids=tuple(f"{name}-{i}" for i in range(4)), inputs=torch.randn(4, 3, 16, 16), targets=torch.arange(4)
+        )
+        for name in ("train", "held_out", "test")
+    }
+    workload = Workload(
+        name="small", build=training.small_network, objective=classification(10), recipe=training.SMALL, **sets
+    )
+
+    def works(own: Session, budget: Budget) -> str | None:
+        budget.ends = 0.0
+        return training.speed(workload, own, budget)
+
+    assert session.run("training", works, seconds=5) is None
+
+    (entry,) = json.loads(session.out.read_text())["steps"]
+    assert entry["state"] == "partly_done"
 
 
 def test_items_for_which_a_step_has_no_time_are_named(session: Session) -> None:
