@@ -22,7 +22,7 @@ from unlearning.data.workload import Workload
 from unlearning.methods.registry import METHODS
 
 OURS = {"benchmarks", "examples", "unlearning", "verifier"}
-ALLOWED = ("torch", "torchvision", "safetensors", "scikit-learn")
+ALLOWED = ("torch", "torchvision", "safetensors", "scikit-learn", "annotated-types")
 """What the GPU's machine has, beside what these require."""
 
 ONLY_THESE = """
