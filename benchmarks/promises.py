@@ -109,7 +109,7 @@ PROMISES = (
     promise(
         "a closed job takes no further request",
         "requests/test_batching.py",
-        ("ledger.requests.batching:_is_open", "Job.closed_at.is_(None)", "Job.id.is_not(None)"),
+        ("ledger.requests.batching:_open_job", "Job.closed_at.is_(None)", "Job.id.is_not(None)"),
     ),
     promise(
         "a job does not begin before it closes",
