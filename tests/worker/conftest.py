@@ -92,6 +92,7 @@ def make_bench(
             reference=REFERENCE,
             weights=trained.path,
             policy=policy,  # type: ignore[arg-type]  # a list of methods
+            approve_utility_drop=100.0,  # on so little data a method may lose some points; no test here is about that
             dry_run=False,
         )
         defaults = {

@@ -1,5 +1,6 @@
 """What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §8) [ours]."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,16 +24,20 @@ class ReferenceAims:
     probabilities: Tensor | None
     losses: Tensor
 
-    def divergences(self, logits: Tensor | None, losses: Tensor, index: Tensor) -> Tensor:
+    def divergences(self, logits: Tensor | None, losses: Tensor, index: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Compute how far a batch's answers are from its aims, (k,): KL(aim ‖ answer) in nats, or the squared difference of losses.
 
         logits: (k, classes), or None. losses: (k,), nats. index: the positions of the samples in the forget set, (k,) int64.
+        temperature: T, by which the logits of both are divided; times T², so that gradients keep their scale (Hinton et al., 2015).
         """
         places = sent(index, self.losses.device)
         if self.probabilities is None or logits is None:
             return (losses - self.losses[places]) ** 2
         aim = self.probabilities[places].to(logits)
-        return functional.kl_div(logits.log_softmax(-1), aim, reduction="none").sum(-1)
+        if temperature != 1:
+            aim = (aim.log() / temperature).softmax(-1)
+        divergence = functional.kl_div((logits / temperature).log_softmax(-1), aim, reduction="none").sum(-1)
+        return temperature**2 * divergence
 
     def batch_divergences(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
@@ -69,16 +74,25 @@ def reference_aims(task: Task) -> ReferenceAims | None:
     return ReferenceAims(probabilities=probabilities / probabilities.sum(-1, keepdim=True), losses=losses)
 
 
-def matching_loss(task: Task, aims: ReferenceAims, index: Tensor, remain: Batch, *, weight: float = 1.0) -> Tensor:
+def matching_loss(
+    task: Task,
+    aims: ReferenceAims,
+    index: Tensor,
+    remain: Batch,
+    *,
+    weight: float = 1.0,
+    temperatures: Sequence[float] = (1.0,),
+) -> Tensor:
     """Compute L(B_r; θ) + w · mean KL(q ‖ p_θ(B_f)), a scalar, in one forward pass.
 
-    index: the positions of B_f in the forget set, (k,). The pass goes through a copy of the buffers, because forget samples must
-    leave no trace in batch norm's running statistics.
+    index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. The pass goes
+    through a copy of the buffers, because forget samples must leave no trace in batch norm's running statistics.
     """
     forget = task.forget.select(index)
     k = len(index)
     with batch_statistics(task.model, samples=k + len(remain.targets)):
         forward = forward_with(task.model, trainable(task.model))
         found = answers(task.objective, forward, joined_batch(forget, remain))
-    divergences = aims.divergences(None if found.logits is None else found.logits[:k], found.losses[:k], index)
-    return found.losses[k:].mean() + weight * divergences.mean()
+    logits, losses = None if found.logits is None else found.logits[:k], found.losses[:k]
+    divergences = [aims.divergences(logits, losses, index, temperature=value).mean() for value in temperatures]
+    return found.losses[k:].mean() + weight * torch.stack(divergences).mean()

@@ -21,8 +21,10 @@ def matching(spec: Matching, task: Task) -> Steps:
 
     Each step takes a forget batch B_f with reference predictions q and a remaining batch B_r:
 
-        loss = mean KL(q ‖ p_θ(B_f)) + L(B_r; θ)
+        loss = ½ mean KL(q ‖ p_θ(B_f)) + ½ T² mean KL(q^(1/T) ‖ p_θ(B_f)^(1/T)) + L(B_r; θ)
 
+    with each side of the second term scaled to sum 1. Plain KL hardly sees how sure an answer is once it is very sure or very
+    wrong, and the audit does see it; the second term keeps it near its reference.
     No check and no search: the aims have a floor of their own, and the schedule is fixed. Without logits the first term is the mean
     squared difference of losses. Raises MethodRefused without references.
     """
@@ -56,7 +58,7 @@ def _step(
     share_left: float,
 ) -> Tensor:
     anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
-    loss = matching_loss(task, aims, index, remain)
+    loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
     value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
     update_running_statistics(task.model, remain.inputs)
     return value

@@ -142,6 +142,7 @@ class Matching:
 
     steps: the learning rate falls to zero over the last half of them. passes: how often each forget sample is used at least; if
     `steps` are too few for that, they are scaled up (`scale_schedule`).
+    temperature: T, at which half of the divergence is taken; 1 compares plain predictions alone.
     clip: largest norm of the gradient. batch_size: samples a step, of the forget set and of the remaining set each.
     """
 
@@ -149,6 +150,7 @@ class Matching:
     steps: Count = 60
     passes: Passes = 12.0
     learning_rate: LearningRate = 0.05
+    temperature: Annotated[float, Ge(1), Le(100)] = 2.0
     clip: Positive = 1.0
     batch_size: Count = 64
 

@@ -9,6 +9,7 @@ from tests.unlearning.training.test_references import workload
 from unlearning.data.references import References
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
+from unlearning.methods.aims import ReferenceAims
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Matching
 from unlearning.specs.references import ReferencePlan
@@ -91,3 +92,25 @@ def test_an_objective_without_logits_matches_losses(references: References) -> N
     run_to_completion(unlearn(Matching(steps=120), made))
 
     assert gap() < 0.5 * before
+
+
+def test_the_softened_divergence_sees_how_sure_a_very_sure_answer_is() -> None:
+    aims = ReferenceAims(probabilities=torch.tensor([[0.999, 0.0005, 0.0005]]), losses=torch.zeros(1))
+    logits = torch.tensor([[16.0, 0.0, 0.0]], requires_grad=True)  # far surer than its aim
+
+    def slope(temperature: float) -> float:
+        found = aims.divergences(logits, torch.zeros(1), torch.zeros(1, dtype=torch.int64), temperature=temperature)
+        (gradient,) = torch.autograd.grad(found.sum(), logits)
+        return float(gradient[0, 0])
+
+    assert 0 < 10 * slope(1.0) < slope(2.0)
+
+
+def test_an_answer_like_its_aim_has_no_divergence_at_any_temperature() -> None:
+    probabilities = torch.tensor([[0.7, 0.2, 0.1]])
+    aims = ReferenceAims(probabilities=probabilities, losses=torch.zeros(1))
+    for temperature in (1.0, 2.0, 5.0):
+        found = aims.divergences(
+            probabilities.log() + 3, torch.zeros(1), torch.zeros(1, dtype=torch.int64), temperature=temperature
+        )
+        assert float(found) == pytest.approx(0, abs=1e-5)
