@@ -29,8 +29,8 @@ from benchmarks.writing import Row, row, write
 from expunge.operator.deployment import find_deployment, open_database
 from expunge.stack.process import await_ready, start
 
-PAUSE = 6.0
-"""Seconds between two kills, on average."""
+PAUSE = 4.0
+"""Seconds between two faults, on average, beside the wait for a phase."""
 
 PHASE_SECONDS = 20.0
 """Seconds that a fault waits at most for a job in its phase; then it comes as things are."""
