@@ -17,7 +17,7 @@ from ledger.registry.access import Caller, Scope
 from service.console import formatting
 from service.console.sign_in import delete_cookie
 from service.http.limits import count_address
-from service.http.problems import ServiceError, problem_type
+from service.http.problems import ServiceError, problem_type, refusal_headers
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; "
@@ -98,14 +98,16 @@ class PageRoute(APIRoute):
                     count_address(request)
                 return await handle(request)
             except KeyRefused:
-                response = RedirectResponse("/console/sign-in", 303)
-                delete_cookie(response)
-                return response
+                redirect = RedirectResponse("/console/sign-in", 303)
+                delete_cookie(redirect)
+                return redirect
             except RequestValidationError:
                 return _refusal(422, "There is no such page", "A part of the address is not valid.")
             except (Refused, ServiceError) as error:
                 kind = problem_type(error)
-                return _refusal(kind.status, kind.title, str(error))
+                response = _refusal(kind.status, kind.title, str(error))
+                response.headers.update(refusal_headers(error))
+                return response
 
         return handle_page
 

@@ -229,19 +229,26 @@ def respond(error: Exception) -> Response:
     if kind is NOT_READY:
         checks = {"checks": error.checks} if isinstance(error, NotReady) else {}
         detail = str(error) if checks else "The database does not answer; try again in a few seconds."
-        return _problem(kind, detail, headers={"Retry-After": "5"}, **checks)
+        return _problem(kind, detail, headers=refusal_headers(error), **checks)
     if isinstance(error, errors.InvalidTime):
         fault = {"pointer": "/received_at", "detail": _sentence(str(error))}
         return _problem(kind, "One fault; see errors.", errors=[fault])
     if isinstance(error, InvalidQuery):
         faults = [{"in": "query", "name": _step(name), "detail": detail} for name, detail in error.faults.items()]
         return _problem(kind, "The query has parameters that this path does not take.", errors=faults[:MAX_FAULTS])
-    headers = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
+    challenge = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
+    return _problem(kind, _sentence(str(error)), headers=challenge | refusal_headers(error))
+
+
+def refusal_headers(error: Exception) -> dict[str, str]:
+    """Give the headers of the response to an error, a problem or a page: when to try again, and that the connection is closed."""
+    if problem_type(error) is NOT_READY:
+        return {"Retry-After": "5"}
     if isinstance(error, TooManyCalls):
-        headers = {"Retry-After": str(error.retry_after)}
+        return {"Retry-After": str(error.retry_after)}
     if isinstance(error, BodyStalled):
-        headers = {"Connection": "close"}
-    return _problem(kind, _sentence(str(error)), headers=headers)
+        return {"Connection": "close"}
+    return {}
 
 
 def _problem(kind: ProblemType, detail: str, *, headers: Mapping[str, str] | None = None, **more: object) -> Response:
