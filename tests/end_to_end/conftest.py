@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -11,8 +12,10 @@ from expunge import client
 from expunge.operator.training import Trained, train_workload
 from expunge.stack.broker import free_port
 from expunge.stack.stack import Options, Stack, run_stack
+from tests.fixtures.waiting import await_that
 
 REFERENCE = "tests.worker.digits:workload"
+GATED = "tests.worker.gated:workload"
 
 SAMPLES = [f"image-{i}" for i in range(200)]
 """Of these 91 are in the training set: enough that the audit of an honest retraining fails hardly ever. In 12 of 12 seeds it did
@@ -35,6 +38,23 @@ def options(data_dir: Path) -> Options:
     return Options(data_dir=data_dir, port=free_port(), workloads="tests", environment=environment)
 
 
+@dataclass(frozen=True)
+class Gates:
+    """Where `tests.worker.gated` waits."""
+
+    folder: Path
+
+    def shut(self, name: str) -> None:
+        (self.folder / name).with_suffix(".reached").unlink(missing_ok=True)
+        (self.folder / name).touch()
+
+    def open(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+
+    def await_somebody(self, name: str) -> None:
+        await_that((self.folder / name).with_suffix(".reached").exists, f"the worker to come to {name!r}")
+
+
 @pytest.fixture(scope="session")
 def running() -> Iterator[Stack]:
     """Not in pytest's folder, which PostgreSQL's user could not enter again after another pytest of this user has started."""
@@ -43,6 +63,12 @@ def running() -> Iterator[Stack]:
         run_stack(options(Path(folder) / "data")) as running,
     ):
         yield running
+
+
+@pytest.fixture(scope="session")
+def gates(running: Stack) -> Gates:
+    (worker,) = (child for child in running.children if child.program.name == "the worker")
+    return Gates(Path((worker.program.environment or {})["EXPUNGE_TEST_GATES"]))
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from report.document import read
+from tests.fixtures.waiting import await_that
 from tests.report.recorded import stored
 
 KEY = bytes(32)
@@ -92,6 +93,11 @@ class World:
     def count(self, table, where="true"):
         with self.sessions() as session:
             return session.scalar(text(f"SELECT count(*) FROM {table} WHERE {where}"))
+
+    def await_lock(self, what):
+        """Wait until a statement on this database waits for another transaction's lock."""
+        blocked = "datname = current_database() AND wait_event_type = 'Lock'"
+        await_that(lambda: self.count("pg_stat_activity", blocked), what)
 
 
 def document(*, verdict):

@@ -1,9 +1,7 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 
@@ -13,6 +11,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from expunge.operator.doctor import check_database
+from expunge.stack.broker import free_port
 from ledger.db import (
     allow_long_statements,
     connection_options,
@@ -85,8 +84,7 @@ def pooled_url(request, blank_database_url, tmp_path):
         pytest.skip("pgbouncer is not installed (apt-get install pgbouncer)")
     server = make_url(blank_database_url)
     host = server.query.get("host") or server.host
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     users, settings = tmp_path / "users", tmp_path / "pgbouncer.ini"
     users.write_text(f'"{server.username}" ""\n')
     settings.write_text(
@@ -112,7 +110,7 @@ query_wait_timeout = 20
     process = subprocess.Popen([program, *as_other, str(settings)], stdout=log, stderr=log)
     url = f"postgresql://{server.username}@127.0.0.1:{port}/pooled"
     try:
-        await_that(lambda: process.poll() is not None or answers(url), "PgBouncer to answer")
+        await_that(lambda: process.poll() is not None or answers(url), "PgBouncer to accept connections")
         assert process.poll() is None, (tmp_path / "log").read_text()
         yield url
     finally:
@@ -185,7 +183,7 @@ def test_behind_pgbouncer_a_long_list_is_uploaded_and_read(pooled):
 
 def test_options_of_the_url_are_not_dropped_silently(pooled_url, request):
     if "drops" in request.node.callspec.id:
-        pytest.skip("this one was told to drop them")
+        pytest.skip("this one drops them, as it is configured to")
     engine = make_engine(f"{pooled_url}?options=-csearch_path%3Dother")
     with pytest.raises(OperationalError, match="startup parameter"), engine.connect():
         pass
@@ -213,12 +211,11 @@ def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
     with sessions() as session, pytest.raises(OperationalError, match="statement timeout"):
         session.execute(text("SELECT pg_sleep(60)"))
     other = make_engine(database_url).execution_options(isolation_level="AUTOCOMMIT")
-    with sessions() as session, other.connect() as looking:
+    with sessions() as session, other.connect() as observer:
         pid = session.scalar(text("SELECT pg_backend_pid()"))
-        alive, ends = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"), time.monotonic() + 60
-        while looking.scalar(alive, {"pid": pid}) and time.monotonic() < ends:
-            time.sleep(0.05)
-        with pytest.raises(DBAPIError) as raised:  # the server has ended the idle transaction
+        alive = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid")
+        await_that(lambda: not observer.scalar(alive, {"pid": pid}), "the server to end the idle transaction")
+        with pytest.raises(DBAPIError) as raised:
             session.execute(text("SELECT 1"))
     other.dispose()
     assert raised.value.connection_invalidated

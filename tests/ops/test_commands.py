@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
@@ -16,9 +15,11 @@ from pathlib import Path
 import psycopg
 
 from expunge.stack import services
+from expunge.stack.broker import free_port
 from expunge.stack.folder import Folder
+from tests.fixtures.waiting import await_that
 from tests.ops.files import ROOT, compose
-from tests.service.conftest import NOWHERE, SAMPLE_KEY, free_port
+from tests.service.conftest import NOWHERE, SAMPLE_KEY
 
 API = (ROOT / "Dockerfile").read_text().split(" AS api\n")[1].split("\nFROM ")[0]
 
@@ -48,10 +49,12 @@ def test_the_apis_command_serves_and_its_health_check_is_content(tmp_path: Path)
         ) as api,
     ):
         try:
-            limit = time.monotonic() + 60
-            while subprocess.run(check, env=given, capture_output=True).returncode:
-                assert api.poll() is None, (tmp_path / "log").read_text()
-                assert time.monotonic() < limit
+
+            def healthy_or_ended() -> bool:
+                return api.poll() is not None or not subprocess.run(check, env=given, capture_output=True).returncode
+
+            await_that(healthy_or_ended, "the API to be healthy")
+            assert api.poll() is None, (tmp_path / "log").read_text()
         finally:
             api.terminate()
     assert api.returncode in {0, -signal.SIGTERM}, (tmp_path / "log").read_text()

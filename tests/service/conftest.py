@@ -1,5 +1,6 @@
 """The real application behind a real socket, on real PostgreSQL; the broker is a real server or an address where none is."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -228,7 +229,28 @@ def fail_job(sessions: sessionmaker[Session], job_id: UUID | str) -> None:
         fail(session, claimed, reason=Reason.AUDIT_FAILED, detail="as the test wants", retry=False)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def begin_call(client: httpx.Client, head: str, body: bytes = b"") -> socket.socket:
+    """A connection of its own, on which the head of a call and the beginning of its body were sent; the rest never comes."""
+    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60)
+    authorization = [f"Authorization: {value}" for name, value in client.headers.items() if name == "authorization"]
+    connection.sendall("\r\n".join([*head.split("\n"), "Host: x", *authorization, "\r\n"]).encode() + body)
+    return connection
+
+
+def read_response(connection: socket.socket) -> tuple[int, str]:
+    """The status of a response with a declared length, and all of it as text."""
+    got = b""
+    while b"\r\n\r\n" not in got:
+        got += receive(connection)
+    head, _, body = got.partition(b"\r\n\r\n")
+    (length,) = re.findall(rb"(?im)^content-length: *(\d+)", head)
+    while len(body) < int(length):
+        body += receive(connection)
+    return int(head.split()[1]), (head + b"\r\n\r\n" + body).decode()
+
+
+def receive(connection: socket.socket) -> bytes:
+    """Some bytes of a response, of which more are to come."""
+    got = connection.recv(65536)
+    assert got, "the response broke off"
+    return got

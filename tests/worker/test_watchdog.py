@@ -2,19 +2,20 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
 from billiard import Process  # type: ignore[import-untyped]  # it ships no types
 
 from ledger.jobs.cancellation import cancel_job
-from ledger.jobs.claims import Claim, claim, record_progress
+from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.states import JobState, Phase, Reason
 from tests.fixtures.waiting import await_that
+from tests.ledger.conftest import progress
 from tests.worker.conftest import Bench
-from tests.worker.test_lease import LONG
+from tests.worker.test_lease import claimed
 from worker.watchdog import Board, Note, Watch, Watchdog
 
 NEVER, AT_ONCE = dict.fromkeys(Phase, 3600.0), dict.fromkeys(Phase, -1.0)
@@ -39,13 +40,15 @@ class Watched:
         self.watchdog = Watchdog(bench.sessions, bench.settings, self.board)
 
     def take(self) -> Claim:
-        with self.bench.sessions.begin() as session:
-            found = claim(session, self.job_id, worker="test", lease=LONG)
-        assert found is not None
-        return found
+        return claimed(self.bench, self.job_id)
 
     def watch(self, limits: dict[Phase, float]) -> Watch:
         return Watch(self.board, 3, limits, pid=self.child.pid)
+
+    def poll_twice(self) -> None:
+        """As one poll may read a note while it is written."""
+        self.watchdog.poll()
+        self.watchdog.poll()
 
     @property
     def alive(self) -> bool:
@@ -53,8 +56,8 @@ class Watched:
 
 
 @pytest.fixture
-def watched(make_bench: object, hanging: Process, training_ids: tuple[str, ...]) -> Watched:
-    bench: Bench = make_bench(policy=("ieu", "retrain"), retry_seconds=0)  # type: ignore[operator]  # a fixture
+def watched(make_bench: Callable[..., Bench], hanging: Process, training_ids: tuple[str, ...]) -> Watched:
+    bench = make_bench(policy=("ieu", "retrain"), retry_seconds=0)
     return Watched(bench, hanging, bench.submit(training_ids[:10]))
 
 
@@ -67,16 +70,15 @@ def reasons(watched: Watched) -> list[Reason | None]:
 def test_a_child_without_progress_is_killed_and_its_job_is_tried_once_more(watched: Watched) -> None:
     watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
     watched.watchdog.poll()
-    assert watched.alive  # one poll may read a note while it is written
+    assert watched.alive
     watched.watchdog.poll()
     await_that(lambda: not watched.alive, "the child to end")
-    assert watched.child.exitcode in (None, -signal.SIGKILL)
+    assert watched.child.exitcode == -signal.SIGKILL
     assert watched.bench.job(watched.job_id).state is JobState.QUEUED
     assert watched.board.read() == {}
 
     watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.STALLED)
     assert "phase load" in str(job.detail)
@@ -87,20 +89,9 @@ def test_a_method_that_hangs_twice_gives_way_to_the_next(watched: Watched) -> No
     for _ in range(2):
         found = watched.take()
         with watched.bench.sessions.begin() as session:
-            record_progress(
-                session,
-                found,
-                phase=Phase.UNLEARN,
-                progress=0.1,
-                step=1,
-                total=9,
-                eta_seconds=None,
-                metrics={},
-                timings={},
-            )
+            progress(session, found, phase=Phase.UNLEARN)
         watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
-        watched.watchdog.poll()
-        watched.watchdog.poll()
+        watched.poll_twice()
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.method["kind"]) == (JobState.QUEUED, "retrain")
 
@@ -111,8 +102,7 @@ def test_a_child_that_makes_progress_is_left_alone(watched: Watched) -> None:
         watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
         watched.watchdog.poll()
     watched.watch(NEVER).advance(found, Phase.UNLEARN)
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     assert watched.alive
     assert watched.bench.job(watched.job_id).state is JobState.RUNNING
 
@@ -121,8 +111,7 @@ def test_a_child_without_a_job_is_left_alone(watched: Watched) -> None:
     watch = watched.watch(AT_ONCE)
     watch.advance(watched.take(), Phase.LOAD)
     watch.end()
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     assert watched.alive
 
 
@@ -133,8 +122,7 @@ def test_a_hanging_job_can_be_cancelled(watched: Watched) -> None:
         cancel_job(session, tenant_id=watched.bench.tenant_id, job_id=watched.job_id)
     watch.hurry(found, seconds=-1)
     watch.advance(found, Phase.LOAD)  # a step at the same moment takes no time back
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     await_that(lambda: not watched.alive, "the child to end")
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.reason) == (JobState.CANCELLED, Reason.CANCELLED_BY_CALLER)
@@ -148,8 +136,7 @@ def test_a_process_that_is_no_child_is_never_killed(watched: Watched) -> None:
     )
     watched.board.write(0, note)
     assert watched.board.read() == {0: note}
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     assert watched.bench.job(watched.job_id).state is JobState.QUEUED
 
 
@@ -162,6 +149,5 @@ def test_the_child_is_killed_also_if_its_end_cannot_be_written(watched: Watched)
 
     watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
     watched.watchdog.sessions = Away()  # type: ignore[assignment]  # a database that does not answer
-    watched.watchdog.poll()
-    watched.watchdog.poll()
+    watched.poll_twice()
     await_that(lambda: not watched.alive, "the child to end")

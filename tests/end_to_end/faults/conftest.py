@@ -1,4 +1,4 @@
-"""What the tests of faults share: the running stack, taken apart and put together again."""
+"""What the tests of faults share: the running stack, whose parts are stopped and started again."""
 
 import dataclasses
 import os
@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -26,29 +25,11 @@ from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
+from tests.end_to_end.conftest import GATED, Gates
 from tests.fixtures.waiting import await_that
-
-GATED = "tests.worker.gated:workload"
 
 SAMPLES = [f"image-{i}" for i in range(400)]
 """Of these 179 are in the training set: the more there are, the less does an audit of an honest retraining fail by chance."""
-
-
-@dataclass(frozen=True)
-class Gates:
-    """Where `tests.worker.gated` waits."""
-
-    folder: Path
-
-    def shut(self, name: str) -> None:
-        (self.folder / name).with_suffix(".reached").unlink(missing_ok=True)
-        (self.folder / name).touch()
-
-    def open(self, name: str) -> None:
-        (self.folder / name).unlink(missing_ok=True)
-
-    def await_somebody(self, name: str) -> None:
-        await_that((self.folder / name).with_suffix(".reached").exists, f"the worker to come to {name!r}")
 
 
 @dataclass(frozen=True)
@@ -157,21 +138,16 @@ class Scene:
         (request,) = [item for item in self.http.get("/unlearn-requests").json()["items"] if str(job_id) in str(item)]
         assert request["state"] == "completed"
         assert self.outcomes(job_id).count("published") == 1
-        leftovers = self.stack.folder.weights / "checkpoints" / str(job_id)
-        await_that(lambda: not leftovers.exists(), "the checkpoints to go with their job")
+        checkpoints = self.stack.folder.weights / "checkpoints" / str(job_id)
+        await_that(lambda: not checkpoints.exists(), "the checkpoints to be deleted with their job")
         return job
 
 
 @pytest.fixture(scope="session")
-def scene(running: Stack, http: httpx.Client, trained: Trained) -> Iterator[Scene]:
+def scene(running: Stack, http: httpx.Client, trained: Trained, gates: Gates) -> Iterator[Scene]:
     where = find_deployment(running.folder.root)
     with open_database(where.database_url) as sessions:
-        yield Scene(running, http, where, sessions, trained, Gates(gates_of(running)))
-
-
-def gates_of(running: Stack) -> Path:
-    (worker,) = (child for child in running.children if child.program.name == "the worker")
-    return Path((worker.program.environment or {})["EXPUNGE_TEST_GATES"])
+        yield Scene(running, http, where, sessions, trained, gates)
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +9,7 @@ import pytest
 
 from expunge.errors import StartFailed
 from expunge.stack.process import Program, await_ready, rotate, start, stop
+from tests.fixtures.waiting import await_that
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -83,9 +83,7 @@ print(start(program).process.pid, flush=True); sys.stdin.read()
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         os.kill(parent.pid, signal.SIGKILL)
-    limit = time.monotonic() + 20
-    while not gone(child):
-        assert time.monotonic() < limit, "the child outlived its parent"
+    await_that(lambda: gone(child), "the child to end with its parent")
 
 
 def test_a_long_log_is_rotated_while_the_program_writes_on(tmp_path: Path) -> None:

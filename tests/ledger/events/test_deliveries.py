@@ -1,6 +1,5 @@
 import json
 import random
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
@@ -232,23 +231,16 @@ def test_an_endpoint_deleted_while_a_relay_sends_leaves_nothing(world):
         webhooks.get_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
 
 
-def test_an_endpoint_that_is_deleted_at_this_moment_fails_nothing_that_is_told(world):
+def test_an_endpoint_that_is_deleted_at_this_moment_fails_no_request(world):
     webhook_id = add(world, MessageType.REQUEST_RECEIVED)
     with world.sessions.begin() as session:
         webhooks.remove_webhook(session, tenant_id=world.tenant_id, webhook_id=webhook_id)
         with ThreadPoolExecutor(1) as pool:
-            asking = pool.submit(world.submit, 1)  # waits for the deletion, and finds nobody to tell
-            wait_until_blocked(world)
+            asking = pool.submit(world.submit, 1)
+            world.await_lock("the request to wait")
             session.commit()
             assert asking.result(30).samples.accepted == 1
     assert world.count("webhook_deliveries") == 0
-
-
-def wait_until_blocked(world):
-    """Somebody's statement waits for a lock of somebody else's transaction."""
-    ends = time.monotonic() + 30
-    while not world.count("pg_stat_activity", "wait_event_type = 'Lock' AND datname = current_database()"):
-        assert time.monotonic() < ends
 
 
 def test_a_replay_sends_the_same_message_again_unless_the_endpoint_is_disabled(world):

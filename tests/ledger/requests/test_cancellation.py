@@ -17,7 +17,6 @@ from ledger.requests.deadlines import extend_deadline, mark_overdue
 from ledger.requests.requests import list_requests
 from ledger.states import JobState, Reason, RequestState
 from ledger.tables import UnlearnRequest
-from tests.fixtures.waiting import await_that
 from tests.ledger.conftest import digests, nothing_written
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=60)
@@ -97,7 +96,7 @@ def test_withdrawing_twice_changes_nothing(world):
             cancel(world, request)
 
 
-def test_a_dismissal_keeps_the_state_and_tells_who_and_why(world):
+def test_a_dismissal_keeps_the_state_and_records_who_and_why(world):
     request = failed(world, 1)
     found = dismiss(world, request)
     assert (found.state, found.dismissed_by, found.dismissal_reason) == (
@@ -163,7 +162,7 @@ def test_a_dismissal_waits_for_a_retry_and_then_comes_too_late(world):
     with ThreadPoolExecutor(1) as other, world.sessions.begin() as session:
         retry_job(session, tenant_id=world.tenant_id, job_id=request.targets[0].job.id)
         dismissal = other.submit(dismiss, world, request)
-        await_that(lambda: world.count("pg_stat_activity", "wait_event_type = 'Lock'"), "the dismissal to wait")
+        world.await_lock("the dismissal to wait")
         session.commit()
         with pytest.raises(TooLate, match="scheduled"):
             dismissal.result(30)

@@ -1,7 +1,6 @@
 import json
+import select
 import socket
-import time
-from collections.abc import Iterator
 from io import BytesIO
 from uuid import uuid4
 
@@ -16,7 +15,8 @@ from ledger.requests.uploads import delete_expired_uploads
 from ledger.resources import SampleCounts
 from ledger.sample_ids import sample_digest, samples_sha256
 from service.api import uploads
-from tests.service.conftest import SAMPLE_KEY, Serve, Site, set_up
+from tests.fixtures.waiting import await_that
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, begin_call, read_response, set_up
 from tests.service.http.test_streaming import open_transactions
 
 PLAIN = {"Content-Type": "text/plain"}
@@ -137,25 +137,20 @@ def test_the_older_names_are_still_accepted(serve: Serve, site: Site) -> None:
     assert client.delete(f"/manifests/{made['id']}").status_code == 204
 
 
-def stall(client: httpx.Client, key: str) -> socket.socket:
+HEAD = "POST /uploads?dataset=scans HTTP/1.1\nContent-Type: text/plain\nContent-Length: 1000000\nExpect: 100-continue"
+
+
+def stall(client: httpx.Client) -> socket.socket:
     """An upload that never comes to its end: the service has begun to read it."""
-    head = (
-        f"POST /uploads?dataset=scans HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-        "Content-Type: text/plain\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
-    )
-    connection = socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60)
-    connection.sendall(head.encode())
+    connection = begin_call(client, HEAD)
     assert b"100 Continue" in connection.recv(1000)
     connection.sendall(b"sample-1\nsample-2\n")
     return connection
 
 
-def status_once(client: httpx.Client, wanted: int) -> int:
-    """Upload until the answer is the wanted one: the server hears of a beginning or an end a moment after the client."""
-    limit = time.monotonic() + 60
-    while (status := upload(client, b"sample-1").status_code) != wanted and time.monotonic() < limit:
-        time.sleep(0.05)
-    return status
+def await_room(client: httpx.Client) -> None:
+    """Until an upload is received: the server notices the end of another a moment after its client."""
+    await_that(lambda: upload(client, b"sample-1").status_code == 201, "room for an upload")
 
 
 def test_no_more_are_received_at_once_than_the_process_can(
@@ -173,32 +168,21 @@ def test_stalled_uploads_take_their_own_tenants_share_and_no_transaction(
     with sessions.begin() as session:
         other = set_up(session, "other")
     client = serve(key=site.writer, alone=True)
-    with stall(client, site.writer):
+    with stall(client):
         assert upload(client, b"sample-1").status_code == 429
         assert upload(client, b"sample-1", Authorization=f"Bearer {other.writer}").status_code == 201
         assert open_transactions(sessions) == 0
-    assert status_once(client, 201) == 201
+    await_room(client)
 
 
 def test_one_that_takes_too_long_is_refused_though_it_never_stalls(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(uploads, "UPLOAD_SECONDS", 0.5)
-    go_on = True
-
-    def pieces() -> Iterator[bytes]:
-        while go_on:
-            yield b"sample-1\n"
-            time.sleep(0.05)
-
-    client = serve(key=site.writer, alone=True)
-    try:
-        status = client.post("/uploads", params={"dataset": "scans"}, content=pieces(), headers=PLAIN).status_code
-    except httpx.TransportError:  # the server has answered and closed while the client still wrote
-        status = 408
-    finally:
-        go_on = False
-    assert status == 408
+    with stall(serve(key=site.writer, alone=True)) as connection:
+        while not select.select([connection], [], [], 0.05)[0]:
+            connection.sendall(b"sample-1\n")
+        assert read_response(connection)[0] == 408
 
 
 @pytest.mark.parametrize("step", ["write", "seek"])
@@ -224,10 +208,10 @@ def test_ones_that_break_off_leave_nothing_and_the_next_is_received(
 ) -> None:
     client = serve(key=site.writer)
     for _ in range(uploads.MAX_UPLOADS + 1):
-        with stall(client, site.writer) as half:
+        with stall(client) as half:
             half.shutdown(socket.SHUT_WR)
             half.recv(1)  # an answer, or the end: it has been noticed
-    assert status_once(client, 201) == 201
+    await_room(client)
     assert rows(sessions, "uploaded_manifests") == 1
 
 

@@ -1,7 +1,5 @@
 import socket
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -12,22 +10,20 @@ import service.app
 from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceUnreachable
 from service.http import streaming
-from tests.service.conftest import Serve, Site, set_up
+from tests.fixtures.waiting import await_that
+from tests.service.conftest import Serve, Site, begin_call, set_up
 
 PATH = "/datasets/scans/do-not-train"
 
-LONG = 400_000
+LIST_LENGTH = 400_000
 """Digests of a list of 26 MB: more than the sockets between server and client hold."""
 
 
-@contextmanager
-def stalled(client: httpx.Client, head: str) -> Iterator[socket.socket]:
-    """A connection whose client sends this head, reads the first byte of the answer, and then does nothing."""
-    with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=60) as connection:
-        authorization = client.headers["Authorization"]
-        connection.sendall(f"{head}\r\nHost: x\r\nAuthorization: {authorization}\r\n\r\n".encode())
-        assert connection.recv(1)
-        yield connection
+def stall(client: httpx.Client) -> socket.socket:
+    """A connection whose client calls for the list, reads the first byte of the response, and then does nothing."""
+    connection = begin_call(client, f"GET {PATH} HTTP/1.1")
+    assert connection.recv(1)
+    return connection
 
 
 def open_transactions(sessions: sessionmaker[Session]) -> int | None:
@@ -36,18 +32,15 @@ def open_transactions(sessions: sessionmaker[Session]) -> int | None:
         return session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {others}"))
 
 
-def status_once_free(client: httpx.Client, busy: int) -> int:
-    """Ask until the answer is another than `busy`; the server hears of a client's end a moment later."""
-    ends = time.monotonic() + 60
-    while (status := client.get(PATH).status_code) == busy and time.monotonic() < ends:
-        time.sleep(0.05)
-    return status
+def await_list(client: httpx.Client) -> None:
+    """Until the list is sent: the server notices a client's end a moment later."""
+    await_that(lambda: client.get(PATH).status_code == 200, "room for a list")
 
 
 @pytest.fixture
 def long_list(monkeypatch: pytest.MonkeyPatch) -> None:
     def digests(*arguments: object) -> Iterator[list[bytes]]:
-        yield from ([b"a" * 32] * 10_000 for _ in range(LONG // 10_000))
+        yield from ([b"a" * 32] * 10_000 for _ in range(LIST_LENGTH // 10_000))
 
     monkeypatch.setattr(streaming, "read_digests", digests)
 
@@ -79,7 +72,7 @@ def test_a_list_that_breaks_off_is_not_taken_for_whole(
 @pytest.mark.usefixtures("long_list")
 def test_a_long_list_arrives_whole(serve: Serve, site: Site) -> None:
     answer = serve(key=site.admin).get(PATH)
-    assert answer.text == f"{(b'a' * 32).hex()}\n" * LONG
+    assert answer.text == f"{(b'a' * 32).hex()}\n" * LIST_LENGTH
 
 
 @pytest.mark.usefixtures("long_list")
@@ -91,12 +84,12 @@ def test_slow_readers_take_their_own_tenants_share_and_no_transaction(
         other = set_up(session, "other")
     client = serve(key=site.admin, alone=True)
     stranger = {"Authorization": f"Bearer {other.admin}"}
-    with stalled(client, f"GET {PATH} HTTP/1.1"):
+    with stall(client):
         refused = client.get(PATH)
         assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (429, "too-many-calls")
         assert client.get(PATH, headers=stranger).status_code == 200
         assert open_transactions(sessions) == 0
-    assert status_once_free(client, 429) == 200
+    await_list(client)
 
 
 @pytest.mark.usefixtures("long_list")
@@ -104,8 +97,8 @@ def test_a_reader_that_takes_nothing_is_left(serve: Serve, site: Site, monkeypat
     monkeypatch.setattr(service.app, "MAX_LISTS", 4)
     monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
     client = serve(key=site.admin, alone=True)
-    with stalled(client, f"GET {PATH} HTTP/1.1"):
-        assert status_once_free(client, 429) == 200
+    with stall(client):
+        await_list(client)
 
 
 def test_no_more_lists_are_sent_at_once_than_the_process_can(
