@@ -72,7 +72,7 @@ def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> No
     found, said = dry_run(tmp_path / "gpu.json")
 
     assert [(entry["step"], entry["state"]) for entry in found["steps"]] == [(step, "done") for step in STEPS]
-    assert all(entry["seconds"] >= 0 and "peak_memory_bytes" in entry for entry in found["steps"])
+    assert all({"seconds", "peak_memory_bytes"} <= entry.keys() for entry in found["steps"])
     assert "Nothing of an earlier run is used" in said
     assert found["dry_run"] is True
     facts = found["facts"]
@@ -94,7 +94,8 @@ def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> No
     }
 
 
-def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_dry_run_without_time_begins_no_step(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     out.write_text("of an earlier run")
     found, _ = dry_run(out, "--minutes", "0")
@@ -146,6 +147,18 @@ def test_without_time_for_a_training_the_step_is_partly_done(session: Session) -
 
     (entry,) = json.loads(session.out.read_text())["steps"]
     assert entry["state"] == "partly_done"
+
+
+def test_when_the_time_is_over_no_step_begins_and_the_results_say_so(session: Session) -> None:
+    begun: list[str] = []
+    session.out.write_text("of an earlier run")
+    session.ends = time.monotonic()
+
+    session.run("step", lambda *_: begun.append("step"), seconds=5)
+
+    found = json.loads(session.out.read_text())
+    assert [(entry["step"], entry["state"]) for entry in found["steps"]] == [("step", "left_out")]
+    assert (begun, found["rows"]) == ([], [])
 
 
 def test_items_for_which_a_step_has_no_time_are_named(session: Session) -> None:
