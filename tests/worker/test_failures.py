@@ -95,7 +95,6 @@ def test_an_error_that_may_pass_or_that_stops_the_run_is_no_failure_of_the_metho
 def test_an_error_that_will_come_again_is_one(error: Exception) -> None:
     found = as_method_failure(raised(error))
     assert found is not None
-    assert classify(found) == classify(found)
     assert (classify(found).reason, classify(found).retry) == (Reason.METHOD_FAILED, False)
 
 

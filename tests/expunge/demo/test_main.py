@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -88,20 +87,19 @@ def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, numb
         f"main(folder=Path({str(tmp_path / 'reports')!r}), plan=TINY)"
     )
     # Not below tmp_path: PostgreSQL's socket lies in it, and the path of a socket has 107 bytes at most.
-    scratch = Path(tempfile.mkdtemp(prefix="demo-"))
-    demo = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(scratch)}
-    )
-    with demo:
-        assert demo.stderr is not None
-        assert any("starting the API" in line for line in demo.stderr)
-        started = psutil.Process(demo.pid).children(recursive=True)
-        demo.send_signal(number)
-        demo.stderr.read()
-    assert demo.returncode == 130
-    assert len(started) >= 4
-    # A watchdog sees the end of its parent a moment later.
-    _, alive = psutil.wait_procs(started, timeout=60)
-    assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
-    assert list(scratch.glob("expunge-demo-*")) == []
-    shutil.rmtree(scratch)
+    with tempfile.TemporaryDirectory(prefix="demo-") as scratch:
+        demo = subprocess.Popen(
+            [sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": scratch}
+        )
+        with demo:
+            assert demo.stderr is not None
+            assert any("starting the API" in line for line in demo.stderr)
+            started = psutil.Process(demo.pid).children(recursive=True)
+            demo.send_signal(number)
+            demo.stderr.read()
+        assert demo.returncode == 130
+        assert len(started) >= 4
+        # A parent-death watchdog notices the end of its parent a moment later.
+        _, alive = psutil.wait_procs(started, timeout=60)
+        assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+        assert list(Path(scratch).glob("expunge-demo-*")) == []
