@@ -77,14 +77,14 @@ async function checkTransformations() {
       const columns = panel.type === "barchart" && overridden.length ? { [panel.transformations[0].options.columnField]: overridden } : {};
       const asked = panel.targets.map((target) => answer(grafana, target, panel.targets.length > 1, columns));
       const frames = await firstValueFrom(grafana.transformDataFrame(panel.transformations, asked));
-      const told = frames[0].fields.map((field) => grafana.getFieldDisplayName(field, frames[0], frames));
+      const shown = frames[0].fields.map((field) => grafana.getFieldDisplayName(field, frames[0], frames));
       const kinds = frames[0].fields.map(({ type }) => type);
-      const numbers = told.filter((_, place) => kinds[place] === "number");
+      const numbers = shown.filter((_, place) => kinds[place] === "number");
       const right =
-        frames.length === 1 && new Set(told).size === told.length && kinds[0] === "string" && numbers.length > 0 &&
-        overridden.every((column) => numbers.includes(column)) && !told.some((column) => /^(Time|Value)/.test(column)) && (panel.type === "table" || kinds.indexOf("string", 1) < 0);
-      console.log(`${name}: ${panel.title}: ${told.join(" | ")}`);
-      if (!right) complaints.push(`${name}: ${panel.title}: ${told.join(" | ")} (${kinds.join(", ")})`);
+        frames.length === 1 && new Set(shown).size === shown.length && kinds[0] === "string" && numbers.length > 0 &&
+        overridden.every((column) => numbers.includes(column)) && !shown.some((column) => /^(Time|Value)/.test(column)) && (panel.type === "table" || kinds.indexOf("string", 1) < 0);
+      console.log(`${name}: ${panel.title}: ${shown.join(" | ")}`);
+      if (!right) complaints.push(`${name}: ${panel.title}: ${shown.join(" | ")} (${kinds.join(", ")})`);
     }
 }
 

@@ -1,4 +1,4 @@
-"""Migration 0022: jobs from the version before go on, and its own reasons go back to one that the version before knows."""
+"""Migration 0022: jobs from the version before continue, and its own reasons become one that the version before knows."""
 
 from alembic import command
 from sqlalchemy import create_engine, pool, text
@@ -12,7 +12,9 @@ from tests.ledger.conftest import make_world
 BEFORE = "0021"
 
 
-def test_jobs_and_models_of_the_version_before_go_on_and_new_reasons_go_back(blank_database_url: str) -> None:
+def test_jobs_and_models_of_the_version_before_continue_and_new_reasons_become_old_ones(
+    blank_database_url: str,
+) -> None:
     upgrade(blank_database_url)
     engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
     world = make_world(make_sessions(engine))

@@ -34,26 +34,26 @@ def test_up_down_and_up_again(blank_database_url):
 
 def test_a_check_is_added_without_reading_its_table_and_validated_once_the_lock_is_released(blank_database_url):
     command.upgrade(configuration(blank_database_url), "0001")
-    told = []
+    executed = []
 
     def note(_connection, _cursor, statement, *_):
-        told.append(statement)
+        executed.append(statement)
 
     def note_commit(_):
-        told.append("COMMIT")
+        executed.append("COMMIT")
 
     event.listen(Engine, "before_cursor_execute", note)
     event.listen(Engine, "commit", note_commit)
     upgrade(blank_database_url)
     event.remove(Engine, "before_cursor_execute", note)
     event.remove(Engine, "commit", note_commit)
-    added = [place for place, what in enumerate(told) if "ADD CONSTRAINT" in what and " CHECK " in what]
-    validated = [place for place, what in enumerate(told) if "VALIDATE CONSTRAINT" in what]
+    added = [place for place, what in enumerate(executed) if "ADD CONSTRAINT" in what and " CHECK " in what]
+    validated = [place for place, what in enumerate(executed) if "VALIDATE CONSTRAINT" in what]
     assert added
-    assert all(told[place].endswith("NOT VALID") for place in added)
-    committed = told.index("COMMIT")
+    assert all(executed[place].endswith("NOT VALID") for place in added)
+    committed = executed.index("COMMIT")
     assert max(added) < committed < min(validated)
-    assert all("COMMIT" in told[one:other] for one, other in itertools.pairwise(validated))
+    assert all("COMMIT" in executed[one:other] for one, other in itertools.pairwise(validated))
     engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM pg_constraint WHERE NOT convalidated")) == 0

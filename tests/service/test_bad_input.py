@@ -83,7 +83,7 @@ BODIES: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize("path", ["/unlearn-requests", "/unlearn-requests:preview"])
-def test_a_wrong_body_is_told_where_it_is_wrong_and_what_would_be_right(
+def test_a_wrong_body_is_refused_with_where_it_is_wrong_and_what_would_be_right(
     serve: Serve, site: Site, sessions: sessionmaker[Session], path: str
 ) -> None:
     client = serve(key=site.admin)
@@ -175,12 +175,12 @@ def test_without_a_key_or_with_the_wrong_scope_nothing_is_written(
     assert rows(sessions) == before
 
 
-def test_a_wrong_key_is_told_before_a_wrong_body(serve: Serve, site: Site) -> None:
+def test_a_wrong_key_is_refused_before_a_wrong_body(serve: Serve, site: Site) -> None:
     check(serve().post("/unlearn-requests", json={}), 401, "unauthenticated")
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "with space", "ä".encode()])
-def test_a_wrong_idempotency_key_is_told_as_a_header(serve: Serve, site: Site, key: str | bytes) -> None:
+def test_a_wrong_idempotency_key_is_named_as_a_header(serve: Serve, site: Site, key: str | bytes) -> None:
     answer = serve(key=site.admin).post("/unlearn-requests", json=GOOD, headers={"Idempotency-Key": key})
 
     (fault,) = check(answer, 422, "invalid-request")["errors"]
@@ -217,7 +217,7 @@ def test_wrong_paths_and_queries_are_problems(serve: Serve, site: Site) -> None:
         check(client.get(path), status, slug)
 
 
-def test_a_wrong_method_is_told_with_the_right_ones(serve: Serve, site: Site) -> None:
+def test_a_wrong_method_is_refused_with_the_right_ones(serve: Serve, site: Site) -> None:
     answer = serve(key=site.admin).put("/unlearn-requests", json=GOOD)
 
     check(answer, 405, "method-not-allowed")

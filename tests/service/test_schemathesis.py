@@ -57,7 +57,7 @@ def test_generated_calls_get_documented_answers(
             call()
 
 
-def test_every_path_tells_all_of_its_methods(serve: Serve, site: Site) -> None:
+def test_every_path_lists_all_of_its_methods(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
     ids = dict.fromkeys(("request_id", "job_id", "upload_id", "report_id"), "8b1a9b39-9a41-3d79-8878-ad5d00c275c6")
     ids |= {"webhook_id": ids["job_id"], "delivery_id": ids["job_id"], "name": "triage", "number": "1"}

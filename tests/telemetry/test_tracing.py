@@ -28,7 +28,7 @@ def test_it_is_off_where_no_collector_is_named_and_needs_nothing_then(
     tracing.finish()
 
 
-def test_a_collector_without_the_extra_is_told_at_the_start(
+def test_a_collector_without_the_extra_is_reported_at_the_start(
     not_installed: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/v1/traces")

@@ -56,7 +56,7 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def test_case_and_normalisation_tell_ids_apart() -> None:
+def test_ids_that_differ_in_case_or_normalisation_are_different() -> None:
     composed, decomposed = (check_sample_id(unicodedata.normalize(form, "Zoë")) for form in ("NFC", "NFD"))
 
     assert composed != decomposed

@@ -53,7 +53,7 @@ def bench(make_bench: Callable[..., Bench]) -> Bench:
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """SHA-256 of the weights that came to the audit, which here refuses them all: it takes seconds, and nothing is told by it."""
+    """SHA-256 of the weights that came to the audit, which takes seconds and here refuses them all."""
     found: list[str] = []
 
     def refuse(*, unlearned: nn.Module, **_: object) -> Steps:
@@ -171,7 +171,7 @@ def test_a_killed_workers_job_goes_on_with_the_next_step_and_ends_in_the_same_we
     assert forgotten == [reference.weights()]
 
 
-def test_a_worker_that_is_told_to_stop_saves_the_step_it_is_at(
+def test_a_worker_that_is_stopped_saves_the_step_it_is_at(
     bench: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, reference: Reference, forgotten: list[str]
 ) -> None:
     """The interval has not passed; it is the stop that makes it save."""
@@ -215,7 +215,7 @@ def test_after_the_method_only_the_audit_is_done_again(
         (lambda path: path.unlink(), "gone"),
     ],
 )
-def test_a_damaged_checkpoint_is_told_and_the_method_starts_again(
+def test_a_damaged_checkpoint_is_recorded_and_the_method_starts_again(
     eager: Bench,
     training_ids: tuple[str, ...],
     interrupt: Interrupt,
@@ -283,7 +283,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     assert {event["why"] for event in events(eager, job_id, "job.checkpoint_failed")} == {"No space left on device"}
 
 
-def test_an_error_that_the_checkpoint_may_have_caused_makes_the_next_try_start_again(
+def test_an_error_that_the_checkpoint_may_have_caused_makes_the_next_attempt_start_again(
     eager: Bench, training_ids: tuple[str, ...], interrupt: Interrupt
 ) -> None:
     def stumble() -> None:

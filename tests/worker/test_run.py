@@ -216,7 +216,7 @@ def test_a_method_that_refuses_gives_way_to_the_next(
 @pytest.mark.parametrize("tried", [0, 1, 2])
 @pytest.mark.parametrize("reason", ["open", "too_few_samples", "no_power"])
 @pytest.mark.parametrize("asked", list(Escalation))
-def test_the_policy_goes_on_as_far_as_was_asked(
+def test_fallbacks_follow_as_far_as_was_requested(
     tried: int, verdict: Verdict, origin: str, reason: str, asked: Escalation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """LTU, IEU, then another that approximates. A failed result is not published, an inconclusive one only at the end."""

@@ -145,7 +145,7 @@ class SignedLog:
             return [key for row in list_signing_keys(session) for key in read_keys(row.public_key.encode())]
 
     def lose(self, entries: int) -> None:
-        """What a restored backup looks like: the last entries were never there. Only the database's owner can do this."""
+        """Make the database what a restored backup is: the last entries were never there. Only the database's owner can do this."""
         with self.sessions.begin() as session:
             session.execute(text("SET LOCAL session_replication_role = replica"))
             size = session.scalars(select(LogHead.size)).one() - entries

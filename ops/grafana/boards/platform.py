@@ -99,7 +99,7 @@ def platform() -> Rows:
             ),
             graph(
                 "Age of the log's newest checkpoint",
-                "It grows while nothing is recorded. The alert looks at entries that wait to be signed.",
+                "It grows while nothing is recorded. The alert fires for entries that wait to be signed.",
                 ("time() - expunge_log_checkpoint_timestamp_seconds", "age"),
                 unit="s",
             ),

@@ -144,7 +144,7 @@ def restore(sessions: sessionmaker[Session]) -> None:
         sign_checkpoint(session, SIGNER.checkpoint)
 
 
-def test_after_an_announced_restore_an_auditor_goes_on_and_keeps_the_evidence(
+def test_after_an_announced_restore_an_auditor_continues_and_keeps_the_evidence(
     address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))
@@ -165,7 +165,7 @@ def test_after_an_announced_restore_an_auditor_goes_on_and_keeps_the_evidence(
     check_log(**given)
 
 
-def test_after_a_restore_an_auditor_is_told_what_was_lost_and_an_unrecorded_one_is_refused(
+def test_after_a_restore_an_auditor_sees_what_was_lost_and_an_unrecorded_one_is_refused(
     address: str, sessions: sessionmaker[Session], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "key.pem").write_text(pem(SIGNER.private.public_key()))

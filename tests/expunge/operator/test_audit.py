@@ -100,7 +100,7 @@ def test_nothing_is_trained_without_consent(files: Files) -> None:
         ({"workload": "os:getcwd"}, "os"),
     ],
 )
-def test_what_does_not_fit_is_told_without_an_id(files: Files, change: dict[str, object], words: str) -> None:
+def test_what_does_not_fit_is_named_without_an_id(files: Files, change: dict[str, object], words: str) -> None:
     given = {name: getattr(files, name) for name in Files.__dataclass_fields__} | change
     with pytest.raises(CannotAudit, match=words) as refusal:
         audit_files(Files(**given), spec=ReferenceSpec(shadows=4, repeats=0), seed=0, agree=lambda _: False)

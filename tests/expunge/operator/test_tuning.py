@@ -53,7 +53,7 @@ def test_the_given_spec_is_tried_first_and_no_sample_of_the_test_set_is_needed(w
         ({"reference": "os:getcwd"}, "os"),
     ],
 )
-def test_what_cannot_be_tuned_is_told(weights: Path, change: dict[str, object], words: str) -> None:
+def test_what_cannot_be_tuned_is_named(weights: Path, change: dict[str, object], words: str) -> None:
     given = {"reference": REFERENCE, "weights": weights, "method": "ltu"} | change
     with pytest.raises(CannotTune, match=words):
         tune(given.pop("reference"), allowed=("tests",), budget=2, share=0.1, oracle=False, **given)

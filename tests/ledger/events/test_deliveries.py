@@ -89,7 +89,7 @@ def test_a_message_holds_ids_and_states_and_nothing_that_a_person_wrote(world):
     assert "iller" not in json.dumps(bodies)
 
 
-def test_only_the_types_asked_for_and_only_the_tenants_own_are_told(world):
+def test_only_the_types_asked_for_and_only_the_tenants_own_are_delivered(world):
     some = add(world, MessageType.JOB_FAILED, MessageType.REQUEST_RECEIVED)
     with world.sessions.begin() as session:
         stranger = ensure_tenant(session, "stranger")
@@ -99,7 +99,7 @@ def test_only_the_types_asked_for_and_only_the_tenants_own_are_told(world):
     assert world.count("webhook_deliveries") == 1
 
 
-def test_what_was_rolled_back_is_not_told(world):
+def test_what_was_rolled_back_is_not_delivered(world):
     add(world)
     session = world.sessions()
     extend_deadline(session, tenant_id=world.tenant_id, request_id=world.submit(1).id, reason="long")

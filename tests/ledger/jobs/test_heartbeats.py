@@ -67,7 +67,7 @@ def now_of(world):
         return now(session)
 
 
-def test_the_room_in_the_storage_is_the_last_one_measured_and_is_forgotten_when_it_is_old(world):
+def test_the_room_in_the_storage_is_the_last_one_measured_and_unknown_once_it_is_old(world):
     def room():
         with world.sessions() as session:
             return storage_room(session)

@@ -150,13 +150,13 @@ def test_after_a_crash_the_job_goes_on_with_the_method_it_had_come_to_and_has_al
 
 
 def wait_over(world, job_id):
-    """Time passes until a job's next try is due."""
+    """Time passes until a job's next attempt is due."""
     with world.sessions.begin() as session:
         session.execute(text("UPDATE jobs SET retry_at = clock_timestamp() WHERE id = :id"), {"id": job_id})
 
 
 def test_a_failure_that_may_pass_is_waited_for_and_each_wait_is_longer(world):
-    """Three tries in twelve seconds do not outlast a full disk."""
+    """Three attempts in twelve seconds do not outlast a full disk."""
     claim = world.submit_and_claim(1)
     waits = []
     for _ in range(4):
@@ -186,7 +186,7 @@ def test_another_job_of_the_model_does_not_wait_for_one_that_waits(world):
     assert world.claim(second) is not None
 
 
-def test_a_job_that_gets_further_has_all_its_tries_again(world):
+def test_a_job_that_gets_further_has_all_its_attempts_again(world):
     claim = world.submit_and_claim(1)
     for step in (10, 20, 30, 40, 50):
         with world.sessions.begin() as session:
@@ -213,7 +213,7 @@ def test_a_job_that_gets_further_has_all_its_tries_again(world):
         (Reason.DISK_FULL, Phase.UNLEARN, False),
     ],
 )
-def test_a_method_that_needs_too_much_gives_way_to_the_next_once_its_tries_are_used(world, reason, phase, goes_on):
+def test_a_method_that_needs_too_much_is_followed_by_the_next_once_its_attempts_are_used(world, reason, phase, goes_on):
     claim = world.submit_and_claim(1)
     with world.sessions.begin() as session:
         progress(session, claim, phase=phase)

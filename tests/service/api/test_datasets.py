@@ -1,7 +1,7 @@
 from tests.service.conftest import Serve, Site
 
 
-def test_a_dataset_is_told_with_its_size(serve: Serve, site: Site) -> None:
+def test_a_dataset_is_shown_with_its_size(serve: Serve, site: Site) -> None:
     client = serve(key=site.reader)
 
     assert client.get("/datasets").json()["items"][0]["samples"] == 100

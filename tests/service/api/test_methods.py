@@ -37,7 +37,7 @@ def test_an_object_gives_parameters() -> None:
         ({"kind": "ltu", "learning_rate": float("nan")}, "learning_rate", "finite"),
     ],
 )
-def test_a_fault_is_told_with_its_field(given: object, field: str, words: str) -> None:
+def test_a_fault_is_named_with_its_field(given: object, field: str, words: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         adapter.validate_python(given)
 

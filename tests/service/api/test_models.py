@@ -7,7 +7,7 @@ from ledger.registry.access import issue_key
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
 
 
-def test_a_model_is_told_with_its_newest_version_and_policy(serve: Serve, site: Site) -> None:
+def test_a_model_is_shown_with_its_newest_version_and_policy(serve: Serve, site: Site) -> None:
     (model,) = serve(key=site.reader).get("/models").json()["items"]
 
     assert (model["name"], model["dataset"], model["training_samples"], model["erased_samples"]) == (
@@ -21,7 +21,7 @@ def test_a_model_is_told_with_its_newest_version_and_policy(serve: Serve, site: 
     assert model["version"]["weights_sha256"] == "0" * 64
 
 
-def test_where_the_weights_lie_is_not_told(serve: Serve, site: Site) -> None:
+def test_where_the_weights_lie_is_not_shown(serve: Serve, site: Site) -> None:
     client = serve(key=site.reader)
 
     assert "/nowhere" not in client.get("/models/triage").text + client.get("/models/triage/versions").text
@@ -58,7 +58,7 @@ def test_another_tenant_sees_nothing_of_it(serve: Serve, site: Site, sessions: s
     assert len(ours) == len(theirs) == 1
 
 
-def test_the_served_version_is_told_and_one_from_before_an_erasure_is_refused(
+def test_the_served_version_is_shown_and_one_from_before_an_erasure_is_refused(
     serve: Serve, site: Site, sessions: sessionmaker[Session]
 ) -> None:
     client = serve(key=site.admin)
@@ -105,7 +105,7 @@ def test_the_sample_key_tells_what_not_to_train_on(serve: Serve, site: Site) -> 
         fetch_digests(client, "datasets", "nowhere")
 
 
-def test_an_admin_sets_how_a_model_s_jobs_go_on(serve: Serve, site: Site) -> None:
+def test_an_admin_sets_when_a_model_s_jobs_escalate(serve: Serve, site: Site) -> None:
     admin = serve(key=site.admin)
     given = {"escalate": "always", "batch_until_samples": 10}
 

@@ -30,7 +30,7 @@ def test_ndjson_holds_strings_or_objects_with_the_id_alone() -> None:
     [b"1", b"null", b'{"sample_id": 1}', b'{"id": "secret"}', b'{"sample_id": "secret", "x": 1}', b'"\\ud800"', b'""',
      b"secret", b"[" * 3000, b'"' + b"s" * 201 + b'"'],
 )  # fmt: skip
-def test_a_line_that_is_no_id_is_told_by_its_number_and_not_by_its_words(line: bytes) -> None:
+def test_a_line_that_is_no_id_is_named_by_its_number_and_not_by_its_words(line: bytes) -> None:
     with pytest.raises(InvalidLine, match=r"(?i)line 2 ") as raised:
         read(b'"good"\n' + line + b"\n", NDJSON, cut=1000)
     assert "secret" not in str(raised.value)

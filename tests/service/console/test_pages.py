@@ -92,7 +92,7 @@ def test_a_copy_of_the_cookie_is_worth_nothing_after_signing_out(serve: Serve, s
     assert other.get("/").status_code == 200  # another browser's session with the same key
 
 
-def test_a_session_that_has_expired_is_forgotten_at_the_next_sign_in(
+def test_a_session_that_has_expired_is_deleted_at_the_next_sign_in(
     serve: Serve, site: Site, sessions: sessionmaker[Session]
 ) -> None:
     client = sign_in(serve(), site.admin)
@@ -106,7 +106,7 @@ def test_a_session_that_has_expired_is_forgotten_at_the_next_sign_in(
 
 @pytest.mark.parametrize(("origin", "status"), [("https://expunge.example", 303), ("https://evil.example", 403)])
 def test_behind_a_proxy_the_public_address_is_the_own_site(serve: Serve, site: Site, origin: str, status: int) -> None:
-    """nginx sends the name of the upstream as Host unless it is told otherwise."""
+    """nginx sends the name of the upstream as Host unless its configuration sets another."""
     headers = {"Origin": origin, "Host": "localhost:8000", "Sec-Fetch-Site": "same-origin"}
     client = serve(public_url="https://expunge.example/")
     assert client.post("/console/sign-in", data={"key": site.admin}, headers=headers).status_code == status

@@ -40,7 +40,7 @@ def test_a_revoked_key_is_refused(serve: Serve, site: Site, sessions: sessionmak
     assert serve(key=site.admin).get("/models").status_code == 401
 
 
-def test_the_wrong_scope_is_told_with_the_right_one(serve: Serve, site: Site) -> None:
+def test_the_wrong_scope_is_refused_with_the_right_one(serve: Serve, site: Site) -> None:
     answer = serve(key=site.auditor).get("/models")
 
     assert answer.status_code == 403

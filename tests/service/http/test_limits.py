@@ -9,7 +9,7 @@ from tests.service.conftest import SAMPLE_KEY, Serve, Site
 GIVEN = {"database_url": "postgresql://localhost/x", "redis_url": "redis://x", "sample_key": SAMPLE_KEY}
 
 
-def test_a_key_above_its_rate_is_told_when_to_continue(serve: Serve, site: Site, broker_url: str) -> None:
+def test_a_key_above_its_rate_is_refused_with_when_to_continue(serve: Serve, site: Site, broker_url: str) -> None:
     client = serve(key=site.reader, broker=broker_url, rate_limit="3/hour")
 
     *passed, refused = (client.get("/models") for _ in range(4))
