@@ -1,3 +1,4 @@
+import errno
 import socket
 from collections.abc import Iterator
 
@@ -62,9 +63,13 @@ def test_a_list_that_breaks_off_is_not_taken_for_whole(
     serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, reads = streaming.DigestList._next_lines, iter(range(3))
-    monkeypatch.setattr(
-        streaming.DigestList, "_next_lines", lambda each: read(each) if next(reads, None) is not None else b""
-    )
+
+    def fail_later(response: streaming.DigestList) -> bytes:
+        if next(reads, None) is None:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(response)
+
+    monkeypatch.setattr(streaming.DigestList, "_next_lines", fail_later)
     with pytest.raises(ServiceUnreachable, match="broke off"):
         fetch_digests(serve(key=site.admin), "datasets", "scans")
 
