@@ -23,19 +23,26 @@ not; with 33 forgotten samples it failed in one of 10, being a draw of unusually
 """
 
 
+OWNED = "acme"
+"""A module outside the repository, which a test writes and the stack may load."""
+
+
 def options(data_dir: Path) -> Options:
-    """Short leases, so that a dead worker is noticed within seconds; many checkpoints and tries, and gates to stop it at."""
-    gates = data_dir.parent / f"{data_dir.name}-gates"
-    gates.mkdir(parents=True, exist_ok=True)
+    """Short leases, so that a dead worker is noticed within seconds; many checkpoints and attempts, and gates to stop it at."""
+    gates, code = (data_dir.parent / f"{data_dir.name}-{name}" for name in ("gates", "code"))
+    for folder in (gates, code):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {
+        "PYTHONPATH": f"{code}:{Path(__file__).parents[2]}",
         "EXPUNGE_LEASE_SECONDS": "6",
         "EXPUNGE_SWEEP_SECONDS": "1",
+        "EXPUNGE_RETRY_SECONDS": "0",
         "EXPUNGE_WEBHOOK_NETWORKS": "127.0.0.0/8",  # where the tests listen
         "EXPUNGE_CHECKPOINT_SECONDS": "0.1",
         "EXPUNGE_MAX_ATTEMPTS": "10",
         "EXPUNGE_TEST_GATES": str(gates),
     }
-    return Options(data_dir=data_dir, port=free_port(), workloads="tests", environment=environment)
+    return Options(data_dir=data_dir, port=free_port(), workloads=f"tests,{OWNED}", environment=environment)
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,21 @@ def running() -> Iterator[Stack]:
         yield running
 
 
+def given_to(running: Stack, name: str) -> str:
+    """A variable of the worker's environment."""
+    (worker,) = (child for child in running.children if child.program.name == "the worker")
+    return (worker.program.environment or {})[name]
+
+
 @pytest.fixture(scope="session")
 def gates(running: Stack) -> Gates:
-    (worker,) = (child for child in running.children if child.program.name == "the worker")
-    return Gates(Path((worker.program.environment or {})["EXPUNGE_TEST_GATES"]))
+    return Gates(Path(given_to(running, "EXPUNGE_TEST_GATES")))
+
+
+@pytest.fixture(scope="session")
+def owned(running: Stack) -> Path:
+    """The file of the module OWNED."""
+    return Path(given_to(running, "PYTHONPATH").split(":")[0]) / f"{OWNED}.py"
 
 
 @pytest.fixture(scope="session")

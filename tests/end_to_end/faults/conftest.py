@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from expunge import client
 from expunge.operator.deployment import Deployment, find_deployment, open_database
 from expunge.operator.registration import register_workload
 from expunge.operator.training import Trained
-from expunge.stack.process import Child, await_ready, start
+from expunge.stack.process import Child, await_ready, start, stop
 from expunge.stack.stack import Stack
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
@@ -103,6 +104,20 @@ class Scene:
     def start_and_wait(self, name: str) -> None:
         self.start(name)
         await_ready(self.part(name))
+
+    @contextmanager
+    def replaced(self, name: str, by: str, **environment: str) -> Iterator[Child]:
+        """Another process of the part, with further settings, in its place while the context lasts."""
+        place, usual = self.place_of(name), self.part(name)
+        stop(usual)
+        self.stack.children[place] = another(usual, by, **environment)
+        try:
+            await_ready(self.stack.children[place])
+            yield self.stack.children[place]
+        finally:
+            stop(self.stack.children[place])
+            self.stack.children[place] = usual
+            self.start_and_wait(name)
 
     def worker_child(self) -> psutil.Process:
         """The process in which jobs run."""

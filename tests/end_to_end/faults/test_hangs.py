@@ -3,39 +3,29 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select
 
-from expunge.stack.process import Child, await_ready, stop
-from tests.end_to_end.faults.conftest import Scene, another
+from ledger.jobs.heartbeats import WORKER
+from ledger.tables import Heartbeat
+from tests.end_to_end.faults.conftest import Scene
 from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.fixture
-def impatient(scene: Scene) -> Iterator[Child]:
-    """A worker in place of the stack's, with short limits."""
-    stop(scene.part("the worker"))
-    limits = {
-        "EXPUNGE_STALL_LOAD_SECONDS": "3",
-        "EXPUNGE_RETRY_SECONDS": "0",
-        "EXPUNGE_SWEEP_SECONDS": "1",
-    }
-    worker = another(scene.part("the worker"), "the impatient worker", **limits)
-    try:
-        await_ready(worker)
-        yield worker
-    finally:
-        stop(worker)
-        scene.start_and_wait("the worker")
+@pytest.fixture(scope="module", autouse=True)
+def _impatient(scene: Scene) -> Iterator[None]:
+    limits = {"EXPUNGE_STALL_LOAD_SECONDS": "3", "EXPUNGE_CANCEL_SECONDS": "1"}
+    with scene.replaced("the worker", "the impatient worker", **limits):
+        yield
 
 
-def test_a_factory_that_hangs_is_ended_tried_once_more_and_the_next_job_runs(scene: Scene, impatient: Child) -> None:
+def test_a_factory_that_hangs_is_ended_tried_once_more_and_the_next_job_runs(scene: Scene) -> None:
     scene.gates.shut("load")
     job_id = scene.submit("hanging")
     scene.gates.await_somebody("load")
-    began = last_housekeeping(scene)
-    await_that(lambda: last_housekeeping(scene) != began, "the worker to keep house while its child hangs")
+    began = last_heartbeat(scene)
+    await_that(lambda: last_heartbeat(scene) != began, "the worker to show that it is there while its child hangs")
     job = scene.watch(job_id)
     assert (job.state, job.reason) == ("failed", "stalled")
     assert scene.outcomes(job_id) == ["failed", "failed"]
@@ -46,23 +36,16 @@ def test_a_factory_that_hangs_is_ended_tried_once_more_and_the_next_job_runs(sce
     scene.ended_once("after-the-hanging", next_job)
 
 
-def last_housekeeping(scene: Scene) -> object:
+def last_heartbeat(scene: Scene) -> object:
     with scene.sessions() as session:
-        return session.execute(text("SELECT at FROM heartbeats WHERE name = 'sweep'")).scalar_one()
+        return session.scalars(select(Heartbeat.at).where(Heartbeat.name == WORKER)).one()
 
 
 def test_a_job_that_hangs_can_be_cancelled(scene: Scene) -> None:
-    stop(scene.part("the worker"))
-    limits = {"EXPUNGE_CANCEL_SECONDS": "1", "EXPUNGE_LEASE_SECONDS": "6"}
-    worker = another(scene.part("the worker"), "the obedient worker", **limits)
-    try:
-        await_ready(worker)
-        scene.gates.shut("load")
-        job_id = scene.submit("cancelled-while-it-hangs")
-        scene.gates.await_somebody("load")
-        assert scene.http.post(f"/jobs/{job_id}:cancel").status_code == 200
-        job = scene.watch(job_id)
-        assert (job.state, job.reason) == ("cancelled", "cancelled_by_caller")
-    finally:
-        stop(worker)
-        scene.start_and_wait("the worker")
+    """In the method, whose limit is an hour."""
+    scene.gates.shut("unlearn")
+    job_id = scene.submit("cancelled-while-it-hangs")
+    scene.gates.await_somebody("unlearn")
+    assert scene.http.post(f"/jobs/{job_id}:cancel").status_code == 200
+    job = scene.watch(job_id)
+    assert (job.state, job.reason) == ("cancelled", "cancelled_by_caller")

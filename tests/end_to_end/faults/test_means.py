@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from expunge.stack.process import await_ready, stop
-from tests.end_to_end.faults.conftest import Scene, another
+from tests.end_to_end.conftest import OWNED
+from tests.end_to_end.faults.conftest import Scene
 
 pytestmark = pytest.mark.end_to_end
 
 
-def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:
+def test_out_of_memory_is_recorded_and_the_job_completes(scene: Scene) -> None:
     """PyTorch's allocator refuses a petabyte, as it does whatever the machine has not."""
     scene.gates.shut("memory")
     job_id = scene.submit("out-of-memory")
@@ -26,7 +26,7 @@ def test_out_of_memory_is_told_and_the_job_goes_on(scene: Scene) -> None:
     assert [event["attempt"] for event in scene.events(job_id, "job.queued")] == [2]
 
 
-def test_a_lost_gpu_is_told_and_the_job_goes_on_in_a_new_process(scene: Scene) -> None:
+def test_a_lost_gpu_is_recorded_and_the_job_completes_in_a_new_process(scene: Scene) -> None:
     """CUDA gives a process whose device has failed no second chance."""
     before = scene.worker_child().pid
     scene.gates.shut("gpu")
@@ -71,17 +71,11 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) -> None:
     """A lost message too: the sweep, sent by a beat whose clock is right, must not look expired to the worker."""
     days = 40
-    stop(scene.part("the worker"))
     clock = {"LD_PRELOAD": str(wrong_clock), "EXPUNGE_TEST_CLOCK": str(days * 86400)}
-    shifted = another(scene.part("the worker"), "the shifted worker", **clock)
     began = datetime.now(UTC)
-    try:
-        await_ready(shifted)
+    with scene.replaced("the worker", "the shifted worker", **clock) as shifted:
         job_id = scene.submit_without_a_message("wrong-clock")
         job = scene.ended_once("wrong-clock", job_id)
-    finally:
-        stop(shifted)
-        scene.start_and_wait("the worker")
     assert f"{began + timedelta(days=days):%Y-%m}-" in shifted.program.log.read_text()
     assert scene.outcomes(job_id) == ["published"]
     for event in scene.http.get(f"/jobs/{job_id}/events").json()["items"]:
@@ -90,24 +84,17 @@ def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) 
     assert began < datetime.fromisoformat(report["created_at"]) <= datetime.now(UTC)
 
 
-def test_a_factory_that_was_mended_serves_the_next_job_of_a_worker_that_runs_on(scene: Scene, tmp_path: Path) -> None:
-    factory = tmp_path / "acme_mended.py"
-    factory.write_text("def workload():\n    raise RuntimeError('the data have moved')\n")
-    stop(scene.part("the worker"))
-    where = {"EXPUNGE_WORKLOADS": "tests,acme_mended", "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[3]}"}
-    worker = another(scene.part("the worker"), "the long-lived worker", **where)
-    try:
-        await_ready(worker)
-        scene.register("mended")
-        with scene.sessions.begin() as session:
-            session.execute(text("UPDATE models SET workload = 'acme_mended:workload' WHERE name = 'mended'"))
-        job_id = scene.submit_for("mended")
-        job = scene.watch(job_id)
-        assert (job.state, job.reason) == ("failed", "workload_failed")
-        assert "the data have moved" in str(job.detail)
-        factory.write_text("from tests.worker.gated import workload\n")
-        assert scene.http.post(f"/jobs/{job_id}:retry").status_code == 200
-        scene.ended_once("mended", job_id)
-    finally:
-        stop(worker)
-        scene.start_and_wait("the worker")
+def test_a_factory_that_was_mended_serves_the_next_job_of_a_worker_that_runs_on(scene: Scene, owned: Path) -> None:
+    owned.write_text("def workload():\n    raise RuntimeError('the data have moved')\n")
+    scene.register("mended")
+    with scene.sessions.begin() as session:
+        session.execute(text(f"UPDATE models SET workload = '{OWNED}:workload' WHERE name = 'mended'"))
+    worker = scene.part("the worker").process.pid
+    job_id = scene.submit_for("mended")
+    job = scene.watch(job_id)
+    assert (job.state, job.reason) == ("failed", "workload_failed")
+    assert "the data have moved" in str(job.detail)
+    owned.write_text("from tests.worker.gated import workload\n")
+    assert scene.http.post(f"/jobs/{job_id}:retry").status_code == 200
+    scene.ended_once("mended", job_id)
+    assert scene.part("the worker").process.pid == worker

@@ -76,7 +76,7 @@ def test_a_lease_expires_by_itself_and_the_job_goes_on_within_two_minutes(scene:
     )
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_job_on_at_a_checkpoint(scene: Scene) -> None:
+def test_a_worker_that_is_stopped_hands_its_job_on_at_a_checkpoint(scene: Scene) -> None:
     scene.gates.shut("unlearn")
     job_id = scene.submit("handed-on")
     scene.gates.await_somebody("unlearn")
