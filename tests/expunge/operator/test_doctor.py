@@ -46,7 +46,9 @@ def sound(
     """A deployment with nothing wrong."""
     storage = tmp_path / "storage"
     where = Deployment(database_url=database_url, storage=storage, sample_key=bytes(32), workloads="tests")
-    register_workload(where, name="digits", reference=REFERENCE, weights=weights.path, dry_run=False)
+    register_workload(
+        where, name="digits", reference=REFERENCE, weights=weights.path, policy=["retrain"], dry_run=False
+    )
     create_signing_key(database_url, tmp_path / "keys")
     with sessions.begin() as session:
         record_heartbeat(session, WORKER)
