@@ -22,8 +22,9 @@ from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import task_of
 from benchmarks.methods import AT_DEFAULTS, tuned
 from benchmarks.writing import Row, row, write
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.hardware import batched_answers
 from unlearning.methods.ltu.feedback import meta_gradient

@@ -152,7 +152,7 @@ def _evaluated(model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _logits(scene: _Scene, model: nn.Module, samples: SampleSet) -> torch.Tensor:
     assert scene.workload.objective.logits is not None  # `check_auditable` came first
-    return scene.workload.objective.logits(model, samples.inputs)
+    return scene.workload.objective.logits(model, samples.batch.inputs)
 
 
 def _forward(scene: _Scene) -> None:
@@ -205,7 +205,7 @@ def _save_and_load(scene: _Scene) -> None:
     path, sha256 = save_weights(scene.model, scene.folder)
     loaded = scene.workload.build()
     load_weights(loaded, path, sha256)
-    _check_same(scene, loaded.to(scene.forget.inputs.device), "The model that `build` gives, with the saved weights,")
+    _check_same(scene, loaded.to(scene.forget.device), "The model that `build` gives, with the saved weights,")
 
 
 def _check_same(scene: _Scene, model: nn.Module, what: str) -> None:
@@ -235,7 +235,7 @@ def _task(scene: _Scene, spec: Method) -> Task:
     recipe = scene.workload.recipe
     readiness = recipe.readiness and dataclasses.replace(recipe.readiness, warm_up=0.0, every=1)
     classes = scene.workload.objective.classes or 0
-    unknown = torch.full((len(scene.forget), classes), 1 / max(1, classes), device=scene.forget.inputs.device)
+    unknown = torch.full((len(scene.forget), classes), 1 / max(1, classes), device=scene.forget.device)
     references = (
         ReferencePredictions(predictions=unknown, losses=unknown.sum(dim=1)) if isinstance(spec, Matching) else None
     )

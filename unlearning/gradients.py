@@ -43,7 +43,7 @@ def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
         for name, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None and id(tensor) in given
     }
-    return lambda inputs: functional_call(model, tensors, (inputs,), tie_weights=False)
+    return lambda *given, **named: functional_call(model, tensors, given, named, tie_weights=False)
 
 
 def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable: bool) -> dict[str, Tensor]:

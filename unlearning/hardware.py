@@ -9,8 +9,9 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from unlearning.data.batches import Batch, Inputs
 from unlearning.data.objectives import Answers, Objective, answers
-from unlearning.data.samples import Batch, in_batches
+from unlearning.data.samples import SampleSet
 from unlearning.specs.training import Precision
 from unlearning.task import Steps, each_step_in
 
@@ -28,7 +29,7 @@ _GPU_BATCH = 1024
 def batched_answers(
     objective: Objective,
     model: nn.Module,
-    batch: Batch,
+    samples: Batch | SampleSet,
     *,
     device: torch.device | None = None,
     max_size: int | None = None,
@@ -38,17 +39,14 @@ def batched_answers(
     device: where to compute; by default where the samples are. The results equal those of one large batch if the model is in
     evaluation mode, where no sample depends on the others of its batch.
     """
-    device = device or batch.inputs.device
+    device = device or samples.device
     layout = input_layout(model)
     size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
-    parts = [
-        answers(objective, model, Batch(layout(part.inputs.to(device)), part.targets.to(device)))
-        for part in in_batches(batch, size)
-    ]
+    parts = [answers(objective, model, batch.to(device).map_inputs(layout)) for batch in samples.batches(size)]
     return Answers(
         torch.cat([part.losses for part in parts]),
         None if parts[0].logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
-        batch.targets,
+        torch.cat([part.targets for part in parts]),
     )
 
 
@@ -66,19 +64,19 @@ def input_layout(network: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 @torch.no_grad()
-def in_fastest_layout(network: N, inputs: Tensor) -> N:
-    """Lay out a network channels-last, in place, if its inputs are images and it runs so on two of them; return it.
+def in_fastest_layout(network: N, inputs: Inputs) -> N:
+    """Lay out a network channels-last, in place, if its inputs are images and it runs so on these two; return it.
 
     A network that reshapes by `view` may not run so, and stays as it is. It must be in evaluation mode.
     """
     convolutions = _convolutions(network)
-    if inputs.dim() != 4 or not convolutions:
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not convolutions:
         return network
     given = [layer.weight.data for layer in convolutions]
     for layer in convolutions:
         layer.weight.data = channels_last(layer.weight.data)
     try:
-        network(channels_last(inputs[:2].to(given[0].device)))
+        network(channels_last(inputs.to(given[0].device)))
     except RuntimeError:
         for layer, weight in zip(convolutions, given, strict=True):
             layer.weight.data = weight

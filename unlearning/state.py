@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.batches import Batch
+from unlearning.data.samples import SampleSet
 
 
 class Stateful(Protocol):

@@ -23,7 +23,8 @@ from unlearning.audit.relearning import (
     relearn,
 )
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.samples import Batch, partition
+from unlearning.data.batches import Batch
+from unlearning.data.samples import partition
 from unlearning.data.workload import split_held_out
 from unlearning.specs import IEU, LTU, FineTune, Matching, NegGradPlus, SalUn, Spec
 from unlearning.specs.audit import AuditSpec

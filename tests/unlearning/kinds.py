@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.unlearning.small import with_references
+from unlearning.data.batches import Batch, Inputs
 from unlearning.data.objectives import Forward, Objective, classification
-from unlearning.data.samples import Batch, SampleSet, joined
+from unlearning.data.samples import SampleSet, joined
 from unlearning.specs.training import Recipe
 from unlearning.task import Task
 from unlearning.training.loop import fit
@@ -24,11 +26,15 @@ RECIPE = Recipe(epochs=2, batch_size=16, precision="float32")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kind:
-    """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9."""
+    """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9.
+
+    shaped: makes the inputs that the network takes of the samples, one tensor.
+    """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...] = (6,)
     dtype: torch.dtype = torch.float32
+    shaped: Callable[[Tensor], Inputs] = lambda inputs: inputs
     objective: Objective = field(default_factory=lambda: classification(CLASSES))
 
 
@@ -41,7 +47,8 @@ def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
     else:
         inputs = torch.randint(3, (count, *kind.shape), generator=generator)
         inputs += 3 * targets.view(-1, *[1] * len(kind.shape))
-    return SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs.to(kind.dtype), targets=targets)
+    inputs = kind.shaped(inputs.to(kind.dtype))
+    return SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs, targets=targets)
 
 
 def make_task(kind: Kind) -> Task:
@@ -158,6 +165,54 @@ def tokens() -> nn.Module:
     return Wrapped(lambda own, x: own.head(own.table(x).mean(1)), table=nn.Embedding(10, 8), head=head(8))
 
 
+def padded(inputs: Tensor) -> dict[str, Tensor]:
+    """Tokens with their mask, as tokenizers give them; each sample is as long as its number says."""
+    mask = torch.arange(inputs.shape[1]) < 2 + torch.arange(len(inputs))[:, None] % 4
+    return {"input_ids": inputs * mask, "attention_mask": mask.long()}
+
+
+class Encoder(nn.Module):
+    """Takes tokens and their mask by name, and returns an object, as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 8), head(8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> object:
+        seen = attention_mask[..., None].to(self.head.weight.dtype)
+        hidden = self.layer(self.table(input_ids), src_key_padding_mask=attention_mask == 0) * seen
+        return SimpleNamespace(logits=self.head(hidden.sum(1) / seen.sum(1)), loss=None)
+
+
+class Pair(NamedTuple):
+    words: Tensor
+    numbers: list[Tensor]
+
+
+def two_towers() -> nn.Module:
+    """Takes a named tuple with a list in it, as its only argument."""
+    return Wrapped(
+        lambda own, x: own.head(own.norm(own.table(x.words).mean(1) + own.up(torch.cat(x.numbers, -1)))),
+        table=nn.Embedding(10, 8),
+        up=nn.Linear(5, 8),
+        norm=nn.BatchNorm1d(8),
+        head=head(8),
+    )
+
+
+class Several(nn.Module):
+    """Takes two tensors as two arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = head(6)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        answers: Tensor = self.head(torch.cat([first, second], -1))
+        return answers
+
+
 def tied() -> nn.Module:
     body = nn.Linear(6, 6)
     return nn.Sequential(body, nn.ReLU(), body, head(6))
@@ -222,6 +277,24 @@ KINDS: dict[str, Kind] = {
     "LSTM": Kind(build=recurrent(nn.LSTM), shape=(5, 4)),
     "GRU": Kind(build=recurrent(nn.GRU), shape=(5, 4)),
     "tokens": Kind(build=tokens, shape=(5,), dtype=torch.int64),
+    "a dict with a mask, by name": Kind(
+        build=Encoder, shape=(5,), dtype=torch.int64, shaped=padded, objective=classification(CLASSES, spread=True)
+    ),
+    "a dict with a mask": Kind(
+        build=lambda: Wrapped(lambda own, x: own.body(**x), body=Encoder()),
+        shape=(5,),
+        dtype=torch.int64,
+        shaped=lambda inputs: OrderedDict(padded(inputs)),
+    ),
+    "a named tuple of inputs": Kind(
+        build=two_towers,
+        shape=(5,),
+        dtype=torch.int64,
+        shaped=lambda inputs: Pair(inputs, [inputs[:, :2].float(), inputs[:, 2:].float()]),
+    ),
+    "two arguments": Kind(
+        build=Several, shaped=lambda inputs: inputs.split(3, 1), objective=classification(CLASSES, spread=True)
+    ),
     "tied weights": Kind(build=tied),
     "two layers of the head's shape": Kind(build=two_heads),
     "a head a token": Kind(build=head_per_token, shape=(5, 4)),

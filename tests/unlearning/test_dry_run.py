@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.worker import digits
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, classification
-from unlearning.data.samples import Batch
 from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
 from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain

@@ -2,8 +2,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning.small import task
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Answers, classification
-from unlearning.data.samples import Batch
 from unlearning.hardware import (
     autocast,
     batched_answers,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearning.audit.findings import Findings
+from unlearning.data.batches import flat_inputs
 from unlearning.data.samples import SampleSet
 
 _COPY = 0.1
@@ -64,7 +65,7 @@ def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleS
 
 
 def _flat(samples: SampleSet) -> Tensor:
-    return samples.inputs.flatten(1).float() if samples.inputs.dim() > 1 else samples.inputs[:, None].float()
+    return flat_inputs(samples.batch)
 
 
 def _nearest(samples: Tensor, others: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.audit.intervals import Floats, Interval, student
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.gradients import trainable
 from unlearning.hardware import batched_answers, input_layout
 from unlearning.networks import copy_network, differentiable_kernels
@@ -229,19 +230,19 @@ def relearn(
     reached sooner (for plots).
     """
     copied = copy_network(model).eval()
-    batch = Batch(input_layout(copied)(batch.inputs), batch.targets)
+    batch = batch.map_inputs(input_layout(copied))
     parameters = list(trainable(copied).values())
     start = [p.detach().clone() for p in parameters]
     optimiser = _optimiser(relearner, parameters)
     losses = [mean_loss(copied, batch, objective)]
     delay = 0 if losses[0] <= relearner.target else None
     travelled = 0.0
-    for index in _order(len(batch.targets), relearner.batch_size, relearner.limit, seed):
+    for index in _order(batch.size, relearner.batch_size, relearner.limit, seed):
         if delay is not None and len(losses) > at_least:
             break
         optimiser.zero_grad(set_to_none=True)
         with torch.enable_grad(), differentiable_kernels(copied):
-            loss = objective.losses(copied, Batch(batch.inputs[index], batch.targets[index])).mean()
+            loss = objective.losses(copied, batch.take(index)).mean()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
         value = mean_loss(copied, batch, objective)
@@ -312,10 +313,10 @@ def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_s
 def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator, *, count: int = 0) -> Batch:
     """Draw `sizes[label]` samples of each class at random without replacement; without sizes `count` samples of any class."""
     if not sizes:
-        return samples.select(torch.from_numpy(rng.permutation(len(samples))[:count]).to(samples.targets.device))
+        return samples.select(torch.from_numpy(rng.permutation(len(samples))[:count]))
     targets = samples.targets.cpu().numpy()
     parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
-    return samples.select(torch.from_numpy(np.concatenate(parts)).to(samples.targets.device))
+    return samples.select(torch.from_numpy(np.concatenate(parts)))
 
 
 def draw_as_hard(held_out: SampleSet, count: int, difficulty: Difficulty, rng: np.random.Generator) -> Batch:
@@ -328,7 +329,7 @@ def draw_as_hard(held_out: SampleSet, count: int, difficulty: Difficulty, rng: n
         place = int(rng.choice(nearest[free[nearest]]))
         free[place] = False
         chosen.append(place)
-    return held_out.select(torch.tensor(chosen, device=held_out.targets.device))
+    return held_out.select(torch.tensor(chosen))
 
 
 def delay_ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:

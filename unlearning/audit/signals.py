@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -74,7 +75,7 @@ def check_auditable(objective: Objective) -> None:
 
 def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
     """Copy a model into evaluation mode, in the fastest layout for these samples: an audit changes no model that it is given."""
-    return in_fastest_layout(copy_network(model).eval(), samples.inputs)
+    return in_fastest_layout(copy_network(model).eval(), samples.select(torch.arange(min(2, len(samples)))).inputs)
 
 
 def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
@@ -83,10 +84,10 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
     Raises UnsupportedWorkload without logits.
     """
     check_auditable(objective)
-    device = next((p.device for p in model.parameters()), samples.inputs.device)
-    found = batched_answers(objective, model, samples.batch, device=device, max_size=batch_size)
+    device = next((p.device for p in model.parameters()), samples.device)
+    found = batched_answers(objective, model, samples, device=device, max_size=batch_size)
     assert found.logits is not None
-    return signals(found.logits.double().cpu().numpy(), samples.targets.cpu().numpy())
+    return signals(found.logits.double().cpu().numpy(), found.targets.cpu().numpy())
 
 
 def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:

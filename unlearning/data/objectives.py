@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unlearning.data.samples import Batch, sent
+from unlearning.data.batches import Batch, Inputs, same_inputs, sent
 from unlearning.errors import UnsupportedWorkload
 
-Forward = Callable[[Tensor], Any]
+Forward = Callable[..., Any]
 """A model's forward pass, or the same with other parameters passed in (`torch.func.functional_call`).
 
-It returns whatever the model returns; an objective takes it apart (`logits_of`).
+An objective calls it with a batch's inputs (`call`). It returns whatever the model returns; an objective takes it apart
+(`logits_of`).
 """
 
 
@@ -30,7 +31,7 @@ class Objective:
 
     losses: Callable[[Forward, Batch], Tensor]
     scramble: Callable[[Batch, torch.Generator], Batch]
-    logits: Callable[[Forward, Tensor], Tensor] | None = None
+    logits: Callable[[Forward, Inputs], Tensor] | None = None
     classes: int | None = None
 
     def __post_init__(self) -> None:
@@ -38,11 +39,25 @@ class Objective:
             raise UnsupportedWorkload("An objective with logits must name its number of classes.")
 
 
-def classification(classes: int) -> Objective:
+def call(forward: Forward, inputs: Inputs, *, spread: bool = False) -> Any:
+    """Call a forward pass with a batch's inputs as its only argument.
+
+    spread: pass a dict as keyword arguments, and a tuple or list as several arguments. Hugging Face's models take their inputs so.
+    """
+    match inputs if spread else None:
+        case dict() as named:
+            return forward(**named)
+        case tuple() | list() as several:
+            return forward(*several)
+    return forward(inputs)
+
+
+def classification(classes: int, *, spread: bool = False) -> Objective:
     """Make the objective of a classifier: cross-entropy over `classes` of the model's logits (`logits_of`), targets (n,) int64.
 
     A model with one output z a sample, (n,) or (n, 1), is one of two classes, whose logits are 0 and z. bf16 and float16 logits are
-    compared in float32. Raises UnsupportedWorkload for fewer than two classes, and later for logits of another shape.
+    compared in float32. spread: how the model takes its inputs, see `call`. Raises UnsupportedWorkload for fewer than two classes,
+    and later for logits of another shape.
     """
     if classes < 2:
         raise UnsupportedWorkload(
@@ -50,8 +65,8 @@ def classification(classes: int) -> Objective:
             "cross-entropy, is classification(2) with the labels 0 and 1."
         )
 
-    def logits(forward: Forward, inputs: Tensor) -> Tensor:
-        return _class_logits(logits_of(forward(inputs)), classes)
+    def logits(forward: Forward, inputs: Inputs) -> Tensor:
+        return _class_logits(logits_of(call(forward, inputs, spread=spread)), classes)
 
     def losses(forward: Forward, batch: Batch) -> Tensor:
         return functional.cross_entropy(logits(forward, batch.inputs), batch.targets, reduction="none")
@@ -127,33 +142,29 @@ def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
     """
     if objective.logits is None:
         return Answers(_checked(objective.losses(forward, batch), batch), None, batch.targets)
-    passes: list[tuple[Tensor, Any]] = []
+    passes: list[tuple[Inputs, Any]] = []
 
-    def record(inputs: Tensor) -> Any:
-        passes.append((inputs, forward(inputs)))
+    def record(*given: Inputs, **named: Inputs) -> Any:
+        passes.append(((given, named), forward(*given, **named)))
         return passes[-1][1]
 
     logits = objective.logits(record, batch.inputs)
-    asked: list[Tensor] = []
+    asked: list[Inputs] = []
 
-    def replay(inputs: Tensor) -> Any:
-        asked.append(inputs)
+    def replay(*given: Inputs, **named: Inputs) -> Any:
+        asked.append((given, named))
         return passes[0][1]
 
     losses = objective.losses(replay, batch) if len(passes) == 1 else None
-    if losses is None or len(asked) != 1 or not _equal(asked[0], passes[0][0]):
+    if losses is None or len(asked) != 1 or not same_inputs(asked[0], passes[0][0]):
         losses = objective.losses(forward, batch)
     return Answers(_checked(losses, batch), logits, batch.targets)
 
 
 def _checked(losses: Tensor, batch: Batch) -> Tensor:
-    if losses.shape != batch.targets.shape[:1]:
+    if losses.shape != (batch.size,):
         shape = tuple(losses.shape)
         raise UnsupportedWorkload(
             f"The objective's losses have the shape {shape}; it must return one loss a sample, (n,)."
         )
     return losses
-
-
-def _equal(first: Tensor, second: Tensor) -> bool:
-    return first is second or torch.equal(first, second)

@@ -1,23 +1,16 @@
 """Sets of samples in memory: tensors with a sample ID each."""
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.utils.data
 from torch import Tensor
 
+from unlearning.data.batches import Batch, Inputs, joined_batch, leaves, map_tree, sent
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from verifier.sample_ids import InvalidSampleID, check_sample_id
-
-
-class Batch(NamedTuple):
-    """A batch of samples. inputs: (n, …). targets: (n, …)."""
-
-    inputs: Tensor
-    targets: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -25,14 +18,14 @@ class SampleSet:
     """A set of samples that fits in memory and is moved to the device once.
 
     ids: n distinct strings under the rule of `verifier.sample_ids`; integers, such as database keys, become their decimal digits.
-    inputs: (n, …), any dtype. targets: (n, …), e.g. (n,) int64 class labels.
+    inputs: (n, …), any dtype, or a dict, tuple or list of such tensors, to any depth. targets: (n, …), e.g. (n,) int64 labels.
     subjects: the person whom each sample belongs to, n strings under the same rule, or None if that is not known.
     Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID or a subject breaks the rule, and UnsupportedWorkload
-    if inputs or targets are no dense tensor.
+    if inputs or targets hold anything but dense tensors.
     """
 
     ids: tuple[str, ...]
-    inputs: Tensor
+    inputs: Inputs
     targets: Tensor
     subjects: tuple[str, ...] | None = None
 
@@ -40,10 +33,19 @@ class SampleSet:
         object.__setattr__(self, "ids", _to_ids(self.ids, "sample ID"))
         if self.subjects is not None:
             object.__setattr__(self, "subjects", _to_ids(self.subjects, "subject"))
-        _check_tensor("inputs", self.inputs)
-        _check_tensor("targets", self.targets)
-        if not len(self.ids) == len(self.inputs) == len(self.targets):
-            lengths = f"{len(self.ids)} ids, {len(self.inputs)} inputs, {len(self.targets)} targets"
+        if isinstance(self.inputs, torch.utils.data.Dataset):
+            raise UnsupportedWorkload(
+                "The inputs of a sample set are a Dataset; they must be tensors in memory. Load the data set into one tensor, "
+                "e.g. with torch.stack([data[i] for i in range(len(data))])."
+            )
+        object.__setattr__(self, "inputs", map_tree(lambda tensor: tensor, self.inputs))
+        tensors = list(leaves(self.inputs))
+        for name, tensor in (*tensors, ("targets", self.targets)):
+            _check_tensor(name, tensor)
+        counts = sorted({len(tensor) for _, tensor in tensors})
+        if counts != [len(self.ids)] or len(self.targets) != len(self.ids):
+            inputs = " or ".join(map(str, counts)) or "no"
+            lengths = f"{len(self.ids)} ids, {inputs} inputs, {len(self.targets)} targets"
             raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
         if self.subjects is not None and len(self.subjects) != len(self.ids):
             raise InvalidWorkload(
@@ -60,24 +62,38 @@ class SampleSet:
         """All samples as one batch."""
         return Batch(self.inputs, self.targets)
 
+    @property
+    def device(self) -> torch.device:
+        """Where its batches are."""
+        return self.targets.device
+
     def take(self, index: Tensor) -> "SampleSet":
         """Return the samples at the positions `index`, (k,) int64, in that order."""
         chosen = index.tolist()
+        taken = self.batch.take(index)
         return SampleSet(
             ids=tuple(self.ids[i] for i in chosen),
-            inputs=self.inputs[index],
-            targets=self.targets[index],
+            inputs=taken.inputs,
+            targets=taken.targets,
             subjects=None if self.subjects is None else tuple(self.subjects[i] for i in chosen),
         )
 
     def select(self, index: Tensor) -> Batch:
         """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs."""
-        places = sent(index, self.inputs.device)
-        return Batch(self.inputs[places], self.targets[places])
+        return self.batch.take(sent(index, self.device))
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Yield the samples in their order, in batches of `size`; the last may be smaller."""
+        return self.batch.batches(size)
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Copy the samples to `device`."""
-        return replace(self, inputs=self.inputs.to(device), targets=self.targets.to(device))
+        moved = self.batch.map(lambda tensor: tensor.to(device))
+        return replace(self, inputs=moved.inputs, targets=moved.targets)
+
+    def convert_targets(self, convert: Callable[[Tensor], Tensor]) -> "SampleSet":
+        """Return the samples with their targets converted."""
+        return replace(self, targets=convert(self.targets))
 
     def batch_count(self, size: int) -> int:
         """Compute how many batches `epoch` yields."""
@@ -107,34 +123,18 @@ class SampleSet:
         return self.select(torch.randperm(len(self), generator=generator)[:size])
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor that was drawn on the CPU to `device`, without waiting for what a GPU is computing.
-
-    An ordinary copy to a GPU waits until all work before it is done; so does indexing its tensors by one of the CPU.
-    """
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def _check_tensor(name: str, value: object) -> None:
     """Raise UnsupportedWorkload, saying what to do, unless `value` is a dense tensor with a row a sample."""
-    if isinstance(value, Tensor):
-        if value.layout is not torch.strided or value.is_nested or not value.dim():
-            raise UnsupportedWorkload(
-                f"The {name} of a sample set are a {value.layout} tensor of {value.dim()} dimensions; they must be a dense tensor "
-                "with one row a sample. Pad or convert them."
-            )
-        return
-    what = f"a {type(value).__name__}"
-    if isinstance(value, Mapping):
-        what += f" with the keys {', '.join(map(str, value))}"
-        hint = "Put them into one tensor, e.g. with torch.stack(…, 1), and take it apart in the model's forward."
-    elif isinstance(value, torch.utils.data.Dataset):
-        hint = "Load the data set into one tensor, e.g. with torch.stack([data[i] for i in range(len(data))])."
-    else:
-        hint = "Convert them, e.g. with torch.as_tensor(…)."
-    raise UnsupportedWorkload(f"The {name} of a sample set are {what}; they must be one tensor in memory. {hint}")
+    if not isinstance(value, Tensor):
+        raise UnsupportedWorkload(
+            f"The {name} of a sample set are a {type(value).__name__}; they must be one tensor. Convert them, e.g. with "
+            "torch.as_tensor(…)."
+        )
+    if value.layout is not torch.strided or value.is_nested or not value.dim():
+        raise UnsupportedWorkload(
+            f"The {name} of a sample set are a {value.layout} tensor of {value.dim()} dimensions; they must be a dense tensor "
+            "with one row a sample. Pad or convert them."
+        )
 
 
 def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
@@ -157,27 +157,17 @@ def _decimal(value: object) -> str:
         raise InvalidSampleID(f"is a {type(value).__name__}; give a string or an integer") from None
 
 
-def in_batches(samples: Batch, size: int) -> Iterator[Batch]:
-    """Yield the samples in their order, in batches of `size`."""
-    for inputs, targets in zip(torch.split(samples.inputs, size), torch.split(samples.targets, size), strict=True):
-        yield Batch(inputs, targets)
-
-
-def joined_batch(*parts: Batch) -> Batch:
-    """Join batches, in their order."""
-    return Batch(torch.cat([part.inputs for part in parts]), torch.cat([part.targets for part in parts]))
-
-
 def joined(*parts: SampleSet) -> SampleSet:
     """Join the samples of several disjoint sets, in their order.
 
     Where one set knows its subjects, each sample of a set that does not is a subject of its own.
     """
     known = any(part.subjects is not None for part in parts)
+    everything = joined_batch(*(part.batch for part in parts))
     return SampleSet(
         ids=tuple(sample for part in parts for sample in part.ids),
-        inputs=torch.cat([part.inputs for part in parts]),
-        targets=torch.cat([part.targets for part in parts]),
+        inputs=everything.inputs,
+        targets=everything.targets,
         subjects=tuple(name for part in parts for name in part.subjects or part.ids) if known else None,
     )
 

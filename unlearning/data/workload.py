@@ -1,7 +1,8 @@
 """Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,8 @@ class Workload:
         if self.objective.classes is not None:
             for field in ("train", "held_out", "test"):
                 samples: SampleSet = getattr(self, field)
-                labels = class_labels(samples.targets, classes=self.objective.classes, name=field.replace("_", "-"))
-                object.__setattr__(self, field, replace(samples, targets=labels))
+                convert = partial(class_labels, classes=self.objective.classes, name=field.replace("_", "-"))
+                object.__setattr__(self, field, samples.convert_targets(convert))
 
 
 def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unlearning.data.batches import Batch, joined_batch, sent
 from unlearning.data.objectives import Forward, Objective, answers
-from unlearning.data.samples import Batch, joined_batch, sent
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import fully_forgotten_classes
@@ -61,7 +61,7 @@ def reference_aims(task: Task) -> ReferenceAims | None:
     references = task.references
     if references is None:
         return None
-    losses = references.losses.to(task.forget.inputs.device)
+    losses = references.losses.to(task.forget.device)
     if references.predictions.shape[1] == 0:
         return ReferenceAims(probabilities=None, losses=losses)
     probabilities = references.predictions.to(losses.device, copy=True)
@@ -90,7 +90,7 @@ def matching_loss(
     """
     forget = task.forget.select(index)
     k = len(index)
-    with batch_statistics(task.model, samples=k + len(remain.targets)):
+    with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
         found = answers(task.objective, forward, joined_batch(forget, remain))
     logits, losses = None if found.logits is None else found.logits[:k], found.losses[:k]

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch
+from unlearning.data.samples import joined
 from unlearning.methods.fixed_schedule import (
     learn_mixed_batch,
     mean_loss,
@@ -26,13 +26,14 @@ def amnesiac_relabel(spec: AmnesiacRelabel, task: Task) -> Steps:
     Raises MethodRefused without classes.
     """
     generator = torch.Generator().manual_seed(task.seed)
-    relabelled = Batch(task.forget.inputs, wrong_labels(task, task.forget.targets, generator))
+    relabelled = task.forget.convert_targets(lambda targets: wrong_labels(task, targets, generator))
+    mixed, remaining = joined(task.remain, relabelled), len(task.remain)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
-            for part in mixed_epoch(task.remain.batch, relabelled, size=spec.batch_size, generator=generator):
+            for part in mixed_epoch(mixed, remaining=remaining, size=spec.batch_size, generator=generator):
                 yield partial(learn_mixed_batch, task, optimiser, part, mean_loss(task, part.batch))
 
-    total = spec.epochs * mixed_batch_count(task.remain.batch, relabelled, size=spec.batch_size)
+    total = spec.epochs * mixed_batch_count(mixed, size=spec.batch_size)
     return (yield from run_schedule(task, optimiser, steps(), total=total))

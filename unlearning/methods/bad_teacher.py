@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearning.data.batches import Inputs
 from unlearning.data.objectives import Forward
+from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, trainable
 from unlearning.methods.fixed_schedule import (
@@ -34,10 +36,11 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     generator = torch.Generator().manual_seed(task.seed)
     task.model.eval()
     competent = copy_network(task.model).requires_grad_(False)
-    device = task.forget.inputs.device
+    device = task.forget.device
     incompetent = fresh(task.build, seed=task.seed).to(device).eval().requires_grad_(False)
     chosen = torch.randperm(len(task.remain), generator=generator)
-    taught = task.remain.select(chosen[: max(1, round(spec.remain_share * len(chosen)))])
+    taught = task.remain.take(chosen[: max(1, round(spec.remain_share * len(chosen)))])
+    mixed = joined(taught, task.forget)
     optimiser = torch.optim.Adam(trainable(task.model).values(), lr=spec.learning_rate)
 
     def teach(part: MixedBatch) -> Tensor:
@@ -46,10 +49,10 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
 
     def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
-            for part in mixed_epoch(taught, task.forget.batch, size=spec.batch_size, generator=generator):
+            for part in mixed_epoch(mixed, remaining=len(taught), size=spec.batch_size, generator=generator):
                 yield partial(teach, part)
 
-    total = spec.epochs * mixed_batch_count(taught, task.forget.batch, size=spec.batch_size)
+    total = spec.epochs * mixed_batch_count(mixed, size=spec.batch_size)
     return (yield from run_schedule(task, optimiser, steps(), total=total))
 
 
@@ -63,7 +66,7 @@ def _teacher_output(
     return (torch.where(part.forgotten[:, None], bad, good).float() / temperature).log_softmax(-1)
 
 
-def _divergence(spec: BadTeacher, task: Task, inputs: Tensor, target: Tensor) -> Loss:
+def _divergence(spec: BadTeacher, task: Task, inputs: Inputs, target: Tensor) -> Loss:
     """Return the KL divergence of the student from the teacher's output (n, classes) as a function of the forward pass."""
     logits = task.objective.logits
     assert logits is not None

@@ -2,7 +2,6 @@
 
 import torch
 
-from unlearning.data.samples import in_batches
 from unlearning.gradients import trainable
 from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.specs import FisherNoise
@@ -19,7 +18,7 @@ def fisher_noise(spec: FisherNoise, task: Task) -> Steps:
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     importance = zero_importance(task)
-    parts = list(in_batches(task.remain.batch, spec.batch_size))
+    parts = list(task.remain.batches(spec.batch_size))
     loop = Loop(len(parts))
     task.state.register(importance=importance, generator=generator, loop=loop)
     for number in loop:

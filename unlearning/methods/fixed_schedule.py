@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch, sent
+from unlearning.data.batches import Batch, sent
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.state import Loop
@@ -37,7 +38,7 @@ def mean_loss(task: Task, batch: Batch) -> Loss:
 
 def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> Tensor:
     """Take one step on remaining data with their true targets and return the loss; batch norm's running statistics are updated."""
-    with training_mode(task.model, samples=len(batch.targets)):
+    with training_mode(task.model, samples=batch.size):
         return _step(optimiser, mean_loss(task, batch)(task.model))
 
 
@@ -58,9 +59,9 @@ def learn_and_ascend(
 
     The remaining batch alone updates batch norm's running statistics.
     """
-    with training_mode(task.model, samples=len(remain.targets)):
+    with training_mode(task.model, samples=remain.size):
         kept = mean_loss(task, remain)(task.model)
-    with training_mode(task.model, samples=len(forget.targets)):
+    with training_mode(task.model, samples=forget.size):
         forgotten = mean_loss(task, forget)(forward_with(task.model, trainable(task.model)))
     return _step(optimiser, remain_weight * kept - (1 - remain_weight) * forgotten)
 
@@ -72,25 +73,23 @@ class MixedBatch(NamedTuple):
     forgotten: Tensor
 
 
-def mixed_epoch(remain: Batch, forget: Batch, *, size: int, generator: torch.Generator) -> Iterator[MixedBatch]:
-    """Yield every sample of both sets once, in a random order, in batches of `size`."""
-    inputs, targets = (torch.cat(pair) for pair in zip(remain, forget, strict=True))
-    for index in torch.split(torch.randperm(len(inputs), generator=generator), size):
-        places = sent(index, inputs.device)
-        yield MixedBatch(Batch(inputs[places], targets[places]), places >= len(remain.inputs))
+def mixed_epoch(samples: SampleSet, *, remaining: int, size: int, generator: torch.Generator) -> Iterator[MixedBatch]:
+    """Yield every sample once, in a random order, in batches of `size`. remaining: the first so many are not to be forgotten."""
+    for index in torch.split(torch.randperm(len(samples), generator=generator), size):
+        yield MixedBatch(samples.select(index), sent(index >= remaining, samples.device))
 
 
-def mixed_batch_count(remain: Batch, forget: Batch, *, size: int) -> int:
+def mixed_batch_count(samples: SampleSet, *, size: int) -> int:
     """Compute how many batches `mixed_epoch` yields."""
-    return -(-(len(remain.targets) + len(forget.targets)) // size)
+    return -(-len(samples) // size)
 
 
 def learn_mixed_batch(task: Task, optimiser: torch.optim.Optimizer, mixed: MixedBatch, loss: Loss) -> Tensor:
     """Take one step on a mixed batch and return the loss; its remaining samples alone update batch norm's running statistics."""
     value = learn_forget_batch(task, optimiser, loss, samples=len(mixed.forgotten))
-    remaining = mixed.batch.inputs[~mixed.forgotten]
-    if len(remaining):
-        update_running_statistics(task.model, remaining)
+    remaining = mixed.batch.take(~mixed.forgotten)
+    if remaining.size:
+        update_running_statistics(task.model, task.objective, remaining)
     return value
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import batched_answers
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
@@ -112,7 +113,7 @@ def _bounded_by_references(spec: IEU, task: Task, aims: ReferenceAims) -> Steps:
         remain = task.remain.draw(spec.batch_size, generator)
         loss = matching_loss(task, aims, index, remain, weight=2 * spec.ascent)
         value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
-        update_running_statistics(task.model, remain.inputs)
+        update_running_statistics(task.model, task.objective, remain)
         if number <= eliminating:
             _decay_and_disturb(spec, task, noise)
         return value
@@ -146,13 +147,13 @@ def _eliminate(
 
 def _remaining_loss(task: Task, remain: Batch) -> Tensor:
     """Compute L(B_r; θ), a scalar; batch norm's running statistics are updated."""
-    with batch_statistics(task.model, samples=len(remain.targets)):
+    with batch_statistics(task.model, samples=remain.size):
         return task.objective.losses(task.model, remain).mean()
 
 
 def _bounded_losses(task: Task, forget: Batch, ceiling: float) -> Tensor:
     """Compute min(ℓ(B_f; θ), τ), (n,), through a copy of the buffers: forget samples must not enter batch norm's statistics."""
-    with batch_statistics(task.model, samples=len(forget.targets)):
+    with batch_statistics(task.model, samples=forget.size):
         return task.objective.losses(forward_with(task.model, trainable(task.model)), forget).clamp(max=ceiling)
 
 
@@ -169,7 +170,7 @@ def _decay_and_disturb(spec: IEU, task: Task, generator: torch.Generator) -> Non
 
 def _noise_generator(task: Task, generator: torch.Generator) -> torch.Generator:
     """Return the method's generator, or one on the GPU: as many numbers as weights take a CPU longer than a GPU's whole step."""
-    device = task.forget.inputs.device
+    device = task.forget.device
     return generator if device.type == "cpu" else torch.Generator(device).manual_seed(task.seed)
 
 
@@ -177,4 +178,4 @@ def _ceiling(objective: Objective, model: torch.nn.Module, held_out: SampleSet) 
     """Compute τ, nats: the loss of a guess, log(classes); without classes, twice the held-out loss."""
     if objective.classes is not None:
         return math.log(objective.classes)
-    return 2 * float(batched_answers(objective, model, held_out.batch).losses.mean())
+    return 2 * float(batched_answers(objective, model, held_out).losses.mean())

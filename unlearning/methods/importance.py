@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from unlearning.data.samples import Batch, in_batches
+from unlearning.data.batches import Batch, Inputs
 from unlearning.errors import MethodRefused
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
@@ -33,16 +33,18 @@ def add_squared_gradients(importance: Importance, task: Task, batch: Batch, *, o
     """
     parameters = {name: p.detach() for name, p in trainable(task.model).items()}
 
-    def loss(given: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return task.objective.losses(forward_with(task.model, given), Batch(x[None], y[None])).sum()
+    def loss(given: Mapping[str, Tensor], x: Inputs, y: Tensor) -> Tensor:
+        return task.objective.losses(
+            forward_with(task.model, given), Batch(x, y).map(lambda tensor: tensor[None])
+        ).sum()
 
-    for part in in_batches(batch, _CHUNK):
+    for part in batch.batches(_CHUNK):
         for name, gradient in _sample_gradients(loss, parameters, part).items():
             importance[name] += gradient.pow(2).sum(0) / of
 
 
 def _sample_gradients(
-    loss: Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor], parameters: dict[str, Tensor], batch: Batch
+    loss: Callable[[Mapping[str, Tensor], Inputs, Tensor], Tensor], parameters: dict[str, Tensor], batch: Batch
 ) -> dict[str, Tensor]:
     """Compute the gradient of each sample's loss, by parameter, (n, …)."""
     with warnings.catch_warnings():
@@ -52,7 +54,7 @@ def _sample_gradients(
             return dict(vmap(grad(loss), in_dims=(None, 0, 0))(parameters, *batch))
         except (RuntimeError, ValueError):
             # And some cannot be computed for several samples at once.
-            single = [grad(loss)(parameters, x, y) for x, y in zip(*batch, strict=True)]
+            single = [grad(loss)(parameters, *batch.take(number)) for number in range(batch.size)]
             return {name: torch.stack([gradients[name] for gradients in single]) for name in parameters}
 
 
@@ -66,4 +68,4 @@ def with_drawn_labels(task: Task, batch: Batch, generator: torch.Generator) -> B
         raise MethodRefused("The labels of Fisher information are drawn from logits; this objective has none. Use IEU.")
     p = task.objective.logits(task.model, batch.inputs).float().softmax(-1)
     drawn = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1)
-    return Batch(batch.inputs, drawn.to(batch.targets.device))
+    return Batch(batch.inputs, drawn.to(batch.device))

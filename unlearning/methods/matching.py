@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
 from unlearning.methods.fixed_schedule import run_schedule
@@ -60,5 +60,5 @@ def _step(
     anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
     loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
     value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
-    update_running_statistics(task.model, remain.inputs)
+    update_running_statistics(task.model, task.objective, remain)
     return value

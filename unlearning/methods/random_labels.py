@@ -22,7 +22,7 @@ def random_labels(spec: RandomLabels, task: Task) -> Steps:
             for batch in task.forget.epoch(spec.batch_size, generator):
                 scrambled = task.objective.scramble(batch, generator)
                 loss = mean_loss(task, scrambled)
-                yield partial(learn_forget_batch, task, optimiser, loss, samples=len(scrambled.targets))
+                yield partial(learn_forget_batch, task, optimiser, loss, samples=scrambled.size)
             for batch in task.remain.epoch(spec.batch_size, generator):
                 yield partial(rehearse, task, optimiser, batch)
 

@@ -47,6 +47,6 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     MethodRefused before the first step if the method cannot run.
     """
     task.check()
-    steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.inputs.device, precision=task.recipe.precision)
+    steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.device, precision=task.recipe.precision)
     steps = each_step_in(steps, lambda: differentiable_kernels(task.model))
     return isolated(steps, seed=task.seed, state=task.state)

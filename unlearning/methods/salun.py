@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.methods.fixed_schedule import learn_forget_batch, mean_loss, rehearse, run_schedule, wrong_labels
@@ -33,7 +33,7 @@ def salun(spec: SalUn, task: Task) -> Steps:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
                 wrong = Batch(batch.inputs, wrong_labels(task, batch.targets, generator))
-                yield partial(learn_forget_batch, task, optimiser, mean_loss(task, wrong), samples=len(wrong.targets))
+                yield partial(learn_forget_batch, task, optimiser, mean_loss(task, wrong), samples=wrong.size)
             for batch in task.remain.epoch(spec.batch_size, generator):
                 yield partial(rehearse, task, optimiser, batch)
 

@@ -2,7 +2,6 @@
 
 import torch
 
-from unlearning.data.samples import in_batches
 from unlearning.gradients import trainable
 from unlearning.methods.importance import add_squared_gradients, zero_importance
 from unlearning.specs import SSD
@@ -20,8 +19,8 @@ def ssd(spec: SSD, task: Task) -> Steps:
     task.model.eval()
     everything = len(task.forget) + len(task.remain)
     forget, overall = zero_importance(task), zero_importance(task)
-    parts = [(part, True) for part in in_batches(task.forget.batch, spec.batch_size)]
-    parts += [(part, False) for part in in_batches(task.remain.batch, spec.batch_size)]
+    parts = [(part, True) for part in task.forget.batches(spec.batch_size)]
+    parts += [(part, False) for part in task.remain.batches(spec.batch_size)]
     loop = Loop(len(parts))
     task.state.register(forget=forget, overall=overall, loop=loop)
     for number in loop:

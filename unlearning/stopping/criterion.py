@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import Answers, Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.specs import Stop
 from unlearning.task import Task
@@ -69,12 +69,12 @@ class Criterion:
     stop: Stop
     objective: Objective
     forgotten_classes: Tensor | None
-    forget: Batch
+    forget: SampleSet
     of_class: Tensor
     whole_classes: bool
-    remain: Batch
-    held_out: Batch
-    guide: Batch
+    remain: SampleSet
+    held_out: SampleSet
+    guide: SampleSet
     weights: Tensor
     original_losses: Tensor
     signals: tuple[Signal, ...]
@@ -91,25 +91,25 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
     """
     # A random stream of its own: from the method's stream these would be the very samples that the method rehearses first.
     generator = torch.Generator().manual_seed(-task.seed - 1)
-    remain = task.remain.draw(_MONITORED_REMAINING, generator)
+    remain = task.remain.take(torch.randperm(len(task.remain), generator=generator)[:_MONITORED_REMAINING])
     classes = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
     of_class = in_classes(task.forget.targets, classes)
     utility = ~in_classes(torch.cat([task.criterion.targets, task.guide.targets]), classes)
     compared = task.forget.take((~of_class).nonzero().flatten())
     held_out, guide, remaining = (
-        _answers(task.objective, task.model, batch) for batch in (task.criterion.batch, task.guide.batch, remain)
+        _answers(task.objective, task.model, samples) for samples in (task.criterion, task.guide, remain)
     )
     utility_merit = torch.cat([_merit(held_out), _merit(guide)])[utility]
     return Criterion(
         stop=stop,
         objective=task.objective,
         forgotten_classes=classes,
-        forget=task.forget.batch,
+        forget=task.forget,
         of_class=of_class,
         whole_classes=bool(of_class.any()),
         remain=remain,
-        held_out=task.criterion.batch,
-        guide=task.guide.batch,
+        held_out=task.criterion,
+        guide=task.guide,
         weights=matching_weights(compared, task.criterion, task.objective),
         original_losses=held_out.losses,
         signals=(_loss, *(() if task.objective.logits is None else (_entropy,)), *guide_signals),
@@ -126,7 +126,7 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
 def check(criterion: Criterion, model: nn.Module) -> Check:
     """Compare the forget set with the held-out set, and the utility with the original's."""
     sets = (criterion.forget, criterion.held_out, criterion.guide, criterion.remain)
-    forget, held_out, guide, remain = (_answers(criterion.objective, model, batch) for batch in sets)
+    forget, held_out, guide, remain = (_answers(criterion.objective, model, samples) for samples in sets)
     compared, of_class = forget.take(~criterion.of_class), forget.take(criterion.of_class)
     differences: list[float] = []
     if len(compared.losses):
@@ -177,9 +177,9 @@ def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tenso
     return values[order][torch.searchsorted(mass, shares).clamp(max=len(values) - 1)]
 
 
-def _answers(objective: Objective, model: nn.Module, batch: Batch) -> Answers:
+def _answers(objective: Objective, model: nn.Module, samples: SampleSet) -> Answers:
     """Run a set through the model once, however many signals read its answers: it is what a check costs."""
-    return batched_answers(objective, model, batch).float()
+    return batched_answers(objective, model, samples).float()
 
 
 def _loss(found: Answers) -> Tensor:
@@ -195,7 +195,7 @@ def _entropy(found: Answers) -> Tensor:
 def matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
     """Compute weights (m,), summing to 1, that give the held-out set the forget set's class mix."""
     if objective.classes is None:
-        return torch.full((len(held_out),), 1 / len(held_out), device=held_out.inputs.device)
+        return torch.full((len(held_out),), 1 / len(held_out), device=held_out.device)
     wanted = torch.bincount(forget.targets, minlength=objective.classes).float()
     present = torch.bincount(held_out.targets, minlength=objective.classes).float()
     weights = (wanted / present.clamp(min=1))[held_out.targets]

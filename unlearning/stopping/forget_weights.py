@@ -9,7 +9,7 @@ from math import log
 import torch
 from torch import Tensor
 
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import Criterion, in_classes, weighted_quantiles
 from unlearning.task import Task

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.gradients import trainable
 from unlearning.hardware import in_float32
 from unlearning.networks import copy_network

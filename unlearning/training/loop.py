@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet, sent
+from unlearning.data.samples import SampleSet
 from unlearning.errors import UnsupportedWorkload
 from unlearning.hardware import autocast
 from unlearning.networks import differentiable_kernels, take_frozen
@@ -29,7 +30,7 @@ def fit(
     original: nn.Module | None = None,
 ) -> nn.Module:
     """Initialise a new model as `fresh` does, train it on the samples' device, and return it in evaluation mode."""
-    model = fresh(build, seed=seed, original=original).to(samples.inputs.device)
+    model = fresh(build, seed=seed, original=original).to(samples.device)
     run_to_completion(train(model, samples, recipe, objective=objective, seed=seed))
     return model
 
@@ -64,7 +65,7 @@ def train_steps(
             )
         )
     generator = torch.Generator().manual_seed(seed)
-    device = samples.inputs.device
+    device = samples.device
     batches = Epochs(samples, recipe.batch_size, recipe.epochs, generator)
     total = batches.total
     optimiser = torch.optim.SGD(
@@ -77,11 +78,7 @@ def train_steps(
     compiled = model if recipe.compiler is None else torch.compile(model, backend=recipe.compiler, dynamic=False)
     augmentation, variation = recipe.augmentation, torch.Generator(device).manual_seed(seed)
     if augmentation is not None:
-        if samples.inputs.dim() != 4:
-            shape = tuple(samples.inputs.shape[1:])
-            raise UnsupportedWorkload(
-                f"The recipe's augmentation is for images, (channels, height, width); samples are {shape}."
-            )
+        _check_images(samples)
         state.register(augmentation=variation)
     readiness = recipe.readiness
     split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
@@ -95,7 +92,7 @@ def train_steps(
             if augmentation is not None:
                 batch = Batch(augmented(batch.inputs, augmentation, variation), batch.targets)
             with autocast(device, recipe.precision), differentiable_kernels(model):
-                losses = objective.losses(compiled if len(batch.targets) == recipe.batch_size else model, batch)
+                losses = objective.losses(compiled if batch.size == recipe.batch_size else model, batch)
                 loss = losses.mean() if weights is None else (weights[sent(batches.index, device)] * losses).mean()
                 if readiness and split and step >= first_meta_step and step % readiness.every == 0:
                     loss = loss + readiness_loss(
@@ -116,6 +113,16 @@ def train_steps(
     return Outcome(steps=batches.taken, stopped_because="completed")
 
 
+def _check_images(samples: SampleSet) -> None:
+    """Raise UnsupportedWorkload unless the samples are images, which is what a recipe's augmentation varies."""
+    inputs = samples.select(torch.arange(1)).inputs
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4:
+        what = str(tuple(inputs.shape[1:])) if isinstance(inputs, Tensor) else "of several tensors"
+        raise UnsupportedWorkload(
+            f"The recipe's augmentation is for images, (channels, height, width); samples are {what}."
+        )
+
+
 def _sample_weights(samples: SampleSet, recipe: Recipe, *, seed: int) -> Tensor | None:
     """Return the weight of each sample's loss, (n,), or None if all weigh the same."""
     if recipe.reweighting is None:
@@ -123,4 +130,4 @@ def _sample_weights(samples: SampleSet, recipe: Recipe, *, seed: int) -> Tensor 
     split = revocable_split(samples, share=recipe.reweighting.revocable_share, seed=seed)
     revocable = set(split.revocable.ids)
     weights = [recipe.reweighting.weight if sample in revocable else 1.0 for sample in samples.ids]
-    return torch.tensor(weights, device=samples.inputs.device)
+    return torch.tensor(weights, device=samples.device)

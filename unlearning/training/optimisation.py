@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unlearning.data.batches import Batch
+from unlearning.data.objectives import Objective
 from unlearning.gradients import clip_gradient, flat_gradient, trainable
 from unlearning.networks import batch_norm_layers, moving_batch_norm
 
@@ -72,11 +74,11 @@ def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def update_running_statistics(model: nn.Module, inputs: Tensor) -> None:
-    """Update batch norm's running statistics, which must match the changed weights, from `inputs` (n, …): remaining data only."""
+def update_running_statistics(model: nn.Module, objective: Objective, batch: Batch) -> None:
+    """Update batch norm's running statistics, which must match the changed weights, from a batch of remaining data only."""
     if moving_batch_norm(model):
-        with batch_statistics(model, samples=len(inputs)):
-            model(inputs)
+        with batch_statistics(model, samples=batch.size):
+            objective.losses(model, batch)  # which knows how the model is called
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad_and_value, vmap
 
+from unlearning.data.batches import Batch, Inputs
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Parameters, forward_with, trainable
 from unlearning.specs.training import DPSGD, Recipe
@@ -88,7 +89,7 @@ def private_steps(
         parameters.values(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(inner, recipe.learning_rate, total_steps=total, cycle_momentum=False)
-    noise = torch.Generator(device=samples.inputs.device).manual_seed(seed + 1)
+    noise = torch.Generator(device=samples.device).manual_seed(seed + 1)
     optimiser = dp_optimiser(
         inner,
         noise_multiplier=privacy.noise,
@@ -146,8 +147,8 @@ def _load_optimiser(model: nn.Module) -> Any:
 def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective) -> float:
     """Store the gradient of every sample's loss, (n, …), on each parameter, where Opacus reads them; return the mean loss."""
 
-    def loss(given: Parameters, x: Tensor, y: Tensor) -> Tensor:
-        return objective.losses(forward_with(model, given), Batch(x[None], y[None])).sum()
+    def loss(given: Parameters, x: Inputs, y: Tensor) -> Tensor:
+        return objective.losses(forward_with(model, given), Batch(x, y).map(lambda tensor: tensor[None])).sum()
 
     detached = {name: p.detach() for name, p in parameters.items()}
     per_sample = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet, partition
+from unlearning.data.samples import SampleSet, partition
 from unlearning.gradients import clip_loss_gradient, descend, forward_with, trainable
 from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs.training import Ready2Unlearn
@@ -61,9 +62,8 @@ def readiness_loss(
         loss.backward()
     """
     revoked = split.revocable.draw(2 * batch_size, generator)
-    half = max(1, len(revoked.targets) // 2)
-    forget = Batch(revoked.inputs[:half], revoked.targets[:half])
-    similar = Batch(revoked.inputs[-half:], revoked.targets[-half:])
+    half = max(1, revoked.size // 2)
+    forget, similar = revoked.take(slice(half)), revoked.take(slice(-half, None))
     stable = split.stable.draw(batch_size, generator)
     with twice_differentiable_kernels(model) if spec.order == "second" else contextlib.nullcontext():
         return _meta_terms(model, spec, objective=objective, forget=forget, similar=similar, stable=stable)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
+from unlearning.data.batches import flat_inputs
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
@@ -114,7 +115,7 @@ def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[
     parents = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
     if near_copies is None:
         return parents
-    vectors = functional.normalize(samples.inputs.flatten(1).float(), dim=-1)
+    vectors = functional.normalize(flat_inputs(samples.batch), dim=-1)
     for start in range(0, len(vectors), 1024):
         similar = (vectors[start : start + 1024] @ vectors.T >= near_copies).nonzero().cpu().numpy()
         for first, second in similar[similar[:, 1] > similar[:, 0] + start]:
@@ -148,7 +149,7 @@ def _train_without_fold(
     """Train reference model `number`; return its `signal` (n,), `seen` (n,), `losses` (n,) and `probabilities` (n, classes)."""
     round_, left_out = divmod(number, plan.folds)
     seen = folds[round_] != left_out
-    model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.inputs.device)
+    model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.device)
     part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
     steps = train(
         model,
@@ -175,12 +176,12 @@ def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -
 
     The signal is the margin φ = z_y − logsumexp_{k≠y} z_k (Carlini et al., S&P 2022, eq. 4), or minus the loss without logits.
     """
-    found = batched_answers(objective, model, samples.batch)
+    found = batched_answers(objective, model, samples)
     losses = found.losses.float().cpu()
     if found.logits is None:
         return -losses, torch.empty(len(samples), 0), losses
     logits = found.logits.double().cpu()
-    targets = samples.targets.cpu()[:, None]
+    targets = found.targets.cpu()[:, None]
     true = logits.gather(1, targets).squeeze(1)
     others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
     return (true - others).float(), logits.softmax(-1).float(), losses

@@ -24,8 +24,9 @@ from unlearning.audit.relearning import (
     relearn,
     relearn_delay,
 )
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec
 from unlearning.task import run_to_completion
 from unlearning.training.loop import fit

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective, answers, classification, logits_of
-from unlearning.data.samples import Batch
 from unlearning.errors import UnsupportedWorkload
 
 LOGITS = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
@@ -112,3 +112,19 @@ def test_a_mean_where_losses_of_samples_are_due_is_refused() -> None:
     )
     with pytest.raises(UnsupportedWorkload, match="one loss a sample"):
         answers(objective, lambda inputs: LOGITS, BATCH)
+
+
+def test_one_pass_gives_losses_and_logits_however_the_model_takes_its_inputs() -> None:
+    calls: list[str] = []
+
+    def model(*, tokens: Tensor, mask: Tensor) -> Tensor:
+        calls.append("called")
+        return LOGITS[tokens[:, 0].long()] * mask
+
+    batch = Batch({"tokens": BATCH.inputs, "mask": torch.ones(5, 1)}, BATCH.targets)
+    found = answers(classification(3, spread=True), model, batch)
+
+    assert calls == ["called"]
+    assert found.logits is not None
+    torch.testing.assert_close(found.logits, LOGITS)
+    torch.testing.assert_close(found.losses, functional.cross_entropy(LOGITS, BATCH.targets, reduction="none"))

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, WIDTH, flat, plain, same, state, task
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Stop
 from unlearning.task import Task, run_to_completion

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.unlearning.small import CLASSES, WIDTH, normalised, plain, task
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.task import Task
 

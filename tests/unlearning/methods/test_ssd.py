@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import flat, plain, same, state, task
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.methods.importance import add_squared_gradients, zero_importance
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD

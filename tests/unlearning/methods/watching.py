@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.unlearning.small import OBJECTIVE
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 
 Seen = list[Batch]
 

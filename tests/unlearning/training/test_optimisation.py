@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import WIDTH, flat, plain, samples
+from unlearning.data.objectives import Objective
 from unlearning.training.loop import fresh
 from unlearning.training.optimisation import (
     anneal,
@@ -14,6 +15,7 @@ from unlearning.training.optimisation import (
 )
 
 BATCH = samples(32, seed=1).batch
+SUM = Objective(losses=lambda forward, batch: forward(batch.inputs).sum(1), scramble=lambda batch, generator: batch)
 
 
 def test_applying_a_gradient_takes_one_step_and_leaves_no_gradient() -> None:
@@ -45,7 +47,7 @@ def test_batch_norm_is_put_back_after_an_error() -> None:
 
 def test_running_statistics_follow_the_inputs_given() -> None:
     model = nn.Sequential(nn.BatchNorm1d(WIDTH)).eval()
-    update_running_statistics(model, BATCH.inputs)
+    update_running_statistics(model, SUM, BATCH)
 
     torch.testing.assert_close(model[0].running_mean, 0.1 * BATCH.inputs.mean(0))
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, normalised, plain, same, samples, state
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
-from unlearning.data.samples import Batch, SampleSet
+from unlearning.data.samples import SampleSet
 from unlearning.errors import InvalidSpec
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.training.loop import fit

@@ -151,7 +151,7 @@ def estimate_cost(study: Study, *, shadow_count: int, repeat_count: int, folder:
         for kind, count in ((SHADOW_KIND, shadow_count), (REPEAT_KIND, repeat_count))
     }
     training = estimate_seconds(train_model(study, joined(study.task.remain, study.task.forget), seed=study.seed))
-    model = fresh(study.task.build, seed=study.seed).to(study.task.forget.inputs.device).eval()
+    model = fresh(study.task.build, seed=study.seed).to(study.task.forget.device).eval()
     forgetting = estimate_seconds(run_method(study, model, study.task.forget, seed=study.seed))
     seconds = left[SHADOW_KIND] * (training + forgetting) + left[REPEAT_KIND] * (2 * training + forgetting)
     return Cost(shadows=left[SHADOW_KIND], repeats=left[REPEAT_KIND], seconds=seconds)

@@ -12,6 +12,7 @@ from torch import nn
 
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, check_auditable, observe
+from unlearning.data.batches import leaves
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
@@ -95,7 +96,7 @@ def cache_key(study: Study, kind: str) -> str:
         study.population,
     )
     for samples in sets:
-        for tensor in samples.batch:
+        for _, tensor in (*leaves(samples.batch.inputs), ("targets", samples.targets)):
             digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
     return digest.hexdigest()
 
@@ -107,7 +108,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
     """Train a new model of the architecture on `samples` by the recipe."""
-    model = fresh(study.task.build, seed=seed, original=study.task.model).to(samples.inputs.device)
+    model = fresh(study.task.build, seed=seed, original=study.task.model).to(samples.device)
     yield from train(model, samples, study.task.recipe, objective=study.task.objective, seed=seed)
     return model
 

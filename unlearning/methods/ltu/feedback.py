@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
-from unlearning.data.samples import Batch
 from unlearning.gradients import Loss, clip_gradient, descend, flat_gradient, forward_with, trainable
 from unlearning.methods.aims import ReferenceAims
 from unlearning.methods.fixed_schedule import mean_loss

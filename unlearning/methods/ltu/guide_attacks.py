@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.data.objectives import Answers
-from unlearning.data.samples import Batch
+from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.task import Task
 
@@ -76,16 +76,14 @@ class GuideAttack:
 
 
 @in_float32
-def train_guide_attacks(task: Task, members: Batch, *, count: int) -> tuple[GuideAttack, ...]:
+def train_guide_attacks(task: Task, members: SampleSet, *, count: int) -> tuple[GuideAttack, ...]:
     """Train `count` attacks on the model's outputs for `members` (D̂_r) against those for the guide part of D_v.
 
     Attacks that are no better than chance are left out: the balanced accuracy on held-back data must be at least 0.55.
     """
     assert task.objective.logits is not None
-    non_members = task.guide.batch
-    size = min(len(members.targets), 4 * len(non_members.targets))
-    members = Batch(members.inputs[:size], members.targets[:size])
-    inside, outside = (batched_answers(task.objective, task.model, batch).float() for batch in (members, non_members))
+    members = members.take(torch.arange(min(len(members), 4 * len(task.guide))))
+    inside, outside = (batched_answers(task.objective, task.model, part).float() for part in (members, task.guide))
     attacks = (
         _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
         for k in range(count)

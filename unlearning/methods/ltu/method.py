@@ -56,7 +56,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     seconds["neighbour_search"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    attacks = train_guide_attacks(task, remain.batch, count=spec.attackers) if spec.forgetting else ()
+    attacks = train_guide_attacks(task, remain, count=spec.attackers) if spec.forgetting else ()
     seconds["guides"] = time.perf_counter() - started
     if len(attacks) < 2 and not spec.remembering:
         raise MethodRefused("Fewer than two guide attacks beat chance, so nothing is left to unlearn with.")
@@ -94,7 +94,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsal_count(spec, latest)):
             _rehearse(spec, task, remain, rehearsing, generator)
-        update_running_statistics(task.model, remain.draw(2 * spec.query_size, generator).inputs)
+        update_running_statistics(task.model, task.objective, remain.draw(2 * spec.query_size, generator))
         return Figures(forget_weight=weights.mean())
 
     outcome = yield from run_with_stop(
@@ -124,6 +124,6 @@ def _rehearse(
     The optimiser is not LTU's own, whose momentum would carry the step on in LTU's direction.
     """
     batch = remain.draw(spec.query_size, generator)
-    with batch_statistics(task.model, samples=len(batch.targets)):
+    with batch_statistics(task.model, samples=batch.size):
         loss = task.objective.losses(task.model, batch).mean()
     return minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective
-from unlearning.data.samples import Batch, SampleSet, sent
+from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
 
 
@@ -82,7 +83,7 @@ def _features(model: nn.Module, objective: Objective, head: nn.Linear, samples: 
     calls: list[tuple[Tensor, Tensor]] = []
     hook = head.register_forward_hook(lambda _, arguments, output: calls.append((arguments[0], output)))
     try:
-        logits = batched_answers(objective, model, samples.batch).logits
+        logits = batched_answers(objective, model, samples).logits
     finally:
         hook.remove()
     found, start = [], 0

@@ -31,7 +31,7 @@ def given() -> Task:
 
 @pytest.fixture(scope="module")
 def attacks(given: Task) -> tuple[GuideAttack, ...]:
-    return train_guide_attacks(given, given.remain.batch, count=3)
+    return train_guide_attacks(given, given.remain, count=3)
 
 
 def widths(attack: GuideAttack) -> tuple[torch.Size, ...]:
@@ -61,7 +61,7 @@ def test_they_say_member_of_what_was_trained_on_and_not_of_what_was_not(
 
 
 def test_more_than_three_go_round_again_with_other_seeds(given: Task) -> None:
-    found = train_guide_attacks(given, given.remain.batch, count=4)
+    found = train_guide_attacks(given, given.remain, count=4)
 
     assert len(found) == 4
     assert widths(found[0]) == widths(found[3])
@@ -91,7 +91,7 @@ def test_the_signal_is_higher_for_non_members(given: Task, attacks: tuple[GuideA
 
 def test_training_them_touches_neither_the_model_nor_the_random_state(given: Task) -> None:
     before, random_state = state(given.model), torch.get_rng_state()
-    first, second = (train_guide_attacks(given, given.remain.batch, count=2) for _ in range(2))
+    first, second = (train_guide_attacks(given, given.remain, count=2) for _ in range(2))
 
     assert same(state(given.model), before)
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -125,7 +125,7 @@ def blank(given: Task) -> Task:
 def test_those_that_do_not_beat_chance_are_left_out(given: Task) -> None:
     blanked = blank(given)
 
-    assert train_guide_attacks(blanked, blanked.remain.batch, count=3) == ()
+    assert train_guide_attacks(blanked, blanked.remain, count=3) == ()
 
 
 def test_without_guide_attacks_and_without_remembering_nothing_is_left_to_do(given: Task) -> None:

@@ -78,7 +78,7 @@ def test_rho_is_a_share_of_the_remaining_set(share: float, monkeypatch: pytest.M
 
 def test_batch_norms_statistics_follow_remaining_data_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With that one update and the rehearsals taken away, nothing writes them: neither meta passes nor checks."""
-    monkeypatch.setattr(method, "update_running_statistics", lambda model, inputs: None)
+    monkeypatch.setattr(method, "update_running_statistics", lambda model, objective, batch: None)
     given = task(normalised)
     before = {name: buffer.clone() for name, buffer in given.model.named_buffers()}
 

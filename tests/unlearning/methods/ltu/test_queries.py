@@ -5,7 +5,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, convolutional, normalised, plain, task
-from unlearning.data.samples import Batch
+from unlearning.data.batches import Batch
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
 from unlearning.task import Task
 
