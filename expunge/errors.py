@@ -10,6 +10,7 @@ ExpungeError
 ├── CannotAudit
 ├── CannotPrepare
 ├── NobodyLeftOut
+├── CannotImport
 ├── KeyCommandRefused
 ├── RestoreRefused
 ├── LogNotProven            the auditor's check of the log
@@ -61,6 +62,10 @@ class CannotPrepare(ExpungeError):
 
 class NobodyLeftOut(ExpungeError):
     """None of the sample IDs that a training is to leave out is in its training set. Nothing was trained or registered."""
+
+
+class CannotImport(ExpungeError):
+    """A table of subjects and samples cannot be read; nothing was written. The message names the line, and quotes nothing of it."""
 
 
 class KeyCommandRefused(ExpungeError):

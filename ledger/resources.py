@@ -293,6 +293,7 @@ class Dataset(Resource):
     id: UUID
     name: str = Field(examples=["digits"])
     samples: int = Field(description="How many samples are registered.")
+    subjects: int = Field(default=0, description="How many people they belong to, as far as that is known.")
     created_at: datetime
 
 

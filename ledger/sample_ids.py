@@ -1,4 +1,4 @@
-"""Hashing of sample IDs. They are personal data, so the ledger stores only keyed hashes of them."""
+"""Hashing of sample IDs and subjects. They are personal data, so the ledger stores only keyed hashes of them."""
 
 import hashlib
 import hmac
@@ -33,6 +33,14 @@ SampleKey = Annotated[SecretStr, AfterValidator(_check)]
 def sample_digest(key: bytes, dataset: str, sample_id: str) -> bytes:
     """Hash a sample's ID within its dataset: HMAC-SHA256, 32 bytes. Without the key nobody can test an ID against it."""
     return hmac.digest(key, f"{dataset}\0{sample_id}".encode(), "sha256")
+
+
+def subject_digest(key: bytes, subject: str) -> bytes:
+    """Hash a subject: HMAC-SHA256, 32 bytes. It is the same in all datasets, so that one request can find a person in each of them.
+
+    No sample has this hash: the name of a dataset is not empty, so what is hashed for a sample does not begin with a NUL.
+    """
+    return hmac.digest(key, f"\0subject\0{subject}".encode(), "sha256")
 
 
 def samples_sha256(digests: Iterable[bytes]) -> str:

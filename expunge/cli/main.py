@@ -10,6 +10,7 @@ import typer
 
 from expunge.cli import auditor, caller, keys, operator, studies
 from expunge.cli.console import notes
+from expunge.cli.subjects import subjects
 from expunge.cli.up import up
 from expunge.errors import ExpungeError
 
@@ -46,6 +47,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": operator.train,
         "register": operator.register,
         "register-version": operator.register_version,
+        "subjects": subjects,
         "references": operator.references,
         "tune": studies.tune,
         "audit": studies.audit,

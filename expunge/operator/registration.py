@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from uuid import UUID
 
+from sqlalchemy.orm import Session
 from torch import nn
 
 from expunge.errors import CannotRegister
@@ -18,8 +20,9 @@ from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import get_model, register_model
+from ledger.registry.subjects import assign_subjects
 from ledger.registry.versions import register_version
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import sample_digest, subject_digest
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
@@ -47,8 +50,9 @@ def register_workload(
     """Register the workload `reference` as the model `name`, with `weights` as version 1.
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
-    sample of the workload is registered in it, hashed. policy: methods in order, each a name, a JSON text or an object; by
-    default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version awaits approval, by default 2.
+    sample of the workload is registered in it, hashed, with its subject if the workload names it. policy: methods in order, each a
+    name, a JSON text or an object; by default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version
+    awaits approval, by default 2.
     dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
     Raises CannotRegister with the reason; then nothing is written.
     """
@@ -76,6 +80,7 @@ def register_workload(
                 name=dataset,
                 digests=[*training, *digests(workload.held_out), *digests(workload.test)],
             )
+            register_subjects(session, workload, owner, dataset, key=deployment.sample_key)
             view = register_model(
                 session,
                 tenant_id=owner,
@@ -130,10 +135,23 @@ def register_new_version(
                 weights_path=f"{sha256}.safetensors",
                 by="operator",
             )
+            register_subjects(session, workload, owner, model.dataset, key=deployment.sample_key)
             store(path, deployment.storage / f"{sha256}.safetensors")
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
+
+
+def register_subjects(session: Session, workload: Workload, tenant_id: UUID, dataset: str, *, key: bytes) -> None:
+    """Tell the dataset to whom the workload's samples belong, as far as the workload knows. What was assigned before stays."""
+
+    def rows() -> Iterator[tuple[bytes, bytes, int]]:
+        for samples in (workload.train, workload.held_out, workload.test):
+            for place, (subject, sample) in enumerate(zip(samples.subjects or (), samples.ids, strict=False)):
+                yield subject_digest(key, subject), sample_digest(key, dataset, sample), place
+
+    if any(samples.subjects is not None for samples in (workload.train, workload.held_out, workload.test)):
+        assign_subjects(session, tenant_id=tenant_id, dataset=dataset, rows=rows())
 
 
 def check_dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> None:

@@ -105,5 +105,9 @@ def list_datasets(session: Session, *, tenant_id: UUID) -> list[resources.Datase
 
 def _to_dataset(dataset: Dataset) -> resources.Dataset:
     return resources.Dataset(
-        id=dataset.id, name=dataset.name, samples=dataset.sample_count, created_at=dataset.created_at
+        id=dataset.id,
+        name=dataset.name,
+        samples=dataset.sample_count,
+        subjects=dataset.subject_count,
+        created_at=dataset.created_at,
     )

@@ -53,6 +53,8 @@ class Dataset(Base):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     name: Mapped[str]
     sample_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    # How many people its samples belong to, as far as that is known.
+    subject_count: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     created_at: Mapped[Created]
 
 

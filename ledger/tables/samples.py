@@ -31,6 +31,16 @@ def _digest() -> Column[bytes]:
 samples = Table("samples", Base.metadata, _of("dataset_id", "datasets"), _digest())
 """The samples of each dataset."""
 
+subject_samples = Table(
+    "subject_samples",
+    Base.metadata,
+    # No foreign key: these rows come by the million, and a check of each would cost more than everything else.
+    Column("subject", LargeBinary, primary_key=True),
+    Column("dataset_id", Uuid, primary_key=True),
+    _digest(),
+)
+"""The samples of each subject: the subject's keyed hash, which is the same in all datasets, then the sample."""
+
 training_samples = Table(
     "training_samples",
     Base.metadata,

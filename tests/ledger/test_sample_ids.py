@@ -3,7 +3,7 @@ import hmac
 
 from sqlalchemy import text
 
-from ledger.sample_ids import sample_digest, samples_sha256
+from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
 from ledger.tables import Base
 from tests.ledger.conftest import digests
 
@@ -16,6 +16,13 @@ def test_a_digest_is_hmac_sha256_of_dataset_and_id():
 def test_another_key_dataset_or_id_gives_another_digest():
     cases = [(b"a", "d", "1"), (b"b", "d", "1"), (b"a", "e", "1"), (b"a", "d", "2"), (b"a", "d1", "")]
     assert len({sample_digest(*case) for case in cases}) == len(cases)
+
+
+def test_a_subject_and_a_sample_of_the_same_text_have_different_digests():
+    expected = hmac.new(b"k" * 32, b"\x00subject\x00person-1", hashlib.sha256).digest()
+    assert subject_digest(b"k" * 32, "person-1") == expected
+    assert subject_digest(b"a", "1") not in {sample_digest(b"a", dataset, "1") for dataset in ("subject", "d", "")}
+    assert subject_digest(b"a", "1") != subject_digest(b"b", "1")
 
 
 def test_the_commitment_to_a_set_does_not_depend_on_the_order():

@@ -12,6 +12,7 @@ from expunge.operator.deployment import Deployment, find_deployment
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
+from ledger.registry.datasets import get_dataset
 from ledger.registry.models import list_models
 from tests.worker import digits
 from tests.worker.digits import workload
@@ -115,6 +116,28 @@ def test_weights_trained_anew_become_the_next_version_with_what_their_training_l
         register_new_version(where, name="digits", weights=trained.path, without=["nobody"])
     with pytest.raises(CannotRegister, match="no model named 'letters'"):
         register_new_version(where, name="letters", weights=trained.path)
+
+
+def test_the_subjects_that_a_workload_names_are_registered_with_its_samples(
+    where: Deployment, trained: Trained, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = digits.workload()
+    owners = tuple(f"user-{place // 10}" for place in range(len(given.train)))
+
+    def subjects() -> int:
+        with sessions.begin() as session:
+            return get_dataset(session, tenant_id=ensure_tenant(session, "default"), name="tiny-digits").subjects
+
+    register_workload(where, name="anonymous", reference=REFERENCE, weights=trained.path)
+    assert subjects() == 0
+    owned = replace(given, train=replace(given.train, subjects=owners))
+    monkeypatch.setattr(digits, "workload", lambda: owned)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    assert subjects() == 80
+    more = replace(given, train=replace(given.train, subjects=("late", *owners[1:])))
+    monkeypatch.setattr(digits, "workload", lambda: more)
+    register_new_version(where, name="digits", weights=trained.path)
+    assert subjects() == 81
 
 
 def test_weights_that_are_no_better_than_guessing_are_refused_unless_they_are_meant(

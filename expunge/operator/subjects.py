@@ -1,0 +1,128 @@
+"""Tell a dataset which of its samples belong to whom, from a CSV file or an SQL query. Either everything is written or nothing."""
+
+import csv
+from collections.abc import Callable, Iterable, Iterator
+from uuid import UUID
+
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from expunge.errors import CannotImport
+from expunge.operator.deployment import Deployment, open_database
+from ledger.db import normalise_url
+from ledger.errors import Refused
+from ledger.registry.access import ensure_tenant
+from ledger.registry.subjects import CHUNK, Assignment, assign_subjects
+from ledger.sample_ids import sample_digest, subject_digest
+from verifier.sample_ids import InvalidSampleID, line_to_id
+
+Row = tuple[int, object, object]
+"""The number of a line, from 1; the subject and the sample ID on it, as they were read."""
+
+
+def import_subjects(
+    deployment: Deployment,
+    *,
+    dataset: str,
+    rows: Iterable[Row],
+    replace: bool = False,
+    tenant: str = "default",
+    show: Callable[[int], None] = lambda lines: None,
+) -> Assignment:
+    """Assign a dataset's samples to their subjects, beside what is assigned already, or with `replace` in place of it.
+
+    rows: streamed; memory stays flat however many there are. show: called now and then with the number of lines so far.
+    Raises CannotImport with the reason; then nothing is written.
+    """
+    try:
+        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+            return assign_subjects(
+                session,
+                tenant_id=ensure_tenant(session, tenant),
+                dataset=dataset,
+                rows=_hashed(rows, key=deployment.sample_key, dataset=dataset, show=show),
+                replace=replace,
+            )
+    except Refused as error:
+        raise CannotImport(f"{str(error).capitalize()}.") from error
+
+
+def _hashed(
+    rows: Iterable[Row], *, key: bytes, dataset: str, show: Callable[[int], None]
+) -> Iterator[tuple[bytes, bytes, int]]:
+    for number, (line, subject, sample_id) in enumerate(rows, start=1):
+        whose, what = _to_id(subject, "subject", line), _to_id(sample_id, "sample ID", line)
+        yield subject_digest(key, whose), sample_digest(key, dataset, what), line
+        if number % CHUNK == 0:
+            show(number)
+
+
+def _to_id(value: object, name: str, line: int) -> str:
+    """Return a value of a line as an ID, without blanks around it. Raises CannotImport, which does not quote it."""
+    if value is None:
+        raise CannotImport(f"The {name} on line {line} is missing.")
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID):
+        raise CannotImport(
+            f"The {name} on line {line} is a {type(value).__name__}; it must be a text or a whole number."
+        )
+    try:
+        found = line_to_id(str(value))
+    except InvalidSampleID as fault:
+        raise CannotImport(f"The {name} on line {line} {fault}.") from None
+    if found is None:
+        raise CannotImport(f"The {name} on line {line} is empty.")
+    return found
+
+
+def read_csv(
+    lines: Iterable[str], *, subject_column: str = "user_id", sample_column: str = "sample_id", delimiter: str = ","
+) -> Iterator[Row]:
+    """Read the rows of a CSV file, whose first line names the columns. Further columns are passed over. Raises CannotImport."""
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        # The message does not quote the line: without names it is already about somebody.
+        names = [name.strip().removeprefix("\ufeff") for name in next(table, [])]
+        if missing := [name for name in (subject_column, sample_column) if names.count(name) != 1]:
+            raise CannotImport(
+                f"The first line must name the columns, and {' and '.join(map(repr, missing))} once. If they have other names, say "
+                "which with --subject-column and --sample-column."
+            )
+        subject, sample_id = names.index(subject_column), names.index(sample_column)
+        for fields in table:
+            if not fields:  # an empty line
+                continue
+            if len(fields) <= max(subject, sample_id):
+                raise CannotImport(f"Line {table.line_num} has {len(fields)} of {len(names)} columns.")
+            yield table.line_num, fields[subject], fields[sample_id]
+    except csv.Error as error:
+        raise CannotImport(f"Line {table.line_num} is not CSV: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise CannotImport(f"The file is not in UTF-8, after line {table.line_num}.") from error
+
+
+def read_query(url: str, query: str) -> Iterator[Row]:
+    """Read the rows of a query: two columns, the subject and then the sample ID. Numbers and UUIDs count as their usual text.
+
+    url: of any database that SQLAlchemy has a driver for. Rows are streamed, and nothing is written there. Raises CannotImport.
+    """
+    try:
+        location = make_url(url)
+        if location.drivername in ("postgresql", "postgres"):
+            location = normalise_url(url)
+        engine = create_engine(location, hide_parameters=True)
+    except (ArgumentError, ImportError) as error:
+        raise CannotImport(f"The database to read from cannot be opened: {error}") from error
+    try:
+        with engine.connect().execution_options(stream_results=True, yield_per=CHUNK) as connection:
+            found = connection.execute(text(query))
+            if len(columns := list(found.keys())) != 2:
+                raise CannotImport(
+                    f"The query gives {len(columns)} columns; it must give two, the subject and then the sample ID."
+                )
+            for number, (subject, sample_id) in enumerate(found, start=1):
+                yield number, subject, sample_id
+    except SQLAlchemyError as error:
+        first = next(iter(str(error.__cause__ or error).splitlines()), "")
+        raise CannotImport(f"The query failed ({type(error).__name__}): {first}") from error
+    finally:
+        engine.dispose()
