@@ -104,23 +104,30 @@ def is_finite(network: nn.Module) -> bool:
     return all(bool(p.isfinite().all()) for p in network.parameters() if p.requires_grad)
 
 
-@torch.no_grad()
-def take_frozen(network: N, original: nn.Module) -> N:
-    """Copy into a new network what training does not move, in place, and return it.
-
-    These are parameters that require no gradient, and the statistics of batch norm that stays in evaluation mode.
+def frozen_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Return what training does not move, by its names: parameters that require no gradient, and the statistics of batch norm that
+    stays in evaluation mode.
     """
     moving = {id(layer) for layer in moving_batch_norm(network)}
-    others = dict(original.named_modules())
-    for name, module in network.named_modules():
-        other = others[name]
-        for key, parameter in module._parameters.items():
-            if parameter is not None and not parameter.requires_grad:
-                parameter.copy_(other._parameters[key])
-        if isinstance(module, _BatchNorm) and id(module) not in moving:
-            for key, buffer in module._buffers.items():
-                if buffer is not None:
-                    buffer.copy_(other._buffers[key])
+    found: dict[str, Tensor] = {}
+    for prefix, module in network.named_modules():
+        fixed = isinstance(module, _BatchNorm) and id(module) not in moving
+        held = [*module._parameters.items(), *(module._buffers.items() if fixed else ())]
+        found |= {f"{prefix}.{name}": t for name, t in held if t is not None and not t.requires_grad}
+    return found
+
+
+@torch.no_grad()
+def take_frozen(network: N, original: nn.Module) -> N:
+    """Copy into a new network what training does not move (`frozen_tensors`), in place, and return it."""
+    others = {
+        f"{prefix}.{name}": tensor
+        for prefix, module in original.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    }
+    for name, tensor in frozen_tensors(network).items():
+        tensor.copy_(others[name])
     return network
 
 

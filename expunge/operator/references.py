@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,11 +21,11 @@ from unlearning.data.references import References, to_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
-from unlearning.networks import take_frozen
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import write_file
 from unlearning.task import Progress, run_to_completion
+from unlearning.training.loop import on_base_of
 from unlearning.training.references import (
     PreparationCost,
     estimate_cost,
@@ -81,7 +80,7 @@ def prepare_model(
         served_sha256, device = model.version.weights_sha256, choose_device()
         weights = deployment.storage / f"{served_sha256}.safetensors"
         served = load_model(workload, weights, served_sha256, torch.device("cpu"))
-        workload = replace(workload, build=partial(build_like, workload.build, served))
+        workload = on_base_of(workload, served)
         own = deployment.storage / "references" / str(model.id)
         folder = prepared or own
         cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
@@ -131,11 +130,6 @@ def measure_power(
         remain=signals(workload.train),
         thresholds=thresholds,
     )
-
-
-def build_like(build: Callable[[], nn.Module], served: nn.Module) -> nn.Module:
-    """Build a new network with what training does not move, such as a pretrained backbone, taken from the served model."""
-    return take_frozen(build(), served)
 
 
 def without_samples(workload: Workload, *, erased: Collection[bytes], key: Callable[[str], bytes]) -> Workload:

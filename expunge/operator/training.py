@@ -17,7 +17,7 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress, run_to_completion
-from unlearning.training.loop import fresh, train
+from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.references import train_reference_models
 from worker.failures import WorkerError
 from worker.inputs import load_workload
@@ -89,7 +89,7 @@ def train_workload(
     }
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
     if references is not None:
-        seen = dataclasses.replace(workload, train=samples)
+        seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
         models = train_reference_models(seen, references, seed=seed, folder=folder / "references", device=device)
         try:
             run_to_completion(models, show)

@@ -71,6 +71,18 @@ def without_second_derivative() -> Workload:
     return replace(made, build=lambda: network().append(OnceDifferentiable()), recipe=replace(made.recipe, epochs=1))
 
 
+def on_a_random_base() -> Workload:
+    """Its first layer is drawn at random by `build`, and frozen: only the last layer trains."""
+
+    def build() -> nn.Module:
+        model = network()
+        model[1].requires_grad_(False)
+        return model
+
+    made = workload()
+    return replace(made, build=build, recipe=replace(made.recipe, epochs=2))
+
+
 def diverging() -> Workload:
     """Its training leaves the finite numbers."""
     made = workload()

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from expunge.operator.deployment import Deployment
 from expunge.operator.references import prepare_model
+from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.jobs import list_attempts
@@ -170,3 +171,35 @@ def test_references_that_were_trained_beside_the_model_are_not_trained_again(
     assert made is not None
     assert costs[0].trainings == 0
     assert list(reference_models.iterdir()) == [kept]
+
+
+def test_reference_models_that_were_trained_on_another_frozen_base_are_not_used(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    """`build` draws its frozen layer anew each time. Beside a model, reference models are trained on the base of that model."""
+    reference, plan = "tests.worker.digits:on_a_random_base", ReferencePlan(rounds=1, audit_rounds=1)
+    models = {
+        seed: train_workload(
+            reference,
+            allowed=("tests",),
+            folder=tmp_path / str(seed),
+            seed=seed,
+            plain=True,
+            references=plan if seed == 0 else None,
+        )
+        for seed in (0, 1)
+    }
+    where, costs = place(make_bench()), {}
+    for seed, trained in models.items():
+        register_workload(
+            where, name=f"model-{seed}", reference=reference, weights=trained.path, accept_untrained=True, dry_run=False
+        )
+        prepare_model(
+            where,
+            name=f"model-{seed}",
+            plan=plan,
+            prepared=tmp_path / "0" / "references",
+            agree=lambda cost, seed=seed: bool(costs.update({seed: cost})),  # type: ignore[misc]
+        )
+
+    assert {seed: cost.trainings for seed, cost in costs.items()} == {0: 0, 1: 4}

@@ -1,6 +1,8 @@
 """Train a model by a recipe."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
 from unlearning.errors import UnsupportedWorkload
 from unlearning.hardware import autocast
 from unlearning.networks import differentiable_kernels, take_frozen
@@ -44,6 +47,15 @@ def fresh(build: Callable[[], nn.Module], *, seed: int, original: nn.Module | No
         torch.manual_seed(seed)
         network = build()
     return network if original is None else take_frozen(network, original)
+
+
+def on_base_of(workload: Workload, original: nn.Module) -> Workload:
+    """Return the workload with a `build` that takes what training does not move from `original`, as `fresh` does."""
+    return replace(workload, build=partial(_build_on, workload.build, original))
+
+
+def _build_on(build: Callable[[], nn.Module], original: nn.Module) -> nn.Module:
+    return take_frozen(build(), original)
 
 
 def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import Workload
 from unlearning.errors import ReferencesUnusable
 from unlearning.hardware import batched_answers, in_float32
+from unlearning.networks import frozen_tensors
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.task import Progress
@@ -218,16 +220,21 @@ def _collect(
 
 def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, folder: Path) -> Path:
     """Name the folder of a preparation's finished models, in `folder`, by the SHA-256 of all that the preparation depends on."""
-    parts = (workload.train, workload.held_out)
+    parts, network = (workload.train, workload.held_out), workload.build()
+    frozen = frozen_tensors(network)
     what = {
         "workload": workload.name,
-        "network": str(workload.build()),
+        "network": str(network),
         "recipe": asdict(workload.recipe),
         "plan": asdict(plan),
         "samples": _digest([sample for part in parts for sample in part.ids]),
         "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),
         "seed": seed,
     }
+    if frozen:
+        what["frozen"] = hashlib.sha256(
+            safetensors.torch.save({k: t.detach().clone() for k, t in frozen.items()})
+        ).hexdigest()
     return folder / hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
