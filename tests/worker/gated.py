@@ -17,7 +17,7 @@ from unlearning.data.workload import Workload
 
 FOLDER = "EXPUNGE_TEST_GATES"
 LATE = 40
-"""Training steps from which on the gate "unlearn" counts: some checkpoints are written by then."""
+"""Training steps of a process from which on the gate "unlearn" counts. Those before are slow, so that checkpoints are written."""
 PATIENCE = 120.0
 
 
@@ -55,9 +55,10 @@ class Gate(nn.Module):
             stop_at("audit")
             return inputs
         type(self).steps += 1
-        threading.Event().wait(0.005)
         if type(self).steps >= LATE:
             stop_at("unlearn")
+        else:
+            threading.Event().wait(0.005)
         if strike("memory"):
             torch.empty(10**15)  # More than any address space has.
         if strike("gpu"):

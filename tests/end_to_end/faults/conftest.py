@@ -117,7 +117,7 @@ class Scene:
         finally:
             stop(self.stack.children[place])
             self.stack.children[place] = usual
-            self.start_and_wait(name)
+            self.start(name)
 
     def worker_child(self) -> psutil.Process:
         """The process in which jobs run."""
