@@ -45,7 +45,7 @@ def batched_answers(
     parts = [answers(objective, model, batch.to(device).map_inputs(layout)) for batch in samples.batches(size)]
     return Answers(
         torch.cat([part.losses for part in parts]),
-        None if parts[0].logits is None else torch.cat([part.logits for part in parts if part.logits is not None]),
+        None if parts[0].outputs is None else torch.cat([part.outputs for part in parts if part.outputs is not None]),
         torch.cat([part.targets for part in parts]),
     )
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import check_labels
+from unlearning.data.workload import check_targets
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
@@ -141,15 +141,15 @@ class Task:
     state: State = field(default_factory=State)
 
     def check(self) -> None:
-        """Check that the sets are labelled, not empty and disjoint, and that some parameter can be trained.
+        """Check that the sets have targets for the objective, are not empty and disjoint, and that some parameter can be trained.
 
-        Raises MethodRefused, or InvalidWorkload for targets that are no labels.
+        Raises MethodRefused, or InvalidWorkload for targets that do not suit the objective.
         """
         sets = {"forget": self.forget, "remaining": self.remain, "guide": self.guide, "criterion": self.criterion}
         for name, samples in sets.items():
             if not len(samples):
                 raise MethodRefused(f"The {name} set is empty; unlearning needs at least one sample in it.")
-            check_labels(samples, classes=self.objective.classes, name=name)
+            check_targets(samples, self.objective, name=name)
         if not any(p.requires_grad for p in self.model.parameters()):
             raise MethodRefused(
                 "No parameter of the model requires a gradient, so nothing can be unlearned; unfreeze some in `build`."

@@ -153,6 +153,6 @@ def _compared_figures(model: nn.Module, sets: tuple[SampleSet, ...], objective: 
     for samples in sets:
         found = batched_answers(objective, model, samples)
         figures.append(100 - 100 * float(found.wrong.mean()))
-        if len(figures) == 1 and found.logits is not None:
-            figures.append(100 * float(found.logits.softmax(-1).gather(1, found.targets[:, None]).mean()))
+        if len(figures) == 1 and found.outputs is not None:
+            figures.append(100 * float(found.outputs.softmax(-1).gather(1, found.targets[:, None]).mean()))
     return figures

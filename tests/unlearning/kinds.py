@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from tests.unlearning.small import with_references
 from unlearning.data.batches import Batch, Inputs
-from unlearning.data.objectives import Forward, Objective, classification
+from unlearning.data.objectives import Forward, Merit, Objective, classification, multi_label, regression
+from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
 from unlearning.specs.training import Recipe
 from unlearning.task import Task
@@ -29,6 +30,7 @@ class Kind:
     """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9.
 
     shaped: makes the inputs that the network takes of the samples, one tensor.
+    target: the targets of samples of these classes, with noise of their own for each.
     """
 
     build: Callable[[], nn.Module]
@@ -36,35 +38,38 @@ class Kind:
     dtype: torch.dtype = torch.float32
     shaped: Callable[[Tensor], Inputs] = lambda inputs: inputs
     objective: Objective = field(default_factory=lambda: classification(CLASSES))
+    target: Callable[[Tensor, torch.Generator], Tensor] = lambda labels, generator: labels
 
 
 def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.arange(count) % (kind.objective.classes or CLASSES)
+    labels = torch.arange(count) % (kind.objective.classes or CLASSES)
     if kind.dtype.is_floating_point:
         inputs = torch.randn(count, *kind.shape, generator=generator)
-        inputs += targets.view(-1, *[1] * len(kind.shape)) - 1
+        inputs += labels.view(-1, *[1] * len(kind.shape)) - 1
     else:
         inputs = torch.randint(3, (count, *kind.shape), generator=generator)
-        inputs += 3 * targets.view(-1, *[1] * len(kind.shape))
+        inputs += 3 * labels.view(-1, *[1] * len(kind.shape))
     inputs = kind.shaped(inputs.to(kind.dtype))
+    targets = kind.objective.convert_targets(kind.target(labels, generator), name=name)
     return SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs, targets=targets)
 
 
 def make_task(kind: Kind) -> Task:
     """A trained model of the kind, that is to forget 9 of its 45 samples, with reference predictions."""
     forget, remain = samples(kind, 9, name="forget", seed=1), samples(kind, 36, name="remain", seed=2)
+    objective = fitted(kind.objective, joined(forget, remain).targets)
     task = Task(
-        model=fit(kind.build, joined(forget, remain), RECIPE, objective=kind.objective, seed=0),
+        model=fit(kind.build, joined(forget, remain), RECIPE, objective=objective, seed=0),
         build=kind.build,
-        objective=kind.objective,
+        objective=objective,
         recipe=RECIPE,
         forget=forget,
         remain=remain,
         guide=samples(kind, 18, name="guide", seed=3),
         criterion=samples(kind, 18, name="criterion", seed=4),
     )
-    return with_references(task, classes=kind.objective.classes or CLASSES)
+    return with_references(task)
 
 
 class Wrapped(nn.Module):
@@ -258,6 +263,53 @@ def unwrapping() -> Objective:
     return Objective(losses=losses, logits=logits, scramble=classification(CLASSES).scramble, classes=CLASSES)
 
 
+def distances() -> Objective:
+    """An own objective in a few lines: the absolute error of one number, as a model of waiting times may have it."""
+
+    def losses(forward: Forward, batch: Batch) -> Tensor:
+        return (forward(batch.inputs)[:, 0] - batch.targets).abs()
+
+    def shuffled(batch: Batch, generator: torch.Generator) -> Batch:
+        return Batch(batch.inputs, batch.targets[torch.randperm(len(batch.targets), generator=generator)])
+
+    hits = Merit(
+        name="share of good answers", shortfall="share of bad answers", of=lambda found: 100.0 * (found.losses < 1)
+    )
+    return Objective(losses=losses, scramble=shuffled, merit=hits)
+
+
+def losses_alone() -> Objective:
+    """All that an objective must offer."""
+    return Objective(losses=distances().losses)
+
+
+def noisy_number(labels: Tensor, generator: torch.Generator) -> Tensor:
+    return labels + torch.randn(len(labels), generator=generator)
+
+
+def noisy_numbers(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Two numbers of very different size."""
+    return torch.stack([noisy_number(labels, generator), 20_000 + 300 * noisy_number(labels, generator)], -1)
+
+
+def noisy_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Three labels, of which the class gives one, and chance others."""
+    given = functional.one_hot(labels, CLASSES).bool() | (torch.rand(len(labels), CLASSES, generator=generator) < 0.2)
+    return given.to(torch.uint8)
+
+
+class Scaled(nn.Module):
+    """Gives two numbers in the size of `noisy_numbers`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = network(outputs=2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        values: Tensor = self.body(inputs) * torch.tensor([1.0, 300.0]) + torch.tensor([0.0, 20_000.0])
+        return values
+
+
 def convert(dtype: torch.dtype) -> Callable[[], nn.Module]:
     return lambda: network().to(dtype)
 
@@ -308,3 +360,25 @@ KINDS: dict[str, Kind] = {
         build=returning(lambda logits: SimpleNamespace(answers=logits)), objective=unwrapping()
     ),
 }
+
+OBJECTIVES: dict[str, Kind] = {
+    "classification": Kind(build=network),
+    "classification, one logit": Kind(build=lambda: network(outputs=1), objective=classification(2, weights=[1, 3])),
+    "classification, weights and smoothing": Kind(
+        build=network, objective=classification(CLASSES, weights=[1, 2, 3], label_smoothing=0.1)
+    ),
+    "multi-label": Kind(build=network, objective=multi_label(CLASSES), target=noisy_labels),
+    "multi-label, one": Kind(
+        build=lambda: network(outputs=1),
+        objective=multi_label(1),
+        target=lambda labels, generator: noisy_labels(labels, generator)[:, 0].bool(),
+    ),
+    "regression": Kind(build=lambda: network(outputs=1), objective=regression(), target=noisy_number),
+    "regression, two outputs and Huber": Kind(build=Scaled, objective=regression(2, huber=1.0), target=noisy_numbers),
+    "regression, in a dict": Kind(
+        build=returning(lambda values: {"logits": values[:, :1]}), objective=regression(scale=2.0), target=noisy_number
+    ),
+    "an own objective": Kind(build=lambda: network(outputs=1), objective=distances(), target=noisy_number),
+    "losses alone": Kind(build=lambda: network(outputs=1), objective=losses_alone(), target=noisy_number),
+}
+"""What models are trained for: each objective that is given, and a user's own."""

@@ -2,14 +2,13 @@
 
 import copy
 import functools
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import classification
-from unlearning.data.references import ReferencePredictions
+from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
@@ -101,14 +100,11 @@ def flat(model: nn.Module) -> Tensor:
     return torch.cat([p.detach().reshape(-1) for p in model.parameters()])
 
 
-def with_references(given: Task, *, classes: int = CLASSES) -> Task:
-    """Give the task, unless it has some, reference predictions that say nothing: each class is as likely as the others."""
+def with_references(given: Task) -> Task:
+    """Give the task, unless it has some, reference predictions that know nothing but how often each target occurs."""
     if given.references is not None:
         return given
-    count = len(given.forget)
-    given.references = ReferencePredictions(
-        predictions=torch.full((count, classes), 1 / classes), losses=torch.full((count,), math.log(classes))
-    )
+    given.references = uninformed_references(given.objective, given.forget)
     return given
 
 

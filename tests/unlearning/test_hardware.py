@@ -57,10 +57,10 @@ def test_batched_answers_are_those_of_one_batch_in_the_samples_order() -> None:
         expected = network()(IMAGES)
 
     assert model.sizes == [64, 64, 22]
-    assert found.logits is not None
-    torch.testing.assert_close(found.logits, expected)
+    assert found.outputs is not None
+    torch.testing.assert_close(found.outputs, expected)
     torch.testing.assert_close(found.losses, nn.functional.cross_entropy(expected, LABELS, reduction="none"))
-    assert not found.logits.requires_grad
+    assert not found.outputs.requires_grad
 
 
 def test_no_more_than_asked_for_at_once() -> None:

@@ -49,7 +49,7 @@ from unlearning.audit.verdict import (
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import check_labels
+from unlearning.data.workload import check_targets
 from unlearning.errors import MethodRefused
 from unlearning.networks import frozen_share
 from unlearning.specs.audit import AuditSpec
@@ -87,7 +87,7 @@ def audit(
     for name, samples in sets.items():
         if not len(samples):
             raise MethodRefused(f"The {name} set is empty; an audit needs at least one sample in it.")
-        check_labels(samples, classes=objective.classes, name=name)
+        check_targets(samples, objective, name=name)
     given = {"original": original, "unlearned": unlearned} | ({} if reference is None else {"reference": reference})
     if not any(p.requires_grad for p in original.parameters()):
         raise MethodRefused(

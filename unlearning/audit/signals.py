@@ -86,8 +86,8 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
     check_auditable(objective)
     device = next((p.device for p in model.parameters()), samples.device)
     found = batched_answers(objective, model, samples, device=device, max_size=batch_size)
-    assert found.logits is not None
-    return signals(found.logits.double().cpu().numpy(), found.targets.cpu().numpy())
+    assert found.outputs is not None
+    return signals(found.outputs.double().cpu().numpy(), found.targets.cpu().numpy())
 
 
 def signals(logits: Floats, targets: NDArray[np.int64]) -> Signals:

@@ -14,6 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
 from unlearning.errors import ReferencesUnusable
 
 _FORMAT = "expunge-references-1"
@@ -23,7 +25,7 @@ _FORMAT = "expunge-references-1"
 class ReferencePredictions:
     """What a method may see of the references of n samples: no row of the audit's rounds.
 
-    predictions: (n, classes), or (n, 0) without classes. losses: (n,), nats.
+    predictions: (n, k), or (n, 0) for an objective without outputs. losses: (n,), nats.
     """
 
     predictions: Tensor
@@ -33,16 +35,26 @@ class ReferencePredictions:
         return len(self.losses)
 
 
+def uninformed_references(objective: Objective, samples: SampleSet) -> ReferencePredictions:
+    """Make references that know nothing but how often each target occurs: what a trial run aims at, in place of real ones."""
+    predicts = objective.predicts
+    if predicts is None:
+        return ReferencePredictions(predictions=torch.empty(len(samples), 0), losses=torch.ones(len(samples)))
+    predictions = predicts.predictions(predicts.guess(samples.targets)).expand(len(samples), -1)
+    losses = predicts.losses(predictions, samples.targets)
+    return ReferencePredictions(predictions=predictions.float(), losses=losses.float())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class References:
     """Reference predictions of n samples, of the training and of the held-out set.
 
     keys: n distinct keys of the samples, 32 bytes each: a keyed hash of the sample's ID, never the ID itself.
-    predictions: (n, classes) float16, the mean probabilities of the models of the method rounds that did not see the sample;
-        (n, 0) for an objective without classes. losses: (n,) float32, nats: the loss of the true target under the prediction, or
-        the mean reference loss.
-    unseen, seen: (n,) float32, the mean signal of the audit rounds' models that did not see the sample, and of those that did.
-        The signal is the margin, or minus the loss.
+    predictions: (n, k), the mean prediction of the models of the method rounds that did not see the sample: probabilities float16,
+        values float32; (n, 0) for an objective without outputs. losses: (n,) float32, nats: the loss of the true target under the
+        prediction, or the mean reference loss.
+    unseen, seen: (n,) float32, the mean signal of the audit rounds' models that did not see the sample, and of those that did
+        (`Objective.known`).
     details: how they were prepared: plan, seed, the workload, seconds.
     """
 

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from unlearning.data.batches import Batch, joined_batch, sent
-from unlearning.data.objectives import Forward, Objective, answers
+from unlearning.data.objectives import Answers, Forward, Objective, answers
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import fully_forgotten_classes
@@ -19,37 +18,35 @@ from unlearning.training.optimisation import batch_statistics
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ReferenceAims:
-    """Aims of n forget samples. probabilities: (n, classes), or None without classes. losses: (n,), nats, of the true target."""
+    """Aims of n forget samples.
 
-    probabilities: Tensor | None
+    objective: what the model is trained for. predictions: (n, k), or None without them. losses: (n,), nats, of the true target.
+    """
+
+    objective: Objective
+    predictions: Tensor | None
     losses: Tensor
 
-    def divergences(self, logits: Tensor | None, losses: Tensor, index: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """Compute how far a batch's answers are from its aims, (k,): KL(aim ‖ answer) in nats, or the squared difference of losses.
+    def divergences(self, found: Answers, index: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """Compute how far k answers are from their aims, (k,): `Prediction.divergences`, or the squared difference of losses.
 
-        logits: (k, classes), or None. losses: (k,), nats. index: the positions of the samples in the forget set, (k,) int64.
-        temperature: T, by which the logits of both are divided; times T², so that gradients keep their scale (Hinton et al., 2015).
+        index: the positions of the samples in the forget set, (k,) int64.
         """
-        places = sent(index, self.losses.device)
-        if self.probabilities is None or logits is None:
-            return (losses - self.losses[places]) ** 2
-        aim = self.probabilities[places].to(logits)
-        if temperature != 1:
-            aim = (aim.log() / temperature).softmax(-1)
-        divergence = functional.kl_div((logits / temperature).log_softmax(-1), aim, reduction="none").sum(-1)
-        return temperature**2 * divergence
+        places, predicts = sent(index, self.losses.device), self.objective.predicts
+        if self.predictions is None or predicts is None or found.outputs is None:
+            return (found.losses - self.losses[places]) ** 2
+        return predicts.divergences(self.predictions[places], found.outputs, temperature)
 
-    def batch_divergences(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
+    def batch_divergences(self, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
-        found = answers(objective, forward, batch)
-        return self.divergences(found.logits, found.losses, index)
+        return self.divergences(answers(self.objective, forward, batch), index)
 
     @in_float32
     @torch.no_grad()
-    def forget_weights(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
-        """Compute clip((ℓ_ref − ℓ) / 0.5, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
+    def forget_weights(self, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
+        """Compute clip((ℓ_ref − ℓ) / `Objective.gap`, 0, 1), (k,), 0 to 1, from each sample's own reference loss ℓ_ref."""
         aims = self.losses[sent(index, self.losses.device)]
-        return weights_of_gaps(aims - objective.losses(forward, batch).float())
+        return weights_of_gaps(aims - self.objective.losses(forward, batch).float(), full=self.objective.gap)
 
 
 def reference_aims(task: Task) -> ReferenceAims | None:
@@ -63,15 +60,18 @@ def reference_aims(task: Task) -> ReferenceAims | None:
         return None
     losses = references.losses.to(task.forget.device)
     if references.predictions.shape[1] == 0:
-        return ReferenceAims(probabilities=None, losses=losses)
-    probabilities = references.predictions.to(losses.device, copy=True)
+        return ReferenceAims(objective=task.objective, predictions=None, losses=losses)
+    predictions = references.predictions.to(losses.device, copy=True)
     gone = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
-    if gone is not None and bool(gone.any()):
+    if gone is None:
+        return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses)
+    if bool(gone.any()):
         of_gone = gone[task.forget.targets]
-        probabilities[of_gone] = probabilities[of_gone].masked_fill(gone, 0.0)
+        predictions[of_gone] = predictions[of_gone].masked_fill(gone, 0.0)
         losses = torch.where(of_gone, losses.new_full((), 10.0), losses)
-    probabilities = probabilities.clamp(min=1e-6)
-    return ReferenceAims(probabilities=probabilities / probabilities.sum(-1, keepdim=True), losses=losses)
+    predictions = predictions.clamp(min=1e-6)
+    predictions = predictions / predictions.sum(-1, keepdim=True)
+    return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses)
 
 
 def matching_loss(
@@ -83,7 +83,7 @@ def matching_loss(
     weight: float = 1.0,
     temperatures: Sequence[float] = (1.0,),
 ) -> Tensor:
-    """Compute L(B_r; θ) + w · mean KL(q ‖ p_θ(B_f)), a scalar, in one forward pass.
+    """Compute L(B_r; θ) + w · mean d(q, p_θ(B_f)), a scalar, in one forward pass; d is KL(q ‖ p) for classes (`Prediction`).
 
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. The pass goes
     through a copy of the buffers, because forget samples must leave no trace in batch norm's running statistics.
@@ -93,6 +93,6 @@ def matching_loss(
     with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
         found = answers(task.objective, forward, joined_batch(forget, remain))
-    logits, losses = None if found.logits is None else found.logits[:k], found.losses[:k]
-    divergences = [aims.divergences(logits, losses, index, temperature=value).mean() for value in temperatures]
+    of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
+    divergences = [aims.divergences(of_forget, index, temperature=value).mean() for value in temperatures]
     return found.losses[k:].mean() + weight * torch.stack(divergences).mean()

@@ -32,7 +32,9 @@ def bad_teacher(spec: BadTeacher, task: Task) -> Steps:
     initialised weights, both in evaluation mode; the student is in training mode. Raises MethodRefused without logits.
     """
     if task.objective.logits is None:
-        raise MethodRefused("A bad teacher teaches by its logits; this objective has none. Use IEU or Retrain.")
+        raise MethodRefused(
+            "A bad teacher teaches by class probabilities; this objective has no classes. Use IEU or Retrain."
+        )
     generator = torch.Generator().manual_seed(task.seed)
     task.model.eval()
     competent = copy_network(task.model).requires_grad_(False)

@@ -97,7 +97,9 @@ def wrong_labels(task: Task, targets: Tensor, generator: torch.Generator) -> Ten
     """Draw labels (n,) int64 uniformly from all classes but the true one. Raises MethodRefused without classes."""
     classes = task.objective.classes
     if classes is None or classes < 2:
-        raise MethodRefused("Relabelling needs two classes or more to draw a wrong one from; use IEU or Retrain.")
+        raise MethodRefused(
+            "Relabelling draws a wrong class, and this objective has no classes. Use random labels, IEU or Retrain."
+        )
     shift = sent(torch.randint(1, classes, targets.shape, generator=generator), targets.device)
     return (targets + shift) % classes
 

@@ -1,6 +1,5 @@
 """IEU: raise the loss of the forget set, decay the weights and add noise to them, then repair on the remaining set."""
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -44,10 +43,10 @@ def ieu(spec: IEU, task: Task) -> Steps:
 
         loss = L(B_r; θ) − γ · mean(w · min(ℓ(B_f; θ), τ)),  θ ← θ − η∇loss,  W ← (1 − ηλ)W + σ·std(W)·ξ
 
-    with τ = log(classes), W the weights of two or more dimensions, and w the forget weights against held-out losses before the
-    first step (`unlearning.stopping.forget_weights`). The repair follows under the calibrated stop, with σ = 0: at first with
-    γ/2 and w against held-out losses at the latest check, so that what is relearned is raised again; then with γ = 0. While more
-    than half of the allowed drop is used up, up to as many repair steps again follow.
+    with τ = log(classes) (else `Objective.ceiling`), W the weights of two or more dimensions, and w the forget weights against
+    held-out losses before the first step (`unlearning.stopping.forget_weights`). The repair follows under the calibrated stop, with
+    σ = 0: at first with γ/2 and w against held-out losses at the latest check, so that what is relearned is raised again; then with
+    γ = 0. While more than half of the allowed drop is used up, up to as many repair steps again follow.
 
     With reference predictions q each sample's ascent is bounded by its own, from both sides, and nothing is checked:
 
@@ -175,7 +174,8 @@ def _noise_generator(task: Task, generator: torch.Generator) -> torch.Generator:
 
 
 def _ceiling(objective: Objective, model: torch.nn.Module, held_out: SampleSet) -> float:
-    """Compute τ, nats: the loss of a guess, log(classes); without classes, twice the held-out loss."""
-    if objective.classes is not None:
-        return math.log(objective.classes)
+    """Compute τ, nats: what the objective names, for classes the loss of a guess; else twice the held-out loss."""
+    named = objective.highest_loss()
+    if named is not None:
+        return named
     return 2 * float(batched_answers(objective, model, held_out).losses.mean())

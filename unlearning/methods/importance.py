@@ -65,7 +65,9 @@ def with_drawn_labels(task: Task, batch: Batch, generator: torch.Generator) -> B
     Raises MethodRefused without logits.
     """
     if task.objective.logits is None:
-        raise MethodRefused("The labels of Fisher information are drawn from logits; this objective has none. Use IEU.")
+        raise MethodRefused(
+            "The labels of Fisher information are drawn from class probabilities; this objective has no classes. Use IEU."
+        )
     p = task.objective.logits(task.model, batch.inputs).float().softmax(-1)
     drawn = torch.multinomial(p.cpu(), 1, generator=generator).squeeze(1)
     return Batch(batch.inputs, drawn.to(batch.device))

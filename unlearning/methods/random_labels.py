@@ -13,14 +13,18 @@ from unlearning.training.optimisation import sgd
 
 
 def random_labels(spec: RandomLabels, task: Task) -> Steps:
-    """Train each epoch on D_f with labels drawn anew, the true one not excluded, then on D_r, in place (Golatkar et al., 2020)."""
+    """Train each epoch on D_f with labels drawn anew, the true one not excluded, then on D_r, in place (Golatkar et al., 2020).
+
+    Raises MethodRefused without `scramble`.
+    """
+    task.objective.scrambled(task.forget.select(torch.arange(1)), torch.Generator())
     generator = torch.Generator().manual_seed(task.seed)
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
         for _ in range(spec.epochs):
             for batch in task.forget.epoch(spec.batch_size, generator):
-                scrambled = task.objective.scramble(batch, generator)
+                scrambled = task.objective.scrambled(batch, generator)
                 loss = mean_loss(task, scrambled)
                 yield partial(learn_forget_batch, task, optimiser, loss, samples=scrambled.size)
             for batch in task.remain.epoch(spec.batch_size, generator):

@@ -6,12 +6,14 @@ like one of those: neither like a member, nor worse than a non-member (docs/meth
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 
 import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import Answers, Objective
+from unlearning.data.objectives.prediction import Read
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.specs import Stop
@@ -36,8 +38,8 @@ class Check:
 
     score: root mean square of the standardised differences between forget and held-out statistics; 0 is a perfect match.
     direction: their mean; below 0 the forget set still looks known, above 0 it stands out as unusually unknown.
-    drop: points of accuracy lost beyond one standard error, the larger of remaining and held-out data; for held-out data also
-        beyond what a model trained on so much less data is expected to lose (without classes: hundredths of a nat of loss gained).
+    drop: points of merit (`Objective.utility`) lost beyond one standard error, the larger of remaining and held-out data; for
+        held-out data also beyond what a model trained on so much less data is expected to lose.
     held_out_losses: (m,), nats, of the criterion's held-out samples: what the forget samples' losses should look like.
     """
 
@@ -87,7 +89,8 @@ class Criterion:
 def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -> Criterion:
     """Fix the criterion on the model as it is now.
 
-    Loss, entropy and error rate are compared, and the scores of guide attacks if given as `guide_signals`.
+    The loss, the objective's signals (entropy) and with classes the error rate are compared, and the scores of guide attacks if
+    given as `guide_signals`.
     """
     # A random stream of its own: from the method's stream these would be the very samples that the method rehearses first.
     generator = torch.Generator().manual_seed(-task.seed - 1)
@@ -99,7 +102,8 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
     held_out, guide, remaining = (
         _answers(task.objective, task.model, samples) for samples in (task.criterion, task.guide, remain)
     )
-    utility_merit = torch.cat([_merit(held_out), _merit(guide)])[utility]
+    merit = task.objective.utility.of
+    utility_merit = torch.cat([merit(held_out), merit(guide)])[utility]
     return Criterion(
         stop=stop,
         objective=task.objective,
@@ -112,9 +116,9 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
         guide=task.guide,
         weights=matching_weights(compared, task.criterion, task.objective),
         original_losses=held_out.losses,
-        signals=(_loss, *(() if task.objective.logits is None else (_entropy,)), *guide_signals),
+        signals=(_loss, *_offered_signals(task.objective), *guide_signals),
         utility=utility,
-        original_merit=(_merit(remaining), utility_merit),
+        original_merit=(merit(remaining), utility_merit),
         expected_drop=_expected_drop(
             task.objective, utility_merit, share=len(task.remain) / (len(task.remain) + len(compared))
         ),
@@ -137,11 +141,12 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
     if len(of_class.losses):
         differences.append(_class_error_difference(of_class))
     remain_before, utility_before = criterion.original_merit
-    utility = torch.cat([_merit(held_out), _merit(guide)])[criterion.utility]
+    merit = criterion.objective.utility.of
+    utility = torch.cat([merit(held_out), merit(guide)])[criterion.utility]
     return Check(
         score=sqrt(sum(d * d for d in differences) / len(differences)),
         direction=sum(differences) / len(differences),
-        drop=max(_drop(remain_before, _merit(remain)), _drop(utility_before, utility) - criterion.expected_drop, 0.0),
+        drop=max(_drop(remain_before, merit(remain)), _drop(utility_before, utility) - criterion.expected_drop, 0.0),
         held_out_losses=held_out.losses,
     )
 
@@ -186,10 +191,15 @@ def _loss(found: Answers) -> Tensor:
     return found.losses
 
 
-def _entropy(found: Answers) -> Tensor:
-    assert found.logits is not None
-    log_p = found.logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
+def _offered_signals(objective: Objective) -> list[Signal]:
+    """List what the objective offers beside the loss, such as the entropy."""
+    offered = () if objective.predicts is None else objective.predicts.signals.values()
+    return [partial(_read, read) for read in offered]
+
+
+def _read(read: Read, found: Answers) -> Tensor:
+    assert found.outputs is not None
+    return read(found.outputs, found.targets)
 
 
 def matching_weights(forget: SampleSet, held_out: SampleSet, objective: Objective) -> Tensor:
@@ -254,14 +264,9 @@ def _expected_drop(objective: Objective, before: Tensor, *, share: float) -> flo
     """
     if not len(before):
         return 0.0
-    return expected_loss(float((0.0 if objective.logits is None else 100.0) - before.mean()), share=share)
+    return expected_loss(float(objective.utility.bounds[1] - before.mean()), share=share)
 
 
 def expected_loss(error: float, *, share: float) -> float:
     """Return how much larger an error, in any unit, is expected to be for a model that learns from this share of the data."""
     return max(0.0, error) * float(share**_LEARNING_CURVE - 1)
-
-
-def _merit(found: Answers) -> Tensor:
-    """Compute the merit of each sample in points, (n,): 100 if it is classified correctly; without logits, −100 times its loss."""
-    return -100 * found.losses if found.logits is None else 100 - 100 * found.wrong

@@ -14,9 +14,6 @@ from unlearning.hardware import in_float32
 from unlearning.stopping.criterion import Criterion, in_classes, weighted_quantiles
 from unlearning.task import Task
 
-_FULL_WEIGHT_GAP = 0.5
-"""Nats. A sample whose loss is this far or farther below its aim has the weight 1."""
-
 
 @in_float32
 @torch.no_grad()
@@ -30,18 +27,20 @@ def forget_weights(
     """
     losses = task.objective.losses(task.model, forget).float()
     # In a resumed run the latest check comes from the training checkpoint, which is read to the CPU.
-    held_out_losses = held_out_losses.to(losses)
+    held_out_losses, gap = held_out_losses.to(losses), task.objective.gap
     if not criterion.whole_classes:
-        return loss_gap_weights(losses, held_out_losses, criterion.weights, aim=aim)
+        return loss_gap_weights(losses, held_out_losses, criterion.weights, aim=aim, gap=gap)
     of_class = in_classes(forget.targets, criterion.forgotten_classes)
     weights = torch.empty_like(losses)
-    weights[~of_class] = loss_gap_weights(losses[~of_class], held_out_losses, criterion.weights, aim=aim)
-    weights[of_class] = loss_gap_weights(losses[of_class], *_guess(criterion, losses), aim=aim)
+    weights[~of_class] = loss_gap_weights(losses[~of_class], held_out_losses, criterion.weights, aim=aim, gap=gap)
+    weights[of_class] = loss_gap_weights(losses[of_class], *_guess(criterion, losses), aim=aim, gap=gap)
     return weights
 
 
-def loss_gap_weights(losses: Tensor, held_out: Tensor, held_out_weights: Tensor, *, aim: float = 1.0) -> Tensor:
-    """Compute each forget sample's weight, (n,), from its loss gap to held-out data of its rank: 0 without a gap, 1 from 0.5 nats.
+def loss_gap_weights(
+    losses: Tensor, held_out: Tensor, held_out_weights: Tensor, *, aim: float = 1.0, gap: float = 0.5
+) -> Tensor:
+    """Compute each forget sample's weight, (n,), from its loss gap to held-out data of its rank: 0 without one, 1 from `gap` nats.
 
     losses: of the forget samples, (n,), nats. held_out: losses of held-out samples, (m,), nats. held_out_weights: (m,), summing
     to 1, that give these the forget set's class mix. aim: what the held-out losses are multiplied by.
@@ -51,12 +50,12 @@ def loss_gap_weights(losses: Tensor, held_out: Tensor, held_out_weights: Tensor,
     alike would leave all half-known: the mean loss would match, and no other statistic.
     """
     rank = (losses.argsort().argsort() + 0.5) / len(losses)
-    return weights_of_gaps(aim * weighted_quantiles(held_out, held_out_weights, rank) - losses)
+    return weights_of_gaps(aim * weighted_quantiles(held_out, held_out_weights, rank) - losses, full=gap)
 
 
-def weights_of_gaps(gaps: Tensor) -> Tensor:
-    """Compute forget weights, (n,): clip(gap / 0.5, 0, 1), a gap being how far a loss is below its aim, (n,), nats."""
-    return (gaps / _FULL_WEIGHT_GAP).clamp(0, 1)
+def weights_of_gaps(gaps: Tensor, *, full: float) -> Tensor:
+    """Compute forget weights, (n,): clip(gap / full, 0, 1), a gap being how far a loss is below its aim, (n,), nats."""
+    return (gaps / full).clamp(0, 1)
 
 
 def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:

@@ -148,7 +148,7 @@ def fold_recipe(recipe: Recipe, plan: ReferencePlan) -> Recipe:
 def _train_without_fold(
     workload: Workload, pool: SampleSet, folds: Sequence[NDArray[np.int64]], plan: ReferencePlan, seed: int, number: int
 ) -> Generator[Progress, None, Arrays]:
-    """Train reference model `number`; return its `signal` (n,), `seen` (n,), `losses` (n,) and `probabilities` (n, classes)."""
+    """Train reference model `number`; return `signal`, `seen` and `losses`, (n,), and as `probabilities` predictions, (n, k)."""
     round_, left_out = divmod(number, plan.folds)
     seen = folds[round_] != left_out
     model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.device)
@@ -161,32 +161,34 @@ def _train_without_fold(
         seed=_seed(seed, round_, left_out),
     )
     yield from steps
-    signal, probabilities, losses = sample_signals(model.eval(), pool, workload.objective)
+    signal, predictions, losses = sample_signals(model.eval(), pool, workload.objective)
     if not bool(torch.isfinite(signal).all()):
         raise ReferencesUnusable("a reference model's predictions are not finite; check the recipe's learning rate")
     return {
         "signal": signal.numpy(),
         "seen": seen,
         "losses": losses.numpy(),
-        "probabilities": probabilities.half().numpy(),
+        "probabilities": predictions.to(_stored(workload.objective)).numpy(),
     }
 
 
 @in_float32
 def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute each sample's signal (n,), probabilities (n, classes) and loss (n,) in nats, on the CPU.
+    """Compute each sample's signal (n,), predictions (n, k) and loss (n,) in nats, on the CPU; k is 0 without outputs.
 
-    The signal is the margin φ = z_y − logsumexp_{k≠y} z_k (Carlini et al., S&P 2022, eq. 4), or minus the loss without logits.
+    The signal is `Objective.known`: with classes the margin φ = z_y − logsumexp_{k≠y} z_k, without outputs minus the loss.
     """
     found = batched_answers(objective, model, samples)
     losses = found.losses.float().cpu()
-    if found.logits is None:
+    predicts = objective.predicts
+    if predicts is None or found.outputs is None:
         return -losses, torch.empty(len(samples), 0), losses
-    logits = found.logits.double().cpu()
-    targets = found.targets.cpu()[:, None]
-    true = logits.gather(1, targets).squeeze(1)
-    others = logits.scatter(1, targets, -torch.inf).logsumexp(1)
-    return (true - others).float(), logits.softmax(-1).float(), losses
+    outputs, targets = found.outputs.double().cpu(), found.targets.cpu()
+    return predicts.known(outputs, targets).float(), predicts.predictions(outputs).float(), losses
+
+
+def _stored(objective: Objective) -> torch.dtype:
+    return torch.float32 if objective.predicts is None else objective.predicts.stored
 
 
 def _collect(
@@ -196,21 +198,21 @@ def _collect(
     method, audit = models[:first], models[first:]
     unseen = ~np.stack([model["seen"] for model in method])
     weights = unseen / unseen.sum(axis=0)
-    probabilities = sum(
+    predictions = sum(
         w[:, None] * model["probabilities"].astype(np.float64) for w, model in zip(weights, method, strict=True)
     )
+    mean = torch.from_numpy(np.asarray(predictions))
     losses = sum(w * model["losses"] for w, model in zip(weights, method, strict=True))
-    predictions = torch.from_numpy(np.asarray(probabilities)).half()
-    if objective.logits is not None:
-        chosen = torch.from_numpy(np.asarray(probabilities)).gather(1, pool.targets.cpu()[:, None]).squeeze(1)
-        losses = -chosen.clamp(min=1e-12).log().numpy()
+    predicts = objective.predicts
+    if predicts is not None:
+        losses = predicts.losses(mean, pool.targets.cpu()).numpy()
     signal, seen = (np.stack([model[name] for model in audit]) for name in ("signal", "seen"))
     means = [
         (np.where(chosen, signal, 0).sum(axis=0) / chosen.sum(axis=0)).astype(np.float32) for chosen in (~seen, seen)
     ]
     return References(
         keys=tuple(key(sample) for sample in pool.ids),
-        predictions=predictions,
+        predictions=mean.to(_stored(objective)),
         losses=torch.from_numpy(np.asarray(losses, dtype=np.float32)),
         unseen=torch.from_numpy(means[0]),
         seen=torch.from_numpy(means[1]),

@@ -97,7 +97,7 @@ def test_one_pass_answers_both_only_where_both_ask_for_the_same(objective: Objec
     assert len(asked) == passes
     assert objective.logits is not None
     torch.testing.assert_close(found.losses, objective.losses(forward, BATCH))
-    torch.testing.assert_close(found.logits, objective.logits(forward, BATCH.inputs))
+    torch.testing.assert_close(found.outputs, objective.logits(forward, BATCH.inputs))
 
 
 def test_logits_of_an_unknown_number_of_classes_are_refused() -> None:
@@ -125,6 +125,6 @@ def test_one_pass_gives_losses_and_logits_however_the_model_takes_its_inputs() -
     found = answers(classification(3, spread=True), model, batch)
 
     assert calls == ["called"]
-    assert found.logits is not None
-    torch.testing.assert_close(found.logits, LOGITS)
+    assert found.outputs is not None
+    torch.testing.assert_close(found.outputs, LOGITS)
     torch.testing.assert_close(found.losses, functional.cross_entropy(LOGITS, BATCH.targets, reduction="none"))

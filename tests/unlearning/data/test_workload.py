@@ -5,7 +5,7 @@ import torch
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload, check_labels, split_held_out
+from unlearning.data.workload import Workload, check_targets, split_held_out
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 TRAIN, HELD_OUT, TEST = (samples(n, seed=seed) for n, seed in ((40, 1), (21, 2), (10, 3)))
@@ -107,7 +107,7 @@ def test_labels_outside_the_classes_are_refused_with_what_to_do(targets: torch.T
     ids=["regression", "nan", "regression column", "multi-label", "language model", "complex"],
 )
 def test_targets_that_are_no_labels_are_refused_with_what_is_supported(targets: torch.Tensor) -> None:
-    with pytest.raises(UnsupportedWorkload, match="One label a sample is supported"):
+    with pytest.raises(UnsupportedWorkload, match="One label a sample is needed"):
         workload(train=relabelled(targets))
 
 
@@ -123,4 +123,4 @@ def test_without_classes_any_target_will_do() -> None:
 @pytest.mark.parametrize("targets", [LABELS.to(torch.uint8), LABELS[:, None]])
 def test_a_method_and_an_audit_refuse_labels_that_no_workload_has_converted(targets: torch.Tensor) -> None:
     with pytest.raises(InvalidWorkload, match="a Workload converts them"):
-        check_labels(relabelled(targets), classes=CLASSES, name="forget")
+        check_targets(relabelled(targets), OBJECTIVE, name="forget")

@@ -1,6 +1,5 @@
 """What every method must guarantee."""
 
-import contextlib
 import copy
 import dataclasses
 import random
@@ -12,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.small import OBJECTIVE, convolutional, dropping, normalised, plain, same, start, state, task
+from tests.unlearning.kinds import OBJECTIVES, make_task
+from tests.unlearning.small import convolutional, dropping, normalised, plain, same, start, state, task
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS
@@ -304,13 +304,34 @@ def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Calla
     assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
 
 
+NEEDS_CLASSES = {"amnesiac_relabel", "bad_teacher", "fisher_noise", "salun"}
+"""Methods whose published form relabels samples or reads class probabilities."""
+MAY_CHANGE_NOTHING = {"ssd", "ltu", "ieu", "gradient_ascent"}
+"""Methods that may find nothing to dampen, or go back to the original if every other state lost too much."""
+NEEDS_SCRAMBLE = {"ltu", "random_labels"}
+
+
 @every_kind
-def test_an_objective_without_logits_is_served_or_refused_before_anything_changes(kind: str) -> None:
-    given = task()
-    given.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("references", [False, True], ids=["", "references"])
+def test_every_objective_is_served_or_refused_with_the_reason_before_anything_changes(
+    kind: str, name: str, references: bool
+) -> None:
+    given = make_task(OBJECTIVES[name])
+    if not references and kind != "matching":
+        given.references = None
+    refused = (kind in NEEDS_CLASSES and given.objective.classes is None) or (
+        kind in NEEDS_SCRAMBLE and given.objective.scramble is None and not (kind == "ltu" and references)
+    )
     before = state(given.model)
-    with contextlib.suppress(MethodRefused):
-        run_to_completion(start(spec_of(kind), given))
+    if refused:
+        with pytest.raises(MethodRefused, match="this objective"):
+            next(start(spec_of(kind), given))
+        assert same(state(given.model), before)
         return
 
-    assert same(state(given.model), before)
+    run_to_completion(start(spec_of(kind), given))
+
+    after = state(given.model)
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    assert kind in MAY_CHANGE_NOTHING or not same(after, before)

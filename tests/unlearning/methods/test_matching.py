@@ -6,6 +6,7 @@ import torch
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, normalised, plain, task
 from tests.unlearning.training.test_references import workload
+from unlearning.data.objectives import Answers, classification
 from unlearning.data.references import References
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
@@ -94,12 +95,18 @@ def test_an_objective_without_logits_matches_losses(references: References) -> N
     assert gap() < 0.5 * before
 
 
+FIRST = torch.zeros(1, dtype=torch.int64)
+"""The first sample, and the first class."""
+
+
 def test_the_softened_divergence_sees_how_sure_a_very_sure_answer_is() -> None:
-    aims = ReferenceAims(probabilities=torch.tensor([[0.999, 0.0005, 0.0005]]), losses=torch.zeros(1))
+    aims = ReferenceAims(
+        objective=classification(3), predictions=torch.tensor([[0.999, 0.0005, 0.0005]]), losses=torch.zeros(1)
+    )
     logits = torch.tensor([[16.0, 0.0, 0.0]], requires_grad=True)  # far surer than its aim
 
     def slope(temperature: float) -> float:
-        found = aims.divergences(logits, torch.zeros(1), torch.zeros(1, dtype=torch.int64), temperature=temperature)
+        found = aims.divergences(Answers(torch.zeros(1), logits, FIRST), FIRST, temperature=temperature)
         (gradient,) = torch.autograd.grad(found.sum(), logits)
         return float(gradient[0, 0])
 
@@ -108,9 +115,8 @@ def test_the_softened_divergence_sees_how_sure_a_very_sure_answer_is() -> None:
 
 def test_an_answer_like_its_aim_has_no_divergence_at_any_temperature() -> None:
     probabilities = torch.tensor([[0.7, 0.2, 0.1]])
-    aims = ReferenceAims(probabilities=probabilities, losses=torch.zeros(1))
+    aims = ReferenceAims(objective=classification(3), predictions=probabilities, losses=torch.zeros(1))
     for temperature in (1.0, 2.0, 5.0):
-        found = aims.divergences(
-            probabilities.log() + 3, torch.zeros(1), torch.zeros(1, dtype=torch.int64), temperature=temperature
-        )
+        answers = Answers(torch.zeros(1), probabilities.log() + 3, FIRST)
+        found = aims.divergences(answers, FIRST, temperature=temperature)
         assert float(found) == pytest.approx(0, abs=1e-5)

@@ -64,10 +64,10 @@ def remembering_feedback(
     """Compute g_r, (p,): tuned on random labels for the forget batch, tested on three query sets with their true labels [paper].
 
     index: the forget batch's positions in the forget set, (n,). weights: its forget weights, (n,) [ours]. aims: with reference
-    predictions q the support loss is KL(q ‖ p_θ), which has a floor of its own, with the weight 1 [ours].
+    predictions q the support loss is d(q, p_θ) (`Prediction.divergences`), which has a floor of its own, with the weight 1 [ours].
     """
     if aims is None:
-        scrambled, scramble_weight = task.objective.scramble(forget, generator), spec.scramble_weight
+        scrambled, scramble_weight = task.objective.scrambled(forget, generator), spec.scramble_weight
 
         def support(forward: Forward) -> Tensor:
             return (weights * task.objective.losses(forward, scrambled)).mean()
@@ -75,7 +75,7 @@ def remembering_feedback(
         scramble_weight = min(1.0, len(index) / spec.batch_size)
 
         def support(forward: Forward) -> Tensor:
-            return aims.batch_divergences(task.objective, forward, forget, index).mean()
+            return aims.batch_divergences(forward, forget, index).mean()
 
     queries = query_sets(near, index, forget.targets, size=spec.query_size, generator=generator)
     gradient = meta_gradient(
@@ -140,11 +140,9 @@ def harmonise(forgetting: Tensor, remembering: Tensor) -> Tensor:
 
 def _non_member_loss(task: Task, attack: GuideAttack, batch: Batch, weights: Tensor) -> Loss:
     """Return the weighted binary cross-entropy of the attack's answers against "non-member", as a function of the forward pass."""
-    logits = task.objective.logits
-    assert logits is not None
 
     def loss(forward: Forward) -> Tensor:
-        member = attack.member_logit(logits(forward, batch.inputs), batch.targets)
+        member = attack.member_logit(task.objective.attacked(forward, batch), batch.targets)
         return (weights * functional.softplus(member)).mean()
 
     return loss

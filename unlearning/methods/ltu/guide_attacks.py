@@ -17,42 +17,18 @@ from unlearning.hardware import batched_answers, in_float32
 from unlearning.task import Task
 
 Features = Callable[[Tensor, Tensor], Tensor]
-"""(logits (n, classes), targets (n,)) → features (n, d)."""
+"""(what `Objective.attacked` gives of n samples, targets (n, …)) → features (n, d)."""
 
-_TOP = 5
 _EPOCHS = 200
 _BEATS_CHANCE = 0.55
 
-
-def sorted_log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the k = 5 largest log-probabilities in falling order, (n, k); the target is not used."""
-    log_p = logits.log_softmax(-1)
-    return log_p.topk(min(_TOP, log_p.shape[-1]), dim=-1).values.clamp(min=-20)
+_ARCHITECTURES: tuple[tuple[tuple[int, ...], float], ...] = (((16,), 0.02), ((32, 16), 0.01), ((8,), 0.05))
+"""Hidden widths and learning rate. A K above three repeats them with other seeds, and so with the objective's features."""
 
 
-def labelled_logits(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return centred logits and the one-hot target, (n, 2·classes)."""
-    return torch.cat(
-        [logits - logits.mean(-1, keepdim=True), functional.one_hot(targets, logits.shape[-1]).float()], -1
-    )
-
-
-def loss_margin_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return cross-entropy, margin between the true and the best other logit, and entropy, (n, 3)."""
-    log_p = logits.log_softmax(-1)
-    true = logits.gather(1, targets[:, None]).squeeze(1)
-    others = logits.masked_fill(functional.one_hot(targets, logits.shape[-1]).bool(), -torch.inf).amax(-1)
-    return torch.stack(
-        [-log_p.gather(1, targets[:, None]).squeeze(1), true - others, -(log_p.exp() * log_p).sum(-1)], -1
-    )
-
-
-_ARCHITECTURES: tuple[tuple[Features, tuple[int, ...], float], ...] = (
-    (sorted_log_probabilities, (16,), 0.02),
-    (labelled_logits, (32, 16), 0.01),
-    (loss_margin_entropy, (8,), 0.05),
-)
-"""Features, hidden widths and learning rate. A K above three repeats them with other seeds."""
+def losses_alone(losses: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss, (n, 1): all that an attack can read where an objective offers no outputs."""
+    return losses
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,9 +45,9 @@ class GuideAttack:
     head: nn.Module
     accuracy: float
 
-    def member_logit(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def member_logit(self, attacked: Tensor, targets: Tensor) -> Tensor:
         """Compute the logit of "member", (n,) float32: above 0 if the sample looks like a member."""
-        logit: Tensor = self.head((self.features(logits.float(), targets) - self.mean) / self.scale)
+        logit: Tensor = self.head((self.features(attacked.float(), targets) - self.mean) / self.scale)
         return logit.squeeze(-1)
 
 
@@ -81,11 +57,18 @@ def train_guide_attacks(task: Task, members: SampleSet, *, count: int) -> tuple[
 
     Attacks that are no better than chance are left out: the balanced accuracy on held-back data must be at least 0.55.
     """
-    assert task.objective.logits is not None
+    predicts = task.objective.predicts
+    features = (predicts and predicts.features) or (losses_alone,)
     members = members.take(torch.arange(min(len(members), 4 * len(task.guide))))
     inside, outside = (batched_answers(task.objective, task.model, part).float() for part in (members, task.guide))
     attacks = (
-        _train(_ARCHITECTURES[k % len(_ARCHITECTURES)], inside, outside, seed=task.seed * 1000 + k)
+        _train(
+            features[k % len(features)],
+            _ARCHITECTURES[k % len(_ARCHITECTURES)],
+            inside,
+            outside,
+            seed=task.seed * 1000 + k,
+        )
         for k in range(count)
     )
     return tuple(attack for attack in attacks if attack.accuracy >= _BEATS_CHANCE)
@@ -94,22 +77,19 @@ def train_guide_attacks(task: Task, members: SampleSet, *, count: int) -> tuple[
 def non_member_signal(attack: GuideAttack) -> Callable[[Answers], Tensor]:
     """Return the attack's score, (n,), as a signal of the calibrated stop: higher for non-members."""
 
-    def signal(found: Answers) -> Tensor:
-        assert found.logits is not None
-        return -attack.member_logit(found.logits, found.targets)
-
-    return signal
+    return lambda found: -attack.member_logit(found.attacked, found.targets)
 
 
 def _train(
-    architecture: tuple[Features, tuple[int, ...], float],
+    features: Features,
+    architecture: tuple[tuple[int, ...], float],
     inside: Answers,
     outside: Answers,
     *,
     seed: int,
 ) -> GuideAttack:
-    features, widths, rate = architecture
-    parts = [features(found.logits, found.targets) for found in (inside, outside) if found.logits is not None]
+    widths, rate = architecture
+    parts = [features(found.attacked, found.targets) for found in (inside, outside)]
     generator = torch.Generator().manual_seed(seed)
     shuffled = [part[torch.randperm(len(part), generator=generator)] for part in parts]
     held_back = [part[: max(1, len(part) // 3)] for part in shuffled]

@@ -38,11 +38,12 @@ def ltu(spec: LTU, task: Task) -> Steps:
 
     Each step computes both gradients on a forget batch, harmonises them (`feedback.harmonise`) and takes one SGD step; rehearsals
     on remaining data follow [ours]. With reference predictions each forget sample aims at its own [ours]. The outcome's metric
-    `guide_attacks` counts those that beat chance. Raises MethodRefused without logits.
+    `guide_attacks` counts those that beat chance. Raises MethodRefused if an objective without `scramble` has no references either.
     """
-    if task.objective.logits is None:
+    if spec.remembering and task.references is None and task.objective.scramble is None:
         raise MethodRefused(
-            "LTU is guided by membership attacks that read logits; this objective has none. Use IEU or Retrain."
+            "LTU trains on random targets; this objective offers no `scramble`. Give it one, prepare reference predictions, or use "
+            "IEU."
         )
     spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()
@@ -80,7 +81,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
             aim = 1 + spec.overshoot if 2 * number <= spec.steps else 1.0
             weights = forget_weights(task, criterion, forget, held_out_losses=latest.held_out_losses, aim=aim)
         else:
-            weights = aims.forget_weights(task.objective, task.model, forget, index)
+            weights = aims.forget_weights(task.model, forget, index)
         # A small batch counts by its size: a single sample with the weight of a full batch would overshoot its aim by far.
         weights = weights * min(1.0, len(index) / spec.batch_size)
         with batch_statistics(task.model, samples=len(index)):

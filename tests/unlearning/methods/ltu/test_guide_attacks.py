@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from tests.unlearning.small import CLASSES, plain, same, state, task
 from unlearning.data.objectives import answers
+from unlearning.data.objectives.class_prediction import (
+    labelled_logits,
+    loss_margin_entropy,
+    sorted_log_probabilities,
+)
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.guide_attacks import (
     GuideAttack,
-    labelled_logits,
-    loss_margin_entropy,
     non_member_signal,
-    sorted_log_probabilities,
     train_guide_attacks,
 )
 from unlearning.methods.registry import unlearn

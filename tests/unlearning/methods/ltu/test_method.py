@@ -105,12 +105,12 @@ def test_it_uses_no_more_than_its_share_of_the_remaining_set() -> None:
     assert 0 < len(used & remaining) <= len(given.remain) // 4
 
 
-def test_an_objective_without_logits_is_refused_before_anything_changes() -> None:
+def test_an_objective_that_cannot_scramble_is_refused_before_anything_changes() -> None:
     given: Task = task(plain)
-    given.objective = dataclasses.replace(OBJECTIVE, logits=None)
+    given.objective = dataclasses.replace(OBJECTIVE, scramble=None)
     before = state(given.model)
 
-    with pytest.raises(MethodRefused, match="logits"):
+    with pytest.raises(MethodRefused, match="scramble"):
         next(unlearn(FEW, given))
 
     assert same(state(given.model), before)

@@ -1,0 +1,22 @@
+"""Objectives: what a model is trained for, as functions. Methods and audits know the modality only through these."""
+
+from unlearning.data.objectives.classification import classification
+from unlearning.data.objectives.multi_label import multi_label
+from unlearning.data.objectives.objective import Forward, Objective, answers, call
+from unlearning.data.objectives.outputs import logits_of
+from unlearning.data.objectives.prediction import Answers, Merit, Prediction
+from unlearning.data.objectives.regression import regression
+
+__all__ = [
+    "Answers",
+    "Forward",
+    "Merit",
+    "Objective",
+    "Prediction",
+    "answers",
+    "call",
+    "classification",
+    "logits_of",
+    "multi_label",
+    "regression",
+]

@@ -1,0 +1,171 @@
+"""The objective of a model: per-sample losses, and what else methods and audits may ask for."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unlearning.data.batches import Batch, Inputs, same_inputs
+from unlearning.data.objectives.class_prediction import ACCURACY, class_prediction
+from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Merit, Prediction
+from unlearning.data.objectives.targets import class_labels, finite
+from unlearning.errors import MethodRefused, UnsupportedWorkload
+
+Forward = Callable[..., Any]
+"""A model's forward pass, or the same with other parameters passed in (`torch.func.functional_call`).
+
+An objective calls it with a batch's inputs (`call`). It returns whatever the model returns; an objective takes it apart
+(`logits_of`).
+"""
+
+Outputs = Callable[[Forward, Inputs], Tensor]
+"""(forward, inputs) → (n, k)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What a model is trained for. Only `losses` is needed; a method or an audit that needs more refuses before anything runs.
+
+    losses: returns the loss of each sample, (n,), nats, differentiable.
+    scramble: returns the same inputs with targets drawn at random, the true one not excluded.
+    merit: what utility means; without it accuracy for classes, else minus the loss.
+
+    logits, classes: for one label a sample: (n, classes), and the number of classes. They offer all that `prediction` could.
+    outputs, prediction: for other models that predict something: (n, k), and what can be read from it.
+
+    targets: (targets, name of the set) → targets as the losses take them; raises InvalidWorkload. A Workload calls it once.
+    fit: (converted training targets) → the objective that knows them, e.g. their mean. A Workload calls it once.
+    ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
+    gap: nats; a sample whose loss is so far below its aim is forgotten with full weight [ours].
+
+    Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
+    """
+
+    losses: Callable[[Forward, Batch], Tensor]
+    scramble: Callable[[Batch, torch.Generator], Batch] | None = None
+    merit: Merit | None = None
+    logits: Outputs | None = None
+    classes: int | None = None
+    outputs: Outputs | None = None
+    prediction: Prediction | None = None
+    targets: Callable[[Tensor, str], Tensor] | None = None
+    fit: "Callable[[Tensor], Objective] | None" = None
+    ceiling: float | None = None
+    gap: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.logits is not None and self.classes is None:
+            raise UnsupportedWorkload("An objective with logits must name its number of classes.")
+        if self.outputs is not None and self.prediction is None:
+            raise UnsupportedWorkload("An objective with outputs must say in `prediction` what can be read from them.")
+
+    @property
+    def read(self) -> Outputs | None:
+        """What the model predicts, (n, k); None if the objective offers losses alone."""
+        return self.logits or self.outputs
+
+    @property
+    def predicts(self) -> Prediction | None:
+        """What can be read from the outputs; None if the objective offers losses alone."""
+        if self.read is None:
+            return None
+        return self.prediction or class_prediction(self.classes or 0)
+
+    @property
+    def utility(self) -> Merit:
+        """What utility means: the merit if one is given."""
+        return self.merit or (MINUS_LOSS if self.logits is None else ACCURACY)
+
+    def known(self, found: Answers) -> Tensor:
+        """Compute the signal of the reference test, (n,): higher the better a sample is known; without outputs minus the loss."""
+        if self.predicts is None or found.outputs is None:
+            return -found.losses
+        return self.predicts.known(found.outputs, found.targets)
+
+    def attacked(self, forward: Forward, batch: Batch) -> Tensor:
+        """Compute what a guide attack reads, differentiable: the outputs, (n, k), or without them the loss, (n, 1)."""
+        return self.losses(forward, batch)[:, None] if self.read is None else self.read(forward, batch.inputs)
+
+    def guessed(self, targets: Tensor) -> Answers | None:
+        """Answer n samples as whoever knows how often each target occurs and no input; None if the objective does not say how."""
+        predicts = self.predicts
+        if predicts is None:
+            return None
+        outputs = predicts.guess(targets).expand(len(targets), -1)
+        return Answers(predicts.losses(predicts.predictions(outputs), targets), outputs, targets)
+
+    def scrambled(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Draw targets at random. Raises MethodRefused if the objective does not say how."""
+        if self.scramble is None:
+            raise MethodRefused("The method trains on random targets; this objective offers no `scramble`. Use IEU.")
+        return self.scramble(batch, generator)
+
+    def convert_targets(self, targets: Tensor, *, name: str) -> Tensor:
+        """Return targets as the losses take them. Raises InvalidWorkload, which names the set and no sample."""
+        if self.targets is not None:
+            return self.targets(targets, name)
+        if self.classes is not None:
+            return class_labels(targets, classes=self.classes, name=name)
+        return finite(targets, name=name)
+
+    def highest_loss(self) -> float | None:
+        """The loss, nats, above which no forget sample is raised; None if the objective does not tell."""
+        return self.ceiling if self.classes is None or self.ceiling is not None else math.log(self.classes)
+
+
+def call(forward: Forward, inputs: Inputs, *, spread: bool = False) -> Any:
+    """Call a forward pass with a batch's inputs as its only argument.
+
+    spread: pass a dict as keyword arguments, and a tuple or list as several arguments. Hugging Face's models take their inputs so.
+    """
+    match inputs if spread else None:
+        case dict() as named:
+            return forward(**named)
+        case tuple() | list() as several:
+            return forward(*several)
+    return forward(inputs)
+
+
+def fitted(objective: Objective, targets: Tensor) -> Objective:
+    """Let an objective know its converted training targets, once; the result has nothing more to learn."""
+    return objective if objective.fit is None else replace(objective.fit(targets), fit=None)
+
+
+def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
+    """Compute each sample's loss and outputs in one forward pass.
+
+    An objective that does not call `forward` exactly once, or not on the same inputs, for each of the two is given a pass for each.
+    Raises UnsupportedWorkload for losses of another shape.
+    """
+    read = objective.read
+    if read is None:
+        return Answers(_checked(objective.losses(forward, batch), batch), None, batch.targets)
+    passes: list[tuple[Inputs, Any]] = []
+
+    def record(*given: Inputs, **named: Inputs) -> Any:
+        passes.append(((given, named), forward(*given, **named)))
+        return passes[-1][1]
+
+    outputs = read(record, batch.inputs)
+    asked: list[Inputs] = []
+
+    def replay(*given: Inputs, **named: Inputs) -> Any:
+        asked.append((given, named))
+        return passes[0][1]
+
+    losses = objective.losses(replay, batch) if len(passes) == 1 else None
+    if losses is None or len(asked) != 1 or not same_inputs(asked[0], passes[0][0]):
+        losses = objective.losses(forward, batch)
+    return Answers(_checked(losses, batch), outputs, batch.targets)
+
+
+def _checked(losses: Tensor, batch: Batch) -> Tensor:
+    if losses.shape != (batch.size,):
+        shape = tuple(losses.shape)
+        raise UnsupportedWorkload(
+            f"The objective's losses have the shape {shape}; it must return one loss a sample, (n,)."
+        )
+    return losses

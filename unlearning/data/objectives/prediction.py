@@ -1,0 +1,99 @@
+"""What an objective may offer beside the losses: how its outputs are read, and what utility means."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Read = Callable[[Tensor, Tensor], Tensor]
+"""(outputs (n, k), targets (n, …)) → a number or a row for each sample."""
+
+
+class Answers(NamedTuple):
+    """A model's answers to n samples. losses: (n,), nats. outputs: (n, k), None if the objective offers none. targets: (n, …)."""
+
+    losses: Tensor
+    outputs: Tensor | None
+    targets: Tensor
+
+    def take(self, chosen: Tensor) -> "Answers":
+        """Return the answers to the samples that `chosen`, (n,) bool or (k,) int64, names."""
+        return Answers(
+            self.losses[chosen], None if self.outputs is None else self.outputs[chosen], self.targets[chosen]
+        )
+
+    def float(self) -> "Answers":
+        """Return them in float32, in which statistics are computed."""
+        return Answers(self.losses.float(), None if self.outputs is None else self.outputs.float(), self.targets)
+
+    @property
+    def attacked(self) -> Tensor:
+        """What a guide attack reads (`Objective.attacked`)."""
+        return self.losses[:, None] if self.outputs is None else self.outputs
+
+    @property
+    def wrong(self) -> Tensor:
+        """1 for each wrongly classified sample, else 0, (n,). Only with class logits."""
+        assert self.outputs is not None
+        return (self.outputs.argmax(-1) != self.targets).float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Merit:
+    """What utility means: a number for each sample whose mean is the merit of a set; higher is better.
+
+    name, shortfall, unit: for the report, e.g. "accuracy", "error" and "%": the shortfall is `bounds[1]` less the merit.
+    of: returns (n,), in points of the unit. bounds: the least and the largest merit of a set that are told apart.
+    """
+
+    name: str
+    shortfall: str
+    of: Callable[[Answers], Tensor]
+    unit: str = "%"
+    bounds: tuple[float, float] = (0.0, 100.0)
+
+
+MINUS_LOSS = Merit(
+    name="minus the loss",
+    shortfall="loss",
+    of=lambda found: -100 * found.losses,
+    unit="hundredths of a nat",
+    bounds=(-1e6, 0.0),
+)
+"""The merit of an objective that names none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What can be read from a model's outputs, (n, k), beside the losses.
+
+    predictions: (outputs) → (n, k), what is averaged over reference models and matched: probabilities, values.
+    stored: the type in which they are kept.
+    divergences: (aim, outputs, temperature) → (n,), nats, differentiable: how far outputs are from a prediction; 0 where they give
+        it. temperature: T, by which the logits of both are divided; times T², so that gradients keep their scale (Hinton et al.,
+        2015). Without logits it has no effect.
+    losses: (predictions, targets) → (n,), nats: the objective's loss of the targets under a prediction.
+    known: (outputs, targets) → (n,), higher the better the model knows the sample, and as evenly spread as possible: what the
+        reference test compares.
+    signals: by name, (outputs, targets) → (n,), higher for data that the model does not know: what an attack may see beside the
+        loss.
+    features: (outputs, targets) → (n, d), differentiable: what LTU's guide attacks read.
+    guess: (targets) → outputs (1, k) of whoever knows these targets and no input: the chance that a model must beat.
+    distributions: (outputs) → (m, c), rows that sum to 1, for each sample one or more: how far two models differ is computed from
+        these. decisions: (outputs) → (m,) int64, what the model decides for each row; None if it decides nothing.
+    likeness: (targets (m, …), others (n, …)) → (m, n), higher for more similar targets; None where classes tell.
+    """
+
+    predictions: Callable[[Tensor], Tensor]
+    divergences: Callable[[Tensor, Tensor, float], Tensor]
+    losses: Read
+    known: Read
+    guess: Callable[[Tensor], Tensor]
+    distributions: Callable[[Tensor], Tensor]
+    decisions: Callable[[Tensor], Tensor] | None = None
+    likeness: Read | None = None
+    signals: Mapping[str, Read] = field(default_factory=dict)
+    features: tuple[Read, ...] = ()
+    stored: torch.dtype = torch.float32

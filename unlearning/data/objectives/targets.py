@@ -1,0 +1,103 @@
+"""Targets as they come, checked and converted once: labels, multi-hot rows, numbers. Messages never name a sample."""
+
+import torch
+from torch import Tensor
+
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+
+
+def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:
+    """Return targets as labels, (n,) int64 from 0 to classes − 1. name: of the set, for the message.
+
+    Integers and booleans of any width, whole floats, columns (n, 1) and one-hot rows (n, classes) are converted. Raises
+    UnsupportedWorkload for anything else of another shape, and InvalidWorkload for a label outside the classes.
+    """
+    given = targets
+    if given.dim() == 2 and given.shape[1] == 1:
+        given = given.squeeze(1)
+    elif given.dim() == 2 and given.shape[1] == classes and _is_binary(given) and bool((given.sum(1) == 1).all()):
+        given = given.float().argmax(1)
+    if (
+        given.dim() != 1
+        or given.is_complex()
+        or (given.is_floating_point() and not bool((given == given.long()).all()))
+    ):
+        raise UnsupportedWorkload(
+            f"The {name} set's targets, {_kind(targets)}, are no labels of {classes} classes. One label a sample is needed, (n,) "
+            "integers. Several labels a sample take the objective multi_label(labels), numbers regression(outputs). Models with a "
+            "label a token (language models) are not supported yet."
+        )
+    labels = given.long()
+    low, high = (int(end) for end in labels.aminmax())
+    if low == -100:
+        raise InvalidWorkload(
+            f"{int((labels == low).sum())} samples of the {name} set have the label -100, which training ignores. Leave them out."
+        )
+    if low < 0 or high >= classes:
+        hint = " Subtract 1." if (low, high) == (1, classes) else ""
+        raise InvalidWorkload(
+            f"The {name} set has labels from {low} to {high}; {classes} classes have the labels 0 to {classes - 1}.{hint}"
+        )
+    return labels
+
+
+def multi_hot(targets: Tensor, *, labels: int, name: str) -> Tensor:
+    """Return targets as multi-hot rows, (n, labels) float32 of 0 and 1. name: of the set, for the message.
+
+    Booleans, integers and floats are converted; (n,) will do for one label. Raises UnsupportedWorkload for another shape, and
+    InvalidWorkload for other values, NaN included.
+    """
+    given = targets[:, None] if labels == 1 and targets.dim() == 1 else targets
+    if given.dim() != 2 or given.shape[1] != labels or given.is_complex():
+        raise UnsupportedWorkload(
+            f"The {name} set's targets, {_kind(targets)}, are no labels of multi_label({labels}), which needs (n, {labels}): a row "
+            "a sample, with 1 for each label that it has and 0 for the others."
+        )
+    if not _is_binary(given):
+        raise InvalidWorkload(
+            f"The {name} set's targets have values other than 0 and 1; multi_label({labels}) needs 1 for each label that a sample "
+            "has and 0 for the others."
+        )
+    return given.float()
+
+
+def numbers(targets: Tensor, *, outputs: int, name: str) -> Tensor:
+    """Return targets as numbers, (n, outputs) float32, or float64 as they are. name: of the set, for the message.
+
+    Integers and short floats are converted; (n,) will do for one output. Raises UnsupportedWorkload for another shape, and
+    InvalidWorkload for NaN and infinite targets, with their number.
+    """
+    given = targets[:, None] if outputs == 1 and targets.dim() == 1 else targets
+    if given.dim() != 2 or given.shape[1] != outputs or given.is_complex():
+        raise UnsupportedWorkload(
+            f"The {name} set's targets, {_kind(targets)}, are no numbers of regression({outputs}), which needs (n, {outputs})"
+            f"{', or (n,)' if outputs == 1 else ''}."
+        )
+    converted = given if given.dtype == torch.float64 else given.float()
+    wrong = int((~converted.isfinite().all(1)).sum())
+    if wrong:
+        raise InvalidWorkload(
+            f"{wrong} samples of the {name} set have targets that are NaN or infinite. Leave them out or fill them in."
+        )
+    return converted
+
+
+def finite(targets: Tensor, *, name: str) -> Tensor:
+    """Return targets as they are. Raises InvalidWorkload for NaN and infinite ones, with their number."""
+    if targets.is_floating_point():
+        wrong = (
+            int((~targets.flatten(1).isfinite().all(1)).sum())
+            if targets.dim() > 1
+            else int((~targets.isfinite()).sum())
+        )
+        if wrong:
+            raise InvalidWorkload(f"{wrong} samples of the {name} set have targets that are NaN or infinite.")
+    return targets
+
+
+def _is_binary(targets: Tensor) -> bool:
+    return bool(((targets == 0) | (targets == 1)).all())
+
+
+def _kind(targets: Tensor) -> str:
+    return f"{tuple(targets.shape)} {targets.dtype}"
