@@ -31,6 +31,7 @@ def api(folder: Folder, environment: Mapping[str, str], *, host: str, port: int)
         command=(
             *(sys.executable, "-m", "uvicorn", "service.app:create_app", "--factory"),
             *("--host", host, "--port", str(port), "--timeout-graceful-shutdown", "5", "--no-server-header"),
+            *("--http", "service.http.connections:Connection"),
         ),
         log=folder.logs / "api.log",
         ready=ready,

@@ -26,6 +26,7 @@ from ledger.transparency.commitments import commit_samples
 from report.document import Document, read
 from service import metrics
 from service.app import create_app
+from service.http.connections import Connection
 from service.settings import Settings
 from tests.report.recorded import stored
 from unlearning.specs import DEFAULT_POLICY
@@ -41,10 +42,8 @@ Serve = Callable[..., httpx.Client]
 def served(app: FastAPI) -> Iterator[str]:
     """The address of an application that runs in a thread of this process."""
     listener = socket.create_server(("127.0.0.1", 0))
-    # Each connection inherits it. asyncio sets it only on sockets that name their protocol, and without it a response waits 40 ms
-    # for the client's acknowledgement of its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=5))
+    config = uvicorn.Config(app, http=Connection, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
