@@ -122,7 +122,8 @@ def each_step_in(
 class Task:
     """The input of a method. The method changes `model` in place, and nothing else.
 
-    forget: D_f. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide attacks are trained on.
+    forget: D_f, which is read into memory. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide
+        attacks are trained on.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew.
     references: reference predictions of the forget set, in its order, or None.
     state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
@@ -139,6 +140,9 @@ class Task:
     seed: int = 0
     references: ReferencePredictions | None = None
     state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        self.forget = self.forget.in_memory()
 
     def check(self) -> None:
         """Check that the sets have targets for the objective, are not empty and disjoint, and that some parameter can be trained.

@@ -11,6 +11,7 @@ import torch
 
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import choose_device, find_left_out
+from unlearning.data.workload import check_data
 from unlearning.errors import UnlearningError
 from unlearning.networks import is_finite
 from unlearning.specs.references import ReferencePlan
@@ -67,6 +68,10 @@ def train_workload(
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
+    try:
+        check_data(workload)
+    except UnlearningError as error:
+        raise CannotTrain(str(error)) from error
     started = time.monotonic()
     try:
         for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
