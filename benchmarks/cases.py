@@ -137,7 +137,7 @@ def case(
 
 
 def all_settings(settings: Any) -> dict[str, object]:
-    """List every setting of a recipe, nested ones and defaults too: a default that changes must change the key of stored models."""
+    """List every setting, nested ones and defaults too: a default that changes must change the key of stored models."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     return {
         name: all_settings(value) if dataclasses.is_dataclass(value) else repr(value) for name, value in values.items()
@@ -149,7 +149,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
     what = {
         "workload": workload.name,
         "network": str(workload.build()),
-        "recipe": all_settings(workload.recipe),
+        "recipe": all_settings(workload.training),
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
@@ -163,7 +163,7 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         load_weights(model, folder / f"{stored['sha256']}.safetensors", stored["sha256"])
         return Trained(model=model.eval(), seconds=stored["seconds"])
     begun = seconds()
-    model = fit(workload.build, samples, workload.recipe, objective=workload.objective, seed=seed)
+    model = fit(workload.build, samples, workload.training, objective=workload.objective, seed=seed)
     taken = seconds() - begun
     _, sha256 = save_weights(model, folder)
     note.write_text(json.dumps({**what, "sha256": sha256, "seconds": taken}, indent=2) + "\n")
@@ -189,7 +189,7 @@ def references_of(one: Case) -> References:
     """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
     plan = ReferencePlan()
     what = json.dumps(
-        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": all_settings(one.workload.recipe)}
+        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": all_settings(one.workload.training)}
         | {"torch": torch.__version__, **identity()},
         sort_keys=True,
     )

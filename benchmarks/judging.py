@@ -77,7 +77,7 @@ def task_of(case: Case) -> Task:
         model=copy.deepcopy(case.original.model),
         build=case.workload.build,
         objective=case.workload.objective,
-        recipe=case.workload.recipe,
+        recipe=case.workload.training,
         forget=case.forget,
         remain=case.remain,
         guide=case.held_out.guide,

@@ -23,6 +23,7 @@ PHASE = "references"
 """The phase of the progress."""
 
 _TIMED_STEPS = 6
+_TIMED_SECONDS = 20.0
 
 
 def cached_runs(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
@@ -59,15 +60,19 @@ def estimate_seconds(steps: Generator[Progress, None, Any]) -> float:
     The first step also prepares, so the others are estimated without it.
     """
     started = time.perf_counter()
-    marks, total = [], 0
+    marks: list[tuple[int, float]] = []  # the step, and when it was done
+    total = 0
     for progress in itertools.islice(steps, _TIMED_STEPS):
         dict(progress.metrics)  # Reading the figures waits until a GPU has computed the step.
-        marks.append(time.perf_counter())
+        marks.append((progress.step, time.perf_counter()))
         total = progress.total
+        if len(marks) > 1 and marks[-1][1] - started > _TIMED_SECONDS:
+            break  # A step may be a whole epoch.
     steps.close()
     if len(marks) < 2:
         return time.perf_counter() - started
-    return marks[0] - started + (total - 1) * (marks[-1] - marks[0]) / (len(marks) - 1)
+    (first, begun), (last, ended) = marks[0], marks[-1]
+    return begun - started + (total - first) * (ended - begun) / max(1, last - first)
 
 
 def _path(folder: Path, number: int) -> Path:

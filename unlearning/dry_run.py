@@ -19,8 +19,7 @@ from unlearning.audit.audit import audit
 from unlearning.audit.signals import check_auditable
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
-from unlearning.data.stored import read_twice
-from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
 from unlearning.errors import InvalidWorkload, NotFinite, WeightsDamaged
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import batched_answers
@@ -28,6 +27,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.specs import IEU, LTU, GradientAscent, Matching, Method, Retrain
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
 
@@ -36,6 +36,9 @@ _FORGOTTEN, _OTHERS = 10, 40
 
 _STEPS = 2
 """Steps that each method takes."""
+
+_PATIENCE = 60.0
+"""Seconds for which the owner's training function may report nothing."""
 
 _AUDIT = AuditSpec(
     replicates=100,
@@ -89,12 +92,7 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
     if not passes("objective", lambda: check_auditable(workload.objective), "Do not register it with this version."):
         return tuple(found)
     with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
-        scenes: list[_Scene] = []
-        if not passes(
-            "data", lambda: scenes.append(_prepare(workload, model, folder=Path(folder), seed=seed)), _SAME_DATA
-        ):
-            return tuple(found)
-        scene = scenes[0]
+        scene = _prepare(workload, model, folder=Path(folder), seed=seed)
         if not all(passes(step, partial(act, scene), advice) for step, act, advice in _BASICS):
             return tuple(found)
         if _needs_second_order(workload, policy):
@@ -109,7 +107,8 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
 
 
 def _needs_second_order(workload: Workload, policy: Sequence[Method]) -> bool:
-    readiness = workload.recipe.readiness
+    recipe = workload.training
+    readiness = recipe.readiness if isinstance(recipe, Recipe) else None
     ltu = any(isinstance(spec, LTU) and spec.meta and spec.order == "second" for spec in policy)
     return ltu or (readiness is not None and readiness.order == "second")
 
@@ -124,12 +123,12 @@ def _error_of(act: Callable[[], object]) -> Exception | None:
 
 
 def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -> _Scene:
-    """Draw a few samples of each set. Raises InvalidWorkload if they cannot be read, or not twice alike."""
+    """Draw a few samples of each set."""
     generator = torch.Generator().manual_seed(seed)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def some(samples: SampleSet, most: int) -> SampleSet:
-        return read_twice(samples.take(torch.randperm(len(samples), generator=generator)[:most])).to(device)
+        return samples.take(torch.randperm(len(samples), generator=generator)[:most]).to(device)
 
     train = some(workload.train, _FORGOTTEN + _OTHERS)
     forgotten = max(1, min(_FORGOTTEN, len(train) // 2))
@@ -238,8 +237,6 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
 
 
 def _task(scene: _Scene, spec: Method) -> Task:
-    recipe = scene.workload.recipe
-    readiness = recipe.readiness and dataclasses.replace(recipe.readiness, warm_up=0.0, every=1)
     classes = scene.workload.objective.classes or 0
     unknown = torch.full((len(scene.forget), classes), 1 / max(1, classes), device=scene.forget.device)
     references = (
@@ -249,7 +246,7 @@ def _task(scene: _Scene, spec: Method) -> Task:
         model=_evaluated(scene.model),
         build=scene.workload.build,
         objective=scene.workload.objective,
-        recipe=dataclasses.replace(recipe, readiness=readiness, batch_size=min(recipe.batch_size, 8)),
+        recipe=_short_training(scene.workload.training),
         forget=scene.forget,
         remain=scene.remain,
         guide=scene.held_out.guide,
@@ -257,6 +254,13 @@ def _task(scene: _Scene, spec: Method) -> Task:
         seed=scene.seed,
         references=references,
     )
+
+
+def _short_training(recipe: Recipe | OwnTraining) -> Recipe | OwnTraining:
+    if isinstance(recipe, OwnTraining):
+        return dataclasses.replace(recipe, patience=_PATIENCE)
+    readiness = recipe.readiness and dataclasses.replace(recipe.readiness, warm_up=0.0, every=1)
+    return dataclasses.replace(recipe, readiness=readiness, batch_size=min(recipe.batch_size, 8))
 
 
 def _short(spec: Method) -> Method:
@@ -297,7 +301,6 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
 )
 """Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
 
-_SAME_DATA = "Each item of a data set must be readable, of finite numbers, and the same each time; see its position in the message."
 _FIRST_ORDER = (
     """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
 )
@@ -310,7 +313,7 @@ def _advise(scene: _Scene, spec: Method, policy: Sequence[Method]) -> str:
     others = [other.kind for other in policy if other.kind != spec.kind] or ["retrain"]
     without = f"Leave it out of the policy: {' '.join(f'--method {kind}' for kind in others)}."
     if isinstance(spec, Retrain):
-        return f"Retraining by the workload's recipe must work: check `build` and `recipe`. {without}"
+        return f"Retraining as the model was trained must work: check `build`, and `recipe` or `trainer`. {without}"
     if isinstance(spec, LTU) and spec.order == "second":
         if _error_of(partial(_unlearn, scene, dataclasses.replace(spec, order="first"))) is not None:
             return without

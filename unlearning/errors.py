@@ -4,6 +4,7 @@ UnlearningError
 ├── InvalidSpec        the caller's: a parameter is unknown, misspelt or out of range
 ├── MethodRefused      the caller's: the method or audit needs something that this task does not offer
 ├── NotFinite          the method's: it left weights or a loss that are no finite numbers
+├── TrainerFault       the operator's: the workload's own training function did not train the model that it was given
 ├── InvalidWorkload    the operator's: the parts of a workload contradict each other
 │   └── UnsupportedWorkload   a kind of model, data or labels that is not supported; the message says what is, and what to do
 ├── CheckpointUnusable nobody's: the run starts again from the beginning
@@ -32,6 +33,10 @@ class MethodRefused(UnlearningError):
 
 class NotFinite(UnlearningError):
     """A method left weights, outputs or a loss that are not finite numbers."""
+
+
+class TrainerFault(UnlearningError):
+    """A workload's own training function did not train the model that it was given. The message says what to do."""
 
 
 class InvalidWorkload(UnlearningError):

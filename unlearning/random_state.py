@@ -1,10 +1,15 @@
-"""Run a generator's steps under a random state of their own, so that the process's random state does not change."""
+"""Run a generator's steps under a random state of their own, so that the process's random state does not change.
 
+The random state is torch's, NumPy's and Python's: weights, dropout and augmentation draw from any of them.
+"""
+
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from unlearning.state import State
@@ -14,12 +19,22 @@ from unlearning.task import Steps, each_step_in
 def isolated(steps: Steps, *, seed: int, state: State | None = None) -> Steps:
     """Run each step of a generator under a global random state of its own, seeded by `seed`; the caller sees its own state.
 
-    Dropout and weight initialisation draw from torch's global state. `state` includes the random state in training checkpoints.
+    `state` includes the random state in training checkpoints.
     """
     own = _RandomState(_seeded(seed))
     if state is not None:
         state.random = own
     return each_step_in(steps, own.switched_in)
+
+
+def random_values() -> dict[str, Any]:
+    """Return the process's random state as a training checkpoint holds it."""
+    return _to_values(_state())
+
+
+def restore_random(values: dict[str, Any]) -> None:
+    """Restore the process's random state from `random_values`. What an older checkpoint lacks stays as it is."""
+    _restore(_from_values(values))
 
 
 @dataclass(slots=True, eq=False)
@@ -39,28 +54,69 @@ class _RandomState:
             _restore(outer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cpu": self.between_steps[0], "cuda": self.between_steps[1]}
+        return _to_values(self.between_steps)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        _restore((state_dict["cpu"], state_dict["cuda"]))
+        restore_random(state_dict)
 
 
-_State = tuple[torch.Tensor, list[torch.Tensor]]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _State:
+    """The libraries' own values; `python` and `numpy` are None where a checkpoint has none."""
+
+    cpu: torch.Tensor
+    cuda: list[torch.Tensor]
+    python: tuple[Any, ...] | None
+    numpy: tuple[Any, ...] | None
 
 
 def _state() -> _State:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return _State(
+        cpu=torch.get_rng_state(),
+        cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        python=random.getstate(),
+        numpy=tuple(np.random.get_state()),
+    )
 
 
 def _restore(state: _State) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+    torch.set_rng_state(state.cpu)
+    if state.cuda:
+        torch.cuda.set_rng_state_all(state.cuda)
+    if state.python is not None:
+        random.setstate(state.python)
+    if state.numpy is not None:
+        np.random.set_state(state.numpy)
 
 
 def _seeded(seed: int) -> _State:
     outer = _state()
     torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     inner = _state()
     _restore(outer)
     return inner
+
+
+def _to_values(state: _State) -> dict[str, Any]:
+    assert state.python is not None
+    assert state.numpy is not None
+    version, words, gauss = state.python
+    name, keys, *rest = state.numpy
+    return {
+        "cpu": state.cpu,
+        "cuda": state.cuda,
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+    }
+
+
+def _from_values(values: dict[str, Any]) -> _State:
+    python, numpy = values.get("python"), values.get("numpy")
+    return _State(
+        cpu=values["cpu"],
+        cuda=values["cuda"],
+        python=None if python is None else (python[0], tuple(python[1].tolist()), python[2]),
+        numpy=None if numpy is None else (numpy[0], numpy[1].numpy().astype(np.uint32), *numpy[2:]),
+    )

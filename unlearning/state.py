@@ -4,7 +4,7 @@ A run is resumed by calling its method again on the original model. What the met
 again; then `State.register` restores every part. On a CPU the final weights are bit for bit those of an uninterrupted run.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,11 +33,15 @@ class State:
 
     resumed: the values to continue from, as `snapshot` returned them; empty for a run from the beginning.
     random: the run's random state (`random_state.isolated`), restored last, after everything that may draw from it.
+    step: the step that `snapshot` is of, 0 if there is nothing to save yet; None if that is always the latest step.
+    should_stop: whether the run must end; for steps that take long. The caller ends it between two steps in any case.
     """
 
     resumed: Mapping[str, Any] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     random: Stateful | None = None
+    step: int | None = None
+    should_stop: Callable[[], bool] = lambda: False
 
     def register(self, **parts: Part) -> None:
         """Add parts to every training checkpoint from here on; in a resumed run restore their saved values now.
@@ -131,14 +135,12 @@ class Epochs:
         return self.samples.places(self.order, (self.taken - 1) % self.samples.batch_count(self.size), self.size)
 
     def __iter__(self) -> Iterator[Batch]:
-        count = self.samples.batch_count(self.size)
         while self.taken < self.total:
-            if self.taken % count == 0:
+            number = self.taken % self.samples.batch_count(self.size)
+            if number == 0:
                 self.order = torch.randperm(len(self.samples), generator=self.generator)
-            left = [self.samples.places(self.order, number, self.size) for number in range(self.taken % count, count)]
-            for batch in self.samples.stream(left, training=True):
-                self.taken += 1
-                yield batch
+            self.taken += 1
+            yield self.samples.slice(self.order, number, self.size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return its position; the generator is registered as a part of its own."""

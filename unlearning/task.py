@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import check_targets
+from unlearning.data.workload import OwnTraining, check_targets
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
@@ -122,9 +122,9 @@ def each_step_in(
 class Task:
     """The input of a method. The method changes `model` in place, and nothing else.
 
-    forget: D_f, which is read into memory. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide
-        attacks are trained on.
-    criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew.
+    forget: D_f. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide attacks are trained on.
+    criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew; the recipe is the
+    workload's `training`.
     references: reference predictions of the forget set, in its order, or None.
     state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
     """
@@ -132,7 +132,7 @@ class Task:
     model: nn.Module
     build: Callable[[], nn.Module]
     objective: Objective
-    recipe: Recipe
+    recipe: Recipe | OwnTraining
     forget: SampleSet
     remain: SampleSet
     guide: SampleSet
@@ -140,9 +140,6 @@ class Task:
     seed: int = 0
     references: ReferencePredictions | None = None
     state: State = field(default_factory=State)
-
-    def __post_init__(self) -> None:
-        self.forget = self.forget.in_memory()
 
     def check(self) -> None:
         """Check that the sets have targets for the objective, are not empty and disjoint, and that some parameter can be trained.

@@ -84,14 +84,14 @@ def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: Checkpoin
         model=model,
         build=workload.build,
         objective=workload.objective,
-        recipe=workload.recipe,
+        recipe=workload.training,
         forget=inputs.forget,
         remain=inputs.remain,
         guide=inputs.held_out.guide,
         criterion=inputs.held_out.criterion,
         seed=claim.seed,
         references=None if inputs.references is None else inputs.references.aims,
-        state=State(saved.get("state", {})),
+        state=State(saved.get("state", {}), should_stop=reporter.monitor.must_stop),
     )
     steps = unlearn(parse(claim.method), task)
     with span("unlearn"):
@@ -113,7 +113,7 @@ def check_loss(progress: Progress) -> None:
     loss = progress.metrics.get("loss", 0.0)
     if not isfinite(loss):
         raise NotFinite(
-            f"The training loss is {loss} at step {progress.step} of {progress.total}: the recipe does not suit the model. "
+            f"The training loss is {loss} at step {progress.step} of {progress.total}: the training does not suit the model. "
             "Lower its learning rate."
         )
 

@@ -44,14 +44,17 @@ class CheckpointPlan:
 
 def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:
     """Make what is called between two steps: it saves the run once the interval is over, and when the worker is to stop."""
-    saved_at = time.monotonic()
+    saved_at, saved_step = time.monotonic(), 0
 
     def save_if_due(progress: Progress) -> None:
-        nonlocal saved_at
+        nonlocal saved_at, saved_step
         if time.monotonic() - saved_at < plan.interval and not reporter.monitor.stop_signal.is_set:
             return
-        _save(reporter, plan, {"state": state.snapshot()}, step=progress.step, total=progress.total)
-        saved_at = time.monotonic()
+        step = progress.step if state.step is None else state.step
+        if step == saved_step:
+            return  # An owner's training function has given no new state to save.
+        _save(reporter, plan, {"state": state.snapshot()}, step=step, total=progress.total)
+        saved_at, saved_step = time.monotonic(), step
 
     return save_if_due
 

@@ -29,7 +29,15 @@ from ledger.db import DATABASE_AWAY
 from ledger.errors import LedgerError
 from ledger.states import Reason
 from report.document import InvalidReport
-from unlearning.errors import InvalidSpec, InvalidWorkload, MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
+from unlearning.errors import (
+    InvalidSpec,
+    InvalidWorkload,
+    MethodRefused,
+    NotFinite,
+    TrainerFault,
+    WeightsDamaged,
+    WeightsMissing,
+)
 
 MAX_MESSAGE_LENGTH = 2000
 """Characters of a message by the owner's own code that are passed on."""
@@ -126,11 +134,10 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
     (MethodRefused, Reason.METHOD_REFUSED),
     (InvalidSpec, Reason.METHOD_REFUSED),
     (NotFinite, Reason.METHOD_FAILED),
+    (TrainerFault, Reason.METHOD_FAILED),
     (InvalidReport, Reason.UNEXPECTED),
 )
-"""Reasons for the errors that the library raises on purpose. Their messages may be shown. Another try changes nothing, unless their
-cause may pass, as that of a data set that is read over a network.
-"""
+"""Reasons for the errors that the library raises on purpose. Their messages may be shown, and another try changes nothing."""
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors")
 """Packages that never see a sample's ID, so that their messages may be shown."""
@@ -166,7 +173,7 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
         return Failure(error.reason, message, retry=error.retry or _may_pass(origin))
     for kind, reason in LIBRARY_ERRORS:
         if isinstance(error, kind):
-            return Failure(reason, str(error), retry=_may_pass(error))
+            return Failure(reason, str(error), retry=False)
     return Failure(Reason.UNEXPECTED, describe(error, owned=owned, ids=ids), retry=True)
 
 
@@ -185,9 +192,17 @@ def as_method_failure(
     if isinstance(error, (LedgerError, ShuttingDown, JobError, *DATABASE_AWAY)) or _may_pass(error):
         return None
     failure = classify(error, owned=owned, ids=ids)
-    if failure.reason is Reason.UNEXPECTED or isinstance(error, NotFinite):
+    if failure.reason is Reason.UNEXPECTED or isinstance(error, NotFinite | TrainerFault):
         return MethodFailed(failure.detail)
     return None
+
+
+def is_owners(error: Exception, owned: Collection[str]) -> bool:
+    """Return whether an error went through the owner's code: `describe` shows its message then."""
+    return any(
+        _is_under(str(frame.f_globals.get("__name__", "")), owned)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def describe(error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()) -> str:

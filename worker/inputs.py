@@ -65,7 +65,7 @@ class JobInputs:
     @property
     def sample_ids(self) -> tuple[str, ...]:
         """The IDs of all of the workload's samples, which no message may quote."""
-        return self.workload.train.ids + self.workload.held_out.ids + self.workload.test.ids
+        return self.workload.sample_ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +95,7 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
         workload=workload,
         original=original,
         reference=_load_reference(workload, claim, settings, device),
-        forget=split.forget.in_memory().to(device),
+        forget=split.forget.to(device),
         remain=split.remain.to(device),
         erased=split.erased,
         held_out=HeldOut(

@@ -35,6 +35,10 @@ class LeaseMonitor:
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
+    def must_stop(self) -> bool:
+        """Return whether `check` would raise."""
+        return self.lost.is_set() or self.cancelled.is_set() or self.stop_signal.is_set
+
     def check(self) -> None:
         """Raise StaleClaim, JobCancelled or ShuttingDown if the run must stop. It is cheap: call it at every step."""
         if self.lost.is_set():

@@ -46,7 +46,7 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train a workload's model by its recipe, prepared by Ready2Unlearn, and write its weights."""
+    """Train a workload's model and write its weights: by its own trainer, or by its recipe, prepared by Ready2Unlearn."""
     from expunge.operator.training import train_workload
     from unlearning.cached_runs import PHASE
     from unlearning.specs.references import ReferencePlan
@@ -195,7 +195,7 @@ def references(
     audit_rounds: Annotated[int, typer.Option(min=1, help="Further rounds, for the audit only.")] = 2,
     epochs: Annotated[
         float,
-        typer.Option(min=0.01, max=1.0, help="Epochs of a reference model's training, as a share of the recipe's."),
+        typer.Option(min=0.01, max=1.0, help="Epochs of a reference model's training, as a share of the model's."),
     ] = 0.5,
     near_copies: Annotated[
         float | None,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import CannotAudit
-from expunge.operator.workloads import choose_device, load_file, make_task
+from expunge.operator.workloads import as_owners_error, choose_device, load_file, make_task
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
 from unlearning.audit.attacks.shadows import Cost, estimate_cost
 from unlearning.audit.attacks.study import Study, make_study
@@ -51,18 +51,20 @@ def audit_files(
 ) -> ReferenceFindings | None:
     """Estimate the cost and run the attacks if `agree` accepts it; return None if not. Raises CannotAudit."""
     try:
-        studied, unlearned = _study(files, seed=seed)
-        estimate = estimate_cost(studied, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
+        workload = load_workload(files.workload, allowed=files.allowed)
+        studied, unlearned = _study(workload, files, seed=seed)
+        with as_owners_error(CannotAudit, workload, owned=files.allowed):
+            estimate = estimate_cost(studied, shadow_count=spec.shadows, repeat_count=spec.repeats, folder=files.folder)
         if not agree(estimate):
             return None
         steps = audit_with_references(studied, unlearned=unlearned, spec=spec, folder=files.folder)
-        return run_to_completion(steps, show)
+        with as_owners_error(CannotAudit, workload, owned=files.allowed):
+            return run_to_completion(steps, show)
     except (UnlearningError, WorkerError) as error:
         raise CannotAudit(str(error)) from error
 
 
-def _study(files: Files, *, seed: int) -> tuple[Study, nn.Module]:
-    workload = load_workload(files.workload, allowed=files.allowed)
+def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Module]:
     original, unlearned = (_load_model(workload, path) for path in (files.original, files.unlearned))
     forget, remain = _split(workload.train, files.forgotten, files.earlier)
     held_out = split_held_out(workload.held_out)

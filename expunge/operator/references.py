@@ -10,7 +10,7 @@ from torch import nn
 
 from expunge.errors import CannotPrepare
 from expunge.operator.deployment import Deployment, open_database
-from expunge.operator.workloads import choose_device
+from expunge.operator.workloads import as_owners_error, choose_device
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model
@@ -71,7 +71,8 @@ def prepare_model(
             owner = ensure_tenant(session, tenant)
             model = get_model(session, tenant_id=owner, name=name)
             erased = list_erased(session, tenant_id=owner, model=name)
-        workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
+        allowed = allow_list(deployment.workloads)
+        workload = load_workload(model.workload, allowed=allowed)
 
         def key(sample: str) -> bytes:
             return sample_digest(deployment.sample_key, model.dataset, sample)
@@ -83,11 +84,13 @@ def prepare_model(
         workload = on_base_of(workload, served)
         own = deployment.storage / "references" / str(model.id)
         folder = prepared or own
-        cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
+        with as_owners_error(CannotPrepare, workload, owned=allowed):
+            cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
         if not agree(cost):
             return None
         steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
-        references: References = run_to_completion(steps, show)
+        with as_owners_error(CannotPrepare, workload, owned=allowed):
+            references: References = run_to_completion(steps, show)
         thresholds = AuditSpec().thresholds
         power = measure_power(served, workload, references, key=key, thresholds=thresholds)
         path, sha256 = write_file(to_bytes(references), deployment.storage)

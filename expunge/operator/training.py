@@ -1,4 +1,4 @@
-"""Train a workload's model by its own recipe, prepared for unlearning."""
+"""Train a workload's model by its own recipe, prepared for unlearning, or by its own function."""
 
 import dataclasses
 import json
@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from expunge.errors import CannotTrain
-from expunge.operator.workloads import choose_device, find_left_out
-from unlearning.data.workload import check_data
+from expunge.operator.workloads import as_owners_error, choose_device, find_left_out
+from unlearning.data.workload import OwnTraining
 from unlearning.errors import UnlearningError
 from unlearning.networks import is_finite
 from unlearning.specs.references import ReferencePlan
@@ -19,6 +19,7 @@ from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import save_weights
 from unlearning.task import Progress, run_to_completion
 from unlearning.training.loop import fresh, on_base_of, train
+from unlearning.training.own import training_settings
 from unlearning.training.references import train_reference_models
 from worker.failures import WorkerError
 from worker.inputs import load_workload
@@ -51,7 +52,8 @@ def train_workload(
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
-    without: IDs of training samples to leave out. plain: train without Ready2Unlearn. show: called after each step.
+    without: IDs of training samples to leave out. plain: train without Ready2Unlearn, which a trainer adds or leaves out by
+    itself. show: called after each step.
     references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
     `expunge references --prepared`.
     Raises CannotTrain with the reason, NobodyLeftOut if the training set has none of `without`, and OSError if the weights cannot
@@ -61,23 +63,21 @@ def train_workload(
         workload = load_workload(reference, allowed=allowed)
     except WorkerError as error:
         raise CannotTrain(str(error)) from error
-    recipe = prepare_recipe(workload.recipe, plain=plain)
+    recipe = prepare_recipe(workload.training, plain=plain)
     device = choose_device()
     model = fresh(workload.build, seed=seed).to(device)
     left_out = find_left_out(workload.train, without)
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
-    try:
-        check_data(workload)
-    except UnlearningError as error:
-        raise CannotTrain(str(error)) from error
     started = time.monotonic()
     try:
-        for progress in train(model, samples.to(device), recipe, objective=workload.objective, seed=seed):
-            show(progress)
+        with as_owners_error(CannotTrain, workload, owned=allowed):
+            run_to_completion(
+                train(model, samples.to(device), recipe, objective=workload.objective, seed=seed), on_progress=show
+            )
     except UnlearningError as error:
-        hint = " --plain trains without Ready2Unlearn." if recipe.readiness else ""
+        hint = " --plain trains without Ready2Unlearn." if isinstance(recipe, Recipe) and recipe.readiness else ""
         raise CannotTrain(f"{error}{hint}") from error
     seconds = time.monotonic() - started
     if not is_finite(model):
@@ -90,23 +90,30 @@ def train_workload(
         "seed": seed,
         "training_seconds": round(seconds, 3),
         "left_out": len(left_out),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe" if isinstance(recipe, Recipe) else "trainer": training_settings(recipe),
     }
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
     if references is not None:
         seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
         models = train_reference_models(seen, references, seed=seed, folder=folder / "references", device=device)
         try:
-            run_to_completion(models, show)
-        except UnlearningError as error:
+            with as_owners_error(CannotTrain, workload, owned=allowed):
+                run_to_completion(models, show)
+        except (UnlearningError, CannotTrain) as error:
             raise CannotTrain(
-                f"The model was trained and written to {path}. Its references were not: {error}"
+                f"The model was trained and written to {path}. Its references were not: {error} Mend it and register the model; "
+                "`expunge references --prepared` keeps the reference models that are finished, and trains the others."
             ) from error
     return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
 
 
-def prepare_recipe(recipe: Recipe, *, plain: bool) -> Recipe:
-    """Add Ready2Unlearn's defaults to a recipe that names no preparation; with `plain`, remove the preparation."""
+def prepare_recipe(recipe: Recipe | OwnTraining, *, plain: bool) -> Recipe | OwnTraining:
+    """Add Ready2Unlearn's defaults to a recipe that names no preparation; with `plain`, remove the preparation.
+
+    An owner's function stays as it is.
+    """
+    if isinstance(recipe, OwnTraining):
+        return recipe
     if plain:
         return dataclasses.replace(recipe, readiness=None)
     chosen = recipe.readiness or recipe.reweighting or recipe.privacy

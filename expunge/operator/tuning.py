@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from expunge.errors import CannotTune
-from expunge.operator.workloads import load_file, make_task
+from expunge.operator.workloads import as_owners_error, load_file, make_task
 from unlearning.data.samples import partition
 from unlearning.data.workload import split_held_out
 from unlearning.errors import UnlearningError
@@ -50,12 +50,13 @@ def tune(
         original = load_file(workload, weights)
         task = make_task(workload, original, forget=requested, remain=remain, held_out=held_out, seed=seed)
         make = validation_task(task, size=max(1, round(share * len(remain))), seed=seed)
-        judge = (
-            judge_by_retrained(make(), retrain_without_split(make(), seed=seed))
-            if oracle
-            else judge_by_criterion(make())
-        )
-        trials = search(parse(method_object(method)), make, judge, budget=budget, seed=seed)
-        return run_to_completion(trials, show)
+        given = parse(method_object(method))
+        with as_owners_error(CannotTune, workload, owned=allowed):
+            judge = (
+                judge_by_retrained(make(), retrain_without_split(make(), seed=seed))
+                if oracle
+                else judge_by_criterion(make())
+            )
+            return run_to_completion(search(given, make, judge, budget=budget, seed=seed), show)
     except (UnlearningError, WorkerError) as error:
         raise CannotTune(str(error)) from error

@@ -1,19 +1,21 @@
 """Load a workload's model from a file of weights, make a dry run of a job, and make the Task of it, as the worker does."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from expunge.errors import NobodyLeftOut
+from expunge.errors import ExpungeError, NobodyLeftOut
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
 from unlearning.dry_run import dry_run
+from unlearning.errors import UnlearningError
 from unlearning.specs import Method
 from unlearning.storage import file_sha256
 from unlearning.task import Task
-from worker.failures import classify
+from worker.failures import WorkerError, classify, describe, is_owners
 from worker.inputs import load_model
 
 
@@ -41,14 +43,26 @@ def find_left_out(train: SampleSet, without: Collection[str]) -> frozenset[str]:
     return found
 
 
+@contextmanager
+def as_owners_error(kind: type[ExpungeError], workload: Workload, *, owned: Collection[str]) -> Iterator[None]:
+    """Raise as `kind`, with its message, what the owner's own code raises: the model, the data or the training function."""
+    try:
+        yield
+    except (UnlearningError, WorkerError, ExpungeError):
+        raise
+    except Exception as error:
+        if not is_owners(error, owned):
+            raise
+        raise kind(f"The workload's own code raised {describe(error, owned=owned, ids=workload.sample_ids)}") from error
+
+
 def find_faults(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> list[str]:
     """Make a dry run of a job of a model; return a few sentences for each thing that will not work, with what to do.
 
     owned: prefixes of the modules of the workload's owner, whose messages are shown in full.
     """
-    ids = workload.train.ids + workload.held_out.ids + workload.test.ids
     return [
-        f"{fault.step}: {classify(fault.error, owned=owned, ids=ids).detail} {fault.advice}"
+        f"{fault.step}: {classify(fault.error, owned=owned, ids=workload.sample_ids).detail} {fault.advice}"
         for fault in dry_run(workload, model, policy=policy)
     ]
 
@@ -62,7 +76,7 @@ def make_task(
         model=model,
         build=workload.build,
         objective=workload.objective,
-        recipe=workload.recipe,
+        recipe=workload.training,
         forget=forget.to(device),
         remain=remain.to(device),
         guide=held_out.guide.to(device),

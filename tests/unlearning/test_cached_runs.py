@@ -1,14 +1,17 @@
 """Runs that were done are not done again, whatever killed the process in between."""
 
+import itertools
 import signal
 import subprocess
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import unlearning.cached_runs as cached_runs_module
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.task import Figures, Progress, run_to_completion
 
@@ -125,3 +128,10 @@ def test_each_timed_step_is_waited_for_and_the_run_is_closed() -> None:
     assert timed == ["step", "read"] * (len(timed) // 2)
     assert 0 < len(timed) < 40
     assert last == "closed"
+
+
+def test_a_run_that_reports_every_tenth_step_takes_no_ten_times_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cached_runs_module, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    steps = (Progress(phase="train", step=step, total=1000) for step in range(10, 1010, 10))
+
+    assert estimate_seconds(steps) == 1 + 990 / 10  # a second for each report: the first, and those that are left

@@ -1,15 +1,19 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+import random
 from dataclasses import replace
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional
 
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Recipe
+from unlearning.training.run import TrainingRun
 
 NOISE = 4.0
 """Of pixels from 0 to 16: enough that a network remembers its training images."""
@@ -69,6 +73,61 @@ class OnceDifferentiable(nn.Module):
 def without_second_derivative() -> Workload:
     made = workload()
     return replace(made, build=lambda: network().append(OnceDifferentiable()), recipe=replace(made.recipe, epochs=1))
+
+
+EPOCHS, STEPS_PER_EPOCH = 4, 8
+"""Of the trainer."""
+
+
+def hook(step: int, run: TrainingRun) -> None:
+    """A test puts its own in place: the trainer calls it before each of its steps."""
+
+
+def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+    """Train by AdamW; dropout and noise draw from every global random state."""
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    order, first = torch.Generator().manual_seed(run.seed), 0
+    epochs = max(1, round(run.share * EPOCHS))
+    if (saved := run.resume()) is not None:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        order.set_state(saved["order"])
+        first = saved["epoch"]
+    for epoch in range(first, epochs):
+        for number, batch in enumerate(data.epoch(100, order), start=1):
+            step, steps = epoch * data.batch_count(100) + number, epochs * data.batch_count(100)
+            hook(step, run)
+            if run.should_stop:
+                return
+            noise = random.random() * torch.rand(()) * np.random.rand() / 10
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(model(batch.inputs + noise), batch.targets)
+            loss.backward()
+            optimiser.step()
+            run.report(step, steps, loss=loss)
+        run.checkpoint(
+            model=model.state_dict(), optimiser=optimiser.state_dict(), order=order.get_state(), epoch=epoch + 1
+        )
+
+
+def with_trainer() -> Workload:
+    """Trained by a function of its own, and by no recipe."""
+    return replace(workload(), recipe=None, trainer=train)
+
+
+def with_raising_trainer() -> Workload:
+    """Its trainer raises in the middle, and names a sample."""
+
+    def train_a_little(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        run.report(1, 2)
+        raise KeyError(f"{data.ids[0]} has no caption")
+
+    return replace(workload(), recipe=None, trainer=train_a_little)
+
+
+def with_idle_trainer() -> Workload:
+    """Its trainer trains nothing."""
+    return replace(workload(), recipe=None, trainer=lambda model, data, run: run.report(1, 1))
 
 
 def on_a_random_base() -> Workload:

@@ -12,13 +12,16 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import Deployment
+from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
+from expunge.operator.training import train_workload
 from ledger.jobs.jobs import get_job
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from tests.ops.files import ROOT
+from unlearning.specs.references import ReferencePlan
 from worker.child import StopSignal
 from worker.run import run_job
 from worker.settings import Settings
@@ -63,6 +66,24 @@ def test_what_the_document_says_leads_to_an_erasure(
     with sessions() as session:
         job = get_job(session, tenant_id=ensure_tenant(session, "default"), job_id=job_id)
     assert job.state == JobState.COMPLETED, job.detail
+
+
+def test_the_documents_own_training_loop_trains_a_model_that_can_be_registered(
+    acme: Path, database_url: str, sessions: sessionmaker[Session]
+) -> None:
+    """By its function alone; the dry run tries it too."""
+    from acme.by_adamw import workload
+
+    reference, plan = "acme.by_adamw:workload", ReferencePlan(rounds=1, audit_rounds=1)
+    trained = train_workload(reference, allowed=("acme",), folder=acme / "weights", references=plan)
+    where = Deployment(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
+    register_workload(where, name="forms", reference=reference, weights=trained.path)
+
+    made = prepare_model(where, name="forms", plan=plan, prepared=acme / "weights/references")
+
+    assert workload().recipe is None
+    assert made is not None
+    assert made.samples == 1300
 
 
 def ask(sessions: sessionmaker[Session], sample_ids: list[str]) -> UUID:

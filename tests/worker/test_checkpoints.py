@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import errno
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from ledger.jobs.jobs import list_attempts
 from ledger.metrics import stale_writes_rejected
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
+from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
 from unlearning.task import Progress, Steps, Task, each_step_in, map_progress, run_to_completion
+from unlearning.training.run import TrainingRun
 from worker import attempt, checkpoints
 from worker.cleanup import delete_finished_checkpoints, folder_of
 from worker.failures import AuditFailed
@@ -49,6 +52,12 @@ def eager(make_bench: Callable[..., Bench]) -> Bench:
 def bench(make_bench: Callable[..., Bench]) -> Bench:
     """A worker that does not come to its first interval."""
     return make_bench(policy=[METHOD])
+
+
+@pytest.fixture
+def owners(make_bench: Callable[..., Bench]) -> Bench:
+    """A worker that saves as often as it may, for a model that its owner's function trains."""
+    return make_bench(reference="tests.worker.digits:with_trainer", checkpoint_seconds=0, retry_seconds=0)
 
 
 @pytest.fixture(autouse=True)
@@ -313,3 +322,69 @@ def test_checkpoints_go_with_their_job_and_no_sooner(
     delete_finished_checkpoints(eager.settings.storage, eager.sessions)
 
     assert not folder_of(eager.settings.storage, job_id).exists()
+
+
+def test_a_trainer_that_is_killed_again_and_again_goes_on_from_its_own_checkpoints(
+    owners: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, reference: Reference, forgotten: list[str]
+) -> None:
+    """It has eight steps an epoch and saves after each. Killed before the first epoch is over, it starts again."""
+    job_id = owners.submit(training_ids[:80])
+    taken = []
+    for after in (5, 12, 15):
+        taken.append(interrupt(kill, after=after))
+        run_killed(owners, job_id)
+    taken.append(interrupt(kill, after=999))
+    assert owners.run(job_id)
+
+    starts = [(steps[0], steps[-1]) for steps in taken]
+    assert starts == [(1, 5), (1, 12), (9, 23), (17, 32)]
+    assert [event["step"] for event in events(owners, job_id, "job.resumed")] == [8, 16]
+    assert forgotten == [reference.weights()]
+
+
+def test_a_trainer_that_asks_whether_it_should_stop_is_stopped_between_two_reports(
+    owners: Bench,
+    training_ids: tuple[str, ...],
+    interrupt: Interrupt,
+    reference: Reference,
+    forgotten: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The worker shuts down in the middle of a step; the function sees it, and returns."""
+
+    def shut_down(step: int, run: TrainingRun) -> None:
+        if step == 12:
+            owners.stop_signal.set()
+            while not run.should_stop:
+                threading.Event().wait(0.001)
+
+    job_id = owners.submit(training_ids[:80])
+    taken = interrupt(kill, after=999)
+    with monkeypatch.context() as patch:
+        patch.setattr(digits, "hook", shut_down)
+        owners.run(job_id)
+    assert owners.job(job_id).state is JobState.QUEUED
+    owners.stop_signal.is_set = False
+    owners.run(job_id)
+
+    assert taken == [*range(1, 12), 11, *range(9, 33)]
+    assert outcomes(owners, job_id) == [AttemptOutcome.RELEASED, AttemptOutcome.FAILED]
+    assert forgotten == [reference.weights()]
+
+
+def test_a_trainer_is_stopped_at_its_report_when_its_job_is_cancelled(
+    owners: Bench, training_ids: tuple[str, ...], interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not ask whether it should stop."""
+    job_id = owners.submit(training_ids[:80])
+
+    def cancel() -> None:
+        with owners.sessions.begin() as session:
+            cancel_job(session, tenant_id=owners.tenant_id, job_id=job_id)
+        lose_the_lease(owners, job_id)
+
+    taken = interrupt(cancel, after=5)
+    owners.run(job_id)
+
+    assert taken[-1] < 32
+    assert owners.job(job_id).state is JobState.CANCELLED

@@ -451,6 +451,23 @@ def test_a_retraining_that_is_not_finite_fails_and_is_never_published(
     assert served(bench).number == 1
 
 
+@pytest.mark.parametrize(
+    ("reference", "said"), [("with_raising_trainer", "has no caption"), ("with_idle_trainer", "no weight changed")]
+)
+def test_a_trainer_that_fails_ends_the_job_with_what_it_said_and_without_sample_ids(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], reference: str, said: str
+) -> None:
+    bench = make_bench(reference=f"tests.worker.digits:{reference}")
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.METHOD_FAILED)
+    assert said in str(job.detail)
+    assert not any(sample in str(job.detail) for sample in training_ids)
+    assert len(attempts_of(bench, job_id)) == 1
+    assert served(bench).number == 1
+
+
 def test_a_model_whose_weights_are_not_finite_gives_way_to_the_next_method(
     make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

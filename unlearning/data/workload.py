@@ -3,26 +3,46 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 from torch import nn
 
-from unlearning.data.batches import all_tensors
 from unlearning.data.objectives.objective import Objective, fitted
 from unlearning.data.samples import SampleSet, partition
 from unlearning.errors import InvalidWorkload
-from unlearning.specs.training import Recipe
+from unlearning.specs.training import Precision, Recipe
+
+if TYPE_CHECKING:
+    from unlearning.training.run import TrainingRun
+
+Trainer: TypeAlias = Callable[[nn.Module, SampleSet, "TrainingRun"], object]
+"""The owner's own training function: it trains the given, newly built model in place on the samples, and reports to the run."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnTraining:
+    """How a model is trained by its owner's function.
+
+    precision: of the methods' own steps, as in a recipe. share: of the usual epochs (`TrainingRun.share`). patience: seconds
+    without a report after which the training is given up; None where the worker's watchdog sees to that.
+    """
+
+    trainer: Trainer
+    precision: Precision = "auto"
+    share: float = 1.0
+    patience: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Workload:
-    """A model with its data sets, objective and recipe.
+    """A model with its data sets, its objective, and how it is trained.
 
     build: returns the architecture with newly initialised weights. train: D. held_out: D_v, never trained on. test: D_t, never used
-    for any decision. objective: what the model is trained for. recipe: how it is trained.
+    for any decision. objective: what the model is trained for. recipe: how Expunge trains it. trainer: the function by which the
+    owner trains it, in place of the recipe; a recipe beside it gives methods their precision alone.
     The targets are converted (`Objective.convert_targets`), and the objective is told those of the training set (`Objective.fit`).
-    Raises InvalidWorkload if a sample occurs in two sets, a set is empty, `held_out` has fewer than three samples, or the targets
-    do not suit the objective.
+    Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
+    than three samples, or the targets do not suit the objective.
     """
 
     name: str
@@ -31,9 +51,15 @@ class Workload:
     held_out: SampleSet
     test: SampleSet
     objective: Objective
-    recipe: Recipe
+    recipe: Recipe | None = None
+    trainer: Trainer | None = None
 
     def __post_init__(self) -> None:
+        if self.recipe is None and self.trainer is None:
+            raise InvalidWorkload(
+                f"Workload {self.name!r} does not say how its model is trained: give it a `recipe`, or a `trainer`, a function "
+                "train(model, data, run)."
+            )
         sets = (set(self.train.ids), set(self.held_out.ids), set(self.test.ids))
         if len(set.union(*sets)) != sum(map(len, sets)):
             raise InvalidWorkload(
@@ -47,34 +73,24 @@ class Workload:
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
             object.__setattr__(self, field, samples.convert_targets(convert))
-        if self.objective.fit is not None:  # which reads the targets of a stored set, unless they are given
-            object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
+        object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
 
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The IDs of all samples."""
+        return self.train.ids + self.held_out.ids + self.test.ids
 
-def check_data(workload: Workload) -> None:
-    """Read what of the workload's sets is not known yet: the labels, and with them each sample, once.
-
-    Raises InvalidWorkload, with a position, for a sample that cannot be read or has numbers that are not finite, and as
-    `Objective.convert_targets` does. A stored set whose targets are given is not read.
-    """
-    for name, samples in (("train", workload.train), ("held-out", workload.held_out), ("test", workload.test)):
-        if samples.stored:
-            samples.targets  # noqa: B018  (it reads them)
-            continue
-        for field, tensor in all_tensors(samples.batch):
-            rows = torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
-            if not bool(rows.all()):
-                where = int((~rows).nonzero()[0])
-                raise InvalidWorkload(f"The {name} set has {field} at position {where} that are not finite numbers.")
+    @property
+    def training(self) -> Recipe | OwnTraining:
+        """How the model is trained: by the trainer if there is one, else by the recipe."""
+        if self.trainer is not None:
+            return OwnTraining(trainer=self.trainer, precision="auto" if self.recipe is None else self.recipe.precision)
+        assert self.recipe is not None
+        return self.recipe
 
 
 def check_targets(samples: SampleSet, objective: Objective, *, name: str) -> None:
-    """Raise InvalidWorkload unless the targets are as `Objective.convert_targets` returns them.
-
-    Those of a stored set are converted when they are read; without classes nothing else needs them, so they are not read for this.
-    """
-    if samples.stored and objective.classes is None:
-        return
+    """Raise InvalidWorkload unless the targets are as `Objective.convert_targets` returns them."""
     converted = objective.convert_targets(samples.targets, name=name)
     if samples.targets.shape != converted.shape or samples.targets.dtype != converted.dtype:
         raise InvalidWorkload(

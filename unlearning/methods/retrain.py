@@ -8,7 +8,7 @@ from unlearning.training.loop import fresh, train_steps
 
 
 def retrain(spec: Retrain, task: Task) -> Steps:
-    """Put freshly initialised weights into the model and train it on the remaining set by its own recipe.
+    """Put freshly initialised weights into the model and train it on the remaining set as it was trained.
 
     What training does not move, such as a frozen pretrained backbone, stays as it is.
     """

@@ -1,7 +1,5 @@
 """Selective synaptic dampening (SSD): shrink the weights that the forget set needs most."""
 
-from itertools import chain
-
 import torch
 
 from unlearning.gradients import trainable
@@ -21,17 +19,17 @@ def ssd(spec: SSD, task: Task) -> Steps:
     task.model.eval()
     everything = len(task.forget) + len(task.remain)
     forget, overall = zero_importance(task), zero_importance(task)
-    first, second = (samples.chunks(spec.batch_size) for samples in (task.forget, task.remain))
-    steps = len(first) + len(second) + 1
-    loop = Loop(steps - 1)
+    parts = [(part, True) for part in task.forget.batches(spec.batch_size)]
+    parts += [(part, False) for part in task.remain.batches(spec.batch_size)]
+    loop = Loop(len(parts))
     task.state.register(forget=forget, overall=overall, loop=loop)
-    left = task.forget.stream(first[loop.done :]), task.remain.stream(second[max(0, loop.done - len(first)) :])
-    for number, part in zip(loop, chain(*left), strict=True):
-        if number <= len(first):
+    for number in loop:
+        part, forgotten = parts[number - 1]
+        if forgotten:
             add_squared_gradients(forget, task, part, of=len(task.forget))
         else:
             add_squared_gradients(overall, task, part, of=everything)
-        yield Progress(phase="unlearn", step=number, total=steps)
+        yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
     for name, found in forget.items():
         overall[name] += found * (len(task.forget) / everything)
     dampened = total = 0
@@ -42,4 +40,4 @@ def ssd(spec: SSD, task: Task) -> Steps:
             p.copy_(torch.where(chosen, factor * p, p))
             dampened, total = dampened + int(chosen.sum()), total + chosen.numel()
     share = dampened / total if total else 0.0
-    return Outcome(steps=steps, stopped_because="completed", metrics={"dampened_share": share})
+    return Outcome(steps=len(parts) + 1, stopped_because="completed", metrics={"dampened_share": share})

@@ -174,7 +174,7 @@ class GradientAscent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retrain:
-    """Train the architecture anew on the remaining set by the model's own recipe: exact and slow."""
+    """Train the architecture anew on the remaining set as the model was trained: exact and slow."""
 
     kind: Literal["retrain"] = "retrain"
 

@@ -16,7 +16,7 @@ class ReferencePlan:
         are in one fold, and so are near-copies where `near_copies` asks for it.
     rounds: independent draws of the folds whose predictions the methods aim at.
     audit_rounds: further draws for the audit, which never sees the ones that a method aimed at.
-    epochs: of each training, as a share of the recipe's epochs. Preparing costs (rounds + audit_rounds)·(folds − 1)·epochs plain
+    epochs: of each training, as a share of the model's epochs. Preparing costs (rounds + audit_rounds)·(folds − 1)·epochs plain
         trainings.
     near_copies: samples whose inputs have at least this cosine similarity count as one subject; None compares nothing.
     """

@@ -1,4 +1,4 @@
-"""Train a model by a recipe."""
+"""Train a model by its recipe, or by its owner's function."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload
+from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import UnsupportedWorkload
 from unlearning.hardware import autocast
 from unlearning.networks import differentiable_kernels, take_frozen
@@ -19,6 +19,7 @@ from unlearning.specs.training import Recipe
 from unlearning.state import Epochs, State
 from unlearning.task import Figures, Outcome, Progress, Steps, run_to_completion
 from unlearning.training.augmentation import augmented
+from unlearning.training.own import own_steps
 from unlearning.training.private import private_steps
 from unlearning.training.readiness import readiness_loss, revocable_split
 
@@ -26,7 +27,7 @@ from unlearning.training.readiness import readiness_loss, revocable_split
 def fit(
     build: Callable[[], nn.Module],
     samples: SampleSet,
-    recipe: Recipe,
+    recipe: Recipe | OwnTraining,
     *,
     objective: Objective,
     seed: int,
@@ -58,8 +59,10 @@ def _build_on(build: Callable[[], nn.Module], original: nn.Module) -> nn.Module:
     return take_frozen(build(), original)
 
 
-def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int) -> Steps:
-    """Train `model` in place, yielding after each batch; leave it in evaluation mode.
+def train(
+    model: nn.Module, samples: SampleSet, recipe: Recipe | OwnTraining, *, objective: Objective, seed: int
+) -> Steps:
+    """Train `model` in place, yielding after each batch, or at each report of its owner's function; leave it in evaluation mode.
 
     Same seed, same weights on the same machine. The caller's random state does not change.
     """
@@ -67,9 +70,17 @@ def train(model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Ob
 
 
 def train_steps(
-    model: nn.Module, samples: SampleSet, recipe: Recipe, *, objective: Objective, seed: int, state: State
+    model: nn.Module,
+    samples: SampleSet,
+    recipe: Recipe | OwnTraining,
+    *,
+    objective: Objective,
+    seed: int,
+    state: State,
 ) -> Steps:
     """Train as `train` does, but draw from the process's random state, and register the run's parts in `state`."""
+    if isinstance(recipe, OwnTraining):
+        return (yield from own_steps(model, samples, recipe, seed=seed, state=state))
     if recipe.privacy is not None:
         return (
             yield from private_steps(

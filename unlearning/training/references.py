@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
-from unlearning.data.batches import Batch, flat_inputs
+from unlearning.data.batches import flat_inputs
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
-from unlearning.data.workload import Workload
+from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import ReferencesUnusable
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.networks import frozen_tensors
@@ -28,9 +28,7 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
-
-_COMPARED_NUMBERS = 2**26
-"""Numbers (256 MiB) of the samples that all others are compared with at once in the search for near-copies."""
+from unlearning.training.own import training_settings
 
 
 def prepare_references(
@@ -88,7 +86,7 @@ def train_reference_models(
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparationCost:
     """trainings: models still to be trained. seconds: what they take, estimated from a few steps. plain_trainings: the whole plan's
-    cost in trainings of the model by its plain recipe.
+    cost in plain trainings of the model.
     """
 
     trainings: int
@@ -103,7 +101,7 @@ def estimate_cost(
     pool = joined(workload.train, workload.held_out).to(device)
     own = preparation_folder(workload, plan, seed=seed, folder=folder)
     left = plan.trainings - finished_count(own, count=plan.trainings)
-    recipe = fold_recipe(workload.recipe, plan)
+    recipe = fold_recipe(workload.training, plan)
     part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
     model = fresh(workload.build, seed=seed).to(device)
     seconds = estimate_seconds(train(model, part, recipe, objective=workload.objective, seed=seed))
@@ -120,23 +118,15 @@ def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[
     parents = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
     if near_copies is None:
         return parents
-    width = flat_inputs(samples.select(torch.arange(1))).shape[1]
-    for block in samples.chunks(max(1024, _COMPARED_NUMBERS // width)):
-        others, behind = _directions(samples.select(block)), int(block[0])
-        chunks = [chunk for chunk in samples.chunks(1024) if chunk[0] <= block[-1]]
-        for chunk, batch in zip(chunks, samples.stream(chunks), strict=True):
-            similar = (_directions(batch) @ others.T >= near_copies).nonzero().cpu().numpy()
-            similar += np.array([int(chunk[0]), behind])
-            for first, second in similar[similar[:, 1] > similar[:, 0]]:
-                one, other = parents[first], parents[second]
-                if one != other:
-                    parents[parents == other] = one
+    vectors = functional.normalize(flat_inputs(samples.batch), dim=-1)
+    for start in range(0, len(vectors), 1024):
+        similar = (vectors[start : start + 1024] @ vectors.T >= near_copies).nonzero().cpu().numpy()
+        for first, second in similar[similar[:, 1] > similar[:, 0] + start]:
+            one, other = parents[first + start], parents[second]
+            if one != other:
+                parents[parents == other] = one
     groups: NDArray[np.int64] = np.unique(parents, return_inverse=True)[1].astype(np.int64)
     return groups
-
-
-def _directions(batch: Batch) -> Tensor:
-    return functional.normalize(flat_inputs(batch), dim=-1)
 
 
 def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:
@@ -151,8 +141,13 @@ def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.i
     return fold[groups]
 
 
-def fold_recipe(recipe: Recipe, plan: ReferencePlan) -> Recipe:
-    """Return the plain recipe of a reference model: without Ready2Unlearn and reweighting, for the plan's share of the epochs."""
+def fold_recipe(recipe: Recipe | OwnTraining, plan: ReferencePlan) -> Recipe | OwnTraining:
+    """Return how a reference model is trained: without Ready2Unlearn and reweighting, for the plan's share of the epochs.
+
+    The owner's function is told the share.
+    """
+    if isinstance(recipe, OwnTraining):
+        return replace(recipe, share=plan.epochs)
     return replace(recipe, readiness=None, reweighting=None, epochs=max(1, round(plan.epochs * recipe.epochs)))
 
 
@@ -167,14 +162,14 @@ def _train_without_fold(
     steps = train(
         model,
         part,
-        fold_recipe(workload.recipe, plan),
+        fold_recipe(workload.training, plan),
         objective=workload.objective,
         seed=_seed(seed, round_, left_out),
     )
     yield from steps
     signal, predictions, losses = sample_signals(model.eval(), pool, workload.objective)
     if not bool(torch.isfinite(signal).all()):
-        raise ReferencesUnusable("a reference model's predictions are not finite; check the recipe's learning rate")
+        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
     return {
         "signal": signal.numpy(),
         "seen": seen,
@@ -238,7 +233,7 @@ def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, fo
     what = {
         "workload": workload.name,
         "network": str(network),
-        "recipe": asdict(workload.recipe),
+        "recipe": training_settings(workload.training),
         "plan": asdict(plan),
         "samples": _digest([sample for part in parts for sample in part.ids]),
         "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),

@@ -12,16 +12,17 @@ from torch import nn
 
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, check_auditable, observe
-from unlearning.data.batches import all_tensors
-from unlearning.data.loading import READ_SIZE
+from unlearning.data.batches import leaves
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
+from unlearning.specs.training import Recipe
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task
 from unlearning.training.loop import fresh, train
+from unlearning.training.own import training_settings
 
 MAX_POPULATION = 1000
 """Samples of RMIA's population."""
@@ -84,7 +85,9 @@ def cache_key(study: Study, kind: str) -> str:
     """Compute the name of a folder of results, SHA-256 hex: equal for equal method, recipe, architecture, data and seed."""
     digest = hashlib.sha256()
     # New weights, with what training does not move, stand for the architecture, and the tensors with their shapes for the sets.
-    settings = [kind, study.seed, asdict(study.spec), repr(study.task.recipe)]
+    recipe = study.task.recipe
+    training = repr(recipe) if isinstance(recipe, Recipe) else training_settings(recipe)
+    settings = [kind, study.seed, asdict(study.spec), training]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in fresh(study.task.build, seed=0, original=study.task.model).state_dict().items():
         digest.update(name.encode() + _bytes(tensor))
@@ -97,9 +100,8 @@ def cache_key(study: Study, kind: str) -> str:
         study.population,
     )
     for samples in sets:
-        for batch in samples.batches(READ_SIZE if samples.stored else max(1, len(samples))):
-            for _, tensor in all_tensors(batch):
-                digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
+        for _, tensor in (*leaves(samples.batch.inputs), ("targets", samples.targets)):
+            digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
     return digest.hexdigest()
 
 
@@ -109,7 +111,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Progress, None, nn.Module]:
-    """Train a new model of the architecture on `samples` by the recipe."""
+    """Train a new model of the architecture on `samples`, as the original was trained."""
     model = fresh(study.task.build, seed=seed, original=study.task.model).to(samples.device)
     yield from train(model, samples, study.task.recipe, objective=study.task.objective, seed=seed)
     return model
