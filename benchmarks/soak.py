@@ -29,7 +29,7 @@ from benchmarks.writing import Row, row, write
 from expunge.operator.deployment import find_deployment, open_database
 from expunge.stack.process import await_ready, start
 
-PAUSE = 4.0
+PAUSE = 3.0
 """Seconds between two faults, on average, beside the wait for a phase."""
 
 PHASE_SECONDS = 20.0

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, Required, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypedDict, TypeVar, Unpack
 from uuid import UUID, uuid4
 
 import httpx
@@ -47,11 +47,14 @@ def connect(url: str, key: str) -> httpx.Client:
 class NewRequest(TypedDict, total=False):
     """The fields of a new request. What is left out or None is left to the service.
 
-    The samples are named by `sample_ids`, or by the id of an `upload`.
+    The samples are named by `sample_ids` of one dataset, by `subjects`, whose samples are all meant, or by the id of an `upload`.
+    People may be meant in one `dataset`, in several `datasets`, or without either in every dataset in which they have samples.
     """
 
-    dataset: Required[str]
+    dataset: str | None
+    datasets: Sequence[str] | None
     sample_ids: Sequence[str] | None
+    subjects: Sequence[str] | None
     upload: UUID | None
     models: Sequence[str] | None
     method: str | Mapping[str, object] | None
@@ -66,7 +69,7 @@ class NewRequest(TypedDict, total=False):
 def submit(
     client: httpx.Client, *, idempotency_key: str | None = None, **request: Unpack[NewRequest]
 ) -> UnlearnRequest:
-    """Ask for samples to be unlearned. Raises Refused, ServiceUnreachable.
+    """Ask for samples, or people's samples, to be unlearned. Raises Refused, ServiceUnreachable.
 
     A fresh idempotency key is made where none is given, so that the transport's retries are one request.
     """
@@ -76,7 +79,8 @@ def submit(
         "/unlearn-requests",
         json=_body(request),
         headers={"Idempotency-Key": idempotency_key or str(uuid4())},
-        timeout=client.timeout if request.get("upload") is None else 600,  # a million samples take most of a minute
+        # A million samples take most of a minute, and a few people may have as many.
+        timeout=client.timeout if request.get("upload") is None and request.get("subjects") is None else 600,
     )
     return UnlearnRequest.model_validate_json(response.content)
 
@@ -93,16 +97,22 @@ def _body(request: NewRequest) -> Json:
 
 def upload_samples(client: httpx.Client, *, dataset: str, sample_ids: Iterable[str]) -> Upload:
     """Upload sample IDs, as many as there are, a thousand at a time. Raises Refused, ServiceUnreachable."""
+    return _upload(client, "/uploads", sample_ids, params={"dataset": dataset})
 
+
+def upload_subjects(client: httpx.Client, *, subjects: Iterable[str]) -> Upload:
+    """Upload people, as many as there are, a thousand at a time. Raises Refused, ServiceUnreachable."""
+    return _upload(client, "/uploads/subjects", subjects)
+
+
+def _upload(client: httpx.Client, path: str, given: Iterable[str], **options: Any) -> Upload:
     def lines() -> Iterator[bytes]:
-        rest = iter(sample_ids)
+        rest = iter(given)
         while some := list(islice(rest, 1000)):
-            yield "".join(f"{json.dumps(sample_id)}\n" for sample_id in some).encode()
+            yield "".join(f"{json.dumps(one)}\n" for one in some).encode()
 
     headers = {"Content-Type": "application/x-ndjson"}
-    response = send(
-        client, "POST", "/uploads", params={"dataset": dataset}, content=lines(), headers=headers, timeout=600
-    )
+    response = send(client, "POST", path, content=lines(), headers=headers, timeout=600, **options)
     return Upload.model_validate_json(response.content)
 
 

@@ -59,6 +59,13 @@ class SampleCounts(Resource):
     not_in_training_set: int = Field(description="No model in question was trained on them.")
 
 
+class SubjectCounts(Resource):
+    """How many people a request names."""
+
+    given: int = Field(description="Each counted once.")
+    matched: int = Field(description="Those that have samples in the request's datasets.")
+
+
 class JoinedJob(Resource):
     """The job that a request joined for one model."""
 
@@ -93,10 +100,22 @@ class UnlearnRequest(Resource):
     """What was asked, by when it is due, and what became of it, model by model."""
 
     id: UUID
-    dataset: str = Field(examples=["digits"])
+    dataset: str = Field(description="Its dataset; one of them if there are several.", examples=["digits"])
+    datasets: tuple[str, ...] = Field(default=(), description="All of its datasets, by name.")
+    every_dataset: bool = Field(
+        default=False,
+        description="Whether it named people and no dataset: it concerns every dataset, also those to come.",
+    )
     state: RequestState = Field(description="The least advanced of its targets'; when all have ended, the worst.")
     targets: tuple[Target, ...] = Field(description="By the names of their models.")
     samples: SampleCounts | None = Field(description="Over all models. Null for a key without requests:read.")
+    subjects: SubjectCounts | None = Field(
+        default=None, description="Null if it named no person, and for a key without requests:read."
+    )
+    samples_by_subject: list[int] | None = Field(
+        default=None,
+        description="In the answer to the POST alone: how many samples each of its `subjects` has in these datasets, in order.",
+    )
     unmatched_sample_ids: list[str] | None = Field(
         default=None,
         description="In the answer to the POST alone: those of its sample IDs that no model was trained on. They are not stored. "
@@ -105,7 +124,7 @@ class UnlearnRequest(Resource):
     unmatched_lines: list[int] | None = Field(
         default=None,
         description="In the answer to the POST alone, for an upload: the numbers, from 1, of the first 1000 of its lines that "
-        "hold a sample that no model was trained on. `samples` counts all of them.",
+        "hold a sample that no model was trained on, or a person without samples. `samples` and `subjects` count all of them.",
     )
     method: dict[str, Any] | None = Field(description="Null for the models' own policies.")
     reason: str | None
@@ -194,7 +213,14 @@ class Preview(Resource):
     """What a request would do now. Nothing was written."""
 
     dataset: str
+    datasets: tuple[str, ...] = ()
+    every_dataset: bool = False
     samples: SampleCounts
+    subjects: SubjectCounts | None = None
+    samples_by_subject: list[int] | None = Field(
+        default=None,
+        description="How many samples each of its `subjects` has in these datasets, in their order.",
+    )
     unmatched_sample_ids: list[str] | None = Field(description="Null for an upload.")
     unmatched_lines: list[int] | None = Field(
         default=None, description="For an upload: the first 1000 lines without a match, by number, from 1."
@@ -345,11 +371,12 @@ class Model(Resource):
 
 
 class Upload(Resource):
-    """A list of samples that was uploaded, to be named in a request's `upload`."""
+    """A list of samples or of people that was uploaded, to be named in a request's `upload`."""
 
     id: UUID
-    dataset: str = Field(examples=["digits"])
-    samples: int = Field(description="How many, each counted once.")
+    dataset: str | None = Field(description="The samples' dataset. Null for people.", examples=["digits"])
+    samples: int | None = Field(description="How many, each counted once. Null for people.")
+    subjects: int | None = Field(default=None, description="How many people, each counted once. Null for samples.")
     sha256: str = Field(description="Of their sorted keyed hashes: it commits to the list and does not tell it.")
     created_at: datetime
     expires_at: datetime = Field(

@@ -19,6 +19,7 @@ from unlearning.audit.audit import audit
 from unlearning.audit.signals import check_auditable
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
+from unlearning.data.stored import read_twice
 from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
 from unlearning.errors import InvalidWorkload, NotFinite, WeightsDamaged
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
@@ -92,7 +93,12 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
     if not passes("objective", lambda: check_auditable(workload.objective), "Do not register it with this version."):
         return tuple(found)
     with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
-        scene = _prepare(workload, model, folder=Path(folder), seed=seed)
+        scenes: list[_Scene] = []
+        if not passes(
+            "data", lambda: scenes.append(_prepare(workload, model, folder=Path(folder), seed=seed)), _SAME_DATA
+        ):
+            return tuple(found)
+        scene = scenes[0]
         if not all(passes(step, partial(act, scene), advice) for step, act, advice in _BASICS):
             return tuple(found)
         if _needs_second_order(workload, policy):
@@ -123,12 +129,12 @@ def _error_of(act: Callable[[], object]) -> Exception | None:
 
 
 def _prepare(workload: Workload, model: nn.Module, *, folder: Path, seed: int) -> _Scene:
-    """Draw a few samples of each set."""
+    """Draw a few samples of each set. Raises InvalidWorkload if they cannot be read, or not twice alike."""
     generator = torch.Generator().manual_seed(seed)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def some(samples: SampleSet, most: int) -> SampleSet:
-        return samples.take(torch.randperm(len(samples), generator=generator)[:most]).to(device)
+        return read_twice(samples.take(torch.randperm(len(samples), generator=generator)[:most])).to(device)
 
     train = some(workload.train, _FORGOTTEN + _OTHERS)
     forgotten = max(1, min(_FORGOTTEN, len(train) // 2))
@@ -301,6 +307,7 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
 )
 """Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
 
+_SAME_DATA = "Each item of a data set must be readable, of finite numbers, and the same each time; see its position in the message."
 _FIRST_ORDER = (
     """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
 )

@@ -135,12 +135,14 @@ class Epochs:
         return self.samples.places(self.order, (self.taken - 1) % self.samples.batch_count(self.size), self.size)
 
     def __iter__(self) -> Iterator[Batch]:
+        count = self.samples.batch_count(self.size)
         while self.taken < self.total:
-            number = self.taken % self.samples.batch_count(self.size)
-            if number == 0:
+            if self.taken % count == 0:
                 self.order = torch.randperm(len(self.samples), generator=self.generator)
-            self.taken += 1
-            yield self.samples.slice(self.order, number, self.size)
+            left = [self.samples.places(self.order, number, self.size) for number in range(self.taken % count, count)]
+            for batch in self.samples.stream(left, training=True):
+                self.taken += 1
+                yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Return its position; the generator is registered as a part of its own."""

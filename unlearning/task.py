@@ -122,7 +122,8 @@ def each_step_in(
 class Task:
     """The input of a method. The method changes `model` in place, and nothing else.
 
-    forget: D_f. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide attacks are trained on.
+    forget: D_f, which is read into memory. remain: D_r, without any sample forgotten earlier. guide: the part of D_v that guide
+        attacks are trained on.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew; the recipe is the
     workload's `training`.
     references: reference predictions of the forget set, in its order, or None.
@@ -140,6 +141,9 @@ class Task:
     seed: int = 0
     references: ReferencePredictions | None = None
     state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        self.forget = self.forget.in_memory()
 
     def check(self) -> None:
         """Check that the sets have targets for the objective, are not empty and disjoint, and that some parameter can be trained.

@@ -137,7 +137,9 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
     (TrainerFault, Reason.METHOD_FAILED),
     (InvalidReport, Reason.UNEXPECTED),
 )
-"""Reasons for the errors that the library raises on purpose. Their messages may be shown, and another try changes nothing."""
+"""Reasons for the errors that the library raises on purpose. Their messages may be shown. Another try changes nothing, unless their
+cause may pass, as that of a data set that is read over a network.
+"""
 
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors")
 """Packages that never see a sample's ID, so that their messages may be shown."""
@@ -173,7 +175,7 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
         return Failure(error.reason, message, retry=error.retry or _may_pass(origin))
     for kind, reason in LIBRARY_ERRORS:
         if isinstance(error, kind):
-            return Failure(reason, str(error), retry=False)
+            return Failure(reason, str(error), retry=_may_pass(error))
     return Failure(Reason.UNEXPECTED, describe(error, owned=owned, ids=ids), retry=True)
 
 

@@ -95,7 +95,7 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
         workload=workload,
         original=original,
         reference=_load_reference(workload, claim, settings, device),
-        forget=split.forget.to(device),
+        forget=split.forget.in_memory().to(device),
         remain=split.remain.to(device),
         erased=split.erased,
         held_out=HeldOut(

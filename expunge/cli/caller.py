@@ -21,7 +21,7 @@ from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
-"""How many sample IDs a request's body may hold. More are uploaded first."""
+"""How many sample IDs, and how many people, a request's body may hold. More are uploaded first."""
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -34,12 +34,28 @@ def open_client(url: str | None, key: str) -> httpx.Client:
 
 def submit(
     key: Key,
-    dataset: Annotated[str, typer.Option(help="The samples' dataset.", show_default=False)],
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The samples' dataset. For people it may be repeated; left out, every dataset in which they have samples.",
+            show_default=False,
+        ),
+    ] = None,
     sample_ids: Annotated[
         list[str] | None, typer.Argument(metavar="[SAMPLE_ID]...", help="The samples to forget.", show_default=False)
     ] = None,
     file: Annotated[
         typer.FileText | None, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")
+    ] = None,
+    subject: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A person whose samples are to be forgotten. May be repeated. The shell's history keeps options: see --subjects.",
+            show_default=False,
+        ),
+    ] = None,
+    subjects: Annotated[
+        typer.FileText | None, typer.Option(help="A file of such people, one a line. - reads standard input.")
     ] = None,
     model: Annotated[
         list[str] | None,
@@ -63,17 +79,31 @@ def submit(
     ] = False,
     url: Url = None,
 ) -> None:
-    """Request the unlearning of samples, and print the request as JSON."""
+    """Request the unlearning of samples or people, and print the request as JSON."""
     ids = [*check_ids(sample_ids or []), *read_ids(file)]
+    people = [*check_ids(subject or [], name="subject"), *read_ids(subjects, name="subject")]
+    if ids and len(dataset or ()) != 1:
+        raise typer.BadParameter("Name the one --dataset of the sample IDs.")
+    named = dataset or []
     with open_client(url, key) as http:
         upload = None
-        if len(ids) > MAX_INLINE_IDS:
-            upload = client.upload_samples(http, dataset=dataset, sample_ids=ids).id
+        if max(len(ids), len(people)) > MAX_INLINE_IDS:
+            if ids and people:
+                raise typer.BadParameter(
+                    f"Send more than {MAX_INLINE_IDS} sample IDs or people in a request of their own."
+                )
+            upload = (
+                client.upload_samples(http, dataset=named[0], sample_ids=ids)
+                if ids
+                else client.upload_subjects(http, subjects=people)
+            ).id
         send = client.preview if preview else client.submit
         answer = send(
             http,
-            dataset=dataset,
-            sample_ids=ids if upload is None else None,
+            dataset=named[0] if len(named) == 1 else None,
+            datasets=named if len(named) > 1 else None,
+            sample_ids=ids if ids and upload is None else None,
+            subjects=people if people and upload is None else None,
             upload=upload,
             models=model,
             method=parse_method(method),
@@ -81,7 +111,7 @@ def submit(
             regulation=regulation,
             escalate=escalate,
         )
-        if answer.unmatched_lines is not None:  # the lines of the upload are the IDs in their order
+        if ids and answer.unmatched_lines is not None:  # the lines of the upload are the IDs in their order
             unmatched = [ids[line - 1] for line in answer.unmatched_lines]
             answer = answer.model_copy(update={"unmatched_sample_ids": unmatched, "unmatched_lines": None})
         out.print_json(answer.model_dump_json())
@@ -89,13 +119,13 @@ def submit(
             raise typer.Exit(1)
 
 
-def check_ids(given: Iterable[str]) -> Iterator[str]:
-    """Yield sample IDs from the command line. Raises BadParameter, which names the first faulty one by its place."""
+def check_ids(given: Iterable[str], *, name: str = "sample ID") -> Iterator[str]:
+    """Yield IDs, called `name`, from the command line. Raises BadParameter, which names the first faulty one by its place."""
     for place, sample_id in enumerate(given, start=1):
         try:
             yield check_sample_id(sample_id)
         except InvalidSampleID as fault:
-            raise typer.BadParameter(f"Sample ID {place} {fault}.") from None
+            raise typer.BadParameter(f"{name[0].upper()}{name[1:]} {place} {fault}.") from None
 
 
 def parse_method(text: str) -> str | dict[str, object]:

@@ -114,15 +114,15 @@ def _make_bars(console: Console) -> Progress:
     )
 
 
-def read_ids(lines: Iterable[str] | None) -> Iterator[str]:
+def read_ids(lines: Iterable[str] | None, *, name: str = "sample ID") -> Iterator[str]:
     """Read one ID a line, without blanks and byte order marks around it; skip empty lines.
 
-    Raises BadParameter, which names the line by its number.
+    name: what the IDs are called. Raises BadParameter, which names the line by its number.
     """
     for number, line in enumerate(lines or (), start=1):
         try:
             found = line_to_id(line)
         except InvalidSampleID as fault:
-            raise typer.BadParameter(f"The sample ID on line {number} {fault}.") from None
+            raise typer.BadParameter(f"The {name} on line {number} {fault}.") from None
         if found is not None:
             yield found

@@ -25,7 +25,7 @@ from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest, subject_digest
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload
+from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
 from unlearning.specs import DEFAULT_POLICY, Method, method_object, parse
 from unlearning.storage import file_sha256
@@ -62,6 +62,7 @@ def register_workload(
         path = weights or newest_weights(reference)
         sha256 = file_sha256(path)
         model = load_model(workload, path, sha256, choose_device())
+        check_data(workload)
         if dry_run:
             check_dry_run(workload, model, policy=methods, owned=allow_list(deployment.workloads))
         if not accept_untrained:

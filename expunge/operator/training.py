@@ -11,7 +11,7 @@ import torch
 
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import as_owners_error, choose_device, find_left_out
-from unlearning.data.workload import OwnTraining
+from unlearning.data.workload import OwnTraining, check_data
 from unlearning.errors import UnlearningError
 from unlearning.networks import is_finite
 from unlearning.specs.references import ReferencePlan
@@ -70,6 +70,10 @@ def train_workload(
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )
+    try:
+        check_data(workload)
+    except UnlearningError as error:
+        raise CannotTrain(str(error)) from error
     started = time.monotonic()
     try:
         with as_owners_error(CannotTrain, workload, owned=allowed):

@@ -1,6 +1,6 @@
 """Datasets and their samples."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
@@ -88,6 +88,15 @@ def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:
     if dataset is None:
         raise UnknownDataset(f"there is no dataset named {name!r}")
     return dataset
+
+
+def find_datasets(session: Session, *, tenant_id: UUID, names: Collection[str] | None) -> list[Dataset]:
+    """Find the rows of a tenant's datasets of these names, or of all of them for None, by name. Raises UnknownDataset."""
+    chosen = select(Dataset).where(Dataset.tenant_id == tenant_id).order_by(Dataset.name)
+    found = list(session.scalars(chosen if names is None else chosen.where(Dataset.name.in_(names))))
+    if missing := sorted(set(names or ()) - {dataset.name for dataset in found}):
+        raise UnknownDataset(f"there is no dataset named {', '.join(map(repr, missing))}")
+    return found
 
 
 def get_dataset(session: Session, *, tenant_id: UUID, name: str) -> resources.Dataset:

@@ -3,14 +3,14 @@
 from collections.abc import Generator, Sequence
 from uuid import UUID
 
-from sqlalchemy import Select, Subquery, select, union
+from sqlalchemy import ColumnElement, Select, Subquery, or_, select, union
 from sqlalchemy.orm import Session
 
 from ledger.errors import UnknownModel
 from ledger.registry.datasets import find_dataset
 from ledger.states import Reason, RequestState
-from ledger.tables import Model, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, request_samples
+from ledger.tables import Dataset, Model, Target, UnlearnRequest
+from ledger.tables.samples import erased_samples, request_datasets, request_samples
 
 CHUNK = 5000
 """How many digests are in memory at a time."""
@@ -19,7 +19,7 @@ CHUNK = 5000
 def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     """Select what any model of a dataset has forgotten or is asked to forget. Withdrawn and dismissed requests do not count.
 
-    Raises UnknownDataset.
+    Of a request over several datasets it has all samples; those of other datasets match none of this one. Raises UnknownDataset.
     """
     dataset = find_dataset(session, tenant_id=tenant_id, name=name)
     erased = (
@@ -30,10 +30,16 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     asked = (
         select(request_samples.c.digest)
         .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
-        .where(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.dismissed_at.is_(None))
+        .where(_concerns(dataset), UnlearnRequest.dismissed_at.is_(None))
         .where((UnlearnRequest.state != RequestState.CANCELLED) | UnlearnRequest.is_unserved())
     )
     return _together(erased, asked)
+
+
+def _concerns(dataset: Dataset) -> ColumnElement[bool]:
+    """Select the requests that concern a dataset, as the only one or among several."""
+    among = select(request_datasets.c.request_id).where(request_datasets.c.dataset_id == dataset.id)
+    return or_(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.id.in_(among))
 
 
 def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:

@@ -25,7 +25,11 @@ def preview(session: Session, submit: Callable[[], resources.UnlearnRequest]) ->
     assert request.samples is not None  # `submit` gives the counts
     return resources.Preview(
         dataset=request.dataset,
+        datasets=request.datasets,
+        every_dataset=request.every_dataset,
         samples=request.samples,
+        subjects=request.subjects,
+        samples_by_subject=request.samples_by_subject,
         unmatched_sample_ids=request.unmatched_sample_ids,
         unmatched_lines=request.unmatched_lines,
         targets=tuple(_without_new_job(target, existing) for target in targets),

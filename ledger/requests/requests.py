@@ -6,15 +6,15 @@ from functools import cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ScalarSelect, Select, bindparam, func, select
+from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
 from ledger.errors import UnknownRequest
 from ledger.paging import read_page
 from ledger.states import RequestState, SampleOutcome, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from ledger.tables.samples import request_samples
+from ledger.tables.samples import request_datasets, request_samples
 
 
 def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
@@ -89,6 +89,7 @@ def _all_requests() -> Select[*tuple[Any, ...]]:
         select(
             UnlearnRequest,
             Dataset.name,
+            _further_datasets(),
             UnlearnRequest.is_unserved().label("unserved"),
             Target,
             Model.name,
@@ -107,6 +108,13 @@ def _all_requests() -> Select[*tuple[Any, ...]]:
     )
 
 
+def _further_datasets() -> ScalarSelect[list[str] | None]:
+    """Select the names of a request's datasets beside its first; null if it has one."""
+    other = aliased(Dataset)
+    named = select(func.array_agg(other.name)).join(request_datasets, request_datasets.c.dataset_id == other.id)
+    return named.where(request_datasets.c.request_id == UnlearnRequest.id).scalar_subquery()
+
+
 @cache
 def _one_request() -> Select[*tuple[Any, ...]]:
     mine = UnlearnRequest.id == bindparam("request_id"), UnlearnRequest.tenant_id == bindparam("tenant_id")
@@ -115,28 +123,37 @@ def _one_request() -> Select[*tuple[Any, ...]]:
 
 def _read(session: Session, chosen: Select[*tuple[Any, ...]], **given: object) -> list[resources.UnlearnRequest]:
     """Read requests that are chosen from `_all_requests`, in any order; `given` are the statement's parameters."""
-    requests: dict[UUID, tuple[UnlearnRequest, str, bool]] = {}
+    requests: dict[UUID, tuple[UnlearnRequest, str, list[str], bool]] = {}
     targets: dict[UUID, list[resources.Target]] = {}
-    for request, dataset, unserved, target, *facts in session.execute(chosen, given):
-        requests[request.id] = request, dataset, unserved
+    for request, dataset, further, unserved, target, *facts in session.execute(chosen, given):
+        requests[request.id] = request, dataset, sorted([dataset, *(further or ())]), unserved
         of_request = targets.setdefault(request.id, [])
         if target is not None:
             of_request.append(_to_target(target, *facts))
     return [
-        _to_request(request, dataset, targets[request.id], unserved=unserved)
-        for request, dataset, unserved in requests.values()
+        _to_request(request, dataset, datasets, targets[request.id], unserved=unserved)
+        for request, dataset, datasets, unserved in requests.values()
     ]
 
 
 def _to_request(
-    request: UnlearnRequest, dataset: str, targets: Sequence[resources.Target], *, unserved: bool
+    request: UnlearnRequest,
+    dataset: str,
+    datasets: Sequence[str],
+    targets: Sequence[resources.Target],
+    *,
+    unserved: bool,
 ) -> resources.UnlearnRequest:
+    given, matched = request.subjects_given, request.subjects_matched
     return resources.UnlearnRequest(
         id=request.id,
         dataset=dataset,
+        datasets=tuple(datasets),
+        every_dataset=request.every_dataset,
         state=request.state,
         targets=tuple(targets),
         samples=resources.SampleCounts.model_validate(request),
+        subjects=None if given is None else resources.SubjectCounts(given=given, matched=matched or 0),
         method=request.method,
         reason=request.reason,
         regulation=request.regulation,

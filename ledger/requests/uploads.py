@@ -1,4 +1,4 @@
-"""Uploads of sample lists: up to millions of digests, streamed into PostgreSQL with COPY and never held in memory as a whole."""
+"""Uploads of lists of samples or people: millions of digests, streamed into PostgreSQL with COPY and never in memory as a whole."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from ledger.registry.datasets import find_dataset
 from ledger.sample_ids import joined_sha256
 from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Upload
-from ledger.tables.samples import request_samples, uploaded_samples
+from ledger.tables.samples import request_samples, request_subjects, uploaded_samples
 
 UPLOAD_RETENTION = timedelta(days=7)
 """How long an upload can be used. Requests copy its samples."""
@@ -46,9 +46,12 @@ def send_digests(copy: Copy, received: Iterable[tuple[bytes, int]]) -> None:
     copy.write("".join(f"\\\\x{digest.hex()}\t{line}\n" for digest, line in received))
 
 
-def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resources.Upload:
-    """Store the received digests as an upload, each once with its first line. Raises UnknownDataset, EmptyUpload."""
-    of = find_dataset(session, tenant_id=tenant_id, name=dataset)
+def store_upload(session: Session, *, tenant_id: UUID, dataset: str | None) -> resources.Upload:
+    """Store the received digests as an upload, each once with its first line: of samples of the dataset, or for None of people.
+
+    Raises UnknownDataset, EmptyUpload.
+    """
+    of = None if dataset is None else find_dataset(session, tenant_id=tenant_id, name=dataset)
     upload_id = uuid4()
     received = text("SELECT digest, min(line) AS line FROM incoming GROUP BY digest")
     given = received.columns(uploaded_samples.c.digest, uploaded_samples.c.line).subquery()
@@ -57,9 +60,13 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str) -> resource
     added = insert(uploaded_samples).from_select(["upload_id", "digest", "line"], rows)
     count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if not count:
-        raise EmptyUpload("the uploaded list holds no sample ID")
+        raise EmptyUpload(f"the uploaded list holds no {'subject' if of is None else 'sample ID'}")
     upload = Upload(
-        id=upload_id, tenant_id=tenant_id, dataset_id=of.id, samples=count, sha256=_commitment(session, upload_id)
+        id=upload_id,
+        tenant_id=tenant_id,
+        dataset_id=None if of is None else of.id,
+        samples=count,
+        sha256=_commitment(session, upload_id),
     )
     session.add(upload)
     session.flush()
@@ -93,17 +100,27 @@ def find_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> Upload
 
 
 def unmatched_lines(session: Session, *, upload_id: UUID, request_id: UUID) -> list[int]:
-    """List the first MAX_UNMATCHED_LINES lines of an upload whose samples no model of the request was trained on, in order."""
+    """List the first MAX_UNMATCHED_LINES lines of an upload that match nothing in the request, in order.
+
+    That is a sample that no model of the request was trained on, or a person without samples in its datasets.
+    """
     allow_long_statements(session)
-    lines = (
+    of_samples = (
         select(uploaded_samples.c.line)
         .join(request_samples, request_samples.c.digest == uploaded_samples.c.digest)
         .where(
-            uploaded_samples.c.upload_id == upload_id,
             request_samples.c.request_id == request_id,
             request_samples.c.outcome == SampleOutcome.NOT_IN_TRAINING_SET,
-            uploaded_samples.c.line.is_not(None),
         )
+    )
+    of_people = (
+        select(uploaded_samples.c.line)
+        .join(request_subjects, request_subjects.c.subject == uploaded_samples.c.digest)
+        .where(request_subjects.c.request_id == request_id, request_subjects.c.samples == 0)
+    )
+    dataset_id = session.scalar(select(Upload.dataset_id).where(Upload.id == upload_id))
+    lines = (of_people if dataset_id is None else of_samples).where(
+        uploaded_samples.c.upload_id == upload_id, uploaded_samples.c.line.is_not(None)
     )
     return list(session.scalars(lines.order_by(uploaded_samples.c.line).limit(MAX_UNMATCHED_LINES)))
 
@@ -127,10 +144,12 @@ def _delete(session: Session, upload_id: UUID) -> None:
 
 
 def _to_upload(session: Session, upload: Upload) -> resources.Upload:
+    of_people = upload.dataset_id is None
     return resources.Upload(
         id=upload.id,
-        dataset=session.get_one(Dataset, upload.dataset_id).name,
-        samples=upload.samples,
+        dataset=None if of_people else session.get_one(Dataset, upload.dataset_id).name,
+        samples=None if of_people else upload.samples,
+        subjects=upload.samples if of_people else None,
         sha256=upload.sha256,
         created_at=upload.created_at,
         expires_at=upload.created_at + UPLOAD_RETENTION,

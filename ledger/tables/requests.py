@@ -67,6 +67,11 @@ class UnlearnRequest(Base):
     accepted: Mapped[int] = mapped_column(default=0)
     already_erased: Mapped[int] = mapped_column(default=0)
     not_in_training_set: Mapped[int] = mapped_column(default=0)
+    # Whether it concerns every dataset of the tenant, also those that come later.
+    every_dataset: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
+    # How many people it names, and how many of them had samples; None for one that names samples alone.
+    subjects_given: Mapped[int | None]
+    subjects_matched: Mapped[int | None]
     created_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
 
@@ -129,13 +134,18 @@ class IdempotencyKey(Base):
 
 
 class Upload(Base):
-    """An uploaded list of samples of one dataset. Its row is written last, and it is kept for some days; requests copy from it."""
+    """An uploaded list of samples of one dataset, or of subjects. Its row is written last; requests copy from it.
+
+    It is kept for some days.
+    """
 
     __tablename__ = "uploaded_manifests"
     __table_args__ = (CheckConstraint("samples > 0", name="samples"),)
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
-    dataset_id: Mapped[UUID] = mapped_column(ForeignKey("datasets.id"))
+    # None for a list of subjects, which belong to no dataset.
+    dataset_id: Mapped[UUID | None] = mapped_column(ForeignKey("datasets.id"))
+    # How many it holds, of either.
     samples: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[Sha256]
     created_at: Mapped[Created]

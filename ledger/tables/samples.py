@@ -76,6 +76,20 @@ request_samples = Table(
 )
 """The samples of each request, with their outcome."""
 
+request_subjects = Table(
+    "request_subjects",
+    Base.metadata,
+    _of("request_id", "unlearn_requests"),
+    Column("subject", LargeBinary, primary_key=True),
+    Column("samples", BigInteger, nullable=False),
+)
+"""The subjects that each request names, with how many samples each had in the request's datasets when it came."""
+
+request_datasets = Table(
+    "request_datasets", Base.metadata, _of("request_id", "unlearn_requests"), _of("dataset_id", "datasets")
+)
+"""The datasets of a request that concerns several, beside the one that its own row names."""
+
 job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
 """The samples of each job, fixed when it closes."""
 
@@ -100,4 +114,4 @@ uploaded_samples = Table(
     Column("digest", LargeBinary, primary_key=True),
     Column("line", BigInteger),
 )
-"""The samples of each upload, each once with its first line; uploads from before that was kept have none."""
+"""The samples or subjects of each upload, each once with its first line; uploads from before that was kept have none."""

@@ -122,8 +122,13 @@ def _grown(peaks: list[bytes], index: int, leaf: bytes) -> tuple[list[dict[str, 
     return nodes, [*rest, found]
 
 
-def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: str) -> None:
-    """Record that a request was received: its deadline, its outcome by samples, and a commitment to them."""
+def log_request(
+    session: Session, request: UnlearnRequest, *, samples_sha256: str, subjects_sha256: str | None = None
+) -> None:
+    """Record that a request was received: its deadline, its outcome by samples, and commitments to them and to its people."""
+    by_person = (
+        {} if subjects_sha256 is None else {"subjects": request.subjects_given, "subjects_sha256": subjects_sha256}
+    )
     content = {
         "request": str(request.id),
         "received_at": request.received_at.isoformat(),
@@ -133,6 +138,7 @@ def log_request(session: Session, request: UnlearnRequest, *, samples_sha256: st
         "accepted": request.accepted,
         "already_erased": request.already_erased,
         "not_in_training_set": request.not_in_training_set,
+        **by_person,
     }
     append(session, LogKind.REQUEST, tenant_id=request.tenant_id, subject_id=request.id, content=content)
 

@@ -1,12 +1,12 @@
 """Unlearn requests: submitting and previewing one, reading them, withdrawing one and extending its deadline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Self
 from uuid import UUID
 
 from fastapi import APIRouter, BackgroundTasks, Header, Query, Request, Response
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StrictBool, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
@@ -16,18 +16,19 @@ from ledger.registry.access import Caller, Scope
 from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
+from ledger.requests.matching import count_subject_samples
 from ledger.requests.preview import preview
 from ledger.requests.requests import get_request, list_request_samples, list_requests
 from ledger.requests.submission import submit
 from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
-from ledger.sample_ids import sample_digest, samples_sha256
+from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
 from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
 from service.http.authentication import Admin, ApiRoute, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional
-from service.http.fields import After, Cursor, Limit, Moment, Name, SampleID, Text
+from service.http.fields import After, Cursor, Limit, Moment, Name, SampleID, Subject, Text
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.settings import Settings
@@ -50,7 +51,7 @@ IdempotencyKey = Annotated[
 ]
 
 MAX_SAMPLE_IDS = 100_000
-"""Sample IDs in a body, at most; more are uploaded ahead of it."""
+"""Sample IDs, and subjects, in a body, at most; more are uploaded ahead of it."""
 
 
 def _known_regulation(value: str) -> str:
@@ -60,22 +61,36 @@ def _known_regulation(value: str) -> str:
 
 
 SampleIDs = Annotated[list[SampleID], Field(min_length=1, max_length=MAX_SAMPLE_IDS, fail_fast=True)]
+Subjects = Annotated[list[Subject], Field(min_length=1, max_length=MAX_SAMPLE_IDS, fail_fast=True)]
+
+_FIELDS = ("sample_ids", "subjects", "upload", "dataset", "datasets")
+
+
+def _way(*required: str, optional: Sequence[str] = (), **kinds: str) -> dict[str, JsonValue]:
+    """Describe one way to say what is to be erased: which of _FIELDS it needs, may have and must not have."""
+    unused: dict[str, JsonValue] = {name: {"type": "null"} for name in _FIELDS if name not in (*required, *optional)}
+    used: dict[str, JsonValue] = {name: {"type": kinds[name]} for name in required}
+    return {"required": list(required), "properties": unused | used}
+
+
+_KINDS = {"sample_ids": "array", "subjects": "array", "upload": "string", "dataset": "string"}
+
+WAYS: list[JsonValue] = [
+    _way("sample_ids", "dataset", optional=["subjects"], **_KINDS),
+    *(_way(people, "dataset", **_KINDS) for people in ("subjects", "upload")),
+    *(_way(people, optional=["datasets"], **_KINDS) for people in ("subjects", "upload")),
+]
+"""The ways to say what is to be erased, for the OpenAPI document."""
 
 
 class NewUnlearnRequest(BaseModel):
-    """The erasure of samples from every model that was trained on them, or from the models named."""
+    """The erasure of samples, or of people's samples, from every model that was trained on them, or from the models named."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         json_schema_extra={
-            "oneOf": [
-                {
-                    "required": ["sample_ids"],
-                    "properties": {"sample_ids": {"type": "array"}, "upload": {"type": "null"}},
-                },
-                {"required": ["upload"], "properties": {"upload": {"type": "string"}, "sample_ids": {"type": "null"}}},
-            ],
+            "anyOf": WAYS,
             "examples": [
                 {
                     "dataset": "digits",
@@ -89,19 +104,32 @@ class NewUnlearnRequest(BaseModel):
                     "models": ["digits-cnn"],
                     "method": {"kind": "ltu", "steps": 40},
                 },
+                {"subjects": ["user-4711"], "regulation": "gdpr", "external_id": "DSR-2042"},
             ],
         },
     )
 
-    dataset: Name = Field(description="Name of a registered dataset.")
+    dataset: Name | None = Field(
+        default=None,
+        description="Name of a registered dataset. Required with `sample_ids`; an upload of sample IDs has its own.",
+    )
+    datasets: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)] | None = Field(
+        default=None,
+        description="For people, several datasets instead of one. Without either, every dataset in which they have samples.",
+    )
     sample_ids: SampleIDs | None = Field(
         default=None,
         description="IDs of the samples to erase, as the dataset has them. One given twice counts once. Never stored as they are.",
     )
+    subjects: Subjects | None = Field(
+        default=None,
+        description="People, all of whose samples are to be erased; beside or instead of `sample_ids`. Never stored as they are.",
+    )
     upload: UUID | None = Field(
         default=None,
         validation_alias=AliasChoices("upload", "manifest"),
-        description="A list sent before, instead of `sample_ids`: see POST /uploads. `manifest` is accepted as its older name.",
+        description="A list sent before, instead of both: see POST /uploads and POST /uploads/subjects. `manifest` is accepted as "
+        "its older name.",
     )
     models: list[Name] | None = Field(
         default=None,
@@ -129,13 +157,21 @@ class NewUnlearnRequest(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _either(self) -> Self:
-        """Refuse none and both of the two ways to name samples."""
-        if (self.sample_ids is None) == (self.upload is None):
-            raise PydanticCustomError(
-                "samples", "Exactly one of sample_ids and upload is required", {"field": "sample_ids"}
-            )
+    def _one_way(self) -> Self:
+        """Refuse a body that says in no way, or in two, what is to be erased and in which datasets."""
+        if self.sample_ids is None and self.subjects is None and self.upload is None:
+            raise _fault("sample_ids", "One of sample_ids, subjects and upload is required")
+        if self.upload is not None and (self.sample_ids is not None or self.subjects is not None):
+            raise _fault("upload", "An upload stands alone, without sample_ids and subjects")
+        if self.dataset is not None and self.datasets is not None:
+            raise _fault("datasets", "Name dataset or datasets, not both")
+        if self.sample_ids is not None and self.dataset is None:
+            raise _fault("dataset", "Field required: sample_ids are the IDs of one dataset")
         return self
+
+
+def _fault(field: str, message: str) -> PydanticCustomError:
+    return PydanticCustomError("samples", message, {"field": field})
 
 
 class ExtensionBody(BaseModel):
@@ -166,7 +202,7 @@ class DismissalBody(BaseModel):
 @router.post(
     "/unlearn-requests",
     status_code=202,
-    summary="Ask for samples to be erased",
+    summary="Ask for samples, or people's samples, to be erased",
     response_description="Recorded: nothing of it can get lost any more",
     responses={
         202: {
@@ -189,8 +225,8 @@ def post_unlearn_request(
 ) -> UnlearnRequest:
     """Records the request and lets it join a job for each model that was trained on the samples.
 
-    The answer says which jobs, when each starts at the latest, and why. Samples that no model was trained on do not fail the rest;
-    a request in which none matches is refused.
+    The answer says which jobs, when each starts at the latest, and why. Samples that no model was trained on, and people without
+    samples, do not fail the rest; a request in which none matches is refused.
     """
     state = request.app.state
     recorded = record_request(ledger, asked, caller, settings=state.settings, idempotency_key=idempotency_key)
@@ -213,7 +249,7 @@ def preview_unlearn_request(asked: NewUnlearnRequest, request: Request, caller: 
     and whether that meets the deadline. Nothing is written.
     """
     found = preview(ledger, partial(record_request, ledger, asked, caller, settings=request.app.state.settings))
-    if asked.upload is None and found.unmatched_sample_ids is None:
+    if asked.sample_ids is not None and found.unmatched_sample_ids is None:
         return found.model_copy(update={"unmatched_sample_ids": []})
     return found
 
@@ -330,17 +366,19 @@ def record_request(
 ) -> UnlearnRequest:
     """Record a request and give it as the caller may see it. Raises what `ledger.requests.submission.submit` raises."""
     key = settings.sample_key_bytes
-    digests = {sample_digest(key, asked.dataset, sample_id): sample_id for sample_id in asked.sample_ids or ()}
+    digests = {sample_digest(key, asked.dataset or "", sample_id): sample_id for sample_id in asked.sample_ids or ()}
+    people = [subject_digest(key, subject) for subject in asked.subjects or ()]
     method = stored(asked.method)
     idempotency = None
     if idempotency_key is not None:
-        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, digests, method))
+        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, digests, people, method))
     request = submit(
         session,
         tenant_id=caller.tenant_id,
         caller=caller.name,
-        dataset=asked.dataset,
+        dataset=asked.dataset or asked.datasets,
         digests=list(digests),
+        subjects=people,
         upload_id=asked.upload,
         models=asked.models,
         method=method,
@@ -355,33 +393,58 @@ def record_request(
     )
     if not caller.may(Scope.REQUESTS_READ):
         return _without_counts(request)
-    unmatched = request.samples is not None and request.samples.not_in_training_set > 0
+    return request.model_copy(update=_unmatched(session, request, asked, digests, people, tenant_id=caller.tenant_id))
+
+
+def _unmatched(
+    session: Session,
+    request: UnlearnRequest,
+    asked: NewUnlearnRequest,
+    digests: Mapping[bytes, str],
+    people: Sequence[bytes],
+    *,
+    tenant_id: UUID,
+) -> dict[str, object]:
+    """Say what of the body matched nothing, and how many samples each person has: known in the answer to the POST alone."""
+    none = request.samples is not None and request.samples.not_in_training_set > 0
     if asked.upload is not None:
-        lines = unmatched_lines(session, upload_id=asked.upload, request_id=request.id) if unmatched else []
-        return request.model_copy(update={"unmatched_lines": lines})
-    if not unmatched:
-        return request
-    outcome = SampleOutcome.NOT_IN_TRAINING_SET
-    found = list_request_samples(session, tenant_id=caller.tenant_id, request_id=request.id, outcome=outcome)
-    sample_ids = sorted(digests[digest] for digest in found if digest in digests)
-    return request.model_copy(update={"unmatched_sample_ids": sample_ids})
+        none |= request.subjects is not None and request.subjects.matched < request.subjects.given
+        return {
+            "unmatched_lines": unmatched_lines(session, upload_id=asked.upload, request_id=request.id) if none else []
+        }
+    told: dict[str, object] = {}
+    if people:
+        counts = count_subject_samples(session, request.id)
+        told["samples_by_subject"] = [counts.get(subject, 0) for subject in people]
+    if digests and none:
+        outcome = SampleOutcome.NOT_IN_TRAINING_SET
+        found = list_request_samples(session, tenant_id=tenant_id, request_id=request.id, outcome=outcome)
+        told["unmatched_sample_ids"] = sorted(digests[digest] for digest in found if digest in digests)
+    return told
 
 
-def _fingerprint(asked: NewUnlearnRequest, digests: Iterable[bytes], method: dict[str, object] | None) -> str:
+def _fingerprint(
+    asked: NewUnlearnRequest, digests: Iterable[bytes], people: Iterable[bytes], method: dict[str, object] | None
+) -> str:
     """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
 
     Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer
     one counts only where it is set.
     """
-    fields = asked.model_dump(mode="json", exclude={"sample_ids", "upload", "method"})
+    fields = asked.model_dump(mode="json", exclude={"sample_ids", "subjects", "datasets", "upload", "method"})
     if asked.escalate is None:
         del fields["escalate"]
-    uploaded = {} if asked.upload is None else {"manifest": str(asked.upload)}
+    newer: dict[str, object] = {} if asked.upload is None else {"manifest": str(asked.upload)}
+    if asked.datasets is not None:
+        newer["datasets"] = sorted(set(asked.datasets))
+    if asked.subjects is not None:
+        newer["subjects"] = samples_sha256(set(people))
     samples = samples_sha256(digests)
-    return canonical_sha256({**fields, **uploaded, "validate_only": False, "method": method, "samples": samples})
+    return canonical_sha256({**fields, **newer, "validate_only": False, "method": method, "samples": samples})
 
 
 def _without_counts(request: UnlearnRequest) -> UnlearnRequest:
-    """Remove how many samples matched: it tells who is in a training set."""
+    """Remove how many samples matched, and in which datasets people were found: it tells who is in a training set."""
     targets = tuple(target.model_copy(update={"samples": None}) for target in request.targets)
-    return request.model_copy(update={"samples": None, "targets": targets})
+    found = (request.dataset,) if request.every_dataset else request.datasets
+    return request.model_copy(update={"samples": None, "subjects": None, "datasets": found, "targets": targets})

@@ -1,10 +1,10 @@
-"""Uploads: lists of sample IDs that are sent ahead of a request."""
+"""Uploads: lists of sample IDs, or of people, that are sent ahead of a request."""
 
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
@@ -16,7 +16,7 @@ from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
 from ledger.requests.uploads import delete_upload, get_upload
 from ledger.resources import Upload
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import sample_digest, subject_digest
 from service.http.authentication import ApiRoute, Writer
 from service.http.bodies import parse
 from service.http.fields import Name
@@ -45,9 +45,13 @@ router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
 @dataclass(slots=True)
 class Lines:
-    """A body that is being split into lines: how a line is read, the rest of the last chunk, the lines and the IDs so far."""
+    """A body that is being split into lines: how a line is read, the rest of the last chunk, the lines and the IDs so far.
+
+    name: what the IDs are called, for messages.
+    """
 
     read: Callable[[bytes], str | None]
+    name: str = "sample ID"
     rest: bytes = b""
     line: int = 0
     found: int = 0
@@ -80,13 +84,13 @@ def _read(lines: Lines, line: bytes) -> str | None:
     try:
         found = lines.read(line)
     except InvalidSampleID as fault:
-        raise InvalidLine(f"The sample ID on line {lines.line} {fault}.") from None
+        raise InvalidLine(f"The {lines.name} on line {lines.line} {fault}.") from None
     except (ValueError, RecursionError, MalformedJson):
-        raise InvalidLine(f"Line {lines.line} holds no sample ID: see the upload's media type.") from None
+        raise InvalidLine(f"Line {lines.line} holds no {lines.name}: see the upload's media type.") from None
     if found is not None:
         lines.found += 1
     if lines.found > MAX_SAMPLE_IDS:
-        raise InvalidLine(f"An upload holds at most {MAX_SAMPLE_IDS} sample IDs; split it.")
+        raise InvalidLine(f"An upload holds at most {MAX_SAMPLE_IDS} {lines.name}s; split it.")
     return found
 
 
@@ -94,23 +98,35 @@ def _text(line: bytes) -> str | None:
     return line_to_id(line.decode())
 
 
-def _json(line: bytes) -> str:
+def _json(line: bytes, *, field: str) -> str:
     value = parse(line)
-    value = value.get("sample_id") if isinstance(value, dict) and len(value) == 1 else value
+    value = value.get(field) if isinstance(value, dict) and len(value) == 1 else value
     if not isinstance(value, str):
         raise ValueError("no string")
     return check_sample_id(value)
 
 
-FORMS: dict[str, Callable[[bytes], str | None]] = {"text/plain": _text, "application/x-ndjson": _json}
-"""How a line is read, by media type: it is the ID; or it is a JSON string, or an object with `sample_id` alone."""
+TEXT, NDJSON = "text/plain", "application/x-ndjson"
 
-_BODY = {
-    "required": True,
-    "description": "One sample ID a line: as it is; or, in NDJSON, a string or an object with `sample_id` alone.",
-    "content": {media: {"schema": {"type": "string"}} for media in FORMS},
+FORMS: dict[str, dict[str, Callable[[bytes], str | None]]] = {
+    name: {TEXT: _text, NDJSON: partial(_json, field=field)}
+    for name, field in (("sample ID", "sample_id"), ("subject", "subject"))
 }
+"""How a line is read, by what is listed and by media type: it is the ID; or a JSON string, or an object with that field alone."""
 
+
+def _body(name: str, field: str) -> dict[str, Any]:
+    """Describe the body of an upload for the OpenAPI document."""
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"One {name} a line: as it is; or, in NDJSON, a string or an object with `{field}` alone.",
+            "content": {media: {"schema": {"type": "string"}} for media in FORMS[name]},
+        }
+    }
+
+
+_WRONG = problems(400, 401, 403, 404, 413, 415, 422, 503)
 
 _READ = problems(401, 403, 404, 422, 503)
 
@@ -119,16 +135,16 @@ _READ = problems(401, 403, 404, 422, 503)
     "/manifests",
     status_code=201,
     summary="Upload sample IDs (older path)",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": _BODY},
+    responses=_WRONG,
+    openapi_extra=_body("sample ID", "sample_id"),
     deprecated=True,
 )
 @router.post(
     "/uploads",
     status_code=201,
     summary="Upload sample IDs",
-    responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
-    openapi_extra={"requestBody": _BODY},
+    responses=_WRONG,
+    openapi_extra=_body("sample ID", "sample_id"),
 )
 async def post_upload(
     request: Request, caller: Writer, dataset: Annotated[Name, Query(description="Name of a registered dataset.")]
@@ -140,10 +156,25 @@ async def post_upload(
     return await receive_upload(request, caller, dataset=dataset)
 
 
+@router.post(
+    "/uploads/subjects",
+    status_code=201,
+    summary="Upload people",
+    responses=_WRONG,
+    openapi_extra=_body("subject", "subject"),
+)
+async def post_subjects(request: Request, caller: Writer) -> Upload:
+    """Takes up to ten million subjects, each counted once, and keeps their keyed hashes for a week. They belong to no dataset.
+
+    Name the upload's id in `upload` of POST /unlearn-requests, which says in which datasets their samples are meant.
+    """
+    return await receive_upload(request, caller, dataset=None)
+
+
 @router.get("/manifests/{upload_id:uuid}", summary="One upload (older path)", responses=_READ, deprecated=True)
 @router.get("/uploads/{upload_id:uuid}", summary="One upload", responses=_READ)
 def get_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Upload:
-    """How many samples it holds, and until when it can be used."""
+    """How many samples or people it holds, and until when it can be used."""
     return get_upload(ledger, tenant_id=caller.tenant_id, upload_id=upload_id)
 
 
@@ -161,22 +192,26 @@ def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Respon
     return Response(status_code=204)
 
 
-async def receive_upload(request: Request, caller: Caller, *, dataset: str) -> Upload:
-    """Read the body to its end, then store its samples in one transaction: all or nothing.
+async def receive_upload(request: Request, caller: Caller, *, dataset: str | None) -> Upload:
+    """Read the body to its end, then store its sample IDs, or without a dataset its subjects, in one transaction: all or nothing.
 
     Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, BodyStalled, and NotReady and TooManyCalls
     if too many come at once.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media not in FORMS:
-        raise UnsupportedMediaType(f"Send the sample IDs one a line, as {' or '.join(FORMS)}.")
+    name = "subject" if dataset is None else "sample ID"
+    if media not in FORMS[name]:
+        raise UnsupportedMediaType(f"Send the {name}s one a line, as {' or '.join(FORMS[name])}.")
     receiving: Streams = request.app.state.uploads
     database: Database = request.app.state.database
     with receiving.opened(caller.tenant_id), open_spool() as file:
-        async with database.limiter:
-            await run_in_threadpool(_check_dataset, database, tenant_id=caller.tenant_id, dataset=dataset)
-        hashed = partial(sample_digest, request.app.state.settings.sample_key_bytes, dataset)
-        await _receive(request, file, Lines(FORMS[media]), hashed)
+        key: bytes = request.app.state.settings.sample_key_bytes
+        hashed: Callable[[str], bytes] = partial(subject_digest, key)
+        if dataset is not None:
+            async with database.limiter:
+                await run_in_threadpool(_check_dataset, database, tenant_id=caller.tenant_id, dataset=dataset)
+            hashed = partial(sample_digest, key, dataset)
+        await _receive(request, file, Lines(FORMS[name][media], name), hashed)
         async with database.limiter:
             return await run_in_threadpool(_store, database, file, tenant_id=caller.tenant_id, dataset=dataset)
 
@@ -202,7 +237,7 @@ async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Call
     await run_in_threadpool(write, None)
 
 
-def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str) -> Upload:
+def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str | None) -> Upload:
     with disk_errors_as_not_ready():
         file.seek(0)  # writes what is still buffered
     with database.sessions.begin() as session:

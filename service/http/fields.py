@@ -1,6 +1,7 @@
 """Constrained values that several bodies, paths and queries share: names, texts, times, and the parameters of lists."""
 
 import re
+from functools import partial
 from typing import Annotated
 
 from fastapi import Query
@@ -32,20 +33,21 @@ _BLANK = " \\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"
 _CONTROL = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ufeff"
 
 
-def _check_sample_id(text: str) -> str:
+def _check_id(text: str, *, name: str) -> str:
     try:
         return check_sample_id(text)
     except InvalidSampleID as fault:
-        raise ValueError(f"the sample ID {fault}") from None
+        raise ValueError(f"the {name} {fault}") from None
 
 
-SampleID = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=MAX_SAMPLE_ID_LENGTH),
-    AfterValidator(_check_sample_id),
-    Field(json_schema_extra={"pattern": f"^[^{_BLANK}{_CONTROL}]([^{_CONTROL}]*[^{_BLANK}{_CONTROL}])?$"}),
-]
+_OneToTwoHundred = StringConstraints(min_length=1, max_length=MAX_SAMPLE_ID_LENGTH)
+_NoControls = Field(json_schema_extra={"pattern": f"^[^{_BLANK}{_CONTROL}]([^{_CONTROL}]*[^{_BLANK}{_CONTROL}])?$"})
+
+SampleID = Annotated[str, _OneToTwoHundred, AfterValidator(partial(_check_id, name="sample ID")), _NoControls]
 """A sample's ID as in the dataset. Personal data: hashed when it arrives and never repeated."""
+
+Subject = Annotated[str, _OneToTwoHundred, AfterValidator(partial(_check_id, name="subject")), _NoControls]
+"""A person, named under the same rule. Personal data: hashed when it arrives and never repeated."""
 
 
 def require_whole(value: object) -> object:

@@ -13,7 +13,7 @@ from unlearning.specs import PRODUCTION
 DESCRIPTION = """\
 Erases people's data from trained PyTorch models, proves it with an audit, and publishes the report.
 
-1. `POST /unlearn-requests` with sample IDs responds with 202, the request and the job that it joined.
+1. `POST /unlearn-requests` with sample IDs or people responds with 202, the request and the job that it joined.
 2. `GET /jobs/{id}` has state, phase, progress and time left; poll it with `If-None-Match`, as often as `Retry-After` says.
 3. `GET /reports/{id}` has what the audit found, as JSON, HTML or PDF, once the job is completed.
 

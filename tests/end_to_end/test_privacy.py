@@ -1,4 +1,4 @@
-"""A request travels all the way, and nowhere on it is a sample's ID: in no table, message, log, metric, webhook or answer."""
+"""A request travels all the way, and no table, message, log, metric, webhook or answer holds a sample's ID or a subject."""
 
 import base64
 import hashlib
@@ -20,6 +20,7 @@ from standardwebhooks.webhooks import Webhook
 from expunge import client
 from expunge.operator.deployment import find_deployment, open_database
 from expunge.operator.registration import register_workload
+from expunge.operator.subjects import import_subjects
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ledger.resources import Job
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.end_to_end
 
 DATASET = "private"
 UNKNOWN = "nobody-ever-heard-of-4711"
-RECOGNISED = re.compile(r"image-\d|nobody-ever")
+PERSON = "ann@example.org"
+STRANGER = "stranger@example.org"
+RECOGNISED = re.compile(r"image-\d|nobody-ever|@example|%40example")
 
 
 @dataclass
@@ -56,10 +59,12 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         dataset=DATASET,
         policy=["retrain"],
     )
+    owned = [(line, PERSON, sample) for line, sample in enumerate(SAMPLES[:20], start=2)]
+    import_subjects(find_deployment(running.folder.root), dataset=DATASET, rows=owned)
     with listener(seen) as url, overheard(running, seen):
         webhook = http.post("/webhooks", json={"url": url}).json()
         seen.secret = webhook["secret"]
-        request = client.submit(http, dataset=DATASET, sample_ids=[*SAMPLES, UNKNOWN])
+        request = client.submit(http, dataset=DATASET, sample_ids=[*SAMPLES[20:], UNKNOWN], subjects=[PERSON, STRANGER])
         (job_id,) = client.job_ids(request)
         *_, seen.job = client.watch_job(http, job_id)
         assert seen.job.state == "completed", seen.job
@@ -125,18 +130,22 @@ def answers(http: httpx.Client, job: Job, request_id: UUID) -> Iterator[str]:
         {"dataset": DATASET, "sample_ids": [UNKNOWN], "method": {"kind": UNKNOWN}},
         {"dataset": DATASET, "sample_ids": [UNKNOWN], UNKNOWN: 1},
         {"dataset": DATASET, "sample_ids": [UNKNOWN]},
+        {"dataset": DATASET, "subjects": [STRANGER]},
+        {"dataset": DATASET, "subjects": [PERSON, 4711, STRANGER * 100]},
+        {"subjects": {"people": [PERSON]}, "method": STRANGER},
     ):
         answer = http.post("/unlearn-requests", json=body)
         assert answer.status_code == 422
         yield answer.text
     yield http.post("/unlearn-requests", content=f'["{UNKNOWN}'.encode()).text
+    yield http.post("/uploads/subjects", content=f"{PERSON}\n{STRANGER}\0", headers={"Content-Type": "text/plain"}).text
     upload = {"params": {"dataset": DATASET}, "headers": {"Content-Type": "application/x-ndjson"}}
     yield http.post("/uploads", content=f'"{UNKNOWN}"\n{UNKNOWN}'.encode(), **upload).text  # type: ignore[arg-type]
 
 
 def traces() -> Iterator[str]:
-    """What a sample's ID would leave behind if it were kept as it is, encoded, or hashed without a key."""
-    for sample_id in (SAMPLES[0], SAMPLES[-1], UNKNOWN):
+    """What a sample's ID or a subject would leave behind if it were kept as it is, encoded, or hashed without a key."""
+    for sample_id in (SAMPLES[0], SAMPLES[-1], UNKNOWN, PERSON, STRANGER):
         plain = sample_id.encode()
         yield plain.hex()
         yield base64.b64encode(plain).decode().rstrip("=")
@@ -153,7 +162,8 @@ def test_no_table_holds_a_sample_id_in_any_form(journey: Journey, running: Stack
     with open_database(running.settings.database_url) as sessions, sessions() as session:
         tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
         rows = {table: session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables}
-    assert len(rows["request_samples"]) > len(SAMPLES)
+    assert len(rows["request_samples"]) > len(SAMPLES[20:])
+    assert len(rows["request_subjects"]) >= 2
     for table, kept in rows.items():
         assert found_in("\n".join(kept)) == [], table
 

@@ -203,11 +203,12 @@ def publish_job(
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
     report = stored("verified") | {"report_id": str(uuid4())}
-    report["model"]["dataset"] = "scans"
+    dataset = report["model"]["dataset"] = claimed.dataset
     names = {
-        sample_digest(bytes.fromhex(SAMPLE_KEY), "scans", name): name for name in map("sample-{}".format, range(100))
+        sample_digest(bytes.fromhex(SAMPLE_KEY), dataset, name): name
+        for name in (f"{kind}-{number}" for kind in ("sample", "note") for number in range(100))
     }
-    commitment = commit_samples("scans", ((digest, names[digest]) for digest in claimed.forget))
+    commitment = commit_samples(dataset, ((digest, names[digest]) for digest in claimed.forget))
     report["asked"]["manifest_root"] = commitment.root
     document = read(report)
     with sessions.begin() as session:

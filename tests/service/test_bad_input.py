@@ -3,6 +3,7 @@
 import json
 import random
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -39,7 +40,20 @@ BODIES: list[tuple[str, Any, str, str]] = [
     ("a list", [], "", "object"),
     ("a string", "x", "", "object"),
     ("null", None, "", "object"),
-    ("empty", {}, "/dataset", "required"),
+    ("empty", {}, "/sample_ids", "required"),
+    ("samples of no dataset", {"sample_ids": ["sample-1"]}, "/dataset", "required"),
+    ("samples of several datasets", {"sample_ids": ["sample-1"], "datasets": ["scans"]}, "/dataset", "one dataset"),
+    ("datasets in two ways", GOOD | {"datasets": ["scans"]}, "/datasets", "not both"),
+    ("no datasets", {"subjects": ["ann"], "datasets": []}, "/datasets", "at least 1"),
+    ("datasets that are one string", {"subjects": ["ann"], "datasets": "scans"}, "/datasets", "list"),
+    ("nobody", {"subjects": []}, "/subjects", "at least 1"),
+    ("too many people", {"subjects": ["s"] * 100_001}, "/subjects", "at most 100000"),
+    ("people who are one string", {"subjects": SECRET}, "/subjects", "list"),
+    ("a person who is a number", {"subjects": [SECRET, 4711]}, "/subjects/1", "string"),
+    ("a person who is empty", {"subjects": [""]}, "/subjects/0", "at least 1"),
+    ("a person who is blank", {"subjects": ["ann", " "]}, "/subjects/1", "subject begins or ends with a blank"),
+    ("a person who is very long", {"subjects": [SECRET * 100]}, "/subjects/0", "at most 200"),
+    ("people beside an upload", {"subjects": [SECRET], "upload": str(UUID(int=1))}, "/upload", "stands alone"),
     ("no samples", {"dataset": "scans"}, "/sample_ids", "required"),
     ("an empty list", GOOD | {"sample_ids": []}, "/sample_ids", "at least 1"),
     ("too many samples", GOOD | {"sample_ids": ["s"] * 100_001}, "/sample_ids", "at most 100000"),
@@ -136,6 +150,14 @@ def test_another_media_type_is_a_415(serve: Serve, site: Site, media_type: str) 
         ({"models": ["triage", "triagee"]}, 404, "unknown-model", "triagee"),
         ({"sample_ids": [SECRET]}, 422, "no-samples-match", ""),
         ({"sample_ids": ["sample-99"]}, 422, "no-samples-match", ""),
+        ({"sample_ids": None, "subjects": [SECRET]}, 422, "no-samples-match", ""),
+        ({"sample_ids": None, "subjects": [SECRET], "dataset": None}, 422, "no-samples-match", ""),
+        (
+            {"sample_ids": None, "subjects": [SECRET], "dataset": None, "datasets": ["scan"]},
+            404,
+            "unknown-dataset",
+            "scan",
+        ),
     ],
 )
 def test_what_the_ledger_refuses_is_a_problem_and_leaves_nothing(

@@ -17,6 +17,7 @@ from unlearning.data.batches import Batch, Inputs
 from unlearning.data.objectives import Forward, Merit, Objective, classification, multi_label, regression
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
+from unlearning.data.stored import StoredSet
 from unlearning.specs.training import Recipe
 from unlearning.task import Task
 from unlearning.training.loop import fit
@@ -29,7 +30,7 @@ RECIPE = Recipe(epochs=2, batch_size=16, precision="float32")
 class Kind:
     """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9.
 
-    shaped: makes the inputs that the network takes of the samples, one tensor.
+    shaped: makes the inputs that the network takes of the samples, one tensor. stored: whether they are read when they are needed.
     target: the targets of samples of these classes, with noise of their own for each.
     """
 
@@ -37,6 +38,7 @@ class Kind:
     shape: tuple[int, ...] = (6,)
     dtype: torch.dtype = torch.float32
     shaped: Callable[[Tensor], Inputs] = lambda inputs: inputs
+    stored: bool = False
     objective: Objective = field(default_factory=lambda: classification(CLASSES))
     target: Callable[[Tensor, torch.Generator], Tensor] = lambda labels, generator: labels
 
@@ -52,7 +54,11 @@ def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
         inputs += 3 * labels.view(-1, *[1] * len(kind.shape))
     inputs = kind.shaped(inputs.to(kind.dtype))
     targets = kind.objective.convert_targets(kind.target(labels, generator), name=name)
-    return SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs, targets=targets)
+    made = SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs, targets=targets)
+    if not kind.stored:
+        return made
+    items = [tuple(made.batch.take(number)) for number in range(count)]
+    return StoredSet.of(items, ids=made.ids, training=items)
 
 
 def make_task(kind: Kind) -> Task:
@@ -346,6 +352,15 @@ KINDS: dict[str, Kind] = {
     ),
     "two arguments": Kind(
         build=Several, shaped=lambda inputs: inputs.split(3, 1), objective=classification(CLASSES, spread=True)
+    ),
+    "a data set that is read": Kind(build=lambda: nn.Sequential(nn.BatchNorm1d(6), network()), stored=True),
+    "a data set of dicts with a mask": Kind(
+        build=Encoder,
+        shape=(5,),
+        dtype=torch.int64,
+        shaped=padded,
+        stored=True,
+        objective=classification(CLASSES, spread=True),
     ),
     "tied weights": Kind(build=tied),
     "two layers of the head's shape": Kind(build=two_heads),

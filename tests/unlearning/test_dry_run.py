@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import default_collate
 
 from tests.worker import digits
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, classification
+from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
 from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain
@@ -142,3 +144,16 @@ def test_an_audit_that_cannot_be_made_is_found(workload: Workload) -> None:
     """The test set, which only the audit uses, is of smaller images."""
     smaller = replace(workload.test, inputs=workload.test.inputs[:, :32])
     assert list(faults_of(replace(workload, test=smaller), (Retrain(),))) == ["audit"]
+
+
+def test_data_that_change_between_two_readings_are_found_with_their_position(workload: Workload) -> None:
+    given = workload.train
+    items = [(inputs, target) for inputs, target in zip(given.inputs, given.targets, strict=True)]
+    assert faults_of(replace(workload, train=StoredSet.of(items, ids=given.ids)), (Retrain(),)) == {}
+
+    varied = StoredSet.of(
+        items, ids=given.ids, collate_fn=lambda batch: default_collate([(x + torch.rand(1), y) for x, y in batch])
+    )
+    found = faults_of(replace(workload, train=varied), (Retrain(),))
+    assert list(found) == ["data"]
+    assert "each time it is read" in found["data"]

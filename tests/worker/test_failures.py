@@ -3,12 +3,13 @@ import errno
 import pytest
 import torch
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
-from torch import nn
+from torch import Tensor, nn
 
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.states import Reason
 from report.document import InvalidReport
-from unlearning.errors import MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
+from unlearning.data.stored import StoredSet
+from unlearning.errors import InvalidWorkload, MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
 from worker.failures import (
     AuditFailed,
     NoGpu,
@@ -60,6 +61,25 @@ def caused(error: Exception, cause: Exception) -> Exception:
 def test_each_error_has_its_reason(error: Exception, reason: Reason, retry: bool) -> None:
     found = classify(raised(error))
     assert (found.reason, found.retry) == (reason, retry)
+
+
+@pytest.mark.parametrize(
+    ("cause", "retry"), [(ConnectionResetError, True), (FileNotFoundError, False), (KeyError, False)]
+)
+def test_a_sample_that_a_network_did_not_bring_is_read_again_later(cause: type[Exception], retry: bool) -> None:
+    class Remote(torch.utils.data.Dataset[Tensor]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, number: int) -> Tensor:
+            raise cause("private")
+
+    with pytest.raises(InvalidWorkload) as raised:
+        StoredSet.of(Remote(), ids=range(3)).targets  # noqa: B018
+    found = classify(raised.value)
+
+    assert (found.reason, found.retry) == (Reason.WORKLOAD_FAILED, retry)
+    assert "private" not in found.detail
 
 
 def test_an_error_that_nobody_foresaw_is_described_by_type_and_place_only() -> None:

@@ -17,6 +17,8 @@ _UNUSUAL = 0.1
 """A share of wrong answers that exceeds the share on test data by more than this is unusual [ours]."""
 _COMPARISONS = 1e12
 """Multiplications that the search for near-copies may take: some seconds."""
+_COMPARED_NUMBERS = 2**26
+"""Numbers (256 MiB) of the samples that are compared with the remaining ones."""
 
 
 def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet) -> tuple[str, ...]:
@@ -57,17 +59,21 @@ def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleS
     """
     if not (len(forget) and len(remain) and len(held_out)):
         return 0, 0
-    near, usual = _flat(remain), _flat(held_out)
-    most = max(1, int(_COMPARISONS / (2 * near.numel())))
-    usual, asked = usual[:most], _flat(forget)[:most]
-    limit = _COPY * _nearest(usual, near).median()
-    return int((_nearest(asked, near) <= limit).sum()), len(asked)
+    width = flat_inputs(remain.select(torch.arange(1))).shape[1]
+    most = max(1, min(int(_COMPARISONS / (2 * len(remain) * width)), _COMPARED_NUMBERS // width))
+    usual, asked = (
+        flat_inputs(samples.select(torch.arange(min(most, len(samples))))) for samples in (held_out, forget)
+    )
+    nearest = _nearest(torch.cat([usual, asked]), remain)
+    return int((nearest[len(usual) :] <= _COPY * nearest[: len(usual)].median()).sum()), len(asked)
 
 
-def _flat(samples: SampleSet) -> Tensor:
-    return flat_inputs(samples.batch)
-
-
-def _nearest(samples: Tensor, others: Tensor) -> Tensor:
-    """Compute the distance of each sample (n, d) to the nearest of the others (m, d), (n,)."""
-    return torch.cat([torch.cdist(part, others).amin(dim=1) for part in torch.split(samples, 256)])
+def _nearest(samples: Tensor, others: SampleSet) -> Tensor:
+    """Compute the distance of each sample (n, d) to the nearest of the others, (n,)."""
+    nearest = samples.new_full((len(samples),), torch.inf)
+    for batch in others.batches(1024):
+        compared = flat_inputs(batch)
+        nearest = torch.minimum(
+            nearest, torch.cat([torch.cdist(part, compared).amin(dim=1) for part in torch.split(samples, 256)])
+        )
+    return nearest

@@ -88,6 +88,12 @@ def leaves(inputs: Inputs, *, name: str = "inputs") -> Iterator[tuple[str, Tenso
         yield from leaves(value, name=f"{name}[{key!r}]")
 
 
+def all_tensors(batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Yield each tensor of a batch, of the inputs and then the targets, with its place."""
+    yield from leaves(batch.inputs)
+    yield "targets", batch.targets
+
+
 def flat_inputs(batch: Batch) -> Tensor:
     """Return each sample's inputs as one vector of float32, (n, d)."""
     parts = [tensor.reshape(batch.size, -1).float() for _, tensor in leaves(batch.inputs)]

@@ -1,7 +1,7 @@
-"""Sets of samples in memory: tensors with a sample ID each."""
+"""Sets of samples: tensors in memory with a sample ID each. `stored` has those that are read when they are needed."""
 
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,13 +30,12 @@ class SampleSet:
     subjects: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", _to_ids(self.ids, "sample ID"))
-        if self.subjects is not None:
-            object.__setattr__(self, "subjects", _to_ids(self.subjects, "subject"))
+        ids, subjects = check_names(self.ids, self.subjects)
+        object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "subjects", subjects)
         if isinstance(self.inputs, torch.utils.data.Dataset):
             raise UnsupportedWorkload(
-                "The inputs of a sample set are a Dataset; they must be tensors in memory. Load the data set into one tensor, "
-                "e.g. with torch.stack([data[i] for i in range(len(data))])."
+                "The inputs of a sample set are a Dataset. Use StoredSet.of(dataset, ids=…), of unlearning.data.stored."
             )
         object.__setattr__(self, "inputs", map_tree(lambda tensor: tensor, self.inputs))
         tensors = list(leaves(self.inputs))
@@ -47,15 +46,14 @@ class SampleSet:
             inputs = " or ".join(map(str, counts)) or "no"
             lengths = f"{len(self.ids)} ids, {inputs} inputs, {len(self.targets)} targets"
             raise InvalidWorkload(f"A sample set has {lengths}; the three numbers must be equal.")
-        if self.subjects is not None and len(self.subjects) != len(self.ids):
-            raise InvalidWorkload(
-                f"A sample set has {len(self.ids)} ids and {len(self.subjects)} subjects; give each sample one."
-            )
-        if len(set(self.ids)) != len(self.ids):
-            raise InvalidWorkload(f"A sample set of {len(self.ids)} has only {len(set(self.ids))} distinct ids.")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def stored(self) -> bool:
+        """Whether its samples are read when they are needed, and not in memory."""
+        return False
 
     @property
     def batch(self) -> Batch:
@@ -78,13 +76,35 @@ class SampleSet:
             subjects=None if self.subjects is None else tuple(self.subjects[i] for i in chosen),
         )
 
-    def select(self, index: Tensor) -> Batch:
-        """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs."""
+    def select(self, index: Tensor, *, training: bool = False) -> Batch:
+        """Return a batch of the samples at the positions `index`, (k,) int64, without their IDs.
+
+        training: for a training step, with the augmentation of a set that has one; a set in memory has none.
+        """
         return self.batch.take(sent(index, self.device))
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield the samples in their order, in batches of `size`; the last may be smaller."""
         return self.batch.batches(size)
+
+    def chunks(self, size: int) -> Sequence[Tensor]:
+        """Return the positions of the batches that `batches` yields, (k,) int64 each."""
+        return torch.split(torch.arange(len(self)), size)
+
+    def stream(self, chunks: Sequence[Tensor], *, training: bool = False) -> Iterator[Batch]:
+        """Yield a batch for each chunk of positions, (k,) int64; see `select`."""
+        for chunk in chunks:
+            yield self.select(chunk, training=training)
+
+    def in_memory(self) -> "SampleSet":
+        """Return the set with all samples in memory."""
+        return self
+
+    def join(self, parts: Sequence["SampleSet"]) -> "SampleSet":
+        """Join sets in memory, in their order; see `joined`."""
+        ids, subjects = joined_names(parts)
+        everything = joined_batch(*(part.batch for part in parts))
+        return SampleSet(ids=ids, inputs=everything.inputs, targets=everything.targets, subjects=subjects)
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Copy the samples to `device`."""
@@ -101,26 +121,23 @@ class SampleSet:
         return max(1, whole + (rest > 1))
 
     def epoch(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Yield every sample once, in a random order, in batches of `size`.
+        """Yield every sample once, in a random order, in batches of `size` for training steps.
 
         The last batch may be smaller; a single last sample joins the batch before it, because batch norm cannot train on one.
         """
         order = torch.randperm(len(self), generator=generator)
-        for number in range(self.batch_count(size)):
-            yield self.slice(order, number, size)
-
-    def slice(self, order: Tensor, number: int, size: int) -> Batch:
-        """Return batch `number`, from 0, of an epoch in the order `order`, (n,) int64; see `epoch`."""
-        return self.select(self.places(order, number, size))
+        return self.stream(
+            [self.places(order, number, size) for number in range(self.batch_count(size))], training=True
+        )
 
     def places(self, order: Tensor, number: int, size: int) -> Tensor:
-        """Return the positions of the samples of batch `number`, (k,) int64; see `slice`."""
+        """Return the positions of batch `number`, from 0, (k,) int64, of an epoch in the order `order`, (n,) int64; see `epoch`."""
         last = number == self.batch_count(size) - 1
         return order[number * size : None if last else (number + 1) * size]
 
     def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """Draw `size` distinct samples at random; all of them if there are fewer."""
-        return self.select(torch.randperm(len(self), generator=generator)[:size])
+        """Draw `size` distinct samples at random for a training step; all of them if there are fewer."""
+        return self.select(torch.randperm(len(self), generator=generator)[:size], training=True)
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -135,6 +152,21 @@ def _check_tensor(name: str, value: object) -> None:
             f"The {name} of a sample set are a {value.layout} tensor of {value.dim()} dimensions; they must be a dense tensor "
             "with one row a sample. Pad or convert them."
         )
+
+
+def check_names(
+    ids: Iterable[object], subjects: Iterable[object] | None
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return IDs and subjects as strings.
+
+    Raises InvalidWorkload if one breaks the rule, an ID occurs twice, or their numbers differ.
+    """
+    checked, people = _to_ids(ids, "sample ID"), None if subjects is None else _to_ids(subjects, "subject")
+    if people is not None and len(people) != len(checked):
+        raise InvalidWorkload(f"A sample set has {len(checked)} ids and {len(people)} subjects; give each sample one.")
+    if len(set(checked)) != len(checked):
+        raise InvalidWorkload(f"A sample set of {len(checked)} has only {len(set(checked))} distinct ids.")
+    return checked, people
 
 
 def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
@@ -162,14 +194,15 @@ def joined(*parts: SampleSet) -> SampleSet:
 
     Where one set knows its subjects, each sample of a set that does not is a subject of its own.
     """
+    lead = next((part for part in parts if part.stored), parts[0])
+    return lead.join(parts)
+
+
+def joined_names(parts: Sequence[SampleSet]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """Return the IDs of all parts, and their subjects if a part knows its own."""
     known = any(part.subjects is not None for part in parts)
-    everything = joined_batch(*(part.batch for part in parts))
-    return SampleSet(
-        ids=tuple(sample for part in parts for sample in part.ids),
-        inputs=everything.inputs,
-        targets=everything.targets,
-        subjects=tuple(name for part in parts for name in part.subjects or part.ids) if known else None,
-    )
+    subjects = tuple(name for part in parts for name in part.subjects or part.ids) if known else None
+    return tuple(sample for part in parts for sample in part.ids), subjects
 
 
 def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple[SampleSet, ...]:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
+import torch
 from torch import nn
 
+from unlearning.data.batches import all_tensors
 from unlearning.data.objectives.objective import Objective, fitted
 from unlearning.data.samples import SampleSet, partition
 from unlearning.errors import InvalidWorkload
@@ -73,7 +75,25 @@ class Workload:
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
             object.__setattr__(self, field, samples.convert_targets(convert))
-        object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
+        if self.objective.fit is not None:  # which reads the targets of a stored set, unless they are given
+            object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
+
+
+def check_data(workload: Workload) -> None:
+    """Read what of the workload's sets is not known yet: the labels, and with them each sample, once.
+
+    Raises InvalidWorkload, with a position, for a sample that cannot be read or has numbers that are not finite, and as
+    `Objective.convert_targets` does. A stored set whose targets are given is not read.
+    """
+    for name, samples in (("train", workload.train), ("held-out", workload.held_out), ("test", workload.test)):
+        if samples.stored:
+            samples.targets  # noqa: B018  (it reads them)
+            continue
+        for field, tensor in all_tensors(samples.batch):
+            rows = torch.isfinite(tensor).reshape(len(tensor), -1).all(1)
+            if not bool(rows.all()):
+                where = int((~rows).nonzero()[0])
+                raise InvalidWorkload(f"The {name} set has {field} at position {where} that are not finite numbers.")
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -90,7 +110,12 @@ class Workload:
 
 
 def check_targets(samples: SampleSet, objective: Objective, *, name: str) -> None:
-    """Raise InvalidWorkload unless the targets are as `Objective.convert_targets` returns them."""
+    """Raise InvalidWorkload unless the targets are as `Objective.convert_targets` returns them.
+
+    Those of a stored set are converted when they are read; without classes nothing else needs them, so they are not read for this.
+    """
+    if samples.stored and objective.classes is None:
+        return
     converted = objective.convert_targets(samples.targets, name=name)
     if samples.targets.shape != converted.shape or samples.targets.dtype != converted.dtype:
         raise InvalidWorkload(

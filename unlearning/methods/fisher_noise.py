@@ -18,15 +18,15 @@ def fisher_noise(spec: FisherNoise, task: Task) -> Steps:
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     importance = zero_importance(task)
-    parts = list(task.remain.batches(spec.batch_size))
-    loop = Loop(len(parts))
+    chunks = task.remain.chunks(spec.batch_size)
+    loop = Loop(len(chunks))
     task.state.register(importance=importance, generator=generator, loop=loop)
-    for number in loop:
-        labelled = with_drawn_labels(task, parts[number - 1], generator)
+    for number, part in zip(loop, task.remain.stream(chunks[loop.done :]), strict=True):
+        labelled = with_drawn_labels(task, part, generator)
         add_squared_gradients(importance, task, labelled, of=len(task.remain))
-        yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
+        yield Progress(phase="unlearn", step=number, total=len(chunks) + 1)
     with torch.no_grad():
         for name, p in trainable(task.model).items():
             noise = torch.randn(p.shape, generator=generator).to(p)
             p.add_(spec.noise * importance[name].clamp(min=spec.floor).pow(-0.25) * noise)
-    return Outcome(steps=len(parts) + 1, stopped_because="completed")
+    return Outcome(steps=len(chunks) + 1, stopped_because="completed")

@@ -75,8 +75,9 @@ class MixedBatch(NamedTuple):
 
 def mixed_epoch(samples: SampleSet, *, remaining: int, size: int, generator: torch.Generator) -> Iterator[MixedBatch]:
     """Yield every sample once, in a random order, in batches of `size`. remaining: the first so many are not to be forgotten."""
-    for index in torch.split(torch.randperm(len(samples), generator=generator), size):
-        yield MixedBatch(samples.select(index), sent(index >= remaining, samples.device))
+    chunks = torch.split(torch.randperm(len(samples), generator=generator), size)
+    for index, batch in zip(chunks, samples.stream(chunks, training=True), strict=True):
+        yield MixedBatch(batch, sent(index >= remaining, samples.device))
 
 
 def mixed_batch_count(samples: SampleSet, *, size: int) -> int:

@@ -1,5 +1,7 @@
 """Selective synaptic dampening (SSD): shrink the weights that the forget set needs most."""
 
+from itertools import chain
+
 import torch
 
 from unlearning.gradients import trainable
@@ -19,17 +21,17 @@ def ssd(spec: SSD, task: Task) -> Steps:
     task.model.eval()
     everything = len(task.forget) + len(task.remain)
     forget, overall = zero_importance(task), zero_importance(task)
-    parts = [(part, True) for part in task.forget.batches(spec.batch_size)]
-    parts += [(part, False) for part in task.remain.batches(spec.batch_size)]
-    loop = Loop(len(parts))
+    first, second = (samples.chunks(spec.batch_size) for samples in (task.forget, task.remain))
+    steps = len(first) + len(second) + 1
+    loop = Loop(steps - 1)
     task.state.register(forget=forget, overall=overall, loop=loop)
-    for number in loop:
-        part, forgotten = parts[number - 1]
-        if forgotten:
+    left = task.forget.stream(first[loop.done :]), task.remain.stream(second[max(0, loop.done - len(first)) :])
+    for number, part in zip(loop, chain(*left), strict=True):
+        if number <= len(first):
             add_squared_gradients(forget, task, part, of=len(task.forget))
         else:
             add_squared_gradients(overall, task, part, of=everything)
-        yield Progress(phase="unlearn", step=number, total=len(parts) + 1)
+        yield Progress(phase="unlearn", step=number, total=steps)
     for name, found in forget.items():
         overall[name] += found * (len(task.forget) / everything)
     dampened = total = 0
@@ -40,4 +42,4 @@ def ssd(spec: SSD, task: Task) -> Steps:
             p.copy_(torch.where(chosen, factor * p, p))
             dampened, total = dampened + int(chosen.sum()), total + chosen.numel()
     share = dampened / total if total else 0.0
-    return Outcome(steps=len(parts) + 1, stopped_because="completed", metrics={"dampened_share": share})
+    return Outcome(steps=steps, stopped_because="completed", metrics={"dampened_share": share})

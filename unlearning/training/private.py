@@ -48,7 +48,7 @@ class PoissonBatches:
         while self.taken < self.total:
             chosen = self._draw()
             self.taken += 1
-            yield self.samples.select(chosen)
+            yield self.samples.select(chosen, training=True)
 
     def _draw(self) -> Tensor:
         while True:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
-from unlearning.data.batches import flat_inputs
+from unlearning.data.batches import Batch, flat_inputs
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
@@ -29,6 +29,9 @@ from unlearning.specs.training import Recipe
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
 from unlearning.training.own import training_settings
+
+_COMPARED_NUMBERS = 2**26
+"""Numbers (256 MiB) of the samples that all others are compared with at once in the search for near-copies."""
 
 
 def prepare_references(
@@ -118,15 +121,23 @@ def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[
     parents = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
     if near_copies is None:
         return parents
-    vectors = functional.normalize(flat_inputs(samples.batch), dim=-1)
-    for start in range(0, len(vectors), 1024):
-        similar = (vectors[start : start + 1024] @ vectors.T >= near_copies).nonzero().cpu().numpy()
-        for first, second in similar[similar[:, 1] > similar[:, 0] + start]:
-            one, other = parents[first + start], parents[second]
-            if one != other:
-                parents[parents == other] = one
+    width = flat_inputs(samples.select(torch.arange(1))).shape[1]
+    for block in samples.chunks(max(1024, _COMPARED_NUMBERS // width)):
+        others, behind = _directions(samples.select(block)), int(block[0])
+        chunks = [chunk for chunk in samples.chunks(1024) if chunk[0] <= block[-1]]
+        for chunk, batch in zip(chunks, samples.stream(chunks), strict=True):
+            similar = (_directions(batch) @ others.T >= near_copies).nonzero().cpu().numpy()
+            similar += np.array([int(chunk[0]), behind])
+            for first, second in similar[similar[:, 1] > similar[:, 0]]:
+                one, other = parents[first], parents[second]
+                if one != other:
+                    parents[parents == other] = one
     groups: NDArray[np.int64] = np.unique(parents, return_inverse=True)[1].astype(np.int64)
     return groups
+
+
+def _directions(batch: Batch) -> Tensor:
+    return functional.normalize(flat_inputs(batch), dim=-1)
 
 
 def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:

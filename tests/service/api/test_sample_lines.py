@@ -7,7 +7,7 @@ from service.api.uploads import FORMS, MAX_LINE_BYTES, Lines, take, take_last
 from service.http.problems import InvalidLine
 from verifier.sample_ids import InvalidSampleID, line_to_id
 
-TEXT, NDJSON = FORMS.values()
+TEXT, NDJSON = FORMS["sample ID"].values()
 
 
 def read(body: bytes, form: object = TEXT, *, cut: int = 7) -> list[str]:

@@ -5,7 +5,8 @@ import torch
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import OwnTraining, Workload, check_targets, split_held_out
+from unlearning.data.stored import StoredSet
+from unlearning.data.workload import OwnTraining, Workload, check_data, check_targets, split_held_out
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 TRAIN, HELD_OUT, TEST = (samples(n, seed=seed) for n, seed in ((40, 1), (21, 2), (10, 3)))
@@ -124,6 +125,26 @@ def test_without_classes_any_target_will_do() -> None:
 def test_a_method_and_an_audit_refuse_labels_that_no_workload_has_converted(targets: torch.Tensor) -> None:
     with pytest.raises(InvalidWorkload, match="a Workload converts them"):
         check_targets(relabelled(targets), OBJECTIVE, name="forget")
+
+
+def test_the_data_of_a_workload_are_checked_to_be_finite_numbers_and_labels() -> None:
+    made = workload()
+    check_data(made)
+    inputs = TRAIN.inputs.clone()
+    inputs[7, 2] = torch.nan
+    with pytest.raises(InvalidWorkload, match="train set has inputs at position 7 that are not finite"):
+        check_data(workload(train=dataclasses.replace(TRAIN, inputs=inputs)))
+
+
+def test_the_labels_of_a_stored_set_are_checked_when_they_are_read_and_not_when_the_workload_is_made() -> None:
+    items = [(inputs, target) for inputs, target in zip(TRAIN.inputs, TRAIN.targets.tolist(), strict=True)]
+    made = workload(train=StoredSet.of(items, ids=TRAIN.ids, num_workers=2))
+    check_data(made)
+    assert torch.equal(made.train.targets, TRAIN.targets)
+
+    wrong = workload(train=StoredSet.of([(x, y + 1) for x, y in items], ids=TRAIN.ids))
+    with pytest.raises(InvalidWorkload, match="The train set has labels"):
+        check_data(wrong)
 
 
 def test_a_workload_says_how_it_is_trained() -> None:

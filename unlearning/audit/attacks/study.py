@@ -12,7 +12,8 @@ from torch import nn
 
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, check_auditable, observe
-from unlearning.data.batches import leaves
+from unlearning.data.batches import all_tensors
+from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
@@ -100,8 +101,9 @@ def cache_key(study: Study, kind: str) -> str:
         study.population,
     )
     for samples in sets:
-        for _, tensor in (*leaves(samples.batch.inputs), ("targets", samples.targets)):
-            digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
+        for batch in samples.batches(READ_SIZE if samples.stored else max(1, len(samples))):
+            for _, tensor in all_tensors(batch):
+                digest.update(repr(tuple(tensor.shape)).encode() + _bytes(tensor))
     return digest.hexdigest()
 
 

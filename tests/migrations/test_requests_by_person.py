@@ -1,0 +1,64 @@
+"""Migration 0026: requests and uploads of the version before go on, and requests by person survive the way back."""
+
+from datetime import timedelta
+
+from alembic import command
+from sqlalchemy import create_engine, pool
+
+from ledger.db import make_sessions, normalise_url
+from ledger.requests import uploads
+from ledger.requests.submission import submit
+from ledger.states import JobState, RequestState
+from migrations.commands import configuration, upgrade
+from tests.ledger.conftest import digests, make_world
+from tests.ledger.requests.test_matching import assign, people
+
+BEFORE = "0025"
+
+
+def test_requests_and_uploads_of_the_version_before_go_on(blank_database_url: str) -> None:
+    upgrade(blank_database_url)
+    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
+    world = make_world(make_sessions(engine))
+    with world.sessions.begin() as session:
+        assign(session, world.tenant_id, "digits", ann=digests(5, 6))
+    plain = world.submit(1)
+    with world.sessions.begin() as session:
+        by_person = submit(
+            session,
+            tenant_id=world.tenant_id,
+            caller="portal",
+            dataset=None,
+            subjects=people("ann"),
+            models=["small"],
+            batch_window=timedelta(0),
+        )
+    sent = {}
+    for dataset, given in ((None, people("ann")), ("digits", digests(7))):
+        with world.sessions.begin() as session:
+            with uploads.receive_digests(session) as copy:
+                uploads.send_digests(copy, [(given[0], 1)])
+            sent[dataset] = uploads.store_upload(session, tenant_id=world.tenant_id, dataset=dataset)
+
+    command.downgrade(configuration(blank_database_url), BEFORE)
+    upgrade(blank_database_url)
+
+    found = world.request(plain.id)
+    assert (found.datasets, found.every_dataset, found.subjects) == (("digits",), False, None)
+    assert world.request(by_person.id).samples.accepted == 2
+    assert world.count("uploaded_manifests") == world.count("uploaded_samples") == 1
+    with world.sessions.begin() as session:
+        later = submit(
+            session,
+            tenant_id=world.tenant_id,
+            caller="portal",
+            dataset="digits",
+            upload_id=sent["digits"].id,
+            models=["small"],
+            batch_window=timedelta(0),
+        )
+    job_id = later.targets[0].job.id
+    world.finish(world.claim(job_id))
+    assert world.job(job_id).state == JobState.COMPLETED
+    assert world.request(by_person.id).state == RequestState.COMPLETED
+    engine.dispose()

@@ -1,0 +1,239 @@
+"""Requests by person, over HTTP: what is answered and to whom, by the client and the command line too."""
+
+import json
+from io import StringIO
+from typing import Any
+
+import httpx
+import pytest
+import typer
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge import client as api
+from expunge.cli import caller
+from ledger.registry.datasets import register_dataset
+from ledger.registry.models import register_model
+from ledger.registry.subjects import assign_subjects
+from ledger.resources import SampleCounts, SubjectCounts
+from ledger.sample_ids import sample_digest, subject_digest
+from ledger.tables import Base
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
+
+KEY = bytes.fromhex(SAMPLE_KEY)
+ANN = {"subjects": ["ann@example.org"]}
+TEXT = {"Content-Type": "text/plain"}
+
+
+@pytest.fixture
+def people(site: Site, sessions: sessionmaker[Session]) -> Site:
+    """The site, with a second dataset and model. ann: scans 1, 2 and 70, and note 1. bob: scan 2. cat: the untrained note 9."""
+    with sessions.begin() as session:
+        notes = [sample_digest(KEY, "notes", f"note-{number}") for number in range(10)]
+        register_dataset(session, tenant_id=site.tenant_id, name="notes", digests=notes)
+        register_model(
+            session,
+            tenant_id=site.tenant_id,
+            name="coding",
+            dataset="notes",
+            workload="examples.notes:workload",
+            training=notes[:9],
+            weights_sha256="1" * 64,
+            weights_path="/nowhere/1.safetensors",
+            policy=[{"kind": "retrain"}],
+            details={},
+        )
+        for dataset, owned in {
+            "scans": [("ann@example.org", f"sample-{number}") for number in (1, 2, 70)]
+            + [("bob@example.org", "sample-2")],
+            "notes": [("ann@example.org", "note-1"), ("cat@example.org", "note-9")],
+        }.items():
+            rows = [(subject_digest(KEY, who), sample_digest(KEY, dataset, what), 1) for who, what in owned]
+            assign_subjects(session, tenant_id=site.tenant_id, dataset=dataset, rows=rows)
+    return site
+
+
+def test_a_persons_samples_go_from_two_models_of_two_datasets(
+    serve: Serve, people: Site, sessions: sessionmaker[Session]
+) -> None:
+    http = serve(key=people.admin, batch_window_seconds=0)
+    answer = http.post("/unlearn-requests", json=ANN)
+    body = answer.json()
+    assert answer.status_code == 202
+    assert (body["datasets"], body["every_dataset"]) == (["notes", "scans"], True)
+    assert body["samples"] == {"accepted": 3, "already_erased": 0, "not_in_training_set": 1}
+    assert body["subjects"] == {"given": 1, "matched": 1}
+    assert body["samples_by_subject"] == [4]
+    assert [target["model"] for target in body["targets"]] == ["coding", "triage"]
+    for target in body["targets"]:
+        publish_job(sessions, target["job"]["id"])
+    done = http.get(f"/unlearn-requests/{body['id']}").json()
+    assert (done["state"], done["unserved"]) == ("completed", False)
+    assert done["subjects"] == {"given": 1, "matched": 1}
+    again = http.post("/unlearn-requests", json=ANN).json()
+    assert (again["state"], again["samples"]["already_erased"]) == ("completed", 3)
+
+
+def test_samples_are_counted_by_the_place_of_each_person_and_nobody_is_echoed(serve: Serve, people: Site) -> None:
+    given = ["bob@example.org", "nobody@example.org", "ann@example.org", "bob@example.org"]
+    answer = serve(key=people.admin).post("/unlearn-requests", json={"dataset": "scans", "subjects": given})
+    body = answer.json()
+    assert body["samples_by_subject"] == [1, 0, 3, 1]
+    assert body["subjects"] == {"given": 3, "matched": 2}
+    assert "example.org" not in answer.text
+
+
+def test_people_and_sample_ids_go_together(serve: Serve, people: Site) -> None:
+    asked = {"dataset": "scans", "sample_ids": ["sample-2", "sample-3", "no-such"], "subjects": ["bob@example.org"]}
+    body = serve(key=people.admin).post("/unlearn-requests", json=asked).json()
+    assert body["samples"] == {"accepted": 2, "already_erased": 0, "not_in_training_set": 1}
+    assert (body["unmatched_sample_ids"], body["samples_by_subject"]) == (["no-such"], [1])
+
+
+def test_a_preview_counts_by_person_and_writes_nothing(
+    serve: Serve, people: Site, sessions: sessionmaker[Session]
+) -> None:
+    body = serve(key=people.reader).post("/unlearn-requests:preview", json=ANN).json()
+    assert (body["datasets"], body["samples_by_subject"]) == (["notes", "scans"], [4])
+    assert body["subjects"] == {"given": 1, "matched": 1}
+    assert body["unmatched_sample_ids"] is None
+    with sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM request_subjects")) == 0
+
+
+def test_a_key_that_may_not_read_learns_neither_counts_nor_datasets(serve: Serve, people: Site) -> None:
+    body = serve(key=people.writer).post("/unlearn-requests", json=ANN).json()
+    hidden = ("samples", "subjects", "samples_by_subject", "unmatched_sample_ids")
+    assert [body[field] for field in hidden] == [None] * 4
+    assert body["datasets"] == [body["dataset"]]
+    assert [target["samples"] for target in body["targets"]] == [None, None]
+
+
+@pytest.mark.parametrize("dataset", [{}, {"dataset": "notes"}, {"datasets": ["notes", "scans"]}])
+def test_a_stranger_and_somebody_whom_no_model_knows_get_the_same_answer(
+    serve: Serve, people: Site, sessions: sessionmaker[Session], dataset: dict[str, Any]
+) -> None:
+    http = serve(key=people.writer)
+    known, unknown = (
+        http.post("/unlearn-requests", json={"subjects": [f"{name}@example.org"], **dataset})
+        for name in ("cat", "stranger")
+    )
+    assert (known.status_code, known.json()["type"]) == (422, "https://expunge.dev/problems/no-samples-match")
+    assert known.json()["detail"] == unknown.json()["detail"]
+    assert "@" not in known.text
+    with sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM request_subjects")) == 0
+
+
+def test_another_tenant_finds_nobody(serve: Serve, people: Site, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+    assert serve(key=other.admin).post("/unlearn-requests", json=ANN).status_code == 422
+
+
+def test_the_same_key_gives_the_first_answer_again_in_the_order_of_the_list(serve: Serve, people: Site) -> None:
+    http = serve(key=people.admin)
+
+    def post(*names: str, **more: object) -> httpx.Response:
+        asked = {"dataset": "scans", "subjects": [f"{name}@example.org" for name in names], **more}
+        return http.post("/unlearn-requests", json=asked, headers={"Idempotency-Key": "k"})
+
+    first = post("ann", "bob").json()
+    again = post("bob", "ann").json()
+    assert (again["id"], again["samples_by_subject"]) == (first["id"], [1, 3])
+    for other in (post("ann"), post("ann", "bob", dataset=None), post("ann", "bob", dataset=None, datasets=["scans"])):
+        assert other.json()["type"] == "https://expunge.dev/problems/idempotency-key-reused"
+
+
+def test_a_list_of_people_is_uploaded_once_for_all_datasets(serve: Serve, people: Site) -> None:
+    http = serve(key=people.admin)
+    lines = b"nobody@example.org\n\nann@example.org\r\nann@example.org\nbob@example.org\n"
+    answer = http.post("/uploads/subjects", content=lines, headers=TEXT)
+    sent = answer.json()
+    assert answer.status_code == 201, answer.text
+    assert (sent["dataset"], sent["samples"], sent["subjects"]) == (None, None, 3)
+    assert http.get(f"/uploads/{sent['id']}").json() == sent
+    body = http.post("/unlearn-requests", json={"upload": sent["id"]}).json()
+    assert (body["datasets"], body["subjects"]) == (["notes", "scans"], {"given": 3, "matched": 2})
+    assert (body["unmatched_lines"], body["samples_by_subject"]) == ([1], None)
+    assert "example.org" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "media", "status", "words"),
+    [
+        (b"ann\n" + b"x" * 201, "text/plain", 422, "The subject on line 2 has 201 characters"),
+        (b'"ann"\n{"sample_id": "bob"}', "application/x-ndjson", 422, "Line 2 holds no subject"),
+        (b" \n", "text/plain", 422, "holds no subject"),
+        (b"ann", "application/json", 415, "Send the subjects one a line"),
+    ],
+)
+def test_a_list_that_cannot_be_read_keeps_nothing(
+    serve: Serve, people: Site, sessions: sessionmaker[Session], body: bytes, media: str, status: int, words: str
+) -> None:
+    answer = serve(key=people.writer).post("/uploads/subjects", content=body, headers={"Content-Type": media})
+    assert answer.status_code == status
+    assert words in answer.json()["detail"]
+    assert "ann" not in answer.json()["detail"]
+    with sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM uploaded_samples")) == 0
+
+
+def test_a_list_of_people_may_be_an_object_a_line(serve: Serve, people: Site) -> None:
+    lines = b'{"subject": "ann@example.org"}\n"bob@example.org"\n'
+    answer = serve(key=people.writer).post(
+        "/uploads/subjects", content=lines, headers={"Content-Type": "application/x-ndjson"}
+    )
+    assert answer.json()["subjects"] == 2
+
+
+def test_no_subject_is_stored_or_logged(
+    serve: Serve, people: Site, sessions: sessionmaker[Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    http = serve(key=people.admin)
+    http.post("/unlearn-requests", json=ANN | {"subjects": ["ann@example.org", "nobody@example.org"]})
+    http.post("/unlearn-requests", json={"subjects": ["nobody@example.org"]})
+    http.post("/unlearn-requests", json={"subjects": ["ann@example.org", 5], "method": "ann@example.org"})
+    http.post("/uploads/subjects", content=b"ann@example.org\n\x00", headers=TEXT)
+    with sessions() as session:
+        for table in Base.metadata.sorted_tables:
+            assert "example.org" not in str(session.execute(select(table)).all()), table.name
+        assert session.scalar(select(func.count()).select_from(Base.metadata.tables["request_subjects"])) == 2
+    assert "example.org" not in caplog.text
+    assert "example.org" not in http.get("/metrics").text
+
+
+def test_the_client_asks_for_people(serve: Serve, people: Site) -> None:
+    http = serve(key=people.admin)
+    assert api.preview(http, subjects=["ann@example.org"]).samples_by_subject == [4]
+    request = api.submit(http, subjects=["ann@example.org"], datasets=["scans"])
+    assert request.samples == SampleCounts(accepted=2, already_erased=0, not_in_training_set=1)
+    sent = api.upload_subjects(http, subjects=(f"person-{number}" for number in range(2500)))
+    assert sent.subjects == 2500
+    sent = api.upload_subjects(http, subjects=["bob@example.org", "nobody"])
+    assert api.submit(http, upload=sent.id).subjects == SubjectCounts(given=2, matched=1)
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_the_command_line_asks_for_people(
+    serve: Serve, people: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(serve().base_url)
+    caller.submit(people.admin, subject=["ann@example.org"], url=url)
+    assert shown(capsys)["samples_by_subject"] == [4]
+    listed = StringIO("bob@example.org\nnobody@example.org\n")
+    caller.submit(people.admin, ["scans"], ["sample-3"], subjects=listed, url=url)  # type: ignore[arg-type]  # lines, as a file gives them
+    assert shown(capsys)["samples"]["accepted"] == 2
+    monkeypatch.setattr(caller, "MAX_INLINE_IDS", 1)
+    caller.submit(people.admin, ["scans", "notes"], subject=["nobody@example.org", "ann@example.org"], url=url)
+    found = shown(capsys)
+    assert (found["unmatched_lines"], found["subjects"]["matched"]) == ([1], 1)
+    with pytest.raises(typer.BadParameter, match="Subject 2 begins or ends with a blank"):
+        caller.submit(people.admin, subject=["ann", " "], url=url)
+    with pytest.raises(typer.BadParameter, match="one --dataset"):
+        caller.submit(people.admin, ["scans", "notes"], ["sample-1"], url=url)
+    with pytest.raises(typer.BadParameter, match="request of their own"):
+        caller.submit(people.admin, ["scans"], ["sample-1"], subject=["ann", "bob"], url=url)

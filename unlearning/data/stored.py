@@ -1,0 +1,230 @@
+"""Sets of samples that are read when they are needed: any map-style data set, with a sample ID for each item."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from unlearning.data.batches import Batch, Inputs, all_tensors, joined_batch
+from unlearning.data.loading import READ_SIZE, Concatenated, Held, Source, Stored, read_item, stream
+from unlearning.data.samples import SampleSet, check_names, joined_names
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+
+Column = str | Sequence[object] | Callable[[int], object]
+"""A value a sample: the name of a column or entry of the data set, all values in order, or a function of the item's number."""
+
+
+class StoredSet(SampleSet):
+    """A set of samples of which no more than some batches are in memory at a time.
+
+    Make it with `StoredSet.of`. It stands wherever a SampleSet stands. `batch`, `inputs` and `targets` read everything: use
+    `batches`, `select` or `epoch`. The targets, once read, are kept, on the CPU.
+    """
+
+    __slots__ = ("index", "pin", "place", "source", "workers")
+
+    source: Source
+    index: Tensor
+    workers: int
+    pin: bool
+    place: torch.device
+
+    def __init__(
+        self,
+        *,
+        ids: tuple[str, ...],
+        source: Source,
+        index: Tensor,
+        subjects: tuple[str, ...] | None,
+        workers: int,
+        pin: bool,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        values = {"ids": ids, "source": source, "index": index, "subjects": subjects, "workers": workers, "pin": pin}
+        for name, value in (*values.items(), ("place", torch.device(device))):
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def of(
+        dataset: Any,
+        *,
+        ids: Column,
+        targets: str | Sequence[Any] | Tensor | None = None,
+        subjects: Column | None = None,
+        training: Any = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = True,
+    ) -> "StoredSet":
+        """Make a set of any map-style data set, such as a torch Dataset, a Hugging Face data set, or a memory-mapped array.
+
+        dataset: has `__len__` and `__getitem__`; gives the same item each time, without augmentation. Items are pairs (inputs,
+            target), mappings whose entry `targets` is the target, or inputs alone with all `targets` given.
+        ids, subjects: see SampleSet; a sequence, a function of the item's number, or the name of a column.
+        targets: the name of a mapping's entry, or all targets in order. Where they are given, or a column of a Hugging Face data
+            set, they need not be read with the samples once to be known.
+        training: the same samples with augmentation, drawn from torch's, NumPy's or Python's global generator. It is used in
+            training steps alone.
+        collate_fn, num_workers, pin_memory: as in torch's DataLoader. Every batch must have samples of one shape: pad to a fixed
+            length. Single draws are read by the process itself.
+        Raises InvalidWorkload if lengths differ, an ID occurs twice or breaks the rule, or a column cannot be read.
+        """
+        count = _length(dataset)
+        if training is not None and _length(training) != count:
+            raise InvalidWorkload(f"The data set has {count} items and its variant for training {_length(training)}.")
+        given = _column(dataset, targets) if isinstance(targets, str) else targets
+        if given is not None:
+            given = torch.as_tensor(given)
+            if given.dim() == 0 or len(given) != count:
+                raise InvalidWorkload(
+                    f"The data set has {count} items and {given.numel()} targets; give each sample one."
+                )
+        named, owners = _values(dataset, ids), None if subjects is None else _values(dataset, subjects)
+        if len(named) != count:
+            raise InvalidWorkload(f"The data set has {count} items and {len(named)} ids; give each sample one.")
+        checked, people = check_names(named, owners)
+        source = Stored(
+            dataset=dataset,
+            training=training,
+            collate=collate_fn or torch.utils.data.default_collate,
+            target=targets if isinstance(targets, str) else None,
+            given=given,
+        )
+        index = torch.arange(count)
+        return StoredSet(ids=checked, source=source, index=index, subjects=people, workers=num_workers, pin=pin_memory)
+
+    @property
+    def stored(self) -> bool:
+        """Its samples are read when they are needed."""
+        return True
+
+    @property
+    def batch(self) -> Batch:
+        """All samples as one batch, read into memory."""
+        return joined_batch(*self.batches(READ_SIZE))
+
+    @property
+    def inputs(self) -> Inputs:
+        """The inputs of all samples, read into memory."""
+        return self.batch.inputs
+
+    @property
+    def targets(self) -> Tensor:
+        """The targets of all samples, (n, …); those not known yet are read, once, by batches."""
+        return self.source.targets(self.index, workers=self.workers).to(self.place)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its batches go."""
+        return self.place
+
+    def take(self, index: Tensor) -> "StoredSet":
+        """Return the samples at the positions `index`, (k,) int64, in that order; nothing is read."""
+        chosen = index.tolist()
+        ids = tuple(self.ids[i] for i in chosen)
+        subjects = None if self.subjects is None else tuple(self.subjects[i] for i in chosen)
+        return self._like(ids=ids, subjects=subjects, index=self.index[index.cpu()])
+
+    def select(self, index: Tensor, *, training: bool = False) -> Batch:
+        """Read a batch of the samples at the positions `index`, (k,) int64. training: with augmentation."""
+        return self.source.read(self.index[index.cpu()].tolist(), training=training).to(self.place)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Yield the samples in their order, in batches of `size`; the last may be smaller."""
+        return self.stream(self.chunks(size))
+
+    def stream(self, chunks: Sequence[Tensor], *, training: bool = False) -> Iterator[Batch]:
+        """Yield a batch for each chunk of positions, read ahead by the set's worker processes. training: with augmentation."""
+        pin = self.pin and self.place.type == "cuda"
+        places = [self.index[chunk] for chunk in chunks]
+        for batch in stream(self.source, places, training=training, workers=self.workers, pin=pin):
+            yield (batch.map(lambda tensor: tensor.to(self.place, non_blocking=True)) if pin else batch.to(self.place))
+
+    def in_memory(self) -> SampleSet:
+        """Read the set into memory."""
+        batch = self.batch
+        return SampleSet(ids=self.ids, inputs=batch.inputs, targets=batch.targets, subjects=self.subjects)
+
+    def to(self, device: torch.device | str) -> "StoredSet":
+        """Return the set with its batches on `device`."""
+        return self._like(device=torch.device(device))
+
+    def convert_targets(self, convert: Callable[[Tensor], Tensor]) -> "StoredSet":
+        """Return the samples with their targets converted: now, where they are known, or when they are read."""
+        return self._like(source=self.source.converted(convert))
+
+    def join(self, parts: Sequence[SampleSet]) -> "StoredSet":
+        """Join sets of which some may be in memory, in their order; nothing is read. See `samples.joined`."""
+        sources, indices = zip(*(_source_of(part) for part in parts), strict=True)
+        ids, subjects = joined_names(parts)
+        if all(source is sources[0] for source in sources):
+            return self._like(ids=ids, subjects=subjects, source=sources[0], index=torch.cat(indices))
+        starts = tuple(accumulate((len(source) for source in sources[:-1]), initial=0))
+        index = torch.cat([index + start for index, start in zip(indices, starts, strict=True)])
+        return self._like(ids=ids, subjects=subjects, source=Concatenated(parts=sources, starts=starts), index=index)
+
+    def _like(self, **changes: Any) -> "StoredSet":
+        given = {
+            name: getattr(self, name) for name in ("ids", "source", "index", "subjects", "workers", "pin", "device")
+        }
+        return StoredSet(**(given | changes))
+
+
+def _source_of(part: SampleSet) -> tuple[Source, Tensor]:
+    """Return what a set is read from, and the positions of its samples in it."""
+    if isinstance(part, StoredSet):
+        return part.source, part.index
+    return Held(batch=part.batch.map(Tensor.cpu)), torch.arange(len(part))
+
+
+def _length(dataset: Any) -> int:
+    try:
+        return len(dataset)
+    except TypeError:
+        raise UnsupportedWorkload(
+            f"A {type(dataset).__name__} has no length. A data set must be map-style, with `__len__` and `__getitem__`; write a "
+            "stream of samples to files first."
+        ) from None
+
+
+def _values(dataset: Any, given: Column) -> Sequence[object]:
+    """Return a value for each item, in order."""
+    if isinstance(given, str):
+        found = _column(dataset, given)
+        return [read_item(dataset, i, entry=given) for i in range(_length(dataset))] if found is None else found
+    if callable(given):
+        return [given(number) for number in range(_length(dataset))]
+    return given
+
+
+def _column(dataset: Any, name: str) -> Sequence[Any] | None:
+    """Read a column of a data set that has columns, as Hugging Face's have; None for one that has none."""
+    columns = getattr(dataset, "column_names", None)
+    if columns is None:
+        return None
+    if name not in columns:
+        raise InvalidWorkload(f"The data set has no column {name!r}; it has {', '.join(map(str, columns))}.")
+    return list(dataset.with_format(None)[name])
+
+
+def read_twice(samples: SampleSet) -> SampleSet:
+    """Read samples into memory. Raises InvalidWorkload, with a position, if a second reading in another order gives others."""
+    read = samples.in_memory()
+    if not isinstance(samples, StoredSet):
+        return read
+    backwards = torch.arange(len(samples)).flip(0)
+    again = samples.take(backwards).in_memory().batch.take(backwards)
+    tensors = zip(all_tensors(read.batch), all_tensors(again), strict=True)
+    for (name, first), (_, second) in tensors:
+        if first.shape != second.shape:
+            raise InvalidWorkload(f"The data set gives {name} of another shape each time it is read.")
+        changed = (first != second).reshape(len(first), -1).any(1).nonzero().flatten()
+        if len(changed):
+            raise InvalidWorkload(
+                f"The data set's item at position {int(samples.index[changed[0]])} has other {name} each time it is read. "
+                "Move what varies samples, such as augmentation, to `training`."
+            )
+    return read
