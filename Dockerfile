@@ -1,4 +1,4 @@
-# syntax=docker/dockerfile:1.7
+# syntax=docker/dockerfile:1.7@sha256:a57df69d0ea827fb7266491f2813635de6f17269be881f696fbfdf2d83dda33e
 # Two images. `api`: the HTTP service, without torch. `worker`: the worker, the beat and the operator's commands.
 #   docker build --target api    -t expunge-api .
 #   docker build --target worker -t expunge-worker .                                             torch of PyPI: CUDA
@@ -6,7 +6,7 @@
 # Everything is installed from the lock files, whose hashes pip checks, and every step asks one index alone: with two, a stranger's
 # distribution of the same name on the second one could win. Each image holds its bill of materials, /opt/venv/sbom.cdx.json.
 
-ARG PYTHON=python:3.11.14-slim-bookworm
+ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
 
 FROM ${PYTHON} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
@@ -29,7 +29,7 @@ RUN pip install --no-deps --no-build-isolation --no-index . \
 FROM build AS build-worker
 ARG TORCH_INDEX=https://pypi.org/simple
 ARG TORCH_LOCK=torch-cuda.txt
-RUN pip install --no-deps --index-url "${TORCH_INDEX}" --requirement "ops/containers/locks/${TORCH_LOCK}"
+RUN pip install --no-deps --require-hashes --index-url "${TORCH_INDEX}" --requirement "ops/containers/locks/${TORCH_LOCK}"
 RUN pip install --no-deps --require-hashes --index-url https://pypi.org/simple --requirement ops/containers/locks/worker.txt && pip check
 COPY . .
 RUN pip install --no-deps --no-build-isolation --no-index . \
