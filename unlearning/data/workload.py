@@ -78,6 +78,19 @@ class Workload:
         if self.objective.fit is not None:  # which reads the targets of a stored set, unless they are given
             object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
 
+    @property
+    def sample_ids(self) -> tuple[str, ...]:
+        """The IDs of all samples."""
+        return self.train.ids + self.held_out.ids + self.test.ids
+
+    @property
+    def training(self) -> Recipe | OwnTraining:
+        """How the model is trained: by the trainer if there is one, else by the recipe."""
+        if self.trainer is not None:
+            return OwnTraining(trainer=self.trainer, precision="auto" if self.recipe is None else self.recipe.precision)
+        assert self.recipe is not None
+        return self.recipe
+
 
 def check_data(workload: Workload) -> None:
     """Read what of the workload's sets is not known yet: the labels, and with them each sample, once.
@@ -94,19 +107,6 @@ def check_data(workload: Workload) -> None:
             if not bool(rows.all()):
                 where = int((~rows).nonzero()[0])
                 raise InvalidWorkload(f"The {name} set has {field} at position {where} that are not finite numbers.")
-
-    @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """The IDs of all samples."""
-        return self.train.ids + self.held_out.ids + self.test.ids
-
-    @property
-    def training(self) -> Recipe | OwnTraining:
-        """How the model is trained: by the trainer if there is one, else by the recipe."""
-        if self.trainer is not None:
-            return OwnTraining(trainer=self.trainer, precision="auto" if self.recipe is None else self.recipe.precision)
-        assert self.recipe is not None
-        return self.recipe
 
 
 def check_targets(samples: SampleSet, objective: Objective, *, name: str) -> None:
