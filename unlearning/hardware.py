@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.batches import Batch, Inputs
+from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Answers, Objective, answers
 from unlearning.data.samples import SampleSet
 from unlearning.specs.training import Precision
@@ -34,7 +35,7 @@ def batched_answers(
     device: torch.device | None = None,
     max_size: int | None = None,
 ) -> Answers:
-    """Compute a model's answers to n samples in batches of at most 64 (CPU) or 1,024 (GPU) samples and `max_size`.
+    """Compute a model's answers to n samples in batches of at most 64 (CPU, stored sets) or 1,024 (GPU) samples and `max_size`.
 
     device: where to compute; by default where the samples are. The results equal those of one large batch if the model is in
     evaluation mode, where no sample depends on the others of its batch.
@@ -42,6 +43,8 @@ def batched_answers(
     device = device or samples.device
     layout = input_layout(model)
     size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    if isinstance(samples, SampleSet) and samples.stored:
+        size = min(size, READ_SIZE)
     parts = [answers(objective, model, batch.to(device).map_inputs(layout)) for batch in samples.batches(size)]
     return Answers(
         torch.cat([part.losses for part in parts]),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from billiard import active_children  # type: ignore[import-untyped]  # it ships no types
+from billiard import active_children, current_process  # type: ignore[import-untyped]  # it ships no types
 
 PR_SET_PDEATHSIG = 1
 """prctl's option: the signal that the kernel sends to a process when its parent dies."""
@@ -41,6 +41,8 @@ def prepare_child(**_: object) -> None:
 
     A child that outlived its parent would continue a job that nobody reports on. Instead, its lease expires.
     """
+    # Celery's children are daemonic, which may not start processes; those that read data end with the child by themselves.
+    current_process().daemon = False
     threading.Thread(target=import_run, daemon=True).start()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -26,9 +26,16 @@ def model(running: Stack, trained: Trained) -> str:
     ).name
 
 
-def unlearn(http: httpx.Client, sample_ids: list[str], *, method: str | None = None) -> Job:
+def unlearn(
+    http: httpx.Client,
+    sample_ids: list[str],
+    *,
+    method: str | None = None,
+    dataset: str = "tiny-digits",
+    model: str = "digits",
+) -> Job:
     """Submit, and follow the one job to its end."""
-    request = client.submit(http, dataset="tiny-digits", sample_ids=sample_ids, models=["digits"], method=method)
+    request = client.submit(http, dataset=dataset, sample_ids=sample_ids, models=[model], method=method)
     (job_id,) = client.job_ids(request)
     *_, job = client.watch_job(http, job_id)
     return job
@@ -56,3 +63,17 @@ def test_two_requests_travel_all_the_way_and_the_second_starts_where_the_first_e
     assert later.model.weights_before_sha256 == report.model.weights_after_sha256
     assert later.asked.samples_previously_forgotten == report.asked.samples
     assert later.audit.samples.remain < report.audit.samples.remain
+
+
+def test_the_worker_reads_data_by_processes_of_its_own(running: Stack, http: httpx.Client, trained: Trained) -> None:
+    """They are forked from a child of the worker that has computed with torch."""
+    register_workload(
+        find_deployment(running.folder.root),
+        name="read",
+        reference="tests.worker.digits:read_when_needed",
+        weights=trained.path,
+        policy=["retrain"],
+    )
+    job = unlearn(http, SAMPLES, dataset="read-digits", model="read")
+
+    assert job.state == "completed", job.detail

@@ -8,9 +8,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional
+from torch.utils.data import TensorDataset
 
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
+from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Recipe
 from unlearning.training.run import TrainingRun
@@ -49,6 +51,16 @@ def with_integer_ids() -> Workload:
     made = workload()
     keys = tuple(range(5000, 5000 + len(made.train)))
     return replace(made, train=replace(made.train, ids=keys))  # type: ignore[arg-type]  # a factory of a user is not typed
+
+
+def read_when_needed() -> Workload:
+    """Its samples are read from a data set, by two processes."""
+    made = workload()
+    sets = {
+        name: StoredSet.of(TensorDataset(part.inputs, part.targets), ids=part.ids, num_workers=2)
+        for name, part in (("train", made.train), ("held_out", made.held_out), ("test", made.test))
+    }
+    return replace(made, name="read-digits", **sets)
 
 
 class Once(torch.autograd.Function):

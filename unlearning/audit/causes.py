@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unlearning.audit.findings import Findings
 from unlearning.data.batches import flat_inputs
+from unlearning.data.loading import READ_SIZE
 from unlearning.data.samples import SampleSet
 
 _COPY = 0.1
@@ -62,7 +63,8 @@ def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleS
     width = flat_inputs(remain.select(torch.arange(1))).shape[1]
     most = max(1, min(int(_COMPARISONS / (2 * len(remain) * width)), _COMPARED_NUMBERS // width))
     usual, asked = (
-        flat_inputs(samples.select(torch.arange(min(most, len(samples))))) for samples in (held_out, forget)
+        torch.cat([*map(flat_inputs, samples.take(torch.arange(min(most, len(samples)))).batches(READ_SIZE))])
+        for samples in (held_out, forget)
     )
     nearest = _nearest(torch.cat([usual, asked]), remain)
     return int((nearest[len(usual) :] <= _COPY * nearest[: len(usual)].median()).sum()), len(asked)
@@ -71,8 +73,7 @@ def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleS
 def _nearest(samples: Tensor, others: SampleSet) -> Tensor:
     """Compute the distance of each sample (n, d) to the nearest of the others, (n,)."""
     nearest = samples.new_full((len(samples),), torch.inf)
-    for batch in others.batches(1024):
-        compared = flat_inputs(batch)
+    for compared in map(flat_inputs, others.batches(READ_SIZE)):
         nearest = torch.minimum(
             nearest, torch.cat([torch.cdist(part, compared).amin(dim=1) for part in torch.split(samples, 256)])
         )

@@ -21,8 +21,8 @@ from torch import Tensor
 from unlearning.data.batches import Batch, all_tensors, joined_batch, map_tree
 from unlearning.errors import InvalidWorkload, UnlearningError, UnsupportedWorkload
 
-READ_SIZE = 256
-"""Samples that are read at once where only their number matters to memory."""
+READ_SIZE = 64
+"""Samples in a batch where nothing else gives its size. Each process reads two batches ahead, so this bounds the memory."""
 _MIN_CHUNKS = 4
 """Batches. For fewer no worker processes are started: starting them takes longer."""
 

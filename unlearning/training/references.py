@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.batches import Batch, flat_inputs
+from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
@@ -122,9 +123,9 @@ def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[
     if near_copies is None:
         return parents
     width = flat_inputs(samples.select(torch.arange(1))).shape[1]
-    for block in samples.chunks(max(1024, _COMPARED_NUMBERS // width)):
-        others, behind = _directions(samples.select(block)), int(block[0])
-        chunks = [chunk for chunk in samples.chunks(1024) if chunk[0] <= block[-1]]
+    for block in samples.chunks(max(READ_SIZE, _COMPARED_NUMBERS // width)):
+        others, behind = torch.cat([*map(_directions, samples.stream(torch.split(block, READ_SIZE)))]), int(block[0])
+        chunks = [chunk for chunk in samples.chunks(READ_SIZE) if chunk[0] <= block[-1]]
         for chunk, batch in zip(chunks, samples.stream(chunks), strict=True):
             similar = (_directions(batch) @ others.T >= near_copies).nonzero().cpu().numpy()
             similar += np.array([int(chunk[0]), behind])

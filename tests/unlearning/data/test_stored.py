@@ -11,7 +11,11 @@ import torch.utils.data
 from torch import Tensor
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, WIDTH, plain, same, samples, state
+from unlearning.audit.causes import count_near_copies
+from unlearning.audit.comparison import compare_with_chance
+from unlearning.audit.signals import observe
 from unlearning.data.batches import same_inputs
+from unlearning.data.loading import READ_SIZE
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet, read_twice
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
@@ -19,6 +23,7 @@ from unlearning.random_state import isolated
 from unlearning.state import State
 from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh, train_steps
+from unlearning.training.references import sample_signals, subject_groups
 
 GIVEN = samples(50, seed=1)
 
@@ -296,3 +301,35 @@ def test_a_model_trained_on_a_stored_set_is_that_of_the_tensors() -> None:
     models = [fit(plain, made, recipe, objective=OBJECTIVE, seed=1) for made in (GIVEN, stored())]
 
     assert same(*(state(model) for model in models))
+
+
+MANY = samples(1000, seed=7)
+FEW, OTHERS = samples(40, seed=8), samples(60, seed=9)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda given: given.targets.tolist(),
+        lambda given: subject_groups(given, near_copies=0.9).tolist(),
+        lambda given: count_near_copies(FEW, given, held_out=OTHERS),
+        lambda given: observe(fresh(plain, seed=0).eval(), given, objective=OBJECTIVE).loss.tolist(),
+        lambda given: sample_signals(fresh(plain, seed=0).eval(), given, OBJECTIVE)[0].tolist(),
+        lambda given: compare_with_chance(fresh(plain, seed=0).eval(), given, objective=OBJECTIVE),
+    ],
+    ids=["targets", "subjects", "copies", "audit", "references", "chance"],
+)
+def test_what_goes_through_a_whole_set_reads_some_samples_at_a_time_and_finds_the_same(
+    act: Callable[[SampleSet], object],
+) -> None:
+    sizes: list[int] = []
+
+    def collate(items: list[Any]) -> Any:
+        sizes.append(len(items))
+        return torch.utils.data.default_collate(items)
+
+    made = StoredSet.of(Items(MANY), ids=MANY.ids, collate_fn=collate)
+
+    assert act(made) == act(MANY)
+    assert len(sizes) >= 1000 // READ_SIZE
+    assert max(sizes) == READ_SIZE
