@@ -364,7 +364,8 @@ class Model(Resource):
     approve_jobs: bool = Field(description="Whether an admin must approve each job before it runs.")
     approve_versions: bool = Field(description="Whether an admin must approve each version before it is served.")
     approve_utility_drop: float = Field(
-        description="An admin must approve a version that lost more points of accuracy than this beyond what less data explains."
+        description="An admin must approve a version that lost more points of merit (accuracy for a classifier) than this beyond "
+        "what less data explains."
     )
     version: Version = Field(description="The one that is served.")
     created_at: datetime

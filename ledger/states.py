@@ -60,7 +60,7 @@ class Reason(StrEnum):
     AUDIT_FAILED = "audit_failed"  # no method of the policy reached a verdict that may be published, and none was exact
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"  # the lease expired in every try of a method
     CANCELLED_BY_CALLER = "cancelled_by_caller"
-    UTILITY_DROP = "utility_drop"  # the version lost more accuracy than the model allows; it awaits approval
+    UTILITY_DROP = "utility_drop"  # the version lost more merit than the model allows; it awaits approval
     APPROVAL_REFUSED = "approval_refused"  # an approver refused the run or the version
     SUPERSEDED = "superseded"  # an earlier job has erased all of these samples
     ALREADY_ERASED = "already_erased"  # before the request came

@@ -6,7 +6,7 @@ from statistics import mean
 
 from report.document import Report
 from report.evidence import Attack, AttackName, AttackScores, ClassUtility, Measures
-from report.formatting import count, delay, duration, interval, percent, plural, ratio, share
+from report.formatting import amount, count, delay, duration, interval, plural, ratio, sentence, share
 
 ATTACKS = {
     AttackName.LOSS: "loss",
@@ -17,12 +17,17 @@ ATTACKS = {
 }
 
 
+def attack_name(name: str) -> str:
+    """Give an attack's name; one that a user's own objective names is shown as it is."""
+    return next((text for known, text in ATTACKS.items() if known == name), name.replace("_", " "))
+
+
 def membership(report: Report) -> str:
     """Describe how well an attack tells forgotten samples from held-out ones."""
     attack = plotted_attack(report)
     before, after = attack.original, attack.unlearned
     return (
-        f"The attack by {ATTACKS[attack.name]} tells forgotten from held-out samples with an AUC of {ratio(before.auc.value)} "
+        f"The attack by {attack_name(attack.name)} tells forgotten from held-out samples with an AUC of {ratio(before.auc.value)} "
         f"before ({interval(before.auc, ratio)}) and {ratio(after.auc.value)} after ({interval(after.auc, ratio)}). "
         f"An AUC of 0.5 is a coin toss; below 0.5 gives as much away as above. {_at_few_false_alarms(before, after)}"
     )
@@ -48,7 +53,7 @@ def strongest(report: Report) -> tuple[tuple[str, AttackScores], tuple[str, Atta
     attacks = report.audit.membership.attacks
     before = max(attacks, key=lambda one: abs(one.original.auc.value - 0.5))
     after = max(attacks, key=lambda one: abs(one.unlearned.auc.value - 0.5))
-    return (ATTACKS[before.name], before.original), (ATTACKS[after.name], after.unlearned)
+    return (attack_name(before.name), before.original), (attack_name(after.name), after.unlearned)
 
 
 def losses(report: Report) -> str:
@@ -111,13 +116,18 @@ def relearning(report: Report) -> str:
 
 
 def utility(report: Report) -> str:
-    """Compare the accuracy before and after, and the predictions of both models."""
+    """Compare the merit before and after, and the predictions of both models."""
+    merit = report.audit.merit
+    show = amount(merit.unit)
     before, after = report.audit.measures.original.ta.value, report.audit.measures.unlearned.ta.value
-    text = f"Accuracy on test data went from {percent(before)} to {percent(after)}."
+    text = f"{sentence(merit.name)} on test data went from {show(before)} to {show(after)}."
     if report.audit.utility.per_class:
         worst = most_changed(report.audit.utility.per_class)[0]
-        text += f" The class that changed most is {worst.label}, from {percent(worst.original)} to {percent(worst.unlearned)}."
-    return text + f" Both models agree on {share(report.audit.utility.agreement)} of the held-out samples."
+        text += (
+            f" The class that changed most is {worst.label}, from {show(worst.original)} to {show(worst.unlearned)}."
+        )
+    agreement = report.audit.utility.agreement
+    return text if agreement is None else f"{text} Both models agree on {share(agreement)} of the held-out samples."
 
 
 def most_changed(classes: Sequence[ClassUtility]) -> list[ClassUtility]:
@@ -147,10 +157,11 @@ def basis(report: Report) -> str:
     if measures.reference is None:
         return text
     before, after = (average_gap(one, measures.reference) for one in (measures.original, measures.unlearned))
+    merit = report.audit.merit
     return text + (
         f" The average gap to the retrained model was {before:.1f} points before and is {after:.1f} after. It is the mean "
-        "difference of four measures: the error on the forgotten samples, the accuracy on the remaining samples and on test data, "
-        "and the share of the forgotten samples that the papers’ attack takes for never seen."
+        f"difference of four measures: the {merit.shortfall} on the forgotten samples, the {merit.name} on the remaining samples "
+        "and on test data, and the share of the forgotten samples that the papers’ attack takes for never seen."
     )
 
 

@@ -30,7 +30,7 @@ class VerdictValue(StrEnum):
 
 
 class AttackName(StrEnum):
-    """What a membership attack looks at, for each sample."""
+    """What a membership attack looks at, for each sample; a user's own objective may name others."""
 
     LOSS = "loss"
     CONFIDENCE = "confidence"
@@ -65,6 +65,22 @@ class Estimate(Section):
     high: Number
 
 
+class Merit(Section):
+    """What utility means for this model: the measures of the remaining and the test set are in it. Higher is better."""
+
+    name: Name
+    """Such as "accuracy", "F1 score" or "explained variance"."""
+    shortfall: Name
+    """What is missing to the best value, such as "error"."""
+    unit: Name
+    best: Number
+    """The best value; the shortfall is this less the merit."""
+
+
+ACCURACY = Merit(name="accuracy", shortfall="error", unit="%", best=100.0)
+"""The merit of reports that name none."""
+
+
 class Samples(Section):
     """How many samples each set has."""
 
@@ -75,14 +91,14 @@ class Samples(Section):
 
 
 class Measures(Section):
-    """The papers' four measures of one model, in percent, 0 to 100."""
+    """The papers' four measures of one model: UA, RA and TA in the unit of the audit's merit (accuracy: percent), MI in percent."""
 
     ua: Estimate
-    """Error on the forget set."""
+    """Error on the forget set, or another merit's shortfall."""
     ra: Estimate
-    """Accuracy on the remaining set."""
+    """Accuracy on the remaining set, or another merit."""
     ta: Estimate
-    """Accuracy on the test set."""
+    """Accuracy on the test set, or another merit."""
     mi_salun: Estimate
     """Share of the forget set that the papers' attack calls non-member."""
     mi_corrected: Estimate
@@ -111,7 +127,7 @@ class AttackScores(Section):
 class Attack(Section):
     """One membership attack on the model before and after."""
 
-    name: AttackName
+    name: Annotated[AttackName | Name, Field(union_mode="left_to_right")]
     original: AttackScores
     unlearned: AttackScores
 
@@ -236,8 +252,9 @@ class Utility(Section):
     """What the model can still do, compared with the original."""
 
     per_class: tuple[ClassUtility, ...]
-    agreement: Ratio
-    """Share of held-out samples for which both models predict the same class."""
+    """Empty for a model without classes."""
+    agreement: Ratio | None
+    """Share of held-out samples, or of their labels, for which both models predict the same; null for predicted numbers."""
     jensen_shannon: NonNegative
     """Mean Jensen-Shannon divergence of their predictions on held-out samples, in nats."""
 
@@ -252,9 +269,9 @@ class Change(Section):
     no_op: bool
     """Weights or predictions hardly moved."""
     collapsed: bool
-    """A number is not finite, or too little is left of the accuracy over guessing."""
+    """A number is not finite, or too little is left of the merit over guessing."""
     largest_class: Ratio | None = None
-    """Share of held-out samples that the new model gives to its most frequent class."""
+    """Share of held-out samples that the new model gives to its most frequent class; null for a model that predicts numbers."""
     finite: bool | None = None
     """Whether every weight is a finite number."""
 
@@ -263,7 +280,7 @@ class ReferenceTest(Section):
     """The reference test on one model: how it answers the forgotten samples, beside models that did and did not see them."""
 
     known: Number
-    """Mean distance of the samples' signals from their references, in nats. Above 0: still known."""
+    """Mean distance of the samples' signals from their references, in `unit`. Above 0: still known."""
     low: Number
     high: Number
     """The range of `known` of models that never saw the samples."""
@@ -282,6 +299,8 @@ class ReferenceTest(Section):
 class ReferenceTests(Section):
     """The reference test before and after, and of a retrained model if there is one."""
 
+    unit: Name = "nats"
+    """Of the tests' distances; nats in a report that names none."""
     original: ReferenceTest
     unlearned: ReferenceTest
     reference: ReferenceTest | None
@@ -295,6 +314,8 @@ class Audit(Section):
     """Everything that was measured."""
 
     samples: Samples
+    merit: Merit = ACCURACY
+    """What the measures are in; a report that names none is in accuracy."""
     measures: MeasuresByModel
     membership: Membership
     relearn: Relearn

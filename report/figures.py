@@ -8,6 +8,7 @@ from report.captions import enough_power, most_changed
 from report.document import Report
 from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
 from report.evidence import Curve, Delay, LossDensities, ReferenceTests, RocCurve
+from report.formatting import sentence
 
 LOWEST_RATE = 0.001
 """Where the logarithmic axes begin."""
@@ -58,7 +59,7 @@ def _distances(axes: Axes, tests: ReferenceTests) -> None:
     axes.margins(x=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("nats; 0 is the mean of models that never saw them")
+    axes.set_xlabel(f"{tests.unit}; 0 is the mean of models that never saw them")
 
 
 def _power(axes: Axes, tests: ReferenceTests, *, samples: int, enough: float | None) -> None:
@@ -216,7 +217,7 @@ def relearning(report: Report) -> Panel:
 
 def utility(report: Report) -> list[Panel]:
     """Draw the accuracy of each class before and after, of the most changed ones if there are many. Empty without classes."""
-    every = report.audit.utility.per_class
+    every, merit = report.audit.utility.per_class, report.audit.merit
     shown = most_changed(every)[:MAX_CLASSES] if len(every) > MAX_CLASSES else every
     if not shown:
         return []
@@ -232,15 +233,15 @@ def utility(report: Report) -> list[Panel]:
         axes.invert_yaxis()
         axes.margins(x=0.08, y=0.06)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.set_xlabel("accuracy on test data, percent")
+        axes.set_xlabel(f"{merit.name} on test data, {'percent' if merit.unit == '%' else merit.unit}")
         axes.set_ylabel("class")
         axes.legend(
             loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, columnspacing=1.2, handletextpad=0.2, borderpad=0.1
         )
 
-    title = "Accuracy by class" if shown is every else f"The {MAX_CLASSES} most changed classes"
+    title = f"{sentence(merit.name)} by class" if shown is every else f"The {MAX_CLASSES} most changed classes"
     names = "each class" if shown is every else f"the {MAX_CLASSES} of {len(every)} classes that changed most"
-    return [draw(paint, name="utility", title=title, description=f"Test accuracy of {names}, before and after.")]
+    return [draw(paint, name="utility", title=title, description=f"Test {merit.name} of {names}, before and after.")]
 
 
 def _short(label: str) -> str:

@@ -28,6 +28,16 @@ def percent(value: float) -> str:
     return f"{value:.1f}{SPACE}%"
 
 
+def amount(unit: str) -> Callable[[float], str]:
+    """Return what prints a value of this unit with one decimal: amount("%")(4.04) → 4.0 %."""
+    return lambda value: f"{value:.1f}{SPACE}{unit}"
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital letter, and leave the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def share(value: float) -> str:
     """Print a ratio from 0 to 1 as a percentage."""
     return percent(100 * value)

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from report.captions import ATTACKS, strongest
+from report.captions import attack_name, strongest
 from report.document import Origin, Report, StopReason
 from report.evidence import AttackScores, Estimate, Measures, VerdictValue
-from report.formatting import delay, duration, interval, percent, plural, ratio, share
+from report.formatting import amount, delay, duration, interval, plural, ratio, sentence, share
 
 E = TypeVar("E", bound=Estimate | None)
 
@@ -25,7 +25,7 @@ STAGES = {
 STOPPED = {
     StopReason.MATCHED: "the forgotten samples looked like held-out ones",
     StopReason.BUDGET: "the budget of steps was spent",
-    StopReason.UTILITY: "accuracy was about to fall below what is allowed",
+    StopReason.UTILITY: "the {merit} was about to fall below what is allowed",
     StopReason.COMPLETED: "the method had run to its end",
 }
 ORIGINS = {Origin.REQUEST: "the request", Origin.POLICY: "the model's policy"}
@@ -58,9 +58,9 @@ THRESHOLDS = {
     "reference_power": "Probability of a verdict at which a number of samples counts as enough",
     "reference_spread": "Spread of the forgotten samples that the reference test allows, in times of unseen data's",
     "collapse_share": "Share of the advantage over guessing that must be left",
-    "utility_drop": "Loss of accuracy that raises a warning, points",
+    "utility_drop": "Loss of {merit} that raises a warning, points",
 }
-"""The labels of thresholds. One that is not here is shown by its name."""
+"""The labels of thresholds, with the merit's name to be filled in. One that is not here is shown by its name."""
 
 ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
 
@@ -88,8 +88,10 @@ def verdict(report: Report) -> str:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """List membership, the reference test if there was one, relearning, error on the forgotten samples, and accuracy."""
-    error_on_test = percent(100 - report.audit.measures.unlearned.ta.value)
+    """List membership, the reference test if there was one, relearning, and the merit."""
+    merit = report.audit.merit
+    short_on_test = amount(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
+    name = sentence(merit.name)
     return [
         _membership(report),
         *_reference_test(report),
@@ -97,13 +99,13 @@ def key_figures(report: Report) -> list[KeyFigure]:
         _measure(
             report,
             lambda measures: measures.ua,
-            name="Error on the forgotten samples",
+            name=f"{sentence(merit.shortfall)} on the forgotten samples",
             note="should be like data never seen",
-            aim=error_on_test,
-            aim_note="error on test data",
+            aim=short_on_test,
+            aim_note=f"{merit.shortfall} on test data",
         ),
-        _measure(report, lambda measures: measures.ra, name="Accuracy on the remaining samples", note="should be kept"),
-        _measure(report, lambda measures: measures.ta, name="Accuracy on test data", note="should be kept"),
+        _measure(report, lambda measures: measures.ra, name=f"{name} on the remaining samples", note="should be kept"),
+        _measure(report, lambda measures: measures.ta, name=f"{name} on test data", note="should be kept"),
     ]
 
 
@@ -131,7 +133,7 @@ def _reference_test(report: Report) -> list[KeyFigure]:
     return [
         KeyFigure(
             name="Distance from reference predictions",
-            note="in nats; above the range: still known",
+            note=f"in {tests.unit}; above the range: still known",
             before=ratio(tests.original.known),
             before_range="",
             after=ratio(after.known),
@@ -165,18 +167,18 @@ def _measure(
     aim: str = "",
     aim_note: str = "as before",
 ) -> KeyFigure:
-    measures = report.audit.measures
+    measures, show = report.audit.measures, amount(report.audit.merit.unit)
     before, after = pick(measures.original), pick(measures.unlearned)
     if measures.reference is not None:
-        aim, aim_note = percent(pick(measures.reference).value), "retrained without them"
+        aim, aim_note = show(pick(measures.reference).value), "retrained without them"
     return KeyFigure(
         name=name,
         note=note,
-        before=percent(before.value),
-        before_range=interval(before, percent),
-        after=percent(after.value),
-        after_range=interval(after, percent),
-        aim=aim or percent(before.value),
+        before=show(before.value),
+        before_range=interval(before, show),
+        after=show(after.value),
+        after_range=interval(after, show),
+        aim=aim or show(before.value),
         aim_note=aim_note,
     )
 
@@ -207,7 +209,7 @@ def _by_attack(
     for one in report.audit.membership.attacks:
         found = [each for pair in zip(pick(one.original), pick(one.unlearned), strict=True) for each in pair]
         if any(found):
-            rows.append(AttackRow(name=ATTACKS[one.name].capitalize(), cells=[show(each) for each in found]))
+            rows.append(AttackRow(name=sentence(attack_name(one.name)), cells=[show(each) for each in found]))
     return rows
 
 
@@ -256,10 +258,11 @@ def attempts(report: Report) -> list[tuple[str, str]]:
 def method(report: Report) -> list[tuple[str, str]]:
     """Describe the method, why it stopped, how far it moved the model, and the time of its set-up."""
     relearn, change = report.audit.relearn, report.audit.change
+    stopped = STOPPED[report.method.stopped_because].format(merit=report.audit.merit.name)
     return [
         ("Method", method_name(report.method.kind)),
         ("Chosen by", ORIGINS[report.method.origin]),
-        ("Stopped because", f"{STOPPED[report.method.stopped_because]}, after {plural(report.method.steps, 'step')}"),
+        ("Stopped because", f"{stopped}, after {plural(report.method.steps, 'step')}"),
         ("Weights moved by", f"{share(change.weight_distance_relative)} of their norm"),
         ("Predictions changed", f"{share(change.prediction_change)}"),
         (
@@ -301,7 +304,8 @@ def thresholds(report: Report) -> list[tuple[str, str]]:
         if not isinstance(value, dict) and (tested or not name.startswith("reference_"))
     }
     order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
-    return [(THRESHOLDS.get(name) or label(name), text(named[name])) for name in order]
+    merit = report.audit.merit.name
+    return [(THRESHOLDS.get(name, label(name)).format(merit=merit), text(named[name])) for name in order]
 
 
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from report import captions, figures, tables
 from report.document import Document, Finding, Report
 from report.drawing import Panel
-from report.evidence import VerdictValue
-from report.formatting import day, duration, interval, moment, percent, plural, ratio
+from report.evidence import Merit, VerdictValue
+from report.formatting import amount, day, duration, interval, moment, plural, ratio
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
 """The tone and the label of a check, by whether it passed."""
@@ -87,7 +87,7 @@ def view(document: Document) -> View:
         summary=_summary(report),
         key_figures=tables.key_figures(report),
         basis=captions.basis(report),
-        checks=[_check(finding) for finding in report.verdict.findings],
+        checks=[_check(finding, report.audit.merit) for finding in report.verdict.findings],
         evidence=_evidence(report),
         attacks=tables.attacks(report),
         rates=tables.rates(report),
@@ -141,9 +141,9 @@ def _model(report: Report) -> str:
     )
 
 
-def _check(finding: Finding) -> Check:
+def _check(finding: Finding, merit: Merit) -> Check:
     tone, label = OUTCOMES[finding.passed]
-    show = percent if finding.code.startswith("utility_") else ratio
+    show = amount(merit.unit) if finding.code.startswith("utility_") else ratio
     value = "" if finding.value is None else show(finding.value)
     if finding.estimate is not None:
         # The reference test's range is not the value's interval, but where models lie that never saw the samples.

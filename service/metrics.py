@@ -231,7 +231,7 @@ def _audits(session: Session) -> Iterator[Metric]:
         ("expunge_audit_relearn_delay_ratio", "Served version: relearn delay over the control's.", _relearn_delay),
         (
             "expunge_audit_utility_delta_ratio",
-            "Served version: test accuracy after less before, -1 to 1.",
+            "Served version: merit (accuracy for a classifier) on test data after less before, in hundreds of points.",
             _utility_delta,
         ),
     ):

@@ -16,8 +16,7 @@ import torch
 from torch import nn
 
 from unlearning.audit.audit import audit
-from unlearning.audit.signals import check_auditable
-from unlearning.data.references import ReferencePredictions
+from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import read_twice
 from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
@@ -90,8 +89,6 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
             found.append(Fault(step=step, error=error, advice=advice))
         return error is None
 
-    if not passes("objective", lambda: check_auditable(workload.objective), "Do not register it with this version."):
-        return tuple(found)
     with tempfile.TemporaryDirectory(prefix="expunge-dry-run-") as folder, torch.random.fork_rng():
         scenes: list[_Scene] = []
         if not passes(
@@ -161,18 +158,23 @@ def _evaluated(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _logits(scene: _Scene, model: nn.Module, samples: SampleSet) -> torch.Tensor:
-    assert scene.workload.objective.logits is not None  # `check_auditable` came first
-    return scene.workload.objective.logits(model, samples.batch.inputs)
+def _outputs(scene: _Scene, model: nn.Module) -> torch.Tensor:
+    """Compute the outputs of the forget samples, (n, k), or where the objective offers none their losses, (n,)."""
+    objective, batch = scene.workload.objective, scene.forget.batch
+    return objective.losses(model, batch) if objective.read is None else objective.read(model, batch.inputs)
 
 
 def _forward(scene: _Scene) -> None:
-    logits, classes = _logits(scene, _evaluated(scene.model), scene.forget), scene.workload.objective.classes
-    wanted = (len(scene.forget), classes)
-    if tuple(logits.shape) != wanted:
-        raise InvalidWorkload(f"The logits of {wanted[0]} samples have the shape {tuple(logits.shape)}, not {wanted}.")
-    if not logits.isfinite().all():
-        raise NotFinite("The logits are not finite numbers.")
+    objective, n = scene.workload.objective, len(scene.forget)
+    found = _outputs(scene, _evaluated(scene.model))
+    if objective.read is None:
+        return
+    shape = tuple(found.shape)
+    if len(shape) != 2 or shape[0] != n or objective.classes not in (None, shape[1]):
+        wanted = f"({n}, {objective.classes or 'k'})"
+        raise InvalidWorkload(f"The outputs of {n} samples have the shape {shape}, not {wanted}.")
+    if not found.isfinite().all():
+        raise NotFinite("The outputs are not finite numbers.")
 
 
 def _losses(scene: _Scene) -> None:
@@ -220,7 +222,7 @@ def _save_and_load(scene: _Scene) -> None:
 
 
 def _check_same(scene: _Scene, model: nn.Module, what: str) -> None:
-    before, after = (_logits(scene, each, scene.forget) for each in (_evaluated(scene.model), model.eval()))
+    before, after = (_outputs(scene, each) for each in (_evaluated(scene.model), model.eval()))
     if not torch.allclose(before.double(), after.double(), rtol=1e-3, atol=1e-3, equal_nan=True):
         raise WeightsDamaged(f"{what} gives other outputs than the model itself.")
 
@@ -243,17 +245,14 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
 
 
 def _task(scene: _Scene, spec: Method) -> Task:
-    classes = scene.workload.objective.classes or 0
-    unknown = torch.full((len(scene.forget), classes), 1 / max(1, classes), device=scene.forget.device)
-    references = (
-        ReferencePredictions(predictions=unknown, losses=unknown.sum(dim=1)) if isinstance(spec, Matching) else None
-    )
+    objective, forget = scene.workload.objective, scene.forget
+    references = uninformed_references(objective, forget) if isinstance(spec, Matching) else None
     return Task(
         model=_evaluated(scene.model),
         build=scene.workload.build,
-        objective=scene.workload.objective,
+        objective=objective,
         recipe=_short_training(scene.workload.training),
-        forget=scene.forget,
+        forget=forget,
         remain=scene.remain,
         guide=scene.held_out.guide,
         criterion=scene.held_out.criterion,
@@ -288,16 +287,16 @@ def _short(spec: Method) -> Method:
 
 
 _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
-    ("copy", _copy, "A copy of the model must give the same outputs: let `copy.deepcopy` copy what its modules hold."),
     (
         "forward pass",
         _forward,
-        "The model must give logits (n, classes) for the workload's inputs in evaluation mode.",
+        "The model must give finite outputs for the workload's inputs in evaluation mode, a row a sample, as logits (n, classes).",
     ),
+    ("copy", _copy, "A copy of the model must give the same outputs: let `copy.deepcopy` copy what its modules hold."),
     (
         "losses by sample",
         _losses,
-        "`objective.losses` must return one finite loss a sample, (n,), not their mean, and the labels must suit it.",
+        "`objective.losses` must return one finite loss a sample, (n,), not their mean, and the targets must suit it.",
     ),
     (
         "gradient",

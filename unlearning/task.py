@@ -52,7 +52,7 @@ class Progress:
 class Outcome:
     """How a run ended.
 
-    stopped_because: "matched" (the calibrated stop is satisfied), "budget" (all steps were taken), "utility" (more accuracy was
+    stopped_because: "matched" (the calibrated stop is satisfied), "budget" (all steps were taken), "utility" (more merit was
         lost than is allowed) or "completed" (the method has no stop).
     setup_seconds: time spent before the first step, by purpose (training guide attacks, neighbour search).
     """

@@ -12,7 +12,6 @@ from torch import nn
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import AuditReferences
-from unlearning.audit.signals import check_auditable
 from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
@@ -83,7 +82,6 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
     Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
-    check_auditable(workload.objective)
     device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     original = load_model(workload, settings.storage / claim.weights_path, claim.weights_sha256, device)
     split = split_train(

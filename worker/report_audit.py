@@ -20,6 +20,12 @@ def audit(findings: Findings) -> evidence.Audit:
     change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
     return evidence.Audit(
         samples=evidence.Samples(**findings.samples),
+        merit=evidence.Merit(
+            name=findings.merit.name,
+            shortfall=findings.merit.shortfall,
+            unit=findings.merit.unit,
+            best=findings.merit.bounds[1],
+        ),
         measures=evidence.MeasuresByModel(
             original=measures(findings.measures["original"]),
             unlearned=measures(findings.measures["unlearned"]),
@@ -46,6 +52,7 @@ def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
     if not tests:
         return None
     return evidence.ReferenceTests(
+        unit=findings.reference_tests["unlearned"].unit,
         original=tests["original"],
         unlearned=tests["unlearned"],
         reference=tests.get("reference"),
@@ -75,7 +82,7 @@ def estimate(interval: Interval) -> evidence.Estimate:
 
 
 def measures(one: Measures) -> evidence.Measures:
-    """Give one model's UA, RA, TA and MI."""
+    """Give one model's UA, RA and TA, in the merit, and MI."""
     return evidence.Measures(
         ua=estimate(one.ua),
         ra=estimate(one.ra),
@@ -89,9 +96,7 @@ def membership(findings: Membership) -> evidence.Membership:
     """Give the attacks that a report names, one ROC curve and the losses. "spread" stands in the verdict alone."""
     return evidence.Membership(
         attacks=tuple(
-            evidence.Attack(
-                name=evidence.AttackName(name), original=scores(original), unlearned=scores(findings.unlearned[name])
-            )
+            evidence.Attack(name=name, original=scores(original), unlearned=scores(findings.unlearned[name]))
             for name, original in findings.original.items()
             if name != "spread"
         ),

@@ -107,7 +107,8 @@ def register(
         typer.Option(
             min=0,
             max=100,
-            help="A version that lost more points of accuracy than this, beyond what less data explains, awaits an approval.",
+            help="A version that lost more points of merit (accuracy for a classifier) than this, beyond what less data explains, "
+            "awaits an approval.",
             show_default="2",
         ),
     ] = None,

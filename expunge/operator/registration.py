@@ -51,7 +51,7 @@ def register_workload(
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed, with its subject if the workload names it. policy: methods in order, each a
-    name, a JSON text or an object; by default LTU, IEU, Retrain. approve_utility_drop: points of accuracy beyond which a version
+    name, a JSON text or an object; by default LTU, IEU, Retrain. approve_utility_drop: points of merit beyond which a version
     awaits approval, by default 2.
     dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
     Raises CannotRegister with the reason; then nothing is written.
@@ -166,15 +166,15 @@ def check_dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Meth
 
 
 def check_trained(workload: Workload, model: nn.Module) -> None:
-    """Raise CannotRegister for weights that are no better than guessing on the training set: untrained, or of other labels."""
-    if workload.objective.logits is None:
-        return
+    """Raise CannotRegister for weights that are no better than guessing on the training set: untrained, or of other targets."""
     found = compare_with_chance(model, workload.train, objective=workload.objective)
+    merit = workload.objective.utility
     if not found.better:
         raise CannotRegister(
-            f"The weights are right on {found.accuracy.value:.1%} of {found.samples:,} training samples, and guessing the "
-            f"commonest class on {found.chance_accuracy:.1%}. They are untrained, or the labels are not those of the training. If "
-            "they are meant, say --accept-untrained."
+            f"On {found.samples:,} training samples the weights have {found.merit.value:.1f} {merit.unit} {merit.name}, and a "
+            f"guess that looks at no input {found.chance:.1f} {merit.unit}; the mean losses are {found.loss.value:.3g} and "
+            f"{found.chance_loss:.3g}. They are untrained, or the targets are not those of the training. If they are meant, say "
+            "--accept-untrained."
         )
 
 

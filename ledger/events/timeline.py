@@ -40,7 +40,7 @@ TEXTS: Mapping[str, str] = {
     "job.failed": "Failed: {reason}.",
     "job.cancelled": "Cancelled. The served model was not changed.",
     "model.approvals": "{by} set whether approval is needed: before a job runs: {jobs}; before a version is served: {versions}, "
-    "or if it lost more than {utility_drop} points of accuracy.",
+    "or if it lost more than {utility_drop} points of merit.",
     "model.escalation": "{by} set how its jobs go on: escalate {escalate}, wait for {batch_until_samples} samples.",
     "version.registered": "Version {version}, trained by the operator, was registered.",
     "version.promoted": "{by} promoted version {version}. It is served in place of version {before}.",

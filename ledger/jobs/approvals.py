@@ -1,6 +1,6 @@
 """Approval of a job before it runs, and of its version before it is served. Both are off unless the model asks for them.
 
-A version that lost more accuracy than the model allows needs approval in any case.
+A version that lost more merit than the model allows needs approval in any case.
 
 The legal deadlines do not wait for an approval.
 """
@@ -38,7 +38,7 @@ def set_approvals(
 ) -> resources.Model:
     """Set what of a model needs approval from now on; None leaves it as it is.
 
-    utility_drop: points of accuracy, 0 to 100, beyond which a version needs approval although versions need none.
+    utility_drop: points of merit, 0 to 100, beyond which a version needs approval although versions need none.
     Jobs that await approval and no longer need it go back to the queue. A version that awaits approval goes on waiting.
     Raises UnknownModel.
     """

@@ -46,11 +46,11 @@ def publish(
 ) -> Published:
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
-    If the model's versions need approval, or this one lost more accuracy than the model allows, only the version and the report are
+    If the model's versions need approval, or this one lost more merit than the model allows, only the version and the report are
     written, and the job awaits approval.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
     commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
-    the rows of this job's samples, if the model has references. utility_drop: points of accuracy that the version lost beyond what
+    the rows of this job's samples, if the model has references. utility_drop: points of merit that the version lost beyond what
     less data explains.
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
@@ -115,8 +115,8 @@ def publish(
 
 def _why_held(drop: float, allowed: float) -> str:
     return (
-        f"The version lost {drop:.1f} points of accuracy beyond what less data explains; the model allows {allowed:g}. "
-        "Read its report, then approve or reject it."
+        f"The version lost {drop:.1f} points of merit (accuracy for a classifier) beyond what less data explains; the model allows "
+        f"{allowed:g}. Read its report, then approve or reject it."
     )
 
 

@@ -34,7 +34,7 @@ def register_model(
 ) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
-    approve_utility_drop: points of accuracy, 0 to 100, beyond which a version of it awaits approval; None for the table's default.
+    approve_utility_drop: points of merit, 0 to 100, beyond which a version of it awaits approval; None for the table's default.
     Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
     """
     if not policy:

@@ -80,7 +80,7 @@ class Model(Base):
     # Whether approval is needed before a job runs, and before its version is served.
     approve_jobs: Mapped[bool] = mapped_column(server_default=text("false"))
     approve_versions: Mapped[bool] = mapped_column(server_default=text("false"))
-    # A version that lost more accuracy, in points beyond what less data explains, needs approval whatever made it.
+    # A version that lost more merit, in points beyond what less data explains, needs approval whatever made it.
     approve_utility_drop: Mapped[float] = mapped_column(server_default=text("2.0"))
     # What a job does after an inconclusive verdict, where no request asks for more.
     escalate: Mapped[Escalation] = mapped_column(

@@ -35,7 +35,8 @@ class ModelSettings(BaseModel):
         ge=0,
         le=100,
         strict=True,
-        description="Points. A version that lost more accuracy, beyond what less data explains, needs approval. 100: never.",
+        description="Points of merit (accuracy for a classifier). A version that lost more, beyond what less data explains, needs "
+        "approval. 100: never.",
     )
     escalate: Escalation | None = Field(
         default=None, description="Whether jobs go on to the next method after an inconclusive verdict."

@@ -204,3 +204,27 @@ def test_an_exact_result_that_its_audit_did_not_verify_is_no_failure() -> None:
     assert exactness["causes"][0] in page.text
     assert 'class="verdict inconclusive"' in render_html(read(stored("failed") | {"exactness": exactness}))
     assert "Exact by construction" not in Outline(page_of("failed")).text
+
+
+def test_a_report_in_another_merit_never_speaks_of_accuracy() -> None:
+    report = stored("verified")
+    report["audit"]["merit"] = {
+        "name": "explained variance",
+        "shortfall": "unexplained variance",
+        "unit": "%",
+        "best": 100.0,
+    }
+    report["audit"]["utility"] |= {"per_class": [], "agreement": None}
+    report["verdict"]["findings"] = [one for one in report["verdict"]["findings"] if "utility" not in one["code"]]
+    report["verdict"]["warnings"] = []
+    report["method"]["stopped_because"] = "utility"
+    page = " ".join(Outline(render_html(read(report))).lines).replace("Balanced accuracy", "")
+    assert "accuracy" not in page.lower()
+    for text in (
+        "Explained variance on test data",
+        "Unexplained variance on the forgotten samples",
+        "Loss of explained variance that raises a warning",
+        "the explained variance was about to fall below what is allowed",
+    ):
+        assert text in page
+    assert "agree on" not in page

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from tests.worker import digits
 from unlearning.data.batches import Batch
-from unlearning.data.objectives import Objective, classification
+from unlearning.data.objectives import Objective, classification, regression
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
@@ -46,17 +46,22 @@ def test_preparation_for_unlearning_is_tried_with_retraining(workload: Workload)
     assert faults_of(prepared, (Retrain(),)) == {}
 
 
-def regression() -> Objective:
-    def losses(forward: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        return (forward(batch.inputs)[:, 0] - batch.targets) ** 2
-
-    return Objective(losses=losses, scramble=lambda batch, generator: batch)
+def distances(forward: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    return (forward(batch.inputs)[:, 0] - batch.targets).abs()
 
 
-def test_regression_is_refused_with_the_reason(workload: Workload) -> None:
+def test_an_own_objective_of_losses_alone_passes_and_a_method_that_needs_more_is_named(workload: Workload) -> None:
+    own = replace(workload, objective=Objective(losses=distances))
+    assert faults_of(own, (Matching(), GradientAscent(), IEU(), Retrain())) == {}
+    found = faults_of(own, (LTU(), Retrain()))
+    assert list(found) == ["method ltu"]
+    assert "scramble" in found["method ltu"]
+
+
+def test_outputs_of_another_width_are_found(workload: Workload) -> None:
     found = faults_of(replace(workload, objective=regression()))
-    assert list(found) == ["objective"]
-    assert "regression" in found["objective"]
+    assert list(found) == ["forward pass"]
+    assert "regression(1) needs (n, 1)" in found["forward pass"]
 
 
 def objective(**changes: object) -> Objective:

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 from tests.unlearning.data.test_references import key
-from tests.unlearning.kinds import CLASSES, KINDS, RECIPE, FrozenNorm, Kind, make_task, samples
+from tests.unlearning.kinds import CLASSES, KINDS, OBJECTIVES, RECIPE, FrozenNorm, Kind, make_task, samples
 from tests.unlearning.methods.test_conformance import spec_of
 from tests.unlearning.small import same, state
 from unlearning.audit.attacks.shadows import run_shadows
 from unlearning.audit.attacks.study import make_study
 from unlearning.audit.audit import audit
 from unlearning.audit.comparison import compare_with_chance
+from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import joined
 from unlearning.data.workload import Workload
-from unlearning.errors import MethodRefused, UnsupportedWorkload
+from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.networks import copy_network
@@ -38,6 +39,11 @@ QUICK = AuditSpec(
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
 
 
+every_objective_too = pytest.mark.parametrize(
+    "kind", [*KINDS.values(), *OBJECTIVES.values()], ids=[*KINDS, *OBJECTIVES]
+)
+
+
 @every_kind
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
@@ -55,7 +61,7 @@ def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
     assert {name: (t.shape, t.dtype) for name, t in after.items()} == {n: (t.shape, t.dtype) for n, t in before.items()}
 
 
-@every_kind
+@every_objective_too
 def test_every_kind_is_audited(kind: Kind) -> None:
     given = make_task(kind)
     original = copy_network(given.model)
@@ -68,39 +74,43 @@ def test_every_kind_is_audited(kind: Kind) -> None:
             unlearned=given.model,
             forget=given.forget,
             remain=given.remain,
-            objective=kind.objective,
+            objective=given.objective,
             spec=QUICK,
             **sets,
         )
     )
 
     assert found.samples["forget"] == 9
+    assert found.merit is given.objective.utility
     assert any("leaves" in limit for limit in found.limits) is (kind.build is FrozenNorm)
     assert found.change.finite
     assert same(state(original), before[0])
     assert same(state(given.model), before[1])
 
 
-@every_kind
+@every_objective_too
 def test_every_kind_is_prepared_saved_loaded_and_compared_with_chance(kind: Kind, tmp_path: Path) -> None:
     train = samples(kind, 45, name="train", seed=1)
     recipe = dataclasses.replace(RECIPE, readiness=Ready2Unlearn(every=1, warm_up=0.0))
-    model = fit(kind.build, train, recipe, objective=kind.objective, seed=0)
+    objective = fitted(kind.objective, train.targets)
+    model = fit(kind.build, train, recipe, objective=objective, seed=0)
     loaded = kind.build()
     load_weights(loaded, *save_weights(model, tmp_path))
 
     assert same(state(loaded), state(model))
-    assert compare_with_chance(loaded.eval(), train, objective=kind.objective).samples == 45
+    assert compare_with_chance(loaded.eval(), train, objective=objective).samples == 45
 
 
-@every_kind
+@every_objective_too
 def test_every_kind_has_reference_predictions(kind: Kind, tmp_path: Path) -> None:
     sets = {name: samples(kind, 18, name=name, seed=seed) for seed, name in enumerate(("train", "held_out", "test"))}
     workload = Workload(name="kind", build=kind.build, objective=kind.objective, recipe=RECIPE, **sets)
     plan = ReferencePlan(rounds=1, audit_rounds=1)
     found = run_to_completion(prepare_references(workload, plan, seed=0, folder=tmp_path, key=key))
 
-    assert found.predictions.shape == (36, kind.objective.classes)
+    read = workload.objective.read
+    width = 0 if read is None else read(kind.build(), sets["train"].inputs).shape[1]
+    assert found.predictions.shape == (36, width)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -151,15 +161,11 @@ def test_attacks_with_reference_models_serve_every_kind(name: str, tmp_path: Pat
     assert np.isfinite(found.after).all()
 
 
-def test_a_model_that_is_frozen_as_a_whole_and_an_objective_without_logits_are_refused_at_once() -> None:
+def test_a_model_that_is_frozen_as_a_whole_is_refused_at_once() -> None:
     kind = KINDS["a tuple"]
     given = make_task(kind)
     sets = {name: getattr(given, name) for name in ("forget", "remain")}
     sets |= {name: samples(kind, 9, name=name, seed=5) for name in ("held_out", "test")}
-    regression = dataclasses.replace(kind.objective, logits=None, classes=None)
-    prices = {name: dataclasses.replace(part, targets=torch.rand(len(part), 1)) for name, part in sets.items()}
-    with pytest.raises(UnsupportedWorkload, match="logits"):
-        next(audit(original=given.model, unlearned=given.model, objective=regression, spec=QUICK, **prices))
     given.model.requires_grad_(False)
     with pytest.raises(MethodRefused, match="requires a gradient"):
         next(audit(original=given.model, unlearned=given.model, objective=kind.objective, spec=QUICK, **sets))

@@ -32,6 +32,7 @@ from report.canonical import canonical_json
 from report.document import Report
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
+from unlearning.data.objectives import multi_label
 from unlearning.errors import MethodRefused
 from unlearning.specs import IEU, LTU, GradientAscent
 from unlearning.storage import file_sha256, save_weights
@@ -300,17 +301,16 @@ def test_a_workload_outside_the_allow_list_ends_the_job(
     assert "EXPUNGE_WORKLOADS" in str(job.detail)
 
 
-def test_a_model_that_no_audit_can_judge_ends_the_job_before_it_has_cost_anything(
+def test_targets_that_do_not_suit_the_objective_end_the_job_before_it_has_cost_anything(
     bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = digits.workload()
-    other = replace(given, objective=replace(given.objective, logits=None, classes=None))
-    monkeypatch.setattr(digits, "workload", lambda: other)
+    monkeypatch.setattr(digits, "workload", lambda: replace(given, objective=multi_label(10)))
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     job = bench.job(job_id)
     assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.WORKLOAD_FAILED, 1)
-    assert "regression" in str(job.detail)
+    assert "multi_label(10), which needs (n, 10)" in str(job.detail)
 
 
 def test_a_factory_that_raises_ends_the_job_with_its_message(

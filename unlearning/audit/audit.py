@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Generator, Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -17,7 +18,7 @@ from unlearning.audit.comparison import (
 )
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.intervals import Floats
-from unlearning.audit.measures import Measures, accuracy, measures_of
+from unlearning.audit.measures import Measures, measures_of
 from unlearning.audit.membership import (
     Attack,
     Pairing,
@@ -35,7 +36,7 @@ from unlearning.audit.reference_test import (
     signals_by_reference,
 )
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
-from unlearning.audit.signals import SignalsBySet, audit_copy, check_auditable, observe
+from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -79,10 +80,8 @@ def audit(
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
-    set or a model that is frozen as a whole, UnsupportedWorkload for an objective without logits, and InvalidWorkload for targets
-    that are no labels.
+    set or a model that is frozen as a whole, and InvalidWorkload for targets that do not suit the objective.
     """
-    check_auditable(objective)
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     for name, samples in sets.items():
         if not len(samples):
@@ -99,7 +98,7 @@ def audit(
     signals: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
-    pairing = pair_sets(forget, held_out, spec=spec, seed=seed)
+    pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
         signals[name] = {s: observe(model, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
@@ -124,7 +123,7 @@ def audit(
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    tests, power = _reference_tests(signals, references, spec=spec, seed=seed)
+    tests, power = _reference_tests(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
@@ -155,9 +154,10 @@ def audit(
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
-                accuracy(before["test"], among=counted["test"]).scaled(100),
-                accuracy(after["test"], among=counted["test"]).scaled(100),
+                merit_of(before["test"], among=counted["test"]).scaled(100),
+                merit_of(after["test"], among=counted["test"]).scaled(100),
             ),
+            merit=objective.utility,
             whole_classes=not counted["test"].all(),
             thresholds=spec.thresholds,
         ),
@@ -172,6 +172,7 @@ def audit(
     verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds, reason=reason)
     return Findings(
         spec=spec,
+        merit=objective.utility,
         samples={name: len(samples) for name, samples in sets.items()},
         measures=measures,
         membership=membership,
@@ -209,7 +210,7 @@ def audit(
 
 
 def _reference_tests(
-    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, seed: int
+    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, unit: str, seed: int
 ) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
     """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
     if references is None:
@@ -219,7 +220,10 @@ def _reference_tests(
         model: {name: signals_by_reference(sets[name].margin, rows[name]) for name in rows}
         for model, sets in signals.items()
     }
-    tests = {model: reference_test(**sets, thresholds=spec.thresholds, seed=seed) for model, sets in by_model.items()}
+    tests = {
+        model: replace(reference_test(**sets, thresholds=spec.thresholds, seed=seed), unit=unit)
+        for model, sets in by_model.items()
+    }
     unlearned = by_model["unlearned"]
     power = power_by_size(
         held_out=unlearned["held_out"], remain=unlearned["remain"], thresholds=spec.thresholds, seed=seed

@@ -15,7 +15,7 @@ from unlearning.data.samples import SampleSet
 _COPY = 0.1
 """A near-copy is closer to a remaining sample than this share of the distance that is usual for held-out samples [ours]."""
 _UNUSUAL = 0.1
-"""A share of wrong answers that exceeds the share on test data by more than this is unusual [ours]."""
+"""A shortfall that exceeds that on test data by more than this, in hundreds of points, is unusual [ours]."""
 _COMPARISONS = 1e12
 """Multiplications that the search for near-copies may take: some seconds."""
 _COMPARED_NUMBERS = 2**26
@@ -36,17 +36,18 @@ def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, h
             f"{copies:,} of {compared:,} compared forgotten samples have a near-copy among the remaining samples, so any model "
             "trained on these knows them. If the copies belong to the same people, erase them too."
         )
-    wrong, usual = findings.measures["unlearned"].ua, 100 - findings.measures["unlearned"].ta.value
+    merit, measures = findings.merit, findings.measures["unlearned"]
+    wrong, usual = measures.ua, merit.bounds[1] - measures.ta.value
     if wrong.low > usual + 100 * _UNUSUAL:
         causes.append(
-            f"A model that never saw the forgotten samples answers {wrong.value:.0f} % of them unlike their labels, and "
-            f"{usual:.0f} % of test data: their labels are odd or wrong, or the samples are unlike the rest."
+            f"For a model that never saw the forgotten samples the {merit.shortfall} on them is {wrong.value:.0f} {merit.unit}, "
+            f"and {usual:.0f} {merit.unit} on test data: their targets are odd or wrong, or the samples are unlike the rest."
         )
     if findings.verdict.reason == "too_few_samples":
         causes.append("There are too few forgotten samples for any method to be verified on.")
     if not causes:
         causes.append(
-            "Neither near-copies among the remaining samples nor odd labels were found. Held-out data of another kind than the "
+            "Neither near-copies among the remaining samples nor odd targets were found. Held-out data of another kind than the "
             "training data have the same effect, and so has chance: a few audits in a hundred."
         )
     return tuple(causes)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from unlearning.audit.intervals import Floats, Interval, wilson
-from unlearning.audit.signals import Signals, audit_copy, observe
+from unlearning.audit.intervals import Floats, Interval
+from unlearning.audit.signals import Signals, audit_copy, merit_of, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import Thresholds
@@ -28,14 +28,14 @@ class Change:
     """How the unlearned model differs from the original.
 
     weight_distance_relative: ‖θ − θ_o‖ / ‖θ_o‖ of what is trained. prediction_change: mean total variation, 0 to 1, the larger of
-    D_f and D_v. largest_class: largest share of held-out predictions in one class. finite: whether weights and outputs are finite
-    numbers. no_op: whether weights or predictions hardly changed. collapsed: whether they are not finite, or too little is left of
-    the accuracy over chance on the remaining set.
+    D_f and D_v. largest_class: largest share of held-out predictions in one class; None if the model decides nothing. finite:
+    whether weights and outputs are finite numbers. no_op: whether weights or predictions hardly changed. collapsed: whether they
+    are not finite, or too little is left of the merit over chance on the remaining set.
     """
 
     weight_distance_relative: float
     prediction_change: float
-    largest_class: float
+    largest_class: float | None
     finite: bool
     no_op: bool
     collapsed: bool
@@ -53,11 +53,11 @@ def measure_change(
     distance = weight_distance(original, unlearned)
     moved = [total_variation(before[s].probabilities, after[s].probabilities) for s in ("forget", "held_out")]
     finite = math.isfinite(distance) and all(signals.finite for signals in after.values())
-    predictions = after["held_out"].predictions
+    decisions = after["held_out"].decisions
     return Change(
         weight_distance_relative=distance if math.isfinite(distance) else 0.0,
         prediction_change=max(moved),
-        largest_class=float(np.bincount(predictions).max() / len(predictions)),
+        largest_class=None if decisions is None else float(np.bincount(decisions).max() / len(decisions)),
         finite=finite,
         no_op=finite and (distance < thresholds.no_op_weights or max(moved) < thresholds.no_op_predictions),
         collapsed=not finite or has_collapsed(before["remain"], after["remain"], share=thresholds.collapse_share),
@@ -71,54 +71,55 @@ def utility_drop(
     counted: Mapping[str, NDArray[np.bool_]],
     share: float,
 ) -> float:
-    """Compute the points of accuracy that a model lost, the larger of remaining data and of held-out with test data; at least 0.
+    """Compute the points of merit that a model lost, the larger of remaining data and of held-out with test data; at least 0.
 
     Each counts beyond one standard error of the paired difference, and data never seen also beyond what a model is expected to lose
     that learns from `share` of the data. counted: by set, (n,), which samples count: not those of fully forgotten classes.
     """
-    drops = []
+    drops, best = [], before["remain"].bounds[1]
     for names, expected in ((("remain",), False), (("held_out", "test"), True)):
         was, now = (
-            np.concatenate([100.0 * signals[name].correct[counted[name]] for name in names])
-            for signals in (before, after)
+            np.concatenate([signals[name].merit[counted[name]] for name in names]) for signals in (before, after)
         )
         if len(was):
             lost = was - now
-            less_data = expected_loss(100 - float(was.mean()), share=share) if expected else 0.0
+            less_data = expected_loss(best - float(was.mean()), share=share) if expected else 0.0
             drops.append(float(lost.mean() - lost.std() / math.sqrt(len(lost))) - less_data)
-    return max(0.0, *drops) if drops else 0.0
+    return min(max(0.0, *drops), best - before["remain"].bounds[0]) if drops else 0.0
 
 
 def has_collapsed(before: Signals, after: Signals, *, share: float) -> bool:
-    """Return whether less than `share` is left of the accuracy beyond guessing the commonest class."""
-    chance = float(np.bincount(before.targets).max() / len(before.targets))
-    gained = float(before.correct.mean()) - chance
-    return gained > 0 and float(after.correct.mean()) - chance < share * gained
+    """Return whether less than `share` is left of the merit beyond guessing, as of the commonest class."""
+    chance = before.chance / 100
+    gained = before.mean_merit - chance
+    return gained > 0 and after.mean_merit - chance < share * gained
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChanceComparison:
-    """What a model knows of data that it was trained on, beside a guess by the data's class mix.
+    """What a model knows of data that it was trained on, beside a guess by how often each target occurs.
 
-    accuracy: 0 to 1, with its 99 % interval. chance_accuracy: of always guessing the commonest class. samples: their number.
-    loss: mean, nats, with its 99 % interval; infinite if an output is not finite. chance_loss: of guessing each class by its share.
+    merit: points, with its 99 % interval. chance: the merit of the guess, such as always the commonest class. best: the largest
+        merit.
+    loss: mean, nats, with its 99 % interval; infinite if an output is not finite. chance_loss: of the guess. samples: their number.
     """
 
-    accuracy: Interval
-    chance_accuracy: float
+    merit: Interval
+    chance: float
+    best: float
     loss: Interval
     chance_loss: float
     samples: int
 
     @property
     def better(self) -> bool:
-        """Whether the model beats the guess by more than random weights usually do by luck, in accuracy or in loss.
+        """Whether the model beats the guess by more than random weights usually do by luck, in merit or in loss.
 
         Either is enough: a sure model may have a large loss, and where nearly all data are of one class the accuracy says little.
         """
-        enough = self.chance_accuracy + _MORE_RIGHT * (1 - self.chance_accuracy)
+        enough = self.chance + _MORE_RIGHT * (self.best - self.chance)
         return math.isfinite(self.loss.value) and (
-            self.accuracy.low > enough or self.loss.high < (1 - _LESS_LOSS) * self.chance_loss
+            self.merit.low > enough or self.loss.high < (1 - _LESS_LOSS) * self.chance_loss
         )
 
 
@@ -127,21 +128,20 @@ def compare_with_chance(
 ) -> ChanceComparison:
     """Compare a model with guessing, on at most `max_samples` random samples of its training set, on the model's device.
 
-    Untrained weights, and weights of a model with other labels, are not better than chance. Raises UnsupportedWorkload without
-    logits.
+    Untrained weights, and weights of a model with other targets, are not better than chance.
     """
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     samples = train.take(order[:max_samples])
     signals = observe(audit_copy(model, samples), samples, objective=objective)
-    shares = np.bincount(train.targets.cpu().numpy()) / len(train)
     n, loss = len(signals), signals.loss
     half = NormalDist().inv_cdf((1 + _CHANCE_CONFIDENCE) / 2) * float(loss.std()) / math.sqrt(n)
     mean = float(loss.mean()) if signals.finite else math.inf
     return ChanceComparison(
-        accuracy=wilson(int(signals.correct.sum()), n, confidence=_CHANCE_CONFIDENCE),
-        chance_accuracy=float(shares.max()),
+        merit=merit_of(signals, confidence=_CHANCE_CONFIDENCE).scaled(100),
+        chance=signals.chance,
+        best=signals.bounds[1],
         loss=Interval(mean, mean - half, mean + half),
-        chance_loss=float(-(shares[shares > 0] * np.log(shares[shares > 0])).sum()),
+        chance_loss=signals.chance_loss,
         samples=n,
     )
 
@@ -210,9 +210,9 @@ def compare_with_retrained(
 
 
 def tug_of_war(unlearned: Mapping[str, Signals], reference: Mapping[str, Signals]) -> float:
-    """Compute Π over forget, remain and test of 1 − |accuracy − the reference's accuracy|."""
+    """Compute Π over forget, remain and test of 1 − |accuracy − the reference's accuracy|, or of another merit."""
     sets = ("forget", "remain", "test")
-    return float(np.prod([1 - abs(unlearned[s].correct.mean() - reference[s].correct.mean()) for s in sets]))
+    return float(np.prod([1 - abs(unlearned[s].mean_merit - reference[s].mean_merit) for s in sets]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,8 +225,10 @@ class ClassAccuracy:
 
 
 def per_class(original: Signals, unlearned: Signals) -> tuple[ClassAccuracy, ...]:
-    """Accuracy on each class that occurs, before and after."""
-    rows = []
+    """Accuracy on each class that occurs, before and after; empty without classes."""
+    rows: list[ClassAccuracy] = []
+    if original.correct is None or unlearned.correct is None:
+        return ()
     for label in np.unique(original.targets):
         here = original.targets == label
         before, after = original.correct[here].mean(), unlearned.correct[here].mean()
@@ -234,9 +236,11 @@ def per_class(original: Signals, unlearned: Signals) -> tuple[ClassAccuracy, ...
     return tuple(rows)
 
 
-def agreement(first: Signals, second: Signals) -> float:
-    """Compute the share of samples that both models put in the same class."""
-    return float((first.predictions == second.predictions).mean())
+def agreement(first: Signals, second: Signals) -> float | None:
+    """Compute the share of samples, or of a sample's labels, on which both models decide alike; None if they decide nothing."""
+    if first.decisions is None or second.decisions is None:
+        return None
+    return float((first.decisions == second.decisions).mean())
 
 
 def jensen_shannon(first: Floats, second: Floats) -> float:

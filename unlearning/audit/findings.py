@@ -9,6 +9,7 @@ from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_widt
 from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import Verdict
+from unlearning.data.objectives import Merit
 from unlearning.specs.audit import AuditSpec
 
 
@@ -53,14 +54,14 @@ class Membership:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Utility:
-    """What the model can still do. agreement: the share of D_v that both models put in the same class.
+    """What the model can still do. agreement: the share of D_v on which both models decide alike; None if they decide nothing.
 
-    per_class: accuracy on D_t. jensen_shannon: mean divergence of the predictions on D_v, nats. drop: points of accuracy lost
-    beyond what less data and chance explain (`unlearning.audit.comparison.utility_drop`).
+    per_class: accuracy on D_t; empty without classes. jensen_shannon: mean divergence of the predictions on D_v, nats. drop: points
+    of merit lost beyond what less data and chance explain (`unlearning.audit.comparison.utility_drop`).
     """
 
     per_class: tuple[ClassAccuracy, ...]
-    agreement: float
+    agreement: float | None
     jensen_shannon: float
     drop: float = 0.0
 
@@ -69,14 +70,15 @@ class Utility:
 class Findings:
     """Everything that an audit measured, and its verdict.
 
-    samples: how many each set has. measures: by model ("original", "unlearned", and "reference" if there is one).
-    reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the number of
-    samples; empty without reference predictions.
+    merit: what utility means here. samples: how many each set has. measures: by model ("original", "unlearned", and "reference" if
+    there is one). reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the
+    number of samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
     audit does not show. seconds: by phase.
     """
 
     spec: AuditSpec
+    merit: Merit
     samples: Mapping[str, int]
     measures: Mapping[str, Measures]
     membership: Membership

@@ -10,7 +10,7 @@ from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, wilson
 from unlearning.audit.membership import evaluate_attack, pair_sets
-from unlearning.audit.signals import Signals, SignalsBySet, audit_copy, observe
+from unlearning.audit.signals import Signals, SignalsBySet, audit_copy, merit_of, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec
@@ -20,7 +20,10 @@ Mode = Literal["salun", "corrected"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measures:
-    """The four measures of one model, percent. MI has both modes (`paper_mi`)."""
+    """The four measures of one model, percent. MI has both modes (`paper_mi`).
+
+    ra, ta: the merit of a set, with classes its accuracy. ua: the best merit less that of D_f, with classes the error.
+    """
 
     ua: Interval
     ra: Interval
@@ -50,7 +53,7 @@ def measure(
     sets = {"forget": forget, "remain": remain, "held_out": held_out, "test": test}
     copied = audit_copy(model, forget)
     signals = {s: observe(copied, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
-    pairing = pair_sets(forget, held_out, spec=spec, seed=seed)
+    pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     measures = measures_of(signals, spec=replace(spec, vector_seeds=1), seed=seed)
     loss = evaluate_attack("loss", signals, pairing, spec=spec)
     return {**measures.table, "membership_auc": loss.auc.value}
@@ -71,9 +74,10 @@ def measures_of(signals: SignalsBySet, *, spec: AuditSpec, seed: int) -> Measure
             confidence=spec.confidence,
         ).scaled(100)
 
-    right = {s: accuracy(signals[s], confidence=spec.confidence) for s in ("forget", "remain", "test")}
+    right = {s: merit_of(signals[s], confidence=spec.confidence) for s in ("forget", "remain", "test")}
+    best, lost = signals["forget"].bounds[1] / 100, right["forget"]
     return Measures(
-        ua=right["forget"].complement().scaled(100),
+        ua=Interval(best - lost.value, best - lost.high, best - lost.low).scaled(100),
         ra=right["remain"].scaled(100),
         ta=right["test"].scaled(100),
         mi_salun=mi("salun"),
@@ -111,15 +115,6 @@ def paper_mi(
         ]
         share = float(np.mean(shares))
     return wilson(share * len(forget), len(forget), confidence=confidence)
-
-
-def accuracy(signals: Signals, *, among: NDArray[np.bool_] | None = None, confidence: float = 0.95) -> Interval:
-    """Compute the share of correct predictions, 0 to 1, with Wilson's interval.
-
-    among: marks the samples to count, (n,); if none is marked, all count.
-    """
-    right = signals.correct if among is None or not among.any() else signals.correct[among]
-    return wilson(int(right.sum()), len(right), confidence=confidence)
 
 
 def _corrected_share(

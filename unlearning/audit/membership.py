@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import chi2_contingency  # type: ignore[import-untyped]  # scipy ships no type information
 
 from unlearning.audit.intervals import Floats, Interval, percentile, resamples, wilson
-from unlearning.audit.signals import ATTACKS, SignalsBySet
+from unlearning.audit.signals import SignalsBySet
+from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec, Thresholds
 
@@ -77,16 +78,18 @@ class RocCurve:
     tpr: tuple[float, ...]
 
 
-def pair_sets(forget: SampleSet, held_out: SampleSet, *, spec: AuditSpec, seed: int) -> Pairing:
-    """Pair the two sets for all models of an audit (`pair`)."""
-    targets = forget.targets.cpu().numpy(), held_out.targets.cpu().numpy()
+def pair_sets(forget: SampleSet, held_out: SampleSet, *, objective: Objective, spec: AuditSpec, seed: int) -> Pairing:
+    """Pair the two sets for all models of an audit (`pair`): by their classes, if the objective has classes."""
+    targets = [np.zeros(len(samples), dtype=np.int64) for samples in (forget, held_out)]
+    if objective.classes is not None:
+        targets = [samples.targets.cpu().numpy() for samples in (forget, held_out)]
     rng = np.random.default_rng([seed, 2])
-    return pair(*targets, max_samples=spec.membership_samples, replicates=spec.replicates, rng=rng)
+    return pair(targets[0], targets[1], max_samples=spec.membership_samples, replicates=spec.replicates, rng=rng)
 
 
 def evaluate_attacks(signals: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> dict[str, Attack]:
     """Evaluate every threshold attack on one model, and the one named "spread" (`spread_scores`); by name."""
-    return {name: evaluate_attack(name, signals, pairing, spec=spec) for name in (*ATTACKS, "spread")}
+    return {name: evaluate_attack(name, signals, pairing, spec=spec) for name in (*signals["forget"].attacks, "spread")}
 
 
 def evaluate_attack(name: str, signals: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> Attack:

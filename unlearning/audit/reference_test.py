@@ -60,6 +60,7 @@ class ReferenceTest:
     known, spread: the statistics T and Q. null: (low, high) of T between which a model that never saw the samples lies.
     alternative: what a model that knows them all falls below in 5 % of cases. max_spread: the bound of Q. samples: how many were
     compared. passed: None where the test cannot decide. power: the probability that a model which never saw the samples passes.
+    unit: of T and of what it is compared with.
     """
 
     known: float
@@ -70,6 +71,7 @@ class ReferenceTest:
     samples: int
     power: float
     passed: bool | None
+    unit: str = "nats"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -141,9 +141,12 @@ def relearn_delay(
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
     D_v has none, unless `difficulty` tells which held-out samples are comparable.
     """
-    sizes = class_sizes(forget.targets.cpu().numpy(), held_out.targets.cpu().numpy(), max_samples=spec.relearn_samples)
+    sizes: dict[int, int] = {}
+    if objective.classes is not None:
+        labels = (samples.targets.cpu().numpy() for samples in (forget, held_out))
+        sizes = class_sizes(*labels, max_samples=spec.relearn_samples)
     count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
-    comparable = bool(sizes) or difficulty is not None
+    comparable = objective.classes is None or bool(sizes) or difficulty is not None
     rngs = [np.random.default_rng([seed, 0, i]) for i in range(spec.relearn_orders)]
     forget_batches = [draw_by_class(forget, sizes, rng, count=count) for rng in rngs]
     rngs = [np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind))]
@@ -188,7 +191,8 @@ def relearn_delay(
         and not any(curve.diverged for curve in (original_curve, *forget_curves, *control_curves))
         and 3 * sum(curve.censored for curve in control_curves) <= len(control_curves)
     )
-    share = count / max(count, int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum()))
+    pool = len(held_out) if not sizes else int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum())
+    share = count / max(count, pool)
     confidence = spec.thresholds.confidence
 
     def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
@@ -273,11 +277,14 @@ def calibrate_relearner(
     The search uses the original and held-out data only, so everything is fixed before the unlearned model is used. It stops at
     the first rate that takes between two thirds and twice as many steps, else it returns the nearest rate tried. T_max is
     `limit` times the steps taken. The rate starts low and rises by at most half: near the edge of stability plain SGD's delay is
-    mostly noise.
+    mostly noise. While no rate has taught anything it goes on from there in steps of three, because the losses of other objectives
+    than classification can be of another size.
     """
     rate = 0.01 if kind == "sgd" else 0.0005
     best: tuple[float, Relearner] | None = None
-    for _ in range(tries):
+    for number in range(2 * tries):
+        if number >= tries and best is not None:
+            break
         trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=3 * steps, batch_size=batch_size)
         curve = relearn(model, control, objective=objective, relearner=trial, seed=seed)
         if curve.delay == 0:
@@ -288,7 +295,8 @@ def calibrate_relearner(
                 best = (miss, replace(trial, limit=math.ceil(limit * max(curve.delay, steps))))
             if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
-        rate *= 0.25 if curve.diverged else min(1.5, curve.delay / steps)
+        fastest = 1.5 if number < tries else 3.0
+        rate *= 0.25 if curve.diverged else min(fastest, curve.delay / steps)
     return best[1] if best else None
 
 

@@ -13,6 +13,8 @@ from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
+from unlearning.data.objectives import Merit
+from unlearning.data.objectives.class_prediction import ACCURACY
 from unlearning.specs.audit import Thresholds
 
 NAMES = {
@@ -255,12 +257,15 @@ def reference_findings(
 
 
 def _excess(test: ReferenceTest) -> Interval:
-    """The statistic T in nats, with the interval in which it lies for models that never saw the samples."""
+    """The statistic T, with the interval in which it lies for models that never saw the samples."""
     return Interval(test.known, *test.null)
 
 
 def _reference_text(test: ReferenceTest, *, needed: int | None, thresholds: Thresholds) -> str:
-    where = f"{test.known:+.2f} nats from their references, {test.null[0]:+.2f} to {test.null[1]:+.2f} without having seen them"
+    where = (
+        f"{test.known:+.2f} {test.unit} from their references, {test.null[0]:+.2f} to {test.null[1]:+.2f} without having seen "
+        "them"
+    )
     if test.passed:
         return f"the model answers the forgotten samples as models do that never saw them ({where})"
     if test.passed is None:
@@ -363,8 +368,9 @@ def utility_findings(
     *,
     whole_classes: bool,
     thresholds: Thresholds,
+    merit: Merit = ACCURACY,
 ) -> list[Finding]:
-    """Make the findings on accuracy before and after, in percent. They can only warn.
+    """Make the findings on the merit before and after, in points. They can only warn.
 
     whole_classes: whether a class is fully forgotten; `test` is then about the other classes.
     """
@@ -372,7 +378,7 @@ def utility_findings(
     rows = []
     for code, name, (was, now) in (("ra", "remaining data", remaining), ("ta", data, test)):
         preserved = was.value - now.value <= thresholds.utility_drop
-        text = f"accuracy on the {name} went from {was.value:.1f} % to {now.value:.1f} %"
+        text = f"{merit.name} on the {name} went from {was.value:.1f} {merit.unit} to {now.value:.1f} {merit.unit}"
         rows.append(Finding(code=f"utility_{code}", passed=preserved, text=text, interval=now, deciding=False))
     return rows
 

@@ -37,14 +37,14 @@ class Thresholds:
     control_steps: least number of steps that the control must need; a shorter delay is too coarse, as it is counted in whole steps.
     no_op_weights, no_op_predictions: a relative weight distance, or a mean total variation of the predictions, below these means
         that nothing was done.
-    collapse_share: least share of the original's advantage over chance that must be left on the remaining set.
+    collapse_share: least share of the original's advantage over chance, in merit, that must be left on the remaining set.
     reference_level: the share of models that never saw the forget set which the reference test may fail, and of models that know
         all of it which it may pass.
     reference_margin: what the reference test tolerates, as a share of the way from unseen to seen. reference_spread: the ratio of
         the spread around the references to that of held-out data which it tolerates.
     reference_power: the least probability of a verdict at which a number of samples counts as enough; 0.8 is usual for a planned
         test.
-    utility_drop: points of accuracy that remaining or test data may lose before the report warns.
+    utility_drop: points of merit (accuracy) that remaining or test data may lose before the report warns.
     """
 
     confidence: Confidence = 0.9

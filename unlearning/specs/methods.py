@@ -32,7 +32,7 @@ class Stop:
     check_every: steps between two checks (IEU's default: 8).
     tolerance: the forget set counts as matched if the root mean square of the standardised differences between its statistics
         and the held-out set's is at most this many standard errors.
-    allowed_drop: points of accuracy that remaining and held-out data may lose; held-out data may also lose what a model trained on
+    allowed_drop: points of merit that remaining and held-out data may lose; held-out data may also lose what a model trained on
         so much less data is expected to lose. A state that lost more is left in the model only if there is no other.
     relearn_share: the least share of the control's relearning steps that the forget set must need before the run may end early;
         0 turns the probe off.

@@ -72,8 +72,8 @@ def audits() -> Rows:
                 unit="none",
             ),
             graph(
-                "Change of test accuracy",
-                f"{newest} What unlearning cost.",
+                "Change of merit on test data",
+                f"{newest} What unlearning cost, in accuracy for a classifier.",
                 ('expunge_audit_utility_delta_ratio{tenant=~"$tenant", model=~"$model"}', "{{model}}"),
                 unit="percentunit",
             ),

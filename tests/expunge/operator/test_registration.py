@@ -16,6 +16,7 @@ from ledger.registry.datasets import get_dataset
 from ledger.registry.models import list_models
 from tests.worker import digits
 from tests.worker.digits import workload
+from unlearning.data.objectives import regression
 from unlearning.data.workload import Workload
 from unlearning.storage import file_sha256, save_weights
 
@@ -164,7 +165,9 @@ def test_a_model_that_no_job_could_serve_is_refused_by_a_dry_run(
     with pytest.raises(CannotRegister) as refused:
         register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True)
     message = str(refused.value)
-    assert {"regression": "regression", "crashing": "it wants another input than (a sample)"}[kind] in message
+    assert {"regression": "regression(1) needs (n, 1)", "crashing": "it wants another input than (a sample)"}[
+        kind
+    ] in message
     assert "--no-dry-run" in message
     assert models(sessions) == []
     register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True, dry_run=False)
@@ -179,6 +182,6 @@ class Crashing(nn.Module):
 
 
 WRONG: dict[str, Callable[[Workload], Workload]] = {
-    "regression": lambda given: replace(given, objective=replace(given.objective, logits=None, classes=None)),
+    "regression": lambda given: replace(given, objective=regression()),
     "crashing": lambda given: replace(given, build=lambda: digits.network().append(Crashing())),
 }

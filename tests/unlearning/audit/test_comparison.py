@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch import nn
 
+from tests.unlearning.kinds import OBJECTIVES, samples
 from tests.unlearning.small import OBJECTIVE, plain, task
 from unlearning.audit.comparison import (
     ClassAccuracy,
@@ -23,14 +25,16 @@ from unlearning.audit.comparison import (
     utility_drop,
     weight_distance,
 )
-from unlearning.audit.measures import accuracy
-from unlearning.audit.signals import Signals, audit_copy, observe, signals
-from unlearning.data.objectives import classification
+from unlearning.audit.signals import Signals, audit_copy, merit_of, observe, signals
+from unlearning.data.objectives import classification, regression
+from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD, FineTune, Spec
 from unlearning.specs.audit import Thresholds
+from unlearning.specs.training import Recipe
 from unlearning.task import run_to_completion
+from unlearning.training.loop import fit, fresh
 
 
 def seen(right: float, *, scale: float = 4.0, n: int = 1000) -> Signals:
@@ -122,7 +126,7 @@ def test_a_trained_model_is_better_than_chance_and_an_untrained_or_mislabelled_o
     trained = compare_with_chance(given.model, train, objective=OBJECTIVE)
     assert trained.better
     assert trained.samples == len(train)
-    assert trained.chance_accuracy == float(train.targets.bincount().max()) / len(train)
+    assert trained.chance == pytest.approx(100 * float(train.targets.bincount().max()) / len(train))
     assert not compare_with_chance(plain(), train, objective=OBJECTIVE).better
     assert not compare_with_chance(given.model, other, objective=OBJECTIVE).better
     assert not compare_with_chance(broken, train, objective=OBJECTIVE).better
@@ -139,7 +143,7 @@ def test_among_data_nearly_all_of_one_class_the_loss_tells_a_model_from_chance(s
         model.bias.copy_(torch.tensor([0.95, 0.05]).log())
     found = compare_with_chance(model, train, objective=classification(2))
 
-    assert found.accuracy.value == pytest.approx(found.chance_accuracy, abs=0.02)
+    assert found.merit.value == pytest.approx(found.chance, abs=2)
     assert found.better is better
 
 
@@ -231,7 +235,7 @@ def test_accuracy_and_agreement_count_predictions() -> None:
     targets = np.array([0, 0, 1, 1])
     first = signals(np.array([[2.0, 0], [0, 2], [0, 2], [0, 2]]), targets)
     second = signals(np.array([[2.0, 0], [2, 0], [0, 2], [2, 0]]), targets)
-    assert accuracy(first).value == 0.75
+    assert merit_of(first).value == 0.75
     assert agreement(first, second) == 0.5
     assert per_class(first, second) == (
         ClassAccuracy(label="0", original=50.0, unlearned=100.0),
@@ -262,3 +266,36 @@ def test_utility_does_not_count_classes_that_are_forgotten_as_a_whole() -> None:
     wrong = {name: np.arange(1000) < 750 for name in was}
     assert utility_drop(was, now, counted=wrong, share=1.0) == 0.0
     assert utility_drop(was, now, counted={name: np.zeros(1000, bool) for name in was}, share=1.0) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["multi-label", "regression", "an own objective", "losses alone"])
+def test_a_trained_model_is_told_from_chance_whatever_it_is_trained_for(kind: str) -> None:
+    """Chance is to say the training mean, or each label's share; without predictions, what other samples' targets would give."""
+    given = OBJECTIVES[kind]
+    train = samples(given, 300, name="train", seed=1)
+    objective = fitted(given.objective, train.targets)
+    trained = fit(given.build, train, Recipe(epochs=30, batch_size=32, learning_rate=0.1), objective=objective, seed=0)
+    shuffled = train.convert_targets(
+        lambda targets: targets[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
+    )
+    assert compare_with_chance(trained.eval(), train, objective=objective).better
+    assert not compare_with_chance(fresh(given.build, seed=3), train, objective=objective).better
+    assert not compare_with_chance(trained.eval(), shuffled, objective=objective).better
+    for p in trained.parameters():
+        p.data.fill_(math.nan)
+    assert not compare_with_chance(trained, train, objective=objective).better
+
+
+def test_a_regression_that_says_the_mean_has_collapsed() -> None:
+    targets = torch.arange(100.0)[:, None]
+    train = SampleSet(ids=tuple(map(str, range(100))), inputs=targets, targets=targets)
+    objective = fitted(regression(), targets)
+    knows, guesses = (
+        observe(nn.Identity(), part, objective=objective)
+        for part in (train, dataclasses.replace(train, inputs=torch.full_like(targets, 49.5)))
+    )
+    assert not has_collapsed(knows, knows, share=0.5)
+    assert has_collapsed(knows, guesses, share=0.5)
+    assert guesses.mean_merit == pytest.approx(0, abs=1e-6)
+    assert total_variation(knows.probabilities, guesses.probabilities) > 0.3
+    assert agreement(knows, guesses) is None

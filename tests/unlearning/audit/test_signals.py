@@ -1,13 +1,18 @@
+import dataclasses
+
 import mpmath
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ttest_1samp  # type: ignore[import-untyped]  # scipy ships no type information
 from sklearn.metrics import roc_auc_score
 
 from tests.unlearning.audit.conftest import OBJECTIVE, World
-from unlearning.audit.signals import ATTACKS, audit_copy, observe, signals
-from unlearning.data.objectives import Objective
-from unlearning.errors import UnsupportedWorkload
+from unlearning.audit.intervals import Interval
+from unlearning.audit.signals import ATTACKS, audit_copy, merit_of, observe, signals
+from unlearning.data.objectives import Objective, regression
+from unlearning.data.objectives.objective import fitted
+from unlearning.data.samples import SampleSet
 
 EXTREMES = np.array(
     [[0.0, 0.0, 0.0], [5.0, -2.0, 1.0], [60.0, 0.0, -3.0], [800.0, -800.0, 0.0], [-40.0, 40.0, 39.0], [1e-9, 0.0, 0.0]]
@@ -32,14 +37,15 @@ def test_every_signal_agrees_with_two_hundred_digits(target: int) -> None:
                 - sum(q * mpmath.log(1 - q) for k, q in enumerate(p) if k != target),
             }
             for name, value in expected.items():
-                assert getattr(found, name)[row] == pytest.approx(float(value), rel=1e-9, abs=1e-15), name
+                sign = 1 if name in ("confidence", "margin") else -1
+                assert sign * found.membership(name)[row] == pytest.approx(float(value), rel=1e-9, abs=1e-15), name
 
 
 def test_modified_entropy_is_not_entropy_and_knows_the_label() -> None:
     logits = np.array([[4.0, 0.0, 0.0]] * 2)
     found = signals(logits, np.array([0, 1]))
-    assert found.entropy[0] == found.entropy[1]
-    assert found.modified_entropy[1] > 10 * found.modified_entropy[0]
+    assert found.more["entropy"][0] == found.more["entropy"][1]
+    assert found.more["modified_entropy"][1] > 10 * found.more["modified_entropy"][0]
 
 
 def test_members_score_higher_in_every_attack() -> None:
@@ -56,7 +62,7 @@ def test_members_score_higher_in_every_attack() -> None:
 def test_logits_that_are_no_numbers_are_reported_and_make_no_more() -> None:
     found = signals(np.array([[np.nan, 0.0], [np.inf, 1.0], [0.0, 1.0]]), np.array([0, 1, 1]))
     assert not found.finite
-    assert all(np.isfinite(getattr(found, name)).all() for name in ATTACKS)
+    assert all(np.isfinite(found.membership(name)).all() for name in ATTACKS)
 
 
 def test_the_loss_is_the_objective_s(world: World) -> None:
@@ -68,7 +74,30 @@ def test_the_loss_is_the_objective_s(world: World) -> None:
     assert np.allclose(found.loss, expected.double().numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_an_objective_without_logits_is_refused(world: World) -> None:
-    objective = Objective(losses=OBJECTIVE.losses, scramble=OBJECTIVE.scramble)
-    with pytest.raises(UnsupportedWorkload, match="logits"):
-        observe(world.models["original"], world.sets["forget"], objective=objective)
+def test_losses_alone_are_attacked_and_compared_with_other_samples_targets(world: World) -> None:
+    samples = world.sets["held_out"]
+    objective = Objective(losses=OBJECTIVE.losses)
+    found = observe(audit_copy(world.models["original"], samples), samples, objective=objective)
+    usual = observe(audit_copy(world.models["original"], samples), samples, objective=OBJECTIVE)
+    assert found.attacks == ("loss",)
+    assert np.allclose(found.loss, usual.loss, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(found.margin, -found.loss)
+    assert found.chance_loss > 3 * found.loss.mean()
+    assert found.chance == pytest.approx(-100 * found.chance_loss)
+    assert found.mean_merit == pytest.approx(-found.loss.mean())
+
+
+def test_a_merits_interval_is_students_and_stays_within_its_bounds() -> None:
+    objective = fitted(regression(), torch.arange(40.0)[:, None])
+    targets = torch.arange(40.0)[:, None]
+    samples = SampleSet(
+        ids=tuple(map(str, range(40))), inputs=targets + torch.randn(40, 1).clamp(-2, 2), targets=targets
+    )
+    found = merit_of(observe(torch.nn.Identity(), samples, objective=objective))
+    merits = 1 - ((samples.inputs - targets) ** 2 / targets.var(correction=0)).numpy()
+    wanted = ttest_1samp(merits[:, 0], 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=1e-6)
+    far = dataclasses.replace(samples, inputs=targets + 1000)
+    assert merit_of(observe(torch.nn.Identity(), far, objective=objective)) == Interval(-1.0, -1.0, -1.0)
+    one = observe(torch.nn.Identity(), samples.take(torch.arange(1)), objective=objective)
+    assert (merit_of(one).low, merit_of(one).high) == (-1.0, 1.0)

@@ -1,5 +1,6 @@
 """The objectives that are given, against torch's and scikit-learn's own numbers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_multi_label_is_binary_cross_entropy_and_its_merit_the_mean_f1_of_the_sa
 
     torch.testing.assert_close(given.losses, usual)
     assert float(multi_label(4).utility.of(given).mean()) == pytest.approx(wanted)
+
+
+def test_the_chance_of_an_f1_score_is_that_of_the_best_labels_to_give_always() -> None:
+    chance = multi_label(4).utility.chance
+    assert chance is not None
+    constant = [
+        100 * f1_score(MANY.numpy(), np.tile(given, (60, 1)), average="samples", zero_division=1.0)
+        for given in itertools.product((0, 1), repeat=4)
+    ]
+    assert chance(MANY) == pytest.approx(max(constant))
 
 
 def test_with_one_label_what_is_known_is_the_margin_of_two_classes() -> None:

@@ -126,7 +126,7 @@ def run_repeat(study: Study, number: int) -> Generator[Progress, None, Arrays]:
 
 def _accuracies(study: Study, model: nn.Module) -> Floats:
     def accuracy(samples: SampleSet) -> float:
-        return float(observe(audit_copy(model, samples), samples, objective=study.task.objective).correct.mean())
+        return float(observe(audit_copy(model, samples), samples, objective=study.task.objective).mean_merit)
 
     return np.array([accuracy(study.task.remain), accuracy(study.population)])
 

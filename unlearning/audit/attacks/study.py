@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from unlearning.audit.intervals import Floats
-from unlearning.audit.signals import audit_copy, check_auditable, observe
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import all_tensors
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
-from unlearning.errors import MethodRefused
+from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.training import Recipe
@@ -55,7 +55,8 @@ def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Stu
 
     Raises MethodRefused with fewer than four samples in it, and UnsupportedWorkload for an objective without logits.
     """
-    check_auditable(task.objective)
+    if task.objective.logits is None:
+        raise UnsupportedWorkload("Attacks with reference models read class logits; this objective has none.")
     if len(held_out) < 4:
         raise MethodRefused(
             f"Attacks with reference models need 4 held-out samples or more; there are {len(held_out)}."

@@ -85,6 +85,11 @@ class Objective:
             return -found.losses
         return self.predicts.known(found.outputs, found.targets)
 
+    @property
+    def known_unit(self) -> str:
+        """The unit of `known`, for the report."""
+        return "nats" if self.predicts is None else self.predicts.unit
+
     def attacked(self, forward: Forward, batch: Batch) -> Tensor:
         """Compute what a guide attack reads, differentiable: the outputs, (n, k), or without them the loss, (n, 1)."""
         return self.losses(forward, batch)[:, None] if self.read is None else self.read(forward, batch.inputs)

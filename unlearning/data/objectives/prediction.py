@@ -46,6 +46,8 @@ class Merit:
 
     name, shortfall, unit: for the report, e.g. "accuracy", "error" and "%": the shortfall is `bounds[1]` less the merit.
     of: returns (n,), in points of the unit. bounds: the least and the largest merit of a set that are told apart.
+    chance: (targets) → the merit of a set, in points, for the best answer that looks at no input; by default that of the guess
+        (`Prediction.guess`).
     """
 
     name: str
@@ -53,6 +55,7 @@ class Merit:
     of: Callable[[Answers], Tensor]
     unit: str = "%"
     bounds: tuple[float, float] = (0.0, 100.0)
+    chance: Callable[[Tensor], float] | None = None
 
 
 MINUS_LOSS = Merit(
@@ -76,7 +79,7 @@ class Prediction:
         2015). Without logits it has no effect.
     losses: (predictions, targets) → (n,), nats: the objective's loss of the targets under a prediction.
     known: (outputs, targets) → (n,), higher the better the model knows the sample, and as evenly spread as possible: what the
-        reference test compares.
+        reference test compares, in `unit`.
     signals: by name, (outputs, targets) → (n,), higher for data that the model does not know: what an attack may see beside the
         loss.
     features: (outputs, targets) → (n, d), differentiable: what LTU's guide attacks read.
@@ -97,3 +100,4 @@ class Prediction:
     signals: Mapping[str, Read] = field(default_factory=dict)
     features: tuple[Read, ...] = ()
     stored: torch.dtype = torch.float32
+    unit: str = "nats"

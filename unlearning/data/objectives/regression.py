@@ -74,14 +74,17 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
         noise = torch.randn(batch.targets.shape, generator=generator, dtype=torch.float64)
         return Batch(batch.inputs, (mean + deviation * noise).to(batch.targets))
 
+    def in_deviations(values: Tensor, targets: Tensor) -> Tensor:
+        """Compute the mean squared error in standard deviations of the training targets, (n,)."""
+        return (((values - targets.to(values)) / deviation.to(values)) ** 2).mean(-1)
+
     def known(values: Tensor, targets: Tensor) -> Tensor:
-        """Compute minus the root mean squared error in `scale`, (n,): squares alone would be spread too unevenly."""
-        return -((errors(values, targets) ** 2).mean(-1) + 1e-12).sqrt()
+        """Compute minus the root mean squared error in deviations, (n,): squares alone would be spread too unevenly."""
+        return -(in_deviations(values, targets) + 1e-12).sqrt()
 
     def explained(found: Answers) -> Tensor:
         assert found.outputs is not None
-        error = (found.outputs - found.targets.to(found.outputs)) / deviation.to(found.outputs)
-        return 100 - 100 * (error**2).mean(-1)
+        return 100 - 100 * in_deviations(found.outputs, found.targets)
 
     def both(values: Tensor, targets: Tensor) -> Tensor:
         """Return prediction and target, in deviations from the mean, (n, 2k)."""
@@ -112,6 +115,7 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
             guess=lambda targets: targets.double().mean(0, keepdim=True),
             distributions=distributions,
             likeness=likeness,
+            unit="standard deviations of the targets",
             features=(lambda values, targets: errors(values, targets).abs(), both),
         ),
         targets=lambda targets, name: numbers(targets, outputs=count, name=name),
