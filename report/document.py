@@ -32,6 +32,8 @@ class Asked(Section):
 
     requests: Count
     samples: Count
+    subjects: Count | None = None
+    """How many people the requests name whose samples are among these; left out if no request names a person."""
     samples_previously_forgotten: Count
     manifest_root: Digest
     """Root of the Merkle tree (RFC 6962) over the forgotten samples, each with its own salt."""

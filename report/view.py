@@ -112,9 +112,11 @@ def _exactness(report: Report) -> list[str]:
 def _summary(report: Report) -> list[str]:
     asked, model = report.asked, report.model
     law = " and ".join(name.upper() for name in asked.regulation)
+    people = f", naming {plural(asked.subjects, 'subject')}" if asked.subjects else ""
     rows = [
         f"{plural(asked.samples, 'sample')} from {plural(asked.requests, 'request')}"
-        + (f" under {law}" if law else ""),
+        + (f" under {law}" if law else "")
+        + people,
         f"{model.name}, version {model.version_before} to {model.version_after}",
         f"by {tables.method_name(report.method.kind)} in {duration(report.timings.unlearn)}",
     ]

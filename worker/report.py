@@ -91,6 +91,7 @@ def build_report(
 
 def asked(claim: Claim, *, manifest_root: str) -> Asked:
     """Summarise the requests of the job."""
+    people = {} if claim.subjects is None else {"subjects": claim.subjects}
     return Asked(
         requests=claim.requests,
         samples=len(claim.forget),
@@ -99,6 +100,7 @@ def asked(claim: Claim, *, manifest_root: str) -> Asked:
         regulation=tuple(claim.regulations),
         received_at=claim.received_at,
         due_at=claim.due_at,
+        **people,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
@@ -15,7 +15,7 @@ from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import Key, Url
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
-from ledger.sample_ids import parse_sample_key, sample_digest
+from ledger.sample_ids import parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState
 from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
@@ -274,8 +274,16 @@ def decide(job_id: UUID, decision: Literal["approve", "reject"], *, url: str | N
 
 def do_not_train(
     dataset: Annotated[str, typer.Argument(help="The dataset.", show_default=False)],
-    ids: Annotated[typer.FileText, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")],
     key: Key,
+    ids: Annotated[
+        typer.FileText | None, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")
+    ] = None,
+    subjects: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            help="A file of people instead, one a line. Whoever asked to be erased is one, also with new samples."
+        ),
+    ] = None,
     sample_key: Annotated[
         str | None,
         typer.Option(
@@ -290,35 +298,31 @@ def do_not_train(
         typer.Option(help="Consider only what this model has unlearned. Default: all models of the dataset."),
     ] = None,
     left_out: Annotated[
-        bool, typer.Option("--left-out", help="Print the samples that must not be used instead.")
+        bool, typer.Option("--left-out", help="Print the samples or people that must not be used instead.")
     ] = False,
     url: Url = None,
 ) -> None:
-    """Print those of the given sample IDs that may still be used for training.
+    """Print those of the given sample IDs, or of the given people, that may still be used for training.
 
-    Samples that were erased, or whose erasure was requested, may not. Give --left-out's output to `expunge train --without`.
+    Samples that were erased, or whose erasure was requested, may not, nor any sample of a person who asked for it. Give the output
+    of --left-out to `expunge train --without` or `--without-subjects`.
     """
+    if (ids is None) == (subjects is None):
+        raise typer.BadParameter("Name either --ids or --subjects.")
+    kind, name = ("models", model) if model else ("datasets", dataset)
     with open_client(url, key) as http:
-        digests = fetch_digests(http, "models", model) if model else fetch_digests(http, "datasets", dataset)
-    given, hashed_under = read_ids(ids), find_sample_key(sample_key)
-    choose = may_not_train if left_out else may_train
-    for sample_id in choose(given, dataset=dataset, key=hashed_under, digests=digests):
-        sys.stdout.write(f"{sample_id}\n")
+        digests = fetch_digests(http, f"/{kind}/{name}/do-not-train" + ("/subjects" if subjects else ""))
+    hashed_under = find_sample_key(sample_key)
+    given = read_ids(ids) if subjects is None else read_ids(subjects, name="subject")
+    for one in given:
+        digest = sample_digest(hashed_under, dataset, one) if subjects is None else subject_digest(hashed_under, one)
+        if (digest in digests) == left_out:
+            sys.stdout.write(f"{one}\n")
 
 
-def fetch_digests(http: httpx.Client, kind: Literal["models", "datasets"], name: str) -> frozenset[bytes]:
-    """Fetch the do-not-train list of a model or a dataset: keyed hashes of sample IDs. Raises Refused, ServiceUnreachable."""
-    return frozenset(bytes.fromhex(line) for line in client.stream_lines(http, f"/{kind}/{name}/do-not-train"))
-
-
-def may_train(sample_ids: Iterable[str], *, dataset: str, key: bytes, digests: Set[bytes]) -> Iterator[str]:
-    """Yield the sample IDs whose hash is not in `digests`. dataset: its name. key: the service's key for sample IDs."""
-    return (sample for sample in sample_ids if sample_digest(key, dataset, sample) not in digests)
-
-
-def may_not_train(sample_ids: Iterable[str], *, dataset: str, key: bytes, digests: Set[bytes]) -> Iterator[str]:
-    """Yield the sample IDs whose hash is in `digests`."""
-    return (sample for sample in sample_ids if sample_digest(key, dataset, sample) in digests)
+def fetch_digests(http: httpx.Client, path: str) -> frozenset[bytes]:
+    """Fetch a do-not-train list: keyed hashes of sample IDs or of subjects. Raises Refused, ServiceUnreachable."""
+    return frozenset(bytes.fromhex(line) for line in client.stream_lines(http, path))
 
 
 def find_sample_key(given: str | None) -> bytes:

@@ -38,6 +38,12 @@ def train(
             "- reads standard input."
         ),
     ] = None,
+    without_subjects: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            help="A file of people to leave out with all of their samples, one a line. - reads standard input."
+        ),
+    ] = None,
     references: Annotated[
         bool,
         typer.Option(
@@ -64,6 +70,7 @@ def train(
             display.update(task, total=progress.total, completed=progress.step, detail=loss)
 
         leave_out = frozenset(read_ids(without))
+        people = frozenset(read_ids(without_subjects, name="subject"))
         trained = train_workload(
             workload,
             allowed=allowed_workloads(),
@@ -71,13 +78,16 @@ def train(
             seed=seed,
             plain=plain,
             without=leave_out,
+            without_subjects=people,
             references=ReferencePlan() if references else None,
             show=show,
         )
-    if leave_out:
+    if leave_out and not people:
         notes.print(
             f"Left out {trained.left_out} samples; {len(leave_out) - trained.left_out} of the IDs are not in the training set."
         )
+    elif people:
+        notes.print(f"Left out {trained.left_out} samples.")
     notes.print(f"Trained in {trained.seconds:.1f} s; SHA-256 {trained.sha256}.")
     out.print(str(trained.path), soft_wrap=True)
 
@@ -162,6 +172,12 @@ def register_version(
         typer.FileText | None,
         typer.Option(help="A file of the sample IDs that the training left out, one a line. - reads standard input."),
     ] = None,
+    without_subjects: Annotated[
+        typer.FileText | None,
+        typer.Option(
+            help="A file of the people whose samples the training left out, one a line. - reads standard input."
+        ),
+    ] = None,
     accept_untrained: Annotated[
         bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
     ] = False,
@@ -181,6 +197,7 @@ def register_version(
         name=name,
         weights=weights,
         without=frozenset(read_ids(without)),
+        without_subjects=frozenset(read_ids(without_subjects, name="subject")),
         accept_untrained=accept_untrained,
         tenant=tenant,
     )

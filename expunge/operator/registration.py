@@ -107,13 +107,15 @@ def register_new_version(
     name: str,
     weights: Path | None = None,
     without: Collection[str] = (),
+    without_subjects: Collection[str] = (),
     accept_untrained: bool = False,
     tenant: str = "default",
 ) -> resources.Version:
     """Register retrained weights as a model's next version, which is not served.
 
-    without: IDs of the workload's training set that the training left out. accept_untrained: whether weights may be no better than
-    guessing. Raises CannotRegister with the reason, or NobodyLeftOut if the training set has none of them; then nothing is written.
+    without: IDs of the workload's training set that the training left out; without_subjects: people whose samples it left out.
+    accept_untrained: whether weights may be no better than guessing. Raises CannotRegister with the reason, or NobodyLeftOut if the
+    training set has none of them; then nothing is written.
     """
     try:
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
@@ -125,7 +127,7 @@ def register_new_version(
             network = load_model(workload, path, sha256, choose_device())
             if not accept_untrained:
                 check_trained(workload, network)
-            left_out = find_left_out(workload.train, without)
+            left_out = find_left_out(workload.train, without, frozenset(without_subjects))
             used = (sample for sample in workload.train.ids if sample not in left_out)
             view = register_version(
                 session,

@@ -47,17 +47,18 @@ def train_workload(
     seed: int = 0,
     plain: bool = False,
     without: Collection[str] = (),
+    without_subjects: Collection[str] = (),
     references: ReferencePlan | None = None,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
-    without: IDs of training samples to leave out. plain: train without Ready2Unlearn, which a trainer adds or leaves out by
-    itself. show: called after each step.
+    without: IDs of training samples to leave out; without_subjects: people, all of whose samples are left out. plain: train without
+    Ready2Unlearn, which a trainer adds or leaves out by itself. show: called after each step.
     references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
     `expunge references --prepared`.
-    Raises CannotTrain with the reason, NobodyLeftOut if the training set has none of `without`, and OSError if the weights cannot
-    be written.
+    Raises CannotTrain with the reason, NobodyLeftOut if the training set has nothing of what is to be left out, and OSError if the
+    weights cannot be written.
     """
     try:
         workload = load_workload(reference, allowed=allowed)
@@ -66,7 +67,7 @@ def train_workload(
     recipe = prepare_recipe(workload.training, plain=plain)
     device = choose_device()
     model = fresh(workload.build, seed=seed).to(device)
-    left_out = find_left_out(workload.train, without)
+    left_out = find_left_out(workload.train, without, frozenset(without_subjects))
     samples = workload.train.take(
         torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
     )

@@ -29,12 +29,23 @@ def load_file(workload: Workload, path: Path) -> nn.Module:
     return load_model(workload, path, file_sha256(path), choose_device())
 
 
-def find_left_out(train: SampleSet, without: Collection[str]) -> frozenset[str]:
-    """Return the IDs of `without` that the training set has. Raises NobodyLeftOut if there are some to leave out and it has none.
+def find_left_out(train: SampleSet, without: Collection[str], people: Collection[str] = ()) -> frozenset[str]:
+    """Return the IDs of the training set that are in `without` or belong to one of `people`.
 
-    Some may be missing: whoever erases a person may delete the data first.
+    Some may be missing: whoever erases a person may delete the data first. Raises NobodyLeftOut if there are some to leave out and
+    the training set has none of them, or if it does not name its subjects and people are to be left out.
     """
-    found = frozenset(without) & frozenset(train.ids)
+    if people and train.subjects is None:
+        raise NobodyLeftOut(
+            "The workload does not name the subjects of its samples, so nobody can be left out by name. Leave out their samples: "
+            "`expunge do-not-train --ids` lists those of people too."
+        )
+    theirs = (sample for sample, subject in zip(train.ids, train.subjects or (), strict=False) if subject in people)
+    found = frozenset(without) & frozenset(train.ids) | frozenset(theirs)
+    if people and not found:
+        raise NobodyLeftOut(
+            f"None of the {len(people)} people to leave out has a sample in the workload's training set."
+        )
     if without and not found:
         raise NobodyLeftOut(
             f"None of the {len(without)} sample IDs to leave out is in the workload's training set; "

@@ -4,7 +4,7 @@ Every write of a worker goes through `lock_claimed_job`, which finds the job onl
 lease is valid. A worker that lost its lease and wakes up later cannot write anything.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -24,7 +24,10 @@ from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples
+from ledger.tables.samples import erased_samples, request_subjects, subject_samples
+
+CHUNK = 10_000
+"""Rows that are in memory at a time while people are counted."""
 
 MAX_TRIES = 3
 """How often one method of a job is tried by default, while it gets no further."""
@@ -38,6 +41,7 @@ class Claim:
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
     `escalate` says when the next one follows.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
+    `subjects` counts the people whom its requests name and who have samples in `forget`; None if they name samples alone.
     `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
     if there is one. `references` is the file of the model's reference predictions, if it has them.
     """
@@ -69,6 +73,7 @@ class Claim:
     due_at: datetime | None
     reference: Reference | None
     references: ReferenceFile | None = None
+    subjects: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,13 @@ def _take(
     newest = session.scalars(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
     moment = now(session)
     served = (
-        select(UnlearnRequest.regulation, UnlearnRequest.received_at, UnlearnRequest.due_at)
+        select(
+            UnlearnRequest.id,
+            UnlearnRequest.regulation,
+            UnlearnRequest.received_at,
+            UnlearnRequest.due_at,
+            UnlearnRequest.subjects_given,
+        )
         .join(Target, Target.request_id == UnlearnRequest.id)
         .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
     )
@@ -198,7 +209,26 @@ def _take(
         due_at=min((request.due_at for request in asked), default=None),
         reference=find_reference(session, base, job_id=job.id),
         references=find_references(session, model.id),
+        subjects=_count_subjects(
+            session, [request.id for request in asked if request.subjects_given is not None], model.dataset_id, forget
+        ),
     )
+
+
+def _count_subjects(
+    session: Session, request_ids: Sequence[UUID], dataset_id: UUID, forget: frozenset[bytes]
+) -> int | None:
+    """Count the people whom these requests name and whose samples are among those to forget; None without requests."""
+    if not request_ids:
+        return None
+    theirs = (
+        select(subject_samples.c.subject, subject_samples.c.digest)
+        .join(request_subjects, request_subjects.c.subject == subject_samples.c.subject)
+        .where(request_subjects.c.request_id.in_(request_ids), subject_samples.c.dataset_id == dataset_id)
+    )
+    # Compared here and not in SQL: the job's samples were written just now, so the planner would take them for one.
+    with session.execute(theirs.execution_options(yield_per=CHUNK)) as rows:
+        return len({subject for subject, digest in rows if digest in forget})
 
 
 def lock_claimed_job(session: Session, claim: Claim | Fence) -> Job:

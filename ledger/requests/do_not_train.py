@@ -1,4 +1,4 @@
-"""Do-not-train lists: the samples that no training may use again, whether they are erased already or still to be erased."""
+"""Do-not-train lists: the samples, and the people, that no training may use again, whether erased already or still to be erased."""
 
 from collections.abc import Generator, Sequence
 from uuid import UUID
@@ -10,16 +10,17 @@ from ledger.errors import UnknownModel
 from ledger.registry.datasets import find_dataset
 from ledger.states import Reason, RequestState
 from ledger.tables import Dataset, Model, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, request_datasets, request_samples
+from ledger.tables.samples import erased_samples, request_datasets, request_samples, request_subjects, subject_samples
 
 CHUNK = 5000
 """How many digests are in memory at a time."""
 
 
 def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """Select what any model of a dataset has forgotten or is asked to forget. Withdrawn and dismissed requests do not count.
+    """Select what any model of a dataset has forgotten or is asked to forget, and all other samples of the people who ask for it.
 
-    Of a request over several datasets it has all samples; those of other datasets match none of this one. Raises UnknownDataset.
+    Withdrawn and dismissed requests do not count. Of a request over several datasets it has all samples; those of other datasets
+    match none of this one. Raises UnknownDataset.
     """
     dataset = find_dataset(session, tenant_id=tenant_id, name=name)
     erased = (
@@ -30,35 +31,36 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     asked = (
         select(request_samples.c.digest)
         .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
-        .where(_concerns(dataset), UnlearnRequest.dismissed_at.is_(None))
-        .where((UnlearnRequest.state != RequestState.CANCELLED) | UnlearnRequest.is_unserved())
+        .where(_concerns(dataset), *_counts())
     )
-    return _together(erased, asked)
-
-
-def _concerns(dataset: Dataset) -> ColumnElement[bool]:
-    """Select the requests that concern a dataset, as the only one or among several."""
-    among = select(request_datasets.c.request_id).where(request_datasets.c.dataset_id == dataset.id)
-    return or_(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.id.in_(among))
+    return _together(erased, asked, _samples_of(_people_of_dataset(dataset), dataset.id))
 
 
 def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
-    """Select what a model has forgotten or is asked to forget; targets that were withdrawn or dismissed do not count.
+    """Select what a model has forgotten or is asked to forget, and all other samples of the people who ask for it.
 
-    Raises UnknownModel.
+    Targets that were withdrawn or dismissed do not count. Raises UnknownModel.
     """
-    model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == name))
-    if model_id is None:
-        raise UnknownModel(f"there is no model named {name!r}")
-    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model_id)
+    model = _find_model(session, tenant_id=tenant_id, name=name)
+    erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
     asked = (
         select(request_samples.c.digest)
         .join(Target, Target.request_id == request_samples.c.request_id)
         .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
-        .where(Target.model_id == model_id, UnlearnRequest.dismissed_at.is_(None))
-        .where((Target.state != RequestState.CANCELLED) | (Target.reason == Reason.APPROVAL_REFUSED))
+        .where(*_targets(model))
     )
-    return _together(erased, asked)
+    return _together(erased, asked, _samples_of(_people_of_model(model), model.dataset_id))
+
+
+def people_of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
+    """Select the subjects whose samples no training on a dataset may use, whether or not it has any now. Raises UnknownDataset."""
+    dataset = find_dataset(session, tenant_id=tenant_id, name=name)
+    return _together(*_people_of_dataset(dataset))
+
+
+def people_of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
+    """Select the subjects whose samples a model's next training must leave out. Raises UnknownModel."""
+    return _together(*_people_of_model(_find_model(session, tenant_id=tenant_id, name=name)))
 
 
 def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes], None, None]:
@@ -74,5 +76,60 @@ def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes
         found.close()
 
 
-def _together(erased: Select[bytes], asked: Select[bytes]) -> Subquery:
-    return union(erased, asked).subquery()
+def _find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    model = session.scalar(select(Model).where(Model.tenant_id == tenant_id, Model.name == name))
+    if model is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    return model
+
+
+def _counts() -> tuple[ColumnElement[bool], ...]:
+    """Select the requests that were neither withdrawn nor dismissed."""
+    served = (UnlearnRequest.state != RequestState.CANCELLED) | UnlearnRequest.is_unserved()
+    return UnlearnRequest.dismissed_at.is_(None), served
+
+
+def _concerns(dataset: Dataset) -> ColumnElement[bool]:
+    """Select the requests that concern a dataset, as the only one or among several."""
+    among = select(request_datasets.c.request_id).where(request_datasets.c.dataset_id == dataset.id)
+    return or_(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.id.in_(among))
+
+
+def _targets(model: Model) -> tuple[ColumnElement[bool], ...]:
+    """Select the targets of a model that were neither withdrawn nor dismissed."""
+    kept = (Target.state != RequestState.CANCELLED) | (Target.reason == Reason.APPROVAL_REFUSED)
+    return Target.model_id == model.id, UnlearnRequest.dismissed_at.is_(None), kept
+
+
+def _people() -> Select[bytes]:
+    return select(request_subjects.c.subject.label("digest")).join(
+        UnlearnRequest, UnlearnRequest.id == request_subjects.c.request_id
+    )
+
+
+def _everywhere(tenant_id: UUID) -> Select[bytes]:
+    """Select the people of requests that concern every dataset of a tenant, also those that came later."""
+    return _people().where(UnlearnRequest.tenant_id == tenant_id, UnlearnRequest.every_dataset, *_counts())
+
+
+def _people_of_dataset(dataset: Dataset) -> list[Select[bytes]]:
+    return [_people().where(_concerns(dataset), *_counts()), _everywhere(dataset.tenant_id)]
+
+
+def _people_of_model(model: Model) -> list[Select[bytes]]:
+    named = _people().join(Target, Target.request_id == UnlearnRequest.id).where(*_targets(model))
+    return [named, _everywhere(model.tenant_id)]
+
+
+def _samples_of(people: Sequence[Select[bytes]], dataset_id: UUID) -> Select[bytes]:
+    """Select all samples that these people have in a dataset now, also those that came after their requests."""
+    listed = _together(*people)
+    return (
+        select(subject_samples.c.digest)
+        .join(listed, listed.c.digest == subject_samples.c.subject)
+        .where(subject_samples.c.dataset_id == dataset_id)
+    )
+
+
+def _together(*parts: Select[bytes]) -> Subquery:
+    return union(*parts).subquery()

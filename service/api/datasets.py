@@ -35,6 +35,21 @@ def get_one_dataset(name: Name, caller: Reader, ledger: Ledger) -> Dataset:
     responses=problems(401, 403, 404, 422, 503) | DIGESTS,
 )
 async def get_do_not_train(name: Name, request: Request, caller: Reader) -> Response:
-    """The samples that any model of the dataset has forgotten or was asked to forget: their keyed hashes, in hex, one a line."""
+    """The samples that any model of the dataset has forgotten or was asked to forget: their keyed hashes, in hex, one a line.
+
+    If people asked for it, all of their samples are listed, also those that came later.
+    """
     find = partial(do_not_train.of_dataset, tenant_id=caller.tenant_id, name=name)
+    return await stream_digests(request, caller.tenant_id, find)
+
+
+@router.get(
+    "/datasets/{name}/do-not-train/subjects",
+    summary="Whose samples no training on a dataset may use",
+    response_class=Response,
+    responses=problems(401, 403, 404, 422, 503) | DIGESTS,
+)
+async def get_people_not_to_train_on(name: Name, request: Request, caller: Reader) -> Response:
+    """The people who asked for erasure by their names, whether or not they have samples now: their keyed hashes, one a line."""
+    find = partial(do_not_train.people_of_dataset, tenant_id=caller.tenant_id, name=name)
     return await stream_digests(request, caller.tenant_id, find)

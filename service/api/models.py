@@ -134,7 +134,20 @@ def get_model_events(
 async def get_do_not_train(name: Name, request: Request, caller: Reader) -> Response:
     """The samples that the model has forgotten or was asked to, by their keyed hash, each in hex on a line.
 
+    If people asked for it, all of their samples are listed, also those that came later.
     Whoever has the sample key can tell which of his samples are among them: `expunge do-not-train`.
     """
     find = partial(do_not_train.of_model, tenant_id=caller.tenant_id, name=name)
+    return await stream_digests(request, caller.tenant_id, find)
+
+
+@router.get(
+    "/models/{name}/do-not-train/subjects",
+    summary="Whose samples a model's next training must leave out",
+    response_class=Response,
+    responses=problems(401, 403, 404, 422, 503) | DIGESTS,
+)
+async def get_people_not_to_train_on(name: Name, request: Request, caller: Reader) -> Response:
+    """The people who asked for erasure by their names, whether or not they have samples now: their keyed hashes, one a line."""
+    find = partial(do_not_train.people_of_model, tenant_id=caller.tenant_id, name=name)
     return await stream_digests(request, caller.tenant_id, find)

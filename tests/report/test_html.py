@@ -105,6 +105,14 @@ def test_the_summary_shows_whether_it_was_in_time() -> None:
     assert day(asked.due_at) not in render_html(read(report))
 
 
+def test_the_summary_counts_the_people_whom_requests_name() -> None:
+    report = stored("verified")
+    assert "naming" not in render_html(read(report))
+    for people, words in ((1, "naming 1 subject"), (7, "naming 7 subjects")):
+        report["asked"]["subjects"] = people
+        assert words in render_html(read(report))
+
+
 def test_the_page_carries_the_digest_of_the_json_and_those_of_the_weights() -> None:
     document = recorded("retrained")
     page, model = page_of("retrained"), document.report.model

@@ -4,11 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from torch import Tensor, nn
 
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
-from expunge.operator.deployment import Deployment, find_deployment
+from expunge.operator.deployment import Deployment, find_deployment, open_database
 from expunge.operator.registration import register_new_version, register_workload
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
@@ -139,6 +140,26 @@ def test_the_subjects_that_a_workload_names_are_registered_with_its_samples(
     monkeypatch.setattr(digits, "workload", lambda: more)
     register_new_version(where, name="digits", weights=trained.path)
     assert subjects() == 81
+
+
+def test_people_are_left_out_with_all_of_their_samples(
+    where: Deployment, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = digits.workload()
+    with pytest.raises(NobodyLeftOut, match="does not name the subjects"):
+        train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, without_subjects=["user-3"])
+    owners = tuple(f"user-{place // 10}" for place in range(len(given.train)))
+    owned = replace(given, train=replace(given.train, subjects=owners))
+    monkeypatch.setattr(digits, "workload", lambda: owned)
+    left_out = {"without": given.train.ids[30:32], "without_subjects": ["user-3", "user-5", "gone"]}
+    again = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, **left_out)
+    assert again.left_out == 20
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    with pytest.raises(NobodyLeftOut, match="None of the 1 people"):
+        register_new_version(where, name="digits", weights=again.path, without_subjects=["gone"])
+    assert register_new_version(where, name="digits", weights=again.path, **left_out).number == 2
+    with open_database(where.database_url) as sessions, sessions() as session:
+        assert session.scalar(text("SELECT count(*) FROM version_samples")) == 780
 
 
 def test_weights_that_are_no_better_than_guessing_are_refused_unless_they_are_meant(

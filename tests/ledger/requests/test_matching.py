@@ -12,7 +12,8 @@ from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.registry.subjects import assign_subjects
-from ledger.requests import submission, uploads
+from ledger.requests import do_not_train, submission, uploads
+from ledger.requests.cancellation import cancel_request
 from ledger.requests.do_not_train import of_dataset, read_digests
 from ledger.requests.matching import count_subject_samples
 from ledger.requests.submission import submit
@@ -228,3 +229,36 @@ def test_no_subject_is_anywhere_in_the_database(peopled):
         for table in session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all():
             rows = "\n".join(session.scalars(text(f'SELECT t::text FROM "{table}" t')))
             assert not [one for one in ("some-stranger", b"some-stranger".hex(), plain) if one in rows], table
+
+
+def test_a_claim_counts_the_people_whose_samples_its_job_forgets(peopled):
+    """Not those without a sample in its model, and those named by two requests once."""
+    ask(peopled, "ann", "dan", "stranger", models=["small"], batch_window=timedelta(hours=1))
+    request = ask(peopled, "ann", "bob", dataset="digits", models=["small"], expedite=True)
+    assert peopled.claim(request.targets[0].job.id).subjects == 2
+    assert peopled.submit_and_claim(50, models=["large"]).subjects is None
+
+
+def test_do_not_train_lists_name_people_until_their_requests_are_withdrawn(peopled):
+    everywhere, here = ask(peopled, "ann", "stranger"), ask(peopled, "bob", dataset="digits", models=["small"])
+
+    def listed(find, name):
+        with peopled.sessions() as session:
+            found = read_digests(session, find(session, tenant_id=peopled.tenant_id, name=name))
+            return [digest for some in found for digest in some]
+
+    all_three = sorted(people("ann", "bob", "stranger"))
+    assert listed(do_not_train.people_of_dataset, "digits") == all_three
+    assert listed(do_not_train.people_of_model, "small") == all_three
+    assert listed(do_not_train.people_of_model, "large") == sorted(people("ann", "stranger"))
+    assert listed(do_not_train.people_of_dataset, "empty") == sorted(people("ann", "stranger"))
+    with peopled.sessions.begin() as session:
+        assign(session, peopled.tenant_id, "digits", stranger=digests(60), dan=digests(61))
+    assert listed(do_not_train.of_dataset, "digits") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
+    assert listed(do_not_train.of_model, "small") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
+    with peopled.sessions.begin() as session:
+        cancel_request(session, tenant_id=peopled.tenant_id, request_id=everywhere.id)
+    peopled.finish(peopled.claim(here.targets[0].job.id))
+    assert listed(do_not_train.people_of_dataset, "digits") == people("bob")
+    assert listed(do_not_train.people_of_model, "large") == listed(do_not_train.people_of_dataset, "empty") == []
+    assert listed(do_not_train.of_dataset, "digits") == sorted(digests(2, 3))

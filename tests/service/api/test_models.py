@@ -1,7 +1,10 @@
+from io import StringIO
+from typing import Any
+
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.cli.caller import fetch_digests, may_not_train, may_train
+from expunge.cli.caller import do_not_train
 from expunge.errors import Refused
 from ledger.registry.access import issue_key
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
@@ -93,16 +96,22 @@ def test_promoting_needs_its_own_scope(serve: Serve, site: Site, sessions: sessi
     assert serve(key=site.writer).post("/models/triage/versions/1:promote").status_code == 403
 
 
-def test_the_sample_key_tells_what_not_to_train_on(serve: Serve, site: Site) -> None:
+def test_the_sample_key_tells_what_not_to_train_on(
+    serve: Serve, site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
     client = serve(key=site.admin)
     client.post("/unlearn-requests", json={"dataset": "scans", "sample_ids": ["sample-1", "sample-7", "sample-70"]})
-    ids = [f"sample-{number}" for number in range(10)]
-    for digests in (fetch_digests(client, "models", "triage"), fetch_digests(client, "datasets", "scans")):
-        given = {"dataset": "scans", "key": bytes.fromhex(SAMPLE_KEY), "digests": digests}
-        assert list(may_not_train(ids, **given)) == ["sample-1", "sample-7"]  # type: ignore[arg-type]
-        assert len(list(may_train(ids, **given))) == 8  # type: ignore[arg-type]
+
+    def listed(dataset: str = "scans", **more: Any) -> list[str]:
+        ids = StringIO("".join(f"sample-{number}\n" for number in range(10)))
+        do_not_train(dataset, site.admin, ids=ids, sample_key=SAMPLE_KEY, url=str(client.base_url), **more)  # type: ignore[arg-type]  # lines
+        return capsys.readouterr().out.split()
+
+    for model in ("triage", None):
+        assert listed(model=model, left_out=True) == ["sample-1", "sample-7"]
+        assert len(listed(model=model)) == 8
     with pytest.raises(Refused, match="no dataset named"):
-        fetch_digests(client, "datasets", "nowhere")
+        listed("nowhere")
 
 
 def test_an_admin_sets_when_a_model_s_jobs_escalate(serve: Serve, site: Site) -> None:

@@ -237,3 +237,47 @@ def test_the_command_line_asks_for_people(
         caller.submit(people.admin, ["scans", "notes"], ["sample-1"], url=url)
     with pytest.raises(typer.BadParameter, match="request of their own"):
         caller.submit(people.admin, ["scans"], ["sample-1"], subject=["ann", "bob"], url=url)
+
+
+def test_whoever_asked_to_be_erased_is_left_out_of_trainings_also_with_new_samples(
+    serve: Serve, people: Site, sessions: sessionmaker[Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = str(serve().base_url)
+
+    def listed(dataset: str, *, given: str = "subjects", **more: Any) -> list[str]:
+        names = {
+            "subjects": ["ann@example.org", "bob@example.org", "eve@example.org"],
+            "ids": [f"sample-{n}" for n in range(99)],
+        }
+        file = StringIO("\n".join(names[given]))
+        caller.do_not_train(
+            dataset, people.admin, sample_key=SAMPLE_KEY, url=url, left_out=True, **{given: file}, **more
+        )  # type: ignore[arg-type]  # lines
+        return capsys.readouterr().out.split()
+
+    http = serve(key=people.admin)
+    everywhere = http.post("/unlearn-requests", json={"subjects": ["ann@example.org", "eve@example.org"]}).json()
+    http.post("/unlearn-requests", json={"dataset": "scans", "subjects": ["bob@example.org"]})
+    assert listed("scans") == ["ann@example.org", "bob@example.org", "eve@example.org"]
+    assert listed("scans", model="triage") == ["ann@example.org", "bob@example.org", "eve@example.org"]
+    assert listed("notes") == ["ann@example.org", "eve@example.org"]
+    with sessions.begin() as session:
+        rows = [(subject_digest(KEY, "eve@example.org"), sample_digest(KEY, "scans", "sample-33"), 1)]
+        assign_subjects(session, tenant_id=people.tenant_id, dataset="scans", rows=rows)
+    for more in ({}, {"model": "triage"}):
+        assert listed("scans", given="ids", **more) == ["sample-1", "sample-2", "sample-33", "sample-70"]
+    http.post(f"/unlearn-requests/{everywhere['id']}:cancel")
+    assert listed("scans") == listed("scans", model="triage") == ["bob@example.org"]
+    assert listed("notes") == []
+    with pytest.raises(typer.BadParameter, match="either --ids or --subjects"):
+        caller.do_not_train("scans", people.admin, url=url)
+
+
+def test_another_tenants_people_are_not_listed(serve: Serve, people: Site, sessions: sessionmaker[Session]) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+    serve(key=people.admin).post("/unlearn-requests", json=ANN)
+    for path in ("/datasets/scans/do-not-train/subjects", "/models/triage/do-not-train/subjects"):
+        assert serve(key=other.admin).get(path).text == ""
+        assert serve(key=people.reader).get(path).text == subject_digest(KEY, "ann@example.org").hex() + "\n"
+        assert serve(key=people.writer).get(path).status_code == 403
