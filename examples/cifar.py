@@ -83,7 +83,7 @@ def resnet18() -> nn.Module:
 
     (n, 3, 32, 32) → logits (n, 10), 11.2 million parameters.
     """
-    _make_torchvision_importable()
+    make_torchvision_importable()
     from torchvision.models import resnet18 as built
 
     network: nn.Module = built(num_classes=10)
@@ -176,7 +176,7 @@ def _in_folder(path: Path, part: str) -> Iterator[tuple[str, bytes]]:
 
 
 def _downloaded(part: str) -> _Images:
-    _make_torchvision_importable()
+    make_torchvision_importable()
     from torchvision.datasets import CIFAR10
 
     try:
@@ -189,7 +189,7 @@ def _downloaded(part: str) -> _Images:
     return tuple(f"{part}/{i:05d}" for i in range(len(data.targets))), data.data, list(data.targets)
 
 
-def _make_torchvision_importable() -> None:
+def make_torchvision_importable() -> None:
     """Import torchvision. A CUDA build of it needs two operators that a CPU-only torch lacks: declare them if it does not import.
 
     Where its own operators load they must not be declared before: the second declaration would end the process.

@@ -90,8 +90,8 @@ def test_operators_of_a_torchvision_that_imports_are_not_declared_by_others() ->
 import sys, types
 import torch
 sys.modules["torchvision"] = types.ModuleType("torchvision")
-from examples.cifar import _make_torchvision_importable
-_make_torchvision_importable()
+from examples.cifar import make_torchvision_importable
+make_torchvision_importable()
 assert not hasattr(torch.ops.torchvision, "nms")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
