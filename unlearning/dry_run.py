@@ -20,7 +20,7 @@ from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import read_twice
 from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
-from unlearning.errors import InvalidWorkload, NotFinite, WeightsDamaged
+from unlearning.errors import InvalidWorkload, NotFinite, TrainerFault, WeightsDamaged
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
@@ -30,6 +30,8 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fresh
+from unlearning.training.rehearsal import Rehearsal, rehearse_training
 
 _FORGOTTEN, _OTHERS = 10, 40
 """Samples of the forget set, and of each other set."""
@@ -54,11 +56,15 @@ _AUDIT = AuditSpec(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Fault:
-    """What will not work. step: of a job. error: what it raised. advice: sentences that say what to do."""
+    """What will not work. step: of a job. error: what it raised. advice: sentences that say what to do.
+
+    only_note: it works, but less well than it could.
+    """
 
     step: str
     error: Exception
     advice: str
+    only_note: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,8 +84,8 @@ class _Scene:
 def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], seed: int = 0) -> tuple[Fault, ...]:
     """Run a job on a few samples: forward pass, losses, gradients, a copy, files, each method of the policy, the audit.
 
-    model: the served one; its device is used, and it does not change. Returns what will not work; empty if everything does. What
-    builds on a step that has failed is left out.
+    model: the served one; its device is used, and it does not change. Returns what will not work, and notes on what works less well
+    than it could; empty if everything works. What builds on a step that has failed is left out.
     """
     found: list[Fault] = []
 
@@ -101,6 +107,8 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
         if _needs_second_order(workload, policy):
             passes("second-order gradient", partial(_second_gradient, scene), _FIRST_ORDER)
         passes("save and load", partial(_save_and_load, scene), _SAME_ARCHITECTURE)
+        if not passes("trainer", lambda: found.extend(_rehearse(scene)), _TRAINER):
+            policy = [spec for spec in policy if not isinstance(spec, Retrain)]
         for spec in policy:
             error = _error_of(partial(_unlearn, scene, spec))
             if error is not None:
@@ -244,6 +252,24 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     return task.model
 
 
+def _rehearse(scene: _Scene) -> list[Fault]:
+    """Try the owner's training function, if there is one; return notes."""
+    training = scene.workload.training
+    if not isinstance(training, OwnTraining):
+        return []
+    notes = rehearse_training(
+        Rehearsal(
+            training=dataclasses.replace(training, patience=_PATIENCE),
+            build=lambda: fresh(scene.workload.build, seed=scene.seed, original=scene.model).to(scene.remain.device),
+            samples=scene.remain,
+            objective=scene.workload.objective,
+            folder=scene.folder,
+            seed=scene.seed,
+        )
+    )
+    return [Fault(step="trainer", error=TrainerFault(text), advice="", only_note=True) for text in notes]
+
+
 def _task(scene: _Scene, spec: Method) -> Task:
     objective, forget = scene.workload.objective, scene.forget
     references = uninformed_references(objective, forget) if isinstance(spec, Matching) else None
@@ -307,6 +333,7 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
 """Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
 
 _SAME_DATA = "Each item of a data set must be readable, of finite numbers, and the same each time; see its position in the message."
+_TRAINER = "Retraining and reference models would fail. Let the trainer train the given model on few samples too."
 _FIRST_ORDER = (
     """Use first order: --method '{"kind": "ltu", "order": "first"}', Ready2Unlearn(order="first"); or IEU."""
 )

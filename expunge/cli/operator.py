@@ -150,6 +150,7 @@ def register(
         dry_run=not no_dry_run,
         accept_untrained=accept_untrained,
         tenant=tenant,
+        tell=lambda note: notes.print(note, style="yellow", markup=False, highlight=False),
     )
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
     if view.trained_on_erased:

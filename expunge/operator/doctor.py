@@ -251,6 +251,7 @@ def check_models(
     if storage is None:
         return
     for name, reference, policy, path, sha256 in rows:
+        notes: list[str] = []
         try:
             find_factory(reference, allowed=allowed)
         except WorkerError:
@@ -258,9 +259,10 @@ def check_models(
         try:
             workload = load_workload(reference, allowed=allowed)
             model = load_model(workload, storage / path, sha256, choose_device())
-            faults = find_faults(workload, model, policy=[parse(spec) for spec in policy], owned=allowed)
+            methods = [parse(spec) for spec in policy]
+            faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
         except WeightsError:
             continue
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]
-        yield CheckResult(f"model {name}", not faults, "\n".join(faults) or "A dry run of a job passes.")
+        yield CheckResult(f"model {name}", not faults, "\n".join((faults or ["A dry run of a job passes."]) + notes))

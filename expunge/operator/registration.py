@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
@@ -46,6 +46,7 @@ def register_workload(
     dry_run: bool = True,
     accept_untrained: bool = False,
     tenant: str = "default",
+    tell: Callable[[str], object] = lambda note: None,
 ) -> resources.Model:
     """Register the workload `reference` as the model `name`, with `weights` as version 1.
 
@@ -54,6 +55,7 @@ def register_workload(
     name, a JSON text or an object; by default LTU, IEU, Retrain. approve_utility_drop: points of merit beyond which a version
     awaits approval, by default 2.
     dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
+    tell: takes the dry run's notes on what works, but less well than it could.
     Raises CannotRegister with the reason; then nothing is written.
     """
     try:
@@ -64,7 +66,7 @@ def register_workload(
         model = load_model(workload, path, sha256, choose_device())
         check_data(workload)
         if dry_run:
-            check_dry_run(workload, model, policy=methods, owned=allow_list(deployment.workloads))
+            check_dry_run(workload, model, policy=methods, owned=allow_list(deployment.workloads), tell=tell)
         if not accept_untrained:
             check_trained(workload, model)
         dataset = dataset or workload.name
@@ -157,9 +159,16 @@ def register_subjects(session: Session, workload: Workload, tenant_id: UUID, dat
         assign_subjects(session, tenant_id=tenant_id, dataset=dataset, rows=rows())
 
 
-def check_dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> None:
+def check_dry_run(
+    workload: Workload,
+    model: nn.Module,
+    *,
+    policy: Sequence[Method],
+    owned: Collection[str],
+    tell: Callable[[str], object] = lambda note: None,
+) -> None:
     """Raise CannotRegister with everything that a dry run of a job finds not to work."""
-    faults = find_faults(workload, model, policy=policy, owned=owned)
+    faults = find_faults(workload, model, policy=policy, owned=owned, tell=tell)
     if faults:
         raise CannotRegister(
             "\n- ".join(["A job of this model would fail:", *faults])

@@ -1,6 +1,6 @@
 """Load a workload's model from a file of weights, make a dry run of a job, and make the Task of it, as the worker does."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,15 +67,24 @@ def as_owners_error(kind: type[ExpungeError], workload: Workload, *, owned: Coll
         raise kind(f"The workload's own code raised {describe(error, owned=owned, ids=workload.sample_ids)}") from error
 
 
-def find_faults(workload: Workload, model: nn.Module, *, policy: Sequence[Method], owned: Collection[str]) -> list[str]:
+def find_faults(
+    workload: Workload,
+    model: nn.Module,
+    *,
+    policy: Sequence[Method],
+    owned: Collection[str],
+    tell: Callable[[str], object] = lambda note: None,
+) -> list[str]:
     """Make a dry run of a job of a model; return a few sentences for each thing that will not work, with what to do.
 
-    owned: prefixes of the modules of the workload's owner, whose messages are shown in full.
+    owned: prefixes of the modules of the workload's owner, whose messages are shown in full. tell: takes notes on what works, but
+    less well than it could.
     """
-    return [
-        f"{fault.step}: {classify(fault.error, owned=owned, ids=workload.sample_ids).detail} {fault.advice}"
-        for fault in dry_run(workload, model, policy=policy)
-    ]
+    faults: list[str] = []
+    for fault in dry_run(workload, model, policy=policy):
+        detail = classify(fault.error, owned=owned, ids=workload.sample_ids).detail
+        (tell if fault.only_note else faults.append)(f"{fault.step}: {detail} {fault.advice}".strip())
+    return faults
 
 
 def make_task(

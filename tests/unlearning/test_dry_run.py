@@ -13,11 +13,13 @@ from torch.utils.data import default_collate
 from tests.worker import digits
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, classification, regression
+from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
-from unlearning.data.workload import Workload
+from unlearning.data.workload import Trainer, Workload
 from unlearning.dry_run import dry_run
 from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain
 from unlearning.specs.training import Ready2Unlearn
+from unlearning.training.run import TrainingRun
 
 
 @pytest.fixture(scope="module")
@@ -162,3 +164,60 @@ def test_data_that_change_between_two_readings_are_found_with_their_position(wor
     found = faults_of(replace(workload, train=varied), (Retrain(),))
     assert list(found) == ["data"]
     assert "each time it is read" in found["data"]
+
+
+def trained_by(workload: Workload, trainer: Trainer) -> Workload:
+    return replace(workload, recipe=None, trainer=trainer)
+
+
+def notes_of(workload: Workload) -> list[str]:
+    """What works, but less well than it could."""
+    found = dry_run(workload, workload.build().eval(), policy=(Retrain(),))
+    assert all(fault.only_note for fault in found)
+    return [str(fault.error) for fault in found]
+
+
+def test_a_trainer_is_tried_by_a_few_steps_and_told_to_stop(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never trained to its end: twice anew, and once from its checkpoint; then as Retrain."""
+    taken: list[int] = []
+    monkeypatch.setattr(digits, "hook", lambda step, run: taken.append(step))
+
+    assert notes_of(trained_by(workload, digits.train)) == []
+    assert taken[:9] == [1, 2, 3, 1, 2, 3, 2, 3, 4]
+
+
+def test_a_trainer_that_fails_is_found_also_where_no_method_retrains(workload: Workload) -> None:
+    def wrong(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        model.append(nn.Linear(10, 10))  # type: ignore[operator]  # a Sequential
+
+    def refusing(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        raise ValueError("fewer than a thousand samples")
+
+    def forgetful(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        if run.resume() is not None:
+            raise KeyError("scheduler")
+        with torch.no_grad():
+            next(model.parameters()).add_(0.01)
+        run.report(1, 3)
+        run.checkpoint(model=model.state_dict())
+        run.report(2, 3)
+
+    for trainer, message in ((wrong, "architecture"), (refusing, "a thousand"), (forgetful, "scheduler")):
+        found = faults_of(trained_by(workload, trainer), (IEU(), Retrain()))
+        assert list(found) == ["trainer"]
+        assert message in found["trainer"]
+
+
+def test_a_trainer_that_does_not_heed_its_seed_or_reports_nothing_is_noted_and_not_refused(workload: Workload) -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def by_chance(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(torch.randn(weight.shape, generator=generator) / 100)
+
+    silent, different = notes_of(trained_by(workload, by_chance))
+    assert "reports nothing" in silent
+    assert "same seed" in different
