@@ -83,7 +83,12 @@ class Bench:
 def make_bench(
     database_url: str, sessions: sessionmaker[Session], trained: Trained, tmp_path: Path
 ) -> Callable[..., Bench]:
-    def make(policy: Sequence[object] = ("retrain",), reference: str = REFERENCE, **settings: object) -> Bench:
+    def make(
+        policy: Sequence[object] = ("retrain",),
+        reference: str = REFERENCE,
+        approve_utility_drop: float = 100.0,  # on so little data a method may lose some points
+        **settings: object,
+    ) -> Bench:
         storage = tmp_path / "storage"
         where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
         register_workload(
@@ -92,7 +97,7 @@ def make_bench(
             reference=reference,
             weights=trained.path,
             policy=policy,  # type: ignore[arg-type]  # a list of methods
-            approve_utility_drop=100.0,  # on so little data a method may lose some points; no test here is about that
+            approve_utility_drop=approve_utility_drop,
             dry_run=False,
         )
         defaults = {

@@ -492,7 +492,7 @@ def test_a_ruined_model_is_held_for_approval(
     make_bench: Callable[..., Bench], training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Retrained by a recipe that hardly trains it, exact as it is."""
-    bench = make_bench()
+    bench = make_bench(approve_utility_drop=2.0)
     workload = digits.workload()
     weak = replace(workload, recipe=replace(workload.recipe, epochs=1, learning_rate=0.005))
     monkeypatch.setattr(digits, "workload", lambda: weak)
