@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from tests.unlearning.small import OBJECTIVE, plain, same, samples, state
 from unlearning.data.samples import SampleSet
+from unlearning.data.stored import StoredSet
 from unlearning.data.workload import OwnTraining, Trainer
 from unlearning.errors import NotFinite, TrainerFault
 from unlearning.random_state import isolated, random_values
@@ -92,6 +93,15 @@ def test_the_function_is_used_as_it_is_in_a_script() -> None:
     adamw(model, GIVEN, TrainingRun(seed=0))
 
     assert same(state(model), state(fitted(adamw)))
+
+
+def test_samples_that_are_read_when_needed_train_the_same_model() -> None:
+    items = list(zip(GIVEN.inputs, GIVEN.targets.tolist(), strict=True))
+    stored = StoredSet.of(items, ids=GIVEN.ids)
+
+    found = fit(plain, stored, own(adamw), objective=OBJECTIVE, seed=0)
+
+    assert same(state(found), state(fitted(adamw)))
 
 
 def test_reference_models_are_told_their_share_of_the_epochs() -> None:
