@@ -1,6 +1,7 @@
 """The command `expunge up`: the embedded stack in the foreground."""
 
 import dataclasses
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -78,6 +79,8 @@ def first_steps(running: "Stack") -> Iterator[str]:
         yield f". {sys.prefix}/bin/activate"
     yield f"export EXPUNGE_URL={running.url}"
     yield f"export EXPUNGE_API_KEY={running.api_key or '…'}"
+    if running.folder.root.resolve() != default_folder().resolve():
+        yield f"export EXPUNGE_DATA={shlex.quote(str(running.folder.root.resolve()))}"
     workloads = running.settings.workloads
     if "examples" in allow_list(workloads):
         yield "expunge train examples.digits:workload                 # train a model and keep its weights"

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from expunge.cli.up import first_steps
-from expunge.stack.folder import Folder
+from expunge.stack.folder import Folder, default_folder
 from expunge.stack.stack import Stack
 from tests.expunge.stack.test_folder import SETTINGS
 
 
-def steps(*, workloads: str, key: str | None = None) -> str:
+def steps(*, workloads: str, key: str | None = None, folder: Path = Path("/x")) -> str:
     running = Stack(
-        folder=Folder(Path("/x")), settings=replace(SETTINGS, workloads=workloads), api_key=key, children=[]
+        folder=Folder(folder), settings=replace(SETTINGS, workloads=workloads), api_key=key, children=[]
     )
     return "\n".join(first_steps(running))
 
@@ -31,3 +31,8 @@ def test_otherwise_they_name_the_allow_list_and_no_example(monkeypatch: pytest.M
     assert "activate" not in printed
     assert "EXPUNGE_WORKLOADS=acme" in printed
     assert "examples" not in printed
+
+
+def test_they_name_the_data_folder_unless_commands_find_it_by_themselves() -> None:
+    assert "EXPUNGE_DATA='/var/my data'" in steps(workloads="acme", folder=Path("/var/my data"))
+    assert "EXPUNGE_DATA" not in steps(workloads="acme", folder=default_folder())
