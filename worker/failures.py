@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
+from types import FrameType
 from typing import ClassVar
 
 from ledger.db import DATABASE_AWAY
@@ -209,7 +210,7 @@ def is_owners(error: Exception, owned: Collection[str]) -> bool:
 
 def describe(error: Exception, *, owned: Collection[str] = (), ids: Collection[str] = ()) -> str:
     """Describe an error for the operator: its type, its place, and its message if no sample's ID can be in it."""
-    name, place = type(error).__name__, _place(error)
+    name, place = type(error).__name__, _place(error, owned)
     if not _is_shown(error, owned):
         return f"{name} {place}."
     message = _without_ids(str(error).strip(), ids)[:MAX_MESSAGE_LENGTH]
@@ -283,7 +284,16 @@ def _is_disk_full(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
-def _place(error: BaseException) -> str:
-    """Say where an error was raised: `at file.py:12`."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "at an unknown place"
+def _place(error: BaseException, owned: Collection[str] = ()) -> str:
+    """Say where an error was raised: `at file.py:12`, and if a library raised it, which of the owner's lines called it."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if not frames:
+        return "at an unknown place"
+    theirs = [each for each in frames if _is_under(str(each[0].f_globals.get("__name__", "")), owned)]
+    if not theirs or theirs[-1] is frames[-1]:
+        return f"at {_line(*frames[-1])}"
+    return f"at {_line(*theirs[-1])}, in {_line(*frames[-1])}"
+
+
+def _line(frame: FrameType, number: int) -> str:
+    return f"{PurePath(frame.f_code.co_filename).name}:{number}"

@@ -140,6 +140,13 @@ def test_what_the_owners_own_code_and_torch_say_is_shown_without_sample_ids() ->
     assert "channels" not in ours
 
 
+def test_an_error_of_a_library_names_the_owners_line_that_called_it() -> None:
+    error = caught(lambda: nn.Linear(3, 2)(torch.zeros(4, 5)))
+    line = error.__traceback__.tb_next.tb_lineno if error.__traceback__ and error.__traceback__.tb_next else 0
+    assert describe(error, owned=("tests",)).startswith(f"RuntimeError at test_failures.py:{line}, in linear.py:")
+    assert describe(error).startswith("RuntimeError at linear.py:")
+
+
 def test_the_counts_in_a_message_of_ours_are_no_sample_ids() -> None:
     """IDs may be numbers."""
     failed = raised(AuditFailed("The audit failed ieu. The audit of the 80 forgotten samples failed."))
