@@ -21,7 +21,7 @@ ExpungeError
     └── Refused
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 
 class ExpungeError(Exception):
@@ -104,6 +104,15 @@ class Refused(ServiceError):
 
     def __init__(self, status: int, problem: Mapping[str, object]) -> None:
         title, detail = str(problem.get("title", "refused")), problem.get("detail")
-        super().__init__(f"{status} {title}" + (f": {detail}" if detail else ""))
+        super().__init__(f"{status} {title}" + (f": {detail}" if detail else "") + "".join(_faults(problem)))
         self.status = status
         self.problem = dict(problem)
+
+
+def _faults(problem: Mapping[str, object]) -> Iterator[str]:
+    """Yield a line for each of a problem's `errors`: where in the request the fault is, and what it is."""
+    listed = problem.get("errors")
+    for fault in listed if isinstance(listed, list) else []:
+        if isinstance(fault, Mapping):
+            place = fault.get("pointer") or fault.get("name")
+            yield f"\n- {place}: {fault.get('detail')}" if place else f"\n- {fault.get('detail')}"

@@ -82,6 +82,8 @@ def submit(
     """Request the unlearning of samples or people, and print the request as JSON."""
     ids = [*check_ids(sample_ids or []), *read_ids(file)]
     people = [*check_ids(subject or [], name="subject"), *read_ids(subjects, name="subject")]
+    if not ids and not people:
+        raise typer.BadParameter("Name the samples (SAMPLE_ID or --file) or the people (--subject or --subjects).")
     if ids and len(dataset or ()) != 1:
         raise typer.BadParameter("Name the one --dataset of the sample IDs.")
     named = dataset or []

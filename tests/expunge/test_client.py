@@ -129,6 +129,26 @@ def test_a_problem_is_raised_with_its_title_and_detail() -> None:
     assert document["detail"] in str(raised.value)
 
 
+def test_a_refusal_says_what_is_wrong_and_where() -> None:
+    faults = [
+        {"pointer": "/method/steps", "detail": "Input should be at least 1."},
+        {"in": "query", "name": "limit", "detail": "Too large."},
+        {"pointer": "", "detail": "Give sample_ids, subjects or an upload."},
+    ]
+    document = {
+        "title": "The request does not have the right shape",
+        "detail": "3 faults; see errors.",
+        "errors": faults,
+    }
+    with pytest.raises(Refused) as raised:
+        client.get_job(answering(lambda request: httpx.Response(422, json=document)), ID)
+    assert str(raised.value).splitlines()[1:] == [
+        "- /method/steps: Input should be at least 1.",
+        "- limit: Too large.",
+        "- Give sample_ids, subjects or an upload.",
+    ]
+
+
 def test_an_answer_that_is_no_problem_document_is_still_a_refusal() -> None:
     with pytest.raises(Refused) as raised:
         client.get_job(answering(lambda request: httpx.Response(502, text="<html>")), ID)

@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from expunge.cli.caller import check_ids, find_sample_key, format_end, format_fallback
+from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
 from ledger.resources import Fallback
 from ledger.states import JobState, Reason, Verdict
@@ -67,3 +69,11 @@ def test_an_id_that_breaks_the_rule_is_named_by_its_place() -> None:
     with pytest.raises(typer.BadParameter, match="Sample ID 2") as raised:
         list(check_ids(["a", " person"]))
     assert "person" not in str(raised.value)
+
+
+def test_a_request_for_nothing_is_refused_before_it_is_sent() -> None:
+    ended = CliRunner().invoke(
+        app, ["submit", "--key", "expunge_x", "--dataset", "digits", "--url", "http://127.0.0.1:9"]
+    )
+    assert ended.exit_code == 2
+    assert "Name the samples" in ended.output

@@ -11,9 +11,7 @@ from tests.expunge.stack.test_folder import SETTINGS
 
 
 def steps(*, workloads: str, key: str | None = None, folder: Path = Path("/x")) -> str:
-    running = Stack(
-        folder=Folder(folder), settings=replace(SETTINGS, workloads=workloads), api_key=key, children=[]
-    )
+    running = Stack(folder=Folder(folder), settings=replace(SETTINGS, workloads=workloads), api_key=key, children=[])
     return "\n".join(first_steps(running))
 
 
