@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 import psycopg
 from psycopg.abc import PQGen
 from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
-from sqlalchemy.exc import DisconnectionError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -41,9 +41,19 @@ DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, DisconnectionE
 a server that is read-only for now, or no free connection in the pool. The same statement may succeed later."""
 
 
+def parse_url(url: str) -> URL:
+    """Read a database's URL. Raises ValueError, which quotes nothing of it: it may hold a password."""
+    try:
+        return make_url(url)
+    except (ValueError, ArgumentError):
+        raise ValueError(
+            "the database's URL cannot be read; in a user's name and a password write @ as %40, : as %3A and / as %2F"
+        ) from None
+
+
 def normalise_url(url: str) -> URL:
     """Return the URL with the psycopg driver. Takes `postgres://` and `postgresql://` too. Raises ValueError for others."""
-    parsed = make_url(url)
+    parsed = parse_url(url)
     if parsed.get_backend_name() not in {"postgresql", "postgres"}:
         raise ValueError(f"the database must be PostgreSQL (postgresql://…), not {parsed.drivername}://")
     return parsed.set(drivername="postgresql+psycopg")

@@ -17,7 +17,7 @@ LedgerError
 │   │   └── UnknownDelivery
 │   ├── EmptyUpload             an uploaded list holds no sample
 │   ├── NoSamplesMatch          none of the samples is in a training set
-│   ├── SamplesNotInDataset     training samples are not registered
+│   ├── SamplesNotInDataset     samples are not registered
 │   ├── UnknownRegulation
 │   ├── UnknownScope
 │   ├── InvalidCursor
@@ -111,7 +111,7 @@ class NoSamplesMatch(Refused):
 
 
 class SamplesNotInDataset(Refused):
-    """Training samples were named that the dataset does not hold."""
+    """Samples were named that the dataset does not hold."""
 
 
 class UnknownRegulation(Refused):

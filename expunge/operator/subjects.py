@@ -4,12 +4,12 @@ import csv
 from collections.abc import Callable, Iterable, Iterator
 from uuid import UUID
 
-from sqlalchemy import create_engine, make_url, text
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import create_engine
+from sqlalchemy.exc import ArgumentError, DataError, SQLAlchemyError
 
 from expunge.errors import CannotImport
 from expunge.operator.deployment import Deployment, open_database
-from ledger.db import normalise_url
+from ledger.db import normalise_url, parse_url
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.subjects import CHUNK, Assignment, assign_subjects
@@ -44,7 +44,8 @@ def import_subjects(
                 replace=replace,
             )
     except Refused as error:
-        raise CannotImport(f"{str(error).capitalize()}.") from error
+        reason = str(error)
+        raise CannotImport(f"{reason[:1].upper()}{reason[1:]}.") from error
 
 
 def _hashed(
@@ -106,21 +107,27 @@ def read_query(url: str, query: str) -> Iterator[Row]:
     url: of any database that SQLAlchemy has a driver for. Rows are streamed, and nothing is written there. Raises CannotImport.
     """
     try:
-        location = make_url(url)
+        location = parse_url(url)
         if location.drivername in ("postgresql", "postgres"):
             location = normalise_url(url)
         engine = create_engine(location, hide_parameters=True)
-    except (ArgumentError, ImportError) as error:
+    except (ArgumentError, ImportError, ValueError) as error:
         raise CannotImport(f"The database to read from cannot be opened: {error}") from error
     try:
-        with engine.connect().execution_options(stream_results=True, yield_per=CHUNK) as connection:
-            found = connection.execute(text(query))
+        # The query goes to the driver as it is: a colon or a percent sign in it is no parameter.
+        options = {"stream_results": True, "yield_per": CHUNK, "no_parameters": True}
+        with engine.connect().execution_options(**options) as connection:
+            found = connection.exec_driver_sql(query)
             if len(columns := list(found.keys())) != 2:
                 raise CannotImport(
                     f"The query gives {len(columns)} columns; it must give two, the subject and then the sample ID."
                 )
             for number, (subject, sample_id) in enumerate(found, start=1):
                 yield number, subject, sample_id
+    except DataError as error:
+        raise CannotImport(
+            "The query failed: the database could not convert a value. Its message would quote the value."
+        ) from error
     except SQLAlchemyError as error:
         first = next(iter(str(error.__cause__ or error).splitlines()), "")
         raise CannotImport(f"The query failed ({type(error).__name__}): {first}") from error

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements
+from ledger.errors import SamplesNotInDataset
 from ledger.registry.datasets import find_dataset
 from ledger.tables import Dataset
 from ledger.tables.samples import samples, subject_samples
@@ -50,7 +51,8 @@ def assign_subjects(
     """Assign samples of a dataset to their subjects, beside those that are assigned already, or with `replace` in place of them.
 
     rows: the subject's digest, the sample's digest, and the number of the line that they stand on. They are streamed. A sample may
-    have several subjects. One transaction: if `rows` raises, nothing is written. Raises UnknownDataset.
+    have several subjects. One transaction: if `rows` raises, nothing is written. Raises UnknownDataset, and SamplesNotInDataset if
+    no row names a sample of the dataset and would replace everything by nothing.
     """
     find_dataset(session, tenant_id=tenant_id, name=dataset)
     allow_long_statements(session)
@@ -73,6 +75,10 @@ def assign_subjects(
     people = select(subject_samples.c.subject).where(subject_samples.c.dataset_id == of.id).distinct().subquery()
     of.subject_count = session.scalars(select(func.count()).select_from(people)).one()
     unmatched, unmatched_lines = _unmatched(session, of.id)
+    if replace and unmatched == lines:
+        raise SamplesNotInDataset(
+            f"none of the {lines} lines names a sample of the dataset {dataset!r}, so they replace nothing; what was assigned stays"
+        )
     session.execute(text("DROP TABLE incoming_subjects"))
     session.flush()
     return Assignment(

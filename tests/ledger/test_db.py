@@ -35,6 +35,17 @@ def test_every_spelling_of_the_url_is_taken(given):
     assert normalise_url(given).render_as_string(hide_password=False) == "postgresql+psycopg://u:p@h/d"
 
 
+@pytest.mark.parametrize(
+    "url", ["no url of secret", "postgresql://me:pa@ss:secret@host/db", "postgresql://me:secret@host:secret/db"]
+)
+def test_a_url_that_cannot_be_read_is_not_quoted(url):
+    """A special character in a password makes another part of the URL of what follows it."""
+    with pytest.raises(ValueError, match="%40") as refused:
+        normalise_url(url)
+    assert "secret" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
 def test_another_database_is_refused():
     with pytest.raises(ValueError, match="sqlite"):
         normalise_url("sqlite:///x")

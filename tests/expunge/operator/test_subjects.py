@@ -87,8 +87,8 @@ def test_a_file_in_another_encoding_is_refused(where: Deployment, tmp_path: Path
 
 
 def test_an_unknown_dataset_is_refused(where: Deployment) -> None:
-    with pytest.raises(CannotImport, match="no dataset named 'letters'"):
-        import_subjects(where, dataset="letters", rows=[(2, "ann", "7")])
+    with pytest.raises(CannotImport, match="There is no dataset named 'Letters'"):
+        import_subjects(where, dataset="Letters", rows=[(2, "ann", "7")])
 
 
 @pytest.fixture
@@ -142,10 +142,33 @@ def test_a_query_that_gives_something_else_is_refused(
     assert stored(sessions) == set()
 
 
-@pytest.mark.parametrize("url", ["no url", "oracle://db/crm", "nonsense://db/crm"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "no url",
+        "oracle://db/crm",
+        "nonsense://db/crm",
+        "postgresql://me:pa@ss:secret@db/crm",
+        "mysql://me:secret@db:x/crm",
+    ],
+)
 def test_a_database_that_cannot_be_opened_is_refused(where: Deployment, url: str) -> None:
-    with pytest.raises(CannotImport, match="cannot be opened"):
+    with pytest.raises(CannotImport, match="cannot be opened") as refused:
         imported(where, read_query(url, "SELECT 1, 2"))
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("colons", ["' :ann'", "'100 %s'", "(ARRAY['x', 'y'])[:1]"])
+def test_a_query_is_sent_as_it_is(where: Deployment, database_url: str, colons: str) -> None:
+    rows = read_query(database_url, f"SELECT 'ann', 7 WHERE {colons} IS NOT NULL")
+    assert imported(where, rows).added == 1
+
+
+def test_a_value_that_the_database_cannot_convert_is_not_quoted(where: Deployment, database_url: str) -> None:
+    query = "SELECT 7, n::integer FROM (VALUES ('7'), ('ann@example.org')) given (n)"
+    with pytest.raises(CannotImport, match="could not convert a value") as refused:
+        imported(where, read_query(database_url, query))
+    assert "ann" not in str(refused.value)
 
 
 def test_an_import_that_is_killed_has_written_nothing_and_can_be_repeated(

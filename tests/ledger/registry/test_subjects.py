@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import text
 
-from ledger.errors import UnknownDataset
+from ledger.errors import SamplesNotInDataset, UnknownDataset
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import get_dataset
 from ledger.registry.subjects import CHUNK, assign_subjects
@@ -47,6 +47,15 @@ def test_replacing_drops_what_was_assigned_before_in_this_dataset_alone(world):
     assign(world, ("ann", 1), ("bob", 2))
     assert assign(world, ("cat", 3), replace=True).subjects == 1
     assert world.count("subject_samples") == 2
+
+
+@pytest.mark.parametrize("given", [(), (("ann", 500), ("bob", 501))])
+def test_a_table_without_any_sample_of_the_dataset_replaces_nothing(world, given):
+    """An empty one, and one of the wrong column or dataset."""
+    assign(world, ("ann", 1))
+    with nothing_written(world), pytest.raises(SamplesNotInDataset, match=f"none of the {len(given)} lines"):
+        assign(world, *given, replace=True)
+    assert assign(world, *given).subjects == 1
 
 
 def test_a_table_that_breaks_off_changes_nothing(world):
