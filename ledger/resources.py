@@ -104,7 +104,7 @@ class UnlearnRequest(Resource):
     datasets: tuple[str, ...] = Field(default=(), description="All of its datasets, by name.")
     every_dataset: bool = Field(
         default=False,
-        description="Whether it named people and no dataset: it concerns every dataset, also those to come.",
+        description="Whether it named people, and neither dataset nor model: it concerns every dataset, also those to come.",
     )
     state: RequestState = Field(description="The least advanced of its targets'; when all have ended, the worst.")
     targets: tuple[Target, ...] = Field(description="By the names of their models.")

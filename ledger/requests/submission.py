@@ -68,7 +68,8 @@ def submit(
     """Record a request to erase samples from the named models, or from every model of the datasets, and let it join their jobs.
 
     digests: of samples of the one dataset; subjects: digests of people whose samples are meant, in every dataset of the tenant if
-    `dataset` is None. Or upload_id: of a list of either that was uploaded. What is given twice, or in both ways, counts once.
+    `dataset` is None, or in those of the named models. Or upload_id: of a list of either that was uploaded. What is given twice, or
+    in both ways, counts once.
     received_at: when the person asked, by default now. Deadlines count in its time zone.
     A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
@@ -83,6 +84,10 @@ def submit(
     upload = None if upload_id is None else find_upload(session, tenant_id=tenant_id, upload_id=upload_id)
     datasets = _datasets(session, tenant_id, dataset, upload)
     touched = touched_models(session, datasets, models)
+    unlimited = dataset is None and (upload is None or upload.dataset_id is None)
+    if unlimited and models:
+        learned = {model.dataset_id for model in touched}
+        datasets = [one for one in datasets if one.id in learned]
     moment = now(session)
     received_at = received_at or moment
     if received_at.year < FIRST_YEAR:
@@ -92,7 +97,7 @@ def submit(
     request = UnlearnRequest(
         tenant_id=tenant_id,
         dataset_id=datasets[0].id,
-        every_dataset=dataset is None and (upload is None or upload.dataset_id is None),
+        every_dataset=unlimited and not models,
         caller=caller,
         method=dict(method) if method is not None else None,
         reason=reason,

@@ -115,7 +115,8 @@ class NewUnlearnRequest(BaseModel):
     )
     datasets: Annotated[list[Name], Field(min_length=1, max_length=100, fail_fast=True)] | None = Field(
         default=None,
-        description="For people, several datasets instead of one. Without either, every dataset in which they have samples.",
+        description="For people, several datasets instead of one. Without either, those of the named `models`, or else every "
+        "dataset in which they have samples.",
     )
     sample_ids: SampleIDs | None = Field(
         default=None,

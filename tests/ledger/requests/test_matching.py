@@ -68,6 +68,13 @@ def ask(world, *names, dataset=None, **more):
         return submit(session, tenant_id=world.tenant_id, caller="portal", dataset=dataset, **given)
 
 
+def listed(world, find, name):
+    """Read one of the do-not-train lists of a dataset or a model."""
+    with world.sessions() as session:
+        found = read_digests(session, find(session, tenant_id=world.tenant_id, name=name))
+        return [digest for some in found for digest in some]
+
+
 def models(request):
     return [(target.model, target.samples.accepted) for target in request.targets]
 
@@ -98,6 +105,19 @@ def test_named_models_are_found_in_all_datasets(peopled):
     assert elsewhere.datasets == ("digits", "letters")
     with pytest.raises(UnknownModel, match="'nothing'"):
         ask(peopled, "ann", models=["nothing"])
+
+
+def test_a_request_that_names_models_concerns_no_other_model_and_no_other_dataset(peopled):
+    request = ask(peopled, "ann", models=["small"])
+    assert (models(request), request.datasets, request.every_dataset) == ([("small", 2)], ("digits",), False)
+    assert request.samples == SampleCounts(accepted=2, already_erased=0, not_in_training_set=1)
+    assert listed(peopled, do_not_train.people_of_model, "small") == people("ann")
+    assert listed(peopled, do_not_train.of_model, "small") == sorted(digests(1, 2, 90))
+    assert listed(peopled, do_not_train.people_of_dataset, "digits") == people("ann")
+    for other in ("large", "spam"):
+        assert listed(peopled, do_not_train.people_of_model, other) == []
+        assert listed(peopled, do_not_train.of_model, other) == []
+    assert listed(peopled, do_not_train.people_of_dataset, "letters") == []
 
 
 def test_each_person_is_counted_once_and_a_shared_sample_once(peopled):
@@ -241,24 +261,22 @@ def test_a_claim_counts_the_people_whose_samples_its_job_forgets(peopled):
 
 def test_do_not_train_lists_name_people_until_their_requests_are_withdrawn(peopled):
     everywhere, here = ask(peopled, "ann", "stranger"), ask(peopled, "bob", dataset="digits", models=["small"])
-
-    def listed(find, name):
-        with peopled.sessions() as session:
-            found = read_digests(session, find(session, tenant_id=peopled.tenant_id, name=name))
-            return [digest for some in found for digest in some]
-
     all_three = sorted(people("ann", "bob", "stranger"))
-    assert listed(do_not_train.people_of_dataset, "digits") == all_three
-    assert listed(do_not_train.people_of_model, "small") == all_three
-    assert listed(do_not_train.people_of_model, "large") == sorted(people("ann", "stranger"))
-    assert listed(do_not_train.people_of_dataset, "empty") == sorted(people("ann", "stranger"))
+    assert listed(peopled, do_not_train.people_of_dataset, "digits") == all_three
+    assert listed(peopled, do_not_train.people_of_model, "small") == all_three
+    assert listed(peopled, do_not_train.people_of_model, "large") == sorted(people("ann", "stranger"))
+    assert listed(peopled, do_not_train.people_of_dataset, "empty") == sorted(people("ann", "stranger"))
     with peopled.sessions.begin() as session:
         assign(session, peopled.tenant_id, "digits", stranger=digests(60), dan=digests(61))
-    assert listed(do_not_train.of_dataset, "digits") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
-    assert listed(do_not_train.of_model, "small") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
+    assert listed(peopled, do_not_train.of_dataset, "digits") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
+    assert listed(peopled, do_not_train.of_model, "small") == sorted(digests(1, 2, 3, 60, 90) + LETTERS[:2])
     with peopled.sessions.begin() as session:
         cancel_request(session, tenant_id=peopled.tenant_id, request_id=everywhere.id)
     peopled.finish(peopled.claim(here.targets[0].job.id))
-    assert listed(do_not_train.people_of_dataset, "digits") == people("bob")
-    assert listed(do_not_train.people_of_model, "large") == listed(do_not_train.people_of_dataset, "empty") == []
-    assert listed(do_not_train.of_dataset, "digits") == sorted(digests(2, 3))
+    assert listed(peopled, do_not_train.people_of_dataset, "digits") == people("bob")
+    assert (
+        listed(peopled, do_not_train.people_of_model, "large")
+        == listed(peopled, do_not_train.people_of_dataset, "empty")
+        == []
+    )
+    assert listed(peopled, do_not_train.of_dataset, "digits") == sorted(digests(2, 3))
