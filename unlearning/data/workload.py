@@ -1,5 +1,6 @@
 """Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +63,12 @@ class Workload:
                 f"Workload {self.name!r} does not say how its model is trained: give it a `recipe`, or a `trainer`, a function "
                 "train(model, data, run)."
             )
+        _check_call(self.build, "build", "build()", count=0)
+        if self.trainer is not None:
+            _check_call(self.trainer, "trainer", "train(model, data, run)", count=3)
+        for field in ("train", "held_out", "test"):
+            if not isinstance(given := getattr(self, field), SampleSet):
+                raise InvalidWorkload(f"`{field}` is a {type(given).__name__}; make a SampleSet or a StoredSet of it.")
         sets = (set(self.train.ids), set(self.held_out.ids), set(self.test.ids))
         if len(set.union(*sets)) != sum(map(len, sets)):
             raise InvalidWorkload(
@@ -90,6 +97,20 @@ class Workload:
             return OwnTraining(trainer=self.trainer, precision="auto" if self.recipe is None else self.recipe.precision)
         assert self.recipe is not None
         return self.recipe
+
+
+def _check_call(function: object, name: str, form: str, *, count: int) -> None:
+    """Raise InvalidWorkload unless a workload's field `name` is a function that can be called with `count` arguments."""
+    if isinstance(function, nn.Module) or not callable(function):
+        raise InvalidWorkload(f"`{name}` is a {type(function).__name__}; give the function, which is called as {form}.")
+    try:
+        taken = inspect.signature(function)
+    except (TypeError, ValueError):  # some functions of C do not say what they take
+        return
+    try:
+        taken.bind(*range(count))
+    except TypeError as error:
+        raise InvalidWorkload(f"`{name}` cannot be called as {form}, because it takes {taken}: {error}.") from None
 
 
 def check_data(workload: Workload) -> None:

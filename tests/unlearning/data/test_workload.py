@@ -17,6 +17,30 @@ def workload(**changes: SampleSet) -> Workload:
     return Workload(name="small", build=plain, objective=OBJECTIVE, recipe=RECIPE, **sets)
 
 
+def test_what_is_called_must_take_what_it_is_given() -> None:
+    good = {
+        "name": "small",
+        "objective": OBJECTIVE,
+        "recipe": RECIPE,
+        "train": TRAIN,
+        "held_out": HELD_OUT,
+        "test": TEST,
+    }
+    assert Workload(build=lambda size=3: plain(), trainer=lambda *given: None, **good)
+    for wrong, message in (
+        ({"build": plain()}, "`build` is a "),
+        ({"build": lambda size: plain()}, r"`build` cannot be called as build\(\), because it takes \(size\)"),
+        (
+            {"trainer": lambda model, data: None},
+            r"called as train\(model, data, run\), because it takes \(model, data\)",
+        ),
+        ({"trainer": "adamw"}, "`trainer` is a str; give the function"),
+        ({"test": (TEST.inputs, TEST.targets)}, "`test` is a tuple; make a SampleSet"),
+    ):
+        with pytest.raises(InvalidWorkload, match=message):
+            Workload(**{"build": plain, **good, **wrong})
+
+
 def test_disjoint_sets_hold_together() -> None:
     assert len(workload().train) == 40
 
