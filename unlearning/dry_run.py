@@ -316,7 +316,7 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
     (
         "forward pass",
         _forward,
-        "The model must give finite outputs for the workload's inputs in evaluation mode, a row a sample, as logits (n, classes).",
+        "In evaluation mode the model must give finite outputs for the workload's inputs: a row a sample, as the objective needs.",
     ),
     ("copy", _copy, "A copy of the model must give the same outputs: let `copy.deepcopy` copy what its modules hold."),
     (

@@ -64,6 +64,7 @@ def test_outputs_of_another_width_are_found(workload: Workload) -> None:
     found = faults_of(replace(workload, objective=regression()))
     assert list(found) == ["forward pass"]
     assert "regression(1) needs (n, 1)" in found["forward pass"]
+    assert "classes" not in found["forward pass"]  # what regression does not have
 
 
 def objective(**changes: object) -> Objective:
