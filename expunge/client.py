@@ -48,7 +48,8 @@ class NewRequest(TypedDict, total=False):
     """The fields of a new request. What is left out or None is left to the service.
 
     The samples are named by `sample_ids` of one dataset, by `subjects`, whose samples are all meant, or by the id of an `upload`.
-    People may be meant in one `dataset`, in several `datasets`, or without either in every dataset in which they have samples.
+    People may be meant in one `dataset`, in several `datasets`, or without either in those of the named `models`, or else in every
+    dataset in which they have samples.
     """
 
     dataset: str | None

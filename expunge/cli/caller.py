@@ -37,7 +37,8 @@ def submit(
     dataset: Annotated[
         list[str] | None,
         typer.Option(
-            help="The samples' dataset. For people it may be repeated; left out, every dataset in which they have samples.",
+            help="The samples' dataset. For people it may be repeated; left out, those of each --model, or else every "
+            "dataset in which they have samples.",
             show_default=False,
         ),
     ] = None,
