@@ -289,10 +289,15 @@ def _place(error: BaseException, owned: Collection[str] = ()) -> str:
     frames = list(traceback.walk_tb(error.__traceback__))
     if not frames:
         return "at an unknown place"
-    theirs = [each for each in frames if _is_under(str(each[0].f_globals.get("__name__", "")), owned)]
-    if not theirs or theirs[-1] is frames[-1]:
-        return f"at {_line(*frames[-1])}"
-    return f"at {_line(*theirs[-1])}, in {_line(*frames[-1])}"
+    last, theirs = _line(*frames[-1]), owners_line(error, owned)
+    return f"at {last}" if theirs in (None, last) else f"at {theirs}, in {last}"
+
+
+def owners_line(error: BaseException, owned: Collection[str]) -> str | None:
+    """Return the last line of the owner's code that an error went through, `file.py:12`; None if it went through none."""
+    frames = traceback.walk_tb(error.__traceback__)
+    theirs = [_line(*each) for each in frames if _is_under(str(each[0].f_globals.get("__name__", "")), owned)]
+    return theirs[-1] if theirs else None
 
 
 def _line(frame: FrameType, number: int) -> str:

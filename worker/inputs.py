@@ -18,7 +18,7 @@ from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.storage import load_weights, read_file
 from worker.child import note_loaded_code
-from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed
+from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
 from worker.settings import Settings, choose_device
 
 logger = logging.getLogger(__name__)
@@ -200,7 +200,7 @@ def load_workload(reference: str, *, allowed: Sequence[str]) -> Workload:
     try:
         workload = factory()
     except Exception as error:
-        raise _workload_failed(reference, error) from error
+        raise _workload_failed(reference, error, owned=allowed) from error
     finally:
         note_loaded_code()  # of what it imported only now
     if not isinstance(workload, Workload):
@@ -217,7 +217,7 @@ def find_factory(reference: str, *, allowed: Sequence[str]) -> Callable[[], obje
     try:
         factory: Callable[[], object] = getattr(importlib.import_module(module), name)
     except Exception as error:
-        raise _workload_failed(reference, error) from error
+        raise _workload_failed(reference, error, owned=allowed) from error
     finally:
         note_loaded_code()
     return factory
@@ -227,14 +227,17 @@ def check_allowed(reference: str, *, allowed: Sequence[str]) -> None:
     """Raise WorkloadNotAllowed unless `reference` is `module:factory` with a module under the allow-list."""
     module, _, name = reference.partition(":")
     if not name.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
-        raise WorkloadNotAllowed(f"Workload {reference!r} is not of the form module:factory.")
+        raise WorkloadNotAllowed(
+            f"Workload {reference!r} is not of the form module:factory, such as acme.forms:workload for acme/forms.py."
+        )
     if not any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed):
         raise WorkloadNotAllowed(
             f"Workload {reference!r} is not under the allow-list ({', '.join(allowed) or 'empty'}); "
-            "the operator adds its module to EXPUNGE_WORKLOADS."
+            "the operator adds its module to EXPUNGE_WORKLOADS, a list of module prefixes with commas, for commands and service."
         )
 
 
-def _workload_failed(reference: str, error: Exception) -> WorkloadFailed:
-    message = str(error)[:MAX_MESSAGE_LENGTH]
-    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}: {message}")
+def _workload_failed(reference: str, error: Exception, *, owned: Collection[str] = ()) -> WorkloadFailed:
+    message, line = str(error)[:MAX_MESSAGE_LENGTH], owners_line(error, owned)
+    place = f" at {line}" if line else ""
+    return WorkloadFailed(f"Workload {reference!r} raised {type(error).__name__}{place}: {message}")

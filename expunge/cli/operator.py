@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from expunge.cli.console import ProgressDisplay, notes, out, read_ids
 from expunge.cli.options import DataDir, Tenant, Workload
 from expunge.stack.folder import default_folder
+from report.formatting import duration
 
 if TYPE_CHECKING:
     from unlearning.task import Progress
@@ -245,7 +246,7 @@ def references(
 
     def agree(cost: PreparationCost) -> bool:
         notes.print(
-            f"{cost.trainings} models to train: about {cost.seconds / 60:.0f} minutes on this machine. The whole preparation costs "
+            f"{cost.trainings} models to train: about {duration(cost.seconds)} on this machine. The whole preparation costs "
             f"{cost.plain_trainings:.1f} plain trainings of the model.",
             highlight=False,
         )

@@ -33,7 +33,7 @@ def test_what_is_not_a_module_and_a_factory_is_refused(reference: str) -> None:
 
 
 def test_a_factory_that_raises_is_named_with_its_error() -> None:
-    with pytest.raises(WorkloadFailed):
+    with pytest.raises(WorkloadFailed, match=r"broken' raised \w+ at digits.py:\d+: "):
         load_workload(f"{HERE}:broken", allowed=("tests",))
 
 
