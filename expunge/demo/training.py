@@ -55,8 +55,11 @@ class TrainingQueue:
     def __exit__(self, *exception: object) -> None:
         with self._lock:
             self._closed = True
+        self._executor.shutdown(
+            wait=False, cancel_futures=True
+        )  # first, or the next one starts when this one is stopped
         stop_all(self._running)
-        self._executor.shutdown(cancel_futures=True)
+        self._executor.shutdown()
 
     def submit(self, name: str, *, seed: int, without: Sequence[str] = ()) -> Future[Model]:
         """Queue a training. without: sample IDs to leave out. The result raises DemoFailed with the log's tail."""

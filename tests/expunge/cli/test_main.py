@@ -11,8 +11,9 @@ from expunge.cli.main import COMMANDS, app
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
 
-def test_the_help(snapshot: SnapshotAssertion) -> None:
-    found = CliRunner().invoke(app, ["--help"], env={"TERMINAL_WIDTH": "100", "NO_COLOR": "1"}, prog_name="expunge")
+def test_the_help(snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 100)  # read from the environment once, when it is first imported
+    found = CliRunner().invoke(app, ["--help"], env={"NO_COLOR": "1"}, prog_name="expunge")
     assert found.output == snapshot
 
 
