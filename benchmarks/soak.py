@@ -267,7 +267,7 @@ def count_all(service: Served, counts: Counter[str]) -> None:
         "requests": "SELECT count(*) FROM unlearn_requests",
         "jobs": "SELECT count(*) FROM jobs",
         "attempts": "SELECT count(*) FROM attempts",
-        "attempts that lapsed": "SELECT count(*) FROM attempts WHERE outcome = 'lapsed'",
+        "attempts whose lease expired": "SELECT count(*) FROM attempts WHERE outcome = 'lapsed'",
         "attempts that went on from a checkpoint": "SELECT count(*) FROM events WHERE kind = 'job.resumed'",
         "writes refused to workers without their lease": "SELECT coalesce(sum(refused_writes), 0) FROM attempts",
         "versions published": "SELECT count(*) FROM model_versions WHERE kind = 'unlearned'",

@@ -81,7 +81,7 @@ def on_frozen_embeddings() -> nn.Module:
 def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
     """Train by AdamW with a warm-up and a clipped gradient.
 
-    For Expunge: the seed and the share of the epochs come from the run, which is told of each step; and the state of each epoch's
+    For Expunge: the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
     end is kept, so that a training whose worker is killed goes on from there.
     """
     weights = [weight for weight in model.parameters() if weight.requires_grad]

@@ -160,7 +160,7 @@ def basis(report: Report) -> str:
     merit = report.audit.merit
     return text + (
         f" The average gap to the retrained model was {before:.1f} points before and is {after:.1f} after. It is the mean "
-        f"difference of four measures: the {merit.shortfall} on the forgotten samples, the {merit.name} on the remaining samples "
+        f"difference of four measures: the {merit.complement} on the forgotten samples, the {merit.name} on the remaining samples "
         "and on test data, and the share of the forgotten samples that the papers’ attack takes for never seen."
     )
 

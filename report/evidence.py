@@ -70,14 +70,14 @@ class Merit(Section):
 
     name: Name
     """Such as "accuracy", "F1 score" or "explained variance"."""
-    shortfall: Name
+    complement: Name
     """What is missing to the best value, such as "error"."""
     unit: Name
     best: Number
-    """The best value; the shortfall is this less the merit."""
+    """The best value; the complement is this less the merit."""
 
 
-ACCURACY = Merit(name="accuracy", shortfall="error", unit="%", best=100.0)
+ACCURACY = Merit(name="accuracy", complement="error", unit="%", best=100.0)
 """The merit of reports that name none."""
 
 
@@ -94,7 +94,7 @@ class Measures(Section):
     """The papers' four measures of one model: UA, RA and TA in the unit of the audit's merit (accuracy: percent), MI in percent."""
 
     ua: Estimate
-    """Error on the forget set, or another merit's shortfall."""
+    """Error on the forget set, or another merit's complement."""
     ra: Estimate
     """Accuracy on the remaining set, or another merit."""
     ta: Estimate

@@ -13,7 +13,7 @@ from report.document import Document
 from report.drawing import in_colours
 from report.view import View, view
 
-# The page's light colours, which can be told apart in grey too.
+# The page's light colours, which differ in grey too.
 _INKS = {
     "ink": "#16191d",
     "muted": "#59616b",

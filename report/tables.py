@@ -99,10 +99,10 @@ def key_figures(report: Report) -> list[KeyFigure]:
         _measure(
             report,
             lambda measures: measures.ua,
-            name=f"{sentence(merit.shortfall)} on the forgotten samples",
+            name=f"{sentence(merit.complement)} on the forgotten samples",
             note="should be like data never seen",
             aim=short_on_test,
-            aim_note=f"{merit.shortfall} on test data",
+            aim_note=f"{merit.complement} on test data",
         ),
         _measure(report, lambda measures: measures.ra, name=f"{name} on the remaining samples", note="should be kept"),
         _measure(report, lambda measures: measures.ta, name=f"{name} on test data", note="should be kept"),

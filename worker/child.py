@@ -1,4 +1,4 @@
-"""The worker's child process, which runs the jobs: how it is prepared, and how it is told to stop."""
+"""The worker's child process, which runs the jobs: how it is prepared, and how it is stopped."""
 
 import ctypes
 import importlib

@@ -22,7 +22,7 @@ def audit(findings: Findings) -> evidence.Audit:
         samples=evidence.Samples(**findings.samples),
         merit=evidence.Merit(
             name=findings.merit.name,
-            shortfall=findings.merit.shortfall,
+            complement=findings.merit.complement,
             unit=findings.merit.unit,
             best=findings.merit.bounds[1],
         ),

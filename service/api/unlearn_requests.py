@@ -413,15 +413,15 @@ def _unmatched(
         return {
             "unmatched_lines": unmatched_lines(session, upload_id=asked.upload, request_id=request.id) if none else []
         }
-    told: dict[str, object] = {}
+    answer: dict[str, object] = {}
     if people:
         counts = count_subject_samples(session, request.id)
-        told["samples_by_subject"] = [counts.get(subject, 0) for subject in people]
+        answer["samples_by_subject"] = [counts.get(subject, 0) for subject in people]
     if digests and none:
         outcome = SampleOutcome.NOT_IN_TRAINING_SET
         found = list_request_samples(session, tenant_id=tenant_id, request_id=request.id, outcome=outcome)
-        told["unmatched_sample_ids"] = sorted(digests[digest] for digest in found if digest in digests)
-    return told
+        answer["unmatched_sample_ids"] = sorted(digests[digest] for digest in found if digest in digests)
+    return answer
 
 
 def _fingerprint(

@@ -81,7 +81,7 @@ def make_address_limit(text: str | None) -> AddressLimit | None:
 def count_address(request: Request) -> None:
     """Count a call without a good key for its client's address. Raises TooManyCalls above the limit.
 
-    The address is that of the connection. Behind a proxy that Uvicorn is told to trust (FORWARDED_ALLOW_IPS) it is the one that the
+    The address is that of the connection. Behind a proxy that Uvicorn trusts (FORWARDED_ALLOW_IPS) it is the one that the
     proxy reports. A call with a good key is never counted, so nobody can lock out others who share an address.
     """
     limit: AddressLimit | None = request.app.state.address_limit

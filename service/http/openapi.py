@@ -80,7 +80,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         for name in methods | {"Stop"} & set(schemas):
             schemas[name]["additionalProperties"] = False  # `parse` refuses unknown fields; a dataclass cannot say so
         for name in methods:
-            schemas[name]["required"] = ["kind", *schemas[name].get("required", ())]  # by it the methods are told apart
+            schemas[name]["required"] = ["kind", *schemas[name].get("required", ())]  # which names the method
         for operation in (each for path in document["paths"].values() for each in path.values()):
             for parameter in operation.get("parameters", ()):
                 _drop_null(parameter["schema"])

@@ -218,7 +218,7 @@ def test_a_report_in_another_merit_never_speaks_of_accuracy() -> None:
     report = stored("verified")
     report["audit"]["merit"] = {
         "name": "explained variance",
-        "shortfall": "unexplained variance",
+        "complement": "unexplained variance",
         "unit": "%",
         "best": 100.0,
     }

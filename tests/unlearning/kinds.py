@@ -279,7 +279,7 @@ def distances() -> Objective:
         return Batch(batch.inputs, batch.targets[torch.randperm(len(batch.targets), generator=generator)])
 
     hits = Merit(
-        name="share of good answers", shortfall="share of bad answers", of=lambda found: 100.0 * (found.losses < 1)
+        name="share of good answers", complement="share of bad answers", of=lambda found: 100.0 * (found.losses < 1)
     )
     return Objective(losses=losses, scramble=shuffled, merit=hits)
 

@@ -15,7 +15,7 @@ from unlearning.data.samples import SampleSet
 _COPY = 0.1
 """A near-copy is closer to a remaining sample than this share of the distance that is usual for held-out samples [ours]."""
 _UNUSUAL = 0.1
-"""A shortfall that exceeds that on test data by more than this, in hundreds of points, is unusual [ours]."""
+"""A complement that exceeds that on test data by more than this, in hundreds of points, is unusual [ours]."""
 _COMPARISONS = 1e12
 """Multiplications that the search for near-copies may take: some seconds."""
 _COMPARED_NUMBERS = 2**26
@@ -40,7 +40,7 @@ def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, h
     wrong, usual = measures.ua, merit.bounds[1] - measures.ta.value
     if wrong.low > usual + 100 * _UNUSUAL:
         causes.append(
-            f"For a model that never saw the forgotten samples the {merit.shortfall} on them is {wrong.value:.0f} {merit.unit}, "
+            f"For a model that never saw the forgotten samples the {merit.complement} on them is {wrong.value:.0f} {merit.unit}, "
             f"and {usual:.0f} {merit.unit} on test data: their targets are odd or wrong, or the samples are unlike the rest."
         )
     if findings.verdict.reason == "too_few_samples":

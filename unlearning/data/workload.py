@@ -43,7 +43,7 @@ class Workload:
     build: returns the architecture with newly initialised weights. train: D. held_out: D_v, never trained on. test: D_t, never used
     for any decision. objective: what the model is trained for. recipe: how Expunge trains it. trainer: the function by which the
     owner trains it, in place of the recipe; a recipe beside it gives methods their precision alone.
-    The targets are converted (`Objective.convert_targets`), and the objective is told those of the training set (`Objective.fit`).
+    The targets are converted (`Objective.convert_targets`), and the objective gets those of the training set (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
     than three samples, or the targets do not suit the objective.
     """

@@ -39,7 +39,7 @@ def run_with_stop(
     first_step, total: where these steps stand in the progress of a longer run. A repair that begins adds to the total.
 
     The original state is left only if every other state that counts lost more merit than is allowed: a small forget set often
-    cannot be told from held-out data even before unlearning, and a method that was asked to forget must not do nothing.
+    does not differ from held-out data even before unlearning, and a method that was asked to forget must not do nothing.
     The outcome is "utility" after three checks in a row beyond the allowed drop and not recovering, or if a weight is not finite.
     """
     first = check(criterion, task.model)

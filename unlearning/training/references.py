@@ -156,7 +156,7 @@ def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.i
 def fold_recipe(recipe: Recipe | OwnTraining, plan: ReferencePlan) -> Recipe | OwnTraining:
     """Return how a reference model is trained: without Ready2Unlearn and reweighting, for the plan's share of the epochs.
 
-    The owner's function is told the share.
+    The owner's function gets the share as `run.share`.
     """
     if isinstance(recipe, OwnTraining):
         return replace(recipe, share=plan.epochs)

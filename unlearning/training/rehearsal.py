@@ -19,7 +19,7 @@ from unlearning.training.own import check_model, note
 from unlearning.training.run import TrainingRun
 
 REPORTS = 2
-"""Reports after which the function is told to stop."""
+"""Reports after which the function is asked to stop."""
 
 _SILENT = (
     "It reports nothing: its progress cannot be shown, its jobs cannot be cancelled, and one that takes longer than "

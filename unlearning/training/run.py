@@ -1,4 +1,4 @@
-"""A training by the owner's own function: what the function is told, and what it tells."""
+"""What a training function of the owner gets for its run, and how it reports."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from unlearning.task import Figures, Progress
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class TrainingRun:
-    """What a trainer, `train(model, data, run)`, is told of its training, and how it reports.
+    """The `run` of a trainer, `train(model, data, run)`: what it gets, and how it reports.
 
     seed: of everything that the trainer draws. torch's, NumPy's and Python's global random states are seeded by it already.
     device: where model and data are. share: the share of the usual epochs to train for: 1, and less for reference models, which

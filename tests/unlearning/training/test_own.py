@@ -191,8 +191,8 @@ def test_asked_to_stop_it_returns_and_its_last_report_comes_once_more() -> None:
 
 def test_a_signal_is_handled_while_the_function_trains() -> None:
     """The worker's handler sets what `should_stop` reads, in the thread that waits for the function."""
-    told: list[int] = []
-    former = signal.signal(signal.SIGUSR1, lambda number, frame: told.append(number))
+    received: list[int] = []
+    former = signal.signal(signal.SIGUSR1, lambda number, frame: received.append(number))
 
     def waiting(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
@@ -206,13 +206,13 @@ def test_a_signal_is_handled_while_the_function_trains() -> None:
             own(waiting),
             objective=OBJECTIVE,
             seed=0,
-            state=State(should_stop=lambda: bool(told)),
+            state=State(should_stop=lambda: bool(received)),
         )
         assert next(steps).step == 0
         steps.close()
     finally:
         signal.signal(signal.SIGUSR1, former)
-    assert told == [signal.SIGUSR1]
+    assert received == [signal.SIGUSR1]
 
 
 def one_step(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:

@@ -10,7 +10,7 @@ from unlearning.data.objectives.prediction import Merit, Prediction, Read
 
 _TOP = 5
 
-ACCURACY = Merit(name="accuracy", shortfall="error", of=lambda found: 100 - 100 * found.wrong)
+ACCURACY = Merit(name="accuracy", complement="error", of=lambda found: 100 - 100 * found.wrong)
 
 
 def class_prediction(classes: int, *, losses: Read | None = None) -> Prediction:

@@ -39,7 +39,7 @@ def multi_label(labels: int, *, spread: bool = False) -> Objective:
     return Objective(
         losses=losses,
         scramble=scramble,
-        merit=Merit(name="F1 score", shortfall="F1 shortfall", of=_f1, chance=_best_constant),
+        merit=Merit(name="F1 score", complement="F1 error", of=_f1, chance=_best_constant),
         outputs=outputs,
         prediction=PREDICTION,
         targets=lambda targets, name: multi_hot(targets, labels=labels, name=name),

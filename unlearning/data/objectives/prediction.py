@@ -44,14 +44,14 @@ class Answers(NamedTuple):
 class Merit:
     """What utility means: a number for each sample whose mean is the merit of a set; higher is better.
 
-    name, shortfall, unit: for the report, e.g. "accuracy", "error" and "%": the shortfall is `bounds[1]` less the merit.
-    of: returns (n,), in points of the unit. bounds: the least and the largest merit of a set that are told apart.
+    name, complement, unit: for the report, e.g. "accuracy", "error" and "%": the complement is `bounds[1]` less the merit.
+    of: returns (n,), in points of the unit. bounds: merits of a set below or above these count as these.
     chance: (targets) → the merit of a set, in points, for the best answer that looks at no input; by default that of the guess
         (`Prediction.guess`).
     """
 
     name: str
-    shortfall: str
+    complement: str
     of: Callable[[Answers], Tensor]
     unit: str = "%"
     bounds: tuple[float, float] = (0.0, 100.0)
@@ -60,7 +60,7 @@ class Merit:
 
 MINUS_LOSS = Merit(
     name="minus the loss",
-    shortfall="loss",
+    complement="loss",
     of=lambda found: -100 * found.losses,
     unit="hundredths of a nat",
     bounds=(-1e6, 0.0),

@@ -105,7 +105,7 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
     return Objective(
         losses=lambda forward, batch: loss(outputs(forward, batch.inputs), batch.targets),
         scramble=scramble,
-        merit=Merit(name="explained variance", shortfall="unexplained variance", of=explained, bounds=(-100.0, 100.0)),
+        merit=Merit(name="explained variance", complement="unexplained variance", of=explained, bounds=(-100.0, 100.0)),
         outputs=outputs,
         prediction=Prediction(
             predictions=lambda values: values,
