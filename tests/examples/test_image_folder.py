@@ -1,36 +1,22 @@
 """The folder of scans: its script trains, its workload is registered, and a request is served."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
-from pydantic import SecretStr
-from sqlalchemy.orm import Session, sessionmaker
 from torch import nn
 
 from examples import image_folder
-from expunge.operator.deployment import Deployment
 from expunge.operator.registration import register_workload
-from ledger.jobs.jobs import get_job
-from ledger.registry.access import ensure_tenant
-from ledger.requests.submission import submit
-from ledger.sample_ids import sample_digest
-from ledger.states import JobState
+from tests.examples.conftest import Site
 from unlearning.training.loop import fresh
-from worker.child import StopSignal
-from worker.run import run_job
-from worker.settings import Settings
-
-KEY = bytes(32)
 
 
 @pytest.fixture(autouse=True)
-def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def _scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder of the scans, which the script writes."""
     monkeypatch.setenv("EXPUNGE_SCANS", str(tmp_path / "scans"))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def small() -> nn.Module:
@@ -40,36 +26,14 @@ def small() -> nn.Module:
     )
 
 
-def test_the_script_leads_to_an_erasure(
-    scans: Path, database_url: str, sessions: sessionmaker[Session], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_script_leads_to_an_erasure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_folder, "network", small)
-    where = Deployment(database_url=database_url, storage=scans / "storage", sample_key=KEY, workloads="examples")
     reference = "examples.image_folder:workload"
-    register_workload(where, name="scans", reference=reference, weights=image_folder.train(), policy=["retrain"])
-    with sessions.begin() as session:
-        request = submit(
-            session,
-            tenant_id=ensure_tenant(session, "default"),
-            caller="test",
-            dataset="scans",
-            digests=[sample_digest(KEY, "scans", sample) for sample in image_folder.workload().train.ids[:60]],
-            batch_window=timedelta(0),
-        )
-    settings = Settings(
-        database_url=SecretStr(database_url),
-        redis_url=SecretStr("redis://127.0.0.1:1/0"),
-        sample_key=SecretStr(KEY.hex()),
-        storage=where.storage,
-        workloads="examples",
-    )
-    job_id = request.targets[0].job.id  # type: ignore[union-attr]  # the request was accepted
+    register_workload(site.where, name="scans", reference=reference, weights=image_folder.train(), policy=["retrain"])
 
-    assert run_job(job_id, sessions=sessions, settings=settings, worker="test", stop_signal=StopSignal())
+    _, document = site.erase("scans", image_folder.workload().train.ids[:60])
 
-    with sessions() as session:
-        job = get_job(session, tenant_id=ensure_tenant(session, "default"), job_id=job_id)
-    assert job.state == JobState.COMPLETED, job.detail
+    assert document.report.exactness is not None
 
 
 def test_the_workload_reads_what_the_script_trains_on_with_augmentation_in_training_steps_alone() -> None:

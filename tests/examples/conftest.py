@@ -1,0 +1,77 @@
+"""What the tests of the examples share: a deployment, and a request that a worker serves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy.orm import Session, sessionmaker
+
+from expunge.operator.deployment import Deployment
+from ledger.jobs.jobs import get_job
+from ledger.jobs.reports import get_report
+from ledger.registry.access import ensure_tenant
+from ledger.requests.submission import submit
+from ledger.resources import Job
+from ledger.sample_ids import sample_digest
+from ledger.states import JobState
+from report.document import Document, read
+from worker.child import StopSignal
+from worker.run import run_job
+from worker.settings import Settings
+
+KEY = bytes(32)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an example's model is registered and served."""
+
+    where: Deployment
+    sessions: sessionmaker[Session]
+    tenant_id: UUID
+
+    def erase(self, dataset: str, ids: Sequence[str]) -> tuple[Job, Document]:
+        """Request samples to be erased, and be the worker until the job has ended. Give the completed job and its report."""
+        with self.sessions.begin() as session:
+            request = submit(
+                session,
+                tenant_id=self.tenant_id,
+                caller="test",
+                dataset=dataset,
+                digests=[sample_digest(KEY, dataset, sample) for sample in ids],
+                batch_window=timedelta(0),
+            )
+        joined = request.targets[0].job
+        assert joined is not None
+        job_id = joined.id
+        settings = Settings(
+            database_url=SecretStr(self.where.database_url),
+            redis_url=SecretStr("redis://127.0.0.1:1/0"),
+            sample_key=SecretStr(KEY.hex()),
+            storage=self.where.storage,
+            workloads="examples",
+        )
+        while run_job(job_id, sessions=self.sessions, settings=settings, worker="test", stop_signal=StopSignal()):
+            pass  # an attempt each: a fallback is another one
+        with self.sessions() as session:
+            job = get_job(session, tenant_id=self.tenant_id, job_id=job_id)
+            assert job.state is JobState.COMPLETED, job.detail
+            assert job.report_id is not None
+            return job, read(get_report(session, tenant_id=self.tenant_id, report_id=job.report_id).body)
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str, sessions: sessionmaker[Session]) -> Site:
+    where = Deployment(database_url=database_url, storage=tmp_path / "storage", sample_key=KEY, workloads="examples")
+    with sessions.begin() as session:
+        return Site(where, sessions, ensure_tenant(session, "default"))
+
+
+def decided_or_explained(document: Document) -> bool:
+    """Tell whether a report is verified, is exact by construction, or names the reason why it is neither."""
+    found = document.report
+    return found.verdict.value == "verified" or found.exactness is not None or found.verdict.reason is not None
