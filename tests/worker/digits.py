@@ -1,15 +1,13 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
-import random
 from dataclasses import replace
 
-import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from tests.unlearning.trainers import train_by_adamw
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.stored import StoredSet
@@ -96,30 +94,10 @@ def hook(step: int, run: TrainingRun) -> None:
 
 
 def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
-    """Train by AdamW; dropout and noise draw from every global random state."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    order, first = torch.Generator().manual_seed(run.seed), 0
-    epochs = max(1, round(run.share * EPOCHS))
-    if (saved := run.resume()) is not None:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        order.set_state(saved["order"])
-        first = saved["epoch"]
-    for epoch in range(first, epochs):
-        for number, batch in enumerate(data.epoch(100, order), start=1):
-            step, steps = epoch * data.batch_count(100) + number, epochs * data.batch_count(100)
-            hook(step, run)
-            if run.should_stop:
-                return
-            noise = random.random() * torch.rand(()) * np.random.rand() / 10
-            optimiser.zero_grad()
-            loss = functional.cross_entropy(model(batch.inputs + noise), batch.targets)
-            loss.backward()
-            optimiser.step()
-            run.report(step, steps, loss=loss)
-        run.checkpoint(
-            model=model.state_dict(), optimiser=optimiser.state_dict(), order=order.get_state(), epoch=epoch + 1
-        )
+    """The owner's own function."""
+    train_by_adamw(
+        model, data, run, epochs=EPOCHS, batch_size=100, rate=3e-3, before_step=lambda step, run: hook(step, run)
+    )
 
 
 def with_trainer() -> Workload:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.unlearning.small import OBJECTIVE, plain, same, samples, state
+from tests.unlearning.trainers import train_by_adamw
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import OwnTraining, Trainer
@@ -34,25 +35,7 @@ EPOCHS, STEPS = 3, 4
 
 def adamw(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
     """What an owner writes: every random number generator that there is, a checkpoint an epoch."""
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    order, first = torch.Generator().manual_seed(run.seed), 0
-    epochs = max(1, round(run.share * EPOCHS))
-    if (saved := run.resume()) is not None:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        order.set_state(saved["order"])
-        first = saved["epoch"]
-    for epoch in range(first, epochs):
-        for number, batch in enumerate(data.epoch(32, order), start=1):
-            noise = random.random() + torch.rand(()) + np.random.rand()
-            optimiser.zero_grad()
-            loss = functional.cross_entropy(model(batch.inputs + noise / 10), batch.targets)
-            loss.backward()
-            optimiser.step()
-            run.report(epoch * STEPS + number, epochs * STEPS, loss=loss)
-        run.checkpoint(
-            model=model.state_dict(), optimiser=optimiser.state_dict(), order=order.get_state(), epoch=epoch + 1
-        )
+    train_by_adamw(model, data, run, epochs=EPOCHS, batch_size=32, rate=1e-2)
 
 
 def own(trainer: Trainer) -> OwnTraining:
