@@ -31,7 +31,7 @@ from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fresh
-from unlearning.training.rehearsal import Rehearsal, rehearse_training
+from unlearning.training.trainer_check import TrainerCheck, check_trainer
 
 _FORGOTTEN, _OTHERS = 10, 40
 """Samples of the forget set, and of each other set."""
@@ -107,7 +107,7 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
         if _needs_second_order(workload, policy):
             passes("second-order gradient", partial(_second_gradient, scene), _FIRST_ORDER)
         passes("save and load", partial(_save_and_load, scene), _SAME_ARCHITECTURE)
-        if not passes("trainer", lambda: found.extend(_rehearse(scene)), _TRAINER):
+        if not passes("trainer", lambda: found.extend(_trainer(scene)), _TRAINER):
             policy = [spec for spec in policy if not isinstance(spec, Retrain)]
         for spec in policy:
             error = _error_of(partial(_unlearn, scene, spec))
@@ -252,13 +252,13 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     return task.model
 
 
-def _rehearse(scene: _Scene) -> list[Fault]:
+def _trainer(scene: _Scene) -> list[Fault]:
     """Try the owner's training function, if there is one; return notes."""
     training = scene.workload.training
     if not isinstance(training, OwnTraining):
         return []
-    notes = rehearse_training(
-        Rehearsal(
+    notes = check_trainer(
+        TrainerCheck(
             training=dataclasses.replace(training, patience=_PATIENCE),
             build=lambda: fresh(scene.workload.build, seed=scene.seed, original=scene.model).to(scene.remain.device),
             samples=scene.remain,

@@ -39,17 +39,17 @@ def own_steps(model: nn.Module, samples: SampleSet, training: OwnTraining, *, se
     """
     run = TrainingRun(seed=seed, device=samples.device, share=training.share, stop_asked=state.should_stop)
     state.register(trainer=run)
-    before, last = note(model), None
+    before, last = state_of(model), None
     thread = _TrainerThread(partial(training.trainer, model, samples, run), run, patience=training.patience)
     model.train()
     try:
-        while isinstance(said := thread.go_on(), Progress):
-            last, state.step = said, _saved_step(run)
-            yield said
+        while isinstance(report := thread.go_on(), Progress):
+            last, state.step = report, _saved_step(run)
+            yield report
     finally:
         thread.close()
         model.eval()
-    result, state.step = said.result(), _saved_step(run)
+    result, state.step = report.result(), _saved_step(run)
     stopped = run.should_stop and (last is None or last.step < last.total)
     check_model(model, before, result=result, finished=not stopped)
     if stopped:
@@ -85,8 +85,8 @@ class _TrainerThread:
 
     def __init__(self, act: Callable[[], object], run: TrainingRun, *, patience: float | None) -> None:
         self._act, self._device, self._patience = act, run.device, patience
-        self._said: queue.SimpleQueue[Progress | _End] = queue.SimpleQueue()
-        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[Progress | _End] = queue.SimpleQueue()
+        self._permits: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._stopping = self._ended = False
         context = contextvars.copy_context()  # of logs and traces
         self._thread = threading.Thread(target=context.run, args=(self._run,), name="trainer", daemon=True)
@@ -97,7 +97,7 @@ class _TrainerThread:
         if self._thread.ident is None:
             self._thread.start()
         else:
-            self._told.put(None)
+            self._permits.put(None)
         try:
             return self._wait()
         except queue.Empty:
@@ -111,7 +111,7 @@ class _TrainerThread:
         self._stopping = True
         if self._ended or self._thread.ident is None:
             return
-        self._told.put(None)
+        self._permits.put(None)
         try:
             while isinstance(self._wait(), Progress):
                 pass
@@ -119,14 +119,14 @@ class _TrainerThread:
             pass  # It is left to itself: nothing can end a thread.
 
     def _wait(self) -> Progress | _End:
-        said = self._said.get(timeout=self._patience)
-        self._ended = isinstance(said, _End)
-        return said
+        report = self._reports.get(timeout=self._patience)
+        self._ended = isinstance(report, _End)
+        return report
 
     def _report(self, progress: Progress) -> None:
         if not self._stopping:
-            self._said.put(progress)
-            self._told.get()
+            self._reports.put(progress)
+            self._permits.get()
         if self._stopping:
             raise TrainingStopped
 
@@ -136,11 +136,11 @@ class _TrainerThread:
                 end = _End(self._act())
         except BaseException as error:
             end = _End(error=error)
-        self._said.put(end)
+        self._reports.put(end)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Note:
+class _TensorState:
     """What a tensor of a model was. finite: None for integers."""
 
     kind: str
@@ -151,18 +151,18 @@ class _Note:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Notes:
+class ModelState:
     """What a model was before its training, by the names of its tensors. frozen: digests of what training does not move."""
 
-    tensors: Mapping[str, _Note] = field(default_factory=dict)
+    tensors: Mapping[str, _TensorState] = field(default_factory=dict)
     frozen: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @torch.no_grad()
-def note(model: nn.Module) -> Notes:
-    """Note what a model is, to compare it with what training makes of it. No copy is kept."""
+def state_of(model: nn.Module) -> ModelState:
+    """Describe what a model is, to compare it with what training makes of it. No copy is kept."""
     tensors = {
-        name: _Note(
+        name: _TensorState(
             kind=f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}",
             device=tensor.device,
             trained=tensor.requires_grad,
@@ -172,7 +172,7 @@ def note(model: nn.Module) -> Notes:
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     }
     frozen = {name.removeprefix("."): _digest(tensor) for name, tensor in frozen_tensors(model).items()}
-    return Notes(tensors=tensors, frozen=frozen)
+    return ModelState(tensors=tensors, frozen=frozen)
 
 
 def _digest(tensor: Tensor) -> bytes:
@@ -182,13 +182,13 @@ def _digest(tensor: Tensor) -> bytes:
     return hashlib.sha256(content.data).digest()
 
 
-def check_model(model: nn.Module, before: Notes, *, result: object = None, finished: bool = True) -> None:
+def check_model(model: nn.Module, before: ModelState, *, result: object = None, finished: bool = True) -> None:
     """Check that a trainer trained the model that it was given, and nothing else of it.
 
     result: what the trainer returned. finished: whether it came to its end; otherwise it need not have changed anything yet.
     Raises TrainerFault and NotFinite; both say what to do.
     """
-    after = note(model)
+    after = state_of(model)
     names = [*before.tensors, *(name for name in after.tensors if name not in before.tensors)]
     for name in names:
         old, new = before.tensors.get(name), after.tensors.get(name)

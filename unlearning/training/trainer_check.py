@@ -15,7 +15,7 @@ from unlearning.random_state import isolated
 from unlearning.state import State
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.training.loop import train_steps
-from unlearning.training.own import check_model, note
+from unlearning.training.own import check_model, state_of
 from unlearning.training.run import TrainingRun
 
 REPORTS = 2
@@ -32,7 +32,7 @@ _BY_CHANCE = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Rehearsal:
+class TrainerCheck:
     """What is tried. build: makes the model to train, in the same way each time. folder: for files."""
 
     training: OwnTraining
@@ -43,7 +43,7 @@ class Rehearsal:
     seed: int
 
 
-def rehearse_training(given: Rehearsal) -> tuple[str, ...]:
+def check_trainer(given: TrainerCheck) -> tuple[str, ...]:
     """Train twice by the same seed, and once more from a checkpoint if the function has kept one.
 
     Returns what works, but less well than it could, a few sentences each. Raises what the function raises, and what `check_model`
@@ -65,7 +65,7 @@ class _Trained:
     checkpoint: Mapping[str, Any]
 
 
-def _train(given: Rehearsal, *, resumed: Mapping[str, Any]) -> _Trained:
+def _train(given: TrainerCheck, *, resumed: Mapping[str, Any]) -> _Trained:
     runs: list[TrainingRun] = []
     stop = False
 
@@ -74,7 +74,7 @@ def _train(given: Rehearsal, *, resumed: Mapping[str, Any]) -> _Trained:
         return given.training.trainer(model, data, run)
 
     model, state = given.build(), State(resumed, should_stop=lambda: stop)
-    before, saved = note(model), dict[str, Any]()
+    before, saved = state_of(model), dict[str, Any]()
     training = replace(given.training, trainer=observed)
     steps = train_steps(model, given.samples, training, objective=given.objective, seed=given.seed, state=state)
     steps = isolated(steps, seed=given.seed, state=state)
