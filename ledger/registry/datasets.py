@@ -17,6 +17,9 @@ DIGEST_BYTES = 32
 CHUNK = 50_000
 """Digests in one statement: large enough to be fast, small enough to keep memory flat."""
 
+MAX_UNMATCHED_LINES = 1000
+"""Lines of a list without a match that are named by their numbers; all of them are counted."""
+
 
 def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: Iterable[bytes]) -> resources.Dataset:
     """Create a dataset, or add samples to the one of that name. Samples that it has already stay."""

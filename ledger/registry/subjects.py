@@ -12,15 +12,12 @@ from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements
 from ledger.errors import SamplesNotInDataset
-from ledger.registry.datasets import find_dataset
+from ledger.registry.datasets import MAX_UNMATCHED_LINES, find_dataset
 from ledger.tables import Dataset
 from ledger.tables.samples import samples, subject_samples
 
 CHUNK = 10_000
 """Rows that are in memory at a time."""
-
-MAX_UNMATCHED_LINES = 1000
-"""Lines without a match that are listed; all of them are counted."""
 
 _incoming = table("incoming_subjects", column("subject"), column("digest"), column("line"))
 

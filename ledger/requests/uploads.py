@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.db import allow_long_statements
 from ledger.errors import EmptyUpload, UnknownUpload
-from ledger.registry.datasets import find_dataset
+from ledger.registry.datasets import MAX_UNMATCHED_LINES, find_dataset
 from ledger.sample_ids import joined_sha256
 from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Upload
@@ -23,9 +23,6 @@ UPLOAD_RETENTION = timedelta(days=7)
 """How long an upload can be used. Requests copy its samples."""
 
 CHUNK = 10_000
-
-MAX_UNMATCHED_LINES = 1000
-"""Lines without a match that are listed; all of them are counted."""
 
 
 @contextmanager
