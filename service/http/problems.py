@@ -235,7 +235,7 @@ def respond(error: Exception) -> Response:
         return _problem(kind, "One fault; see errors.", errors=[fault])
     if isinstance(error, InvalidQuery):
         faults = [{"in": "query", "name": _step(name), "detail": detail} for name, detail in error.faults.items()]
-        return _problem(kind, "The query has parameters that this path does not take.", errors=faults[:MAX_FAULTS])
+        return _problem(kind, "The query does not fit this path; see errors.", errors=faults[:MAX_FAULTS])
     challenge = {"WWW-Authenticate": 'Bearer realm="expunge"'} if kind.status == 401 else {}
     return _problem(kind, _sentence(str(error)), headers=challenge | refusal_headers(error))
 
