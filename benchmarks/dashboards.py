@@ -231,6 +231,7 @@ def figure_alone(axes: Axes, panel: dict[str, Any], span: Span) -> None:
         reached = [step for step in defaults["thresholds"]["steps"] if value >= (step["value"] or 0)]
         colour = reached[-1]["color"] if reached else colour
     axes.axis("off")
+    colour = "black" if colour == "text" else colour  # Grafana's name for the colour of text
     axes.text(0, 0.5, text, ha="left", va="center", fontsize=18, color=colour)
 
 
