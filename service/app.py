@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from sqlalchemy import Engine
 
 from service import metrics
 from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, uploads, webhooks
@@ -20,6 +21,9 @@ from service.http.streaming import MAX_LISTS, Streams
 from service.settings import Settings
 from service.wakeups import make_broker
 from telemetry import logs, tracing
+
+UNTRACED = "livez,readyz,metrics"
+"""Routes that monitoring calls all the time."""
 
 ROUTERS = (
     unlearn_requests.router,
@@ -78,8 +82,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())
-    tracing.trace_http(app, app.state.database.engine)
+    if tracing.is_on():
+        _trace_calls(app, app.state.database.engine)
     return app
+
+
+def _trace_calls(app: FastAPI, engine: Engine) -> None:
+    """Trace the calls and their SQL statements, without the parameters."""
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+
+    FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
+    SQLAlchemyInstrumentor().instrument(engine=engine)
 
 
 @asynccontextmanager

@@ -8,15 +8,9 @@ requests, never a sample ID.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
-    from sqlalchemy import Engine
+from typing import Any
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-UNTRACED = "livez,readyz,metrics"
-"""Routes that monitoring calls all the time."""
 
 
 def start(service: str) -> None:
@@ -24,7 +18,7 @@ def start(service: str) -> None:
 
     Raises ModuleNotFoundError if a collector is named and the extra `tracing` is not installed.
     """
-    if not _is_on():
+    if not is_on():
         return
     from opentelemetry import trace
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -39,21 +33,37 @@ def start(service: str) -> None:
     CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]  # its types are incomplete
 
 
-def trace_http(app: "FastAPI", engine: "Engine") -> None:
-    """Trace an application's calls and their SQL statements, without the parameters."""
-    if not _is_on():
-        return
-    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
-    from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
+def current_trace() -> str | None:
+    """Return the current span as a W3C traceparent; None while traces are off or outside any span."""
+    if not is_on():
+        return None
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    FastAPIInstrumentor.instrument_app(app, excluded_urls=UNTRACED, exclude_spans=["receive", "send"])
-    SQLAlchemyInstrumentor().instrument(engine=engine)
+    carrier: dict[str, str] = {}
+    TraceContextTextMapPropagator().inject(carrier)
+    return carrier.get("traceparent")
+
+
+@contextmanager
+def continued(traceparent: str | None) -> Iterator[None]:
+    """Open the spans of this block within the span of a W3C traceparent; None: within the current one."""
+    if traceparent is None or not is_on():
+        yield
+        return
+    from opentelemetry import context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    token = context.attach(TraceContextTextMapPropagator().extract({"traceparent": traceparent}))
+    try:
+        yield
+    finally:
+        context.detach(token)
 
 
 @contextmanager
 def span(name: str, **attributes: str | int) -> Iterator[None]:
     """Open a span within the current one. Exceptions are not recorded: their messages may quote what they were raised about."""
-    if not _is_on():
+    if not is_on():
         yield
         return
     from opentelemetry import trace
@@ -68,7 +78,7 @@ def span(name: str, **attributes: str | int) -> Iterator[None]:
 
 def finish() -> None:
     """Send the last spans. Call it before the process ends."""
-    if not _is_on():
+    if not is_on():
         return
     from opentelemetry import trace
 
@@ -77,5 +87,6 @@ def finish() -> None:
         provider.force_flush()
 
 
-def _is_on() -> bool:
+def is_on() -> bool:
+    """Whether a collector is named."""
     return any(os.environ.get(name) for name in ENDPOINTS)

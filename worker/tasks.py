@@ -7,6 +7,8 @@ children hang.
 import functools
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -14,7 +16,8 @@ from structlog.contextvars import bound_contextvars
 
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB
-from telemetry.tracing import span
+from ledger.jobs.jobs import find_trace
+from telemetry import tracing
 from worker.app import celery_app
 from worker.beat.relay import sweep_jobs
 from worker.child import code_has_changed, stop_on_sigterm, stop_signal
@@ -46,7 +49,7 @@ def run_job(job_id: str) -> None:
         wake(UUID(job_id))
         raise SystemExit("The workload's code has changed: another process loads it anew.")
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    with stop_on_sigterm(), bound_contextvars(job_id=job_id), span("job", job_id=job_id):
+    with stop_on_sigterm(), bound_contextvars(job_id=job_id), traced(UUID(job_id)):
         try:
             claimed = run.run_job(
                 UUID(job_id),
@@ -61,6 +64,18 @@ def run_job(job_id: str) -> None:
     if claimed:
         sweep_jobs(sessions(), settings(), send=wake, at_most=1)
         delete_finished_checkpoints(settings().storage, sessions())
+
+
+@contextmanager
+def traced(job_id: UUID) -> Iterator[None]:
+    """Open the span of a job, in the trace of the call that opened the job, whoever sent the wake-up."""
+    if not tracing.is_on():
+        yield
+        return
+    with sessions()() as session:
+        caller = find_trace(session, job_id)
+    with tracing.continued(caller), tracing.span("job", job_id=str(job_id)):
+        yield
 
 
 def wake(job_id: UUID) -> None:

@@ -70,6 +70,11 @@ def find_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> Job:
     return job
 
 
+def find_trace(session: Session, job_id: UUID) -> str | None:
+    """Find the span of the call that opened a job, as a W3C traceparent; None if that call was not traced."""
+    return session.scalar(select(Job.traceparent).where(Job.id == job_id))
+
+
 def samples_of_open_job(job_id: UUID) -> Select[tuple[UUID, bytes]]:
     """Select the samples that an open job would erase: those of its requests that its model was trained on, each once."""
     return (

@@ -17,6 +17,7 @@ from ledger.jobs.jobs import samples_of_open_job
 from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Job, Model, Target
 from ledger.tables.samples import job_samples
+from telemetry import tracing
 
 DEFAULT_DURATION = timedelta(days=1)
 """The assumed duration of a model's first job."""
@@ -113,6 +114,7 @@ def _open_job(
                 policy=policy,
                 method=policy[0],
                 escalate=escalate or model.escalate,
+                traceparent=tracing.current_trace(),
             )
             .on_conflict_do_nothing(
                 index_elements=[Job.model_id], index_where=text("state = 'queued' AND frozen_at IS NULL")

@@ -85,6 +85,8 @@ class Job(Base):
     eta_seconds: Mapped[float | None]
     metrics: Mapped[Json] = mapped_column(default=dict)
     timings: Mapped[Json] = mapped_column(default=dict)
+    # The span of the call that opened it, as a W3C traceparent, where traces are on.
+    traceparent: Mapped[str | None]
     created_at: Mapped[Created]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
