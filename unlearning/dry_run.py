@@ -186,9 +186,18 @@ def _forward(scene: _Scene) -> None:
 
 
 def _losses(scene: _Scene) -> None:
-    losses = batched_answers(scene.workload.objective, _evaluated(scene.model), scene.forget.batch).losses
-    if not losses.isfinite().all():
+    objective = scene.workload.objective
+    found = batched_answers(objective, _evaluated(scene.model), scene.forget.batch)
+    if not found.losses.isfinite().all():
         raise NotFinite("The losses are not finite numbers.")
+    if objective.prediction is None or found.outputs is None:
+        return
+    of_outputs = objective.prediction.losses(objective.prediction.predictions(found.outputs), found.targets)
+    if not torch.allclose(of_outputs.double(), found.losses.double(), rtol=0.01, atol=0.01):
+        raise InvalidWorkload(
+            "The losses are not those that `prediction.losses` computes from the outputs. The targets of a causal language model "
+            "are the tokens of its inputs, not shifted by one."
+        )
 
 
 def _gradient(scene: _Scene) -> None:

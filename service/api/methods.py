@@ -16,6 +16,7 @@ from service.http.openapi import problems
 from service.http.problems import count_values, masked
 from unlearning import specs
 from unlearning.errors import InvalidSpec
+from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 
 AUTO = "auto"
 """The model's own policy: the operator's list of methods, tried in order until the audit verifies."""
@@ -79,6 +80,14 @@ class MethodBody(BaseModel):
     kind: str = Field(examples=["ltu"])
     summary: str
     parameters: dict[str, Any] = Field(description="JSON schema (2020-12), with defaults.")
+    objectives: list[str] = Field(
+        description="The given objectives that it serves. Every method serves your own objective if that offers what it `needs`.",
+        examples=[["classification", "causal_language_model"]],
+    )
+    needs: list[Need] = Field(
+        description="What it needs beside the losses. `references`: reference predictions, prepared once for the model. "
+        "`random_targets`: the objective's `scramble`; LTU takes references in its place. `classes`: one label a sample."
+    )
 
 
 class MethodsBody(BaseModel):
@@ -92,7 +101,13 @@ def list_methods() -> MethodsBody:
     """Each method with the JSON schema of its parameters; a request may name one, or leave the choice to the model's policy."""
     return MethodsBody(
         items=[
-            MethodBody(kind=kind, summary=schema["description"].split("\n")[0], parameters=schema)
+            MethodBody(
+                kind=kind,
+                summary=schema["description"].split("\n")[0],
+                parameters=schema,
+                objectives=[objective for objective in OFFERS if suits(kind, objective)],
+                needs=sorted(NEEDS[kind]),
+            )
             for kind, schema in schemas().items()
         ]
     )

@@ -14,7 +14,15 @@ from torch.nn import functional
 
 from tests.unlearning.small import with_references
 from unlearning.data.batches import Batch, Inputs
-from unlearning.data.objectives import Forward, Merit, Objective, classification, multi_label, regression
+from unlearning.data.objectives import (
+    Forward,
+    Merit,
+    Objective,
+    causal_language_model,
+    classification,
+    multi_label,
+    regression,
+)
 from unlearning.data.objectives.objective import fitted
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet
@@ -31,7 +39,8 @@ class Kind:
     """build: the network. shape: of one sample. dtype: of the samples; integers are tokens from 0 to 9.
 
     shaped: makes the inputs that the network takes of the samples, one tensor. stored: whether they are read when they are needed.
-    target: the targets of samples of these classes, with noise of their own for each.
+    target: the targets of samples of these classes, with noise of their own for each. target_of: the targets of these inputs, in
+    place of it.
     """
 
     build: Callable[[], nn.Module]
@@ -41,6 +50,7 @@ class Kind:
     stored: bool = False
     objective: Objective = field(default_factory=lambda: classification(CLASSES))
     target: Callable[[Tensor, torch.Generator], Tensor] = lambda labels, generator: labels
+    target_of: Callable[[Inputs], Tensor] | None = None
 
 
 def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
@@ -53,7 +63,8 @@ def samples(kind: Kind, count: int, *, name: str, seed: int) -> SampleSet:
         inputs = torch.randint(3, (count, *kind.shape), generator=generator)
         inputs += 3 * labels.view(-1, *[1] * len(kind.shape))
     inputs = kind.shaped(inputs.to(kind.dtype))
-    targets = kind.objective.convert_targets(kind.target(labels, generator), name=name)
+    targets = kind.target(labels, generator) if kind.target_of is None else kind.target_of(inputs)
+    targets = kind.objective.convert_targets(targets, name=name)
     made = SampleSet(ids=tuple(f"{name}-{i}" for i in range(count)), inputs=inputs, targets=targets)
     if not kind.stored:
         return made
@@ -304,6 +315,30 @@ def noisy_labels(labels: Tensor, generator: torch.Generator) -> Tensor:
     return given.to(torch.uint8)
 
 
+def next_token() -> nn.Module:
+    """A language model of ten tokens."""
+    return Wrapped(
+        lambda own, x: own.head(own.cell(own.table(x))[0]),
+        table=nn.Embedding(10, 8),
+        cell=nn.GRU(8, 8, batch_first=True),
+        head=nn.Linear(8, 10),
+    )
+
+
+class Decoder(nn.Module):
+    """The same as a transformer that takes tokens and their mask by name, and returns an object, as Hugging Face's models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True)
+
+    def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> object:
+        later = torch.ones(2 * input_ids.shape[-1:], dtype=torch.bool).triu(1)
+        hidden = self.layer(self.table(input_ids), src_mask=later, src_key_padding_mask=attention_mask == 0)
+        return SimpleNamespace(logits=self.head(hidden), loss=None)
+
+
 class Scaled(nn.Module):
     """Gives two numbers in the size of `noisy_numbers`."""
 
@@ -392,6 +427,21 @@ OBJECTIVES: dict[str, Kind] = {
     "regression, two outputs and Huber": Kind(build=Scaled, objective=regression(2, huber=1.0), target=noisy_numbers),
     "regression, in a dict": Kind(
         build=returning(lambda values: {"logits": values[:, :1]}), objective=regression(scale=2.0), target=noisy_number
+    ),
+    "causal language model": Kind(
+        build=next_token,
+        shape=(6,),
+        dtype=torch.int64,
+        objective=causal_language_model(10, context=6),
+        target_of=lambda inputs: inputs,
+    ),
+    "causal language model, padded": Kind(
+        build=Decoder,
+        shape=(6,),
+        dtype=torch.int64,
+        shaped=padded,
+        objective=causal_language_model(10, spread=True),
+        target_of=lambda inputs: inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100),
     ),
     "an own objective": Kind(build=lambda: network(outputs=1), objective=distances(), target=noisy_number),
     "losses alone": Kind(build=lambda: network(outputs=1), objective=losses_alone(), target=noisy_number),

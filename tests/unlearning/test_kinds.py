@@ -45,7 +45,7 @@ every_objective_too = pytest.mark.parametrize(
 
 
 @every_kind
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"npo", "sim_npo"}))  # GradDiff's steps on another loss
 def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
     given = make_task(kind)
     spec = spec_of(method)
@@ -108,8 +108,10 @@ def test_every_kind_has_reference_predictions(kind: Kind, tmp_path: Path) -> Non
     plan = ReferencePlan(rounds=1, audit_rounds=1)
     found = run_to_completion(prepare_references(workload, plan, seed=0, folder=tmp_path, key=key))
 
-    read = workload.objective.read
-    width = 0 if read is None else read(kind.build(), sets["train"].inputs).shape[1]
+    read, predicts = workload.objective.read, workload.objective.predicts
+    width = 0
+    if read is not None and predicts is not None:
+        width = predicts.predictions(read(kind.build(), sets["train"].inputs)).shape[1]
     assert found.predictions.shape == (36, width)
 
 

@@ -52,18 +52,30 @@ def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss,
         return _step(optimiser, loss(forward_with(task.model, trainable(task.model))))
 
 
-def learn_and_ascend(
-    task: Task, optimiser: torch.optim.Optimizer, remain: Batch, forget: Batch, *, remain_weight: float
+def learn_and_forget(
+    task: Task, optimiser: torch.optim.Optimizer, remain: Batch, forget: Batch, *, loss: Loss, remain_weight: float
 ) -> Tensor:
-    """Take one step on β·L(B_r; θ) − (1 − β)·L(B_f; θ), β being `remain_weight`, and return that loss.
+    """Take one step on α·L(B_r; θ) plus a loss of the forget batch, α being `remain_weight`, and return that sum.
 
     The remaining batch alone updates batch norm's running statistics.
     """
     with training_mode(task.model, samples=remain.size):
         kept = mean_loss(task, remain)(task.model)
     with training_mode(task.model, samples=forget.size):
-        forgotten = mean_loss(task, forget)(forward_with(task.model, trainable(task.model)))
-    return _step(optimiser, remain_weight * kept - (1 - remain_weight) * forgotten)
+        forgotten = loss(forward_with(task.model, trainable(task.model)))
+    return _step(optimiser, remain_weight * kept + forgotten)
+
+
+def ascent(task: Task, batch: Batch, *, weight: float) -> Loss:
+    """Return −γ·L(B; θ), γ being `weight`, as a function of the forward pass."""
+    return lambda forward: -weight * mean_loss(task, batch)(forward)
+
+
+def forget_epochs(task: Task, *, epochs: int, size: int, generator: torch.Generator) -> Iterator[tuple[Batch, Batch]]:
+    """Yield each forget sample once an epoch, in batches of `size`, each with as many remaining samples drawn at random."""
+    for _ in range(epochs):
+        for forget in task.forget.epoch(size, generator):
+            yield forget, task.remain.draw(forget.size, generator)
 
 
 class MixedBatch(NamedTuple):

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from unlearning.methods.fixed_schedule import learn_and_ascend, run_schedule
+from unlearning.methods.fixed_schedule import ascent, learn_and_forget, run_schedule
 from unlearning.specs import NegGradPlus
 from unlearning.task import Steps, Task
 from unlearning.training.optimisation import sgd
@@ -24,7 +24,10 @@ def neggrad_plus(spec: NegGradPlus, task: Task) -> Steps:
         for _ in range(spec.epochs):
             for remain in task.remain.epoch(spec.batch_size, generator):
                 forget = task.forget.draw(spec.batch_size, generator)
-                yield partial(learn_and_ascend, task, optimiser, remain, forget, remain_weight=spec.remain_weight)
+                loss = ascent(task, forget, weight=1 - spec.remain_weight)
+                yield partial(
+                    learn_and_forget, task, optimiser, remain, forget, loss=loss, remain_weight=spec.remain_weight
+                )
 
     return (
         yield from run_schedule(task, optimiser, steps(), total=spec.epochs * task.remain.batch_count(spec.batch_size))

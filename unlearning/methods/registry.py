@@ -8,14 +8,17 @@ from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
 from unlearning.methods.fine_tune import fine_tune
 from unlearning.methods.fisher_noise import fisher_noise
+from unlearning.methods.grad_diff import grad_diff
 from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
 from unlearning.methods.matching import matching
 from unlearning.methods.neggrad_plus import neggrad_plus
+from unlearning.methods.npo import npo
 from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.salun import salun
+from unlearning.methods.sim_npo import sim_npo
 from unlearning.methods.ssd import ssd
 from unlearning.networks import differentiable_kernels
 from unlearning.random_state import isolated
@@ -30,6 +33,9 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "retrain": retrain,
     "fine_tune": fine_tune,
     "neggrad_plus": neggrad_plus,
+    "grad_diff": grad_diff,
+    "npo": npo,
+    "sim_npo": sim_npo,
     "random_labels": random_labels,
     "amnesiac_relabel": amnesiac_relabel,
     "fisher_noise": fisher_noise,

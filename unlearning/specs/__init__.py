@@ -5,14 +5,17 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 """
 
 from unlearning.specs.baselines import (
+    NPO,
     SSD,
     AmnesiacRelabel,
     BadTeacher,
     FineTune,
     FisherNoise,
+    GradDiff,
     NegGradPlus,
     RandomLabels,
     SalUn,
+    SimNPO,
 )
 from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.parsing import (
@@ -34,6 +37,7 @@ __all__ = [
     "EXACT",
     "IEU",
     "LTU",
+    "NPO",
     "PRODUCTION",
     "SPECS",
     "SSD",
@@ -42,6 +46,7 @@ __all__ = [
     "Baseline",
     "FineTune",
     "FisherNoise",
+    "GradDiff",
     "GradientAscent",
     "Matching",
     "Method",
@@ -49,6 +54,7 @@ __all__ = [
     "RandomLabels",
     "Retrain",
     "SalUn",
+    "SimNPO",
     "Spec",
     "Stop",
     "method_object",

@@ -154,3 +154,59 @@ class SalUn:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GradDiff:
+    """Gradient difference (Liu, Liu, Stone, CoLLAs 2022; TOFU, Maini et al., COLM 2024): ascent on D_f, descent on D_r, by AdamW.
+
+    epochs: of the forget set; each step takes as many remaining samples. forget_weight: γ of the ascent, which has no bound.
+    """
+
+    kind: Literal["grad_diff"] = "grad_diff"
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.0003
+    batch_size: Count = 64
+    forget_weight: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NPO:
+    """Negative preference optimisation (Zhang et al., COLM 2024) with its retain loss, by AdamW.
+
+    epochs: of the forget set; each step takes as many remaining samples. beta: β, in the paper 0.1: the smaller, the more like
+    plain ascent. remain_weight: α of the remaining samples' loss.
+    """
+
+    kind: Literal["npo"] = "npo"
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.001
+    batch_size: Count = 64
+    beta: Positive = 0.1
+    remain_weight: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimNPO:
+    """Simple NPO (Fan et al., 2024): NPO by the mean loss a token, without a reference model, by AdamW.
+
+    epochs: of the forget set; each step takes as many remaining samples. beta: β. margin: γ, in the paper mostly 0.
+    remain_weight: α of the remaining samples' loss.
+    """
+
+    kind: Literal["sim_npo"] = "sim_npo"
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.001
+    batch_size: Count = 64
+    beta: Positive = 2.5
+    margin: NotNegative = 0.0
+    remain_weight: NotNegative = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

@@ -10,14 +10,17 @@ from typing import Any
 
 from unlearning.errors import InvalidSpec
 from unlearning.specs.baselines import (
+    NPO,
     SSD,
     AmnesiacRelabel,
     BadTeacher,
     FineTune,
     FisherNoise,
+    GradDiff,
     NegGradPlus,
     RandomLabels,
     SalUn,
+    SimNPO,
 )
 from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
 from unlearning.specs.rules import require
@@ -25,7 +28,19 @@ from unlearning.specs.rules import require
 Method = LTU | IEU | Matching | GradientAscent | Retrain
 """What a job may run."""
 
-Baseline = FineTune | NegGradPlus | RandomLabels | AmnesiacRelabel | FisherNoise | SSD | BadTeacher | SalUn
+Baseline = (
+    FineTune
+    | NegGradPlus
+    | GradDiff
+    | NPO
+    | SimNPO
+    | RandomLabels
+    | AmnesiacRelabel
+    | FisherNoise
+    | SSD
+    | BadTeacher
+    | SalUn
+)
 """What the methods are compared with."""
 
 Spec = Method | Baseline
@@ -41,6 +56,9 @@ PRODUCTION: dict[str, type[Method]] = {
 BASELINES: dict[str, type[Baseline]] = {
     "fine_tune": FineTune,
     "neggrad_plus": NegGradPlus,
+    "grad_diff": GradDiff,
+    "npo": NPO,
+    "sim_npo": SimNPO,
     "random_labels": RandomLabels,
     "amnesiac_relabel": AmnesiacRelabel,
     "fisher_noise": FisherNoise,

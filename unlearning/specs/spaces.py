@@ -34,6 +34,8 @@ Space = Mapping[str, Range]
 
 _RATE = Range(low=0.001, high=0.1)
 _EPOCHS = Range(low=2, high=15, whole=True)
+_ADAM_RATE = Range(low=1e-4, high=3e-3)
+_FORGET_EPOCHS = Range(low=2, high=40, whole=True)
 
 SPACES: dict[str, Space] = {
     "ltu": {
@@ -58,6 +60,9 @@ SPACES: dict[str, Space] = {
         "epochs": _EPOCHS,
         "remain_weight": Range(low=0.8, high=1, scale="linear"),
     },
+    "grad_diff": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "forget_weight": Range(low=0.1, high=1)},
+    "npo": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "beta": Range(low=0.02, high=1)},
+    "sim_npo": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "beta": Range(low=0.5, high=5)},
     "random_labels": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "amnesiac_relabel": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "fisher_noise": {"noise": Range(low=1e-5, high=0.03)},

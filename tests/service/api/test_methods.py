@@ -1,7 +1,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from service.api.methods import Method, schemas, stored
+from service.api.methods import Method, list_methods, schemas, stored
 from unlearning.specs import IEU, LTU, PRODUCTION
 
 adapter: TypeAdapter[object] = TypeAdapter(Method)
@@ -70,3 +70,12 @@ def test_a_schema_has_the_ranges_that_are_checked() -> None:
 def test_every_method_is_documented_as_a_name_too() -> None:
     (names,) = [choice["enum"] for choice in adapter.json_schema()["anyOf"] if "enum" in choice]
     assert set(names) == {"auto", *PRODUCTION}
+
+
+def test_every_method_says_which_objectives_it_suits_and_what_it_needs() -> None:
+    items = {item.kind: item for item in list_methods().items}
+
+    assert items.keys() == PRODUCTION.keys()
+    assert all("causal_language_model" in item.objectives for item in items.values())
+    assert items["matching"].needs == ["references"]
+    assert items["ltu"].needs == ["random_targets"]

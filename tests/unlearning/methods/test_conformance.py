@@ -17,6 +17,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import METHODS
 from unlearning.specs import PRODUCTION, SPECS, Spec
+from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 from unlearning.task import Progress, Task, run_to_completion
 
 BUILDS = [plain, normalised, dropping, convolutional]
@@ -48,8 +49,8 @@ def only(part: SampleSet, keep: torch.Tensor) -> SampleSet:
     return part.take(keep.nonzero().flatten())
 
 
-def test_every_method_has_a_spec_and_every_spec_a_method() -> None:
-    assert METHODS.keys() == SPECS.keys()
+def test_every_method_has_a_spec_and_says_what_it_needs() -> None:
+    assert METHODS.keys() == SPECS.keys() == NEEDS.keys()
 
 
 @every_kind
@@ -304,11 +305,8 @@ def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Calla
     assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
 
 
-NEEDS_CLASSES = {"amnesiac_relabel", "bad_teacher", "fisher_noise", "salun"}
-"""Methods whose published form relabels samples or reads class probabilities."""
 MAY_CHANGE_NOTHING = {"ssd", "ltu", "ieu", "gradient_ascent"}
 """Methods that may find nothing to dampen, or go back to the original if every other state lost too much."""
-NEEDS_SCRAMBLE = {"ltu", "random_labels"}
 
 
 @every_kind
@@ -320,9 +318,15 @@ def test_every_objective_is_served_or_refused_with_the_reason_before_anything_ch
     given = make_task(OBJECTIVES[name])
     if not references and kind != "matching":
         given.references = None
-    refused = (kind in NEEDS_CLASSES and given.objective.classes is None) or (
-        kind in NEEDS_SCRAMBLE and given.objective.scramble is None and not (kind == "ltu" and references)
-    )
+    offered = {
+        Need.CLASSES: given.objective.classes is not None,
+        Need.RANDOM_TARGETS: given.objective.scramble is not None or (kind == "ltu" and references),
+        Need.REFERENCES: given.references is not None,
+    }
+    refused = not all(offered[need] for need in NEEDS[kind])
+    declared = name.split(",")[0].replace(" ", "_").replace("-", "_")
+    if declared in OFFERS:
+        assert refused is not suits(kind, declared)
     before = state(given.model)
     if refused:
         with pytest.raises(MethodRefused, match="this objective"):

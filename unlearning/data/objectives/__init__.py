@@ -1,5 +1,6 @@
 """Objectives: what a model is trained for, as functions. Methods and audits know the modality only through these."""
 
+from unlearning.data.objectives.causal_language_model import causal_language_model
 from unlearning.data.objectives.classification import classification
 from unlearning.data.objectives.multi_label import multi_label
 from unlearning.data.objectives.objective import Forward, Objective, answers, call
@@ -15,6 +16,7 @@ __all__ = [
     "Prediction",
     "answers",
     "call",
+    "causal_language_model",
     "classification",
     "logits_of",
     "multi_label",

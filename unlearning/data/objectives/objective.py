@@ -40,6 +40,7 @@ class Objective:
     fit: (converted training targets) → the objective that knows them, e.g. their mean. A Workload calls it once.
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
     gap: nats; a sample whose loss is so far below its aim is forgotten with full weight [ours].
+    lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
 
     Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
     """
@@ -55,6 +56,7 @@ class Objective:
     fit: "Callable[[Tensor], Objective] | None" = None
     ceiling: float | None = None
     gap: float = 0.5
+    lengths: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.logits is not None and self.classes is None:

@@ -42,7 +42,7 @@ def class_logits(output: Any, classes: int) -> Tensor:
     if found.dim() != 2 or found.shape[1] != classes:
         raise UnsupportedWorkload(
             f"The model returns logits of shape {_shape(found)}; classification({classes}) needs (n, {classes}). One prediction a "
-            "sample is supported; several, as of a language model or a segmentation, are not."
+            "sample is supported; several, as of a segmentation, are not. A language model takes causal_language_model(vocabulary)."
         )
     return _at_least_float32(found)
 

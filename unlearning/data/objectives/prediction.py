@@ -83,7 +83,8 @@ class Prediction:
     signals: by name, (outputs, targets) → (n,), higher for data that the model does not know: what an attack may see beside the
         loss.
     features: (outputs, targets) → (n, d), differentiable: what LTU's guide attacks read.
-    guess: (targets) → outputs (1, k) of whoever knows these targets and no input: the chance that a model must beat.
+    guess: (targets) → outputs (1, k) of whoever knows these targets and no input: the chance that a model must beat; (n, k) where
+        outputs are about the target itself.
     distributions: (outputs) → (m, c), rows that sum to 1, for each sample one or more: how far two models differ is computed from
         these. decisions: (outputs) → (m,) int64, what the model decides for each row; None if it decides nothing.
     likeness: (targets (m, …), others (n, …)) → (m, n), higher for more similar targets; None where classes tell.

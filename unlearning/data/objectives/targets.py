@@ -1,9 +1,12 @@
-"""Targets as they come, checked and converted once: labels, multi-hot rows, numbers. Messages never name a sample."""
+"""Targets as they come, checked and converted once: labels, multi-hot rows, numbers, tokens. Messages never name a sample."""
 
 import torch
 from torch import Tensor
 
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+
+IGNORED = -100
+"""The label of a token that the loss does not count, as in PyTorch and in Hugging Face's models."""
 
 
 def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:
@@ -24,12 +27,12 @@ def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:
     ):
         raise UnsupportedWorkload(
             f"The {name} set's targets, {_kind(targets)}, are no labels of {classes} classes. One label a sample is needed, (n,) "
-            "integers. Several labels a sample take the objective multi_label(labels), numbers regression(outputs). Models with a "
-            "label a token (language models) are not supported yet."
+            "integers. Several labels a sample take the objective multi_label(labels), numbers regression(outputs), and the tokens "
+            "of a text causal_language_model(vocabulary)."
         )
     labels = given.long()
     low, high = (int(end) for end in labels.aminmax())
-    if low == -100:
+    if low == IGNORED:
         raise InvalidWorkload(
             f"{int((labels == low).sum())} samples of the {name} set have the label -100, which training ignores. Leave them out."
         )
@@ -80,6 +83,40 @@ def numbers(targets: Tensor, *, outputs: int, name: str) -> Tensor:
             f"{wrong} samples of the {name} set have targets that are NaN or infinite. Leave them out or fill them in."
         )
     return converted
+
+
+def token_labels(targets: Tensor, *, vocabulary: int, context: int | None, padding: int | None, name: str) -> Tensor:
+    """Return targets as the tokens of each sequence, (n, length) int64, with -100 for padding. name: of the set, for the message.
+
+    Raises UnsupportedWorkload for another shape, and InvalidWorkload, with their number, for sequences that are longer than the
+    context or leave no token to predict, and for tokens outside the vocabulary.
+    """
+    if targets.dim() != 2 or targets.is_floating_point() or targets.is_complex():
+        raise UnsupportedWorkload(
+            f"The {name} set's targets, {_kind(targets)}, are no tokens; causal_language_model({vocabulary}) needs (n, length) "
+            "integers: the tokens of the inputs, not shifted, with -100 for those that the loss does not count."
+        )
+    if context is not None and targets.shape[1] > context:
+        raise InvalidWorkload(
+            f"The {name} set has sequences of {targets.shape[1]:,} tokens; the model's context is {context:,}. Cut them, or make "
+            "several samples of one."
+        )
+    labels = targets.long()
+    if padding is not None:
+        labels = labels.masked_fill(labels == padding, IGNORED)
+    wrong = int((((labels < 0) | (labels >= vocabulary)) & (labels != IGNORED)).any(1).sum())
+    if wrong:
+        raise InvalidWorkload(
+            f"{wrong:,} samples of the {name} set have tokens outside 0 to {vocabulary - 1:,}, which are those of "
+            f"causal_language_model({vocabulary}). Was the text made into tokens by the tokenizer that the model was trained with?"
+        )
+    empty = int((labels[:, 1:] == IGNORED).all(1).sum())
+    if empty:
+        raise InvalidWorkload(
+            f"{empty:,} samples of the {name} set have no token to predict: a sequence needs two, because nothing precedes the "
+            "first. Leave them out."
+        )
+    return labels
 
 
 def finite(targets: Tensor, *, name: str) -> Tensor:

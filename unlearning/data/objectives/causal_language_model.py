@@ -1,0 +1,244 @@
+"""Causal language models: a sample is a sequence of tokens, each of which is predicted from those before it."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from unlearning.data.batches import Batch, Inputs, sent
+from unlearning.data.objectives.objective import Forward, Objective, call
+from unlearning.data.objectives.outputs import logits_of
+from unlearning.data.objectives.prediction import Merit, Prediction
+from unlearning.data.objectives.targets import IGNORED, token_labels
+from unlearning.errors import UnsupportedWorkload
+
+_LEAST_KNOWN = 0.2
+"""The share of a sequence's tokens that Min-K% reads (Shi et al., ICLR 2024: 20 %)."""
+_QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Of a sequence's token losses, which LTU's guide attacks read."""
+_BUCKETS = 4096
+"""Tokens are counted in at most so many buckets where two sequences are compared."""
+_STATISTICS = 2**24
+"""Logits (64 MiB) whose mean and spread are computed at once."""
+
+LOG_LIKELIHOOD = Merit(
+    name="log-likelihood",
+    complement="negative log-likelihood",
+    of=lambda found: -100 * found.losses,
+    unit="hundredths of a nat a token",
+    bounds=(-1e6, 0.0),
+)
+"""One point is one percent of perplexity, which is the exponential of the mean loss."""
+
+
+def causal_language_model(
+    vocabulary: int, *, context: int | None = None, padding: int | None = None, spread: bool = False
+) -> Objective:
+    """Make the objective of a causal language model: the mean negative log-likelihood of a sequence's tokens, nats.
+
+    The model returns logits (n, length, vocabulary), at each place for the token after it. Inputs are tokens (n, length), or a
+    mapping with them as `input_ids` and, where sequences are padded, an `attention_mask`. Targets are the same tokens, not shifted,
+    with -100 for those that the loss does not count, such as a prompt's. context: the longest sequence that the model takes.
+    padding: the token with which shorter ones are filled up, counted nowhere. spread: how the model takes its inputs, see `call`.
+
+    Outputs, predictions and references hold a number for each token after the first: the log-probability of the token itself. They
+    do not grow with the vocabulary, and those of several models can be averaged. Of tokens that are padding they are 0.
+
+    Raises UnsupportedWorkload for fewer than two tokens, and later for other inputs, and logits of another shape.
+    """
+    if vocabulary < 2:
+        raise UnsupportedWorkload(f"causal_language_model({vocabulary}) leaves nothing to predict.")
+    find = partial(token_logits, vocabulary=vocabulary, spread=spread)
+
+    def losses(forward: Forward, batch: Batch) -> Tensor:
+        logits, labels = find(forward, batch.inputs)[:, :-1], batch.targets[:, 1:]
+        each = functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+        ).view_as(labels)
+        return each.sum(1) / lengths(batch.targets)
+
+    def outputs(forward: Forward, inputs: Inputs) -> Tensor:
+        """Return the log-probability of each token after the first, and the same standardised, (n, 2·(length − 1))."""
+        logits = find(forward, inputs)[:, :-1]
+        following = tokens_of(inputs)[:, 1:]
+        log_p = logits.gather(2, following[..., None]).squeeze(2) - logits.logsumexp(2)
+        mean, deviation = _moments(logits)
+        standard = (log_p.detach() - mean) / deviation
+        ignored = ~_real(inputs, padding)
+        return torch.cat([part.masked_fill(ignored, 0.0) for part in (log_p, standard)], 1)
+
+    def scramble(batch: Batch, generator: torch.Generator) -> Batch:
+        drawn = sent(torch.randint(vocabulary, batch.targets.shape, generator=generator), batch.targets.device)
+        return Batch(batch.inputs, torch.where(batch.targets == IGNORED, batch.targets, drawn))
+
+    return Objective(
+        losses=losses,
+        scramble=scramble,
+        merit=LOG_LIKELIHOOD,
+        outputs=outputs,
+        prediction=PREDICTION,
+        targets=lambda targets, name: token_labels(
+            targets, vocabulary=vocabulary, context=context, padding=padding, name=name
+        ),
+        lengths=lengths,
+    )
+
+
+def token_logits(forward: Forward, inputs: Inputs, *, vocabulary: int, spread: bool) -> Tensor:
+    """Run a model on n sequences and return its logits, (n, length, vocabulary), at least float32.
+
+    Raises UnsupportedWorkload for another shape.
+    """
+    found, tokens = logits_of(call(forward, inputs, spread=spread)), tokens_of(inputs)
+    if found.dim() != 3 or found.shape[:2] != tokens.shape or found.shape[2] != vocabulary:
+        raise UnsupportedWorkload(
+            f"The model returns logits of shape {tuple(found.shape)} for tokens {tuple(tokens.shape)}; "
+            f"causal_language_model({vocabulary}) needs (n, length, {vocabulary})."
+        )
+    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+
+
+def tokens_of(inputs: Inputs) -> Tensor:
+    """Find the tokens, (n, length), in the inputs. Raises UnsupportedWorkload where there are none."""
+    found = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+    if not isinstance(found, Tensor) or found.dim() != 2 or found.is_floating_point():
+        raise UnsupportedWorkload(
+            "causal_language_model needs tokens (n, length) of integers as inputs, or a mapping with them as `input_ids`."
+        )
+    return found
+
+
+def lengths(targets: Tensor) -> Tensor:
+    """Count the tokens that a sequence's loss is the mean of, (n,), at least 1."""
+    return (targets[:, 1:] != IGNORED).sum(1).clamp(min=1)
+
+
+def _real(inputs: Inputs, padding: int | None) -> Tensor:
+    """Mark the tokens after the first that are not padding, (n, length − 1) bool."""
+    tokens = tokens_of(inputs)[:, 1:]
+    real = torch.ones_like(tokens, dtype=torch.bool) if padding is None else tokens != padding
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    return real if mask is None else real & (mask[:, 1:] != 0)
+
+
+@torch.no_grad()
+def _moments(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute mean and standard deviation of the log-probability of a token drawn from the model, (n, length) each.
+
+    A few sequences at a time: beside the logits of a large vocabulary there is no room for their probabilities.
+    """
+    found = []
+    for part in torch.split(logits.detach(), max(1, _STATISTICS // max(1, logits[0].numel()))):
+        log_p = part.log_softmax(2)
+        p = log_p.exp()
+        mean = (p * log_p).sum(2)
+        found.append((mean, ((p * log_p**2).sum(2) - mean**2).clamp(min=1e-12).sqrt()))
+    means, deviations = zip(*found, strict=True)
+    return torch.cat(means), torch.cat(deviations)
+
+
+def _log_probabilities(outputs: Tensor) -> Tensor:
+    return outputs[:, : outputs.shape[1] // 2]
+
+
+def _losses(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    counted = targets[:, 1:] != IGNORED
+    return -(log_probabilities * counted).sum(1) / lengths(targets)
+
+
+def _divergences(aim: Tensor, outputs: Tensor, temperature: float) -> Tensor:
+    """Compute the mean over the tokens of T² KL(q ‖ p), (n,), nats, of the two-sided law "this token, or another"."""
+    log_p = _log_probabilities(outputs)
+    real = (aim != 0) | (log_p != 0)
+    q, p = (_logit(part.to(log_p)) / temperature for part in (aim, log_p))
+    share = q.sigmoid()
+    each = share * (functional.logsigmoid(q) - functional.logsigmoid(p))
+    each = each + (1 - share) * (functional.logsigmoid(-q) - functional.logsigmoid(-p))
+    return temperature**2 * (each * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def _logit(log_probabilities: Tensor) -> Tensor:
+    """Compute log(p / (1 − p)) of p between 1e-9 and 1 − 1e-4."""
+    inside = log_probabilities.clamp(-20.0, -1e-4)
+    return inside - torch.log(-torch.expm1(inside))
+
+
+def _least_known(values: Tensor, targets: Tensor) -> Tensor:
+    """Compute minus the mean of the lowest fifth of a sequence's values, at least one, (n,)."""
+    counted = targets[:, 1:] != IGNORED
+    order = values.masked_fill(~counted, torch.inf).sort(1).values
+    number = (_LEAST_KNOWN * lengths(targets)).long().clamp(min=1)
+    lowest = torch.arange(order.shape[1], device=order.device) < number[:, None]
+    return -order.masked_fill(~lowest, 0.0).sum(1) / number
+
+
+def _min_k(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Read Min-K% (Shi et al., ICLR 2024, arXiv 2310.16789): the mean log-probability of the least likely tokens, negated."""
+    return _least_known(_log_probabilities(outputs), targets)
+
+
+def _min_k_plus(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Read Min-K%++ (Zhang et al., ICLR 2025, arXiv 2404.02936): Min-K% of (log p − μ) / σ, over the whole vocabulary."""
+    return _least_known(outputs[:, outputs.shape[1] // 2 :], targets)
+
+
+def _quantiles(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return quantiles of a sequence's token losses, (n, 7)."""
+    counted = targets[:, 1:] != IGNORED
+    order = (-_log_probabilities(outputs)).masked_fill(~counted, torch.inf).sort(1).values
+    shares = torch.tensor(_QUANTILES, device=order.device)
+    places = (shares * (lengths(targets)[:, None] - 1)).round().long()
+    return order.gather(1, places)
+
+
+def _mean_and_spread(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of a sequence's token losses and their standard deviation, (n, 2)."""
+    counted, token_losses = targets[:, 1:] != IGNORED, -_log_probabilities(outputs)
+    mean = _losses(-token_losses, targets)
+    squares = ((token_losses - mean[:, None]) ** 2 * counted).sum(1) / lengths(targets)
+    return torch.stack([mean, (squares + 1e-12).sqrt()], 1)
+
+
+def _guess(targets: Tensor) -> Tensor:
+    """Answer each token by the logarithm of its share among all of them, (n, 2·(length − 1)): what no context tells."""
+    following = targets[:, 1:]
+    counted = following != IGNORED
+    counts = torch.bincount(following[counted], minlength=1).double()
+    log_p = (counts / counts.sum()).log()[following.masked_fill(~counted, 0)].masked_fill(~counted, 0.0)
+    return torch.cat([log_p, torch.zeros_like(log_p)], 1)
+
+
+def _distributions(outputs: Tensor) -> Tensor:
+    """Return the probabilities of each token and of all others, (n·(length − 1), 2)."""
+    p = _log_probabilities(outputs).exp().clamp(0.0, 1.0).flatten()
+    return torch.stack([p, 1 - p], 1)
+
+
+def _likeness(targets: Tensor, others: Tensor) -> Tensor:
+    """Compute the cosine of how often each token occurs, (m, n)."""
+    first, second = (functional.normalize(_counts(part), dim=1) for part in (targets, others))
+    return first @ second.T
+
+
+def _counts(targets: Tensor) -> Tensor:
+    counted = (targets != IGNORED).float()
+    counts = torch.zeros(len(targets), _BUCKETS, device=targets.device)
+    return counts.scatter_add_(1, targets.clamp(min=0) % _BUCKETS, counted)
+
+
+PREDICTION = Prediction(
+    predictions=_log_probabilities,
+    divergences=_divergences,
+    losses=_losses,
+    known=lambda outputs, targets: -_losses(_log_probabilities(outputs), targets),
+    guess=_guess,
+    distributions=_distributions,
+    likeness=_likeness,
+    signals={"min_k": _min_k, "min_k_plus": _min_k_plus},
+    features=(_quantiles, _mean_and_spread),
+    stored=torch.float16,
+    unit="nats a token",
+)
+"""What the log-probabilities of a sequence's tokens offer."""

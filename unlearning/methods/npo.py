@@ -1,0 +1,52 @@
+"""NPO: treat the forget set as answers that are not preferred to the original model's."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.data.batches import Batch
+from unlearning.data.objectives import Forward
+from unlearning.gradients import Loss, trainable
+from unlearning.methods.fixed_schedule import forget_epochs, learn_and_forget, run_schedule
+from unlearning.networks import copy_network
+from unlearning.specs import NPO
+from unlearning.task import Steps, Task
+
+
+def npo(spec: NPO, task: Task) -> Steps:
+    """Minimise α·L(B_r; θ) − (2/β) mean log σ(−β log(π_θ(y)/π_o(y))) on B_f, in place (Zhang et al., COLM 2024, arXiv 2404.05868).
+
+    That is eq. 3 with the paper's retain loss (NPO+RT). log π is minus the loss, of a whole sequence: its mean a token times its
+    tokens. π_o is the original model.
+    """
+    generator = torch.Generator().manual_seed(task.seed)
+    original = copy_network(task.model).eval().requires_grad_(False)
+    optimiser = torch.optim.AdamW(trainable(task.model).values(), lr=spec.learning_rate)
+
+    def steps() -> Iterator[Callable[[], Tensor]]:
+        for forget, remain in forget_epochs(task, epochs=spec.epochs, size=spec.batch_size, generator=generator):
+            loss = _loss(spec, task, original, forget)
+            yield partial(
+                learn_and_forget, task, optimiser, remain, forget, loss=loss, remain_weight=spec.remain_weight
+            )
+
+    total = spec.epochs * task.forget.batch_count(spec.batch_size)
+    return (yield from run_schedule(task, optimiser, steps(), total=total))
+
+
+def _loss(spec: NPO, task: Task, original: nn.Module, forget: Batch) -> Loss:
+    """Return the preference loss of a forget batch as a function of the forward pass."""
+    lengths = task.objective.lengths
+
+    def loss(forward: Forward) -> Tensor:
+        with torch.no_grad():
+            before = task.objective.losses(original, forget)
+        raised = task.objective.losses(forward, forget) - before
+        if lengths is not None:
+            raised = raised * lengths(forget.targets)
+        return -2 / spec.beta * functional.logsigmoid(spec.beta * raised).mean()
+
+    return loss

@@ -1,0 +1,48 @@
+"""Which methods suit which objective: what a method needs, and what the given objectives offer."""
+
+from enum import StrEnum
+
+
+class Need(StrEnum):
+    """What a method may need that not every objective or model offers."""
+
+    CLASSES = "classes"
+    """One label a sample: the method relabels samples or reads class probabilities."""
+    RANDOM_TARGETS = "random_targets"
+    """`Objective.scramble`. LTU takes reference predictions in their place."""
+    REFERENCES = "references"
+    """Reference predictions of the model, which are prepared once (`expunge references`)."""
+
+
+NEEDS: dict[str, frozenset[Need]] = {
+    "ltu": frozenset({Need.RANDOM_TARGETS}),
+    "ieu": frozenset(),
+    "matching": frozenset({Need.REFERENCES}),
+    "gradient_ascent": frozenset(),
+    "retrain": frozenset(),
+    "fine_tune": frozenset(),
+    "neggrad_plus": frozenset(),
+    "grad_diff": frozenset(),
+    "npo": frozenset(),
+    "sim_npo": frozenset(),
+    "random_labels": frozenset({Need.RANDOM_TARGETS}),
+    "amnesiac_relabel": frozenset({Need.CLASSES}),
+    "fisher_noise": frozenset({Need.CLASSES}),
+    "ssd": frozenset(),
+    "bad_teacher": frozenset({Need.CLASSES}),
+    "salun": frozenset({Need.CLASSES}),
+}
+"""By method. Every method needs the losses, which every objective has."""
+
+OFFERS: dict[str, frozenset[Need]] = {
+    "classification": frozenset({Need.CLASSES, Need.RANDOM_TARGETS}),
+    "multi_label": frozenset({Need.RANDOM_TARGETS}),
+    "regression": frozenset({Need.RANDOM_TARGETS}),
+    "causal_language_model": frozenset({Need.RANDOM_TARGETS}),
+}
+"""By objective. Reference predictions can be prepared for each."""
+
+
+def suits(method: str, objective: str) -> bool:
+    """Return whether a method serves a given objective, once references are prepared where it needs them."""
+    return NEEDS[method] - {Need.REFERENCES} <= OFFERS[objective]
