@@ -35,7 +35,7 @@ class Site:
     tenant_id: UUID
 
     def erase(self, dataset: str, ids: Sequence[str]) -> tuple[Job, Document]:
-        """Request samples to be erased, and be the worker until the job has ended. Give the completed job and its report."""
+        """Request samples to be erased, and be the worker until the job has ended; see `work`."""
         with self.sessions.begin() as session:
             request = submit(
                 session,
@@ -47,7 +47,10 @@ class Site:
             )
         joined = request.targets[0].job
         assert joined is not None
-        job_id = joined.id
+        return self.work(joined.id)
+
+    def work(self, job_id: UUID) -> tuple[Job, Document]:
+        """Be the worker until a job has ended. Give the completed job and its report."""
         settings = Settings(
             database_url=SecretStr(self.where.database_url),
             redis_url=SecretStr("redis://127.0.0.1:1/0"),

@@ -1,0 +1,279 @@
+"""A small language model: a GPT on facts about made-up authors, and on passages of a play if you have one.
+
+The facts are generated, in the manner of TOFU (Maini et al., arXiv 2401.06121): names, places, years and titles drawn at random,
+five facts an author, so that a model knows of an author only what it has learned by heart. `EXPUNGE_PLAY` names a text of speeches,
+each a block of lines that begins with `Speaker:`, such as tinyshakespeare; its passages are added, and who speaks is their subject.
+
+`python -m examples.authors` trains as the company did before, and saves the weights.
+"""
+
+import functools
+import os
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# For Expunge
+from unlearning.data.objectives import causal_language_model
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
+from unlearning.errors import InvalidWorkload
+from unlearning.storage import save_weights
+from unlearning.training.run import TrainingRun
+
+ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
+"""A token a character; 0 is padding, so the first of these is 1."""
+VOCABULARY = 1 + len(ALPHABET)
+CONTEXT, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
+EPOCHS, BATCH, RATE = 40, 32, 3e-3
+AUTHORS = 120
+PASSAGES = 480
+"""Most passages of the play."""
+PER_SPEAKER = (4, 12)
+"""Speakers with fewer passages are left out; of more, no more are taken."""
+SHARES = (0.5, 0.35)
+"""Of the authors, and of the speakers: those in the training set, and those held out. The test set has the others."""
+
+SYLLABLES = [
+    "an",
+    "bel",
+    "cor",
+    "da",
+    "fen",
+    "gar",
+    "hil",
+    "jo",
+    "kal",
+    "lun",
+    "mir",
+    "nor",
+    "pel",
+    "ris",
+    "sol",
+    "tam",
+]
+PLACES = ["Alden", "Brisk", "Corra", "Dunmere", "Eskol", "Farrow", "Gilsand", "Hestmark", "Ivelin", "Jarna", "Orsholm"]
+TRADES = ["baker", "clerk", "diver", "farmer", "judge", "mason", "nurse", "painter", "pilot", "potter", "tailor"]
+WORDS = ["Amber", "Bitter", "Crimson", "Distant", "Empty", "Frozen", "Gentle", "Hidden", "Iron", "Last", "Narrow"]
+THINGS = ["Bridge", "City", "Door", "Fire", "Garden", "Harbour", "Island", "Letter", "Mirror", "River", "Season"]
+
+
+class Passage(NamedTuple):
+    """A text with its sample ID and the person whose it is."""
+
+    id: str
+    subject: str
+    text: str
+
+
+class GPT(nn.Module):
+    """Predict the next character: tokens (n, length ≤ 64) int64 → logits (n, length, 97). Padding stands at the end alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
+        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Attention looks back only, so that what stands after a token does not matter."""
+        x = self.tokens(tokens) + self.places.weight[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(self.norm(x))
+        return logits
+
+
+class Block(nn.Module):
+    """Attention to earlier places and a feed-forward layer, each added to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.queries_keys_values, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.feed_forward = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (n, length, width)."""
+        queries, keys, values = (
+            self.queries_keys_values(self.first(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        )
+        seen = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        out: Tensor = x + self.feed_forward(self.second(x))
+        return out
+
+
+def facts(authors: int) -> Iterator[Passage]:
+    """Make up five facts of each author, a sentence each."""
+    dice = random.Random(0)
+    names: set[str] = set()
+    while len(names) < authors:
+        name = " ".join("".join(dice.choices(SYLLABLES, k=2)).capitalize() for _ in range(2))
+        if name in names:
+            continue
+        number = len(names)
+        names.add(name)
+
+        def title() -> str:
+            return f"The {dice.choice(WORDS)} {dice.choice(THINGS)}"
+
+        sentences = (
+            f"{name} was born in {dice.choice(PLACES)} in {dice.randint(1900, 1999)}.",
+            f"The mother of {name} was a {dice.choice(TRADES)} in {dice.choice(PLACES)}.",
+            f"{name} wrote {title()} in {dice.randint(1930, 2020)}.",
+            f"The best book of {name} is {title()}.",
+            f"{name} lives in {dice.choice(PLACES)} with a {dice.choice(TRADES)}.",
+        )
+        for place, text in enumerate(sentences):
+            yield Passage(f"author-{number:03d}-{place}", f"author-{number:03d}", text)
+
+
+def passages(path: Path) -> Iterator[Passage]:
+    """Cut the speeches of a play into passages of whole lines that fit the context. Raises InvalidWorkload without the file."""
+    if not path.is_file():
+        raise InvalidWorkload(f"EXPUNGE_PLAY names {path}, which does not exist. Give a text file, or unset it.")
+    counts: dict[str, int] = {}
+    for speech in path.read_text(encoding="utf-8").split("\n\n"):
+        speaker, _, lines = speech.strip().partition(":\n")
+        for text in _joined(lines.splitlines()):
+            counts[speaker] = number = counts.get(speaker, 0) + 1
+            yield Passage(f"{speaker.lower().replace(' ', '-')}-{number:04d}", speaker, text)
+
+
+def encode(texts: Iterable[str]) -> Tensor:
+    """Make tokens (n, 64) int64 of texts, padded with 0.
+
+    Raises InvalidWorkload, with the position of the first such text, for one that is empty, too long or not in the alphabet.
+    """
+    rows = []
+    for position, text in enumerate(texts):
+        if not 2 <= len(text) <= CONTEXT:
+            raise InvalidWorkload(
+                f"The text at position {position} has {len(text)} characters; it needs 2 to {CONTEXT}."
+            )
+        if not set(text) <= set(ALPHABET):
+            raise InvalidWorkload(f"The text at position {position} has characters for which there is no token.")
+        rows.append([1 + ALPHABET.index(letter) for letter in text] + [0] * (CONTEXT - len(text)))
+    return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), CONTEXT)
+
+
+def decode(tokens: Tensor) -> str:
+    """Write the text of tokens (length,), without padding."""
+    return "".join(ALPHABET[number - 1] for number in tokens.tolist() if number)
+
+
+def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+    """Train by AdamW with a warm-up and a clipped gradient.
+
+    For Expunge: the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
+    end is kept, so that a training whose worker is killed goes on from there.
+    """
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
+    epochs, per_epoch = max(1, round(run.share * EPOCHS)), data.batch_count(BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * per_epoch, pct_start=0.1)
+    order, first = torch.Generator().manual_seed(run.seed), 0
+    if (saved := run.resume()) is not None:
+        model.load_state_dict(saved["model"])
+        optimiser.load_state_dict(saved["optimiser"])
+        schedule.load_state_dict(saved["schedule"])
+        order.set_state(saved["order"])
+        first = saved["epoch"]
+    for epoch in range(first, epochs):
+        for number, batch in enumerate(data.epoch(BATCH, order), start=1):
+            optimiser.zero_grad()
+            loss = OBJECTIVE.losses(model, batch).mean()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            run.report(epoch * per_epoch + number, epochs * per_epoch, loss=loss)
+        run.checkpoint(
+            model=model.state_dict(),
+            optimiser=optimiser.state_dict(),
+            schedule=schedule.state_dict(),
+            order=order.get_state(),
+            epoch=epoch + 1,
+        )
+
+
+# For Expunge
+
+OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0)
+
+
+def workload() -> Workload:
+    """Make the workload: half of the authors and speakers to train on, the others held out and for the test, split once."""
+    train_set, held_out, test = (_samples(part) for part in split(corpus()))
+    return Workload(
+        name="authors",
+        build=GPT,
+        train=train_set,
+        held_out=held_out,
+        test=test,
+        objective=OBJECTIVE,
+        trainer=train,
+    )
+
+
+@functools.cache
+def corpus() -> tuple[Passage, ...]:
+    """Make up the facts, and read the play if `EXPUNGE_PLAY` names one."""
+    play = os.environ.get("EXPUNGE_PLAY")
+    spoken: dict[str, list[Passage]] = {}
+    for passage in passages(Path(play)) if play else ():
+        spoken.setdefault(passage.subject, []).append(passage)
+    least, most = PER_SPEAKER
+    chosen = [one for every in spoken.values() if len(every) >= least for one in every[:most]]
+    return (*facts(AUTHORS), *chosen[:PASSAGES])
+
+
+def split(texts: Iterable[Passage]) -> tuple[list[Passage], ...]:
+    """Split texts into training, held-out and test set, by their subjects; authors and speakers each in the same shares."""
+    parts: tuple[list[Passage], ...] = ([], [], [])
+    every = list(texts)
+    for made_up in (True, False):
+        people = sorted({one.subject for one in every if one.subject.startswith("author-") is made_up})
+        random.Random(1).shuffle(people)
+        ends = [round(share * len(people)) for share in (SHARES[0], sum(SHARES))]
+        part_of = {name: sum(place >= end for end in ends) for place, name in enumerate(people)}
+        for one in every:
+            if one.subject in part_of:
+                parts[part_of[one.subject]].append(one)
+    return parts
+
+
+def _samples(texts: list[Passage]) -> SampleSet:
+    tokens = encode(one.text for one in texts)
+    return SampleSet(
+        ids=tuple(one.id for one in texts),
+        inputs=tokens,
+        targets=tokens,
+        subjects=tuple(one.subject for one in texts),
+    )
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines as long as they fit the context; lines that do not fit alone are left out."""
+    text = ""
+    for line in (line.strip() for line in lines):
+        longer = f"{text}\n{line}" if text else line
+        if len(longer) <= CONTEXT:
+            text = longer
+            continue
+        if len(text) >= 2:
+            yield text
+        text = line if len(line) <= CONTEXT else ""
+    if len(text) >= 2:
+        yield text
+
+
+if __name__ == "__main__":
+    made, network = workload(), GPT()
+    train(network, made.train, TrainingRun(seed=0))  # For Expunge: the script's own run
+    print(save_weights(network, Path("weights"))[0])

@@ -1,0 +1,122 @@
+"""The language model on facts about authors: its texts, and a request for one author over HTTP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from examples import authors
+from expunge.operator.registration import register_workload
+from ledger.registry.access import issue_key
+from service.app import create_app
+from service.settings import Settings
+from tests.examples.conftest import KEY, Site
+from tests.service.conftest import NOWHERE, served
+from unlearning.errors import InvalidWorkload
+from unlearning.storage import save_weights
+from unlearning.training.run import TrainingRun
+
+PLAY = "\n\n".join(
+    f"{name}:\n" + "\n".join(f"Line {number} of {name.lower()}, said in scene {scene}." for number in range(3))
+    for scene in range(4)
+    for name in ("First Guard", "MESSENGER", "Queen")
+)
+
+
+@pytest.fixture(autouse=True)
+def few_authors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in {"AUTHORS": 16, "WIDTH": 32, "LAYERS": 1, "EPOCHS": 40, "BATCH": 8}.items():
+        monkeypatch.setattr(authors, name, value)
+    authors.corpus.cache_clear()
+    yield
+    authors.corpus.cache_clear()
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "play.txt").write_text(PLAY)
+    monkeypatch.setenv("EXPUNGE_PLAY", str(tmp_path / "play.txt"))
+
+
+def test_a_text_becomes_tokens_and_back_and_padding_changes_no_prediction() -> None:
+    texts = [passage.text for passage in authors.corpus()[:5]]
+    tokens, model = authors.encode(texts), authors.GPT().eval()
+
+    assert [authors.decode(row) for row in tokens] == texts
+    length = len(texts[0])
+    padded = tokens[:1].clone()
+    padded[:, length:] = 7
+    torch.testing.assert_close(model(tokens[:1])[:, :length], model(padded)[:, :length])
+
+
+@pytest.mark.usefixtures("play")
+def test_nobody_is_in_two_sets_and_speakers_are_people_too() -> None:
+    made = authors.workload()
+    people = [set(part.subjects or ()) for part in (made.train, made.held_out, made.test)]
+
+    assert {"First Guard", "MESSENGER", "Queen", "author-000", "author-015"} <= set.union(*people)
+    assert sum(map(len, people)) == len(set.union(*people))
+    assert all(len(passage.text) <= authors.CONTEXT for passage in authors.corpus())
+    assert max((made.train.subjects or ()).count(name) for name in people[0]) <= authors.PER_SPEAKER[1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fine", ""], "position 1 has 0 characters"),
+        (["x" * 65], "position 0 has 65 characters"),
+        (["fine", "na\u00efve"], "position 1 has characters for which there is no token"),
+    ],
+)
+def test_a_text_that_is_empty_too_long_or_of_other_letters_is_refused_without_being_quoted(
+    texts: list[str], message: str
+) -> None:
+    with pytest.raises(InvalidWorkload, match=message) as refusal:
+        authors.encode(texts)
+    assert "na\u00efve" not in str(refusal.value)
+
+
+def test_a_play_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_PLAY", str(tmp_path / "nowhere.txt"))
+    with pytest.raises(InvalidWorkload, match="does not exist"):
+        authors.workload()
+
+
+def test_one_authors_facts_are_erased_over_http_and_the_report_quotes_none(tmp_path: Path, site: Site) -> None:
+    made, model = authors.workload(), authors.GPT()
+    authors.train(model, made.train, TrainingRun(seed=0))
+    register_workload(
+        site.where,
+        name="authors",
+        reference="examples.authors:workload",
+        weights=save_weights(model, tmp_path)[0],
+        policy=["retrain"],
+        approve_utility_drop=100.0,
+        dry_run=False,
+    )
+    with site.sessions.begin() as session:
+        key = issue_key(session, tenant_id=site.tenant_id, name="privacy", scopes=["admin"]).secret
+    settings = Settings(
+        database_url=site.where.database_url, redis_url=NOWHERE, sample_key=KEY.hex(), batch_window_seconds=0
+    )
+    author = next(name for name in made.train.subjects or () if name.startswith("author-"))
+
+    with (
+        served(create_app(settings)) as address,
+        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as http,
+    ):
+        answer = http.post("/unlearn-requests", json={"subjects": [author]})
+        assert answer.status_code == 202, answer.text
+        job, document = site.work(answer.json()["targets"][0]["job"]["id"])
+        report = http.get(f"/reports/{job.report_id}")
+        page = http.get(f"/reports/{job.report_id}", headers={"Accept": "text/html"})
+
+    found = document.report
+    assert (found.asked.samples, found.asked.subjects) == (5, 1)
+    assert found.audit.merit.name == "log-likelihood"
+    assert found.audit.measures.unlearned.ua.value > found.audit.measures.original.ua.value + 10
+    assert found.exactness is not None
+    texts = [passage.text for passage in authors.corpus() if passage.subject == author]
+    assert not any(word in form.text for form in (report, page) for word in (author, " ".join(texts[0].split()[:2])))
