@@ -14,9 +14,20 @@ from sqlalchemy import Double, Select, Text, case, cast, extract, func, literal,
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, aliased
 
-from ledger.states import LEASED, AttemptOutcome, DeliveryState, JobState, Phase, Reason, RequestState, Verdict
+from ledger.states import (
+    LEASED,
+    OWED,
+    AttemptOutcome,
+    DeliveryState,
+    JobState,
+    Phase,
+    Reason,
+    RequestState,
+    Verdict,
+)
 from ledger.tables import (
     Attempt,
+    HandOver,
     Job,
     Model,
     ModelVersion,
@@ -361,6 +372,14 @@ def webhook_backlog(session: Session) -> Backlog:
     pending = select(func.count(), func.min(WebhookDelivery.created_at))
     waiting, oldest = session.execute(pending.where(WebhookDelivery.state == DeliveryState.PENDING)).one()
     return Backlog(waiting=waiting, oldest=oldest)
+
+
+def hand_over_backlog(session: Session) -> dict[str, Backlog]:
+    """Measure, for each connected system, the backlog of versions that it does not have yet, or has not deleted yet."""
+    owed = HandOver.state.in_(OWED)
+    counted = select(HandOver.connector, func.count().filter(owed), func.min(HandOver.since).filter(owed))
+    found = counted.where(HandOver.next_try_at.is_not(None)).group_by(HandOver.connector)
+    return {name: Backlog(waiting=waiting, oldest=oldest) for name, waiting, oldest in session.execute(found)}
 
 
 def increment_tally(session: Session, name: str, label: str) -> None:

@@ -164,6 +164,16 @@ class TryOutcome(StrEnum):
     FORBIDDEN = "forbidden"  # its host name resolves to an address that is not allowed
 
 
+class HandOverState(StrEnum):
+    """Where a model version is on its way to another system, such as a model server or a registry."""
+
+    PENDING = "pending"  # the system does not have it yet; it is tried until it has
+    DELIVERED = "delivered"  # the system has confirmed it, and is asked again from time to time
+    SUPERSEDED = "superseded"  # another version was promoted, or the connector does not concern the model any more
+    WITHDRAWING = "withdrawing"  # its weights were purged here and are to be deleted there
+    WITHDRAWN = "withdrawn"  # the system has confirmed that it has deleted them
+
+
 class DisabledReason(StrEnum):
     """Why an endpoint gets no more messages."""
 
@@ -171,6 +181,9 @@ class DisabledReason(StrEnum):
     GONE = "gone"  # it answered 410
     FAILING = "failing"  # no try has succeeded for days
 
+
+OWED = (HandOverState.PENDING, HandOverState.WITHDRAWING)
+"""The states of a hand-over in which the other system has not done yet what it should."""
 
 LEASED = (JobState.RUNNING, JobState.VERIFYING)
 """The job states in which a worker holds a lease. `Job.holds_model` adds the jobs whose version awaits approval."""

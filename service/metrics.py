@@ -261,6 +261,13 @@ def _waiting(session: Session) -> Iterator[Metric]:
         yield _gauge(f"expunge_{name}_waiting", f"Number of {thing}.", (), [((), backlog.waiting)])
         text = f"Time of the oldest of the {thing}."
         yield _gauge(f"expunge_{name}_oldest_timestamp_seconds", text, (), _known(backlog.oldest))
+    handed = metrics.hand_over_backlog(session)
+    text = "Versions that a connected system does not have yet, or has not deleted yet."
+    waiting = [((connector,), backlog.waiting) for connector, backlog in handed.items()]
+    yield _gauge("expunge_hand_overs_waiting", text, ("connector",), waiting)
+    text = "Since when the oldest of them waits."
+    oldest = [((name,), backlog.oldest.timestamp()) for name, backlog in handed.items() if backlog.oldest is not None]
+    yield _gauge("expunge_hand_overs_oldest_timestamp_seconds", text, ("connector",), oldest)
     log = signing_state(session)
     text = "When the newest checkpoint of the log was signed."
     yield _gauge("expunge_log_checkpoint_timestamp_seconds", text, (), _known(log.signed_at))

@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_SWEEP_SECONDS",
         description="How often the beat sweeps, and a worker signs the log and cleans up.",
     )
+    connectors: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_CONNECTORS",
+        description="A TOML file of the systems to which the beat hands served versions over, "
+        "such as [model servers](integrations/README.md).",
+    )
     webhook_networks: str = Field(
         default="",
         validation_alias="EXPUNGE_WEBHOOK_NETWORKS",

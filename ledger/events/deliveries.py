@@ -142,8 +142,13 @@ def _schedule_next_try(row: WebhookDelivery, moment: datetime, random: Random) -
     if row.failures >= len(SCHEDULE):
         _finish(row, DeliveryState.FAILED, moment)
         return
-    row.next_try_at = moment + SCHEDULE[row.failures] * (1 + JITTER * random.random())
+    row.next_try_at = moment + wait_after(row.failures, random)
     row.failures += 1
+
+
+def wait_after(failures: int, random: Random) -> timedelta:
+    """Return how long to wait before the next try, after so many failed ones before the last."""
+    return SCHEDULE[min(failures, len(SCHEDULE) - 1)] * (1 + JITTER * random.random())
 
 
 def _finish(row: WebhookDelivery, state: DeliveryState, moment: datetime) -> None:

@@ -1,7 +1,7 @@
 """The tables, a module for each subject. Importing any of them loads the whole schema into `Base.metadata`."""
 
 from ledger.tables.base import Base
-from ledger.tables.events import Event, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
+from ledger.tables.events import Event, HandOver, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
 from ledger.tables.registry import ApiKey, ConsoleSession, Dataset, Model, ModelVersion, ReferenceSet, Tenant
 from ledger.tables.requests import IdempotencyKey, Target, UnlearnRequest, Upload
@@ -27,6 +27,7 @@ __all__ = [
     "ConsoleSession",
     "Dataset",
     "Event",
+    "HandOver",
     "Heartbeat",
     "IdempotencyKey",
     "Job",

@@ -1,4 +1,4 @@
-"""Events, the outbox of wake-ups, webhooks, and tallies."""
+"""Events, the outbox of wake-ups, webhooks, hand-overs to other systems, and tallies."""
 
 from datetime import datetime
 from uuid import UUID
@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import DeliveryState, DisabledReason, TryOutcome
+from ledger.states import DeliveryState, DisabledReason, HandOverState, TryOutcome
 from ledger.tables.base import Base, Created, Json, Key, choice
 
 
@@ -100,6 +100,42 @@ class WebhookTry(Base):
     status: Mapped[int | None]
     seconds: Mapped[float]
     at: Mapped[Created]
+
+
+class HandOver(Base):
+    """A model version for one of the systems that the operator has connected. A system has one current version of a model."""
+
+    __tablename__ = "hand_overs"
+    __table_args__ = (
+        CheckConstraint("(state IN ('superseded', 'withdrawn')) = (next_try_at IS NULL)", name="next_try"),
+        Index(
+            "ix_hand_overs_current",
+            "connector",
+            "model_id",
+            unique=True,
+            postgresql_where=text("state IN ('pending', 'delivered')"),
+        ),
+        Index("ix_hand_overs_due", "connector", "next_try_at", postgresql_where=text("next_try_at IS NOT NULL")),
+    )
+    id: Mapped[Key]
+    # The name of the connector in the operator's file.
+    connector: Mapped[str]
+    model_id: Mapped[UUID] = mapped_column(ForeignKey("models.id"), index=True)
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    state: Mapped[HandOverState] = mapped_column(choice(HandOverState, "state"), default=HandOverState.PENDING)
+    # How many tries have failed since it came into its state, and the sentence of the last one.
+    failures: Mapped[int] = mapped_column(default=0)
+    detail: Mapped[str | None]
+    # Where the system keeps it, in the system's own words.
+    place: Mapped[str | None]
+    since: Mapped[Created]
+    # A try that is under way hides the row until then.
+    next_try_at: Mapped[datetime | None]
+    # From the first try on the system may have the weights, whatever it has answered.
+    tried_at: Mapped[datetime | None]
+    delivered_at: Mapped[datetime | None]
+    withdrawn_at: Mapped[datetime | None]
+    created_at: Mapped[Created]
 
 
 class Tally(Base):

@@ -1,11 +1,11 @@
-"""The beat's threads: the outbox relay, the sweep, webhooks, overdue requests and cleanup.
+"""The beat's threads: the outbox relay, the sweep, webhooks, hand-overs, overdue requests and cleanup.
 
 Workers may be busy for hours; the beat never is.
 """
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -14,11 +14,13 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.configuration import ConnectorsInvalid, read_connectors
 from ledger.db import make_engine, make_sessions
+from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.jobs.claims import sweep
 from ledger.requests.deadlines import mark_overdue
-from worker.beat import webhooks
+from worker.beat import hand_overs, webhooks
 from worker.cleanup import delete_expired_rows
 from worker.settings import Settings, read_settings
 
@@ -27,8 +29,11 @@ logger = logging.getLogger(__name__)
 RELAY_INTERVAL = 1.0
 """Seconds between two polls of the outbox, and of the webhook messages."""
 
+HAND_OVER_INTERVAL = 2.0
+"""Seconds between two checks of what is due at a connected system."""
+
 OVERDUE_INTERVAL = 30.0
-"""Seconds between two checks for requests that have become overdue."""
+"""Seconds between two checks for requests that have become overdue, and for hand-overs to systems that are no longer connected."""
 
 CLEANUP_INTERVAL = 3600.0
 """Seconds between two cleanups."""
@@ -38,17 +43,26 @@ WEBHOOK_THREADS = 4
 
 
 def start(sender: Any, **_: object) -> None:
-    """Start the threads with the beat; they end with it."""
+    """Start the threads with the beat; they end with it. Raises SystemExit if the file of connectors is wrong."""
     settings = read_settings()
+    try:
+        connected = read_connectors(settings.connectors)
+    except ConnectorsInvalid as error:
+        raise SystemExit(str(error)) from None
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
-    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + 4, statement_seconds=limit))
+    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 4, statement_seconds=limit))
     send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
+    hand_over = partial(
+        hand_overs.deliver_hand_overs, sessions, find_weights=partial(hand_overs.find_weights, settings.storage)
+    )
     stopped = threading.Event()
     for action, interval in [
         (relay, RELAY_INTERVAL),
         *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
+        *[(partial(hand_over, connector), HAND_OVER_INTERVAL) for connector in connected],
+        (partial(retire, sessions, keep=[connector.name for connector in connected]), OVERDUE_INTERVAL),
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
@@ -103,6 +117,12 @@ def sweep_jobs(
         )
     for job_id in found.wake[:at_most]:
         send(job_id)
+
+
+def retire(sessions: sessionmaker[Session], *, keep: Collection[str]) -> None:
+    """Give up what is owed to systems that are no longer in the file of connectors."""
+    with sessions.begin() as session:
+        retire_hand_overs(session, keep=keep)
 
 
 def mark_overdue_requests(sessions: sessionmaker[Session]) -> None:

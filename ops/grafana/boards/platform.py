@@ -76,9 +76,10 @@ def platform() -> Rows:
             ),
             graph(
                 "Waiting to be sent",
-                "Wake-ups that are due, and webhook messages that no endpoint has accepted.",
+                "Wake-ups that are due, webhook messages that no endpoint has accepted, and versions that no connected system has.",
                 ("expunge_outbox_waiting", "wake-ups"),
                 ("expunge_webhook_waiting", "webhooks"),
+                ("sum(expunge_hand_overs_waiting) or vector(0)", "hand-overs"),
                 unit="none",
             ),
             graph(

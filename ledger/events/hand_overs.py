@@ -1,0 +1,212 @@
+"""Hand-overs: which version each connected system has to have, what is due to be done there, and what came of it.
+
+Nothing is written when a version is published or promoted: a hand-over is planned afterwards, from what the ledger says is served.
+So none is lost, and a failure undoes no publication. A system that does not answer is tried until it does, or until another
+version is promoted; one that has confirmed is asked again every `CHECK_INTERVAL`.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import and_, func, select, update
+from sqlalchemy.orm import Session
+
+from ledger.db import now
+from ledger.events.deliveries import wait_after
+from ledger.events.timeline import record
+from ledger.states import OWED, HandOverState, Verdict
+from ledger.tables import HandOver, Job, Model, ModelVersion, Report, Tenant
+from ledger.tables.samples import erased_samples
+
+CHECK_INTERVAL = timedelta(minutes=5)
+"""How long after a system has confirmed a version it is asked again."""
+
+MAX_WAIT = timedelta(minutes=15)
+"""The longest wait between two tries: until one succeeds the system may serve people who were erased."""
+
+VISIBILITY_TIMEOUT = timedelta(minutes=30)
+"""How long a hand-over that was taken is hidden: longer than it takes to send the weights. Then another beat may take it."""
+
+CURRENT = (HandOverState.PENDING, HandOverState.DELIVERED)
+"""The states of the version that a system is to have now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandedVersion:
+    """A model version as a connector gets it, and what is to be done with it.
+
+    state: `pending`: the system is to have and serve it. `delivered`: check that it still does. `withdrawing`: delete it there.
+    weights_path: the name of the file in the storage. predecessor: the number of the version that a job has made it from; None for
+    a trained one. samples: how many it was made to forget. verdict, report_id, report_sha256, statement: of its audit; None for a
+    trained version, and the statement also where nothing is signed. knowing: the numbers of the model's versions that know samples
+    which were erased since. place: what the connector said when it handed the version over. held_until: it is this try's so long.
+    """
+
+    id: UUID
+    state: HandOverState
+    connector: str
+    tenant: str
+    model: str
+    version: int
+    weights_sha256: str
+    weights_path: str
+    predecessor: int | None
+    samples: int
+    verdict: Verdict | None
+    report_id: UUID | None
+    report_sha256: str | None
+    statement: Mapping[str, Any] | None
+    knowing: frozenset[int]
+    place: str | None
+    held_until: datetime
+
+
+def plan_hand_overs(
+    session: Session, *, connector: str, tenant: str, concerns: Callable[[str], bool], withdraws: bool
+) -> None:
+    """Bring a connector's hand-overs up to date with the ledger: one for the served version of each model that it concerns.
+
+    concerns: tells by a model's name. withdraws: whether the system can delete; then versions that were purged here are withdrawn.
+    """
+    current = and_(HandOver.model_id == Model.id, HandOver.connector == connector, HandOver.state.in_(CURRENT))
+    of_tenant = select(Tenant.id).where(Tenant.name == tenant).scalar_subquery()
+    found = (
+        select(Model.id, Model.name, HandOver.version_id == Model.served_version_id)
+        .outerjoin(HandOver, current)
+        .where(Model.tenant_id == of_tenant)
+    )
+    for model_id, name, right in session.execute(found).all():
+        if right is (True if concerns(name) else None):
+            continue
+        # Until the end of the transaction nothing is promoted, and no other beat plans.
+        locked = select(Model).where(Model.id == model_id).with_for_update(key_share=True)
+        model = session.scalars(locked.execution_options(populate_existing=True)).one()
+        mine = (HandOver.model_id == model_id) & (HandOver.connector == connector) & HandOver.state.in_(CURRENT)
+        before = session.scalar(select(HandOver).where(mine).execution_options(populate_existing=True))
+        if before is not None and concerns(name) and before.version_id == model.served_version_id:
+            continue  # Another beat has just planned it.
+        _supersede(session, mine)
+        if concerns(name):
+            moment = now(session)
+            # A system that never took the version before is late since then.
+            since = before.since if before is not None and before.state == HandOverState.PENDING else moment
+            row = HandOver(connector=connector, model_id=model_id, version_id=model.served_version_id, since=since)
+            row.next_try_at = moment
+            session.add(row)
+            session.flush()
+    if withdraws:
+        purged = select(ModelVersion.id).where(ModelVersion.purged_at.is_not(None))
+        due = and_(HandOver.connector == connector, HandOver.state == HandOverState.SUPERSEDED)
+        due &= HandOver.tried_at.is_not(None) & HandOver.version_id.in_(purged)
+        at = func.clock_timestamp()
+        values = {"state": HandOverState.WITHDRAWING, "failures": 0, "since": at, "next_try_at": at}
+        session.execute(update(HandOver).where(due).values(**values).execution_options(synchronize_session=False))
+
+
+def retire_hand_overs(session: Session, *, keep: Collection[str]) -> None:
+    """Give up what is owed to connectors that are not configured any more."""
+    _supersede(session, HandOver.connector.not_in(keep) & HandOver.state.in_(OWED))
+
+
+def _supersede(session: Session, rows: Any) -> None:
+    values = {"state": HandOverState.SUPERSEDED, "next_try_at": None, "since": func.clock_timestamp()}
+    session.execute(update(HandOver).where(rows).values(**values).execution_options(synchronize_session=False))
+
+
+def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
+    """Take the connector's hand-over that is due for longest, and hide it from others. None if nothing is due."""
+    moment = now(session)
+    due = select(HandOver).where(HandOver.connector == connector, HandOver.next_try_at <= moment)
+    first = due.order_by(HandOver.next_try_at).limit(1).with_for_update(skip_locked=True)
+    row = session.scalar(first.execution_options(populate_existing=True))
+    if row is None:
+        return None
+    row.next_try_at = held_until = moment + VISIBILITY_TIMEOUT
+    row.tried_at = row.tried_at or moment
+    session.flush()
+    forgotten = select(func.count()).where(erased_samples.c.version_id == row.version_id).scalar_subquery()
+    found = (
+        select(Tenant.name, Model.name, ModelVersion, Report, forgotten)
+        .join_from(ModelVersion, Model, Model.id == ModelVersion.model_id)
+        .join(Tenant, Tenant.id == Model.tenant_id)
+        .outerjoin(Report, Report.version_id == ModelVersion.id)
+        .where(ModelVersion.id == row.version_id)
+    )
+    tenant, model, version, report, samples = session.execute(found).one()
+    base = select(ModelVersion.number).join(Job, Job.base_version_id == ModelVersion.id)
+    knowing = select(ModelVersion.number).where(ModelVersion.model_id == row.model_id, ModelVersion.knows_erased)
+    return HandedVersion(
+        id=row.id,
+        state=row.state,
+        connector=connector,
+        tenant=tenant,
+        model=model,
+        version=version.number,
+        weights_sha256=version.weights_sha256,
+        weights_path=version.weights_path,
+        predecessor=session.scalar(base.where(Job.id == version.job_id)),
+        samples=samples,
+        verdict=None if report is None else report.verdict,
+        report_id=None if report is None else report.id,
+        report_sha256=None if report is None else report.sha256,
+        statement=None if report is None else report.statement,
+        knowing=frozenset(session.scalars(knowing)),
+        place=row.place,
+        held_until=held_until,
+    )
+
+
+def record_success(session: Session, taken: HandedVersion, *, place: str | None = None) -> None:
+    """Record that the system has what it should have, or has deleted what it should delete."""
+    row = _lock(session, taken)
+    moment, data = now(session), {"connector": taken.connector, "version": taken.version}
+    if taken.state == HandOverState.WITHDRAWING:
+        row.withdrawn_at = moment
+        if _is_held(row, taken):
+            _move(row, HandOverState.WITHDRAWN, moment, next_try_at=None)
+            record(session, "version.withdrawn", data, model_id=row.model_id)
+        return
+    row.place, row.delivered_at = place or row.place, row.delivered_at or moment
+    if not _is_held(row, taken):  # Another version was promoted meanwhile.
+        return
+    if taken.state == HandOverState.PENDING:
+        _move(row, HandOverState.DELIVERED, moment, next_try_at=moment + CHECK_INTERVAL)
+        record(session, "version.handed_over", data, model_id=row.model_id)
+    else:
+        row.next_try_at = moment + CHECK_INTERVAL
+
+
+def record_failure(session: Session, taken: HandedVersion, *, why: str, random: Random | None = None) -> None:
+    """Record that a try failed, and schedule the next one. A system that has lost a version is to get it again at once.
+
+    why: a sentence for the operator.
+    """
+    row = _lock(session, taken)
+    if not _is_held(row, taken):
+        return
+    moment = now(session)
+    if taken.state == HandOverState.DELIVERED:
+        _move(row, HandOverState.PENDING, moment, next_try_at=moment)
+        data = {"connector": taken.connector, "version": taken.version, "why": why}
+        record(session, "version.missed", data, model_id=row.model_id)
+    else:
+        row.next_try_at = moment + min(wait_after(row.failures, random or Random()), MAX_WAIT)
+        row.failures += 1
+    row.detail = why
+
+
+def _lock(session: Session, taken: HandedVersion) -> HandOver:
+    return session.get_one(HandOver, taken.id, with_for_update=True, populate_existing=True)
+
+
+def _is_held(row: HandOver, taken: HandedVersion) -> bool:
+    """Whether the row is as this try has left it: neither superseded nor taken by another beat since."""
+    return row.state == taken.state and row.next_try_at == taken.held_until
+
+
+def _move(row: HandOver, state: HandOverState, moment: datetime, *, next_try_at: datetime | None) -> None:
+    row.state, row.since, row.next_try_at, row.failures, row.detail = state, moment, next_try_at, 0, None

@@ -1,0 +1,191 @@
+"""What is due at a connected system, and what is recorded of it."""
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+from sqlalchemy import text, update
+
+from ledger import metrics
+from ledger.events import hand_overs
+from ledger.events.hand_overs import plan_hand_overs, record_failure, record_success, retire_hand_overs, take_hand_over
+from ledger.events.timeline import list_model_events
+from ledger.registry.retention import mark_purged
+from ledger.states import HandOverState, Verdict
+from ledger.tables import HandOver, ModelVersion
+
+SMALL = {"connector": "triton", "tenant": "hospital", "concerns": lambda model: model == "small", "withdraws": False}
+
+
+def plan(world, **changes):
+    with world.sessions.begin() as session:
+        plan_hand_overs(session, **SMALL | changes)
+
+
+def take(world, connector="triton"):
+    with world.sessions.begin() as session:
+        return take_hand_over(session, connector)
+
+
+def succeed(world, taken, **more):
+    with world.sessions.begin() as session:
+        record_success(session, taken, **more)
+
+
+def fail(world, taken, why="it is down."):
+    with world.sessions.begin() as session:
+        record_failure(session, taken, why=why, random=Random(1))
+
+
+def make_due(world):
+    """Let the next try of everything be now."""
+    with world.sessions.begin() as session:
+        session.execute(update(HandOver).where(HandOver.next_try_at.is_not(None)).values(next_try_at=text("now()")))
+
+
+def states(world):
+    with world.sessions() as session:
+        rows = session.execute(
+            text("SELECT number, state FROM hand_overs h JOIN model_versions v ON v.id = version_id")
+        )
+        return sorted((number, state) for number, state in rows)
+
+
+def kinds(world):
+    with world.sessions() as session:
+        events = list_model_events(session, tenant_id=world.tenant_id, model="small")
+        return [event.kind for event in events if event.kind.startswith("version.")]
+
+
+@pytest.fixture
+def handed(world):
+    """The first version of `small` is at the system."""
+    plan(world)
+    succeed(world, take(world), place="models/small/1")
+    return world
+
+
+def test_the_served_version_of_each_model_that_it_concerns_is_handed_over_once(world):
+    plan(world)
+    plan(world)
+    taken = take(world)
+    assert (taken.model, taken.version, taken.state, taken.tenant) == ("small", 1, HandOverState.PENDING, "hospital")
+    assert (taken.predecessor, taken.verdict, taken.samples, taken.weights_path) == (None, None, 0, "first.safetensors")
+    assert take(world) is None  # nobody else gets it meanwhile
+    succeed(world, taken, place="models/small/1")
+    plan(world)
+    assert take(world) is None
+    assert states(world) == [(1, "delivered")]
+    assert kinds(world) == ["version.handed_over"]
+
+
+def test_a_published_version_follows_with_what_its_audit_found(handed):
+    handed.finish(handed.submit_and_claim(1, 2))
+    plan(handed)
+    taken = take(handed)
+    assert (taken.version, taken.predecessor, taken.samples, taken.verdict) == (2, 1, 2, Verdict.VERIFIED)
+    assert taken.report_id is not None
+    assert taken.knowing == {1}
+    assert states(handed) == [(1, "superseded"), (2, "pending")]
+
+
+def test_a_failed_try_is_made_again_later_and_later_but_never_given_up(world):
+    plan(world)
+    waits = []
+    for _ in range(6):
+        make_due(world)
+        fail(world, take(world))
+        with world.sessions() as session:
+            waits.append(session.scalar(text("SELECT next_try_at - now() FROM hand_overs")))
+        assert take(world) is None
+    minutes = timedelta(minutes=1)
+    assert waits[0] < minutes < waits[1] < 10 * minutes < waits[2] <= hand_overs.MAX_WAIT
+    assert waits[5] > 14 * minutes
+    with world.sessions() as session:
+        assert session.scalar(text("SELECT detail FROM hand_overs")) == "it is down."
+        assert metrics.hand_over_backlog(session)["triton"].waiting == 1
+    make_due(world)
+    succeed(world, take(world))
+    assert states(world) == [(1, "delivered")]
+    with world.sessions() as session:
+        assert metrics.hand_over_backlog(session)["triton"] == metrics.Backlog(waiting=0, oldest=None)
+
+
+def test_a_system_that_has_lost_the_version_gets_it_again_at_once(handed):
+    make_due(handed)
+    checked = take(handed)
+    assert (checked.state, checked.place) == (HandOverState.DELIVERED, "models/small/1")
+    fail(handed, checked, "it serves version 7.")
+    again = take(handed)
+    assert again.state == HandOverState.PENDING
+    succeed(handed, again)
+    assert kinds(handed) == ["version.handed_over", "version.missed", "version.handed_over"]
+
+
+def test_a_try_that_ends_after_another_version_was_promoted_changes_nothing_but_is_remembered(world):
+    plan(world)
+    slow = take(world)
+    world.finish(world.submit_and_claim(1))
+    plan(world)
+    succeed(world, slow)
+    assert states(world) == [(1, "superseded"), (2, "pending")]
+    with world.sessions() as session:  # the system has the weights: they are to be found when copies are deleted
+        assert session.scalar(text("SELECT delivered_at IS NOT NULL FROM hand_overs WHERE state = 'superseded'"))
+    fail(world, slow)
+    assert states(world) == [(1, "superseded"), (2, "pending")]
+
+
+def test_a_beat_that_died_leaves_its_hand_over_to_another_one(world):
+    plan(world)
+    lost = take(world)
+    make_due(world)
+    taken = take(world)
+    assert taken.id == lost.id
+    fail(world, lost)  # it was only asleep: the row is the other's now
+    succeed(world, taken)
+    assert states(world) == [(1, "delivered")]
+
+
+def test_a_version_that_the_system_never_took_is_late_since_then_even_if_a_newer_one_follows(world):
+    plan(world)
+    with world.sessions() as session:
+        first = metrics.hand_over_backlog(session)["triton"].oldest
+    world.finish(world.submit_and_claim(1))
+    plan(world)
+    with world.sessions() as session:
+        assert metrics.hand_over_backlog(session)["triton"] == metrics.Backlog(waiting=1, oldest=first)
+
+
+def test_a_purged_version_is_withdrawn_where_the_system_can_delete(handed):
+    handed.finish(handed.submit_and_claim(1))
+    plan(handed)
+    succeed(handed, take(handed))
+    with handed.sessions.begin() as session:
+        old = session.scalars(text("SELECT id FROM model_versions WHERE number = 1 AND knows_erased")).all()
+        mark_purged(session, old, older_than=timedelta(0))
+    plan(handed)
+    assert states(handed) == [(1, "superseded"), (2, "delivered")]
+    plan(handed, withdraws=True)
+    taken = take(handed)
+    assert (taken.version, taken.state, taken.place) == (1, HandOverState.WITHDRAWING, "models/small/1")
+    fail(handed, taken)
+    make_due(handed)
+    while (taken := take(handed)).version != 1:
+        succeed(handed, taken)
+    succeed(handed, taken)
+    plan(handed, withdraws=True)
+    assert states(handed) == [(1, "withdrawn"), (2, "delivered")]
+
+
+def test_what_is_no_longer_configured_is_owed_nothing(world):
+    plan(world)
+    plan(world, connector="mlserver")
+    with world.sessions.begin() as session:
+        retire_hand_overs(session, keep=["mlserver"])
+    assert take(world) is None
+    assert take(world, "mlserver") is not None
+    plan(world)
+    plan(world, concerns=lambda model: False)
+    assert take(world) is None
+    with world.sessions() as session:
+        assert session.query(ModelVersion).count() == 2
