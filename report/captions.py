@@ -14,7 +14,17 @@ ATTACKS = {
     AttackName.ENTROPY: "entropy",
     AttackName.MODIFIED_ENTROPY: "modified entropy",
     AttackName.MARGIN: "margin",
+    AttackName.MIN_K: "Min-K%",
+    AttackName.MIN_K_PLUS: "Min-K%++",
 }
+
+EXTRACTION = {
+    "exact_memorisation": "first choices",
+    "extraction_strength": "from its beginning",
+    "greedy_extraction": "completed greedily",
+    "sampled_extraction": "completed by drawing",
+}
+"""The measures of extraction, as short as the picture needs."""
 
 
 def attack_name(name: str) -> str:
@@ -99,6 +109,33 @@ def enough_power(report: Report) -> float | None:
     """The probability of a verdict, 0 to 1, at which a number of samples counts as enough; None in a report without it."""
     threshold = report.thresholds.get("reference_power")
     return float(threshold) if isinstance(threshold, int | float) else None
+
+
+def extraction(report: Report) -> str:
+    """Compare how much of the forgotten and of never seen samples can be extracted. Empty for a model that generates nothing."""
+    texts = []
+    for one in report.audit.extraction:
+        before, after, unseen = one.original.forget, one.unlearned.forget, one.unlearned.held_out
+        texts.append(
+            f"{extraction_name(one.name)}: {share(before.value)} before, {share(after.value)} after, {share(unseen.value)} of data "
+            "never seen."
+        )
+    if not texts:
+        return ""
+    return " ".join(
+        [
+            "The mean share of a forgotten text that the model gives away:",
+            *texts,
+            "First choices are tokens that the model finds likeliest after the true ones before them. From its beginning: what "
+            "greedy decoding gives behind the shortest prefix that suffices. Completed: the second half as the model writes it, by "
+            "the longest common subsequence, and by drawing the best of several.",
+        ]
+    )
+
+
+def extraction_name(name: str) -> str:
+    """Give a measure's name; one that a user's own objective names is shown as it is."""
+    return sentence(EXTRACTION.get(name, name.replace("_", " ")))
 
 
 def relearning(report: Report) -> str:

@@ -41,6 +41,10 @@ class AttackName(StrEnum):
     """Entropy that takes the right class into account (Song and Mittal, 2021)."""
     MARGIN = "margin"
     """Logit of the probability of the right class."""
+    MIN_K = "min_k"
+    """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
+    MIN_K_PLUS = "min_k_plus"
+    """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
 
 
 class Section(BaseModel):
@@ -310,6 +314,24 @@ class ReferenceTests(Section):
     """The least of those numbers at which it is at least the threshold `reference_power`; null if none is."""
 
 
+class ExtractedShares(Section):
+    """How much of a sample one model gives away, as a mean share of 0 to 1."""
+
+    forget: Estimate
+    held_out: Estimate
+    """Of data that no model saw: what can be guessed."""
+
+
+class Extraction(Section):
+    """One measure of what can be extracted from a model that generates, such as a language model. No text is part of a report."""
+
+    name: Name
+    """Such as "exact_memorisation", "extraction_strength", "greedy_extraction" or "sampled_extraction"."""
+    original: ExtractedShares
+    unlearned: ExtractedShares
+    reference: ExtractedShares | None
+
+
 class Audit(Section):
     """Everything that was measured."""
 
@@ -323,6 +345,8 @@ class Audit(Section):
     change: Change
     reference_test: ReferenceTests | None = None
     """Null without reference predictions."""
+    extraction: tuple[Extraction, ...] = ()
+    """Left out for a model that generates nothing."""
 
 
 def _require_one_length(what: str, *lengths: int) -> None:

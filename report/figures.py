@@ -4,7 +4,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.typing import LineStyleType
 
-from report.captions import enough_power, most_changed
+from report.captions import enough_power, extraction_name, most_changed
 from report.document import Report
 from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
 from report.evidence import Curve, Delay, LossDensities, ReferenceTests, RocCurve
@@ -174,6 +174,41 @@ def _rates(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(percent)
     axes.set_xlabel("held-out samples wrongly called members")
     axes.set_ylabel("forgotten ones recognised")
+
+
+def extraction(report: Report) -> list[Panel]:
+    """Draw how much of forgotten samples the models give away, and of unseen ones. Empty for a model that generates nothing."""
+    rows = report.audit.extraction
+    if not rows:
+        return []
+
+    def paint(axes: Axes) -> None:
+        for label, colour, fill, shift, values in (
+            ("before", BEFORE, "none", -0.2, [one.original.forget for one in rows]),
+            ("after", AFTER, "full", 0.0, [one.unlearned.forget for one in rows]),
+            ("never seen", CONTROL, "full", 0.2, [one.unlearned.held_out for one in rows]),
+        ):
+            places = [place + shift for place in range(len(rows))]
+            axes.hlines(places, [one.low for one in values], [one.high for one in values], color=colour, linewidth=1.5)
+            axes.plot(
+                [one.value for one in values], places, "o", color=colour, fillstyle=fill, markersize=7, label=label
+            )
+        axes.set_yticks(range(len(rows)), [extraction_name(one.name) for one in rows])
+        axes.set_ylim(len(rows) + 0.3, -0.6)  # room for the legend below the last row
+        axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:g} %"))
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("share of a text that the model gives away")
+        axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
+
+    return [
+        draw(
+            paint,
+            name="extraction",
+            title="Extraction",
+            description="Share of forgotten texts that the model gives away before and after, and of texts that it never saw.",
+        )
+    ]
 
 
 def relearning(report: Report) -> Panel:

@@ -166,6 +166,12 @@ def _evidence(report: Report) -> list[Evidence]:
         caption=captions.references(report),
         panels=figures.references(report),
     )
+    extracted = Evidence(
+        name="extraction",
+        question="How much of them can be drawn out of it?",
+        caption=captions.extraction(report),
+        panels=figures.extraction(report),
+    )
     return [
         *([tested] if tested.panels else []),
         Evidence(
@@ -180,6 +186,7 @@ def _evidence(report: Report) -> list[Evidence]:
             caption=captions.membership(report),
             panels=figures.roc(report),
         ),
+        *([extracted] if extracted.panels else []),
         Evidence(
             name="relearning",
             question="How quickly does the model learn them again?",

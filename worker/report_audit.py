@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pydantic import JsonValue
 
 from report import document, evidence
+from unlearning.audit import extraction
 from unlearning.audit.findings import Findings, Membership
 from unlearning.audit.intervals import Interval
 from unlearning.audit.measures import Measures
@@ -18,6 +19,7 @@ from unlearning.audit.verdict import Finding, Verdict
 def audit(findings: Findings) -> evidence.Audit:
     """Give everything that was measured."""
     change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
+    extracted = {"extraction": extractions(findings)} if findings.extraction else {}
     return evidence.Audit(
         samples=evidence.Samples(**findings.samples),
         merit=evidence.Merit(
@@ -43,6 +45,28 @@ def audit(findings: Findings) -> evidence.Audit:
         ),
         change=evidence.Change(**asdict(change)),
         reference_test=reference_tests(findings),
+        **extracted,
+    )
+
+
+def extractions(findings: Findings) -> tuple[evidence.Extraction, ...]:
+    """Give what each model gives away, by measure."""
+
+    def shares(of: extraction.Extraction, measure: str) -> evidence.ExtractedShares:
+        return evidence.ExtractedShares(
+            forget=estimate(of["forget"][measure]), held_out=estimate(of["held_out"][measure])
+        )
+
+    found = findings.extraction
+    reference = found.get("reference")
+    return tuple(
+        evidence.Extraction(
+            name=measure,
+            original=shares(found["original"], measure),
+            unlearned=shares(found["unlearned"], measure),
+            reference=None if reference is None else shares(reference, measure),
+        )
+        for measure in found["unlearned"]["forget"]
     )
 
 

@@ -118,5 +118,12 @@ def test_one_authors_facts_are_erased_over_http_and_the_report_quotes_none(tmp_p
     assert found.audit.merit.name == "log-likelihood"
     assert found.audit.measures.unlearned.ua.value > found.audit.measures.original.ua.value + 10
     assert found.exactness is not None
+    assert {one.name for one in found.audit.extraction} == {
+        "exact_memorisation",
+        "extraction_strength",
+        "greedy_extraction",
+        "sampled_extraction",
+    }
+    assert {"min_k", "min_k_plus"} < {one.name for one in found.audit.membership.attacks}
     texts = [passage.text for passage in authors.corpus() if passage.subject == author]
     assert not any(word in form.text for form in (report, page) for word in (author, " ".join(texts[0].split()[:2])))

@@ -1,5 +1,7 @@
+from report.captions import extraction as caption
 from report.document import read
-from report.figures import references, relearning, utility
+from report.figures import extraction, references, relearning, utility
+from report.html import render_html
 from tests.report.recorded import recorded, stored
 
 
@@ -47,3 +49,25 @@ def test_the_reference_test_is_drawn_for_each_model_and_only_where_there_was_one
     assert "retrained" not in references(recorded("verified").report)[0].svg
     assert ">these samples</text>" in power.svg
     assert references(recorded("inconclusive").report) == []
+
+
+def test_what_a_language_model_gives_away_is_drawn_and_stated_and_no_other_report_has_it() -> None:
+    def shares(forget: float) -> dict[str, object]:
+        part = {"value": forget, "low": forget - 0.1, "high": forget + 0.1}
+        return {"forget": part, "held_out": {"value": 0.25, "low": 0.2, "high": 0.3}}
+
+    report = stored("verified")
+    report["audit"]["extraction"] = [
+        {"name": name, "original": shares(0.85), "unlearned": shares(0.35), "reference": None}
+        for name in ("extraction_strength", "greedy_extraction")
+    ]
+    document = read(report)
+    (panel,) = extraction(document.report)
+
+    assert all(f">{label}</text>" in panel.svg for label in ("Completed greedily", "before", "after", "never seen"))
+    assert "85.0\N{NO-BREAK SPACE}% before, 35.0\N{NO-BREAK SPACE}% after, 25.0\N{NO-BREAK SPACE}% of data" in caption(
+        document.report
+    )
+    assert "How much of them can be drawn out of it?" in render_html(document)
+    assert extraction(recorded("verified").report) == []
+    assert caption(recorded("verified").report) == ""

@@ -16,6 +16,7 @@ from unlearning.audit.comparison import (
     per_class,
     utility_drop,
 )
+from unlearning.audit.extraction import Extraction, measure_extraction
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import Measures, measures_of
@@ -40,6 +41,7 @@ from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
+    extraction_findings,
     inconclusive_reason,
     judge,
     membership_findings,
@@ -94,10 +96,12 @@ def audit(
         )
     models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
-    total = 3 * len(models) + 1
+    generates = objective.extraction is not None
+    total = (3 + generates) * len(models) + 1
     signals: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
+    extraction: dict[str, Extraction] = {}
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
@@ -107,6 +111,16 @@ def audit(
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
+        if generates:
+            extraction[name] = measure_extraction(
+                model,
+                {"forget": forget, "held_out": held_out},
+                objective=objective,
+                max_samples=spec.extraction_samples,
+                confidence=spec.confidence,
+                seed=seed,
+            )
+            yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = signals["original"], signals["unlearned"]
     forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
     counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
@@ -151,6 +165,7 @@ def audit(
         ),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
+        *extraction_findings(extraction),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
@@ -179,6 +194,7 @@ def audit(
         reference_tests=tests,
         power_by_size=power,
         relearnings=relearnings,
+        extraction=extraction,
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
             agreement=agreement(before["held_out"], after["held_out"]),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
+from unlearning.audit.extraction import Extraction
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
 from unlearning.audit.reference_test import ReferenceTest
@@ -74,7 +75,7 @@ class Findings:
     there is one). reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the
     number of samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
-    audit does not show. seconds: by phase.
+    audit does not show. extraction: by model, what it gives away; empty for a model that generates nothing. seconds: by phase.
     """
 
     spec: AuditSpec
@@ -90,6 +91,7 @@ class Findings:
     comparison: Comparison | None
     verdict: Verdict
     limits: tuple[str, ...]
+    extraction: Mapping[str, Extraction] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

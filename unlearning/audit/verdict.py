@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unlearning.audit.comparison import Change
+from unlearning.audit.extraction import Extraction
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
@@ -21,11 +22,21 @@ NAMES = {
     "auc": "AUC",
     "balanced_accuracy": "balanced accuracy",
     "modified_entropy": "modified entropy",
+    "min_k": "Min-K%",
+    "min_k_plus": "Min-K%++",
     "spread": "distance from the held-out median",
     "sgd": "SGD",
     "adam": "Adam",
 }
 
+
+EXTRACTION = {
+    "exact_memorisation": "tokens that are the model's first choice",
+    "extraction_strength": "text that follows from its beginning",
+    "greedy_extraction": "second halves that greedy completion gives",
+    "sampled_extraction": "second halves that the best of several drawn completions gives",
+}
+"""What each measure of extraction is a share of; one that a user's own objective names is shown as it is."""
 
 _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
@@ -360,6 +371,32 @@ def change_findings(change: Change) -> list[Finding]:
             text=left if change.finite else "the model's weights or outputs are not finite numbers",
         ),
     ]
+
+
+def extraction_findings(extraction: Mapping[str, Extraction]) -> list[Finding]:
+    """Check each measure of extraction on the new model: is more of the forgotten samples given away than of those never seen?
+
+    They can only warn: a text that is never seen may be guessed in part, and how much depends on the text.
+    """
+    if not extraction:
+        return []
+    found, findings = extraction["unlearned"], []
+    for measure, forgotten in found["forget"].items():
+        unseen = found["held_out"][measure]
+        more = forgotten.low > unseen.high
+        what = EXTRACTION.get(measure, measure.replace("_", " "))
+        findings.append(
+            Finding(
+                code=f"extraction_{measure}",
+                passed=not more,
+                text=f"{'more' if more else 'no more'} can be extracted of the forgotten samples than of data never seen ({what}: "
+                f"{forgotten.value:.0%}, interval {forgotten.ends('.0%')}, against {unseen.value:.0%}, interval "
+                f"{unseen.ends('.0%')})",
+                interval=forgotten,
+                deciding=False,
+            )
+        )
+    return findings
 
 
 def utility_findings(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs, sent
+from unlearning.data.objectives.extraction import extract
 from unlearning.data.objectives.objective import Forward, Objective, call
 from unlearning.data.objectives.outputs import logits_of
 from unlearning.data.objectives.prediction import Merit, Prediction
@@ -83,6 +84,7 @@ def causal_language_model(
             targets, vocabulary=vocabulary, context=context, padding=padding, name=name
         ),
         lengths=lengths,
+        extraction=partial(extract, find),
     )
 
 

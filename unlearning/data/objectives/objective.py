@@ -1,7 +1,7 @@
 """The objective of a model: per-sample losses, and what else methods and audits may ask for."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,8 @@ class Objective:
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
     gap: nats; a sample whose loss is so far below its aim is forgotten with full weight [ours].
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
+    extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
+        samples. An audit reports it; only shares leave it, never what was generated.
 
     Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
     """
@@ -57,6 +59,7 @@ class Objective:
     ceiling: float | None = None
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
+    extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         if self.logits is not None and self.classes is None:

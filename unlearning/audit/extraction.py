@@ -1,0 +1,57 @@
+"""Extraction: how much of the forgotten samples a generating model gives away, beside samples that it never saw."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from unlearning.audit.intervals import Interval, student
+from unlearning.data.objectives import Objective
+from unlearning.data.samples import SampleSet
+
+Extraction = Mapping[str, Mapping[str, Interval]]
+"""By set ("forget", "held_out") and measure: the mean share of a sample that the model gives away, 0 to 1."""
+
+_BATCH = 64
+"""Samples that are generated together."""
+
+
+@torch.no_grad()
+def measure_extraction(
+    model: nn.Module,
+    sets: Mapping[str, SampleSet],
+    *,
+    objective: Objective,
+    max_samples: int,
+    confidence: float,
+    seed: int,
+) -> Extraction:
+    """Measure what `Objective.extraction` measures, on at most `max_samples` random samples of each set; empty without it.
+
+    model: an audit's copy, in evaluation mode. Only means and their Student intervals are kept, nothing that was generated.
+    """
+    extraction = objective.extraction
+    if extraction is None:
+        return {}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    found: dict[str, dict[str, Interval]] = {}
+    for name, samples in sets.items():
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(samples), generator=generator)[:max_samples]
+        parts = [
+            extraction(model, batch.to(device), generator) for batch in samples.stream(torch.split(chosen, _BATCH))
+        ]
+        found[name] = {
+            measure: _mean(torch.cat([part[measure] for part in parts]).double().cpu().numpy(), confidence=confidence)
+            for measure in parts[0]
+        }
+    return found
+
+
+def _mean(shares: np.ndarray, *, confidence: float) -> Interval:
+    """Compute the mean of shares, (n,), with its interval, which stays between 0 and 1."""
+    mean, n = float(shares.mean()), len(shares)
+    half = student(confidence, n - 1) * float(shares.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
