@@ -34,6 +34,7 @@ LedgerError
 │       ├── NotAwaiting         the job does not await approval
 │       ├── VersionRefused      an approver has refused the version
 │       ├── NotFailed           only a failed job can be retried
+│       ├── NoSubjects          no data set knows whose samples it has
 │       └── WebhookDisabled     nothing is sent to a disabled endpoint
 ├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
 ├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
@@ -160,6 +161,10 @@ class TooLate(Conflict):
 
 class NotFailed(Conflict):
     """Only a failed job can be retried."""
+
+
+class NoSubjects(Conflict):
+    """No data set of the tenant knows whose samples it has, so nobody can say whether a person is in one."""
 
 
 class ModelBusy(Conflict):

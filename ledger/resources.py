@@ -26,6 +26,7 @@ from ledger.states import (
     TryOutcome,
     Verdict,
     VersionKind,
+    WebhookProtocol,
 )
 
 
@@ -390,6 +391,10 @@ class Webhook(Resource):
 
     id: UUID
     url: str
+    protocol: WebhookProtocol = Field(
+        default=WebhookProtocol.STANDARD,
+        description="`opendsr`: an address that a request named for its status callbacks. It gets these alone.",
+    )
     types: tuple[MessageType, ...] = Field(description="Empty: all.")
     description: str | None
     enabled: bool

@@ -147,6 +147,22 @@ class MessageType(StrEnum):
     VERSION_PROMOTED = "version.promoted"  # a caller chose to serve it
 
 
+class WebhookProtocol(StrEnum):
+    """How messages to an endpoint are written and signed."""
+
+    STANDARD = "standard"  # Standard Webhooks, for an endpoint that an admin has added
+    OPENDSR = "opendsr"  # status callbacks of OpenDSR, for an address that a request named
+
+
+class ManagedState(StrEnum):
+    """What a request manager is told of a request: OpenDSR's four statuses."""
+
+    PENDING = "pending"  # recorded
+    IN_PROGRESS = "in_progress"  # being erased; or it failed and is still owed
+    COMPLETED = "completed"  # erased from every model that knew the person, if one did
+    CANCELLED = "cancelled"  # withdrawn, or dismissed
+
+
 class DeliveryState(StrEnum):
     """The state of a message for one endpoint."""
 

@@ -8,8 +8,22 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from connectors.opendsr import PREFIX, read_opendsr
 from service import metrics
-from service.api import datasets, health, jobs, keys, log, methods, models, reports, unlearn_requests, uploads, webhooks
+from service.api import (
+    datasets,
+    health,
+    jobs,
+    keys,
+    log,
+    methods,
+    models,
+    opendsr,
+    reports,
+    unlearn_requests,
+    uploads,
+    webhooks,
+)
 from service.console import pages
 from service.console.sign_in import MAX_FORM_BYTES
 from service.http import openapi, problems
@@ -75,10 +89,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     openapi.install(app)
     problems.install(app)
+    if settings.opendsr is not None:
+        opendsr.install(app, read_opendsr(settings.opendsr))
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
-    by_path = {**of_paths, "/console/sign-in": Bounds(MAX_FORM_BYTES)}
+    by_path = {**of_paths, "/console/sign-in": Bounds(MAX_FORM_BYTES), f"{PREFIX}/requests": opendsr.BODY}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from functools import cached_property
+from pathlib import Path
 
 import limits
 from pydantic import Field, SecretStr, field_validator
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="EXPUNGE_PUBLIC_URL",
         description="The API's public address, for its OpenAPI document.",
+    )
+    opendsr: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_OPENDSR",
+        description="The TOML file that declares [OpenDSR](integrations/opendsr.md). Without it the service has no such calls.",
     )
     log: LogFormat = Field(
         default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."

@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         description="Networks that webhooks may reach although they are not public, "
         "also over plain http, as `10.1.0.0/16,fd00::/8`.",
     )
+    opendsr: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_OPENDSR",
+        description="The TOML file that declares [OpenDSR](integrations/opendsr.md). Without it the service has no such calls.",
+    )
     ready_file: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_READY_FILE",

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from random import Random
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, exists, func, select
 from sqlalchemy.orm import Session
 
 from ledger import resources
@@ -21,7 +21,7 @@ from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
 from ledger.metrics import increment_tally
 from ledger.paging import read_page
-from ledger.states import DeliveryState, DisabledReason, TryOutcome
+from ledger.states import DeliveryState, DisabledReason, TryOutcome, WebhookProtocol
 from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
 
 SCHEDULE = tuple(timedelta(seconds=seconds) for seconds in (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
@@ -66,6 +66,7 @@ class Batch:
 
     endpoint_id: UUID
     url: str
+    protocol: WebhookProtocol
     generations: tuple[int, ...]
     held_until: datetime
     deliveries: tuple[Delivery, ...]
@@ -105,6 +106,7 @@ def take_batch(session: Session) -> Batch | None:
     return Batch(
         endpoint_id=endpoint.id,
         url=endpoint.url,
+        protocol=endpoint.protocol,
         generations=(endpoint.generation, endpoint.generation - 1) if old_signs else (endpoint.generation,),
         held_until=endpoint.busy_until,
         deliveries=tuple(Delivery(id=row.id, message_id=row.message_id, type=row.type, body=row.body) for row in rows),
@@ -197,10 +199,20 @@ def replay(session: Session, *, tenant_id: UUID, webhook_id: UUID, delivery_id: 
 
 
 def delete_expired_deliveries(session: Session) -> None:
-    """Delete the deliveries that ended longer than DELIVERY_RETENTION ago, with their log."""
+    """Delete the deliveries that ended longer than DELIVERY_RETENTION ago, with their log.
+
+    An address that requests named for callbacks is deleted with its last delivery. A request that names it again makes it anew.
+    """
     session.execute(
         delete(WebhookDelivery).where(WebhookDelivery.finished_at <= func.clock_timestamp() - DELIVERY_RETENTION)
     )
+    named = WebhookEndpoint.protocol == WebhookProtocol.OPENDSR
+    unused = ~exists().where(WebhookDelivery.endpoint_id == WebhookEndpoint.id)
+    switched_off = WebhookEndpoint.disabled_reason.is_not_distinct_from(DisabledReason.BY_CALLER)
+    idle = select(WebhookEndpoint.id).where(named, unused, ~switched_off).with_for_update(skip_locked=True)
+    locked = session.scalars(idle).all()
+    # Asked again under the lock: a delivery may have been written since.
+    session.execute(delete(WebhookEndpoint).where(WebhookEndpoint.id.in_(locked), unused))
 
 
 def _to_deliveries(session: Session, rows: Sequence[WebhookDelivery]) -> list[resources.Delivery]:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger.db import now
-from ledger.states import MessageType
+from ledger.states import DisabledReason, MessageType, WebhookProtocol
 from ledger.tables import Job, Model, UnlearnRequest, WebhookDelivery, WebhookEndpoint
 
 _RESULT = ("verdict", "version", "report", "samples")
@@ -56,6 +57,7 @@ def _queue(
         select(WebhookEndpoint.id)
         .join(table, table.tenant_id == WebhookEndpoint.tenant_id)
         .where(table.id == row_id, WebhookEndpoint.disabled_at.is_(None))
+        .where(WebhookEndpoint.protocol == WebhookProtocol.STANDARD)
         .where((func.cardinality(WebhookEndpoint.types) == 0) | WebhookEndpoint.types.contains([message_type.value]))
     )
     # The lock only prevents deletion: an endpoint that is deleted at this moment must not make the event's transaction fail.
@@ -80,3 +82,32 @@ def _model_name(session: Session, subject: Mapping[str, UUID]) -> dict[str, str]
         return {}
     model_id = subject.get("model_id") or session.get_one(Job, subject["job_id"]).model_id
     return {"model": session.get_one(Model, model_id).name}
+
+
+OPENDSR_STATUS = "opendsr.status"
+"""The type under which the log of deliveries has a status callback."""
+
+
+def queue_callback(session: Session, *, tenant_id: UUID, url: str, body: str) -> None:
+    """Write the delivery of an OpenDSR status callback to an address that a request named.
+
+    The address becomes an endpoint of its own kind. One that was disabled because it failed is tried anew; one that an admin has
+    disabled gets nothing.
+    """
+    mine = {"tenant_id": tenant_id, "url": url, "protocol": WebhookProtocol.OPENDSR}
+    made = insert(WebhookEndpoint).values(
+        **mine, types=[], description="OpenDSR status callbacks", id=uuid4(), generation=1
+    )
+    session.execute(made.on_conflict_do_nothing())
+    # The lock only prevents deletion, until the delivery is written.
+    found = select(WebhookEndpoint).filter_by(**mine).with_for_update(key_share=True)
+    endpoint = session.scalars(found.execution_options(populate_existing=True)).one()
+    if endpoint.disabled_reason == DisabledReason.BY_CALLER:
+        return
+    endpoint.disabled_at = endpoint.disabled_reason = None
+    session.add(
+        WebhookDelivery(
+            endpoint_id=endpoint.id, message_id=uuid4(), type=OPENDSR_STATUS, body=body, next_try_at=now(session)
+        )
+    )
+    session.flush()

@@ -90,10 +90,7 @@ def submit(
         datasets = [one for one in datasets if one.id in learned]
     moment = now(session)
     received_at = received_at or moment
-    if received_at.year < FIRST_YEAR:
-        raise InvalidTime(f"received_at must be in the year {FIRST_YEAR} or later")
-    if received_at.tzinfo is not None and received_at > moment + MAX_CLOCK_SKEW:
-        raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
+    check_receipt(received_at, moment)
     request = UnlearnRequest(
         tenant_id=tenant_id,
         dataset_id=datasets[0].id,
@@ -126,6 +123,14 @@ def submit(
     session.flush()
     log_request(session, request, **commitments)
     return get_request(session, tenant_id=tenant_id, request_id=request.id)
+
+
+def check_receipt(received_at: datetime, moment: datetime) -> None:
+    """Check when a person asked, at this moment. Raises InvalidTime for a time in the future, and for one before any such law."""
+    if received_at.year < FIRST_YEAR:
+        raise InvalidTime(f"received_at must be in the year {FIRST_YEAR} or later")
+    if received_at.tzinfo is not None and received_at > moment + MAX_CLOCK_SKEW:
+        raise InvalidTime(f"received_at must not be in the future; now is {moment.isoformat(timespec='seconds')}")
 
 
 def _datasets(

@@ -4,7 +4,7 @@ from ledger.tables.base import Base
 from ledger.tables.events import Event, HandOver, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
 from ledger.tables.registry import ApiKey, ConsoleSession, Dataset, Model, ModelVersion, ReferenceSet, Tenant
-from ledger.tables.requests import IdempotencyKey, Target, UnlearnRequest, Upload
+from ledger.tables.requests import IdempotencyKey, ManagedRequest, Target, UnlearnRequest, Upload
 from ledger.tables.samples import (
     commitment_leaves,
     erased_samples,
@@ -36,6 +36,7 @@ __all__ = [
     "LogLeaf",
     "LogNode",
     "LogOpening",
+    "ManagedRequest",
     "Model",
     "ModelVersion",
     "OutboxEntry",

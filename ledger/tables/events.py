@@ -6,7 +6,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from ledger.states import DeliveryState, DisabledReason, HandOverState, TryOutcome
+from ledger.states import DeliveryState, DisabledReason, HandOverState, TryOutcome, WebhookProtocol
 from ledger.tables.base import Base, Created, Json, Key, choice
 
 
@@ -43,10 +43,23 @@ class WebhookEndpoint(Base):
     """An address to which a tenant's events are sent. Its secret is derived from `generation` and not stored."""
 
     __tablename__ = "webhook_endpoints"
-    __table_args__ = (CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),)
+    __table_args__ = (
+        CheckConstraint("(disabled_at IS NULL) = (disabled_reason IS NULL)", name="disabled"),
+        # An address that requests name is one endpoint, however many name it.
+        Index(
+            "uq_webhook_endpoints_callback",
+            "tenant_id",
+            "url",
+            unique=True,
+            postgresql_where=text("protocol = 'opendsr'"),
+        ),
+    )
     id: Mapped[Key]
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), index=True)
     url: Mapped[str]
+    protocol: Mapped[WebhookProtocol] = mapped_column(
+        choice(WebhookProtocol, "protocol"), server_default=text("'standard'"), default=WebhookProtocol.STANDARD
+    )
     # The types of message to send; empty means all.
     types: Mapped[list[str]]
     description: Mapped[str | None]

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, aliased, mapped_column
 
-from ledger.states import Escalation, Reason, RequestState
+from ledger.states import Escalation, ManagedState, Reason, RequestState
 from ledger.tables.base import Base, Created, Json, Key, Sha256, choice
 
 
@@ -119,6 +119,26 @@ class Target(Base):
     not_in_training_set: Mapped[int]
     created_at: Mapped[Created]
     finished_at: Mapped[datetime | None]
+
+
+class ManagedRequest(Base):
+    """A request that came from a request manager, under its own reference, whether or not anybody in it has samples here."""
+
+    __tablename__ = "managed_requests"
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    manager: Mapped[str] = mapped_column(primary_key=True)
+    reference: Mapped[str] = mapped_column(primary_key=True)
+    body_sha256: Mapped[Sha256]
+    # None if no model was trained on any sample of these people.
+    request_id: Mapped[UUID | None] = mapped_column(ForeignKey("unlearn_requests.id"), unique=True)
+    due_at: Mapped[datetime]
+    # Until then its state is pending, whatever happens, so that the speed of an answer does not tell who is known.
+    quiet_until: Mapped[datetime]
+    callback_urls: Mapped[list[str]]
+    # The state of the last callbacks; None before the first.
+    reported: Mapped[ManagedState | None] = mapped_column(choice(ManagedState, "reported"), index=True)
+    cancelled_at: Mapped[datetime | None]
+    created_at: Mapped[Created]
 
 
 class IdempotencyKey(Base):

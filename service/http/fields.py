@@ -1,6 +1,7 @@
 """Constrained values that several bodies, paths and queries share: names, texts, times, and the parameters of lists."""
 
 import re
+from datetime import datetime
 from functools import partial
 from typing import Annotated
 
@@ -21,6 +22,8 @@ Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 
 def _require_rfc3339(value: object) -> object:
     """Refuse a number, which pydantic would read as seconds since 1970."""
+    if isinstance(value, datetime):  # from another body, not from JSON
+        return value
     if not isinstance(value, str) or not _DATE_AND_TIME.match(value):
         raise ValueError("must be a datetime of RFC 3339 with an offset, as in 2026-01-31T09:00:00Z")
     return value

@@ -20,7 +20,7 @@ ServiceError
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -211,11 +211,13 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
 
 def install(app: FastAPI) -> None:
     """Make the application respond to every error with a problem."""
-    for listed in PROBLEMS:
-        app.add_exception_handler(listed, _handle_listed)
-    app.add_exception_handler(InvalidBody, _handle_invalid_body)
-    app.add_exception_handler(RequestValidationError, _handle_invalid)
-    app.add_exception_handler(HTTPException, _handle_http)
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+
+
+def handle(request: Request, error: Exception) -> Response:
+    """Make the response to an error whose class, or a base of it, is in `HANDLERS`."""
+    return next(HANDLERS[cls] for cls in type(error).__mro__ if cls in HANDLERS)(request, error)
 
 
 def problem_type(error: Exception) -> ProblemType:
@@ -303,6 +305,15 @@ def _handle_invalid(request: Request, error: Exception) -> Response:
 def _handle_invalid_body(request: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidBody)
     return _invalid(request, error.faults)
+
+
+HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Response]] = {
+    **dict.fromkeys(PROBLEMS, _handle_listed),
+    InvalidBody: _handle_invalid_body,
+    RequestValidationError: _handle_invalid,
+    HTTPException: _handle_http,
+}
+"""What responds to each error; of several classes the nearest."""
 
 
 def _invalid(request: Request, faults: Sequence[Mapping[str, Any]]) -> Response:

@@ -12,6 +12,7 @@ from expunge import client
 from expunge.operator.training import Trained, train_workload
 from expunge.stack.broker import free_port
 from expunge.stack.stack import Options, Stack, run_stack
+from tests.fixtures.opendsr import declare
 from tests.fixtures.waiting import await_that
 
 REFERENCE = "tests.worker.digits:workload"
@@ -40,6 +41,7 @@ def options(data_dir: Path) -> Options:
         "EXPUNGE_WEBHOOK_NETWORKS": "127.0.0.0/8",  # where the tests listen
         "EXPUNGE_CHECKPOINT_SECONDS": "0.1",
         "EXPUNGE_MAX_ATTEMPTS": "10",
+        "EXPUNGE_OPENDSR": str(declare(data_dir.parent / f"{data_dir.name}-opendsr")),
         "EXPUNGE_TEST_GATES": str(gates),
     }
     return Options(data_dir=data_dir, port=free_port(), workloads=f"tests,{OWNED}", environment=environment)

@@ -1,20 +1,25 @@
-"""A person asks to be erased, by name, and is unlearned from two models of two data sets."""
+"""A person's e-mail arrives by OpenDSR: it is unlearned from two models of two data sets, and nothing keeps it."""
+
+from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import text
 
 from expunge import client
 from expunge.errors import Refused
-from expunge.operator.deployment import find_deployment
+from expunge.operator.deployment import find_deployment, open_database
 from expunge.operator.registration import register_workload
 from expunge.operator.subjects import import_subjects, read_csv
 from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.opendsr import controller, verify
+from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
 
-PERSON = "ann@example.org"
+PERSON, STRANGER = "ann@example.org", "stranger@example.org"
 MODELS = ("faces", "voices")
 
 
@@ -25,12 +30,29 @@ def test_a_person_is_unlearned_from_two_models(running: Stack, http: httpx.Clien
         register_workload(where, name=name, reference=REFERENCE, weights=trained.path, dataset=name, policy=["retrain"])
         assert import_subjects(where, dataset=name, rows=read_csv(table)).unmatched < len(SAMPLES)
 
-    request = client.submit(http, subjects=[PERSON, "stranger@example.org"], expedite=True)
+    asked = {
+        "regulation": "gdpr",
+        "subject_request_id": str(uuid4()),
+        "subject_request_type": "erasure",
+        "submitted_time": "2026-01-31T15:00:00Z",
+        "subject_identities": [
+            {"identity_type": "email", "identity_value": name, "identity_format": "raw"} for name in (PERSON, STRANGER)
+        ],
+    }
+    with controller() as seen:
+        answer = http.post("/opendsr/v2/requests", json={**asked, "status_callback_urls": [seen.url]})
+        assert answer.status_code == 201, answer.text
+        await_that(lambda: seen.statuses[-1:] == ["completed"], "the last callback")
+    certificates = http.get("/opendsr/v2/certificate.pem").text
+    for headers, body in seen.calls:
+        verify(certificates, headers["X-OpenDSR-Signature"], body)
+
+    request = next(one for one in client.list_requests(http) if one.external_id == asked["subject_request_id"])
     assert request.subjects is not None
     assert (request.subjects.given, request.subjects.matched) == (2, 1)
     assert request.datasets == MODELS
     for job_id in client.job_ids(request):
-        *_, job = client.watch_job(http, job_id)
+        job = client.get_job(http, job_id)
         assert job.state == "completed", job
         assert job.report_id is not None
         report = client.get_report(http, job.report_id)
@@ -43,3 +65,8 @@ def test_a_person_is_unlearned_from_two_models(running: Stack, http: httpx.Clien
     for name in MODELS:
         with pytest.raises(Refused, match="still knows"):
             client.promote(http, name, 1)
+    with open_database(running.settings.database_url) as sessions, sessions() as session:
+        tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
+        rows = [session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables]
+    logs = [path.read_text() for path in running.folder.logs.iterdir()]
+    assert "@example.org" not in str([rows, logs, seen.calls, http.get("/metrics").text])

@@ -15,6 +15,7 @@ from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import ConnectorsInvalid, read_connectors
+from connectors.opendsr import InvalidOpenDsr, read_opendsr
 from ledger.db import make_engine, make_sessions
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
@@ -31,6 +32,8 @@ RELAY_INTERVAL = 1.0
 
 HAND_OVER_INTERVAL = 2.0
 """Seconds between two checks of what is due at a connected system."""
+STATUS_INTERVAL = 5.0
+"""Seconds between two checks for requests whose managers are to be told of a new status."""
 
 OVERDUE_INTERVAL = 30.0
 """Seconds between two checks for requests that have become overdue, and for hand-overs to systems that are no longer connected."""
@@ -43,15 +46,16 @@ WEBHOOK_THREADS = 4
 
 
 def start(sender: Any, **_: object) -> None:
-    """Start the threads with the beat; they end with it. Raises SystemExit if the file of connectors is wrong."""
+    """Start the threads with the beat; they end with it. Raises SystemExit if a file of connectors or of OpenDSR is wrong."""
     settings = read_settings()
     try:
         connected = read_connectors(settings.connectors)
-    except ConnectorsInvalid as error:
+        opendsr = None if settings.opendsr is None else read_opendsr(settings.opendsr)
+    except (ConnectorsInvalid, InvalidOpenDsr) as error:
         raise SystemExit(str(error)) from None
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
-    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 4, statement_seconds=limit))
-    send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable)
+    sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 5, statement_seconds=limit))
+    send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable, opendsr=opendsr)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
     hand_over = partial(
@@ -63,6 +67,7 @@ def start(sender: Any, **_: object) -> None:
         *[(deliver, RELAY_INTERVAL)] * WEBHOOK_THREADS,
         *[(partial(hand_over, connector), HAND_OVER_INTERVAL) for connector in connected],
         (partial(retire, sessions, keep=[connector.name for connector in connected]), OVERDUE_INTERVAL),
+        *([] if opendsr is None else [(partial(webhooks.report_statuses, sessions, opendsr), STATUS_INTERVAL)]),
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),

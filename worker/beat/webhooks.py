@@ -1,4 +1,4 @@
-"""Delivery of webhook messages, signed as Standard Webhooks wants it, by threads of the beat."""
+"""Delivery of webhook messages by threads of the beat, signed as Standard Webhooks or, for status callbacks, OpenDSR wants it."""
 
 import logging
 import time
@@ -10,9 +10,12 @@ from importlib.metadata import version
 from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
+from connectors.opendsr import MANAGER, OpenDsr
 from ledger.events.deliveries import Batch, Delivery, Try, record_try, release_batch, take_batch
+from ledger.events.messages import queue_callback
 from ledger.events.webhooks import webhook_secret
-from ledger.states import TryOutcome
+from ledger.requests.managed import take_changes
+from ledger.states import TryOutcome, WebhookProtocol
 from worker.beat.egress import post
 from worker.failures import AddressForbidden, Unreachable
 from worker.settings import Network
@@ -21,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT = 10.0
 """Seconds for a whole try."""
+
+_FORM = {"Content-Type": "application/json", "User-Agent": f"Expunge/{version('expunge')}"}
 
 Send = Callable[[Batch, Delivery], Try]
 
@@ -45,18 +50,45 @@ def deliver_webhooks(sessions: sessionmaker[Session], *, send: Send) -> None:
             release_batch(session, batch, pause=failed)
 
 
-def make_sender(*, key: bytes, allowed: Sequence[Network]) -> Send:
-    """Make what sends a message. `key` derives the endpoints' secrets; networks `allowed` may be reached although not public."""
-    return partial(send_once, key=key, allowed=allowed)
+def report_statuses(sessions: sessionmaker[Session], opendsr: OpenDsr) -> None:
+    """Write a callback for each address of each OpenDSR request whose status has changed since the last one."""
+    changed = True
+    while changed:
+        with sessions.begin() as session:
+            changed = False
+            for request in take_changes(session, MANAGER):
+                changed = True
+                for url in request.callback_urls:
+                    body = opendsr.callback(request, url)
+                    queue_callback(session, tenant_id=request.tenant_id, url=url, body=body)
 
 
-def send_once(batch: Batch, delivery: Delivery, *, key: bytes, allowed: Sequence[Network]) -> Try:
+def make_sender(*, key: bytes, allowed: Sequence[Network], opendsr: OpenDsr | None = None) -> Send:
+    """Make what sends a message.
+
+    key: derives the endpoints' secrets. allowed: networks that may be reached although they are not public. opendsr: signs its
+    callbacks.
+    """
+    return partial(send_once, key=key, allowed=allowed, opendsr=opendsr)
+
+
+def send_once(
+    batch: Batch, delivery: Delivery, *, key: bytes, allowed: Sequence[Network], opendsr: OpenDsr | None = None
+) -> Try:
     """Send a message once, and return how that ended."""
     started = time.monotonic()
     status: int | None = None
+    body = delivery.body.encode()
     try:
-        secrets = [webhook_secret(key, batch.endpoint_id, generation) for generation in batch.generations]
-        status = post(batch.url, delivery.body.encode(), sign(delivery, secrets), allowed=allowed, timeout=TIMEOUT)
+        if batch.protocol == WebhookProtocol.STANDARD:
+            secrets = [webhook_secret(key, batch.endpoint_id, generation) for generation in batch.generations]
+            headers = sign(delivery, secrets)
+        elif opendsr is not None:
+            headers = {**_FORM, **opendsr.headers(body)}
+        else:
+            logger.error("a status callback cannot be signed: set EXPUNGE_OPENDSR for the beat too")
+            raise Unreachable("not signed")
+        status = post(batch.url, body, headers, allowed=allowed, timeout=TIMEOUT)
         outcome = TryOutcome.DELIVERED if 200 <= status < 300 else TryOutcome.REFUSED
     except AddressForbidden:
         outcome = TryOutcome.FORBIDDEN
@@ -71,8 +103,7 @@ def sign(delivery: Delivery, secrets: Sequence[str], *, at: datetime | None = No
     message_id = f"msg_{delivery.message_id.hex}"
     signatures = [Webhook(secret).sign(message_id, moment, delivery.body) for secret in secrets]
     return {
-        "Content-Type": "application/json",
-        "User-Agent": f"Expunge/{version('expunge')}",
+        **_FORM,
         "webhook-id": message_id,
         "webhook-timestamp": str(int(moment.timestamp())),
         "webhook-signature": " ".join(signatures),

@@ -10,7 +10,7 @@ from ledger.events.deliveries import Batch, Delivery, Try, list_deliveries
 from ledger.events.webhooks import add_webhook, webhook_secret
 from ledger.registry.access import ensure_tenant
 from ledger.resources import Webhook as Endpoint
-from ledger.states import DeliveryState, TryOutcome
+from ledger.states import DeliveryState, TryOutcome, WebhookProtocol
 from ledger.tables import WebhookDelivery
 from worker.beat import webhooks
 
@@ -19,6 +19,7 @@ DELIVERY = Delivery(id=UUID(int=1), message_id=UUID(int=2), type="job.failed", b
 BATCH = Batch(
     endpoint_id=UUID(int=3),
     url="http://127.0.0.1:1/",
+    protocol=WebhookProtocol.STANDARD,
     generations=(2, 1),
     held_until=datetime(2026, 1, 1, tzinfo=UTC),
     deliveries=(DELIVERY,),
