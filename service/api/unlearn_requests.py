@@ -28,7 +28,7 @@ from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
 from service.http.authentication import Admin, ApiRoute, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional
-from service.http.fields import After, Cursor, Limit, Moment, Name, SampleID, Subject, Text
+from service.http.fields import After, Cursor, Limit, Moment, Name, RequiredText, SampleID, Subject, Text
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.settings import Settings
@@ -180,7 +180,7 @@ class ExtensionBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
+    reason: RequiredText = Field(
         description="For the record. The person must be given it too (GDPR Art. 12(3)). Nothing personal, please.",
         examples=["Five models are concerned, one of which takes three weeks to unlearn."],
     )
@@ -191,7 +191,7 @@ class DismissalBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reason: Annotated[Text, Field(min_length=1, pattern=r"\S")] = Field(
+    reason: RequiredText = Field(
         description="For the record. Nothing personal, please.",
         examples=[
             "Served by another request, of 3 May: its version had been refused.",

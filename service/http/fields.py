@@ -35,6 +35,12 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 _BLANK = " \\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"
 _CONTROL = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ufeff"
 
+RequiredText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2000, pattern=f"^[^\\u0000]*[^{_BLANK}{_CONTROL}\\u0000][^\\u0000]*$"),
+]
+"""Free text from the caller that says something: blanks and control characters alone do not."""
+
 
 def _check_id(text: str, *, name: str) -> str:
     try:

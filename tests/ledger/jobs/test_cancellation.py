@@ -27,6 +27,8 @@ def test_a_waiting_job_is_cancelled_at_once(world):
     with nothing_written(world):
         assert cancel(world, job_id).state == JobState.CANCELLED
         assert world.claim(job_id) is None
+    with nothing_written(world), pytest.raises(NotFailed, match="this one is cancelled"):
+        retry(world, job_id)
 
 
 def test_a_running_job_is_cancelled_by_its_worker(world):
@@ -66,7 +68,7 @@ def test_what_is_published_cannot_be_cancelled(world):
 def test_only_a_failed_job_is_retried_and_then_has_all_its_tries(world):
     request = world.submit(1)
     claim = world.claim(request.targets[0].job.id)
-    with nothing_written(world), pytest.raises(NotFailed, match="running"):
+    with nothing_written(world), pytest.raises(NotFailed, match="this one is running"):
         retry(world, claim.job_id)
     world.fail(claim, Reason.WORKLOAD_FAILED)
     assert retry(world, claim.job_id).state == JobState.QUEUED
