@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from unlearning.data.objectives import Forward
 from unlearning.errors import UnsupportedWorkload
-from unlearning.networks import check_differentiable
+from unlearning.networks import check_differentiable, replaced
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Forward], Tensor]
@@ -34,16 +33,7 @@ def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
             f"`build` returned a {type(model).__name__}; return the plain network, without the wrapper."
         )
     given = {id(p): parameters[name] for name, p in model.named_parameters() if name in parameters}
-    given |= {id(buffer): buffer.clone() for buffer in model.buffers()}
-    # Each tensor once for each module that holds it, as tied weights need. `functional_call` alone would also name it once for each
-    # name of a module that is used twice, and then leave the replacement in the module.
-    tensors = {
-        f"{prefix}.{name}".lstrip("."): given[id(tensor)]
-        for prefix, module in model.named_modules()
-        for name, tensor in (*module._parameters.items(), *module._buffers.items())
-        if tensor is not None and id(tensor) in given
-    }
-    return lambda *given, **named: functional_call(model, tensors, given, named, tie_weights=False)
+    return replaced(model, given | {id(buffer): buffer.clone() for buffer in model.buffers()})
 
 
 def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable: bool) -> dict[str, Tensor]:

@@ -1,14 +1,16 @@
-"""A user's network as a module: copying it, what its training leaves as it is, whether its weights are finite, and kernels that
-can be differentiated.
+"""A user's network as a module: copying it, passes with other weights, what its training leaves as it is, whether its weights are
+finite, and kernels that can be differentiated.
 """
 
 import contextlib
 import copy
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -69,6 +71,30 @@ def _can_be_copied(value: object, memo: dict[int, object]) -> bool:
     except _UNCOPIED:
         return False
     return True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Replaced:
+    """A network's forward pass with other tensors, by name, in place of its own."""
+
+    network: nn.Module
+    tensors: dict[str, Tensor]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:  # noqa: D102  (as a module is called)
+        return functional_call(self.network, self.tensors, given, named, tie_weights=False)
+
+
+def replaced(network: nn.Module, others: Mapping[int, Tensor]) -> Replaced:
+    """Return a network's forward pass with `others` in place of the parameters and buffers whose `id` they are given by."""
+    # Each tensor once for each module that holds it, as tied weights need. `functional_call` alone would also name it once for each
+    # name of a module that is used twice, and then leave the replacement in the module.
+    tensors = {
+        f"{prefix}.{name}".lstrip("."): others[id(tensor)]
+        for prefix, module in network.named_modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and id(tensor) in others
+    }
+    return Replaced(network=network, tensors=tensors)
 
 
 def batch_norm_layers(network: nn.Module) -> list[nn.Module]:

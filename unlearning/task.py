@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, divided
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, check_targets
@@ -127,6 +127,7 @@ class Task:
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew; the recipe is the
     workload's `training`.
     references: reference predictions of the forget set, in its order, or None.
+    objective: divides each batch among the ranks of the job, if there are several.
     state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
     """
 
@@ -143,7 +144,7 @@ class Task:
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:
-        self.forget = self.forget.in_memory()
+        self.forget, self.objective = self.forget.in_memory(), divided(self.objective)
 
     def check(self) -> None:
         """Check that the sets have targets for the objective, are not empty and disjoint, and that some parameter can be trained.

@@ -49,7 +49,7 @@ from unlearning.audit.verdict import (
     relearn_findings,
     utility_findings,
 )
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, divided
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import check_targets
@@ -94,6 +94,7 @@ def audit(
         raise MethodRefused(
             "No parameter of the model requires a gradient, so nothing can be relearned; unfreeze some in `build`."
         )
+    objective = divided(objective)
     models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
     generates = objective.extraction is not None

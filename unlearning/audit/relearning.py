@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from unlearning import ranks
 from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
@@ -302,7 +303,7 @@ def calibrate_relearner(
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """Compute the mean loss of the batch, nats."""
-    return float(batched_answers(objective, model, batch).losses.double().mean())
+    return ranks.agreed(float(batched_answers(objective, model, batch).losses.double().mean()))
 
 
 def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_samples: int) -> dict[int, int]:

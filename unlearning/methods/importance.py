@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 from unlearning.data.batches import Batch, Inputs
+from unlearning.data.objectives import undivided
 from unlearning.errors import MethodRefused
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
@@ -33,10 +34,10 @@ def add_squared_gradients(importance: Importance, task: Task, batch: Batch, *, o
     """
     parameters = {name: p.detach() for name, p in trainable(task.model).items()}
 
+    objective = undivided(task.objective)
+
     def loss(given: Mapping[str, Tensor], x: Inputs, y: Tensor) -> Tensor:
-        return task.objective.losses(
-            forward_with(task.model, given), Batch(x, y).map(lambda tensor: tensor[None])
-        ).sum()
+        return objective.losses(forward_with(task.model, given), Batch(x, y).map(lambda tensor: tensor[None])).sum()
 
     for part in batch.batches(_CHUNK):
         for name, gradient in _sample_gradients(loss, parameters, part).items():

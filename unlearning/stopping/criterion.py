@@ -12,6 +12,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from unlearning import ranks
 from unlearning.data.objectives import Answers, Objective
 from unlearning.data.objectives.prediction import Read
 from unlearning.data.samples import SampleSet
@@ -144,9 +145,11 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
     merit = criterion.objective.utility.of
     utility = torch.cat([merit(held_out), merit(guide)])[criterion.utility]
     return Check(
-        score=sqrt(sum(d * d for d in differences) / len(differences)),
-        direction=sum(differences) / len(differences),
-        drop=max(_drop(remain_before, merit(remain)), _drop(utility_before, utility) - criterion.expected_drop, 0.0),
+        score=ranks.agreed(sqrt(sum(d * d for d in differences) / len(differences))),
+        direction=ranks.agreed(sum(differences) / len(differences)),
+        drop=ranks.agreed(
+            max(_drop(remain_before, merit(remain)), _drop(utility_before, utility) - criterion.expected_drop, 0.0)
+        ),
         held_out_losses=held_out.losses,
     )
 

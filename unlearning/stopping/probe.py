@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from unlearning import ranks
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
@@ -50,7 +51,7 @@ def _same_class_mix(forget: SampleSet, pool: SampleSet, objective: Objective) ->
 
 @torch.no_grad()
 def _mean_loss(model: nn.Module, objective: Objective, batch: Batch) -> float:
-    return float(objective.losses(model, batch).mean())
+    return ranks.agreed(float(objective.losses(model, batch).mean()))
 
 
 def _steps_to_loss(target: float, model: nn.Module, objective: Objective, batch: Batch) -> int:
@@ -59,7 +60,7 @@ def _steps_to_loss(target: float, model: nn.Module, objective: Objective, batch:
     optimiser = torch.optim.SGD(trainable(learner).values(), lr=_RATE, momentum=0.9)
     for step in range(_MAX_STEPS):
         loss = objective.losses(learner, batch).mean()
-        if float(loss.detach()) <= target:
+        if ranks.agreed(float(loss.detach())) <= target:
             return step
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped

@@ -7,8 +7,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from unlearning import ranks
 from unlearning.data.batches import Batch, sent
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, divided, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import UnsupportedWorkload
@@ -84,9 +85,10 @@ def train_steps(
     if recipe.privacy is not None:
         return (
             yield from private_steps(
-                model, samples, recipe, recipe.privacy, objective=objective, seed=seed, state=state
+                model, samples, recipe, recipe.privacy, objective=undivided(objective), seed=seed, state=state
             )
         )
+    objective = divided(objective)
     generator = torch.Generator().manual_seed(seed)
     device = samples.device
     batches = Epochs(samples, recipe.batch_size, recipe.epochs, generator)
@@ -98,7 +100,9 @@ def train_steps(
         optimiser, recipe.learning_rate, total_steps=total, cycle_momentum=False
     )
     # Whole batches alone: a compiled pass is compiled again for a batch of another size.
-    compiled = model if recipe.compiler is None else torch.compile(model, backend=recipe.compiler, dynamic=False)
+    # Not with several ranks either, which put other tensors in place of the parameters.
+    compiler = recipe.compiler if ranks.count() == 1 else None
+    compiled = model if compiler is None else torch.compile(model, backend=compiler, dynamic=False)
     augmentation, variation = recipe.augmentation, torch.Generator(device).manual_seed(seed)
     if augmentation is not None:
         _check_images(samples)

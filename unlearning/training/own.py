@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unlearning import ranks
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining
 from unlearning.errors import NotFinite, TrainerFault
@@ -35,7 +36,7 @@ def own_steps(model: nn.Module, samples: SampleSet, training: OwnTraining, *, se
     Draws from the process's random state. `state` holds what the function gave to `run.checkpoint`, and says when it must stop.
     What the function raises is raised here. Raises TrainerFault if it did not train the model that it was given, NotFinite if it
     left numbers that are not finite. Where it was asked to stop and has returned, its last report is yielded once more, so that
-    whoever asked can end the run.
+    whoever asked can end the run. With several ranks each runs the function, and all take over the first one's weights.
     """
     run = TrainingRun(seed=seed, device=samples.device, share=training.share, stop_asked=state.should_stop)
     state.register(trainer=run)
@@ -50,6 +51,7 @@ def own_steps(model: nn.Module, samples: SampleSet, training: OwnTraining, *, se
         thread.close()
         model.eval()
     result, state.step = report.result(), _saved_step(run)
+    ranks.take_first(model)
     stopped = run.should_stop and (last is None or last.step < last.total)
     check_model(model, before, result=result, finished=not stopped)
     if stopped:

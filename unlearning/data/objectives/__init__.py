@@ -3,7 +3,7 @@
 from unlearning.data.objectives.causal_language_model import causal_language_model
 from unlearning.data.objectives.classification import classification
 from unlearning.data.objectives.multi_label import multi_label
-from unlearning.data.objectives.objective import Forward, Objective, answers, call
+from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, undivided
 from unlearning.data.objectives.outputs import logits_of
 from unlearning.data.objectives.prediction import Answers, Merit, Prediction
 from unlearning.data.objectives.regression import regression
@@ -18,7 +18,9 @@ __all__ = [
     "call",
     "causal_language_model",
     "classification",
+    "divided",
     "logits_of",
     "multi_label",
     "regression",
+    "undivided",
 ]

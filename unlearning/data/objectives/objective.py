@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from unlearning import ranks
 from unlearning.data.batches import Batch, Inputs, same_inputs
 from unlearning.data.objectives.class_prediction import ACCURACY, class_prediction
 from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Merit, Prediction
@@ -43,6 +45,7 @@ class Objective:
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
     extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
         samples. An audit reports it; only shares leave it, never what was generated.
+    alone: where batches are divided among ranks (`divided`), the objective that computes whole ones in this process.
 
     Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
     """
@@ -60,6 +63,7 @@ class Objective:
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
     extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None
+    alone: "Objective | None" = None
 
     def __post_init__(self) -> None:
         if self.logits is not None and self.classes is None:
@@ -144,12 +148,37 @@ def fitted(objective: Objective, targets: Tensor) -> Objective:
     return objective if objective.fit is None else replace(objective.fit(targets), fit=None)
 
 
+def divided(objective: Objective) -> Objective:
+    """Let an objective divide each batch among the ranks of its job; with one process it is returned as it is."""
+    if ranks.count() == 1 or objective.alone is not None:
+        return objective
+    return replace(
+        objective,
+        alone=objective,
+        losses=partial(_divided_rows, objective.losses),
+        logits=objective.logits and partial(_divided_rows, objective.logits),
+        outputs=objective.outputs and partial(_divided_rows, objective.outputs),
+    )
+
+
+def _divided_rows(compute: Callable[[Forward, Any], Tensor], forward: Forward, given: Any) -> Tensor:
+    (found,) = ranks.divide(lambda own, part: (compute(own, part),), forward, given)
+    return found
+
+
+def undivided(objective: Objective) -> Objective:
+    """Return the objective that computes whole batches in this process, such as under `vmap`, where ranks cannot meet."""
+    return objective.alone or objective
+
+
 def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
     """Compute each sample's loss and outputs in one forward pass.
 
     An objective that does not call `forward` exactly once, or not on the same inputs, for each of the two is given a pass for each.
     Raises UnsupportedWorkload for losses of another shape.
     """
+    if objective.alone is not None:
+        return _divided_answers(objective.alone, forward, batch)
     read = objective.read
     if read is None:
         return Answers(_checked(objective.losses(forward, batch), batch), None, batch.targets)
@@ -170,6 +199,15 @@ def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
     if losses is None or len(asked) != 1 or not same_inputs(asked[0], passes[0][0]):
         losses = objective.losses(forward, batch)
     return Answers(_checked(losses, batch), outputs, batch.targets)
+
+
+def _divided_answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
+    def compute(own: Forward, part: Batch) -> tuple[Tensor, ...]:
+        found = answers(objective, own, part)
+        return (found.losses,) if found.outputs is None else (found.losses, found.outputs)
+
+    losses, *outputs = ranks.divide(compute, forward, batch)
+    return Answers(losses, outputs[0] if outputs else None, batch.targets)
 
 
 def _checked(losses: Tensor, batch: Batch) -> Tensor:

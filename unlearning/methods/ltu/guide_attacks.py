@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unlearning import ranks
 from unlearning.data.objectives import Answers
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers, in_float32
@@ -112,7 +113,8 @@ def _train(
     head.requires_grad_(False)
     with torch.no_grad():
         hits = [(head((part - mean) / scale) > 0).float().mean() for part in held_back]
-    return GuideAttack(features=features, mean=mean, scale=scale, head=head, accuracy=float(hits[0] + 1 - hits[1]) / 2)
+    accuracy = ranks.agreed(float(hits[0] + 1 - hits[1]) / 2)
+    return GuideAttack(features=features, mean=mean, scale=scale, head=head, accuracy=accuracy)
 
 
 def _perceptron(width: int, hidden: tuple[int, ...]) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from unlearning import ranks
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import reference_aims
@@ -90,7 +91,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
                 if spec.remembering
                 else None
             )
-            guided = len(attacks) >= 2 and (bool(weights.any()) or remembering is None)
+            guided = len(attacks) >= 2 and (bool(ranks.agreed(bool(weights.any()))) or remembering is None)
             forgetting = forgetting_feedback(spec, task, attacks, forget, weights, generator) if guided else None
         apply_gradient(optimiser, combine(spec, forgetting, remembering, number))
         for _ in range(_rehearsal_count(spec, latest)):

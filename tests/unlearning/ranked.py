@@ -1,0 +1,218 @@
+"""What `test_ranks` compares: runs in one process, and the same runs on the ranks that torchrun starts with this module.
+
+Everything is in float64, where what a sum over ranks rounds otherwise is far smaller than any error.
+"""
+
+import copy
+import functools
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tests.unlearning import small
+from tests.unlearning.methods.test_conformance import spec_of
+from tests.unlearning.trainers import train_by_adamw
+from unlearning import ranks
+from unlearning.audit.audit import audit
+from unlearning.data.references import uninformed_references
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import OwnTraining
+from unlearning.methods.ltu.feedback import forgetting_feedback
+from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
+from unlearning.methods.registry import METHODS
+from unlearning.specs import LTU, Spec
+from unlearning.specs.audit import AuditSpec
+from unlearning.specs.training import Augmentation, Ready2Unlearn, Recipe
+from unlearning.storage import load_training_checkpoint, save_training_checkpoint
+from unlearning.task import Task, run_to_completion
+from unlearning.training.loop import fit
+from unlearning.training.optimisation import batch_statistics
+from unlearning.training.run import TrainingRun
+
+RECIPE = Recipe(epochs=2, batch_size=15, learning_rate=0.1, precision="float32")
+AUDIT = AuditSpec(
+    replicates=100,
+    vector_seeds=1,
+    relearners=("sgd",),
+    relearn_samples=13,
+    relearn_batch=5,
+    relearn_steps=4,
+    relearn_controls=3,
+)
+Found = dict[str, Tensor]
+
+
+def samples(count: int, *, seed: int) -> SampleSet:
+    made = small.samples(count, seed=seed)
+    return replace(made, inputs=made.inputs.double())
+
+
+def normalised() -> nn.Module:
+    return small.normalised().double()
+
+
+def dropping() -> nn.Module:
+    return small.dropping().double()
+
+
+@functools.cache
+def original(build: Callable[[], nn.Module]) -> nn.Module:
+    return fit(build, samples(120, seed=1), RECIPE, objective=small.OBJECTIVE, seed=0)
+
+
+def task(build: Callable[[], nn.Module] = normalised, *, forgotten: int = 23, references: bool = False) -> Task:
+    """Neither the sets nor their batches are multiples of the number of ranks."""
+    train, index = samples(120, seed=1), torch.arange(120)
+    given = Task(
+        model=copy.deepcopy(original(build)),
+        build=build,
+        objective=small.OBJECTIVE,
+        recipe=RECIPE,
+        forget=train.take(index[:forgotten]),
+        remain=train.take(index[forgotten:]),
+        guide=samples(61, seed=11),
+        criterion=samples(81, seed=12),
+        seed=3,
+    )
+    if references:
+        given.references = uninformed_references(given.objective, given.forget)
+    return given
+
+
+def unlearned(spec: Spec, given: Task) -> Found:
+    outcome = run_to_completion(small.start(spec, given))
+    figures = {f"metric {name}": torch.tensor(value) for name, value in outcome.metrics.items()}
+    return small.state(given.model) | figures | {"steps": torch.tensor(outcome.steps)}
+
+
+def by(kind: str, given: Callable[[], Task] = task, **changes: object) -> Callable[[], Found]:
+    """Few steps, although the forget set is large for their batches."""
+    spec = spec_of(kind)
+    short = {"passes": 0.0, "rehearsals": 1}
+    return lambda: unlearned(replace(spec, **{n: v for n, v in short.items() if hasattr(spec, n)}, **changes), given())
+
+
+def feedback_of_given_attacks() -> Found:
+    """LTU's gradient of second order, with guide attacks that are not trained."""
+    head = nn.Linear(small.CLASSES, 1).requires_grad_(False)
+    head.weight.copy_(torch.arange(small.CLASSES)[None] / 3)
+    head.bias.zero_()
+    attack = GuideAttack(features=losses_alone, mean=torch.zeros(1), scale=torch.ones(1), head=head, accuracy=1.0)
+    given, generator = task(), torch.Generator().manual_seed(0)
+    batch = given.forget.select(torch.arange(17))
+    with batch_statistics(given.model, samples=17):
+        return {"g": forgetting_feedback(LTU(), given, [attack, attack], batch, torch.ones(17), generator)}
+
+
+def trained(build: Callable[[], nn.Module], data: SampleSet, recipe: Recipe) -> Found:
+    return small.state(fit(build, data, recipe, objective=small.OBJECTIVE, seed=1))
+
+
+def images() -> SampleSet:
+    drawn = torch.Generator().manual_seed(0)
+    pixels = torch.randn(41, 1, 3, 3, generator=drawn, dtype=torch.float64)
+    return SampleSet(ids=tuple(map(str, range(41))), inputs=pixels, targets=torch.arange(41) % small.CLASSES)
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, small.CLASSES)).double()
+
+
+class WithUnused(nn.Module):
+    """One of its layers is in no pass. Weight decay would shrink it if its gradient were zero, and not none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(small.WIDTH, small.CLASSES).double(), nn.Linear(2, 2).double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        answers: Tensor = self.used(inputs)
+        return answers
+
+
+def resumed() -> Found:
+    given = task()
+    steps = small.start(spec_of("matching"), given)
+    next(steps), next(steps)
+    with tempfile.TemporaryDirectory() as folder:
+        content = load_training_checkpoint(*save_training_checkpoint(given.state.snapshot(), Path(folder)))
+    steps.close()
+    again = task()
+    again.state.resumed = content
+    return unlearned(spec_of("matching"), again)
+
+
+def by_its_owner() -> Found:
+    def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        train_by_adamw(model, data, run, epochs=2, batch_size=20, rate=1e-3)
+
+    given = task()
+    given.recipe = OwnTraining(trainer=train)
+    return unlearned(spec_of("retrain"), given)
+
+
+def audited() -> Found:
+    given = task()
+    changed = copy.deepcopy(given.model)
+    with torch.no_grad():
+        for parameter in changed.parameters():
+            parameter.mul_(0.9)
+    findings = run_to_completion(
+        audit(
+            original=given.model,
+            unlearned=changed,
+            forget=given.forget,
+            remain=given.remain,
+            held_out=given.guide,
+            test=given.criterion,
+            objective=small.OBJECTIVE,
+            spec=AUDIT,
+        )
+    )
+    (relearning,) = findings.relearnings
+    curves = (relearning.original, *relearning.unlearned, *relearning.controls)
+    return {
+        "losses": torch.tensor([loss for curve in curves for loss in curve.losses], dtype=torch.float64),
+        "delays": torch.tensor([curve.delay for curve in curves]),
+        "checks": torch.tensor([check.passed is True for check in findings.verdict.findings]),
+    }
+
+
+CASES: dict[str, Callable[[], Found]] = {
+    **{kind: by(kind) for kind in sorted(METHODS)},
+    "ltu by references, without attacks": by("ltu", lambda: task(references=True), forgetting=False),
+    "ltu on one sample": by("ltu", lambda: task(forgotten=1, references=True), forgetting=False),
+    "ltu's second gradient": feedback_of_given_attacks,
+    "ieu by references": by("ieu", lambda: task(references=True)),
+    "a training that prepares": lambda: trained(
+        normalised, samples(61, seed=1), replace(RECIPE, readiness=Ready2Unlearn(warm_up=0.0, every=2))
+    ),
+    "a training with augmentation": lambda: trained(
+        convolutional, images(), replace(RECIPE, augmentation=Augmentation(padding=1))
+    ),
+    "a layer that is not used": lambda: trained(WithUnused, samples(41, seed=1), RECIPE),
+    "a resumed run": resumed,
+    "an owner's function": by_its_owner,
+    "an audit": audited,
+}
+"""Each gives tensors that are the same for any number of ranks."""
+
+WITH_DROPOUT = "a training with dropout"
+
+
+def main(folder: Path) -> None:
+    """Run all cases on this rank, and write what they give."""
+    torch.set_num_threads(1)
+    with ranks.joined(torch.device("cpu")):
+        found = {name: case() for name, case in CASES.items()}
+        found[WITH_DROPOUT] = by("retrain", lambda: task(dropping))()
+        torch.save(found, folder / f"{ranks.own_rank()}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
