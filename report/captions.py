@@ -16,6 +16,7 @@ ATTACKS = {
     AttackName.MARGIN: "margin",
     AttackName.MIN_K: "Min-K%",
     AttackName.MIN_K_PLUS: "Min-K%++",
+    AttackName.FEATURES: "features",
 }
 
 EXTRACTION = {

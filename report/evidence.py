@@ -45,6 +45,8 @@ class AttackName(StrEnum):
     """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
     MIN_K_PLUS = "min_k_plus"
     """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
+    FEATURES = "features"
+    """What enters the last layer, read by a probe."""
 
 
 class Section(BaseModel):

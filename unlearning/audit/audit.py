@@ -17,6 +17,7 @@ from unlearning.audit.comparison import (
     utility_drop,
 )
 from unlearning.audit.extraction import Extraction, measure_extraction
+from unlearning.audit.feature_attack import feature_attack
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import Measures, measures_of
@@ -42,6 +43,7 @@ from unlearning.audit.verdict import (
     Finding,
     change_findings,
     extraction_findings,
+    feature_findings,
     inconclusive_reason,
     judge,
     membership_findings,
@@ -103,6 +105,7 @@ def audit(
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
     extraction: dict[str, Extraction] = {}
+    probed: dict[str, Attack] = {}
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
@@ -111,6 +114,9 @@ def audit(
         measures[name] = measures_of(signals[name], spec=spec, seed=seed)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
+        probe = feature_attack(model, sets, signals[name], pairing, objective=objective, spec=spec, seed=seed)
+        if probe is not None:
+            probed[name] = probe
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         if generates:
             extraction[name] = measure_extraction(
@@ -126,8 +132,8 @@ def audit(
     forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
     counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
     membership = Membership(
-        original=attacks["original"],
-        unlearned=attacks["unlearned"],
+        original=_with_probe(attacks, probed, "original"),
+        unlearned=_with_probe(attacks, probed, "unlearned"),
         roc=_roc_curves(before, after, pairing),
         losses=_histograms(before, after),
         matched=pairing.matched,
@@ -164,6 +170,7 @@ def audit(
             decides=not tests,
             comparable=pairing.comparable,
         ),
+        *feature_findings(probed, margin=membership.margin),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *extraction_findings(extraction),
@@ -224,6 +231,13 @@ def audit(
         ),
         seconds={MEMBERSHIP: membership_seconds, RELEARN: time.perf_counter() - started},
     )
+
+
+def _with_probe(
+    attacks: Mapping[str, Mapping[str, Attack]], probed: Mapping[str, Attack], model: str
+) -> dict[str, Attack]:
+    """Add the attack on features, where every model has it, to a model's other attacks."""
+    return {**attacks[model]} | ({probed[model].name: probed[model]} if probed.keys() == attacks.keys() else {})
 
 
 def _reference_tests(

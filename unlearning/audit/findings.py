@@ -37,7 +37,8 @@ class Membership:
     """What the membership attacks found.
 
     original, unlearned: the attacks by name on each model. The one named "spread" is on the distance from the held-out median:
-    it detects forgetting that made some samples too good and others too bad. roc, losses: for plotting.
+    it detects forgetting that made some samples too good and others too bad. "features" is on the layer before the output, where
+    there is one. roc, losses: for plotting.
     matched: whether the held-out samples were weighted to the forget set's class mix. unmatched: forgotten samples left out
     because no held-out sample has their class. compared: forgotten samples that were compared. margin: how far from 0.5 the
     attacks may lie.

@@ -225,6 +225,26 @@ def _matched_text(worst: "_Statistic", outside: bool, inside: bool, sensitive: b
     return f"membership attacks cannot tell the forgotten samples from held-out data ({_named(worst)}, inside 0.5 ± {margin:.2g})"
 
 
+def feature_findings(attacks: Mapping[str, Attack], *, margin: float) -> list[Finding]:
+    """Check the new model by the attack on features. It can only warn, and without a decision there is no finding.
+
+    attacks: by model; empty where there is none. The original is the negative control: where features did not tell the forgotten
+    samples from data never seen before, only a new difference says anything.
+    """
+    if not {"original", "unlearned"} <= attacks.keys():
+        return []
+    before, after = (attacks[model].deciding["auc"] for model in ("original", "unlearned"))
+    passed = not _outside(after, margin)
+    if passed and not (_outside(before, margin) and _inside(after, margin)):
+        return []
+    tell = "do not tell" if passed else "still tell" if after.value > 0.5 else "now tell, as less known,"
+    text = (
+        f"the features before the output {tell} the forgotten samples from data never seen (AUC of a linear probe "
+        f"{after.value:.2f}, interval {after.ends()}; of the original model {before.value:.2f})"
+    )
+    return [Finding(code="features_matched", passed=passed, text=text, interval=after, deciding=False)]
+
+
 def reference_findings(
     tests: Mapping[str, ReferenceTest], *, power: Mapping[int, float], thresholds: Thresholds
 ) -> list[Finding]:
