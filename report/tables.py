@@ -35,6 +35,8 @@ METHODS = {
     "matching": "reference matching",
     "gradient_ascent": "gradient ascent",
     "retrain": "retraining",
+    "rewind": "retraining from an earlier slice",
+    "drop_adapter": "dropping an adapter",
 }
 """The names of methods. One that is not here is shown by its kind in capitals."""
 SETUP = {

@@ -17,7 +17,7 @@ from torch import nn
 
 from unlearning.audit.audit import audit
 from unlearning.data.references import uninformed_references
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import read_twice
 from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
 from unlearning.errors import InvalidWorkload, NotFinite, TrainerFault, WeightsDamaged
@@ -25,12 +25,13 @@ from unlearning.gradients import Parameters, descend, flat_gradient, forward_wit
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
-from unlearning.specs import IEU, LTU, GradientAscent, Matching, Method, Retrain
+from unlearning.specs import IEU, LTU, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fresh
+from unlearning.training.slices import SliceCheckpoint
 from unlearning.training.trainer_check import TrainerCheck, check_trainer
 
 _FORGOTTEN, _OTHERS = 10, 40
@@ -108,7 +109,7 @@ def dry_run(workload: Workload, model: nn.Module, *, policy: Sequence[Method], s
             passes("second-order gradient", partial(_second_gradient, scene), _FIRST_ORDER)
         passes("save and load", partial(_save_and_load, scene), _SAME_ARCHITECTURE)
         if not passes("trainer", lambda: found.extend(_trainer(scene)), _TRAINER):
-            policy = [spec for spec in policy if not isinstance(spec, Retrain)]
+            policy = [spec for spec in policy if not isinstance(spec, Retrain | Rewind)]
         for spec in policy:
             error = _error_of(partial(_unlearn, scene, spec))
             if error is not None:
@@ -280,7 +281,12 @@ def _trainer(scene: _Scene) -> list[Fault]:
 
 
 def _task(scene: _Scene, spec: Method) -> Task:
-    objective, forget = scene.workload.objective, scene.forget
+    objective, forget, remain = scene.workload.objective, scene.forget, scene.remain
+    adapters = scene.workload.adapters
+    if isinstance(spec, DropAdapter) and adapters is not None:  # which forgets all samples of an adapter
+        drawn, first = joined(forget, remain), adapters[forget.ids[0]]
+        chosen = torch.tensor([adapters[sample] == first for sample in drawn.ids])
+        forget, remain = drawn.take(chosen.nonzero().flatten()), drawn.take((~chosen).nonzero().flatten())
     references = uninformed_references(objective, forget) if isinstance(spec, Matching) else None
     return Task(
         model=_evaluated(scene.model),
@@ -288,11 +294,13 @@ def _task(scene: _Scene, spec: Method) -> Task:
         objective=objective,
         recipe=_short_training(scene.workload.training),
         forget=forget,
-        remain=scene.remain,
+        remain=remain,
         guide=scene.held_out.guide,
         criterion=scene.held_out.criterion,
         seed=scene.seed,
         references=references,
+        checkpoint=None if remain.slices is None else SliceCheckpoint(number=-1, load=lambda model: None),
+        adapters=adapters,
     )
 
 
@@ -316,7 +324,9 @@ def _short(spec: Method) -> Method:
             return dataclasses.replace(spec, steps=_STEPS, passes=0.0, batch_size=8)
         case GradientAscent():
             return dataclasses.replace(spec, steps=_STEPS, batch_size=8)
-        case Retrain():
+        case Rewind():
+            return dataclasses.replace(spec, max_share=1.0)
+        case Retrain() | DropAdapter():
             return spec
     assert_never(spec)
 
@@ -354,7 +364,7 @@ _SAME_ARCHITECTURE = (
 def _advise(scene: _Scene, spec: Method, policy: Sequence[Method]) -> str:
     others = [other.kind for other in policy if other.kind != spec.kind] or ["retrain"]
     without = f"Leave it out of the policy: {' '.join(f'--method {kind}' for kind in others)}."
-    if isinstance(spec, Retrain):
+    if isinstance(spec, Retrain | Rewind):
         return f"Retraining as the model was trained must work: check `build`, and `recipe` or `trainer`. {without}"
     if isinstance(spec, LTU) and spec.order == "second":
         if _error_of(partial(_unlearn, scene, dataclasses.replace(spec, order="first"))) is not None:

@@ -1,9 +1,9 @@
 """One unlearning run: the task that a method gets, the progress that it yields, the outcome that it returns."""
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,9 @@ from unlearning.data.workload import OwnTraining, check_targets
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import Recipe
 from unlearning.state import State
+
+if TYPE_CHECKING:
+    from unlearning.training.slices import KeepSlice, SliceCheckpoint
 
 
 class Figures(Mapping[str, float]):
@@ -55,12 +58,14 @@ class Outcome:
     stopped_because: "matched" (the calibrated stop is satisfied), "budget" (all steps were taken), "utility" (more merit was
         lost than is allowed) or "completed" (the method has no stop).
     setup_seconds: time spent before the first step, by purpose (training guide attacks, neighbour search).
+    kept: where the weights after each slice of a training are that was kept (`unlearning.training.slices`).
     """
 
     steps: int
     stopped_because: str
     setup_seconds: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    kept: Sequence[Mapping[str, Any]] = ()
 
 
 Steps = Generator[Progress, None, Outcome]
@@ -128,6 +133,9 @@ class Task:
     workload's `training`.
     references: reference predictions of the forget set, in its order, or None.
     objective: divides each batch among the ranks of the job, if there are several.
+    checkpoint: the latest weights of the model's training in slices that saw none of the forget set, or None. keep_slice: keeps the
+        weights after a slice of a new training.
+    adapters: the adapter that learned from each training sample, by the sample's ID; None where all parameters learn from all.
     state: the parts of the run that a training checkpoint holds; a resumed run starts from their saved values.
     """
 
@@ -141,6 +149,9 @@ class Task:
     criterion: SampleSet
     seed: int = 0
     references: ReferencePredictions | None = None
+    checkpoint: "SliceCheckpoint | None" = None
+    keep_slice: "KeepSlice | None" = None
+    adapters: Mapping[str, str] | None = None
     state: State = field(default_factory=State)
 
     def __post_init__(self) -> None:

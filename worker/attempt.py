@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from worker.checkpoints import CheckpointPlan, checkpointing, find_checkpoint, s
 from worker.inputs import JobInputs
 from worker.lease import fenced
 from worker.progress import ProgressReporter, add_time, report_progress
+from worker.slices import keep_slice, latest_checkpoint
 
 T = TypeVar("T")
 
@@ -91,6 +93,11 @@ def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: Checkpoin
         criterion=inputs.held_out.criterion,
         seed=claim.seed,
         references=None if inputs.references is None else inputs.references.aims,
+        checkpoint=latest_checkpoint(inputs.checkpoints, plan.storage),
+        keep_slice=partial(
+            keep_slice, storage=plan.storage, remain=inputs.remain, dataset=claim.dataset, key=plan.sample_key
+        ),
+        adapters=workload.adapters,
         state=State(saved.get("state", {}), should_stop=reporter.monitor.must_stop),
     )
     steps = unlearn(parse(claim.method), task)

@@ -36,10 +36,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointPlan:
-    """Where checkpoints go, and how many seconds lie between two of them."""
+    """Where checkpoints go, and how many seconds lie between two of them. sample_key: hashes the IDs of what a slice has seen."""
 
     storage: Path
     interval: float
+    sample_key: bytes
 
 
 def checkpointing(reporter: ProgressReporter, state: State, plan: CheckpointPlan) -> Callable[[Progress], None]:

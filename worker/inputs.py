@@ -2,9 +2,10 @@
 
 import importlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from unlearning.storage import load_weights, read_file
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
 from worker.settings import Settings, choose_device
+from worker.slices import usable_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ class JobInputs:
     original: the served model, in eval mode; nothing changes it. forget: D_f. remain: D_r, without anything forgotten earlier.
     reference: a model trained on D_r alone, if there is one. erased: how many samples of the training set earlier jobs made the
     model forget. references: the model's reference predictions; None if it has none or, with the clause `references_unused` that
-    says why, if they cannot be used.
+    says why, if they cannot be used. checkpoints: the weights after slices of the model's training that may be used
+    (`worker.slices`).
     """
 
     workload: Workload
@@ -60,6 +63,7 @@ class JobInputs:
     device: torch.device
     references: JobReferences | None = None
     references_unused: str | None = None
+    checkpoints: Sequence[Mapping[str, Any]] = ()
 
     @property
     def sample_ids(self) -> tuple[str, ...]:
@@ -105,6 +109,9 @@ def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
         device=device,
         references=references,
         references_unused=unused,
+        checkpoints=usable_checkpoints(
+            claim.details, split.remain, dataset=claim.dataset, key=settings.sample_key_bytes
+        ),
     )
 
 

@@ -1,8 +1,10 @@
 """Write the new version's weights and the report, and publish both in one transaction."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from ledger.db import now
@@ -10,7 +12,9 @@ from ledger.events.timeline import list_job_events
 from ledger.jobs import results
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
+from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
+from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples
@@ -29,13 +33,15 @@ from worker.signing import Signer, remember_signed, sign_head, sign_statement
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedResult:
     """What is to be published: the file with the weights, the report, the commitment to the forget set, and the file of reference
-    predictions without the forget set's rows, if the model has references.
+    predictions without the forget set's rows, if the model has references. checkpoints: the weights after slices of the training
+    that saw nothing of the forget set; None for a model that has none and gets none.
     """
 
     path: Path
     document: Document
     commitment: Commitment
     references: ReferenceFile | None
+    checkpoints: Sequence[Mapping[str, Any]] | None
 
 
 def publish(
@@ -57,6 +63,7 @@ def publish(
         statement = None if signer is None else sign_statement(prepared.document, signer=signer)
     with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
         started = time.monotonic()
+        outdated = outdated_files(claim, prepared)
         results.publish(
             session,
             claim,
@@ -67,15 +74,27 @@ def publish(
             statement=statement,
             references=prepared.references,
             utility_drop=result.findings.utility.drop,
+            checkpoints=prepared.checkpoints,
         )
+        unneeded = outdated - needed_files(session) if outdated else outdated
         folder = settings.signing_keys
         head = None if signer is None or folder is None else sign_head(session, signer, folder)
         results.record_publication_time(session, claim, time.monotonic() - started)
     if head is not None and folder is not None:
         remember_signed(folder, head)
+    for name in unneeded:  # They know the erased samples. After a crash in between, the next purge deletes them.
+        (settings.storage / name).unlink(missing_ok=True)
+
+
+def outdated_files(claim: Claim, prepared: PreparedResult) -> set[str]:
+    """List the files of the model that know the erased samples: reference predictions, and weights after slices of its training."""
+    found: set[str] = set()
     if claim.references is not None and prepared.references not in (None, claim.references):
-        # It has rows of the erased samples. After a crash in between, the next purge deletes it.
-        (settings.storage / claim.references.path).unlink(missing_ok=True)
+        found.add(claim.references.path)
+    if prepared.checkpoints is not None:
+        kept = {entry["path"] for entry in prepared.checkpoints}
+        found |= {entry["path"] for entry in claim.details.get(CHECKPOINTS, ())} - kept
+    return found
 
 
 def prepare(
@@ -100,7 +119,18 @@ def prepare(
         document=write(report),
         commitment=commitment,
         references=_write_references(inputs, settings),
+        checkpoints=_remaining_checkpoints(claim, inputs, result),
     )
+
+
+def _remaining_checkpoints(
+    claim: Claim, inputs: JobInputs, result: AttemptResult
+) -> Sequence[Mapping[str, Any]] | None:
+    """List the usable checkpoints of before and those of this run; of one slice the newest."""
+    if not result.outcome.kept and CHECKPOINTS not in claim.details:
+        return None
+    by_slice = {entry["slice"]: entry for entry in (*inputs.checkpoints, *result.outcome.kept)}
+    return [by_slice[number] for number in sorted(by_slice)]
 
 
 def _write_references(inputs: JobInputs, settings: Settings) -> ReferenceFile | None:

@@ -34,13 +34,28 @@ from worker import report_audit
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
 
-EXACT_STATEMENT = (
-    "The new weights were trained anew, from the weights that the workload's factory builds, on the remaining samples alone. No "
-    "forgotten sample took part, so there is no influence to remove, whatever the audit below finds. This "
-    "rests on two things. What the factory builds must not have been trained on the forgotten samples, and neither must what the "
-    "training leaves frozen, which is taken over from the version before."
-)
-"""What a report says of a method in `EXACT`."""
+NOTHING_TO_REMOVE = "No forgotten sample took part, so there is no influence to remove, whatever the audit below finds."
+"""What makes a result exact."""
+
+EXACT_STATEMENTS = {
+    "retrain": (
+        "The new weights were trained anew, from the weights that the workload's factory builds, on the remaining samples alone. "
+        f"{NOTHING_TO_REMOVE} This rests on two things. What the factory builds must not have been trained on the forgotten "
+        "samples, and neither must what the training leaves frozen, which is taken over from the version before."
+    ),
+    "rewind": (
+        "The new weights were trained on the remaining samples alone, from weights that were kept during the model's training, "
+        f"before the first slice of the training set with a forgotten sample. {NOTHING_TO_REMOVE} This rests on three things. The "
+        "kept weights must be of a training on the samples that the ledger recorded for them, which are the ones that remain. What "
+        "the factory builds must not have been trained on the forgotten samples, and neither must what the training leaves frozen."
+    ),
+    "drop_adapter": (
+        "The adapters that learned from the forgotten samples, and from no others, were replaced by untrained ones. Nothing that "
+        f"training moves is outside an adapter. {NOTHING_TO_REMOVE} This rests on two things. Each adapter must have been trained "
+        "on the samples alone that the workload names for it. What is frozen must not have been trained on the forgotten samples."
+    ),
+}
+"""What a report says of a method in `EXACT`, by its kind."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +160,7 @@ def exactness(claim: Claim, inputs: JobInputs, result: AttemptResult) -> Exactne
     if claim.method["kind"] not in EXACT:
         return None
     return Exactness(
-        statement=EXACT_STATEMENT,
+        statement=EXACT_STATEMENTS[claim.method["kind"]],
         causes=likely_causes(
             result.findings, forget=inputs.forget, remain=inputs.remain, held_out=inputs.held_out.audit
         ),

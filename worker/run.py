@@ -121,7 +121,9 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     if inputs.references_unused is not None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
-    plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds)
+    plan = CheckpointPlan(
+        storage=settings.storage, interval=settings.checkpoint_seconds, sample_key=settings.sample_key_bytes
+    )
     result = None
     while result is None:
         result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed)

@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import torch
 from sqlalchemy.orm import Session
 from torch import nn
 
@@ -19,7 +21,7 @@ from ledger import resources
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
-from ledger.registry.models import get_model, register_model
+from ledger.registry.models import CHECKPOINTS, get_model, register_model
 from ledger.registry.subjects import assign_subjects
 from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest, subject_digest
@@ -27,11 +29,12 @@ from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
-from unlearning.specs import DEFAULT_POLICY, Method, method_object, parse
+from unlearning.specs import CHEAP_REWIND, DEFAULT_POLICY, DropAdapter, Method, Rewind, method_object, parse
 from unlearning.storage import file_sha256
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
+from worker.slices import describe_checkpoint
 
 
 def register_workload(
@@ -52,17 +55,18 @@ def register_workload(
 
     weights: by default the newest that `expunge train` wrote for the workload. dataset: its name, by default the workload's; every
     sample of the workload is registered in it, hashed, with its subject if the workload names it. policy: methods in order, each a
-    name, a JSON text or an object; by default LTU, IEU, Retrain. approve_utility_drop: points of merit beyond which a version
+    name, a JSON text or an object; by default `default_policy`. approve_utility_drop: points of merit beyond which a version
     awaits approval, by default 2.
     dry_run: whether a dry run of a job must pass. accept_untrained: whether weights may be no better than guessing.
     tell: takes the dry run's notes on what works, but less well than it could.
     Raises CannotRegister with the reason; then nothing is written.
     """
     try:
-        methods = [parse(method_object(method)) for method in policy or ()] or DEFAULT_POLICY
+        chosen = [parse(method_object(method)) for method in policy or ()]
         workload = load_workload(reference, allowed=allow_list(deployment.workloads))
-        path = weights or newest_weights(reference)
-        sha256 = file_sha256(path)
+        path = find_weights(weights, reference)
+        sha256, details = file_sha256(path), read_details(path)
+        methods = chosen or default_policy(workload, details)
         model = load_model(workload, path, sha256, choose_device())
         check_data(workload)
         if dry_run:
@@ -70,6 +74,7 @@ def register_workload(
         if not accept_untrained:
             check_trained(workload, model)
         dataset = dataset or workload.name
+        checkpoints = read_checkpoints(path, details, workload.train, dataset=dataset, key=deployment.sample_key)
 
         def digests(samples: SampleSet) -> list[bytes]:
             return [sample_digest(deployment.sample_key, dataset, sample) for sample in samples.ids]
@@ -94,10 +99,10 @@ def register_workload(
                 weights_sha256=sha256,
                 weights_path=f"{sha256}.safetensors",
                 policy=[asdict(method) for method in methods],
-                details=read_details(path),
+                details=details | ({CHECKPOINTS: checkpoints} if checkpoints else {}),
                 approve_utility_drop=approve_utility_drop,
             )
-            store(path, deployment.storage / f"{sha256}.safetensors")
+            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.storage)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -124,24 +129,28 @@ def register_new_version(
             owner = ensure_tenant(session, tenant)
             model = get_model(session, tenant_id=owner, name=name)
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
-            path = weights or newest_weights(model.workload)
+            path = find_weights(weights, model.workload)
             sha256 = file_sha256(path)
             network = load_model(workload, path, sha256, choose_device())
             if not accept_untrained:
                 check_trained(workload, network)
             left_out = find_left_out(workload.train, without, frozenset(without_subjects))
-            used = (sample for sample in workload.train.ids if sample not in left_out)
+            places = [place for place, sample in enumerate(workload.train.ids) if sample not in left_out]
+            used = workload.train.take(torch.tensor(places, dtype=torch.int64))
+            details, key = read_details(path), deployment.sample_key
+            checkpoints = read_checkpoints(path, details, used, dataset=model.dataset, key=key)
             view = register_version(
                 session,
                 tenant_id=owner,
                 model=name,
-                training=(sample_digest(deployment.sample_key, model.dataset, sample) for sample in used),
+                training=(sample_digest(key, model.dataset, sample) for sample in used.ids),
                 weights_sha256=sha256,
                 weights_path=f"{sha256}.safetensors",
                 by="operator",
+                checkpoints=checkpoints,
             )
             register_subjects(session, workload, owner, model.dataset, key=deployment.sample_key)
-            store(path, deployment.storage / f"{sha256}.safetensors")
+            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.storage)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -189,6 +198,51 @@ def check_trained(workload: Workload, model: nn.Module) -> None:
         )
 
 
+def default_policy(workload: Workload, details: Mapping[str, object]) -> Sequence[Method]:
+    """Return LTU, IEU and Retrain, with what is exact and cheap before them where the workload makes it possible."""
+    policy: Sequence[Method] = DEFAULT_POLICY
+    if details.get(CHECKPOINTS):
+        policy = (CHEAP_REWIND, *policy[:-1], Rewind(), *policy[-1:])
+    return policy if workload.adapters is None else (DropAdapter(), *policy)
+
+
+def read_checkpoints(
+    weights: Path, details: Mapping[str, Any], trained: SampleSet, *, dataset: str, key: bytes
+) -> list[dict[str, str | int]]:
+    """Read what `expunge train` wrote of the weights after slices of a training on `trained`, as a model's details list them.
+
+    Raises CannotRegister if a file is missing or damaged, or the workload has no slices any more.
+    """
+    listed = details.get(CHECKPOINTS, ())
+    if listed and trained.slices is None:
+        raise CannotRegister(
+            f"{weights.with_suffix('.json').name} lists weights after slices of a training, and the workload's training set has no "
+            "`slices`. Give it the same as in the training, or take `checkpoints` out of the file."
+        )
+    for entry in listed:
+        file = weights.with_name(f"{entry['sha256']}.safetensors")
+        if not file.is_file() or file_sha256(file) != entry["sha256"]:
+            raise CannotRegister(
+                f"The weights after slice {entry['slice']}, {file.name}, are missing or damaged in {weights.parent.absolute()}. "
+                f"Train again, or take `checkpoints` out of {weights.with_suffix('.json').name}; then no method goes back to them."
+            )
+    return [
+        describe_checkpoint(int(entry["slice"]), entry["sha256"], samples=trained, dataset=dataset, key=key)
+        for entry in listed
+    ]
+
+
+def find_weights(given: Path | None, reference: str) -> Path:
+    """Return the given file, or the newest of the workload. Raises CannotRegister if it is no file."""
+    path = given or newest_weights(reference)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CannotRegister(
+            f"The weights file {path} {what}. Name a file that `expunge train` or `save_weights` wrote."
+        )
+    return path
+
+
 def newest_weights(reference: str, folder: Path = Path("weights")) -> Path:
     """Find the weights that `expunge train` wrote last for a workload. Raises CannotRegister if there are none."""
     candidates = [
@@ -208,6 +262,13 @@ def read_details(weights: Path) -> dict[str, object]:
     """Read the JSON that `expunge train` wrote beside the weights; empty if there is no such file."""
     file = weights.with_suffix(".json")
     return dict(json.loads(file.read_text())) if file.exists() else {}
+
+
+def store_all(weights: Path, digests: Sequence[str], storage: Path) -> None:
+    """Copy weights and those of the same training that lie beside them into the storage."""
+    for sha256 in digests:
+        source = weights if sha256 == digests[0] else weights.with_name(f"{sha256}.safetensors")
+        store(source, storage / f"{sha256}.safetensors")
 
 
 def store(source: Path, target: Path) -> None:

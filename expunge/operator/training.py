@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from expunge.errors import CannotTrain
 from expunge.operator.workloads import as_owners_error, choose_device, find_left_out
@@ -53,6 +54,8 @@ def train_workload(
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
+    Of a training in slices the weights after each slice but the last are written too; the JSON file lists them as `checkpoints`.
+
     without: IDs of training samples to leave out; without_subjects: people, all of whose samples are left out. plain: train without
     Ready2Unlearn, which a trainer adds or leaves out by itself. show: called after each step.
     references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
@@ -76,11 +79,14 @@ def train_workload(
     except UnlearningError as error:
         raise CannotTrain(str(error)) from error
     started = time.monotonic()
+
+    def keep(number: int, model: nn.Module) -> dict[str, object]:
+        return {"slice": number, "sha256": save_weights(model, folder)[1]}
+
     try:
         with as_owners_error(CannotTrain, workload, owned=allowed):
-            run_to_completion(
-                train(model, samples.to(device), recipe, objective=workload.objective, seed=seed), on_progress=show
-            )
+            steps = train(model, samples.to(device), recipe, objective=workload.objective, seed=seed, keep=keep)
+            outcome = run_to_completion(steps, on_progress=show)
     except UnlearningError as error:
         hint = " --plain trains without Ready2Unlearn." if isinstance(recipe, Recipe) and recipe.readiness else ""
         raise CannotTrain(f"{error}{hint}") from error
@@ -97,6 +103,8 @@ def train_workload(
         "left_out": len(left_out),
         "recipe" if isinstance(recipe, Recipe) else "trainer": training_settings(recipe),
     }
+    if outcome.kept:
+        details["checkpoints"] = list(outcome.kept)
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
     if references is not None:
         seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())

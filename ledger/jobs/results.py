@@ -1,7 +1,7 @@
 """Results of attempts: publish a version, start the policy's next method, or fail. Each is one fenced transaction."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, st
 from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
 from ledger.jobs.transitions import advance_job
 from ledger.registry.lineage import record_erasure, set_served
+from ledger.registry.models import set_checkpoints
 from ledger.registry.references import ReferenceFile, replace_references
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
@@ -43,6 +44,7 @@ def publish(
     statement: Mapping[str, Any] | None = None,
     references: ReferenceFile | None = None,
     utility_drop: float = 0.0,
+    checkpoints: Sequence[Mapping[str, Any]] | None = None,
 ) -> Published:
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
@@ -51,7 +53,8 @@ def publish(
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
     commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
     the rows of this job's samples, if the model has references. utility_drop: points of merit that the version lost beyond what
-    less data explains.
+    less data explains. checkpoints: the weights after slices of the training that may still be used, in place of those that the
+    model's details list; None leaves these.
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -86,6 +89,8 @@ def publish(
         record_commitment(session, job.id, commitment)
     if references is not None and claim.references is not None:
         replace_references(session, claim.model_id, old=claim.references, new=references)
+    if checkpoints is not None:
+        set_checkpoints(model, checkpoints)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}

@@ -17,6 +17,9 @@ from ledger.tables import Dataset, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
 from ledger.transparency.log import log_promotion
 
+CHECKPOINTS = "checkpoints"
+"""The entry of a model's details that lists the weights after slices of its training. The `path` of each is a file's name."""
+
 
 def register_model(
     session: Session,
@@ -102,6 +105,11 @@ def set_escalation(
     data = {"escalate": row.escalate, "batch_until_samples": row.batch_until_samples, "by": by}
     record(session, "model.escalation", data, model_id=row.id)
     session.flush()
+
+
+def set_checkpoints(model: Model, checkpoints: Sequence[Mapping[str, Any]]) -> None:
+    """Replace what a locked model's details say of weights after slices of its training; see `worker.slices`."""
+    model.details = {**model.details, CHECKPOINTS: [dict(entry) for entry in checkpoints]}
 
 
 def lock_model(session: Session, *, tenant_id: UUID, name: str) -> Model:

@@ -14,7 +14,10 @@ from ledger.tables import Model, ReferenceSet
 from ledger.tables.samples import erased_samples
 
 MATCHING = {"kind": "matching"}
-"""The method that only references make possible; a model that has them tries it first."""
+"""The method that only references make possible; a model that has them tries it first, after `CHEAP_EXACT`."""
+
+CHEAP_EXACT = frozenset({"drop_adapter", "rewind"})
+"""Methods at the beginning of a policy that are exact, and refuse where they would not be cheap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,7 @@ class ReferenceFile:
 def register_references(
     session: Session, *, tenant_id: UUID, model: str, file: ReferenceFile, details: Mapping[str, Any]
 ) -> None:
-    """Register a model's reference predictions, in place of earlier ones, and let its policy begin with matching.
+    """Register a model's reference predictions, in place of earlier ones, and let its policy try matching before what approximates.
 
     details: how they were prepared. Raises UnknownModel.
     """
@@ -42,7 +45,10 @@ def register_references(
         made.on_conflict_do_update(index_elements=["model_id"], set_={**values, "created_at": func.clock_timestamp()})
     )
     if not any(method.get("kind") == MATCHING["kind"] for method in found.policy):
-        found.policy = [MATCHING, *found.policy]
+        first = next(
+            (i for i, method in enumerate(found.policy) if method.get("kind") not in CHEAP_EXACT), len(found.policy)
+        )
+        found.policy = [*found.policy[:first], MATCHING, *found.policy[first:]]
     session.flush()
 
 

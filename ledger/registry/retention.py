@@ -12,6 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from ledger.db import now
+from ledger.registry.models import CHECKPOINTS
 from ledger.tables import Job, Model, ModelVersion, ReferenceSet
 
 
@@ -71,9 +72,11 @@ def mark_purged(session: Session, version_ids: Collection[UUID], *, older_than: 
 
 
 def needed_files(session: Session) -> set[str]:
-    """List the names of the files of weights and of reference predictions that must be kept.
+    """List the names of the files that must be kept: of weights, also after slices of a training, and of reference predictions.
 
     Two versions may share a file, as its name is the digest.
     """
     weights = session.scalars(select(ModelVersion.weights_path).where(ModelVersion.purged_at.is_(None)))
-    return {*weights, *session.scalars(select(ReferenceSet.path))}
+    kept = session.scalars(select(Model.details[CHECKPOINTS]).where(Model.details.has_key(CHECKPOINTS)))
+    checkpoints = (str(entry["path"]) for entries in kept for entry in entries)
+    return {*weights, *session.scalars(select(ReferenceSet.path)), *checkpoints}

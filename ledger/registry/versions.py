@@ -1,7 +1,8 @@
 """Versions: register a retrained one, and choose the served one. A version that knows erased samples is refused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, false, func, literal, select
@@ -13,7 +14,7 @@ from ledger.errors import ModelBusy, SamplesErased, UnknownVersion, VersionRefus
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import list_versions, lock_model, to_version
+from ledger.registry.models import list_versions, lock_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -29,9 +30,11 @@ def register_version(
     weights_sha256: str,
     weights_path: str,
     by: str,
+    checkpoints: Sequence[Mapping[str, Any]] = (),
 ) -> resources.Version:
     """Register newly trained weights as the model's next version. It is served once it is promoted.
 
+    checkpoints: the weights after slices of this training, in place of those of an earlier one.
     Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased if its training used samples that the model had
     forgotten.
     """
@@ -54,6 +57,8 @@ def register_version(
     more = select(literal(of.id), seen.subquery().c.digest, false())
     added = insert(training_samples).from_select(["model_id", "digest", "in_first"], more).on_conflict_do_nothing()
     of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    if checkpoints:
+        set_checkpoints(of, checkpoints)
     record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
     session.flush()
     return to_version(of, version, None)

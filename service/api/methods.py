@@ -55,7 +55,7 @@ def _parse(value: object) -> object:
 
 
 Method = Annotated[
-    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain"]
+    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain", "rewind", "drop_adapter"]
     | Annotated[specs.Method, Discriminator("kind")],
     BeforeValidator(_parse),
     Field(
@@ -86,7 +86,8 @@ class MethodBody(BaseModel):
     )
     needs: list[Need] = Field(
         description="What it needs beside the losses. `references`: reference predictions, prepared once for the model. "
-        "`random_targets`: the objective's `scramble`; LTU takes references in its place. `classes`: one label a sample."
+        "`random_targets`: the objective's `scramble`; LTU takes references in its place. `classes`: one label a sample. "
+        "`slices`: a model that was trained in slices. `adapters`: a model with an adapter for each group of samples."
     )
 
 

@@ -59,13 +59,13 @@ class World:
         with self.sessions.begin() as session:
             claims.enter_verifying(session, claim)
 
-    def publish(self, claim, *, verdict="verified"):
+    def publish(self, claim, *, verdict="verified", **more):
         with self.sessions.begin() as session:
-            return publish(session, claim, verdict=verdict)
+            return publish(session, claim, verdict=verdict, **more)
 
-    def finish(self, claim):
+    def finish(self, claim, **more):
         self.verify(claim)
-        return self.publish(claim)
+        return self.publish(claim, **more)
 
     def fail(self, claim, reason, *, retry=False, **more):
         with self.sessions.begin() as session:

@@ -2,7 +2,8 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 from unlearning.data.objectives import classification
 from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet
+from unlearning.data.stored import StoredSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.training import Recipe
 from unlearning.task import Steps, Task
 from unlearning.training.loop import fit
+from unlearning.training.slices import SliceCheckpoint
 
 CLASSES = 4
 WIDTH = 12
@@ -108,6 +111,24 @@ def with_references(given: Task) -> Task:
     return given
 
 
+def in_slices(given: Task) -> Task:
+    """Have the task's samples learned in three slices, the forget set in the last; the model is as it was after the first."""
+    if given.checkpoint is None:
+        numbers = [3 * place // len(given.remain) for place in range(len(given.remain))]
+        given.remain, given.forget = sliced(given.remain, numbers), sliced(given.forget, [2] * len(given.forget))
+        given.recipe = replace(given.recipe, epochs=min(5, given.recipe.epochs))  # type: ignore[type-var]  # a Recipe
+        given.checkpoint = SliceCheckpoint(number=0, load=lambda model: None)
+    return given
+
+
+def sliced(part: SampleSet, numbers: Sequence[int]) -> SampleSet:
+    return part._like(slices=tuple(numbers)) if isinstance(part, StoredSet) else replace(part, slices=tuple(numbers))
+
+
+PREPARED: Mapping[str, Callable[[Task], Task]] = {"matching": with_references, "rewind": in_slices}
+"""What methods need that the others do without."""
+
+
 def start(spec: Spec, given: Task) -> Steps:
-    """Start a method; matching is given references, which the other methods do without."""
-    return unlearn(spec, with_references(given) if spec.kind == "matching" else given)
+    """Start a method, after giving the task what it needs."""
+    return unlearn(spec, PREPARED[spec.kind](given) if spec.kind in PREPARED else given)

@@ -84,8 +84,9 @@ def make_bench(
     database_url: str, sessions: sessionmaker[Session], trained: Trained, tmp_path: Path
 ) -> Callable[..., Bench]:
     def make(
-        policy: Sequence[object] = ("retrain",),
+        policy: Sequence[object] | None = ("retrain",),
         reference: str = REFERENCE,
+        weights: Path | None = None,
         approve_utility_drop: float = 100.0,  # on so little data a method may lose some points
         **settings: object,
     ) -> Bench:
@@ -95,7 +96,7 @@ def make_bench(
             where,
             name="digits",
             reference=reference,
-            weights=trained.path,
+            weights=weights or trained.path,
             policy=policy,  # type: ignore[arg-type]  # a list of methods
             approve_utility_drop=approve_utility_drop,
             dry_run=False,

@@ -51,6 +51,18 @@ def with_integer_ids() -> Workload:
     return replace(made, train=replace(made.train, ids=keys))  # type: ignore[arg-type]  # a factory of a user is not typed
 
 
+SLICES = (400, 200, 200)
+"""Training samples of each slice."""
+
+
+def in_slices() -> Workload:
+    """It is learned in three slices."""
+    made = workload()
+    numbers = tuple(number for number, size in enumerate(SLICES) for _ in range(size))
+    recipe = replace(made.recipe, epochs=8)  # type: ignore[type-var]  # it has one
+    return replace(made, train=replace(made.train, slices=numbers), recipe=recipe)
+
+
 def read_when_needed() -> Workload:
     """Its samples are read from a data set, by two processes."""
     made = workload()

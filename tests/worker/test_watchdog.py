@@ -1,6 +1,7 @@
 """The parent's watch on its children: here one that does nothing at all, on a real ledger."""
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
@@ -12,10 +13,13 @@ from ledger.jobs.cancellation import cancel_job
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import list_attempts
 from ledger.states import JobState, Phase, Reason
-from tests.fixtures.waiting import await_that
+from tests.fixtures.waiting import PATIENCE, await_that
 from tests.ledger.conftest import progress
+from tests.worker import digits
 from tests.worker.conftest import Bench
 from tests.worker.test_lease import claimed
+from unlearning.training.run import TrainingRun
+from worker.run import run_job
 from worker.watchdog import Board, Note, Watch, Watchdog
 
 NEVER, AT_ONCE = dict.fromkeys(Phase, 3600.0), dict.fromkeys(Phase, -1.0)
@@ -94,6 +98,37 @@ def test_a_method_that_hangs_twice_gives_way_to_the_next(watched: Watched) -> No
         watched.poll_twice()
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.method["kind"]) == (JobState.QUEUED, "retrain")
+
+
+def test_a_training_function_that_never_reports_counts_as_stalled(
+    make_bench: Callable[..., Bench], hanging: Process, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run, in a thread of this process; what the watchdog kills is a child in its place."""
+    bench = make_bench(reference="tests.worker.digits:with_trainer", retry_seconds=0)
+    watched = Watched(bench, hanging, bench.submit(training_ids[:10]))
+    begun, released = threading.Event(), threading.Event()
+
+    def hang(step: int, run: TrainingRun) -> None:
+        begun.set()
+        released.wait(PATIENCE)
+
+    monkeypatch.setattr(digits, "hook", hang)
+    arguments = {"sessions": bench.sessions, "settings": bench.settings, "stop_signal": bench.stop_signal}
+    watch = watched.watch({**NEVER, Phase.UNLEARN: -1.0})
+    running = threading.Thread(
+        target=run_job, args=(watched.job_id,), kwargs={**arguments, "worker": "test", "watch": watch}
+    )
+    running.start()
+    try:
+        assert begun.wait(PATIENCE)
+        watched.poll_twice()
+        await_that(lambda: not watched.alive, "the child to end")
+        assert bench.job(watched.job_id).state is JobState.QUEUED
+        assert reasons(watched) == [Reason.STALLED]
+    finally:
+        released.set()
+        running.join()
+    assert reasons(watched) == [Reason.STALLED]  # what the function still did came too late
 
 
 def test_a_child_that_makes_progress_is_left_alone(watched: Watched) -> None:

@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 import torch.utils.data
@@ -20,19 +21,23 @@ class SampleSet:
     ids: n distinct strings under the rule of `verifier.sample_ids`; integers, such as database keys, become their decimal digits.
     inputs: (n, …), any dtype, or a dict, tuple or list of such tensors, to any depth. targets: (n, …), e.g. (n,) int64 labels.
     subjects: the person whom each sample belongs to, n strings under the same rule, or None if that is not known.
-    Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID or a subject breaks the rule, and UnsupportedWorkload
-    if inputs or targets hold anything but dense tensors.
+    slices: the number of the slice in which each sample is learned first, n integers from 0 (`unlearning.training.slices`), or None
+        if the set is learned all at once.
+    Raises InvalidWorkload if the lengths differ, an ID occurs twice, or an ID, a subject or a slice breaks its rule, and
+    UnsupportedWorkload if inputs or targets hold anything but dense tensors.
     """
 
     ids: tuple[str, ...]
     inputs: Inputs
     targets: Tensor
     subjects: tuple[str, ...] | None = None
+    slices: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         ids, subjects = check_names(self.ids, self.subjects)
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "subjects", subjects)
+        object.__setattr__(self, "slices", check_slices(self.slices, count=len(ids)))
         if isinstance(self.inputs, torch.utils.data.Dataset):
             raise UnsupportedWorkload(
                 "The inputs of a sample set are a Dataset. Use StoredSet.of(dataset, ids=…), of unlearning.data.stored."
@@ -74,6 +79,7 @@ class SampleSet:
             inputs=taken.inputs,
             targets=taken.targets,
             subjects=None if self.subjects is None else tuple(self.subjects[i] for i in chosen),
+            slices=None if self.slices is None else tuple(self.slices[i] for i in chosen),
         )
 
     def select(self, index: Tensor, *, training: bool = False) -> Batch:
@@ -102,9 +108,8 @@ class SampleSet:
 
     def join(self, parts: Sequence["SampleSet"]) -> "SampleSet":
         """Join sets in memory, in their order; see `joined`."""
-        ids, subjects = joined_names(parts)
         everything = joined_batch(*(part.batch for part in parts))
-        return SampleSet(ids=ids, inputs=everything.inputs, targets=everything.targets, subjects=subjects)
+        return SampleSet(inputs=everything.inputs, targets=everything.targets, **joined_columns(parts))
 
     def to(self, device: torch.device | str) -> "SampleSet":
         """Copy the samples to `device`."""
@@ -169,6 +174,22 @@ def check_names(
     return checked, people
 
 
+def check_slices(slices: Iterable[object] | None, *, count: int) -> tuple[int, ...] | None:
+    """Return the numbers of slices as integers. Raises InvalidWorkload unless there are `count` of them, each 0 or more."""
+    if slices is None:
+        return None
+    numbers = tuple(slices)
+    if len(numbers) != count:
+        raise InvalidWorkload(f"A sample set has {count} ids and {len(numbers)} slices; give each sample one.")
+    for position, number in enumerate(numbers):
+        if isinstance(number, bool) or not hasattr(number, "__index__") or operator.index(number) < 0:
+            raise InvalidWorkload(
+                f"The slice at position {position} of a sample set is no integer from 0; number the slices in the order in which "
+                "they are learned."
+            )
+    return tuple(operator.index(number) for number in numbers)  # type: ignore[arg-type]  # checked above
+
+
 def _to_ids(values: Iterable[object], name: str) -> tuple[str, ...]:
     """Return values as IDs, or raise InvalidWorkload, which names the first faulty one by its position and never quotes it."""
     return tuple(_to_id(value, name, position) for position, value in enumerate(values))
@@ -192,17 +213,30 @@ def _decimal(value: object) -> str:
 def joined(*parts: SampleSet) -> SampleSet:
     """Join the samples of several disjoint sets, in their order.
 
-    Where one set knows its subjects, each sample of a set that does not is a subject of its own.
+    Where one set knows its subjects, each sample of a set that does not is a subject of its own. Where one knows its slices, the
+    samples of a set that does not are in the last.
     """
     lead = next((part for part in parts if part.stored), parts[0])
     return lead.join(parts)
 
 
-def joined_names(parts: Sequence[SampleSet]) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
-    """Return the IDs of all parts, and their subjects if a part knows its own."""
-    known = any(part.subjects is not None for part in parts)
-    subjects = tuple(name for part in parts for name in part.subjects or part.ids) if known else None
-    return tuple(sample for part in parts for sample in part.ids), subjects
+class Columns(TypedDict):
+    """What a sample set holds beside inputs and targets."""
+
+    ids: tuple[str, ...]
+    subjects: tuple[str, ...] | None
+    slices: tuple[int, ...] | None
+
+
+def joined_columns(parts: Sequence[SampleSet]) -> Columns:
+    """Return the IDs of all parts, and their subjects and slices if a part knows its own."""
+    subjects = slices = None
+    if any(part.subjects is not None for part in parts):
+        subjects = tuple(name for part in parts for name in part.subjects or part.ids)
+    if any(part.slices is not None for part in parts):
+        last = max((number for part in parts for number in part.slices or ()), default=0)
+        slices = tuple(number for part in parts for number in part.slices or (last,) * len(part))
+    return Columns(ids=tuple(sample for part in parts for sample in part.ids), subjects=subjects, slices=slices)
 
 
 def partition(samples: SampleSet, sizes: tuple[int, ...], *, seed: int) -> tuple[SampleSet, ...]:

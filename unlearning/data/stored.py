@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unlearning.data.batches import Batch, Inputs, all_tensors, joined_batch
 from unlearning.data.loading import READ_SIZE, Concatenated, Held, Source, Stored, read_item, stream
-from unlearning.data.samples import SampleSet, check_names, joined_names
+from unlearning.data.samples import SampleSet, check_names, check_slices, joined_columns
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 Column = str | Sequence[object] | Callable[[int], object]
@@ -39,12 +39,13 @@ class StoredSet(SampleSet):
         source: Source,
         index: Tensor,
         subjects: tuple[str, ...] | None,
+        slices: tuple[int, ...] | None,
         workers: int,
         pin: bool,
         device: torch.device | str = "cpu",
     ) -> None:
-        values = {"ids": ids, "source": source, "index": index, "subjects": subjects, "workers": workers, "pin": pin}
-        for name, value in (*values.items(), ("place", torch.device(device))):
+        values = {"ids": ids, "source": source, "index": index, "subjects": subjects, "slices": slices}
+        for name, value in (*values.items(), ("workers", workers), ("pin", pin), ("place", torch.device(device))):
             object.__setattr__(self, name, value)
 
     @staticmethod
@@ -54,6 +55,7 @@ class StoredSet(SampleSet):
         ids: Column,
         targets: str | Sequence[Any] | Tensor | None = None,
         subjects: Column | None = None,
+        slices: Column | None = None,
         training: Any = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
@@ -63,7 +65,7 @@ class StoredSet(SampleSet):
 
         dataset: has `__len__` and `__getitem__`; gives the same item each time, without augmentation. Items are pairs (inputs,
             target), mappings whose entry `targets` is the target, or inputs alone with all `targets` given.
-        ids, subjects: see SampleSet; a sequence, a function of the item's number, or the name of a column.
+        ids, subjects, slices: see SampleSet; a sequence, a function of the item's number, or the name of a column.
         targets: the name of a mapping's entry, or all targets in order. Where they are given, or a column of a Hugging Face data
             set, they need not be read with the samples once to be known.
         training: the same samples with augmentation, drawn from torch's, NumPy's or Python's global generator. It is used in
@@ -82,7 +84,8 @@ class StoredSet(SampleSet):
                 raise InvalidWorkload(
                     f"The data set has {count} items and {given.numel()} targets; give each sample one."
                 )
-        named, owners = _values(dataset, ids), None if subjects is None else _values(dataset, subjects)
+        named = _values(dataset, ids)
+        owners, steps = (None if given is None else _values(dataset, given) for given in (subjects, slices))
         if len(named) != count:
             raise InvalidWorkload(f"The data set has {count} items and {len(named)} ids; give each sample one.")
         checked, people = check_names(named, owners)
@@ -93,8 +96,15 @@ class StoredSet(SampleSet):
             target=targets if isinstance(targets, str) else None,
             given=given,
         )
-        index = torch.arange(count)
-        return StoredSet(ids=checked, source=source, index=index, subjects=people, workers=num_workers, pin=pin_memory)
+        return StoredSet(
+            ids=checked,
+            source=source,
+            index=torch.arange(count),
+            subjects=people,
+            slices=check_slices(steps, count=count),
+            workers=num_workers,
+            pin=pin_memory,
+        )
 
     @property
     def stored(self) -> bool:
@@ -126,7 +136,8 @@ class StoredSet(SampleSet):
         chosen = index.tolist()
         ids = tuple(self.ids[i] for i in chosen)
         subjects = None if self.subjects is None else tuple(self.subjects[i] for i in chosen)
-        return self._like(ids=ids, subjects=subjects, index=self.index[index.cpu()])
+        slices = None if self.slices is None else tuple(self.slices[i] for i in chosen)
+        return self._like(ids=ids, subjects=subjects, slices=slices, index=self.index[index.cpu()])
 
     def select(self, index: Tensor, *, training: bool = False) -> Batch:
         """Read a batch of the samples at the positions `index`, (k,) int64. training: with augmentation."""
@@ -146,7 +157,9 @@ class StoredSet(SampleSet):
     def in_memory(self) -> SampleSet:
         """Read the set into memory."""
         batch = self.batch
-        return SampleSet(ids=self.ids, inputs=batch.inputs, targets=batch.targets, subjects=self.subjects)
+        return SampleSet(
+            ids=self.ids, inputs=batch.inputs, targets=batch.targets, subjects=self.subjects, slices=self.slices
+        )
 
     def to(self, device: torch.device | str) -> "StoredSet":
         """Return the set with its batches on `device`."""
@@ -159,16 +172,17 @@ class StoredSet(SampleSet):
     def join(self, parts: Sequence[SampleSet]) -> "StoredSet":
         """Join sets of which some may be in memory, in their order; nothing is read. See `samples.joined`."""
         sources, indices = zip(*(_source_of(part) for part in parts), strict=True)
-        ids, subjects = joined_names(parts)
+        columns = joined_columns(parts)
         if all(source is sources[0] for source in sources):
-            return self._like(ids=ids, subjects=subjects, source=sources[0], index=torch.cat(indices))
+            return self._like(**columns, source=sources[0], index=torch.cat(indices))
         starts = tuple(accumulate((len(source) for source in sources[:-1]), initial=0))
         index = torch.cat([index + start for index, start in zip(indices, starts, strict=True)])
-        return self._like(ids=ids, subjects=subjects, source=Concatenated(parts=sources, starts=starts), index=index)
+        return self._like(**columns, source=Concatenated(parts=sources, starts=starts), index=index)
 
     def _like(self, **changes: Any) -> "StoredSet":
         given = {
-            name: getattr(self, name) for name in ("ids", "source", "index", "subjects", "workers", "pin", "device")
+            name: getattr(self, name)
+            for name in ("ids", "source", "index", "subjects", "slices", "workers", "pin", "device")
         }
         return StoredSet(**(given | changes))
 

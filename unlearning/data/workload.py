@@ -1,7 +1,7 @@
 """Workloads: what a user's factory returns, everything that Expunge must know about a model and its data."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -43,9 +43,11 @@ class Workload:
     build: returns the architecture with newly initialised weights. train: D. held_out: D_v, never trained on. test: D_t, never used
     for any decision. objective: what the model is trained for. recipe: how Expunge trains it. trainer: the function by which the
     owner trains it, in place of the recipe; a recipe beside it gives methods their precision alone.
+    adapters: the name of the adapter that learned from each training sample, by the sample's ID, where each learned from its own
+    samples alone; None where all that trains learned from all samples.
     The targets are converted (`Objective.convert_targets`), and the objective gets those of the training set (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
-    than three samples, or the targets do not suit the objective.
+    than three samples, `adapters` lacks a sample, or the targets do not suit the objective.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Workload:
     objective: Objective
     recipe: Recipe | None = None
     trainer: Trainer | None = None
+    adapters: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.trainer is None:
@@ -78,6 +81,7 @@ class Workload:
             raise InvalidWorkload(
                 f"Workload {self.name!r}: train, held-out and test sets must not be empty (held-out: 3 or more)."
             )
+        self._check_adapters()
         for field in ("train", "held_out", "test"):
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
@@ -89,6 +93,17 @@ class Workload:
     def sample_ids(self) -> tuple[str, ...]:
         """The IDs of all samples."""
         return self.train.ids + self.held_out.ids + self.test.ids
+
+    def _check_adapters(self) -> None:
+        if self.adapters is None:
+            return
+        for place, sample in enumerate(self.train.ids):
+            name = self.adapters.get(sample)
+            if not isinstance(name, str) or not name or "." in name:
+                raise InvalidWorkload(
+                    f"Workload {self.name!r} names no adapter for the training sample at position {place}: give each sample's ID a "
+                    "name without dots, as in the names of the adapter's parameters."
+                )
 
     @property
     def training(self) -> Recipe | OwnTraining:

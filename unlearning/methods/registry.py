@@ -6,6 +6,7 @@ from typing import Any
 from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
+from unlearning.methods.drop_adapter import drop_adapter
 from unlearning.methods.fine_tune import fine_tune
 from unlearning.methods.fisher_noise import fisher_noise
 from unlearning.methods.grad_diff import grad_diff
@@ -17,6 +18,7 @@ from unlearning.methods.neggrad_plus import neggrad_plus
 from unlearning.methods.npo import npo
 from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
+from unlearning.methods.rewind import rewind
 from unlearning.methods.salun import salun
 from unlearning.methods.sim_npo import sim_npo
 from unlearning.methods.ssd import ssd
@@ -31,6 +33,8 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "matching": matching,
     "gradient_ascent": gradient_ascent,
     "retrain": retrain,
+    "rewind": rewind,
+    "drop_adapter": drop_adapter,
     "fine_tune": fine_tune,
     "neggrad_plus": neggrad_plus,
     "grad_diff": grad_diff,

@@ -14,6 +14,12 @@ def retrain(spec: Retrain, task: Task) -> Steps:
     """
     task.model.load_state_dict(fresh(task.build, seed=task.seed, original=task.model).state_dict())
     steps = train_steps(
-        task.model, task.remain, task.recipe, objective=task.objective, seed=task.seed, state=task.state
+        task.model,
+        task.remain,
+        task.recipe,
+        objective=task.objective,
+        seed=task.seed,
+        state=task.state,
+        keep=task.keep_slice,
     )
     return (yield from map_progress(steps, lambda progress: replace(progress, phase="unlearn")))

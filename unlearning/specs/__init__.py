@@ -17,9 +17,10 @@ from unlearning.specs.baselines import (
     SalUn,
     SimNPO,
 )
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
+from unlearning.specs.methods import IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
 from unlearning.specs.parsing import (
     BASELINES,
+    CHEAP_REWIND,
     DEFAULT_POLICY,
     EXACT,
     PRODUCTION,
@@ -33,6 +34,7 @@ from unlearning.specs.parsing import (
 
 __all__ = [
     "BASELINES",
+    "CHEAP_REWIND",
     "DEFAULT_POLICY",
     "EXACT",
     "IEU",
@@ -44,6 +46,7 @@ __all__ = [
     "AmnesiacRelabel",
     "BadTeacher",
     "Baseline",
+    "DropAdapter",
     "FineTune",
     "FisherNoise",
     "GradDiff",
@@ -53,6 +56,7 @@ __all__ = [
     "NegGradPlus",
     "RandomLabels",
     "Retrain",
+    "Rewind",
     "SalUn",
     "SimNPO",
     "Spec",

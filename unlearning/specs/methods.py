@@ -179,6 +179,27 @@ class Retrain:
     kind: Literal["retrain"] = "retrain"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rewind:
+    """Go back to the weights before the first slice with a forgotten sample, and train the slices from there on again: exact.
+
+    max_share: refuse where more than this share of the whole training would have to be repeated.
+    """
+
+    kind: Literal["rewind"] = "rewind"
+    max_share: PositiveShare = 1.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DropAdapter:
+    """Reset the adapters that learned from the forgotten samples, and from nothing else, to untrained weights: exact."""
+
+    kind: Literal["drop_adapter"] = "drop_adapter"
+
+
 S = TypeVar("S", LTU, IEU, Matching)
 
 

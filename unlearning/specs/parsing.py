@@ -22,10 +22,10 @@ from unlearning.specs.baselines import (
     SalUn,
     SimNPO,
 )
-from unlearning.specs.methods import IEU, LTU, GradientAscent, Matching, Retrain, Stop
+from unlearning.specs.methods import IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
 from unlearning.specs.rules import require
 
-Method = LTU | IEU | Matching | GradientAscent | Retrain
+Method = LTU | IEU | Matching | GradientAscent | Retrain | Rewind | DropAdapter
 """What a job may run."""
 
 Baseline = (
@@ -51,6 +51,8 @@ PRODUCTION: dict[str, type[Method]] = {
     "matching": Matching,
     "gradient_ascent": GradientAscent,
     "retrain": Retrain,
+    "rewind": Rewind,
+    "drop_adapter": DropAdapter,
 }
 
 BASELINES: dict[str, type[Baseline]] = {
@@ -69,8 +71,11 @@ BASELINES: dict[str, type[Baseline]] = {
 
 SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}
 
-EXACT = frozenset({"retrain"})
-"""The methods whose result is exact by construction: the new weights come from training on the remaining samples alone."""
+EXACT = frozenset({"retrain", "rewind", "drop_adapter"})
+"""The methods whose result is exact by construction: no forgotten sample took part in any of the new weights."""
+
+CHEAP_REWIND = Rewind(max_share=0.5)
+"""A rewind that costs less than half of a retraining is tried before the methods that approximate."""
 
 DEFAULT_POLICY: tuple[Method, ...] = (LTU(), IEU(), Retrain())
 """The methods that a job runs, in this order, until the audit verifies one."""

@@ -54,6 +54,8 @@ SPACES: dict[str, Space] = {
     "matching": {"learning_rate": Range(low=0.01, high=0.2), "steps": Range(low=30, high=480, whole=True)},
     "gradient_ascent": {"learning_rate": Range(low=0.0003, high=0.03), "steps": Range(low=10, high=300, whole=True)},
     "retrain": {},
+    "rewind": {},
+    "drop_adapter": {},
     "fine_tune": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "neggrad_plus": {
         "learning_rate": _RATE,

@@ -12,6 +12,10 @@ class Need(StrEnum):
     """`Objective.scramble`. LTU takes reference predictions in their place."""
     REFERENCES = "references"
     """Reference predictions of the model, which are prepared once (`expunge references`)."""
+    SLICES = "slices"
+    """A model that was trained in slices, with the weights between them."""
+    ADAPTERS = "adapters"
+    """A model with adapters, each trained on samples of its own."""
 
 
 NEEDS: dict[str, frozenset[Need]] = {
@@ -20,6 +24,8 @@ NEEDS: dict[str, frozenset[Need]] = {
     "matching": frozenset({Need.REFERENCES}),
     "gradient_ascent": frozenset(),
     "retrain": frozenset(),
+    "rewind": frozenset({Need.SLICES}),
+    "drop_adapter": frozenset({Need.ADAPTERS}),
     "fine_tune": frozenset(),
     "neggrad_plus": frozenset(),
     "grad_diff": frozenset(),
@@ -42,7 +48,10 @@ OFFERS: dict[str, frozenset[Need]] = {
 }
 """By objective. Reference predictions can be prepared for each."""
 
+_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.ADAPTERS})
+"""Needs that do not depend on the objective."""
+
 
 def suits(method: str, objective: str) -> bool:
-    """Return whether a method serves a given objective, once references are prepared where it needs them."""
-    return NEEDS[method] - {Need.REFERENCES} <= OFFERS[objective]
+    """Return whether a method serves a given objective, for a model that has what the method needs of it."""
+    return NEEDS[method] - _OF_THE_MODEL <= OFFERS[objective]

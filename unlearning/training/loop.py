@@ -23,6 +23,7 @@ from unlearning.training.augmentation import augmented
 from unlearning.training.own import own_steps
 from unlearning.training.private import private_steps
 from unlearning.training.readiness import readiness_loss, revocable_split
+from unlearning.training.slices import KeepSlice, sliced_steps
 
 
 def fit(
@@ -61,13 +62,21 @@ def _build_on(build: Callable[[], nn.Module], original: nn.Module) -> nn.Module:
 
 
 def train(
-    model: nn.Module, samples: SampleSet, recipe: Recipe | OwnTraining, *, objective: Objective, seed: int
+    model: nn.Module,
+    samples: SampleSet,
+    recipe: Recipe | OwnTraining,
+    *,
+    objective: Objective,
+    seed: int,
+    keep: KeepSlice | None = None,
 ) -> Steps:
     """Train `model` in place, yielding after each batch, or at each report of its owner's function; leave it in evaluation mode.
 
+    Samples that come in slices are learned slice by slice (`slices`). keep: keeps the weights after each of them but the last.
     Same seed, same weights on the same machine. The caller's random state does not change.
     """
-    return isolated(train_steps(model, samples, recipe, objective=objective, seed=seed, state=State()), seed=seed)
+    steps = train_steps(model, samples, recipe, objective=objective, seed=seed, state=State(), keep=keep)
+    return isolated(steps, seed=seed)
 
 
 def train_steps(
@@ -78,8 +87,37 @@ def train_steps(
     objective: Objective,
     seed: int,
     state: State,
+    after: int | None = None,
+    keep: KeepSlice | None = None,
 ) -> Steps:
-    """Train as `train` does, but draw from the process's random state, and register the run's parts in `state`."""
+    """Train as `train` does, but draw from the process's random state, and register the run's parts in `state`.
+
+    after: the model has learned the slices up to this one already.
+    """
+    if samples.slices is None:
+        return (yield from _whole_steps(model, samples, recipe, objective=objective, seed=seed, state=state))
+
+    def train_slice(part: SampleSet, seed: int, state: State) -> Steps:
+        return _whole_steps(model, part, recipe, objective=objective, seed=seed, state=state)
+
+    own = isinstance(recipe, OwnTraining)
+    return (
+        yield from sliced_steps(
+            model, samples, train_slice, seed=seed, state=state, after=after, keep=keep, holds_model=not own
+        )
+    )
+
+
+def _whole_steps(
+    model: nn.Module,
+    samples: SampleSet,
+    recipe: Recipe | OwnTraining,
+    *,
+    objective: Objective,
+    seed: int,
+    state: State,
+) -> Steps:
+    """Train on all samples at once."""
     if isinstance(recipe, OwnTraining):
         return (yield from own_steps(model, samples, recipe, seed=seed, state=state))
     if recipe.privacy is not None:

@@ -1,6 +1,8 @@
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
 from expunge.operator.registration import register_new_version, register_workload
+from expunge.operator.retention import find_purgeable
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import get_dataset
@@ -206,3 +209,40 @@ WRONG: dict[str, Callable[[Workload], Workload]] = {
     "regression": lambda given: replace(given, objective=regression()),
     "crashing": lambda given: replace(given, build=lambda: digits.network().append(Crashing())),
 }
+
+
+def test_a_file_of_weights_that_is_none_is_named(
+    where: Deployment, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    for path, message in (
+        (tmp_path / "lost.safetensors", "lost.safetensors does not exist"),
+        (tmp_path, "is a folder"),
+    ):
+        with pytest.raises(CannotRegister, match=message):
+            register_workload(where, name="digits", reference=REFERENCE, weights=path)
+    assert models(sessions) == []
+
+
+def test_weights_after_slices_are_kept_with_the_model_or_missed(
+    where: Deployment, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    """A model that has them begins its policy with a rewind, where that is cheap; the dry run tries it."""
+    made = train_workload("tests.worker.digits:in_slices", allowed=("tests",), folder=tmp_path, plain=True)
+    lost = tmp_path / f"{made.details['checkpoints'][1]['sha256']}.safetensors"  # type: ignore[index]  # JSON
+    content = lost.read_bytes()
+    lost.write_bytes(content[:-1])
+    with pytest.raises(CannotRegister, match="slice 1"):
+        register_workload(where, name="digits", reference="tests.worker.digits:in_slices", weights=made.path)
+    assert models(sessions) == []
+
+    lost.write_bytes(content)
+    view = register_workload(where, name="digits", reference="tests.worker.digits:in_slices", weights=made.path)
+    assert [method["kind"] for method in view.policy] == ["rewind", "ltu", "ieu", "rewind", "retrain"]
+    assert [entry["slice"] for entry in view.details["checkpoints"]] == [0, 1]
+    assert {path.name for path in where.storage.glob("*.safetensors")} == {
+        path.name for path in tmp_path.glob("*.safetensors")
+    }
+    for path in where.storage.glob("*.safetensors"):
+        os.utime(path, (0, 0))  # old enough to be unused
+    purgeable = find_purgeable(where, older_than=timedelta(0))
+    assert (purgeable.versions, purgeable.unused_files) == ([], [])

@@ -1,3 +1,4 @@
+import json
 from datetime import timedelta
 
 import pytest
@@ -5,6 +6,7 @@ from sqlalchemy import text
 
 from ledger.jobs.estimates import SPREAD, EstimateSource, estimate, interpolate, plan, verdict_chance
 from ledger.jobs.results import escalate
+from ledger.registry.models import get_model
 from ledger.registry.references import ReferenceFile, register_references
 
 
@@ -73,17 +75,32 @@ def test_a_preview_names_every_method_with_its_time_and_how_often_it_came_to_it(
 POWER = {"1": 0.4, "3": 0.6, "10": 0.9, "30": 1.0}
 
 
-def chance_of(world, request, power=POWER, needed=10):
+def register(world, **details):
     with world.sessions.begin() as session:
-        register_references(
-            session,
-            tenant_id=world.tenant_id,
-            model="small",
-            file=ReferenceFile(sha256="ab" * 32, path="abab.safetensors"),
-            details={"power_by_size": power, "samples_needed": needed},
-        )
+        file = ReferenceFile(sha256="ab" * 32, path="abab.safetensors")
+        register_references(session, tenant_id=world.tenant_id, model="small", file=file, details=details)
+
+
+def chance_of(world, request, power=POWER, needed=10):
+    register(world, power_by_size=power, samples_needed=needed)
     with world.sessions() as session:
         return verdict_chance(session, job_id=request.targets[0].job.id)
+
+
+def test_a_model_with_references_tries_matching_after_what_is_cheap_and_exact(world):
+    for policy, wanted in (
+        (["rewind", "ltu", "rewind"], ["rewind", "matching", "ltu", "rewind"]),
+        (["ltu", "retrain"], ["matching", "ltu", "retrain"]),
+        (["drop_adapter"], ["drop_adapter", "matching"]),
+    ):
+        with world.sessions.begin() as session:
+            kinds = json.dumps([{"kind": kind} for kind in policy])
+            session.execute(text("UPDATE models SET policy = CAST(:kinds AS jsonb)"), {"kinds": kinds})
+        for _ in range(2):  # again changes nothing
+            register(world)
+        with world.sessions() as session:
+            found = get_model(session, tenant_id=world.tenant_id, name="small").policy
+        assert [method["kind"] for method in found] == wanted
 
 
 def test_the_chance_of_a_verdict_is_that_of_all_the_job_s_samples(world):

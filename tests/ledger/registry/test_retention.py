@@ -5,6 +5,7 @@ from sqlalchemy import text
 
 from ledger import metrics
 from ledger.errors import VersionRefused
+from ledger.registry.models import get_model
 from ledger.registry.retention import list_superseded, mark_purged, needed_files
 from ledger.registry.versions import promote
 
@@ -82,6 +83,16 @@ def test_a_file_that_another_version_needs_is_not_given_up(world):
         assert set(gone) | needed_files(session) == shared
     assert listed(world) == []
     assert purge(world) == []
+
+
+def test_weights_after_slices_are_kept_as_long_as_the_model_lists_them(world):
+    for entries in ([{"slice": 0, "path": "zero.safetensors"}, {"slice": 1, "path": "one.safetensors"}], [], None):
+        claim = world.submit_and_claim(1 if entries else 2 if entries is not None else 3)
+        world.finish(claim, checkpoints=entries)
+        with world.sessions() as session:
+            kept = {"zero.safetensors", "one.safetensors"} & needed_files(session)
+            assert kept == {entry["path"] for entry in entries or ()}
+            assert get_model(session, tenant_id=world.tenant_id, name="small").details["training_seconds"] == 12.5
 
 
 def test_a_purged_version_cannot_be_served_again(world):

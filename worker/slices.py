@@ -1,0 +1,64 @@
+"""The weights that were kept after slices of a training: which of them a job may use, and which outlive it.
+
+The model's details in the ledger list them: `slice`, `sha256`, `path` and `seen_sha256`, the commitment to the samples that the
+training had used by then. Weights count only if these are exactly the samples of the slices up to theirs that still remain.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ledger.registry.models import CHECKPOINTS
+from ledger.sample_ids import sample_digest, samples_sha256
+from unlearning.data.samples import SampleSet
+from unlearning.storage import load_weights, save_weights
+from unlearning.training.slices import SliceCheckpoint
+
+
+def seen_sha256(samples: SampleSet, number: int, *, dataset: str, key: bytes) -> str:
+    """Commit to the samples of the slices up to `number`."""
+    seen = (sample for sample, own in zip(samples.ids, samples.slices or (), strict=True) if own <= number)
+    return samples_sha256(sample_digest(key, dataset, sample) for sample in seen)
+
+
+def describe_checkpoint(
+    number: int, sha256: str, *, samples: SampleSet, dataset: str, key: bytes
+) -> dict[str, str | int]:
+    """Describe weights after slice `number` of a training on `samples`, as a model's details list them."""
+    seen = seen_sha256(samples, number, dataset=dataset, key=key)
+    return {"slice": number, "sha256": sha256, "path": f"{sha256}.safetensors", "seen_sha256": seen}
+
+
+def usable_checkpoints(
+    details: Mapping[str, Any], remain: SampleSet, *, dataset: str, key: bytes
+) -> list[Mapping[str, Any]]:
+    """List the checkpoints in a model's details that saw exactly what remains of the slices up to theirs, the earliest first."""
+    if remain.slices is None:
+        return []
+    listed: Sequence[Mapping[str, Any]] = details.get(CHECKPOINTS, ())
+    usable = (
+        entry
+        for entry in listed
+        if entry["seen_sha256"] == seen_sha256(remain, int(entry["slice"]), dataset=dataset, key=key)
+    )
+    return sorted(usable, key=lambda entry: int(entry["slice"]))
+
+
+def latest_checkpoint(usable: Sequence[Mapping[str, Any]], storage: Path) -> SliceCheckpoint | None:
+    """Return the latest of the usable checkpoints, to be loaded from the storage."""
+    if not usable:
+        return None
+    latest = usable[-1]
+    load = partial(load_weights, path=storage / latest["path"], sha256=latest["sha256"])
+    return SliceCheckpoint(number=int(latest["slice"]), load=load)
+
+
+def keep_slice(
+    number: int, model: nn.Module, *, storage: Path, remain: SampleSet, dataset: str, key: bytes
+) -> dict[str, str | int]:
+    """Write the weights after a slice of a training on `remain` into the storage, and describe them. Raises OSError."""
+    _, sha256 = save_weights(model, storage)
+    return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key)
