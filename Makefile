@@ -76,7 +76,7 @@ sbom: $(STAMP)
 	@echo build/sbom.cdx.json
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed references \
-	few_samples load coalescing soak uploads reports scrapes
+	few_samples language load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

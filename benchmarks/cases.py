@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
-from examples import cifar, digits
+from examples import authors, cifar, digits
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, Workload, split_held_out
@@ -27,6 +27,7 @@ from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import load_weights, save_weights
 from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh
+from unlearning.training.own import training_settings
 from unlearning.training.references import prepare_references
 
 MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="difference", longest=None, warm_up=0.5)
@@ -56,6 +57,7 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "digits": digits_mildly_prepared,
     "digits_prepared": digits.workload,
     "digits_group_norm": digits_group_norm,
+    "authors": authors.workload,
     "cifar": cifar.workload,
     "cifar_resnet18": cifar.resnet18_workload,
     "cifar_resnet18_half": cifar.resnet18_workload,
@@ -144,12 +146,17 @@ def all_settings(settings: Any) -> dict[str, object]:
     }
 
 
+def _settings_of_training(workload: Workload) -> dict[str, object]:
+    training = workload.training
+    return all_settings(training) if isinstance(training, Recipe) else training_settings(training)
+
+
 def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
     """Train by the workload's recipe, or read the weights that an earlier run stored for the same training."""
     what = {
         "workload": workload.name,
         "network": str(workload.build()),
-        "recipe": all_settings(workload.training),
+        "recipe": _settings_of_training(workload),
         "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
         "seed": seed,
         "torch": torch.__version__,
@@ -185,11 +192,11 @@ def key(sample: str) -> bytes:
     return hashlib.sha256(sample.encode()).digest()
 
 
-def references_of(one: Case) -> References:
+def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References:
     """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
-    plan = ReferencePlan()
+    plan = plan or ReferencePlan()
     what = json.dumps(
-        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": all_settings(one.workload.training)}
+        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": _settings_of_training(one.workload)}
         | {"torch": torch.__version__, **identity()},
         sort_keys=True,
     )

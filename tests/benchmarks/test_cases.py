@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from benchmarks import language
 from benchmarks.cases import MILD, all_settings, trained
-from examples import digits
+from examples import authors, digits
+from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Ready2Unlearn, Recipe
+from unlearning.training.run import TrainingRun
 
 
 @pytest.fixture
@@ -50,3 +54,33 @@ def test_the_key_of_a_recipe_has_all_its_settings_defaults_too() -> None:
     readiness = found["readiness"]
     assert isinstance(readiness, dict)
     assert set(readiness) == {field.name for field in dataclasses.fields(Ready2Unlearn)}
+
+
+def test_a_model_that_its_owner_trained_is_read_for_the_same_function_and_share(
+    workload: Workload, tmp_path: Path
+) -> None:
+    def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.fill_(run.seed)
+        run.report(1, 1)
+
+    owned = dataclasses.replace(workload, recipe=None, trainer=train)
+    first, second = (trained(owned, owned.train, seed=1) for _ in range(2))
+
+    torch.testing.assert_close(first.model.state_dict(), second.model.state_dict(), rtol=0, atol=0)
+    assert len(list(tmp_path.glob("*.json"))) == 1
+
+
+def test_people_are_forgotten_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authors, "AUTHORS", 40)
+    authors.corpus.cache_clear()
+    cases = [language.authors_case(seed) for seed in (1, 2)]
+    authors.corpus.cache_clear()
+
+    for one in cases:
+        gone, kept = (set(part.subjects or ()) for part in (one.forget, one.remain))
+        assert len(gone) == 2
+        assert not gone & kept
+        assert len(one.forget) + len(one.remain) == len(one.workload.train)
+    assert cases[0].forget.subjects != cases[1].forget.subjects

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import nn
 
-from unlearning.audit.intervals import Interval, student
+from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 
@@ -50,7 +49,7 @@ def measure_extraction(
     return found
 
 
-def _mean(shares: np.ndarray, *, confidence: float) -> Interval:
+def _mean(shares: Floats, *, confidence: float) -> Interval:
     """Compute the mean of shares, (n,), with its interval, which stays between 0 and 1."""
     mean, n = float(shares.mean()), len(shares)
     half = student(confidence, n - 1) * float(shares.std(ddof=1)) / math.sqrt(n) if n > 1 else 1.0
