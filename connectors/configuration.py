@@ -19,6 +19,7 @@ from ledger.events.hand_overs import HandedVersion
 SYSTEMS: Mapping[str, str] = {
     "v2": "connectors.model_server:V2Server",
     "http": "connectors.model_server:HttpHook",
+    "mlflow": "connectors.mlflow:MlflowRegistry",
 }
 """The class of each kind of system: a pydantic model of its settings that is a `System`. It is imported if the file names it."""
 

@@ -6,38 +6,16 @@ HTTP hook for servers of one's own.
 
 import json
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from urllib.parse import quote
 
 from connectors.configuration import HandOverFailed
+from connectors.http import Server
 from ledger.events.hand_overs import HandedVersion
 
-MAX_ANSWER = 1024 * 1024
-"""Bytes of an answer that are read."""
 
-
-def _check_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise ValueError("must be a URL such as http://triton:8000, without a user, a query and a fragment")
-    return value.rstrip("/")
-
-
-Url = Annotated[str, AfterValidator(_check_url)]
-
-
-class _Server(BaseModel):
-    """How a server is reached. token_file: a file with the bearer token, read at each call, so that it may change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    url: Url
-    token_file: Path | None = None
-    timeout: float = Field(default=30, gt=0, le=600)
+class _ModelServer(Server):
+    """A server that answers with a model's predictions."""
 
     @property
     def withdraws(self) -> bool:
@@ -49,7 +27,7 @@ class _Server(BaseModel):
         raise HandOverFailed("A model server's copy is deleted by its operator.")
 
 
-class V2Server(_Server):
+class V2Server(_ModelServer):
     """A server with the V2 protocol. served_name: the model's name there; by default the same as here.
 
     A version has the same number there: its folder in the server's model repository is named by it.
@@ -59,7 +37,7 @@ class V2Server(_Server):
 
     def hand_over(self, version: HandedVersion, weights: Callable[[], Path]) -> str | None:
         """Have the server load the model, and verify that it serves this version and none that knows erased people."""
-        status, _ = self._call("POST", f"/v2/repository/models/{self._name(version)}/load", {})
+        status, _ = self.call("POST", f"/v2/repository/models/{self._name(version)}/load", {})
         if status != 200:
             raise HandOverFailed(f"{self.url} answered {status} when it was told to load {self._name(version)}.")
         self.check(version)
@@ -78,7 +56,7 @@ class V2Server(_Server):
                 )
 
     def _is_ready(self, version: HandedVersion, number: int) -> bool:
-        status, _ = self._call("GET", f"/v2/models/{self._name(version)}/versions/{number}/ready")
+        status, _ = self.call("GET", f"/v2/models/{self._name(version)}/versions/{number}/ready")
         if status in (401, 403) or status >= 500:
             # Triton answers 400 and MLServer 404 for a version that is not there. These say nothing about it.
             raise HandOverFailed(f"{self.url} answered {status} when it was asked for version {number}.")
@@ -87,11 +65,8 @@ class V2Server(_Server):
     def _name(self, version: HandedVersion) -> str:
         return quote(self.served_name or version.model, safe="")
 
-    def _call(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
-        return call(method, self.url + path, body, token_file=self.token_file, timeout=self.timeout)
 
-
-class HttpHook(_Server):
+class HttpHook(_ModelServer):
     """A server of one's own. POST tells it what to serve; GET of the same URL with `?model=` tells what it serves, as
     `{"weights_sha256": "…"}`.
     """
@@ -105,7 +80,7 @@ class HttpHook(_Server):
             "verdict": version.verdict,
             "report_id": None if version.report_id is None else str(version.report_id),
         }
-        status, _ = call("POST", self.url, body, token_file=self.token_file, timeout=self.timeout)
+        status, _ = self.call("POST", "", body)
         if not 200 <= status < 300:
             raise HandOverFailed(f"{self.url} answered {status} when it was told to serve version {version.version}.")
         self.check(version)
@@ -113,8 +88,7 @@ class HttpHook(_Server):
 
     def check(self, version: HandedVersion) -> None:
         """Verify by the digest of the weights that the server serves the version."""
-        url = f"{self.url}?model={quote(version.model, safe='')}"
-        status, content = call("GET", url, token_file=self.token_file, timeout=self.timeout)
+        status, content = self.call("GET", f"?model={quote(version.model, safe='')}")
         if status != 200:
             raise HandOverFailed(f"{self.url} answered {status} when it was asked what it serves.")
         try:
@@ -125,30 +99,3 @@ class HttpHook(_Server):
             raise HandOverFailed(
                 f"{self.url} serves weights with SHA-256 {str(found)[:64]}; version {version.version} has {version.weights_sha256}."
             )
-
-
-def call(
-    method: str, url: str, body: Any = None, *, token_file: Path | None = None, timeout: float
-) -> tuple[int, bytes]:
-    """Make one call with a JSON body, and return status and content. No redirect is followed. Raises HandOverFailed.
-
-    timeout: seconds for each step: the connection, and each read.
-    """
-    parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=timeout)
-    try:
-        headers = {"Accept": "application/json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if token_file is not None:
-            headers["Authorization"] = f"Bearer {token_file.read_text().strip()}"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request(method, target, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        return response.status, response.read(MAX_ANSWER)
-    except (OSError, HTTPException, ValueError) as error:
-        what = f"{token_file} cannot be read" if getattr(error, "filename", None) else f"{parts.netloc} does not answer"
-        raise HandOverFailed(f"{what} ({type(error).__name__}).") from error
-    finally:
-        connection.close()

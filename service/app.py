@@ -8,6 +8,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
 from service import metrics
 from service.api import (
@@ -16,6 +17,7 @@ from service.api import (
     jobs,
     keys,
     log,
+    managers,
     methods,
     models,
     opendsr,
@@ -89,12 +91,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     openapi.install(app)
     problems.install(app)
+    if settings.managers is not None:
+        managers.install(app, read_managers(settings.managers))
     if settings.opendsr is not None:
         opendsr.install(app, read_opendsr(settings.opendsr))
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
-    by_path = {**of_paths, "/console/sign-in": Bounds(MAX_FORM_BYTES), f"{PREFIX}/requests": opendsr.BODY}
+    by_path = {**of_paths, "/console/sign-in": Bounds(MAX_FORM_BYTES), f"{PREFIX}/requests": managers.BODY}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())

@@ -31,6 +31,7 @@ from sqlalchemy.orm import Session
 from ledger import metrics
 from ledger.db import DATABASE_AWAY
 from ledger.events.deliveries import TALLY
+from ledger.events.hand_overs import MISSED
 from ledger.jobs import heartbeats
 from ledger.states import TERMINAL, JobState, RequestState, TryOutcome, Verdict
 from ledger.transparency.log import signing_state
@@ -268,6 +269,9 @@ def _waiting(session: Session) -> Iterator[Metric]:
     text = "Since when the oldest of them waits."
     oldest = [((name,), backlog.oldest.timestamp()) for name, backlog in handed.items() if backlog.oldest is not None]
     yield _gauge("expunge_hand_overs_oldest_timestamp_seconds", text, ("connector",), oldest)
+    counts = dict.fromkeys(handed, 0) | metrics.read_tallies(session, MISSED)
+    text = "Times that a connected system was found without the version that it had confirmed."
+    yield _counter("expunge_hand_overs_missed", text, ("connector",), [((one,), n) for one, n in counts.items()])
     log = signing_state(session)
     text = "When the newest checkpoint of the log was signed."
     yield _gauge("expunge_log_checkpoint_timestamp_seconds", text, (), _known(log.signed_at))

@@ -74,6 +74,12 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_OPENDSR",
         description="The TOML file that declares [OpenDSR](integrations/opendsr.md). Without it the service has no such calls.",
     )
+    managers: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_MANAGERS",
+        description="The TOML file that declares further [request managers](integrations/request-managers.md). Without it the "
+        "service has no such calls.",
+    )
     log: LogFormat = Field(
         default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
     )

@@ -1,6 +1,7 @@
 """The operator's commands. They run code that the operator names and write to the database; none goes over HTTP."""
 
 import os
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,6 +131,13 @@ def register(
     accept_untrained: Annotated[
         bool, typer.Option("--accept-untrained", help="Accept weights that are no better than guessing.")
     ] = False,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            help="Take the weights of this version in MLflow, as models:/NAME/NUMBER, by the connector in EXPUNGE_CONNECTORS.",
+            show_default=False,
+        ),
+    ] = None,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
@@ -138,21 +146,28 @@ def register(
     A dry run first takes a few samples through every step of a job. What will not work is listed, and nothing is registered.
     """
     from expunge.operator.deployment import find_deployment
+    from expunge.operator.mlflow import fetch_from_mlflow
     from expunge.operator.registration import register_workload
 
-    view = register_workload(
-        find_deployment(data_dir or default_folder()),
-        name=name,
-        reference=workload,
-        weights=weights,
-        dataset=dataset,
-        policy=policy,
-        approve_utility_drop=approve_utility_drop,
-        dry_run=not no_dry_run,
-        accept_untrained=accept_untrained,
-        tenant=tenant,
-        tell=lambda note: notes.print(note, style="yellow", markup=False, highlight=False),
-    )
+    if mlflow is not None and weights is not None:
+        raise typer.BadParameter("give --weights or --mlflow, not both", param_hint="--mlflow")
+    with ExitStack() as stack:
+        fetched = None if mlflow is None else stack.enter_context(fetch_from_mlflow(mlflow, model=name, tenant=tenant))
+        view = register_workload(
+            find_deployment(data_dir or default_folder()),
+            name=name,
+            reference=workload,
+            weights=weights if fetched is None else fetched.path,
+            dataset=dataset,
+            policy=policy,
+            approve_utility_drop=approve_utility_drop,
+            dry_run=not no_dry_run,
+            accept_untrained=accept_untrained,
+            tenant=tenant,
+            tell=lambda note: notes.print(note, style="yellow", markup=False, highlight=False),
+        )
+        if fetched is not None:
+            fetched.claim()
     out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
     if view.trained_on_erased:
         notes.print(

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from ledger.db import now
 from ledger.events.deliveries import wait_after
 from ledger.events.timeline import record
+from ledger.metrics import increment_tally
 from ledger.states import OWED, HandOverState, Verdict
 from ledger.tables import HandOver, Job, Model, ModelVersion, Report, Tenant
 from ledger.tables.samples import erased_samples
@@ -30,6 +31,9 @@ MAX_WAIT = timedelta(minutes=15)
 
 VISIBILITY_TIMEOUT = timedelta(minutes=30)
 """How long a hand-over that was taken is hidden: longer than it takes to send the weights. Then another beat may take it."""
+
+MISSED = "hand_overs_missed"
+"""The name of the tally of versions that a system had confirmed and does not serve any more, by connector."""
 
 CURRENT = (HandOverState.PENDING, HandOverState.DELIVERED)
 """The states of the version that a system is to have now."""
@@ -193,6 +197,7 @@ def record_failure(session: Session, taken: HandedVersion, *, why: str, random: 
         _move(row, HandOverState.PENDING, moment, next_try_at=moment)
         data = {"connector": taken.connector, "version": taken.version, "why": why}
         record(session, "version.missed", data, model_id=row.model_id)
+        increment_tally(session, MISSED, taken.connector)
     else:
         row.next_try_at = moment + min(wait_after(row.failures, random or Random()), MAX_WAIT)
         row.failures += 1

@@ -7,31 +7,24 @@ here.
 import base64
 import json
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import UUID4, AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import UUID4, AfterValidator, BaseModel, ConfigDict, Field
 
 from connectors import opendsr
 from connectors.opendsr import MANAGER, IdentityFormat, OpenDsr, rfc3339
 from ledger.db import now
 from ledger.errors import InvalidTime, Refused
-from ledger.requests.managed import Received, cancel_managed, get_managed, submit_managed
-from ledger.sample_ids import samples_sha256, subject_digest
-from report.canonical import canonical_sha256
-from service.api.unlearn_requests import NewUnlearnRequest, record_request
+from ledger.requests.managed import cancel_managed, get_managed
+from service.api.managers import record_managed_request
 from service.api.webhooks import WebhookUrl
 from service.http import problems
 from service.http.authentication import ApiRoute, Reader, Writer
-from service.http.bodies import Bounds
 from service.http.fields import Moment, Subject
 from service.http.sessions import Ledger
-
-BODY = Bounds(256 * 1024)
-"""A request names one person, in a few ways."""
 
 
 class SubjectIdentity(BaseModel):
@@ -112,8 +105,6 @@ def _with_error(problem: Response) -> Response:
     return Response(json.dumps(content), status, headers)
 
 
-_SUBJECTS = TypeAdapter(list[Subject])
-
 router = APIRouter(route_class=SignedRoute, prefix=opendsr.PREFIX, include_in_schema=False)
 
 
@@ -155,27 +146,18 @@ def post_request(
     if not people:
         raise Refused("none of subject_identities is of a type and a format that GET /discovery lists")
     try:
-        _SUBJECTS.validate_python(people)
-    except ValidationError:
-        raise Refused("one of subject_identities is too long to name a subject") from None
-    settings = request.app.state.settings
-    received = Received(
-        manager=MANAGER,
-        reference=str(asked.subject_request_id),
-        body_sha256=_fingerprint(asked, people, key=settings.sample_key_bytes),
-        regulation=asked.regulation,
-        received_at=asked.submitted_time,
-        callback_urls=tuple(dict.fromkeys(asked.status_callback_urls)),
-    )
-    new = NewUnlearnRequest(
-        subjects=people,
-        regulation=asked.regulation,
-        received_at=asked.submitted_time,
-        external_id=received.reference,
-    )
-    submit = partial(record_request, ledger, new, caller, settings=settings)
-    try:
-        found = submit_managed(ledger, received, submit, tenant_id=caller.tenant_id, quiet=protocol.quiet)
+        found = record_managed_request(
+            ledger,
+            caller,
+            settings=request.app.state.settings,
+            manager=MANAGER,
+            reference=str(asked.subject_request_id),
+            people=people,
+            regulation=asked.regulation,
+            received_at=asked.submitted_time,
+            quiet=protocol.quiet,
+            callback_urls=asked.status_callback_urls,
+        )
     except InvalidTime as error:
         raise Refused(str(error).replace("received_at", "submitted_time")) from None
     return JSONResponse(
@@ -211,9 +193,3 @@ def delete_request(subject_request_id: UUID, caller: Writer, ledger: Ledger) -> 
         },
         status_code=202,
     )
-
-
-def _fingerprint(asked: SubjectRequest, people: list[str], *, key: bytes) -> str:
-    """Give the SHA-256 of what is asked, over the keyed hashes of the people: one over their names could be tried out."""
-    fields = asked.model_dump(mode="json", include={"regulation", "submitted_time", "status_callback_urls"})
-    return canonical_sha256({**fields, "subjects": samples_sha256({subject_digest(key, one) for one in people})})

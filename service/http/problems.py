@@ -360,7 +360,7 @@ def _step(step: str | int) -> str:
 
 
 def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
-    if error["type"] == "model_attributes_type":
+    if error["type"] in ("model_attributes_type", "dict_type"):
         return "Must be a JSON object."
     if error["type"] != "extra_forbidden":
         return _sentence(str(error["msg"]))

@@ -59,11 +59,13 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_outbox_oldest_timestamp_seconds": ("gauge", {}),
     "expunge_webhook_waiting": ("gauge", {}),
     "expunge_webhook_oldest_timestamp_seconds": ("gauge", {}),
+    "expunge_hand_overs_missed_total": ("counter", {"connector": None}),
     "expunge_hand_overs_waiting": ("gauge", {"connector": None}),
     "expunge_hand_overs_oldest_timestamp_seconds": ("gauge", {"connector": None}),
 }
 ABSENT_WHERE_NOTHING_WAITS = {
     # No connector.
+    "expunge_hand_overs_missed_total",
     "expunge_hand_overs_waiting",
     "expunge_hand_overs_oldest_timestamp_seconds",
     "expunge_webhook_oldest_timestamp_seconds",

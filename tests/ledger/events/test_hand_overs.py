@@ -120,6 +120,8 @@ def test_a_system_that_has_lost_the_version_gets_it_again_at_once(handed):
     assert again.state == HandOverState.PENDING
     succeed(handed, again)
     assert kinds(handed) == ["version.handed_over", "version.missed", "version.handed_over"]
+    with handed.sessions() as session:
+        assert metrics.read_tallies(session, hand_overs.MISSED) == {"triton": 1}
 
 
 def test_a_try_that_ends_after_another_version_was_promoted_changes_nothing_but_is_remembered(world):

@@ -1,0 +1,98 @@
+"""Calls to other systems: JSON, and files of any size, without redirects, with the operator's credentials."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from connectors.configuration import HandOverFailed
+
+MAX_ANSWER = 1024 * 1024
+"""Bytes of an answer that are read."""
+
+CHUNK = 1024 * 1024
+"""Bytes of a file that are in memory at a time."""
+
+
+def _check_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be a URL such as http://triton:8000, without a user, a query and a fragment")
+    return value.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+
+
+class Server(BaseModel):
+    """How a server is reached. token_file: a file with the bearer token, read at each call, so that it may change.
+
+    timeout: seconds for each step of a call: the connection, each read, each write.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: Url
+    token_file: Path | None = None
+    timeout: float = Field(default=30, gt=0, le=600)
+
+    def call(self, method: str, target: str, body: Any = None) -> tuple[int, bytes]:
+        """Make one call with a JSON body, and return status and content. target: what follows the URL. Raises HandOverFailed."""
+        content = None if body is None else json.dumps(body).encode()
+        with self._answer(method, target, content, {"Content-Type": "application/json"}) as response:
+            return response.status, response.read(MAX_ANSWER)
+
+    def send_file(self, target: str, file: Path) -> int:
+        """PUT a file, and return the status. Raises HandOverFailed."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+        with file.open("rb") as content, self._answer("PUT", target, content, headers) as response:
+            return response.status
+
+    def receive_file(self, target: str, into: Path | None = None) -> tuple[int, str]:
+        """GET a file, into another if one is named, and return the status and the SHA-256 (hex) of what came.
+
+        Raises HandOverFailed.
+        """
+        digest = hashlib.sha256()
+        with self._answer("GET", target, None, {}) as response, (into or Path("/dev/null")).open("wb") as file:
+            while chunk := response.read(CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+            if response.length:
+                raise HandOverFailed(f"{urlsplit(self.url).netloc} broke off in the middle of a file.")
+            return response.status, digest.hexdigest()
+
+    def credentials(self) -> str | None:
+        """Give the value of the header Authorization. Raises OSError if the token cannot be read."""
+        return None if self.token_file is None else f"Bearer {self.token_file.read_text().strip()}"
+
+    @contextmanager
+    def _answer(self, method: str, target: str, body: Any, headers: dict[str, str]) -> Iterator[HTTPResponse]:
+        parts = urlsplit(self.url)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        connection = kind(parts.hostname or "", parts.port, timeout=self.timeout)
+        try:
+            headers = {"Accept": "application/json", **(headers if body is not None else {})}
+            given = self.credentials()
+            if given is not None:
+                headers["Authorization"] = given
+            connection.request(method, f"{parts.path}{target}" or "/", body, headers)
+            yield connection.getresponse()
+        except (OSError, HTTPException, ValueError) as error:
+            named = getattr(error, "filename", None)
+            what = f"{named} cannot be read" if named else f"{parts.netloc} does not answer"
+            raise HandOverFailed(f"{what} ({type(error).__name__}).") from error
+        finally:
+            connection.close()
+
+
+def basic(user: str, secret: str) -> str:
+    """Write the credentials of HTTP Basic."""
+    return f"Basic {base64.b64encode(f'{user}:{secret}'.encode()).decode()}"
