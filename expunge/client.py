@@ -180,6 +180,16 @@ def get_statement(client: httpx.Client, report_id: UUID) -> bytes:
     return send(client, "GET", f"/reports/{report_id}/statement").content
 
 
+def get_card(client: httpx.Client, model: str) -> bytes:
+    """Fetch a model's card with the history of its erasures, in Markdown."""
+    return send(client, "GET", f"/models/{model}/card").content
+
+
+def get_bom(client: httpx.Client, model: str) -> bytes:
+    """Fetch a model as an entry of a bill of materials (CycloneDX)."""
+    return send(client, "GET", f"/models/{model}/bom").content
+
+
 def get_signing_keys(client: httpx.Client) -> Sequence[SigningKey]:
     """Fetch the public signing keys, newest first."""
     return _fetch(client, Listing[SigningKey], "/keys").items

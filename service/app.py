@@ -12,6 +12,7 @@ from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
 from service import metrics
 from service.api import (
+    cards,
     datasets,
     health,
     jobs,
@@ -49,6 +50,7 @@ ROUTERS = (
     keys.router,
     log.router,
     models.router,
+    cards.router,
     datasets.router,
     webhooks.router,
     methods.router,

@@ -208,6 +208,23 @@ def report(
     write(body, output or Path(f"report-{report_id}.{form}"))
 
 
+def card(
+    model: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    key: Key,
+    form: Annotated[
+        Literal["markdown", "cyclonedx"],
+        typer.Option("--format", help="A model card, or an entry for a bill of materials (CycloneDX)."),
+    ] = "markdown",
+    output: Annotated[Path, typer.Option("--out", help="The file to write. Default: standard output.")] = Path("-"),
+    url: Url = None,
+) -> None:
+    """Print what leaves with a model: a card with the history of its erasures. Counts, dates and verdicts, nothing of a person."""
+    fetch = client.get_card if form == "markdown" else client.get_bom
+    with open_client(url, key) as http:
+        body = fetch(http, model)
+    write(body, output)
+
+
 def prove(
     report_id: Annotated[UUID, typer.Argument(help="The report.", show_default=False)],
     key: Key,

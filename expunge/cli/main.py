@@ -62,6 +62,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "submit": caller.submit,
         "watch": caller.watch,
         "report": caller.report,
+        "card": caller.card,
         "prove": caller.prove,
         "approve": caller.approve,
         "reject": caller.reject,
