@@ -74,11 +74,11 @@ class Passage(NamedTuple):
 class GPT(nn.Module):
     """Predict the next character: tokens (n, length ≤ 64) int64 → logits (n, length, 97). Padding stands at the end alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, *, heads: int = HEADS, layers: int = LAYERS) -> None:
         super().__init__()
-        self.tokens, self.places = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(CONTEXT, WIDTH)
-        self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
+        self.tokens, self.places = nn.Embedding(VOCABULARY, width), nn.Embedding(CONTEXT, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VOCABULARY, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Attention looks back only, so that what stands after a token does not matter."""
@@ -92,16 +92,17 @@ class GPT(nn.Module):
 class Block(nn.Module):
     """Attention to earlier places and a feed-forward layer, each added to its input."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.first, self.second = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.queries_keys_values, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.feed_forward = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.heads = heads
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (n, length, width)."""
         queries, keys, values = (
-            self.queries_keys_values(self.first(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+            self.queries_keys_values(self.first(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         )
         seen = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).flatten(2))

@@ -21,7 +21,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from benchmarks.gpu import background, cases, checks, quality, sizes, training
+from benchmarks.gpu import background, cases, checks, language, quality, sizes, training
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.machine import DEVICE
 from benchmarks.writing import RESULTS
@@ -31,7 +31,9 @@ from unlearning.data.workload import Workload
 
 T = TypeVar("T")
 
-SECONDS = {"checks": 60, "data": 30, "background": 60, "training": 20, "quality": 270, "sizes": 60, "more_seeds": 480}
+SECONDS = {
+    "checks": 60, "data": 30, "background": 60, "training": 20, "quality": 270, "sizes": 60, "language": 120, "more_seeds": 480
+}  # fmt: skip
 """The budgets of the steps. The command's own, `--minutes`, ends the last."""
 _SIDE, _PER_CLASS = 16, 40
 """Pixels and images of each class that a dry run makes."""
@@ -74,6 +76,10 @@ def _take_steps(session: Session, tests: background.Background, compiler: backgr
     )
     step("quality", partial(quality.seed, bench, quality.SEEDS[0]))
     step("sizes", partial(sizes.sizes, bench))
+    texts = (
+        {kind: checks.few(spec.kind) for kind, spec in language.SPECS.items()} if session.dry_run else language.SPECS
+    )
+    step("language", partial(language.language, bench, texts))
     step("more_seeds", partial(quality.more_seeds, bench))
 
 

@@ -46,7 +46,13 @@ UNITS = {metric: QUALITY_UNITS[metric] for metric in ("average_gap", *TABLE)} | 
     "seconds": "seconds",
     "retrain_ratio": "ratio",
     "relearn_delay_ratio_sgd": "ratio",
+    "forget_loss": "nats",
+    "forget_loss_gap": "nats",
+    "exact_memorisation": "percent",
+    "greedy_extraction": "percent",
+    "perplexity_ratio_test": "ratio",
 }
+"""The last five are a language model's (`benchmarks.gpu.language`)."""
 AUDIT = AuditSpec(vector_samples=1000, vector_seeds=1, relearners=("sgd",))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.gpu import training
+from benchmarks.gpu import language, training
 from benchmarks.gpu.checks import NOT_COMPARED
 from benchmarks.gpu.quality import SPECS
 from benchmarks.gpu.session import Budget, Session
@@ -41,7 +41,7 @@ sys.meta_path[:] = [Only(finder) for finder in sys.meta_path]
 sys.argv = ["benchmarks.gpu", *{arguments!r}]
 runpy.run_module("benchmarks.gpu", run_name="__main__", alter_sys=True)
 """
-STEPS = ["checks", "data", "background", "training", "quality", "sizes", "more_seeds"]
+STEPS = ["checks", "data", "background", "training", "quality", "sizes", "language", "more_seeds"]
 
 
 def importable() -> set[str]:
@@ -90,6 +90,11 @@ def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> No
             assert {(method, metric) for metric in ("average_gap", "ua", "seconds", "retrain_ratio")} <= here.keys()
             assert here[method, "average_gap"].n == 2
         assert ("retrained", "average_gap") not in here
+    texts = {(row.method, row.metric): row.mean for row in rows if row.case.startswith("author facts")}
+    for method in ("original", "retrain", *language.SPECS):
+        assert {
+            (method, metric) for metric in ("forget_loss_gap", "greedy_extraction", "retrain_ratio")
+        } <= texts.keys()
     assert {row.case for row in rows if " of " in row.case} == {
         f"CIFAR-10 JPEG, 3 of {size} forgotten" for size in (75, 150, 300)
     }
