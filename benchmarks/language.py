@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from benchmarks.cases import Case, case, keys, references_of
 from benchmarks.judging import task_of
 from benchmarks.machine import seconds
-from benchmarks.verdicts import verdict_rows
 from benchmarks.writing import RESULTS, Row, row, write
-from unlearning.audit.audit import audit
-from unlearning.audit.findings import Findings
+from unlearning.audit.extraction import measure_extraction
+from unlearning.audit.membership import auc
+from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, NPO, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
-from unlearning.specs.audit import AuditSpec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
@@ -71,18 +71,8 @@ TUNED_ON = 20
 """The validation seed, which is in no table: one model and one forget set."""
 TUNED = RESULTS / "language_tuned.json"
 PLAN = ReferencePlan(rounds=2, audit_rounds=1)
-AUDIT = AuditSpec(
-    replicates=100,
-    vector_seeds=1,
-    vector_samples=200,
-    extraction_samples=16,
-    relearners=("sgd",),
-    relearn_samples=16,
-    relearn_steps=8,
-    relearn_limit=2.0,
-    relearn_controls=3,
-)
-"""A short audit, because each method has one: its verdict is that of fewer samples than a job's."""
+RELEARN_STEPS = 12
+"""In about so many steps the original learns as many texts that it never saw."""
 UNITS = {
     "forget_loss": "nats",
     "forget_loss_gap": "nats",
@@ -113,47 +103,44 @@ def main() -> None:
         tune(given.methods, budget=given.budget)
         return
     runs: dict[str, list[dict[str, float]]] = {}
-    verdicts: dict[str, list[str]] = {}
     for seed in given.seeds:
-        for name, (figures, verdict) in everything(seed).items():
+        for name, figures in everything(seed).items():
             runs.setdefault(name, []).append(figures)
-            verdicts.setdefault(name, []).append(verdict)
-        write("language", rows(runs, verdicts))
+        write("language", rows(runs))
 
 
-def rows(runs: Mapping[str, Sequence[Mapping[str, float]]], verdicts: Mapping[str, Sequence[str]]) -> list[Row]:
-    """Make a row for each figure that all runs of a method have, and for the verdicts."""
-    found = [
+def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
+    """Make a row for each figure that all runs of a method have."""
+    return [
         row([figures[metric] for figures in every], case=CASE, method=name, metric=metric, unit=unit)
         for name, every in runs.items()
         for metric, unit in UNITS.items()
         if all(metric in figures for figures in every)
     ]
-    for name, every in verdicts.items():
-        if name != "references":
-            found += verdict_rows(every, case=CASE, method=name)
-    return found
 
 
-def everything(seed: int) -> dict[str, tuple[dict[str, float], str]]:
-    """Run all methods on a seed: each one's figures and verdict, with both ends of the scale and the cost of references."""
+def everything(seed: int) -> dict[str, dict[str, float]]:
+    """Run all methods on a seed: each one's figures, with both ends of the scale and the cost of references."""
     prepared = authors_case(seed)
-    retraining, made = prepared.retrained.seconds, references_of(prepared, plan=PLAN)
+    retraining, made, relearner = (
+        prepared.retrained.seconds,
+        references_of(prepared, plan=PLAN),
+        relearner_of(prepared),
+    )
     cost = float(made.details["processor_seconds"])
-    found: dict[str, tuple[dict[str, float], str]] = {
-        "references": ({"seconds": cost, "retrain_ratio": cost / retraining}, ""),
-        "original": measured(prepared, prepared.original.model),
-        "retrain": measured(prepared, prepared.again.model),
+    found = {
+        "references": {"seconds": cost, "retrain_ratio": cost / retraining},
+        "original": measured(prepared, prepared.original.model, relearner),
+        "retrain": {**measured(prepared, prepared.again.model, relearner), "seconds": retraining},
     }
-    found["retrain"][0]["seconds"] = retraining
     for name, spec in tuned().items():
         task = task_for(prepared, name, made)
         begun = seconds()
         run_to_completion(unlearn(spec, task))
         spent = seconds() - begun
-        figures, verdict = measured(prepared, task.model)
-        found[name] = {**figures, "seconds": spent, "retrain_ratio": spent / retraining}, verdict
-        print(f"{seed} {name}: {spent:.1f} s, forget loss gap {figures['forget_loss_gap']:.2f}, {verdict}", flush=True)
+        figures = measured(prepared, task.model, relearner)
+        found[name] = {**figures, "seconds": spent, "retrain_ratio": spent / retraining}
+        print(f"{seed} {name}: {spent:.1f} s, forget loss gap {figures['forget_loss_gap']:.2f}", flush=True)
     return found
 
 
@@ -194,47 +181,48 @@ def judge_by_losses(prepared: Case) -> Judge:
     return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
 
 
-def measured(prepared: Case, model: nn.Module) -> tuple[dict[str, float], str]:
-    """Audit a model beside the retrained one; give its figures and the verdict."""
-    findings = run_to_completion(
-        audit(
-            original=prepared.original.model,
-            unlearned=model,
-            reference=prepared.retrained.model,
-            forget=prepared.forget,
-            remain=prepared.remain,
-            held_out=prepared.held_out.audit,
-            test=prepared.workload.test,
-            objective=prepared.workload.objective,
-            spec=AUDIT,
-            seed=prepared.seed,
-        )
-    )
-    retrained = prepared.retrained.model
+def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> dict[str, float]:
+    """Measure a model, beside the retrained one where that is the scale."""
+    objective, retrained = prepared.workload.objective, prepared.retrained.model
     of_forget, wanted = (losses(prepared, one, prepared.forget) for one in (model, retrained))
     figures = {
         "forget_loss": float(of_forget.mean()),
         "forget_loss_gap": abs(float(of_forget.mean() - wanted.mean())),
         "forget_ks": float(ks_2samp(of_forget.numpy(), wanted.numpy()).statistic),
-        **audited(findings),
     }
     for name, samples in (("remain", prepared.remain), ("test", prepared.workload.test)):
         of_set, reference = (float(losses(prepared, one, samples).mean()) for one in (model, retrained))
         figures[f"perplexity_ratio_{name}"] = float(np.exp(of_set - reference))
-    return figures, findings.verdict.value
-
-
-def audited(findings: Findings) -> dict[str, float]:
-    """Take the figures of an audit that the table shows."""
-    figures = {
-        "membership_auc": findings.membership.unlearned["loss"].auc.value,
-        "min_k_plus_auc": findings.membership.unlearned["min_k_plus"].auc.value,
-        **{name: 100 * share.value for name, share in findings.extraction["unlearned"]["forget"].items()},
-    }
-    for relearning in findings.relearnings:
-        if relearning.reference_ratio is not None and relearning.relearner is not None:
-            figures[f"relearn_delay_ratio_{relearning.kind}"] = relearning.reference_ratio
+    forget, unseen = (
+        observe(audit_copy(model, samples), samples, objective=objective)
+        for samples in (prepared.forget, prepared.held_out.audit)
+    )
+    sizes = np.ones((1, len(forget))), np.ones((1, len(unseen)))
+    for attack, metric in (("loss", "membership_auc"), ("min_k_plus", "min_k_plus_auc")):
+        figures[metric] = float(auc(forget.membership(attack), unseen.membership(attack), *sizes)[0])
+    extracted = measure_extraction(
+        audit_copy(model, prepared.forget), {"forget": prepared.forget}, objective=objective, max_samples=1000,
+        confidence=0.95, seed=prepared.seed,
+    )  # fmt: skip
+    figures |= {name: 100 * share.value for name, share in extracted["forget"].items()}
+    if relearner is not None:
+        steps, reference_steps = (
+            relearn(one, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
+            for one in (model, retrained)
+        )
+        figures["relearn_delay_ratio_sgd"] = steps / max(1, reference_steps)
     return figures
+
+
+def relearner_of(prepared: Case) -> Relearner | None:
+    """Calibrate plain SGD on the original and as many held-out texts as are forgotten, as an audit does."""
+    objective, original = prepared.workload.objective, prepared.original.model
+    control = prepared.held_out.audit.select(torch.arange(len(prepared.forget)))
+    known, unseen = (mean_loss(original, batch, objective) for batch in (prepared.forget.batch, control))
+    return calibrate_relearner(
+        original, control, objective=objective, kind="sgd", target=known + 0.1 * (unseen - known), steps=RELEARN_STEPS,
+        limit=3.0, batch_size=32, seed=prepared.seed,
+    )  # fmt: skip
 
 
 def losses(prepared: Case, model: nn.Module, samples: SampleSet) -> Tensor:
