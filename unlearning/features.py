@@ -1,10 +1,13 @@
-"""What a network computes before its outputs: the linear layer that gives them, and the features that enter it."""
+"""What a network computes before its outputs: the linear layer that gives them, and the features that enter it.
+
+Hooks read it, which see no other rank. So each rank computes whole batches here.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from unlearning.data.batches import Batch
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers
 
@@ -14,6 +17,7 @@ def output_layer(model: nn.Module, objective: Objective, batch: Batch) -> nn.Lin
 
     The model may have others of that shape, or use one twice. One output z stands for the logits 0 and z.
     """
+    objective = undivided(objective)
     outputs = batched_answers(objective, model, batch).outputs
     if outputs is None:
         return None
@@ -45,7 +49,7 @@ def penultimate_features(
     calls: list[tuple[Tensor, Tensor]] = []
     hook = layer.register_forward_hook(lambda _, arguments, output: calls.append((arguments[0], output)))
     try:
-        outputs = batched_answers(objective, model, samples, device=device, max_size=max_size).outputs
+        outputs = batched_answers(undivided(objective), model, samples, device=device, max_size=max_size).outputs
     finally:
         hook.remove()
     found, start = [], 0

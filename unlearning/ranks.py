@@ -78,6 +78,18 @@ def told(value: T) -> T:
     return said[0]
 
 
+def by_turns(acts: Sequence[Callable[[], T]]) -> list[T]:
+    """Do what does not depend on one another, each by a rank of its own if there are several, and return all results on all ranks.
+
+    There are as many acts as ranks, or fewer. They must not use `divide` or any other function that all ranks call together.
+    """
+    if count() == 1:
+        return [act() for act in acts]
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, acts[own_rank()]() if own_rank() < len(acts) else None)
+    return found[: len(acts)]
+
+
 @torch.no_grad()
 def take_first(model: nn.Module) -> None:
     """Give the first rank's weights and buffers to the models of all ranks, in place."""

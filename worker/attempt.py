@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from ledger.jobs.claims import enter_verifying
+from ledger.jobs.claims import Claim, enter_verifying
 from ledger.states import Phase
 from telemetry.tracing import span
 from unlearning.audit.audit import audit
@@ -20,11 +21,12 @@ from unlearning.networks import copy_network
 from unlearning.specs import EXACT, parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Task, each_step_in, run_to_completion
+from unlearning.task import Outcome, Progress, Steps, Task, each_step_in, run_to_completion
 from worker.checkpoints import CheckpointPlan, checkpointing, find_checkpoint, save_unlearned
 from worker.inputs import JobInputs
 from worker.lease import fenced
-from worker.progress import ProgressReporter, add_time, report_progress
+from worker.progress import ProgressReporter, add_time, report_progress, stage
+from worker.ranks import Launch, Ranks, launched
 from worker.slices import keep_slice, latest_checkpoint
 
 T = TypeVar("T")
@@ -41,47 +43,41 @@ class AttemptResult:
 
 
 def run_attempt(
-    reporter: ProgressReporter, inputs: JobInputs, *, spec: AuditSpec, plan: CheckpointPlan
+    reporter: ProgressReporter,
+    inputs: JobInputs,
+    *,
+    spec: AuditSpec,
+    plan: CheckpointPlan,
+    launch: Launch | None = None,
 ) -> AttemptResult:
     """Run the claim's method on a copy of the original model, and audit it. The original is never changed.
 
-    Raises MethodRefused, InvalidSpec, NotFinite, and what `LeaseMonitor.check` raises.
+    launch: of the ranks that do both; None to do it in this process. Raises MethodRefused, InvalidSpec, NotFinite, RankFailed, and
+    what `LeaseMonitor.check` raises.
     """
     claim, started = reporter.monitor.claim, time.monotonic()
-    model, outcome = run_method(reporter, inputs, plan=plan)
-    with fenced(reporter.sessions, claim) as session:
-        enter_verifying(session, claim)
-    with span("audit"):
-        findings = run_reporting(
-            reporter,
-            audit(
-                original=inputs.original,
-                unlearned=model,
-                forget=inputs.forget,
-                remain=inputs.remain,
-                held_out=inputs.held_out.audit,
-                test=inputs.test,
-                objective=inputs.workload.objective,
-                spec=spec,
-                seed=claim.seed,
-                reference=inputs.reference,
-                references=None if inputs.references is None else inputs.references.audit,
-            ),
-            phase=Phase.AUDIT_MEMBERSHIP,
-        )
+    with ExitStack() as stack:
+        ranks = None
+        if launch is not None:
+            with stage(reporter, Phase.LOAD):
+                ranks = stack.enter_context(launched(launch, claim, plan=plan, check=reporter.monitor.check))
+        model, outcome = run_method(reporter, inputs, plan=plan, ranks=ranks)
+        with fenced(reporter.sessions, claim) as session:
+            enter_verifying(session, claim)
+        with span("audit"):
+            if ranks is None:
+                steps = audit_steps(claim, inputs, model, spec)
+            else:
+                steps = ranks.audit(model, spec, merit=inputs.workload.objective.utility)
+            findings = run_reporting(reporter, steps, phase=Phase.AUDIT_MEMBERSHIP)
     if not findings.change.finite:
         raise NotFinite("The outputs of the new model are not finite numbers.")
     return AttemptResult(model=model, outcome=outcome, findings=findings, seconds=time.monotonic() - started)
 
 
-def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan) -> tuple[nn.Module, Outcome]:
-    """Run the claim's method on a copy of the original, from the last training checkpoint if there is one."""
-    claim, workload = reporter.monitor.claim, inputs.workload
-    model = copy_network(inputs.original)
-    saved = find_checkpoint(reporter, plan) or {}
-    if "outcome" in saved:
-        model.load_state_dict(saved["model"])
-        return model.eval(), Outcome(**saved["outcome"])
+def method_steps(claim: Claim, inputs: JobInputs, model: nn.Module, state: State, *, plan: CheckpointPlan) -> Steps:
+    """Begin the claim's method on `model`."""
+    workload = inputs.workload
     task = Task(
         model=model,
         build=workload.build,
@@ -98,11 +94,48 @@ def run_method(reporter: ProgressReporter, inputs: JobInputs, *, plan: Checkpoin
             keep_slice, storage=plan.storage, remain=inputs.remain, dataset=claim.dataset, key=plan.sample_key
         ),
         adapters=workload.adapters,
-        state=State(saved.get("state", {}), should_stop=reporter.monitor.must_stop),
+        state=state,
     )
-    steps = unlearn(parse(claim.method), task)
+    return unlearn(parse(claim.method), task)
+
+
+def audit_steps(
+    claim: Claim, inputs: JobInputs, model: nn.Module, spec: AuditSpec
+) -> Generator[Progress, None, Findings]:
+    """Begin the audit of `model`."""
+    return audit(
+        original=inputs.original,
+        unlearned=model,
+        forget=inputs.forget,
+        remain=inputs.remain,
+        held_out=inputs.held_out.audit,
+        test=inputs.test,
+        objective=inputs.workload.objective,
+        spec=spec,
+        seed=claim.seed,
+        reference=inputs.reference,
+        references=None if inputs.references is None else inputs.references.audit,
+    )
+
+
+def run_method(
+    reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan, ranks: Ranks | None = None
+) -> tuple[nn.Module, Outcome]:
+    """Run the claim's method on a copy of the original, from the last training checkpoint if there is one."""
+    claim = reporter.monitor.claim
+    model = copy_network(inputs.original)
+    saved = find_checkpoint(reporter, plan) or {}
+    if "outcome" in saved:
+        model.load_state_dict(saved["model"])
+        return model.eval(), Outcome(**saved["outcome"])
+    resumed = saved.get("state", {})
+    if ranks is None:
+        state = State(resumed, should_stop=reporter.monitor.must_stop)
+        steps = method_steps(claim, inputs, model, state, plan=plan)
+    else:
+        state, steps = ranks.state, ranks.unlearn(model, resumed=resumed)
     with span("unlearn"):
-        save = checkpointing(reporter, task.state, plan)
+        save = checkpointing(reporter, state, plan)
 
         def after_step(progress: Progress) -> None:
             if claim.method["kind"] in EXACT:

@@ -10,6 +10,7 @@ WorkerError
 │   ├── NoSigningKey            the operator's: results are to be signed, and no key is usable
 │   ├── AuditFailed             the methods': the policy's last one, which is not exact, failed its audit
 │   └── NoGpu                   transient: the worker is to use a GPU, and there is none now
+├── RankFailed                a process of the job failed or was ended; it carries what its failure means
 ├── GpuLost                   transient: the device failed, and this process cannot use it any more
 ├── ShuttingDown              transient: the worker is stopping; the job goes back to the queue
 └── DeliveryError             transient: a webhook could not be delivered now
@@ -103,6 +104,14 @@ class GpuLost(WorkerError):
     """The device failed during a run, whose end is already written. This process cannot use the device again."""
 
 
+class RankFailed(WorkerError):
+    """A process of a job that runs on several failed, or was ended. failure: what that means for the attempt."""
+
+    def __init__(self, failure: "Failure") -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
 class ShuttingDown(WorkerError):
     """The worker is stopping; the run ends at a step boundary, and the job goes back to the queue."""
 
@@ -162,6 +171,8 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
     owner's own code raised, which no data subject wrote, without the sample IDs `ids`. Of an unforeseen error of ours, whose
     message may quote an ID, it has the type and the place alone. owned: prefixes of the owner's modules.
     """
+    if isinstance(error, RankFailed):
+        return error.failure
     origin = error.__cause__ if isinstance(error, JobError) and isinstance(error.__cause__, Exception) else error
     name, place = type(origin).__name__, _place(origin)
     if _is_out_of_memory(origin):
@@ -192,7 +203,9 @@ def as_method_failure(
 
     Others are those that may pass, and those that stop the run: a cancellation, a lost lease, the worker's shutdown.
     """
-    if isinstance(error, (LedgerError, ShuttingDown, JobError, *DATABASE_AWAY)) or _may_pass(error):
+    if isinstance(error, MethodFailed):
+        return error  # of another process of the job
+    if isinstance(error, (LedgerError, ShuttingDown, JobError, RankFailed, *DATABASE_AWAY)) or _may_pass(error):
         return None
     failure = classify(error, owned=owned, ids=ids)
     if failure.reason is Reason.UNEXPECTED or isinstance(error, NotFinite | TrainerFault):

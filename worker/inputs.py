@@ -80,13 +80,13 @@ class Split:
     erased: int
 
 
-def load_inputs(claim: Claim, settings: Settings) -> JobInputs:
+def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None = None) -> JobInputs:
     """Load a claim's workload and weights, and split its training set.
 
-    Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
+    device: where to; by default as the settings say. Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
-    device = torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
+    device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     original = load_model(workload, settings.storage / claim.weights_path, claim.weights_sha256, device)
     split = split_train(
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
+import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import DATABASE_AWAY
@@ -38,6 +39,7 @@ from worker.inputs import JobInputs, load_inputs
 from worker.lease import fenced, hold_lease
 from worker.progress import ProgressReporter, stage, start_next_attempt
 from worker.publish import publish
+from worker.ranks import Launch, plan_launch
 from worker.settings import Settings
 from worker.signing import find_signer
 from worker.watchdog import Watch
@@ -116,7 +118,10 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     if signer is None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(reporter, Phase.LOAD):
-        inputs = load_inputs(reporter.monitor.claim, settings)
+        launch = plan_launch(settings)
+        # With ranks, which load onto their own devices, this process only writes the report.
+        device = None if launch is None else torch.device("cpu")
+        inputs = load_inputs(reporter.monitor.claim, settings, device=device)
     reporter.sample_ids = inputs.sample_ids
     if inputs.references_unused is not None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
@@ -126,28 +131,34 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     )
     result = None
     while result is None:
-        result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed)
+        result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed, launch=launch)
     publish(reporter, inputs, result, settings=settings, signer=signer)
     job_id, verdict = reporter.monitor.claim.job_id, result.findings.verdict.value
     logger.info("job %s: published with the verdict %s", job_id, verdict)
 
 
 def run_method_of_policy(
-    reporter: ProgressReporter, inputs: JobInputs, *, plan: CheckpointPlan, owned: Collection[str] = ()
+    reporter: ProgressReporter,
+    inputs: JobInputs,
+    *,
+    plan: CheckpointPlan,
+    owned: Collection[str] = (),
+    launch: Launch | None = None,
 ) -> AttemptResult | None:
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
     A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
     failed one is never published, and an inconclusive one if no fallback remains or `goes_on` decides against it.
     A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
-    the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown.
+    the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown. launch: of the
+    ranks; None to run in this process.
     Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains.
     """
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
     try:
         spec = AuditSpec() if inputs.references is None else AuditSpec.with_references()
-        result = run_attempt(reporter, inputs, spec=spec, plan=plan)
+        result = run_attempt(reporter, inputs, spec=spec, plan=plan, launch=launch)
     except (MethodRefused, InvalidSpec) as error:
         if not fallbacks:
             raise

@@ -1,6 +1,9 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
@@ -156,3 +159,25 @@ def broken() -> Workload:
 
 def number() -> int:
     return 1
+
+
+class Mortal(nn.Module):
+    """Passes its input on, and kills its process, if that is the second rank and MORTAL names a file: once, in training."""
+
+    passes = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training and os.environ.get("RANK") == "1":
+            type(self).passes += 1
+            if type(self).passes == 10 and (sign := Path(os.environ.get(MORTAL, ""))).is_file():
+                sign.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return inputs
+
+
+MORTAL = "EXPUNGE_TEST_MORTAL"
+
+
+def on_ranks() -> Workload:
+    made = workload()
+    return replace(made, build=lambda: network().append(Mortal()), recipe=replace(made.recipe, epochs=2))

@@ -278,7 +278,8 @@ def _relearn_all(
 ) -> Generator[Progress, None, tuple[Relearning, ...]]:
     """Relearn with each relearner of the spec."""
     relearnings: list[Relearning] = []
-    number, total = itertools.count(1), sum(run_count(spec, kind) for kind in spec.relearners)
+    number = itertools.count(1)
+    total = sum(run_count(spec, kind, reference="reference" in models) for kind in spec.relearners)
     for kind in spec.relearners:
         running = relearn_delay(
             original=models["original"],

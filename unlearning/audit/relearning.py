@@ -3,6 +3,8 @@
 import math
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from unlearning import ranks
 from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.batches import Batch
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Objective, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.gradients import trainable
 from unlearning.hardware import batched_answers, input_layout
@@ -140,8 +142,9 @@ def relearn_delay(
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
-    D_v has none, unless `difficulty` tells which held-out samples are comparable.
+    D_v has none, unless `difficulty` tells which held-out samples are comparable. Ranks relearn by turns, each on its own.
     """
+    objective = undivided(objective)
     sizes: dict[int, int] = {}
     if objective.classes is not None:
         labels = (samples.targets.cpu().numpy() for samples in (forget, held_out))
@@ -157,34 +160,39 @@ def relearn_delay(
         else draw_as_hard(held_out, count, difficulty, rng)
         for rng in rngs
     ]
-    known_loss = float(np.mean([mean_loss(original, batch, objective) for batch in forget_batches]))
+    known_loss = ranks.agreed(float(np.mean([mean_loss(original, batch, objective) for batch in forget_batches])))
     control_losses = [mean_loss(original, batch, objective) for batch in control_batches]
     median_control = control_batches[int(np.argsort(control_losses)[len(control_losses) // 2])]
-    delta = spec.relearn_delta * (float(np.mean(control_losses)) - known_loss)
+    delta = spec.relearn_delta * (ranks.agreed(float(np.mean(control_losses))) - known_loss)
     relearner = None
     if delta > 0 and comparable and not collapsed:
         relearner = calibrate_relearner(
             original, median_control, objective=objective, kind=kind, target=known_loss + delta, steps=spec.relearn_steps,
             limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
         )  # fmt: skip
+    relearner = ranks.told(relearner)
     yield
     used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
 
     def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
         return relearn(model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least)
 
-    original_curve = run(original, forget_batches[0], 0, at_least=spec.relearn_steps)
-    forget_curves: list[Curve] = []
-    for order, batch in enumerate(forget_batches):
-        forget_curves.append(run(unlearned, batch, order, at_least=spec.relearn_steps if order == 0 else 0))
-        yield
-    control_curves: list[Curve] = []
-    for order, batch in enumerate(control_batches):
-        control_curves.append(run(unlearned, batch, order))
-        yield
-    reference_curve = None
-    if reference is not None:
-        reference_curve = run(reference, forget_batches[0], 0, at_least=spec.relearn_steps)
+    plotted = partial(run, batch=forget_batches[0], order=0, at_least=spec.relearn_steps)
+    runs = [
+        partial(plotted, original),
+        partial(plotted, unlearned),
+        *(partial(run, unlearned, batch, order) for order, batch in enumerate(forget_batches) if order),
+        *(partial(run, unlearned, batch, order) for order, batch in enumerate(control_batches)),
+        *([] if reference is None else [partial(plotted, reference)]),
+    ]
+    curves: list[Curve] = []
+    for start in range(0, len(runs), ranks.count()):
+        done = ranks.by_turns(runs[start : start + ranks.count()])
+        curves += done
+        yield from repeat(None, len(done))
+    original_curve, forget_curves = curves[0], curves[1 : 1 + len(forget_batches)]
+    control_curves = curves[1 + len(forget_batches) :][: len(control_batches)]
+    reference_curve = None if reference is None else curves[-1]
     delays, control_delays = ([curve.delay for curve in curves] for curves in (forget_curves, control_curves))
     # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
     measured = (
@@ -220,9 +228,9 @@ def relearn_delay(
     )
 
 
-def run_count(spec: AuditSpec, kind: str) -> int:
-    """Compute how often `relearn_delay` yields."""
-    return 1 + spec.relearn_orders + spec.controls(kind)
+def run_count(spec: AuditSpec, kind: str, *, reference: bool = False) -> int:
+    """Compute how often `relearn_delay` yields. reference: whether it relearns a retrained model too."""
+    return 2 + spec.relearn_orders + spec.controls(kind) + reference
 
 
 def relearn(
@@ -303,7 +311,7 @@ def calibrate_relearner(
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """Compute the mean loss of the batch, nats."""
-    return ranks.agreed(float(batched_answers(objective, model, batch).losses.double().mean()))
+    return float(batched_answers(objective, model, batch).losses.double().mean())
 
 
 def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_samples: int) -> dict[int, int]:

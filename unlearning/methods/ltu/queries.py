@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, sent
-from unlearning.data.objectives import Objective, undivided
+from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.features import output_layer, penultimate_features
 from unlearning.hardware import in_float32
@@ -41,7 +41,6 @@ def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, 
 
     Features are the inputs of the linear layer whose outputs are the model's, scaled to unit length.
     """
-    objective = undivided(objective)  # what its layers compute is read by hooks, which see no other rank
     head = output_layer(model, objective, forget.select(torch.arange(min(2, len(forget)))))
     likeness = None
     if objective.predicts is not None and objective.predicts.likeness is not None:
