@@ -53,6 +53,7 @@ test: $(STAMP)
 	@command -v chromium > /dev/null || echo "Left out: the tests in a browser, because chromium is not installed (Debian: apt-get install chromium)."
 	@command -v promtool > /dev/null || echo "Left out: the tests of rules, dashboards and the drill, because Prometheus is not installed (Debian: apt-get install prometheus)."
 	@command -v pgbouncer > /dev/null || test -x /usr/sbin/pgbouncer || echo "Left out: the tests behind PgBouncer, because it is not installed (Debian: apt-get install pgbouncer)."
+	@command -v fides > /dev/null || echo "Left out: the check of the template for Fides with its own classes, because fides is not installed (docs/integrations/fides.md says how)."
 	@command -v mlflow > /dev/null || echo "Left out: the tests of the model registry, because mlflow is not installed (docs/integrations/mlflow.md says how)."
 	@command -v nginx > /dev/null || test -x /usr/sbin/nginx || echo "Left out: the tests of the proxy, because nginx is not installed (Debian: apt-get install nginx)."
 
