@@ -1,6 +1,7 @@
 """The language model on facts about authors: its texts, and a request for one author over HTTP."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,8 @@ PLAY = "\n\n".join(
 
 @pytest.fixture(autouse=True)
 def few_authors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in {"AUTHORS": 16, "WIDTH": 32, "LAYERS": 1, "EPOCHS": 40, "BATCH": 8}.items():
+    smaller = partial(authors.GPT, 32, layers=1)
+    for name, value in {"AUTHORS": 16, "EPOCHS": 40, "BATCH": 8, "GPT": smaller}.items():
         monkeypatch.setattr(authors, name, value)
     authors.corpus.cache_clear()
     yield
