@@ -77,7 +77,7 @@ sbom: $(STAMP)
 	@$(BIN)/python ops/containers/sbom > build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
-BENCHES := validation quality relearn verdicts ablation deletions readiness speed references \
+BENCHES := validation quality relearn verdicts ablation deletions readiness speed scaling references \
 	few_samples language load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)

@@ -42,6 +42,7 @@ NAMES = {
     "relearn_delay_to_control_sgd": "T / control, SGD",
     "relearn_delay_normalised_sgd": "normalised, SGD",
     "retrain_ratio": "share of retraining",
+    "peak_memory": "memory, MiB",
 }
 SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The README's cases by their titles."""
