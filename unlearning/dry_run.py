@@ -27,6 +27,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.specs import IEU, LTU, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.suitability import NEEDS, Need
 from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
@@ -247,6 +248,8 @@ def _check_same(scene: _Scene, model: nn.Module, what: str) -> None:
 
 def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     """Take a few steps of a method on a copy, with a training checkpoint in between; return the copy."""
+    if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
+        scene.workload.train.check_random_access(f"Steps of {spec.kind}")
     task = _task(scene, spec)
     steps = unlearn(_short(spec), task)
     try:

@@ -138,7 +138,7 @@ class Epochs:
         count = self.samples.batch_count(self.size)
         while self.taken < self.total:
             if self.taken % count == 0:
-                self.order = torch.randperm(len(self.samples), generator=self.generator)
+                self.order = self.samples.order(self.generator)
             left = [self.samples.places(self.order, number, self.size) for number in range(self.taken % count, count)]
             for batch in self.samples.stream(left, training=True):
                 self.taken += 1

@@ -30,6 +30,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
 from unlearning.specs import CHEAP_REWIND, DEFAULT_POLICY, DropAdapter, Method, Rewind, method_object, parse
+from unlearning.specs.suitability import NEEDS, Need
 from unlearning.storage import file_sha256
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
@@ -199,8 +200,10 @@ def check_trained(workload: Workload, model: nn.Module) -> None:
 
 
 def default_policy(workload: Workload, details: Mapping[str, object]) -> Sequence[Method]:
-    """Return LTU, IEU and Retrain, with what is exact and cheap before them where the workload makes it possible."""
+    """Return LTU, IEU and Retrain, for a stream Retrain alone; what is exact and cheap comes before them where it is possible."""
     policy: Sequence[Method] = DEFAULT_POLICY
+    if not workload.train.random_access:
+        policy = [method for method in policy if Need.RANDOM_ACCESS not in NEEDS[method.kind]]
     if details.get(CHECKPOINTS):
         policy = (CHEAP_REWIND, *policy[:-1], Rewind(), *policy[-1:])
     return policy if workload.adapters is None else (DropAdapter(), *policy)

@@ -1,6 +1,7 @@
 """Models and workloads that would fail late are found by a few samples; those that work pass, and nothing of them changes."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Trainer, Workload
 from unlearning.dry_run import dry_run
-from unlearning.specs import DEFAULT_POLICY, IEU, LTU, GradientAscent, Matching, Retrain
+from unlearning.specs import DEFAULT_POLICY, IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.training.run import TrainingRun
 
@@ -41,6 +42,24 @@ def test_a_model_that_works_passes_every_method_and_nothing_changes(workload: Wo
     assert model.training
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_what_needs_more_than_the_workload_offers_is_named(workload: Workload) -> None:
+    """Methods of slices and of adapters where there are none, and random access to a stream."""
+    found = faults_of(workload, (Rewind(), DropAdapter(), Retrain()))
+    assert list(found) == ["method rewind", "method drop_adapter"]
+    assert faults_of(digits.in_slices(), (Rewind(max_share=0.01), Retrain())) == {}
+    found = faults_of(digits.as_a_stream(), (LTU(), IEU(), Retrain()))
+    assert list(found) == ["method ltu", "method ieu"]
+    assert "is a stream" in found["method ltu"]
+
+
+def test_an_adapter_is_dropped_with_all_of_its_samples(workload: Workload) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(OrderedDict(flat=nn.Flatten(), anna=nn.Linear(64, 10), bert=nn.Linear(10, 10)))
+
+    names = {name: ("anna", "bert")[place % 2] for place, name in enumerate(workload.train.ids)}
+    assert faults_of(replace(workload, build=build, adapters=names), (DropAdapter(),)) == {}
 
 
 def test_preparation_for_unlearning_is_tried_with_retraining(workload: Workload) -> None:

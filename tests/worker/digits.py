@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,24 @@ def read_when_needed() -> Workload:
         for name, part in (("train", made.train), ("held_out", made.held_out), ("test", made.test))
     }
     return replace(made, name="read-digits", **sets)
+
+
+class Shards:
+    """The samples of a set, in the same order each time they are iterated."""
+
+    def __init__(self, samples: SampleSet) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        for name, image, label in zip(self.samples.ids, *self.samples.batch, strict=True):
+            yield {"id": name, "image": image, "label": label}
+
+
+def as_a_stream() -> Workload:
+    """Its training set is a stream."""
+    made = workload()
+    train = StoredSet.of_stream(Shards(made.train), key="id", targets="label", inputs=lambda item: item["image"])
+    return replace(made, train=train)
 
 
 class Once(torch.autograd.Function):

@@ -595,3 +595,19 @@ def test_nothing_is_half_written_when_the_disk_is_full_at_the_end(
     job = bench.job(job_id)
     assert job.state is JobState.QUEUED
     assert served(bench).number == 1
+
+
+def test_a_model_whose_training_set_is_a_stream_is_retrained(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...]
+) -> None:
+    """A method that needs random access, which the request names, gives way to it."""
+    bench = make_bench(policy=("retrain",), reference="tests.worker.digits:as_a_stream")
+    job_id = bench.submit(training_ids[:80], {"kind": "ieu"})
+    bench.run(job_id)
+
+    job = bench.job(job_id)
+    assert (job.state, job.method["kind"]) == (JobState.COMPLETED, "retrain"), job.detail
+    with bench.sessions.begin() as session:
+        first, second = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+    assert "is a stream" in str(first.finding)
+    assert second.outcome is AttemptOutcome.PUBLISHED

@@ -28,7 +28,15 @@ _MIN_CHUNKS = 4
 
 
 class Source(Protocol):
-    """Anything that samples are read from, by their positions."""
+    """Anything that samples are read from, by their positions.
+
+    forward: where samples come in the order of a stream alone, yields a batch for each chunk of positions in one pass.
+    """
+
+    @property
+    def forward(self) -> Callable[[Sequence[Tensor]], Iterator[Batch]] | None:
+        """None where samples can be read in any order."""
+        return None
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -108,6 +116,10 @@ class Stored(Source):
         for number, position in enumerate(positions):
             with _seeded(seed + number) if varied else contextlib.nullcontext():
                 items.append(read_item(self.training if varied else self.dataset, position))
+        return self.batch_of(items, positions)
+
+    def batch_of(self, items: list[Any], positions: Sequence[int]) -> Batch:
+        """Collate items that were read at these positions, and check the batch. Raises InvalidWorkload as `read` does."""
         batch = self._split(_collated(self.collate, items, positions), positions)
         _check_batch(batch, positions)
         return batch
@@ -204,6 +216,9 @@ def stream(
 
     Whatever the number of workers, the batches are the same. Raises InvalidWorkload as `Source.read` does.
     """
+    if source.forward is not None:
+        yield from source.forward(chunks)
+        return
     if workers == 0 or len(chunks) < _MIN_CHUNKS:
         for chunk in chunks:
             yield source.read(chunk.tolist(), training=training)
@@ -218,7 +233,7 @@ def stream(
     )
     for found in loader:
         if isinstance(found, _Failed):
-            raise found.kind(found.message) from None if found.cause is None else _bare(found.cause)
+            raise found.kind(found.message) from None if found.cause is None else without_message(found.cause)
         yield found
 
 
@@ -265,8 +280,8 @@ def read_item(dataset: Any, position: int, *, entry: str | None = None) -> Any:
         item = dataset[position] if entry is None else dataset[position][entry]
     except Exception as error:
         raise InvalidWorkload(
-            f"The data set's item at position {position} cannot be read: {_cause(error)}."
-        ) from _bare(type(error))
+            f"The data set's item at position {position} cannot be read: {cause(error)}."
+        ) from without_message(type(error))
     # A memory-mapped row is copied: the file may be read-only, and its pages are not to stay.
     return np.array(item) if isinstance(item, np.ndarray) else item
 
@@ -276,18 +291,18 @@ def _collated(collate: Callable[[list[Any]], Any], items: list[Any], positions: 
         return collate(items)
     except Exception as error:
         raise InvalidWorkload(
-            f"The collate function cannot make a batch of the {len(items)} items from position {positions[0]}: {_cause(error)}. "
+            f"The collate function cannot make a batch of the {len(items)} items from position {positions[0]}: {cause(error)}. "
             "Items must be tensors, arrays or numbers of one shape, unless `collate_fn` pads them."
-        ) from _bare(type(error))
+        ) from without_message(type(error))
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """Say what kind of error it was and where, without its message, which may quote the sample."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}"
 
 
-def _bare(kind: type[BaseException]) -> BaseException | None:
+def without_message(kind: type[BaseException]) -> BaseException | None:
     """Return an error of a kind without its message: a caller may ask whether it may pass, as that of a network may."""
     try:
         return kind.__new__(kind)

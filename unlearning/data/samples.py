@@ -10,7 +10,7 @@ import torch.utils.data
 from torch import Tensor
 
 from unlearning.data.batches import Batch, Inputs, joined_batch, leaves, map_tree, sent
-from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 
@@ -130,19 +130,40 @@ class SampleSet:
 
         The last batch may be smaller; a single last sample joins the batch before it, because batch norm cannot train on one.
         """
-        order = torch.randperm(len(self), generator=generator)
+        order = self.order(generator)
         return self.stream(
             [self.places(order, number, size) for number in range(self.batch_count(size))], training=True
         )
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Draw the order of the samples in an epoch, (n,) int64."""
+        return torch.randperm(len(self), generator=generator)
 
     def places(self, order: Tensor, number: int, size: int) -> Tensor:
         """Return the positions of batch `number`, from 0, (k,) int64, of an epoch in the order `order`, (n,) int64; see `epoch`."""
         last = number == self.batch_count(size) - 1
         return order[number * size : None if last else (number + 1) * size]
 
+    @property
+    def random_access(self) -> bool:
+        """Whether samples can be read in any order."""
+        return True
+
     def draw(self, size: int, generator: torch.Generator) -> Batch:
-        """Draw `size` distinct samples at random for a training step; all of them if there are fewer."""
+        """Draw `size` distinct samples at random for a training step; all of them if there are fewer.
+
+        Raises MethodRefused for a stream.
+        """
+        self.check_random_access("Draws of single batches")
         return self.select(torch.randperm(len(self), generator=generator)[:size], training=True)
+
+    def check_random_access(self, what: str) -> None:
+        """Raise MethodRefused for a stream. what: what needs random access, as the beginning of a sentence."""
+        if not self.random_access:
+            raise MethodRefused(
+                f"{what} read samples in any order, and the training set is a stream. Use a method that reads it in turn, such as "
+                "Retrain, or write the stream to files and use StoredSet.of."
+            )
 
 
 def _check_tensor(name: str, value: object) -> None:

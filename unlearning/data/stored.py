@@ -1,6 +1,7 @@
 """Sets of samples that are read when they are needed: any map-style data set, with a sample ID for each item."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from unlearning.data.batches import Batch, Inputs, all_tensors, joined_batch
 from unlearning.data.loading import READ_SIZE, Concatenated, Held, Source, Stored, read_item, stream
 from unlearning.data.samples import SampleSet, check_names, check_slices, joined_columns
+from unlearning.data.streams import WINDOW, Streamed, Value, read_first_pass
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 Column = str | Sequence[object] | Callable[[int], object]
@@ -106,6 +108,68 @@ class StoredSet(SampleSet):
             pin=pin_memory,
         )
 
+    @staticmethod
+    def of_stream(
+        stream: Any,
+        *,
+        key: Value,
+        targets: Value,
+        inputs: Callable[[Any], Any] | None = None,
+        subjects: Value | None = None,
+        slices: Value | None = None,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        window: int = WINDOW,
+        pin_memory: bool = True,
+    ) -> "StoredSet":
+        """Make a set of a stream, such as a torch IterableDataset or shards, whose samples come in the same order in each pass.
+
+        One pass is made now. Afterwards the forget set is read by one pass, and what remains streams by in each epoch, in an order
+        that is shuffled within `window` samples. Methods that draw samples at random refuse such a set.
+        key: what an item's sample ID is; targets, subjects, slices: likewise, the name of an entry or a function of the item.
+        inputs: what the model gets of an item; by default all of a mapping but these entries, or the first of a pair.
+        Raises InvalidWorkload, with a place in the stream, for a key that is missing, doubled or no sample ID, and for items that
+        cannot be read, and UnsupportedWorkload for what can be read only once.
+        """
+        given = {"targets": targets, "subjects": subjects, "slices": slices}
+        columns = {name: value for name, value in given.items() if value is not None}
+        named = {value for value in (key, *columns.values()) if isinstance(value, str)}
+        collate, take = collate_fn or torch.utils.data.default_collate, inputs or partial(_inputs_of, named=named)
+
+        def collated(found: Tensor) -> Stored:
+            empty = range(len(found))  # items are not read by number
+            return Stored(
+                dataset=empty,
+                training=None,
+                collate=lambda items: collate([take(item) for item in items]),
+                target=None,
+                given=found,
+            )
+
+        source, values = read_first_pass(stream, collated, key=key, columns=columns, window=window)
+        count = len(source)
+        ids, people = check_names(source.keys, values.get("subjects"))
+        return StoredSet(
+            ids=ids,
+            source=source,
+            index=torch.arange(count),
+            subjects=people,
+            slices=check_slices(values.get("slices"), count=count),
+            workers=0,
+            pin=pin_memory,
+        )
+
+    @property
+    def random_access(self) -> bool:
+        """Whether samples can be read in any order; not those of a stream."""
+        return self.source.forward is None
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Draw the order of an epoch; for a stream it is that of the stream, shuffled within its window."""
+        if not isinstance(self.source, Streamed):
+            return SampleSet.order(self, generator)
+        blocks = torch.split(self.index.argsort(), self.source.window)
+        return torch.cat([block[torch.randperm(len(block), generator=generator)] for block in blocks])
+
     @property
     def stored(self) -> bool:
         """Its samples are read when they are needed."""
@@ -114,6 +178,8 @@ class StoredSet(SampleSet):
     @property
     def batch(self) -> Batch:
         """All samples as one batch, read into memory."""
+        if not self.random_access:
+            return self.select(torch.arange(len(self)))
         return joined_batch(*self.batches(READ_SIZE))
 
     @property
@@ -173,7 +239,13 @@ class StoredSet(SampleSet):
         """Join sets of which some may be in memory, in their order; nothing is read. See `samples.joined`."""
         sources, indices = zip(*(_source_of(part) for part in parts), strict=True)
         columns = joined_columns(parts)
-        if all(source is sources[0] for source in sources):
+        alike = all(source is sources[0] for source in sources)
+        if not alike and any(source.forward is not None for source in sources):
+            raise UnsupportedWorkload(
+                "The training set is a stream, and what is to be done with it joins it with other samples, which needs random "
+                "access. Write the stream to files first."
+            )
+        if alike:
             return self._like(**columns, source=sources[0], index=torch.cat(indices))
         starts = tuple(accumulate((len(source) for source in sources[:-1]), initial=0))
         index = torch.cat([index + start for index, start in zip(indices, starts, strict=True)])
@@ -185,6 +257,18 @@ class StoredSet(SampleSet):
             for name in ("ids", "source", "index", "subjects", "slices", "workers", "pin", "device")
         }
         return StoredSet(**(given | changes))
+
+
+def _inputs_of(item: Any, *, named: set[str]) -> Any:
+    """Return what the model gets of a stream's item: a mapping without the named entries, or the first of a pair."""
+    if isinstance(item, Mapping):
+        return {name: value for name, value in item.items() if name not in named}
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0]
+    raise UnsupportedWorkload(
+        f"The stream gives a {type(item).__name__}; let each item be a mapping or a pair (inputs, rest), or say by `inputs` what "
+        "the model gets of it."
+    )
 
 
 def _source_of(part: SampleSet) -> tuple[Source, Tensor]:
@@ -199,8 +283,8 @@ def _length(dataset: Any) -> int:
         return len(dataset)
     except TypeError:
         raise UnsupportedWorkload(
-            f"A {type(dataset).__name__} has no length. A data set must be map-style, with `__len__` and `__getitem__`; write a "
-            "stream of samples to files first."
+            f"A {type(dataset).__name__} has no length. A data set must be map-style, with `__len__` and `__getitem__`; make a set "
+            "of a stream by StoredSet.of_stream(stream, key=…, targets=…)."
         ) from None
 
 

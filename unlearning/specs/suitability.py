@@ -14,28 +14,30 @@ class Need(StrEnum):
     """Reference predictions of the model, which are prepared once (`expunge references`)."""
     SLICES = "slices"
     """A model that was trained in slices, with the weights between them."""
+    RANDOM_ACCESS = "random_access"
+    """A training set whose samples can be read in any order, which those of a stream cannot."""
     ADAPTERS = "adapters"
     """A model with adapters, each trained on samples of its own."""
 
 
 NEEDS: dict[str, frozenset[Need]] = {
-    "ltu": frozenset({Need.RANDOM_TARGETS}),
-    "ieu": frozenset(),
-    "matching": frozenset({Need.REFERENCES}),
+    "ltu": frozenset({Need.RANDOM_TARGETS, Need.RANDOM_ACCESS}),
+    "ieu": frozenset({Need.RANDOM_ACCESS}),
+    "matching": frozenset({Need.REFERENCES, Need.RANDOM_ACCESS}),
     "gradient_ascent": frozenset(),
     "retrain": frozenset(),
     "rewind": frozenset({Need.SLICES}),
     "drop_adapter": frozenset({Need.ADAPTERS}),
     "fine_tune": frozenset(),
     "neggrad_plus": frozenset(),
-    "grad_diff": frozenset(),
-    "npo": frozenset(),
-    "sim_npo": frozenset(),
+    "grad_diff": frozenset({Need.RANDOM_ACCESS}),
+    "npo": frozenset({Need.RANDOM_ACCESS}),
+    "sim_npo": frozenset({Need.RANDOM_ACCESS}),
     "random_labels": frozenset({Need.RANDOM_TARGETS}),
-    "amnesiac_relabel": frozenset({Need.CLASSES}),
+    "amnesiac_relabel": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
     "fisher_noise": frozenset({Need.CLASSES}),
     "ssd": frozenset(),
-    "bad_teacher": frozenset({Need.CLASSES}),
+    "bad_teacher": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
     "salun": frozenset({Need.CLASSES}),
 }
 """By method. Every method needs the losses, which every objective has."""
@@ -48,7 +50,7 @@ OFFERS: dict[str, frozenset[Need]] = {
 }
 """By objective. Reference predictions can be prepared for each."""
 
-_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.ADAPTERS})
+_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS})
 """Needs that do not depend on the objective."""
 
 

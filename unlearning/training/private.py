@@ -82,6 +82,7 @@ def private_steps(
     """
     dp_optimiser = _load_optimiser(model)
     generator = torch.Generator().manual_seed(seed)
+    samples.check_random_access("Poisson batches")
     total = recipe.epochs * samples.batch_count(recipe.batch_size)
     batches = PoissonBatches(samples, recipe.batch_size, total, generator)
     parameters = trainable(model)

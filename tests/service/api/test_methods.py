@@ -77,7 +77,7 @@ def test_every_method_says_which_objectives_it_suits_and_what_it_needs() -> None
 
     assert items.keys() == PRODUCTION.keys()
     assert all("causal_language_model" in item.objectives for item in items.values())
-    assert items["matching"].needs == ["references"]
-    assert items["ltu"].needs == ["random_targets"]
+    assert items["matching"].needs == ["random_access", "references"]
+    assert items["ltu"].needs == ["random_access", "random_targets"]
     assert items["rewind"].needs == ["slices"]
     assert items["drop_adapter"].needs == ["adapters"]
