@@ -7,11 +7,8 @@ import sys
 import pytest
 import torch
 
-from tests.unlearning.ranked import CASES, WITH_DROPOUT, Found
+from tests.unlearning.ranked import CASES, OF_RANKS, Found
 from unlearning import ranks
-
-TOLERANCES = {"ltu": 0.05}
-"""Guide attacks are trained in float32, for hundreds of steps that enlarge what is rounded. Two cases go without them."""
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +32,12 @@ def test_two_ranks_end_where_one_process_ends(case: str, pair: list[dict[str, Fo
     assert one.keys() == first.keys()
     for name, tensor in one.items():
         assert torch.equal(first[name], second[name]), name
-        difference = (first[name].double() - tensor.double()).abs().max()
-        assert difference <= TOLERANCES.get(case, 1e-5), name
+        assert torch.allclose(first[name].double(), tensor.double(), rtol=0, atol=1e-5), name
 
 
-def test_ranks_drop_other_units_and_keep_the_same_weights(pair: list[dict[str, Found]]) -> None:
-    first, second = (found[WITH_DROPOUT] for found in pair)
+@pytest.mark.parametrize("case", OF_RANKS)
+def test_ranks_keep_the_same_weights_where_each_draws_for_itself(case: str, pair: list[dict[str, Found]]) -> None:
+    first, second = (found[case] for found in pair)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
