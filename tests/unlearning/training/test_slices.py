@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, dropping, same, samples, sliced, state
 from tests.unlearning.trainers import train_by_adamw
@@ -15,7 +16,7 @@ from unlearning.errors import InvalidWorkload
 from unlearning.random_state import isolated
 from unlearning.state import State
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import run_to_completion
+from unlearning.task import Steps, run_to_completion
 from unlearning.training.loop import fresh, train_steps
 
 OWN = OwnTraining(trainer=functools.partial(train_by_adamw, epochs=2, batch_size=8, rate=1e-2))
@@ -43,7 +44,7 @@ def test_a_training_killed_after_any_step_is_resumed_in_its_slice(tmp_path: Path
         assert saved is None or len(shown) == STEPS - state_of_first.step
 
 
-def steps_of(model, state):
+def steps_of(model: nn.Module, state: State) -> Steps:
     return train_steps(model, SAMPLES, OWN, objective=OBJECTIVE, seed=5, state=state)
 
 
