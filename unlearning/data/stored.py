@@ -136,11 +136,10 @@ class StoredSet(SampleSet):
         collate, take = collate_fn or torch.utils.data.default_collate, inputs or partial(_inputs_of, named=named)
 
         def collated(found: Tensor) -> Stored:
-            empty = range(len(found))  # items are not read by number
             return Stored(
-                dataset=empty,
+                dataset=range(len(found)),  # items are not read by number
                 training=None,
-                collate=lambda items: collate([take(item) for item in items]),
+                collate=lambda items: (collate([take(item) for item in items]), None),  # the targets are known
                 target=None,
                 given=found,
             )

@@ -127,6 +127,17 @@ def test_a_training_interrupted_in_mid_epoch_goes_on_in_the_stream(tmp_path: Pat
     assert same(state(second.model), state(whole.model))
 
 
+def test_inputs_may_be_several_tensors_and_columns_are_taken_from_the_items() -> None:
+    stream = Stream(task().remain)
+    pair = of(stream, inputs=lambda item: (item["x"], item["x"][:2]), subjects="id", slices=lambda item: 3)
+    first, second = pair.in_memory().inputs
+    assert (first.shape, second.shape) == ((96, 12), (96, 2))
+    assert (pair.subjects, set(pair.slices or ())) == (pair.ids, {3})
+    rest = of(stream, inputs=None).take(torch.tensor([4])).in_memory()
+    assert torch.equal(rest.inputs["x"][0], stream.items[4]["x"])
+    assert list(rest.inputs) == ["x"]
+
+
 def test_two_streams_are_not_joined() -> None:
     given, _ = streamed()
     with pytest.raises(UnsupportedWorkload, match="is a stream"):
