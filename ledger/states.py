@@ -51,6 +51,7 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     GPU_LOST = "gpu_lost"  # the GPU failed during the run; the process that used it is replaced
     DISK_FULL = "disk_full"
+    STORAGE_FAILED = "storage_failed"  # the object storage does not answer, or refuses
     WEIGHTS_MISSING = "weights_missing"
     WEIGHTS_DAMAGED = "weights_damaged"  # the file's SHA-256 is not the registered one
     WORKLOAD_FAILED = "workload_failed"  # the operator's factory raised

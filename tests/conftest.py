@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 # Two processes of tests share two cores: more threads of torch only wait for each other. Before the first import of torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["tests.fixtures.postgresql"]
+pytest_plugins = ["tests.fixtures.postgresql", "tests.fixtures.s3"]
 
 UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("few", max_examples=40, **UNHURRIED)

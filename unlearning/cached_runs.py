@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearning.storage import write_atomically
+from unlearning.files import write_atomically
 from unlearning.task import Progress, map_progress
 
 Arrays = dict[str, NDArray[Any]]

@@ -1,9 +1,6 @@
-"""Files of weights and training checkpoints: safetensors, named by their SHA-256, written whole or not at all."""
+"""Weights and training checkpoints as safetensors files, whose digests are checked on every read."""
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
+from unlearning.files import file_sha256, write_file
 
 _FORMAT = "expunge-checkpoint-1"
 _WRAPPERS = ("._orig_mod.", ".module.")
@@ -34,33 +32,6 @@ def to_bytes(model: nn.Module) -> bytes:
     return safetensors.torch.save(
         {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
     )
-
-
-def write_file(content: bytes, folder: Path) -> tuple[Path, str]:
-    """Write `<sha256>.safetensors` into `folder`; return the path and the digest. See `write_atomically`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256(content).hexdigest()
-    path = folder / f"{digest}.safetensors"
-    write_atomically(path, content)
-    return path, digest
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whose folder exists, so that a crash leaves the old file or the whole new one.
-
-    The file appears by a rename after its content has reached the disk. Raises OSError (e.g. ENOSPC) and then leaves no new file.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
@@ -105,38 +76,23 @@ def _fitted(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def read_file(path: Path, sha256: str) -> bytes:
-    """Read a file that is named by its digest. Raises WeightsMissing if there is none, WeightsDamaged if its digest differs."""
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise WeightsMissing(f"There is no file {path.name} in {path.parent}; restore it from the backup.") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise WeightsDamaged(
-            f"{path.name} has SHA-256 {found}; the ledger recorded {sha256}. Restore it from the backup."
-        )
-    return content
-
-
-def file_sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file's content, as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_training_checkpoint(content: Mapping[str, Any], folder: Path) -> tuple[Path, str]:
-    """Write nested dicts and lists of tensors and JSON values to a file in `folder`; return its path and digest.
+    """Write what `checkpoint_to_bytes` takes to a file in `folder`; return its path and digest.
 
     Raises OSError (e.g. ENOSPC) and then leaves no file.
     """
+    return write_file(checkpoint_to_bytes(content), folder)
+
+
+def checkpoint_to_bytes(content: Mapping[str, Any]) -> bytes:
+    """Serialise nested dicts and lists of tensors and JSON values."""
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_to_tree(content, tensors))
-    return write_file(safetensors.torch.save(tensors, metadata={_FORMAT: tree}), folder)
+    return safetensors.torch.save(tensors, metadata={_FORMAT: tree})
 
 
 def load_training_checkpoint(path: Path, sha256: str) -> dict[str, Any]:
-    """Read what `save_training_checkpoint` wrote, with the tensors on the CPU.
+    """Read a file with what `checkpoint_to_bytes` made, with the tensors on the CPU.
 
     Raises CheckpointUnusable if the file does not exist, if its digest is not `sha256`, or if its format is another.
     """
@@ -186,11 +142,3 @@ def _from_tree(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         case list():
             return [_from_tree(entry, tensors) for entry in tree]
     return tree
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from connectors.storage import Storage, StorageError, StoredFile
 from ledger.errors import StaleClaim
 from ledger.jobs.checkpoints import (
     discard_checkpoint,
@@ -23,9 +24,9 @@ from ledger.jobs.checkpoints import (
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import samples_sha256
 from ledger.states import Phase
-from unlearning.errors import CheckpointUnusable
+from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.state import State
-from unlearning.storage import load_training_checkpoint, save_training_checkpoint
+from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint
 from unlearning.task import Outcome, Progress
 from worker.cleanup import folder_of
 from worker.lease import fenced
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 class CheckpointPlan:
     """Where checkpoints go, and how many seconds lie between two of them. sample_key: hashes the IDs of what a slice has seen."""
 
-    storage: Path
+    storage: Storage
     interval: float
     sample_key: bytes
 
@@ -74,24 +75,34 @@ def _save(
     A full disk does not end the run: it is recorded, and the run continues. Raises StaleClaim, and then leaves no file.
     """
     claim = reporter.monitor.claim
-    folder = folder_of(plan.storage, claim.job_id) / str(claim.attempt)
+    folder = folder_of(claim.job_id)
     seconds = attempt_timings(reporter).get(Phase.UNLEARN.value, 0.0)
     try:
-        path, sha256 = save_training_checkpoint({"of": _identity(claim), "seconds": seconds, **content}, folder)
+        written = checkpoint_to_bytes({"of": _identity(claim), "seconds": seconds, **content})
+        name, sha256 = plan.storage.put(written, f"{folder}/{claim.attempt}")
     except OSError as error:
-        logger.warning("job %s: no checkpoint was saved at step %s: %s", claim.job_id, step, error.strerror)
+        why = error.strerror or str(error) or type(error).__name__
+        logger.warning("job %s: no checkpoint was saved at step %s: %s", claim.job_id, step, why)
         with fenced(reporter.sessions, claim) as session:
-            record_unsaved_checkpoint(session, claim, why=error.strerror or type(error).__name__)
+            record_unsaved_checkpoint(session, claim, why=why)
         return
     try:
         with fenced(reporter.sessions, claim) as session:
             record_checkpoint(session, claim, sha256=sha256, step=step, total=total)
     except StaleClaim:
-        path.unlink(missing_ok=True)
+        plan.storage.delete(name)
         raise
-    for other in folder.parent.glob("*/*"):
-        if other != path and int(other.parent.name) <= claim.attempt:
-            other.unlink(missing_ok=True)
+    try:
+        for other in list(plan.storage.list_files(folder)):
+            if other.name != name and _attempt_of(other) <= claim.attempt:
+                plan.storage.delete(other.name)
+    except StorageError as error:  # They are deleted with the next one, or when the job has ended.
+        logger.warning("job %s: older checkpoints were not deleted: %s", claim.job_id, error)
+
+
+def _attempt_of(file: StoredFile) -> int:
+    """The attempt that has saved a checkpoint, by the folder that the file lies in."""
+    return int(file.name.split("/")[-2])
 
 
 def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping[str, Any] | None:
@@ -104,8 +115,9 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
         recorded = last_checkpoint(session, claim)
     if recorded is None:
         return None
-    path = folder_of(plan.storage, claim.job_id) / str(recorded.attempt) / f"{recorded.sha256}.safetensors"
+    name = f"{folder_of(claim.job_id)}/{recorded.attempt}/{recorded.sha256}.safetensors"
     try:
+        path = fetch_checkpoint(plan.storage, name, recorded.sha256)
         content = load_training_checkpoint(path, recorded.sha256)
         if content["of"] != _identity(claim):
             raise CheckpointUnusable("it is of another method, or of other weights or samples")
@@ -119,6 +131,16 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
     add_time(reporter, Phase.UNLEARN, content["seconds"])
     reporter.resumed = True
     return content
+
+
+def fetch_checkpoint(storage: Storage, name: str, sha256: str) -> Path:
+    """Fetch a checkpoint's file. Raises CheckpointUnusable if the storage has lost or altered it, and StorageError."""
+    try:
+        return storage.fetch(name, sha256)
+    except WeightsMissing:
+        raise CheckpointUnusable("its file is gone") from None
+    except WeightsDamaged:
+        raise CheckpointUnusable("its file is damaged: the SHA-256 is not the recorded one") from None
 
 
 def _identity(claim: Claim) -> dict[str, Any]:

@@ -3,41 +3,53 @@
 It needs no torch: the worker's parent process and the beat run it.
 """
 
-import shutil
-from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.storage import Storage
 from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
 from ledger.jobs.heartbeats import STORAGE, record_heartbeat
+from ledger.registry.retention import needed_files
 from ledger.requests.uploads import delete_expired_uploads
 
 FOLDER = "checkpoints"
 
 
-def folder_of(storage: Path, job_id: UUID) -> Path:
-    """Return the folder of a job's training checkpoints; it has one folder for each attempt."""
-    return storage / FOLDER / str(job_id)
+def folder_of(job_id: UUID) -> str:
+    """Return the folder of a job's training checkpoints in the storage; it has one folder for each attempt."""
+    return f"{FOLDER}/{job_id}"
 
 
-def delete_finished_checkpoints(storage: Path, sessions: sessionmaker[Session]) -> None:
+def delete_finished_checkpoints(storage: Storage, sessions: sessionmaker[Session]) -> None:
     """Delete the training checkpoints of jobs that have ended."""
-    folders = {UUID(folder.name): folder for folder in (storage / FOLDER).glob("*-*-*-*-*")}
-    if not folders:
+    saved = {UUID(file.name.split("/")[1]) for file in storage.list_files(FOLDER)}
+    if not saved:
         return
     with sessions.begin() as session:
-        needed = unfinished_jobs(session, folders.keys())
-    for job_id in folders.keys() - needed:
-        shutil.rmtree(folders[job_id], ignore_errors=True)
+        needed = unfinished_jobs(session, saved)
+    for job_id in saved - needed:
+        storage.delete_folder(folder_of(job_id))
 
 
-def record_storage_room(storage: Path, sessions: sessionmaker[Session]) -> None:
-    """Record how many bytes of the storage's file system are free."""
-    room = shutil.disk_usage(storage)
-    with sessions.begin() as session:
-        record_heartbeat(session, STORAGE, {"free": room.free, "size": room.total})
+def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) -> None:
+    """Delete this machine's copies of files that the ledger does not need any more: they may know people who were erased."""
+
+    def read_needed() -> set[str]:
+        with sessions.begin() as session:
+            return needed_files(session)
+
+    storage.delete_copies(read_needed)
+
+
+def record_storage_room(storage: Storage, sessions: sessionmaker[Session]) -> None:
+    """Record how many bytes of the storage's file system are free, where it has one."""
+    room = storage.free_bytes()
+    if room is not None:
+        free, size = room
+        with sessions.begin() as session:
+            record_heartbeat(session, STORAGE, {"free": free, "size": size})
 
 
 def delete_expired_rows(sessions: sessionmaker[Session]) -> None:

@@ -27,6 +27,7 @@ from pathlib import PurePath
 from types import FrameType
 from typing import ClassVar
 
+from connectors.storage import StorageError
 from ledger.db import DATABASE_AWAY
 from ledger.errors import LedgerError
 from ledger.states import Reason
@@ -138,6 +139,7 @@ class Failure:
 
 
 LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
+    (StorageError, Reason.STORAGE_FAILED),
     (WeightsMissing, Reason.WEIGHTS_MISSING),
     (WeightsDamaged, Reason.WEIGHTS_DAMAGED),
     (InvalidWorkload, Reason.WORKLOAD_FAILED),
@@ -205,7 +207,9 @@ def as_method_failure(
     """
     if isinstance(error, MethodFailed):
         return error  # of another process of the job
-    if isinstance(error, (LedgerError, ShuttingDown, JobError, RankFailed, *DATABASE_AWAY)) or _may_pass(error):
+    if isinstance(error, (LedgerError, ShuttingDown, JobError, RankFailed, StorageError, *DATABASE_AWAY)) or _may_pass(
+        error
+    ):
         return None
     failure = classify(error, owned=owned, ids=ids)
     if failure.reason is Reason.UNEXPECTED or isinstance(error, NotFinite | TrainerFault):

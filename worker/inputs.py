@@ -17,7 +17,8 @@ from unlearning.data.references import ReferencePredictions, References, from_by
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
-from unlearning.storage import load_weights, read_file
+from unlearning.files import read_file
+from unlearning.storage import load_weights
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
 from worker.settings import Settings, choose_device
@@ -87,7 +88,9 @@ def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
-    original = load_model(workload, settings.storage / claim.weights_path, claim.weights_sha256, device)
+    original = load_model(
+        workload, settings.files.fetch(claim.weights_path, claim.weights_sha256), claim.weights_sha256, device
+    )
     split = split_train(
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
     )
@@ -132,8 +135,8 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
     """Load the claim's reference model; None if it has none, or if its file cannot be used, which must not delay an erasure."""
     if claim.reference is None:
         return None
-    path = settings.storage / claim.reference.weights_path
     try:
+        path = settings.files.fetch(claim.reference.weights_path, claim.reference.weights_sha256)
         return load_model(workload, path, claim.reference.weights_sha256, device)
     except WeightsError as error:
         logger.warning("job %s is audited without its reference model: %s", claim.job_id, error)
@@ -154,7 +157,8 @@ def _load_references(
         return [sample_digest(settings.sample_key_bytes, claim.dataset, sample) for sample in samples.ids]
 
     try:
-        content = read_file(settings.storage / claim.references.path, claim.references.sha256)
+        path = settings.files.fetch(claim.references.path, claim.references.sha256)
+        content = read_file(path, claim.references.sha256)
         references = from_bytes(content)
         forget = keys(split.forget)
         audit = AuditReferences(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.db import make_engine, make_sessions
 from ledger.jobs import heartbeats
 from worker.beat.relay import repeat
-from worker.cleanup import delete_finished_checkpoints, record_storage_room
+from worker.cleanup import delete_finished_checkpoints, delete_needless_copies, record_storage_room
 from worker.settings import Settings, read_settings
 from worker.signing import sign_log
 from worker.watchdog import POLL_INTERVAL, make_watchdog
@@ -32,6 +32,7 @@ def start(**_: object) -> None:
     for action, interval in [
         (make_watchdog(sessions, settings).poll, POLL_INTERVAL),
         (partial(keep_house, sessions, settings), settings.sweep_seconds),
+        (partial(delete_needless_copies, settings.files, sessions), settings.sweep_seconds),
     ]:
         threading.Thread(target=repeat, args=(action, stopped, interval), daemon=True).start()
 
@@ -47,8 +48,8 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
         heartbeats.record_heartbeat(session, heartbeats.WORKER)
     for action in (
         partial(sign_log, sessions, settings),
-        partial(delete_finished_checkpoints, settings.storage, sessions),
-        partial(record_storage_room, settings.storage, sessions),
+        partial(delete_finished_checkpoints, settings.files, sessions),
+        partial(record_storage_room, settings.files, sessions),
     ):
         try:
             action()

@@ -1,12 +1,13 @@
 """Write the new version's weights and the report, and publish both in one transaction."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from connectors.storage import StorageError
 from ledger.db import now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
@@ -20,7 +21,7 @@ from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples
 from report.document import Document, write
 from unlearning.data.references import to_bytes
-from unlearning.storage import save_weights, write_file
+from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs
 from worker.lease import fenced
@@ -29,15 +30,17 @@ from worker.report import Background, build_report
 from worker.settings import Settings
 from worker.signing import Signer, remember_signed, sign_head, sign_statement
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedResult:
-    """What is to be published: the file with the weights, the report, the commitment to the forget set, and the file of reference
-    predictions without the forget set's rows, if the model has references. checkpoints: the weights after slices of the training
-    that saw nothing of the forget set; None for a model that has none and gets none.
+    """What is to be published: the name of the file with the weights, the report, the commitment to the forget set, and the file
+    of reference predictions without the forget set's rows, if the model has references. checkpoints: the weights after slices of
+    the training that saw nothing of the forget set; None for a model that has none and gets none.
     """
 
-    path: Path
+    weights: str
     document: Document
     commitment: Commitment
     references: ReferenceFile | None
@@ -68,7 +71,7 @@ def publish(
             session,
             claim,
             document=prepared.document,
-            weights_path=prepared.path.name,
+            weights_path=prepared.weights,
             timings=dict(reporter.timings),
             commitment=prepared.commitment,
             statement=statement,
@@ -82,8 +85,11 @@ def publish(
         results.record_publication_time(session, claim, time.monotonic() - started)
     if head is not None and folder is not None:
         remember_signed(folder, head)
-    for name in unneeded:  # They know the erased samples. After a crash in between, the next purge deletes them.
-        (settings.storage / name).unlink(missing_ok=True)
+    try:
+        for name in unneeded:  # They know the erased samples. After a crash in between, the next purge deletes them.
+            settings.files.delete(name)
+    except StorageError as error:
+        logger.warning("job %s is published; the next purge deletes what could not be deleted: %s", claim.job_id, error)
 
 
 def outdated_files(claim: Claim, prepared: PreparedResult) -> set[str]:
@@ -102,7 +108,7 @@ def prepare(
 ) -> PreparedResult:
     """Write the weights and the report. Raises InvalidReport, and OSError if the disk is full."""
     claim = reporter.monitor.claim
-    path, sha256 = save_weights(result.model, settings.storage)
+    weights, sha256 = settings.files.put(weights_to_bytes(result.model))
     commitment = commit_to(claim, inputs, key=settings.sample_key_bytes)
     report = build_report(
         claim,
@@ -115,7 +121,7 @@ def prepare(
         timings=attempt_timings(reporter),
     )
     return PreparedResult(
-        path=path,
+        weights=weights,
         document=write(report),
         commitment=commitment,
         references=_write_references(inputs, settings),
@@ -137,8 +143,8 @@ def _write_references(inputs: JobInputs, settings: Settings) -> ReferenceFile | 
     """Write the model's reference predictions without the forget set's rows."""
     if inputs.references is None:
         return None
-    path, sha256 = write_file(to_bytes(inputs.references.remaining), settings.storage)
-    return ReferenceFile(sha256=sha256, path=path.name)
+    name, sha256 = settings.files.put(to_bytes(inputs.references.remaining))
+    return ReferenceFile(sha256=sha256, path=name)
 
 
 def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:

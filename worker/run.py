@@ -127,7 +127,7 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
     plan = CheckpointPlan(
-        storage=settings.storage, interval=settings.checkpoint_seconds, sample_key=settings.sample_key_bytes
+        storage=settings.files, interval=settings.checkpoint_seconds, sample_key=settings.sample_key_bytes
     )
     result = None
     while result is None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from connectors.storage import Location, Storage, open_storage, parse_location
 from ledger.sample_ids import SampleKey, parse_sample_key
 from ledger.states import Phase
 from telemetry.logs import LogFormat
@@ -52,8 +53,16 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_SAMPLE_KEY",
         description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
     )
-    storage: Path = Field(
-        validation_alias="EXPUNGE_STORAGE", description="The folder of weights and training checkpoints."
+    storage: Annotated[Location, BeforeValidator(parse_location)] = Field(
+        validation_alias="EXPUNGE_STORAGE",
+        description="Where weights and training checkpoints are: a folder, or a bucket as `s3://bucket/prefix` "
+        "([object storage](integrations/storage.md)).",
+    )
+    storage_cache: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_STORAGE_CACHE",
+        description="The folder for copies of an object storage's files, kept for a day after their last use. By default one in "
+        "the machine's temporary folder.",
     )
     signing_keys: Path | None = Field(
         default=None,
@@ -203,6 +212,11 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("must be networks such as 10.1.0.0/16, separated by commas") from None
         return value
+
+    @property
+    def files(self) -> Storage:
+        """The storage of weights, reference predictions and training checkpoints."""
+        return open_storage(self.storage, cache=self.storage_cache)
 
     @cached_property
     def sample_key_bytes(self) -> bytes:

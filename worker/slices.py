@@ -5,16 +5,15 @@ training had used by then. Weights count only if these are exactly the samples o
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from connectors.storage import Storage
 from ledger.registry.models import CHECKPOINTS
 from ledger.sample_ids import sample_digest, samples_sha256
 from unlearning.data.samples import SampleSet
-from unlearning.storage import load_weights, save_weights
+from unlearning.storage import load_weights, to_bytes
 from unlearning.training.slices import SliceCheckpoint
 
 
@@ -47,18 +46,21 @@ def usable_checkpoints(
     return sorted(usable, key=lambda entry: int(entry["slice"]))
 
 
-def latest_checkpoint(usable: Sequence[Mapping[str, Any]], storage: Path) -> SliceCheckpoint | None:
+def latest_checkpoint(usable: Sequence[Mapping[str, Any]], storage: Storage) -> SliceCheckpoint | None:
     """Return the latest of the usable checkpoints, to be loaded from the storage."""
     if not usable:
         return None
     latest = usable[-1]
-    load = partial(load_weights, path=storage / latest["path"], sha256=latest["sha256"])
+
+    def load(model: nn.Module) -> None:
+        load_weights(model, storage.fetch(latest["path"], latest["sha256"]), latest["sha256"])
+
     return SliceCheckpoint(number=int(latest["slice"]), load=load)
 
 
 def keep_slice(
-    number: int, model: nn.Module, *, storage: Path, remain: SampleSet, dataset: str, key: bytes
+    number: int, model: nn.Module, *, storage: Storage, remain: SampleSet, dataset: str, key: bytes
 ) -> dict[str, str | int]:
     """Write the weights after a slice of a training on `remain` into the storage, and describe them. Raises OSError."""
-    _, sha256 = save_weights(model, storage)
+    _, sha256 = storage.put(to_bytes(model))
     return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key)

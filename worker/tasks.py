@@ -63,7 +63,7 @@ def run_job(job_id: str) -> None:
             raise SystemExit(str(error)) from None  # The pool starts another child.
     if claimed:
         sweep_jobs(sessions(), settings(), send=wake, at_most=1)
-        delete_finished_checkpoints(settings().storage, sessions())
+        delete_finished_checkpoints(settings().files, sessions())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.machine import DEVICE
 from benchmarks.writing import Row, content
-from unlearning.storage import write_atomically
+from unlearning.files import write_atomically
 
 T = TypeVar("T")
 

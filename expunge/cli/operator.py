@@ -336,13 +336,16 @@ def purge(
     for version in purgeable.versions:
         table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
     for path in purgeable.unused_files:
-        table.add_row("–", "–", "–", f"{path.name} (no version needs it)")
+        table.add_row("–", "–", "–", f"{path} (no version needs it)")
     out.print(table)
     if not yes:
         notes.print("Nothing was deleted. Run again with --yes to delete these files.")
         return
     deleted = retention.purge(deployment, purgeable, older_than=age)
-    notes.print(f"Deleted {len(deleted)} files.")
+    versions = f" with {deleted.versions} versions" if deleted.versions > len(deleted.files) else ""
+    notes.print(f"Deleted {len(deleted.files)} files{versions}, and verified that they are gone.")
+    if deleted.unfinished:
+        notes.print(f"Deleted what {deleted.unfinished} broken-off uploads had left.")
 
 
 def unlink(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.storage import Location, Storage, open_storage, parse_location
 from expunge.errors import StackError
 from expunge.stack.folder import Folder, read_stack_settings
 from ledger.db import make_engine, make_sessions
@@ -20,10 +21,16 @@ class DeploymentSettings:
 
     database_url: str | None = field(repr=False)
     redis_url: str | None = field(repr=False)
-    storage: Path | None
+    storage: Location | None
     sample_key: str | None = field(repr=False)
     signing_keys: Path | None
     workloads: str
+    storage_cache: Path | None = None
+
+    @property
+    def files(self) -> Storage | None:
+        """The storage of weights and reference predictions."""
+        return None if self.storage is None else open_storage(self.storage, cache=self.storage_cache)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +38,19 @@ class Deployment:
     """What registration and retention need: the database, the storage of weights, the key for sample IDs, the allow-list."""
 
     database_url: str = field(repr=False)
-    storage: Path
+    storage: Location
     sample_key: bytes = field(repr=False)
     workloads: str
+    storage_cache: Path | None = None
+
+    @property
+    def files(self) -> Storage:
+        """The storage of weights and reference predictions."""
+        return open_storage(self.storage, cache=self.storage_cache)
 
 
 def read_deployment_settings(data_dir: Path) -> DeploymentSettings:
-    """Read the environment, and for what it does not set the stack that runs on `data_dir`."""
+    """Read the environment, and for what it does not set the stack that runs on `data_dir`. Raises StackError."""
     running, folder = read_stack_settings(data_dir), Folder(data_dir)
     sample_key = folder.sample_key.read_text().strip() if running and folder.sample_key.exists() else None
     storage = os.environ.get("EXPUNGE_STORAGE") or (running.storage if running else None)
@@ -45,11 +58,19 @@ def read_deployment_settings(data_dir: Path) -> DeploymentSettings:
     return DeploymentSettings(
         database_url=os.environ.get("DATABASE_URL") or (running.database_url if running else None),
         redis_url=os.environ.get("REDIS_URL") or (running.redis_url if running else None),
-        storage=Path(storage) if storage else None,
+        storage=_parse_storage(storage) if storage else None,
+        storage_cache=Path(cache) if (cache := os.environ.get("EXPUNGE_STORAGE_CACHE")) else None,
         sample_key=os.environ.get("EXPUNGE_SAMPLE_KEY") or sample_key,
         signing_keys=Path(signing_keys) if signing_keys else None,
         workloads=os.environ.get("EXPUNGE_WORKLOADS") or (running.workloads if running else "examples"),
     )
+
+
+def _parse_storage(value: str) -> Location:
+    try:
+        return parse_location(value)
+    except ValueError as error:
+        raise StackError(f"EXPUNGE_STORAGE {error}.") from None
 
 
 def find_deployment(data_dir: Path) -> Deployment:
@@ -68,7 +89,11 @@ def find_deployment(data_dir: Path) -> Deployment:
     except ValueError as error:
         raise StackError(f"EXPUNGE_SAMPLE_KEY {error}.") from None
     return Deployment(
-        database_url=found.database_url, storage=found.storage, sample_key=sample_key, workloads=found.workloads
+        database_url=found.database_url,
+        storage=found.storage,
+        sample_key=sample_key,
+        workloads=found.workloads,
+        storage_cache=found.storage_cache,
     )
 
 

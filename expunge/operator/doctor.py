@@ -1,8 +1,6 @@
 """Check a deployment: every check looks at one thing and says what to do if it is wrong."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.storage import Storage, StorageError
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
 from ledger.db import LimitedConnection
@@ -24,9 +23,9 @@ from ledger.tables import Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
-from unlearning.errors import UnlearningError, WeightsError
+from unlearning.errors import UnlearningError, WeightsDamaged, WeightsError, WeightsMissing
+from unlearning.files import file_sha256
 from unlearning.specs import parse
-from unlearning.storage import file_sha256
 from worker.failures import NoSigningKey, WorkerError
 from worker.inputs import find_factory, load_model, load_workload
 from worker.settings import allow_list
@@ -52,7 +51,7 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
     """Run every check. If the database does not answer or lacks migrations, skip the checks that need it."""
     yield check_sample_key(settings.sample_key)
     yield check_broker(settings.redis_url)
-    yield check_storage(settings.storage)
+    yield check_storage(settings)
     if settings.database_url is None:
         yield CheckResult(
             "database", False, "DATABASE_URL is not set, and no stack runs on the data folder (--data-dir)."
@@ -72,13 +71,13 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
             check_worker,
             lambda session: check_signing_keys(session, settings.signing_keys),
             lambda session: check_log(session, settings.signing_keys),
-            lambda session: check_weights(session, settings.storage),
+            lambda session: check_weights(session, settings.files),
             lambda session: check_workloads(session, allowed=allow_list(settings.workloads)),
         )
         for check in checks:
             with sessions() as session:
                 yield check(session)
-        yield from check_models(sessions, storage=settings.storage, allowed=allow_list(settings.workloads))
+        yield from check_models(sessions, storage=settings.files, allowed=allow_list(settings.workloads))
 
 
 def check_sample_key(key: str | None) -> CheckResult:
@@ -108,19 +107,23 @@ def check_broker(url: str | None) -> CheckResult:
     return CheckResult("broker", True, "It answers.")
 
 
-def check_storage(storage: Path | None) -> CheckResult:
+def check_storage(settings: DeploymentSettings) -> CheckResult:
     """Check that the storage of weights is writable and has free space."""
+    where, storage = settings.storage, settings.files
     if storage is None:
         return CheckResult("storage", False, "EXPUNGE_STORAGE is not set.")
     try:
-        with tempfile.NamedTemporaryFile(dir=storage, prefix=".doctor-"):
-            free = shutil.disk_usage(storage).free
+        found, room = storage.check(), storage.free_bytes()
+    except StorageError as error:
+        return CheckResult("storage", False, str(error))
     except OSError as error:
-        return CheckResult("storage", False, f"{storage} cannot be written to: {error.strerror}.")
-    room = f"{free / 1e9:.1f} GB free"
-    if free < MIN_FREE_BYTES:
-        return CheckResult("storage", False, f"{room} in {storage}. Make room; `expunge purge` may help.")
-    return CheckResult("storage", True, f"Writable, {room}.")
+        return CheckResult("storage", False, f"{where} cannot be written to: {error.strerror}.")
+    if room is None:
+        return CheckResult("storage", True, f"{where}: {found}.")
+    free = f"{room[0] / 1e9:.1f} GB free"
+    if room[0] < MIN_FREE_BYTES:
+        return CheckResult("storage", False, f"{free} in {where}. Make room; `expunge purge` may help.")
+    return CheckResult("storage", True, f"{found}, {free}.")
 
 
 def check_database(sessions: sessionmaker[Session]) -> CheckResult:
@@ -212,19 +215,34 @@ def check_log(session: Session, folder: Path | None) -> CheckResult:
     return CheckResult("log", True, signed)
 
 
-def check_weights(session: Session, storage: Path | None) -> CheckResult:
+def check_weights(session: Session, storage: Storage | None) -> CheckResult:
     """Check that every version's file of weights is there and has the recorded digest."""
     if storage is None:
         return CheckResult("weights", False, "They cannot be checked while EXPUNGE_STORAGE is not set.")
     names = needed_files(session)
-    missing = [name for name in sorted(names) if not (storage / name).is_file()]
-    damaged = [name for name in sorted(names - {*missing}) if file_sha256(storage / name) != Path(name).stem]
-    if missing or damaged:
-        faults = [
-            f"{len(files)} {what} ({files[0]})" for what, files in (("missing", missing), ("damaged", damaged)) if files
-        ]
-        return CheckResult("weights", False, f"{' and '.join(faults)} in {storage}. Restore them from a backup.")
+    faulty: dict[str, list[str]] = {}
+    try:
+        for name in sorted(names):
+            fault = _find_fault(storage, name)
+            if fault is not None:
+                faulty.setdefault(fault, []).append(name)
+    except StorageError as error:
+        return CheckResult("weights", False, str(error))
+    if faulty:
+        faults = [f"{len(files)} {what} ({files[0]})" for what, files in sorted(faulty.items(), reverse=True)]
+        return CheckResult("weights", False, f"{' and '.join(faults)} in the storage. Restore them from a backup.")
     return CheckResult("weights", True, f"{len(names)} files as recorded.")
+
+
+def _find_fault(storage: Storage, name: str) -> str | None:
+    """Say what is wrong with a file that is named by its digest; None if nothing is. Raises StorageError."""
+    sha256 = Path(name).stem
+    try:
+        return None if file_sha256(storage.fetch(name, sha256)) == sha256 else "damaged"
+    except (WeightsMissing, FileNotFoundError):
+        return "missing"
+    except WeightsDamaged:
+        return "damaged"
 
 
 def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResult:
@@ -239,7 +257,7 @@ def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResul
 
 
 def check_models(
-    sessions: sessionmaker[Session], *, storage: Path | None, allowed: tuple[str, ...]
+    sessions: sessionmaker[Session], *, storage: Storage | None, allowed: tuple[str, ...]
 ) -> Iterator[CheckResult]:
     """Make a dry run of a job of every model whose factory and weights are there, with its served weights and its policy."""
     with sessions() as session:
@@ -258,10 +276,10 @@ def check_models(
             continue  # The checks of workloads and weights say so.
         try:
             workload = load_workload(reference, allowed=allowed)
-            model = load_model(workload, storage / path, sha256, choose_device())
+            model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device())
             methods = [parse(spec) for spec in policy]
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
-        except WeightsError:
+        except (WeightsError, StorageError):
             continue
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]

@@ -23,7 +23,6 @@ from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
-from unlearning.storage import write_file
 from unlearning.task import Progress, run_to_completion
 from unlearning.training.loop import on_base_of
 from unlearning.training.references import (
@@ -40,9 +39,9 @@ from worker.settings import allow_list
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """Registered reference predictions. samples: rows. seconds: what the preparation took in this run."""
+    """Registered reference predictions. path: their name in the storage. samples: rows. seconds: what this run took."""
 
-    path: Path
+    path: str
     samples: int
     seconds: float
 
@@ -79,10 +78,10 @@ def prepare_model(
 
         workload = without_samples(workload, erased=erased, key=key)
         served_sha256, device = model.version.weights_sha256, choose_device()
-        weights = deployment.storage / f"{served_sha256}.safetensors"
+        weights = deployment.files.fetch(f"{served_sha256}.safetensors", served_sha256)
         served = load_model(workload, weights, served_sha256, torch.device("cpu"))
         workload = on_base_of(workload, served)
-        own = deployment.storage / "references" / str(model.id)
+        own = deployment.files.work_folder / "references" / str(model.id)
         folder = prepared or own
         with as_owners_error(CannotPrepare, workload, owned=allowed):
             cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
@@ -93,13 +92,13 @@ def prepare_model(
             references: References = run_to_completion(steps, show)
         thresholds = AuditSpec().thresholds
         power = measure_power(served, workload, references, key=key, thresholds=thresholds)
-        path, sha256 = write_file(to_bytes(references), deployment.storage)
+        stored, sha256 = deployment.files.put(to_bytes(references))
         with open_database(deployment.database_url) as sessions, sessions.begin() as session:
             register_references(
                 session,
                 tenant_id=owner,
                 model=name,
-                file=ReferenceFile(sha256=sha256, path=path.name),
+                file=ReferenceFile(sha256=sha256, path=stored),
                 details={
                     **references.details,
                     "power_by_size": power,
@@ -111,7 +110,7 @@ def prepare_model(
             shutil.rmtree(done, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
-    return Prepared(path=path, samples=len(references), seconds=float(references.details["seconds"]))
+    return Prepared(path=stored, samples=len(references), seconds=float(references.details["seconds"]))
 
 
 def measure_power(

@@ -1,9 +1,6 @@
 """Register a workload's model, and further versions of it, with a deployment."""
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +11,7 @@ import torch
 from sqlalchemy.orm import Session
 from torch import nn
 
+from connectors.storage import Storage
 from expunge.errors import CannotRegister
 from expunge.operator.deployment import Deployment, open_database
 from expunge.operator.workloads import choose_device, find_faults, find_left_out
@@ -29,9 +27,9 @@ from unlearning.audit.comparison import compare_with_chance
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
+from unlearning.files import file_sha256
 from unlearning.specs import CHEAP_REWIND, DEFAULT_POLICY, DropAdapter, Method, Rewind, method_object, parse
 from unlearning.specs.suitability import NEEDS, Need
-from unlearning.storage import file_sha256
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
 from worker.settings import allow_list
@@ -103,7 +101,7 @@ def register_workload(
                 details=details | ({CHECKPOINTS: checkpoints} if checkpoints else {}),
                 approve_utility_drop=approve_utility_drop,
             )
-            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.storage)
+            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -151,7 +149,7 @@ def register_new_version(
                 checkpoints=checkpoints,
             )
             register_subjects(session, workload, owner, model.dataset, key=deployment.sample_key)
-            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.storage)
+            store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)
             return view
     except (UnlearningError, WorkerError, Refused, OSError) as error:
         raise CannotRegister(str(error)) from error
@@ -267,23 +265,8 @@ def read_details(weights: Path) -> dict[str, object]:
     return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
-def store_all(weights: Path, digests: Sequence[str], storage: Path) -> None:
+def store_all(weights: Path, digests: Sequence[str], storage: Storage) -> None:
     """Copy weights and those of the same training that lie beside them into the storage."""
     for sha256 in digests:
         source = weights if sha256 == digests[0] else weights.with_name(f"{sha256}.safetensors")
-        store(source, storage / f"{sha256}.safetensors")
-
-
-def store(source: Path, target: Path) -> None:
-    """Copy weights into the storage atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".writing-", delete=False) as new:
-        try:
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, new)
-            new.flush()
-            os.fsync(new.fileno())
-            os.replace(new.name, target)
-        except BaseException:
-            Path(new.name).unlink(missing_ok=True)
-            raise
+        storage.put_file(source, sha256)

@@ -1,14 +1,13 @@
 """What a deployment keeps: delete old weights, unused files and links from a person to the log; go on after a restore."""
 
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, select
 
+from connectors.storage import Storage
 from expunge.errors import RestoreRefused
 from expunge.operator.deployment import Deployment, open_database
 from ledger.errors import UnknownEntry
@@ -29,41 +28,52 @@ class Purgeable:
     """What a purge deletes: the weights of superseded versions, and files in the storage that no version needs."""
 
     versions: list[SupersededVersion]
-    unused_files: list[Path]
+    unused_files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge has deleted: the files, how many versions of them the storage had in all, and uploads that never ended."""
+
+    files: list[str]
+    versions: int
+    unfinished: int
 
 
 def find_purgeable(deployment: Deployment, *, older_than: timedelta) -> Purgeable:
-    """List what a purge would delete; change nothing.
+    """List what a purge would delete; change nothing. Raises StorageError.
 
     older_than: how long ago the next version followed. Superseded weights still know the samples that it was made to forget.
     """
     with open_database(deployment.database_url) as sessions, sessions() as session:
-        unused = find_unused_files(deployment.storage, needed_files(session))
+        unused = find_unused_files(deployment.files, needed_files(session))
         return Purgeable(list_superseded(session, older_than=older_than), list(unused))
 
 
-def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta) -> list[Path]:
-    """Delete what `find_purgeable` listed if it still may be deleted, and return the deleted files.
+def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta) -> Purged:
+    """Delete what `find_purgeable` listed if it still may be deleted, and return what was deleted. Raises StorageError.
 
     The ledger is updated first. A crash after that leaves a file that the next purge deletes as unused.
     """
     chosen = [version.version_id for version in purgeable.versions]
+    storage = deployment.files
     with open_database(deployment.database_url) as sessions:
         with sessions.begin() as session:
-            files = [deployment.storage / name for name in mark_purged(session, chosen, older_than=older_than)]
+            names = mark_purged(session, chosen, older_than=older_than)
         with sessions() as session:
-            files += find_unused_files(deployment.storage, needed_files(session))
-    deleted = [path for path in dict.fromkeys(files) if path.exists()]
-    for path in deleted:
-        path.unlink(missing_ok=True)
-    return deleted
+            names += find_unused_files(storage, needed_files(session))
+    deleted = {name: storage.delete(name) for name in dict.fromkeys(names)}
+    files = [name for name, versions in deleted.items() if versions]
+    return Purged(files, sum(deleted.values()), storage.delete_unfinished(older_than=UNUSED_FILE_AGE))
 
 
-def find_unused_files(storage: Path, needed: set[str]) -> Iterator[Path]:
+def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:
     """Find files a day old or older that no version needs: weights that were never published, half-written files."""
-    for path in sorted([*storage.glob("*.safetensors"), *storage.glob(".writing-*")]):
-        if path.name not in needed and time.time() - path.stat().st_mtime > UNUSED_FILE_AGE.total_seconds():
-            yield path
+    for file in storage.list_files():
+        is_old = datetime.now(UTC) - file.changed_at > UNUSED_FILE_AGE
+        is_own = file.name.endswith(".safetensors") or file.name.startswith(".writing-")
+        if "/" not in file.name and is_own and is_old and file.name not in needed:
+            yield file.name
 
 
 def unlink_sample(

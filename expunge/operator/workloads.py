@@ -12,8 +12,8 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
 from unlearning.dry_run import dry_run
 from unlearning.errors import UnlearningError
+from unlearning.files import file_sha256
 from unlearning.specs import Method
-from unlearning.storage import file_sha256
 from unlearning.task import Task
 from worker.failures import WorkerError, classify, describe, is_owners
 from worker.inputs import load_model

@@ -108,7 +108,7 @@ def run_stack(options: Options, *, on_step: Callable[[str], None] = lambda part:
             api_url=f"http://{options.host}:{port}",
             database_url=database_url,
             redis_url=redis_url,
-            storage=str(folder.weights),
+            storage=os.environ.get("EXPUNGE_STORAGE") or str(folder.weights),
             workloads=options.workloads,
         )
         environment = service_environment(folder, settings, options.environment)

@@ -29,7 +29,7 @@ from service.app import create_app
 from service.settings import Settings as ServiceSettings
 from tests.service.conftest import NOWHERE, served
 from tests.worker import digits
-from unlearning.storage import file_sha256
+from unlearning.files import file_sha256
 from verifier.checking import verify_files
 from worker import run as running
 from worker.attempt import AttemptResult, run_attempt

@@ -111,7 +111,7 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
         reporter = ProgressReporter(monitor, sessions)
         with stage(reporter, Phase.LOAD):
             inputs = load_inputs(claimed, settings)
-        plan = CheckpointPlan(storage=settings.storage, interval=settings.checkpoint_seconds, sample_key=KEY)
+        plan = CheckpointPlan(storage=settings.files, interval=settings.checkpoint_seconds, sample_key=KEY)
         result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
         with stage(reporter, Phase.REPORT):
             return prepare(reporter, inputs, result, settings=settings).document

@@ -75,7 +75,7 @@ def test_a_full_disk_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.Mon
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("unlearning.storage.os.fsync", full)
+    monkeypatch.setattr("unlearning.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         run_to_completion(cached_runs(run, count=1, folder=tmp_path))
 

@@ -12,15 +12,10 @@ import torch
 from torch import nn
 
 from tests.unlearning.small import convolutional, normalised, plain, same, state
-from unlearning import storage as weights
+from unlearning import files
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsError, WeightsMissing
-from unlearning.storage import (
-    file_sha256,
-    load_training_checkpoint,
-    load_weights,
-    save_training_checkpoint,
-    save_weights,
-)
+from unlearning.files import file_sha256
+from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.training.loop import fresh
 
 MODEL = fresh(normalised, seed=1)
@@ -126,7 +121,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     def full(*arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights.os, call, full)
+    monkeypatch.setattr(files.os, call, full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(fresh(plain, seed=5), tmp_path)
 
@@ -151,7 +146,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.M
             self.file.write(content[: len(content) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(weights.os, "fdopen", Full)
+    monkeypatch.setattr(files.os, "fdopen", Full)
     with pytest.raises(OSError, match="No space left"):
         save_weights(MODEL, tmp_path)
 
@@ -165,7 +160,7 @@ def test_the_file_appears_by_a_rename_after_it_reached_the_disk(
     for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(
-            weights.os, name, lambda *arguments, name=name, real=real: (done.append(name), real(*arguments))[1]
+            files.os, name, lambda *arguments, name=name, real=real: (done.append(name), real(*arguments))[1]
         )
     save_weights(MODEL, tmp_path)
 

@@ -12,7 +12,7 @@ from ledger.transparency.commitments import Commitment, commit_samples
 from ledger.transparency.merkle import inclusion_path
 from report.document import read
 from tests.report.recorded import stored
-from unlearning.storage import file_sha256
+from unlearning.files import file_sha256
 from verifier.commitment import Inclusion
 from verifier.keys import key_id, pem
 from verifier.log import LogProof, TreeHead, content_hmac

@@ -88,9 +88,10 @@ def make_bench(
         reference: str = REFERENCE,
         weights: Path | None = None,
         approve_utility_drop: float = 100.0,  # on so little data a method may lose some points
+        storage: Path | str | None = None,
         **settings: object,
     ) -> Bench:
-        storage = tmp_path / "storage"
+        storage = storage or tmp_path / "storage"
         where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
         register_workload(
             where,

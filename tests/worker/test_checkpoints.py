@@ -25,12 +25,13 @@ from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
 from tests.worker import digits
 from tests.worker.conftest import Bench
+from unlearning import files as written_files
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
 from unlearning.task import Progress, Steps, Task, each_step_in, map_progress, run_to_completion
 from unlearning.training.run import TrainingRun
-from worker import attempt, checkpoints
+from worker import attempt
 from worker.cleanup import delete_finished_checkpoints, folder_of
 from worker.failures import AuditFailed
 
@@ -136,7 +137,7 @@ def outcomes(bench: Bench, job_id: UUID) -> list[AttemptOutcome | None]:
 
 
 def files(bench: Bench, job_id: UUID) -> list[Path]:
-    return sorted(folder_of(bench.settings.storage, job_id).glob("*/*"))
+    return sorted((bench.settings.storage / folder_of(job_id)).glob("*/*"))
 
 
 def weights_of(model: nn.Module) -> str:
@@ -281,10 +282,14 @@ def test_a_worker_without_its_lease_can_not_leave_a_checkpoint(
 def test_a_full_disk_costs_the_checkpoint_and_not_the_run(
     eager: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, forgotten: list[str]
 ) -> None:
-    def full(content: object, folder: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    write = written_files.write_atomically
 
-    monkeypatch.setattr(checkpoints, "save_training_checkpoint", full)
+    def full(path: Path, content: bytes) -> None:
+        if "checkpoints" in path.parts:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(written_files, "write_atomically", full)
     job_id = eager.submit(training_ids[:80])
     eager.run(job_id)
 
@@ -315,13 +320,13 @@ def test_checkpoints_go_with_their_job_and_no_sooner(
     job_id = eager.submit(training_ids[:80])
     interrupt(kill, after=5)
     run_killed(eager, job_id)
-    delete_finished_checkpoints(eager.settings.storage, eager.sessions)
+    delete_finished_checkpoints(eager.settings.files, eager.sessions)
     assert len(files(eager, job_id)) == 1
     with eager.sessions.begin() as session:
         cancel_job(session, tenant_id=eager.tenant_id, job_id=job_id)
-    delete_finished_checkpoints(eager.settings.storage, eager.sessions)
+    delete_finished_checkpoints(eager.settings.files, eager.sessions)
 
-    assert not folder_of(eager.settings.storage, job_id).exists()
+    assert not (eager.settings.storage / folder_of(job_id)).exists()
 
 
 def test_a_trainer_that_is_killed_again_and_again_goes_on_from_its_own_checkpoints(

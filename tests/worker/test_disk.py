@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.storage import LocalFolder
 from expunge.operator.training import Trained
 from ledger.events.timeline import list_job_events
 from ledger.jobs.heartbeats import storage_room
@@ -85,6 +86,6 @@ def test_a_full_disk_is_recorded_and_the_job_completes_once_there_is_room(
 
 def test_the_room_that_is_left_is_recorded(small_disk: Path, sessions: sessionmaker[Session]) -> None:
     (small_disk / "weights").write_bytes(bytes(192 * 1024))
-    record_storage_room(small_disk, sessions)
+    record_storage_room(LocalFolder(small_disk), sessions)
     with sessions() as session:
         assert storage_room(session) == (64 * 1024, 256 * 1024)

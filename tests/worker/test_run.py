@@ -32,14 +32,15 @@ from report.canonical import canonical_json
 from report.document import Report
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
+from unlearning import files
 from unlearning.data.objectives import multi_label
 from unlearning.errors import MethodRefused
+from unlearning.files import file_sha256
 from unlearning.specs import IEU, LTU, GradientAscent
-from unlearning.storage import file_sha256, save_weights
+from unlearning.storage import save_weights
 from verifier.keys import read_keys
 from verifier.statement import check_report, check_sample, check_weights, read_statement
 from worker import attempt as attempts
-from worker import publish as publishing
 from worker import run as running
 from worker.attempt import AttemptResult, run_attempt
 from worker.failures import AuditFailed
@@ -586,10 +587,10 @@ def test_an_ordinary_cancel_ends_the_job_as_cancelled_and_is_one_line_in_the_log
 def test_nothing_is_half_written_when_the_disk_is_full_at_the_end(
     bench: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(model: object, folder: Path) -> None:
+    def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(publishing, "save_weights", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     job = bench.job(job_id)

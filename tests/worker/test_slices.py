@@ -12,7 +12,7 @@ from ledger.jobs.reports import get_report
 from ledger.registry.models import get_model
 from ledger.states import JobState
 from tests.worker.conftest import Bench
-from unlearning.storage import file_sha256
+from unlearning.files import file_sha256
 from worker.report import EXACT_STATEMENTS
 
 REFERENCE = "tests.worker.digits:in_slices"

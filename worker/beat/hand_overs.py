@@ -1,6 +1,5 @@
 """Hand-overs of served versions to the connected systems, by a thread of the beat for each."""
 
-import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -9,8 +8,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import Connector, HandOverFailed
+from connectors.storage import Storage, StorageError
 from ledger.events.hand_overs import HandedVersion, plan_hand_overs, record_failure, record_success, take_hand_over
 from ledger.states import HandOverState
+from unlearning.errors import WeightsError
+from unlearning.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +62,14 @@ def _act(connector: Connector, taken: HandedVersion, *, find_weights: FindWeight
     return None
 
 
-def find_weights(storage: Path, version: HandedVersion) -> Path:
-    """Find the file of a version's weights, and check its digest. Raises HandOverFailed."""
-    path = storage / version.weights_path
+def find_weights(storage: Storage, version: HandedVersion) -> Path:
+    """Find a file with a version's weights, and check its digest. Raises HandOverFailed."""
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise HandOverFailed(
-            f"The beat cannot read {path} ({error.strerror}). This connector needs the storage."
-        ) from error
+        path = storage.fetch(version.weights_path, version.weights_sha256)
+        found = file_sha256(path)
+    except (OSError, WeightsError) as error:
+        why = str(error) if isinstance(error, StorageError | WeightsError) else f"{error.filename}: {error.strerror}."
+        raise HandOverFailed(f"The beat cannot read the weights, which this connector needs. {why}") from error
     if found != version.weights_sha256:
         raise HandOverFailed(f"{path} is damaged: its SHA-256 is {found}. Restore it from the backup.")
     return path

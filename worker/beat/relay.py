@@ -59,7 +59,7 @@ def start(sender: Any, **_: object) -> None:
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
     hand_over = partial(
-        hand_overs.deliver_hand_overs, sessions, find_weights=partial(hand_overs.find_weights, settings.storage)
+        hand_overs.deliver_hand_overs, sessions, find_weights=partial(hand_overs.find_weights, settings.files)
     )
     stopped = threading.Event()
     for action, interval in [

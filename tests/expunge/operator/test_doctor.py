@@ -11,6 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
+from connectors import storage
 from expunge.cli import main as cli
 from expunge.operator import doctor
 from expunge.operator.deployment import Deployment, DeploymentSettings
@@ -239,7 +240,7 @@ def test_a_missing_storage_is_found(sound: DeploymentSettings, tmp_path: Path) -
 
 
 def test_a_full_disk_is_found(sound: DeploymentSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000, total=10**12))
 
     assert "expunge purge" in wrong(sound)["storage"]
 

@@ -22,7 +22,8 @@ from tests.worker import digits
 from tests.worker.digits import workload
 from unlearning.data.objectives import regression
 from unlearning.data.workload import Workload
-from unlearning.storage import file_sha256, save_weights
+from unlearning.files import file_sha256
+from unlearning.storage import save_weights
 
 REFERENCE = "tests.worker.digits:workload"
 

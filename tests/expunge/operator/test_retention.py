@@ -20,7 +20,7 @@ from ledger.transparency.commitments import prove_inclusion
 from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
 from tests.service.conftest import SAMPLE_KEY, publish_job, set_up
 from tests.verifier.conftest import make_signer
-from unlearning.storage import file_sha256
+from unlearning.files import file_sha256
 
 REFERENCE = "tests.worker.digits:workload"
 AGE = timedelta(days=30)
@@ -78,7 +78,7 @@ def test_a_superseded_versions_weights_are_deleted_and_the_served_ones_stay(
     assert [version.number for version in purgeable.versions] == [1]
     assert names(deployment) == {served, f"{weights.sha256}.safetensors"}
 
-    assert [path.name for path in purge(deployment, purgeable, older_than=AGE)] == [f"{weights.sha256}.safetensors"]
+    assert purge(deployment, purgeable, older_than=AGE).files == [f"{weights.sha256}.safetensors"]
     assert names(deployment) == {served}
     assert find_purgeable(deployment, older_than=AGE).versions == []
 
@@ -91,7 +91,7 @@ def test_a_version_promoted_since_it_was_listed_stays(
     with sessions.begin() as session:
         session.query(Model).one().served_version_id = purgeable.versions[0].version_id
 
-    assert purge(deployment, purgeable, older_than=AGE) == []
+    assert purge(deployment, purgeable, older_than=AGE).files == []
 
 
 def test_a_file_that_no_version_names_is_deleted_when_it_is_a_day_old(deployment: Deployment, weights: Trained) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from connectors.configuration import Connector, HandOverFailed
 from connectors.model_server import V2Server
+from connectors.storage import LocalFolder
 from tests.connectors.servers import ModelServer, running
 from tests.ledger.conftest import World, make_world
 from worker.beat import hand_overs, relay
@@ -26,7 +27,9 @@ def deliver(world: World, server: ModelServer) -> None:
     connector = Connector(
         name="triton", tenant="hospital", models=("small",), system=V2Server(url=server.url, served_name="digits")
     )
-    hand_overs.deliver_hand_overs(world.sessions, connector, find_weights=partial(hand_overs.find_weights, Path("/")))
+    hand_overs.deliver_hand_overs(
+        world.sessions, connector, find_weights=partial(hand_overs.find_weights, LocalFolder(Path("/")))
+    )
 
 
 def test_a_published_version_is_served_and_the_old_one_is_not(world: World) -> None:
@@ -72,12 +75,12 @@ def test_weights_are_given_only_with_their_digest(tmp_path: Path, world: World) 
     from tests.connectors.test_model_server import VERSION
 
     version = VERSION
-    with pytest.raises(HandOverFailed, match="needs the storage"):
-        hand_overs.find_weights(tmp_path, version)
+    with pytest.raises(HandOverFailed, match="No such file"):
+        hand_overs.find_weights(LocalFolder(tmp_path), version)
     path = tmp_path / version.weights_path
     path.write_bytes(b"other")
     with pytest.raises(HandOverFailed, match=hashlib.sha256(b"other").hexdigest()):
-        hand_overs.find_weights(tmp_path, version)
+        hand_overs.find_weights(LocalFolder(tmp_path), version)
 
 
 def test_a_wrong_file_of_connectors_stops_the_beat(

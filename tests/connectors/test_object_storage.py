@@ -1,0 +1,247 @@
+"""Object storage against a real S3 API, with everything that goes wrong in between."""
+
+import hashlib
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.object_storage import ObjectStorage
+from connectors.storage import StorageError, StorageForbidden, StorageUnreachable
+from tests.fixtures import s3
+from tests.fixtures.s3 import BUCKET, S3
+from unlearning.errors import WeightsDamaged, WeightsMissing
+
+URL = f"s3://{BUCKET}/production"
+CONTENT = bytes(range(256)) * 1024
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+NAME = f"{SHA256}.safetensors"
+FORBIDDEN = s3.refuse("403 Forbidden", "AccessDenied")
+EXPIRED = s3.refuse("400 Bad Request", "ExpiredToken")
+
+
+@pytest.fixture
+def storage(s3_api: S3, tmp_path: Path) -> ObjectStorage:
+    return ObjectStorage(URL, cache=tmp_path / "cache")
+
+
+def keep_versions(s3_api: S3) -> None:
+    s3_api.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+
+
+def test_what_one_host_has_written_another_one_reads_and_keeps_as_a_copy(
+    s3_api: S3, storage: ObjectStorage, tmp_path: Path
+) -> None:
+    assert storage.put(CONTENT) == (NAME, SHA256)
+    other = ObjectStorage(URL, cache=tmp_path / "other host")
+    path = other.fetch(NAME, SHA256)
+    assert path.read_bytes() == CONTENT
+    assert path.stat().st_mode & 0o077 == 0
+    before = len(s3_api.calls)
+    assert other.fetch(NAME, SHA256) == path
+    assert len(s3_api.calls) == before
+    path.write_bytes(b"damaged here")
+    assert other.fetch(NAME, SHA256).read_bytes() == CONTENT
+
+
+def test_files_are_found_under_their_folders(s3_api: S3, storage: ObjectStorage, tmp_path: Path) -> None:
+    source = tmp_path / "weights"
+    source.write_bytes(CONTENT)
+    assert storage.put_file(source, SHA256) == NAME
+    name, _ = storage.put(b"state", "checkpoints/job/1")
+    assert {file.name for file in storage.list_files()} == {NAME, name}
+    assert [file.name for file in storage.list_files("checkpoints")] == [name]
+    storage.delete_folder("checkpoints/job")
+    assert [file.name for file in storage.list_files()] == [NAME]
+    with pytest.raises(WeightsMissing, match=name):
+        storage.fetch(name, hashlib.sha256(b"state").hexdigest())
+
+
+@pytest.mark.parametrize("fault", [s3.cut_off, s3.pretend, s3.alter_upload, FORBIDDEN, EXPIRED])
+def test_an_upload_that_fails_once_is_made_again(s3_api: S3, storage: ObjectStorage, fault: s3.Fault) -> None:
+    s3_api.break_calls("PUT", fault, times=1)
+    storage.put(CONTENT)
+    assert storage.fetch(NAME, SHA256).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "told"),
+    [
+        (s3.cut_off, StorageUnreachable, "could not be written"),
+        (s3.pretend, StorageUnreachable, "lost"),
+        (s3.alter_upload, StorageUnreachable, "altered"),
+        (FORBIDDEN, StorageForbidden, "permission denied"),
+        (EXPIRED, StorageForbidden, "expired"),
+        (s3.refuse("503 Slow Down", "SlowDown"), StorageUnreachable, "SlowDown"),
+    ],
+)
+def test_an_upload_that_goes_on_failing_is_an_error_that_says_why(
+    s3_api: S3, storage: ObjectStorage, fault: s3.Fault, error: type[Exception], told: str
+) -> None:
+    s3_api.break_calls("PUT", fault)
+    with pytest.raises(error, match=told) as raised:
+        storage.put(CONTENT)
+    assert "person-17" not in str(raised.value)
+    assert "test-secret" not in str(raised.value)
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_nothing_twice(
+    s3_api: S3, storage: ObjectStorage
+) -> None:
+    for _ in range(2):
+        reached, gone = threading.Event(), threading.Event()
+
+        def stall(
+            environment: dict[str, Any],
+            start: Callable[..., Any],
+            answer: Any,
+            reached: threading.Event = reached,
+            gone: threading.Event = gone,
+        ) -> list[bytes]:
+            environment["wsgi.input"].read(1000)
+            reached.set()
+            while environment["wsgi.input"].read(4096):
+                pass
+            gone.set()
+            return s3.cut_off(environment, start, answer)
+
+        s3_api.break_calls("PUT", stall, times=1)
+        child = os.fork()
+        if child == 0:
+            try:
+                storage.put(CONTENT * 40)
+            finally:
+                os._exit(1)
+        assert reached.wait(120)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert gone.wait(120)
+        assert list(storage.list_files()) == []
+    name, sha256 = storage.put(CONTENT * 40)
+    assert storage.fetch(name, sha256).stat().st_size == 40 * len(CONTENT)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-7], lambda content: bytes(len(content))])
+def test_an_object_that_comes_back_cut_or_altered_is_never_used(
+    s3_api: S3, storage: ObjectStorage, change: Callable[[bytes], bytes]
+) -> None:
+    storage.put(CONTENT)
+    s3_api.break_calls("GET", s3.change_download(change), times=1)
+    assert storage.fetch(NAME, SHA256).read_bytes() == CONTENT  # the next try is right
+    (storage.cache / SHA256).unlink()
+    s3_api.break_calls("GET", s3.change_download(change))
+    with pytest.raises(WeightsDamaged, match="Restore it"):
+        storage.fetch(NAME, SHA256)
+    assert list(storage.cache.iterdir()) == []
+
+
+def test_reading_without_permission_or_without_a_bucket_is_no_missing_file(s3_api: S3, tmp_path: Path) -> None:
+    storage = ObjectStorage(URL, cache=tmp_path / "cache")
+    storage.put(CONTENT)
+    for method in ("GET", "HEAD"):
+        s3_api.break_calls(method, FORBIDDEN)
+    with pytest.raises(StorageForbidden, match="permission denied"):
+        storage.fetch(NAME, SHA256)
+    with pytest.raises(StorageForbidden, match="no such bucket"):
+        ObjectStorage("s3://no-such-bucket/x", cache=tmp_path / "cache").put(CONTENT)
+    with pytest.raises(StorageForbidden, match="no such bucket"):
+        ObjectStorage("s3://no-such-bucket/x", cache=tmp_path / "cache").fetch(NAME, SHA256)
+
+
+def test_a_deletion_removes_all_versions(s3_api: S3, storage: ObjectStorage) -> None:
+    keep_versions(s3_api)
+    for content in (CONTENT, CONTENT):
+        storage.put(content)
+    kept, _ = storage.put(b"kept")
+    storage.fetch(NAME, SHA256)
+    assert storage.delete(NAME) == 2
+    assert [key for key, _ in s3_api.versions()] == [f"production/{kept}"]
+    assert not (storage.cache / SHA256).exists()
+    assert storage.delete(NAME) == 0
+
+
+def test_versions_that_an_earlier_deletion_has_left_are_found_and_deleted(s3_api: S3, storage: ObjectStorage) -> None:
+    keep_versions(s3_api)
+    storage.put(CONTENT)
+    s3_api.client.delete_object(Bucket=BUCKET, Key=f"production/{NAME}")  # leaves a marker, and the content
+    assert [file.name for file in storage.list_files()] == [NAME]
+    assert storage.delete(NAME) == 2
+    assert s3_api.versions() == []
+
+
+def test_a_bucket_that_keeps_what_it_says_to_have_deleted_is_found_out(s3_api: S3, storage: ObjectStorage) -> None:
+    storage.put(CONTENT)
+    s3_api.break_calls("POST", s3.pretend)
+    with pytest.raises(StorageError, match="still"):
+        storage.delete(NAME)
+
+
+def test_the_parts_of_uploads_that_never_ended_are_deleted(s3_api: S3, storage: ObjectStorage) -> None:
+    begun = s3_api.client.create_multipart_upload(Bucket=BUCKET, Key=f"production/{NAME}")
+    s3_api.client.upload_part(
+        Bucket=BUCKET, Key=f"production/{NAME}", UploadId=begun["UploadId"], PartNumber=1, Body=CONTENT
+    )
+    assert list(storage.list_files()) == []
+    assert storage.delete_unfinished(older_than=timedelta(days=36500)) == 0
+    assert storage.delete_unfinished(older_than=timedelta(days=1)) == 1  # moto says that all began in 2010
+    assert "Uploads" not in s3_api.client.list_multipart_uploads(Bucket=BUCKET)
+
+
+def test_copies_are_deleted_once_nobody_needs_them(s3_api: S3, storage: ObjectStorage) -> None:
+    storage.delete_copies(lambda: pytest.fail("there is no copy"))
+    paths = [storage.fetch(*storage.put(content)) for content in (b"served", b"purged", b"of yesterday")]
+    needed = [f"{paths[0].name}.safetensors", f"{paths[2].name}.safetensors"]
+    storage.delete_copies(lambda: needed)  # one of them may be about to be read
+    assert all(path.exists() for path in paths)
+    for path, hours in zip(paths, (1, 1, 30), strict=True):
+        os.utime(path, (path.stat().st_mtime - 3600 * hours,) * 2)
+    storage.delete_copies(lambda: needed)
+    assert [path.exists() for path in paths] == [True, False, False]
+
+
+def test_a_folder_of_copies_that_others_can_read_is_refused(s3_api: S3, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    storage = ObjectStorage(URL, cache=shared)
+    name, sha256 = storage.put(CONTENT)
+    with pytest.raises(StorageForbidden, match="EXPUNGE_STORAGE_CACHE"):
+        storage.fetch(name, sha256)
+
+
+def test_another_process_of_a_job_gets_the_storage_without_its_connection(s3_api: S3, storage: ObjectStorage) -> None:
+    name, sha256 = storage.put(CONTENT)
+    sent = pickle.loads(pickle.dumps(storage))
+    assert sent.fetch(name, sha256).read_bytes() == CONTENT
+
+
+def test_the_check_writes_reads_and_deletes(s3_api: S3, storage: ObjectStorage) -> None:
+    assert "all versions" in storage.check()
+    assert s3_api.versions() == []
+    s3_api.break_calls("PUT", FORBIDDEN)
+    with pytest.raises(StorageForbidden):
+        storage.check()
+
+
+def test_another_object_storage_goes_through_the_same_steps(tmp_path: Path) -> None:
+    """fsspec's own storage in memory stands for those of Google and Azure."""
+    storage = ObjectStorage("memory://bucket/production", cache=tmp_path / "cache")
+    name, sha256 = storage.put(CONTENT)
+    assert storage.fetch(name, sha256).read_bytes() == CONTENT
+    assert [file.name for file in storage.list_files()] == [name]
+    assert (storage.delete(name), storage.delete(name)) == (1, 0)
+    assert list(storage.list_files()) == []
+    with pytest.raises(WeightsMissing):
+        storage.fetch(name, sha256)
+    assert "not deleted" in storage.check()
+
+
+def test_a_storage_whose_client_is_not_installed_says_which(tmp_path: Path) -> None:
+    with pytest.raises(StorageForbidden, match="gcsfs"):
+        ObjectStorage("gs://bucket", cache=tmp_path).put(CONTENT)

@@ -1,0 +1,87 @@
+"""Jobs whose storage is a bucket: two workers share no folder."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from expunge.operator.deployment import Deployment, DeploymentSettings
+from expunge.operator.doctor import check_storage, check_weights
+from expunge.operator.retention import find_purgeable, purge
+from ledger.jobs.jobs import list_attempts
+from ledger.states import JobState, Reason
+from tests.fixtures import s3
+from tests.fixtures.s3 import BUCKET, S3
+from tests.worker.conftest import KEY, Bench
+
+URL = f"s3://{BUCKET}/production"
+
+
+def reasons(bench: Bench, job_id: Any) -> list[Reason | None]:
+    with bench.sessions.begin() as session:
+        return [each.reason for each in list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)]
+
+
+def keys(s3_api: S3) -> set[str]:
+    return {key.removeprefix("production/") for key, _ in s3_api.versions()}
+
+
+def test_two_workers_on_two_hosts_erase_one_after_the_other_and_old_weights_are_deleted_with_all_versions(
+    s3_api: S3, make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path, database_url: str
+) -> None:
+    s3_api.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    options = {"storage": URL, "retry_seconds": 0}
+    first = make_bench(storage_cache=tmp_path / "host 1", **options)
+    where = Deployment(
+        database_url=database_url,
+        storage=URL,
+        sample_key=KEY,
+        workloads="tests",
+        storage_cache=tmp_path / "operator",
+    )
+    job_id = first.submit(training_ids[:80])
+    s3_api.break_calls("PUT", s3.refuse("403 Forbidden", "AccessDenied"))
+    first.run(job_id)
+    assert (first.job(job_id).state, reasons(first, job_id)[0]) == (JobState.QUEUED, Reason.STORAGE_FAILED)
+    s3_api.mend()
+    first.run(job_id)
+    assert first.job(job_id).state is JobState.COMPLETED
+
+    second = Bench(
+        sessions=first.sessions,
+        settings=first.settings.model_copy(update={"storage_cache": tmp_path / "host 2"}),
+        tenant_id=first.tenant_id,
+    )
+    later = second.submit(training_ids[80:90])
+    second.run(later)
+    assert second.job(later).state is JobState.COMPLETED
+    versions = second.versions()
+    assert [version.number for version in versions] == [1, 2, 3]
+    names = [f"{version.weights_sha256}.safetensors" for version in versions]
+    assert set(names) <= keys(s3_api)
+    with first.sessions() as session:
+        assert check_weights(session, where.files).ok
+
+    s3_api.client.delete_object(
+        Bucket=BUCKET, Key=f"production/{names[0]}"
+    )  # by hand: the content stays as an old version
+    purged = purge(where, find_purgeable(where, older_than=timedelta(0)), older_than=timedelta(0))
+    assert (set(purged.files), purged.versions) == ({*names[:2]}, 3)
+    assert {key for key in keys(s3_api) if "/" not in key} == {names[2]}
+
+
+def test_the_doctor_says_what_is_wrong_with_a_bucket(s3_api: S3, tmp_path: Path) -> None:
+    settings = DeploymentSettings(
+        database_url=None,
+        redis_url=None,
+        storage=URL,
+        sample_key=None,
+        signing_keys=None,
+        workloads="",
+        storage_cache=tmp_path / "cache",
+    )
+    assert check_storage(settings).ok
+    s3_api.break_calls("PUT", s3.refuse("403 Forbidden", "AccessDenied"))
+    found = check_storage(settings)
+    assert not found.ok
+    assert "permission denied" in found.text
