@@ -126,6 +126,16 @@ class ObjectStorage:
             raise
         return path
 
+    def sign(self, name: str, *, seconds: int) -> str | None:
+        """Have the client sign a URL; None if it cannot."""
+
+        def sign(fs: Any, root: str) -> str | None:
+            with suppress(NotImplementedError):
+                return str(fs.sign(f"{root}/{name}", expiration=seconds))
+            return None
+
+        return self._call(f"no URL could be signed for {name}", sign)
+
     def delete(self, name: str) -> int:
         """Delete an object: on S3 with all of its versions, elsewhere the one that there is."""
         (self._own_cache() / PurePosixPath(name).stem).unlink(missing_ok=True)

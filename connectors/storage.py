@@ -67,6 +67,9 @@ class Storage(Protocol):
         damaged. An object storage says so here: WeightsMissing, WeightsDamaged.
         """
 
+    def sign(self, name: str, *, seconds: int) -> str | None:
+        """Return a URL under which anybody can download the file so long; None if the storage cannot sign."""
+
     def delete(self, name: str) -> int:
         """Delete a file with all of its versions, verify that they are gone, and return how many there were."""
 
@@ -149,6 +152,10 @@ class LocalFolder:
     def fetch(self, name: str, sha256: str) -> Path:
         """Return the file itself."""
         return self.folder / name
+
+    def sign(self, name: str, *, seconds: int) -> str | None:
+        """None: a folder has no URLs."""
+        return None
 
     def delete(self, name: str) -> int:
         """Delete a file; a folder keeps no versions."""

@@ -12,6 +12,7 @@ ExpungeError
 ├── NobodyLeftOut
 ├── CannotImport
 ├── KeyCommandRefused
+├── CopiesRefused
 ├── RestoreRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -70,6 +71,10 @@ class CannotImport(ExpungeError):
 
 class KeyCommandRefused(ExpungeError):
     """No key was created or revoked. The message says which scopes or keys exist."""
+
+
+class CopiesRefused(ExpungeError):
+    """The copies of a model cannot be listed."""
 
 
 class RestoreRefused(ExpungeError):

@@ -339,6 +339,17 @@ class Version(Resource):
     created_at: datetime
 
 
+class ServedVersion(Resource):
+    """The version that a model serves now."""
+
+    model: str = Field(examples=["digits-cnn"])
+    version: int = Field(description="Its number.")
+    weights_sha256: str = Field(description="SHA-256 of the safetensors file, hex.")
+    report_id: UUID | None = Field(description="The audit of the job that made it; null for a trained one.")
+    verdict: Verdict | None
+    created_at: datetime
+
+
 class Model(Resource):
     """A served model."""
 

@@ -23,6 +23,7 @@ from service.api import (
     models,
     opendsr,
     reports,
+    served,
     unlearn_requests,
     uploads,
     webhooks,
@@ -34,7 +35,7 @@ from service.http.bodies import LARGE_BODIES, BodyLimit, Bounds
 from service.http.limits import make_address_limit, make_rate_limit
 from service.http.middleware import AccessLog, SecurityHeaders
 from service.http.sessions import make_database
-from service.http.streaming import MAX_LISTS, Streams
+from service.http.streaming import MAX_FILES, MAX_LISTS, Streams
 from service.settings import Settings
 from service.wakeups import make_broker
 from telemetry import logs, tracing
@@ -51,6 +52,7 @@ ROUTERS = (
     log.router,
     models.router,
     cards.router,
+    served.router,
     datasets.router,
     webhooks.router,
     methods.router,
@@ -87,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.parsing = CapacityLimiter(LARGE_BODIES)
     app.state.streams = Streams("streams", total=jobs.MAX_STREAMS, share=jobs.MAX_STREAMS // 2)
     app.state.lists = Streams("lists", total=MAX_LISTS, share=MAX_LISTS // 4)
+    app.state.weights = Streams("files of weights", total=MAX_FILES, share=MAX_FILES // 4)
     app.state.uploads = Streams("uploads", total=uploads.MAX_UPLOADS, share=uploads.MAX_UPLOADS // 4)
     for router in ROUTERS:
         app.include_router(router)

@@ -3,11 +3,13 @@
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import limits
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from connectors.storage import Location, Storage, open_storage, parse_location
 from ledger.sample_ids import SampleKey, parse_sample_key
 from telemetry.logs import LogFormat
 
@@ -26,6 +28,26 @@ class Settings(BaseSettings):
     sample_key: SampleKey = Field(
         validation_alias="EXPUNGE_SAMPLE_KEY",
         description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
+    )
+    storage: Annotated[Location, BeforeValidator(parse_location)] | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_STORAGE",
+        description="Where weights and training checkpoints are: a folder, or a bucket as `s3://bucket/prefix` "
+        "([object storage](integrations/storage.md)). The worker needs it; the API only to send weights to servers.",
+    )
+    storage_cache: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_STORAGE_CACHE",
+        description="The folder for copies of an object storage's files, kept for a day after their last use. By default one in "
+        "the machine's temporary folder.",
+    )
+    signed_url_seconds: int | None = Field(
+        default=None,
+        gt=0,
+        le=604800,
+        validation_alias="EXPUNGE_SIGNED_URL_SECONDS",
+        description="If it is set and the storage can sign, servers that fetch weights are sent to a signed URL of the bucket, "
+        "which is valid so long.",
     )
     batch_window_seconds: float = Field(
         default=900,
@@ -99,6 +121,11 @@ class Settings(BaseSettings):
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs: 32 bytes."""
         return parse_sample_key(self.sample_key.get_secret_value())
+
+    @property
+    def files(self) -> Storage | None:
+        """The storage of weights, if this process may read it."""
+        return None if self.storage is None else open_storage(self.storage, cache=self.storage_cache)
 
     @property
     def batch_window(self) -> timedelta:

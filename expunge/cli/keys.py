@@ -25,8 +25,8 @@ def create_api_key(
         list[str] | None,
         typer.Option(
             "--scope",
-            help="A scope of the key: requests:write, requests:read, models:write, reports:read or admin. May be repeated. "
-            "Default: all but admin.",
+            help="A scope of the key: requests:write, requests:read, models:write, reports:read, weights:read or admin. May "
+            "be repeated. Default: all but weights:read and admin.",
         ),
     ] = None,
     tenant: Tenant = "default",

@@ -10,6 +10,7 @@ import typer
 
 from expunge.cli import auditor, caller, keys, operator, studies
 from expunge.cli.console import notes
+from expunge.cli.copies import copies
 from expunge.cli.subjects import subjects
 from expunge.cli.up import up
 from expunge.errors import ExpungeError
@@ -53,6 +54,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "audit": studies.audit,
         "doctor": operator.doctor,
         "purge": operator.purge,
+        "copies": copies,
         "restore": operator.restore,
         "unlink": operator.unlink,
         "keys": keys.api_keys,

@@ -14,7 +14,7 @@ from worker.signing import discard_key, make_key
 
 FIRST_TENANT = "default"
 
-DEFAULT_SCOPES = tuple(scope.value for scope in Scope if scope is not Scope.ADMIN)
+DEFAULT_SCOPES = tuple(scope.value for scope in Scope if scope not in (Scope.ADMIN, Scope.WEIGHTS_READ))
 """The scopes of a new key if the operator names none."""
 
 

@@ -32,6 +32,7 @@ class Scope(StrEnum):
     REQUESTS_READ = "requests:read"  # requests, jobs and their timelines
     MODELS_WRITE = "models:write"  # say which version is served
     REPORTS_READ = "reports:read"
+    WEIGHTS_READ = "weights:read"  # fetch the served weights
     ADMIN = "admin"  # all of these, and keys
 
 

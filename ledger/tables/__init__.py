@@ -3,7 +3,16 @@
 from ledger.tables.base import Base
 from ledger.tables.events import Event, HandOver, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
 from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
-from ledger.tables.registry import ApiKey, ConsoleSession, Dataset, Model, ModelVersion, ReferenceSet, Tenant
+from ledger.tables.registry import (
+    ApiKey,
+    ConsoleSession,
+    Dataset,
+    Model,
+    ModelVersion,
+    ReferenceSet,
+    Tenant,
+    WeightFetch,
+)
 from ledger.tables.requests import IdempotencyKey, ManagedRequest, Target, UnlearnRequest, Upload
 from ledger.tables.samples import (
     commitment_leaves,
@@ -51,6 +60,7 @@ __all__ = [
     "WebhookDelivery",
     "WebhookEndpoint",
     "WebhookTry",
+    "WeightFetch",
     "commitment_leaves",
     "erased_samples",
     "job_samples",

@@ -117,6 +117,16 @@ class ModelVersion(Base):
     created_at: Mapped[Created]
 
 
+class WeightFetch(Base):
+    """That the weights of a version were sent to the owner of an API key."""
+
+    __tablename__ = "weight_fetches"
+    id: Mapped[Key]
+    version_id: Mapped[UUID] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    key_id: Mapped[UUID] = mapped_column(ForeignKey("api_keys.id"))
+    at: Mapped[Created]
+
+
 class ReferenceSet(Base):
     """The file with a model's reference predictions, by its SHA-256. Each erasure replaces it by one without the erased rows."""
 

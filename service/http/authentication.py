@@ -1,4 +1,5 @@
-"""Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader` or `Admin`.
+"""Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader`,
+`WeightsReader` or `Admin`.
 
 A route finds its caller before the first byte of the body is read. So whoever has no key costs a look-up at most.
 """
@@ -122,4 +123,5 @@ Writer = Annotated[Caller, Depends(_Needs(Scope.REQUESTS_WRITE))]
 Reader = Annotated[Caller, Depends(_Needs(Scope.REQUESTS_READ))]
 Promoter = Annotated[Caller, Depends(_Needs(Scope.MODELS_WRITE))]
 ReportReader = Annotated[Caller, Depends(_Needs(Scope.REPORTS_READ))]
+WeightsReader = Annotated[Caller, Depends(_Needs(Scope.WEIGHTS_READ))]
 Admin = Annotated[Caller, Depends(_Needs(Scope.ADMIN))]

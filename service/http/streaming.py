@@ -4,7 +4,9 @@ No database transaction waits for a client. An upload is received into a file be
 file, in one transaction, before the first byte of it is sent.
 """
 
+import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -35,6 +37,9 @@ SEND_SECONDS = 60.0
 
 IN_MEMORY = 1024 * 1024
 """Bytes of a list that are kept in memory. A longer one is kept in a temporary file, 32 to 40 bytes a sample."""
+
+MAX_FILES = 8
+"""Files of weights that a process sends at once, a quarter of them to one tenant's servers."""
 
 DIGEST_BYTES = 32
 
@@ -125,6 +130,45 @@ def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[b
     return file, count
 
 
+class WeightsFile(Response):
+    """Sends a file whose digest is known, and closes it however that ends. Its end is held back until the digest is checked."""
+
+    media_type = "application/octet-stream"
+
+    def __init__(self, file: IO[bytes], sha256: str, *, headers: dict[str, str], opened: Callable[[], Any]) -> None:
+        super().__init__(headers=headers)
+        self.headers["Content-Length"] = str(os.fstat(file.fileno()).st_size)
+        self._file = file
+        self._sha256 = sha256
+        self._opened = opened
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file as fast as the client takes it. A damaged one is broken off: the client gets less than was announced."""
+        with closing(self._file), self._opened():
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            found, held = hashlib.sha256(), b""
+            while chunk := await run_in_threadpool(self._file.read, IN_MEMORY):
+                found.update(chunk)
+                if held and not await _send_in_time(send, held, "a file of weights"):
+                    return
+                held = chunk
+            if found.hexdigest() != self._sha256:
+                logger.error("weights are broken off: SHA-256 %s in place of %s", found.hexdigest(), self._sha256)
+                return
+            await send({"type": "http.response.body", "body": held, "more_body": False})
+
+
+async def _send_in_time(send: Send, body: bytes, what: str) -> bool:
+    """Send a part of a body, and return whether its reader has taken it within SEND_SECONDS."""
+    try:
+        with fail_after(SEND_SECONDS):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+    except TimeoutError:
+        logger.warning("%s is broken off: its reader took nothing for %.0f s", what, SEND_SECONDS)
+        return False
+    return True
+
+
 class DigestList(Response):
     """Sends digests from a file, as many as `count`, and closes the file however that ends."""
 
@@ -141,11 +185,7 @@ class DigestList(Response):
         with closing(self._file), self._opened():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             while lines := await run_in_threadpool(self._next_lines):
-                try:
-                    with fail_after(SEND_SECONDS):
-                        await send({"type": "http.response.body", "body": lines, "more_body": True})
-                except TimeoutError:
-                    logger.warning("a list is broken off: its reader took nothing for %.0f s", SEND_SECONDS)
+                if not await _send_in_time(send, lines, "a list"):
                     return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

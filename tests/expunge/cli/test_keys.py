@@ -40,7 +40,7 @@ def prefix_of(secret: str) -> str:
 def test_a_new_key_may_do_everything_but_administer(keys: Keys, sessions: sessionmaker[Session]) -> None:
     secret = keys("create", "portal").output.strip()
     with sessions() as session:
-        assert authenticate(session, secret).scopes == set(Scope) - {Scope.ADMIN}
+        assert authenticate(session, secret).scopes == set(Scope) - {Scope.ADMIN, Scope.WEIGHTS_READ}
 
 
 def test_a_key_has_the_scopes_that_it_is_given(keys: Keys, sessions: sessionmaker[Session]) -> None:

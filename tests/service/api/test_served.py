@@ -1,0 +1,105 @@
+"""The served version and its weights, for servers that fetch them themselves."""
+
+import hashlib
+from pathlib import Path
+
+import httpx
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, sessionmaker
+
+from ledger.registry.access import issue_key
+from tests.fixtures.s3 import BUCKET, S3
+from tests.service.conftest import Serve, Site, publish_job
+
+CONTENT = bytes(range(256)) * 20_000  # more than one part of a response
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PATH = "/models/triage/served"
+
+
+@pytest.fixture
+def model_server(sessions: sessionmaker[Session], site: Site) -> str:
+    """The key of a model server. The first version's weights are CONTENT."""
+    with sessions.begin() as session:
+        values = {"path": f"{SHA256}.safetensors", "sha256": SHA256}
+        session.execute(text("UPDATE model_versions SET weights_path = :path, weights_sha256 = :sha256"), values)
+        return issue_key(session, tenant_id=site.tenant_id, name="triton", scopes=["weights:read"]).secret
+
+
+@pytest.fixture
+def fetcher(serve: Serve, model_server: str, tmp_path: Path) -> httpx.Client:
+    """The client of a model server, of an API that may read the storage."""
+    (tmp_path / f"{SHA256}.safetensors").write_bytes(CONTENT)
+    return serve(key=model_server, storage=tmp_path, alone=True)
+
+
+def fetches(sessions: sessionmaker[Session]) -> list[tuple[int, str]]:
+    joined = "weight_fetches JOIN model_versions v ON v.id = version_id JOIN api_keys k ON k.id = key_id"
+    with sessions() as session:
+        return [
+            (row.number, row.name) for row in session.execute(text(f"SELECT number, name FROM {joined} ORDER BY at"))
+        ]
+
+
+def test_a_server_polls_what_is_served_and_fetches_the_weights_once_they_change(
+    fetcher: httpx.Client, serve: Serve, site: Site, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    found = fetcher.get(PATH)
+    assert (found.json()["version"], found.json()["weights_sha256"]) == (1, SHA256)
+    assert (found.json()["verdict"], found.json()["report_id"]) == (None, None)
+    assert fetcher.get(PATH, headers={"If-None-Match": found.headers["ETag"]}).status_code == 304
+    weights = fetcher.get(f"{PATH}/weights")
+    assert weights.content == CONTENT
+    assert (weights.headers["ETag"], weights.headers["Expunge-Version"]) == (f'"{SHA256}"', "1")
+    again = fetcher.get(f"{PATH}/weights", headers={"If-None-Match": weights.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert fetches(sessions) == [(1, "triton")]
+
+    asked = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+    job = serve(key=site.admin).post("/unlearn-requests", json=asked).json()["targets"][0]["job"]["id"]
+    report_id = publish_job(sessions, job)
+    changed = fetcher.get(PATH, headers={"If-None-Match": found.headers["ETag"]})
+    assert (changed.status_code, changed.json()["version"], changed.json()["verdict"]) == (200, 2, "verified")
+    assert changed.json()["report_id"] == str(report_id)
+    missing = fetcher.get(f"{PATH}/weights", headers={"If-None-Match": weights.headers["ETag"]})
+    assert missing.status_code == 503
+    assert "/nowhere" not in missing.text
+    assert fetches(sessions) == [(1, "triton")]
+
+
+def test_damaged_weights_are_broken_off(fetcher: httpx.Client, tmp_path: Path) -> None:
+    (tmp_path / f"{SHA256}.safetensors").write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(httpx.RemoteProtocolError):
+        fetcher.get(f"{PATH}/weights")
+
+
+def test_weights_need_their_own_scope_and_an_api_that_may_read_them(
+    fetcher: httpx.Client, serve: Serve, site: Site, model_server: str
+) -> None:
+    for key in (site.reader, site.writer, site.auditor):
+        for path in (PATH, f"{PATH}/weights"):
+            assert serve(key=key).get(path).status_code == 403
+    assert serve(key=site.admin).get(PATH).status_code == 200
+    assert fetcher.get("/models").status_code == 403
+    assert fetcher.get("/models/other/served/weights").status_code == 404
+    without = serve(key=model_server).get(f"{PATH}/weights")
+    assert without.status_code == 404
+    assert "EXPUNGE_STORAGE" in without.json()["detail"]
+
+
+def test_where_the_storage_can_sign_a_server_is_sent_to_a_signed_url(
+    s3_api: S3, serve: Serve, model_server: str, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    s3_api.client.put_object(Bucket=BUCKET, Key=f"{SHA256}.safetensors", Body=CONTENT)
+    client = serve(
+        key=model_server,
+        storage=f"s3://{BUCKET}",
+        storage_cache=tmp_path / "cache",
+        signed_url_seconds=60,
+        alone=True,
+    )
+    sent = client.get(f"{PATH}/weights")
+    assert (sent.status_code, sent.headers["ETag"], sent.headers["Cache-Control"]) == (307, f'"{SHA256}"', "no-store")
+    assert "X-Amz-Signature" in sent.headers["Location"] or "Signature=" in sent.headers["Location"]
+    assert httpx.get(sent.headers["Location"], trust_env=False).content == CONTENT
+    assert fetches(sessions) == [(1, "triton")]
