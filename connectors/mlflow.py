@@ -30,6 +30,9 @@ ID, SHA256, KNOWS = "expunge.id", "expunge.weights_sha256", "expunge.knows_erase
 PAGE = 200
 """Model versions that are read at a time."""
 
+MAX_PAGES = 1000
+"""Pages of versions that are read: a server that always names a next one must not hold the beat for ever."""
+
 Json = dict[str, Any]
 
 
@@ -226,12 +229,13 @@ class MlflowRegistry(Server):
         mark = '"' if "'" in name else "'"
         given: dict[str, str] = {"filter": f"name = {mark}{name}{mark}", "max_results": str(PAGE)}
         found: list[Json] = []
-        while True:
+        for _ in range(MAX_PAGES):
             answer = self._get("mlflow/model-versions/search", allow=_ABSENT, **given)
             found += answer.get("model_versions", ())
             if not answer.get("next_page_token"):
                 return found
             given["page_token"] = answer["next_page_token"]
+        raise HandOverFailed(f"MLflow's list of the versions of {name} has no end after {MAX_PAGES} pages.")
 
     def _find(self, versions: list[Json], version: HandedVersion) -> Json | None:
         """Find a version by its tag, or one that `claim` has tagged with its weights and that is no other version of ours."""

@@ -48,6 +48,12 @@ logger = logging.getLogger(__name__)
 
 AUDIT_PHASES = (Phase.AUDIT_MEMBERSHIP, Phase.AUDIT_RELEARN)
 
+NO_AUDIT = (
+    "The audit could not be made, and nothing is published without one. Mend the cause and retry the job. Or train the model again "
+    "without its do-not-train list, register and promote that version, and retry the job: it then ends without a run."
+)
+"""What the operator can do about an error of the audit. The second way needs none: the promoted version never saw the samples."""
+
 
 def run_job(
     job_id: UUID,
@@ -152,7 +158,7 @@ def run_method_of_policy(
     A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
     the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown. launch: of the
     ranks; None to run in this process.
-    Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains.
+    Raises AuditFailed, MethodRefused and MethodFailed if no fallback remains; after an error of the audit with a way without it.
     """
     claim = reporter.monitor.claim
     fallbacks = claim.policy[claim.policy_index + 1 :]
@@ -169,10 +175,10 @@ def run_method_of_policy(
         if failed is None or reporter.resumed:  # the cause may lie in the checkpoint, which a further try does without
             raise
         detail = f"{claim.method['kind']}, phase {reporter.phase}: {failed}"
-        again = reporter.phase in AUDIT_PHASES and str(failed) in reporter.audit_errors
-        if not fallbacks or again:
-            raise MethodFailed(detail) from error
-        if reporter.phase in AUDIT_PHASES:
+        in_audit = reporter.phase in AUDIT_PHASES
+        if not fallbacks or (in_audit and str(failed) in reporter.audit_errors):
+            raise MethodFailed(f"{detail} {NO_AUDIT}" if in_audit else detail) from error
+        if in_audit:
             reporter.audit_errors.add(str(failed))
         logger.error("job %s: the next method follows: %s", claim.job_id, detail, exc_info=error)
         escalate(reporter, {"error": detail}, why=detail, reason=Reason.METHOD_FAILED)

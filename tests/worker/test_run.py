@@ -3,7 +3,7 @@
 import errno
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -13,20 +13,23 @@ from uuid import UUID
 
 import pytest
 import torch
+from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
-from ledger.jobs.cancellation import cancel_job
+from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import list_attempts
 from ledger.jobs.reports import get_report
 from ledger.metrics import STAGES
+from ledger.registry.versions import promote
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
-from ledger.states import AttemptOutcome, Escalation, JobState, Phase, Reason, Verdict
+from ledger.states import AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState, Verdict
+from ledger.tables import UnlearnRequest
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import Report
@@ -434,6 +437,42 @@ def test_an_audit_that_fails_alike_after_two_methods_ends_the_job(
     assert bench.run(job_id)
     assert [attempt.method["kind"] for attempt in attempts_of(bench, job_id)] == ["ieu", "gradient_ascent"]
     assert bench.job(job_id).reason is Reason.METHOD_FAILED
+
+
+def test_where_no_audit_can_be_made_an_erasure_is_finished_by_a_version_that_never_saw_the_samples(
+    make_bench: Callable[..., Bench],
+    untrained: Path,
+    training_ids: tuple[str, ...],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is published without an audit, not even what is exact; but no erasure is impossible for that."""
+
+    def crash(*_: object, **__: object) -> Iterator[Any]:
+        yield torch.nn.Linear(3, 2)(torch.zeros(4, 5))
+
+    monkeypatch.setattr(attempts, "audit_steps", crash)
+    monkeypatch.setattr(attempts, "run_method", lambda reporter, inputs, **_: (inputs.original, None))
+    bench = make_bench(policy=("retrain",))
+    job_id = bench.submit(training_ids[:80])
+    assert bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason) == (JobState.FAILED, Reason.METHOD_FAILED)
+    assert "mat1 and mat2" in str(job.detail)
+    assert "register and promote" in str(job.detail)
+    where = Deployment(database_url=database_url, storage=bench.settings.storage, sample_key=KEY, workloads="tests")
+    anew = register_new_version(
+        where, name="digits", weights=untrained, without=training_ids[:80], accept_untrained=True
+    )
+    with bench.sessions.begin() as session:
+        promote(session, tenant_id=bench.tenant_id, model="digits", number=anew.number, by="operator")
+        retry_job(session, tenant_id=bench.tenant_id, job_id=job_id)
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert (job.state, job.reason, job.report_id) == (JobState.COMPLETED, Reason.SUPERSEDED, None)
+    assert served(bench).number == anew.number
+    with bench.sessions() as session:
+        assert set(session.scalars(select(UnlearnRequest.state))) == {RequestState.COMPLETED}
 
 
 def test_a_retraining_that_is_not_finite_fails_and_is_never_published(

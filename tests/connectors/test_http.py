@@ -1,0 +1,88 @@
+"""Calls to a system that wants to hold its caller for ever."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from connectors import http, mlflow
+from connectors.configuration import HandOverFailed
+from connectors.http import Server
+from connectors.mlflow import MlflowRegistry
+from tests.connectors.test_model_server import VERSION
+
+PIECES = 3000
+"""How many pieces a slow answer has: at 50 a second it ends after a minute, so that a test does too."""
+
+
+class SlowHandler(BaseHTTPRequestHandler):
+    """Answers a byte at a time, or with pages that never end."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if "model-versions/search" in self.path:
+            self._send(b'HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n{"next_page_token": "x"}')
+            return
+        if self.path == "/headers":
+            self._send(b"HTTP/1.1 200 OK\r\nX-Long: ", *[b"x"] * PIECES, b"\r\nContent-Length: 2\r\n\r\n{}")
+        elif self.path == "/chunks":
+            self._send(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *[b"1\r\nx\r\n"] * PIECES, b"0\r\n\r\n"
+            )
+        else:
+            self._send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *[b"x"] * PIECES)
+        self.close_connection = True
+
+    do_POST = do_GET
+
+    def _send(self, *pieces: bytes) -> None:
+        try:
+            for number, piece in enumerate(pieces):
+                if number:
+                    time.sleep(0.02)
+                self.wfile.write(piece)
+        except OSError:  # the caller has left
+            self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow() -> Iterator[str]:
+    """The address of a system that holds its caller."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SlowHandler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize("path", ["/headers", "/body", "/chunks"])
+def test_an_answer_that_trickles_in_ends_with_the_time_of_the_call(
+    slow: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "STEPS", 0.01)  # of 30 seconds for a step, none of which takes as long
+    with pytest.raises(HandOverFailed, match="took more than"):
+        Server(url=slow).call("GET", path)
+
+
+@pytest.mark.parametrize("path", ["/headers", "/body", "/chunks"])
+def test_so_does_a_file(slow: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "FILE_SECONDS", 0.3)
+    with pytest.raises(HandOverFailed, match="took more than"):
+        Server(url=slow).receive_file(path)
+
+
+def test_a_list_of_versions_without_end_is_left(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "MAX_PAGES", 3)
+    with pytest.raises(HandOverFailed, match="no end after 3 pages"):
+        MlflowRegistry(url=slow).check(replace(VERSION, model="digits"))
