@@ -103,7 +103,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
-    by_path = {**of_paths, "/console/sign-in": Bounds(MAX_FORM_BYTES), f"{PREFIX}/requests": managers.BODY}
+    of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests"), managers.BODY)
+    by_path = {**of_paths, **of_managers, "/console/sign-in": Bounds(MAX_FORM_BYTES)}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
@@ -44,6 +45,7 @@ class Bounds:
 class BodyLimit:
     """Refuses bodies beyond `bounds`, or beyond what `by_path` says for the path, while they stream in (pure ASGI).
 
+    by_path: by pattern, in which `*` stands for any characters; the first that fits counts.
     A body that stalls is refused after IDLE_SECONDS, whether or not another chunk comes. Starlette's own middleware responds in
     plain text, whatever handlers the application has.
     """
@@ -59,7 +61,8 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
 
-        bounds = self.by_path.get(scope["path"], self.bounds)
+        fitting = (bounds for pattern, bounds in self.by_path.items() if fnmatchcase(scope["path"], pattern))
+        bounds = next(fitting, self.bounds)
         refusal = BodyTooLarge(
             f"The body is larger than {bounds.size} bytes; split the sample IDs, or upload them with POST /uploads."
         )

@@ -73,6 +73,11 @@ def test_a_stranger_is_accepted_and_a_replay_is_recorded_once(
         assert session.scalar(select(func.count()).select_from(ManagedRequest)) == 1
 
 
+def test_a_body_that_no_manager_sends_is_refused_by_its_size(http: httpx.Client) -> None:
+    answer = http.post(CALLS, json=asked(padding="x" * 256 * 1024))
+    assert (answer.status_code, answer.json()["type"].rpartition("/")[2]) == (413, "body-too-large")
+
+
 def test_a_failure_is_in_progress_and_a_withdrawal_is_cancelled(
     http: httpx.Client, sessions: sessionmaker[Session]
 ) -> None:
