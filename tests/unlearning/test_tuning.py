@@ -155,7 +155,7 @@ def test_a_task_has_neither_the_test_set_nor_an_attack() -> None:
     assert {field.name for field in dataclasses.fields(ReferencePredictions)} == {"predictions", "losses"}
     assert {field.name for field in dataclasses.fields(Task)} == {
         "model", "build", "objective", "recipe", "forget", "remain", "guide", "criterion", "seed", "state",
-        "references",
+        "references", "adapters", "checkpoint", "keep_slice",
     }  # fmt: skip
 
 

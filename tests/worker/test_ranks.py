@@ -67,6 +67,7 @@ def after_steps(
     monkeypatch.setattr(attempt, "report_progress", report)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on_from_its_checkpoint_on_any_number_of_processes(
     pair: Bench, training_ids: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,7 @@ def test_the_report_has_what_was_measured(findings: Findings) -> None:
     assert section.measures.unlearned.ta.value == findings.measures["unlearned"].ta.value
     assert section.measures.reference is not None
     assert [attack.name for attack in section.membership.attacks] == [
-        "loss", "confidence", "entropy", "modified_entropy", "margin",
+        "loss", "confidence", "entropy", "modified_entropy", "margin", "features",
     ]  # fmt: skip
     assert section.membership.attacks[0].unlearned.auc.value == findings.membership.unlearned["loss"].auc.value
     assert section.relearn.curves.reference is not None

@@ -1,6 +1,6 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psutil
 import pytest
@@ -93,13 +93,17 @@ def frozen(url: URL) -> Iterator[None]:
     engine.dispose()
     assert server is not None
     processes = [server, *server.children(recursive=True)]
-    for process in processes:
-        process.suspend()
+
+    def each(act: Callable[[psutil.Process], None]) -> None:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):  # a process of the server's own may end at any moment
+                act(process)
+
     try:
+        each(psutil.Process.suspend)
         yield
     finally:
-        for process in processes:
-            process.resume()
+        each(psutil.Process.resume)
 
 
 def test_while_the_database_hangs_every_call_ends_with_503_and_afterwards_all_are_served(
