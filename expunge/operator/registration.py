@@ -60,6 +60,8 @@ def register_workload(
     tell: takes the dry run's notes on what works, but less well than it could.
     Raises CannotRegister with the reason; then nothing is written.
     """
+    if approve_utility_drop is not None and not 0 <= approve_utility_drop <= 100:
+        raise CannotRegister(f"approve_utility_drop is {approve_utility_drop:g}; it must be 0 to 100 points of merit.")
     try:
         chosen = [parse(method_object(method)) for method in policy or ()]
         workload = load_workload(reference, allowed=allow_list(deployment.workloads))

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,9 @@ def test_the_two_requests_forget_different_samples_which_the_plan_determines() -
 @pytest.mark.end_to_end
 def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], before: set[int]) -> None:
     main(folder=tmp_path / "reports", plan=TINY)
-    output = capsys.readouterr().out
+    captured = capsys.readouterr()
+    output = captured.out
+    assert re.search(r"^0:\d\d:\d\d  \S", captured.out + captured.err, re.MULTILINE)  # plain lines, as into a log
     assert "retrained again" in output
     assert "Noise floor" in output
     assert "Reference predictions" in output

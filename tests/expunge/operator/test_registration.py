@@ -69,6 +69,12 @@ def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Deployment, train
     assert [method["kind"] for method in view.policy] == ["ltu", "ieu", "retrain"]
 
 
+@pytest.mark.parametrize("points", [-1.0, 100.5, float("nan")])
+def test_a_utility_drop_that_no_model_can_have_is_refused(where: Deployment, trained: Trained, points: float) -> None:
+    with pytest.raises(CannotRegister, match="0 to 100"):
+        register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, approve_utility_drop=points)
+
+
 def test_weights_that_do_not_fit_the_workload_are_refused(
     where: Deployment, trained: Trained, tmp_path: Path, sessions: sessionmaker[Session]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.kinds import OBJECTIVES, make_task
+from tests.unlearning.kinds import KINDS, OBJECTIVES, make_task
 from tests.unlearning.small import convolutional, dropping, normalised, plain, same, start, state, task
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
@@ -304,6 +304,21 @@ def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Calla
     before = torch.cuda.get_rng_state()
     for _ in start(spec_of(kind), given):
         assert torch.equal(torch.cuda.get_rng_state(), before)
+
+    assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["ltu", "ieu", "matching"])
+def test_a_recurrent_network_is_unlearned_where_cudnn_refuses_its_gradient(kind: str) -> None:
+    given = make_task(KINDS["LSTM"])
+    given.model.to("cuda")
+    for name in ("forget", "remain", "guide", "criterion"):
+        setattr(given, name, getattr(given, name).to("cuda"))
+    if kind != "matching":
+        given.references = None
+    run_to_completion(start(spec_of(kind), given))
 
     assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
 
