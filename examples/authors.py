@@ -1,7 +1,8 @@
 """A small language model: a GPT on facts about made-up authors, and on passages of a play if you have one.
 
 The facts are generated, in the manner of TOFU (Maini et al., arXiv 2401.06121): names, places, years and titles drawn at random,
-five facts an author, so that a model knows of an author only what it has learned by heart. `EXPUNGE_PLAY` names a text of speeches,
+five facts an author, so that a model knows of an author only what it has learned by heart. A fact's ID is `author-004-2`, and its
+subject `author-004`; half of the authors are in the training set, such as this one. `EXPUNGE_PLAY` names a text of speeches,
 each a block of lines that begins with `Speaker:`, such as tinyshakespeare; its passages are added, and who speaks is their subject.
 
 `python -m examples.authors` trains as the company did before, and saves the weights.

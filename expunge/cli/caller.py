@@ -16,7 +16,7 @@ from expunge.cli.options import Key, Url
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import parse_sample_key, sample_digest, subject_digest
-from ledger.states import Escalation, JobState
+from ledger.states import Escalation, JobState, Phase
 from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
@@ -162,6 +162,7 @@ def watch_job(http: httpx.Client, job_id: UUID) -> bool:
     """Show a job's progress to its end, and each method that follows another; return whether it was completed."""
     job: Job | None = None
     shown: Fallback | None = None
+    waited: Phase | None = None
     with ProgressDisplay() as display:
         task = display.add_task("waiting", total=1.0)
         for job in client.watch_job(http, job_id):
@@ -169,6 +170,9 @@ def watch_job(http: httpx.Client, job_id: UUID) -> bool:
             if job.fallback is not None and job.fallback != shown:
                 shown = job.fallback
                 notes.print(format_fallback(job, shown), markup=False, highlight=False)
+            if job.state == JobState.AWAITING_APPROVAL and job.phase != waited:
+                waited = job.phase
+                notes.print(format_approval(job), markup=False, highlight=False)
     assert job is not None  # client.watch_job yields at least the job's end
     notes.print(format_end(job), markup=False, highlight=False)
     if job.report_id:
@@ -180,6 +184,13 @@ def format_fallback(job: Job, fallback: Fallback) -> str:
     """Say which method follows which, why, and how long it takes."""
     takes = "" if fallback.seconds is None else f" It takes about {duration(fallback.seconds)}."
     return f"{job.method['kind'].upper()} follows {fallback.after.upper()}.{takes} {fallback.why}"
+
+
+def format_approval(job: Job) -> str:
+    """Say what awaits approval, why, and how to decide; a job may wait for its run, and later for its version."""
+    what = "Its version" if job.phase == Phase.PUBLISH else "Its run"
+    why = "" if job.reason is None else f" ({job.reason}: {job.detail})" if job.detail else f" ({job.reason})"
+    return f"{what} awaits approval{why}. Decide with: expunge approve {job.id}, or: expunge reject {job.id}"
 
 
 def format_end(job: Job) -> str:

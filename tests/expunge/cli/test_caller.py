@@ -5,11 +5,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from expunge.cli.caller import check_ids, find_sample_key, format_end, format_fallback
+from expunge.cli.caller import check_ids, find_sample_key, format_approval, format_end, format_fallback
 from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
 from ledger.resources import Fallback
-from ledger.states import JobState, Reason, Verdict
+from ledger.states import JobState, Phase, Reason, Verdict
 from report.formatting import duration
 from tests.expunge.stack.test_folder import SETTINGS
 from tests.expunge.test_client import JOB
@@ -37,6 +37,20 @@ def test_a_method_that_follows_another_is_named_with_the_reason_and_the_time_it_
     job = ENDED.model_copy(update={"method": {"kind": "retrain"}})
     assert format_fallback(job, fallback) == f"RETRAIN follows IEU. It takes about {duration(90.0)}. Not verified."
     assert format_fallback(job, fallback.model_copy(update={"seconds": None})) == "RETRAIN follows IEU. Not verified."
+
+
+def test_a_job_that_awaits_approval_says_why_and_how_to_decide() -> None:
+    given = {
+        "state": JobState.AWAITING_APPROVAL,
+        "phase": Phase.PUBLISH,
+        "reason": Reason.UTILITY_DROP,
+        "detail": "9.4 points",
+    }
+    job = JOB.model_copy(update=given)
+    decide = f"Decide with: expunge approve {JOB.id}, or: expunge reject {JOB.id}"
+    assert format_approval(job) == f"Its version awaits approval (utility_drop: 9.4 points). {decide}"
+    run = job.model_copy(update={"phase": Phase.WAITING, "reason": None, "detail": None})
+    assert format_approval(run) == f"Its run awaits approval. {decide}"
 
 
 def test_the_sample_key_is_the_given_one_else_the_running_stacks(
