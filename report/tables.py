@@ -81,6 +81,10 @@ class KeyFigure:
     aim_note: str
 
 
+SHORT_UNIT = 4
+"""Characters of a unit that stands beside each number in a table, such as % and nats."""
+
+
 def verdict(report: Report) -> str:
     """Name the result: its verdict, and of an exact result that the audit did not verify both."""
     named = VERDICTS[report.verdict.value]
@@ -92,7 +96,7 @@ def verdict(report: Report) -> str:
 def key_figures(report: Report) -> list[KeyFigure]:
     """List membership, the reference test if there was one, relearning, and the merit."""
     merit = report.audit.merit
-    short_on_test = amount(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
+    short_on_test = _in_a_cell(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
     name = sentence(merit.name)
     return [
         _membership(report),
@@ -160,6 +164,11 @@ def _relearning(report: Report) -> KeyFigure:
     )
 
 
+def _in_a_cell(unit: str) -> Callable[[float], str]:
+    """Return what prints a value in a cell: with a short unit, and without a long one, which the row's note names."""
+    return amount(unit) if len(unit) <= SHORT_UNIT else lambda value: f"{value:.1f}"
+
+
 def _measure(
     report: Report,
     pick: Callable[[Measures], Estimate],
@@ -169,13 +178,14 @@ def _measure(
     aim: str = "",
     aim_note: str = "as before",
 ) -> KeyFigure:
-    measures, show = report.audit.measures, amount(report.audit.merit.unit)
+    measures, unit = report.audit.measures, report.audit.merit.unit
+    show = _in_a_cell(unit)
     before, after = pick(measures.original), pick(measures.unlearned)
     if measures.reference is not None:
         aim, aim_note = show(pick(measures.reference).value), "retrained without them"
     return KeyFigure(
         name=name,
-        note=note,
+        note=note if len(unit) <= SHORT_UNIT else f"{note}; in {unit}",
         before=show(before.value),
         before_range=interval(before, show),
         after=show(after.value),

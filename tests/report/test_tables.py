@@ -62,3 +62,13 @@ def test_the_reference_test_s_thresholds_are_listed_only_where_it_was_run() -> N
     labels = {tables.THRESHOLDS[name] for name in tables.THRESHOLDS if name.startswith("reference_")}
     assert labels <= {label for label, _ in tables.thresholds(recorded("verified").report)}
     assert labels.isdisjoint(label for label, _ in tables.thresholds(recorded("inconclusive").report))
+
+
+def test_a_long_unit_is_named_once_a_row_and_not_after_every_number() -> None:
+    report = recorded("retrained").report
+    merit = report.audit.merit.model_copy(update={"unit": "hundredths of a nat a token"})
+    longer = report.model_copy(update={"audit": report.audit.model_copy(update={"merit": merit})})
+    (remaining,) = [row for row in key_figures(longer) if row.name.endswith("on the remaining samples")]
+    assert remaining.note == "should be kept; in hundredths of a nat a token"
+    assert remaining.after == f"{report.audit.measures.unlearned.ra.value:.1f}"
+    assert "nat" not in remaining.before_range + remaining.after_range + remaining.aim
