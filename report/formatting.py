@@ -33,6 +33,15 @@ def amount(unit: str) -> Callable[[float], str]:
     return lambda value: f"{value:.1f}{SPACE}{unit}"
 
 
+SHORT_UNIT = 4
+"""Characters of a unit that stands beside each number, such as % and nats."""
+
+
+def in_a_cell(unit: str) -> Callable[[float], str]:
+    """Return what prints a value where there is little room: with a short unit, and without a long one, which is named beside."""
+    return amount(unit) if len(unit) <= SHORT_UNIT else lambda value: f"{value:.1f}"
+
+
 def sentence(text: str) -> str:
     """Begin with a capital letter, and leave the rest as it is."""
     return text[:1].upper() + text[1:]

@@ -7,7 +7,7 @@ from typing import TypeVar
 from report.captions import attack_name, strongest
 from report.document import Origin, Report, StopReason
 from report.evidence import AttackScores, Estimate, Measures, VerdictValue
-from report.formatting import amount, delay, duration, interval, plural, ratio, sentence, share
+from report.formatting import SHORT_UNIT, delay, duration, in_a_cell, interval, plural, ratio, sentence, share
 
 E = TypeVar("E", bound=Estimate | None)
 
@@ -81,10 +81,6 @@ class KeyFigure:
     aim_note: str
 
 
-SHORT_UNIT = 4
-"""Characters of a unit that stands beside each number in a table, such as % and nats."""
-
-
 def verdict(report: Report) -> str:
     """Name the result: its verdict, and of an exact result that the audit did not verify both."""
     named = VERDICTS[report.verdict.value]
@@ -96,7 +92,7 @@ def verdict(report: Report) -> str:
 def key_figures(report: Report) -> list[KeyFigure]:
     """List membership, the reference test if there was one, relearning, and the merit."""
     merit = report.audit.merit
-    short_on_test = _in_a_cell(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
+    short_on_test = in_a_cell(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
     name = sentence(merit.name)
     return [
         _membership(report),
@@ -164,11 +160,6 @@ def _relearning(report: Report) -> KeyFigure:
     )
 
 
-def _in_a_cell(unit: str) -> Callable[[float], str]:
-    """Return what prints a value in a cell: with a short unit, and without a long one, which the row's note names."""
-    return amount(unit) if len(unit) <= SHORT_UNIT else lambda value: f"{value:.1f}"
-
-
 def _measure(
     report: Report,
     pick: Callable[[Measures], Estimate],
@@ -179,7 +170,7 @@ def _measure(
     aim_note: str = "as before",
 ) -> KeyFigure:
     measures, unit = report.audit.measures, report.audit.merit.unit
-    show = _in_a_cell(unit)
+    show = in_a_cell(unit)
     before, after = pick(measures.original), pick(measures.unlearned)
     if measures.reference is not None:
         aim, aim_note = show(pick(measures.reference).value), "retrained without them"

@@ -7,7 +7,7 @@ from report import captions, figures, tables
 from report.document import Document, Finding, Report
 from report.drawing import Panel
 from report.evidence import Merit, VerdictValue
-from report.formatting import amount, day, duration, interval, moment, plural, ratio
+from report.formatting import day, duration, in_a_cell, interval, moment, plural, ratio
 
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
 """The tone and the label of a check, by whether it passed."""
@@ -145,7 +145,7 @@ def _model(report: Report) -> str:
 
 def _check(finding: Finding, merit: Merit) -> Check:
     tone, label = OUTCOMES[finding.passed]
-    show = amount(merit.unit) if finding.code.startswith("utility_") else ratio
+    show = in_a_cell(merit.unit) if finding.code.startswith("utility_") else ratio
     value = "" if finding.value is None else show(finding.value)
     if finding.estimate is not None:
         # The reference test's range is not the value's interval, but where models lie that never saw the samples.

@@ -2,7 +2,7 @@ import pytest
 
 from report import tables
 from report.document import Report, read
-from report.formatting import delay, interval, percent, ratio
+from report.formatting import delay, in_a_cell, interval, percent, ratio
 from report.tables import key_figures, rates
 from tests.report.recorded import recorded, stored
 
@@ -72,3 +72,4 @@ def test_a_long_unit_is_named_once_a_row_and_not_after_every_number() -> None:
     assert remaining.note == "should be kept; in hundredths of a nat a token"
     assert remaining.after == f"{report.audit.measures.unlearned.ra.value:.1f}"
     assert "nat" not in remaining.before_range + remaining.after_range + remaining.aim
+    assert (in_a_cell("%")(4.04), in_a_cell(merit.unit)(4.04)) == (percent(4.04), "4.0")
