@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from connectors.declaration import faults
 from ledger.events.hand_overs import HandedVersion
 
 SYSTEMS: Mapping[str, str] = {
@@ -95,6 +96,5 @@ def _read_connector(path: Path, name: str, table: Any) -> Connector:
     except ImportError as error:
         raise ConnectorsInvalid(f"{where}: {error.name} is not installed; see docs/integrations.") from None
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ConnectorsInvalid(f"{where}: {faults}") from None
+        raise ConnectorsInvalid(f"{where}: {faults(error)}") from None
     return Connector(name=name, tenant=tenant, models=tuple(models), system=system)

@@ -5,14 +5,14 @@ identities stand (JSON pointers, RFC 6901), and by which words the status is ans
 """
 
 import re
-import tomllib
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from connectors.declaration import read_declaration
 from connectors.opendsr import MANAGER
 from ledger.requests.deadlines import RULES
 from ledger.states import ManagedState
@@ -139,17 +139,7 @@ _FILE = TypeAdapter(dict[str, RequestManager])
 
 def read_managers(path: Path) -> dict[str, RequestManager]:
     """Read the file: a table for each manager, by the name that its path has. Raises InvalidManagers."""
-    try:
-        found = _FILE.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InvalidManagers(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)
-        )
-        raise InvalidManagers(f"{path}: {faults}") from None
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise InvalidManagers(f"{path} is not TOML: {error}") from None
+    found = read_declaration(path, _FILE, error=InvalidManagers)
     for name, manager in found.items():
         if name == MANAGER or not _NAME.fullmatch(name):
             raise InvalidManagers(f"{path}: {name!r} is no name for a manager; use a-z, 0-9 and -, and not {MANAGER}")

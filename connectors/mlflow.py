@@ -118,16 +118,14 @@ class MlflowRegistry(Server):
             if self._list(path):
                 self._api("DELETE", f"mlflow-artifacts/artifacts/{quote(path)}")
             if self._list(path):
-                raise HandOverFailed(f"MLflow still holds files at {path} after it was told to delete them.")
+                raise HandOverFailed(f"MLflow still holds files at {path} after the call to delete them.")
         for run in runs:
             if run["info"]["lifecycle_stage"] == "active":
                 self._post("runs/delete", run_id=run["info"]["run_id"])
         if found is not None:
             self._api("DELETE", "mlflow/model-versions/delete", {"name": name, "version": found["version"]})
         if self._find(self._versions(name), version) is not None:
-            raise HandOverFailed(
-                f"MLflow still has version {version.version} of {name} after it was told to delete it."
-            )
+            raise HandOverFailed(f"MLflow still has version {version.version} of {name} after the call to delete it.")
 
     def fetch_weights(self, name: str, number: str, into: Path) -> str:
         """Download the weights of a model version into a file, and return their SHA-256. Raises HandOverFailed."""

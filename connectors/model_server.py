@@ -39,7 +39,7 @@ class V2Server(_ModelServer):
         """Have the server load the model, and verify that it serves this version and none that knows erased people."""
         status, _ = self.call("POST", f"/v2/repository/models/{self._name(version)}/load", {})
         if status != 200:
-            raise HandOverFailed(f"{self.url} answered {status} when it was told to load {self._name(version)}.")
+            raise HandOverFailed(f"{self.url} answered {status} to the call to load {self._name(version)}.")
         self.check(version)
         return f"{self.url}/v2/models/{self._name(version)}/versions/{version.version}"
 
@@ -82,7 +82,7 @@ class HttpHook(_ModelServer):
         }
         status, _ = self.call("POST", "", body)
         if not 200 <= status < 300:
-            raise HandOverFailed(f"{self.url} answered {status} when it was told to serve version {version.version}.")
+            raise HandOverFailed(f"{self.url} answered {status} to the call to serve version {version.version}.")
         self.check(version)
         return self.url
 

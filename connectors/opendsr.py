@@ -7,7 +7,6 @@ Source: https://github.com/opengdpr/OpenDSR, version 2.0.
 
 import base64
 import json
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from connectors.declaration import read_declaration
 from ledger.requests.managed import Managed
 
 MANAGER = "opendsr"
@@ -154,17 +154,7 @@ def rfc3339(moment: datetime) -> str:
 
 def read_opendsr(path: Path) -> OpenDsr:
     """Read a declaration with its certificate and key. Raises InvalidOpenDsr."""
-    try:
-        declaration = Declaration.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InvalidOpenDsr(f"{path} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_input=False)
-        )
-        raise InvalidOpenDsr(f"{path}: {faults}") from None
-    except ValueError as error:  # no UTF-8, or no TOML
-        raise InvalidOpenDsr(f"{path} is not TOML: {error}") from None
+    declaration = read_declaration(path, TypeAdapter(Declaration), error=InvalidOpenDsr)
     pem = _read(path.parent / declaration.certificate)
     try:
         own, *_ = x509.load_pem_x509_certificates(pem)

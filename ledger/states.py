@@ -156,7 +156,7 @@ class WebhookProtocol(StrEnum):
 
 
 class ManagedState(StrEnum):
-    """What a request manager is told of a request: OpenDSR's four statuses."""
+    """The status of a request that its manager sees: OpenDSR's four statuses."""
 
     PENDING = "pending"  # recorded
     IN_PROGRESS = "in_progress"  # being erased; or it failed and is still owed

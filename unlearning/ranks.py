@@ -69,7 +69,7 @@ def agreed(value: float) -> float:
     return float(said)
 
 
-def told(value: T) -> T:
+def broadcast(value: T) -> T:
     """Return the first rank's value on all ranks: anything that can be pickled."""
     if count() == 1:
         return value

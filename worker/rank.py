@@ -120,7 +120,7 @@ class Rank:
 def serve(rank: Rank, orders: Orders | None) -> None:
     """Carry out orders until the one to leave. orders: of the first rank."""
     while True:
-        name, given = from_message(ranks.told(b"" if orders is None else orders.next()))
+        name, given = from_message(ranks.broadcast(b"" if orders is None else orders.next()))
         reply = None if name == "leave" else getattr(rank, name)(*given)
         if orders is not None:
             orders.reply(reply)
@@ -160,7 +160,7 @@ def main(kind: str, folder: Path | None = None) -> None:
             logger.error("%s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
             if folder is not None:
                 note_failure(error, rank, folder)
-            os._exit(1)  # at once: the others are told by torchrun, and may wait for this one in the middle of a step
+            os._exit(1)  # at once: torchrun ends the others, which may wait for this one in the middle of a step
 
 
 if __name__ == "__main__":

@@ -77,8 +77,8 @@ def list_copies(session: Session, *, tenant_id: UUID, model: str) -> list[Versio
 
 
 def _handed(session: Session, version: ModelVersion) -> tuple[HandedCopy, ...]:
-    """The systems that may have it: each that was told, whatever it answered."""
-    told = select(HandOver).where(HandOver.version_id == version.id, HandOver.tried_at.is_not(None))
+    """The systems that may have it: each that was called, whatever it answered."""
+    called = select(HandOver).where(HandOver.version_id == version.id, HandOver.tried_at.is_not(None))
     return tuple(
         HandedCopy(
             connector=row.connector,
@@ -87,7 +87,7 @@ def _handed(session: Session, version: ModelVersion) -> tuple[HandedCopy, ...]:
             since=row.since,
             delivered_at=row.delivered_at,
         )
-        for row in session.scalars(told.order_by(HandOver.created_at))
+        for row in session.scalars(called.order_by(HandOver.created_at))
     )
 
 

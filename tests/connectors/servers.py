@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 @dataclass
 class ModelServer:
     """What a server does. repository: the versions that `load` finds there. served: those that are ready. status: of every answer,
-    if it is not to be what it does. after_work: whether it does what it is told before it answers with that status.
+    if it is not to be what it does. after_work: whether it does the work before it answers with that status.
     """
 
     repository: set[int] = field(default_factory=set)
@@ -22,7 +22,7 @@ class ModelServer:
     status: int | None = None
     after_work: bool = False
     tokens: list[str | None] = field(default_factory=list)
-    told: list[dict[str, object]] = field(default_factory=list)
+    calls: list[dict[str, object]] = field(default_factory=list)
     url: str = ""
 
     def answer(self, method: str, target: str, body: dict[str, object]) -> tuple[int, object]:
@@ -35,7 +35,7 @@ class ModelServer:
     def _act(self, method: str, path: str, body: dict[str, object]) -> tuple[int, object]:
         if path == "/hook":
             if method == "POST":
-                self.told.append(body)
+                self.calls.append(body)
                 if not self.refuses_digest:
                     self.digest = str(body["weights_sha256"])
             return 200, {"weights_sha256": self.digest}

@@ -71,7 +71,7 @@ def test_an_upload_that_fails_once_is_made_again(s3_api: S3, storage: ObjectStor
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "told"),
+    ("fault", "error", "message"),
     [
         (s3.cut_off, StorageUnreachable, "could not be written"),
         (s3.pretend, StorageUnreachable, "lost"),
@@ -82,10 +82,10 @@ def test_an_upload_that_fails_once_is_made_again(s3_api: S3, storage: ObjectStor
     ],
 )
 def test_an_upload_that_goes_on_failing_is_an_error_that_says_why(
-    s3_api: S3, storage: ObjectStorage, fault: s3.Fault, error: type[Exception], told: str
+    s3_api: S3, storage: ObjectStorage, fault: s3.Fault, error: type[Exception], message: str
 ) -> None:
     s3_api.break_calls("PUT", fault)
-    with pytest.raises(error, match=told) as raised:
+    with pytest.raises(error, match=message) as raised:
         storage.put(CONTENT)
     assert "person-17" not in str(raised.value)
     assert "test-secret" not in str(raised.value)

@@ -42,4 +42,4 @@ def test_ranks_keep_the_same_weights_where_each_draws_for_itself(case: str, pair
 
 
 def test_one_process_joins_nobody() -> None:
-    assert (ranks.count(), ranks.own_rank(), ranks.agreed(0.5), ranks.told("word")) == (1, 0, 0.5, "word")
+    assert (ranks.count(), ranks.own_rank(), ranks.agreed(0.5), ranks.broadcast("word")) == (1, 0, 0.5, "word")

@@ -170,7 +170,7 @@ def relearn_delay(
             original, median_control, objective=objective, kind=kind, target=known_loss + delta, steps=spec.relearn_steps,
             limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
         )  # fmt: skip
-    relearner = ranks.told(relearner)
+    relearner = ranks.broadcast(relearner)
     yield
     used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
 

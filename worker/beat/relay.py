@@ -33,7 +33,7 @@ RELAY_INTERVAL = 1.0
 HAND_OVER_INTERVAL = 2.0
 """Seconds between two checks of what is due at a connected system."""
 STATUS_INTERVAL = 5.0
-"""Seconds between two checks for requests whose managers are to be told of a new status."""
+"""Seconds between two checks for requests whose managers have a new status to hear of."""
 
 OVERDUE_INTERVAL = 30.0
 """Seconds between two checks for requests that have become overdue, and for hand-overs to systems that are no longer connected."""

@@ -164,13 +164,13 @@ def test_a_failure_is_never_completed_and_a_dismissal_is_cancelled(
     body = asked()
     http.post(f"{CALLS}/requests", json=body)
     fail_job(sessions, only_job(sessions))
-    told = status(http, body)
-    assert (told["request_status"], told["extensions"]) == ("in_progress", {DOMAIN: {"state": "failed"}})
+    found = status(http, body)
+    assert (found["request_status"], found["extensions"]) == ("in_progress", {DOMAIN: {"state": "failed"}})
     with sessions() as session:
         request_id = session.scalars(select(UnlearnRequest.id)).one()
     assert http.post(f"/unlearn-requests/{request_id}:dismiss", json={"reason": "as the test wants"}).status_code == 200
-    told = status(http, body)
-    assert (told["request_status"], told["extensions"]) == ("cancelled", None)
+    found = status(http, body)
+    assert (found["request_status"], found["extensions"]) == ("cancelled", None)
 
 
 @pytest.mark.parametrize("person", [ANN, STRANGER])

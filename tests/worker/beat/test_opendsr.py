@@ -115,9 +115,9 @@ def test_each_change_is_called_back_once_and_verifies(world: World, beat: Turn, 
         assert headers["X-OpenDSR-Processor-Domain"] == DOMAIN
         verify(protocol.certificates, headers["X-OpenDSR-Signature"], body)
         assert "webhook-signature" not in headers
-    told = json.loads(seen.calls[-1][1])
-    assert told["status_callback_url"] == seen.url
-    assert (told["subject_request_id"], told["controller_id"]) == (reference, str(world.tenant_id))
+    callback = json.loads(seen.calls[-1][1])
+    assert callback["status_callback_url"] == seen.url
+    assert (callback["subject_request_id"], callback["controller_id"]) == (reference, str(world.tenant_id))
 
 
 def test_a_callback_that_is_refused_is_sent_again(world: World, beat: Turn) -> None:
