@@ -1,11 +1,9 @@
 """Rewind: go back to weights that never saw the forget set, and train from there on what remains."""
 
-from dataclasses import replace
-
 from unlearning.errors import MethodRefused, WeightsError
+from unlearning.methods.retrain import train_on_remaining
 from unlearning.specs import Rewind
-from unlearning.task import Steps, Task, map_progress
-from unlearning.training.loop import train_steps
+from unlearning.task import Steps, Task
 from unlearning.training.slices import replayed_share
 
 
@@ -35,14 +33,4 @@ def rewind(spec: Rewind, task: Task) -> Steps:
         task.checkpoint.load(task.model)
     except WeightsError as error:
         raise MethodRefused(f"The weights kept after slice {task.checkpoint.number} cannot be used: {error}") from error
-    steps = train_steps(
-        task.model,
-        task.remain,
-        task.recipe,
-        objective=task.objective,
-        seed=task.seed,
-        state=task.state,
-        after=task.checkpoint.number,
-        keep=task.keep_slice,
-    )
-    return (yield from map_progress(steps, lambda progress: replace(progress, phase="unlearn")))
+    return (yield from train_on_remaining(task, after=task.checkpoint.number))
