@@ -40,13 +40,15 @@ class MlflowRegistry(Server):
     """A tracking server with its registry.
 
     username: for HTTP Basic, with the content of `token_file` as the password. name: of the registered model; `{model}` is its name
-    here. aliases: follow the served version. experiment: has a run for each version, with its files.
+    here. aliases: follow the served version. experiment: has a run for each version, with its files. webhook_secret_file: has the
+    secret with which MLflow signs its webhooks; without it none is received.
     """
 
     username: Annotated[str, Field(min_length=1, pattern="^[^:]+$")] | None = None
     name: Annotated[str, Field(min_length=1, pattern="^[^/:]+$")] = "{model}"
     aliases: tuple[Annotated[str, Field(min_length=1, max_length=255)], ...] = ("champion",)
     experiment: Annotated[str, Field(min_length=1, max_length=500)] = "expunge"
+    webhook_secret_file: Path | None = None
 
     @property
     def withdraws(self) -> bool:
@@ -144,6 +146,14 @@ class MlflowRegistry(Server):
     def claim(self, name: str, number: str, digest: str) -> None:
         """Tag a model version with the digest of its weights, so that it is adopted when they are handed over."""
         self._post("model-versions/set-tag", name=name, version=number, key=SHA256, value=digest)
+
+    def find_model(self, name: str) -> str | None:
+        """Find which model here has a name there; None where all have the same. Raises LookupError if none has it."""
+        before, gap, after = self.name.partition("{model}")
+        model = name.removeprefix(before).removesuffix(after)
+        if name != before + model + after or bool(model) != bool(gap):
+            raise LookupError(name)
+        return model or None
 
     def _name(self, version: HandedVersion) -> str:
         return self.name.replace("{model}", version.model)

@@ -23,6 +23,7 @@ LedgerError
 │   ├── InvalidCursor
 │   ├── InvalidPlace            the log has no tree of that size, or the tree no such leaf
 │   ├── InvalidTime             a time without a zone or in the future
+│   ├── MessageExpired          a connected system's message that was sent too long ago
 │   ├── KeyRefused              an unknown, wrong, expired or revoked API key
 │   ├── IdempotencyMismatch     the key was used with another body
 │   └── Conflict                not possible in the current state
@@ -35,6 +36,7 @@ LedgerError
 │       ├── VersionRefused      an approver has refused the version
 │       ├── NotFailed           only a failed job can be retried
 │       ├── NoSubjects          no data set knows whose samples it has
+│       ├── MessageRepeated     a connected system's message has come before
 │       └── WebhookDisabled     nothing is sent to a disabled endpoint
 ├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
 ├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
@@ -135,6 +137,10 @@ class InvalidTime(Refused):
     """A time has no zone or is in the future."""
 
 
+class MessageExpired(Refused):
+    """A message of a connected system was sent too long ago, or later than now: somebody may have kept it back."""
+
+
 class KeyRefused(Refused):
     """The API key is unknown, wrong, expired or revoked. The message does not say which."""
 
@@ -181,6 +187,10 @@ class NotAwaiting(Conflict):
 
 class VersionRefused(Conflict):
     """The version was refused or purged and cannot be served, and its job cannot make another."""
+
+
+class MessageRepeated(Conflict):
+    """A message of a connected system has come before: it was recorded, or somebody replays it."""
 
 
 class WebhookDisabled(Conflict):

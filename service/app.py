@@ -8,11 +8,13 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from sqlalchemy import Engine
 
+from connectors.configuration import read_connectors
 from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
 from service import metrics
 from service.api import (
     cards,
+    connectors,
     datasets,
     health,
     jobs,
@@ -98,13 +100,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     if settings.managers is not None:
         managers.install(app, read_managers(settings.managers))
+    if settings.connectors is not None:
+        connectors.install(app, read_connectors(settings.connectors))
     if settings.opendsr is not None:
         opendsr.install(app, read_opendsr(settings.opendsr))
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
     of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests"), managers.BODY)
-    by_path = {**of_paths, **of_managers, "/console/sign-in": Bounds(MAX_FORM_BYTES)}
+    of_forms = {"/console/sign-in": Bounds(MAX_FORM_BYTES)}
+    by_path = {**of_paths, **of_managers, **of_forms, f"{connectors.PREFIX}/*": connectors.BODY}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(AccessLog, refusal=problems.unexpected())

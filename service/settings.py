@@ -91,6 +91,12 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_PUBLIC_URL",
         description="The API's public address, for its OpenAPI document.",
     )
+    connectors: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_CONNECTORS",
+        description="A TOML file of the systems to which the beat hands served versions over, such as "
+        "[model servers](integrations/README.md). The API needs it only to receive [webhooks](integrations/mlflow.md) from them.",
+    )
     opendsr: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_OPENDSR",

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import Storage
+from ledger.events.checks import delete_expired_messages
 from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
 from ledger.jobs.heartbeats import STORAGE, record_heartbeat
@@ -53,7 +54,7 @@ def record_storage_room(storage: Storage, sessions: sessionmaker[Session]) -> No
 
 
 def delete_expired_rows(sessions: sessionmaker[Session]) -> None:
-    """Delete uploads and delivery logs whose retention has ended, each in a transaction of its own."""
-    for delete in (delete_expired_uploads, delete_expired_deliveries):
+    """Delete uploads, delivery logs and messages whose retention has ended, each in a transaction of its own."""
+    for delete in (delete_expired_uploads, delete_expired_deliveries, delete_expired_messages):
         with sessions.begin() as session:
             delete(session)

@@ -1,7 +1,16 @@
 """The tables, a module for each subject. Importing any of them loads the whole schema into `Base.metadata`."""
 
 from ledger.tables.base import Base
-from ledger.tables.events import Event, HandOver, OutboxEntry, Tally, WebhookDelivery, WebhookEndpoint, WebhookTry
+from ledger.tables.events import (
+    Event,
+    HandOver,
+    OutboxEntry,
+    RequestedCheck,
+    Tally,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookTry,
+)
 from ledger.tables.jobs import Attempt, Heartbeat, Job, Report
 from ledger.tables.registry import (
     ApiKey,
@@ -51,6 +60,7 @@ __all__ = [
     "OutboxEntry",
     "ReferenceSet",
     "Report",
+    "RequestedCheck",
     "SigningKey",
     "Tally",
     "Target",

@@ -151,6 +151,20 @@ class HandOver(Base):
     created_at: Mapped[Created]
 
 
+class RequestedCheck(Base):
+    """A signed message of a connected system that something has changed there, so that it is checked at once."""
+
+    __tablename__ = "requested_checks"
+    __table_args__ = (Index("ix_requested_checks_waiting", "connector", postgresql_where=text("taken_at IS NULL")),)
+    connector: Mapped[str] = mapped_column(primary_key=True)
+    # The system's own ID of the message: what comes twice is a replay.
+    delivery_id: Mapped[str] = mapped_column(primary_key=True)
+    # The model that it is about; NULL for any.
+    model: Mapped[str | None]
+    received_at: Mapped[Created]
+    taken_at: Mapped[datetime | None]
+
+
 class Tally(Base):
     """A count of events whose rows are deleted in time, so that a counter never decreases."""
 

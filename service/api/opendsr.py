@@ -23,6 +23,7 @@ from service.api.managers import record_managed_request
 from service.api.webhooks import WebhookUrl
 from service.http import problems
 from service.http.authentication import ApiRoute, Reader, Writer
+from service.http.bodies import RawBody
 from service.http.fields import Moment, Subject
 from service.http.sessions import Ledger
 
@@ -108,17 +109,12 @@ def _with_error(problem: Response) -> Response:
 router = APIRouter(route_class=SignedRoute, prefix=opendsr.PREFIX, include_in_schema=False)
 
 
-async def _raw_body(request: Request) -> bytes:
-    return await request.body()
-
-
 def _protocol(request: Request) -> OpenDsr:
     protocol: OpenDsr = request.app.state.opendsr
     return protocol
 
 
 Protocol = Annotated[OpenDsr, Depends(_protocol)]
-RawBody = Annotated[bytes, Depends(_raw_body)]
 
 
 @router.get("/discovery")

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, fail_after
-from fastapi import Request
+from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import Headers
@@ -117,6 +117,14 @@ class JsonRequest(Request):
         limiter: CapacityLimiter = self.app.state.parsing
         async with limiter:
             return await run_in_threadpool(parse_and_validate, body, self._model)
+
+
+async def _raw_body(request: Request) -> bytes:
+    return await request.body()
+
+
+RawBody = Annotated[bytes, Depends(_raw_body)]
+"""The bytes of a body as they came, for a route that checks or repeats a signature."""
 
 
 def parse(body: bytes) -> Any:

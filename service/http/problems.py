@@ -12,6 +12,7 @@ ServiceError
 ├── InvalidLine            the caller's: a line of an uploaded list is not a sample ID
 ├── TooManyCalls           the caller's: more calls than its key, or its address without a key, may make
 ├── CrossSite              another site's: a form of the console that was sent from elsewhere
+├── SignatureRefused       another system's: its message is not signed as it must be
 └── NotReady               transient: the database or the broker does not answer
 
 `PROBLEMS` maps these, and the ledger's errors, to what the caller gets.
@@ -122,6 +123,10 @@ class CrossSite(ServiceError):
     """A form of the console was sent from another site."""
 
 
+class SignatureRefused(ServiceError):
+    """The message of another system is not signed with the secret or the key that the operator has declared."""
+
+
 class NotReady(ServiceError):
     """Something that the service depends on does not answer, or is full; `checks` says what, by name."""
 
@@ -177,6 +182,7 @@ NOT_READY = ProblemType("not-ready", 503, "The service is not ready")
 PROBLEMS: dict[type[Exception], ProblemType] = {
     errors.KeyRefused: ProblemType("unauthenticated", 401, "An API key is needed"),
     CrossSite: ProblemType("cross-site", 403, "The form came from another site"),
+    SignatureRefused: ProblemType("signature-refused", 403, "The signature is missing or wrong"),
     ScopeMissing: ProblemType("scope-missing", 403, "The API key lacks a scope"),
     errors.NotFound: ProblemType("not-found", 404, "Not found"),
     errors.UnknownDataset: ProblemType("unknown-dataset", 404, "There is no such dataset"),

@@ -4,92 +4,30 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 from sqlalchemy import URL
 
 from connectors.configuration import HandOverFailed
 from connectors.mlflow import MlflowRegistry, identify
 from expunge.operator.mlflow import fetch_from_mlflow
-from expunge.stack.broker import free_port
 from ledger.events.hand_overs import HandedVersion
 from tests.connectors.proxy import Proxy, proxy_of
 from tests.connectors.test_model_server import VERSION
-from tests.fixtures.postgresql import database
-from tests.fixtures.waiting import await_that
+from tests.fixtures.mlflow import MLFLOW, QUIET, Registry, mlflow_server, needs_mlflow
 
-MLFLOW = shutil.which("mlflow")
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(MLFLOW is None, reason="mlflow is not installed")]
-
-
-class Registry:
-    """A running server: its address, its database, the folder of its artifacts."""
-
-    def __init__(self, url: str, store: str, artifacts: Path) -> None:
-        self.url, self.store, self.artifacts = url, store, artifacts
-        self.http = httpx.Client(base_url=f"{url}/api/2.0/mlflow/", timeout=60, trust_env=False)
-
-    def get(self, path: str, **query: str) -> Any:
-        return self.http.get(path, params=query).json()
-
-    def post(self, path: str, **body: object) -> Any:
-        answer = self.http.post(path, json=body)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def versions(self, name: str) -> dict[str, dict[str, str]]:
-        found = self.get("model-versions/search", filter=f"name = '{name}'").get("model_versions", ())
-        return {one["version"]: {tag["key"]: tag["value"] for tag in one.get("tags", ())} for one in found}
-
-    def aliases(self, name: str) -> dict[str, str]:
-        found = self.get("registered-models/get", name=name)["registered_model"].get("aliases", ())
-        return {one["alias"]: one["version"] for one in found}
-
-    def files(self) -> set[str]:
-        return {path.name for path in self.artifacts.rglob("*") if path.is_file()}
-
-    def runs(self, version: HandedVersion) -> list[Any]:
-        experiment = self.get("experiments/get-by-name", experiment_name="expunge")["experiment"]["experiment_id"]
-        chosen = f"tags.`expunge.id` = '{identify(version)}'"
-        found = self.post("runs/search", experiment_ids=[experiment], filter=chosen, run_view_type="ALL")
-        return list(found.get("runs", ()))
+pytestmark = needs_mlflow
 
 
 @pytest.fixture(scope="module")
 def registry(postgresql: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """The server of the command `mlflow`, which may come from another virtual environment."""
-    assert MLFLOW is not None
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    with database(postgresql) as url, (folder / "server.log").open("wb") as log:
-        store = url.render_as_string(hide_password=False)
-        command = [MLFLOW, "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", store, "--artifacts-destination", str(folder / "artifacts")]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **QUIET, "PYTHONPATH": ""})
-        found = Registry(f"http://127.0.0.1:{port}", store, folder / "artifacts")
-        try:
-            await_that(lambda: is_up(found), "MLflow's server")
-            yield found
-        finally:
-            found.http.close()
-            server.terminate()
-            server.wait()
-
-
-def is_up(registry: Registry) -> bool:
-    try:
-        return registry.http.get(f"{registry.url}/health").status_code == 200
-    except httpx.HTTPError:
-        return False
+    with mlflow_server(postgresql, tmp_path_factory.mktemp("mlflow")) as registry:
+        yield registry
 
 
 @pytest.fixture

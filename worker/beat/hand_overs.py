@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import Connector, HandOverFailed
 from connectors.storage import Storage, StorageError
+from ledger.events.checks import take_requested_checks
 from ledger.events.hand_overs import HandedVersion, plan_hand_overs, record_failure, record_success, take_hand_over
 from ledger.states import HandOverState
 from unlearning.errors import WeightsError
@@ -30,6 +31,7 @@ def deliver_hand_overs(sessions: sessionmaker[Session], connector: Connector, *,
             concerns=connector.concerns,
             withdraws=connector.system.withdraws,
         )
+        take_requested_checks(session, connector.name)
     while True:
         with sessions.begin() as session:
             taken = take_hand_over(session, connector.name)
