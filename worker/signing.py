@@ -22,10 +22,9 @@ from ledger.transparency.log import place_leaves, sign_checkpoint
 from ledger.transparency.signing_keys import usable_signing_keys
 from report.canonical import canonical_json
 from report.document import Document, Model
-from verifier.dsse import envelope
 from verifier.keys import key_id, pem
 from verifier.log import TreeHead, sign_note
-from verifier.statement import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE
+from verifier.statement import PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, envelope
 from worker.failures import NoSigningKey
 from worker.settings import Settings
 

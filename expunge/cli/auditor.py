@@ -15,8 +15,7 @@ import typer
 
 from expunge import client
 from expunge.cli.caller import open_client
-from expunge.cli.console import out
-from expunge.cli.options import Key, Url
+from expunge.cli.console import Key, Url, out
 from expunge.errors import LogNotProven
 from verifier.checking import format_outcome, verify_files
 from verifier.errors import Mismatch, NotProven

@@ -11,8 +11,7 @@ import httpx
 import typer
 
 from expunge import client
-from expunge.cli.console import ProgressDisplay, notes, out, read_ids
-from expunge.cli.options import Key, Url
+from expunge.cli.console import Key, ProgressDisplay, Url, notes, out, read_ids
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import parse_sample_key, sample_digest, subject_digest

@@ -1,10 +1,14 @@
-"""Where commands write: results to standard output, progress and remarks to standard error."""
+"""What commands share: their options and arguments, and where they write.
+
+Results go to standard output, progress and remarks to standard error.
+"""
 
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
 import typer
 from rich.console import Console
@@ -126,3 +130,27 @@ def read_ids(lines: Iterable[str] | None, *, name: str = "sample ID") -> Iterato
             raise typer.BadParameter(f"The {name} on line {number} {fault}.") from None
         if found is not None:
             yield found
+
+
+Workload = Annotated[
+    str,
+    typer.Argument(metavar="MODULE:FACTORY", help="The workload, e.g. examples.digits:workload.", show_default=False),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        envvar="EXPUNGE_DATA",
+        help="The stack's data folder. Default: .expunge if the current folder has one, else ~/.local/share/expunge.",
+    ),
+]
+Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", envvar="EXPUNGE_URL", help="The API's address. Default: the stack that runs on this machine."
+    ),
+]
+Key = Annotated[
+    str, typer.Option("--key", envvar="EXPUNGE_API_KEY", prompt="API key", hide_input=True, help="The API key.")
+]

@@ -6,8 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from expunge.cli.console import notes, out
-from expunge.cli.options import DataDir, Tenant
+from expunge.cli.console import DataDir, Tenant, notes, out
 from expunge.stack.folder import default_folder
 
 
@@ -24,8 +23,8 @@ def copies(
     With --delete the weights of old versions that know erased people are deleted from the storage, however young they are. The
     beat then deletes them at the connected systems that can. What is left to you is listed at the end.
     """
-    from expunge.operator.copies import delete_copies, find_copies
     from expunge.operator.deployment import find_deployment
+    from expunge.operator.retention import delete_copies, find_copies
 
     deployment = find_deployment(data_dir or default_folder())
     found = find_copies(deployment, model=name, tenant=tenant)

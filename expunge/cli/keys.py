@@ -8,8 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from expunge.cli.console import notes, out
-from expunge.cli.options import DataDir, Tenant
+from expunge.cli.console import DataDir, Tenant, notes, out
 from expunge.stack.folder import Folder, default_folder
 
 api_keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")

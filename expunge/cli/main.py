@@ -88,7 +88,7 @@ for panel, commands in COMMANDS.items():
 
 def main() -> None:
     """Run the command. An expected error prints its message and ends with status 1, without a traceback."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is imported; see expunge.stack.services.PASSIVE.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # Before torch is imported; see expunge.stack.stack.PASSIVE.
     try:
         app(prog_name="expunge")
     except ExpungeError as error:

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Column, Table
 
-from expunge.cli.console import ProgressDisplay, notes, out, read_ids
-from expunge.cli.options import DataDir, Tenant, Workload
+from expunge.cli.console import DataDir, ProgressDisplay, Tenant, Workload, notes, out, read_ids
 from expunge.stack.folder import default_folder
 from report.formatting import duration
 

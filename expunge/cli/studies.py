@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from expunge.cli.console import ProgressDisplay, notes, out, read_ids
+from expunge.cli.console import ProgressDisplay, Workload, notes, out, read_ids
 from expunge.cli.operator import allowed_workloads
-from expunge.cli.options import Workload
 
 if TYPE_CHECKING:
     from unlearning.audit.attacks.findings import ReferenceFindings
@@ -37,9 +36,9 @@ def tune(
     The share is chosen at random; nobody need have asked to be forgotten. Lower scores are better. The search uses neither the
     test set nor the audit's attacks. Use the result as in `expunge register … --method "$(expunge tune …)"`.
     """
-    from expunge.operator import tuning
+    from expunge.operator import studies
 
-    found = tuning.tune(
+    found = studies.tune(
         workload,
         allowed=allowed_workloads(),
         weights=weights,
@@ -93,7 +92,7 @@ def audit(
     These attacks can recognise single samples that a job's audit misses. They cost dozens of trainings; the command first
     estimates the time and asks. Status 1 if you decline.
     """
-    from expunge.operator.audit import Files, audit_files
+    from expunge.operator.studies import Files, audit_files
     from unlearning.specs.audit import ReferenceSpec
     from unlearning.task import Progress
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from expunge.cli.console import ProgressDisplay, notes, out
-from expunge.cli.options import DataDir, Tenant
+from expunge.cli.console import DataDir, ProgressDisplay, Tenant, notes, out
 from expunge.stack.folder import default_folder
 
 if TYPE_CHECKING:

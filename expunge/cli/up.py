@@ -11,8 +11,7 @@ import typer
 from rich.panel import Panel
 from rich.table import Table
 
-from expunge.cli.console import ProgressDisplay, notes, out
-from expunge.cli.options import DataDir
+from expunge.cli.console import DataDir, ProgressDisplay, notes, out
 from expunge.stack.folder import default_folder
 
 if TYPE_CHECKING:

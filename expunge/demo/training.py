@@ -17,8 +17,7 @@ from expunge.demo.table import Figures
 from expunge.errors import DemoFailed
 from expunge.operator.registration import read_details
 from expunge.stack.process import Child, Program, start, tail
-from expunge.stack.services import PASSIVE
-from expunge.stack.stack import stop_all
+from expunge.stack.stack import PASSIVE, stop_all
 from unlearning.audit.measures import measure
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, split_held_out

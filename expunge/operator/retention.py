@@ -1,4 +1,6 @@
-"""What a deployment keeps: delete old weights, unused files and links from a person to the log; go on after a restore."""
+"""What a deployment keeps: delete old weights and their copies, unused files, and links from a person to the log; go on after a
+restore.
+"""
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -8,11 +10,18 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from connectors.storage import Storage
-from expunge.errors import RestoreRefused
+from expunge.errors import CopiesRefused, RestoreRefused
 from expunge.operator.deployment import Deployment, open_database
-from ledger.errors import UnknownEntry
+from ledger.errors import Refused, UnknownEntry
 from ledger.registry.access import ensure_tenant
-from ledger.registry.retention import SupersededVersion, list_superseded, mark_purged, needed_files
+from ledger.registry.retention import (
+    SupersededVersion,
+    VersionCopies,
+    list_copies,
+    list_superseded,
+    mark_purged,
+    needed_files,
+)
 from ledger.sample_ids import sample_digest
 from ledger.tables import Event
 from ledger.transparency import commitments
@@ -108,3 +117,56 @@ def begin_restored_log(database_url: str) -> Restored:
         except UnknownEntry as error:
             raise RestoreRefused(f"Nothing was changed: {error}.") from error
         return Restored(before=before, after=after, ends_at=session.scalar(select(func.max(Event.at))))
+
+
+NO_AGE = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offboarding:
+    """A model's versions with their copies, and which of the weights that know erased people Expunge may delete now."""
+
+    versions: list[VersionCopies]
+    deletable: Purgeable
+
+    @property
+    def left(self) -> list[str]:
+        """What the operator has to do: a sentence for each copy that knows erased people and that Expunge cannot delete."""
+        deletable = {version.version_id for version in self.deletable.versions}
+        found = []
+        for version in self.versions:
+            if not version.knows:
+                continue
+            if version.purged_at is None and version.version_id not in deletable:
+                found.append(
+                    f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
+                )
+            for handed in version.handed:
+                if not handed.is_gone:
+                    place = f" ({handed.place})" if handed.place else ""
+                    found.append(
+                        f"Version {version.number} may be at {handed.connector}{place}: {handed.state}. Delete it there."
+                    )
+            for fetched in version.fetched:
+                found.append(
+                    f"Version {version.number} was fetched with the key {fetched.key} ({fetched.name}), "
+                    f"last on {fetched.last:%Y-%m-%d %H:%M} UTC. Ask its owner to delete it."
+                )
+        return found
+
+
+def find_copies(deployment: Deployment, *, model: str, tenant: str = "default") -> Offboarding:
+    """List a model's copies; change nothing. Raises CopiesRefused."""
+    try:
+        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+            versions = list_copies(session, tenant_id=ensure_tenant(session, tenant), model=model)
+            knowing = {version.version_id for version in versions if version.knows}
+            superseded = list_superseded(session, older_than=NO_AGE)
+    except Refused as error:
+        raise CopiesRefused(f"{error}.") from error
+    return Offboarding(versions, Purgeable([each for each in superseded if each.version_id in knowing], []))
+
+
+def delete_copies(deployment: Deployment, found: Offboarding) -> Purged:
+    """Delete the weights that know erased people, with all versions in the storage. Systems that can delete follow by the beat."""
+    return purge(deployment, found.deletable, older_than=NO_AGE)

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import delete, exists, func, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now
+from ledger.db import now, read_page
 from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
 from ledger.metrics import increment_tally
-from ledger.paging import read_page
 from ledger.states import DeliveryState, DisabledReason, TryOutcome, WebhookProtocol
 from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
 
@@ -48,6 +48,9 @@ BATCH_SIZE = 10
 
 TALLY = "webhook_deliveries"
 """The name of the tally of tries, by outcome."""
+
+OPENDSR_STATUS = "opendsr.status"
+"""The type under which the log of deliveries has a status callback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,31 @@ class Try:
     outcome: TryOutcome
     status: int | None
     seconds: float
+
+
+def queue_callback(session: Session, *, tenant_id: UUID, url: str, body: str) -> None:
+    """Write the delivery of an OpenDSR status callback to an address that a request named.
+
+    The address becomes an endpoint of its own kind. One that was disabled because it failed is tried anew; one that an admin has
+    disabled gets nothing.
+    """
+    mine = {"tenant_id": tenant_id, "url": url, "protocol": WebhookProtocol.OPENDSR}
+    made = insert(WebhookEndpoint).values(
+        **mine, types=[], description="OpenDSR status callbacks", id=uuid4(), generation=1
+    )
+    session.execute(made.on_conflict_do_nothing())
+    # The lock only prevents deletion, until the delivery is written.
+    found = select(WebhookEndpoint).filter_by(**mine).with_for_update(key_share=True)
+    endpoint = session.scalars(found.execution_options(populate_existing=True)).one()
+    if endpoint.disabled_reason == DisabledReason.BY_CALLER:
+        return
+    endpoint.disabled_at = endpoint.disabled_reason = None
+    session.add(
+        WebhookDelivery(
+            endpoint_id=endpoint.id, message_id=uuid4(), type=OPENDSR_STATUS, body=body, next_try_at=now(session)
+        )
+    )
+    session.flush()
 
 
 def take_batch(session: Session) -> Batch | None:

@@ -1,5 +1,8 @@
-"""Jobs: read them, with their attempts."""
+"""Jobs: read them, with their attempts and their reports."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 from uuid import UUID
@@ -8,11 +11,11 @@ from sqlalchemy import Select, bindparam, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
-from ledger.errors import UnknownJob
-from ledger.paging import read_page
-from ledger.states import JobState, RequestState
+from ledger.db import read_page
+from ledger.errors import UnknownJob, UnknownReport
+from ledger.states import JobState, RequestState, Verdict
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from ledger.tables.samples import request_samples, training_samples
+from ledger.tables.samples import erased_samples, request_samples, training_samples
 
 
 @cache
@@ -115,3 +118,58 @@ def list_attempts(session: Session, *, tenant_id: UUID, job_id: UUID) -> list[re
     find_job(session, tenant_id=tenant_id, job_id=job_id)
     attempts = session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number))
     return [resources.Attempt.model_validate(attempt) for attempt in attempts]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReport:
+    """A report. `body` is the JSON that was published, `sha256` its digest, `statement` the signed envelope about it."""
+
+    id: UUID
+    sha256: str
+    body: Mapping[str, Any]
+    statement: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSummary:
+    """A report in a list: which model and version it is about, what it found, and of how many forgotten samples."""
+
+    id: UUID
+    job_id: UUID
+    model: str
+    version: int
+    verdict: Verdict
+    samples: int
+    signed: bool
+    created_at: datetime
+
+
+def list_reports(session: Session, *, tenant_id: UUID, limit: int) -> list[ReportSummary]:
+    """List a tenant's newest reports."""
+    forgotten = select(func.count()).where(erased_samples.c.version_id == Report.version_id).scalar_subquery()
+    chosen = (
+        select(
+            Report.id,
+            Report.job_id,
+            Model.name.label("model"),
+            ModelVersion.number.label("version"),
+            Report.verdict,
+            forgotten.label("samples"),
+            Report.statement.is_not(None).label("signed"),
+            Report.created_at,
+        )
+        .join(ModelVersion, ModelVersion.id == Report.version_id)
+        .join(Model, Model.id == ModelVersion.model_id)
+        .where(Report.tenant_id == tenant_id)
+        .order_by(Report.created_at.desc(), Report.id)
+        .limit(limit)
+    )
+    return [ReportSummary(**row._mapping) for row in session.execute(chosen)]
+
+
+def get_report(session: Session, *, tenant_id: UUID, report_id: UUID) -> StoredReport:
+    """Read one report. Raises UnknownReport."""
+    report = session.scalar(select(Report).where(Report.id == report_id, Report.tenant_id == tenant_id))
+    if report is None:
+        raise UnknownReport(f"there is no report {report_id}")
+    return StoredReport(id=report.id, sha256=report.sha256, body=report.body, statement=report.statement)

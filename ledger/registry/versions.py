@@ -1,7 +1,11 @@
-"""Versions: register a retrained one, and choose the served one. A version that knows erased samples is refused."""
+"""Versions: register a retrained one, choose the served one, and read what each has forgotten and who has fetched which.
 
-from collections.abc import Iterable, Mapping, Sequence
+A version that knows erased samples is refused.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,13 +14,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.errors import ModelBusy, SamplesErased, UnknownVersion, VersionRefused
+from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import list_versions, lock_model, set_checkpoints, to_version
+from ledger.registry.models import get_model, list_versions, lock_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
-from ledger.tables import Job, Model, ModelVersion, Report
+from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
 
@@ -137,3 +141,129 @@ def list_version_summaries(session: Session, *, tenant_id: UUID, model: str) -> 
         VersionSummary(version=version, samples=samples.get(version.id, 0), verdict=verdicts.get(version.id))
         for version in versions
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A version, and how it was made.
+
+    samples: how many it was made to forget. predecessor: the version it was made from. A trained version has 0 and none of them, no
+    method, verdict and report. knows_erased: whether it knows samples that were erased since. purged_at: when its weights were
+    deleted here.
+    """
+
+    number: int
+    kind: VersionKind
+    weights_sha256: str
+    samples: int
+    predecessor: int | None
+    method: str | None
+    verdict: Verdict | None
+    report_id: UUID | None
+    report_sha256: str | None
+    knows_erased: bool
+    purged_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A model with its served version, and the versions before and beside it, oldest first."""
+
+    model: resources.Model
+    versions: tuple[Made, ...]
+
+    @property
+    def lineage(self) -> tuple[Made, ...]:
+        """The served version with those that it was made from, back to a trained one, oldest first."""
+        return tuple(reversed([*self._walk()]))
+
+    def _walk(self) -> Iterator[Made]:
+        by_number = {made.number: made for made in self.versions}
+        number: int | None = self.model.version.number
+        while number is not None:
+            made = by_number[number]
+            yield made
+            number = made.predecessor
+
+
+def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
+    """Read a model's history. Counts and digests, nothing of a sample. Raises UnknownModel."""
+    found = get_model(session, tenant_id=tenant_id, name=model)
+    base = select(ModelVersion.number).where(ModelVersion.id == Job.base_version_id).correlate(Job).scalar_subquery()
+    forgotten = select(func.count()).where(erased_samples.c.version_id == ModelVersion.id).correlate(ModelVersion)
+    chosen = (
+        select(ModelVersion, forgotten.scalar_subquery(), base, Job, Report)
+        .join(Model, Model.id == ModelVersion.model_id)
+        .outerjoin(Job, Job.id == ModelVersion.job_id)
+        .outerjoin(Report, Report.version_id == ModelVersion.id)
+        .where(Model.id == found.id)
+        .order_by(ModelVersion.number)
+    )
+    versions = tuple(
+        Made(
+            number=version.number,
+            kind=version.kind,
+            weights_sha256=version.weights_sha256,
+            samples=samples,
+            predecessor=before,
+            method=None if job is None else str(job.method["kind"]),
+            verdict=None if report is None else report.verdict,
+            report_id=None if report is None else report.id,
+            report_sha256=None if report is None else report.sha256,
+            knows_erased=version.knows_erased,
+            purged_at=version.purged_at,
+            created_at=version.created_at,
+        )
+        for version, samples, before, job, report in session.execute(chosen)
+    )
+    return History(model=found, versions=versions)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedWeights:
+    """The weights that a model serves now. path: the name of their file in the storage."""
+
+    version_id: UUID
+    version: int
+    sha256: str
+    path: str
+
+
+def get_served_version(session: Session, *, tenant_id: UUID, model: str) -> resources.ServedVersion:
+    """Read which version a model serves, and what its audit found. Raises UnknownModel."""
+    found = (
+        select(ModelVersion, Report.id, Report.verdict)
+        .join(Model, Model.served_version_id == ModelVersion.id)
+        .outerjoin(Report, Report.version_id == ModelVersion.id)
+        .where(Model.tenant_id == tenant_id, Model.name == model)
+    )
+    row = session.execute(found).one_or_none()
+    if row is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    version, report_id, verdict = row
+    return resources.ServedVersion(
+        model=model,
+        version=version.number,
+        weights_sha256=version.weights_sha256,
+        report_id=report_id,
+        verdict=verdict,
+        created_at=version.created_at,
+    )
+
+
+def find_served_weights(session: Session, *, tenant_id: UUID, model: str) -> ServedWeights:
+    """Find the weights that a model serves. Raises UnknownModel."""
+    found = select(ModelVersion).join(Model, Model.served_version_id == ModelVersion.id)
+    version = session.scalar(found.where(Model.tenant_id == tenant_id, Model.name == model))
+    if version is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    return ServedWeights(
+        version_id=version.id, version=version.number, sha256=version.weights_sha256, path=version.weights_path
+    )
+
+
+def record_fetch(session: Session, *, version_id: UUID, key_id: UUID) -> None:
+    """Record that the weights of a version are sent to the owner of an API key."""
+    session.add(WeightFetch(version_id=version_id, key_id=key_id))
+    session.flush()

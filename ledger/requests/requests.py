@@ -10,8 +10,8 @@ from sqlalchemy import ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
+from ledger.db import read_page
 from ledger.errors import UnknownRequest
-from ledger.paging import read_page
 from ledger.states import RequestState, SampleOutcome, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from ledger.tables.samples import request_datasets, request_samples

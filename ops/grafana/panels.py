@@ -1,4 +1,4 @@
-"""The kinds of panels, so that a dashboard is a table of panels and queries.
+"""The kinds of panels and of PromQL queries, so that a dashboard is a table of them; and panels that several dashboards have.
 
 A panel's queries are pairs of PromQL and legend.
 """
@@ -128,3 +128,59 @@ def listing(title: str, text: str, *queries: tuple[str, str], seconds: tuple[str
     for column in seconds:
         panel = panel.override_by_name(column, [DynamicConfigValue(id_val="unit", value="s")])
     return panel
+
+
+CHOSEN = 'tenant=~"$tenant", model=~"$model", method=~"$method"'
+"""The series of the tenants, models and methods chosen above the dashboard."""
+
+
+def mean(metric: str, by: str = "", *, chosen: str = "", window: str = "$window") -> str:
+    """Compute the mean of a histogram's values over a window; empty without values."""
+    over = f"sum by ({by})" if by else "sum"
+    total, count = (f"{over} (increase({metric}_{part}{{{chosen}}}[{window}]))" for part in ("sum", "count"))
+    return f"{total} / ({count} > 0)"
+
+
+def all_time_mean(metric: str, by: str, *, chosen: str = "") -> str:
+    """Compute the mean of all values of a histogram."""
+    return f"sum by ({by}) ({metric}_sum{{{chosen}}}) / (sum by ({by}) ({metric}_count{{{chosen}}}) > 0)"
+
+
+def quantile(
+    share: float, metric: str, by: str = "", *, chosen: str = "", window: str = "$window", of: str = "increase"
+) -> str:
+    """Estimate a quantile from the histogram's buckets."""
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({share}, sum by ({labels}) ({of}({metric}_bucket{{{chosen}}}[{window}])))"
+
+
+def spread(metric: str, by: str = "", *, chosen: str = "") -> tuple[tuple[str, str], tuple[str, str]]:
+    """Build two queries with their legends: median and 95th percentile over the window."""
+    of_which = "".join(f"{{{{{label}}}}} · " for label in by.split(", ") if label)
+    middle, high = (quantile(share, metric, by, chosen=chosen) for share in (0.5, 0.95))
+    return (middle, f"{of_which}median"), (high, f"{of_which}95 %")
+
+
+def jobs_running() -> Builder:
+    """Show how many jobs workers run."""
+    return number("Jobs running", "Jobs that a worker runs.", "expunge:jobs_held:sum")
+
+
+def failed_jobs() -> Builder:
+    """Show how many jobs need a retry."""
+    return number(
+        "Failed jobs",
+        "They ended and left requests unserved: retry them, or withdraw or dismiss the requests.",
+        'sum(expunge_jobs_unserved{tenant=~"$tenant"})',
+        bad_from=0.5,
+    )
+
+
+def next_deadline() -> Builder:
+    """Show the time until the next legal deadline."""
+    return number(
+        "Next deadline in",
+        "Until the first unserved request is due, of all tenants.",
+        "expunge_earliest_deadline_timestamp_seconds - time()",
+        unit="s",
+    )

@@ -9,7 +9,7 @@ from uuid import NAMESPACE_URL, uuid5
 from fastapi import APIRouter, Request, Response
 
 from ledger.db import now
-from ledger.registry.history import History, Made, read_history
+from ledger.registry.versions import History, Made, read_history
 from ledger.states import VersionKind
 from service.http.authentication import ApiRoute, Reader
 from service.http.fields import Name

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ledger.errors import UnknownReport
-from ledger.jobs.reports import StoredReport, get_report
+from ledger.jobs.jobs import StoredReport, get_report
 from ledger.registry.access import Scope
 from ledger.sample_ids import sample_digest
 from ledger.transparency.commitments import prove_inclusion

@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from connectors.storage import Storage
 from ledger.errors import NotFound
-from ledger.registry.serving import ServedWeights, find_served_weights, get_served_version, record_fetch
+from ledger.registry.versions import ServedWeights, find_served_weights, get_served_version, record_fetch
 from ledger.resources import ServedVersion
 from service.http.authentication import ApiRoute, WeightsReader
 from service.http.caching import NOT_CHANGED, conditional, matches

@@ -11,16 +11,14 @@ from fastapi.responses import RedirectResponse
 from ledger.db import now
 from ledger.errors import KeyRefused, UnknownReport
 from ledger.events.timeline import list_job_events, list_request_events
-from ledger.jobs.jobs import get_job, list_attempts, list_jobs
-from ledger.jobs.reports import get_report, list_reports
+from ledger.jobs.jobs import get_job, get_report, list_attempts, list_jobs, list_reports
 from ledger.registry.access import Scope, authenticate
 from ledger.registry.models import get_model, list_models
 from ledger.registry.versions import list_version_summaries
 from ledger.requests.requests import get_request, list_requests
 from ledger.states import RequestState
 from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
-from service.console.formatting import is_ended
-from service.console.rendering import PageRoute, page, script, style
+from service.console.rendering import PageRoute, is_ended, page, script, style
 from service.console.sign_in import (
     Reader,
     ReportReader,

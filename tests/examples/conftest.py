@@ -11,8 +11,7 @@ from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import Deployment
-from ledger.jobs.jobs import get_job
-from ledger.jobs.reports import get_report
+from ledger.jobs.jobs import get_job, get_report
 from ledger.registry.access import ensure_tenant
 from ledger.requests.submission import submit
 from ledger.resources import Job

@@ -4,7 +4,7 @@ from alembic import command
 from sqlalchemy import create_engine, pool
 
 from ledger.db import make_sessions, normalise_url
-from ledger.events.messages import queue_callback
+from ledger.events.deliveries import queue_callback
 from ledger.events.webhooks import add_webhook, list_webhooks
 from ledger.states import WebhookProtocol
 from migrations.commands import configuration, upgrade

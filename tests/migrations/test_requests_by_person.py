@@ -11,7 +11,7 @@ from ledger.requests.submission import submit
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import digests, make_world
-from tests.ledger.requests.test_matching import assign, people
+from tests.ledger.requests.test_submission import assign, people
 
 BEFORE = "0025"
 

@@ -5,8 +5,8 @@ from sqlalchemy import create_engine, pool
 
 from ledger.db import make_sessions, normalise_url
 from ledger.registry.access import issue_key
-from ledger.registry.copies import list_copies
-from ledger.registry.serving import find_served_weights, record_fetch
+from ledger.registry.retention import list_copies
+from ledger.registry.versions import find_served_weights, record_fetch
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import make_world
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from expunge.stack import services
+from expunge.stack import stack
 from expunge.stack.broker import free_port
 from expunge.stack.folder import Folder
 from tests.fixtures.waiting import await_that
@@ -106,7 +106,7 @@ def test_the_embedded_stack_runs_the_commands_of_the_images(tmp_path: Path) -> N
         list(map(str, json.loads(re.findall(r"^CMD (\[.*\])$", stage, flags=re.MULTILINE)[-1])))
         for stage in (API, (ROOT / "Dockerfile").read_text().split(" AS worker\n")[1])
     )
-    assert options(services.api(folder, {}, host="127.0.0.1", port=8000).command) == options(api)
-    assert options(services.worker(folder, {}).command) == options(worker)
+    assert options(stack.api(folder, {}, host="127.0.0.1", port=8000).command) == options(api)
+    assert options(stack.worker(folder, {}).command) == options(worker)
     beat = compose()["services"]["beat"]["command"]
-    assert set(options(services.beat(folder, {}).command)) == set(options(beat))
+    assert set(options(stack.beat(folder, {}).command)) == set(options(beat))

@@ -1,9 +1,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from ledger.jobs.heartbeats import worker_last_seen
+from tests.worker.conftest import Bench
+from worker import app
 from worker.settings import Settings
 
 ENVIRONMENT = {
@@ -68,3 +72,29 @@ def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:
     )
     assert "must be 64 hex digits" in result.stderr
     assert "abcdef" not in result.stderr
+
+
+def test_a_worker_is_seen_and_cleans_up_even_if_it_cannot_sign_the_log(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its parent process, whatever its child does: a busy or hanging one holds up nothing of it."""
+    done: list[str] = []
+
+    def fails(*_: object) -> None:
+        raise PermissionError
+
+    def note(name: str) -> Callable[..., None]:
+        def called(*_: object) -> None:
+            done.append(name)
+
+        return called
+
+    monkeypatch.setattr(app, "sign_log", fails)
+    for name in ("delete_finished_checkpoints", "record_storage_room"):
+        monkeypatch.setattr(app, name, note(name))
+    app.keep_house(bench.sessions, bench.settings)
+    assert done == ["delete_finished_checkpoints", "record_storage_room"]
+    with bench.sessions() as session:
+        assert worker_last_seen(session) is not None
+    app.keep_house(bench.sessions, bench.settings)
+    assert len(done) == 2  # another worker has just done it

@@ -13,8 +13,7 @@ from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
-from ledger.jobs.jobs import list_attempts
-from ledger.jobs.reports import get_report
+from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.references import find_references
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest

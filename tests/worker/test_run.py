@@ -22,8 +22,7 @@ from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
-from ledger.jobs.jobs import list_attempts
-from ledger.jobs.reports import get_report
+from ledger.jobs.jobs import get_report, list_attempts
 from ledger.metrics import STAGES
 from ledger.registry.versions import promote
 from ledger.resources import Attempt, Version

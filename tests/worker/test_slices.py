@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from expunge.operator.training import train_workload
-from ledger.jobs.reports import get_report
+from ledger.jobs.jobs import get_report
 from ledger.registry.models import get_model
 from ledger.states import JobState
 from tests.worker.conftest import Bench

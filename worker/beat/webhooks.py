@@ -11,8 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
 from connectors.opendsr import MANAGER, OpenDsr
-from ledger.events.deliveries import Batch, Delivery, Try, record_try, release_batch, take_batch
-from ledger.events.messages import queue_callback
+from ledger.events.deliveries import Batch, Delivery, Try, queue_callback, record_try, release_batch, take_batch
 from ledger.events.webhooks import webhook_secret
 from ledger.requests.managed import take_changes
 from ledger.states import TryOutcome, WebhookProtocol

@@ -1,7 +1,6 @@
 """The dashboard of the platform."""
 
-from ops.grafana.panels import Rows, graph, number
-from ops.grafana.queries import quantile
+from ops.grafana.panels import Rows, graph, number, quantile
 
 
 def platform() -> Rows:

@@ -1,8 +1,17 @@
 """The dashboard of requests and deadlines."""
 
-from ops.grafana.boards.overview import failed_jobs, jobs_running, next_deadline
-from ops.grafana.panels import Rows, coloured, graph, listing, number
-from ops.grafana.queries import mean, spread
+from ops.grafana.panels import (
+    Rows,
+    coloured,
+    failed_jobs,
+    graph,
+    jobs_running,
+    listing,
+    mean,
+    next_deadline,
+    number,
+    spread,
+)
 
 OPEN = 'state=~"received|scheduled|running|verifying"'
 UNSERVED = 'expunge_requests_unserved{tenant=~"$tenant", due="%s"}'

@@ -1,8 +1,19 @@
 """The dashboard of unlearning time."""
 
-from ops.grafana.boards.overview import failed_jobs, jobs_running, next_deadline
-from ops.grafana.panels import Rows, bars, graph, listing, number
-from ops.grafana.queries import CHOSEN, all_time_mean, mean, spread
+from ops.grafana.panels import (
+    CHOSEN,
+    Rows,
+    all_time_mean,
+    bars,
+    failed_jobs,
+    graph,
+    jobs_running,
+    listing,
+    mean,
+    next_deadline,
+    number,
+    spread,
+)
 
 
 def unlearning_time() -> Rows:

@@ -11,8 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from expunge import client
 from expunge.stack.broker import free_port
 from expunge.stack.process import Program, await_ready, start, stop
-from expunge.stack.services import api
-from expunge.stack.stack import Stack
+from expunge.stack.stack import Stack, api
 from tests.end_to_end.faults.conftest import SAMPLES, Scene
 
 pytestmark = pytest.mark.end_to_end

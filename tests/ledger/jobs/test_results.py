@@ -10,8 +10,7 @@ from ledger.jobs import results
 from ledger.jobs.approvals import approve, set_approvals
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.checkpoints import record_checkpoint
-from ledger.jobs.jobs import list_attempts
-from ledger.jobs.reports import get_report
+from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_versions
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState, Verdict, VersionKind

@@ -9,9 +9,9 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from tests.verifier.conftest import make_signer
-from verifier.dsse import encoded, open_envelope
 from verifier.errors import BadSignature, Malformed, Revoked
 from verifier.keys import TrustedKey, key_id, pem
+from verifier.statement import encoded, open_envelope
 
 IN_TOTO = "application/vnd.in-toto+json"
 # github.com/secure-systems-lab/dsse, testvectors/vectors.json: key A, and what it has signed.

@@ -15,7 +15,7 @@ from unlearning.data.workload import split_held_out
 from unlearning.specs.audit import AuditSpec
 from unlearning.task import run_to_completion
 from unlearning.training.loop import fresh, train
-from worker import report_audit
+from worker import report
 
 SPEC = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 
@@ -42,7 +42,7 @@ def findings() -> Findings:
 
 
 def test_the_report_has_what_was_measured(findings: Findings) -> None:
-    section = report_audit.audit(findings)
+    section = report.audit(findings)
     assert section.samples.forget == 40
     assert section.measures.unlearned.ta.value == findings.measures["unlearned"].ta.value
     assert section.measures.reference is not None
@@ -57,7 +57,7 @@ def test_the_report_has_what_was_measured(findings: Findings) -> None:
 
 
 def test_the_verdict_keeps_each_check_with_its_numbers(findings: Findings) -> None:
-    section = report_audit.verdict(findings.verdict)
+    section = report.verdict(findings.verdict)
     assert section.value == "failed"
     assert [check.code for check in section.findings] == [check.code for check in findings.verdict.findings]
     for check, found in zip(section.findings, findings.verdict.findings, strict=True):
@@ -65,7 +65,7 @@ def test_the_verdict_keeps_each_check_with_its_numbers(findings: Findings) -> No
 
 
 def test_the_thresholds_are_those_of_the_spec_and_the_margin_used(findings: Findings) -> None:
-    printed = report_audit.thresholds(findings)
+    printed = report.thresholds(findings)
     assert printed["membership_margin"] == SPEC.thresholds.membership_margin
     assert printed["membership_margin_used"] == findings.membership.margin
     assert isinstance(printed["settings"], dict)
@@ -75,9 +75,9 @@ def test_the_thresholds_are_those_of_the_spec_and_the_margin_used(findings: Find
 def test_a_number_that_json_lacks_makes_no_report(findings: Findings) -> None:
     broken = replace(findings.measures["unlearned"], ua=Interval(float("nan"), 0.0, 0.0))
     with pytest.raises(ValidationError):
-        report_audit.audit(replace(findings, measures={**findings.measures, "unlearned": broken}))
+        report.audit(replace(findings, measures={**findings.measures, "unlearned": broken}))
 
 
 def test_what_is_built_reads_back_as_it_was(findings: Findings) -> None:
-    section = report_audit.audit(findings)
+    section = report.audit(findings)
     assert Audit.model_validate_json(section.model_dump_json(exclude_unset=True)) == section

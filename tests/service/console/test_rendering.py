@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from ledger.states import ClosingReason, Phase
-from service.console.formatting import CLOSINGS, PHASES, duration, moment, time_left, tone
+from service.console.rendering import CLOSINGS, PHASES, duration, moment, time_left, tone
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
 

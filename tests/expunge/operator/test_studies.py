@@ -9,15 +9,16 @@ import torch
 from typer.testing import CliRunner
 
 from expunge.cli.main import app
-from expunge.errors import CannotAudit
-from expunge.operator.audit import Files, audit_files
+from expunge.errors import CannotAudit, CannotTune
+from expunge.operator.studies import Files, audit_files, tune
 from tests.worker import digits
 from unlearning.audit.attacks.shadows import Cost
 from unlearning.data.workload import Workload
+from unlearning.specs import GradientAscent, parse
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.specs.training import Recipe
 from unlearning.storage import save_weights
-from unlearning.training.loop import fit
+from unlearning.training.loop import fit, fresh
 
 FORGOTTEN = 40
 METHOD = '{"kind": "gradient_ascent", "steps": 2}'
@@ -41,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         for samples in (given.train, rest)
     ]
     return Files(
-        workload="tests.expunge.operator.test_audit:workload",
+        workload="tests.expunge.operator.test_studies:workload",
         allowed=("tests",),
         original=paths[0],
         unlearned=paths[1],
@@ -106,3 +107,48 @@ def test_what_does_not_fit_is_named_without_an_id(files: Files, change: dict[str
         audit_files(Files(**given), spec=ReferenceSpec(shadows=4, repeats=0), seed=0, agree=lambda _: False)
 
     assert "nobody" not in str(refusal.value)
+
+
+REFERENCE = "tests.expunge.operator.test_studies:workload"
+TUNED = '{"kind": "gradient_ascent", "steps": 3}'
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_weights(fresh(workload().build, seed=0), tmp_path_factory.mktemp("weights"))[0]
+
+
+@pytest.mark.parametrize("oracle", [False, True])
+def test_the_best_spec_is_printed_as_register_takes_it(
+    weights: Path, oracle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_WORKLOADS", "tests")
+    words = ["tune", REFERENCE, "--weights", str(weights), "--method", TUNED, "--budget", "3"]
+    result = CliRunner().invoke(app, [*words, "--oracle"] if oracle else words)
+
+    assert result.exit_code == 0, result.output
+    assert isinstance(parse(json.loads(result.stdout)), GradientAscent)
+    assert len(result.stderr.splitlines()) >= 3
+
+
+def test_the_given_spec_is_tried_first_and_no_sample_of_the_test_set_is_needed(weights: Path) -> None:
+    found = tune(
+        REFERENCE, allowed=("tests",), weights=weights, method=TUNED, budget=2, share=0.2, oracle=False, seed=1
+    )
+
+    assert found.trials[0].spec == GradientAscent(steps=3)
+    assert len(found.trials) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"method": "salun"}, "baseline"),
+        ({"weights": Path("nowhere")}, "no weights"),
+        ({"reference": "os:getcwd"}, "os"),
+    ],
+)
+def test_what_cannot_be_tuned_is_named(weights: Path, change: dict[str, object], words: str) -> None:
+    given = {"reference": REFERENCE, "weights": weights, "method": "ltu"} | change
+    with pytest.raises(CannotTune, match=words):
+        tune(given.pop("reference"), allowed=("tests",), budget=2, share=0.1, oracle=False, **given)
