@@ -21,6 +21,7 @@ from ledger.events.hand_overs import HandedVersion
 
 WEIGHTS = "model.safetensors"
 STATEMENT = "statement.dsse.json"
+SIGNATURE = "model.sig"
 FOLDER = "model"
 """Where a version's files are among the artifacts of its run."""
 
@@ -206,9 +207,10 @@ class MlflowRegistry(Server):
         target = f"{_ROOT}mlflow-artifacts/artifacts/{quote(path)}"
         files = {WEIGHTS: weights}
         with TemporaryDirectory() as folder:
-            if version.statement is not None:
-                files[STATEMENT] = Path(folder, STATEMENT)
-                files[STATEMENT].write_text(json.dumps(version.statement))
+            for name, content in {STATEMENT: version.statement, SIGNATURE: version.signature}.items():
+                if content is not None:
+                    files[name] = Path(folder, name)
+                    files[name].write_text(json.dumps(content))
             for name, file in files.items():
                 status = self.send_file(f"{target}/{name}", file)
                 if status != 200:

@@ -13,6 +13,7 @@ ExpungeError
 ├── CannotImport
 ├── KeyCommandRefused
 ├── CopiesRefused
+├── SigningRefused
 ├── RestoreRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -71,6 +72,10 @@ class CannotImport(ExpungeError):
 
 class KeyCommandRefused(ExpungeError):
     """No key was created or revoked. The message says which scopes or keys exist."""
+
+
+class SigningRefused(ExpungeError):
+    """The weights of a model's versions cannot be signed. What was signed before stays signed."""
 
 
 class CopiesRefused(ExpungeError):

@@ -83,7 +83,7 @@ class MethodFailed(JobError):
 
 
 class NoSigningKey(JobError):
-    """The folder EXPUNGE_SIGNING_KEYS holds no private key that is registered and not revoked."""
+    """EXPUNGE_SIGNING_KEYS holds no private key that is registered and not revoked, or EXPUNGE_MODEL_SIGNING_KEY names none."""
 
     reason = Reason.SIGNING_FAILED
 

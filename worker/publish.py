@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from connectors.model_signing import ModelSigner
 from connectors.storage import StorageError
 from ledger.db import now
 from ledger.events.timeline import list_job_events
@@ -54,8 +55,9 @@ def publish(
     *,
     settings: Settings,
     signer: Signer | None = None,
+    model_signer: ModelSigner | None = None,
 ) -> None:
-    """Publish a result as the model's next version, signed if there is a signer.
+    """Publish a result as the model's next version. signer: signs its statement; model_signer: its weights, for other tools.
 
     The weights are written first: a file without a row is only litter, a row without its file would be a broken version.
     Raises StaleClaim, InvalidReport, and OSError if the disk is full; nothing is published then.
@@ -64,6 +66,8 @@ def publish(
     with stage(reporter, Phase.REPORT):
         prepared = prepare(reporter, inputs, result, settings=settings)
         statement = None if signer is None else sign_statement(prepared.document, signer=signer)
+        made = prepared.document.report.model
+        signature = None if model_signer is None else model_signer.sign(made.name, made.weights_after_sha256)
     with stage(reporter, Phase.PUBLISH), fenced(reporter.sessions, claim) as session:
         started = time.monotonic()
         outdated = outdated_files(claim, prepared)
@@ -78,6 +82,7 @@ def publish(
             references=prepared.references,
             utility_drop=result.findings.utility.drop,
             checkpoints=prepared.checkpoints,
+            signature=signature,
         )
         unneeded = outdated - needed_files(session) if outdated else outdated
         folder = settings.signing_keys

@@ -41,7 +41,7 @@ from worker.progress import ProgressReporter, stage, start_next_attempt
 from worker.publish import publish
 from worker.ranks import Launch, plan_launch
 from worker.settings import Settings
-from worker.signing import find_signer
+from worker.signing import find_model_signer, find_signer
 from worker.watchdog import Watch
 
 logger = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ def watched(watch: Watch | None, claim: Claim) -> Iterator[None]:
 def execute(reporter: ProgressReporter, settings: Settings) -> None:
     """Run the policy's methods in order until one gives a result that may be published, and publish it."""
     signer = find_signer(reporter.sessions, settings.signing_keys)
+    model_signer = find_model_signer(settings.model_signing_key)
     if signer is None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(reporter, Phase.LOAD):
@@ -138,7 +139,7 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
     result = None
     while result is None:
         result = run_method_of_policy(reporter, inputs, plan=plan, owned=settings.allowed, launch=launch)
-    publish(reporter, inputs, result, settings=settings, signer=signer)
+    publish(reporter, inputs, result, settings=settings, signer=signer, model_signer=model_signer)
     job_id, verdict = reporter.monitor.claim.job_id, result.findings.verdict.value
     logger.info("job %s: published with the verdict %s", job_id, verdict)
 

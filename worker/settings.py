@@ -69,6 +69,12 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_SIGNING_KEYS",
         description="The folder of private signing keys. Without it results are not signed.",
     )
+    model_signing_key: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_MODEL_SIGNING_KEY",
+        description="A private key on P-256 (PEM) that signs the weights of published versions for other tools "
+        "([OpenSSF model signing](integrations/model-signing.md)). Without it they are not signed so.",
+    )
     workloads: str = Field(
         default="examples",
         validation_alias="EXPUNGE_WORKLOADS",

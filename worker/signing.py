@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.model_signing import InvalidModelKey, ModelSigner, read_model_key
 from ledger.errors import LogForked
 from ledger.transparency.log import place_leaves, sign_checkpoint
 from ledger.transparency.signing_keys import usable_signing_keys
@@ -144,6 +145,14 @@ def load_signer(folder: Path, usable: Collection[str]) -> Signer:
         "EXPUNGE_SIGNING_KEYS is set, but its folder has no private key that is registered and not revoked. Make one with "
         "`expunge signing-keys new`, then retry the job."
     )
+
+
+def find_model_signer(path: Path | None) -> ModelSigner | None:
+    """Read the operator's key that signs weights; None if none is set. Raises NoSigningKey."""
+    try:
+        return None if path is None else read_model_key(path)
+    except InvalidModelKey as error:
+        raise NoSigningKey(f"EXPUNGE_MODEL_SIGNING_KEY: {error}") from error
 
 
 def _read(path: Path, identifier: str) -> Ed25519PrivateKey:

@@ -113,6 +113,24 @@ def revoke_signing_key(
     out.print(f"Revoked {revoked.key_id}.", markup=False, highlight=False, soft_wrap=True)
 
 
+def sign(
+    name: Annotated[str, typer.Argument(metavar="MODEL", help="The model.", show_default=False)],
+    tenant: Tenant = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Sign the weights of a model's versions with your own key (EXPUNGE_MODEL_SIGNING_KEY), for other tools.
+
+    The worker signs what it publishes with the same key. This command signs what it did not make, or made before it had the key:
+    trained versions, and all versions after a new key.
+    """
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.signing import sign_versions
+
+    for signed in sign_versions(find_deployment(data_dir or default_folder()), model=name, tenant=tenant):
+        done = "signed" if signed.fresh else "has a signature of this key"
+        out.print(f"version {signed.number}  {signed.weights_sha256}  {done}", highlight=False, soft_wrap=True)
+
+
 def find_database(data_dir: Path | None) -> str:
     """Find the URL of the deployment's database. Raises StackError."""
     from expunge.operator.deployment import find_deployment

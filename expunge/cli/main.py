@@ -59,6 +59,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "unlink": operator.unlink,
         "keys": keys.api_keys,
         "signing-keys": keys.signing_keys,
+        "sign": keys.sign,
     },
     "Caller": {
         "submit": caller.submit,

@@ -26,6 +26,7 @@ class DeploymentSettings:
     signing_keys: Path | None
     workloads: str
     storage_cache: Path | None = None
+    model_signing_key: Path | None = None
 
     @property
     def files(self) -> Storage | None:
@@ -62,6 +63,7 @@ def read_deployment_settings(data_dir: Path) -> DeploymentSettings:
         storage_cache=Path(cache) if (cache := os.environ.get("EXPUNGE_STORAGE_CACHE")) else None,
         sample_key=os.environ.get("EXPUNGE_SAMPLE_KEY") or sample_key,
         signing_keys=Path(signing_keys) if signing_keys else None,
+        model_signing_key=Path(key) if (key := os.environ.get("EXPUNGE_MODEL_SIGNING_KEY")) else None,
         workloads=os.environ.get("EXPUNGE_WORKLOADS") or (running.workloads if running else "examples"),
     )
 

@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.model_signing import InvalidModelKey, read_model_key
 from connectors.storage import Storage, StorageError
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
@@ -77,6 +78,8 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
         for check in checks:
             with sessions() as session:
                 yield check(session)
+        if settings.model_signing_key is not None:
+            yield check_model_signing_key(settings.model_signing_key)
         yield from check_models(sessions, storage=settings.files, allowed=allow_list(settings.workloads))
 
 
@@ -195,6 +198,15 @@ def check_signing_keys(session: Session, folder: Path | None) -> CheckResult:
         return CheckResult("signing keys", False, str(error))
     newer = "" if signs == usable[0] else f"; the newest, {usable[0][:16]}, is not in {folder}"
     return CheckResult("signing keys", True, f"{signs[:16]} signs{newer}.")
+
+
+def check_model_signing_key(path: Path) -> CheckResult:
+    """Check that the operator's key that signs weights for other tools can be used."""
+    try:
+        hint = read_model_key(path).hint
+    except InvalidModelKey as error:
+        return CheckResult("model signing", False, str(error))
+    return CheckResult("model signing", True, f"{hint[:16]} signs.")
 
 
 def check_log(session: Session, folder: Path | None) -> CheckResult:

@@ -46,8 +46,9 @@ class HandedVersion:
     state: `pending`: the system is to have and serve it. `delivered`: check that it still does. `withdrawing`: delete it there.
     weights_path: the name of the file in the storage. predecessor: the number of the version that a job has made it from; None for
     a trained one. samples: how many it was made to forget. verdict, report_id, report_sha256, statement: of its audit; None for a
-    trained version, and the statement also where nothing is signed. knowing: the numbers of the model's versions that know samples
-    which were erased since. place: what the connector said when it handed the version over. held_until: it is this try's so long.
+    trained version, and the statement also where nothing is signed. signature: of the weights, by OpenSSF model signing. knowing:
+    the numbers of the model's versions that know samples which were erased since. place: what the connector said when it handed
+    the version over. held_until: it is this try's so long.
     """
 
     id: UUID
@@ -64,6 +65,7 @@ class HandedVersion:
     report_id: UUID | None
     report_sha256: str | None
     statement: Mapping[str, Any] | None
+    signature: Mapping[str, Any] | None
     knowing: frozenset[int]
     place: str | None
     held_until: datetime
@@ -158,6 +160,7 @@ def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
         report_id=None if report is None else report.id,
         report_sha256=None if report is None else report.sha256,
         statement=None if report is None else report.statement,
+        signature=version.signature,
         knowing=frozenset(session.scalars(knowing)),
         place=row.place,
         held_until=held_until,

@@ -45,6 +45,7 @@ def publish(
     references: ReferenceFile | None = None,
     utility_drop: float = 0.0,
     checkpoints: Sequence[Mapping[str, Any]] | None = None,
+    signature: Mapping[str, Any] | None = None,
 ) -> Published:
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
@@ -54,7 +55,7 @@ def publish(
     commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
     the rows of this job's samples, if the model has references. utility_drop: points of merit that the version lost beyond what
     less data explains. checkpoints: the weights after slices of the training that may still be used, in place of those that the
-    model's details list; None leaves these.
+    model's details list; None leaves these. signature: of the weights, for other tools (OpenSSF model signing).
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -71,6 +72,7 @@ def publish(
         weights_sha256=content.model.weights_after_sha256,
         weights_path=weights_path,
         job_id=job.id,
+        signature=dict(signature) if signature is not None else None,
     )
     session.add(version)
     session.flush()

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, CheckConstraint, ForeignKey, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from ledger.states import Escalation, VersionKind
@@ -110,6 +110,8 @@ class ModelVersion(Base):
     job_id: Mapped[UUID | None] = mapped_column(ForeignKey("jobs.id", use_alter=True))
     # When an approver refused to serve it, or its job was cancelled while it awaited approval.
     refused_at: Mapped[datetime | None]
+    # The bundle of OpenSSF model signing, where the operator has brought a key.
+    signature: Mapped[Json | None] = mapped_column(JSON(none_as_null=True))
     # Whether it knows a sample that was erased from the model since.
     knows_erased: Mapped[bool] = mapped_column(server_default=text("false"))
     # When its weights were deleted. The row stays, because reports name it.

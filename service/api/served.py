@@ -1,5 +1,6 @@
 """The served version of a model, for servers that fetch its weights themselves."""
 
+import json
 import logging
 from functools import partial
 from typing import IO, Any
@@ -8,8 +9,10 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from connectors.model_signing import MEDIA_TYPE as SIGNATURE
 from connectors.storage import Storage
 from ledger.errors import NotFound
+from ledger.registry.signatures import find_served_signature
 from ledger.registry.versions import ServedWeights, find_served_weights, get_served_version, record_fetch
 from ledger.resources import ServedVersion
 from service.http.authentication import ApiRoute, WeightsReader
@@ -86,6 +89,22 @@ async def get_weights(name: Name, request: Request, caller: WeightsReader) -> Re
     if file is None:
         return Response(status_code=307, headers={**headers, "Location": url or "", "Cache-Control": "no-store"})
     return WeightsFile(file, weights.sha256, headers=headers, opened=partial(streams.opened, caller.tenant_id))
+
+
+@router.get(
+    "/models/{name}/served/signature",
+    summary="A signature of the weights that a model serves",
+    response_class=Response,
+    responses=problems(401, 403, 404, 422, 503)
+    | {200: {"description": "A Sigstore bundle", "content": {SIGNATURE: {"schema": {"type": "object"}}}}},
+)
+def get_signature(name: Name, caller: WeightsReader, ledger: Ledger) -> Response:
+    """The signature by the operator's own key, as OpenSSF model signing has it: `model_signing verify key` checks it with a folder
+    that holds the weights as `model.safetensors`. `Expunge-Version` says which version it is of. 404 if that is not signed.
+    """
+    number, signature = find_served_signature(ledger, tenant_id=caller.tenant_id, model=name)
+    headers = {"Expunge-Version": str(number), "Content-Disposition": 'attachment; filename="model.sig"'}
+    return Response(json.dumps(signature), headers=headers, media_type=SIGNATURE)
 
 
 def _find(database: Database, tenant_id: UUID, name: str) -> ServedWeights:

@@ -28,6 +28,7 @@ VERSION = HandedVersion(
     report_id=UUID(int=2),
     report_sha256="cd" * 32,
     statement=None,
+    signature=None,
     knowing=frozenset({1}),
     place=None,
     held_until=datetime(2026, 1, 1, tzinfo=UTC),

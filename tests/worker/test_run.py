@@ -1,5 +1,6 @@
 """Jobs run in this process, on real PostgreSQL and a real small network."""
 
+import base64
 import errno
 import json
 import logging
@@ -24,6 +25,7 @@ from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.metrics import STAGES
+from ledger.registry.signatures import find_served_signature
 from ledger.registry.versions import promote
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
@@ -32,6 +34,7 @@ from ledger.tables import UnlearnRequest
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import Report
+from tests.connectors.test_model_signing import write_key
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning import files
@@ -84,7 +87,7 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
 ) -> None:
     keys = tmp_path / "keys"
     create_signing_key(database_url, keys)
-    bench = make_bench(signing_keys=keys)
+    bench = make_bench(signing_keys=keys, model_signing_key=write_key(tmp_path))
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     report_id = bench.job(job_id).report_id
@@ -105,6 +108,11 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
     check_report(statement, canonical_json(report.body))
     check_weights(statement, served(bench).weights_sha256)
     check_sample(statement, proof)
+    with bench.sessions.begin() as session:
+        number, bundle = find_served_signature(session, tenant_id=bench.tenant_id, model="digits")
+    manifest = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    assert number == 2
+    assert manifest["predicate"]["resources"][0]["digest"] == served(bench).weights_sha256
 
 
 @pytest.fixture
@@ -158,15 +166,18 @@ def test_a_reference_whose_file_is_gone_is_done_without(
     assert load_inputs(lost, bench.settings).reference is None
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"), [("signing_keys", "signing-keys new"), ("model_signing_key", "EXPUNGE_MODEL_SIGNING_KEY")]
+)
 def test_without_a_usable_key_a_job_that_is_to_be_signed_ends_before_it_has_cost_anything(
-    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path, setting: str, said: str
 ) -> None:
-    bench = make_bench(signing_keys=tmp_path / "keys")
+    bench = make_bench(**{setting: tmp_path / "keys"})
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     job = bench.job(job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.SIGNING_FAILED)
-    assert "signing-keys new" in str(job.detail)
+    assert said in str(job.detail)
 
 
 def test_the_second_job_starts_from_the_first_ones_version_and_never_sees_its_samples_again(

@@ -183,6 +183,7 @@ def revoke_the_key(installation: DeploymentSettings, session: Session) -> Deploy
         (damage_the_key, "signing keys", "cannot be read"),
         (exchange_the_key, "signing keys", "another key"),
         (lambda found, _: replace(found, signing_keys=None), "signing keys", "although keys are registered"),
+        (lambda found, _: replace(found, model_signing_key=Path("/nowhere")), "model signing", "cannot be read"),
     ],
 )
 def test_a_fault_is_found_and_nothing_else(

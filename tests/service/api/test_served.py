@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.access import issue_key
+from ledger.registry.signatures import set_signature
 from tests.fixtures.s3 import BUCKET, S3
 from tests.service.conftest import Serve, Site, publish_job
 
@@ -65,6 +66,22 @@ def test_a_server_polls_what_is_served_and_fetches_the_weights_once_they_change(
     assert missing.status_code == 503
     assert "/nowhere" not in missing.text
     assert fetches(sessions) == [(1, "triton")]
+
+
+def test_a_signature_of_the_weights_comes_with_them_once_they_are_signed(
+    fetcher: httpx.Client, serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    unsigned = fetcher.get(f"{PATH}/signature")
+    assert (unsigned.status_code, "expunge sign" in unsigned.text) == (404, True)
+    with sessions.begin() as session:
+        version_id = session.scalar(text("SELECT id FROM model_versions"))
+        assert version_id is not None
+        set_signature(session, version_id, {"mediaType": "x"})
+    found = fetcher.get(f"{PATH}/signature")
+    assert (found.json(), found.headers["Expunge-Version"]) == ({"mediaType": "x"}, "1")
+    assert found.headers["Content-Type"] == "application/vnd.dev.sigstore.bundle.v0.3+json"
+    assert serve(key=site.reader).get(f"{PATH}/signature").status_code == 403
+    assert fetcher.get("/models/unknown/served/signature").status_code == 404
 
 
 def test_damaged_weights_are_broken_off(fetcher: httpx.Client, tmp_path: Path) -> None:

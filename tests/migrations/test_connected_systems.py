@@ -1,10 +1,11 @@
-"""Migration 0032: connected systems may ask for checks from now on; hand-overs of the version before stay."""
+"""Migrations 0032 and 0033: from the version before, connected systems may ask for checks, and versions may be signed."""
 
 from alembic import command
 from sqlalchemy import create_engine, pool
 
 from ledger.db import make_sessions, normalise_url
 from ledger.events.checks import take_requested_checks
+from ledger.registry.signatures import find_served_signature, list_signable, set_signature
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import make_world
 from tests.ledger.events.test_checks import ask, waiting
@@ -13,7 +14,7 @@ from tests.ledger.events.test_hand_overs import plan, states, succeed, take
 BEFORE = "0031"
 
 
-def test_a_hand_over_of_the_version_before_is_checked_when_its_system_asks(blank_database_url: str) -> None:
+def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(blank_database_url: str) -> None:
     upgrade(blank_database_url)
     engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
     world = make_world(make_sessions(engine))
@@ -26,4 +27,11 @@ def test_a_hand_over_of_the_version_before_is_checked_when_its_system_asks(blank
         take_requested_checks(session, "triton")
     assert (states(world), waiting(world)) == ([(1, "delivered")], 0)
     assert take(world) is not None
+    with world.sessions.begin() as session:
+        (version,) = list_signable(session, tenant_id=world.tenant_id, model="small")
+        assert version.signature is None
+        set_signature(session, version.version_id, {"mediaType": "x"})
+    with world.sessions.begin() as session:
+        found = find_served_signature(session, tenant_id=world.tenant_id, model="small")
+    assert found == (1, {"mediaType": "x"})
     engine.dispose()

@@ -1,0 +1,59 @@
+"""Signatures of versions' weights by the operator's own key, which other tools check (OpenSSF model signing)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from ledger.errors import NotFound, UnknownModel
+from ledger.tables import Model, ModelVersion
+
+
+def find_served_signature(session: Session, *, tenant_id: UUID, model: str) -> tuple[int, dict[str, Any]]:
+    """Read the signature of the weights that a model serves, and their version's number. Raises UnknownModel, NotFound."""
+    found = select(ModelVersion.number, ModelVersion.signature).join(Model, Model.served_version_id == ModelVersion.id)
+    row = session.execute(found.where(Model.tenant_id == tenant_id, Model.name == model)).one_or_none()
+    if row is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    if row.signature is None:
+        raise NotFound(
+            f"version {row.number} is not signed by a key of EXPUNGE_MODEL_SIGNING_KEY; the operator can run expunge sign"
+        )
+    return row.number, row.signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignableVersion:
+    """A version whose weights are stored, and the signature of these if it has one. path: the name of the file in the storage."""
+
+    version_id: UUID
+    number: int
+    weights_sha256: str
+    path: str
+    signature: dict[str, Any] | None
+
+
+def list_signable(session: Session, *, tenant_id: UUID, model: str) -> list[SignableVersion]:
+    """List a model's versions whose weights were not purged, oldest first. Raises UnknownModel."""
+    model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == model))
+    if model_id is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    stored = select(ModelVersion).where(ModelVersion.model_id == model_id, ModelVersion.purged_at.is_(None))
+    return [
+        SignableVersion(
+            version_id=version.id,
+            number=version.number,
+            weights_sha256=version.weights_sha256,
+            path=version.weights_path,
+            signature=version.signature,
+        )
+        for version in session.scalars(stored.order_by(ModelVersion.number))
+    ]
+
+
+def set_signature(session: Session, version_id: UUID, signature: Mapping[str, Any]) -> None:
+    """Give a version the signature of its weights, in place of an earlier one."""
+    session.get_one(ModelVersion, version_id).signature = dict(signature)
