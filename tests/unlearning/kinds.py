@@ -176,11 +176,50 @@ class FrozenNorm(nn.Module):
         return answers
 
 
-def recurrent(cell: type[nn.RNNBase]) -> Callable[[], nn.Module]:
+def recurrent(cell: type[nn.RNNBase], width: int = 4, classes: int = CLASSES) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        return Wrapped(lambda own, x: own.head(own.cell(x)[0][:, -1]), cell=cell(4, 8, batch_first=True), head=head(8))
+        return Wrapped(
+            lambda own, x: own.head(own.cell(x)[0][:, -1]),
+            cell=cell(width, 8, batch_first=True),
+            head=nn.Linear(8, classes),
+        )
 
     return build
+
+
+class CudnnLSTM(nn.LSTM):
+    """An LSTM whose gradient keeps cuDNN's rules on a CPU: refused after a forward pass in evaluation mode, and never twice.
+
+    As in PyTorch, they hold for forward passes while `torch.backends.cudnn.enabled` is set.
+    """
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Answer as LSTM does."""
+        found, state = super().forward(*inputs)
+        return _CudnnGradient.apply(found, self.training) if torch.backends.cudnn.enabled else found, state
+
+
+class _CudnnGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, training: bool) -> Tensor:
+        ctx.training = training
+        return found.view_as(found)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        if not ctx.training:
+            raise RuntimeError("cudnn RNN backward can only be called in training mode")
+        return _CudnnSecondGradient.apply(gradient), None
+
+
+class _CudnnSecondGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        raise NotImplementedError("the derivative for '_cudnn_rnn_backward' is not implemented.")
 
 
 def tokens() -> nn.Module:
@@ -367,7 +406,7 @@ KINDS: dict[str, Kind] = {
     "new spectral norm": Kind(build=normed(torch.nn.utils.parametrizations.spectral_norm)),
     "features kept and a lock": Kind(build=Remembering),
     "frozen batch norm": Kind(build=FrozenNorm),
-    "LSTM": Kind(build=recurrent(nn.LSTM), shape=(5, 4)),
+    "LSTM as on cuDNN": Kind(build=recurrent(CudnnLSTM), shape=(5, 4)),
     "GRU": Kind(build=recurrent(nn.GRU), shape=(5, 4)),
     "tokens": Kind(build=tokens, shape=(5,), dtype=torch.int64),
     "a dict with a mask, by name": Kind(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import default_collate
 
+from tests.unlearning.kinds import CudnnLSTM, recurrent
 from tests.worker import digits
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, classification, regression
@@ -137,6 +138,29 @@ def test_a_model_without_second_derivatives_is_advised_to_use_first_order(worklo
     prepared = replace(once, recipe=replace(once.recipe, readiness=Ready2Unlearn()))
     assert "method retrain" in faults_of(prepared, (IEU(), Retrain()))
     assert faults_of(once, (LTU(order="first"), IEU())) == {}
+
+
+def test_a_recurrent_model_passes_every_method_by_the_rules_of_cudnn(workload: Workload) -> None:
+    build = recurrent(CudnnLSTM, 8, 10)
+    recipe = replace(workload.recipe, readiness=Ready2Unlearn())
+    by_rows = replace(workload, build=lambda: nn.Sequential(nn.Unflatten(1, (8, 8)), build()), recipe=recipe)
+    policy = (LTU(), LTU(order="first"), Matching(), IEU(), Retrain())
+    assert faults_of(by_rows, policy) == {}
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_rules_of_cudnn_refuse_what_they_must(training: bool) -> None:
+    """Else the test above would show nothing: the gradient in evaluation mode, and the second one in either mode."""
+    model = CudnnLSTM(3, 2).train(training)
+    weights = tuple(model.parameters())
+    loss = model(torch.ones(4, 5, 3))[0].pow(2).sum()
+    if not training:
+        with pytest.raises(RuntimeError, match="only be called in training mode"):
+            torch.autograd.grad(loss, weights)
+        return
+    gradient = torch.autograd.grad(loss, weights, create_graph=True)
+    with pytest.raises(NotImplementedError, match="_cudnn_rnn_backward"):
+        torch.autograd.grad(gradient[0].sum(), weights)
 
 
 class Forgetful(nn.Module):

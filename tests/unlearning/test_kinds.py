@@ -152,7 +152,9 @@ def test_the_head_is_the_layer_that_gives_the_logits() -> None:
         assert len(rows) == (2 if name == "one output" else CLASSES)
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "frozen batch norm", "an object that an own objective unwraps", "LSTM"])
+@pytest.mark.parametrize(
+    "name", ["bfloat16", "frozen batch norm", "an object that an own objective unwraps", "LSTM as on cuDNN"]
+)
 def test_attacks_with_reference_models_serve_every_kind(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     given = make_task(kind)

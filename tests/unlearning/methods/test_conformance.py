@@ -311,8 +311,9 @@ def test_a_cuda_device_serves_and_keeps_its_random_state(kind: str, build: Calla
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["ltu", "ieu", "matching"])
-def test_a_recurrent_network_is_unlearned_where_cudnn_refuses_its_gradient(kind: str) -> None:
-    given = make_task(KINDS["LSTM"])
+@pytest.mark.parametrize("name", ["GRU", "LSTM as on cuDNN"])
+def test_a_recurrent_network_is_unlearned_where_cudnn_refuses_its_gradient(kind: str, name: str) -> None:
+    given = make_task(KINDS[name])
     given.model.to("cuda")
     for name in ("forget", "remain", "guide", "criterion"):
         setattr(given, name, getattr(given, name).to("cuda"))
