@@ -32,9 +32,11 @@ from unlearning.audit.membership import (
 )
 from unlearning.audit.reference_test import (
     AuditReferences,
+    ReferenceSignals,
     ReferenceTest,
     power_by_size,
     reference_test,
+    signal_beside_margin,
     signals_by_reference,
 )
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
@@ -47,6 +49,7 @@ from unlearning.audit.verdict import (
     inconclusive_reason,
     judge,
     membership_findings,
+    other_attack_findings,
     reference_findings,
     relearn_findings,
     utility_findings,
@@ -145,6 +148,7 @@ def audit(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
     tests, power = _reference_tests(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
+    others = _tests_of_other_signals(signals["unlearned"], references, spec=spec, margin=membership.margin, seed=seed)
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
@@ -172,6 +176,12 @@ def audit(
         ),
         *feature_findings(probed, margin=membership.margin),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
+        *other_attack_findings(
+            attacks["unlearned"],
+            others if pairing.comparable else {},
+            retrained=attacks.get("reference"),
+            margin=membership.margin,
+        ),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *extraction_findings(extraction),
         *utility_findings(
@@ -240,17 +250,19 @@ def _with_probe(
     return {**attacks[model]} | ({probed[model].name: probed[model]} if probed.keys() == attacks.keys() else {})
 
 
+def _beside_references(signals: SignalsBySet, references: AuditReferences) -> dict[str, ReferenceSignals]:
+    """Put a model's margins beside those of the reference models, by set."""
+    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
+    return {name: signals_by_reference(signals[name].margin, rows[name]) for name in rows}
+
+
 def _reference_tests(
     signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, unit: str, seed: int
 ) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
     """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
     if references is None:
         return {}, {}
-    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
-    by_model = {
-        model: {name: signals_by_reference(sets[name].margin, rows[name]) for name in rows}
-        for model, sets in signals.items()
-    }
+    by_model = {model: _beside_references(sets, references) for model, sets in signals.items()}
     tests = {
         model: replace(reference_test(**sets, thresholds=spec.thresholds, seed=seed), unit=unit)
         for model, sets in by_model.items()
@@ -260,6 +272,32 @@ def _reference_tests(
         held_out=unlearned["held_out"], remain=unlearned["remain"], thresholds=spec.thresholds, seed=seed
     )
     return tests, power
+
+
+def _tests_of_other_signals(
+    signals: SignalsBySet, references: AuditReferences | None, *, spec: AuditSpec, margin: float, seed: int
+) -> dict[str, ReferenceTest]:
+    """Test each signal of the attacks that is no function of the reference test's own; by attack, empty without references.
+
+    The level is shared among the signals (Bonferroni).
+    """
+    names = signals["forget"].more
+    if references is None or not names:
+        return {}
+    judged = _beside_references(signals, references)
+    thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
+
+    found = {
+        attack: signal_beside_margin(
+            {name: signals[name].membership(attack) for name in judged},
+            judged,
+            thresholds=thresholds,
+            margin=margin,
+            seed=seed,
+        )
+        for attack in names
+    }
+    return {attack: test for attack, test in found.items() if test is not None}
 
 
 def _unseen(rows: References) -> Floats:

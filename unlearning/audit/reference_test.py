@@ -16,8 +16,10 @@ draws e′ around the law of a seen sample. So a forget set of odd samples (wron
 references.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +95,56 @@ def signals_by_reference(model: Floats, rows: References) -> ReferenceSignals:
     )
 
 
+def signal_beside_margin(
+    signals: Mapping[str, Floats],
+    judged: Mapping[str, ReferenceSignals],
+    *,
+    thresholds: Thresholds,
+    margin: float,
+    seed: int = 0,
+) -> ReferenceTest | None:
+    """Test what the margins of an audited model do not explain of another signal of it. Both are by set: "forget" and so on.
+
+    judged: the margins beside their references, which are tested by themselves. Here the margins stand in for the references of
+    samples that the model saw, or did not see, and the others are as far away as the references are from one another.
+    margin: what is not explained is tolerated while it would move an attack's AUC from 0.5 by less, for signals of a normal law.
+
+    Another signal may bend with the margin, so only forgotten samples count that have held-out neighbours on both sides. Returns
+    None if there are none.
+    """
+    neighbours = max(1, min(_NEIGHBOURS, len(judged["held_out"]) // 5))
+    rank = np.searchsorted(np.sort(judged["held_out"].model), judged["forget"].model)
+    inside = np.flatnonzero((rank >= neighbours // 2) & (rank <= len(judged["held_out"]) - neighbours // 2))
+    if not len(inside):
+        return None
+
+    order = np.argsort(judged["held_out"].model, kind="stable")
+    sums = np.concatenate([[0.0], np.cumsum(signals["held_out"][order])])
+
+    def usual(known: Floats) -> Floats:
+        """Average the signal of the held-out samples with the most similar margins."""
+        start = np.searchsorted(judged["held_out"].model[order], known) - neighbours // 2
+        start = start.clip(0, len(order) - neighbours)
+        found: Floats = (sums[start + neighbours] - sums[start]) / neighbours
+        return found
+
+    def beside(name: str) -> ReferenceSignals:
+        known, gap = judged[name].model, _gap(judged[name])
+        unseen = known - gap if name == "remain" else known
+        return ReferenceSignals(model=signals[name] - usual(known), unseen=unseen, seen=unseen + gap)
+
+    found = reference_test(
+        forget=beside("forget").take(inside),
+        held_out=beside("held_out"),
+        remain=beside("remain"),
+        thresholds=thresholds,
+        seed=seed,
+        neighbours=neighbours,
+    )
+    least = math.sqrt(2) * NormalDist().inv_cdf(0.5 + margin) * float(signals["held_out"].std())
+    return replace(found, null=(min(found.null[0], -least), max(found.null[1], least)))
+
+
 def reference_test(
     *,
     forget: ReferenceSignals,
@@ -100,13 +152,14 @@ def reference_test(
     remain: ReferenceSignals,
     thresholds: Thresholds,
     seed: int = 0,
+    neighbours: int = _NEIGHBOURS,
 ) -> ReferenceTest:
     """Test whether the audited model answers the forget set as a model does that never saw it.
 
     Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
     for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
     """
-    laws = _Laws.fit(held_out, remain)
+    laws = _Laws.fit(held_out, remain, neighbours=neighbours)
     bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]))
     residuals = forget.model - laws.unseen.expected(forget.unseen, _gap(forget))
     known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
@@ -168,10 +221,10 @@ class _Laws:
     least_weight: float
 
     @classmethod
-    def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals) -> "_Laws":
+    def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "_Laws":
         return cls(
-            unseen=_Law.fit(held_out.unseen, _gap(held_out), held_out.model),
-            seen=_Law.fit(remain.seen, _gap(remain), remain.model),
+            unseen=_Law.fit(held_out.unseen, _gap(held_out), held_out.model, neighbours),
+            seen=_Law.fit(remain.seen, _gap(remain), remain.model, neighbours),
             least_weight=0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6),
         )
 
@@ -200,15 +253,19 @@ class _Laws:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Law:
-    """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference."""
+    """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference.
+
+    neighbours: samples with the most similar reference signal, from which a residual is drawn.
+    """
 
     coefficients: Floats
     gap_range: tuple[float, float]
     reference: Floats
     residuals: Floats
+    neighbours: int
 
     @classmethod
-    def fit(cls, reference: Floats, gap: Floats, model: Floats) -> "_Law":
+    def fit(cls, reference: Floats, gap: Floats, model: Floats, neighbours: int) -> "_Law":
         low, high = (float(q) for q in np.quantile(gap, [0.05, 0.95]))
         terms = np.stack([np.ones(len(reference)), reference, gap.clip(low, high)], axis=1)
         coefficients = np.linalg.lstsq(terms, model, rcond=None)[0]
@@ -218,6 +275,7 @@ class _Law:
             gap_range=(low, high),
             reference=reference[order],
             residuals=(model - terms @ coefficients)[order],
+            neighbours=min(neighbours, len(model)),
         )
 
     @property
@@ -231,7 +289,7 @@ class _Law:
 
     def draw(self, reference: Floats, rng: np.random.Generator) -> Floats:
         """Draw residuals, (draws, n), for each sample from those whose reference is the most similar."""
-        count = min(_NEIGHBOURS, len(self.residuals))
+        count = self.neighbours
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
         drawn: Floats = self.residuals[start + rng.integers(count, size=(_DRAWS, len(reference)))]
         return drawn

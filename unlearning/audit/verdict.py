@@ -123,8 +123,8 @@ def inconclusive_reason(
     half_width: of the interval of an AUC of 0.5 on so many samples. relearned: samples that the relearning compares.
     """
     if tests:
-        power = tests["unlearned"].power
-        return None if power >= _LEAST_POWER else "too_few_samples"
+        test = tests["unlearned"]
+        return None if test.passed or test.power >= _LEAST_POWER else "too_few_samples"
     if half_width > thresholds.membership_margin or relearned < thresholds.relearn_least:
         return "too_few_samples"
     control = next(f for f in findings if f.code == "negative_control_membership")
@@ -285,6 +285,45 @@ def reference_findings(
             )
         )
     return findings
+
+
+def other_attack_findings(
+    attacks: Mapping[str, Attack],
+    tests: Mapping[str, ReferenceTest],
+    *,
+    retrained: Mapping[str, Attack] | None,
+    margin: float,
+) -> list[Finding]:
+    """Check whether an attack still recognises what the reference test passes, because it reads another signal. [ours]
+
+    attacks: on the new model. tests: for each of their signals that is no function of the reference test's own, the test of what
+    the margins do not explain of it; empty without reference predictions. retrained: the attacks on the retrained model, if any.
+
+    An attack recognises the forgotten samples if its whole interval lies outside 0.5 ± margin, and its signal goes on the same side
+    beyond what held-out samples with such margins have. A model retrained without them must not be recognised by it in the same
+    way. Two tests then disagree, so that the check is open: it can neither pass nor fail a model by itself.
+    """
+    if not tests:
+        return []
+
+    def side(attack: Attack) -> int:
+        found = attack.deciding["auc"]
+        return (found.low > 0.5 + margin) - (found.high < 0.5 - margin)
+
+    def unexplained(name: str, test: ReferenceTest) -> bool:
+        beyond = (test.known > test.null[1]) - (test.known < test.null[0])
+        return beyond != 0 and beyond == side(attacks[name]) != (side(retrained[name]) if retrained else 0)
+
+    recognising = {name: attacks[name].deciding["auc"] for name, test in tests.items() if unexplained(name, test)}
+    if not recognising:
+        text = "no attack on another signal recognises more of the forgotten samples than the reference test"
+        return [Finding(code="other_attacks_matched", passed=True, text=text)]
+    name, found = max(recognising.items(), key=lambda row: abs(row[1].value - 0.5))
+    text = (
+        f"the {NAMES.get(name, name)} attack, which reads another signal than the reference test, tells the forgotten samples from "
+        f"data never seen (AUC {found.value:.2f}, interval {found.ends()}), and more than that test's signal explains"
+    )
+    return [Finding(code="other_attacks_matched", passed=None, text=text, interval=found)]
 
 
 def _excess(test: ReferenceTest) -> Interval:

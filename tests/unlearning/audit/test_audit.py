@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World
 from tests.unlearning.data.test_references import key
@@ -199,6 +200,44 @@ def test_with_references_a_model_that_still_knows_or_knows_nothing_fails(
     referenced: World, case: str, count: int
 ) -> None:
     assert referenced.with_forgotten(torch.arange(count)).audit(case).verdict.value == "failed"
+
+
+class Marking(nn.Sequential):
+    """A network that answers marked inputs with its usual trust in their class, and spreads the rest evenly over all others."""
+
+    marked: torch.Tensor
+    targets: torch.Tensor
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Answer as the network does, but for the marked inputs."""
+        logits = super().forward(inputs)
+        alike = (inputs.flatten(1)[:, None] == self.marked.flatten(1)[None]).all(2)
+        even = torch.zeros_like(logits)
+        for row in alike.any(1).nonzero().flatten().tolist():
+            others = torch.arange(logits.shape[1]) != self.targets[alike[row].nonzero()[0, 0]]
+            rest = logits[row, others].detach()
+            even[row, others] = rest.logsumexp(0) - np.log(len(rest)) - rest
+        return logits + even
+
+
+def test_with_references_an_attack_on_another_signal_keeps_a_model_from_being_verified(referenced: World) -> None:
+    """On samples of which models are unsure: every attack tells them from others, but a retrained model's margins explain it."""
+    assert referenced.references is not None
+    forget = referenced.sets["forget"]
+    unseen = referenced.references.take([key(sample) for sample in forget.ids]).unseen
+    unsure = referenced.with_forgotten((unseen.abs() < 1.5).nonzero().flatten())
+    marking = Marking(*copy.deepcopy(referenced.models["retrained"]))
+    marking.marked, marking.targets = unsure.sets["forget"].inputs, unsure.sets["forget"].targets
+
+    found = {
+        name: unsure.audit(model, spec=SMALL) for name, model in (("never", "retrained"), ("marked", marking.eval()))
+    }
+
+    passed = {name: {each.code: each.passed for each in one.verdict.findings} for name, one in found.items()}
+    assert {name: codes["reference_matched"] for name, codes in passed.items()} == {"never": True, "marked": True}
+    assert {name: codes["other_attacks_matched"] for name, codes in passed.items()} == {"never": True, "marked": None}
+    assert (found["marked"].verdict.value, found["marked"].verdict.reason) == ("inconclusive", "open")
+    assert "entropy" in found["marked"].verdict.sentence
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:

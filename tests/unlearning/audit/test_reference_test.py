@@ -1,10 +1,20 @@
 """The reference test on signals whose law is known: never seen, seen, over-forgotten, half-forgotten, and odd samples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from unlearning.audit.reference_test import ReferenceSignals, ReferenceTest, power_by_size, samples_needed
+from unlearning.audit.membership import attack_by_scores, membership_margin, pair
+from unlearning.audit.reference_test import (
+    ReferenceSignals,
+    ReferenceTest,
+    power_by_size,
+    samples_needed,
+    signal_beside_margin,
+)
 from unlearning.audit.reference_test import reference_test as compare_with_references
+from unlearning.audit.verdict import other_attack_findings
 from unlearning.specs.audit import Thresholds
 
 GAP = 4.0
@@ -111,3 +121,61 @@ def test_the_power_by_size_is_the_share_of_unseen_sets_that_pass() -> None:
 )
 def test_the_samples_needed_are_the_least_that_reach_four_fifths(power: dict[int, float], needed: int | None) -> None:
     assert samples_needed(power, Thresholds()) == needed
+
+
+def softly(margin: np.ndarray) -> np.ndarray:
+    """Minus the entropy of an answer "this class or not": a bent function of the margin, with no noise of its own."""
+    share = 1 / (1 + np.exp(-margin))
+    found: np.ndarray = share * np.log(share) + (1 - share) * np.log1p(-share)
+    return found
+
+
+def recognised(count: int, *, odd: float = 0.0, shift: float = 0.0, runs: int = 30) -> int:
+    """How often an attack on another signal leaves a verdict open whose margins are those of a model that never saw the samples.
+
+    One signal follows the margin with noise of its own, the other is bent. shift: what the model has kept in the first.
+    """
+    rng, flagged, thresholds = np.random.default_rng([count, 3]), 0, Thresholds()
+    shared = replace(thresholds, reference_level=thresholds.reference_level / 2)
+    for _ in range(runs):
+        sets = {"forget": world(count, seen=False, odd=odd, rng=rng), "held_out": world(500, seen=False, rng=rng)}
+        sets["remain"] = world(1000, seen=True, rng=rng)
+        signals = {
+            name: {
+                "min_k_plus": 0.5 * found.model + rng.normal(0.0, 1.0, len(found)) + shift * (name != "held_out"),
+                "entropy": softly(found.model),
+            }
+            for name, found in sets.items()
+        }
+        pairing = pair(np.zeros(count, int), np.zeros(500, int), max_samples=5000, replicates=100, rng=rng)
+        margin = membership_margin(pairing, thresholds)
+        tests, attacks = {}, {}
+        for attack in ("min_k_plus", "entropy"):
+            by_set = {name: values[attack] for name, values in signals.items()}
+            test = signal_beside_margin(by_set, sets, thresholds=shared, margin=margin)
+            if test is not None:
+                tests[attack] = test
+            attacks[attack] = attack_by_scores(
+                attack,
+                signals["forget"][attack],
+                signals["held_out"][attack],
+                pairing,
+                threshold=0.0,
+                confidence=0.9,
+                deciding=0.9,
+            )
+        findings = other_attack_findings(attacks, tests, retrained=None, margin=margin)
+        assert all(finding.passed in (True, None) for finding in findings)
+        flagged += any(finding.passed is None for finding in findings)
+    return flagged
+
+
+@pytest.mark.parametrize(("count", "odd"), [(5, 0.0), (50, 0.0), (50, 4.0), (50, -4.0)])
+def test_an_attack_on_another_signal_leaves_a_model_that_never_saw_them_alone(count: int, odd: float) -> None:
+    """Odd samples too, hard ones or easy ones: every such attack tells them from typical ones, as their margins do."""
+    assert recognised(count, odd=odd) <= 3  # one of thirty is expected at most
+
+
+@pytest.mark.parametrize("shift", [4.0, -4.0])
+def test_what_an_attack_on_another_signal_still_recognises_leaves_the_verdict_open(shift: float) -> None:
+    assert recognised(10, shift=shift) >= 27

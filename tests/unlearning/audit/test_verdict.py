@@ -5,8 +5,19 @@ import pytest
 from unlearning.audit.comparison import Change
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
+from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Curve, Relearner, Relearning
-from unlearning.audit.verdict import Finding, Verdict, change_findings, judge, membership_findings, relearn_findings
+from unlearning.audit.verdict import (
+    Finding,
+    Verdict,
+    change_findings,
+    inconclusive_reason,
+    judge,
+    membership_findings,
+    other_attack_findings,
+    reference_findings,
+    relearn_findings,
+)
 from unlearning.specs.audit import Thresholds
 
 THRESHOLDS = Thresholds()
@@ -176,3 +187,66 @@ def test_the_sentence_claims_what_was_measured_and_never_deletion() -> None:
     assert "90%" in sentence
     assert "delet" not in sentence
     assert "eras" not in sentence
+
+
+def reference_test(known: float, *, power: float = 0.9) -> ReferenceTest:
+    return ReferenceTest(
+        known=known,
+        spread=1.0,
+        null=(-0.5, 0.5),
+        alternative=1.0,
+        max_spread=1.5,
+        samples=5,
+        power=power,
+        passed=abs(known) <= 0.5,
+    )
+
+
+def verdict_with_other_attack(
+    auc: float, *, known: float, margins: float = 0.0, retrained: float | None = None, power: float = 0.9
+) -> Verdict:
+    """The verdict where the reference test finds `margins`, and on the signal of Min-K%++ `known`, beside the attack's AUC."""
+
+    def by_min_k(value: float) -> dict[str, Attack]:
+        return {"min_k_plus": attacks(value, half=0.15)["loss"]}
+
+    tests = {"original": reference_test(3.0), "unlearned": reference_test(margins, power=power)}
+    other = other_attack_findings(
+        by_min_k(auc),
+        {"min_k_plus": reference_test(known)},
+        retrained=None if retrained is None else by_min_k(retrained),
+        margin=0.1,
+    )
+    found = [*change_findings(CHANGED), *reference_findings(tests, power={}, thresholds=THRESHOLDS), *other]
+    reason = inconclusive_reason(found, tests=tests, half_width=0.2, relearned=5, thresholds=THRESHOLDS)
+    return judge(found, forgotten=5, thresholds=THRESHOLDS, reason=reason)
+
+
+@pytest.mark.parametrize(("auc", "known"), [(0.84, 1.0), (0.16, -1.0)])
+@pytest.mark.parametrize("power", [0.9, 0.3])
+def test_what_an_attack_by_another_signal_recognises_is_not_verified(auc: float, known: float, power: float) -> None:
+    """Also where a pass was unlikely: the samples were not too few, because the reference test did pass."""
+    found = verdict_with_other_attack(auc, known=known, power=power)
+    assert (found.value, found.reason) == ("inconclusive", "open")
+    assert "Min-K%++" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("auc", "known", "retrained"),
+    [
+        (0.70, 1.0, None),  # the interval is not entirely beyond the margin
+        (0.84, 0.2, None),  # the references explain it
+        (0.84, -1.0, None),  # they explain even more
+        (0.84, 1.0, 0.80),  # a model retrained without them is recognised too
+    ],
+)
+def test_an_attack_by_another_signal_that_can_be_explained_changes_no_verdict(
+    auc: float, known: float, retrained: float | None
+) -> None:
+    found = verdict_with_other_attack(auc, known=known, retrained=retrained)
+    assert found.value == "verified"
+    assert "Min-K" not in found.sentence
+
+
+def test_an_attack_by_another_signal_does_not_soften_what_the_reference_test_fails() -> None:
+    assert verdict_with_other_attack(0.84, known=1.0, margins=2.0).value == "failed"
