@@ -64,7 +64,7 @@ class Section(BaseModel):
 
 
 class Estimate(Section):
-    """A measured value with its 95 % interval."""
+    """A measured value with its interval, of the confidence in `thresholds.settings`; 95 % in reports without it."""
 
     value: Number
     low: Number

@@ -33,7 +33,8 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="EXPUNGE_STORAGE",
         description="Where weights and training checkpoints are: a folder, or a bucket as `s3://bucket/prefix` "
-        "([object storage](integrations/storage.md)). The worker needs it; the API only to send weights to servers.",
+        "([object storage](integrations/storage.md)). The worker needs it; the API only to send weights to servers. "
+        "`expunge up` takes it too; without it weights are in the data folder.",
     )
     storage_cache: Path | None = Field(
         default=None,

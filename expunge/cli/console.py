@@ -13,6 +13,7 @@ from typing import Annotated, Self
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from verifier.sample_ids import InvalidSampleID, line_to_id
 
@@ -21,6 +22,17 @@ out = Console()
 
 notes = Console(stderr=True)
 """Everything else: progress, remarks, errors."""
+
+
+def print_table(table: Table) -> None:
+    """Print a table as a result: on a terminal as wide as that is, elsewhere so wide that no cell is wrapped."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    wide = Console(file=out.file, width=10_000)
+    wide.width = wide.measure(table).maximum
+    wide.print(table)
+
 
 LINE_INTERVAL = 10.0
 """Seconds after which a running task gets a new line where the output is not a terminal."""

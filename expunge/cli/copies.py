@@ -6,7 +6,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from expunge.cli.console import DataDir, Tenant, notes, out
+from expunge.cli.console import DataDir, Tenant, notes, print_table
 from expunge.stack.folder import default_folder
 
 
@@ -33,7 +33,8 @@ def copies(
         found = find_copies(deployment, model=name, tenant=tenant)
     table = Table("Version", "Knows", Column("Copy", overflow="fold"), "State", "Since")
     for version in found.versions:
-        state = "deleted" if version.purged_at else "served" if version.served else "stored"
+        kept = "still stored" if version.purged_at else "served" if version.served else "stored"
+        state = kept if version.stored else "deleted"
         knows = f"{version.knows} erased samples" if version.knows else "no erased sample"
         since = version.purged_at or version.created_at
         table.add_row(str(version.number), knows, f"storage: {version.weights_path}", state, f"{since:%Y-%m-%d %H:%M}")
@@ -43,7 +44,7 @@ def copies(
         for fetched in version.fetched:
             who = escape(f"fetched with the key {fetched.key} ({fetched.name})")
             table.add_row("", "", who, f"{fetched.times} times", f"{fetched.last:%Y-%m-%d %H:%M}")
-    out.print(table)
+    print_table(table)
     if purged is not None:
         notes.print(f"Deleted {len(purged.files)} files, and verified that they are gone.")
     elif found.deletable.versions:

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from expunge.cli.console import DataDir, Tenant, notes, out
+from expunge.cli.console import DataDir, Tenant, notes, out, print_table
 from expunge.stack.folder import Folder, default_folder
 
 api_keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
@@ -49,7 +49,7 @@ def list_api_keys(tenant: Tenant = "default", data_dir: DataDir = None) -> None:
     for key in keys.list_api_keys(find_database(data_dir), tenant=tenant):
         state = "good" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
         table.add_row(key.prefix, escape(key.name), ", ".join(sorted(key.scopes)), f"{key.created_at:%Y-%m-%d}", state)
-    out.print(table)
+    print_table(table)
 
 
 @api_keys.command("revoke")

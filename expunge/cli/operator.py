@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Column, Table
 
-from expunge.cli.console import DataDir, ProgressDisplay, Tenant, Workload, notes, out, read_ids
+from expunge.cli.console import DataDir, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
 from expunge.stack.folder import default_folder
 from report.formatting import duration
 
@@ -309,7 +309,7 @@ def doctor(data_dir: DataDir = None) -> None:
     for result in results:
         mark = "[green]ok[/green]" if result.ok else "[bold red]wrong[/bold red]"
         table.add_row(result.check, mark, escape(result.text))
-    out.print(table)
+    print_table(table)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
 
@@ -336,7 +336,7 @@ def purge(
         table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
     for path in purgeable.unused_files:
         table.add_row("–", "–", "–", f"{path} (no version needs it)")
-    out.print(table)
+    print_table(table)
     if not yes:
         notes.print("Nothing was deleted. Run again with --yes to delete these files.")
         return

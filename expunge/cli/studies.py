@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from expunge.cli.console import ProgressDisplay, Workload, notes, out, read_ids
+from expunge.cli.console import ProgressDisplay, Workload, notes, print_table, read_ids
 from expunge.cli.operator import allowed_workloads
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def audit(
         )
     if found is None:
         raise typer.Exit(1)
-    out.print(findings_table(found))
+    print_table(findings_table(found))
     if report is not None:
         report.write_text(json.dumps(asdict(found), indent=2) + "\n")
         notes.print(f"Written to {report}.", markup=False)

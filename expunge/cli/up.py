@@ -29,8 +29,8 @@ def up(
 
     Ctrl-C stops everything. The data stays in the data folder; the next start uses it again.
 
-    If DATABASE_URL or REDIS_URL is set, that server is used and none is started. Workloads may come from the modules in
-    EXPUNGE_WORKLOADS (default: examples).
+    If DATABASE_URL or REDIS_URL is set, that server is used and none is started. Weights go to EXPUNGE_STORAGE if it is set, a
+    folder or a bucket. Workloads may come from the modules in EXPUNGE_WORKLOADS (default: examples).
     """
     from expunge.stack.stack import options_from_environment, run_stack, supervise
 
@@ -77,7 +77,9 @@ def first_steps(running: "Stack") -> Iterator[str]:
     if shutil.which("expunge") is None:
         yield f". {sys.prefix}/bin/activate"
     yield f"export EXPUNGE_URL={running.url}"
-    yield f"export EXPUNGE_API_KEY={running.api_key or '…'}"
+    if running.api_key is None:
+        yield "expunge keys create NAME                               # a new API key, if you have not kept the first one"
+    yield f"export EXPUNGE_API_KEY={running.api_key or 'KEY'}"
     if running.folder.root.resolve() != default_folder().resolve():
         yield f"export EXPUNGE_DATA={shlex.quote(str(running.folder.root.resolve()))}"
     workloads = running.settings.workloads

@@ -141,6 +141,11 @@ class Offboarding:
                 found.append(
                     f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
                 )
+            if version.purged_at is not None and version.stored:
+                found.append(
+                    f"Version {version.number} was purged, but another version has the same file {version.weights_path}. "
+                    "It is deleted once no version needs it."
+                )
             for handed in version.handed:
                 if not handed.is_gone:
                     place = f" ({handed.place})" if handed.place else ""

@@ -114,7 +114,10 @@ class FetchedCopy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionCopies:
-    """A version with its copies. knows: how many samples it knows that the model has forgotten since."""
+    """A version with its copies. knows: how many samples it knows that the model has forgotten since.
+
+    stored: whether its weights are kept in the storage, for itself or, once it is purged, for another version with the same file.
+    """
 
     version_id: UUID
     number: int
@@ -123,6 +126,7 @@ class VersionCopies:
     weights_path: str
     created_at: datetime
     purged_at: datetime | None
+    stored: bool
     handed: tuple[HandedCopy, ...]
     fetched: tuple[FetchedCopy, ...]
 
@@ -132,6 +136,7 @@ def list_copies(session: Session, *, tenant_id: UUID, model: str) -> list[Versio
     of = session.scalar(select(Model).where(Model.tenant_id == tenant_id, Model.name == model))
     if of is None:
         raise UnknownModel(f"there is no model named {model!r}")
+    kept = needed_files(session)
     versions = select(ModelVersion).where(ModelVersion.model_id == of.id).order_by(ModelVersion.number.desc())
     return [
         VersionCopies(
@@ -142,6 +147,7 @@ def list_copies(session: Session, *, tenant_id: UUID, model: str) -> list[Versio
             weights_path=version.weights_path,
             created_at=version.created_at,
             purged_at=version.purged_at,
+            stored=version.weights_path in kept,
             handed=_handed(session, version),
             fetched=_fetched(session, version),
         )

@@ -50,6 +50,12 @@ def get_served(name: Name, request: Request, caller: WeightsReader, ledger: Ledg
     return conditional(request, get_served_version(ledger, tenant_id=caller.tenant_id, model=name))
 
 
+@router.head(
+    "/models/{name}/served/weights",
+    summary="Which weights a model serves",
+    response_class=Response,
+    responses=problems(401, 403, 404, 422, 503) | WEIGHTS,
+)
 @router.get(
     "/models/{name}/served/weights",
     summary="The weights that a model serves",
@@ -60,7 +66,7 @@ async def get_weights(name: Name, request: Request, caller: WeightsReader) -> Re
     """The safetensors file, or a redirect to a signed URL of the storage. The `ETag` is its SHA-256: check it.
 
     Each fetch is recorded with the key, so that the copy is found when it has to be deleted. With `If-None-Match` there is 304
-    while the version is the same. 404 where this API may not read the storage.
+    while the version is the same. 404 where this API may not read the storage. HEAD gives the headers alone, and records nothing.
     """
     database: Database = request.app.state.database
     async with database.limiter:
@@ -75,6 +81,10 @@ async def get_weights(name: Name, request: Request, caller: WeightsReader) -> Re
     }
     if matches(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=304, headers=headers)
+    if request.method == "HEAD":
+        known = Response(headers=headers, media_type=WeightsFile.media_type)
+        del known.headers["Content-Length"]  # which would be that of no content
+        return known
     streams: Streams = request.app.state.weights
     streams.check(caller.tenant_id)
     seconds: int | None = request.app.state.settings.signed_url_seconds

@@ -2,6 +2,7 @@ from report import captions
 from report.document import read
 from report.formatting import delay
 from tests.report.recorded import Json, recorded, stored
+from unlearning.specs.audit import AuditSpec
 
 
 def estimate(value: float, low: float, high: float) -> Json:
@@ -20,6 +21,14 @@ def test_the_caption_has_the_plotted_attacks_numbers() -> None:
     assert report["audit"]["membership"]["roc"]["attack"] == "loss"
     report["audit"]["membership"]["attacks"][0]["original"]["auc"] = estimate(0.74, 0.7, 0.79)
     assert "0.74 before (0.70 to 0.79)" in captions.membership(read(report).report)
+
+
+def test_the_caption_of_the_curve_names_the_attack_that_recognises_most_and_all_ranges_are_of_one_confidence() -> None:
+    report = stored("verified")
+    report["audit"]["membership"]["attacks"][2]["unlearned"]["auc"] = estimate(0.94, 0.72, 1.0)
+    assert "Of all attacks the one by entropy" in captions.membership(read(report).report)
+    assert "0.94 (0.72 to 1.00)" in captions.membership(read(report).report)
+    assert AuditSpec().confidence == AuditSpec().thresholds.confidence
 
 
 def test_the_mean_loss_is_that_of_the_histogram() -> None:

@@ -78,7 +78,8 @@ class Thresholds:
 class AuditSpec:
     """What an audit runs, and how much of it.
 
-    confidence: of the intervals that are printed. replicates: bootstrap replicates.
+    confidence: of the intervals that are printed: as of those that decide, so that a report shows one interval of a value.
+    replicates: bootstrap replicates.
     batch_size: most samples a forward pass; a CPU gets fewer (`unlearning.hardware`).
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
@@ -94,7 +95,7 @@ class AuditSpec:
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
-    confidence: Confidence = 0.95
+    confidence: Confidence = 0.9
     replicates: Annotated[int, Ge(100)] = 1000
     batch_size: AtLeastOne = 1024
     membership_samples: AtLeastOne = 5000

@@ -3,9 +3,10 @@ from io import StringIO
 import pytest
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from expunge.cli import console
-from expunge.cli.console import ProgressDisplay, read_ids
+from expunge.cli.console import ProgressDisplay, print_table, read_ids
 
 
 class Clock:
@@ -20,6 +21,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(console, "time", clock)
     return clock
+
+
+def test_without_a_terminal_no_cell_of_a_table_is_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("Check", "Found")
+    table.add_row("weights", "a long sentence " * 30)
+    print_table(table)
+    rows = [line for line in capsys.readouterr().out.splitlines() if "sentence" in line]
+    assert len(rows) == 1
+    assert ("a long sentence " * 30).strip() in rows[0]
 
 
 def test_without_a_terminal_progress_is_lines_with_the_elapsed_time(clock: Clock) -> None:

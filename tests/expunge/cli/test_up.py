@@ -20,6 +20,7 @@ def test_the_first_steps_use_the_examples_if_the_allow_list_has_them(monkeypatch
     printed = steps(workloads="examples, acme", key="expunge_secret")
     assert printed.startswith(f". {sys.prefix}/bin/activate")
     assert "EXPUNGE_API_KEY=expunge_secret" in printed
+    assert "keys create" not in printed
     assert "expunge register digits examples.digits:workload" in printed
 
 
@@ -29,6 +30,8 @@ def test_otherwise_they_name_the_allow_list_and_no_example(monkeypatch: pytest.M
     assert "activate" not in printed
     assert "EXPUNGE_WORKLOADS=acme" in printed
     assert "examples" not in printed
+    assert "expunge keys create" in printed  # a later start does not know the key that the first one printed
+    assert "…" not in printed
 
 
 def test_they_name_the_data_folder_unless_commands_find_it_by_themselves() -> None:

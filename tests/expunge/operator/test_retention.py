@@ -10,7 +10,6 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
-from expunge.cli import console
 from expunge.cli.main import app
 from expunge.errors import CopiesRefused
 from expunge.operator.deployment import Deployment
@@ -213,10 +212,26 @@ def test_copies_that_know_erased_people_are_listed_and_deleted_or_left_to_the_op
     assert not (tmp_path / FIRST).exists()
     assert (tmp_path / SECOND).exists()
     after = find_copies(two_versions, model="small", tenant="hospital")
-    assert after.versions[1].purged_at is not None
+    assert (after.versions[1].purged_at is not None, after.versions[1].stored) == (True, False)
     assert (after.deletable.versions, len(after.left)) == ([], 2)
     assert any("triton" in sentence for sentence in after.left)
     assert any("batch scoring" in sentence for sentence in after.left)
+
+
+def test_a_purged_version_whose_file_another_model_has_is_not_called_deleted(
+    spread: World, two_versions: Deployment, tmp_path: Path
+) -> None:
+    with spread.sessions.begin() as session:
+        large = session.query(Model).filter_by(name="large").one()
+        session.get_one(ModelVersion, large.served_version_id).weights_path = FIRST
+    assert delete_copies(two_versions, find_copies(two_versions, model="small", tenant="hospital")).files == []
+    found = find_copies(two_versions, model="small", tenant="hospital")
+    assert [(version.purged_at is not None, version.stored) for version in found.versions] == [
+        (False, True),
+        (True, True),
+    ]
+    assert any("the same file first.safetensors" in sentence for sentence in found.left)
+    assert (tmp_path / FIRST).exists()
 
 
 def test_a_version_that_an_open_job_starts_from_is_not_deleted(spread: World, two_versions: Deployment) -> None:
@@ -236,7 +251,6 @@ def test_the_command_lists_and_deletes(
     monkeypatch.setenv("DATABASE_URL", where.database_url)
     monkeypatch.setenv("EXPUNGE_STORAGE", str(where.storage))
     monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", KEY.hex())
-    monkeypatch.setattr(console.out, "_width", 200)
 
     def run(*more: str) -> str:
         return CliRunner().invoke(app, ["copies", "small", "--tenant", "hospital", *more]).output
@@ -247,3 +261,4 @@ def test_the_command_lists_and_deletes(
     assert "--delete" in listed
     assert "Deleted 1 files" in run("--delete")
     assert not (tmp_path / FIRST).exists()
+    assert any(FIRST in line and "deleted" in line for line in run().splitlines())  # on one line: no terminal limits it

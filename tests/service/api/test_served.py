@@ -49,6 +49,10 @@ def test_a_server_polls_what_is_served_and_fetches_the_weights_once_they_change(
     assert (found.json()["version"], found.json()["weights_sha256"]) == (1, SHA256)
     assert (found.json()["verdict"], found.json()["report_id"]) == (None, None)
     assert fetcher.get(PATH, headers={"If-None-Match": found.headers["ETag"]}).status_code == 304
+    asked = fetcher.head(f"{PATH}/weights")
+    assert (asked.status_code, asked.headers["ETag"], asked.headers.get("Content-Length")) == (200, f'"{SHA256}"', None)
+    assert fetcher.head(f"{PATH}/weights", headers={"If-None-Match": asked.headers["ETag"]}).status_code == 304
+    assert fetches(sessions) == []  # HEAD has given no weights away
     weights = fetcher.get(f"{PATH}/weights")
     assert weights.content == CONTENT
     assert (weights.headers["ETag"], weights.headers["Expunge-Version"]) == (f'"{SHA256}"', "1")
@@ -56,8 +60,8 @@ def test_a_server_polls_what_is_served_and_fetches_the_weights_once_they_change(
     assert (again.status_code, again.content) == (304, b"")
     assert fetches(sessions) == [(1, "triton")]
 
-    asked = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
-    job = serve(key=site.admin).post("/unlearn-requests", json=asked).json()["targets"][0]["job"]["id"]
+    body = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
+    job = serve(key=site.admin).post("/unlearn-requests", json=body).json()["targets"][0]["job"]["id"]
     report_id = publish_job(sessions, job)
     changed = fetcher.get(PATH, headers={"If-None-Match": found.headers["ETag"]})
     assert (changed.status_code, changed.json()["version"], changed.json()["verdict"]) == (200, 2, "verified")
