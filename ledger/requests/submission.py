@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, FromClause, case, func, literal, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
@@ -170,8 +170,7 @@ def _match(
     if upload is not None or people:
         allow_long_statements(session)
     if people:
-        record_subjects(session, request, datasets, people)
-        tables += samples_of(datasets, people)
+        record_subjects(session, request, datasets, models, people)
     record_samples(session, request, models, tables)
     if people:
         samples = _commitment(session, request, request_samples.c.request_id, request_samples.c.digest)
@@ -249,33 +248,34 @@ def touched_models(session: Session, datasets: Sequence[Dataset], names: Sequenc
 
 
 def record_subjects(
-    session: Session, request: UnlearnRequest, datasets: Sequence[Dataset], people: Iterable[FromClause]
+    session: Session,
+    request: UnlearnRequest,
+    datasets: Sequence[Dataset],
+    models: Sequence[Model],
+    people: Iterable[FromClause],
 ) -> None:
-    """Store the subjects that a request names, each with how many samples it has in the datasets, and count them.
+    """Store the subjects that a request names, each with how many samples it has in the datasets, and these samples.
 
-    people: tables of subjects, in the column `digest`. None of what is joined here has just been written: see `registry.datasets`.
+    people: tables of subjects, in the column `digest`. One statement reads whose samples they are: an import that commits meanwhile
+    counts for both or for neither. None of what is joined here has just been written: see `registry.datasets`.
     """
     for given in people:
+        found = select(given.c.digest.label("subject"), subject_samples.c.digest).select_from(given)
         theirs = (subject_samples.c.subject == given.c.digest) & _in(datasets)
-        found = (
-            select(literal(request.id), given.c.digest, func.count(subject_samples.c.digest))
-            .select_from(given)
-            .outerjoin(subject_samples, theirs)
-            .group_by(given.c.digest)
-            .order_by(given.c.digest)
+        owned = found.outerjoin(subject_samples, theirs).cte("owned")
+        counted = (
+            select(literal(request.id), owned.c.subject, func.count(owned.c.digest))
+            .group_by(owned.c.subject)
+            .order_by(owned.c.subject)
         )
-        added = insert(request_subjects).from_select(["request_id", "subject", "samples"], found)
-        session.execute(added.on_conflict_do_nothing())
+        subjects = insert(request_subjects).from_select(["request_id", "subject", "samples"], counted)
+        samples = select(owned.c.digest).where(owned.c.digest.is_not(None)).subquery()
+        session.execute(
+            _record_outcomes(request, models, samples).add_cte(subjects.on_conflict_do_nothing().cte("subjects"))
+        )
     mine = request_subjects.c.request_id == request.id
-    counted = select(func.count(), func.count().filter(request_subjects.c.samples > 0)).where(mine)
-    request.subjects_given, request.subjects_matched = session.execute(counted).one()
-
-
-def samples_of(datasets: Sequence[Dataset], people: Iterable[FromClause]) -> Iterator[FromClause]:
-    """Give the samples of subjects in these datasets as tables with the column `digest`; one of two subjects may come twice."""
-    for given in people:
-        theirs = (subject_samples.c.subject == given.c.digest) & _in(datasets)
-        yield select(subject_samples.c.digest).select_from(given).join(subject_samples, theirs).subquery()
+    counts = select(func.count(), func.count().filter(request_subjects.c.samples > 0)).where(mine)
+    request.subjects_given, request.subjects_matched = session.execute(counts).one()
 
 
 def _in(datasets: Sequence[Dataset]) -> ColumnElement[bool]:
@@ -318,36 +318,12 @@ def digest_tables(digests: Sequence[bytes]) -> Iterator[FromClause]:
 def record_samples(
     session: Session, request: UnlearnRequest, models: Sequence[Model], tables: Iterable[FromClause]
 ) -> None:
-    """Store the request's samples, each with its outcome over all models, and count the outcomes.
+    """Store the request's samples, each with its outcome over all models, and count the outcomes, those of its subjects too.
 
     tables: with the column `digest`. Raises NoSamplesMatch.
     """
-    model_ids = [model.id for model in models]
     for given in tables:
-        learned = func.count(training_samples.c.model_id)
-        outcome = case(
-            (learned > func.count(erased_samples.c.model_id), literal(SampleOutcome.ACCEPTED.value)),
-            (learned > 0, literal(SampleOutcome.ALREADY_ERASED.value)),
-            else_=literal(SampleOutcome.NOT_IN_TRAINING_SET.value),
-        )
-        meant = (
-            select(literal(request.id), given.c.digest, outcome)
-            .select_from(given)
-            .outerjoin(
-                training_samples,
-                (training_samples.c.digest == given.c.digest) & training_samples.c.model_id.in_(model_ids),
-            )
-            .outerjoin(
-                erased_samples,
-                (erased_samples.c.digest == given.c.digest)
-                & (erased_samples.c.model_id == training_samples.c.model_id),
-            )
-            .group_by(given.c.digest)
-            .order_by(given.c.digest)  # an index filled in order is faster to write, and smaller
-        )
-        session.execute(
-            insert(request_samples).from_select(["request_id", "digest", "outcome"], meant).on_conflict_do_nothing()
-        )
+        session.execute(_record_outcomes(request, models, given))
     counted = (
         select(request_samples.c.outcome, func.count())
         .where(request_samples.c.request_id == request.id)
@@ -365,6 +341,32 @@ def record_samples(
         raise NoSamplesMatch(
             f"none of the {request.not_in_training_set} samples is in the training set of any of the models"
         )
+
+
+def _record_outcomes(request: UnlearnRequest, models: Sequence[Model], given: FromClause) -> Insert:
+    """Build the statement that stores samples, in the column `digest`, each with its outcome over all models."""
+    model_ids = [model.id for model in models]
+    learned = func.count(training_samples.c.model_id)
+    outcome = case(
+        (learned > func.count(erased_samples.c.model_id), literal(SampleOutcome.ACCEPTED.value)),
+        (learned > 0, literal(SampleOutcome.ALREADY_ERASED.value)),
+        else_=literal(SampleOutcome.NOT_IN_TRAINING_SET.value),
+    )
+    meant = (
+        select(literal(request.id), given.c.digest, outcome)
+        .select_from(given)
+        .outerjoin(
+            training_samples,
+            (training_samples.c.digest == given.c.digest) & training_samples.c.model_id.in_(model_ids),
+        )
+        .outerjoin(
+            erased_samples,
+            (erased_samples.c.digest == given.c.digest) & (erased_samples.c.model_id == training_samples.c.model_id),
+        )
+        .group_by(given.c.digest)
+        .order_by(given.c.digest)  # an index filled in order is faster to write, and smaller
+    )
+    return insert(request_samples).from_select(["request_id", "digest", "outcome"], meant).on_conflict_do_nothing()
 
 
 def match_models(session: Session, request: UnlearnRequest, models: Sequence[Model]) -> list[tuple[Model, int, int]]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from ledger.db import now
 from ledger.errors import (
@@ -357,6 +357,28 @@ def test_each_person_is_counted_once_and_a_shared_sample_once(peopled):
     with peopled.sessions() as session:
         counts = count_subject_samples(session, request.id)
     assert [counts[person] for person in people("ann", "bob", "stranger")] == [3, 2, 0]
+
+
+@pytest.mark.parametrize("before", [f"INSERT INTO {table}" for table in ("request_subjects", "request_samples")])
+def test_an_import_in_the_midst_of_a_request_counts_for_the_person_and_the_samples_or_for_neither(peopled, before):
+    engine, done = peopled.sessions.kw["bind"], []
+
+    def commit_an_import(connection, cursor, statement, *more):
+        if before in statement and not done:
+            done.append(before)
+            with peopled.sessions.begin() as session:
+                assign(session, peopled.tenant_id, "digits", stranger=digests(4))
+
+    event.listen(engine, "before_cursor_execute", commit_an_import)
+    try:
+        request = ask(peopled, "ann", "stranger", dataset="digits")
+    finally:
+        event.remove(engine, "before_cursor_execute", commit_an_import)
+    with peopled.sessions() as session:
+        counts = count_subject_samples(session, request.id)
+    assert done
+    assert request.samples.accepted == 3 + counts[people("stranger")[0]]
+    assert request.subjects.matched == 1 + bool(counts[people("stranger")[0]])
 
 
 def test_people_and_samples_in_one_request_may_overlap(peopled):
