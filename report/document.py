@@ -144,7 +144,7 @@ class InconclusiveReason(StrEnum):
     NO_POWER = "no_power"
     """The attacks do not recognise the samples on the original model either."""
     OPEN = "open"
-    """An interval spans its threshold: another method, or more data, may decide."""
+    """An interval spans its threshold, or two tests disagree: another method, or more data, may decide."""
 
 
 class Verdict(Section):

@@ -66,7 +66,7 @@ class Verdict:
     value: "verified", "inconclusive" or "failed". sentence: what was measured, for a reader without statistics. warnings:
         sentences.
     reason: of an inconclusive verdict, else None. "too_few_samples": no method could be verified on so few. "no_power": the attacks
-        do not recognise the forget set on the original either. "open": an interval spans its threshold.
+        do not recognise the forget set on the original either. "open": an interval spans its threshold, or two tests disagree.
     """
 
     value: str
