@@ -264,7 +264,16 @@ def _reference_tests(
         return {}, {}
     by_model = {model: _beside_references(sets, references) for model, sets in signals.items()}
     tests = {
-        model: replace(reference_test(**sets, thresholds=spec.thresholds, seed=seed), unit=unit)
+        model: replace(
+            reference_test(
+                forget=sets["forget"],
+                held_out=sets["held_out"],
+                remain=sets["remain"],
+                thresholds=spec.thresholds,
+                seed=seed,
+            ),
+            unit=unit,
+        )
         for model, sets in by_model.items()
     }
     unlearned = by_model["unlearned"]
