@@ -37,12 +37,15 @@ def membership(report: Report) -> str:
     """Describe how well an attack tells forgotten samples from held-out ones."""
     attack = plotted_attack(report)
     before, after = attack.original, attack.unlearned
-    name, most = strongest(report)[1]
-    return (
+    text = (
         f"The attack by {attack_name(attack.name)} tells forgotten from held-out samples with an AUC of {ratio(before.auc.value)} "
         f"before ({interval(before.auc, ratio)}) and {ratio(after.auc.value)} after ({interval(after.auc, ratio)}). "
-        f"Of all attacks the one by {name} is the furthest from a coin toss (0.5) after: {ratio(most.auc.value)} "
-        f"({interval(most.auc, ratio)}). An AUC below 0.5 gives as much away as one above. {_at_few_false_alarms(before, after)}"
+    )
+    name, most = strongest(report)[1]
+    if name != attack_name(attack.name):
+        text += f"The strongest attack after is by {name}: {ratio(most.auc.value)} ({interval(most.auc, ratio)}). "
+    return text + (
+        f"An AUC of 0.5 is a coin toss; below 0.5 gives as much away as above. {_at_few_false_alarms(before, after)}"
     )
 
 

@@ -26,8 +26,7 @@ def test_the_caption_has_the_plotted_attacks_numbers() -> None:
 def test_the_caption_of_the_curve_names_the_attack_that_recognises_most_and_all_ranges_are_of_one_confidence() -> None:
     report = stored("verified")
     report["audit"]["membership"]["attacks"][2]["unlearned"]["auc"] = estimate(0.94, 0.72, 1.0)
-    assert "Of all attacks the one by entropy" in captions.membership(read(report).report)
-    assert "0.94 (0.72 to 1.00)" in captions.membership(read(report).report)
+    assert "The strongest attack after is by entropy: 0.94 (0.72 to 1.00)" in captions.membership(read(report).report)
     assert AuditSpec().confidence == AuditSpec().thresholds.confidence
 
 
