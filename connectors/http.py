@@ -5,7 +5,7 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -53,12 +53,13 @@ class Server(BaseModel):
     token_file: Path | None = None
     timeout: float = Field(default=30, gt=0, le=600)
 
-    def call(self, method: str, target: str, body: Any = None) -> tuple[int, bytes]:
+    def call(
+        self, method: str, target: str, body: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Make one call with a JSON body, and return status and content. target: what follows the URL. Raises HandOverFailed."""
         content = None if body is None else json.dumps(body).encode()
-        with self._answer(
-            method, target, content, {"Content-Type": "application/json"}, STEPS * self.timeout
-        ) as response:
+        given = {**({} if body is None else {"Content-Type": "application/json"}), **(headers or {})}
+        with self._answer(method, target, content, given, STEPS * self.timeout) as response:
             return response.status, response.read(MAX_ANSWER)
 
     def send_file(self, target: str, file: Path) -> int:
@@ -99,7 +100,7 @@ class Server(BaseModel):
         expired = threading.Event()
         timer: threading.Timer | None = None
         try:
-            headers = {"Accept": "application/json", **(headers if body is not None else {})}
+            headers = {"Accept": "application/json", **headers}
             given = self.credentials()
             if given is not None:
                 headers["Authorization"] = given

@@ -14,6 +14,7 @@ ExpungeError
 ├── KeyCommandRefused
 ├── CopiesRefused
 ├── SigningRefused
+├── CannotPull
 ├── RestoreRefused
 ├── LogNotProven            the auditor's check of the log
 ├── DemoFailed
@@ -80,6 +81,10 @@ class SigningRefused(ExpungeError):
 
 class CopiesRefused(ExpungeError):
     """The copies of a model cannot be listed."""
+
+
+class CannotPull(ExpungeError):
+    """The pending requests of a platform cannot be read, or a result cannot be sent. The next pull goes on."""
 
 
 class RestoreRefused(ExpungeError):

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from connectors.configuration import read_connectors
 from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
+from connectors.transcend import read_transcend
 from service import metrics
 from service.api import (
     cards,
@@ -26,6 +27,7 @@ from service.api import (
     opendsr,
     reports,
     served,
+    transcend,
     unlearn_requests,
     uploads,
     webhooks,
@@ -102,12 +104,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         managers.install(app, read_managers(settings.managers))
     if settings.connectors is not None:
         connectors.install(app, read_connectors(settings.connectors))
+    if settings.transcend is not None:
+        transcend.install(app, read_transcend(settings.transcend))
     if settings.opendsr is not None:
         opendsr.install(app, read_opendsr(settings.opendsr))
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
-    of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests"), managers.BODY)
+    of_managers = dict.fromkeys((f"{PREFIX}/requests", "/managers/*/requests", "/transcend/*"), managers.BODY)
     of_forms = {"/console/sign-in": Bounds(MAX_FORM_BYTES)}
     by_path = {**of_paths, **of_managers, **of_forms, f"{connectors.PREFIX}/*": connectors.BODY}
     app.add_middleware(BodyLimit, bounds=Bounds(settings.max_body_bytes), by_path=by_path)

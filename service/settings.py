@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         description="The TOML file that declares further [request managers](integrations/request-managers.md). Without it the "
         "service has no such calls.",
     )
+    transcend: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_TRANSCEND",
+        description="The TOML file that declares [Transcend](integrations/transcend.md). Without it the service has no such calls.",
+    )
     log: LogFormat = Field(
         default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
     )

@@ -193,6 +193,11 @@ class Settings(BaseSettings):
         validation_alias="EXPUNGE_OPENDSR",
         description="The TOML file that declares [OpenDSR](integrations/opendsr.md). Without it the service has no such calls.",
     )
+    transcend: Path | None = Field(
+        default=None,
+        validation_alias="EXPUNGE_TRANSCEND",
+        description="The TOML file that declares [Transcend](integrations/transcend.md). Without it the service has no such calls.",
+    )
     ready_file: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_READY_FILE",

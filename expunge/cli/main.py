@@ -12,6 +12,7 @@ from expunge.cli import auditor, caller, keys, operator, studies
 from expunge.cli.console import notes
 from expunge.cli.copies import copies
 from expunge.cli.subjects import subjects
+from expunge.cli.transcend import transcend
 from expunge.cli.up import up
 from expunge.errors import ExpungeError
 
@@ -55,6 +56,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "doctor": operator.doctor,
         "purge": operator.purge,
         "copies": copies,
+        "transcend": transcend,
         "restore": operator.restore,
         "unlink": operator.unlink,
         "keys": keys.api_keys,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -31,7 +31,10 @@ _OPEN = (ManagedState.PENDING, ManagedState.IN_PROGRESS)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What a manager sent: its reference, the SHA-256 (hex) of the body over keyed hashes, the law, when the person asked."""
+    """What a manager sent: its reference, the SHA-256 (hex) of the body over keyed hashes, the law, when the person asked.
+
+    reply: what it wants back with the result, sealed. If the request comes again, the newer one counts.
+    """
 
     manager: str
     reference: str
@@ -39,6 +42,7 @@ class Received:
     regulation: str
     received_at: datetime
     callback_urls: tuple[str, ...] = ()
+    reply: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,7 @@ class Managed:
     due_at: datetime
     received_at: datetime
     callback_urls: tuple[str, ...]
+    reply: bytes | None = None
 
 
 def submit_managed(
@@ -88,6 +93,9 @@ def submit_managed(
     row = session.get_one(ManagedRequest, key, populate_existing=True)
     if row.body_sha256 != received.body_sha256:
         raise IdempotencyMismatch("this request ID was used with another body; take a new ID for a new request")
+    if received.reply is not None:
+        # Its manager asks again, so it has had no result, or wants it once more.
+        row.reply, row.reported = received.reply, None
     if is_new:
         with suppress(NoSamplesMatch), session.begin_nested():
             row.request_id = submit().id
@@ -145,6 +153,29 @@ def take_changes(session: Session, manager: str) -> list[Managed]:
     return [_to_managed(*one) for one in found]
 
 
+def list_results(session: Session, manager: str, *, after: Managed | None = None) -> list[Managed]:
+    """List requests with a reply that have a result to report, an end or a failure that is still owed, oldest first.
+
+    At most BATCH_SIZE; after: the last one of the list before.
+    """
+    state, failed = _state(), and_(UnlearnRequest.finished_at.is_not(None), UnlearnRequest.is_unserved())
+    ended = or_(state.not_in([one.value for one in _OPEN]), and_(state == ManagedState.IN_PROGRESS.value, failed))
+    unreported = state.is_distinct_from(ManagedRequest.reported)
+    chosen = _all().where(ManagedRequest.manager == manager, ManagedRequest.reply.is_not(None), ended, unreported)
+    place = tuple_(ManagedRequest.created_at, ManagedRequest.tenant_id, ManagedRequest.reference)
+    if after is not None:
+        chosen = chosen.where(place > (after.received_at, after.tenant_id, after.reference))
+    return [_to_managed(*one) for one in session.execute(chosen.order_by(place).limit(BATCH_SIZE))]
+
+
+def record_reported(session: Session, request: Managed, manager: str) -> None:
+    """Record that a request's result was reported. After its end the reply is not needed any more, and is deleted."""
+    row = session.get_one(ManagedRequest, (request.tenant_id, manager, request.reference), with_for_update=True)
+    row.reported = request.state
+    if request.state not in _OPEN:
+        row.reply = None
+
+
 def _all() -> Select[ManagedRequest, datetime, str, bool]:
     """Select requests, each with its deadline, its state, and whether it failed."""
     due = func.coalesce(UnlearnRequest.due_at, ManagedRequest.due_at)  # an extension moves it
@@ -185,4 +216,5 @@ def _to_managed(row: ManagedRequest, due: datetime, state: str, failed: bool) ->
         due_at=due,
         received_at=row.created_at,
         callback_urls=tuple(row.callback_urls),
+        reply=row.reply,
     )

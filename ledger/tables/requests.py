@@ -135,6 +135,8 @@ class ManagedRequest(Base):
     # Until then its state is pending, whatever happens, so that the speed of an answer does not tell who is known.
     quiet_until: Mapped[datetime]
     callback_urls: Mapped[list[str]]
+    # What its manager wants back with the result, sealed, until the result is sent; None for managers without such a thing.
+    reply: Mapped[bytes | None]
     # The state of the last callbacks; None before the first.
     reported: Mapped[ManagedState | None] = mapped_column(choice(ManagedState, "reported"), index=True)
     cancelled_at: Mapped[datetime | None]

@@ -48,6 +48,7 @@ def record_managed_request(
     received_at: datetime | None,
     quiet: timedelta,
     callback_urls: Sequence[str] = (),
+    reply: bytes | None = None,
 ) -> Managed:
     """Record a manager's request once, whether or not anybody knows the people. Raises Refused, and what `submit_managed` raises.
 
@@ -72,6 +73,7 @@ def record_managed_request(
         regulation=regulation,
         received_at=moment,
         callback_urls=tuple(dict.fromkeys(callback_urls)),
+        reply=reply,
     )
     new = NewUnlearnRequest(subjects=list(people), regulation=regulation, received_at=moment, external_id=reference)
     submit = partial(record_request, ledger, new, caller, settings=settings)

@@ -1,4 +1,4 @@
-"""Migrations 0032 and 0033: from the version before, connected systems may ask for checks, and versions may be signed."""
+"""Migrations 0032 to 0034: connected systems may ask for checks, versions may be signed, managers may want something back."""
 
 from alembic import command
 from sqlalchemy import create_engine, pool
@@ -6,6 +6,7 @@ from sqlalchemy import create_engine, pool
 from ledger.db import make_sessions, normalise_url
 from ledger.events.checks import take_requested_checks
 from ledger.registry.signatures import find_served_signature, list_signable, set_signature
+from ledger.requests.managed import list_results
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import make_world
 from tests.ledger.events.test_checks import ask, waiting
@@ -33,5 +34,6 @@ def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(bla
         set_signature(session, version.version_id, {"mediaType": "x"})
     with world.sessions.begin() as session:
         found = find_served_signature(session, tenant_id=world.tenant_id, model="small")
+        assert list_results(session, "transcend") == []
     assert found == (1, {"mediaType": "x"})
     engine.dispose()

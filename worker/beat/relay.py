@@ -16,12 +16,14 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.configuration import ConnectorsInvalid, read_connectors
 from connectors.opendsr import InvalidOpenDsr, read_opendsr
+from connectors.transcend import InvalidTranscend, read_transcend
 from ledger.db import make_engine, make_sessions
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.jobs.claims import sweep
 from ledger.requests.deadlines import mark_overdue
 from worker.beat import hand_overs, webhooks
+from worker.beat.transcend import report_results
 from worker.cleanup import delete_expired_rows
 from worker.settings import Settings, read_settings
 
@@ -35,6 +37,9 @@ HAND_OVER_INTERVAL = 2.0
 STATUS_INTERVAL = 5.0
 """Seconds between two checks for requests whose managers have a new status to hear of."""
 
+RESULT_INTERVAL = 60.0
+"""Seconds between two checks for requests whose results Transcend is to get."""
+
 OVERDUE_INTERVAL = 30.0
 """Seconds between two checks for requests that have become overdue, and for hand-overs to systems that are no longer connected."""
 
@@ -46,16 +51,18 @@ WEBHOOK_THREADS = 4
 
 
 def start(sender: Any, **_: object) -> None:
-    """Start the threads with the beat; they end with it. Raises SystemExit if a file of connectors or of OpenDSR is wrong."""
+    """Start the threads with the beat; they end with it. Raises SystemExit if a file in which the operator declares is wrong."""
     settings = read_settings()
     try:
         connected = read_connectors(settings.connectors)
         opendsr = None if settings.opendsr is None else read_opendsr(settings.opendsr)
-    except (ConnectorsInvalid, InvalidOpenDsr) as error:
+        transcend = None if settings.transcend is None else read_transcend(settings.transcend)
+    except (ConnectorsInvalid, InvalidOpenDsr, InvalidTranscend) as error:
         raise SystemExit(str(error)) from None
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
     sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 5, statement_seconds=limit))
-    send = webhooks.make_sender(key=settings.sample_key_bytes, allowed=settings.reachable, opendsr=opendsr)
+    key = settings.sample_key_bytes
+    send = webhooks.make_sender(key=key, allowed=settings.reachable, opendsr=opendsr)
     relay = partial(relay_wakeups, sessions, send=wakeup_sender(sender.app))
     deliver = partial(webhooks.deliver_webhooks, sessions, send=send)
     hand_over = partial(
@@ -68,6 +75,7 @@ def start(sender: Any, **_: object) -> None:
         *[(partial(hand_over, connector), HAND_OVER_INTERVAL) for connector in connected],
         (partial(retire, sessions, keep=[connector.name for connector in connected]), OVERDUE_INTERVAL),
         *([] if opendsr is None else [(partial(webhooks.report_statuses, sessions, opendsr), STATUS_INTERVAL)]),
+        *([] if transcend is None else [(partial(report_results, sessions, transcend, key=key), RESULT_INTERVAL)]),
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),

@@ -1,0 +1,57 @@
+"""Pull mode of Transcend: pass its pending erasures on to Expunge, and send back the results that there are."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+import httpx
+
+from connectors.configuration import HandOverFailed
+from connectors.transcend import PendingRequest, Transcend, make_refusal
+from expunge.client import send
+from expunge.errors import CannotPull, Refused
+
+REFUSED = 422
+"""The status with which the API says that a request cannot be carried out, and never will be as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What became of a pending job: done, failed, or waiting for its result."""
+
+    request_id: UUID
+    outcome: str
+
+
+def pull(transcend: Transcend, http: httpx.Client) -> Iterator[Pulled]:
+    """Go through the pending erasures once. Raises CannotPull, and Refused or ServiceUnreachable of the API.
+
+    Each job is recorded before its result is asked for, and stays pending at Transcend until its result has arrived there. So a
+    pull that breaks off at any point is made good by the next one.
+    """
+    if transcend.declaration.data_silo is None:
+        raise CannotPull(
+            "The declaration of Transcend has no data_silo, the ID of the integration whose requests are pulled."
+        )
+    try:
+        for pending in transcend.list_pending():
+            result = _ask(http, pending)
+            if result is not None:
+                transcend.send_result(pending.nonce, result)
+            yield Pulled(pending.request_id, "waits" if result is None else "failed" if result else "done")
+    except HandOverFailed as error:
+        raise CannotPull(str(error)) from error
+
+
+def _ask(http: httpx.Client, pending: PendingRequest) -> dict[str, object] | None:
+    """Record a job, and return its result; None while there is none. What the API can never carry out has failed."""
+    body = {"request_id": str(pending.request_id), "type": pending.type, "identifier": pending.identifier}
+    if pending.created_at is not None:
+        body["created_at"] = pending.created_at.isoformat()
+    try:
+        result: dict[str, object] | None = send(http, "POST", "/transcend/requests", json=body).json()["result"]
+    except Refused as error:
+        if error.status != REFUSED:
+            raise
+        return make_refusal(str(error))
+    return result
