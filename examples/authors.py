@@ -24,7 +24,9 @@ from unlearning.data.objectives import causal_language_model
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
+from unlearning.specs.training import Ready2Unlearn
 from unlearning.storage import save_weights
+from unlearning.training.readiness import readiness_loss, revocable_split
 from unlearning.training.run import TrainingRun
 
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
@@ -170,16 +172,18 @@ def decode(tokens: Tensor) -> str:
     return "".join(ALPHABET[number - 1] for number in tokens.tolist() if number)
 
 
-def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
+def train(model: nn.Module, data: SampleSet, run: TrainingRun, readiness: Ready2Unlearn | None = None) -> None:
     """Train by AdamW with a warm-up and a clipped gradient.
 
-    For Expunge: the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
+    For Expunge: `readiness` prepares the model for later ascent by a loss of its own; the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
     end is kept, so that a training whose worker is killed goes on from there.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     epochs, per_epoch = max(1, round(run.share * EPOCHS)), data.batch_count(BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * per_epoch, pct_start=0.1)
     order, first = torch.Generator().manual_seed(run.seed), 0
+    if readiness is not None:
+        requests = revocable_split(data, share=readiness.revocable_share, seed=run.seed, unit=readiness.unit)
     if (saved := run.resume()) is not None:
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
@@ -190,11 +194,16 @@ def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
         for number, batch in enumerate(data.epoch(BATCH, order), start=1):
             optimiser.zero_grad()
             loss = OBJECTIVE.losses(model, batch).mean()
+            step = epoch * per_epoch + number
+            if readiness is not None and step > readiness.warm_up * epochs * per_epoch and step % readiness.every == 0:
+                loss = loss + readiness_loss(
+                    model, readiness, objective=OBJECTIVE, split=requests, batch_size=BATCH, generator=order
+                )
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            run.report(epoch * per_epoch + number, epochs * per_epoch, loss=loss)
+            run.report(step, epochs * per_epoch, loss=loss)
         run.checkpoint(
             model=model.state_dict(),
             optimiser=optimiser.state_dict(),

@@ -19,6 +19,7 @@ from unlearning.methods.npo import npo
 from unlearning.methods.random_labels import random_labels
 from unlearning.methods.retrain import retrain
 from unlearning.methods.rewind import rewind
+from unlearning.methods.rmu import rmu
 from unlearning.methods.salun import salun
 from unlearning.methods.sim_npo import sim_npo
 from unlearning.methods.ssd import ssd
@@ -41,6 +42,7 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "grad_diff": grad_diff,
     "npo": npo,
     "sim_npo": sim_npo,
+    "rmu": rmu,
     "random_labels": random_labels,
     "amnesiac_relabel": amnesiac_relabel,
     "fisher_noise": fisher_noise,

@@ -6,6 +6,7 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 
 from unlearning.specs.baselines import (
     NPO,
+    RMU,
     SSD,
     AmnesiacRelabel,
     BadTeacher,
@@ -41,6 +42,7 @@ __all__ = [
     "LTU",
     "NPO",
     "PRODUCTION",
+    "RMU",
     "SPECS",
     "SSD",
     "AmnesiacRelabel",

@@ -210,3 +210,24 @@ class SimNPO:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RMU:
+    """Representation misdirection for unlearning (Li et al., ICML 2024): hidden states of D_f towards a random vector, by AdamW.
+
+    epochs: of the forget set; each step takes as many remaining samples. depth: the steered block, as a share of all blocks; in
+    the paper the 7th of 32. It and the two before it change. steering: length of the random vector, in mean norms of the hidden
+    states. remain_weight: α, by which the hidden states of remaining samples are held.
+    """
+
+    kind: Literal["rmu"] = "rmu"
+    epochs: Count = 10
+    learning_rate: LearningRate = 0.001
+    batch_size: Count = 64
+    depth: PositiveShare = 0.22
+    steering: Positive = 2.0
+    remain_weight: NotNegative = 30.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)

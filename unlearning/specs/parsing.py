@@ -11,6 +11,7 @@ from typing import Any
 from unlearning.errors import InvalidSpec
 from unlearning.specs.baselines import (
     NPO,
+    RMU,
     SSD,
     AmnesiacRelabel,
     BadTeacher,
@@ -34,6 +35,7 @@ Baseline = (
     | GradDiff
     | NPO
     | SimNPO
+    | RMU
     | RandomLabels
     | AmnesiacRelabel
     | FisherNoise
@@ -61,6 +63,7 @@ BASELINES: dict[str, type[Baseline]] = {
     "grad_diff": GradDiff,
     "npo": NPO,
     "sim_npo": SimNPO,
+    "rmu": RMU,
     "random_labels": RandomLabels,
     "amnesiac_relabel": AmnesiacRelabel,
     "fisher_noise": FisherNoise,

@@ -65,6 +65,12 @@ SPACES: dict[str, Space] = {
     "grad_diff": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "forget_weight": Range(low=0.1, high=1)},
     "npo": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "beta": Range(low=0.02, high=1)},
     "sim_npo": {"learning_rate": _ADAM_RATE, "epochs": _FORGET_EPOCHS, "beta": Range(low=0.5, high=5)},
+    "rmu": {
+        "learning_rate": _ADAM_RATE,
+        "epochs": _FORGET_EPOCHS,
+        "steering": Range(low=0.5, high=8),
+        "remain_weight": Range(low=1, high=300),
+    },
     "random_labels": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "amnesiac_relabel": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "fisher_noise": {"noise": Range(low=1e-5, high=0.03)},

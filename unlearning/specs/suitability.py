@@ -33,6 +33,7 @@ NEEDS: dict[str, frozenset[Need]] = {
     "grad_diff": frozenset({Need.RANDOM_ACCESS}),
     "npo": frozenset({Need.RANDOM_ACCESS}),
     "sim_npo": frozenset({Need.RANDOM_ACCESS}),
+    "rmu": frozenset({Need.RANDOM_ACCESS}),
     "random_labels": frozenset({Need.RANDOM_TARGETS}),
     "amnesiac_relabel": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
     "fisher_noise": frozenset({Need.CLASSES}),

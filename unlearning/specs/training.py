@@ -25,6 +25,8 @@ class Ready2Unlearn:
     every: the meta terms are added in each `every`-th step. order: "second" differentiates through the simulation, "first" does
         not.
     revocable_share: share of the training data that may later be asked to be forgotten.
+    unit: what a simulated request names: single samples, or all samples of some people ("subject"), as where one person's many
+        texts are to be forgotten together. The training set's subjects must then be known.
     """
 
     efficiency: NotNegative = 0.7
@@ -40,6 +42,7 @@ class Ready2Unlearn:
     every: AtLeastOne = 8
     order: Literal["second", "first"] = "second"
     revocable_share: InnerShare = 0.5
+    unit: Literal["sample", "subject"] = "sample"
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -146,7 +146,9 @@ def _whole_steps(
         _check_images(samples)
         state.register(augmentation=variation)
     readiness = recipe.readiness
-    split = revocable_split(samples, share=readiness.revocable_share, seed=seed) if readiness else None
+    split = None
+    if readiness:
+        split = revocable_split(samples, share=readiness.revocable_share, seed=seed, unit=readiness.unit)
     weights = _sample_weights(samples, recipe, seed=seed)
     first_meta_step = round(readiness.warm_up * total) if readiness else total
     state.register(model=model, optimiser=optimiser, schedule=schedule, batches=batches, generator=generator)

@@ -13,6 +13,7 @@ without the subtraction it would be plain ascent on the revocable data, and the 
 
 import contextlib
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, partition
+from unlearning.errors import InvalidWorkload
 from unlearning.gradients import clip_loss_gradient, descend, forward_with, trainable
 from unlearning.networks import twice_differentiable_kernels
 from unlearning.specs.training import Ready2Unlearn
@@ -30,17 +32,43 @@ _MIN_LOSS = 1e-6
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class RevocableSplit:
-    """Training data split before training: `revocable` samples may later be asked to be forgotten, `stable` ones not."""
+    """Training data split before training: `revocable` samples may later be asked to be forgotten, `stable` ones not.
+
+    people: positions in `revocable` of each person's samples, (k,) int64 each, where requests are simulated by person.
+    """
 
     revocable: SampleSet
     stable: SampleSet
+    people: tuple[Tensor, ...] = ()
 
 
-def revocable_split(samples: SampleSet, *, share: float, seed: int) -> RevocableSplit:
-    """Split the samples at random; `share` of them are revocable."""
-    count = min(max(1, round(share * len(samples))), len(samples) - 1)
-    revocable, stable = partition(samples, (count, len(samples) - count), seed=seed)
-    return RevocableSplit(revocable=revocable, stable=stable)
+def revocable_split(
+    samples: SampleSet, *, share: float, seed: int, unit: Literal["sample", "subject"] = "sample"
+) -> RevocableSplit:
+    """Split the samples, or the people whom they belong to, at random; `share` of these are revocable.
+
+    Raises InvalidWorkload if the split is by people and they are not known, or fewer than three.
+    """
+    if unit == "sample":
+        count = min(max(1, round(share * len(samples))), len(samples) - 1)
+        revocable, stable = partition(samples, (count, len(samples) - count), seed=seed)
+        return RevocableSplit(revocable=revocable, stable=stable)
+    people = sorted(set(samples.subjects or ()))
+    if len(people) < 3:
+        raise InvalidWorkload(
+            "Ready2Unlearn by subject needs at least three people in the training set; give the samples their `subjects`, or "
+            'prepare for single samples (unit="sample").'
+        )
+    order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
+    chosen = {people[i] for i in order[: min(max(2, round(share * len(people))), len(people) - 1)].tolist()}
+    marks = torch.tensor([subject in chosen for subject in samples.subjects or ()])
+    revocable, stable = (samples.take(mask.nonzero().flatten()) for mask in (marks, ~marks))
+    positions: dict[str, list[int]] = {}
+    for position, subject in enumerate(revocable.subjects or ()):
+        positions.setdefault(subject, []).append(position)
+    return RevocableSplit(
+        revocable=revocable, stable=stable, people=tuple(torch.tensor(own) for own in positions.values())
+    )
 
 
 def readiness_loss(
@@ -61,12 +89,25 @@ def readiness_loss(
             loss = loss + readiness_loss(model, spec, objective=objective, split=split, batch_size=64, generator=generator)
         loss.backward()
     """
-    revoked = split.revocable.draw(2 * batch_size, generator)
-    half = max(1, revoked.size // 2)
-    forget, similar = revoked.take(slice(half)), revoked.take(slice(-half, None))
+    forget, similar = _simulated_request(split, batch_size, generator)
     stable = split.stable.draw(batch_size, generator)
     with twice_differentiable_kernels(model) if spec.order == "second" else contextlib.nullcontext():
         return _meta_terms(model, spec, objective=objective, forget=forget, similar=similar, stable=stable)
+
+
+def _simulated_request(split: RevocableSplit, size: int, generator: torch.Generator) -> tuple[Batch, Batch]:
+    """Draw a batch to forget and a similar one that stays: of single samples, or of all samples of as few people as have `size`."""
+    if not split.people:
+        revoked = split.revocable.draw(2 * size, generator)
+        half = max(1, revoked.size // 2)
+        return revoked.take(slice(half)), revoked.take(slice(-half, None))
+    order = torch.randperm(len(split.people), generator=generator).tolist()
+    sizes = torch.tensor([len(split.people[person]) for person in order]).cumsum(0)
+    asking = min(int((sizes < size).sum()) + 1, len(order) - 1)
+    staying = asking + int((sizes[asking:] - sizes[asking - 1] < size).sum()) + 1
+    groups = order[:asking], order[asking:staying]
+    forget, similar = (torch.cat([split.people[person] for person in group]) for group in groups)
+    return split.revocable.select(forget, training=True), split.revocable.select(similar, training=True)
 
 
 def _meta_terms(

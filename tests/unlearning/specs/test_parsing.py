@@ -138,6 +138,8 @@ def test_a_kind_is_a_method_or_a_baseline_and_not_both() -> None:
         ("grad_diff", "forget_weight", -1.0),
         ("npo", "beta", 0.0),
         ("npo", "remain_weight", -1.0),
+        ("rmu", "depth", 0.0),
+        ("rmu", "remain_weight", -1.0),
         ("sim_npo", "beta", 0.0),
         ("sim_npo", "margin", -1.0),
         ("salun", "saliency", 0.0),

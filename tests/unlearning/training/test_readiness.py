@@ -12,7 +12,7 @@ from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, normalised
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward
 from unlearning.data.samples import SampleSet
-from unlearning.errors import InvalidSpec
+from unlearning.errors import InvalidSpec, InvalidWorkload
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.training.loop import fit
 from unlearning.training.readiness import RevocableSplit, readiness_loss, revocable_split
@@ -253,6 +253,60 @@ def test_neither_part_of_the_split_is_empty(share: float) -> None:
     assert len(split.stable) in {1, 9}
 
 
+def by_people(counts: list[int], *, seed: int = 1) -> SampleSet:
+    """Samples of as many people as there are counts, mixed."""
+    subjects = [f"person-{number}" for number, count in enumerate(counts) for _ in range(count)]
+    order = torch.randperm(len(subjects), generator=torch.Generator().manual_seed(seed)).tolist()
+    return dataclasses.replace(samples(len(subjects), seed=seed), subjects=tuple(subjects[i] for i in order))
+
+
+def test_a_split_by_subject_divides_no_person() -> None:
+    given = by_people([5, 1, 7, 2, 3, 8])
+    split = revocable_split(given, share=0.5, seed=0, unit="subject")
+    revocable, stable = set(split.revocable.subjects or ()), set(split.stable.subjects or ())
+
+    assert len(revocable) == len(stable) == 3
+    assert not revocable & stable
+    assert sorted(split.revocable.ids + split.stable.ids) == sorted(given.ids)
+    found = [{(split.revocable.subjects or ())[i] for i in own.tolist()} for own in split.people]
+    assert sorted(map(len, found)) == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("counts", "size"), [([6] * 10, 8), ([3, 3, 3], 64), ([1] * 12, 1), ([40, 1, 1, 1], 4)])
+def test_a_request_by_subject_names_all_samples_of_its_people_and_leaves_as_many_others(
+    counts: list[int], size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = revocable_split(by_people(counts), share=0.7, seed=0, unit="subject")
+    seen: list[Batch] = []
+
+    def losses(forward: Forward, batch: Batch) -> Tensor:
+        seen.append(batch)
+        return OBJECTIVE.losses(forward, batch)
+
+    spec = Ready2Unlearn(unit="subject", order="first")
+    objective = dataclasses.replace(OBJECTIVE, losses=losses)
+    value = readiness_loss(
+        plain(), spec, objective=objective, split=split, batch_size=size, generator=torch.Generator().manual_seed(3)
+    )
+
+    people = split.revocable.subjects or ()
+    rows = {tuple(row.tolist()): person for row, person in zip(split.revocable.inputs, people, strict=True)}
+    forget, similar = ([rows.get(tuple(row.tolist())) for row in batch.inputs] for batch in (seen[0], seen[-2]))
+    assert torch.isfinite(value)
+    assert None not in forget
+    assert all(forget.count(person) == people.count(person) for person in set(forget))  # type: ignore[arg-type]
+    assert not set(forget) & set(similar)
+    others = len(people) - len(forget)
+    assert len(forget) >= min(size, 1)
+    assert len(similar) >= min(size, others, 1)
+
+
+@pytest.mark.parametrize("given", [samples(20, seed=1), by_people([9, 9])], ids=["nobody is known", "two people"])
+def test_too_few_people_are_refused_before_training(given: SampleSet) -> None:
+    with pytest.raises(InvalidWorkload, match="at least three people"):
+        revocable_split(given, share=0.5, seed=0, unit="subject")
+
+
 PREPARED = dataclasses.replace(RECIPE, epochs=6, readiness=Ready2Unlearn(warm_up=0.5, every=2))
 
 
@@ -267,6 +321,16 @@ def test_a_recipe_with_readiness_trains_differently_and_reproducibly(build: Call
     assert all(torch.isfinite(tensor).all() for tensor in ready.values())
     assert same(ready, again)
     assert not same(ready, ordinary)
+
+
+def test_a_recipe_may_prepare_for_whole_people() -> None:
+    given = by_people([8] * 8)
+    readiness = Ready2Unlearn(warm_up=0.5, every=2, unit="subject")
+    ready = fit(plain, given, dataclasses.replace(PREPARED, readiness=readiness), objective=OBJECTIVE, seed=0)
+    by_sample = fit(plain, given, PREPARED, objective=OBJECTIVE, seed=0)
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(ready).values())
+    assert not same(state(ready), state(by_sample))
 
 
 def test_before_the_warm_up_is_over_training_is_ordinary() -> None:
