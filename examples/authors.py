@@ -175,8 +175,9 @@ def decode(tokens: Tensor) -> str:
 def train(model: nn.Module, data: SampleSet, run: TrainingRun, readiness: Ready2Unlearn | None = None) -> None:
     """Train by AdamW with a warm-up and a clipped gradient.
 
-    For Expunge: `readiness` prepares the model for later ascent by a loss of its own; the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
-    end is kept, so that a training whose worker is killed goes on from there.
+    For Expunge: `readiness` prepares the model for later ascent, by a loss of its own. The seed and the share of the epochs come
+    from the run, each step is reported to it, and the state of each epoch's end is kept, so that a training whose worker is killed
+    goes on from there.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
     epochs, per_epoch = max(1, round(run.share * EPOCHS)), data.batch_count(BATCH)

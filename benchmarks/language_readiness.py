@@ -1,0 +1,150 @@
+"""What preparing a language model in training gains later: Ready2Unlearn compared with plain training.
+
+    python -m benchmarks.language_readiness --seeds 100 101 102
+
+The GPT of `examples/authors.py`, trained plainly and with Ready2Unlearn in first order. Two kinds of requests, each with a
+preparation for its kind: a tenth of the people with all of their texts ("people"), and a tenth of single texts ("texts"), both
+drawn from the half that the preparation calls revocable. The same ascent then runs on the forget set until its mean loss is that of
+a plainly retrained model, and a fine-tuning on remaining texts until the forget set is known again. Perplexities before the ascent
+are given too: if they differ by more than a hundredth, "forgets faster" only means "learned less".
+"""
+
+import argparse
+import copy
+import functools
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Case, case, trained
+from benchmarks.machine import DEVICE
+from benchmarks.writing import Row, row, write
+from examples import authors
+from unlearning.audit.relearning import mean_loss
+from unlearning.data.samples import SampleSet
+from unlearning.gradients import flat_gradient, step_along, trainable
+from unlearning.specs.training import Ready2Unlearn
+from unlearning.training.readiness import revocable_split
+
+CASE = "authors"
+PREPARATIONS = {
+    "people": Ready2Unlearn(order="first", unit="subject", efficiency=0.7, retention=16.0, every=4),
+    "texts": Ready2Unlearn(order="first", unit="sample", efficiency=0.7, retention=16.0, every=4),
+}
+"""By the kind of request. Chosen on seed 20."""
+SHARE = 0.1
+"""Of the people or of the texts in the training set that are forgotten."""
+BATCH = 32
+MAX_STEPS = 400
+"""Of the ascent, and of each fine-tuning."""
+RELEARNING_RATE = 0.05
+KNOWN_AGAIN = 0.1
+"""The forget set is known again where a tenth is left of the way from the retrained model's loss back to the original's."""
+UNITS = {
+    "training_ratio": "ratio",
+    "perplexity_remain": "perplexity",
+    "perplexity_test": "perplexity",
+    "forget_loss": "nats",
+    "steps": "steps",
+    "perplexity_lost_remain": "percent",
+    "perplexity_lost_test": "percent",
+    "relearn_delay": "steps",
+    "relearn_delay_similar": "steps",
+}
+
+
+def main() -> None:
+    """Train, ascend and relearn on all seeds, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
+    found: dict[str, list[Mapping[str, float]]] = {}
+    for seed in parser.parse_args().seeds:
+        for kind, spec in PREPARATIONS.items():
+            for method, figures in compared(kind, spec, seed).items():
+                found.setdefault(f"{method}, {kind}", []).append(figures)
+                print(seed, kind, method, {name: round(value, 2) for name, value in figures.items()}, flush=True)
+        write("language_readiness", rows(found))
+
+
+def rows(found: Mapping[str, list[Mapping[str, float]]]) -> list[Row]:
+    """Make a row for each method and figure."""
+    return [
+        row([figures[metric] for figures in runs], case=CASE, method=method, metric=metric, unit=unit)
+        for method, runs in found.items()
+        for metric, unit in UNITS.items()
+    ]
+
+
+def compared(kind: str, spec: Ready2Unlearn, seed: int) -> dict[str, Mapping[str, float]]:
+    """Measure the plain and the prepared model of a seed on the same forget set."""
+    plain = case(CASE, seed, forget=functools.partial(_revocable, spec=spec))
+    prepared = replace(
+        plain, workload=replace(plain.workload, trainer=functools.partial(authors.train, readiness=spec))
+    )
+    aim = mean_loss(plain.retrained.model, plain.forget.batch, plain.workload.objective)
+    found: dict[str, Mapping[str, float]] = {}
+    for method, one in (("plain", plain), ("ready2unlearn", prepared)):
+        original = trained(one.workload, one.workload.train, seed=seed)
+        ratio = original.seconds / plain.original.seconds
+        found[method] = {"training_ratio": ratio, **measured(one, original.model, aim=aim, rate=spec.ascent_rate)}
+    return found
+
+
+def measured(one: Case, original: nn.Module, *, aim: float, rate: float) -> dict[str, float]:
+    """Measure perplexities before and after the ascent, its steps, and both relearn delays."""
+    objective = one.workload.objective
+    model = copy.deepcopy(original).eval()
+    sets = {"remain": one.remain, "test": one.workload.test}
+
+    def losses(model: nn.Module) -> dict[str, float]:
+        return {name: mean_loss(model, samples.batch, objective) for name, samples in sets.items()}
+
+    before, known = losses(model), mean_loss(model, one.forget.batch, objective)
+    generator = torch.Generator().manual_seed(one.seed)
+    steps = 0
+    while steps < MAX_STEPS and mean_loss(model, one.forget.batch, objective) < aim:
+        parameters = trainable(model)
+        loss = objective.losses(model, one.forget.draw(BATCH, generator)).mean()
+        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-rate)
+        steps += 1
+    after, target = losses(model), known + KNOWN_AGAIN * (aim - known)
+    return {
+        **{f"perplexity_{name}": float(np.exp(loss)) for name, loss in before.items()},
+        "forget_loss": known,
+        "steps": float(steps),
+        **{f"perplexity_lost_{name}": 100 * float(np.exp(after[name] - before[name]) - 1) for name in sets},
+        "relearn_delay": float(delay(one, model, one.forget, target=target)),
+        "relearn_delay_similar": float(delay(one, model, one.remain, target=target)),
+    }
+
+
+def delay(one: Case, model: nn.Module, texts: SampleSet, *, target: float) -> int:
+    """Count the steps of plain SGD on the given texts until the forget set's loss is at the target."""
+    objective, learner = one.workload.objective, copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(one.seed)
+    for step in range(MAX_STEPS):
+        if mean_loss(learner, one.forget.batch, objective) <= target:
+            return step
+        parameters = trainable(learner)
+        loss = objective.losses(learner, texts.draw(BATCH, generator)).mean()
+        step_along(parameters.values(), flat_gradient(loss, parameters), rate=RELEARNING_RATE)
+    return MAX_STEPS
+
+
+def _revocable(train: SampleSet, seed: int, *, spec: Ready2Unlearn) -> Tensor:
+    """Mark a tenth of the revocable people's texts, or of the revocable texts, by the same split as the training's."""
+    split = revocable_split(train, share=spec.revocable_share, seed=seed, unit=spec.unit)
+    names = train.subjects if spec.unit == "subject" else train.ids
+    revocable = split.revocable.subjects if spec.unit == "subject" else split.revocable.ids
+    asking = sorted(set(revocable or ()))
+    count = max(1, round(SHARE * len(set(names or ()))))
+    gone = set(random.Random(seed).sample(asking, count))
+    return torch.tensor([name in gone for name in names or ()], device=DEVICE)
+
+
+if __name__ == "__main__":
+    main()
