@@ -44,15 +44,15 @@ def build() -> nn.Module:
             f"{folder} has no *.safetensors file. Expunge loads no pickled weights (*.bin): load them once where you trust them, "
             "and write the folder anew with save_pretrained(…, safe_serialization=True)."
         )
-    base = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    base: nn.Module = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     if "EXPUNGE_LM_LORA" not in os.environ:
-        return base  # type: ignore[no-any-return]
+        return base
     from peft import LoraConfig, get_peft_model
 
     rank = int(os.environ["EXPUNGE_LM_LORA"])
-    return get_peft_model(
-        base, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
+    lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    adapted: nn.Module = get_peft_model(base, lora)
+    return adapted
 
 
 def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
