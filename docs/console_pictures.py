@@ -42,7 +42,7 @@ def main() -> None:
                 at_work = ask(http, range(200, 350), method="ltu", external_id="DSR-2043")
                 ask(http, range(350, 360), method="auto", external_id="DSR-2044", received=40)
                 ask(http, range(360, 362), method="ieu", external_id="DSR-2045", received=12, expedite=False)
-                look(opened, running, job=at_work)
+                visit(opened, running, job=at_work)
 
 
 def ask(
@@ -73,7 +73,7 @@ def ask(
     return job_id
 
 
-def look(opened: Browser, running: Stack, *, job: UUID) -> None:
+def visit(opened: Browser, running: Stack, *, job: UUID) -> None:
     """Picture the pages while that job runs: all of them at a desk, the first two on a phone, in the dark."""
     with opened.new_context(viewport=DESK, color_scheme="light") as context:
         page = sign_in(context, running)

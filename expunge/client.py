@@ -146,8 +146,8 @@ def watch_job(client: httpx.Client, job_id: UUID, *, before_poll: Callable[[], N
         try:
             response = send(client, "GET", f"/jobs/{job_id}", headers={"If-None-Match": tag} if tag else {})
         except (ServiceUnreachable, Refused) as error:
-            passing = isinstance(error, ServiceUnreachable) or error.status in (429, 503)
-            if not passing or time.monotonic() > patience_ends:
+            transient = isinstance(error, ServiceUnreachable) or error.status in (429, 503)
+            if not transient or time.monotonic() > patience_ends:
                 raise
             time.sleep(DEFAULT_WAIT)
             continue

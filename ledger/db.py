@@ -1,21 +1,16 @@
-"""Connections to PostgreSQL, how long they wait for it, its clock, and pages of long lists."""
+"""Connections to PostgreSQL, how long they wait for it, and its clock."""
 
-import re
 import time
 from collections.abc import Generator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar, cast
-from uuid import UUID
 
 import psycopg
 from psycopg.abc import PQGen
-from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, func, make_url, select, text, tuple_
+from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DisconnectionError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
-
-from ledger.errors import InvalidCursor
-from ledger.tables import Job, UnlearnRequest, WebhookDelivery
 
 T = TypeVar("T")
 
@@ -212,41 +207,3 @@ def now(session: Session) -> datetime:
     """Return the database's time now (not of the transaction's start), aware, in UTC."""
     moment: datetime = session.scalars(select(func.clock_timestamp())).one()
     return moment
-
-
-CURSOR = "^[0-9]{1,16}-[0-9a-f]{32}$"
-"""Every text of this form is a cursor."""
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-Row = TypeVar("Row", Job, UnlearnRequest, WebhookDelivery)
-
-
-def read_page(
-    session: Session, chosen: Select[Row], table: type[Row], *, cursor: str | None, limit: int
-) -> tuple[list[Row], str | None]:
-    """Read the next `limit` rows of a selection, newest first, and the cursor of the rows that follow, or None at the end.
-
-    Raises InvalidCursor, and ValueError for a limit below one.
-    """
-    if limit < 1:
-        raise ValueError(f"a page holds at least one item, not {limit}")
-    if cursor is not None:
-        chosen = chosen.where(tuple_(table.created_at, table.id) < tuple_(*decode_cursor(cursor)))
-    ordered = chosen.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
-    rows = list(session.scalars(ordered))
-    more, rows = len(rows) > limit, rows[:limit]
-    return rows, encode_cursor(rows[-1].created_at, rows[-1].id) if more else None
-
-
-def encode_cursor(created_at: datetime, row_id: UUID) -> str:
-    """Encode an opaque cursor: the place behind the row that was created then (in microseconds since 1970) and has this id."""
-    return f"{(created_at - EPOCH) // timedelta(microseconds=1)}-{row_id.hex}"
-
-
-def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
-    """Decode the place that a cursor stands for. Raises InvalidCursor."""
-    if re.fullmatch(CURSOR, cursor) is None:
-        raise InvalidCursor("the cursor was not made by this list; leave it out to start at the beginning")
-    created_at, _, row_id = cursor.partition("-")
-    return EPOCH + timedelta(microseconds=int(created_at)), UUID(row_id)

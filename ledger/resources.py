@@ -368,7 +368,7 @@ class Model(Resource):
     )
     escalate: Escalation = Field(
         default=Escalation.WHEN_IT_CAN_HELP,
-        description="Whether its jobs go on to the next method after an inconclusive verdict.",
+        description="Whether its jobs escalate to the next method after an inconclusive verdict.",
     )
     batch_until_samples: int | None = Field(
         default=None, description="With fewer samples its jobs stay open for more, as long as the deadlines allow."

@@ -98,7 +98,7 @@ class Verdict(StrEnum):
 
 
 class Escalation(StrEnum):
-    """When a job goes on to the policy's next method because of the audit's verdict."""
+    """When a job escalates to the policy's next method because of the audit's verdict."""
 
     NEVER = "never"  # an inconclusive result is published; after a failed audit the job fails
     WHEN_IT_CAN_HELP = (

@@ -13,9 +13,10 @@ from ledger.db import DATABASE_AWAY
 from ledger.errors import JobCancelled, StaleClaim
 from ledger.jobs.attempts import count_refused_write
 from ledger.jobs.claims import Claim, renew_lease
+from ledger.states import Phase
 from worker.child import StopSignal
 from worker.failures import ShuttingDown
-from worker.watchdog import Watch
+from worker.watchdog import ProgressNotes
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +26,12 @@ class LeaseMonitor:
     """What the renewals have found out; `check` reads it at every step.
 
     `claim` is the claim that is renewed. A run that escalates to the next method replaces it, and holds `lock` meanwhile: a renewal
-    in between would find the old claim stale. `watch` tells the parent process of the run's progress.
+    in between would find the old claim stale. `notes` tell the parent process of the run's progress.
     """
 
     claim: Claim
     stop_signal: StopSignal
-    watch: Watch | None = None
+    notes: ProgressNotes | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
     lost: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
@@ -56,29 +57,33 @@ def hold_lease(
     sessions: sessionmaker[Session],
     lease: timedelta,
     stop_signal: StopSignal,
-    watch: Watch | None = None,
+    notes: ProgressNotes | None = None,
     patience: float = 60.0,
 ) -> Iterator[LeaseMonitor]:
     """Renew the lease every third of its length, in a thread with a database connection of its own.
 
-    patience: seconds that a run may go on after its job was cancelled or its lease lost; the watch tells the parent to end it then.
+    patience: seconds that a run may go on after its job was cancelled or its lease lost; the notes tell the parent to end it then.
     """
-    monitor, done = LeaseMonitor(claim, stop_signal, watch), threading.Event()
+    monitor, done = LeaseMonitor(claim, stop_signal, notes), threading.Event()
 
     def renew_until_done() -> None:
         while not done.wait(lease.total_seconds() / 3):
             if not monitor.lost.is_set():
                 _renew(monitor, sessions=sessions, lease=lease)
-            if watch is not None and (monitor.lost.is_set() or monitor.cancelled.is_set()):
-                watch.hurry(monitor.claim, seconds=patience)
+            if notes is not None and (monitor.lost.is_set() or monitor.cancelled.is_set()):
+                notes.hurry(monitor.claim, seconds=patience)
 
     thread = threading.Thread(target=renew_until_done, daemon=True)
+    if notes is not None:
+        notes.advance(claim, Phase.LOAD)
     thread.start()
     try:
         yield monitor
     finally:
         done.set()
         thread.join()
+        if notes is not None:
+            notes.end()
 
 
 def _renew(monitor: LeaseMonitor, *, sessions: sessionmaker[Session], lease: timedelta) -> None:

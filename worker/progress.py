@@ -89,8 +89,8 @@ def report_progress(reporter: ProgressReporter, progress: Progress) -> None:
     Raises what `LeaseMonitor.check` raises.
     """
     reporter.monitor.check()
-    if reporter.monitor.watch is not None:
-        reporter.monitor.watch.advance(reporter.monitor.claim, Phase(progress.phase))
+    if reporter.monitor.notes is not None:
+        reporter.monitor.notes.advance(reporter.monitor.claim, Phase(progress.phase))
     phase, now = Phase(progress.phase), time.monotonic()
     reporter.metrics.update({name: value for name, value in progress.metrics.items() if isfinite(value)})
     if phase is reporter.phase and now - reporter.written < INTERVAL:

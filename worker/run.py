@@ -42,7 +42,7 @@ from worker.publish import publish
 from worker.ranks import Launch, plan_launch
 from worker.settings import Settings
 from worker.signing import find_model_signer, find_signer
-from worker.watchdog import Watch
+from worker.watchdog import ProgressNotes
 
 logger = logging.getLogger(__name__)
 
@@ -62,28 +62,25 @@ def run_job(
     settings: Settings,
     worker: str,
     stop_signal: StopSignal,
-    watch: Watch | None = None,
+    notes: ProgressNotes | None = None,
 ) -> bool:
     """Run a job to its end if it can be claimed; return whether it was. Raises GpuLost after the end of an attempt is written.
 
-    watch: tells the parent process of the run's progress.
+    notes: tell the parent process of the run's progress.
     """
     with sessions.begin() as session:
         claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
     if claim is None:
         return False
     logger.info("job %s: attempt %d runs %s", job_id, claim.attempt, claim.method["kind"])
-    with (
-        watched(watch, claim),
-        hold_lease(
-            claim,
-            sessions=sessions,
-            lease=settings.lease,
-            stop_signal=stop_signal,
-            watch=watch,
-            patience=settings.cancel_seconds,
-        ) as monitor,
-    ):
+    with hold_lease(
+        claim,
+        sessions=sessions,
+        lease=settings.lease,
+        stop_signal=stop_signal,
+        notes=notes,
+        patience=settings.cancel_seconds,
+    ) as monitor:
         reporter = ProgressReporter(monitor, sessions)
         try:
             execute(reporter, settings)
@@ -103,19 +100,6 @@ def run_job(
             if failure.reason is Reason.GPU_LOST:
                 raise GpuLost(failure.detail) from None
     return True
-
-
-@contextmanager
-def watched(watch: Watch | None, claim: Claim) -> Iterator[None]:
-    """Have the parent process watch the progress of a run."""
-    if watch is None:
-        yield
-        return
-    watch.advance(claim, Phase.LOAD)
-    try:
-        yield
-    finally:
-        watch.end()
 
 
 def execute(reporter: ProgressReporter, settings: Settings) -> None:
@@ -155,7 +139,7 @@ def run_method_of_policy(
     """Run the claim's method; return a result that may be published, or None after escalating to the policy's next method.
 
     A result that is exact by construction is published whatever its audit finds: no other method could remove more. Of the others a
-    failed one is never published, and an inconclusive one if no fallback remains or `goes_on` decides against it.
+    failed one is never published, and an inconclusive one if no fallback remains or `should_escalate` decides against it.
     A method that refuses, or that raises an error that would come again, gives way to the next one; not so if the audit has raised
     the same error after an earlier method. owned: prefixes of the owner's modules, whose messages may be shown. launch: of the
     ranks; None to run in this process.
@@ -187,7 +171,7 @@ def run_method_of_policy(
     verdict = result.findings.verdict
     if verdict.value == Verdict.VERIFIED or claim.method["kind"] in EXACT:
         return result
-    if not fallbacks or not goes_on(claim, verdict):
+    if not fallbacks or not should_escalate(claim, verdict):
         if verdict.value == Verdict.INCONCLUSIVE:
             return result
         last = "" if fallbacks else ", the policy's last method"
@@ -196,7 +180,7 @@ def run_method_of_policy(
     return None
 
 
-def goes_on(claim: Claim, verdict: AuditVerdict) -> bool:
+def should_escalate(claim: Claim, verdict: AuditVerdict) -> bool:
     """Return whether the policy's next method follows a verdict that is not `verified`.
 
     By default only where it can help: if the samples are too few for any method to be verified on, or the attacks have no power, a

@@ -24,7 +24,7 @@ from worker.child import code_has_changed, stop_on_sigterm, stop_signal
 from worker.cleanup import delete_finished_checkpoints
 from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
-from worker.watchdog import watch_this_process
+from worker.watchdog import notes_of_this_process
 
 
 @functools.cache
@@ -57,7 +57,7 @@ def run_job(job_id: str) -> None:
                 settings=settings(),
                 worker=worker,
                 stop_signal=stop_signal,
-                watch=watch_this_process(settings()),
+                notes=notes_of_this_process(settings()),
             )
         except GpuLost as error:
             raise SystemExit(str(error)) from None  # The pool starts another child.

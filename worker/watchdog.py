@@ -83,8 +83,8 @@ class Board:
 
 
 @dataclass(slots=True)
-class Watch:
-    """A child's side: it notes that its job has made progress. limits: seconds without progress, by phase."""
+class ProgressNotes:
+    """A child's side: it notes on the board that its job has made progress. limits: seconds without progress, by phase."""
 
     board: Board
     slot: int
@@ -133,12 +133,12 @@ def create_board(**_: object) -> None:
     _board = Board()
 
 
-def watch_this_process(settings: Settings) -> Watch | None:
+def notes_of_this_process(settings: Settings) -> ProgressNotes | None:
     """Give a child its side; None in a process that is no child of a worker."""
     slot = getattr(current_process(), "index", None)
     if _board is None or slot is None or slot >= _SLOTS:
         return None
-    return Watch(_board, slot, settings.stall_limits)
+    return ProgressNotes(_board, slot, settings.stall_limits)
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from unlearning.training.loop import fit
 CLASSES = 4
 OBJECTIVE = classification(CLASSES)
 RECIPE = Recipe(epochs=4, batch_size=16, learning_rate=0.05, precision="float32")
-FEW = {"steps": 5, "epochs": 1, "repair_steps": 5, "batch_size": 16, "query_size": 16, "attackers": 2}
+SHORT_RUN = {"steps": 5, "epochs": 1, "repair_steps": 5, "batch_size": 16, "query_size": 16, "attackers": 2}
 NEAR: dict[Precision, float] = {"float32": 0.1, "bfloat16": 0.25}
 """Most mean total variation between the held-out predictions on the device and on the CPU, by the device's precision [ours]."""
 
@@ -159,7 +159,7 @@ def few(kind: str) -> Spec:
     """Return a method's defaults with few and small steps."""
     cls: Any = SPECS[kind]
     names = {field.name for field in dataclasses.fields(cls)}
-    spec: Spec = cls(**{name: value for name, value in FEW.items() if name in names})
+    spec: Spec = cls(**{name: value for name, value in SHORT_RUN.items() if name in names})
     return spec
 
 

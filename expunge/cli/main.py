@@ -1,20 +1,27 @@
-"""The command `expunge`."""
+"""The command `expunge`, with its two that start the service: `up` and `demo`."""
 
+import dataclasses
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.panel import Panel
+from rich.table import Table
 
-from expunge.cli import auditor, caller, keys, operator, studies
-from expunge.cli.console import notes
-from expunge.cli.copies import copies
+from expunge.cli import auditor, caller, keys, operator, retention, studies
+from expunge.cli.console import DataDir, ProgressDisplay, notes, out
 from expunge.cli.subjects import subjects
 from expunge.cli.transcend import transcend
-from expunge.cli.up import up
 from expunge.errors import ExpungeError
+from expunge.stack.folder import default_folder
+
+if TYPE_CHECKING:
+    from expunge.stack.stack import Stack
 
 app = typer.Typer(
     name="expunge",
@@ -25,6 +32,81 @@ app = typer.Typer(
 
     `expunge demo` shows two requests from submission to report. `expunge up` starts the service on this machine.""",
 )
+
+
+def up(
+    data_dir: DataDir = None,
+    host: Annotated[str, typer.Option(help="The address that the API listens on.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(help="The API's port. Default: 8000, or a free one if it is taken.")
+    ] = None,
+) -> None:
+    """Start the whole service on this machine: PostgreSQL, a message broker, the API, a worker and the beat.
+
+    Ctrl-C stops everything. The data stays in the data folder; the next start uses it again.
+
+    If DATABASE_URL or REDIS_URL is set, that server is used and none is started. Weights go to EXPUNGE_STORAGE if it is set, a
+    folder or a bucket. Workloads may come from the modules in EXPUNGE_WORKLOADS (default: examples).
+    """
+    from expunge.stack.stack import options_from_environment, run_stack, supervise
+
+    options = dataclasses.replace(options_from_environment(data_dir=data_dir or default_folder(), port=port), host=host)
+    display = ProgressDisplay()
+    task = display.add_task("Starting")
+    try:
+        with (
+            display,
+            run_stack(options, on_step=lambda part: display.update(task, description=f"Starting {part}")) as running,
+        ):
+            display.update(task, description="Started", completed=1, total=1)
+            display.stop()
+            show(running)
+            supervise(running, on_restart=lambda text: notes.print(text, style="yellow"))
+    except KeyboardInterrupt:
+        notes.print("Stopped. The data is kept; start again with the same command.")
+
+
+def show(running: "Stack") -> None:
+    """Print the addresses and folders, the API key if it is new, and the first commands to type."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("API", running.url)
+    table.add_row("Try it out", f"{running.url}/docs")
+    table.add_row("Metrics", f"{running.url}/metrics")
+    table.add_row("Data", str(running.folder.root))
+    table.add_row("Logs", str(running.folder.logs))
+    if running.api_key is not None:
+        table.add_row("API key", f"[bold green]{running.api_key}[/bold green]")
+        table.add_row("", "[dim]shown only now; keep it[/dim]")
+    out.print(Panel(table, title="Expunge is up", title_align="left", expand=False))
+    for step in first_steps(running):
+        out.print(f"  {step}", markup=False, highlight=False, soft_wrap=True)
+    out.print()
+    out.print("Ctrl-C stops everything.", style="dim")
+
+
+def first_steps(running: "Stack") -> Iterator[str]:
+    """Yield the commands to type in a second terminal."""
+    from worker.settings import allow_list
+
+    if shutil.which("expunge") is None:
+        yield f". {sys.prefix}/bin/activate"
+    yield f"export EXPUNGE_URL={running.url}"
+    if running.api_key is None:
+        yield "expunge keys create NAME                               # a new API key, if you have not kept the first one"
+    yield f"export EXPUNGE_API_KEY={running.api_key or 'KEY'}"
+    if running.folder.root.resolve() != default_folder().resolve():
+        yield f"export EXPUNGE_DATA={shlex.quote(str(running.folder.root.resolve()))}"
+    workloads = running.settings.workloads
+    if "examples" in allow_list(workloads):
+        yield "expunge train examples.digits:workload                 # train a model and keep its weights"
+        yield "expunge register digits examples.digits:workload       # register it with the service"
+        yield "expunge submit --dataset digits digit-0007 --watch     # request the unlearning of a sample"
+        return
+    yield f"export EXPUNGE_WORKLOADS={workloads}"
+    yield "expunge register NAME MODULE:FACTORY --weights FILE    # register a trained model with the service"
+    yield "expunge submit --dataset NAME SAMPLE_ID --watch        # request the unlearning of a sample"
 
 
 def demo(
@@ -54,11 +136,11 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "tune": studies.tune,
         "audit": studies.audit,
         "doctor": operator.doctor,
-        "purge": operator.purge,
-        "copies": copies,
+        "purge": retention.purge,
+        "copies": retention.copies,
         "transcend": transcend,
-        "restore": operator.restore,
-        "unlink": operator.unlink,
+        "restore": retention.restore,
+        "unlink": retention.unlink,
         "keys": keys.api_keys,
         "signing-keys": keys.signing_keys,
         "sign": keys.sign,

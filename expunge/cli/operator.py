@@ -2,15 +2,13 @@
 
 import os
 from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID
 
 import typer
 from rich.markup import escape
 from rich.progress import TaskID
-from rich.table import Column, Table
+from rich.table import Table
 
 from expunge.cli.console import DataDir, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
 from expunge.stack.folder import default_folder
@@ -312,91 +310,3 @@ def doctor(data_dir: DataDir = None) -> None:
     print_table(table)
     if not all(result.ok for result in results):
         raise typer.Exit(1)
-
-
-def purge(
-    days: Annotated[
-        int, typer.Option("--older-than", min=0, help="Days since the next version followed.", metavar="DAYS")
-    ] = 30,
-    yes: Annotated[bool, typer.Option("--yes", help="Delete. Without it the command only lists the files.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Delete the weights of old versions, which still know samples that later versions have unlearned.
-
-    Keeps the served version, versions that may still be served, and those that an open job needs. The versions' records and
-    reports stay. The command does not reach backups.
-    """
-    from expunge.operator import retention
-    from expunge.operator.deployment import find_deployment
-
-    deployment, age = find_deployment(data_dir or default_folder()), timedelta(days=days)
-    purgeable = retention.find_purgeable(deployment, older_than=age)
-    table = Table("Model", "Version", "Superseded", Column("File", overflow="fold"))
-    for version in purgeable.versions:
-        table.add_row(escape(version.model), str(version.number), f"{version.since:%Y-%m-%d}", version.weights_path)
-    for path in purgeable.unused_files:
-        table.add_row("–", "–", "–", f"{path} (no version needs it)")
-    print_table(table)
-    if not yes:
-        notes.print("Nothing was deleted. Run again with --yes to delete these files.")
-        return
-    deleted = retention.purge(deployment, purgeable, older_than=age)
-    versions = f" with {deleted.versions} versions" if deleted.versions > len(deleted.files) else ""
-    notes.print(f"Deleted {len(deleted.files)} files{versions}, and verified that they are gone.")
-    if deleted.unfinished:
-        notes.print(f"Deleted what {deleted.unfinished} broken-off uploads had left.")
-
-
-def unlink(
-    dataset: Annotated[str, typer.Option(help="The sample's dataset.", show_default=False)],
-    sample_id: Annotated[
-        str,
-        typer.Option(
-            prompt="Sample ID", help="The sample. Leave it out to be asked: the shell's history keeps options."
-        ),
-    ],
-    request: Annotated[
-        list[UUID] | None, typer.Option(help="The ID of a request for it. May be repeated.", show_default=False)
-    ] = None,
-    tenant: Tenant = "default",
-    data_dir: DataDir = None,
-) -> None:
-    """Erase for ever what links a sample to commitments and to the log. Every root, proof and log checkpoint stays valid.
-
-    After this nobody can prove that the sample is in a report, not even the person whom it belongs to.
-    """
-    from expunge.operator.deployment import find_deployment
-    from expunge.operator.retention import unlink_sample
-
-    deployment = find_deployment(data_dir or default_folder())
-    leaves, entries = unlink_sample(
-        deployment, tenant=tenant, dataset=dataset, sample_id=sample_id, requests=request or ()
-    )
-    out.print(f"Erased the links to {leaves} leaves of commitments and {entries} log entries.", highlight=False)
-
-
-def restore(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Go on with a database that was restored from a backup: give the log a new name, because it lacks what came after the backup.
-
-    Run it once after each restore, before the workers start. Auditors were shown entries that the backup lacks; under its old name
-    the log would fork, and workers refuse to sign it.
-    """
-    from expunge.operator.deployment import find_deployment
-    from expunge.operator.retention import begin_restored_log
-
-    deployment = find_deployment(data_dir or default_folder())
-    question = "Was the database restored from a backup? The log gets a new name, and the auditors must know it."
-    if not (yes or typer.confirm(question, err=True)):
-        raise typer.Exit(1)
-    restored = begin_restored_log(deployment.database_url)
-    for line in (
-        f"The log {restored.before.origin} ended with {restored.before.size} entries.",
-        f"It goes on as {restored.after.origin}. Tell the auditors: expunge check-log --after-restore",
-        f"The ledger's last event is of {restored.ends_at:%Y-%m-%d %H:%M:%S} UTC. Submit again what was received after it."
-        if restored.ends_at
-        else "The ledger has no events.",
-    ):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -126,7 +126,7 @@ def tune(
         workload = load_workload(reference, allowed=allowed)
         if not weights.is_file():
             raise CannotTune(f"There is no weights file {weights}.")
-        # A task needs a forget set. One sample stands for it; the search draws its own forget sets from the rest.
+        # A task needs a forget set. One sample stands for it; the search draws its own forget sets from the remaining set.
         requested, remain = partition(workload.train, (1, len(workload.train) - 1), seed=seed)
         held_out = split_held_out(workload.held_out)
         original = load_file(workload, weights)

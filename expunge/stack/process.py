@@ -19,8 +19,8 @@ TAIL_LINES = 20
 MAX_LOG_BYTES = 50_000_000
 """Of a log, before it is rotated."""
 
-KEPT_LOGS = 3
-"""Older logs that are kept."""
+MAX_OLDER_LOGS = 3
+"""How many older logs are left."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +102,7 @@ def tail(log: Path) -> str:
     return "\n" + "\n".join(f"  | {line}" for line in lines) + f"\n  (the whole log: {log})"
 
 
-def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES, kept: int = KEPT_LOGS) -> None:
+def rotate(log: Path, *, max_bytes: int = MAX_LOG_BYTES, kept: int = MAX_OLDER_LOGS) -> None:
     """Move a log that is longer than `max_bytes` to `<log>.1`, the older ones to `.2` and so on, and delete the oldest.
 
     The program keeps its log open, so the log is copied and truncated; the program appends, so it goes on at the new end. What it

@@ -17,10 +17,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
-from ledger.db import now, read_page
+from ledger.db import now
 from ledger.errors import UnknownDelivery, WebhookDisabled
 from ledger.events.webhooks import SECRET_OVERLAP, disable, find_webhook
 from ledger.metrics import increment_tally
+from ledger.paging import read_page
 from ledger.states import DeliveryState, DisabledReason, TryOutcome, WebhookProtocol
 from ledger.tables import WebhookDelivery, WebhookEndpoint, WebhookTry
 

@@ -11,8 +11,8 @@ from sqlalchemy import Select, bindparam, func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
-from ledger.db import read_page
 from ledger.errors import UnknownJob, UnknownReport
+from ledger.paging import read_page
 from ledger.states import JobState, RequestState, Verdict
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples, request_samples, training_samples

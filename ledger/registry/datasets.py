@@ -1,6 +1,6 @@
 """Datasets and their samples."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from uuid import UUID
 
@@ -30,33 +30,36 @@ def register_dataset(session: Session, *, tenant_id: UUID, name: str, digests: I
         .with_for_update(key_share=True)
         .execution_options(populate_existing=True)
     ).one()
-    for chunk in chunks(digests):
-        dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, chunk)
+    dataset.sample_count += insert_digests(session, samples, "dataset_id", dataset.id, digests)
     session.flush()
     return _to_dataset(dataset)
 
 
-def digest_table(digests: Sequence[bytes]) -> Subquery:
-    """Give digests to a statement as a table with the column `digest`.
+def digest_tables(digests: Iterable[bytes]) -> Iterator[Subquery]:
+    """Give digests to statements as tables with the column `digest`, each of a size that one statement takes.
 
-    They travel as one value, which the database splits: 100,000 take a third of a second, half as long as an array.
+    A table travels as one value, which the database splits: 100,000 digests take a third of a second, half as long as an array.
     Raises ValueError for a digest that is not 32 bytes long.
     """
-    packed = b"".join(digests)
-    if len(packed) != DIGEST_BYTES * len(digests) or any(len(digest) != DIGEST_BYTES for digest in digests):
-        raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
-    place = func.generate_series(0, len(digests) - 1).column_valued("place")
-    return select(
-        func.substring(cast(literal(packed), LargeBinary), place * DIGEST_BYTES + 1, DIGEST_BYTES).label("digest")
-    ).subquery()
+    rest = iter(digests)
+    while chunk := list(islice(rest, CHUNK)):
+        if any(len(digest) != DIGEST_BYTES for digest in chunk):
+            raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
+        packed, place = b"".join(chunk), func.generate_series(0, len(chunk) - 1).column_valued("place")
+        yield select(
+            func.substring(cast(literal(packed), LargeBinary), place * DIGEST_BYTES + 1, DIGEST_BYTES).label("digest")
+        ).subquery()
 
 
-def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: list[bytes]) -> int:
+def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: Iterable[bytes]) -> int:
     """Add digests to the list of one owner, whose row must exist; return how many were new."""
     session.flush()
-    chosen = select(literal(owner_id), digest_table(digests).c.digest)
-    added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
-    return session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    new = 0
+    for given in digest_tables(digests):
+        chosen = select(literal(owner_id), given.c.digest)
+        added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
+        new += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
+    return new
 
 
 # The planner has no statistics about digests that have just been written. EXCEPT and INTERSECT hash or sort, and are fast all the
@@ -76,13 +79,6 @@ def check_registered(session: Session, training: Select[bytes], *, dataset_id: U
 def count_common(session: Session, some: Select[bytes], others: Select[bytes]) -> int:
     """Count the digests that are in both."""
     return session.scalars(select(func.count()).select_from(some.intersect(others).subquery())).one()
-
-
-def chunks(digests: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """Yield the digests in lists of at most CHUNK."""
-    rest = iter(digests)
-    while chunk := list(islice(rest, CHUNK)):
-        yield chunk
 
 
 def find_dataset(session: Session, *, tenant_id: UUID, name: str) -> Dataset:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.errors import AlreadyRegistered, UnknownModel
 from ledger.events.timeline import record
-from ledger.registry.datasets import check_registered, chunks, count_common, find_dataset, insert_digests
+from ledger.registry.datasets import check_registered, count_common, find_dataset, insert_digests
 from ledger.states import Escalation, VersionKind
 from ledger.tables import Dataset, Model, ModelVersion, Report
 from ledger.tables.samples import erased_samples, training_samples
@@ -61,8 +61,7 @@ def register_model(
     model = session.scalars(made).one_or_none()
     if model is None:
         raise AlreadyRegistered(f"a model named {name!r} is registered already")
-    for chunk in chunks(training):
-        model.training_count += insert_digests(session, training_samples, "model_id", model.id, chunk)
+    model.training_count += insert_digests(session, training_samples, "model_id", model.id, training)
     seen = select(training_samples.c.digest).where(training_samples.c.model_id == model.id)
     check_registered(session, seen, dataset_id=of_dataset.id)
     version = ModelVersion(

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion, VersionRefused
 from ledger.events.timeline import record
-from ledger.registry.datasets import check_registered, chunks, count_common, insert_digests
+from ledger.registry.datasets import check_registered, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
 from ledger.registry.models import get_model, list_versions, lock_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
@@ -53,8 +53,7 @@ def register_version(
     )
     session.add(version)
     session.flush()
-    for chunk in chunks(training):
-        insert_digests(session, version_samples, "version_id", version.id, chunk)
+    insert_digests(session, version_samples, "version_id", version.id, training)
     seen = select(version_samples.c.digest).where(version_samples.c.version_id == version.id)
     check_registered(session, seen, dataset_id=of.dataset_id)
     _refuse_erased(session, of, seen)

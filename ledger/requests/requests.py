@@ -10,11 +10,11 @@ from sqlalchemy import ScalarSelect, Select, bindparam, func, select
 from sqlalchemy.orm import Session, aliased
 
 from ledger import resources
-from ledger.db import read_page
 from ledger.errors import UnknownRequest
+from ledger.paging import read_page
 from ledger.states import RequestState, SampleOutcome, Verdict
 from ledger.tables import Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from ledger.tables.samples import request_datasets, request_samples
+from ledger.tables.samples import request_datasets, request_samples, request_subjects
 
 
 def get_request(session: Session, *, tenant_id: UUID, request_id: UUID) -> resources.UnlearnRequest:
@@ -80,6 +80,12 @@ def list_request_samples(session: Session, *, tenant_id: UUID, request_id: UUID,
         request_samples.c.request_id == request.id, request_samples.c.outcome == outcome
     )
     return list(session.scalars(chosen))
+
+
+def count_subject_samples(session: Session, request_id: UUID) -> dict[bytes, int]:
+    """Give how many samples each subject of a request had in its datasets when it came."""
+    chosen = select(request_subjects.c.subject, request_subjects.c.samples)
+    return dict(session.execute(chosen.where(request_subjects.c.request_id == request_id)).all())
 
 
 @cache

@@ -3,7 +3,7 @@
 Matching finds whose samples a request means, which models it concerns, and which of its samples each of them has to erase.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,7 +18,7 @@ from ledger.errors import InvalidTime, NoSamplesMatch, UnknownModel, UnknownUplo
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
-from ledger.registry.datasets import chunks, digest_table, find_datasets
+from ledger.registry.datasets import digest_tables, find_datasets
 from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, offset_seconds, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
@@ -86,7 +86,7 @@ def submit(
             return get_request(session, tenant_id=tenant_id, request_id=earlier)
     upload = None if upload_id is None else find_upload(session, tenant_id=tenant_id, upload_id=upload_id)
     datasets = _datasets(session, tenant_id, dataset, upload)
-    touched = touched_models(session, datasets, models)
+    touched = _touched_models(session, datasets, models)
     unlimited = dataset is None and (upload is None or upload.dataset_id is None)
     if unlimited and models:
         learned = {model.dataset_id for model in touched}
@@ -111,16 +111,11 @@ def submit(
     )
     session.add(request)
     session.flush()
-    record(
-        session,
-        "request.received",
-        {"due_at": request.due_at, "regulation": rule(regulation).title},
-        request_id=request.id,
-    )
+    data = {"due_at": request.due_at, "regulation": rule(regulation).title}
+    record(session, "request.received", data, request_id=request.id)
     commitments = _match(session, request, datasets, touched, digests=digests, subjects=subjects, upload=upload)
     targets = _add_targets(session, request, touched, named=models is not None, window=batch_window)
-    record_datasets(session, request, datasets, targets)
-    fold_requests(session, [request.id])
+    _record_datasets(session, request, datasets, targets)
     if idempotency is not None:
         store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
@@ -162,16 +157,16 @@ def _match(
     upload: Upload | None,
 ) -> dict[str, str]:
     """Record the request's people and samples. Gives the SHA-256 that commits to its samples, and the one to its people."""
-    tables: list[FromClause] = list(digest_tables(digests))
-    people: list[FromClause] = list(digest_tables([*dict.fromkeys(subjects)]))
+    tables: list[FromClause] = [*digest_tables(digests)]
+    people: list[FromClause] = [*digest_tables([*dict.fromkeys(subjects)])]
     if upload is not None:
         mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload.id).subquery()
         (people if upload.dataset_id is None else tables).append(mine)
     if upload is not None or people:
         allow_long_statements(session)
     if people:
-        record_subjects(session, request, datasets, models, people)
-    record_samples(session, request, models, tables)
+        _record_subjects(session, request, datasets, models, people)
+    _record_samples(session, request, models, tables)
     if people:
         samples = _commitment(session, request, request_samples.c.request_id, request_samples.c.digest)
         whose = _commitment(session, request, request_subjects.c.request_id, request_subjects.c.subject)
@@ -198,7 +193,7 @@ def _add_targets(
     total = request.accepted + request.already_erased + request.not_in_training_set
     wakeups: list[tuple[UUID, datetime | None]] = []
     targets: list[Model] = []
-    for model, learned, erased in match_models(session, request, models):
+    for model, learned, erased in _match_models(session, request, models):
         if not learned and not named:
             continue
         target = Target(
@@ -229,12 +224,13 @@ def _add_targets(
             )
             wakeups += joined.wakeups
             advance(session, Target, [target.id], RequestState.SCHEDULED, data=data, job_id=joined.job.id)
+    fold_requests(session, [request.id])
     for job_id, at in wakeups:
         announce_wakeup(session, job_id, at=at)
     return targets
 
 
-def touched_models(session: Session, datasets: Sequence[Dataset], names: Sequence[str] | None) -> list[Model]:
+def _touched_models(session: Session, datasets: Sequence[Dataset], names: Sequence[str] | None) -> list[Model]:
     """Find the models that a request concerns, in the order in which their jobs are locked. Raises UnknownModel."""
     of_these = Model.dataset_id.in_([dataset.id for dataset in datasets])
     trained = list(session.scalars(select(Model).where(of_these).order_by(Model.id)))
@@ -247,7 +243,7 @@ def touched_models(session: Session, datasets: Sequence[Dataset], names: Sequenc
     return [model for model in trained if model.name in names]
 
 
-def record_subjects(
+def _record_subjects(
     session: Session,
     request: UnlearnRequest,
     datasets: Sequence[Dataset],
@@ -282,7 +278,7 @@ def _in(datasets: Sequence[Dataset]) -> ColumnElement[bool]:
     return subject_samples.c.dataset_id.in_([dataset.id for dataset in datasets])
 
 
-def record_datasets(
+def _record_datasets(
     session: Session, request: UnlearnRequest, datasets: Sequence[Dataset], models: Sequence[Model]
 ) -> None:
     """Store which datasets the request concerns: those that it names, or else those in which its subjects have samples.
@@ -304,18 +300,7 @@ def record_datasets(
         session.execute(insert(request_datasets), further)
 
 
-def count_subject_samples(session: Session, request_id: UUID) -> dict[bytes, int]:
-    """Give how many samples each subject of a request had in its datasets when it came."""
-    chosen = select(request_subjects.c.subject, request_subjects.c.samples)
-    return dict(session.execute(chosen.where(request_subjects.c.request_id == request_id)).all())
-
-
-def digest_tables(digests: Sequence[bytes]) -> Iterator[FromClause]:
-    """Give digests as tables with the column `digest`, each of a size that one statement takes."""
-    return map(digest_table, chunks(digests))
-
-
-def record_samples(
+def _record_samples(
     session: Session, request: UnlearnRequest, models: Sequence[Model], tables: Iterable[FromClause]
 ) -> None:
     """Store the request's samples, each with its outcome over all models, and count the outcomes, those of its subjects too.
@@ -369,7 +354,7 @@ def _record_outcomes(request: UnlearnRequest, models: Sequence[Model], given: Fr
     return insert(request_samples).from_select(["request_id", "digest", "outcome"], meant).on_conflict_do_nothing()
 
 
-def match_models(session: Session, request: UnlearnRequest, models: Sequence[Model]) -> list[tuple[Model, int, int]]:
+def _match_models(session: Session, request: UnlearnRequest, models: Sequence[Model]) -> list[tuple[Model, int, int]]:
     """For each model count the request's samples that it was trained on, and those of them that it has forgotten."""
     counted = (
         select(training_samples.c.model_id, func.count(), func.count(erased_samples.c.digest))

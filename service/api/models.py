@@ -39,7 +39,7 @@ class ModelSettings(BaseModel):
         "approval. 100: never.",
     )
     escalate: Escalation | None = Field(
-        default=None, description="Whether jobs go on to the next method after an inconclusive verdict."
+        default=None, description="Whether jobs escalate to the next method after an inconclusive verdict."
     )
     batch_until_samples: Annotated[int, Field(ge=0, le=1_000_000), BeforeValidator(require_whole)] | None = Field(
         default=None,
@@ -70,7 +70,7 @@ def get_one_model(name: Name, caller: Reader, ledger: Ledger) -> Model:
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
 def patch_model(name: Name, asked: ModelSettings, caller: Admin, ledger: Ledger) -> Model:
-    """Sets what needs an admin's approval, when a job goes on to the next method, and for how many samples it waits.
+    """Sets what needs an admin's approval, when a job escalates to the next method, and for how many samples it waits.
 
     Approvals hold from now on, for jobs that are open or running too. A job that awaits an approval which it needs no more goes
     back to the queue. `escalate` and `batch_until_samples` hold for requests that come from now on.

@@ -17,8 +17,8 @@ from ledger.requests.cancellation import cancel_request, dismiss_request
 from ledger.requests.deadlines import RULES, extend_deadline
 from ledger.requests.idempotency import Idempotency
 from ledger.requests.preview import preview
-from ledger.requests.requests import get_request, list_request_samples, list_requests
-from ledger.requests.submission import count_subject_samples, submit
+from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
+from ledger.requests.submission import submit
 from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
 from ledger.sample_ids import sample_digest, samples_sha256, subject_digest

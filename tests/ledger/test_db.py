@@ -3,35 +3,27 @@ import pwd
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from datetime import UTC, timedelta
 
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from expunge.operator.doctor import check_database
 from expunge.stack.broker import free_port
 from ledger.db import (
-    CURSOR,
     allow_long_statements,
     connection_options,
-    decode_cursor,
-    encode_cursor,
     make_engine,
     make_sessions,
     normalise_url,
     now,
     session_settings,
 )
-from ledger.errors import InvalidCursor
 from ledger.jobs.cancellation import retry_job
 from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train, uploads
-from ledger.requests.requests import list_requests
 from ledger.states import Reason, RequestState
 from migrations.commands import upgrade
 from tests.fixtures.waiting import await_that
@@ -277,43 +269,3 @@ def test_calls_that_go_through_a_whole_list_of_samples_may_take_longer(world):
             act(session)
             assert session.scalar(text("SHOW statement_timeout")) == "30min"
     engine.dispose()
-
-
-def test_a_cursor_keeps_its_place():
-    place = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC), uuid4()
-    assert decode_cursor(encode_cursor(*place)) == place
-
-
-@given(st.from_regex(CURSOR, fullmatch=True, alphabet=st.characters(codec="ascii")))
-def test_whatever_has_the_form_of_a_cursor_is_one(cursor):
-    assert decode_cursor(cursor)[0].tzinfo is UTC
-
-
-@given(st.text())
-def test_what_is_no_cursor_is_refused(cursor):
-    with pytest.raises(InvalidCursor):
-        decode_cursor(cursor)
-
-
-@pytest.mark.parametrize(
-    "cursor",
-    [
-        "",
-        "1-",
-        "-1",
-        "1-00",
-        f"-1-{'0' * 32}",
-        f"1-{'0' * 32}\n",
-        f"{'9' * 17}-{'0' * 32}",
-        f"1-{'F' * 32}",
-        f"١-{'0' * 32}",
-    ],
-)
-def test_text_of_another_shape_is_refused(cursor):
-    with pytest.raises(InvalidCursor):
-        decode_cursor(cursor)
-
-
-def test_a_page_holds_at_least_one_item(world):
-    with world.sessions() as session, pytest.raises(ValueError, match="0"):
-        list_requests(session, tenant_id=world.tenant_id, limit=0)

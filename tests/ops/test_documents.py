@@ -82,6 +82,14 @@ def test_every_path_of_the_project_exists(document: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_what_the_architecture_places_is_defined_there() -> None:
+    placed = re.findall(r"`(\w+)` in `([\w/]+\.py)`", (ROOT / "docs/architecture.md").read_text())
+
+    assert len(placed) > 5
+    for name, path in placed:
+        assert re.search(rf"^(?:def |class )?{name}\b", (ROOT / path).read_text(), flags=re.MULTILINE), (name, path)
+
+
 def test_every_decision_is_listed() -> None:
     listed = (ROOT / "docs/decisions/README.md").read_text()
 

@@ -20,7 +20,7 @@ from tests.worker.conftest import Bench
 from tests.worker.test_lease import claimed
 from unlearning.training.run import TrainingRun
 from worker.run import run_job
-from worker.watchdog import Board, Note, Watch, Watchdog
+from worker.watchdog import Board, Note, ProgressNotes, Watchdog
 
 NEVER, AT_ONCE = dict.fromkeys(Phase, 3600.0), dict.fromkeys(Phase, -1.0)
 """Limits that are not reached, and that are over at once."""
@@ -46,8 +46,8 @@ class Watched:
     def take(self) -> Claim:
         return claimed(self.bench, self.job_id)
 
-    def watch(self, limits: dict[Phase, float]) -> Watch:
-        return Watch(self.board, 3, limits, pid=self.child.pid)
+    def notes(self, limits: dict[Phase, float]) -> ProgressNotes:
+        return ProgressNotes(self.board, 3, limits, pid=self.child.pid)
 
     def poll_twice(self) -> None:
         """As one poll may read a note while it is written."""
@@ -72,7 +72,7 @@ def reasons(watched: Watched) -> list[Reason | None]:
 
 
 def test_a_child_without_progress_is_killed_and_its_job_is_tried_once_more(watched: Watched) -> None:
-    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.notes(AT_ONCE).advance(watched.take(), Phase.LOAD)
     watched.watchdog.poll()
     assert watched.alive
     watched.watchdog.poll()
@@ -81,7 +81,7 @@ def test_a_child_without_progress_is_killed_and_its_job_is_tried_once_more(watch
     assert watched.bench.job(watched.job_id).state is JobState.QUEUED
     assert watched.board.read() == {}
 
-    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.notes(AT_ONCE).advance(watched.take(), Phase.LOAD)
     watched.poll_twice()
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.reason) == (JobState.FAILED, Reason.STALLED)
@@ -94,7 +94,7 @@ def test_a_method_that_hangs_twice_gives_way_to_the_next(watched: Watched) -> No
         found = watched.take()
         with watched.bench.sessions.begin() as session:
             progress(session, found, phase=Phase.UNLEARN)
-        watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
+        watched.notes(AT_ONCE).advance(found, Phase.UNLEARN)
         watched.poll_twice()
     job = watched.bench.job(watched.job_id)
     assert (job.state, job.method["kind"]) == (JobState.QUEUED, "retrain")
@@ -114,9 +114,9 @@ def test_a_training_function_that_never_reports_counts_as_stalled(
 
     monkeypatch.setattr(digits, "hook", hang)
     arguments = {"sessions": bench.sessions, "settings": bench.settings, "stop_signal": bench.stop_signal}
-    watch = watched.watch({**NEVER, Phase.UNLEARN: -1.0})
+    notes = watched.notes({**NEVER, Phase.UNLEARN: -1.0})
     running = threading.Thread(
-        target=run_job, args=(watched.job_id,), kwargs={**arguments, "worker": "test", "watch": watch}
+        target=run_job, args=(watched.job_id,), kwargs={**arguments, "worker": "test", "notes": notes}
     )
     running.start()
     try:
@@ -134,29 +134,29 @@ def test_a_training_function_that_never_reports_counts_as_stalled(
 def test_a_child_that_makes_progress_is_left_alone(watched: Watched) -> None:
     found = watched.take()
     for _ in range(3):  # late at each poll, and further each time
-        watched.watch(AT_ONCE).advance(found, Phase.UNLEARN)
+        watched.notes(AT_ONCE).advance(found, Phase.UNLEARN)
         watched.watchdog.poll()
-    watched.watch(NEVER).advance(found, Phase.UNLEARN)
+    watched.notes(NEVER).advance(found, Phase.UNLEARN)
     watched.poll_twice()
     assert watched.alive
     assert watched.bench.job(watched.job_id).state is JobState.RUNNING
 
 
 def test_a_child_without_a_job_is_left_alone(watched: Watched) -> None:
-    watch = watched.watch(AT_ONCE)
-    watch.advance(watched.take(), Phase.LOAD)
-    watch.end()
+    notes = watched.notes(AT_ONCE)
+    notes.advance(watched.take(), Phase.LOAD)
+    notes.end()
     watched.poll_twice()
     assert watched.alive
 
 
 def test_a_hanging_job_can_be_cancelled(watched: Watched) -> None:
-    watch, found = watched.watch(NEVER), watched.take()
-    watch.advance(found, Phase.LOAD)
+    notes, found = watched.notes(NEVER), watched.take()
+    notes.advance(found, Phase.LOAD)
     with watched.bench.sessions.begin() as session:
         cancel_job(session, tenant_id=watched.bench.tenant_id, job_id=watched.job_id)
-    watch.hurry(found, seconds=-1)
-    watch.advance(found, Phase.LOAD)  # a step at the same moment takes no time back
+    notes.hurry(found, seconds=-1)
+    notes.advance(found, Phase.LOAD)  # a step at the same moment takes no time back
     watched.poll_twice()
     await_that(lambda: not watched.alive, "the child to end")
     job = watched.bench.job(watched.job_id)
@@ -182,7 +182,7 @@ def test_the_child_is_killed_also_if_its_end_cannot_be_written(watched: Watched)
         def begin(self) -> None:
             raise ConnectionRefusedError
 
-    watched.watch(AT_ONCE).advance(watched.take(), Phase.LOAD)
+    watched.notes(AT_ONCE).advance(watched.take(), Phase.LOAD)
     watched.watchdog.sessions = Away()  # type: ignore[assignment]  # a database that does not answer
     watched.poll_twice()
     await_that(lambda: not watched.alive, "the child to end")

@@ -25,8 +25,8 @@ from ledger.requests import do_not_train, submission, uploads
 from ledger.requests.cancellation import cancel_request
 from ledger.requests.deadlines import extend_deadline
 from ledger.requests.do_not_train import of_dataset, read_digests
-from ledger.requests.requests import get_request, list_request_samples, list_requests
-from ledger.requests.submission import count_subject_samples, submit
+from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
+from ledger.requests.submission import submit
 from ledger.resources import SampleCounts, SubjectCounts
 from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
 from ledger.states import JobState, Reason, RequestState, SampleOutcome

@@ -1,0 +1,49 @@
+"""Pages of long lists, newest first, with opaque cursors."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import Select, tuple_
+from sqlalchemy.orm import Session
+
+from ledger.errors import InvalidCursor
+from ledger.tables import Job, UnlearnRequest, WebhookDelivery
+
+CURSOR = "^[0-9]{1,16}-[0-9a-f]{32}$"
+"""Every text of this form is a cursor."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+Row = TypeVar("Row", Job, UnlearnRequest, WebhookDelivery)
+
+
+def read_page(
+    session: Session, chosen: Select[Row], table: type[Row], *, cursor: str | None, limit: int
+) -> tuple[list[Row], str | None]:
+    """Read the next `limit` rows of a selection, newest first, and the cursor of the rows that follow, or None at the end.
+
+    Raises InvalidCursor, and ValueError for a limit below one.
+    """
+    if limit < 1:
+        raise ValueError(f"a page holds at least one item, not {limit}")
+    if cursor is not None:
+        chosen = chosen.where(tuple_(table.created_at, table.id) < tuple_(*decode_cursor(cursor)))
+    ordered = chosen.order_by(table.created_at.desc(), table.id.desc()).limit(limit + 1)
+    rows = list(session.scalars(ordered))
+    more, rows = len(rows) > limit, rows[:limit]
+    return rows, encode_cursor(rows[-1].created_at, rows[-1].id) if more else None
+
+
+def encode_cursor(created_at: datetime, row_id: UUID) -> str:
+    """Encode an opaque cursor: the place behind the row that was created then (in microseconds since 1970) and has this id."""
+    return f"{(created_at - EPOCH) // timedelta(microseconds=1)}-{row_id.hex}"
+
+
+def decode_cursor(cursor: str) -> tuple[datetime, UUID]:
+    """Decode the place that a cursor stands for. Raises InvalidCursor."""
+    if re.fullmatch(CURSOR, cursor) is None:
+        raise InvalidCursor("the cursor was not made by this list; leave it out to start at the beginning")
+    created_at, _, row_id = cursor.partition("-")
+    return EPOCH + timedelta(microseconds=int(created_at)), UUID(row_id)

@@ -1,0 +1,50 @@
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ledger.errors import InvalidCursor
+from ledger.paging import CURSOR, decode_cursor, encode_cursor
+from ledger.requests.requests import list_requests
+
+
+def test_a_cursor_keeps_its_place():
+    place = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC), uuid4()
+    assert decode_cursor(encode_cursor(*place)) == place
+
+
+@given(st.from_regex(CURSOR, fullmatch=True, alphabet=st.characters(codec="ascii")))
+def test_whatever_has_the_form_of_a_cursor_is_one(cursor):
+    assert decode_cursor(cursor)[0].tzinfo is UTC
+
+
+@given(st.text())
+def test_what_is_no_cursor_is_refused(cursor):
+    with pytest.raises(InvalidCursor):
+        decode_cursor(cursor)
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "1-",
+        "-1",
+        "1-00",
+        f"-1-{'0' * 32}",
+        f"1-{'0' * 32}\n",
+        f"{'9' * 17}-{'0' * 32}",
+        f"1-{'F' * 32}",
+        f"١-{'0' * 32}",
+    ],
+)
+def test_text_of_another_shape_is_refused(cursor):
+    with pytest.raises(InvalidCursor):
+        decode_cursor(cursor)
+
+
+def test_a_page_holds_at_least_one_item(world):
+    with world.sessions() as session, pytest.raises(ValueError, match="0"):
+        list_requests(session, tenant_id=world.tenant_id, limit=0)
