@@ -148,6 +148,10 @@ async def get_do_not_train(name: Name, request: Request, caller: Reader) -> Resp
     responses=problems(401, 403, 404, 422, 503) | DIGESTS,
 )
 async def get_people_not_to_train_on(name: Name, request: Request, caller: Reader) -> Response:
-    """The people who asked for erasure by their names, whether or not they have samples now: their keyed hashes, one a line."""
+    """The people who asked for erasure by their names, whether or not they have samples now: their keyed hashes, one a line.
+
+    Whoever limited a request to a dataset, and had no sample in the model when it came, is on the dataset's list alone: leave that
+    one out too where people get samples later.
+    """
     find = partial(do_not_train.people_of_model, tenant_id=caller.tenant_id, name=name)
     return await stream_digests(request, caller.tenant_id, find)
