@@ -130,7 +130,7 @@ def softly(margin: np.ndarray) -> np.ndarray:
     return found
 
 
-def recognised(count: int, *, odd: float = 0.0, shift: float = 0.0, runs: int = 30) -> int:
+def recognised(count: int, *, odd: float = 0.0, shift: float = 0.0, runs: int = 20) -> int:
     """How often an attack on another signal leaves a verdict open whose margins are those of a model that never saw the samples.
 
     One signal follows the margin with noise of its own, the other is bent. shift: what the model has kept in the first.
@@ -170,12 +170,12 @@ def recognised(count: int, *, odd: float = 0.0, shift: float = 0.0, runs: int = 
     return flagged
 
 
-@pytest.mark.parametrize(("count", "odd"), [(5, 0.0), (50, 0.0), (50, 4.0), (50, -4.0)])
+@pytest.mark.parametrize(("count", "odd"), [(5, 0.0), (50, 4.0), (50, -4.0)])
 def test_an_attack_on_another_signal_leaves_a_model_that_never_saw_them_alone(count: int, odd: float) -> None:
     """Odd samples too, hard ones or easy ones: every such attack tells them from typical ones, as their margins do."""
-    assert recognised(count, odd=odd) <= 3  # one of thirty is expected at most
+    assert recognised(count, odd=odd) <= 2  # one of twenty is expected at most
 
 
 @pytest.mark.parametrize("shift", [4.0, -4.0])
 def test_what_an_attack_on_another_signal_still_recognises_leaves_the_verdict_open(shift: float) -> None:
-    assert recognised(10, shift=shift) >= 27
+    assert recognised(10, shift=shift) >= 18
