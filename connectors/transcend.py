@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from connectors.declaration import read_declaration
 from connectors.http import Server, Url
 from ledger.requests.deadlines import RULES
 from ledger.requests.managed import Managed
+from ledger.sample_ids import earlier_keys
 from ledger.states import ManagedState
 
 MANAGER = "transcend"
@@ -252,11 +254,14 @@ def seal(nonce: str, *, key: bytes, reference: str) -> bytes:
 
 
 def unseal(sealed: bytes, *, key: bytes, reference: str) -> str:
-    """Decrypt a job's nonce. Raises ResultRefused if it was sealed with another key, or for another job."""
-    try:
-        return AESGCM(_sealing_key(key)).decrypt(sealed[:12], sealed[12:], reference.encode()).decode()
-    except (InvalidTag, ValueError):
-        raise ResultRefused("A job's nonce cannot be read: EXPUNGE_SAMPLE_KEY is another one since it came.") from None
+    """Decrypt a job's nonce, also one from before a rotation of the key.
+
+    Raises ResultRefused if it was sealed with another key, or for another job.
+    """
+    for then in earlier_keys(key):
+        with suppress(InvalidTag, ValueError):
+            return AESGCM(_sealing_key(then)).decrypt(sealed[:12], sealed[12:], reference.encode()).decode()
+    raise ResultRefused("A job's nonce cannot be read: EXPUNGE_SAMPLE_KEY is another one since it came.")
 
 
 def _sealing_key(key: bytes) -> bytes:

@@ -195,18 +195,27 @@ def get_signing_keys(client: httpx.Client) -> Sequence[SigningKey]:
     return _fetch(client, Listing[SigningKey], "/keys").items
 
 
-def get_inclusion(client: httpx.Client, report_id: UUID, sample_id: str) -> bytes:
-    """Fetch the proof that a sample is among those that a report's job has erased, as a file for the person."""
-    return send(client, "POST", f"/reports/{report_id}/inclusion", json={"sample_id": sample_id}).content
+def get_inclusion(
+    client: httpx.Client, report_id: UUID, sample_id: str | None = None, *, subject: str | None = None
+) -> bytes:
+    """Fetch the proof that a sample, or a person, is among those that a report's job has erased, as a file for the person."""
+    asked = {"sample_id": sample_id} if subject is None else {"subject": subject}
+    return send(client, "POST", f"/reports/{report_id}/inclusion", json=asked).content
 
 
-def stream_lines(client: httpx.Client, path: str) -> Iterator[str]:
-    """Read a text a line at a time. Raises Refused, and ServiceUnreachable where it breaks off."""
+def stream_lines(
+    client: httpx.Client, path: str, *, check: Callable[[httpx.Headers], None] = lambda headers: None
+) -> Iterator[str]:
+    """Read a text a line at a time. check: of the response's headers; it may raise.
+
+    Raises Refused, and ServiceUnreachable where it breaks off.
+    """
     try:
         with client.stream("GET", path) as response:
             if response.is_error:
                 response.read()
                 raise Refused(response.status_code, problem(response))
+            check(response.headers)
             yield from response.iter_lines()
     except httpx.TransportError as error:
         raise ServiceUnreachable(f"The answer of {client.base_url} broke off ({type(error).__name__}).") from error

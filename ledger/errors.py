@@ -38,6 +38,7 @@ LedgerError
 │       ├── NoSubjects          no data set knows whose samples it has
 │       ├── MessageRepeated     a connected system's message has come before
 │       └── WebhookDisabled     nothing is sent to a disabled endpoint
+├── WrongSampleKey              the operator: the ledger is hashed under another key than this process has
 ├── StaleClaim                  the worker: its lease has expired, so it must stop and write nothing
 ├── LogForked                   the operator: the log is not the one that was signed last, so it is not signed
 ├── JobCancelled                the caller: the job was cancelled, so the worker ends it and publishes nothing
@@ -195,6 +196,10 @@ class MessageRepeated(Conflict):
 
 class WebhookDisabled(Conflict):
     """The webhook endpoint is disabled."""
+
+
+class WrongSampleKey(LedgerError):
+    """The ledger is hashed under another sample key than this process has. It can match nothing and must write nothing."""
 
 
 class StaleClaim(LedgerError):

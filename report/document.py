@@ -37,6 +37,8 @@ class Asked(Section):
     samples_previously_forgotten: Count
     manifest_root: Digest
     """Root of the Merkle tree (RFC 6962) over the forgotten samples, each with its own salt."""
+    subjects_root: Digest | None = None
+    """The same over these people; left out if no request names a person."""
     regulation: tuple[Name, ...]
     received_at: Moment | None = None
     """When the first of these requests was received."""

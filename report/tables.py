@@ -295,7 +295,10 @@ def identity(report: Report) -> list[tuple[str, str]]:
     ]
     if reference is not None:
         rows.append((f"Retrained without them, version {reference.version}", reference.weights_sha256))
-    return [*rows, ("Commitment to the forgotten samples, Merkle root", report.asked.manifest_root)]
+    rows.append(("Commitment to the forgotten samples, Merkle root", report.asked.manifest_root))
+    if report.asked.subjects_root is not None:
+        rows.append(("Commitment to the people who asked by name, Merkle root", report.asked.subjects_root))
+    return rows
 
 
 def thresholds(report: Report) -> list[tuple[str, str]]:

@@ -27,7 +27,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="The broker, as `redis://…`.")
     sample_key: SampleKey = Field(
         validation_alias="EXPUNGE_SAMPLE_KEY",
-        description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits. Back it up.",
+        description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits, and 64 more after each "
+        "[rotation](runbook.md#rotate-the-sample-key). Back it up.",
     )
     storage: Annotated[Location, BeforeValidator(parse_location)] | None = Field(
         default=None,

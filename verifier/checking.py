@@ -5,11 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verifier.commitment import read_inclusion
+from verifier.commitment import read_inclusion, read_subject_inclusion
 from verifier.errors import Malformed, NotProven
 from verifier.keys import read_keys
 from verifier.log import check_entry, read_log_proof
-from verifier.statement import Statement, check_logged, check_report, check_sample, check_weights, read_statement
+from verifier.statement import (
+    Statement,
+    check_logged,
+    check_report,
+    check_sample,
+    check_subject,
+    check_weights,
+    read_statement,
+)
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of a statement, report or proof. A larger file is refused."""
@@ -48,6 +56,7 @@ def verify_files(
     report: Path | None = None,
     weights: Path | None = None,
     sample: Path | None = None,
+    subject: Path | None = None,
     log: Path | None = None,
 ) -> Outcome:
     """Check a signed statement and the other files given against it. A fault is reported in the outcome, never raised."""
@@ -75,6 +84,12 @@ def verify_files(
             proven.append(
                 f"The sample {proof.sample_id!r} of {proof.dataset!r} is one of the {proof.size:,} that the statement commits to."
             )
+        if subject is not None:
+            named = read_subject_inclusion(_read(subject))
+            check_subject(signed, named)
+            proven.append(f"The person {named.subject!r} is one of the {named.size:,} that the statement commits to.")
+        elif signed.predicate.get("people") is not None:
+            unchecked.append("Whether a person is among those whose samples were forgotten (--subject).")
         if log is None:
             unchecked.append("Whether the result was written to the log at the time (--log).")
         else:
@@ -132,6 +147,11 @@ def _stated(statement: Statement) -> list[str]:
             for weights in predicate.get("reference", [])
         ),
         f"Forgotten: {commitment['samples']} samples, commitment {commitment['root']}.",
+        *(
+            [f"Asked for by name: {people['subjects']} people, commitment {people['root']}."]
+            if (people := predicate.get("people"))
+            else []
+        ),
         f"Signed at {predicate['clock']['signed_at']} by {code.get('name', '?')} {code['version']}.",
     ]
 

@@ -28,6 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--sample", type=Path, help="a proof of inclusion: check that the sample is among the forgotten ones"
     )
     parser.add_argument(
+        "--subject",
+        type=Path,
+        help="a proof of inclusion: check that the person is among those whose samples were forgotten",
+    )
+    parser.add_argument(
         "--log", type=Path, help="a proof from the log (GET /jobs/{id}/log-entry): check that the result was logged"
     )
     given = parser.parse_args(arguments)
@@ -37,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report=given.report,
         weights=given.weights,
         sample=given.sample,
+        subject=given.subject,
         log=given.log,
     )
     print(format_outcome(outcome))

@@ -1,5 +1,6 @@
-"""Commitments: prove to one person that their sample is in a job's commitment, without revealing any other sample."""
+"""Commitments: prove to one person that they, or one of their samples, are in a job's commitment, and reveal nobody else."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from verifier.errors import Malformed, Mismatch
 from verifier.merkle import included, leaf_hash
 
 TYPE = "https://expunge.dev/proofs/inclusion/v1"
+SUBJECT_TYPE = "https://expunge.dev/proofs/subject-inclusion/v1"
 SALT_BYTES = 32
 
 
@@ -40,31 +42,86 @@ class Inclusion:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectInclusion:
+    """A proof that a person is among those whose erasure a report is about, as the person receives it.
+
+    opening: 32 bytes, which belong to this person alone. The others as for a sample.
+    """
+
+    report_id: str
+    subject: str
+    opening: bytes
+    salt: bytes
+    index: int
+    size: int
+    path: tuple[bytes, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of the proof's file."""
+        return {
+            "type": SUBJECT_TYPE,
+            "report_id": self.report_id,
+            "subject": self.subject,
+            "opening": self.opening.hex(),
+            "salt": self.salt.hex(),
+            "leaf_index": self.index,
+            "tree_size": self.size,
+            "path": [step.hex() for step in self.path],
+        }
+
+
+def subject_commitment(opening: bytes, subject: str) -> bytes:
+    """Commit to a person, 32 bytes. Without the opening nobody can try names."""
+    return hashlib.sha256(opening + subject.encode()).digest()
+
+
+def subject_leaf(salt: bytes, commitment: bytes) -> bytes:
+    """Hash a commitment to a person to its leaf, 32 bytes. With its own salt it is another in each report."""
+    return leaf_hash(salt + commitment)
+
+
 def sample_leaf(salt: bytes, dataset: str, sample_id: str) -> bytes:
     """Hash a sample to its leaf, 32 bytes. Each sample has its own salt, so that nobody can guess IDs from leaves."""
     return leaf_hash(salt + dataset.encode() + b"\0" + sample_id.encode())
 
 
 def read_inclusion(data: bytes) -> Inclusion:
-    """Read a proof of inclusion from its file. Raises Malformed."""
+    """Read a proof that a sample is included from its file. Raises Malformed."""
+    content, salt, shared = _read(data, TYPE)
+    try:
+        return Inclusion(dataset=str(content["dataset"]), sample_id=str(content["sample_id"]), salt=salt, **shared)
+    except KeyError as error:
+        raise Malformed(f"The proof of inclusion lacks {error}.") from error
+
+
+def read_subject_inclusion(data: bytes) -> SubjectInclusion:
+    """Read a proof that a person is included from its file. Raises Malformed."""
+    content, salt, shared = _read(data, SUBJECT_TYPE)
+    try:
+        opening = bytes.fromhex(content["opening"])
+        proof = SubjectInclusion(subject=str(content["subject"]), opening=opening, salt=salt, **shared)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
+    if len(opening) != SALT_BYTES:
+        raise Malformed(f"The opening must be {SALT_BYTES} bytes long.")
+    return proof
+
+
+def _read(data: bytes, kind: str) -> tuple[dict[str, Any], bytes, dict[str, Any]]:
+    """Read what every proof has: its whole content, the salt, and the arguments that say where it is in the tree."""
     try:
         content = json.loads(data)
-        if content["type"] != TYPE:
-            raise Malformed(f"The proof of inclusion is of the type {content['type']!r}, not {TYPE!r}.")
-        proof = Inclusion(
-            report_id=str(content["report_id"]),
-            dataset=str(content["dataset"]),
-            sample_id=str(content["sample_id"]),
-            salt=bytes.fromhex(content["salt"]),
-            index=int(content["leaf_index"]),
-            size=int(content["tree_size"]),
-            path=tuple(bytes.fromhex(step) for step in content["path"]),
-        )
+        if content["type"] != kind:
+            raise Malformed(f"The proof of inclusion is of the type {content['type']!r}, not {kind!r}.")
+        salt, path = bytes.fromhex(content["salt"]), tuple(bytes.fromhex(step) for step in content["path"])
+        place = {"index": int(content["leaf_index"]), "size": int(content["tree_size"]), "path": path}
+        report_id = str(content["report_id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
-    if len(proof.salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in proof.path):
+    if len(salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in path):
         raise Malformed(f"The salt and each step of the path must be {SALT_BYTES} bytes long.")
-    return proof
+    return content, salt, {"report_id": report_id, **place}
 
 
 def check_inclusion(proof: Inclusion, *, root: bytes, size: int) -> None:
@@ -72,3 +129,10 @@ def check_inclusion(proof: Inclusion, *, root: bytes, size: int) -> None:
     leaf = sample_leaf(proof.salt, proof.dataset, proof.sample_id)
     if proof.size != size or not included(leaf, index=proof.index, size=size, path=proof.path, root=root):
         raise Mismatch("The proof does not show that the sample is in this statement's commitment.")
+
+
+def check_subject_inclusion(proof: SubjectInclusion, *, root: bytes, size: int) -> None:
+    """Check a proof against the root, 32 bytes, and the size of a statement's commitment to people. Raises Mismatch."""
+    leaf = subject_leaf(proof.salt, subject_commitment(proof.opening, proof.subject))
+    if proof.size != size or not included(leaf, index=proof.index, size=size, path=proof.path, root=root):
+        raise Mismatch("The proof does not show that the person is in this statement's commitment.")

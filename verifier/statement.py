@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 
-from verifier.commitment import Inclusion, check_inclusion
+from verifier.commitment import Inclusion, SubjectInclusion, check_inclusion, check_subject_inclusion
 from verifier.errors import BadSignature, Malformed, Mismatch
 from verifier.keys import TrustedKey, choose_valid, named
 
@@ -74,6 +74,10 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
         predicate[group][name]
     bytes.fromhex(predicate["manifest"]["root"])
     int(predicate["manifest"]["samples"])
+    # Statements about requests that name no people, and older ones, have none.
+    people = predicate.get("people") or {"root": "", "subjects": 0}
+    bytes.fromhex(people["root"])
+    int(people["subjects"])
     # Statements about methods that approximate, and older ones, have none.
     exactness = predicate.get("exactness") or {"statement": "", "causes": []}
     exactness["statement"]
@@ -116,9 +120,24 @@ def check_logged(statement: Statement, content: Mapping[str, Any]) -> None:
 def check_sample(statement: Statement, proof: Inclusion) -> None:
     """Check that a sample is in the statement's commitment. Raises Mismatch."""
     commitment = statement.predicate["manifest"]
-    if proof.report_id != str(statement.predicate["report"]["id"]):
-        raise Mismatch(f"The proof of inclusion is for the report {proof.report_id}, not for this statement's.")
+    _check_report_id(statement, proof.report_id)
     check_inclusion(proof, root=bytes.fromhex(str(commitment["root"])), size=int(commitment["samples"]))
+
+
+def check_subject(statement: Statement, proof: SubjectInclusion) -> None:
+    """Check that a person is in the statement's commitment to people. Raises Mismatch."""
+    commitment = statement.predicate.get("people")
+    _check_report_id(statement, proof.report_id)
+    if commitment is None:
+        raise Mismatch(
+            "The statement commits to no people: its requests named none, or it was signed before this was done."
+        )
+    check_subject_inclusion(proof, root=bytes.fromhex(str(commitment["root"])), size=int(commitment["subjects"]))
+
+
+def _check_report_id(statement: Statement, report_id: str) -> None:
+    if report_id != str(statement.predicate["report"]["id"]):
+        raise Mismatch(f"The proof of inclusion is for the report {report_id}, not for this statement's.")
 
 
 def encoded(payload_type: str, payload: bytes) -> bytes:

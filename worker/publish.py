@@ -17,9 +17,9 @@ from ledger.jobs.jobs import list_attempts
 from ledger.registry.models import CHECKPOINTS
 from ledger.registry.references import ReferenceFile
 from ledger.registry.retention import needed_files
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase
-from ledger.transparency.commitments import Commitment, commit_samples
+from ledger.transparency.commitments import Commitment, commit_samples, commit_subjects
 from report.document import Document, write
 from unlearning.data.references import to_bytes
 from unlearning.storage import to_bytes as weights_to_bytes
@@ -37,13 +37,15 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreparedResult:
     """What is to be published: the name of the file with the weights, the report, the commitment to the forget set, and the file
-    of reference predictions without the forget set's rows, if the model has references. checkpoints: the weights after slices of
-    the training that saw nothing of the forget set; None for a model that has none and gets none.
+    of reference predictions without the forget set's rows, if the model has references. people: the commitment to whoever asked by
+    name, if anybody did. checkpoints: the weights after slices of the training that saw nothing of the forget set; None for a model
+    that has none and gets none.
     """
 
     weights: str
     document: Document
     commitment: Commitment
+    people: Commitment | None
     references: ReferenceFile | None
     checkpoints: Sequence[Mapping[str, Any]] | None
 
@@ -78,6 +80,7 @@ def publish(
             weights_path=prepared.weights,
             timings=dict(reporter.timings),
             commitment=prepared.commitment,
+            people=prepared.people,
             statement=statement,
             references=prepared.references,
             utility_drop=result.findings.utility.drop,
@@ -114,7 +117,8 @@ def prepare(
     """Write the weights and the report. Raises InvalidReport, and OSError if the disk is full."""
     claim = reporter.monitor.claim
     weights, sha256 = settings.files.put(weights_to_bytes(result.model))
-    commitment = commit_to(claim, inputs, key=settings.sample_key_bytes)
+    key = settings.sample_key_bytes
+    commitment, people = commit_to(claim, inputs, key=key), commit_to_people(claim, key=key)
     report = build_report(
         claim,
         inputs,
@@ -122,13 +126,15 @@ def prepare(
         report_id=uuid4(),
         background=read_background(reporter),
         manifest_root=commitment.root,
+        subjects_root=None if people is None else people.root,
         weights_sha256=sha256,
         timings=attempt_timings(reporter),
     )
     return PreparedResult(
         weights=weights,
         document=write(report),
-        commitment=commitment,
+        commitment=commitment.seal(key),
+        people=None if people is None else people.seal(key),
         references=_write_references(inputs, settings),
         checkpoints=_remaining_checkpoints(claim, inputs, result),
     )
@@ -157,6 +163,15 @@ def commit_to(claim: Claim, inputs: JobInputs, *, key: bytes) -> Commitment:
     ids = inputs.forget.ids
     return commit_samples(
         claim.dataset, ((sample_digest(key, claim.dataset, sample_id), sample_id) for sample_id in ids)
+    )
+
+
+def commit_to_people(claim: Claim, *, key: bytes) -> Commitment | None:
+    """Commit to the people who asked by name; None if nobody did, and for requests from before commitments to people were kept."""
+    if not claim.people or None in claim.people.values():
+        return None
+    return commit_subjects(
+        (subject, seal(key, subject, sealed)) for subject, sealed in claim.people.items() if sealed is not None
     )
 
 

@@ -6,6 +6,7 @@ This is the one place where the library's types meet the report's.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from pydantic import JsonValue, ValidationError
@@ -86,6 +87,7 @@ def build_report(
     report_id: UUID,
     background: Background,
     manifest_root: str,
+    subjects_root: str | None = None,
     weights_sha256: str,
     timings: Mapping[str, float],
 ) -> Report:
@@ -98,7 +100,7 @@ def build_report(
             schema_id=SCHEMA_ID,
             report_id=str(report_id),
             created_at=background.now,
-            asked=asked(claim, manifest_root=manifest_root),
+            asked=asked(claim, manifest_root=manifest_root, subjects_root=subjects_root),
             model=model(claim, inputs, result, weights_sha256=weights_sha256),
             method=method(claim, result, background),
             timeline=tuple(
@@ -115,9 +117,10 @@ def build_report(
         raise InvalidReport(faults(error)) from error
 
 
-def asked(claim: Claim, *, manifest_root: str) -> Asked:
+def asked(claim: Claim, *, manifest_root: str, subjects_root: str | None) -> Asked:
     """Summarise the requests of the job."""
-    people = {} if claim.subjects is None else {"subjects": claim.subjects}
+    given = {"subjects": claim.subjects, "subjects_root": subjects_root}
+    people: Any = {name: value for name, value in given.items() if value is not None}
     return Asked(
         requests=claim.requests,
         samples=len(claim.forget),

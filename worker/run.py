@@ -14,9 +14,10 @@ import torch
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.db import DATABASE_AWAY
-from ledger.errors import JobCancelled, StaleClaim
+from ledger.errors import JobCancelled, StaleClaim, WrongSampleKey
 from ledger.jobs import claims, results
 from ledger.jobs.claims import Claim
+from ledger.sample_key import check_sample_key
 from ledger.states import Escalation, Phase, Reason, Verdict
 from unlearning.audit.verdict import Verdict as AuditVerdict
 from unlearning.errors import InvalidSpec, MethodRefused
@@ -66,10 +67,15 @@ def run_job(
 ) -> bool:
     """Run a job to its end if it can be claimed; return whether it was. Raises GpuLost after the end of an attempt is written.
 
-    notes: tell the parent process of the run's progress.
+    notes: tell the parent process of the run's progress. With another sample key than the ledger's it claims nothing.
     """
-    with sessions.begin() as session:
-        claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
+    try:
+        with sessions.begin() as session:
+            check_sample_key(session, settings.sample_key_bytes)
+            claim = claims.claim(session, job_id, worker=worker, lease=settings.lease)
+    except WrongSampleKey as error:
+        logger.error("job %s is not claimed: %s", job_id, error)
+        return False
     if claim is None:
         return False
     logger.info("job %s: attempt %d runs %s", job_id, claim.attempt, claim.method["kind"])

@@ -186,7 +186,9 @@ def make_statement(document: Document) -> dict[str, Any]:
     """State about the new weights what their report says, in short and without anything about a single sample."""
     report = document.report
     asked, model, method, verdict = report.asked, report.model, report.method, report.verdict
-    reference, exactness = model.reference, report.exactness
+    reference, exactness, people = model.reference, report.exactness, {}
+    if asked.subjects_root is not None:
+        people = {"people": {"root": asked.subjects_root, "subjects": asked.subjects, "hash": "rfc6962-sha256"}}
     return {
         "_type": STATEMENT_TYPE,
         "subject": [weights(model, number=model.version_after, sha256=model.weights_after_sha256)],
@@ -199,6 +201,7 @@ def make_statement(document: Document) -> dict[str, Any]:
             if reference
             else [],
             "manifest": {"root": asked.manifest_root, "samples": asked.samples, "hash": "rfc6962-sha256"},
+            **people,
             "requests": asked.requests,
             "method": method.model_dump(mode="json", exclude={"attempts"}),
             "code": {"name": "expunge", "version": version("expunge"), "sha256": code_sha256()},

@@ -11,16 +11,16 @@ from torch import nn
 
 from connectors.storage import Storage
 from ledger.registry.models import CHECKPOINTS
-from ledger.sample_ids import sample_digest, samples_sha256
+from ledger.sample_ids import KEY_BYTES, sample_digest, samples_sha256
 from unlearning.data.samples import SampleSet
 from unlearning.storage import load_weights, to_bytes
 from unlearning.training.slices import SliceCheckpoint
 
 
 def seen_sha256(samples: SampleSet, number: int, *, dataset: str, key: bytes) -> str:
-    """Commit to the samples of the slices up to `number`."""
+    """Commit to the samples of the slices up to `number`, under the oldest key: so it stays the same when the key is rotated."""
     seen = (sample for sample, own in zip(samples.ids, samples.slices or (), strict=True) if own <= number)
-    return samples_sha256(sample_digest(key, dataset, sample) for sample in seen)
+    return samples_sha256(sample_digest(key[:KEY_BYTES], dataset, sample) for sample in seen)
 
 
 def describe_checkpoint(

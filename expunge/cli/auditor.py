@@ -51,13 +51,19 @@ def verify(
         Path | None,
         typer.Option(help="A proof from `expunge prove`. Checks that the sample is among those forgotten."),
     ] = None,
+    subject: Annotated[
+        Path | None,
+        typer.Option(
+            help="A proof from `expunge prove --subject`. Checks that the person is among those whose samples were forgotten."
+        ),
+    ] = None,
     log: Annotated[
         Path | None,
         typer.Option(help="A proof from GET /jobs/{id}/log-entry. Checks that the result is in the log."),
     ] = None,
 ) -> None:
     """Check a signed statement offline, and print what it proves and what it does not. Status 1 if it is not proven."""
-    outcome = verify_files(statement, keys=key, report=report, weights=weights, sample=sample, log=log)
+    outcome = verify_files(statement, keys=key, report=report, weights=weights, sample=sample, subject=subject, log=log)
     out.print(format_outcome(outcome), markup=False, highlight=False, soft_wrap=True)
     if outcome.refused:
         raise typer.Exit(1)

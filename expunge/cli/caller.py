@@ -14,13 +14,16 @@ from expunge import client
 from expunge.cli.console import Key, ProgressDisplay, Url, notes, out, read_ids
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
-from ledger.sample_ids import parse_sample_key, sample_digest, subject_digest
+from ledger.sample_ids import key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
 from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
 """How many sample IDs, and how many people, a request's body may hold. More are uploaded first."""
+
+KEY_HEADER = "Expunge-Sample-Key"
+"""The header that names the key of a list of hashes (`service.http.streaming`)."""
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -239,20 +242,28 @@ def prove(
     report_id: Annotated[UUID, typer.Argument(help="The report.", show_default=False)],
     key: Key,
     sample_id: Annotated[
-        str,
+        str | None,
         typer.Option(
-            prompt="Sample ID",
-            help="The person's sample. Leave it out to be asked: the shell's history keeps options.",
+            help="The person's sample. Leave it out to be asked: the shell's history keeps options.", show_default=False
         ),
-    ],
+    ] = None,
+    subject: Annotated[
+        bool,
+        typer.Option(
+            "--subject", help="Show a person instead, whose erasure was asked for by name. The command asks for whom."
+        ),
+    ] = False,
     output: Annotated[Path, typer.Option("--out", help="The file to write. - writes standard output.")] = Path(
         "inclusion.json"
     ),
     url: Url = None,
 ) -> None:
-    """Save a proof that a sample is among those that a report is about. It discloses no other sample."""
+    """Save a proof that a sample, or a person, is among those that a report is about. It discloses nobody else."""
+    if subject and sample_id is not None:
+        raise typer.BadParameter("Name either a sample or --subject.")
+    whom = sample_id if sample_id is not None else typer.prompt("Subject" if subject else "Sample ID", err=True)
     with open_client(url, key) as http:
-        body = client.get_inclusion(http, report_id, sample_id)
+        body = client.get_inclusion(http, report_id, **{"subject" if subject else "sample_id": whom})
     write(body, output)
 
 
@@ -340,9 +351,10 @@ def do_not_train(
     if (ids is None) == (subjects is None):
         raise typer.BadParameter("Name either --ids or --subjects.")
     kind, name = ("models", model) if model else ("datasets", dataset)
-    with open_client(url, key) as http:
-        digests = fetch_digests(http, f"/{kind}/{name}/do-not-train" + ("/subjects" if subjects else ""))
     hashed_under = find_sample_key(sample_key)
+    with open_client(url, key) as http:
+        path = f"/{kind}/{name}/do-not-train" + ("/subjects" if subjects else "")
+        digests = fetch_digests(http, path, hashed_under=hashed_under)
     given = read_ids(ids) if subjects is None else read_ids(subjects, name="subject")
     for one in given:
         digest = sample_digest(hashed_under, dataset, one) if subjects is None else subject_digest(hashed_under, one)
@@ -350,9 +362,20 @@ def do_not_train(
             sys.stdout.write(f"{one}\n")
 
 
-def fetch_digests(http: httpx.Client, path: str) -> frozenset[bytes]:
-    """Fetch a do-not-train list: keyed hashes of sample IDs or of subjects. Raises Refused, ServiceUnreachable."""
-    return frozenset(bytes.fromhex(line) for line in client.stream_lines(http, path))
+def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> frozenset[bytes]:
+    """Fetch a do-not-train list: keyed hashes of sample IDs or of subjects.
+
+    Raises Refused, ServiceUnreachable, and BadParameter for a list under another key: nobody would be found in it.
+    """
+
+    def check(headers: httpx.Headers) -> None:
+        if headers.get(KEY_HEADER, mine := key_fingerprint(hashed_under)) != mine:
+            raise typer.BadParameter(
+                "the service's list is hashed under another sample key, so everybody on it would pass; give the key that the "
+                "service has now (EXPUNGE_SAMPLE_KEY)"
+            )
+
+    return frozenset(bytes.fromhex(line) for line in client.stream_lines(http, path, check=check))
 
 
 def find_sample_key(given: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""The commands `expunge keys` and `expunge signing-keys`."""
+"""The commands `expunge keys`, `expunge signing-keys` and `expunge rotate-sample-key`."""
 
 import os
 from pathlib import Path
@@ -129,6 +129,70 @@ def sign(
     for signed in sign_versions(find_deployment(data_dir or default_folder()), model=name, tenant=tenant):
         done = "signed" if signed.fresh else "has a signature of this key"
         out.print(f"version {signed.number}  {signed.weights_sha256}  {done}", highlight=False, soft_wrap=True)
+
+
+def rotate_sample_key(
+    key_file: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The file with what EXPUNGE_SAMPLE_KEY is to be: its value and one more key. It is made unless it exists. A stack "
+            "with a key of its own needs none.",
+            show_default=False,
+        ),
+    ] = None,
+    lost: Annotated[
+        bool,
+        typer.Option(
+            "--lost",
+            help="The old key is lost: go on with EXPUNGE_SAMPLE_KEY. What is hashed under the old one is never matched again.",
+        ),
+    ] = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Rotate the key under which samples and people are hashed. No ID is needed: each hash is hashed on to the new key.
+
+    Stop the workers first, or wait for their jobs. API, workers and commands refuse what needs the key until they have the new one,
+    so nothing is matched wrongly. Everything is changed or nothing: after an interruption run it again with the same file.
+    """
+    from expunge.operator import keys
+    from expunge.operator.deployment import find_deployment
+
+    root = data_dir or default_folder()
+    deployment, folder = find_deployment(root), Folder(root)
+    if lost:
+        left = keys.replace_lost_key(deployment)
+        out.print(
+            f"The ledger goes on with this key. Under the lost one stay {left.samples:,} samples, {left.erased:,} of them erased, "
+            f"and {left.people:,} people who asked. Register the data sets again. Whom the erased samples belonged to is not "
+            "known any more: keep them out of trainings by your own records.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
+    own = None if os.environ.get("EXPUNGE_SAMPLE_KEY") else folder.sample_key
+    if key_file is None and own is None:
+        raise typer.BadParameter(
+            "Name the file for the new key: EXPUNGE_SAMPLE_KEY is set, and no command can change it."
+        )
+    file = key_file or folder.sample_key.with_suffix(".next")
+    rotated = keys.rotate_sample_key(deployment, file, adopt=own)
+    if rotated is None:
+        out.print("The ledger was under this key already.")
+    else:
+        out.print(
+            f"Hashed {rotated.rows:,} rows and {rotated.files:,} files of references on to the new key.",
+            highlight=False,
+        )
+        if rotated.unreadable:
+            names = ", ".join(rotated.unreadable)
+            text = f"The reference predictions of {names} cannot be read; prepare them anew."
+            notes.print(text, style="yellow", markup=False, soft_wrap=True)
+    todo = (
+        "Restart the stack: it has the new key."
+        if own
+        else f"Set EXPUNGE_SAMPLE_KEY to the content of {file} for the API, the workers, the beat and commands, and restart them."
+    )
+    out.print(f"{todo} Back the key up.", markup=False, highlight=False, soft_wrap=True)
 
 
 def find_database(data_dir: Path | None) -> str:

@@ -144,6 +144,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "keys": keys.api_keys,
         "signing-keys": keys.signing_keys,
         "sign": keys.sign,
+        "rotate-sample-key": keys.rotate_sample_key,
     },
     "Caller": {
         "submit": caller.submit,

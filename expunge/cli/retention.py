@@ -89,29 +89,39 @@ def purge(
 
 
 def unlink(
-    dataset: Annotated[str, typer.Option(help="The sample's dataset.", show_default=False)],
+    dataset: Annotated[str | None, typer.Option(help="The sample's dataset.", show_default=False)] = None,
     sample_id: Annotated[
-        str,
+        str | None,
         typer.Option(
-            prompt="Sample ID", help="The sample. Leave it out to be asked: the shell's history keeps options."
+            help="The sample. Leave it out to be asked: the shell's history keeps options.", show_default=False
         ),
-    ],
+    ] = None,
+    subject: Annotated[
+        bool, typer.Option("--subject", help="Unlink a person instead of a sample. The command asks for whom.")
+    ] = False,
     request: Annotated[
         list[UUID] | None, typer.Option(help="The ID of a request for it. May be repeated.", show_default=False)
     ] = None,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Erase for ever what links a sample to commitments and to the log. Every root, proof and log checkpoint stays valid.
+    """Erase for ever what links a sample, or a person, to commitments and to the log. Every root, proof and checkpoint stays valid.
 
-    After this nobody can prove that the sample is in a report, not even the person whom it belongs to.
+    After this nobody can prove that the sample or the person is in a report, not even the person.
     """
+    from expunge.operator import retention
     from expunge.operator.deployment import find_deployment
-    from expunge.operator.retention import unlink_sample
 
+    if subject == (dataset is not None) or (subject and sample_id is not None):
+        raise typer.BadParameter("Name the --dataset of a sample, or --subject for a person.")
     deployment = find_deployment(data_dir or default_folder())
-    leaves, entries = unlink_sample(
-        deployment, tenant=tenant, dataset=dataset, sample_id=sample_id, requests=request or ()
+    whom = sample_id if sample_id is not None else typer.prompt("Subject" if subject else "Sample ID", err=True)
+    leaves, entries = retention.unlink(
+        deployment,
+        tenant=tenant,
+        dataset=dataset or "",
+        requests=request or (),
+        **{"subject" if subject else "sample_id": whom},
     )
     out.print(f"Erased the links to {leaves} leaves of commitments and {entries} log entries.", highlight=False)
 

@@ -32,11 +32,13 @@ def import_subjects(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A CSV file in UTF-8 whose first line names the columns. - reads standard input.", show_default=False
+            help="A CSV file in UTF-8 whose first line names the columns; - reads standard input. Or a Parquet file, or a folder "
+            "of them.",
+            show_default=False,
         ),
     ] = None,
-    subject_column: Annotated[str, typer.Option(help="The CSV column with the subject.")] = "user_id",
-    sample_column: Annotated[str, typer.Option(help="The CSV column with the sample ID.")] = "sample_id",
+    subject_column: Annotated[str, typer.Option(help="The column with the subject.")] = "user_id",
+    sample_column: Annotated[str, typer.Option(help="The column with the sample ID.")] = "sample_id",
     delimiter: Annotated[str, typer.Option(help="The character between two columns of the CSV.")] = ",",
     sql: Annotated[
         str | None,
@@ -68,19 +70,20 @@ def import_subjects(
     from expunge.operator.deployment import find_deployment
 
     if (file is None) == (query is None) or (query is not None and sql is None):
-        raise typer.BadParameter("Name a CSV file (- for standard input), or --sql with a --query.")
+        raise typer.BadParameter("Name a file (- for standard input), or --sql with a --query.")
     if len(delimiter) != 1:
         raise typer.BadParameter("--delimiter must be one character; for a tab, write $'\\t'.")
     deployment = find_deployment(data_dir or default_folder())
     with ProgressDisplay() as display, _opened(file) as lines:
         task = display.add_task("Reading")
-        rows = (
-            operator.read_query(sql, query)
-            if sql is not None and query is not None
-            else operator.read_csv(
-                lines, subject_column=subject_column, sample_column=sample_column, delimiter=delimiter
+        if sql is not None and query is not None:
+            rows = operator.read_query(sql, query)
+        elif lines is None and file is not None:
+            rows = operator.read_parquet(file, subject_column=subject_column, sample_column=sample_column)
+        else:
+            rows = operator.read_csv(
+                lines or (), subject_column=subject_column, sample_column=sample_column, delimiter=delimiter
             )
-        )
         assigned = operator.import_subjects(
             deployment,
             dataset=dataset,
@@ -112,16 +115,19 @@ def _print(assigned: "Assignment", dataset: str) -> None:
 
 
 @contextmanager
-def _opened(file: Path | None) -> Iterator[io.TextIOBase]:
-    """Open a CSV file, or standard input for `-`; for None something empty. Raises BadParameter."""
-    if file is None:
-        yield io.StringIO()
-    elif file == Path("-"):
+def _opened(file: Path | None) -> Iterator[io.TextIOBase | None]:
+    """Open a CSV file, or standard input for `-`; None for Parquet, and without a file. Raises BadParameter."""
+    from expunge.operator.subjects import is_parquet
+
+    if file == Path("-"):
         yield io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8-sig", newline="")
-    else:
-        try:
-            opened = file.open(encoding="utf-8-sig", newline="")
-        except OSError as error:
-            raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from error
-        with opened:
-            yield opened
+        return
+    try:
+        opened = None if file is None or is_parquet(file) else file.open(encoding="utf-8-sig", newline="")
+    except OSError as error:
+        raise typer.BadParameter(f"{file} cannot be read: {error.strerror}") from error
+    if opened is None:
+        yield None
+        return
+    with opened:
+        yield opened

@@ -12,7 +12,9 @@ from connectors.storage import Location, Storage, open_storage, parse_location
 from expunge.errors import StackError
 from expunge.stack.folder import Folder, read_stack_settings
 from ledger.db import make_engine, make_sessions
+from ledger.errors import WrongSampleKey
 from ledger.sample_ids import parse_sample_key
+from ledger.sample_key import check_sample_key
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,6 +99,17 @@ def find_deployment(data_dir: Path) -> Deployment:
         workloads=found.workloads,
         storage_cache=found.storage_cache,
     )
+
+
+@contextmanager
+def open_ledger(deployment: Deployment) -> Iterator[Session]:
+    """Yield a transaction on the ledger, which is under the deployment's sample key until it ends. Raises StackError if not."""
+    with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        try:
+            check_sample_key(session, deployment.sample_key)
+        except WrongSampleKey as error:
+            raise StackError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
+        yield session
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -19,7 +20,8 @@ from ledger.db import LimitedConnection
 from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
-from ledger.sample_ids import parse_sample_key
+from ledger.sample_ids import key_fingerprint, parse_sample_key
+from ledger.sample_key import read_fingerprint
 from ledger.tables import Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
@@ -69,6 +71,7 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
         if not migrated.ok:
             return
         checks: tuple[Callable[[Session], CheckResult], ...] = (
+            partial(check_ledger_key, key=settings.sample_key),
             check_worker,
             lambda session: check_signing_keys(session, settings.signing_keys),
             lambda session: check_log(session, settings.signing_keys),
@@ -92,6 +95,24 @@ def check_sample_key(key: str | None) -> CheckResult:
     except ValueError as error:
         return CheckResult("sample key", False, f"EXPUNGE_SAMPLE_KEY {error}.")
     return CheckResult("sample key", True, "Set.")
+
+
+def check_ledger_key(session: Session, *, key: str | None) -> CheckResult:
+    """Check that the ledger is hashed under the sample key, if there is a good one."""
+    try:
+        mine = key_fingerprint(parse_sample_key(key or ""))
+    except ValueError:
+        return CheckResult("ledger's key", True, "Not compared.")
+    if (known := read_fingerprint(session)) in (None, mine):
+        return CheckResult(
+            "ledger's key", True, "Hashed under EXPUNGE_SAMPLE_KEY." if known else "Nothing is hashed yet."
+        )
+    return CheckResult(
+        "ledger's key",
+        False,
+        "The ledger is hashed under another key than EXPUNGE_SAMPLE_KEY. After `expunge rotate-sample-key` the setting is the "
+        "content of its key file; run the command again if it was interrupted.",
+    )
 
 
 def check_broker(url: str | None) -> CheckResult:

@@ -1,15 +1,27 @@
-"""Create, list and revoke API keys and signing keys."""
+"""Create, list and revoke API keys and signing keys, and rotate the sample key."""
 
-from collections.abc import Collection
+import secrets
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
+from sqlalchemy.exc import OperationalError
+
 from expunge.errors import KeyCommandRefused
-from expunge.operator.deployment import open_database
-from ledger import resources
-from ledger.errors import UnknownScope
+from expunge.operator.deployment import Deployment, open_database
+from expunge.stack.folder import write_secret
+from ledger import resources, sample_key
+from ledger.errors import ModelBusy, UnknownScope, WrongSampleKey
 from ledger.registry import access
 from ledger.registry.access import KeyView, Scope
+from ledger.registry.references import ReferenceFile
+from ledger.registry.retention import needed_files
+from ledger.sample_ids import KEY_BYTES, parse_sample_key
+from ledger.sample_key import Rotated, Unmatchable
 from ledger.transparency import signing_keys
+from unlearning.data.references import from_bytes, to_bytes
+from unlearning.errors import ReferencesUnusable, WeightsError
+from unlearning.files import read_file
 from worker.signing import discard_key, make_key
 
 FIRST_TENANT = "default"
@@ -93,3 +105,66 @@ def revoke_signing_key(database_url: str, folder: Path, *, prefix: str, reason: 
         revoked = signing_keys.revoke_signing_key(session, key_id=found[0].key_id, reason=reason)
     discard_key(folder, revoked.key_id)
     return revoked
+
+
+def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | None = None) -> Rotated | None:
+    """Hash the ledger, and the files of reference predictions, on to the key in `key_file`. None if that was done already.
+
+    key_file: what EXPUNGE_SAMPLE_KEY is to be from then on. Unless it exists it is written, with a new key, before anything is
+    changed. The ledger is changed in one transaction: after an interruption run it again with the same file. adopt: the file that
+    a stack has its key in, which `key_file` replaces at the end.
+    Raises KeyCommandRefused; then nothing is changed.
+    """
+    new = _read_new_key(key_file, deployment.sample_key)
+    storage, replaced = deployment.files, set[str]()
+
+    def rewrite(file: ReferenceFile, rehash: Callable[[bytes], bytes]) -> ReferenceFile | None:
+        try:
+            references = from_bytes(read_file(storage.fetch(file.path, file.sha256), file.sha256))
+        except (WeightsError, ReferencesUnusable):
+            return None
+        path, sha256 = storage.put(to_bytes(replace(references, keys=tuple(map(rehash, references.keys)))))
+        replaced.add(file.path)
+        return ReferenceFile(sha256=sha256, path=path)
+
+    with open_database(deployment.database_url) as sessions:
+        try:
+            with sessions.begin() as session:
+                rotated = sample_key.rotate_sample_key(session, old=new[:-KEY_BYTES], new=new, rewrite=rewrite)
+        except (WrongSampleKey, ModelBusy) as error:
+            raise KeyCommandRefused(f"The key was not rotated: {error}.") from error
+        except OperationalError as error:
+            if "lock timeout" not in str(error):
+                raise
+            raise KeyCommandRefused(
+                "The key was not rotated: others use the ledger, such as an import or a long list. Run it again after that."
+            ) from error
+        with sessions() as session:
+            unneeded = replaced - needed_files(session)
+    for name in unneeded:  # their rows are under the old key; after a crash in between, the next purge deletes them
+        storage.delete(name)
+    if adopt is not None:
+        key_file.replace(adopt)
+    return rotated
+
+
+def replace_lost_key(deployment: Deployment) -> Unmatchable:
+    """Go on with the deployment's sample key, because the ledger's own is lost; count what is never matched again."""
+    with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        return sample_key.replace_lost_key(session, deployment.sample_key)
+
+
+def _read_new_key(key_file: Path, current: bytes) -> bytes:
+    """Read the key to rotate to; create it, with one more key than the current one has, unless the file exists."""
+    if not key_file.exists():
+        write_secret(key_file, (current + secrets.token_bytes(KEY_BYTES)).hex())
+    try:
+        new = parse_sample_key(key_file.read_text().strip())
+    except (ValueError, OSError) as error:
+        raise KeyCommandRefused(f"{key_file} holds no sample key: it {error}.") from None
+    if current not in (new, new[:-KEY_BYTES]):
+        raise KeyCommandRefused(
+            f"{key_file} does not continue EXPUNGE_SAMPLE_KEY: it must be that value and {2 * KEY_BYTES} hex digits more. Name a "
+            "file that does not exist, and it is made."
+        )
+    return new

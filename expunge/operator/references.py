@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from expunge.errors import CannotPrepare
-from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.deployment import Deployment, open_ledger
 from expunge.operator.workloads import as_owners_error, choose_device
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -66,7 +66,7 @@ def prepare_model(
     and OSError if the storage cannot be written.
     """
     try:
-        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        with open_ledger(deployment) as session:
             owner = ensure_tenant(session, tenant)
             model = get_model(session, tenant_id=owner, name=name)
             erased = list_erased(session, tenant_id=owner, model=name)
@@ -93,7 +93,7 @@ def prepare_model(
         thresholds = AuditSpec().thresholds
         power = measure_power(served, workload, references, key=key, thresholds=thresholds)
         stored, sha256 = deployment.files.put(to_bytes(references))
-        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        with open_ledger(deployment) as session:
             register_references(
                 session,
                 tenant_id=owner,

@@ -13,7 +13,7 @@ from torch import nn
 
 from connectors.storage import Storage
 from expunge.errors import CannotRegister
-from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.deployment import Deployment, open_ledger
 from expunge.operator.workloads import choose_device, find_faults, find_left_out
 from ledger import resources
 from ledger.errors import Refused
@@ -77,17 +77,16 @@ def register_workload(
         dataset = dataset or workload.name
         checkpoints = read_checkpoints(path, details, workload.train, dataset=dataset, key=deployment.sample_key)
 
-        def digests(samples: SampleSet) -> list[bytes]:
-            return [sample_digest(deployment.sample_key, dataset, sample) for sample in samples.ids]
+        def digests(*sets: SampleSet) -> Iterator[bytes]:
+            return (sample_digest(deployment.sample_key, dataset, one) for samples in sets for one in samples.ids)
 
-        training = digests(workload.train)
-        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        with open_ledger(deployment) as session:
             owner = ensure_tenant(session, tenant)
             register_dataset(
                 session,
                 tenant_id=owner,
                 name=dataset,
-                digests=[*training, *digests(workload.held_out), *digests(workload.test)],
+                digests=digests(workload.train, workload.held_out, workload.test),
             )
             register_subjects(session, workload, owner, dataset, key=deployment.sample_key)
             view = register_model(
@@ -96,7 +95,7 @@ def register_workload(
                 name=name,
                 dataset=dataset,
                 workload=reference,
-                training=training,
+                training=digests(workload.train),
                 weights_sha256=sha256,
                 weights_path=f"{sha256}.safetensors",
                 policy=[asdict(method) for method in methods],
@@ -126,7 +125,7 @@ def register_new_version(
     training set has none of them; then nothing is written.
     """
     try:
-        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        with open_ledger(deployment) as session:
             owner = ensure_tenant(session, tenant)
             model = get_model(session, tenant_id=owner, name=name)
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from connectors.storage import Storage
 from expunge.errors import CopiesRefused, RestoreRefused
-from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.deployment import Deployment, open_database, open_ledger
 from ledger.errors import Refused, UnknownEntry
 from ledger.registry.access import ensure_tenant
 from ledger.registry.retention import (
@@ -22,7 +22,7 @@ from ledger.registry.retention import (
     mark_purged,
     needed_files,
 )
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import sample_digest, subject_digest
 from ledger.tables import Event
 from ledger.transparency import commitments
 from ledger.transparency.log import begin_new_origin, erase_opening
@@ -85,17 +85,28 @@ def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:
             yield file.name
 
 
-def unlink_sample(
-    deployment: Deployment, *, tenant: str, dataset: str, sample_id: str, requests: Collection[UUID] = ()
+def unlink(
+    deployment: Deployment,
+    *,
+    tenant: str,
+    dataset: str = "",
+    sample_id: str | None = None,
+    subject: str | None = None,
+    requests: Collection[UUID] = (),
 ) -> tuple[int, int]:
-    """Erase what links a sample to the commitments of jobs, and the given requests to the log.
+    """Erase what links a sample of a dataset, or a person, to the commitments of jobs, and the given requests to the log.
 
     Returns how many leaves and how many log entries lost their link. Roots, proofs and log checkpoints stay valid.
     """
-    digest = sample_digest(deployment.sample_key, dataset, sample_id)
-    with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+    key = deployment.sample_key
+    with open_ledger(deployment) as session:
         tenant_id = ensure_tenant(session, tenant)
-        leaves = commitments.unlink_sample(session, tenant_id=tenant_id, digest=digest)
+        leaves = 0
+        if sample_id is not None:
+            digest = sample_digest(key, dataset, sample_id)
+            leaves += commitments.unlink_sample(session, tenant_id=tenant_id, digest=digest)
+        if subject is not None:
+            leaves += commitments.unlink_subject(session, tenant_id=tenant_id, subject=subject_digest(key, subject))
         entries = sum(erase_opening(session, tenant_id=tenant_id, subject_id=request) for request in requests)
         return leaves, entries
 

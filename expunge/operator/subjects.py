@@ -1,14 +1,15 @@
-"""Tell a dataset which of its samples belong to whom, from a CSV file or an SQL query. Either everything is written or nothing."""
+"""Tell a dataset which of its samples belong to whom, from CSV, Parquet or an SQL query. All is written or nothing."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError, DataError, SQLAlchemyError
 
 from expunge.errors import CannotImport
-from expunge.operator.deployment import Deployment, open_database
+from expunge.operator.deployment import Deployment, open_ledger
 from ledger.db import normalise_url, parse_url
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -35,7 +36,7 @@ def import_subjects(
     Raises CannotImport with the reason; then nothing is written.
     """
     try:
-        with open_database(deployment.database_url) as sessions, sessions.begin() as session:
+        with open_ledger(deployment) as session:
             return assign_subjects(
                 session,
                 tenant_id=ensure_tenant(session, tenant),
@@ -99,6 +100,51 @@ def read_csv(
         raise CannotImport(f"Line {table.line_num} is not CSV: {error}.") from error
     except UnicodeDecodeError as error:
         raise CannotImport(f"The file is not in UTF-8, after line {table.line_num}.") from error
+
+
+PARQUET = b"PAR1"
+"""What a Parquet file begins with."""
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a path is a Parquet file, or a folder, which may hold nothing else."""
+    if path.is_dir():
+        return True
+    with path.open("rb") as file:
+        return file.read(len(PARQUET)) == PARQUET
+
+
+def read_parquet(path: Path, *, subject_column: str = "user_id", sample_column: str = "sample_id") -> Iterator[Row]:
+    """Read the rows of a Parquet file, or of the files of a folder by name, numbered from 1. Raises CannotImport.
+
+    Numbers and UUIDs count as their usual text. Other columns are not read.
+    """
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise CannotImport(
+            "Parquet is read with pyarrow, which is not installed: pip install 'expunge[parquet]'."
+        ) from None
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise CannotImport(f"{path} holds no file *.parquet.")
+    row = 0
+    for each in files:
+        try:
+            with parquet.ParquetFile(each) as table:
+                names = table.schema_arrow.names
+                if missing := [name for name in (subject_column, sample_column) if names.count(name) != 1]:
+                    raise CannotImport(
+                        f"{each.name} must have the columns {' and '.join(map(repr, missing))} once. If they have other names, say "
+                        "which with --subject-column and --sample-column."
+                    )
+                for batch in table.iter_batches(batch_size=CHUNK, columns=[subject_column, sample_column]):
+                    pairs = (batch.column(name).to_pylist() for name in (subject_column, sample_column))
+                    for subject, sample_id in zip(*pairs, strict=True):
+                        row += 1
+                        yield row, subject, sample_id
+        except (ArrowException, OSError) as error:
+            raise CannotImport(f"{each.name} cannot be read after row {row} ({type(error).__name__}).") from error
 
 
 def read_query(url: str, query: str) -> Iterator[Row]:

@@ -5,7 +5,7 @@ lease is valid. A worker that lost its lease and wakes up later cannot write any
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -24,7 +24,7 @@ from ledger.requests.batching import close_job
 from ledger.requests.idempotency import delete_expired_keys
 from ledger.states import LEASED, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, request_subjects, subject_samples
+from ledger.tables.samples import erased_samples, request_subject_samples, request_subjects
 
 CHUNK = 10_000
 """Rows that are in memory at a time while people are counted."""
@@ -41,7 +41,8 @@ class Claim:
     `method` is the spec to run, number `policy_index` of `policy`; `origin` is `request` if a request named it, else `policy`.
     `escalate` says when the next one follows.
     `details` come from the model's registration. `next_version` is the number of the version that the job will make.
-    `subjects` counts the people whom its requests name and who have samples in `forget`; None if they name samples alone.
+    `people` holds those whom its requests name and who have samples in `forget`: the digest of each, with the sealed commitment or
+    None (`ledger.sample_ids.commit_to_subject`). `subjects` counts them; None if the requests name samples alone.
     `received_at` and `due_at` are the earliest of its requests. `reference` is the retrained version to compare the result with,
     if there is one. `references` is the file of the model's reference predictions, if it has them.
     """
@@ -74,6 +75,7 @@ class Claim:
     reference: Reference | None
     references: ReferenceFile | None = None
     subjects: int | None = None
+    people: Mapping[bytes, bytes | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ def _take(
         .where(Target.job_id == job.id, Target.state == RequestState.SCHEDULED)
     )
     asked = session.execute(served).all()
+    people = _find_people(session, [request.id for request in asked if request.subjects_given is not None], forget)
     session.add(Attempt(job_id=job.id, number=job.attempt, method=job.method, worker=worker))
     advance_job(
         session,
@@ -209,26 +212,30 @@ def _take(
         due_at=min((request.due_at for request in asked), default=None),
         reference=find_reference(session, base, job_id=job.id),
         references=find_references(session, model.id),
-        subjects=_count_subjects(
-            session, [request.id for request in asked if request.subjects_given is not None], model.dataset_id, forget
-        ),
+        subjects=None if people is None else len(people),
+        people=people or {},
     )
 
 
-def _count_subjects(
-    session: Session, request_ids: Sequence[UUID], dataset_id: UUID, forget: frozenset[bytes]
-) -> int | None:
-    """Count the people whom these requests name and whose samples are among those to forget; None without requests."""
+def _find_people(
+    session: Session, request_ids: Sequence[UUID], forget: frozenset[bytes]
+) -> dict[bytes, bytes | None] | None:
+    """Find the people whom these requests name and whose samples are among those to forget; None without requests."""
     if not request_ids:
         return None
+    pairs, named = request_subject_samples.c, request_subjects.c
     theirs = (
-        select(subject_samples.c.subject, subject_samples.c.digest)
-        .join(request_subjects, request_subjects.c.subject == subject_samples.c.subject)
-        .where(request_subjects.c.request_id.in_(request_ids), subject_samples.c.dataset_id == dataset_id)
+        select(pairs.subject, pairs.digest, named.commitment)
+        .join(request_subjects, (named.request_id == pairs.request_id) & (named.subject == pairs.subject))
+        .where(pairs.request_id.in_(request_ids))
     )
+    found: dict[bytes, bytes | None] = {}
     # Compared here and not in SQL: the job's samples were written just now, so the planner would take them for one.
     with session.execute(theirs.execution_options(yield_per=CHUNK)) as rows:
-        return len({subject for subject, digest in rows if digest in forget})
+        for subject, digest, commitment in rows:
+            if digest in forget:
+                found[subject] = found.get(subject) or commitment
+    return found
 
 
 def lock_claimed_job(session: Session, claim: Claim | Fence) -> Job:

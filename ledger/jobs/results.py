@@ -41,6 +41,7 @@ def publish(
     weights_path: str,
     timings: Mapping[str, float],
     commitment: Commitment | None = None,
+    people: Commitment | None = None,
     statement: Mapping[str, Any] | None = None,
     references: ReferenceFile | None = None,
     utility_drop: float = 0.0,
@@ -52,10 +53,11 @@ def publish(
     If the model's versions need approval, or this one lost more merit than the model allows, only the version and the report are
     written, and the job awaits approval.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
-    commitment: of the report's Merkle root. statement: the signed envelope. references: the file of reference predictions without
-    the rows of this job's samples, if the model has references. utility_drop: points of merit that the version lost beyond what
-    less data explains. checkpoints: the weights after slices of the training that may still be used, in place of those that the
-    model's details list; None leaves these. signature: of the weights, for other tools (OpenSSF model signing).
+    commitment: of the report's Merkle root; people: of its root over people; both sealed. statement: the signed envelope.
+    references: the file of reference predictions without the rows of this job's samples, if the model has references.
+    utility_drop: points of merit that the version lost beyond what less data explains. checkpoints: the weights after slices of the
+    training that may still be used, in place of those that the model's details list; None leaves these. signature: of the weights,
+    for other tools (OpenSSF model signing).
     A job publishes once: its claim is stale afterwards, and the database allows one version and one report for each job.
     Raises StaleClaim, JobCancelled if the job was cancelled first, and IllegalMove before the audit.
     """
@@ -88,7 +90,7 @@ def publish(
     )
     session.add(stored)
     if commitment is not None:
-        record_commitment(session, job.id, commitment)
+        record_commitment(session, job.id, commitment, people)
     if references is not None and claim.references is not None:
         replace_references(session, claim.model_id, old=claim.references, new=references)
     if checkpoints is not None:

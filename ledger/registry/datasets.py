@@ -1,10 +1,10 @@
 """Datasets and their samples."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy import LargeBinary, Select, Subquery, Table, cast, func, literal, select
+from sqlalchemy import ColumnElement, LargeBinary, Select, Subquery, Table, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -43,12 +43,24 @@ def digest_tables(digests: Iterable[bytes]) -> Iterator[Subquery]:
     """
     rest = iter(digests)
     while chunk := list(islice(rest, CHUNK)):
-        if any(len(digest) != DIGEST_BYTES for digest in chunk):
-            raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
-        packed, place = b"".join(chunk), func.generate_series(0, len(chunk) - 1).column_valued("place")
-        yield select(
-            func.substring(cast(literal(packed), LargeBinary), place * DIGEST_BYTES + 1, DIGEST_BYTES).label("digest")
-        ).subquery()
+        place = func.generate_series(0, len(chunk) - 1).column_valued("place")
+        yield select(_split(chunk, place).label("digest")).subquery()
+
+
+def committed_tables(commitments: Mapping[bytes, bytes]) -> Iterator[Subquery]:
+    """The same for digests that each have a commitment, as tables with the columns `digest` and `commitment`."""
+    rest = iter(commitments.items())
+    while chunk := list(islice(rest, CHUNK)):
+        place = func.generate_series(0, len(chunk) - 1).column_valued("place")
+        digests, theirs = (_split(values, place) for values in zip(*chunk, strict=True))
+        yield select(digests.label("digest"), theirs.label("commitment")).subquery()
+
+
+def _split(values: Sequence[bytes], place: ColumnElement[int]) -> ColumnElement[bytes]:
+    if any(len(value) != DIGEST_BYTES for value in values):
+        raise ValueError(f"a digest must be {DIGEST_BYTES} bytes long (see ledger.sample_ids.sample_digest)")
+    packed = cast(literal(b"".join(values)), LargeBinary)
+    return func.substring(packed, place * DIGEST_BYTES + 1, DIGEST_BYTES)
 
 
 def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, digests: Iterable[bytes]) -> int:

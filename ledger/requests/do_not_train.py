@@ -31,7 +31,7 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     asked = (
         select(request_samples.c.digest)
         .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
-        .where(_concerns(dataset), *_counts())
+        .where(_concerns(dataset.id), *_counts())
     )
     return _together(erased, asked, _samples_of(_people_of_dataset(dataset), dataset.id))
 
@@ -39,7 +39,8 @@ def of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
 def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     """Select what a model has forgotten or is asked to forget, and all other samples of the people who ask for it.
 
-    Targets that were withdrawn or dismissed do not count. Raises UnknownModel.
+    Targets that were withdrawn or dismissed do not count. A request that named no models concerns this one as well, although it was
+    trained on none of the samples so far: its next training may not use them either. Raises UnknownModel.
     """
     model = _find_model(session, tenant_id=tenant_id, name=name)
     erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
@@ -49,7 +50,12 @@ def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
         .join(UnlearnRequest, UnlearnRequest.id == Target.request_id)
         .where(*_targets(model))
     )
-    return _together(erased, asked, _samples_of(_people_of_model(model), model.dataset_id))
+    elsewhere = (
+        select(request_samples.c.digest)
+        .join(UnlearnRequest, UnlearnRequest.id == request_samples.c.request_id)
+        .where(*_without_target(model))
+    )
+    return _together(erased, asked, elsewhere, _samples_of(_people_of_model(model), model.dataset_id))
 
 
 def people_of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
@@ -89,16 +95,27 @@ def _counts() -> tuple[ColumnElement[bool], ...]:
     return UnlearnRequest.dismissed_at.is_(None), served
 
 
-def _concerns(dataset: Dataset) -> ColumnElement[bool]:
+def _concerns(dataset_id: UUID) -> ColumnElement[bool]:
     """Select the requests that concern a dataset, as the only one or among several."""
-    among = select(request_datasets.c.request_id).where(request_datasets.c.dataset_id == dataset.id)
-    return or_(UnlearnRequest.dataset_id == dataset.id, UnlearnRequest.id.in_(among))
+    among = select(request_datasets.c.request_id).where(request_datasets.c.dataset_id == dataset_id)
+    return or_(UnlearnRequest.dataset_id == dataset_id, UnlearnRequest.id.in_(among))
 
 
 def _targets(model: Model) -> tuple[ColumnElement[bool], ...]:
     """Select the targets of a model that were neither withdrawn nor dismissed."""
     kept = (Target.state != RequestState.CANCELLED) | (Target.reason == Reason.APPROVAL_REFUSED)
     return Target.model_id == model.id, UnlearnRequest.dismissed_at.is_(None), kept
+
+
+def _without_target(model: Model) -> tuple[ColumnElement[bool], ...]:
+    """Select the requests for every model of a model's dataset of which it is no target: it knew none of the samples."""
+    targeted = select(Target.request_id).where(Target.model_id == model.id)
+    return (
+        UnlearnRequest.every_model.is_(True),
+        _concerns(model.dataset_id),
+        UnlearnRequest.id.not_in(targeted),
+        *_counts(),
+    )
 
 
 def _people() -> Select[bytes]:
@@ -113,12 +130,12 @@ def _everywhere(tenant_id: UUID) -> Select[bytes]:
 
 
 def _people_of_dataset(dataset: Dataset) -> list[Select[bytes]]:
-    return [_people().where(_concerns(dataset), *_counts()), _everywhere(dataset.tenant_id)]
+    return [_people().where(_concerns(dataset.id), *_counts()), _everywhere(dataset.tenant_id)]
 
 
 def _people_of_model(model: Model) -> list[Select[bytes]]:
     named = _people().join(Target, Target.request_id == UnlearnRequest.id).where(*_targets(model))
-    return [named, _everywhere(model.tenant_id)]
+    return [named, _people().where(*_without_target(model)), _everywhere(model.tenant_id)]
 
 
 def _samples_of(people: Sequence[Select[bytes]], dataset_id: UUID) -> Select[bytes]:

@@ -3,12 +3,12 @@
 Matching finds whose samples a request means, which models it concerns, and which of its samples each of them has to erase.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, FromClause, case, func, literal, select
+from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, case, cast, func, literal, null, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
@@ -18,7 +18,7 @@ from ledger.errors import InvalidTime, NoSamplesMatch, UnknownModel, UnknownUplo
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
-from ledger.registry.datasets import digest_tables, find_datasets
+from ledger.registry.datasets import committed_tables, digest_tables, find_datasets
 from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, offset_seconds, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
@@ -31,6 +31,7 @@ from ledger.tables.samples import (
     erased_samples,
     request_datasets,
     request_samples,
+    request_subject_samples,
     request_subjects,
     subject_samples,
     training_samples,
@@ -56,6 +57,7 @@ def submit(
     dataset: str | Sequence[str] | None,
     digests: Sequence[bytes] = (),
     subjects: Sequence[bytes] = (),
+    commitments: Sequence[bytes] = (),
     upload_id: UUID | None = None,
     models: Sequence[str] | None = None,
     method: Mapping[str, Any] | None = None,
@@ -71,8 +73,9 @@ def submit(
     """Record a request to erase samples from the named models, or from every model of the datasets, and let it join their jobs.
 
     digests: of samples of the one dataset; subjects: digests of people whose samples are meant, in every dataset of the tenant if
-    `dataset` is None, or in those of the named models. Or upload_id: of a list of either that was uploaded. What is given twice, or
-    in both ways, counts once.
+    `dataset` is None, or in those of the named models. commitments: to these people, in the same order, if reports are to commit to
+    them (`ledger.sample_ids.commit_to_subject`). Or upload_id: of a list of either that was uploaded. What is given twice, or in
+    both ways, counts once.
     received_at: when the person asked, by default now. Deadlines count in its time zone.
     A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
@@ -98,6 +101,7 @@ def submit(
         tenant_id=tenant_id,
         dataset_id=datasets[0].id,
         every_dataset=unlimited and not models,
+        every_model=models is None,
         caller=caller,
         method=dict(method) if method is not None else None,
         reason=reason,
@@ -113,13 +117,14 @@ def submit(
     session.flush()
     data = {"due_at": request.due_at, "regulation": rule(regulation).title}
     record(session, "request.received", data, request_id=request.id)
-    commitments = _match(session, request, datasets, touched, digests=digests, subjects=subjects, upload=upload)
+    people = list(_people_tables(subjects, commitments))
+    committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
     targets = _add_targets(session, request, touched, named=models is not None, window=batch_window)
     _record_datasets(session, request, datasets, targets)
     if idempotency is not None:
         store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
     session.flush()
-    log_request(session, request, **commitments)
+    log_request(session, request, **committed)
     return get_request(session, tenant_id=tenant_id, request_id=request.id)
 
 
@@ -153,14 +158,14 @@ def _match(
     models: Sequence[Model],
     *,
     digests: Sequence[bytes],
-    subjects: Sequence[bytes],
+    people: list[FromClause],
     upload: Upload | None,
 ) -> dict[str, str]:
     """Record the request's people and samples. Gives the SHA-256 that commits to its samples, and the one to its people."""
     tables: list[FromClause] = [*digest_tables(digests)]
-    people: list[FromClause] = [*digest_tables([*dict.fromkeys(subjects)])]
     if upload is not None:
-        mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload.id).subquery()
+        uploaded = uploaded_samples.c
+        mine = select(uploaded.digest, uploaded.commitment).where(uploaded.upload_id == upload.id).subquery()
         (people if upload.dataset_id is None else tables).append(mine)
     if upload is not None or people:
         allow_long_statements(session)
@@ -252,22 +257,29 @@ def _record_subjects(
 ) -> None:
     """Store the subjects that a request names, each with how many samples it has in the datasets, and these samples.
 
-    people: tables of subjects, in the column `digest`. One statement reads whose samples they are: an import that commits meanwhile
-    counts for both or for neither. None of what is joined here has just been written: see `registry.datasets`.
+    people: tables of subjects, in the columns `digest` and `commitment` (sealed, or null). One statement reads whose samples they
+    are: an import that commits meanwhile counts for both or for neither. None of what is joined here has just been written: see
+    `registry.datasets`.
     """
     for given in people:
-        found = select(given.c.digest.label("subject"), subject_samples.c.digest).select_from(given)
+        columns = given.c.digest.label("subject"), given.c.commitment, subject_samples.c.digest
+        found = select(*columns).select_from(given)
         theirs = (subject_samples.c.subject == given.c.digest) & _in(datasets)
         owned = found.outerjoin(subject_samples, theirs).cte("owned")
         counted = (
-            select(literal(request.id), owned.c.subject, func.count(owned.c.digest))
-            .group_by(owned.c.subject)
+            select(literal(request.id), owned.c.subject, func.count(owned.c.digest), owned.c.commitment)
+            .group_by(owned.c.subject, owned.c.commitment)
             .order_by(owned.c.subject)
         )
-        subjects = insert(request_subjects).from_select(["request_id", "subject", "samples"], counted)
-        samples = select(owned.c.digest).where(owned.c.digest.is_not(None)).subquery()
+        subjects = insert(request_subjects).from_select(["request_id", "subject", "samples", "commitment"], counted)
+        known = owned.c.digest.is_not(None)
+        whose = select(literal(request.id), owned.c.subject, owned.c.digest).where(known)
+        ordered = whose.order_by(owned.c.subject, owned.c.digest)
+        pairs = insert(request_subject_samples).from_select(["request_id", "subject", "digest"], ordered)
         session.execute(
-            _record_outcomes(request, models, samples).add_cte(subjects.on_conflict_do_nothing().cte("subjects"))
+            _record_outcomes(request, models, select(owned.c.digest).where(known).subquery())
+            .add_cte(subjects.on_conflict_do_nothing().cte("subjects"))
+            .add_cte(pairs.on_conflict_do_nothing().cte("pairs"))
         )
     mine = request_subjects.c.request_id == request.id
     counts = select(func.count(), func.count().filter(request_subjects.c.samples > 0)).where(mine)
@@ -298,6 +310,18 @@ def _record_datasets(
     further = [{"request_id": request.id, "dataset_id": other} for other in order if other != request.dataset_id]
     if further:
         session.execute(insert(request_datasets), further)
+
+
+def _people_tables(subjects: Sequence[bytes], commitments: Sequence[bytes]) -> Iterator[FromClause]:
+    """Give subjects, each once, as tables with the columns `digest` and `commitment`.
+
+    commitments: in the order of the subjects, or empty if there are none.
+    """
+    if commitments:
+        yield from committed_tables(dict(zip(subjects, commitments, strict=True)))
+        return
+    for given in digest_tables(dict.fromkeys(subjects)):
+        yield select(given.c.digest, cast(null(), LargeBinary).label("commitment")).subquery()
 
 
 def _record_samples(

@@ -29,18 +29,23 @@ CHUNK = 10_000
 def receive_digests(session: Session) -> Iterator[Copy]:
     """Open a COPY of digests into a temporary table of this transaction. Call `store_upload` when all are sent."""
     allow_long_statements(session)
-    session.execute(
-        text("CREATE TEMPORARY TABLE incoming (digest bytea NOT NULL, line bigint NOT NULL) ON COMMIT DROP")
-    )
+    columns = "digest bytea NOT NULL, line bigint NOT NULL, commitment bytea"
+    session.execute(text(f"CREATE TEMPORARY TABLE incoming ({columns}) ON COMMIT DROP"))
     driver = session.connection().connection.driver_connection
     assert isinstance(driver, Connection)
-    with driver.cursor() as cursor, cursor.copy("COPY incoming (digest, line) FROM STDIN") as copy:
+    with driver.cursor() as cursor, cursor.copy("COPY incoming (digest, line, commitment) FROM STDIN") as copy:
         yield copy
 
 
 def send_digests(copy: Copy, received: Iterable[tuple[bytes, int]]) -> None:
-    """Write digests to the COPY, each with the number of its line."""
-    copy.write("".join(f"\\\\x{digest.hex()}\t{line}\n" for digest, line in received))
+    """Write digests of samples to the COPY, each with the number of its line."""
+    copy.write("".join(f"\\\\x{digest.hex()}\t{line}\t\\N\n" for digest, line in received))
+
+
+def send_subjects(copy: Copy, received: Iterable[tuple[bytes, int, bytes]]) -> None:
+    """Write digests of subjects to the COPY, each with the number of its line and the sealed commitment."""
+    lines = (f"\\\\x{digest.hex()}\t{line}\t\\\\x{sealed.hex()}\n" for digest, line, sealed in received)
+    copy.write("".join(lines))
 
 
 def store_upload(session: Session, *, tenant_id: UUID, dataset: str | None) -> resources.Upload:
@@ -50,11 +55,13 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str | None) -> r
     """
     of = None if dataset is None else find_dataset(session, tenant_id=tenant_id, name=dataset)
     upload_id = uuid4()
-    received = text("SELECT digest, min(line) AS line FROM incoming GROUP BY digest")
-    given = received.columns(uploaded_samples.c.digest, uploaded_samples.c.line).subquery()
+    # A subject has one commitment.
+    received = text("SELECT digest, min(line) AS line, commitment FROM incoming GROUP BY digest, commitment")
+    kept = uploaded_samples.c
+    given = received.columns(kept.digest, kept.line, kept.commitment).subquery()
     # In sorted order: an index filled in order is faster to write, and smaller.
-    rows = select(literal(upload_id), given.c.digest, given.c.line).order_by(given.c.digest)
-    added = insert(uploaded_samples).from_select(["upload_id", "digest", "line"], rows)
+    rows = select(literal(upload_id), *given.c).order_by(given.c.digest)
+    added = insert(uploaded_samples).from_select(["upload_id", *given.c.keys()], rows)
     count = session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if not count:
         raise EmptyUpload(f"the uploaded list holds no {'subject' if of is None else 'sample ID'}")
@@ -63,14 +70,15 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str | None) -> r
         tenant_id=tenant_id,
         dataset_id=None if of is None else of.id,
         samples=count,
-        sha256=_commitment(session, upload_id),
+        sha256=commit_to_upload(session, upload_id),
     )
     session.add(upload)
     session.flush()
     return _to_upload(session, upload)
 
 
-def _commitment(session: Session, upload_id: UUID) -> str:
+def commit_to_upload(session: Session, upload_id: UUID) -> str:
+    """Commit to an upload: the SHA-256 (hex) of its sorted digests."""
     mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
     ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
     with session.scalars(ordered) as digests:

@@ -34,6 +34,16 @@ class ApiKey(Base):
     revoked_at: Mapped[datetime | None]
 
 
+class SampleKey(Base):
+    """Which key the hashes of samples and subjects are under: one row, from the first hash on. The key itself is not stored."""
+
+    __tablename__ = "sample_keys"
+    __table_args__ = (CheckConstraint("id = 1", name="one"),)
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    fingerprint: Mapped[str]
+    changed_at: Mapped[Created]
+
+
 class ConsoleSession(Base):
     """A browser that has shown an API key to the console. It is deleted when one signs out, and some time after it has expired."""
 

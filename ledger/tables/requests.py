@@ -69,6 +69,8 @@ class UnlearnRequest(Base):
     not_in_training_set: Mapped[int] = mapped_column(default=0)
     # Whether it concerns every dataset of the tenant, also those that come later.
     every_dataset: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
+    # Whether it named no models, and so concerns every model of its datasets; not known of requests from before this was kept.
+    every_model: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
     # How many people it names, and how many of them had samples; None for one that names samples alone.
     subjects_given: Mapped[int | None]
     subjects_matched: Mapped[int | None]

@@ -17,6 +17,9 @@ from sqlalchemy import (
 from ledger.states import SampleOutcome
 from ledger.tables.base import Base, choice
 
+SEALED_BESIDE = "sealed beside"
+"""In the `info` of a column of 32 sealed bytes: the column beside which they are sealed (`ledger.sample_ids.seal`)."""
+
 
 def _of(owner: str, table: str) -> Column[object]:
     """The first half of the key: the owner of the set."""
@@ -82,8 +85,22 @@ request_subjects = Table(
     _of("request_id", "unlearn_requests"),
     Column("subject", LargeBinary, primary_key=True),
     Column("samples", BigInteger, nullable=False),
+    Column("commitment", LargeBinary, info={SEALED_BESIDE: "subject"}),
 )
-"""The subjects that each request names, with how many samples each had in the request's datasets when it came."""
+"""The subjects that each request names, with how many samples each had in the request's datasets when it came.
+
+The sealed commitment goes into reports; requests from before this was kept have none.
+"""
+
+request_subject_samples = Table(
+    "request_subject_samples",
+    Base.metadata,
+    # No foreign key: see `subject_samples`.
+    Column("request_id", Uuid, primary_key=True),
+    Column("subject", LargeBinary, primary_key=True),
+    _digest(),
+)
+"""The samples that each subject of a request had in its datasets when it came, whatever is assigned or replaced later."""
 
 request_datasets = Table(
     "request_datasets", Base.metadata, _of("request_id", "unlearn_requests"), _of("dataset_id", "datasets")
@@ -100,11 +117,28 @@ commitment_leaves = Table(
     Column("place", Integer, primary_key=True, autoincrement=False),
     Column("leaf", LargeBinary, nullable=False),
     Column("digest", LargeBinary),
-    Column("salt", LargeBinary),
+    Column("salt", LargeBinary, info={SEALED_BESIDE: "leaf"}),
+    Column("sealed", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint("(digest IS NULL) = (salt IS NULL)", name="opening"),
     Index("uq_manifest_leaves_job_id_digest", "job_id", "digest", unique=True),
 )
-"""The leaves of each published job's commitment, in order. A leaf without its digest and salt is linked to nobody."""
+"""The leaves of each published job's commitment, in order. A leaf without its digest and salt is linked to nobody.
+
+With the salt as it is, a reader of the ledger could try IDs; leaves from before it was sealed are sealed by the next rotation.
+"""
+
+subject_leaves = Table(
+    "subject_leaves",
+    Base.metadata,
+    _of("job_id", "jobs"),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("subject", LargeBinary),
+    Column("salt", LargeBinary, info={SEALED_BESIDE: "leaf"}),
+    CheckConstraint("(subject IS NULL) = (salt IS NULL)", name="opening"),
+    Index("uq_subject_leaves_job_id_subject", "job_id", "subject", unique=True),
+)
+"""The same for the people whose samples a job has erased and who asked for it by name."""
 
 uploaded_samples = Table(
     "uploaded_samples",
@@ -113,5 +147,6 @@ uploaded_samples = Table(
     Column("manifest_id", Uuid, key="upload_id", primary_key=True),
     Column("digest", LargeBinary, primary_key=True),
     Column("line", BigInteger),
+    Column("commitment", LargeBinary, info={SEALED_BESIDE: "digest"}),
 )
 """The samples or subjects of each upload, each once with its first line; uploads from before that was kept have none."""

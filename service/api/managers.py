@@ -15,7 +15,8 @@ from ledger.db import now
 from ledger.errors import NotFound, Refused
 from ledger.registry.access import Caller
 from ledger.requests.managed import Managed, Received, cancel_managed, get_managed, submit_managed
-from ledger.sample_ids import samples_sha256, subject_digest
+from ledger.sample_ids import KEY_BYTES, rehash, samples_sha256, subject_digest
+from ledger.sample_key import check_sample_key
 from report.canonical import canonical_sha256
 from service.api.unlearn_requests import NewUnlearnRequest, record_request
 from service.http.authentication import ApiRoute, Reader, Writer
@@ -50,26 +51,29 @@ def record_managed_request(
     callback_urls: Sequence[str] = (),
     reply: bytes | None = None,
 ) -> Managed:
-    """Record a manager's request once, whether or not anybody knows the people. Raises Refused, and what `submit_managed` raises.
+    """Record a manager's request once, whether or not anybody knows the people.
 
-    The fingerprint that tells a replay is over keyed hashes of the people: one over their names could be tried out.
+    The fingerprint that tells a replay is over keyed hashes of the people: one over their names could be tried out. Like these it
+    is made under the oldest key and hashed on to the later ones.
+    Raises Refused, WrongSampleKey, and what `submit_managed` raises.
     """
     try:
         _SUBJECTS.validate_python(people)
     except ValidationError:
         raise Refused("an identity is too long to name a subject, or has a control character in it") from None
     key = settings.sample_key_bytes
+    check_sample_key(ledger, key)
     given = {
         "regulation": regulation,
         "received_at": None if received_at is None else received_at.isoformat(),
         "callback_urls": list(callback_urls),
-        "subjects": samples_sha256({subject_digest(key, one) for one in people}),
+        "subjects": samples_sha256({subject_digest(key[:KEY_BYTES], one) for one in people}),
     }
     moment = received_at or now(ledger)
     received = Received(
         manager=manager,
         reference=reference,
-        body_sha256=canonical_sha256(given),
+        body_sha256=rehash(bytes.fromhex(canonical_sha256(given)), key[KEY_BYTES:]).hex(),
         regulation=regulation,
         received_at=moment,
         callback_urls=tuple(dict.fromkeys(callback_urls)),

@@ -1,31 +1,71 @@
 """Audit reports in each form, their signed statements, and proofs of inclusion."""
 
 import json
+from typing import Self
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from ledger.errors import UnknownReport
 from ledger.jobs.jobs import StoredReport, get_report
 from ledger.registry.access import Scope
 from ledger.sample_ids import sample_digest
-from ledger.transparency.commitments import prove_inclusion
+from ledger.sample_key import check_sample_key
+from ledger.transparency.commitments import prove_inclusion, prove_subject
 from report.canonical import canonical_json
 from report.document import published_schema, read
 from service.http.authentication import ApiRoute, ReportReader, require
 from service.http.caching import preferred
-from service.http.fields import SampleID
+from service.http.fields import SampleID, Subject
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 
 
 class InclusionAsked(BaseModel):
-    """Which sample is to be shown; in a body, because IDs are personal data and URLs are logged."""
+    """Which sample, or which person, is to be shown; in a body, because IDs are personal data and URLs are logged."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"type": "string"}, other: {"type": "null"}}}
+                for name, other in (("sample_id", "subject"), ("subject", "sample_id"))
+            ]
+        },
+    )
 
-    sample_id: SampleID = Field(description="The sample's ID, as the dataset has it.", examples=["digit-0017"])
+    sample_id: SampleID | None = Field(
+        default=None, description="The sample's ID, as the dataset has it.", examples=["digit-0017"]
+    )
+    subject: Subject | None = Field(
+        default=None, description="Or the person, as in the request that asked for the erasure.", examples=["user-4711"]
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.sample_id is None) == (self.subject is None):
+            raise PydanticCustomError("inclusion", "Name either sample_id or subject", {"field": "sample_id"})
+        return self
+
+
+class SubjectInclusionBody(BaseModel):
+    """A proof that one person is among those who asked by name for what a report is about, to be handed to this person.
+
+    The commitment is SHA-256(opening, subject), the leaf SHA-256(0x00, salt, commitment); the path leads to the root of `people` in
+    the signed statement (RFC 6962).
+    """
+
+    type: str = Field(examples=["https://expunge.dev/proofs/subject-inclusion/v1"])
+    report_id: str
+    subject: str
+    opening: str = Field(description="32 bytes, hex; of this person alone.")
+    salt: str = Field(description="32 bytes, hex; of this leaf alone.")
+    leaf_index: int
+    tree_size: int = Field(description="How many people the report is about.")
+    path: list[str] = Field(description="SHA-256 hex, from the leaf to the root.")
 
 
 class InclusionBody(BaseModel):
@@ -122,27 +162,34 @@ def get_statement(report_id: UUID, caller: ReportReader, ledger: Ledger) -> Resp
 
 @router.post(
     "/reports/{report_id:uuid}/inclusion",
-    summary="Show one sample to be among those forgotten",
+    summary="Show one sample or one person to be among those forgotten",
     responses=problems(400, 401, 403, 404, 413, 415, 422, 503),
 )
 def post_inclusion(
     report_id: UUID, asked: InclusionAsked, request: Request, caller: ReportReader, ledger: Ledger
-) -> InclusionBody:
-    """A proof that the sample is among those that the report and its signed statement commit to.
+) -> InclusionBody | SubjectInclusionBody:
+    """A proof that the sample, or the person, is among those that the report and its signed statement commit to.
 
     Hand it to the person with the statement: `expunge verify` checks both offline. Needs `requests:read` too, because the answer
-    tells whether a sample was erased; 404 if this report's job did not erase it.
+    tells who was erased. 404 if this report's job did not erase the sample, or if no request of it names the person; the words are
+    the same for whoever is not known.
     """
     require(caller, Scope.REQUESTS_READ)
+    key = request.app.state.settings.sample_key_bytes
+    check_sample_key(ledger, key)
     report = get_report(ledger, tenant_id=caller.tenant_id, report_id=report_id)
-    dataset = read(report.body).report.model.dataset
+    if asked.subject is not None:
+        shown = prove_subject(ledger, tenant_id=caller.tenant_id, report_id=report_id, subject=asked.subject, key=key)
+        return SubjectInclusionBody.model_validate(shown.to_json())
+    dataset, sample_id = read(report.body).report.model.dataset, asked.sample_id or ""
     proof = prove_inclusion(
         ledger,
         tenant_id=caller.tenant_id,
         report_id=report_id,
         dataset=dataset,
-        sample_id=asked.sample_id,
-        digest=sample_digest(request.app.state.settings.sample_key_bytes, dataset, asked.sample_id),
+        sample_id=sample_id,
+        digest=sample_digest(key, dataset, sample_id),
+        key=key,
     )
     return InclusionBody.model_validate(proof.to_json())
 

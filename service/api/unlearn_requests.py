@@ -1,6 +1,6 @@
 """Unlearn requests: submitting and previewing one, reading them, withdrawing one and extending its deadline."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Self
 from uuid import UUID
@@ -21,7 +21,15 @@ from ledger.requests.requests import count_subject_samples, get_request, list_re
 from ledger.requests.submission import submit
 from ledger.requests.uploads import unmatched_lines
 from ledger.resources import Event, Listing, Page, Preview, UnlearnRequest
-from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
+from ledger.sample_ids import (
+    KEY_BYTES,
+    commit_to_subject,
+    rehash,
+    sample_digest,
+    samples_sha256,
+    subject_digest,
+)
+from ledger.sample_key import check_sample_key
 from ledger.states import TERMINAL, Escalation, RequestState, SampleOutcome
 from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
@@ -364,14 +372,18 @@ def record_request(
     settings: Settings,
     idempotency_key: str | None = None,
 ) -> UnlearnRequest:
-    """Record a request and give it as the caller may see it. Raises what `ledger.requests.submission.submit` raises."""
+    """Record a request and give it as the caller may see it.
+
+    Raises WrongSampleKey, and what `ledger.requests.submission.submit` raises.
+    """
     key = settings.sample_key_bytes
+    check_sample_key(session, key)
     digests = {sample_digest(key, asked.dataset or "", sample_id): sample_id for sample_id in asked.sample_ids or ()}
     people = [subject_digest(key, subject) for subject in asked.subjects or ()]
     method = stored(asked.method)
     idempotency = None
     if idempotency_key is not None:
-        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, digests, people, method))
+        idempotency = Idempotency(key=idempotency_key, body_sha256=_fingerprint(asked, key, method))
     request = submit(
         session,
         tenant_id=caller.tenant_id,
@@ -379,6 +391,7 @@ def record_request(
         dataset=asked.dataset or asked.datasets,
         digests=list(digests),
         subjects=people,
+        commitments=[commit_to_subject(key, subject) for subject in asked.subjects or ()],
         upload_id=asked.upload,
         models=asked.models,
         method=method,
@@ -423,14 +436,14 @@ def _unmatched(
     return answer
 
 
-def _fingerprint(
-    asked: NewUnlearnRequest, digests: Iterable[bytes], people: Iterable[bytes], method: dict[str, object] | None
-) -> str:
+def _fingerprint(asked: NewUnlearnRequest, key: bytes, method: dict[str, object] | None) -> str:
     """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
 
-    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer
-    one counts only where it is set.
+    Like these it is made under the oldest key and hashed on to the later ones, so it outlives a rotation. Idempotency keys are kept
+    for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer one counts only where it is
+    set.
     """
+    oldest, later = key[:KEY_BYTES], key[KEY_BYTES:]
     fields = asked.model_dump(mode="json", exclude={"sample_ids", "subjects", "datasets", "upload", "method"})
     if asked.escalate is None:
         del fields["escalate"]
@@ -438,9 +451,10 @@ def _fingerprint(
     if asked.datasets is not None:
         newer["datasets"] = sorted(set(asked.datasets))
     if asked.subjects is not None:
-        newer["subjects"] = samples_sha256(set(people))
-    samples = samples_sha256(digests)
-    return canonical_sha256({**fields, **newer, "validate_only": False, "method": method, "samples": samples})
+        newer["subjects"] = samples_sha256({subject_digest(oldest, one) for one in asked.subjects})
+    samples = samples_sha256({sample_digest(oldest, asked.dataset or "", one) for one in asked.sample_ids or ()})
+    body = canonical_sha256({**fields, **newer, "validate_only": False, "method": method, "samples": samples})
+    return rehash(bytes.fromhex(body), later).hex()
 
 
 def _without_counts(request: UnlearnRequest) -> UnlearnRequest:

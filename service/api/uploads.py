@@ -16,7 +16,8 @@ from ledger.registry.datasets import find_dataset
 from ledger.requests import uploads
 from ledger.requests.uploads import delete_upload, get_upload
 from ledger.resources import Upload
-from ledger.sample_ids import sample_digest, subject_digest
+from ledger.sample_ids import commit_to_subject, sample_digest, subject_digest
+from ledger.sample_key import check_sample_key
 from service.http.authentication import ApiRoute, Writer
 from service.http.bodies import parse
 from service.http.fields import Name
@@ -39,6 +40,9 @@ UPLOAD_SECONDS = 1800.0
 
 RECORD = struct.Struct(">32sq")
 """A received sample, as it is kept in the file until all have come: its digest, and the number of its line."""
+
+SUBJECT_RECORD = struct.Struct(">32sq32s")
+"""The same of a person, and the sealed commitment."""
 
 router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
@@ -195,8 +199,8 @@ def delete_one_upload(upload_id: UUID, caller: Writer, ledger: Ledger) -> Respon
 async def receive_upload(request: Request, caller: Caller, *, dataset: str | None) -> Upload:
     """Read the body to its end, then store its sample IDs, or without a dataset its subjects, in one transaction: all or nothing.
 
-    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, BodyStalled, and NotReady and TooManyCalls
-    if too many come at once.
+    Raises UnknownDataset, UnsupportedMediaType, InvalidLine, EmptyUpload, BodyTooLarge, BodyStalled, WrongSampleKey, and NotReady
+    and TooManyCalls if too many come at once.
     """
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     name = "subject" if dataset is None else "sample ID"
@@ -206,14 +210,14 @@ async def receive_upload(request: Request, caller: Caller, *, dataset: str | Non
     database: Database = request.app.state.database
     with receiving.opened(caller.tenant_id), open_spool() as file:
         key: bytes = request.app.state.settings.sample_key_bytes
-        hashed: Callable[[str], bytes] = partial(subject_digest, key)
+        pack = partial(_pack_subject, key)
         if dataset is not None:
             async with database.limiter:
                 await run_in_threadpool(_check_dataset, database, tenant_id=caller.tenant_id, dataset=dataset)
-            hashed = partial(sample_digest, key, dataset)
-        await _receive(request, file, Lines(FORMS[name][media], name), hashed)
+            pack = partial(_pack_sample, key, dataset)
+        await _receive(request, file, Lines(FORMS[name][media], name), pack)
         async with database.limiter:
-            return await run_in_threadpool(_store, database, file, tenant_id=caller.tenant_id, dataset=dataset)
+            return await run_in_threadpool(_store, database, file, tenant_id=caller.tenant_id, dataset=dataset, key=key)
 
 
 def _check_dataset(database: Database, *, tenant_id: UUID, dataset: str) -> None:
@@ -221,13 +225,21 @@ def _check_dataset(database: Database, *, tenant_id: UUID, dataset: str) -> None
         find_dataset(session, tenant_id=tenant_id, name=dataset)
 
 
-async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Callable[[str], bytes]) -> None:
+def _pack_sample(key: bytes, dataset: str, sample_id: str, line: int) -> bytes:
+    return RECORD.pack(sample_digest(key, dataset, sample_id), line)
+
+
+def _pack_subject(key: bytes, subject: str, line: int) -> bytes:
+    return SUBJECT_RECORD.pack(subject_digest(key, subject), line, commit_to_subject(key, subject))
+
+
+async def _receive(request: Request, file: IO[bytes], lines: Lines, pack: Callable[[str, int], bytes]) -> None:
     """Write the digests of the body's IDs into a file, each with the number of its line."""
 
     def write(chunk: bytes | None) -> None:
         found = take_last(lines) if chunk is None else take(lines, chunk)
         with disk_errors_as_not_ready():
-            file.write(b"".join(RECORD.pack(hashed(sample_id), line) for line, sample_id in found))
+            file.write(b"".join(pack(one, line) for line, one in found))
 
     try:
         async for chunk in request.stream():
@@ -237,16 +249,20 @@ async def _receive(request: Request, file: IO[bytes], lines: Lines, hashed: Call
     await run_in_threadpool(write, None)
 
 
-def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str | None) -> Upload:
+def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str | None, key: bytes) -> Upload:
     with disk_errors_as_not_ready():
         file.seek(0)  # writes what is still buffered
     with database.sessions.begin() as session:
+        check_sample_key(session, key)
         with uploads.receive_digests(session) as copy:
-            for records in _chunks(file):
-                uploads.send_digests(copy, RECORD.iter_unpack(records))
+            for records in _chunks(file, SUBJECT_RECORD.size if dataset is None else RECORD.size):
+                if dataset is None:
+                    uploads.send_subjects(copy, SUBJECT_RECORD.iter_unpack(records))
+                else:
+                    uploads.send_digests(copy, RECORD.iter_unpack(records))
         return uploads.store_upload(session, tenant_id=tenant_id, dataset=dataset)
 
 
-def _chunks(file: IO[bytes]) -> Iterator[bytes]:
-    while found := file.read(RECORD.size * uploads.CHUNK):
+def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    while found := file.read(size * uploads.CHUNK):
         yield found

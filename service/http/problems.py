@@ -209,6 +209,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
         "idempotency-key-reused", 422, "The idempotency key was used with another body"
     ),
     TooManyCalls: ProblemType("too-many-calls", 429, "Too many calls"),
+    errors.WrongSampleKey: ProblemType("wrong-sample-key", 503, "The ledger is under another sample key"),
     NotReady: NOT_READY,
     **dict.fromkeys(DATABASE_AWAY, NOT_READY),
 }
@@ -250,7 +251,7 @@ def respond(error: Exception) -> Response:
 
 def refusal_headers(error: Exception) -> dict[str, str]:
     """Give the headers of the response to an error, a problem or a page: when to try again, and that the connection is closed."""
-    if problem_type(error) is NOT_READY:
+    if problem_type(error).status == 503:
         return {"Retry-After": "5"}
     if isinstance(error, TooManyCalls):
         return {"Retry-After": str(error.retry_after)}

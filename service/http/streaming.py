@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.db import allow_long_statements
 from ledger.requests.do_not_train import read_digests
+from ledger.sample_key import read_fingerprint
 from service.http.problems import NotReady, TooManyCalls
 from service.http.sessions import Database
 
@@ -45,8 +46,19 @@ DIGEST_BYTES = 32
 
 DIGESTS_A_CHUNK = 5000
 
+KEY_HEADER = "Expunge-Sample-Key"
+
 DIGESTS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The digests, each on a line", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "The digests, each on a line",
+        "headers": {
+            KEY_HEADER: {
+                "description": "The fingerprint of the sample key that they are hashed under. Under another key nothing matches.",
+                "schema": {"type": "string"},
+            }
+        },
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
 }
 """The response with such a list, as the OpenAPI document describes it."""
 
@@ -109,12 +121,12 @@ async def stream_digests(request: Request, tenant_id: UUID, find: Callable[[Sess
     lists.check(tenant_id)
     database: Database = request.app.state.database
     async with database.limiter:
-        file, count = await run_in_threadpool(_read, database, find)
-    return DigestList(file, count, opened=partial(lists.opened, tenant_id))
+        file, count, key = await run_in_threadpool(_read, database, find)
+    return DigestList(file, count, key=key, opened=partial(lists.opened, tenant_id))
 
 
-def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[bytes], int]:
-    """Copy a list from the database into a file, and count it."""
+def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[bytes], int, str | None]:
+    """Copy a list from the database into a file, count it, and name the key that it is hashed under by its fingerprint."""
     file, count = open_spool(), 0
     try:
         with disk_errors_as_not_ready(), database.sessions() as session:
@@ -123,11 +135,12 @@ def _read(database: Database, find: Callable[[Session], Subquery]) -> tuple[IO[b
                 for digests in chunks:
                     file.write(b"".join(digests))
                     count += len(digests)
+            key = read_fingerprint(session)
             file.seek(0)  # writes what is still buffered
     except BaseException:
         file.close()
         raise
-    return file, count
+    return file, count, key
 
 
 class WeightsFile(Response):
@@ -174,8 +187,8 @@ class DigestList(Response):
 
     media_type = "text/plain"
 
-    def __init__(self, file: IO[bytes], count: int, *, opened: Callable[[], Any]) -> None:
-        super().__init__(headers={"Cache-Control": "no-store"})
+    def __init__(self, file: IO[bytes], count: int, *, key: str | None, opened: Callable[[], Any]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", **({} if key is None else {KEY_HEADER: key})})
         self.headers["Content-Length"] = str(count * (2 * DIGEST_BYTES + 1))
         self._file = file
         self._opened = opened

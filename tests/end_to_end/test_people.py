@@ -1,5 +1,6 @@
 """A person's e-mail arrives by OpenDSR: it is unlearned from two models of two data sets, and nothing keeps it."""
 
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -16,6 +17,7 @@ from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 from tests.fixtures.opendsr import controller, verify
 from tests.fixtures.waiting import await_that
+from verifier.checking import verify_files
 
 pytestmark = pytest.mark.end_to_end
 
@@ -23,7 +25,9 @@ PERSON, STRANGER = "ann@example.org", "stranger@example.org"
 MODELS = ("faces", "voices")
 
 
-def test_a_person_is_unlearned_from_two_models(running: Stack, http: httpx.Client, trained: Trained) -> None:
+def test_a_person_is_unlearned_from_two_models(
+    running: Stack, http: httpx.Client, trained: Trained, tmp_path: Path
+) -> None:
     where = find_deployment(running.folder.root)
     table = ["user_id,sample_id", *(f"{PERSON},{sample}" for sample in SAMPLES)]
     for name in MODELS:
@@ -58,6 +62,14 @@ def test_a_person_is_unlearned_from_two_models(running: Stack, http: httpx.Clien
         report = client.get_report(http, job.report_id)
         assert report.asked.subjects == 1
         assert report.asked.samples == job.samples
+        files = {name: tmp_path / name for name in ("statement", "keys", "person")}
+        files["statement"].write_bytes(http.get(f"/reports/{job.report_id}/statement").content)
+        files["keys"].write_bytes(http.get("/keys").content)
+        files["person"].write_bytes(client.get_inclusion(http, job.report_id, subject=PERSON))
+        outcome = verify_files(files["statement"], keys=[files["keys"]], subject=files["person"])
+        assert outcome.refused is None
+        with pytest.raises(Refused, match="not among those"):
+            client.get_inclusion(http, job.report_id, subject=STRANGER)
 
     done = client.get_request(http, request.id)
     assert [(target.model, target.version) for target in done.targets] == [(name, 2) for name in MODELS]

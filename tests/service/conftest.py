@@ -20,9 +20,9 @@ from ledger.jobs.results import fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
-from ledger.sample_ids import sample_digest
+from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase, Reason
-from ledger.transparency.commitments import commit_samples
+from ledger.transparency.commitments import commit_samples, commit_subjects
 from report.document import Document, read
 from service import metrics
 from service.app import create_app
@@ -210,6 +210,10 @@ def publish_job(
     }
     commitment = commit_samples(dataset, ((digest, names[digest]) for digest in claimed.forget))
     report["asked"]["manifest_root"] = commitment.root
+    key = bytes.fromhex(SAMPLE_KEY)
+    people = commit_subjects((who, seal(key, who, sealed)) for who, sealed in claimed.people.items() if sealed)
+    if people.leaves:
+        report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}
     document = read(report)
     with sessions.begin() as session:
         enter_verifying(session, claimed)
@@ -219,7 +223,8 @@ def publish_job(
             document=document,
             weights_path="/nowhere/1.safetensors",
             timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
-            commitment=commitment,
+            commitment=commitment.seal(key),
+            people=people.seal(key),
             statement=sign(document) if sign else None,
         )
     return published.report_id

@@ -10,6 +10,7 @@ import pytest
 from report.canonical import canonical_sha256
 from tests.verifier.conftest import NAMES, Case, make_signer, write_case, write_log
 from verifier.checking import NOT_SHOWN, Outcome, format_outcome, verify_files
+from verifier.commitment import SubjectInclusion, subject_commitment, subject_leaf
 from verifier.errors import BadSignature, Malformed, Mismatch, Revoked
 from verifier.keys import pem
 from verifier.statement import PAYLOAD_TYPE
@@ -46,6 +47,29 @@ def test_everything_that_is_given_is_proven_and_the_rest_is_named(case: Case) ->
     assert not whole.unchecked
     alone = verify_files(case.path("statement.json"), keys=[case.path("key.pem")])
     assert (len(alone.proven), len(alone.unchecked)) == (1, 4)
+
+
+def test_a_person_is_proven_only_by_a_statement_that_commits_to_people(case: Case) -> None:
+    """A statement from before has no people, which is no fault of it."""
+    opening, salt = b"\x07" * 32, b"\x08" * 32
+    statement = payload(case)
+    report_id = statement["predicate"]["report"]["id"]
+    proof = SubjectInclusion(report_id=report_id, subject="ann", opening=opening, salt=salt, index=0, size=1, path=())
+    case.path("person.json").write_text(json.dumps(proof.to_json()))
+    assert isinstance(verify(case, subject=case.path("person.json")).refused, Mismatch)
+    root = subject_leaf(salt, subject_commitment(opening, "ann")).hex()
+    statement["predicate"]["people"] = {"root": root, "subjects": 1, "hash": "rfc6962-sha256"}
+    resigned = resign(case, statement)
+    alone = verify_files(resigned, keys=[case.path("key.pem")])
+    assert any("--subject" in line for line in alone.unchecked)
+    assert any(root in line for line in alone.stated)
+    outcome = verify_files(resigned, keys=[case.path("key.pem")], subject=case.path("person.json"))
+    assert (outcome.refused, len(outcome.proven)) == (None, 2)
+    case.path("person.json").write_text(json.dumps(proof.to_json() | {"report_id": "another"}))
+    assert isinstance(verify(case, statement=resigned, subject=case.path("person.json")).refused, Mismatch)
+    for wrong in ({"root": "xx", "subjects": 1}, {"root": root}, {"root": root, "subjects": "many"}):
+        statement["predicate"]["people"] = wrong
+        assert isinstance(verify_files(resign(case, statement), keys=[case.path("key.pem")]).refused, Malformed)
 
 
 def test_what_no_check_can_show_is_always_printed(case: Case) -> None:

@@ -102,6 +102,7 @@ def test_a_result_is_signed_and_one_person_can_be_shown_to_be_in_it(
             dataset="tiny-digits",
             sample_id=training_ids[3],
             digest=digest,
+            key=KEY,
         )
     trusted = [key for view in list_signing_keys(database_url) for key in read_keys(view.public_key.encode())]
     statement = read_statement(json.dumps(report.statement).encode(), keys=trusted)

@@ -14,6 +14,7 @@ from connectors.opendsr import MANAGER, OpenDsr
 from ledger.events.deliveries import Batch, Delivery, Try, queue_callback, record_try, release_batch, take_batch
 from ledger.events.webhooks import webhook_secret
 from ledger.requests.managed import take_changes
+from ledger.sample_ids import earlier_keys
 from ledger.states import TryOutcome, WebhookProtocol
 from worker.beat.egress import post
 from worker.failures import AddressForbidden, Unreachable
@@ -80,8 +81,7 @@ def send_once(
     body = delivery.body.encode()
     try:
         if batch.protocol == WebhookProtocol.STANDARD:
-            secrets = [webhook_secret(key, batch.endpoint_id, generation) for generation in batch.generations]
-            headers = sign(delivery, secrets)
+            headers = sign(delivery, secrets_of(batch, key=key))
         elif opendsr is not None:
             headers = {**_FORM, **opendsr.headers(body)}
         else:
@@ -94,6 +94,13 @@ def send_once(
     except Unreachable:
         outcome = TryOutcome.UNREACHABLE
     return Try(outcome=outcome, status=status, seconds=round(time.monotonic() - started, 3))
+
+
+def secrets_of(batch: Batch, *, key: bytes) -> list[str]:
+    """Derive the secrets of an endpoint: receivers keep the one that they were shown, also over a rotation of the sample key."""
+    return [
+        webhook_secret(then, batch.endpoint_id, number) for number in batch.generations for then in earlier_keys(key)
+    ]
 
 
 def sign(delivery: Delivery, secrets: Sequence[str], *, at: datetime | None = None) -> dict[str, str]:

@@ -73,7 +73,7 @@ def test_a_sound_installation_is_sound_in_every_way(sound: DeploymentSettings) -
 
     assert wrong(sound) == {}
     assert checks == [
-        *("sample key", "broker", "storage", "database", "schema", "clock"),
+        *("sample key", "broker", "storage", "database", "schema", "clock", "ledger's key"),
         *("worker", "signing keys", "log", "weights", "workloads", "model digits"),
     ]
 
@@ -171,6 +171,7 @@ def revoke_the_key(installation: DeploymentSettings, session: Session) -> Deploy
         (lambda found, _: replace(found, redis_url=None), "broker", "REDIS_URL"),
         (lambda found, _: replace(found, sample_key=None), "sample key", "not set"),
         (lambda found, _: replace(found, sample_key="ab"), "sample key", "64 hex digits"),
+        (lambda found, _: replace(found, sample_key="cd" * 32), "ledger's key", "another key"),
         (lambda found, _: replace(found, workloads="acme"), "workloads", "allow-list"),
         (damage, "weights", "1 damaged"),
         (lose, "weights", "1 missing"),

@@ -1,10 +1,31 @@
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.errors import KeyCommandRefused
-from expunge.operator.keys import create_signing_key, ensure_signing_key, list_signing_keys, revoke_signing_key
+from expunge.operator.deployment import Deployment
+from expunge.operator.keys import (
+    create_signing_key,
+    ensure_signing_key,
+    list_signing_keys,
+    revoke_signing_key,
+    rotate_sample_key,
+)
+from ledger.registry.references import ReferenceFile, register_references
+from ledger.sample_ids import parse_sample_key, sample_digest
+from ledger.sample_key import check_sample_key
+from ledger.tables import ReferenceSet
+from tests.service.conftest import SAMPLE_KEY, set_up
+from unlearning.data.references import References, from_bytes, to_bytes
 
 
 def private_keys(folder: Path) -> set[str]:
@@ -42,3 +63,96 @@ def test_a_key_that_could_not_be_registered_is_deleted(tmp_path: Path) -> None:
     with pytest.raises(OperationalError):
         create_signing_key("postgresql://127.0.0.1:1/nowhere", tmp_path)
     assert private_keys(tmp_path) == set()
+
+
+KEY = bytes.fromhex(SAMPLE_KEY)
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from expunge.operator import keys
+from expunge.operator.deployment import Deployment
+from ledger import sample_key
+
+def die(*given):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[1] == "before the commit":
+    sample_key._rewrite_references = die
+else:
+    Path.replace = die
+url, folder, key = sys.argv[2:]
+where = Deployment(database_url=url, storage=Path(folder), sample_key=bytes.fromhex(key), workloads="tests")
+keys.rotate_sample_key(where, Path(folder, "next"), adopt=Path(folder, "own"))
+"""
+"""A rotation that is killed at the given moment."""
+
+
+@pytest.fixture
+def deployment(database_url: str, sessions: sessionmaker[Session], tmp_path: Path) -> Deployment:
+    """The usual site, whose model has reference predictions of two samples, in the folder of a stack with a key of its own."""
+    made = Deployment(database_url=database_url, storage=tmp_path, sample_key=KEY, workloads="tests")
+    content = to_bytes(
+        References(
+            keys=tuple(sample_digest(KEY, "scans", f"sample-{number}") for number in range(2)),
+            predictions=torch.zeros(2, 1),
+            losses=torch.zeros(2),
+            unseen=torch.zeros(2),
+            seen=torch.zeros(2),
+            details={},
+        )
+    )
+    path, sha256 = made.files.put(content)
+    with sessions.begin() as session:
+        site = set_up(session)
+        check_sample_key(session, KEY)
+        file = ReferenceFile(sha256=sha256, path=path)
+        register_references(session, tenant_id=site.tenant_id, model="triage", file=file, details={})
+    (tmp_path / "own").write_text(SAMPLE_KEY)
+    return made
+
+
+def test_a_rotation_that_is_killed_twice_is_finished_by_the_third_run(
+    deployment: Deployment, sessions: sessionmaker[Session], tmp_path: Path
+) -> None:
+    """Killed when all rows are hashed on but nothing is committed, and again when the stack's own key is still the old one."""
+    own, following = tmp_path / "own", tmp_path / "next"
+    for moment in ("before the commit", "after it"):
+        given = [moment, deployment.database_url, str(tmp_path), SAMPLE_KEY]
+        killed = subprocess.run([sys.executable, "-c", KILLED, *given], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        new = parse_sample_key(following.read_text())
+        assert new[:32] == KEY
+        assert own.read_text() == SAMPLE_KEY
+        with sessions.begin() as session:
+            check_sample_key(session, KEY if moment == "before the commit" else new)
+    assert rotate_sample_key(deployment, following, adopt=own) is None
+    assert own.read_text() == new.hex()
+    assert not following.exists()
+    with sessions.begin() as session:
+        check_sample_key(session, new)
+        file = session.scalars(select(ReferenceSet)).one()
+    content = (tmp_path / file.path).read_bytes()
+    assert from_bytes(content).keys == tuple(sample_digest(new, "scans", f"sample-{number}") for number in range(2))
+
+
+def test_the_file_of_references_under_the_old_key_is_deleted(deployment: Deployment, tmp_path: Path) -> None:
+    before = set(tmp_path.glob("*.safetensors"))
+    found = rotate_sample_key(deployment, tmp_path / "next")
+    assert found is not None
+    assert (found.files, len(set(tmp_path.glob("*.safetensors")) - before)) == (1, 1)
+    assert not before & set(tmp_path.glob("*.safetensors"))
+    assert os.stat(tmp_path / "next").st_mode & 0o077 == 0
+    new = (tmp_path / "next").read_text()
+    assert rotate_sample_key(replace(deployment, sample_key=bytes.fromhex(new)), tmp_path / "next") is None
+
+
+@pytest.mark.parametrize("text", ["", "ab" * 31, "cd" * 64, SAMPLE_KEY + "cd" * 32 + "ef" * 32])
+def test_a_file_that_does_not_continue_the_key_is_refused(
+    deployment: Deployment, sessions: sessionmaker[Session], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "next").write_text(text)
+    with pytest.raises(KeyCommandRefused, match="next"):
+        rotate_sample_key(deployment, tmp_path / "next")
+    with sessions.begin() as session:
+        check_sample_key(session, KEY)

@@ -14,7 +14,7 @@ from expunge.cli.main import app
 from expunge.errors import CopiesRefused
 from expunge.operator.deployment import Deployment
 from expunge.operator.registration import register_workload
-from expunge.operator.retention import delete_copies, find_copies, find_purgeable, purge, unlink_sample
+from expunge.operator.retention import delete_copies, find_copies, find_purgeable, purge, unlink
 from expunge.operator.training import Trained, train_workload
 from ledger.errors import NotInReport, UnknownEntry
 from ledger.events.hand_overs import plan_hand_overs, record_success, take_hand_over
@@ -134,13 +134,13 @@ def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
     with sessions.begin() as session:
         sign_checkpoint(session, make_signer().checkpoint)
     sample = {"tenant": "clinic", "dataset": "scans", "sample_id": "sample-1", "requests": [request.id]}
-    assert unlink_sample(deployment, **sample) == (1, 1)
-    given = {"tenant_id": tenant, "report_id": report_id, "dataset": "scans", "sample_id": "sample-1", "digest": digest}
+    assert unlink(deployment, **sample) == (1, 1)
+    given = {"tenant_id": tenant, "report_id": report_id, "key": key}
     with sessions() as session, pytest.raises(NotInReport):
-        prove_inclusion(session, **given)
+        prove_inclusion(session, **given, dataset="scans", sample_id="sample-1", digest=digest)
     with sessions() as session, pytest.raises(UnknownEntry):
         prove_entry(session, LogKind.REQUEST, tenant_id=tenant, subject_id=request.id)
-    assert unlink_sample(deployment, **sample) == (0, 0)
+    assert unlink(deployment, **sample) == (0, 0)
 
 
 FIRST, SECOND = "first.safetensors", "cdcd.safetensors"

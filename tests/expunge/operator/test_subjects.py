@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.errors import CannotImport
 from expunge.operator.deployment import Deployment
-from expunge.operator.subjects import Row, import_subjects, read_csv, read_query
+from expunge.operator.subjects import Row, import_subjects, is_parquet, read_csv, read_parquet, read_query
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.subjects import Assignment
@@ -117,6 +117,61 @@ def test_a_query_of_postgresql_is_streamed(where: Deployment, database_url: str)
     found = imported(where, read_query(database_url, query))
     assert (found.lines, found.added, found.subjects, found.unmatched) == (25_000, 100, 10, 24_900)
     assert found.unmatched_lines == tuple(range(101, 1101))
+
+
+def test_parquet_is_read_by_name_in_batches(where: Deployment, sessions: sessionmaker[Session], tmp_path: Path) -> None:
+    """One file, and a folder of several; numbers, dictionaries and other columns, more rows than a batch has."""
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "people.csv").write_text("user_id,sample_id\n")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    users = pa.array(["ann", "bob"] * 6000).dictionary_encode()
+    many = pa.table({"note": ["x"] * 12_000, "sample_id": [n % 100 for n in range(12_000)], "user_id": users})
+    pq.write_table(many, parts / "2.parquet", row_group_size=5000)
+    pq.write_table(pa.table({"user_id": [17], "sample_id": ["7"]}), parts / "1.parquet")
+    assert not is_parquet(tmp_path / "people.csv")
+    assert is_parquet(parts)
+    assert is_parquet(parts / "1.parquet")
+    found = imported(where, read_parquet(parts))
+    assert (found.lines, found.added, found.unmatched) == (12_001, 101, 0)
+    assert hashed(("17", "7"), ("ann", "98"), ("bob", "99")) <= stored(sessions)
+    assert imported(where, read_parquet(parts / "1.parquet")).added == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"user_id": ["zoe"], "id": ["7"]}, "must have the columns 'sample_id' once"),
+        ({"user_id": ["zoe", None], "sample_id": [7, 7]}, "subject on line 2 is missing"),
+        ({"user_id": ["zoe"], "sample_id": [7.0]}, "sample ID on line 1 is a float"),
+        (None, "cannot be read after row 0"),
+    ],
+)
+def test_parquet_that_holds_something_else_is_refused(
+    where: Deployment,
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+    columns: dict[str, list[object]] | None,
+    message: str,
+) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "users.parquet"
+    if columns is None:
+        path.write_bytes(b"PAR1, and then nothing that is Parquet")
+    else:
+        pq.write_table(pa.table(columns), path)
+    with pytest.raises(CannotImport, match=message) as refused:
+        imported(where, read_parquet(path))
+    assert "zoe" not in str(refused.value)
+    assert stored(sessions) == set()
+
+
+def test_without_pyarrow_or_without_a_file_the_import_says_what_is_missing(
+    where: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(CannotImport, match=r"expunge\[parquet\]"):
+        imported(where, read_parquet(tmp_path))
 
 
 def test_a_uuid_counts_as_its_text(where: Deployment, sessions: sessionmaker[Session], database_url: str) -> None:

@@ -532,3 +532,28 @@ def test_do_not_train_lists_name_people_until_their_requests_are_withdrawn(peopl
         == []
     )
     assert listed_names(peopled, do_not_train.of_dataset, "digits") == sorted(digests(2, 3))
+
+
+def test_a_request_that_names_no_model_keeps_people_out_of_every_training_of_its_dataset(peopled):
+    """Also of a model that knew none of their samples, until it is withdrawn; one that names models does not."""
+    ask(peopled, "bob", dataset="digits", models=["large"])
+    request = ask(peopled, "dan", dataset="digits")
+    peopled.submit(96, models=None)
+    assert models(request) == [("large", 1)]
+    with peopled.sessions.begin() as session:
+        assign(session, peopled.tenant_id, "digits", dan=digests(61))
+    assert listed_names(peopled, do_not_train.people_of_model, "small") == people("dan")
+    assert listed_names(peopled, do_not_train.of_model, "small") == sorted(digests(61, 95, 96))
+    assert listed_names(peopled, do_not_train.people_of_model, "spam") == []
+    with peopled.sessions.begin() as session:
+        cancel_request(session, tenant_id=peopled.tenant_id, request_id=request.id)
+    assert listed_names(peopled, do_not_train.people_of_model, "small") == []
+    assert listed_names(peopled, do_not_train.of_model, "small") == digests(96)
+
+
+def test_what_a_request_erased_of_a_person_is_known_after_the_table_was_replaced(peopled):
+    request = ask(peopled, "ann", models=["small"])
+    with peopled.sessions.begin() as session:
+        rows = [(subject_digest(KEY, "bob"), *digests(3), 1)]
+        assign_subjects(session, tenant_id=peopled.tenant_id, dataset="digits", rows=rows, replace=True)
+    assert peopled.claim(request.targets[0].job.id).subjects == 1

@@ -1,12 +1,22 @@
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import text
 
 from ledger.errors import NotInReport, UnknownReport
 from ledger.registry.access import ensure_tenant
-from ledger.transparency.commitments import commit_samples, prove_inclusion, unlink_sample
-from tests.ledger.conftest import digests, publish
-from verifier.commitment import check_inclusion
+from ledger.sample_ids import commit_to_subject, seal, subject_digest
+from ledger.transparency.commitments import (
+    commit_samples,
+    commit_subjects,
+    prove_inclusion,
+    prove_subject,
+    unlink_sample,
+    unlink_subject,
+)
+from tests.ledger.conftest import KEY, digests, publish
+from verifier.commitment import check_inclusion, check_subject_inclusion, sample_leaf
 from verifier.errors import Mismatch
 
 
@@ -25,7 +35,13 @@ def published(world, *numbers):
 
 def prove(world, report_id, number, **changes):
     (digest,) = digests(number)
-    given = {"tenant_id": world.tenant_id, "dataset": "digits", "sample_id": f"person-{number}", "digest": digest}
+    given = {
+        "tenant_id": world.tenant_id,
+        "dataset": "digits",
+        "sample_id": f"person-{number}",
+        "digest": digest,
+        "key": KEY,
+    }
     with world.sessions.begin() as session:
         return prove_inclusion(session, report_id=report_id, **given | changes)
 
@@ -75,3 +91,66 @@ def test_erasing_the_link_to_one_person_leaves_every_other_proof_good(world):
 def test_the_leaf_of_a_lone_sample_is_the_root():
     commitment = commit_samples("digits", samples(1))
     assert commitment.root == commitment.leaves[0].hash.hex()
+
+
+def commit_people(*names):
+    people = [(subject_digest(KEY, name), name) for name in names]
+    return commit_subjects((digest, seal(KEY, digest, commit_to_subject(KEY, name))) for digest, name in people)
+
+
+def named(world, *names):
+    """A published job that was asked for by these people: its commitment to them and its report's id."""
+    people, claim = commit_people(*names), world.submit_and_claim(1)
+    world.verify(claim)
+    given = {"commitment": commit_samples("digits", samples(1)).seal(KEY), "people": people.seal(KEY)}
+    with world.sessions.begin() as session:
+        return people, publish(session, claim, **given).report_id
+
+
+def test_each_person_can_be_shown_and_nobody_else_with_the_same_proof(world):
+    people, report_id = named(world, "ann", "bob", "cat")
+    root = bytes.fromhex(people.root)
+    with world.sessions() as session:
+        given = {"tenant_id": world.tenant_id, "report_id": report_id, "key": KEY}
+        ann, bob = (prove_subject(session, **given, subject=name) for name in ("ann", "bob"))
+        for proof in (ann, bob):
+            check_subject_inclusion(proof, root=root, size=3)
+        for other in (replace(ann, subject="bob"), replace(ann, opening=bob.opening), replace(ann, size=2)):
+            with pytest.raises(Mismatch):
+                check_subject_inclusion(other, root=root, size=3)
+        words = set()
+        for stranger in ("eve", "person-1"):
+            with pytest.raises(NotInReport) as refused:
+                prove_subject(session, **given, subject=stranger)
+            words.add(str(refused.value))
+        assert len(words) == 1
+        with pytest.raises(UnknownReport):
+            prove_subject(session, **given | {"tenant_id": uuid4()}, subject="ann")
+
+
+def test_a_person_is_another_leaf_in_each_report(world):
+    assert not {leaf.hash for leaf in commit_people("ann").leaves} & {leaf.hash for leaf in commit_people("ann").leaves}
+
+
+def test_a_person_is_unlinked_and_every_other_proof_stays_good(world):
+    people, report_id = named(world, "ann", "bob")
+    with world.sessions.begin() as session:
+        assert (
+            unlink_subject(session, tenant_id=ensure_tenant(session, "bank"), subject=subject_digest(KEY, "ann")) == 0
+        )
+        assert unlink_subject(session, tenant_id=world.tenant_id, subject=subject_digest(KEY, "ann")) == 1
+    with world.sessions() as session:
+        given = {"tenant_id": world.tenant_id, "report_id": report_id, "key": KEY}
+        with pytest.raises(NotInReport):
+            prove_subject(session, **given, subject="ann")
+        check_subject_inclusion(prove_subject(session, **given, subject="bob"), root=bytes.fromhex(people.root), size=2)
+
+
+def test_who_reads_the_ledger_without_the_key_cannot_try_ids(world):
+    """The salt as it is stored gives another leaf; an unsealed one, from before, still gives a proof."""
+    _, report_id = named(world, "ann")
+    with world.sessions() as session:
+        ((leaf, salt),) = session.execute(text("SELECT leaf, salt FROM manifest_leaves")).all()
+    assert sample_leaf(salt, "digits", "person-1") != leaf
+    assert sample_leaf(prove(world, report_id, 1).salt, "digits", "person-1") == leaf
+    assert sample_leaf(prove(world, report_id, 1, key=b"1" * 32).salt, "digits", "person-1") != leaf

@@ -2,7 +2,9 @@
 
 import json
 from io import StringIO
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -16,9 +18,16 @@ from ledger.registry.datasets import register_dataset
 from ledger.registry.models import register_model
 from ledger.registry.subjects import assign_subjects
 from ledger.resources import SampleCounts, SubjectCounts
-from ledger.sample_ids import sample_digest, subject_digest
+from ledger.sample_ids import key_fingerprint, sample_digest, subject_digest
+from ledger.sample_key import rotate_sample_key
 from ledger.tables import Base
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, publish_job, set_up
+from tests.verifier.conftest import make_signer
+from verifier.checking import Outcome, verify_files
+from verifier.commitment import read_subject_inclusion
+from verifier.errors import Mismatch
+from verifier.keys import pem
+from worker.signing import sign_statement
 
 KEY = bytes.fromhex(SAMPLE_KEY)
 ANN = {"subjects": ["ann@example.org"]}
@@ -271,6 +280,97 @@ def test_whoever_asked_to_be_erased_is_left_out_of_trainings_also_with_new_sampl
     assert listed("notes") == []
     with pytest.raises(typer.BadParameter, match="either --ids or --subjects"):
         caller.do_not_train("scans", people.admin, url=url)
+
+
+def test_after_a_rotation_of_the_key_people_are_found_and_a_process_with_the_old_key_does_nothing(
+    serve: Serve, people: Site, sessions: sessionmaker[Session]
+) -> None:
+    def ask(http: httpx.Client, *names: str, **more: str) -> httpx.Response:
+        body = {"subjects": [f"{name}@example.org" for name in names]}
+        return http.post("/unlearn-requests", json=body, headers=more)
+
+    before = serve(key=people.admin)
+    first = ask(before, "ann", **{"Idempotency-Key": "k"})
+    new = KEY + b"\x01" * 32
+    with sessions.begin() as session:
+        assert rotate_sample_key(session, old=KEY, new=new, rewrite=lambda file, _: file) is not None
+    writes = [
+        ask(before, "bob"),
+        before.post("/unlearn-requests:preview", json=ANN),
+        before.post("/uploads/subjects", content=b"ann", headers=TEXT),
+    ]
+    for answer in writes:
+        assert (answer.status_code, answer.json()["type"]) == (503, "https://expunge.dev/problems/wrong-sample-key")
+        assert answer.headers["Retry-After"]
+    http = serve(key=people.admin, sample_key=new.hex())
+    again = ask(http, "ann", **{"Idempotency-Key": "k"})
+    assert (again.json()["id"], again.json()["samples_by_subject"]) == (first.json()["id"], [4])
+    assert ask(http, "bob", **{"Idempotency-Key": "k"}).status_code == 422
+    assert ask(http, "bob").json()["samples_by_subject"] == [1]
+    listed = http.get("/models/triage/do-not-train/subjects")
+    assert subject_digest(new, "bob@example.org").hex() in listed.text.split()
+    assert listed.headers["Expunge-Sample-Key"] == key_fingerprint(new)
+    for key in (SAMPLE_KEY, "cd" * 32):
+        with pytest.raises(typer.BadParameter, match="another sample key"):
+            caller.do_not_train(
+                "scans",
+                people.admin,
+                sample_key=key,
+                url=str(http.base_url),
+                subjects=StringIO("ann"),  # type: ignore[arg-type]  # lines
+            )
+
+
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_a_person_is_shown_to_be_among_those_of_a_report_and_nobody_else_is(
+    serve: Serve,
+    people: Site,
+    sessions: sessionmaker[Session],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    uploaded: bool,
+) -> None:
+    http = serve(key=people.admin, batch_window_seconds=0)
+    names = ["ann@example.org", "cat@example.org"]
+    asked = {"upload": api.upload_subjects(http, subjects=names).id} if uploaded else {"subjects": names}
+    request = api.submit(http, **asked)
+    signer = make_signer()
+    reports = {
+        target.model: publish_job(sessions, target.job.id, sign=lambda report: sign_statement(report, signer=signer))
+        for target in request.targets
+        if target.job is not None and target.job.id is not None
+    }
+    (tmp_path / "key.pem").write_text(pem(signer.private.public_key()))
+    (tmp_path / "statement.json").write_bytes(http.get(f"/reports/{reports['coding']}/statement").content)
+
+    def shown(name: str, model: str) -> Outcome:
+        (tmp_path / "proof.json").write_bytes(api.get_inclusion(http, reports[model], subject=name))
+        return verify_files(tmp_path / "statement.json", keys=[tmp_path / "key.pem"], subject=tmp_path / "proof.json")
+
+    outcome = shown("ann@example.org", "coding")
+    assert outcome.refused is None
+    assert "The person 'ann@example.org' is one of the 1 that the statement commits to." in outcome.proven
+    assert isinstance(shown("ann@example.org", "triage").refused, Mismatch)
+    answers = []
+    for name in ("cat@example.org", "bob@example.org", "stranger@example.org"):  # no sample in it, not asked, unknown
+        answers.append(http.post(f"/reports/{reports['coding']}/inclusion", json={"subject": name}))
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.json()["detail"] for answer in answers}) == 1
+    assert "@" not in "".join(answer.text for answer in answers)
+    for key in (people.auditor, people.reader):
+        answer = serve(key=key).post(f"/reports/{reports['coding']}/inclusion", json={"subject": "ann@example.org"})
+        assert answer.status_code == 403
+    monkeypatch.setattr(typer, "prompt", lambda text, **_: "ann@example.org")
+    caller.prove(reports["coding"], people.admin, subject=True, output=tmp_path / "person.json", url=str(http.base_url))
+    assert read_subject_inclusion((tmp_path / "person.json").read_bytes()).subject == "ann@example.org"
+    with pytest.raises(typer.BadParameter, match="either"):
+        caller.prove(reports["coding"], people.admin, "sample-1", subject=True, url=str(http.base_url))
+
+
+@pytest.mark.parametrize("body", [{}, {"subject": "ann", "sample_id": "sample-1"}, {"subject": " "}, {"subject": None}])
+def test_a_proof_is_of_one_sample_or_of_one_person(serve: Serve, people: Site, body: dict[str, Any]) -> None:
+    answer = serve(key=people.admin).post(f"/reports/{uuid4()}/inclusion", json=body)
+    assert (answer.status_code, answer.json()["type"]) == (422, "https://expunge.dev/problems/invalid-request")
 
 
 def test_another_tenants_people_are_not_listed(serve: Serve, people: Site, sessions: sessionmaker[Session]) -> None:

@@ -43,6 +43,13 @@ def test_a_message_verifies_with_the_new_secret_and_with_the_old_one() -> None:
         Webhook(webhook_secret(KEY, BATCH.endpoint_id, 3)).verify(DELIVERY.body, headers)
 
 
+def test_a_message_verifies_with_the_secret_of_before_a_rotation_of_the_sample_key() -> None:
+    new = KEY + b"\x01" * 32
+    headers = webhooks.sign(DELIVERY, webhooks.secrets_of(BATCH, key=new))
+    for key in (KEY, new):
+        assert Webhook(webhook_secret(key, BATCH.endpoint_id, 2)).verify(DELIVERY.body, headers)
+
+
 def test_a_later_try_has_the_same_id_and_another_time() -> None:
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     first, second = (webhooks.sign(DELIVERY, ["whsec_c2VjcmV0"], at=noon + timedelta(hours=n)) for n in (0, 1))

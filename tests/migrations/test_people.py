@@ -1,0 +1,45 @@
+"""Migration 0035: an earlier request means the samples that are assigned now, and the first key is the ledger's."""
+
+from datetime import timedelta
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine, pool
+
+from ledger.db import make_sessions, normalise_url
+from ledger.errors import WrongSampleKey
+from ledger.requests.do_not_train import people_of_model
+from ledger.requests.submission import submit
+from ledger.sample_key import check_sample_key
+from migrations.commands import configuration, upgrade
+from tests.ledger.conftest import KEY, digests, make_world
+from tests.ledger.requests.test_submission import assign, listed_names, people
+
+BEFORE = "0034"
+
+
+def test_a_request_of_the_version_before_keeps_its_people(blank_database_url: str) -> None:
+    upgrade(blank_database_url)
+    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
+    world = make_world(make_sessions(engine))
+    with world.sessions.begin() as session:
+        assign(session, world.tenant_id, "digits", ann=digests(5, 6, 99))
+        asked = {"caller": "portal", "dataset": "digits", "batch_window": timedelta(0)}
+        request = submit(
+            session, tenant_id=world.tenant_id, subjects=people("ann", "eve"), models=["small", "large"], **asked
+        )
+        submit(session, tenant_id=world.tenant_id, digests=digests(7), **asked)
+    command.downgrade(configuration(blank_database_url), BEFORE)
+    with world.sessions.begin() as session:
+        assign(session, world.tenant_id, "digits", ann=digests(8))
+    upgrade(blank_database_url)
+
+    assert world.count("request_subject_samples") == 3
+    jobs = {target.model: target.job.id for target in request.targets}
+    assert [world.claim(jobs[name]).subjects for name in ("small", "large")] == [1, 1]
+    assert listed_names(world, people_of_model, "small") == sorted(people("ann", "eve"))
+    with world.sessions.begin() as session:
+        check_sample_key(session, KEY)
+    with world.sessions.begin() as session, pytest.raises(WrongSampleKey):
+        check_sample_key(session, KEY + b"1" * 32)
+    engine.dispose()
