@@ -15,8 +15,10 @@ from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.orm import Session, aliased
 
 from ledger.states import (
+    DATA_WAIT,
     LEASED,
     OWED,
+    STAGES,
     AttemptOutcome,
     DeliveryState,
     JobState,
@@ -45,7 +47,6 @@ from report.evidence import Audit
 
 logger = logging.getLogger(__name__)
 
-STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
 DAY = 86400.0
 
 _JUDGED = (AttemptOutcome.PUBLISHED, AttemptOutcome.ESCALATED)
@@ -60,17 +61,14 @@ class Distribution:
     by_labels: Mapping[tuple[str, ...], tuple[list[int], float]]
 
 
-def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
-    """Measure the seconds that a method itself ran, by tenant, model and method, over the attempts that were audited.
-
-    kinds: the methods that appear even without an attempt.
-    """
-    rows = (
+def _audited(timing: str) -> Select[Any]:
+    """Select tenant, model, method and a timing, as `value`, of the attempts that were audited."""
+    return (
         select(
             Tenant.name.label("tenant"),
             Model.name.label("model"),
             _KIND,
-            Attempt.timings[Phase.UNLEARN.value].as_float().label("value"),
+            Attempt.timings[timing].as_float().label("value"),
         )
         .select_from(Attempt)
         .join(Job, Job.id == Attempt.job_id)
@@ -78,6 +76,25 @@ def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribut
         .join(Tenant, Tenant.id == Model.tenant_id)
         .where(Attempt.outcome.in_(_JUDGED), Attempt.reason.is_(None))
     )
+
+
+def data_wait_seconds(session: Session) -> dict[tuple[str, str, str], float]:
+    """Sum up, by tenant, model and method, the part of `unlearning_seconds` in which methods waited for samples to be read.
+
+    Where a method has run and did not wait it is 0.
+    """
+    rows = _audited(DATA_WAIT).subquery()
+    tenant, model, kind, value = rows.c
+    sums = select(tenant, model, kind, func.coalesce(func.sum(value), 0.0)).group_by(tenant, model, kind)
+    return {(names[0], names[1], names[2]): float(seconds) for *names, seconds in session.execute(sums)}
+
+
+def unlearning_seconds(session: Session, *, kinds: Collection[str]) -> Distribution:
+    """Measure the seconds that a method itself ran, by tenant, model and method, over the attempts that were audited.
+
+    kinds: the methods that appear even without an attempt.
+    """
+    rows = _audited(Phase.UNLEARN)
     models = session.execute(select(Tenant.name, Model.name).join(Model, Model.tenant_id == Tenant.id)).all()
     known = [(tenant, model, kind) for tenant, model in models for kind in kinds]
     return _distribution(session, rows, (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 28800), known)

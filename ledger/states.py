@@ -44,6 +44,13 @@ class Phase(StrEnum):
     DONE = "done"
 
 
+STAGES = tuple(phase.value for phase in Phase if phase not in (Phase.WAITING, Phase.DONE))
+"""What is timed, one after the other."""
+
+DATA_WAIT = "data_wait"
+"""Among the timings: the part of `unlearn` in which the method waited for samples to be read. Missing where it did not."""
+
+
 class Reason(StrEnum):
     """Why a job or a target ended, or an attempt failed."""
 

@@ -166,6 +166,9 @@ def families(session: Session) -> Iterator[Metric]:
     yield from _waiting(session)
     for name, text, labels, read in DISTRIBUTIONS:
         yield _histogram(name, text, labels, read(session))
+    text = "Seconds in which methods waited for samples to be read."
+    waited = metrics.data_wait_seconds(session).items()
+    yield _counter("expunge_data_wait_seconds", text, ("tenant", "model", "method"), waited)
     expired = metrics.leases_expired(session)
     yield _counter("expunge_lease_expired", "Attempts whose worker stopped renewing its lease.", (), [((), expired)])
     refused = metrics.stale_writes_rejected(session)

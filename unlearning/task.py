@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
+from unlearning.data.loading import WAITED
 from unlearning.data.objectives import Objective, divided
 from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
@@ -42,13 +43,15 @@ class Figures(Mapping[str, float]):
 class Progress:
     """One step has been done, out of `total` steps as planned now.
 
-    metrics: figures to show while the run goes on (losses, accuracies, seconds).
+    metrics: figures to show while the run goes on (losses, accuracies, seconds). waited: seconds since the step before in which the
+    run waited for samples to be read (`with_waiting`).
     """
 
     phase: str
     step: int
     total: int
     metrics: Mapping[str, float] = field(default_factory=dict)
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +107,18 @@ def map_progress(steps: Generator[A, None, T], convert: Callable[[A], B]) -> Gen
             yield convert(progress)
     finally:
         steps.close()
+
+
+def with_waiting(steps: Steps) -> Steps:
+    """Say with each step how long this process waited for samples to be read."""
+    before = WAITED.seconds
+
+    def note(progress: Progress) -> Progress:
+        nonlocal before
+        begun, before = before, WAITED.seconds
+        return replace(progress, waited=before - begun)
+
+    return (yield from map_progress(steps, note))
 
 
 def each_step_in(

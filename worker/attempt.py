@@ -11,7 +11,7 @@ from typing import TypeVar
 from torch import nn
 
 from ledger.jobs.claims import Claim, enter_verifying
-from ledger.states import Phase
+from ledger.states import DATA_WAIT, Phase
 from telemetry.tracing import span
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
@@ -185,6 +185,8 @@ def run_reporting(
         nonlocal phase, started
         phase = Phase(progress.phase)
         add_time(reporter, phase, time.monotonic() - started)
+        if progress.waited:
+            add_time(reporter, DATA_WAIT, progress.waited)
         after_step(progress)
         started = time.monotonic()
         report_progress(reporter, progress)

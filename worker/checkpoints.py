@@ -23,7 +23,7 @@ from ledger.jobs.checkpoints import (
 )
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import samples_sha256
-from ledger.states import Phase
+from ledger.states import DATA_WAIT, Phase
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.state import State
 from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint
@@ -76,9 +76,10 @@ def _save(
     """
     claim = reporter.monitor.claim
     folder = folder_of(claim.job_id)
-    seconds = attempt_timings(reporter).get(Phase.UNLEARN.value, 0.0)
+    timings = attempt_timings(reporter)
+    seconds, waited = (timings.get(name, 0.0) for name in (Phase.UNLEARN.value, DATA_WAIT))
     try:
-        written = checkpoint_to_bytes({"of": _identity(claim), "seconds": seconds, **content})
+        written = checkpoint_to_bytes({"of": _identity(claim), "seconds": seconds, "waited": waited, **content})
         name, sha256 = plan.storage.put(written, f"{folder}/{claim.attempt}")
     except OSError as error:
         why = error.strerror or str(error) or type(error).__name__
@@ -129,6 +130,8 @@ def find_checkpoint(reporter: ProgressReporter, plan: CheckpointPlan) -> Mapping
     with fenced(reporter.sessions, claim) as session:
         record_resumption(session, claim, recorded)
     add_time(reporter, Phase.UNLEARN, content["seconds"])
+    if waited := content.get("waited"):  # which checkpoints of older versions lack
+        add_time(reporter, DATA_WAIT, waited)
     reporter.resumed = True
     return content
 

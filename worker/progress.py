@@ -67,9 +67,10 @@ def stage(reporter: ProgressReporter, phase: Phase) -> Iterator[None]:
         add_time(reporter, phase, time.monotonic() - started)
 
 
-def add_time(reporter: ProgressReporter, phase: Phase, seconds: float) -> None:
-    """Add seconds to a stage's time."""
-    reporter.timings[phase.value] = reporter.timings.get(phase.value, 0.0) + seconds
+def add_time(reporter: ProgressReporter, timing: str, seconds: float) -> None:
+    """Add seconds to the time of a stage (`Phase`), or to `DATA_WAIT`."""
+    name = str(timing)
+    reporter.timings[name] = reporter.timings.get(name, 0.0) + seconds
 
 
 def attempt_timings(reporter: ProgressReporter) -> dict[str, float]:

@@ -14,7 +14,7 @@ from ledger.db import allow_long_statements, now
 from ledger.jobs.jobs import samples_of_open_job
 from ledger.registry.references import find_power
 from ledger.resources import EstimateSource
-from ledger.states import AttemptOutcome, JobState, Phase
+from ledger.states import STAGES, AttemptOutcome, JobState, Phase
 from ledger.tables import Attempt, Job, Model
 
 SPREAD = (0.1, 3.0)
@@ -80,7 +80,8 @@ def method_seconds(session: Session, model_id: UUID, kind: str) -> float | None:
     Before the first of them: for retraining what the model's training took, and nothing for another method.
     """
     total = func.jsonb_each(Attempt.timings).table_valued("key", "value")
-    spent = select(func.sum(cast(total.c.value, Double))).select_from(total).scalar_subquery()
+    stages = select(func.sum(cast(total.c.value, Double))).select_from(total).where(total.c.key.in_(STAGES))
+    spent = stages.scalar_subquery()
     last = (
         select(spent.label("seconds"))
         .select_from(Attempt)

@@ -77,3 +77,4 @@ def test_the_worker_reads_data_by_processes_of_its_own(running: Stack, http: htt
     job = unlearn(http, SAMPLES, dataset="read-digits", model="read")
 
     assert job.state == "completed", job.detail
+    assert 0 < job.timings["data_wait"] < job.timings["unlearn"]

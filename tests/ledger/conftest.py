@@ -114,7 +114,7 @@ def publish(session, claim, *, verdict="verified", **more):
         claim,
         document=document(verdict=verdict),
         weights_path="cdcd.safetensors",
-        timings={"unlearn": 2.0},
+        timings={"unlearn": 2.0, "data_wait": 0.5},
         **more,
     )
 

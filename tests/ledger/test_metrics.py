@@ -31,6 +31,7 @@ def test_a_published_job_is_counted_in_each_bucket_from_its_value_on(world):
         distribution = metrics.unlearning_seconds(session, kinds=["ltu"])
         counts, total = distribution.by_labels["hospital", "small", "ltu"]
         assert (dict(zip(distribution.bounds, counts, strict=False))[1], counts[1], counts[-1], total) == (0, 1, 1, 2.0)
+        assert metrics.data_wait_seconds(session) == {("hospital", "small", "ltu"): 0.5}
         assert metrics.samples_erased(session) == {("hospital", "large"): 0, ("hospital", "small"): 2}
         assert metrics.verdicts(session) == {("hospital", "small", "verified"): 1}
         assert metrics.requests_finished(session) == [("completed", 1, 0)]
@@ -44,6 +45,7 @@ def test_an_attempt_without_an_audit_is_not_timed(world):
     world.fail(claim, Reason.OUT_OF_MEMORY)
     with world.sessions() as session:
         assert metrics.unlearning_seconds(session, kinds=["ltu"]).by_labels["hospital", "small", "ltu"][1] == 0.0
+        assert metrics.data_wait_seconds(session) == {}
         assert metrics.jobs_by_state(session) == {JobState.FAILED: 1}
 
 

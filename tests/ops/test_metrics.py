@@ -25,6 +25,7 @@ CONTRACT: dict[str, tuple[str, dict[str, set[str] | None]]] = {
     "expunge_jobs": ("gauge", {"state": set(JobState)}),
     "expunge_request_completion_seconds": ("histogram", {}),
     "expunge_unlearning_seconds": ("histogram", {"tenant": None, "model": None, "method": set(PRODUCTION)}),
+    "expunge_data_wait_seconds_total": ("counter", {"tenant": None, "model": None, "method": None}),
     "expunge_stage_duration_seconds": ("histogram", {"stage": STAGES, "method": set(PRODUCTION)}),
     "expunge_queue_wait_seconds": ("histogram", {}),
     "expunge_job_requests": ("histogram", {}),

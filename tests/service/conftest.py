@@ -222,7 +222,7 @@ def publish_job(
             claimed,
             document=document,
             weights_path="/nowhere/1.safetensors",
-            timings={"load": 0.5, "unlearn": 4.0, "audit_membership": 2.0, "publish": 0.25},
+            timings={"load": 0.5, "unlearn": 4.0, "data_wait": 1.0, "audit_membership": 2.0, "publish": 0.25},
             commitment=commitment.seal(key),
             people=people.seal(key),
             statement=sign(document) if sign else None,

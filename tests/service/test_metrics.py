@@ -57,6 +57,7 @@ def test_a_published_job_is_counted_and_timed(serve: Serve, site: Site, sessions
     assert found["expunge_audit_verdicts_total{'model': 'triage', 'tenant': 'clinic', 'verdict': 'verified'}"] == 1
     ltu = "'method': 'ltu', 'model': 'triage', 'tenant': 'clinic'"
     assert found[f"expunge_unlearning_seconds_sum{{{ltu}}}"] == 4.0
+    assert found[f"expunge_data_wait_seconds_total{{{ltu}}}"] == 1.0
     assert found[f"expunge_unlearning_seconds_bucket{{'le': '2.0', {ltu}}}"] == 0
     assert found[f"expunge_unlearning_seconds_bucket{{'le': '5.0', {ltu}}}"] == 1
     assert found[f"expunge_unlearning_seconds_bucket{{'le': '+Inf', {ltu}}}"] == 1

@@ -24,12 +24,11 @@ from expunge.operator.registration import register_new_version
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
-from ledger.metrics import STAGES
 from ledger.registry.signatures import find_served_signature
 from ledger.registry.versions import promote
 from ledger.resources import Attempt, Version
 from ledger.sample_ids import sample_digest
-from ledger.states import AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState, Verdict
+from ledger.states import STAGES, AttemptOutcome, Escalation, JobState, Phase, Reason, RequestState, Verdict
 from ledger.tables import UnlearnRequest
 from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json

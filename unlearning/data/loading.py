@@ -7,6 +7,7 @@ may quote a file name, which may be a person's.
 import contextlib
 import hashlib
 import random
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,25 @@ READ_SIZE = 64
 """Samples in a batch where nothing else gives its size. Each process reads two batches ahead, so this bounds the memory."""
 _MIN_CHUNKS = 4
 """Batches. For fewer no worker processes are started: starting them takes longer."""
+
+
+@dataclass(slots=True)
+class Waited:
+    """How long this process has waited for samples to be read, in seconds. Reading ahead, by worker processes, costs no waiting."""
+
+    seconds: float = 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Add what happens inside."""
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+
+WAITED = Waited()
 
 
 class Source(Protocol):

@@ -10,7 +10,7 @@ import torch.utils.data
 from torch import Tensor
 
 from unlearning.data.batches import Batch, Inputs, all_tensors, joined_batch
-from unlearning.data.loading import READ_SIZE, Concatenated, Held, Source, Stored, read_item, stream
+from unlearning.data.loading import READ_SIZE, WAITED, Concatenated, Held, Source, Stored, read_item, stream
 from unlearning.data.samples import SampleSet, check_names, check_slices, joined_columns
 from unlearning.data.streams import WINDOW, Streamed, Value, read_first_pass
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
@@ -206,7 +206,8 @@ class StoredSet(SampleSet):
 
     def select(self, index: Tensor, *, training: bool = False) -> Batch:
         """Read a batch of the samples at the positions `index`, (k,) int64. training: with augmentation."""
-        return self.source.read(self.index[index.cpu()].tolist(), training=training).to(self.place)
+        with WAITED.counted():
+            return self.source.read(self.index[index.cpu()].tolist(), training=training).to(self.place)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Yield the samples in their order, in batches of `size`; the last may be smaller."""
@@ -216,8 +217,16 @@ class StoredSet(SampleSet):
         """Yield a batch for each chunk of positions, read ahead by the set's worker processes. training: with augmentation."""
         pin = self.pin and self.place.type == "cuda"
         places = [self.index[chunk] for chunk in chunks]
-        for batch in stream(self.source, places, training=training, workers=self.workers, pin=pin):
-            yield (batch.map(lambda tensor: tensor.to(self.place, non_blocking=True)) if pin else batch.to(self.place))
+        batches = stream(self.source, places, training=training, workers=self.workers, pin=pin)
+        while True:
+            with WAITED.counted():
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                batch = (
+                    batch.map(lambda tensor: tensor.to(self.place, non_blocking=True)) if pin else batch.to(self.place)
+                )
+            yield batch
 
     def in_memory(self) -> SampleSet:
         """Read the set into memory."""

@@ -27,7 +27,7 @@ from unlearning.networks import differentiable_kernels
 from unlearning.random_state import isolated
 from unlearning.specs import Spec
 from unlearning.specs.suitability import NEEDS, Need
-from unlearning.task import Steps, Task, each_step_in
+from unlearning.task import Steps, Task, each_step_in, with_waiting
 
 METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ltu": ltu,
@@ -63,5 +63,5 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
         task.remain.check_random_access(f"Steps of {spec.kind}")
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.device, precision=task.recipe.precision)
-    steps = each_step_in(steps, lambda: differentiable_kernels(task.model))
+    steps = each_step_in(with_waiting(steps), lambda: differentiable_kernels(task.model))
     return isolated(steps, seed=task.seed, state=task.state)

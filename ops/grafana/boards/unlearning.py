@@ -16,9 +16,15 @@ from ops.grafana.panels import (
 )
 
 
+def increase(metric: str) -> str:
+    """Compute by how much a counter grew over the window, by model and method."""
+    return f"sum by (tenant, model, method) (increase({metric}{{{CHOSEN}}}[$window]))"
+
+
 def unlearning_time() -> Rows:
     """How long unlearning takes, compared with retraining."""
     runs, times = "expunge_unlearning_seconds_count", "expunge_unlearning_seconds"
+    waits = "expunge_data_wait_seconds_total"
     retraining = all_time_mean(times, "tenant, model", chosen='tenant=~"$tenant", model=~"$model", method="retrain"')
     method = all_time_mean(times, "tenant, model, method", chosen=CHOSEN)
     return {
@@ -63,6 +69,12 @@ def unlearning_time() -> Rows:
                 "Over the window, estimated from the histogram's buckets.",
                 *spread(times, "tenant, model, method", chosen=CHOSEN),
                 unit="s",
+            ),
+            graph(
+                "Share of the method's time spent waiting for data",
+                "Over the window. 0 where samples lie in memory. If it is high, give the workload's sets more `num_workers`.",
+                (f"{increase(waits)} / ({increase(f'{times}_sum')} > 0)", "{{model}} · {{method}}"),
+                unit="percentunit",
             ),
             bars(
                 "Mean time of each stage, by method",

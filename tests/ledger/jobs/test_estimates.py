@@ -65,7 +65,7 @@ def test_a_preview_names_every_method_with_its_time_and_how_often_it_came_to_it(
     for number in (2, 3):
         claim = world.submit_and_claim(number)
         if number == 3:
-            timings = {"load": 1.0, "unlearn": 3.0, "audit_membership": 4.0}
+            timings = {"load": 1.0, "unlearn": 3.0, "data_wait": 2.0, "audit_membership": 4.0}
             with world.sessions.begin() as session:
                 claim = escalate(session, claim, finding={}, why="Not verified.", timings=timings)
         world.finish(claim)

@@ -1,3 +1,4 @@
+import itertools
 import random
 import traceback
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
-from tests.unlearning.small import OBJECTIVE, RECIPE, WIDTH, plain, same, samples, state
+from tests.unlearning.small import OBJECTIVE, RECIPE, WIDTH, plain, same, samples, start, state, task
 from unlearning.audit.causes import count_near_copies
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.audit.signals import observe
@@ -20,6 +21,7 @@ from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet, read_twice
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from unlearning.random_state import isolated
+from unlearning.specs import Retrain
 from unlearning.state import State
 from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh, train_steps
@@ -301,6 +303,17 @@ def test_a_model_trained_on_a_stored_set_is_that_of_the_tensors() -> None:
     models = [fit(plain, made, recipe, objective=OBJECTIVE, seed=1) for made in (GIVEN, stored())]
 
     assert same(*(state(model) for model in models))
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_each_step_says_how_long_it_waited_for_samples_that_are_read(reads: bool) -> None:
+    given = task(plain)
+    if reads:
+        given.remain = StoredSet.of(Items(given.remain), ids=given.remain.ids)
+
+    steps = list(itertools.islice(start(Retrain(), given), 3))
+
+    assert [step.waited > 0 for step in steps] == [reads] * 3
 
 
 MANY = samples(1000, seed=7)
