@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from unlearning import ranks
 from unlearning.files import write_atomically
 from unlearning.task import Progress, map_progress
 
@@ -29,17 +30,18 @@ _TIMED_SECONDS = 20.0
 def cached_runs(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
     """Return the results of runs 0 to `count` − 1, each read from `folder`, or run and written there if missing.
 
-    If it is killed and called again, only the run in progress is lost. Yields after each step of a run: `step` counts the
+    If it is killed and called again, only the run in progress is lost. Ranks do each run together, and the first one's folder
+    counts. Yields after each step of a run: `step` counts the
     finished runs, the metric `run` is the progress of the present one, 0 to 1. Raises OSError if it cannot write.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    ranks.by_first(partial(folder.mkdir, parents=True, exist_ok=True))
     results = []
     for number in range(count):
         path = _path(folder, number)
-        found = _read(path)
+        found = ranks.by_first(partial(_read, path))
         if found is None:
             found = yield from map_progress(run(number), partial(_run_progress, number=number, count=count))
-            write_atomically(path, _to_npz(found))
+            ranks.by_first(partial(write_atomically, path, _to_npz(found)))
         results.append(found)
         yield Progress(phase=PHASE, step=number + 1, total=count, metrics={"run": 1.0})
     return results
@@ -66,7 +68,7 @@ def estimate_seconds(steps: Generator[Progress, None, Any]) -> float:
         dict(progress.metrics)  # Reading the figures waits until a GPU has computed the step.
         marks.append((progress.step, time.perf_counter()))
         total = progress.total
-        if len(marks) > 1 and marks[-1][1] - started > _TIMED_SECONDS:
+        if len(marks) > 1 and ranks.agreed(marks[-1][1] - started) > _TIMED_SECONDS:
             break  # A step may be a whole epoch.
     steps.close()
     if len(marks) < 2:

@@ -78,6 +78,11 @@ def broadcast(value: T) -> T:
     return said[0]
 
 
+def by_first(act: Callable[[], T]) -> T:
+    """Let the first rank do something, such as writing a file, and return its result on all ranks."""
+    return broadcast(act() if own_rank() == 0 else None)  # type: ignore[return-value]  # the first one's is broadcast
+
+
 def by_turns(acts: Sequence[Callable[[], T]]) -> list[T]:
     """Do what does not depend on one another, each by a rank of its own if there are several, and return all results on all ranks.
 

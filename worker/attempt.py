@@ -27,6 +27,7 @@ from worker.inputs import JobInputs
 from worker.lease import fenced
 from worker.progress import ProgressReporter, add_time, report_progress, stage
 from worker.ranks import Launch, Ranks, launched
+from worker.settings import Settings
 from worker.slices import keep_slice, latest_checkpoint
 
 T = TypeVar("T")
@@ -60,7 +61,9 @@ def run_attempt(
         ranks = None
         if launch is not None:
             with stage(reporter, Phase.LOAD):
-                ranks = stack.enter_context(launched(launch, claim, plan=plan, check=reporter.monitor.check))
+                ranks = stack.enter_context(launched(launch, check=reporter.monitor.check))
+                assert isinstance(launch.settings, Settings)
+                ranks.load(claim, launch.settings, plan)
         model, outcome = run_method(reporter, inputs, plan=plan, ranks=ranks)
         with fenced(reporter.sessions, claim) as session:
             enter_verifying(session, claim)

@@ -1,7 +1,7 @@
 """A rank: one of the processes that torchrun starts for an attempt, as `python -m worker.rank DEVICE [FOLDER]`.
 
-The first rank takes the orders of the worker's child (`worker.ranks`) from the socket in FOLDER and passes each on to the others;
-all carry it out together. Ranks on other hosts need no folder.
+The first rank takes orders from the socket in FOLDER (`worker.ranks` gives them) and passes each on to the others; all carry it out
+together. Ranks on other hosts need no folder.
 """
 
 import ctypes
@@ -34,14 +34,14 @@ from worker.checkpoints import CheckpointPlan
 from worker.child import PR_SET_PDEATHSIG
 from worker.failures import RankFailed, as_method_failure, classify
 from worker.inputs import JobInputs, load_inputs
-from worker.ranks import FAILURE, SOCKET, Ended, Stepped, from_message, to_message
+from worker.ranks import FAILURE, SOCKET, Ended, Make, Stepped, from_message, to_message
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 
 class Orders:
-    """The connection of the first rank to the worker's child. If it breaks, the child has ended, and so does this process."""
+    """The connection of the first rank to the driver. If it breaks, the driver has ended, and so does this process."""
 
     def __init__(self, folder: Path) -> None:
         self._connection = Client(str(folder / SOCKET), "AF_UNIX")
@@ -77,12 +77,18 @@ class Rank:
     steps: Generator[Any, None, Any] = field(init=False)
     owned: Collection[str] = ()
     sample_ids: Collection[str] = ()
+    expected: type[Exception] | tuple[()] = ()
 
     def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
         """Load the inputs of a job."""
         self.claim, self.plan, self.owned = claim, plan, settings.allowed
         self.inputs = load_inputs(claim, settings, device=self.device)
         self.sample_ids = self.inputs.sample_ids
+
+    def begin(self, make: Make[Any], resumed: Mapping[str, Any], expected: type[Exception]) -> None:
+        """Begin other steps than those of a job. expected: errors that are sent as they are."""
+        self.state, self.expected = State(resumed), expected
+        self.steps = make(self.device, self.state)
 
     def unlearn(self, resumed: Mapping[str, Any]) -> None:
         """Begin the claim's method, on a copy of the served model."""
@@ -129,7 +135,7 @@ def serve(rank: Rank, orders: Orders | None) -> None:
 
 
 def note_failure(error: Exception, rank: Rank, folder: Path) -> None:
-    """Write for the worker's child what this rank raised, as that which the child would have raised itself.
+    """Write for the process that drives the ranks what this one raised, as that which it would have raised itself.
 
     The first rank to fail counts. What a rank raises because another one has gone says nothing, and is not written.
     """
@@ -138,6 +144,8 @@ def note_failure(error: Exception, rank: Rank, folder: Path) -> None:
     found: Exception | None = as_method_failure(error, owned=rank.owned, ids=rank.sample_ids)
     if isinstance(error, MethodRefused | InvalidSpec):
         found = MethodRefused(str(error))
+    if isinstance(error, rank.expected):
+        found = error
     try:
         with (folder / FAILURE).open("xb") as file:
             file.write(to_message(found or RankFailed(classify(error, owned=rank.owned, ids=rank.sample_ids))))
@@ -151,7 +159,7 @@ def main(kind: str, folder: Path | None = None) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
     first, rank = os.environ["RANK"] == "0", Rank(device)
-    assert folder is not None or not first, "the first rank needs the folder of the worker's child"
+    assert folder is not None or not first, "the first rank needs the driver's folder"
     with ranks.joined(device):
         try:
             serve(rank, Orders(folder) if first and folder is not None else None)

@@ -1,9 +1,9 @@
-"""The ranks of an attempt, seen from the worker's child, which drives them step by step.
+"""Ranks, seen from the process that drives them step by step: the worker's child, or a command of the operator's that trains.
 
-torchrun starts them (`worker.rank`). The child says over a socket what is to be done next, the first rank says what came of it. So
+torchrun starts them (`worker.rank`). The driver says over a socket what is to be done next, the first rank says what came of it. So
 an attempt on several processes has the same steps as one in this process: it is shown, saved, cancelled and ended between two of
 them. If a rank ends, torchrun ends the others, the attempt fails, and the job goes on from its last training checkpoint. If the
-child ends, the first rank notices, and with it all end.
+driver ends, the first rank notices, and with it all end.
 """
 
 import contextlib
@@ -17,7 +17,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from pydantic import SecretStr
@@ -32,13 +33,17 @@ from unlearning.state import State
 from unlearning.task import Outcome, Progress, Steps
 from worker.checkpoints import CheckpointPlan
 from worker.failures import Failure, NoGpu, RankFailed
-from worker.settings import Settings, choose_device
+from worker.settings import ProcessSettings, Settings, choose_device
 
 SOCKET, FAILURE = "socket", "failure"
 """In the folder of an attempt: where the first rank connects, and what the rank that failed first has raised."""
 
 _NOT_SENT = {"database_url": SecretStr(""), "redis_url": SecretStr("")}
 """Settings that no rank needs, which may be on another host."""
+
+T = TypeVar("T")
+Make = Callable[[torch.device, State], Generator[Progress, None, T]]
+"""Begins what a process of several, or the only one, does on its device. `State` gets what a training checkpoint holds."""
 
 _PATIENCE = 60.0
 """Seconds for torchrun to end its processes."""
@@ -71,11 +76,11 @@ def from_message(content: bytes) -> Any:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
-    """How ranks are started. count: of this host. device: "cpu" or "cuda"."""
+    """How ranks are started. count: of this host. device: "cpu" or "cuda". settings: for jobs those of the worker."""
 
     count: int
     device: str
-    settings: Settings
+    settings: ProcessSettings
 
     @property
     def command(self) -> list[str]:
@@ -105,8 +110,8 @@ class Launch:
         return found
 
 
-def plan_launch(settings: Settings) -> Launch | None:
-    """Return how the ranks of this worker's attempts are started; None if an attempt runs in the child itself.
+def plan_launch(settings: ProcessSettings) -> Launch | None:
+    """Return how ranks are started; None if there is one process, which does its work itself.
 
     Raises NoGpu if there are fewer GPUs than processes.
     """
@@ -116,29 +121,26 @@ def plan_launch(settings: Settings) -> Launch | None:
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     count = max(1, gpus) if settings.processes == "auto" else settings.processes
     if device == "cuda" and count > gpus:
-        raise NoGpu(
-            f"EXPUNGE_PROCESSES is {count}, and CUDA finds {gpus} GPUs. Run nvidia-smi on the worker's machine."
-        )
+        raise NoGpu(f"EXPUNGE_PROCESSES is {count}, and CUDA finds {gpus} GPUs. Run nvidia-smi on this machine.")
     return None if count * settings.hosts == 1 else Launch(count=count, device=device, settings=settings)
 
 
 @contextlib.contextmanager
-def launched(launch: Launch, claim: Claim, *, plan: CheckpointPlan, check: Callable[[], object]) -> Iterator["Ranks"]:
-    """Start the ranks of an attempt, and have them load the job's inputs. On the way out they end, in order or not.
+def launched(launch: Launch, *, check: Callable[[], object] = lambda: None) -> Iterator["Ranks"]:
+    """Start ranks, which wait for orders. On the way out they end, in order or not.
 
-    check: called while other hosts are awaited. Raises RankFailed, and what loading and `check` raise.
+    check: called while other hosts are awaited. Raises RankFailed, and what `check` raises.
     """
     with tempfile.TemporaryDirectory(prefix="expunge-ranks-") as name, socket.socket(socket.AF_UNIX) as server:
         folder = Path(name)
         server.bind(str(folder / SOCKET))
         server.listen(1)
-        # A session of its own: Ctrl-C in a terminal is for the worker, which ends the ranks at their next step.
+        # A session of its own: Ctrl-C in a terminal is for this process, which ends the ranks.
         launcher = subprocess.Popen([*launch.command, name], env=launch.environment, start_new_session=True)
         connection = None
         try:
             connection = accept_first_rank(server, launcher, folder, check=check)
             ranks = Ranks(launcher, connection, folder)
-            ranks.ask("load", claim, launch.settings.model_copy(update=_NOT_SENT), plan)
             yield ranks
             ranks.ask("leave")
             launcher.wait(_PATIENCE)
@@ -184,7 +186,7 @@ def _failure(launcher: subprocess.Popen[bytes], folder: Path) -> Exception:
     except FileNotFoundError:
         detail = (
             "A process of the job has ended without an error of its own: it was killed, perhaps for want of memory, or lost its "
-            "connection to the others. The worker's log names it."
+            "connection to the others. The log names it."
         )
         return RankFailed(Failure(Reason.WORKER_LOST, detail, retry=True))
     return error
@@ -220,6 +222,20 @@ class Ranks:
             return from_message(self.connection.recv_bytes())
         except (EOFError, OSError):
             raise _failure(self.launcher, self.folder) from None
+
+    def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
+        """Have the ranks load the inputs of a job. Raises what loading raises."""
+        self.ask("load", claim, settings.model_copy(update=_NOT_SENT), plan)
+
+    def begin(
+        self, make: Make[T], *, resumed: Mapping[str, Any] = MappingProxyType({}), expected: type[Exception]
+    ) -> Generator[Progress, None, T]:
+        """Begin steps on the ranks. make: a function that another process can import, or a `partial` of one.
+
+        resumed: a checkpoint's state, or empty. expected: errors that are raised here as the ranks raise them.
+        """
+        self.ask("begin", make, dict(resumed), expected)
+        return self._steps()
 
     def unlearn(self, model: nn.Module, *, resumed: Mapping[str, Any]) -> Steps:
         """Run the claim's method on the ranks, and load the weights into `model`. resumed: a checkpoint's state, or empty."""

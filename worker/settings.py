@@ -38,12 +38,55 @@ def choose_device(wanted: Device, *, gpu: bool) -> str:
     return "cuda" if gpu and wanted is not Device.CPU else "cpu"
 
 
-class Settings(BaseSettings):
-    """The settings. A missing or malformed variable stops the start, with its name in the error."""
+class ProcessSettings(BaseSettings):
+    """Where a job computes and on how many processes, for the worker and for the operator's commands that train."""
 
     model_config = SettingsConfigDict(
         frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
     )
+
+    device: Device = Field(
+        default=Device.AUTO,
+        validation_alias="EXPUNGE_DEVICE",
+        description="`auto` takes the GPU if there is one, `cpu` never does. "
+        "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU.",
+    )
+    processes: Annotated[int, Ge(1)] | Literal["auto"] = Field(
+        default=1,
+        validation_alias="EXPUNGE_PROCESSES",
+        description="How many processes of this host run a job, or a command that trains, together, each on a GPU of its own or on "
+        "a part of the cores. `auto` takes one for each GPU.",
+    )
+    hosts: int = Field(
+        default=1,
+        ge=1,
+        validation_alias="EXPUNGE_HOSTS",
+        description="How many hosts run a job together, this one included. The others run `worker.rank` by torchrun.",
+    )
+    rendezvous: str = Field(
+        default="",
+        validation_alias="EXPUNGE_RENDEZVOUS",
+        description="With several hosts: this one's address and a free port, at which the others find it, as `10.0.0.5:29500`.",
+    )
+
+    @model_validator(mode="after")
+    def _check_rendezvous(self) -> Self:
+        address, port = self.rendezvous_address
+        if self.hosts > 1 and not (address and port.isdigit()):
+            raise ValueError(
+                "EXPUNGE_RENDEZVOUS must be an address and a port, such as 10.0.0.5:29500, with several hosts"
+            )
+        return self
+
+    @property
+    def rendezvous_address(self) -> tuple[str, str]:
+        """The address and the port of the rendezvous of several hosts."""
+        address, _, port = self.rendezvous.rpartition(":")
+        return address, port
+
+
+class Settings(ProcessSettings):
+    """The settings. A missing or malformed variable stops the start, with its name in the error."""
 
     database_url: SecretStr = Field(
         validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
@@ -81,29 +124,6 @@ class Settings(BaseSettings):
         default="examples",
         validation_alias="EXPUNGE_WORKLOADS",
         description="Prefixes of the modules from which workloads may come, separated by commas.",
-    )
-    device: Device = Field(
-        default=Device.AUTO,
-        validation_alias="EXPUNGE_DEVICE",
-        description="`auto` takes the GPU if there is one, `cpu` never does. "
-        "With `cuda` a job fails with `gpu_lost` if CUDA finds no GPU.",
-    )
-    processes: Annotated[int, Ge(1)] | Literal["auto"] = Field(
-        default=1,
-        validation_alias="EXPUNGE_PROCESSES",
-        description="How many processes of this host run a job together, each on a GPU of its own or on a part of the cores. "
-        "`auto` takes one for each GPU.",
-    )
-    hosts: int = Field(
-        default=1,
-        ge=1,
-        validation_alias="EXPUNGE_HOSTS",
-        description="How many hosts run a job together, this one included. The others run `worker.rank` by torchrun.",
-    )
-    rendezvous: str = Field(
-        default="",
-        validation_alias="EXPUNGE_RENDEZVOUS",
-        description="With several hosts: this one's address and a free port, at which the others find it, as `10.0.0.5:29500`.",
     )
     statement_seconds: float = Field(
         default=300,
@@ -208,15 +228,6 @@ class Settings(BaseSettings):
         default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
     )
 
-    @model_validator(mode="after")
-    def _check_rendezvous(self) -> Self:
-        address, port = self.rendezvous_address
-        if self.hosts > 1 and not (address and port.isdigit()):
-            raise ValueError(
-                "EXPUNGE_RENDEZVOUS must be an address and a port, such as 10.0.0.5:29500, with several hosts"
-            )
-        return self
-
     @field_validator("webhook_networks")
     @classmethod
     def _check_networks(cls, value: str) -> str:
@@ -235,12 +246,6 @@ class Settings(BaseSettings):
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs: 32 bytes."""
         return parse_sample_key(self.sample_key.get_secret_value())
-
-    @property
-    def rendezvous_address(self) -> tuple[str, str]:
-        """The address and the port of the rendezvous of several hosts."""
-        address, _, port = self.rendezvous.rpartition(":")
-        return address, port
 
     @property
     def lease(self) -> timedelta:

@@ -12,6 +12,7 @@ from torch import nn
 from connectors.storage import Storage
 from ledger.registry.models import CHECKPOINTS
 from ledger.sample_ids import KEY_BYTES, sample_digest, samples_sha256
+from unlearning import ranks
 from unlearning.data.samples import SampleSet
 from unlearning.storage import load_weights, to_bytes
 from unlearning.training.slices import SliceCheckpoint
@@ -62,5 +63,6 @@ def keep_slice(
     number: int, model: nn.Module, *, storage: Storage, remain: SampleSet, dataset: str, key: bytes
 ) -> dict[str, str | int]:
     """Write the weights after a slice of a training on `remain` into the storage, and describe them. Raises OSError."""
-    _, sha256 = storage.put(to_bytes(model))
+    content = to_bytes(model)
+    _, sha256 = ranks.by_first(lambda: storage.put(content))
     return describe_checkpoint(number, sha256, samples=remain, dataset=dataset, key=key)

@@ -156,6 +156,14 @@ DataDir = Annotated[
         help="The stack's data folder. Default: .expunge if the current folder has one, else ~/.local/share/expunge.",
     ),
 ]
+Processes = Annotated[
+    str | None,
+    typer.Option(
+        envvar="EXPUNGE_PROCESSES",
+        help="How many processes train together, each on a GPU of its own or on a part of the cores; auto: one for each GPU.",
+        show_default="1",
+    ),
+]
 Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]
 Url = Annotated[
     str | None,

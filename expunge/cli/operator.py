@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
-from expunge.cli.console import DataDir, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
+from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
 from expunge.stack.folder import default_folder
 from report.formatting import duration
 
@@ -50,9 +50,15 @@ def train(
             help="Train the reference models too, about three further trainings. `expunge references --prepared` uses them.",
         ),
     ] = False,
+    processes: Processes = None,
 ) -> None:
-    """Train a workload's model and write its weights: by its own trainer, or by its recipe, prepared by Ready2Unlearn."""
+    """Train a workload's model and write its weights: by its own trainer, or by its recipe, prepared by Ready2Unlearn.
+
+    A training that was interrupted continues from its last training checkpoint, if it is begun again in the same folder.
+    """
+    from expunge.errors import CannotTrain
     from expunge.operator.training import train_workload
+    from expunge.operator.workloads import plan_processes
     from unlearning.cached_runs import PHASE
     from unlearning.specs.references import ReferencePlan
     from unlearning.task import Progress
@@ -79,6 +85,7 @@ def train(
             without=leave_out,
             without_subjects=people,
             references=ReferencePlan() if references else None,
+            launch=plan_processes(processes, CannotTrain),
             show=show,
         )
     if leave_out and not people:
@@ -238,6 +245,7 @@ def references(
         Path | None,
         typer.Option(help="The folder of `expunge train --references`, e.g. weights/references.", show_default=False),
     ] = None,
+    processes: Processes = None,
     yes: Annotated[bool, typer.Option("--yes", help="Train without asking.")] = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
@@ -247,8 +255,10 @@ def references(
     Methods aim at them, and with them an audit can decide on a few samples. They cost some trainings, once, before any request. An
     interrupted preparation continues. The reference models are not kept.
     """
+    from expunge.errors import CannotPrepare
     from expunge.operator.deployment import find_deployment
     from expunge.operator.references import prepare_model
+    from expunge.operator.workloads import plan_processes
     from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
 
@@ -277,6 +287,7 @@ def references(
             seed=seed,
             tenant=tenant,
             prepared=prepared,
+            launch=plan_processes(processes, CannotPrepare),
             agree=agree,
             show=lambda progress: show_references(display, task, progress),
         )

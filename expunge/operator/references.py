@@ -1,16 +1,18 @@
 """Prepare a registered model's reference predictions, and register them with a deployment."""
 
 import shutil
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from expunge.errors import CannotPrepare
+from expunge.errors import CannotPrepare, ExpungeError
 from expunge.operator.deployment import Deployment, open_ledger
-from expunge.operator.workloads import as_owners_error, choose_device
+from expunge.operator.workloads import as_owners_error, choose_device, processes, without_samples
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model
@@ -23,6 +25,7 @@ from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
+from unlearning.state import State
 from unlearning.task import Progress, run_to_completion
 from unlearning.training.loop import on_base_of
 from unlearning.training.references import (
@@ -31,10 +34,65 @@ from unlearning.training.references import (
     preparation_folder,
     prepare_references,
     sample_signals,
+    train_reference_models,
 )
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
+from worker.ranks import Launch
 from worker.settings import allow_list
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReferenceTraining:
+    """What a process needs to train reference models.
+
+    left_out: samples of the training set. weights: of the model that they are references of, whose frozen part they share.
+    """
+
+    reference: str
+    allowed: Sequence[str]
+    left_out: frozenset[str]
+    weights: Path
+    sha256: str
+    plan: ReferencePlan
+    seed: int
+    folder: Path
+
+    def load(self) -> Workload:
+        """Load the workload. Raises WorkerError and UnlearningError."""
+        workload = load_workload(self.reference, allowed=self.allowed)
+        model = load_model(workload, self.weights, self.sha256, torch.device("cpu"))
+        return on_base_of(replace(workload, train=without_samples(workload.train, self.left_out)), model)
+
+
+def reference_steps(
+    order: ReferenceTraining,
+    device: torch.device,
+    state: State,
+    *,
+    kind: type[ExpungeError],
+    workload: Workload | None = None,
+) -> Generator[Progress, None, None]:
+    """Train the models that are missing in the folder. workload: `order.load()`, if this process has it. Raises `kind`."""
+    try:
+        seen = workload or order.load()
+        with as_owners_error(kind, seen, owned=order.allowed):
+            yield from train_reference_models(seen, order.plan, seed=order.seed, folder=order.folder, device=device)
+    except (UnlearningError, WorkerError) as error:
+        raise kind(str(error)) from error
+
+
+def cost_steps(
+    order: ReferenceTraining, device: torch.device, state: State, *, workload: Workload | None = None
+) -> Generator[Progress, None, PreparationCost]:
+    """Estimate, without a step to show, what `reference_steps` will cost. Raises CannotPrepare."""
+    try:
+        seen = workload or order.load()
+        with as_owners_error(CannotPrepare, seen, owned=order.allowed):
+            return estimate_cost(seen, order.plan, seed=order.seed, folder=order.folder, device=device)
+    except (UnlearningError, WorkerError) as error:
+        raise CannotPrepare(str(error)) from error
+    yield
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,13 +112,14 @@ def prepare_model(
     seed: int = 0,
     prepared: Path | None = None,
     tenant: str = "default",
+    launch: Launch | None = None,
     agree: Callable[[PreparationCost], bool] = lambda cost: True,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Prepared | None:
     """Train the reference models of the model `name`, keep their predictions in the storage, and register them.
 
     prepared: the folder of `expunge train --references`; what was trained there is not trained again, and is deleted at the end.
-    Nothing else in the folder is touched.
+    Nothing else in the folder is touched. launch: how several processes are started that train; None to train in this one.
     agree: decides on the estimated cost before anything is trained; None is returned if it declines. An interrupted preparation
     goes on from its last finished model. Samples that the model has unlearned are left out. Raises CannotPrepare with the reason,
     and OSError if the storage cannot be written.
@@ -76,20 +135,36 @@ def prepare_model(
         def key(sample: str) -> bytes:
             return sample_digest(deployment.sample_key, model.dataset, sample)
 
-        workload = without_samples(workload, erased=erased, key=key)
-        served_sha256, device = model.version.weights_sha256, choose_device()
+        left_out = frozenset(sample for sample in workload.train.ids if key(sample) in erased)
+        served_sha256 = model.version.weights_sha256
         weights = deployment.files.fetch(f"{served_sha256}.safetensors", served_sha256)
         served = load_model(workload, weights, served_sha256, torch.device("cpu"))
-        workload = on_base_of(workload, served)
+        workload = on_base_of(replace(workload, train=without_samples(workload.train, left_out)), served)
         own = deployment.files.work_folder / "references" / str(model.id)
         folder = prepared or own
-        with as_owners_error(CannotPrepare, workload, owned=allowed):
-            cost = estimate_cost(workload, plan, seed=seed, folder=folder, device=device)
-        if not agree(cost):
-            return None
-        steps = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
-        with as_owners_error(CannotPrepare, workload, owned=allowed):
-            references: References = run_to_completion(steps, show)
+        order = ReferenceTraining(
+            reference=model.workload,
+            allowed=allowed,
+            left_out=left_out,
+            weights=weights,
+            sha256=served_sha256,
+            plan=plan,
+            seed=seed,
+            folder=folder,
+        )
+        here = workload if launch is None else None
+        with processes(launch, CannotPrepare) as where:
+            cost = run_to_completion(where.begin(partial(cost_steps, order, workload=here), expected=CannotPrepare))
+            if not agree(cost):
+                return None
+            started = time.monotonic()
+            make = partial(reference_steps, order, kind=CannotPrepare, workload=here)
+            run_to_completion(where.begin(make, expected=CannotPrepare), show)
+        device = torch.device("cpu") if launch else choose_device()
+        collecting = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
+        references = run_to_completion(collecting)  # of the models that are finished now
+        seconds = round(time.monotonic() - started, 3)
+        references = replace(references, details={**references.details, "seconds": seconds})
         thresholds = AuditSpec().thresholds
         power = measure_power(served, workload, references, key=key, thresholds=thresholds)
         stored, sha256 = deployment.files.put(to_bytes(references))
@@ -110,7 +185,7 @@ def prepare_model(
             shutil.rmtree(done, ignore_errors=True)
     except (UnlearningError, WorkerError, Refused) as error:
         raise CannotPrepare(str(error)) from error
-    return Prepared(path=stored, samples=len(references), seconds=float(references.details["seconds"]))
+    return Prepared(path=stored, samples=len(references), seconds=seconds)
 
 
 def measure_power(
@@ -132,9 +207,3 @@ def measure_power(
         remain=signals(workload.train),
         thresholds=thresholds,
     )
-
-
-def without_samples(workload: Workload, *, erased: Collection[bytes], key: Callable[[str], bytes]) -> Workload:
-    """Leave samples out of a workload's training set. Raises InvalidWorkload if none is left."""
-    kept = [place for place, sample in enumerate(workload.train.ids) if key(sample) not in erased]
-    return replace(workload, train=workload.train.take(torch.tensor(kept, dtype=torch.int64)))

@@ -1,29 +1,40 @@
 """Train a workload's model by its own recipe, prepared for unlearning, or by its own function."""
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from expunge.errors import CannotTrain
-from expunge.operator.workloads import as_owners_error, choose_device, find_left_out
-from unlearning.data.workload import OwnTraining, check_data
-from unlearning.errors import UnlearningError
+from expunge.operator.references import ReferenceTraining, reference_steps
+from expunge.operator.workloads import as_owners_error, find_left_out, processes, without_samples
+from unlearning import ranks
+from unlearning.data.workload import OwnTraining, Workload, check_data
+from unlearning.errors import CheckpointUnusable, UnlearningError
+from unlearning.files import file_sha256, write_atomically, write_file
 from unlearning.networks import is_finite
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
-from unlearning.storage import save_weights
-from unlearning.task import Progress, run_to_completion
+from unlearning.state import State
+from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint, save_weights, to_bytes
+from unlearning.task import Outcome, Progress, run_to_completion
 from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
-from unlearning.training.references import train_reference_models
 from worker.failures import WorkerError
 from worker.inputs import load_workload
+from worker.ranks import Launch
+
+CHECKPOINT_SECONDS = 30.0
+"""Between two training checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +51,61 @@ class Trained:
     details: dict[str, object]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """What a process needs to train a model. left_out: samples of the training set. folder: for weights between slices."""
+
+    reference: str
+    allowed: Sequence[str]
+    left_out: frozenset[str]
+    plain: bool
+    seed: int
+    folder: Path
+
+    def load(self) -> Workload:
+        """Load the workload. Raises CannotTrain."""
+        try:
+            return load_workload(self.reference, allowed=self.allowed)
+        except WorkerError as error:
+            raise CannotTrain(str(error)) from error
+
+
+def training_steps(
+    order: Training, device: torch.device, state: State, *, workload: Workload | None = None
+) -> Generator[Progress, None, tuple[dict[str, Tensor], Outcome]]:
+    """Train a new model, and return its weights and buffers. workload: `order.load()`, if this process has it.
+
+    Raises CannotTrain.
+    """
+    workload = workload or order.load()
+    recipe = prepare_recipe(workload.training, plain=order.plain)
+    model = fresh(workload.build, seed=order.seed).to(device)
+
+    def keep(number: int, model: nn.Module) -> dict[str, object]:
+        content = to_bytes(model)
+        return {"slice": number, "sha256": ranks.by_first(lambda: write_file(content, order.folder)[1])}
+
+    try:
+        with as_owners_error(CannotTrain, workload, owned=order.allowed):
+            outcome = yield from train(
+                model,
+                without_samples(workload.train, order.left_out).to(device),
+                recipe,
+                objective=workload.objective,
+                seed=order.seed,
+                keep=keep,
+                state=state,
+            )
+    except UnlearningError as error:
+        hint = " --plain trains without Ready2Unlearn." if isinstance(recipe, Recipe) and recipe.readiness else ""
+        raise CannotTrain(f"{error}{hint}") from error
+    if not is_finite(model):
+        raise CannotTrain(
+            "The trained weights are not finite numbers. Lower the recipe's learning rate; nothing was written."
+        )
+    return model.state_dict(), outcome
+
+
 def train_workload(
     reference: str,
     *,
@@ -50,51 +116,48 @@ def train_workload(
     without: Collection[str] = (),
     without_subjects: Collection[str] = (),
     references: ReferencePlan | None = None,
+    launch: Launch | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Trained:
     """Train the workload that `reference` names and write `<sha256>.safetensors` with `<sha256>.json` beside it.
 
     Of a training in slices the weights after each slice but the last are written too; the JSON file lists them as `checkpoints`.
+    A training that is interrupted continues from its last training checkpoint, `<digest>.checkpoint`, when it is begun again in the
+    same folder; the digest is of everything that it depends on, but the content of the samples.
 
     without: IDs of training samples to leave out; without_subjects: people, all of whose samples are left out. plain: train without
     Ready2Unlearn, which a trainer adds or leaves out by itself. show: called after each step.
     references: a plan of reference models to train as well; what they say of the samples is kept in `<folder>/references`, for
-    `expunge references --prepared`.
+    `expunge references --prepared`. launch: how several processes are started that train together; None to train in this one.
+    checkpoint_seconds: between two checkpoints; 0 for one at every step.
     Raises CannotTrain with the reason, NobodyLeftOut if the training set has nothing of what is to be left out, and OSError if the
     weights cannot be written.
     """
-    try:
-        workload = load_workload(reference, allowed=allowed)
-    except WorkerError as error:
-        raise CannotTrain(str(error)) from error
-    recipe = prepare_recipe(workload.training, plain=plain)
-    device = choose_device()
-    model = fresh(workload.build, seed=seed).to(device)
+    order = Training(reference=reference, allowed=allowed, left_out=frozenset(), plain=plain, seed=seed, folder=folder)
+    workload = order.load()
     left_out = find_left_out(workload.train, without, frozenset(without_subjects))
-    samples = workload.train.take(
-        torch.tensor([i for i, name in enumerate(workload.train.ids) if name not in left_out])
-    )
+    order = dataclasses.replace(order, left_out=left_out)
     try:
         check_data(workload)
     except UnlearningError as error:
         raise CannotTrain(str(error)) from error
-    started = time.monotonic()
-
-    def keep(number: int, model: nn.Module) -> dict[str, object]:
-        return {"slice": number, "sha256": save_weights(model, folder)[1]}
-
-    try:
-        with as_owners_error(CannotTrain, workload, owned=allowed):
-            steps = train(model, samples.to(device), recipe, objective=workload.objective, seed=seed, keep=keep)
-            outcome = run_to_completion(steps, on_progress=show)
-    except UnlearningError as error:
-        hint = " --plain trains without Ready2Unlearn." if isinstance(recipe, Recipe) and recipe.readiness else ""
-        raise CannotTrain(f"{error}{hint}") from error
-    seconds = time.monotonic() - started
-    if not is_finite(model):
-        raise CannotTrain(
-            "The trained weights are not finite numbers. Lower the recipe's learning rate; nothing was written."
+    recipe = prepare_recipe(workload.training, plain=plain)
+    unfinished = _Unfinished(path=checkpoint_path(order, workload, recipe), interval=checkpoint_seconds)
+    here = workload if launch is None else None
+    with processes(launch, CannotTrain) as where:
+        steps = where.begin(
+            partial(training_steps, order, workload=here), resumed=unfinished.read(), expected=CannotTrain
         )
+
+        def after_step(progress: Progress) -> None:
+            unfinished.save_if_due(where.state, progress)
+            show(progress)
+
+        weights, outcome = run_to_completion(steps, on_progress=after_step)
+        seconds = unfinished.seconds
+    model = fresh(workload.build, seed=seed)
+    model.load_state_dict(weights)
     path, sha256 = save_weights(model, folder)
     details: dict[str, object] = {
         "workload": reference,
@@ -106,18 +169,83 @@ def train_workload(
     if outcome.kept:
         details["checkpoints"] = list(outcome.kept)
     path.with_suffix(".json").write_text(json.dumps(details, indent=2) + "\n")
+    unfinished.path.unlink(missing_ok=True)
     if references is not None:
-        seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
-        models = train_reference_models(seen, references, seed=seed, folder=folder / "references", device=device)
+        further = ReferenceTraining(
+            reference=reference,
+            allowed=allowed,
+            left_out=left_out,
+            weights=path,
+            sha256=sha256,
+            plan=references,
+            seed=seed,
+            folder=folder / "references",
+        )
+        seen = None
+        if launch is None:
+            samples = without_samples(workload.train, left_out)
+            seen = on_base_of(dataclasses.replace(workload, train=samples), model.cpu())
         try:
-            with as_owners_error(CannotTrain, workload, owned=allowed):
-                run_to_completion(models, show)
-        except (UnlearningError, CannotTrain) as error:
+            with processes(launch, CannotTrain) as where:
+                make = partial(reference_steps, further, kind=CannotTrain, workload=seen)
+                run_to_completion(where.begin(make, expected=CannotTrain), show)
+        except CannotTrain as error:
             raise CannotTrain(
                 f"The model was trained and written to {path}. Its references were not: {error} Mend it and register the model; "
                 "`expunge references --prepared` keeps the reference models that are finished, and trains the others."
             ) from error
     return Trained(path=path, sha256=sha256, seconds=seconds, left_out=len(left_out), details=details)
+
+
+@dataclass(slots=True, eq=False)
+class _Unfinished:
+    """The training checkpoint of a training that has not ended. seconds: of training, those before an interruption included."""
+
+    path: Path
+    interval: float
+    before: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    saved_at: float = field(default_factory=time.monotonic)
+    saved_step: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.begun
+
+    def read(self) -> dict[str, Any]:
+        """Return the state to continue from; empty if there is none that can be used."""
+        try:
+            content = load_training_checkpoint(self.path, file_sha256(self.path))
+        except (CheckpointUnusable, FileNotFoundError):
+            return {}
+        self.before = content["seconds"]
+        state: dict[str, Any] = content["state"]
+        return state
+
+    def save_if_due(self, state: State, progress: Progress) -> None:
+        """Write a checkpoint once the interval is over. A full disk does not end the training."""
+        step = progress.step if state.step is None else state.step
+        if time.monotonic() - self.saved_at < self.interval or step == self.saved_step:
+            return
+        self.saved_at, self.saved_step = time.monotonic(), step
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, checkpoint_to_bytes({"seconds": self.seconds, "state": state.snapshot()}))
+
+
+def checkpoint_path(order: Training, workload: Workload, recipe: Recipe | OwnTraining) -> Path:
+    """Name the training checkpoint by the SHA-256 of what the training depends on."""
+    what = {
+        "workload": order.reference,
+        "network": str(fresh(workload.build, seed=0)),
+        "recipe": training_settings(recipe),
+        "samples": workload.train.ids,
+        "left_out": sorted(order.left_out),
+        "slices": workload.train.slices,
+        "seed": order.seed,
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return order.folder / f"{digest}.checkpoint"
 
 
 def prepare_recipe(recipe: Recipe | OwnTraining, *, plain: bool) -> Recipe | OwnTraining:

@@ -1,10 +1,14 @@
-"""Load a workload's model from a file of weights, make a dry run of a job, and make the Task of it, as the worker does."""
+"""Load a workload's model from a file of weights, train on one process or several, make a dry run of a job, and make its Task."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from expunge.errors import ExpungeError, NobodyLeftOut
@@ -14,9 +18,14 @@ from unlearning.dry_run import dry_run
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.specs import Method
-from unlearning.task import Task
-from worker.failures import WorkerError, classify, describe, is_owners
+from unlearning.state import State
+from unlearning.task import Progress, Task
+from worker.failures import RankFailed, WorkerError, classify, describe, is_owners
 from worker.inputs import load_model
+from worker.ranks import Launch, Make, Ranks, launched, plan_launch
+from worker.settings import ProcessSettings
+
+T = TypeVar("T")
 
 
 def choose_device() -> torch.device:
@@ -27,6 +36,53 @@ def choose_device() -> torch.device:
 def load_file(workload: Workload, path: Path) -> nn.Module:
     """Load the workload's model with the weights in `path`. Raises WeightsMissing or WeightsDamaged."""
     return load_model(workload, path, file_sha256(path), choose_device())
+
+
+def without_samples(train: SampleSet, left_out: Collection[str]) -> SampleSet:
+    """Leave samples out of a training set."""
+    kept = [place for place, sample in enumerate(train.ids) if sample not in left_out]
+    return train.take(torch.tensor(kept, dtype=torch.int64))
+
+
+@dataclass(slots=True, eq=False)
+class ThisProcess:
+    """Begins here what `Ranks` begin on several processes. state: of the steps that were begun last."""
+
+    state: State = field(default_factory=State)
+
+    def begin(
+        self, make: Make[T], *, resumed: Mapping[str, Any] = MappingProxyType({}), expected: type[Exception]
+    ) -> Generator[Progress, None, T]:
+        """Begin steps."""
+        self.state = State(resumed)
+        return make(choose_device(), self.state)
+
+
+def plan_processes(count: str | None, kind: type[ExpungeError]) -> Launch | None:
+    """Return how processes are started that train together; None for this one alone.
+
+    count: of this host, or "auto"; by default as the environment says, which also names other hosts. Raises `kind`.
+    """
+    try:
+        return plan_launch(ProcessSettings.model_validate({} if count is None else {"processes": count}))
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, each['loc'][:1]))}: {each['msg']}" for each in error.errors())
+        raise kind(f"The processes cannot be started: {found}.") from None
+    except WorkerError as error:
+        raise kind(str(error)) from error
+
+
+@contextmanager
+def processes(launch: Launch | None, kind: type[ExpungeError]) -> Iterator[ThisProcess | Ranks]:
+    """Give what begins steps: this process, or ranks, which end on the way out. A rank that fails is raised as `kind`."""
+    if launch is None:
+        yield ThisProcess()
+        return
+    try:
+        with launched(launch) as ranks:
+            yield ranks
+    except WorkerError as error:
+        raise kind(error.failure.detail if isinstance(error, RankFailed) else str(error)) from error
 
 
 def find_left_out(train: SampleSet, without: Collection[str], people: Collection[str] = ()) -> frozenset[str]:

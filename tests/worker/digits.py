@@ -199,4 +199,5 @@ MORTAL = "EXPUNGE_TEST_MORTAL"
 
 def on_ranks() -> Workload:
     made = workload()
-    return replace(made, build=lambda: network().append(Mortal()), recipe=replace(made.recipe, epochs=2))
+    recipe = replace(made.recipe, epochs=2, precision="float32")
+    return replace(made, build=lambda: network().append(Mortal()), recipe=recipe)

@@ -69,14 +69,17 @@ def train(
     objective: Objective,
     seed: int,
     keep: KeepSlice | None = None,
+    state: State | None = None,
 ) -> Steps:
     """Train `model` in place, yielding after each batch, or at each report of its owner's function; leave it in evaluation mode.
 
     Samples that come in slices are learned slice by slice (`slices`). keep: keeps the weights after each of them but the last.
+    state: gets what a training checkpoint holds, and may hold one to continue from.
     Same seed, same weights on the same machine. The caller's random state does not change.
     """
-    steps = train_steps(model, samples, recipe, objective=objective, seed=seed, state=State(), keep=keep)
-    return isolated(steps, seed=seed)
+    state = state or State()
+    steps = train_steps(model, samples, recipe, objective=objective, seed=seed, state=state, keep=keep)
+    return isolated(steps, seed=seed, state=state)
 
 
 def train_steps(

@@ -1,10 +1,16 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
+import safetensors.torch
+import torch
 
 from expunge.errors import CannotTrain, NobodyLeftOut
-from expunge.operator.training import train_workload
+from expunge.operator.training import Trained, train_workload
+from expunge.operator.workloads import plan_processes
 from tests.worker import digits
 from unlearning.specs.references import ReferencePlan
 from unlearning.task import Progress
@@ -12,6 +18,7 @@ from unlearning.training.run import TrainingRun
 
 INTEGERS = "tests.worker.digits:with_integer_ids"
 TRAINER = "tests.worker.digits:with_trainer"
+SHORT = "tests.worker.digits:on_ranks"
 
 
 def test_who_has_an_integer_for_an_id_is_left_out_by_its_digits(tmp_path: Path) -> None:
@@ -95,3 +102,101 @@ def test_reference_models_that_were_finished_before_the_function_failed_are_kept
     train_workload(TRAINER, allowed=("tests",), folder=tmp_path, references=plan)
 
     assert begun[4:] == [1.0, 0.5, 0.5]
+
+
+def stop_at(step: int) -> Callable[[Progress], None]:
+    """What Ctrl-C does in the middle of a training."""
+
+    def show(progress: Progress) -> None:
+        if progress.step == step:
+            raise KeyboardInterrupt
+
+    return show
+
+
+def test_an_interrupted_training_continues_and_ends_in_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
+    whole = train_workload(SHORT, allowed=("tests",), folder=tmp_path / "whole", plain=True)
+    again = {"allowed": ("tests",), "folder": tmp_path / "again", "plain": True, "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train_workload(SHORT, **again, show=stop_at(9))  # type: ignore[arg-type]  # a dict of any
+    steps: list[int] = []
+    other = train_workload(SHORT, **again | {"seed": 1})  # type: ignore[arg-type]
+    found = train_workload(SHORT, **again, show=lambda progress: steps.append(progress.step))  # type: ignore[arg-type]
+
+    assert steps == list(range(10, 27))
+    assert (found.sha256, found.sha256 == other.sha256) == (whole.sha256, False)
+    assert list((tmp_path / "again").glob("*.checkpoint")) == []
+
+
+def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
+    given = {"allowed": ("tests",), "folder": tmp_path, "plain": True, "checkpoint_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train_workload(SHORT, **given, show=stop_at(3))  # type: ignore[arg-type]  # a dict of any
+    (checkpoint,) = tmp_path.glob("*.checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    steps: list[int] = []
+    train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))  # type: ignore[arg-type]
+
+    assert steps[0] == 1
+
+
+def on_two(reference: str, folder: Path, **options: object) -> Trained:
+    options = {"plain": True, "launch": plan_processes("2", CannotTrain)} | options
+    try:
+        return train_workload(reference, allowed=("tests",), folder=folder, **options)  # type: ignore[arg-type]
+    finally:
+        assert not [child for child in psutil.Process().children(recursive=True) if "worker.rank" in child.cmdline()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", [SHORT])
+def test_two_processes_train_the_model_and_its_references_that_one_trains(reference: str, tmp_path: Path) -> None:
+    plan = ReferencePlan(rounds=1, audit_rounds=1)
+    two = on_two(reference, tmp_path / "2", references=plan)
+    one = on_two(reference, tmp_path / "1", references=plan, launch=None)
+
+    weights, others = (safetensors.torch.load_file(made.path) for made in (one, two))
+    assert weights.keys() == others.keys()
+    assert all(torch.allclose(tensor, others[name], rtol=0, atol=1e-4) for name, tensor in weights.items())
+    files = [sorted((tmp_path / number / "references").glob("*/*.npz")) for number in ("1", "2")]
+    assert [len(found) for found in files] == [plan.trainings] * 2
+    for first, second in zip(*files, strict=True):
+        assert first.relative_to(tmp_path / "1") == second.relative_to(tmp_path / "2")
+        np.testing.assert_allclose(np.load(first)["signal"], np.load(second)["signal"], rtol=0, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_a_training_on_processes_continues_after_a_killed_one_and_after_ctrl_c_on_any_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = tmp_path / "the second rank is to die"
+    sign.touch()
+    monkeypatch.setenv(digits.MORTAL, str(sign))
+    with pytest.raises(CannotTrain, match="was killed"):
+        on_two(SHORT, tmp_path / "2", checkpoint_seconds=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        on_two(SHORT, tmp_path / "2", checkpoint_seconds=0.0, show=stop_at(15))
+    steps: list[int] = []
+    found = on_two(SHORT, tmp_path / "2", launch=None, show=lambda progress: steps.append(progress.step))
+    whole = on_two(SHORT, tmp_path / "1", launch=None)
+
+    assert (steps[0], steps[-1]) == (16, 26)
+    one, two = (safetensors.torch.load_file(made.path) for made in (whole, found))
+    assert all(torch.allclose(tensor, two[name], rtol=0, atol=1e-4) for name, tensor in one.items())
+
+
+@pytest.mark.slow
+def test_what_a_process_raises_is_said_as_by_one(tmp_path: Path) -> None:
+    said = []
+    for launch in (None, plan_processes("2", CannotTrain)):
+        with pytest.raises(CannotTrain) as caught:
+            on_two("tests.worker.digits:with_raising_trainer", tmp_path, launch=launch)
+        said.append(str(caught.value))
+
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("count", ["0", "many"])
+def test_a_number_of_processes_that_is_none_is_refused(count: str) -> None:
+    with pytest.raises(CannotTrain, match="processes"):
+        plan_processes(count, CannotTrain)
