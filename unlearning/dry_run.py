@@ -23,8 +23,9 @@ from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_
 from unlearning.errors import InvalidWorkload, NotFinite, TrainerFault, WeightsDamaged
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import batched_answers
-from unlearning.methods.registry import unlearn
+from unlearning.methods.registry import check_parts_suffice, unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
+from unlearning.sharding import blocks_of
 from unlearning.specs import IEU, LTU, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.suitability import NEEDS, Need
@@ -250,6 +251,9 @@ def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     """Take a few steps of a method on a copy, with a training checkpoint in between; return the copy."""
     if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
         scene.workload.train.check_random_access(f"Steps of {spec.kind}")
+    if scene.workload.sharded:
+        check_parts_suffice(spec.kind)
+        blocks_of(scene.model, scene.workload.sharded)
     task = _task(scene, spec)
     steps = unlearn(_short(spec), task)
     try:

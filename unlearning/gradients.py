@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from unlearning.data.objectives import Forward
-from unlearning.errors import UnsupportedWorkload
+from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.networks import check_differentiable, replaced
+from unlearning.sharding import is_part, is_sharded, local, norm_of_parts
 
 Parameters = Mapping[str, Tensor]
 Loss = Callable[[Forward], Tensor]
@@ -32,7 +33,12 @@ def forward_with(model: nn.Module, parameters: Parameters) -> Forward:
         raise UnsupportedWorkload(
             f"`build` returned a {type(model).__name__}; return the plain network, without the wrapper."
         )
-    given = {id(p): parameters[name] for name, p in model.named_parameters() if name in parameters}
+    own = dict(model.named_parameters())
+    if is_sharded(model):
+        if any(parameter is not own[name] for name, parameter in parameters.items()):
+            raise MethodRefused("A sharded model cannot be called with other parameters than its own.")
+        own = {}  # they stay in their places, where they are gathered
+    given = {id(p): parameters[name] for name, p in own.items() if name in parameters}
     return replaced(model, given | {id(buffer): buffer.clone() for buffer in model.buffers()})
 
 
@@ -52,15 +58,32 @@ def descend(parameters: Parameters, loss: Tensor, *, rate: float, differentiable
 
 
 def flat_gradient(loss: Tensor, parameters: Parameters) -> Tensor:
-    """Compute ∇loss as one vector (p,) over all parameters in their order; 0 where the loss does not depend on a parameter."""
+    """Compute ∇loss as one vector (p,) over all parameters in their order; 0 where the loss does not depend on a parameter.
+
+    Of sharded parameters each rank gets the part of the gradient that belongs to its parts.
+    """
+    if any(map(is_part, parameters.values())):
+        return _flat_gradient_of_parts(loss, parameters)
     gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     filled = (torch.zeros_like(p) if g is None else g for p, g in zip(parameters.values(), gradients, strict=True))
     return torch.cat([g.reshape(-1) for g in filled])
 
 
-def clip_gradient(gradient: Tensor, max_norm: float) -> Tensor:
-    """Scale a gradient (p,) down to the norm `max_norm` if it is longer."""
-    scale: Tensor = max_norm / gradient.norm().clamp(min=max_norm)
+def _flat_gradient_of_parts(loss: Tensor, parameters: Parameters) -> Tensor:
+    """Compute it by a backward pass, in which the gradients are summed over the ranks."""
+    for parameter in parameters.values():
+        parameter.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+    found = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad) for p in parameters.values()]
+    for parameter in parameters.values():
+        parameter.grad = None
+    return torch.cat([part.reshape(-1) for part in found])
+
+
+def clip_gradient(gradient: Tensor, max_norm: float, *, sharded: bool = False) -> Tensor:
+    """Scale a gradient (p,) down to the norm `max_norm` if it is longer. sharded: each rank has a part of it."""
+    length = norm_of_parts(gradient) if sharded else gradient.norm()
+    scale: Tensor = max_norm / length.clamp(min=max_norm)
     return gradient * scale
 
 
@@ -73,8 +96,8 @@ def clip_loss_gradient(loss: Tensor, parameters: Parameters, max_norm: float) ->
 
 @torch.no_grad()
 def step_along(parameters: Iterable[Tensor], direction: Tensor, *, rate: float) -> None:
-    """Update θ ← θ − rate·direction in place; `direction` is one vector (p,) in the parameters' order."""
+    """Update θ ← θ − rate·direction in place; `direction` is one vector (p,) in the parameters' order, of parts their own."""
     start = 0
-    for p in parameters:
+    for p in map(local, parameters):
         p -= rate * direction[start : start + p.numel()].view_as(p)
         start += p.numel()

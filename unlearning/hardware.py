@@ -13,6 +13,7 @@ from unlearning.data.batches import Batch, Inputs
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Answers, Objective, answers
 from unlearning.data.samples import SampleSet
+from unlearning.sharding import is_sharded, local
 from unlearning.specs.training import Precision
 from unlearning.task import Steps, each_step_in
 
@@ -60,7 +61,7 @@ def channels_last(inputs: Tensor) -> Tensor:
 
 def input_layout(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """Return `channels_last` if the network's own 2-d convolutions are laid out so, else the identity."""
-    weights = (layer.weight for layer in _convolutions(network))
+    weights = (local(layer.weight) for layer in _convolutions(network))
     if any(w.is_contiguous(memory_format=torch.channels_last) and not w.is_contiguous() for w in weights):
         return channels_last
     return lambda inputs: inputs
@@ -70,10 +71,10 @@ def input_layout(network: nn.Module) -> Callable[[Tensor], Tensor]:
 def in_fastest_layout(network: N, inputs: Inputs) -> N:
     """Lay out a network channels-last, in place, if its inputs are images and it runs so on these two; return it.
 
-    A network that reshapes by `view` may not run so, and stays as it is. It must be in evaluation mode.
+    A network that reshapes by `view` may not run so, and stays as it is, as does a sharded one. It must be in evaluation mode.
     """
     convolutions = _convolutions(network)
-    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not convolutions:
+    if not isinstance(inputs, Tensor) or inputs.dim() != 4 or not convolutions or is_sharded(network):
         return network
     given = [layer.weight.data for layer in convolutions]
     for layer in convolutions:

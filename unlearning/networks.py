@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearning.errors import MethodRefused
+from unlearning.sharding import copy_sharded, gathered, is_sharded, local
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -22,17 +24,20 @@ _NO_SECOND_DERIVATIVE = ("is not implemented", "differentiate twice", "ouble bac
 """What torch says where an operation cannot be differentiated, or not twice."""
 
 
-def copy_network(network: N) -> N:
+def copy_network(network: N, *, instead: Mapping[int, object] = MappingProxyType({})) -> N:
     """Copy a network with its weights, its modes and what requires a gradient.
 
     `copy.deepcopy` alone refuses tensors that a forward pass has left in a module, as old weight norm does and modules that keep
     their last features; they are copied without their history. Attributes that cannot be copied at all, such as locks, are shared.
+    instead: what stands in the copy in place of objects, by their `id`.
     """
+    if is_sharded(network):
+        return copy_sharded(network)
     memo: dict[int, object] = {
         id(value): value.detach().clone()
         for value in _attributes(network)
         if isinstance(value, Tensor) and value.grad_fn is not None
-    }
+    } | dict(instead)
     try:
         return copy.deepcopy(network, dict(memo))
     except _UNCOPIED:
@@ -126,8 +131,11 @@ def frozen_share(network: nn.Module) -> float:
 
 
 def is_finite(network: nn.Module) -> bool:
-    """Return whether all parameters that require a gradient are finite. Frozen ones, which no method moves, may be masks of −∞."""
-    return all(bool(p.isfinite().all()) for p in network.parameters() if p.requires_grad)
+    """Return whether all parameters that require a gradient are finite. Frozen ones, which no method moves, may be masks of −∞.
+
+    Of a sharded network each rank asks its own part.
+    """
+    return all(bool(local(p).isfinite().all()) for p in network.parameters() if p.requires_grad)
 
 
 def frozen_tensors(network: nn.Module) -> dict[str, Tensor]:
@@ -153,7 +161,7 @@ def take_frozen(network: N, original: nn.Module) -> N:
         if tensor is not None
     }
     for name, tensor in frozen_tensors(network).items():
-        tensor.copy_(others[name])
+        tensor.copy_(gathered(others[name]))
     return network
 
 

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from unlearning.data.batches import leaves, map_tree, sent
 from unlearning.errors import UnsupportedWorkload
 from unlearning.networks import Replaced, batch_norm_layers, replaced
+from unlearning.sharding import is_sharded
 
 T = TypeVar("T")
 
@@ -145,9 +146,9 @@ def _rows(found: Tensor, *, start: int, stop: int, of: int) -> Tensor:
 
 
 def _copied_pass(forward: nn.Module | Replaced) -> Replaced:
-    """Return the pass with copies of its parameters, whose gradients are summed over the ranks."""
+    """Return the pass with copies of its parameters, whose gradients are summed over the ranks. A sharded network sums its own."""
     if isinstance(forward, nn.Module):
-        forward = replaced(forward, {id(p): p for p in forward.parameters()})
+        forward = replaced(forward, {} if is_sharded(forward) else {id(p): p for p in forward.parameters()})
     moving = {id(tensor): tensor for tensor in forward.tensors.values() if tensor.requires_grad}
     if not moving or not torch.is_grad_enabled():
         return forward

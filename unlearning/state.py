@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unlearning.data.batches import Batch
 from unlearning.data.samples import SampleSet
+from unlearning.sharding import take_optimiser_parts
 
 
 class Stateful(Protocol):
@@ -80,6 +81,8 @@ def _restore(part: Part, value: Any) -> None:
         case dict():
             for name, tensor in part.items():
                 tensor.copy_(value[name])
+        case torch.optim.Optimizer():
+            part.load_state_dict(take_optimiser_parts(part, value))
         case _:
             part.load_state_dict(value)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256, write_file
+from unlearning.sharding import whole
 
 _FORMAT = "expunge-checkpoint-1"
 _WRAPPERS = ("._orig_mod.", ".module.")
@@ -27,10 +28,13 @@ def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
 
 
 def to_bytes(model: nn.Module) -> bytes:
-    """Serialise all weights and buffers as a safetensors file; equal weights give equal bytes."""
+    """Serialise all weights and buffers as a safetensors file; equal weights give equal bytes.
+
+    Of a sharded model the first rank alone gets them; all must call this.
+    """
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
     return safetensors.torch.save(
-        {name: t.detach().cpu().clone().contiguous() for name, t in model.state_dict().items()}
+        {name: t.detach().cpu().clone().contiguous() for name, t in whole(model.state_dict()).items()}
     )
 
 

@@ -18,6 +18,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.files import read_file
+from unlearning.sharding import place
 from unlearning.storage import load_weights
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
@@ -88,9 +89,8 @@ def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None
     """
     workload = load_workload(claim.workload, allowed=settings.allowed)
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
-    original = load_model(
-        workload, settings.files.fetch(claim.weights_path, claim.weights_sha256), claim.weights_sha256, device
-    )
+    weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
+    original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))
     split = split_train(
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
     )
@@ -98,7 +98,7 @@ def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None
     references, unused = _load_references(claim, split, held_out, settings)
     return JobInputs(
         workload=workload,
-        original=original,
+        original=place(original, workload.sharded, device),
         reference=_load_reference(workload, claim, settings, device),
         forget=split.forget.in_memory().to(device),
         remain=split.remain.to(device),
@@ -137,7 +137,8 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
         return None
     try:
         path = settings.files.fetch(claim.reference.weights_path, claim.reference.weights_sha256)
-        return load_model(workload, path, claim.reference.weights_sha256, device)
+        model = load_model(workload, path, claim.reference.weights_sha256, torch.device("cpu"))
+        return place(model, workload.sharded, device)
     except WeightsError as error:
         logger.warning("job %s is audited without its reference model: %s", claim.job_id, error)
         return None
@@ -183,12 +184,12 @@ def split_train(
     """
     forget_index: list[int] = []
     remain_index: list[int] = []
-    for place, sample in enumerate(train.ids):
+    for position, sample in enumerate(train.ids):
         digest = sample_digest(key, dataset, sample)
         if digest in forget:
-            forget_index.append(place)
+            forget_index.append(position)
         elif digest not in erased:
-            remain_index.append(place)
+            remain_index.append(position)
     if len(forget_index) != len(forget):
         raise SamplesMissing(
             f"The workload's training set has {len(forget_index)} of the {len(forget)} samples to forget. Either the "

@@ -27,6 +27,7 @@ from unlearning import ranks
 from unlearning.audit.findings import Findings
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.networks import copy_network
+from unlearning.sharding import whole
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
 from worker.attempt import audit_steps, method_steps
@@ -116,11 +117,11 @@ class Rank:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what a training checkpoint holds."""
-        return self.state.snapshot()
+        return dict(whole(self.state.snapshot()))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the model's weights and buffers."""
-        return self.model.state_dict()
+        return dict(whole(self.model.state_dict()))
 
 
 def serve(rank: Rank, orders: Orders | None) -> None:

@@ -309,7 +309,7 @@ def check_models(
             continue  # The checks of workloads and weights say so.
         try:
             workload = load_workload(reference, allowed=allowed)
-            model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device())
+            model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device(workload))
             methods = [parse(spec) for spec in policy]
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
         except (WeightsError, StorageError):

@@ -160,7 +160,7 @@ def prepare_model(
             started = time.monotonic()
             make = partial(reference_steps, order, kind=CannotPrepare, workload=here)
             run_to_completion(where.begin(make, expected=CannotPrepare), show)
-        device = torch.device("cpu") if launch else choose_device()
+        device = torch.device("cpu") if launch else choose_device(workload)
         collecting = prepare_references(workload, plan, seed=seed, folder=folder, key=key, device=device)
         references = run_to_completion(collecting)  # of the models that are finished now
         seconds = round(time.monotonic() - started, 3)

@@ -68,7 +68,7 @@ def register_workload(
         path = find_weights(weights, reference)
         sha256, details = file_sha256(path), read_details(path)
         methods = chosen or default_policy(workload, details)
-        model = load_model(workload, path, sha256, choose_device())
+        model = load_model(workload, path, sha256, choose_device(workload))
         check_data(workload)
         if dry_run:
             check_dry_run(workload, model, policy=methods, owned=allow_list(deployment.workloads), tell=tell)
@@ -131,7 +131,7 @@ def register_new_version(
             workload = load_workload(model.workload, allowed=allow_list(deployment.workloads))
             path = find_weights(weights, model.workload)
             sha256 = file_sha256(path)
-            network = load_model(workload, path, sha256, choose_device())
+            network = load_model(workload, path, sha256, choose_device(workload))
             if not accept_untrained:
                 check_trained(workload, network)
             left_out = find_left_out(workload.train, without, frozenset(without_subjects))
@@ -199,10 +199,15 @@ def check_trained(workload: Workload, model: nn.Module) -> None:
 
 
 def default_policy(workload: Workload, details: Mapping[str, object]) -> Sequence[Method]:
-    """Return LTU, IEU and Retrain, for a stream Retrain alone; what is exact and cheap comes before them where it is possible."""
+    """Return LTU, IEU and Retrain, without those that a stream or a sharded model does not allow.
+
+    What is exact and cheap comes before them where it is possible.
+    """
     policy: Sequence[Method] = DEFAULT_POLICY
     if not workload.train.random_access:
         policy = [method for method in policy if Need.RANDOM_ACCESS not in NEEDS[method.kind]]
+    if workload.sharded:
+        policy = [method for method in policy if Need.WHOLE_MODEL not in NEEDS[method.kind]]
     if details.get(CHECKPOINTS):
         policy = (CHEAP_REWIND, *policy[:-1], Rewind(), *policy[-1:])
     return policy if workload.adapters is None else (DropAdapter(), *policy)

@@ -80,7 +80,7 @@ def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Mo
     task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
     task.check()
     return make_study(
-        parse(method_object(files.method)), task, held_out.audit.to(choose_device()), seed=seed
+        parse(method_object(files.method)), task, held_out.audit.to(choose_device(workload)), seed=seed
     ), unlearned
 
 

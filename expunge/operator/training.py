@@ -22,6 +22,7 @@ from unlearning.data.workload import OwnTraining, Workload, check_data
 from unlearning.errors import CheckpointUnusable, UnlearningError
 from unlearning.files import file_sha256, write_atomically, write_file
 from unlearning.networks import is_finite
+from unlearning.sharding import place, whole
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.state import State
@@ -78,8 +79,8 @@ def training_steps(
     Raises CannotTrain.
     """
     workload = workload or order.load()
-    recipe = prepare_recipe(workload.training, plain=order.plain)
-    model = fresh(workload.build, seed=order.seed).to(device)
+    recipe = prepare_recipe(workload.training, plain=order.plain or bool(workload.sharded))
+    model = place(fresh(workload.build, seed=order.seed), workload.sharded, device)
 
     def keep(number: int, model: nn.Module) -> dict[str, object]:
         content = to_bytes(model)
@@ -103,7 +104,7 @@ def training_steps(
         raise CannotTrain(
             "The trained weights are not finite numbers. Lower the recipe's learning rate; nothing was written."
         )
-    return model.state_dict(), outcome
+    return whole(model.state_dict()), outcome
 
 
 def train_workload(
@@ -142,7 +143,7 @@ def train_workload(
         check_data(workload)
     except UnlearningError as error:
         raise CannotTrain(str(error)) from error
-    recipe = prepare_recipe(workload.training, plain=plain)
+    recipe = prepare_recipe(workload.training, plain=plain or bool(workload.sharded))
     unfinished = _Unfinished(path=checkpoint_path(order, workload, recipe), interval=checkpoint_seconds)
     here = workload if launch is None else None
     with processes(launch, CannotTrain) as where:

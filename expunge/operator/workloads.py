@@ -28,14 +28,15 @@ from worker.settings import ProcessSettings
 T = TypeVar("T")
 
 
-def choose_device() -> torch.device:
-    """Choose the GPU if CUDA finds one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(workload: Workload | None = None) -> torch.device:
+    """Choose the GPU if CUDA finds one, else the CPU. The whole model of a workload that is `sharded` does not fit a GPU."""
+    fits = workload is None or not workload.sharded
+    return torch.device("cuda" if fits and torch.cuda.is_available() else "cpu")
 
 
 def load_file(workload: Workload, path: Path) -> nn.Module:
     """Load the workload's model with the weights in `path`. Raises WeightsMissing or WeightsDamaged."""
-    return load_model(workload, path, file_sha256(path), choose_device())
+    return load_model(workload, path, file_sha256(path), choose_device(workload))
 
 
 def without_samples(train: SampleSet, left_out: Collection[str]) -> SampleSet:
@@ -147,7 +148,7 @@ def make_task(
     workload: Workload, model: nn.Module, *, forget: SampleSet, remain: SampleSet, held_out: HeldOut, seed: int
 ) -> Task:
     """Make a method's task, with all samples on the device that `choose_device` gives."""
-    device = choose_device()
+    device = choose_device(workload)
     return Task(
         model=model,
         build=workload.build,

@@ -26,13 +26,16 @@ from unlearning.data.workload import OwnTraining, Workload
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
 from unlearning.methods.registry import METHODS
+from unlearning.networks import copy_network
+from unlearning.sharding import gathered, is_sharded, place, whole
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
+from unlearning.specs.suitability import NEEDS, Need
 from unlearning.specs.training import Augmentation, Ready2Unlearn, Recipe
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
 from unlearning.task import Task, run_to_completion
-from unlearning.training.loop import fit
+from unlearning.training.loop import fit, fresh, train
 from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun
 
@@ -47,6 +50,9 @@ AUDIT = AuditSpec(
     relearn_controls=3,
 )
 Found = dict[str, Tensor]
+
+OF_PARTS = sorted(kind for kind, needs in NEEDS.items() if not needs & {Need.WHOLE_MODEL, Need.SLICES})
+"""Methods that a sharded model can be unlearned by."""
 
 
 def samples(count: int, *, seed: int) -> SampleSet:
@@ -89,7 +95,8 @@ def task(build: Callable[[], nn.Module] = normalised, *, forgotten: int = 23, re
 def unlearned(spec: Spec, given: Task) -> Found:
     outcome = run_to_completion(small.start(spec, given))
     figures = {f"metric {name}": torch.tensor(value) for name, value in outcome.metrics.items()}
-    return small.state(given.model) | figures | {"steps": torch.tensor(outcome.steps)}
+    weights = {name: gathered(tensor).clone() for name, tensor in given.model.state_dict().items()}
+    return weights | figures | {"steps": torch.tensor(outcome.steps)}
 
 
 def by(kind: str, given: Callable[[], Task] = task, **changes: object) -> Callable[[], Found]:
@@ -135,15 +142,16 @@ class WithUnused(nn.Module):
         return answers
 
 
-def resumed() -> Found:
-    given = task()
+def resumed(make: Callable[[], Task] = task) -> Found:
+    """The second half comes from the checkpoint of the first rank, as it is on disk."""
+    given = make()
     steps = small.start(spec_of("matching"), given)
     next(steps), next(steps)
     with tempfile.TemporaryDirectory() as folder:
-        content = load_training_checkpoint(*save_training_checkpoint(given.state.snapshot(), Path(folder)))
+        content = load_training_checkpoint(*save_training_checkpoint(whole(given.state.snapshot()), Path(folder)))
     steps.close()
-    again = task()
-    again.state.resumed = content
+    again = make()
+    again.state.resumed = ranks.broadcast(content)
     return unlearned(spec_of("matching"), again)
 
 
@@ -174,9 +182,9 @@ def referred() -> Found:
     return {"predictions": found.predictions, "losses": found.losses, "unseen": found.unseen, "seen": found.seen}
 
 
-def audited() -> Found:
-    given = task()
-    changed = copy.deepcopy(given.model)
+def audited(make: Callable[[], Task] = task) -> Found:
+    given = make()
+    changed = copy_network(given.model)
     with torch.no_grad():
         for parameter in changed.parameters():
             parameter.mul_(0.9)
@@ -201,6 +209,51 @@ def audited() -> Found:
     }
 
 
+class Blocks(nn.Module):
+    """Its two blocks are gathered one at a time. The weight that it uses twice lies outside them, and a parameter is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(small.WIDTH, 7), nn.Linear(small.WIDTH, 7)
+        self.last.weight = self.first.weight
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(7, 7), nn.BatchNorm1d(7), nn.ReLU()) for _ in range(2))
+        self.head = nn.Linear(7, small.CLASSES)
+        self.head.bias.requires_grad_(False)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found = self.first(inputs) + self.last(inputs.flip(0)).flip(0)
+        for block in self.blocks:
+            found = found + block(found)
+        answers: Tensor = self.head(found)
+        return answers
+
+
+def of_parts() -> Task:
+    """The model is whole in one process, and on ranks in parts."""
+    made = task(Blocks, references=True)
+    made.model = place(made.model, True, torch.device("cpu"))
+    assert is_sharded(made.model) is (ranks.count() > 1)
+    return made
+
+
+def sharded(kind: str) -> Callable[[], Found]:
+    def without_references() -> Task:
+        given = of_parts()
+        given.references = None
+        return given
+
+    return by(kind, of_parts if kind == "matching" else without_references)
+
+
+def in_single_precision() -> Found:
+    """torch reduces float32 by other operations than float64."""
+    model = place(fresh(small.plain, seed=1), True, torch.device("cpu"))
+    given = small.samples(61, seed=1)
+    run_to_completion(train(model, given, replace(RECIPE, learning_rate=0.01), objective=small.OBJECTIVE, seed=1))
+    return {name: gathered(tensor).clone() for name, tensor in model.state_dict().items()}
+
+
 CASES: dict[str, Callable[[], Found]] = {
     **{kind: by(kind) for kind in sorted(METHODS.keys() - OF_ADAPTERS - {"ltu"})},
     "ltu": with_given_attacks,
@@ -218,6 +271,11 @@ CASES: dict[str, Callable[[], Found]] = {
     "an owner's function": by_its_owner,
     "reference models": referred,
     "an audit": audited,
+    **{f"{kind}, sharded": sharded(kind) for kind in OF_PARTS},
+    "ieu by references, sharded": by("ieu", of_parts),
+    "a resumed run, sharded": lambda: resumed(of_parts),
+    "an audit, sharded": lambda: audited(of_parts),
+    "a training in float32, sharded": in_single_precision,
 }
 """Each gives tensors that are the same for any number of ranks."""
 

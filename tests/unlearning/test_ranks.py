@@ -6,9 +6,14 @@ import sys
 
 import pytest
 import torch
+from torch import nn
 
 from tests.unlearning.ranked import CASES, OF_RANKS, Found
 from unlearning import ranks
+from unlearning.errors import MethodRefused, UnsupportedWorkload
+from unlearning.methods.registry import check_parts_suffice
+from unlearning.sharding import Blocks, blocks_of, is_sharded, place
+from unlearning.specs.suitability import NEEDS, Need
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,48 @@ def test_two_ranks_end_where_one_process_ends(case: str, pair: list[dict[str, Fo
 def test_ranks_keep_the_same_weights_where_each_draws_for_itself(case: str, pair: list[dict[str, Found]]) -> None:
     first, second = (found[case] for found in pair)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("kind", sorted(kind for kind, needs in NEEDS.items() if Need.WHOLE_MODEL in needs))
+def test_a_method_that_needs_the_whole_model_refuses_a_sharded_one_with_the_reason(kind: str) -> None:
+    with pytest.raises(MethodRefused, match=f"{kind} needs all of it"):
+        check_parts_suffice(kind)
+
+
+class Tied(nn.Module):
+    """Its two blocks share a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(3, 3) for _ in range(2))
+        self.blocks[1].weight = self.blocks[0].weight
+
+
+@pytest.mark.parametrize(
+    ("network", "blocks", "message"),
+    [
+        (Tied(), True, "shared between blocks"),
+        (Tied(), (nn.Conv2d,), "no such module"),
+        (Tied(), (nn.LSTM, nn.GRU), "LSTM, GRU"),
+    ],
+)
+def test_blocks_that_cannot_be_gathered_one_at_a_time_are_refused(
+    network: nn.Module, blocks: Blocks, message: str
+) -> None:
+    with pytest.raises(UnsupportedWorkload, match=message):
+        blocks_of(network, blocks)
+
+
+def test_the_usual_blocks_are_the_members_of_module_lists_or_else_the_children() -> None:
+    listed, plain = (
+        nn.ModuleDict({"a": nn.ModuleList([nn.Linear(1, 1), nn.ReLU()]), "b": nn.Linear(1, 1)}),
+        nn.Sequential(),
+    )
+    plain.append(nn.Linear(2, 2)).append(nn.ReLU())
+
+    assert blocks_of(listed, True) == [listed["a"][0]]  # type: ignore[index]  # a list
+    assert blocks_of(plain, True) == [plain[0]]
+    assert not is_sharded(place(plain, True, torch.device("cpu")))  # by one process
 
 
 def test_one_process_joins_nobody() -> None:

@@ -201,3 +201,7 @@ def on_ranks() -> Workload:
     made = workload()
     recipe = replace(made.recipe, epochs=2, precision="float32")
     return replace(made, build=lambda: network().append(Mortal()), recipe=recipe)
+
+
+def sharded_on_ranks() -> Workload:
+    return replace(on_ranks(), sharded=(nn.Linear,))

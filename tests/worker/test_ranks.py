@@ -13,7 +13,8 @@ from ledger.jobs.jobs import list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from tests.fixtures.waiting import await_that
 from tests.worker.conftest import Bench
-from tests.worker.digits import MORTAL
+from tests.worker.digits import MORTAL, sharded_on_ranks
+from unlearning.storage import load_weights
 from unlearning.task import Progress
 from worker import attempt
 from worker.failures import NoGpu
@@ -112,6 +113,29 @@ def test_a_job_is_unlearned_and_audited_on_two_processes_after_a_shutdown(
     job = pair.job(job_id)
     assert job.state is JobState.COMPLETED, job.detail
     assert [outcome for outcome, _ in attempts_of(pair, job_id)] == [AttemptOutcome.RELEASED, AttemptOutcome.PUBLISHED]
+
+
+@pytest.mark.slow
+def test_a_sharded_model_is_unlearned_and_audited_in_parts_and_published_whole(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...]
+) -> None:
+    """By the second method: the first one differentiates twice. A checkpoint of parts is resumed by one process."""
+    reference = "tests.worker.digits:sharded_on_ranks"
+    bench = make_bench(("ltu", "retrain"), reference=reference, processes=2, checkpoint_seconds=0, retry_seconds=0)
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    assert not ranks_left()
+    job = bench.job(job_id)
+    assert job.state is JobState.COMPLETED, job.detail
+    with bench.sessions.begin() as session:
+        refused, _ = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+    assert "sharded" in str(refused.finding)
+    version = bench.versions()[-1]
+    load_weights(
+        sharded_on_ranks().build(),
+        bench.settings.storage / f"{version.weights_sha256}.safetensors",
+        version.weights_sha256,
+    )
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from unlearning.audit.intervals import Floats, Interval
 from unlearning.audit.signals import Signals, audit_copy, merit_of, observe
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
+from unlearning.sharding import gathered
 from unlearning.specs.audit import Thresholds
 from unlearning.stopping.criterion import expected_loss
 
@@ -154,7 +155,7 @@ def weight_distance(first: nn.Module, second: nn.Module) -> float:
     distances = layer_distances(first, second, squared=True)
     trained = {name: p for name, p in first.named_parameters() if p.requires_grad}
     moved = sum(distances[name] for name in trained)
-    norm = sum(float(p.detach().double().pow(2).sum()) for p in trained.values())
+    norm = sum(float(gathered(p.detach()).double().pow(2).sum()) for p in trained.values())
     return math.sqrt(moved / norm) if norm > 0 else math.sqrt(moved)
 
 
@@ -163,7 +164,7 @@ def layer_distances(first: nn.Module, second: nn.Module, *, squared: bool = Fals
     """Compute ‖θ₂ − θ₁‖, or its square, of each parameter tensor by name, in float64."""
     others = dict(second.named_parameters())
     distances = {
-        name: float((p.double().cpu() - others[name].double().cpu()).pow(2).sum())
+        name: float((gathered(p).double().cpu() - gathered(others[name]).double().cpu()).pow(2).sum())
         for name, p in first.named_parameters()
     }
     return distances if squared else {name: math.sqrt(value) for name, value in distances.items()}

@@ -19,6 +19,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.gradients import trainable
 from unlearning.hardware import batched_answers, input_layout
 from unlearning.networks import copy_network, differentiable_kernels
+from unlearning.sharding import gathered, is_sharded
 from unlearning.specs.audit import AuditSpec
 
 _NEAREST = 5
@@ -142,9 +143,11 @@ def relearn_delay(
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
-    D_v has none, unless `difficulty` tells which held-out samples are comparable. Ranks relearn by turns, each on its own.
+    D_v has none, unless `difficulty` tells which held-out samples are comparable. Ranks relearn by turns, each on its own, but
+    a sharded model together.
     """
-    objective = undivided(objective)
+    together = is_sharded(original)
+    objective = objective if together else undivided(objective)
     sizes: dict[int, int] = {}
     if objective.classes is not None:
         labels = (samples.targets.cpu().numpy() for samples in (forget, held_out))
@@ -186,8 +189,9 @@ def relearn_delay(
         *([] if reference is None else [partial(plotted, reference)]),
     ]
     curves: list[Curve] = []
-    for start in range(0, len(runs), ranks.count()):
-        done = ranks.by_turns(runs[start : start + ranks.count()])
+    turns = 1 if together else ranks.count()
+    for start in range(0, len(runs), turns):
+        done = [runs[start]()] if together else ranks.by_turns(runs[start : start + turns])
         curves += done
         yield from repeat(None, len(done))
     original_curve, forget_curves = curves[0], curves[1 : 1 + len(forget_batches)]
@@ -402,4 +406,4 @@ def _order(n: int, size: int, limit: int, seed: int) -> Iterator[Tensor]:
 
 def _distance(start: list[Tensor], parameters: list[Tensor]) -> float:
     pairs = zip(start, parameters, strict=True)
-    return math.sqrt(sum(float((p.detach() - s).double().pow(2).sum()) for s, p in pairs))
+    return math.sqrt(sum(float(gathered(p.detach() - s).double().pow(2).sum()) for s, p in pairs))

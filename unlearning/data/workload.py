@@ -13,6 +13,7 @@ from unlearning.data.batches import all_tensors
 from unlearning.data.objectives.objective import Objective, fitted
 from unlearning.data.samples import SampleSet, partition
 from unlearning.errors import InvalidWorkload
+from unlearning.sharding import Blocks
 from unlearning.specs.training import Precision, Recipe
 
 if TYPE_CHECKING:
@@ -45,9 +46,12 @@ class Workload:
     owner trains it, in place of the recipe; a recipe beside it gives methods their precision alone.
     adapters: the name of the adapter that learned from each training sample, by the sample's ID, where each learned from its own
     samples alone; None where all that trains learned from all samples.
+    sharded: on several processes each keeps a part of the parameters, for a model that does not fit one device
+    (`unlearning.sharding`): True, or the classes of the modules that are gathered one at a time.
     The targets are converted (`Objective.convert_targets`), and the objective gets those of the training set (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
-    than three samples, `adapters` lacks a sample, or the targets do not suit the objective.
+    than three samples, `adapters` lacks a sample, `sharded` is with what cannot be done in parts, or the targets do not suit the
+    objective.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Workload:
     recipe: Recipe | None = None
     trainer: Trainer | None = None
     adapters: Mapping[str, str] | None = None
+    sharded: Blocks = False
 
     def __post_init__(self) -> None:
         if self.recipe is None and self.trainer is None:
@@ -82,6 +87,7 @@ class Workload:
                 f"Workload {self.name!r}: train, held-out and test sets must not be empty (held-out: 3 or more)."
             )
         self._check_adapters()
+        self._check_sharded()
         for field in ("train", "held_out", "test"):
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
@@ -104,6 +110,24 @@ class Workload:
                     f"Workload {self.name!r} names no adapter for the training sample at position {place}: give each sample's ID a "
                     "name without dots, as in the names of the adapter's parameters."
                 )
+
+    def _check_sharded(self) -> None:
+        if not self.sharded:
+            return
+        classes = self.sharded if isinstance(self.sharded, tuple | list) else ()
+        if self.sharded is not True and not (classes and all(isinstance(each, type) for each in classes)):
+            raise InvalidWorkload(f"Workload {self.name!r}: `sharded` is True, or a tuple of the classes of blocks.")
+        if self.trainer is not None:
+            raise InvalidWorkload(
+                f"Workload {self.name!r} is sharded and has a `trainer`. A trainer gets a whole model. Give the workload a recipe "
+                "alone, or leave `sharded` out."
+            )
+        assert self.recipe is not None
+        if self.recipe.readiness or self.recipe.privacy:
+            raise InvalidWorkload(
+                f"Workload {self.name!r} is sharded, and its recipe has Ready2Unlearn or DP-SGD, which need the whole "
+                "model in each process. Leave one of the two out."
+            )
 
     @property
     def training(self) -> Recipe | OwnTraining:

@@ -11,6 +11,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import batched_answers
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
+from unlearning.sharding import gathered, local, part_like
 from unlearning.specs import IEU
 from unlearning.specs.methods import scale_schedule
 from unlearning.state import Loop
@@ -162,9 +163,9 @@ def _decay_and_disturb(spec: IEU, task: Task, generator: torch.Generator) -> Non
     for weight in trainable(task.model).values():
         if weight.dim() < 2:
             continue
-        noise = torch.randn(weight.shape, generator=generator, device=generator.device).to(weight)
-        scale = spec.noise * weight.std(correction=0)
-        weight.mul_(1 - spec.learning_rate * spec.decay).addcmul_(noise, scale)
+        noise = torch.randn(weight.shape, generator=generator, device=generator.device).to(weight.device, weight.dtype)
+        scale = spec.noise * gathered(weight).std(correction=0)
+        local(weight).mul_(1 - spec.learning_rate * spec.decay).addcmul_(local(part_like(noise, weight)), scale)
 
 
 def _noise_generator(task: Task, generator: torch.Generator) -> torch.Generator:

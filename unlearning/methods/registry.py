@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from unlearning.errors import MethodRefused
 from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
@@ -25,6 +26,7 @@ from unlearning.methods.sim_npo import sim_npo
 from unlearning.methods.ssd import ssd
 from unlearning.networks import differentiable_kernels
 from unlearning.random_state import isolated
+from unlearning.sharding import is_sharded
 from unlearning.specs import Spec
 from unlearning.specs.suitability import NEEDS, Need
 from unlearning.task import Steps, Task, each_step_in, with_waiting
@@ -52,6 +54,15 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
 }
 
 
+def check_parts_suffice(kind: str) -> None:
+    """Raise MethodRefused for a method that a sharded model cannot be unlearned by."""
+    if Need.WHOLE_MODEL in NEEDS[kind]:
+        raise MethodRefused(
+            f"The workload's model is sharded, and {kind} needs all of it in each process: it differentiates twice, or by single "
+            "samples, or reads single parameters. Use IEU, matching or Retrain, or leave `sharded` out of the workload."
+        )
+
+
 def unlearn(spec: Spec, task: Task) -> Steps:
     """Run the method that `spec` names on `task`. It changes `task.model` in place, and nothing else.
 
@@ -62,6 +73,8 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     task.check()
     if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
         task.remain.check_random_access(f"Steps of {spec.kind}")
+    if is_sharded(task.model):
+        check_parts_suffice(spec.kind)
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.device, precision=task.recipe.precision)
     steps = each_step_in(with_waiting(steps), lambda: differentiable_kernels(task.model))
     return isolated(steps, seed=task.seed, state=task.state)

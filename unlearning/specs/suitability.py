@@ -18,16 +18,19 @@ class Need(StrEnum):
     """A training set whose samples can be read in any order, which those of a stream cannot."""
     ADAPTERS = "adapters"
     """A model with adapters, each trained on samples of its own."""
+    WHOLE_MODEL = "whole_model"
+    """The whole model in each process, not a part of its parameters: the method differentiates twice, or sample by sample, or reads
+    single parameters."""
 
 
 NEEDS: dict[str, frozenset[Need]] = {
-    "ltu": frozenset({Need.RANDOM_TARGETS, Need.RANDOM_ACCESS}),
+    "ltu": frozenset({Need.RANDOM_TARGETS, Need.RANDOM_ACCESS, Need.WHOLE_MODEL}),
     "ieu": frozenset({Need.RANDOM_ACCESS}),
     "matching": frozenset({Need.REFERENCES, Need.RANDOM_ACCESS}),
     "gradient_ascent": frozenset(),
     "retrain": frozenset(),
     "rewind": frozenset({Need.SLICES}),
-    "drop_adapter": frozenset({Need.ADAPTERS}),
+    "drop_adapter": frozenset({Need.ADAPTERS, Need.WHOLE_MODEL}),
     "fine_tune": frozenset(),
     "neggrad_plus": frozenset(),
     "grad_diff": frozenset({Need.RANDOM_ACCESS}),
@@ -36,10 +39,10 @@ NEEDS: dict[str, frozenset[Need]] = {
     "rmu": frozenset({Need.RANDOM_ACCESS}),
     "random_labels": frozenset({Need.RANDOM_TARGETS}),
     "amnesiac_relabel": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
-    "fisher_noise": frozenset({Need.CLASSES}),
-    "ssd": frozenset(),
+    "fisher_noise": frozenset({Need.CLASSES, Need.WHOLE_MODEL}),
+    "ssd": frozenset({Need.WHOLE_MODEL}),
     "bad_teacher": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
-    "salun": frozenset({Need.CLASSES}),
+    "salun": frozenset({Need.CLASSES, Need.WHOLE_MODEL}),
 }
 """By method. Every method needs the losses, which every objective has."""
 
@@ -51,7 +54,7 @@ OFFERS: dict[str, frozenset[Need]] = {
 }
 """By objective. Reference predictions can be prepared for each."""
 
-_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS})
+_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS, Need.WHOLE_MODEL})
 """Needs that do not depend on the objective."""
 
 

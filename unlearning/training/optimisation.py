@@ -10,6 +10,7 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.gradients import clip_gradient, flat_gradient, trainable
 from unlearning.networks import batch_norm_layers, moving_batch_norm
+from unlearning.sharding import is_sharded, local, of_parts
 
 MIN_NORMALISED_BATCH = 16
 """Samples. Batch norm does not normalise by fewer: their statistics are noise, and one sample has none."""
@@ -40,19 +41,21 @@ def share_left(number: int, *, steps: int, repair_steps: int) -> float:
 
 
 def apply_gradient(optimiser: torch.optim.Optimizer, gradient: Tensor) -> None:
-    """Take one optimiser step with `gradient`, one vector (p,) in the order of the optimiser's parameters."""
+    """Take one optimiser step with `gradient`, one vector (p,) in the order of the optimiser's parameters, of parts their own."""
     start = 0
     for group in optimiser.param_groups:
         for p in group["params"]:
-            p.grad = gradient[start : start + p.numel()].view_as(p).to(p.dtype, copy=True)
-            start += p.numel()
+            count = local(p).numel()
+            p.grad = of_parts(gradient[start : start + count].to(p.dtype, copy=True), p)
+            start += count
     optimiser.step()
     optimiser.zero_grad()
 
 
 def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *, max_gradient_norm: float) -> Tensor:
     """Take one optimiser step on a scalar loss, with its gradient clipped, and return the loss before the step, a scalar."""
-    apply_gradient(optimiser, clip_gradient(flat_gradient(loss, trainable(model)), max_gradient_norm))
+    gradient = flat_gradient(loss, trainable(model))
+    apply_gradient(optimiser, clip_gradient(gradient, max_gradient_norm, sharded=is_sharded(model)))
     return loss.detach()
 
 

@@ -25,6 +25,7 @@ from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import ReferencesUnusable
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.networks import frozen_tensors
+from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.task import Progress
@@ -107,7 +108,7 @@ def estimate_cost(
     left = plan.trainings - finished_count(own, count=plan.trainings)
     recipe = fold_recipe(workload.training, plan)
     part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
-    model = fresh(workload.build, seed=seed).to(device)
+    model = place(fresh(workload.build, seed=seed), workload.sharded, pool.device)
     seconds = estimate_seconds(train(model, part, recipe, objective=workload.objective, seed=seed))
     share = plan.epochs * (1 - 1 / plan.folds) * len(pool) / len(workload.train)
     return PreparationCost(trainings=left, seconds=left * seconds, plain_trainings=plan.trainings * share)
@@ -169,7 +170,7 @@ def _train_without_fold(
     """Train reference model `number`; return `signal`, `seen` and `losses`, (n,), and as `probabilities` predictions, (n, k)."""
     round_, left_out = divmod(number, plan.folds)
     seen = folds[round_] != left_out
-    model = fresh(workload.build, seed=_seed(seed, round_, left_out)).to(pool.device)
+    model = place(fresh(workload.build, seed=_seed(seed, round_, left_out)), workload.sharded, pool.device)
     part = pool.take(torch.from_numpy(np.flatnonzero(seen)))
     steps = train(
         model,

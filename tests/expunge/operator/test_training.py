@@ -149,7 +149,7 @@ def on_two(reference: str, folder: Path, **options: object) -> Trained:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reference", [SHORT])
+@pytest.mark.parametrize("reference", [SHORT, "tests.worker.digits:sharded_on_ranks"])
 def test_two_processes_train_the_model_and_its_references_that_one_trains(reference: str, tmp_path: Path) -> None:
     plan = ReferencePlan(rounds=1, audit_rounds=1)
     two = on_two(reference, tmp_path / "2", references=plan)

@@ -78,6 +78,6 @@ def test_every_method_says_which_objectives_it_suits_and_what_it_needs() -> None
     assert items.keys() == PRODUCTION.keys()
     assert all("causal_language_model" in item.objectives for item in items.values())
     assert items["matching"].needs == ["random_access", "references"]
-    assert items["ltu"].needs == ["random_access", "random_targets"]
+    assert items["ltu"].needs == ["random_access", "random_targets", "whole_model"]
     assert items["rewind"].needs == ["slices"]
-    assert items["drop_adapter"].needs == ["adapters"]
+    assert items["drop_adapter"].needs == ["adapters", "whole_model"]

@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import OwnTraining, Workload, check_data, check_targets, split_held_out
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+from unlearning.specs.training import Ready2Unlearn
 
 TRAIN, HELD_OUT, TEST = (samples(n, seed=seed) for n, seed in ((40, 1), (21, 2), (10, 3)))
 
@@ -39,6 +41,21 @@ def test_what_is_called_must_take_what_it_is_given() -> None:
     ):
         with pytest.raises(InvalidWorkload, match=message):
             Workload(**{"build": plain, **good, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sharded": torch.nn.Linear}, "True, or a tuple"),
+        ({"sharded": ("Linear",)}, "True, or a tuple"),
+        ({"sharded": True, "trainer": lambda model, data, run: None}, "a `trainer`"),
+        ({"sharded": True, "recipe": dataclasses.replace(RECIPE, readiness=Ready2Unlearn())}, "Ready2Unlearn"),
+    ],
+)
+def test_what_cannot_be_done_in_parts_is_refused(change: dict[str, Any], message: str) -> None:
+    given = {"name": "small", "build": plain, "objective": OBJECTIVE, "recipe": RECIPE}
+    with pytest.raises(InvalidWorkload, match=message):
+        Workload(**given | {"train": TRAIN, "held_out": HELD_OUT, "test": TEST} | change)
 
 
 def test_disjoint_sets_hold_together() -> None:

@@ -342,6 +342,7 @@ def test_every_objective_is_served_or_refused_with_the_reason_before_anything_ch
         Need.RANDOM_TARGETS: given.objective.scramble is not None or (kind == "ltu" and references),
         Need.REFERENCES: given.references is not None,
         Need.RANDOM_ACCESS: True,
+        Need.WHOLE_MODEL: True,
         Need.SLICES: True,  # `start` gives them
     }
     refused = not all(offered[need] for need in NEEDS[kind])
