@@ -43,6 +43,8 @@ NAMES = {
     "relearn_delay_normalised_sgd": "normalised, SGD",
     "retrain_ratio": "share of retraining",
     "peak_memory": "memory, MiB",
+    "wall_seconds": "wall-clock seconds",
+    "held_memory": "held by a process, MiB",
 }
 SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The README's cases by their titles."""
