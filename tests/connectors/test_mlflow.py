@@ -198,6 +198,52 @@ def test_an_expired_token_is_said_and_its_successor_is_read(
     assert proxy.credentials[-1] == f"Basic {base64.b64encode(b'ann:new').decode()}"
 
 
+def test_a_token_that_expires_in_the_middle_leaves_nothing_twice_once_it_is_renewed(
+    registry: Registry, proxy: Proxy, version: HandedVersion, weights: Callable[[], Path], tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    connector = connect(proxy, token_file=token)
+    token.write_text("first")
+    for name in (f"digits-{uuid4().hex}", version.model):  # the first one may make the experiment
+        proxy.calls.clear()
+        connector.hand_over(replace(version, model=name), weights)
+    proxy.does_work = False
+    for number in range(1, len(proxy.calls)):
+        another = replace(version, model=f"digits-{uuid4().hex}")
+        token.write_text("old")
+        proxy.calls.clear()
+        proxy.fault = lambda method, target, number=number: (
+            401 if proxy.credentials[-1] == "Bearer old" and len(proxy.calls) > number else None
+        )
+        with pytest.raises(HandOverFailed, match="401"):
+            connector.hand_over(another, weights)
+        token.write_text("new")
+        assert connector.hand_over(another, weights) == f"models:/{another.model}/1"
+        assert (len(registry.versions(another.model)), len(registry.runs(another))) == (1, 1)
+
+
+def test_an_alias_that_somebody_moves_in_the_same_moment_is_not_taken_for_ours(
+    registry: Registry, proxy: Proxy, version: HandedVersion, weights: Callable[[], Path]
+) -> None:
+    first = first_of(version)
+    for one in (first, version):
+        connect(registry).hand_over(one, weights)
+    connect(registry).hand_over(first, weights)
+
+    def move_back(method: str, target: str) -> int | None:
+        """Somebody sets the alias between our setting of it and our look at it."""
+        if proxy.calls[-2:-1] == [("POST", "/api/2.0/mlflow/registered-models/alias")]:
+            registry.post("registered-models/alias", name=version.model, alias="champion", version="1")
+        return None
+
+    proxy.fault = move_back
+    with pytest.raises(HandOverFailed, match="points to version 1, which knows people who were erased"):
+        connect(proxy).hand_over(version, weights)
+    proxy.fault = lambda method, target: None
+    connect(proxy).hand_over(version, weights)
+    assert registry.aliases(version.model) == {"champion": "2"}
+
+
 def test_a_purged_version_is_deleted_with_its_files_and_its_run(
     registry: Registry, version: HandedVersion, weights: Callable[[], Path]
 ) -> None:
