@@ -33,8 +33,8 @@ from ledger.requests.managed import Managed
 from ledger.sample_ids import earlier_keys
 from ledger.states import ManagedState
 
-MANAGER = "transcend"
-"""The name of its requests in the ledger."""
+MANAGER = "transcend.io"
+"""The name of its requests in the ledger. A manager that the operator declares cannot have it."""
 
 MAX_AGE = timedelta(days=1)
 """How old a token may be: Transcend tries a webhook again that was not answered."""
@@ -150,10 +150,10 @@ class Transcend:
             kind = ResultRefused if 400 <= status < 500 and status != 429 else HandOverFailed
             raise kind(f"Sombra answered {status} to a job's result.{hint}")
 
-    def list_pending(self) -> list[PendingRequest]:
-        """List the erasures that wait for this integration, oldest first. Raises HandOverFailed."""
+    def list_pending(self) -> list[PendingRequest | None]:
+        """List the erasures that wait for this integration, oldest first; None for one of another form. Raises HandOverFailed."""
         silo = quote(str(self.declaration.data_silo))
-        found: list[PendingRequest] = []
+        found: list[PendingRequest | None] = []
         for page in range(MAX_PAGES):
             target = f"/v1/data-silo/{silo}/pending-requests/ERASURE?limit={PAGE}&offset={page * PAGE}"
             status, content = self._server.call("GET", target, headers=self._headers({}))
@@ -164,7 +164,7 @@ class Transcend:
                 items = _ITEMS.validate_python(json.loads(content)["items"])
             except (ValueError, KeyError, TypeError):
                 raise HandOverFailed("Sombra's list of pending requests has another form.") from None
-            found += items
+            found += map(_read_pending, items)
             if len(items) < PAGE:
                 return found
         raise HandOverFailed(f"Sombra's list of pending requests has no end after {MAX_PAGES} pages.")
@@ -184,7 +184,14 @@ class Transcend:
             raise HandOverFailed(f"{path} cannot be read: {error.strerror}.") from error
 
 
-_ITEMS = TypeAdapter(list[PendingRequest])
+_ITEMS = TypeAdapter(list[dict[str, Any]])
+
+
+def _read_pending(item: dict[str, Any]) -> PendingRequest | None:
+    try:
+        return PendingRequest.model_validate(item)
+    except ValueError:
+        return None
 
 
 def make_refusal(why: str) -> dict[str, Any]:

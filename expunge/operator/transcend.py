@@ -26,6 +26,8 @@ class Pulled:
 def pull(transcend: Transcend, http: httpx.Client) -> Iterator[Pulled]:
     """Go through the pending erasures once. Raises CannotPull, and Refused or ServiceUnreachable of the API.
 
+    One that cannot be read holds up no other: it is an error at the end.
+
     Each job is recorded before its result is asked for, and stays pending at Transcend until its result has arrived there. So a
     pull that breaks off at any point is made good by the next one.
     """
@@ -33,14 +35,22 @@ def pull(transcend: Transcend, http: httpx.Client) -> Iterator[Pulled]:
         raise CannotPull(
             "The declaration of Transcend has no data_silo, the ID of the integration whose requests are pulled."
         )
+    unreadable = 0
     try:
         for pending in transcend.list_pending():
+            if pending is None:
+                unreadable += 1
+                continue
             result = _ask(http, pending)
             if result is not None:
                 transcend.send_result(pending.nonce, result)
             yield Pulled(pending.request_id, "waits" if result is None else "failed" if result else "done")
     except HandOverFailed as error:
         raise CannotPull(str(error)) from error
+    if unreadable:
+        raise CannotPull(
+            f"{unreadable} pending requests of Transcend have another form than its documentation says. They stay pending."
+        )
 
 
 def _ask(http: httpx.Client, pending: PendingRequest) -> dict[str, object] | None:

@@ -128,8 +128,11 @@ def test_all_pages_of_pending_requests_are_read_and_what_has_another_form_is_ref
         platform = read_transcend(declare(tmp_path, url=gateway.url))
         for number in range(PAGE + 3):
             gateway.add(number, f"person-{number}")
-        assert [one.nonce for one in platform.list_pending()] == [f"nonce-{number}" for number in range(PAGE + 3)]
+        found = platform.list_pending()
+        assert [one and one.nonce for one in found] == [f"nonce-{number}" for number in range(PAGE + 3)]
         gateway.pending[5] = {"nonce": "x"}
+        assert platform.list_pending()[4:7] == [found[4], None, found[6]]
+        gateway.pending[5] = "x"
         with pytest.raises(HandOverFailed, match="another form"):
             platform.list_pending()
 

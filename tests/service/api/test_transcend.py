@@ -162,6 +162,7 @@ def test_a_failure_is_a_failure_there_until_it_has_succeeded(
     assert gateway.results[1:] == [("nonce-1", {})]
 
 
+@pytest.mark.slow
 def test_what_is_dismissed_is_never_a_success(
     http: httpx.Client, serve: Serve, site: Site, sessions: Sessions, platform: Transcend, gateway: Sombra
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_result_is_sent_until_sombra_has_taken_it(
     assert sorted(gateway.results) == [("nonce-1", {}), ("other", {})]
 
 
+@pytest.mark.slow
 def test_a_result_that_sombra_refuses_holds_up_no_other(
     http: httpx.Client, sessions: Sessions, platform: Transcend, gateway: Sombra, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,26 +231,22 @@ def without(*path: str) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
+def test_what_cannot_be_carried_out_is_no_success_and_recorded_nowhere(http: httpx.Client, sessions: Sessions) -> None:
+    extras = job()["extras"]
+    for body, status in (
         (job(type="ACCESS"), 422),
         (without("extras", "profile"), 422),
         (without("extras", "request", "id"), 422),
-        (job(extras={**job()["extras"], "profile": {"identifier": ANN, "type": "phone"}}), 422),
-        (job(extras={**job()["extras"], "profile": {"identifier": "a" * 300, "type": "email"}}), 422),
-        (job(extras={**job()["extras"], "request": {"id": REQUEST, "createdAt": "2099-01-31T15:00:00Z"}}), 422),
+        (job(extras={**extras, "profile": {"identifier": ANN, "type": "phone"}}), 422),
+        (job(extras={**extras, "profile": {"identifier": "a" * 300, "type": "email"}}), 422),
+        (job(extras={**extras, "request": {"id": REQUEST, "createdAt": "2099-01-31T15:00:00Z"}}), 422),
         (job(coreIdentifier={"value": "another"}), 403),
         (without("coreIdentifier"), 403),
         ([], 422),
-    ],
-)
-def test_what_cannot_be_carried_out_is_no_success_and_recorded_nowhere(
-    http: httpx.Client, sessions: Sessions, body: object, status: int
-) -> None:
-    answer = post(http, body)
-    assert answer.status_code == status, answer.text
-    assert "xample.org" not in answer.text
+    ):
+        answer = post(http, body)
+        assert answer.status_code == status, (body, answer.text)
+        assert "xample.org" not in answer.text
     assert count(sessions) == 0
 
 
@@ -288,7 +286,13 @@ def test_a_puller_passes_pending_erasures_on_and_sends_their_results(
     for number, person in enumerate((ANN, STRANGER)):
         gateway.add(number, person)
     gateway.add(2, "+49 30", kind="phone")
-    assert outcomes(platform, http) == ["waits", "done", "failed"]
+    gateway.pending.insert(0, {"nonce": "of another form"})
+    with pytest.raises(CannotPull, match="1 pending"):
+        outcomes(platform, http)
+    assert dict(gateway.results)["nonce-1"] == {}
+    del gateway.pending[0], gateway.results[:]
+    gateway.add(1, STRANGER)
+    assert outcomes(platform, http) == ["waits", "failed", "done"]
     assert outcomes(platform, http) == ["waits", "failed"]  # the stranger's is not pending any more
     publish_job(sessions, only_job(sessions))
     assert outcomes(platform, http) == ["done", "failed"]
@@ -298,6 +302,7 @@ def test_a_puller_passes_pending_erasures_on_and_sends_their_results(
     assert (count(sessions), count(sessions, UnlearnRequest)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_pull_that_breaks_off_is_made_good_by_the_next(
     http: httpx.Client, serve: Serve, site: Site, sessions: Sessions, platform: Transcend, gateway: Sombra
 ) -> None:
