@@ -51,7 +51,8 @@ AUDIT = AuditSpec(
 )
 Found = dict[str, Tensor]
 
-OF_PARTS = sorted(kind for kind, needs in NEEDS.items() if not needs & {Need.WHOLE_MODEL, Need.SLICES})
+_OFFERED = {Need.CLASSES, Need.RANDOM_TARGETS, Need.REFERENCES, Need.RANDOM_ACCESS}
+OF_PARTS = sorted(kind for kind, needs in NEEDS.items() if needs <= _OFFERED)
 """Methods that a sharded model can be unlearned by."""
 
 
