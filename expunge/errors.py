@@ -43,6 +43,10 @@ class StartFailed(StackError):
     """A part of the stack ended or was not ready in time. The message has the tail of its log."""
 
 
+class NoSheet(ExpungeError):
+    """There is no operator's sheet of a report, or it cannot be read."""
+
+
 class CannotTrain(ExpungeError):
     """The workload cannot be loaded, or its models cannot be trained. The message says why, and what was written."""
 

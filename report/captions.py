@@ -17,6 +17,7 @@ ATTACKS = {
     AttackName.MIN_K: "Min-K%",
     AttackName.MIN_K_PLUS: "Min-K%++",
     AttackName.FEATURES: "features",
+    AttackName.PROXIMAL: "proximal initialisation",
 }
 
 EXTRACTION = {
@@ -26,6 +27,14 @@ EXTRACTION = {
     "sampled_extraction": "completed by drawing",
 }
 """The measures of extraction, as short as the picture needs."""
+
+GENERATION = {
+    "forgotten_class": "forgotten class",
+    "other_classes": "other classes",
+    "regeneration": "forgotten samples",
+    "regeneration_unseen": "samples never seen",
+}
+"""The shares of what is generated, as short as the picture needs."""
 
 
 def attack_name(name: str) -> str:
@@ -142,6 +151,33 @@ def extraction(report: Report) -> str:
 def extraction_name(name: str) -> str:
     """Give a measure's name; one that a user's own objective names is shown as it is."""
     return sentence(EXTRACTION.get(name, name.replace("_", " ")))
+
+
+def generation(report: Report) -> str:
+    """Compare what the models generate. Empty for a model that is no image generator."""
+    found = {one.name: one for one in report.audit.generation}
+    if not found:
+        return ""
+    texts = []
+    for name, what in (
+        ("regeneration", "Of what is generated of the forgotten samples' classes, {} reproduces one of them"),
+        ("forgotten_class", "A classifier takes {} of it for the forgotten class"),
+        ("other_classes", "Of what is generated of the other classes it takes {} for theirs"),
+    ):
+        if name in found:
+            before, after = (share(one.value) for one in (found[name].original, found[name].unlearned))
+            texts.append(what.format(f"{before} before and {after} after") + ".")
+    if "frechet_distance" in found:
+        distance = found["frechet_distance"]
+        texts.append(
+            f"The Fréchet distance of these to real ones is {ratio(distance.original.value)} before and "
+            f"{ratio(distance.unlearned.value)} after, in the features of that classifier, which was trained for this audit or is "
+            "the operator's."
+        )
+    texts.append(
+        "A sample is reproduced if what is generated is nearest to it of all, and at most a third as far from it as from the next."
+    )
+    return " ".join(texts)
 
 
 def relearning(report: Report) -> str:

@@ -43,6 +43,8 @@ class AttackName(StrEnum):
     """Logit of the probability of the right class."""
     MIN_K = "min_k"
     """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
+    PROXIMAL = "proximal"
+    """How far a predicted noise is from itself when it is added to an image (PIA, Kong et al., 2024)."""
     MIN_K_PLUS = "min_k_plus"
     """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
     FEATURES = "features"
@@ -334,6 +336,16 @@ class Extraction(Section):
     reference: ExtractedShares | None
 
 
+class GenerationMeasure(Section):
+    """One measure of what an image generator generates. No picture is part of a report."""
+
+    name: Name
+    """"forgotten_class", "other_classes", "regeneration" or "regeneration_unseen", shares of 0 to 1, or "frechet_distance"."""
+    original: Estimate
+    unlearned: Estimate
+    reference: Estimate | None
+
+
 class Audit(Section):
     """Everything that was measured."""
 
@@ -349,6 +361,8 @@ class Audit(Section):
     """Null without reference predictions."""
     extraction: tuple[Extraction, ...] = ()
     """Left out for a model that generates nothing."""
+    generation: tuple[GenerationMeasure, ...] = ()
+    """Left out for a model that is no image generator."""
 
 
 def _require_one_length(what: str, *lengths: int) -> None:

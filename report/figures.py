@@ -2,12 +2,12 @@
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from matplotlib.typing import LineStyleType
+from matplotlib.typing import FillStyleType, LineStyleType
 
-from report.captions import enough_power, extraction_name, most_changed
+from report.captions import GENERATION, enough_power, extraction_name, most_changed
 from report.document import Report
 from report.drawing import AFTER, BEFORE, CONTROL, MUTED, REFERENCE, Panel, draw
-from report.evidence import Curve, Delay, LossDensities, ReferenceTests, RocCurve
+from report.evidence import Curve, Delay, Estimate, LossDensities, ReferenceTests, RocCurve
 from report.formatting import sentence
 
 LOWEST_RATE = 0.001
@@ -207,6 +207,48 @@ def extraction(report: Report) -> list[Panel]:
             name="extraction",
             title="Extraction",
             description="Share of forgotten texts that the model gives away before and after, and of texts that it never saw.",
+        )
+    ]
+
+
+def generation(report: Report) -> list[Panel]:
+    """Draw the shares of what the models generate. Empty for a model that is no image generator."""
+    rows = [one for one in report.audit.generation if one.name in GENERATION]
+    if not rows:
+        return []
+    models: list[tuple[str, str, FillStyleType, list[Estimate | None]]] = [
+        ("before", BEFORE, "none", [one.original for one in rows]),
+        ("after", AFTER, "full", [one.unlearned for one in rows]),
+        ("retrained", REFERENCE, "full", [one.reference for one in rows]),
+    ]
+
+    def paint(axes: Axes) -> None:
+        for number, (label, colour, fill, values) in enumerate(models):
+            known = [(place + 0.2 * (number - 1), one) for place, one in enumerate(values) if one is not None]
+            if not known:
+                continue
+            places = [place for place, _ in known]
+            axes.hlines(
+                places, [one.low for _, one in known], [one.high for _, one in known], color=colour, linewidth=1.5
+            )
+            axes.plot(
+                [one.value for _, one in known], places, "o", color=colour, fillstyle=fill, markersize=7, label=label
+            )
+        axes.set_yticks(range(len(rows)), [sentence(GENERATION[one.name]) for one in rows])
+        axes.set_ylim(len(rows) + 0.3, -0.6)  # room for the legend below the last row
+        axes.set_xlim(-0.02, 1.02)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:g} %"))
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("share of what is generated")
+        axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
+
+    return [
+        draw(
+            paint,
+            name="generation",
+            title="Generated samples",
+            description="Share of generated samples that reproduce forgotten ones, or that a classifier takes for what was asked, "
+            "before and after.",
         )
     ]
 

@@ -172,6 +172,12 @@ def _evidence(report: Report) -> list[Evidence]:
         caption=captions.extraction(report),
         panels=figures.extraction(report),
     )
+    generated = Evidence(
+        name="generation",
+        question="What does it still generate?",
+        caption=captions.generation(report),
+        panels=figures.generation(report),
+    )
     return [
         *([tested] if tested.panels else []),
         Evidence(
@@ -187,6 +193,7 @@ def _evidence(report: Report) -> list[Evidence]:
             panels=figures.roc(report),
         ),
         *([extracted] if extracted.panels else []),
+        *([generated] if generated.panels else []),
         Evidence(
             name="relearning",
             question="How quickly does the model learn them again?",

@@ -181,7 +181,7 @@ def _forward(scene: _Scene) -> None:
     if objective.read is None:
         return
     shape = tuple(found.shape)
-    if len(shape) != 2 or shape[0] != n or objective.classes not in (None, shape[1]):
+    if len(shape) != 2 or shape[0] != n or (objective.logits is not None and shape[1] != objective.classes):
         wanted = f"({n}, {objective.classes or 'k'})"
         raise InvalidWorkload(f"The outputs of {n} samples have the shape {shape}, not {wanted}.")
     if not found.isfinite().all():
@@ -199,7 +199,7 @@ def _losses(scene: _Scene) -> None:
     if not torch.allclose(of_outputs.double(), found.losses.double(), rtol=0.01, atol=0.01):
         raise InvalidWorkload(
             "The losses are not those that `prediction.losses` computes from the outputs. The targets of a causal language model "
-            "are the tokens of its inputs, not shifted by one."
+            "are the tokens of its inputs, not shifted by one; those of a diffusion model are the `classes` of its inputs."
         )
 
 

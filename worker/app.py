@@ -31,7 +31,12 @@ from ledger.jobs import heartbeats
 from telemetry import logs, tracing
 from worker.beat import relay
 from worker.child import prepare_child, stop_children
-from worker.cleanup import delete_finished_checkpoints, delete_needless_copies, record_storage_room
+from worker.cleanup import (
+    delete_expired_sheets,
+    delete_finished_checkpoints,
+    delete_needless_copies,
+    record_storage_room,
+)
 from worker.settings import Settings, read_settings
 from worker.signing import sign_log
 from worker.watchdog import POLL_INTERVAL, create_board, make_watchdog
@@ -111,6 +116,7 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
     for action in (
         partial(sign_log, sessions, settings),
         partial(delete_finished_checkpoints, settings.files, sessions),
+        partial(delete_expired_sheets, settings.files, older_than=timedelta(days=settings.sheet_days)),
         partial(record_storage_room, settings.files, sessions),
     ):
         try:

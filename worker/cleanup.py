@@ -3,6 +3,7 @@
 It needs no torch: the worker's parent process and the beat run it.
 """
 
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
@@ -16,6 +17,8 @@ from ledger.registry.retention import needed_files
 from ledger.requests.uploads import delete_expired_uploads
 
 FOLDER = "checkpoints"
+SHEETS = "sheets"
+"""The folder of operators' sheets in the storage; it has one for each report."""
 
 
 def folder_of(job_id: UUID) -> str:
@@ -32,6 +35,14 @@ def delete_finished_checkpoints(storage: Storage, sessions: sessionmaker[Session
         needed = unfinished_jobs(session, saved)
     for job_id in saved - needed:
         storage.delete_folder(folder_of(job_id))
+
+
+def delete_expired_sheets(storage: Storage, *, older_than: timedelta) -> None:
+    """Delete operators' sheets of that age, all of them where none are kept: they may show people who were erased."""
+    now = datetime.now(UTC)
+    for file in storage.list_files(SHEETS):
+        if now - file.changed_at >= older_than:
+            storage.delete(file.name)
 
 
 def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) -> None:

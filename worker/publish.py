@@ -21,9 +21,12 @@ from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase
 from ledger.transparency.commitments import Commitment, commit_samples, commit_subjects
 from report.document import Document, write
+from report.sheet import Sheet, to_pictures
+from report.sheet import to_bytes as sheet_to_bytes
 from unlearning.data.references import to_bytes
 from unlearning.storage import to_bytes as weights_to_bytes
 from worker.attempt import AttemptResult
+from worker.cleanup import SHEETS
 from worker.inputs import JobInputs
 from worker.lease import fenced
 from worker.progress import ProgressReporter, attempt_timings, stage
@@ -93,11 +96,25 @@ def publish(
         results.record_publication_time(session, claim, time.monotonic() - started)
     if head is not None and folder is not None:
         remember_signed(folder, head)
+    write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
         for name in unneeded:  # They know the erased samples. After a crash in between, the next purge deletes them.
             settings.files.delete(name)
     except StorageError as error:
         logger.warning("job %s is published; the next purge deletes what could not be deleted: %s", claim.job_id, error)
+
+
+def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) -> None:
+    """Write the operator's sheet, if there is one and it is to be kept. A failure only warns: the result is published already."""
+    found = result.findings.sheet
+    if found is None or not settings.sheet_days:
+        return
+    rows = {title: to_pictures(images, bounds=found.bounds) for title, images in found.rows.items()}
+    sheet = Sheet(report_id=report_id, rows={title: shown for title, shown in rows.items() if shown is not None})
+    try:
+        settings.files.put(sheet_to_bytes(sheet), f"{SHEETS}/{report_id}")
+    except OSError as error:
+        logger.warning("report %s has no sheet for the operator: %s", report_id, error)
 
 
 def outdated_files(claim: Claim, prepared: PreparedResult) -> set[str]:

@@ -218,7 +218,8 @@ def retrain_estimate(inputs: JobInputs, *, training_seconds: float | None) -> Re
 def audit(findings: Findings) -> evidence.Audit:
     """Give everything that was measured."""
     change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
-    extracted = {"extraction": extractions(findings)} if findings.extraction else {}
+    more: dict[str, Any] = {"extraction": extractions(findings)} if findings.extraction else {}
+    more |= {"generation": generations(findings)} if findings.generation else {}
     return evidence.Audit(
         samples=evidence.Samples(**findings.samples),
         merit=evidence.Merit(
@@ -244,7 +245,7 @@ def audit(findings: Findings) -> evidence.Audit:
         ),
         change=evidence.Change(**asdict(change)),
         reference_test=reference_tests(findings),
-        **extracted,
+        **more,
     )
 
 
@@ -266,6 +267,21 @@ def extractions(findings: Findings) -> tuple[evidence.Extraction, ...]:
             reference=None if reference is None else shares(reference, measure),
         )
         for measure in found["unlearned"]["forget"]
+    )
+
+
+def generations(findings: Findings) -> tuple[evidence.GenerationMeasure, ...]:
+    """Give what each model generates, by measure."""
+    found = findings.generation
+    reference = found.get("reference")
+    return tuple(
+        evidence.GenerationMeasure(
+            name=measure,
+            original=estimate(found["original"][measure]),
+            unlearned=estimate(one),
+            reference=None if reference is None else estimate(reference[measure]),
+        )
+        for measure, one in found["unlearned"].items()
     )
 
 

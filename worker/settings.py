@@ -109,6 +109,14 @@ class Settings(ProcessSettings):
         description="The folder for copies of an object storage's files, kept for a day after their last use. By default one in "
         "the machine's temporary folder.",
     )
+    sheet_days: float = Field(
+        default=0,
+        ge=0,
+        le=366,
+        validation_alias="EXPUNGE_SHEET_DAYS",
+        description="For how many days the worker keeps an operator's sheet of each job: pictures of what an image generator "
+        "generates before and after, for `expunge sheet`. They may show people who asked to be erased. 0 keeps none.",
+    )
     signing_keys: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_SIGNING_KEYS",

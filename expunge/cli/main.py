@@ -136,6 +136,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "tune": studies.tune,
         "audit": studies.audit,
         "doctor": operator.doctor,
+        "sheet": retention.sheet,
         "purge": retention.purge,
         "copies": retention.copies,
         "transcend": transcend,

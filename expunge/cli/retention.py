@@ -1,6 +1,7 @@
-"""The commands that delete what a deployment keeps, and the one that goes on after a restore."""
+"""The commands that show and delete what a deployment keeps, and the one that goes on after a restore."""
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
@@ -53,6 +54,27 @@ def copies(
         notes.print(f"Expunge may delete the weights of {len(found.deletable.versions)} versions: add --delete.")
     for sentence in found.left:
         notes.print(f"Left to you: {sentence}", markup=False, highlight=False)
+
+
+def sheet(
+    report_id: Annotated[UUID, typer.Argument(help="The report's ID.", metavar="REPORT", show_default=False)],
+    path: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("sheet.html"),
+    data_dir: DataDir = None,
+) -> None:
+    """Write the operator's sheet of a report: pictures of what an image generator generates, before and after.
+
+    They may show people who asked to be erased, so they are in no report. The worker keeps sheets for as many days as
+    EXPUNGE_SHEET_DAYS says; by default it keeps none.
+    """
+    from expunge.operator.deployment import find_deployment
+    from expunge.operator.retention import read_sheet
+    from report.sheet import render_sheet
+
+    found = read_sheet(find_deployment(data_dir or default_folder()), report_id)
+    path.touch()
+    path.chmod(0o600)  # before anything is in it
+    path.write_text(render_sheet(found), encoding="utf-8")
+    notes.print(f"Wrote {path}, which only you can read. Delete it when you have looked at it.")
 
 
 def purge(

@@ -5,12 +5,13 @@ restore.
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from uuid import UUID
 
 from sqlalchemy import func, select
 
 from connectors.storage import Storage
-from expunge.errors import CopiesRefused, RestoreRefused
+from expunge.errors import CopiesRefused, NoSheet, RestoreRefused
 from expunge.operator.deployment import Deployment, open_database, open_ledger
 from ledger.errors import Refused, UnknownEntry
 from ledger.registry.access import ensure_tenant
@@ -26,7 +27,11 @@ from ledger.sample_ids import sample_digest, subject_digest
 from ledger.tables import Event
 from ledger.transparency import commitments
 from ledger.transparency.log import begin_new_origin, erase_opening
+from report.sheet import InvalidSheet, Sheet, from_bytes
+from unlearning.errors import WeightsDamaged, WeightsMissing
+from unlearning.files import read_file
 from verifier.log import TreeHead
+from worker.cleanup import SHEETS
 
 UNUSED_FILE_AGE = timedelta(days=1)
 """A newer file that no version names may belong to a version that is being published now."""
@@ -83,6 +88,22 @@ def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:
         is_own = file.name.endswith(".safetensors") or file.name.startswith(".writing-")
         if "/" not in file.name and is_own and is_old and file.name not in needed:
             yield file.name
+
+
+def read_sheet(deployment: Deployment, report_id: UUID) -> Sheet:
+    """Read the operator's sheet of a report. Raises NoSheet if there is none or it cannot be read, and StorageError."""
+    storage, folder = deployment.files, f"{SHEETS}/{report_id}"
+    stored = next(iter(storage.list_files(folder)), None)
+    if stored is None:
+        raise NoSheet(
+            f"There is no sheet of the report {report_id}. Workers keep them for EXPUNGE_SHEET_DAYS, of image generators alone; by "
+            "default they keep none."
+        )
+    sha256 = PurePosixPath(stored.name).stem
+    try:
+        return from_bytes(read_file(storage.fetch(stored.name, sha256), sha256))
+    except (InvalidSheet, WeightsDamaged, WeightsMissing) as error:
+        raise NoSheet(f"The sheet of the report {report_id} cannot be read: {error}.") from error
 
 
 def unlink(

@@ -86,7 +86,8 @@ class MethodBody(BaseModel):
     )
     needs: list[Need] = Field(
         description="What it needs beside the losses. `references`: reference predictions, prepared once for the model. "
-        "`random_targets`: the objective's `scramble`; LTU takes references in its place. `classes`: one label a sample. "
+        "`random_targets`: the objective's `scramble`; LTU takes references in its place. "
+        "`classes`: one label a sample. `class_probabilities`: a model that predicts it. "
         "`slices`: a model that was trained in slices. `adapters`: a model with an adapter for each "
         "group of samples. `random_access`: a training set that is no stream. `whole_model`: a model that is not "
         "sharded among several processes."

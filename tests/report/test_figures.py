@@ -1,6 +1,7 @@
+from report import captions
 from report.captions import extraction as caption
 from report.document import read
-from report.figures import extraction, references, relearning, utility
+from report.figures import extraction, generation, references, relearning, utility
 from report.html import render_html
 from tests.report.recorded import recorded, stored
 
@@ -71,3 +72,26 @@ def test_what_a_language_model_gives_away_is_drawn_and_stated_and_no_other_repor
     assert "How much of them can be drawn out of it?" in render_html(document)
     assert extraction(recorded("verified").report) == []
     assert caption(recorded("verified").report) == ""
+
+
+def test_what_an_image_generator_generates_is_drawn_and_stated_and_no_other_report_has_it() -> None:
+    def measure(name: str, before: float, after: float) -> dict[str, object]:
+        ends = ({"value": value, "low": value - 0.02, "high": value + 0.02} for value in (before, after))
+        return {"name": name, "original": next(ends), "unlearned": next(ends), "reference": None}
+
+    report = stored("verified")
+    report["audit"]["generation"] = [
+        measure("forgotten_class", 0.9, 0.1),
+        measure("regeneration", 0.5, 0.05),
+        measure("frechet_distance", 2.5, 2.75),
+    ]
+    document = read(report)
+    (panel,) = generation(document.report)
+    text = captions.generation(document.report)
+
+    assert all(f">{label}</text>" in panel.svg for label in ("Forgotten class", "Forgotten samples", "before", "after"))
+    assert "50.0\N{NO-BREAK SPACE}% before and 5.0\N{NO-BREAK SPACE}% after reproduces" in text
+    assert "2.50 before and 2.75 after" in text
+    assert "What does it still generate?" in render_html(document)
+    assert generation(recorded("verified").report) == []
+    assert captions.generation(recorded("verified").report) == ""

@@ -20,6 +20,7 @@ from unlearning.data.objectives import (
     Objective,
     causal_language_model,
     classification,
+    denoising_diffusion,
     multi_label,
     regression,
 )
@@ -378,6 +379,25 @@ class Decoder(nn.Module):
         return SimpleNamespace(logits=self.head(hidden), loss=None)
 
 
+class Denoiser(nn.Module):
+    """Predicts the noise of images of 16 numbers from the noisy image, its noise level of 20, and its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels, self.classes = nn.Embedding(20, 16), nn.Embedding(CLASSES, 16)
+        self.body = nn.Sequential(nn.Linear(16, 32), nn.SiLU(), nn.Linear(32, 16))
+
+    def forward(self, noisy: Tensor, levels: Tensor, classes: Tensor) -> Tensor:
+        given = noisy.flatten(1) + self.levels(levels) + self.classes(classes)
+        noise: Tensor = self.body(given).view_as(noisy)
+        return noise
+
+
+def with_classes(images: Tensor) -> dict[str, Tensor]:
+    """Images with the classes that `samples` gives them."""
+    return {"images": images, "classes": torch.arange(len(images)) % CLASSES}
+
+
 class Scaled(nn.Module):
     """Gives two numbers in the size of `noisy_numbers`."""
 
@@ -481,6 +501,12 @@ OBJECTIVES: dict[str, Kind] = {
         shaped=padded,
         objective=causal_language_model(10, spread=True),
         target_of=lambda inputs: inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100),
+    ),
+    "denoising diffusion": Kind(
+        build=Denoiser,
+        shape=(1, 4, 4),
+        objective=denoising_diffusion(CLASSES, (1, 4, 4), steps=20),
+        shaped=with_classes,
     ),
     "an own objective": Kind(build=lambda: network(outputs=1), objective=distances(), target=noisy_number),
     "losses alone": Kind(build=lambda: network(outputs=1), objective=losses_alone(), target=noisy_number),

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.audit.comparison import (
     agreement,
@@ -19,6 +19,7 @@ from unlearning.audit.comparison import (
 from unlearning.audit.extraction import Extraction, measure_extraction
 from unlearning.audit.feature_attack import feature_attack
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
+from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet
 from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import Measures, measures_of
 from unlearning.audit.membership import (
@@ -46,6 +47,7 @@ from unlearning.audit.verdict import (
     change_findings,
     extraction_findings,
     feature_findings,
+    generation_findings,
     inconclusive_reason,
     judge,
     membership_findings,
@@ -102,13 +104,16 @@ def audit(
     objective = divided(objective)
     models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
-    generates = objective.extraction is not None
-    total = (3 + generates) * len(models) + 1
+    extracts, generates = objective.extraction is not None, objective.generation is not None
+    total = (3 + extracts + generates) * len(models) + 1
     signals: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
     attacks: dict[str, Mapping[str, Attack]] = {}
     extraction: dict[str, Extraction] = {}
+    generation: dict[str, Generated] = {}
+    shown: dict[str, Tensor] = {}
     probed: dict[str, Attack] = {}
+    asked = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
@@ -121,7 +126,10 @@ def audit(
         if probe is not None:
             probed[name] = probe
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
-        if generates:
+        if asked is not None:
+            generation[name], shown[name] = measure_generation(model, asked)
+            yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
+        if extracts:
             extraction[name] = measure_extraction(
                 model,
                 {"forget": forget, "held_out": held_out},
@@ -184,6 +192,7 @@ def audit(
         ),
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *extraction_findings(extraction),
+        *generation_findings(generation, classes=objective.classes),
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
@@ -213,6 +222,8 @@ def audit(
         power_by_size=power,
         relearnings=relearnings,
         extraction=extraction,
+        generation=generation,
+        sheet=None if asked is None else sheet(asked, shown),
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
             agreement=agreement(before["held_out"], after["held_out"]),

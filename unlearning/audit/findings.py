@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
 from unlearning.audit.extraction import Extraction
+from unlearning.audit.generation import Generated, Sheet
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
 from unlearning.audit.reference_test import ReferenceTest
@@ -76,7 +77,9 @@ class Findings:
     there is one). reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the
     number of samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
-    audit does not show. extraction: by model, what it gives away; empty for a model that generates nothing. seconds: by phase.
+    audit does not show. extraction: by model, what it gives away; empty for a model that generates nothing. generation: by
+    model, figures of what an image generator generates; empty for other models. sheet: its pictures, for the operator
+    alone: they are never part of the report. seconds: by phase.
     """
 
     spec: AuditSpec
@@ -93,6 +96,8 @@ class Findings:
     verdict: Verdict
     limits: tuple[str, ...]
     extraction: Mapping[str, Extraction] = field(default_factory=dict)
+    generation: Mapping[str, Generated] = field(default_factory=dict)
+    sheet: Sheet | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 
 

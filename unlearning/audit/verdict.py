@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from unlearning.audit.comparison import Change
 from unlearning.audit.extraction import Extraction
+from unlearning.audit.generation import Generated
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
@@ -24,6 +25,7 @@ NAMES = {
     "modified_entropy": "modified entropy",
     "min_k": "Min-K%",
     "min_k_plus": "Min-K%++",
+    "proximal": "proximal initialisation",
     "spread": "distance from the held-out median",
     "sgd": "SGD",
     "adam": "Adam",
@@ -452,6 +454,44 @@ def extraction_findings(extraction: Mapping[str, Extraction]) -> list[Finding]:
                 f"{forgotten.value:.0%}, interval {forgotten.ends('.0%')}, against {unseen.value:.0%}, interval "
                 f"{unseen.ends('.0%')})",
                 interval=forgotten,
+                deciding=False,
+            )
+        )
+    return findings
+
+
+def generation_findings(generation: Mapping[str, Generated], *, classes: int | None) -> list[Finding]:
+    """Check what the new model generates: does it still reproduce forgotten samples, and generate a class that was forgotten?
+
+    They can only warn: how much a retrained model generates of a class that it never saw is not known without one.
+    """
+    if not generation:
+        return []
+    found, retrained = generation["unlearned"], generation.get("reference")
+    again, unseen = found["regeneration"], found["regeneration_unseen"]
+    more = again.low > unseen.high
+    findings = [
+        Finding(
+            code="generation_regeneration",
+            passed=not more,
+            text=f"the model {'still reproduces' if more else 'reproduces no more often than samples never seen the'} forgotten "
+            f"samples ({again.value:.0%} of what it generates of their classes, interval {again.ends('.0%')}, against "
+            f"{unseen.value:.0%})",
+            interval=again,
+            deciding=False,
+        )
+    ]
+    if "forgotten_class" in found:
+        share = found["forgotten_class"]
+        chance = 1 / (classes or 1) if retrained is None else retrained["forgotten_class"].high
+        what = "chance gives" if retrained is None else "the retrained model gives at most"
+        findings.append(
+            Finding(
+                code="generation_class",
+                passed=share.low <= chance,
+                text=f"of samples that are generated as of the forgotten class a classifier takes {share.value:.0%} for it "
+                f"(interval {share.ends('.0%')}; {what} {chance:.0%})",
+                interval=share,
                 deciding=False,
             )
         )

@@ -10,7 +10,7 @@ from unlearning.data.batches import Batch, joined_batch, sent
 from unlearning.data.objectives import Answers, Forward, Objective, answers
 from unlearning.gradients import forward_with, trainable
 from unlearning.hardware import in_float32
-from unlearning.stopping.criterion import fully_forgotten_classes
+from unlearning.stopping.criterion import fully_forgotten_classes, in_classes, other_class_answers
 from unlearning.stopping.forget_weights import weights_of_gaps
 from unlearning.task import Task
 from unlearning.training.optimisation import batch_statistics
@@ -39,7 +39,7 @@ class ReferenceAims:
 
     def batch_divergences(self, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
-        return self.divergences(answers(self.objective, forward, batch), index)
+        return self.divergences(answers(self.objective.for_step(), forward, batch), index)
 
     @in_float32
     @torch.no_grad()
@@ -50,27 +50,46 @@ class ReferenceAims:
 
 
 def reference_aims(task: Task) -> ReferenceAims | None:
-    """Read the forget set's aims from the task's references; None where the task has none.
+    """Read the forget set's aims from the task's references; None where the task has none and none are needed.
 
     A model that saw other samples of a class knows the class. Where a class is fully forgotten, its probability is therefore taken
-    out of its samples' aims and the rest is scaled up to 1: a retrained model never gives the class.
+    out of its samples' aims and the rest is scaled up to 1: a retrained model never gives the class. A model that is asked for
+    classes should know such samples no better than it knows them now as ones of another class (`other_class_answers`); where all
+    samples are such, no references are needed.
     """
-    references = task.references
+    references, objective = task.references, task.objective
+    gone = fully_forgotten_classes(task.forget, task.remain, classes=objective.classes)
+    of_gone = in_classes(task.forget.targets, gone)
+    if objective.generation is not None and bool(of_gone.any()) and (references is not None or bool(of_gone.all())):
+        return _as_other_classes(task, of_gone)
     if references is None:
         return None
     losses = references.losses.to(task.forget.device)
     if references.predictions.shape[1] == 0:
-        return ReferenceAims(objective=task.objective, predictions=None, losses=losses)
+        return ReferenceAims(objective=objective, predictions=None, losses=losses)
     predictions = references.predictions.to(losses.device, copy=True)
-    gone = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
-    if gone is None:
-        return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses)
+    if objective.logits is None or gone is None:
+        return ReferenceAims(objective=objective, predictions=predictions, losses=losses)
     if bool(gone.any()):
-        of_gone = gone[task.forget.targets]
         predictions[of_gone] = predictions[of_gone].masked_fill(gone, 0.0)
         losses = torch.where(of_gone, losses.new_full((), 10.0), losses)
     predictions = predictions.clamp(min=1e-6)
     predictions = predictions / predictions.sum(-1, keepdim=True)
+    return ReferenceAims(objective=objective, predictions=predictions, losses=losses)
+
+
+def _as_other_classes(task: Task, of_gone: Tensor) -> ReferenceAims:
+    """Aim the samples of fully forgotten classes, (n,) bool, at the present answers to them as of another class."""
+    predicts, found = task.objective.predicts, other_class_answers(task, of_gone)
+    assert predicts is not None
+    assert found.outputs is not None
+    answered = predicts.predictions(found.outputs)
+    if task.references is None:
+        return ReferenceAims(objective=task.objective, predictions=answered, losses=found.losses)
+    predictions, losses = (
+        tensor.to(answered, copy=True) for tensor in (task.references.predictions, task.references.losses)
+    )
+    predictions[of_gone], losses[of_gone] = answered, found.losses
     return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses)
 
 
@@ -88,11 +107,18 @@ def matching_loss(
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. The pass goes
     through a copy of the buffers, because forget samples must leave no trace in batch norm's running statistics.
     """
-    forget = task.forget.select(index)
+    forget, objective = task.forget.select(index), task.objective.for_step()
     k = len(index)
     with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
-        found = answers(task.objective, forward, joined_batch(forget, remain))
-    of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
+        if objective is not task.objective and objective.read is not None:
+            # Outputs at all noise levels cost several passes, which remaining samples do not need.
+            kept = objective.losses(forward, remain)
+            outputs = objective.read(forward, forget.inputs)
+            of_forget = Answers(outputs[:, 0], outputs, forget.targets)
+        else:
+            found = answers(objective, forward, joined_batch(forget, remain))
+            of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
+            kept = found.losses[k:]
     divergences = [aims.divergences(of_forget, index, temperature=value).mean() for value in temperatures]
-    return found.losses[k:].mean() + weight * torch.stack(divergences).mean()
+    return kept.mean() + weight * torch.stack(divergences).mean()

@@ -33,7 +33,7 @@ def run_schedule(
 
 def mean_loss(task: Task, batch: Batch) -> Loss:
     """Return the objective's mean loss of a batch as a function of the forward pass."""
-    return lambda forward: task.objective.losses(forward, batch).mean()
+    return lambda forward: task.objective.for_step().losses(forward, batch).mean()
 
 
 def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> Tensor:

@@ -20,7 +20,8 @@ def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
 
     def step(number: int, latest: Check) -> Mapping[str, float]:
         parameters = trainable(task.model)
-        loss = task.objective.losses(task.model, task.forget.draw(spec.batch_size, generator)).mean()
+        forget = task.forget.draw(spec.batch_size, generator)
+        loss = task.objective.for_step().losses(task.model, forget).mean()
         step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)
         return Figures(forget_loss=loss)
 

@@ -148,13 +148,14 @@ def _eliminate(
 def _remaining_loss(task: Task, remain: Batch) -> Tensor:
     """Compute L(B_r; θ), a scalar; batch norm's running statistics are updated."""
     with batch_statistics(task.model, samples=remain.size):
-        return task.objective.losses(task.model, remain).mean()
+        return task.objective.for_step().losses(task.model, remain).mean()
 
 
 def _bounded_losses(task: Task, forget: Batch, ceiling: float) -> Tensor:
     """Compute min(ℓ(B_f; θ), τ), (n,), through a copy of the buffers: forget samples must not enter batch norm's statistics."""
     with batch_statistics(task.model, samples=forget.size):
-        return task.objective.losses(forward_with(task.model, trainable(task.model)), forget).clamp(max=ceiling)
+        forward = forward_with(task.model, trainable(task.model))
+        return task.objective.for_step().losses(forward, forget).clamp(max=ceiling)
 
 
 @torch.no_grad()

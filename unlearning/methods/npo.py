@@ -42,9 +42,10 @@ def _loss(spec: NPO, task: Task, original: nn.Module, forget: Batch) -> Loss:
     lengths = task.objective.lengths
 
     def loss(forward: Forward) -> Tensor:
+        objective = task.objective.for_step()
         with torch.no_grad():
-            before = task.objective.losses(original, forget)
-        raised = task.objective.losses(forward, forget) - before
+            before = objective.losses(original, forget)
+        raised = objective.losses(forward, forget) - before
         if lengths is not None:
             raised = raised * lengths(forget.targets)
         return -2 / spec.beta * functional.logsigmoid(spec.beta * raised).mean()

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch
+from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss, trainable
 from unlearning.methods.fixed_schedule import forget_epochs, learn_and_forget, run_schedule
 from unlearning.specs import SimNPO
@@ -40,6 +41,9 @@ def sim_npo(spec: SimNPO, task: Task) -> Steps:
 
 def _loss(spec: SimNPO, task: Task, forget: Batch) -> Loss:
     """Return the preference loss of a forget batch as a function of the forward pass."""
-    return lambda forward: (
-        -2 / spec.beta * functional.logsigmoid(spec.beta * task.objective.losses(forward, forget) - spec.margin).mean()
-    )
+
+    def loss(forward: Forward) -> Tensor:
+        losses = task.objective.for_step().losses(forward, forget)
+        return -2 / spec.beta * functional.logsigmoid(spec.beta * losses - spec.margin).mean()
+
+    return loss

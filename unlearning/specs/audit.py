@@ -84,6 +84,7 @@ class AuditSpec:
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
     vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
     extraction_samples: most samples of a set from which a generating model's extraction is measured.
+    generated_samples: samples that a model generates of the forgotten samples' classes, and as many of the others.
     relearners: optimisers that relearn. The first fills the report's curves and must pass; the others must not fail.
     relearn_batch: samples a relearning step. relearn_samples: most samples relearned.
     relearn_steps: the learning rate is calibrated so that the original learns a control set in about this many steps.
@@ -102,6 +103,7 @@ class AuditSpec:
     vector_seeds: AtLeastOne = 3
     vector_samples: AtLeastOne = 2000
     extraction_samples: AtLeastOne = 64
+    generated_samples: AtLeastOne = 200
     relearners: tuple[str, ...] = ("sgd", "adam")
     relearn_batch: AtLeastOne = 32
     relearn_samples: Annotated[int, Ge(2)] = 256

@@ -7,7 +7,9 @@ class Need(StrEnum):
     """What a method may need that not every objective or model offers."""
 
     CLASSES = "classes"
-    """One label a sample: the method relabels samples or reads class probabilities."""
+    """One label a sample: the method relabels samples."""
+    CLASS_PROBABILITIES = "class_probabilities"
+    """A model that predicts the label: the method reads its logits."""
     RANDOM_TARGETS = "random_targets"
     """`Objective.scramble`. LTU takes reference predictions in their place."""
     REFERENCES = "references"
@@ -39,18 +41,19 @@ NEEDS: dict[str, frozenset[Need]] = {
     "rmu": frozenset({Need.RANDOM_ACCESS}),
     "random_labels": frozenset({Need.RANDOM_TARGETS}),
     "amnesiac_relabel": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
-    "fisher_noise": frozenset({Need.CLASSES, Need.WHOLE_MODEL}),
+    "fisher_noise": frozenset({Need.CLASS_PROBABILITIES, Need.WHOLE_MODEL}),
     "ssd": frozenset({Need.WHOLE_MODEL}),
-    "bad_teacher": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
+    "bad_teacher": frozenset({Need.CLASS_PROBABILITIES, Need.RANDOM_ACCESS}),
     "salun": frozenset({Need.CLASSES, Need.WHOLE_MODEL}),
 }
 """By method. Every method needs the losses, which every objective has."""
 
 OFFERS: dict[str, frozenset[Need]] = {
-    "classification": frozenset({Need.CLASSES, Need.RANDOM_TARGETS}),
+    "classification": frozenset({Need.CLASSES, Need.CLASS_PROBABILITIES, Need.RANDOM_TARGETS}),
     "multi_label": frozenset({Need.RANDOM_TARGETS}),
     "regression": frozenset({Need.RANDOM_TARGETS}),
     "causal_language_model": frozenset({Need.RANDOM_TARGETS}),
+    "denoising_diffusion": frozenset({Need.CLASSES, Need.RANDOM_TARGETS}),
 }
 """By objective. Reference predictions can be prepared for each."""
 

@@ -63,6 +63,8 @@ class Criterion:
     held_out: D_v's part for the criterion. guide: its part for guide attacks, on which the utility is measured too.
     weights: (m,), summing to 1, that give the held-out set the class mix of the forget samples that are compared with it.
     original_losses: (m,), nats, of the held-out set through the original model.
+    other_class_losses: (c,), nats, of the forget samples of fully forgotten classes as ones of another class, through the original
+        model; None with class logits, which are compared with a wrong answer instead.
     signals: what is compared. utility: (m + g,) bool, the held-out and guide samples on which the utility is measured: those of the
         remaining classes.
     original_merit: the merit, in points, of each remaining and each utility sample through the original model, (r,) and (k,).
@@ -80,6 +82,7 @@ class Criterion:
     guide: SampleSet
     weights: Tensor
     original_losses: Tensor
+    other_class_losses: Tensor | None
     signals: tuple[Signal, ...]
     utility: Tensor
     original_merit: tuple[Tensor, Tensor]
@@ -117,6 +120,9 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
         guide=task.guide,
         weights=matching_weights(compared, task.criterion, task.objective),
         original_losses=held_out.losses,
+        other_class_losses=None
+        if task.objective.logits is not None or not bool(of_class.any())
+        else other_class_answers(task, of_class).losses,
         signals=(_loss, *_offered_signals(task.objective), *guide_signals),
         utility=utility,
         original_merit=(merit(remaining), utility_merit),
@@ -139,8 +145,10 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
             differences += quantile_differences(signal(compared), signal(held_out), criterion.weights)
         if criterion.objective.logits is not None:
             differences.append(_error_difference(compared, held_out, criterion.weights))
-    if len(of_class.losses):
+    if len(of_class.losses) and criterion.other_class_losses is None:
         differences.append(_class_error_difference(of_class))
+    elif len(of_class.losses) and criterion.other_class_losses is not None:
+        differences += quantile_differences(of_class.losses, *as_set(criterion.other_class_losses))
     remain_before, utility_before = criterion.original_merit
     merit = criterion.objective.utility.of
     utility = torch.cat([merit(held_out), merit(guide)])[criterion.utility]
@@ -172,6 +180,31 @@ def in_classes(targets: Tensor, classes: Tensor | None) -> Tensor:
     if classes is None:
         return torch.zeros(len(targets), dtype=torch.bool, device=targets.device)
     return classes[targets]
+
+
+@in_float32
+def other_class_answers(task: Task, chosen: Tensor) -> Answers:
+    """Compute the model's answers to forget samples, (n,) bool, as if each were of another class, which is drawn [ours].
+
+    A model that was trained without a class takes its name for anything else. So a sample of it should be known as well as it would
+    be under another name. For objectives with `Generation`.
+    """
+    generation, classes = task.objective.generation, task.objective.classes
+    assert generation is not None
+    assert classes is not None
+    forget = task.forget.select(chosen.nonzero().flatten().cpu())
+    gone = fully_forgotten_classes(task.forget, task.remain, classes=classes)
+    assert gone is not None
+    others = (~gone).nonzero().flatten()
+    draw = torch.randint(len(others), (forget.size,), generator=torch.Generator().manual_seed(task.seed))
+    return batched_answers(
+        task.objective, task.model, generation.relabelled(forget, others[draw.to(others.device)])
+    ).float()
+
+
+def as_set(losses: Tensor) -> tuple[Tensor, Tensor]:
+    """Return losses with equal weights that sum to 1, (n,) each."""
+    return losses, torch.full_like(losses, 1 / len(losses))
 
 
 def weighted_quantiles(values: Tensor, weights: Tensor, shares: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unlearning.data.batches import Batch
 from unlearning.hardware import in_float32
-from unlearning.stopping.criterion import Criterion, in_classes, weighted_quantiles
+from unlearning.stopping.criterion import Criterion, as_set, in_classes, weighted_quantiles
 from unlearning.task import Task
 
 
@@ -23,7 +23,7 @@ def forget_weights(
     """Compute the weights of a batch of forget samples, (n,), 0 to 1, through the model as it is now.
 
     held_out_losses: of the criterion's held-out samples, (m,), nats, at the latest check or before the first step. aim: what they
-    are multiplied by. Samples of a fully forgotten class aim at the loss of a guess, which no correct prediction has.
+    are multiplied by. Samples of a fully forgotten class aim at the loss of a guess, which no right answer has (`_guess`).
     """
     losses = task.objective.losses(task.model, forget).float()
     # In a resumed run the latest check comes from the training checkpoint, which is read to the CPU.
@@ -59,5 +59,10 @@ def weights_of_gaps(gaps: Tensor, *, full: float) -> Tensor:
 
 
 def _guess(criterion: Criterion, losses: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of a guess, log(classes) nats, as a held-out set of one sample, (1,), and its weight, (1,)."""
+    """Return what samples of a fully forgotten class aim at, (m,), nats, with its weights, (m,), as if it were a held-out set.
+
+    It is the loss of a guess, log(classes), or what the original model says of them as of another class.
+    """
+    if criterion.other_class_losses is not None:
+        return as_set(criterion.other_class_losses.to(losses))
     return losses.new_tensor([log(criterion.objective.classes or 1)]), losses.new_ones(1)

@@ -162,7 +162,7 @@ def _whole_steps(
             if augmentation is not None:
                 batch = Batch(augmented(batch.inputs, augmentation, variation), batch.targets)
             with autocast(device, recipe.precision), differentiable_kernels(model):
-                losses = objective.losses(compiled if batch.size == recipe.batch_size else model, batch)
+                losses = objective.for_step().losses(compiled if batch.size == recipe.batch_size else model, batch)
                 loss = losses.mean() if weights is None else (weights[sent(batches.index, device)] * losses).mean()
                 if readiness and split and step >= first_meta_step and step % readiness.every == 0:
                     loss = loss + readiness_loss(

@@ -89,6 +89,7 @@ def readiness_loss(
             loss = loss + readiness_loss(model, spec, objective=objective, split=split, batch_size=64, generator=generator)
         loss.backward()
     """
+    objective = objective.for_step()
     forget, similar = _simulated_request(split, batch_size, generator)
     stable = split.stable.draw(batch_size, generator)
     with twice_differentiable_kernels(model) if spec.order == "second" else contextlib.nullcontext():

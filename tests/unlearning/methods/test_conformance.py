@@ -339,6 +339,7 @@ def test_every_objective_is_served_or_refused_with_the_reason_before_anything_ch
         given.references = None
     offered = {
         Need.CLASSES: given.objective.classes is not None,
+        Need.CLASS_PROBABILITIES: given.objective.logits is not None,
         Need.RANDOM_TARGETS: given.objective.scramble is not None or (kind == "ltu" and references),
         Need.REFERENCES: given.references is not None,
         Need.RANDOM_ACCESS: True,

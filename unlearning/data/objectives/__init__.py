@@ -2,15 +2,17 @@
 
 from unlearning.data.objectives.causal_language_model import causal_language_model
 from unlearning.data.objectives.classification import classification
+from unlearning.data.objectives.denoising_diffusion import denoising_diffusion
 from unlearning.data.objectives.multi_label import multi_label
 from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, undivided
 from unlearning.data.objectives.outputs import logits_of
-from unlearning.data.objectives.prediction import Answers, Merit, Prediction
+from unlearning.data.objectives.prediction import Answers, Generation, Merit, Prediction
 from unlearning.data.objectives.regression import regression
 
 __all__ = [
     "Answers",
     "Forward",
+    "Generation",
     "Merit",
     "Objective",
     "Prediction",
@@ -18,6 +20,7 @@ __all__ = [
     "call",
     "causal_language_model",
     "classification",
+    "denoising_diffusion",
     "divided",
     "logits_of",
     "multi_label",

@@ -12,7 +12,7 @@ from torch import Tensor
 from unlearning import ranks
 from unlearning.data.batches import Batch, Inputs, same_inputs
 from unlearning.data.objectives.class_prediction import ACCURACY, class_prediction
-from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Merit, Prediction
+from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Generation, Merit, Prediction
 from unlearning.data.objectives.targets import class_labels, finite
 from unlearning.errors import MethodRefused, UnsupportedWorkload
 
@@ -36,6 +36,7 @@ class Objective:
     merit: what utility means; without it accuracy for classes, else minus the loss.
 
     logits, classes: for one label a sample: (n, classes), and the number of classes. They offer all that `prediction` could.
+        Classes without logits are those that a model, such as an image generator, is asked for.
     outputs, prediction: for other models that predict something: (n, k), and what can be read from it.
 
     targets: (targets, name of the set) → targets as the losses take them; raises InvalidWorkload. A Workload calls it once.
@@ -45,6 +46,8 @@ class Objective:
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
     extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
         samples. An audit reports it; only shares leave it, never what was generated.
+    renewed: (number) → the objective with noise of its own, where `losses` are estimates with fixed noise; see `for_step`.
+    generation: what a model can do that generates samples by class.
     alone: where batches are divided among ranks (`divided`), the objective that computes whole ones in this process.
 
     Raises UnsupportedWorkload for logits without their number of classes, or outputs without what can be read from them.
@@ -63,6 +66,8 @@ class Objective:
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
     extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None
+    renewed: "Callable[[int], Objective] | None" = None
+    generation: Generation | None = None
     alone: "Objective | None" = None
 
     def __post_init__(self) -> None:
@@ -87,6 +92,13 @@ class Objective:
     def utility(self) -> Merit:
         """What utility means: the merit if one is given."""
         return self.merit or (MINUS_LOSS if self.logits is None else ACCURACY)
+
+    def for_step(self) -> "Objective":
+        """Return the objective of one training step: where losses are estimates, with noise drawn anew.
+
+        The draw is from torch's global random state. A step that trains on fixed noise would fit that noise.
+        """
+        return self if self.renewed is None else self.renewed(int(torch.randint(2**31, ())))
 
     def known(self, found: Answers) -> Tensor:
         """Compute the signal of the reference test, (n,): higher the better a sample is known; without outputs minus the loss."""
@@ -158,7 +170,12 @@ def divided(objective: Objective) -> Objective:
         losses=partial(_divided_rows, objective.losses),
         logits=objective.logits and partial(_divided_rows, objective.logits),
         outputs=objective.outputs and partial(_divided_rows, objective.outputs),
+        renewed=objective.renewed and partial(_divided_renewed, objective.renewed),
     )
+
+
+def _divided_renewed(renew: "Callable[[int], Objective]", number: int) -> Objective:
+    return divided(renew(number))
 
 
 def _divided_rows(compute: Callable[[Forward, Any], Tensor], forward: Forward, given: Any) -> Tensor:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from unlearning.data.batches import Batch, Inputs
 
 Read = Callable[[Tensor, Tensor], Tensor]
 """(outputs (n, k), targets (n, …)) → a number or a row for each sample."""
@@ -102,3 +104,22 @@ class Prediction:
     features: tuple[Read, ...] = ()
     stored: torch.dtype = torch.float32
     unit: str = "nats"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """What an objective offers whose model generates samples of the classes that it is asked for.
+
+    generate: (forward, classes (n,), generator) → (n, …), a sample of each class, such as an image.
+    images: (inputs) → (n, …), the samples in a batch's inputs. bounds: of their numbers, for pictures.
+    relabelled: (batch, classes (n,)) → the same samples as ones of other classes.
+    predicted: (forward, batch) → (n, …), differentiable: what the model predicts of the samples, given their classes.
+    classifier: returns a trained classifier of such samples; None lets an audit train a small one.
+    """
+
+    generate: Callable[[Callable[..., Any], Tensor, torch.Generator], Tensor]
+    images: Callable[[Inputs], Tensor]
+    relabelled: Callable[[Batch, Tensor], Batch]
+    predicted: Callable[[Callable[..., Any], Batch], Tensor]
+    bounds: tuple[float, float]
+    classifier: Callable[[], nn.Module] | None = None

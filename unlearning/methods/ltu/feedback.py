@@ -70,7 +70,7 @@ def remembering_feedback(
         scrambled, scramble_weight = task.objective.scrambled(forget, generator), spec.scramble_weight
 
         def support(forward: Forward) -> Tensor:
-            return (weights * task.objective.losses(forward, scrambled)).mean()
+            return (weights * task.objective.for_step().losses(forward, scrambled)).mean()
     else:
         scramble_weight = min(1.0, len(index) / spec.batch_size)
 

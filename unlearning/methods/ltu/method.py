@@ -127,5 +127,5 @@ def _rehearse(
     """
     batch = remain.draw(spec.query_size, generator)
     with batch_statistics(task.model, samples=batch.size):
-        loss = task.objective.losses(task.model, batch).mean()
+        loss = task.objective.for_step().losses(task.model, batch).mean()
     return minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)

@@ -1,0 +1,116 @@
+"""The image generator on digits: its data, and a request for one image that occurs often, over HTTP."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+import torch
+
+from examples import diffusion
+from expunge.errors import CannotRegister, NoSheet
+from expunge.operator.registration import register_workload
+from expunge.operator.retention import read_sheet
+from ledger.registry.access import issue_key
+from service.app import create_app
+from service.settings import Settings
+from tests.examples.conftest import KEY, Site
+from tests.service.conftest import NOWHERE, served
+from unlearning.data.objectives import denoising_diffusion
+from unlearning.storage import save_weights
+from unlearning.training.run import TrainingRun
+from worker.cleanup import delete_expired_sheets
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    smaller = partial(diffusion.Denoiser, 96)
+    few = {"PEOPLE": (3, 20, 6), "COPIES": 40, "DIGITS": (60, 100, 100), "EPOCHS": 300, "Denoiser": smaller}
+    for name, value in few.items():
+        monkeypatch.setattr(diffusion, name, value)
+    diffusion.images.cache_clear()
+    yield
+    diffusion.images.cache_clear()
+
+
+def test_a_person_is_in_one_set_and_copied_in_the_training_set_alone() -> None:
+    made = diffusion.workload()
+    sets = (made.train, made.held_out, made.test)
+    people = [{name for name in part.subjects or () if name.startswith("person")} for part in sets]
+
+    assert [len(names) for names in people] == [3, 20, 6]
+    assert len(set.union(*people)) == 29
+    assert len(made.train) == 60 + 3 * 40
+    name = min(people[0])
+    copies = torch.tensor([subject == name for subject in made.train.subjects or ()]).nonzero().flatten()
+    images = made.train.select(copies).inputs["images"]
+    assert len(images) == 40
+    assert torch.equal(images, images[:1].expand_as(images))
+    assert float(images.mean()) > 0 > float(made.train.inputs["images"][:60].mean())
+
+
+@pytest.mark.slow
+def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_what_was_generated(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, model = diffusion.workload(), diffusion.Denoiser()
+    diffusion.train(model, made.train, TrainingRun(seed=0))
+    weights = save_weights(model, tmp_path)[0]
+    register = partial(
+        register_workload,
+        site.where,
+        name="diffusion",
+        reference="examples.diffusion:workload",
+        policy=["retrain"],
+        approve_utility_drop=100.0,
+        dry_run=False,
+    )
+    wrong = denoising_diffusion(10, diffusion.SHAPE, betas=diffusion.BETAS.flip(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(diffusion, "OBJECTIVE", wrong)
+        with pytest.raises(CannotRegister, match="explained noise"):
+            register(weights=weights)
+    register(weights=weights)
+    with site.sessions.begin() as session:
+        key = issue_key(session, tenant_id=site.tenant_id, name="privacy", scopes=["admin"]).secret
+    settings = Settings(
+        database_url=site.where.database_url, redis_url=NOWHERE, sample_key=KEY.hex(), batch_window_seconds=0
+    )
+    person = next(name for name in made.train.subjects or () if name.startswith("person"))
+    monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
+
+    with (
+        served(create_app(settings)) as address,
+        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as http,
+    ):
+        answer = http.post("/unlearn-requests", json={"subjects": [person]})
+        assert answer.status_code == 202, answer.text
+        job, document = site.work(answer.json()["targets"][0]["job"]["id"])
+        forms = [
+            http.get(f"/reports/{job.report_id}", headers={"Accept": form})
+            for form in ("application/json", "text/html")
+        ]
+        suits = {one["kind"]: one["objectives"] for one in http.get("/methods").json()["items"]}
+
+    found = document.report
+    measures = {one.name: one for one in found.audit.generation}
+    assert (found.asked.samples, found.asked.subjects) == (40, 1)
+    assert found.audit.merit.name == "explained noise"
+    assert measures["regeneration"].original.low > 0.05
+    assert measures["regeneration"].unlearned.value == 0.0
+    assert found.audit.measures.unlearned.ua.value > found.audit.measures.original.ua.value
+    assert {one.name for one in found.audit.membership.attacks} >= {"loss", "proximal"}
+    assert all(
+        "denoising_diffusion" in suits[kind] for kind in ("ltu", "ieu", "matching", "gradient_ascent", "retrain")
+    )
+    assert not any(word in form.text for form in forms for word in (person, "data:image", "<img"))
+    assert job.report_id is not None
+    sheet = read_sheet(site.where, UUID(str(job.report_id)))
+    assert list(sheet.rows) == ["forgotten", "generated before", "generated after"]
+    assert all(pictures.shape == (10, 8, 8) for pictures in sheet.rows.values())
+    delete_expired_sheets(site.where.files, older_than=timedelta(0))
+    with pytest.raises(NoSheet, match="no sheet"):
+        read_sheet(site.where, UUID(str(job.report_id)))

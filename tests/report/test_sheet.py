@@ -1,0 +1,60 @@
+"""The operator's sheet: it comes back as it was written, and its pictures are ones that others read."""
+
+import base64
+import re
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from report.sheet import InvalidSheet, Sheet, from_bytes, png, render_sheet, to_bytes, to_pictures
+
+SAMPLES = np.linspace(-1.2, 1.2, 2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+
+
+def test_numbers_become_shades_between_their_bounds() -> None:
+    grey = to_pictures(SAMPLES[:, :1], bounds=(-1.0, 1.0))
+    assert grey is not None
+    assert grey.shape == (2, 4, 5)
+    assert grey[0, 0, 0] == 0
+    colour = to_pictures(np.where(SAMPLES > 0.5, np.nan, SAMPLES), bounds=(-1.0, 1.0))
+    assert colour is not None
+    assert colour.shape == (2, 4, 5, 3)
+    assert int(colour[0, 1, 2, 1]) == round(255 * (float(SAMPLES[0, 1, 1, 2]) + 1) / 2)
+    assert int(colour[1, 3, 4, 2]) == 0
+    assert to_pictures(SAMPLES.reshape(2, -1), bounds=(-1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_is_a_png_that_is_enlarged_without_smoothing(channels: int) -> None:
+    pictures = to_pictures(SAMPLES[:, :channels], bounds=(-1.2, 1.2))
+    assert pictures is not None
+    found = np.round(255 * imread(BytesIO(png(pictures[0])))).astype(np.uint8)
+    assert found.shape[:2] == (64, 80)
+    assert np.array_equal(found[8::16, 8::16], pictures[0])
+
+
+def test_a_sheet_comes_back_as_it_was_written_and_says_for_whom_it_is() -> None:
+    pictures = to_pictures(SAMPLES, bounds=(-1.0, 1.0))
+    assert pictures is not None
+    sheet = Sheet(report_id="r-1", rows={"forgotten": pictures, "generated <before>": pictures[:1]})
+    content = to_bytes(sheet)
+    found = from_bytes(content)
+    page = render_sheet(found)
+
+    assert found.report_id == "r-1"
+    assert all(np.array_equal(found.rows[title], shown) for title, shown in sheet.rows.items())
+    assert list(found.rows) == list(sheet.rows)
+    assert "For the operator alone" in page
+    assert "Generated &lt;before&gt;" in page
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(images) == 3
+    assert base64.b64decode(images[0]) == png(pictures[0])
+    assert page.count("http") == page.count("http-equiv")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"{}"])
+def test_a_file_that_is_no_sheet_is_refused(content: bytes) -> None:
+    with pytest.raises(InvalidSheet, match="damaged"):
+        from_bytes(content)

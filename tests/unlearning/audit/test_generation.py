@@ -1,0 +1,185 @@
+"""What a model generates, against published formulas, brute force, and models whose pictures are known."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.linalg  # type: ignore[import-untyped]  # scipy ships no type information
+import torch
+from torch import Tensor, nn
+
+from tests.unlearning.kinds import OBJECTIVES, make_task, samples
+from unlearning.audit.audit import audit
+from unlearning.audit.generation import (
+    frechet_distance,
+    measure_generation,
+    prepare_generation,
+    reproduced,
+    sheet,
+    train_judge,
+)
+from unlearning.data.objectives import Objective, denoising_diffusion
+from unlearning.data.samples import SampleSet
+from unlearning.networks import copy_network
+from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
+
+CLASSES, SHAPE = 3, (1, 4, 4)
+OBJECTIVE = denoising_diffusion(CLASSES, SHAPE, steps=20)
+SIGNAL = (1 - torch.linspace(0.005, 0.999, 20, dtype=torch.float64)).cumprod(0)
+SPEC = AuditSpec(generated_samples=60)
+
+
+def pictures(count: int, *, seed: int, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Images of three classes that differ by the quarter that is bright."""
+    labels = torch.arange(count) % CLASSES if labels is None else labels
+    found = 0.1 * torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(seed)) - 0.6
+    for row, label in enumerate(labels.tolist()):
+        found[row, 0, 2 * (label // 2) :, 2 * (label % 2) :][:2, :2] += 1.2
+    return found, labels
+
+
+def a_set(images: Tensor, labels: Tensor, name: str) -> SampleSet:
+    return SampleSet(
+        ids=tuple(f"{name}-{i}" for i in range(len(images))),
+        inputs={"images": images, "classes": labels},
+        targets=labels,
+    )
+
+
+class Printing(nn.Module):
+    """Generates one image of each class: the best model of data that have no other."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.images = nn.Parameter(images)
+
+    def forward(self, noisy: Tensor, levels: Tensor, classes: Tensor) -> Tensor:
+        left = SIGNAL.float()[levels].view(-1, 1, 1, 1)
+        return (noisy - left.sqrt() * self.images[classes]) / (1 - left).sqrt()
+
+
+def sets(*, whole_class: bool) -> dict[str, SampleSet]:
+    """Forget the class 2 as a whole, or its first five images; one of them is there four times."""
+    images, labels = pictures(90, seed=1)
+    of_class = (labels == 2).nonzero().flatten()
+    chosen = of_class if whole_class else of_class[:5]
+    images[chosen[1:5]] = images[chosen[1]].clone()
+    rest = torch.ones(90, dtype=torch.bool)
+    rest[chosen] = False
+    return {
+        "forget": a_set(images[chosen], labels[chosen], "forget"),
+        "remain": a_set(images[rest], labels[rest], "remain"),
+        "held_out": a_set(*pictures(30, seed=2), "held_out"),
+        "test": a_set(*pictures(60, seed=3), "test"),
+    }
+
+
+def test_the_frechet_distance_is_the_published_one() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5)), 1 + 2 * rng.normal(size=(200, 5))
+    one, other = (np.cov(part, rowvar=False) for part in (first, second))
+    root = scipy.linalg.sqrtm(one @ other).real
+    wanted = ((first.mean(0) - second.mean(0)) ** 2).sum() + np.trace(one + other - 2 * root)
+    assert frechet_distance(first, second) == pytest.approx(wanted, rel=1e-9)
+    assert frechet_distance(first, first) == pytest.approx(0.0, abs=1e-9)
+    # Features that do not vary, as of a model that generates one image.
+    assert frechet_distance(np.zeros((4, 5)), np.ones((4, 5))) == pytest.approx(5.0)
+
+
+def test_an_image_is_reproduced_by_brute_force_over_distinct_images() -> None:
+    given = sets(whole_class=False)
+    wanted, rest = given["forget"].inputs["images"], given["remain"].inputs["images"]
+    noise = torch.randn(40, *SHAPE, generator=torch.Generator().manual_seed(5))
+    near = wanted[torch.arange(40) % 5] + torch.linspace(0.0, 0.06, 40).view(-1, 1, 1, 1) * noise
+    generated = torch.cat([near, rest[:10] + 0.01 * noise[:10], noise])
+    distinct = [*{tuple(image.flatten().tolist()): image for image in wanted}.values()]
+    expected = []
+    for point in generated:
+        distances = sorted(
+            [(float((point - image).norm()), True) for image in distinct]
+            + [(float((point - image).norm()), False) for image in rest]
+        )
+        expected.append(distances[0][1] and distances[0][0] <= distances[1][0] / 3)
+    images: Callable[[dict[str, Tensor]], Tensor] = lambda inputs: inputs["images"]  # noqa: E731
+    found = reproduced(generated, [given["forget"]], [given["remain"]], images=images)
+
+    assert found.tolist() == expected
+    assert 5 < sum(expected) < 40
+    # An image that somebody else's copy keeps in the training set is not a forgotten one.
+    assert not bool(reproduced(generated, [given["forget"]], [given["remain"], given["forget"]], images=images).any())
+
+
+def test_the_classifier_is_trained_for_the_audit_alone_or_is_the_owners() -> None:
+    generation, given = OBJECTIVE.generation, sets(whole_class=False)
+    assert generation is not None
+    before = torch.get_rng_state()
+    judge = train_judge(generation, [given["remain"], given["forget"]], classes=CLASSES, seed=0)
+    found, features = judge.read(given["test"].inputs["images"])
+
+    assert torch.equal(torch.get_rng_state(), before)
+    assert float((found == given["test"].targets).float().mean()) > 0.95
+    assert features.shape == (60, 32)
+    own = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
+    owners = train_judge(replace(generation, classifier=lambda: own), [given["remain"]], classes=CLASSES, seed=0)
+    assert owners.model is own
+    assert owners.read(given["test"].inputs["images"])[1].shape == (60, 5)
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_does_not(knows: bool) -> None:
+    given = sets(whole_class=True)
+    prepared = prepare_generation(given, objective=OBJECTIVE, spec=SPEC, seed=0)
+    assert prepared is not None
+    other = pictures(3, seed=7)[0]
+    printed = other.clone()
+    printed[2] = given["forget"].inputs["images"][0] if knows else other[0]
+    found, images = measure_generation(Printing(printed).eval(), prepared)
+
+    assert found["forgotten_class"].value == float(knows)
+    assert found["regeneration"].value == float(knows)
+    assert found["regeneration_unseen"].value == 0.0
+    assert found["other_classes"].value == 1.0
+    assert found["frechet_distance"].value > 0
+    torch.testing.assert_close(images, printed[2:].expand_as(images).detach(), rtol=1e-2, atol=1e-2)
+    page = sheet(prepared, {"original": images, "unlearned": images})
+    assert [(title, len(rows)) for title, rows in page.rows.items()] == [
+        ("forgotten", 10),
+        ("generated before", 10),
+        ("generated after", 10),
+    ]
+
+
+def test_single_samples_have_no_forgotten_class() -> None:
+    prepared = prepare_generation(sets(whole_class=False), objective=OBJECTIVE, spec=SPEC, seed=0)
+    assert prepared is not None
+    found, _ = measure_generation(Printing(pictures(3, seed=7)[0]).eval(), prepared)
+    assert sorted(found) == ["frechet_distance", "other_classes", "regeneration", "regeneration_unseen"]
+
+
+def test_an_audit_measures_what_each_model_generates_and_a_classifier_generates_nothing() -> None:
+    kind = OBJECTIVES["denoising diffusion"]
+    given = make_task(kind)
+    original = copy_network(given.model)
+    with torch.no_grad():
+        given.model.classes.weight.add_(0.3)
+    quick = AuditSpec(
+        replicates=100, vector_seeds=1, relearn_samples=8, relearn_steps=4, relearn_controls=3, relearners=("sgd",),
+        generated_samples=20,
+    )  # fmt: skip
+
+    def found(objective: Objective):  # type: ignore[no-untyped-def]
+        steps = audit(
+            original=original, unlearned=given.model, forget=given.forget, remain=given.remain, objective=objective, spec=quick,
+            **{name: samples(kind, 30, name=name, seed=seed) for seed, name in enumerate(("held_out", "test"), 5)},
+        )  # fmt: skip
+        return run_to_completion(steps)
+
+    measured = found(given.objective)
+    assert measured.generation.keys() == {"original", "unlearned"}
+    assert measured.sheet is not None
+    codes = {finding.code: finding for finding in measured.verdict.findings}
+    assert codes["generation_regeneration"].deciding is False
+    assert set(measured.membership.original) >= {"loss", "proximal"}
+    assert found(replace(given.objective, generation=None)).generation == {}

@@ -1,0 +1,281 @@
+"""What a model generates, measured: of a forgotten class, of the others, and of forgotten samples that it reproduces.
+
+Only shares and distances leave this module for the report. Pictures are for the operator alone (`Sheet`).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unlearning.audit.intervals import Floats, Interval, wilson
+from unlearning.data.batches import Inputs, sent
+from unlearning.data.objectives import Objective
+from unlearning.data.objectives.prediction import Generation
+from unlearning.data.samples import SampleSet
+from unlearning.errors import UnsupportedWorkload
+from unlearning.specs.audit import AuditSpec
+from unlearning.stopping.criterion import fully_forgotten_classes
+
+Generated = Mapping[str, Interval]
+"""By measure: `forgotten_class`, `other_classes`, `regeneration` and `regeneration_unseen` (shares), `frechet_distance`."""
+
+_COPY = 1 / 3
+"""An image is reproduced if the generated one is at most this share as far from it as from any other (Yoon et al., 2023)."""
+_EQUAL = 1 + 1e-4
+"""Two distances are equal within this factor: the training images are then copies of one another."""
+_AT_ONCE = 256
+"""Images that are generated or compared together."""
+_JUDGE_EPOCHS, _JUDGE_STEPS, _JUDGE_BATCH, _JUDGE_RATE = 20, (60, 2000), 64, 2e-3
+_JUDGED = 5000
+"""Most samples of a set that the classifier is trained on."""
+_FEATURES = 32
+_SHOWN = 10
+"""Pictures of each kind on an operator's sheet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judge:
+    """A separately trained classifier. model: images → logits, in evaluation mode. head: the linear layer that gives them."""
+
+    model: nn.Module
+    head: nn.Linear
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute the class of each image, (n,), and its features, which enter the last layer, (n, d) float64; on the CPU."""
+        entered: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda _, arguments, output: entered.append(arguments[0]))
+        try:
+            device = self.head.weight.device
+            logits = torch.cat([self.model(part.to(device)) for part in torch.split(images, _AT_ONCE)])
+        finally:
+            hook.remove()
+        return logits.argmax(1).cpu(), torch.cat(entered).flatten(1).double().cpu()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Sheet:
+    """Pictures for the operator alone: generated images may show a person who asked to be erased.
+
+    bounds: of the numbers. rows: by title, images (n, …), of the forgotten samples and of the models, these from the same noise.
+    """
+
+    bounds: tuple[float, float]
+    rows: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class GenerationSets:
+    """What a model is asked for, and what it is compared with, the same for every model of an audit.
+
+    asked: classes of forgotten samples, (n,). others: classes that are not forgotten, (n,). whole_classes: whether `asked` are
+    fully forgotten ones. sets: "forget", "remain", "held_out". real: features of remaining samples of the other classes, (m, d).
+    """
+
+    generation: Generation
+    judge: Judge
+    asked: Tensor
+    others: Tensor
+    whole_classes: bool
+    sets: Mapping[str, SampleSet]
+    real: Tensor
+    seed: int
+    confidence: float
+
+
+def prepare_generation(
+    sets: Mapping[str, SampleSet], *, objective: Objective, spec: AuditSpec, seed: int
+) -> GenerationSets | None:
+    """Fix what is generated and compared, and train the classifier; None for an objective without `Generation`."""
+    generation, classes = objective.generation, objective.classes
+    if generation is None or classes is None:
+        return None
+    judge = train_judge(
+        generation, [sets[name] for name in ("forget", "remain", "held_out")], classes=classes, seed=seed
+    )
+    gone = fully_forgotten_classes(sets["forget"], sets["remain"], classes=classes)
+    assert gone is not None
+    forgotten, kept = sets["forget"].targets, sets["remain"].targets
+    others = (~gone[kept]).nonzero().flatten()
+    if not len(others):
+        others = torch.arange(len(kept))
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(pool: Tensor) -> Tensor:
+        return pool[sent(torch.randint(len(pool), (spec.generated_samples,), generator=generator), pool.device)]
+
+    real = _read(generation, sets["remain"].take(others.cpu()), generator)[0]
+    return GenerationSets(
+        generation=generation,
+        judge=judge,
+        asked=drawn(forgotten),
+        others=drawn(kept[others]),
+        whole_classes=bool(gone[forgotten].all()),
+        sets=sets,
+        real=judge.read(real)[1],
+        seed=seed,
+        confidence=spec.confidence,
+    )
+
+
+def measure_generation(model: nn.Module, given: GenerationSets) -> tuple[Generated, Tensor]:
+    """Measure what a model generates; return the figures, and images of the asked classes, (n, …) on the CPU, for a sheet.
+
+    forgotten_class: of images generated as of a fully forgotten class, the share that the classifier takes for it; left out where
+        none is fully forgotten. other_classes: of images of the others, the share that it takes for theirs.
+    frechet_distance: of those to remaining images in the classifier's features (`frechet_distance`); it has no interval.
+    regeneration: of images generated as of the forgotten samples' classes, the share that reproduces a forgotten sample.
+        regeneration_unseen: a sample that the model never saw: what chance gives.
+    """
+    asked, others = (
+        generate(given.generation, model, classes, seed=[given.seed, number])
+        for number, classes in enumerate((given.asked, given.others))
+    )
+    found, (right, features) = {}, given.judge.read(others)
+    if given.whole_classes:
+        found["forgotten_class"] = _share(given.judge.read(asked)[0] == given.asked.cpu(), given.confidence)
+    found["other_classes"] = _share(right == given.others.cpu(), given.confidence)
+    distance = frechet_distance(features.numpy(), given.real.numpy())
+    found["frechet_distance"] = Interval(distance, distance, distance)
+    compared = {"forget", "remain", "held_out"}
+    for measure, name in (("regeneration", "forget"), ("regeneration_unseen", "held_out")):
+        rest = [given.sets[other] for other in sorted(compared - {name})]
+        hits = reproduced(asked, [given.sets[name]], rest, images=given.generation.images)
+        found[measure] = _share(hits, given.confidence)
+    return found, asked.float().cpu()
+
+
+def sheet(given: GenerationSets, shown: Mapping[str, Tensor]) -> Sheet:
+    """Make the operator's sheet of some forgotten samples and of what each model generated in their place."""
+    forgotten = given.sets["forget"].select(torch.arange(min(_SHOWN, len(given.sets["forget"]))))
+    titles = {
+        "original": "generated before",
+        "unlearned": "generated after",
+        "reference": "generated by the retrained model",
+    }
+    return Sheet(
+        bounds=given.generation.bounds,
+        rows={"forgotten": given.generation.images(forgotten.inputs).float().cpu().numpy()}
+        | {titles[name]: images[:_SHOWN].numpy() for name, images in shown.items()},
+    )
+
+
+def generate(generation: Generation, model: nn.Module, classes: Tensor, *, seed: Sequence[int]) -> Tensor:
+    """Generate a sample of each class, (n, …), in evaluation mode. The same seed starts every model from the same noise."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    device = next((p.device for p in model.parameters()), classes.device)
+    parts = [generation.generate(model, part.to(device), generator) for part in torch.split(classes, _AT_ONCE)]
+    return torch.cat(parts)
+
+
+def frechet_distance(first: Floats, second: Floats) -> float:
+    """Compute ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of features (n, d) and (m, d) (Heusel et al., NeurIPS 2017, eq. 6)."""
+    means = first.mean(0) - second.mean(0)
+    one, other = (np.atleast_2d(np.cov(part, rowvar=False)) for part in (first, second))
+    # Σ₁Σ₂ is similar to a positive semidefinite matrix, so its eigenvalues are real and not negative but for rounding.
+    root = np.sqrt(np.linalg.eigvals(one @ other).real.clip(min=0.0)).sum()
+    return max(0.0, float(means @ means + np.trace(one) + np.trace(other) - 2 * root))
+
+
+def reproduced(
+    generated: Tensor, wanted: Sequence[SampleSet], rest: Sequence[SampleSet], *, images: Callable[[Inputs], Tensor]
+) -> Tensor:
+    """Mark the generated images, (n,) bool, that reproduce one of the wanted ones.
+
+    One does if it is nearest to that image of all, and a third as far from it, at most, as from the next (Yoon et al., ICML 2023
+    workshop on structured probabilistic inference). Copies of the nearest image are not the next one. Carlini et al. (USENIX
+    Security 2023, arXiv 2301.13188, §5.1) compare with the mean distance to the 50 nearest, which a small set does not have.
+
+    An image that is wanted and among the rest belongs to the rest. images: finds them in a batch's inputs.
+    """
+    points = generated.flatten(1).double().cpu()
+    nearest, elsewhere = (_least(points, sets, images) for sets in (wanted, rest))
+    first = torch.minimum(nearest, elsewhere)
+    second = _least(points, [*wanted, *rest], images, above=first * _EQUAL)
+    return (nearest * _EQUAL < elsewhere) & (first <= _COPY * second)
+
+
+def _least(
+    points: Tensor, sets: Sequence[SampleSet], images: Callable[[Inputs], Tensor], *, above: Tensor | None = None
+) -> Tensor:
+    """Compute the least Euclidean distance of each point, (n, d), to the images of the sets; above: greater than that, (n,)."""
+    least = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    for samples in sets:
+        for batch in samples.batches(_AT_ONCE):
+            others = images(batch.inputs).flatten(1).double().cpu()
+            distances = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
+            if above is not None:
+                distances = distances.masked_fill(distances <= above[:, None] + 1e-9, torch.inf)
+            least = torch.minimum(least, distances.amin(1))
+    return least
+
+
+def train_judge(generation: Generation, sets: Sequence[SampleSet], *, classes: int, seed: int) -> Judge:
+    """Make the classifier that judges images: the owner's, or a small one that is trained on these sets, for this alone.
+
+    Raises UnsupportedWorkload for a classifier of the owner without a linear layer.
+    """
+    device = sets[0].device
+    if generation.classifier is not None:
+        model = generation.classifier().to(device).eval()
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        if not layers:
+            raise UnsupportedWorkload(
+                "The classifier of generated images has no linear layer; its features enter the last one."
+            )
+        return Judge(model=model, head=layers[-1])
+    generator = torch.Generator().manual_seed(seed)
+    parts = [_read(generation, samples, generator) for samples in sets]
+    images, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    steps = int(np.clip(_JUDGE_EPOCHS * len(images) / _JUDGE_BATCH, *_JUDGE_STEPS))
+    with torch.random.fork_rng(), torch.enable_grad():
+        torch.manual_seed(seed)
+        model = _small_classifier(tuple(images.shape[1:]), classes).to(device)
+        optimiser = torch.optim.Adam(model.parameters(), lr=_JUDGE_RATE)
+        for _ in range(steps):
+            index = torch.randint(len(images), (_JUDGE_BATCH,), generator=generator)
+            logits = model(images[index].to(device))
+            loss = functional.cross_entropy(logits, targets[index].to(device))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
+            optimiser.step()
+    head = model[-1]
+    assert isinstance(head, nn.Linear)
+    return Judge(model=model.eval().requires_grad_(False), head=head)
+
+
+def _small_classifier(shape: tuple[int, ...], classes: int) -> nn.Sequential:
+    if len(shape) == 3 and min(shape[1:]) >= 4:
+        body: list[nn.Module] = [
+            nn.Conv2d(shape[0], 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(256, _FEATURES),
+        ]
+    else:
+        body = [nn.Flatten(), nn.Linear(math.prod(shape), 128), nn.ReLU(), nn.Linear(128, _FEATURES)]
+    return nn.Sequential(*body, nn.ReLU(), nn.Linear(_FEATURES, classes))
+
+
+def _read(generation: Generation, samples: SampleSet, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Read images, (n, …) float32, and classes, (n,), of at most `_JUDGED` random samples, onto the CPU."""
+    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_JUDGED])
+    batches = [
+        (generation.images(batch.inputs).float().cpu(), batch.targets.cpu()) for batch in chosen.batches(_AT_ONCE)
+    ]
+    images, targets = (torch.cat(tensors) for tensors in zip(*batches, strict=True))
+    return images, targets
+
+
+def _share(hits: Tensor, confidence: float) -> Interval:
+    return wilson(int(hits.sum()), len(hits), confidence=confidence)
