@@ -1,7 +1,7 @@
 """A model repository for MLServer: its models' weights are those of the version that Expunge serves.
 
 Put this file on MLServer's PYTHONPATH, and name the class in its settings.json (docs/integrations/model-servers.md). It needs
-nothing but MLServer itself. Whenever MLServer starts, or is told to load a model, the served version is asked for, fetched if it is
+nothing but MLServer itself. Whenever MLServer starts, or has to load a model, the served version is asked for, fetched if it is
 another one, and checked by its SHA-256. What was fetched before is deleted.
 """
 
