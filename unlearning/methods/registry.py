@@ -59,7 +59,7 @@ def check_parts_suffice(kind: str) -> None:
     if Need.WHOLE_MODEL in NEEDS[kind]:
         raise MethodRefused(
             f"The workload's model is sharded, and {kind} needs all of it in each process: it differentiates twice, or by single "
-            "samples, or reads single parameters. Use IEU, matching or Retrain, or leave `sharded` out of the workload."
+            "samples, or reads single parameters or layers. Use IEU, matching or Retrain, or leave `sharded` out of the workload."
         )
 
 

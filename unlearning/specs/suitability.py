@@ -22,7 +22,7 @@ class Need(StrEnum):
     """A model with adapters, each trained on samples of its own."""
     WHOLE_MODEL = "whole_model"
     """The whole model in each process, not a part of its parameters: the method differentiates twice, or sample by sample, or reads
-    single parameters."""
+    single parameters or layers."""
 
 
 NEEDS: dict[str, frozenset[Need]] = {
@@ -38,7 +38,7 @@ NEEDS: dict[str, frozenset[Need]] = {
     "grad_diff": frozenset({Need.RANDOM_ACCESS}),
     "npo": frozenset({Need.RANDOM_ACCESS}),
     "sim_npo": frozenset({Need.RANDOM_ACCESS}),
-    "rmu": frozenset({Need.RANDOM_ACCESS}),
+    "rmu": frozenset({Need.RANDOM_ACCESS, Need.WHOLE_MODEL}),
     "random_labels": frozenset({Need.RANDOM_TARGETS}),
     "amnesiac_relabel": frozenset({Need.CLASSES, Need.RANDOM_ACCESS}),
     "fisher_noise": frozenset({Need.CLASS_PROBABILITIES, Need.WHOLE_MODEL}),
