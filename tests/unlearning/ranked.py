@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning import small
-from tests.unlearning.methods.test_conformance import OF_ADAPTERS, spec_of
+from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.trainers import train_by_adamw
 from unlearning import ranks
 from unlearning.audit.audit import audit
@@ -256,7 +256,7 @@ def in_single_precision() -> Found:
 
 
 CASES: dict[str, Callable[[], Found]] = {
-    **{kind: by(kind) for kind in sorted(METHODS.keys() - OF_ADAPTERS - {"ltu"})},
+    **{kind: by(kind) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"ltu"})},
     "ltu": with_given_attacks,
     "ltu by references, without attacks": by("ltu", lambda: task(references=True), forgetting=False),
     "ltu on one sample": by("ltu", lambda: task(forgotten=1, references=True), forgetting=False),

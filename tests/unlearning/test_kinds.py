@@ -9,7 +9,7 @@ import torch
 
 from tests.unlearning.data.test_references import key
 from tests.unlearning.kinds import CLASSES, KINDS, OBJECTIVES, RECIPE, FrozenNorm, Kind, make_task, samples
-from tests.unlearning.methods.test_conformance import OF_ADAPTERS, spec_of
+from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.small import same, start, state
 from unlearning.audit.attacks.shadows import run_shadows
 from unlearning.audit.attacks.study import make_study
@@ -47,7 +47,7 @@ every_objective_too = pytest.mark.parametrize(
 @every_kind
 @pytest.mark.parametrize(
     "method",
-    sorted(METHODS.keys() - {"npo", "sim_npo", *OF_ADAPTERS}),  # the first two take GradDiff's steps on another loss
+    sorted(METHODS.keys() - {"npo", "sim_npo", *OF_SOME_MODELS}),  # the first two take GradDiff's steps on another loss
 )
 def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
     given = make_task(kind)
@@ -118,7 +118,7 @@ def test_every_kind_has_reference_predictions(kind: Kind, tmp_path: Path) -> Non
     assert found.predictions.shape == (36, width)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - OF_ADAPTERS))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - OF_SOME_MODELS))
 def test_no_method_moves_what_training_leaves_as_it_is(method: str) -> None:
     """Batch norm that the owner keeps in evaluation mode, and parameters that require no gradient."""
     kind = Kind(build=FrozenNorm)

@@ -7,7 +7,7 @@ import torch
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.stop import run_with_stop
+from unlearning.stopping.stop import Rate, run_with_stop
 from unlearning.task import Figures, Steps, Task
 
 
@@ -16,13 +16,14 @@ def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:
     task.model.eval()
     generator = torch.Generator().manual_seed(task.seed)
     criterion = calibrate(task, spec.stop)
-    task.state.register(model=task.model, generator=generator)
+    rate = Rate()
+    task.state.register(model=task.model, generator=generator, rate=rate)
 
     def step(number: int, latest: Check) -> Mapping[str, float]:
         parameters = trainable(task.model)
         forget = task.forget.draw(spec.batch_size, generator)
         loss = task.objective.for_step().losses(task.model, forget).mean()
-        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-spec.learning_rate)
+        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-rate.factor * spec.learning_rate)
         return Figures(forget_loss=loss)
 
-    return (yield from run_with_stop(task, criterion, step, steps=spec.steps))
+    return (yield from run_with_stop(task, criterion, step, steps=spec.steps, rate=rate))

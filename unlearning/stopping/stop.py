@@ -26,6 +26,23 @@ _PATIENCE = 3
 """Checks in a row beyond the allowed drop that end a run."""
 _SETTLED = 0.75
 """Share of an annealed schedule after which its states count: before it the rate is high, and accuracy still recovers."""
+_LOWER, _LEAST_FACTOR = 0.25, 0.01
+"""By how much a learning rate is lowered that costs too much merit, and the factor below which it is lowered no more [ours]."""
+
+
+@dataclass(slots=True, eq=False)
+class Rate:
+    """The factor of a method's learning rate, a part of its training checkpoint. `run_with_stop` lowers it."""
+
+    factor: float = 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the factor."""
+        return {"factor": self.factor}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at a saved factor."""
+        self.factor = state_dict["factor"]
 
 
 def run_with_stop(
@@ -39,6 +56,7 @@ def run_with_stop(
     first_step: int = 0,
     total: int | None = None,
     setup_seconds: Mapping[str, float] | None = None,
+    rate: Rate | None = None,
 ) -> Steps:
     """Take steps until the criterion is met, the utility is lost, or all steps are taken; leave the best state seen in the model.
 
@@ -47,16 +65,19 @@ def run_with_stop(
     anneals: whether the method trains on remaining data under a falling rate. Such a method recovers from a drop in accuracy, so it
         takes its whole schedule, and only the states of the last quarter count.
     first_step, total: where these steps stand in the progress of a longer run. A repair that begins adds to the total.
+    rate: `step` multiplies its learning rate by the factor. Where every state lost too much merit, it is lowered, and all steps are
+        taken again from the original, numbered from 1: a rate made for cross-entropy wrecks some regressions.
 
     The original state is left only if every other state that counts lost more merit than is allowed: a small forget set often
     does not differ from held-out data even before unlearning, and a method that was asked to forget must not do nothing.
-    The outcome is "utility" after three checks in a row beyond the allowed drop and not recovering, or if a weight is not finite.
+    The outcome is "utility" if the original state is left, after three checks in a row beyond the allowed drop and not recovering,
+    or if a weight is not finite.
     """
     first = check(criterion, task.model)
     track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=first, found=first)
     task.state.register(stop=track)
     try:
-        while track.taken < _planned_steps(criterion, track, steps, repair_steps) and not track.ended:
+        while _goes_on(task, track, rate, planned=_planned_steps(criterion, track, steps, repair_steps)):
             track.taken += 1
             metrics = step(track.taken, track.found)
             if not track.taken % criterion.stop.check_every or track.taken in (steps, steps + repair_steps):
@@ -65,13 +86,16 @@ def run_with_stop(
                 metrics = {**metrics, **_metrics(track.found)}
             more = repair_steps if track.taken > steps else 0
             yield Progress(
-                phase="unlearn", step=first_step + track.taken, total=(total or steps) + more, metrics=metrics
+                phase="unlearn",
+                step=first_step + track.before + track.taken,
+                total=track.before + (total or steps) + more,
+                metrics=metrics,
             )
     finally:
         task.model.load_state_dict(track.best)
     return Outcome(
-        steps=first_step + track.taken,
-        stopped_because=track.ended or "budget",
+        steps=first_step + track.before + track.taken,
+        stopped_because=track.ended or ("utility" if track.untouched else "budget"),
         setup_seconds=setup_seconds or {},
         metrics=_metrics(track.best_check),
     )
@@ -82,7 +106,8 @@ class _Track:
     """The position of a run under the stop; all of it is part of a training checkpoint, under these names.
 
     best: the best state seen, with its check. untouched: whether that is still the original state. found: the latest check.
-    taken: steps taken. losing: checks in a row that lost utility. ended: why the run has ended, or "".
+    taken: steps taken at the present rate. before: steps taken at higher ones. losing: checks in a row that lost utility. ended:
+        why the run has ended, or "".
     """
 
     best: dict[str, Tensor]
@@ -90,18 +115,32 @@ class _Track:
     found: Check
     untouched: bool = True
     taken: int = 0
+    before: int = 0
     losing: int = 0
     ended: str = ""
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            **{name: getattr(self, name) for name in ("best", "untouched", "taken", "losing", "ended")},
+            **{name: getattr(self, name) for name in ("best", "untouched", "taken", "before", "losing", "ended")},
             **{name: asdict(getattr(self, name)) for name in ("best_check", "found")},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, value in state_dict.items():
             setattr(self, name, Check(**value) if name in ("best_check", "found") else value)
+
+
+def _goes_on(task: Task, track: _Track, rate: Rate | None, *, planned: int) -> bool:
+    """Return whether a step follows; at the end of a run that leaves the original, begin again at a lower rate if there is one."""
+    if track.taken < planned and not track.ended:
+        return True
+    if rate is None or not track.untouched or rate.factor * _LOWER < _LEAST_FACTOR:
+        return False
+    rate.factor *= _LOWER
+    task.model.load_state_dict(track.best)
+    track.before, track.taken, track.losing, track.ended = track.before + track.taken, 0, 0, ""
+    track.found = track.best_check
+    return True
 
 
 def _planned_steps(criterion: Criterion, track: _Track, steps: int, repair_steps: int) -> int:

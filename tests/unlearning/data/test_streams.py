@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from tests.unlearning.methods.test_conformance import OF_ADAPTERS, spec_of
+from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.small import PREPARED, same, start, state, task
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet, read_twice
@@ -100,7 +100,7 @@ def test_what_reads_far_ahead_is_refused_in_place_of_filling_the_memory() -> Non
     assert torch.equal(backwards.in_memory().inputs.flip(0), given.remain.in_memory().inputs)
 
 
-@pytest.mark.parametrize("kind", sorted(METHODS.keys() - OF_ADAPTERS))
+@pytest.mark.parametrize("kind", sorted(METHODS.keys() - OF_SOME_MODELS))
 def test_a_method_reads_a_stream_in_turn_or_refuses_it_before_anything_changes(kind: str) -> None:
     given, _ = streamed()
     given = PREPARED[kind](given) if kind in PREPARED else given

@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.unlearning.methods.test_conformance import every_kind, spec_of
 from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, start, state, task
+from unlearning.specs import Stop
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
@@ -112,3 +113,28 @@ def test_retraining_with_readiness_is_resumed_too(tmp_path: Path) -> None:
     run_to_completion(start(spec_of("retrain"), second))
 
     assert same(state(second.model), state(whole.model))
+
+
+def test_a_run_that_is_taken_again_at_a_lower_rate_is_resumed_there(tmp_path: Path) -> None:
+    """No state keeps an allowed drop of 0, so that LTU takes its steps at each of its rates."""
+    spec = dataclasses.replace(spec_of("ltu"), repair_steps=0, learning_rate=5.0, stop=Stop(allowed_drop=0.0))
+    whole = given(dropping)
+    seen: list[dict[str, torch.Tensor]] = []
+    outcome = run_to_completion(start(spec, whole), lambda _: seen.append(state(whole.model)))
+    assert outcome.steps > 5
+
+    first, second = given(dropping), given(dropping)
+    steps = start(spec, first)
+    for _ in range(7):
+        next(steps)
+    second.state = State(load_training_checkpoint(*save_training_checkpoint(first.state.snapshot(), tmp_path)))
+    steps.close()
+    after: list[dict[str, torch.Tensor]] = []
+    found = run_to_completion(start(spec, second), lambda _: after.append(state(second.model)))
+
+    assert (found.steps, found.stopped_because, found.metrics) == (
+        outcome.steps,
+        outcome.stopped_because,
+        outcome.metrics,
+    )
+    assert all(same(*pair) for pair in zip(after, seen[7:], strict=True))

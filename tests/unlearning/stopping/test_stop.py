@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.unlearning.small import OBJECTIVE, RECIPE, comparing, normalised, plain, pooled, same, samples, state, task
 from unlearning.specs import Stop
 from unlearning.stopping.criterion import Check, calibrate
-from unlearning.stopping.stop import relearns_slowly, run_with_stop
-from unlearning.task import Task, run_to_completion
+from unlearning.stopping.stop import Rate, relearns_slowly, run_with_stop
+from unlearning.task import Progress, Task, run_to_completion
 from unlearning.training.loop import fit
 
 
@@ -206,3 +206,40 @@ def test_the_model_and_the_random_state_are_left_alone() -> None:
     assert same(state(given.model), before)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(parameter.grad is None for parameter in given.model.parameters())
+
+
+def test_a_rate_that_costs_too_much_is_lowered_until_a_state_keeps_the_utility() -> None:
+    given = task(plain, forgotten=40)
+    original, best = state(given.model), never_learnt(given)
+    rate = Rate()
+    numbers: list[int] = []
+
+    def step(number: int, last: Check) -> Mapping[str, float]:
+        numbers.append(number)
+        given.model.load_state_dict(best if rate.factor < 0.1 else wrecked(given, float("nan") if number > 1 else 0.0))
+        return {}
+
+    seen: list[Progress] = []
+    outcome = run_to_completion(
+        run_with_stop(given, calibrate(given, NO_PROBE), step, steps=3, rate=rate, anneals=True), seen.append
+    )
+
+    assert (rate.factor, outcome.stopped_because, outcome.steps) == (1 / 16, "budget", len(numbers))
+    assert numbers == [1, 2, 1, 2, 1, 2, 3]
+    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(progress.step <= progress.total for progress in seen)
+    assert same(state(given.model), dict(best))
+    assert not same(original, dict(best))
+
+
+def test_where_no_rate_keeps_the_utility_the_outcome_says_so() -> None:
+    given = task(plain, forgotten=40)
+    original = state(given.model)
+    stop = Stop(check_every=1, relearn_share=0.0)
+    steps = run_with_stop(
+        given, calibrate(given, stop), becoming(given, [wrecked(given)]), steps=2, rate=Rate(), anneals=True
+    )
+    outcome = run_to_completion(steps)
+
+    assert (outcome.stopped_because, outcome.steps) == ("utility", 8)
+    assert same(state(given.model), original)

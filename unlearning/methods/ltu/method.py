@@ -18,7 +18,7 @@ from unlearning.specs import LTU
 from unlearning.specs.methods import scale_schedule
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.forget_weights import forget_weights
-from unlearning.stopping.stop import run_with_stop
+from unlearning.stopping.stop import Rate, run_with_stop
 from unlearning.task import Figures, Steps, Task
 from unlearning.training.optimisation import (
     anneal,
@@ -68,14 +68,19 @@ def ltu(spec: LTU, task: Task) -> Steps:
 
     optimiser = sgd(task.model, rate=spec.learning_rate)
     rehearsing = sgd(task.model, rate=spec.learning_rate * _REHEARSAL_RATE)
-    task.state.register(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator)
+    rate = Rate()
+    task.state.register(model=task.model, optimiser=optimiser, rehearsing=rehearsing, generator=generator, rate=rate)
 
     def step(number: int, latest: Check) -> Mapping[str, float]:
+        if number == 1:
+            optimiser.state.clear()  # the momentum of a run at a higher rate
+            rehearsing.state.clear()
+        learning_rate = rate.factor * spec.learning_rate
         left = share_left(number, steps=spec.steps, repair_steps=spec.repair_steps)
-        anneal(rehearsing, rate=spec.learning_rate * _REHEARSAL_RATE, share_left=left)
+        anneal(rehearsing, rate=learning_rate * _REHEARSAL_RATE, share_left=left)
         if number > spec.steps:
             return Figures(loss=_rehearse(spec, task, remain, rehearsing, generator))
-        anneal(optimiser, rate=spec.learning_rate, share_left=left)
+        anneal(optimiser, rate=learning_rate, share_left=left)
         index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
         forget = task.forget.select(index)
         if aims is None:
@@ -107,6 +112,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
         repair_steps=spec.repair_steps if spec.remembering else 0,
         anneals=spec.remembering,
         setup_seconds=seconds,
+        rate=rate,
     )
     return replace(outcome, metrics={**outcome.metrics, "guide_attacks": float(len(attacks))})
 
