@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy ships no type information
-from torch import nn
+from torch import Tensor, nn
 
-from unlearning.data.objectives import Objective
+from unlearning.data.objectives import Answers, Objective
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import MethodRefused
 from unlearning.hardware import batched_answers, in_float32
@@ -119,7 +120,7 @@ def judge_by_retrained(task: Task, retrained: nn.Module) -> Judge:
     """Score a model by its mean gap to a retrained model on the validation task, in points.
 
     Compared are accuracy on the forget set, on the remaining set and on held-out data, and the mean probability of the true
-    label on the forget set. Raises MethodRefused without logits.
+    label on the forget set; without classes the merit (`Objective.utility`), and the mean of exp(−loss).
     """
     sets = (task.forget, task.remain, joined(task.criterion, task.guide))
     wanted = _compared_figures(retrained, sets, task.objective)
@@ -145,14 +146,20 @@ def judge_by_criterion(task: Task, *, stop: Stop | None = None) -> Judge:
 
 @in_float32
 def _compared_figures(model: nn.Module, sets: tuple[SampleSet, ...], objective: Objective) -> list[float]:
-    """Compute, in percent, the accuracy on each set and, after the first, the mean probability of the true label on the first."""
-    if objective.logits is None:
-        raise MethodRefused("A comparison with a retrained model needs logits; judge by the criterion instead.")
+    """Compute, in points, the merit of each set and, after the first, the mean likelihood (`_likelihoods`) on it."""
     model.eval()
-    figures: list[float] = []
+    merit, figures = objective.utility, list[float]()
     for samples in sets:
-        found = batched_answers(objective, model, samples)
-        figures.append(100 - 100 * float(found.wrong.mean()))
-        if len(figures) == 1 and found.outputs is not None:
-            figures.append(100 * float(found.outputs.softmax(-1).gather(1, found.targets[:, None]).mean()))
+        found = batched_answers(objective, model, samples).float()
+        points = torch.nan_to_num(merit.of(found).double(), nan=merit.bounds[0], neginf=merit.bounds[0])
+        figures.append(float(points.mean().clamp(*merit.bounds)))
+        if len(figures) == 1:
+            figures.append(100 * float(_likelihoods(found, objective).mean()))
     return figures
+
+
+def _likelihoods(found: Answers, objective: Objective) -> Tensor:
+    """Return the probability of each true label, (n,), and without classes exp(−loss), at most 1."""
+    if objective.logits is None or found.outputs is None:
+        return torch.nan_to_num((-found.losses).exp(), nan=0.0).clamp(0.0, 1.0)
+    return found.outputs.softmax(-1).gather(1, found.targets[:, None])

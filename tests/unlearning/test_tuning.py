@@ -7,8 +7,11 @@ import typing
 import pytest
 import torch
 
-from tests.unlearning.small import OBJECTIVE, plain, same, state, task
+from tests.unlearning.kinds import OBJECTIVES, make_task
+from tests.unlearning.small import plain, same, state, task
+from unlearning.data.objectives import answers
 from unlearning.data.references import ReferencePredictions
+from unlearning.data.samples import joined
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import SPECS, SSD, FineTune, Retrain, Spec
 from unlearning.specs.spaces import SPACES, Range
@@ -194,12 +197,23 @@ def test_without_a_retrained_model_the_criterion_prefers_a_model_that_never_saw_
     assert judge(make().model) > judge(retrain_without_split(make(), seed=0))
 
 
-def test_a_comparison_without_logits_is_refused() -> None:
-    made = task(plain)
-    made.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+@pytest.mark.parametrize("name", ["multi-label", "regression", "causal language model", "losses alone"])
+def test_without_classes_the_gap_is_one_of_merit(name: str) -> None:
+    made = make_task(OBJECTIVES[name], epochs=60)
+    retrained = retrain_without_split(made, seed=0)
+    judge, merit = judge_by_retrained(made, retrained), made.objective.utility
+    gaps, sure = [], []
+    for number, samples in enumerate((made.forget, made.remain, joined(made.criterion, made.guide))):
+        with torch.no_grad():
+            found = [answers(made.objective, model, samples.batch) for model in (made.model, retrained)]
+        points = [float(merit.of(one).double().mean().clamp(*merit.bounds)) for one in found]
+        gaps.append(abs(points[0] - points[1]))
+        if number == 0:
+            sure = [100 * float((-one.losses).exp().mean()) for one in found]
 
-    with pytest.raises(MethodRefused, match="logits"):
-        judge_by_retrained(made, made.model)
+    assert judge(retrained) == 0
+    assert judge(made.model) == pytest.approx((sum(gaps) + abs(sure[0] - sure[1])) / 4, rel=1e-4)
+    assert judge(made.model) > 1
 
 
 def test_retraining_has_nothing_to_search() -> None:

@@ -80,11 +80,17 @@ class RocCurve:
 
 def pair_sets(forget: SampleSet, held_out: SampleSet, *, objective: Objective, spec: AuditSpec, seed: int) -> Pairing:
     """Pair the two sets for all models of an audit (`pair`): by their classes, if the objective has classes."""
-    targets = [np.zeros(len(samples), dtype=np.int64) for samples in (forget, held_out)]
-    if objective.classes is not None:
-        targets = [samples.targets.cpu().numpy() for samples in (forget, held_out)]
+    targets = (matched_targets(samples, objective) for samples in (forget, held_out))
     rng = np.random.default_rng([seed, 2])
-    return pair(targets[0], targets[1], max_samples=spec.membership_samples, replicates=spec.replicates, rng=rng)
+    return pair(*targets, max_samples=spec.membership_samples, replicates=spec.replicates, rng=rng)
+
+
+def matched_targets(samples: SampleSet, objective: Objective) -> NDArray[np.int64]:
+    """Return the classes by which samples are paired, (n,); 0 for all without classes."""
+    if objective.classes is None:
+        return np.zeros(len(samples), dtype=np.int64)
+    classes: NDArray[np.int64] = samples.targets.cpu().numpy()
+    return classes
 
 
 def evaluate_attacks(signals: SignalsBySet, pairing: Pairing, *, spec: AuditSpec) -> dict[str, Attack]:

@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
 from unlearning.audit.attacks.klom import ForgettingScore, forgetting_score, klom
 from unlearning.audit.attacks.lira import lira
 from unlearning.audit.attacks.rmia import rmia, typical_offline, typical_online
 from unlearning.audit.attacks.shadows import Repeats, Shadows, run_repeats, run_shadows
-from unlearning.audit.attacks.study import Study, margins
+from unlearning.audit.attacks.study import Known, Study, known_to
 from unlearning.audit.intervals import Floats
-from unlearning.audit.membership import Attack, Pairing, attack_by_scores, pair
+from unlearning.audit.membership import Attack, Pairing, attack_by_scores, matched_targets, pair
 from unlearning.data.samples import joined
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.task import Progress
@@ -57,17 +56,16 @@ def audit_with_references(
     """
     seen = joined(study.pool, study.population)
     models = (study.task.model, unlearned)
-    first, second = (margins(model, seen, study.task.objective) for model in models)
+    first, second = (known_to(model, seen, study.task.objective) for model in models)
     found = yield from run_shadows(study, count=spec.shadows, folder=folder)
     repeated = (yield from run_repeats(study, count=spec.repeats, folder=folder)) if spec.repeats else None
     pairing = pair(
-        study.task.forget.targets.cpu().numpy(),
-        study.others.targets.cpu().numpy(),
+        *(matched_targets(part, study.task.objective) for part in (study.task.forget, study.others)),
         max_samples=spec.audit.membership_samples,
         replicates=spec.audit.replicates,
         rng=np.random.default_rng([study.seed, 3]),
     )
-    scores = scores_of(second, found, spec=spec) | {"u_lira": _likelihood(second, found.after, found)}
+    scores = scores_of(second, found, spec=spec) | {"u_lira": _likelihood(second.margins, found.after, found)}
     return ReferenceFindings(
         original=_attacks(scores_of(first, found, spec=spec), len(study.task.forget), pairing, spec),
         unlearned=_attacks(scores, len(study.task.forget), pairing, spec),
@@ -79,17 +77,17 @@ def audit_with_references(
     )
 
 
-def scores_of(target: Floats, found: Shadows, *, spec: ReferenceSpec) -> dict[str, Floats]:
-    """Compute the pool's scores, (n,), by LiRA and RMIA. target: margins of pool and population, (n + m,)."""
+def scores_of(target: Known, found: Shadows, *, spec: ReferenceSpec) -> dict[str, Floats]:
+    """Compute the pool's scores, (n,), by LiRA and RMIA. target: of pool and population, (n + m,)."""
     n = found.members.shape[1]
-    p, reference = expit(target), expit(found.before)
-    no_members = np.zeros((len(reference), len(target) - n), dtype=np.bool_)
+    p, reference = target.likelihoods, found.likelihoods
+    no_members = np.zeros((len(reference), len(p) - n), dtype=np.bool_)
 
     def score(typical: Floats, population: Floats) -> Floats:
         return rmia(p[:n], typical, population_target=p[n:], population_typical=population, gamma=spec.gamma)
 
     return {
-        "lira": _likelihood(target, found.before, found),
+        "lira": _likelihood(target.margins, found.before, found),
         "rmia_offline": score(
             typical_offline(reference[:, :n], found.members, a=spec.offline_a),
             typical_offline(reference[:, n:], no_members, a=spec.offline_a),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
 from unlearning.audit.attacks.study import (
     Study,
     cache_key,
-    margins,
+    known_to,
     members_of,
     positions,
     run_method,
@@ -37,12 +38,13 @@ class Shadows:
     """The results of k shadow models.
 
     members: (k, n), which of the pool each was trained on. before, after: (k, n + m), the margins of the pool and the
-    population, as trained and after unlearning the members.
+    population, as trained and after unlearning the members. likelihoods: (k, n + m), of the same samples, as trained.
     """
 
     members: NDArray[np.bool_]
     before: Floats
     after: Floats
+    likelihoods: Floats
 
 
 def run_shadows(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Shadows]:
@@ -54,18 +56,27 @@ def run_shadows(study: Study, *, count: int, folder: Path) -> Generator[Progress
         members=np.stack([found["members"] for found in results]),
         before=np.stack([found["before"] for found in results]),
         after=np.stack([found["after"] for found in results]),
+        likelihoods=np.stack([_likelihoods(found) for found in results]),
     )
 
 
+def _likelihoods(found: Arrays) -> Floats:
+    """Read a shadow model's likelihoods; with classes they follow from the margins and are not stored."""
+    stored: Floats = found["likelihoods"] if "likelihoods" in found else expit(found["before"])
+    return stored
+
+
 def run_shadow(study: Study, number: int) -> Generator[Progress, None, Arrays]:
-    """Train and unlearn one shadow model; return its members and margins before and after."""
+    """Train and unlearn one shadow model; return its members, its margins before and after, and its likelihoods before."""
     members = members_of(study, number)
     inside, seen = study.pool.take(positions(members)), joined(study.pool, study.population)
     seed = seed_of(study, 0, number)
     model = yield from train_model(study, joined(study.task.remain, inside), seed=seed)
-    before = margins(model, seen, study.task.objective)
+    before, likelihoods = known_to(model, seen, study.task.objective)
     yield from run_method(study, model, inside, seed=seed)
-    return {"members": members, "before": before, "after": margins(model, seen, study.task.objective)}
+    after, _ = known_to(model, seen, study.task.objective)
+    found = {"members": members, "before": before, "after": after}
+    return found if study.task.objective.logits is not None else {**found, "likelihoods": likelihoods}
 
 
 REPEAT_KIND = "repeats"
@@ -77,19 +88,28 @@ class Repeats:
 
     unlearned, retrained: margins of D_f through k models of each kind, (k, n).
 
-    unlearned_accuracies, retrained_accuracies: on D_r and on held-out data, (k, 2), 0 to 1.
+    unlearned_accuracies, retrained_accuracies: on D_r and on held-out data, (k, 2), 0 to 1: without classes merits, in hundreds of
+        points. best: of that merit.
     """
 
     unlearned: Floats
     retrained: Floats
     unlearned_accuracies: Floats
     retrained_accuracies: Floats
+    best: float = 1.0
 
     @property
     def utility(self) -> float:
-        """The product, over both sets, of the mean accuracy's ratio to retraining, as in the challenge."""
+        """The product, over both sets, of the mean accuracy's ratio to retraining, as in the challenge.
+
+        A merit whose best is 0 is a logarithm of likelihood, of which the ratio is taken [ours]. One that retraining does not bring
+        above 0 has no ratio and counts as 1 [ours].
+        """
         achieved, wanted = self.unlearned_accuracies.mean(axis=0), self.retrained_accuracies.mean(axis=0)
-        return float(np.prod(achieved / np.maximum(wanted, 1e-12)))
+        if self.best == 0:
+            return float(np.exp((achieved - wanted).sum()))
+        ratios = np.divide(np.maximum(achieved, 0.0), wanted, out=np.ones_like(wanted), where=wanted > 0)
+        return float(np.prod(ratios))
 
 
 def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Repeats]:
@@ -106,6 +126,7 @@ def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress
         retrained=stacked("retrained"),
         unlearned_accuracies=stacked("unlearned_accuracies"),
         retrained_accuracies=stacked("retrained_accuracies"),
+        best=study.task.objective.utility.bounds[1] / 100,
     )
 
 
@@ -117,8 +138,8 @@ def run_repeat(study: Study, number: int) -> Generator[Progress, None, Arrays]:
     yield from run_method(study, model, forget, seed=seed)
     retrained = yield from train_model(study, remain, seed=seed_of(study, 2, number))
     return {
-        "unlearned": margins(model, forget, study.task.objective),
-        "retrained": margins(retrained, forget, study.task.objective),
+        "unlearned": known_to(model, forget, study.task.objective).margins,
+        "retrained": known_to(retrained, forget, study.task.objective).margins,
         "unlearned_accuracies": _accuracies(study, model),
         "retrained_accuracies": _accuracies(study, retrained),
     }

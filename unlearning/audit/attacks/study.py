@@ -4,10 +4,12 @@ import hashlib
 import json
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
 from unlearning.audit.intervals import Floats
@@ -16,7 +18,7 @@ from unlearning.data.batches import all_tensors
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet, joined, partition
-from unlearning.errors import MethodRefused, UnsupportedWorkload
+from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.training import Recipe
@@ -51,12 +53,7 @@ class Study:
 
 
 def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
-    """Split the audit's part of D_v, `held_out`.
-
-    Raises MethodRefused with fewer than four samples in it, and UnsupportedWorkload for an objective without logits.
-    """
-    if task.objective.logits is None:
-        raise UnsupportedWorkload("Attacks with reference models read class logits; this objective has none.")
+    """Split the audit's part of D_v, `held_out`. Raises MethodRefused with fewer than four samples in it."""
     if len(held_out) < 4:
         raise MethodRefused(
             f"Attacks with reference models need 4 held-out samples or more; there are {len(held_out)}."
@@ -126,9 +123,21 @@ def run_method(study: Study, model: nn.Module, forget: SampleSet, *, seed: int) 
     return (yield from unlearn(study.spec, task))
 
 
-def margins(model: nn.Module, samples: SampleSet, objective: Objective) -> Floats:
-    """Compute the margin φ of each sample, (n,) float64."""
-    return observe(audit_copy(model, samples), samples, objective=objective).margin
+class Known(NamedTuple):
+    """How well a model knows n samples, float64.
+
+    margins: φ, (n,), which LiRA and KLoM compare: `Objective.known`, without outputs minus the loss. likelihoods: (n,), 0 to 1,
+    which RMIA compares: the probability of the true label, and without classes exp(−loss).
+    """
+
+    margins: Floats
+    likelihoods: Floats
+
+
+def known_to(model: nn.Module, samples: SampleSet, objective: Objective) -> Known:
+    """Compute how well a model knows each sample of a set."""
+    found = observe(audit_copy(model, samples), samples, objective=objective)
+    return Known(found.margin, expit(found.margin) if objective.logits is not None else found.confidence)
 
 
 def positions(mask: NDArray[np.bool_]) -> torch.Tensor:

@@ -1,22 +1,29 @@
 """Tier 2 as a whole, on a model whose members are known: the original, which remembers, and one that never saw them."""
 
+import dataclasses
 import json
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
-from tests.unlearning.small import OBJECTIVE
+from tests.unlearning.small import OBJECTIVE, samples
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references, scores_of
 from unlearning.audit.attacks.lira import lira
 from unlearning.audit.attacks.shadows import run_shadows
-from unlearning.audit.attacks.study import Study, margins
-from unlearning.data.samples import joined
+from unlearning.audit.attacks.study import Study, known_to, make_study
+from unlearning.data.objectives import Objective, regression
+from unlearning.data.objectives.objective import fitted
+from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.errors import InvalidSpec
+from unlearning.specs import FineTune
 from unlearning.specs.audit import AuditSpec, ReferenceSpec
-from unlearning.task import run_to_completion
+from unlearning.specs.training import Recipe
+from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fit
 
 SPEC = ReferenceSpec(shadows=12, repeats=4, audit=AuditSpec(replicates=100))
@@ -54,6 +61,64 @@ def test_every_figure_is_there_and_plain(found: ReferenceFindings) -> None:
     assert 0 <= found.forgetting.quality <= 1
 
 
+def number(inputs: Tensor) -> Tensor:
+    """What a sample's number would be without the noise that a network can only learn by heart."""
+    return inputs[:, :1]
+
+
+def noisy(part: SampleSet, *, seed: int) -> SampleSet:
+    noise = torch.randn(len(part), 1, generator=torch.Generator().manual_seed(seed))
+    return dataclasses.replace(part, targets=number(part.inputs) + 2 * noise)
+
+
+def one_output() -> nn.Module:
+    return nn.Sequential(nn.Linear(12, 64), nn.ReLU(), nn.Linear(64, 1))
+
+
+NUMBERS = 5**0.5 * torch.randn(500, 1, generator=torch.Generator().manual_seed(0))
+REGRESSION = fitted(regression(), NUMBERS)
+LOSSES = Objective(losses=REGRESSION.losses)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [pytest.param(REGRESSION, id="regression"), pytest.param(LOSSES, id="losses alone", marks=pytest.mark.slow)],
+)
+def test_without_classes_each_sample_is_judged_by_its_loss(objective: Objective, tmp_path: Path) -> None:
+    train = noisy(samples(120, seed=1), seed=2)
+    forget, remain = partition(train, (24, 96), seed=0)
+    recipe = Recipe(epochs=40, batch_size=16, learning_rate=0.05, precision="float32")
+    given = Task(
+        model=fit(one_output, train, recipe, objective=objective, seed=0),
+        build=one_output,
+        objective=objective,
+        recipe=recipe,
+        forget=forget,
+        remain=remain,
+        guide=noisy(samples(10, seed=11), seed=3),
+        criterion=noisy(samples(10, seed=12), seed=4),
+    )
+    studied = make_study(FineTune(epochs=1), given, noisy(samples(60, seed=13), seed=5), seed=7)
+    retrained = fit(one_output, remain, recipe, objective=objective, seed=99)
+    spec = ReferenceSpec(shadows=6, repeats=4, audit=AuditSpec(replicates=100))
+    found = run_to_completion(audit_with_references(studied, unlearned=retrained, spec=spec, folder=tmp_path))
+
+    for name in ("lira", "rmia", "rmia_offline"):
+        assert found.original[name].auc.value > 0.8
+        assert found.unlearned[name].auc.value < found.original[name].auc.value - 0.15
+    assert found.klom is not None
+    assert json.loads(json.dumps(asdict(found), allow_nan=False)) == asdict(found)
+
+    shown = run_to_completion(run_shadows(studied, count=6, folder=tmp_path))
+    seen = joined(studied.pool, studied.population)
+    with torch.no_grad():
+        squares = (given.model(seen.inputs) - seen.targets).double().pow(2).mean(1).numpy()
+    target, truth = known_to(given.model, seen, objective), np.arange(48) < 24
+    np.testing.assert_allclose(target.likelihoods, np.exp(-squares / (2 * NUMBERS.numpy().var())), rtol=1e-4)
+    wanted = lira(target.margins[:48], shown.before[:, :48], shown.members)
+    assert found.original["lira"].auc.value == pytest.approx(roc_auc_score(truth, wanted))
+
+
 def test_rates_at_few_false_positives_are_not_stated_of_few_samples(found: ReferenceFindings) -> None:
     assert found.unlearned["u_lira"].tpr_at_1_fpr is None
     assert found.unlearned["u_lira"].tpr_at_01_fpr is None
@@ -62,11 +127,11 @@ def test_rates_at_few_false_positives_are_not_stated_of_few_samples(found: Refer
 def test_the_auc_is_scikit_learns(small_study: Study, folder: Path, found: ReferenceFindings) -> None:
     shown = run_to_completion(run_shadows(small_study, count=12, folder=folder))
     seen = joined(small_study.pool, small_study.population)
-    target = margins(small_study.task.model, seen, OBJECTIVE)
+    target = known_to(small_study.task.model, seen, OBJECTIVE)
     truth = np.arange(48) < 24
 
     assert found.original["lira"].auc.value == pytest.approx(
-        roc_auc_score(truth, lira(target[:48], shown.before[:, :48], shown.members))
+        roc_auc_score(truth, lira(target.margins[:48], shown.before[:, :48], shown.members))
     )
     for name, scores in scores_of(target, shown, spec=SPEC).items():
         assert found.original[name].auc.value == pytest.approx(roc_auc_score(truth, scores))

@@ -1,6 +1,7 @@
 """Shadow models: trained with their members, which the audited method then unlearns; only their margins are stored."""
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,27 @@ def test_the_utility_is_the_product_of_the_ratios_to_retraining() -> None:
     )
 
     assert found.utility == pytest.approx(0.9 * 0.75)
+
+
+@pytest.mark.parametrize(
+    ("best", "unlearned", "retrained", "wanted"),
+    [
+        (0.0, -0.9, -0.7, math.exp(-0.2)),  # a log-likelihood, in nats: the ratio of the likelihoods
+        (1.0, -0.2, 0.5, 0.0),  # worse than a guess, where retraining is not
+        (1.0, 0.3, -0.1, 1.0),  # retraining itself is worse than a guess
+    ],
+)
+def test_a_merit_below_zero_has_no_ratio(best: float, unlearned: float, retrained: float, wanted: float) -> None:
+    nothing = np.zeros((2, 1))
+    found = Repeats(
+        unlearned=nothing,
+        retrained=nothing,
+        unlearned_accuracies=np.full((2, 1), unlearned),
+        retrained_accuracies=np.full((2, 1), retrained),
+        best=best,
+    )
+
+    assert found.utility == pytest.approx(wanted)
 
 
 def test_runs_that_are_done_are_not_counted(small_study: Study, tmp_path: Path) -> None:
