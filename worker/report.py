@@ -392,8 +392,8 @@ def relearn(relearning: Relearning) -> evidence.Relearn:
 
 
 def losses(curve: Curve) -> evidence.Curve:
-    """Give the loss at each step of relearning."""
-    return evidence.Curve(steps=tuple(range(len(curve.losses))), loss=curve.losses)
+    """Give the loss after the steps of relearning at which it was looked at."""
+    return evidence.Curve(steps=curve.steps, loss=curve.losses)
 
 
 def delay(curve: Curve, steps: float) -> evidence.Delay:

@@ -83,10 +83,12 @@ def audit(
     seed: int = 0,
     reference: nn.Module | None = None,
     references: AuditReferences | None = None,
+    until_failed: bool = False,
 ) -> Generator[Progress, None, Findings]:
     """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
+    until_failed: whether to leave out the relearning, most of the time, if the verdict is `failed` without it.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
     set or a model that is frozen as a whole, and InvalidWorkload for targets that do not suit the objective.
@@ -161,17 +163,6 @@ def audit(
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
     started = time.perf_counter()
-    relearnings = yield from _relearn_all(
-        models,
-        sets,
-        objective=objective,
-        spec=spec,
-        seed=seed,
-        collapsed=change.collapsed,
-        difficulty=None
-        if references is None
-        else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
-    )
     checks: list[Finding] = [
         *change_findings(change),
         *membership_findings(
@@ -190,6 +181,21 @@ def audit(
             retrained=attacks.get("reference"),
             margin=membership.margin,
         ),
+    ]
+    relearnings: tuple[Relearning, ...] = ()
+    if not (until_failed and any(check.deciding and check.passed is False for check in checks)):
+        relearnings = yield from _relearn_all(
+            models,
+            sets,
+            objective=objective,
+            spec=spec,
+            seed=seed,
+            collapsed=change.collapsed,
+            difficulty=None
+            if references is None
+            else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
+        )
+    checks += [
         *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
         *extraction_findings(extraction),
         *generation_findings(generation, classes=objective.classes),
@@ -208,7 +214,7 @@ def audit(
         checks,
         tests=tests,
         half_width=auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence),
-        relearned=relearnings[0].samples,
+        relearned=relearnings[0].samples if relearnings else 0,
         thresholds=spec.thresholds,
     )
     verdict = judge(checks, forgotten=len(forget), thresholds=spec.thresholds, reason=reason)

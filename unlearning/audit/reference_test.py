@@ -13,7 +13,8 @@ percentile there). With r what z exceeds the law of an unseen sample by, and wei
 
 The null draws e, for each sample from held-out samples with a similar u, and keeps the forget set's own weights; the alternative
 draws e′ around the law of a seen sample. So a forget set of odd samples (wrong labels, copies that stay) is compared with its own
-references.
+references. Signals count as no lower than the lowest twentieth of held-out ones, and where u is in their lowest tenth no sample
+counts as unusually unknown: how sure a model is of being wrong grows with training alone, where no law of held-out data reaches.
 """
 
 import math
@@ -30,8 +31,14 @@ from unlearning.specs.audit import Thresholds
 
 _NEIGHBOURS = 100
 """Held-out (remaining) samples with the most similar reference signal, from which a residual is drawn."""
+_FLOOR = 0.05
+"""Signals below this quantile of held-out ones count as equal to it."""
+_SURELY_WRONG = 0.1
+"""Samples whose references are below this quantile of held-out ones cannot be unusually unknown."""
 _DRAWS = 4000
 """Draws of each law."""
+_DRAWS_FOR_POWER = 400
+"""The same for each of the `_SETS` sets over which the power by size is averaged."""
 
 SIZES = (1, 3, 10, 30, 100, 300)
 """Numbers of forgotten samples for which `power_by_size` states the power."""
@@ -53,6 +60,15 @@ class ReferenceSignals:
     def take(self, index: NDArray[np.int64]) -> "ReferenceSignals":
         """Return the samples at `index`, (k,)."""
         return ReferenceSignals(model=self.model[index], unseen=self.unseen[index], seen=self.seen[index])
+
+    def above(self, floors: tuple[float, float]) -> "ReferenceSignals":
+        """Raise what is lower to the floors: of the audited model's signals, and of the reference models'."""
+        model, reference = floors
+        return ReferenceSignals(
+            model=np.maximum(self.model, model),
+            unseen=np.maximum(self.unseen, reference),
+            seen=np.maximum(self.seen, reference),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,7 +149,7 @@ def signal_beside_margin(
         unseen = known - gap if name == "remain" else known
         return ReferenceSignals(model=signals[name] - usual(known), unseen=unseen, seen=unseen + gap)
 
-    found = reference_test(
+    found = _compared(
         forget=beside("forget").take(inside),
         held_out=beside("held_out"),
         remain=beside("remain"),
@@ -152,16 +168,39 @@ def reference_test(
     remain: ReferenceSignals,
     thresholds: Thresholds,
     seed: int = 0,
-    neighbours: int = _NEIGHBOURS,
 ) -> ReferenceTest:
     """Test whether the audited model answers the forget set as a model does that never saw it.
 
     Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
     for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
     """
+    floors = _floors(held_out)
+    return _compared(
+        forget=forget.above(floors),
+        held_out=held_out.above(floors),
+        remain=remain.above(floors),
+        thresholds=thresholds,
+        seed=seed,
+        surely_wrong=forget.unseen < np.quantile(held_out.unseen, _SURELY_WRONG),
+    )
+
+
+def _compared(
+    *,
+    forget: ReferenceSignals,
+    held_out: ReferenceSignals,
+    remain: ReferenceSignals,
+    thresholds: Thresholds,
+    seed: int,
+    neighbours: int = _NEIGHBOURS,
+    surely_wrong: NDArray[np.bool_] | None = None,
+) -> ReferenceTest:
+    """Run the test on signals as they are. surely_wrong: marks the samples that cannot be unusually unknown, (n,)."""
     laws = _Laws.fit(held_out, remain, neighbours=neighbours)
-    bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]))
+    bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]), surely_wrong=surely_wrong)
     residuals = forget.model - laws.unseen.expected(forget.unseen, _gap(forget))
+    if surely_wrong is not None:
+        residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
     known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
     fails = not bounds.low <= known <= bounds.high or spread > bounds.max_spread
     return ReferenceTest(
@@ -183,10 +222,14 @@ def power_by_size(
 
     The power of a size is the probability that a model which never saw so many typical samples is verified on them.
     """
+    floors = _floors(held_out)
+    held_out, remain = held_out.above(floors), remain.above(floors)
     laws, rng = _Laws.fit(held_out, remain), np.random.default_rng([seed, 11])
     sets = {size: [rng.choice(len(remain), size) for _ in range(_SETS)] for size in SIZES}
     return {
-        size: float(np.mean([laws.bounds(remain.take(index), thresholds, rng).power for index in drawn]))
+        size: float(
+            np.mean([laws.bounds(remain.take(index), thresholds, rng, draws=_DRAWS_FOR_POWER).power for index in drawn])
+        )
         for size, drawn in sets.items()
     }
 
@@ -194,6 +237,10 @@ def power_by_size(
 def samples_needed(power: Mapping[int, float], thresholds: Thresholds) -> int | None:
     """Return the least size of `power_by_size` at which the power is at least `reference_power`; None if no size reaches it."""
     return next((size for size in sorted(power) if power[size] >= thresholds.reference_power), None)
+
+
+def _floors(held_out: ReferenceSignals) -> tuple[float, float]:
+    return float(np.quantile(held_out.model, _FLOOR)), float(np.quantile(held_out.unseen, _FLOOR))
 
 
 def _gap(signals: ReferenceSignals) -> Floats:
@@ -228,18 +275,31 @@ class _Laws:
             least_weight=0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6),
         )
 
-    def bounds(self, forget: ReferenceSignals, thresholds: Thresholds, rng: np.random.Generator) -> _Bounds:
-        """Compute the bounds of a forget set from its reference signals alone: the audited model's answers on it are not used."""
+    def bounds(
+        self,
+        forget: ReferenceSignals,
+        thresholds: Thresholds,
+        rng: np.random.Generator,
+        *,
+        draws: int = _DRAWS,
+        surely_wrong: NDArray[np.bool_] | None = None,
+    ) -> _Bounds:
+        """Compute the bounds of a forget set from its reference signals alone: the audited model's answers on it are not used.
+
+        surely_wrong: as of `_compared`.
+        """
         weights = np.maximum(_gap(forget), 0.0) + self.least_weight
         weights /= weights.sum()
         if_seen = self.seen.expected(forget.seen, _gap(forget)) - self.unseen.expected(forget.unseen, _gap(forget))
-        null = self.unseen.draw(forget.unseen, rng)
+        null = self.unseen.draw(forget.unseen, rng, draws)
         level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
+        low = min(float(np.quantile(null @ weights, 0.2 * level)), -margin)
+        if surely_wrong is not None:
+            null = np.where(surely_wrong, np.maximum(null, 0.0), null)
         known, spread = null @ weights, null.var(axis=1) / self.unseen.variance
-        low = min(float(np.quantile(known, 0.2 * level)), -margin)
         high = max(float(np.quantile(known, 1 - 0.4 * level)), margin)
         max_spread = max(float(np.quantile(spread, 1 - 0.4 * level)), thresholds.reference_spread)
-        alternative = float(np.quantile((if_seen + self.seen.draw(forget.seen, rng)) @ weights, level))
+        alternative = float(np.quantile((if_seen + self.seen.draw(forget.seen, rng, draws)) @ weights, level))
         passes = (low <= known) & (known <= high) & (spread <= max_spread) & (known < alternative)
         return _Bounds(
             weights=weights,
@@ -287,9 +347,9 @@ class _Law:
         value: Floats = terms @ self.coefficients
         return value
 
-    def draw(self, reference: Floats, rng: np.random.Generator) -> Floats:
+    def draw(self, reference: Floats, rng: np.random.Generator, draws: int) -> Floats:
         """Draw residuals, (draws, n), for each sample from those whose reference is the most similar."""
         count = self.neighbours
         start = np.clip(np.searchsorted(self.reference, reference) - count // 2, 0, len(self.residuals) - count)
-        drawn: Floats = self.residuals[start + rng.integers(count, size=(_DRAWS, len(reference)))]
+        drawn: Floats = self.residuals[start + rng.integers(count, size=(draws, len(reference)))]
         return drawn

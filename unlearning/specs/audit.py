@@ -82,7 +82,8 @@ class AuditSpec:
     replicates: bootstrap replicates.
     batch_size: most samples a forward pass; a CPU gets fewer (`unlearning.hardware`).
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
-    vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on.
+    vector_seeds: repetitions of the corrected support-vector attack. vector_samples: most members it is trained on, and most
+        remaining samples that the probe of features is fitted to.
     extraction_samples: most samples of a set from which a generating model's extraction is measured.
     generated_samples: samples that a model generates of the forgotten samples' classes, and as many of the others.
     relearners: optimisers that relearn. The first fills the report's curves and must pass; the others must not fail.
@@ -127,10 +128,10 @@ class AuditSpec:
     def with_references(cls) -> "AuditSpec":
         """Return the spec for an audit with reference predictions, in which the reference test decides.
 
-        Relearning is most of an audit's time. There it can fail a model but need not pass it, so one relearner, three controls and
-        at most 64 samples are enough.
+        What else takes time is cut down. Relearning can then fail a model but need not pass it, so one relearner, three controls
+        and at most 64 samples are enough. The support-vector attack and the probe of features decide nothing.
         """
-        return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64)
+        return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64, vector_seeds=1, vector_samples=1000)
 
     def controls(self, kind: str) -> int:
         """Return how many control sets the relearner `kind` has."""

@@ -17,6 +17,7 @@ from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
 
 SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 
@@ -98,6 +99,24 @@ def test_a_reference_brings_the_gaps_the_normalised_delay_and_the_positive_contr
     assert relearn.reference.delay > 8
     assert any(finding.code == "positive_control" and finding.passed for finding in found.verdict.findings)
     assert found.comparison.tow < 1
+
+
+def test_an_audit_until_it_has_failed_leaves_out_what_cannot_change_that(small: World) -> None:
+    def run(unlearned: str) -> Findings:
+        steps = audit(
+            original=small.models["original"],
+            unlearned=small.models[unlearned],
+            **small.sets,
+            objective=OBJECTIVE,
+            spec=SMALL,
+            until_failed=True,
+        )
+        return run_to_completion(steps)
+
+    failed, passed = run("original"), run("retrained")
+    assert (failed.verdict.value, failed.relearnings) == ("failed", ())
+    assert "hardly changed" in failed.verdict.sentence
+    assert [found.kind for found in passed.relearnings] == ["sgd"]
 
 
 def test_an_audit_leaves_everything_as_it_was_even_when_closed_early(small: World) -> None:

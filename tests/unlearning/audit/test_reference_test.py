@@ -95,6 +95,17 @@ def test_odd_samples_are_compared_with_their_own_references(odd: float) -> None:
     assert sum(outcome is False for outcome in outcomes(50, odd=odd, seen=True)) >= 58
 
 
+def test_a_model_may_be_surer_of_being_wrong_than_its_references() -> None:
+    """A longer training makes wrongly labelled samples that it never saw less likely still; held-out data have none as unlikely."""
+    rng = np.random.default_rng(3)
+    passed = []
+    for _ in range(30):
+        forget = world(50, seen=False, rng=rng, odd=8.0)
+        surer = ReferenceSignals(model=2 * forget.model, unseen=forget.unseen, seen=forget.seen)
+        passed.append(outcome_of(surer, rng).passed)
+    assert sum(outcome is True for outcome in passed) >= 25
+
+
 def test_the_power_is_the_share_of_unseeing_models_that_pass() -> None:
     rng = np.random.default_rng(1)
     powers = [outcome_of(world(3, seen=False, rng=rng), rng).power for _ in range(60)]

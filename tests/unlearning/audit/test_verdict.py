@@ -24,7 +24,7 @@ THRESHOLDS = Thresholds()
 CHANGED = Change(
     weight_distance_relative=0.1, prediction_change=0.1, largest_class=0.1, finite=True, no_op=False, collapsed=False
 )
-CURVE = Curve(losses=(1.0, 0.5), delay=20, censored=False, travelled=1.0, diverged=False)
+CURVE = Curve(losses=(1.0, 0.5), steps=(0, 1), delay=20, censored=False, travelled=1.0, diverged=False)
 
 
 def attacks(value: float, *, half: float = 0.04, spread: float = 0.5) -> dict[str, Attack]:
