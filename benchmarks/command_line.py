@@ -19,6 +19,13 @@ def cases_and_seeds(
     description: str | None, *, default: Sequence[int] = SEEDS, cases: Sequence[str] = ("digits",)
 ) -> list[Chosen]:
     """Parse the command line: each case that it names, with its seeds."""
+    return chosen(case_parser(description, default=default, cases=cases).parse_args())
+
+
+def case_parser(
+    description: str | None, *, default: Sequence[int] = SEEDS, cases: Sequence[str] = ("digits",)
+) -> argparse.ArgumentParser:
+    """Make the parser of `--case` and `--seeds`, to which a benchmark may add arguments of its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--case",
@@ -28,7 +35,11 @@ def cases_and_seeds(
         help=f"{', '.join(WORKLOADS)} (see examples/); cifar=100,101 gives a case its own seeds",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=default, help="of the cases without seeds of their own")
-    given = parser.parse_args()
+    return parser
+
+
+def chosen(given: argparse.Namespace) -> list[Chosen]:
+    """Give each case of the parsed command line its seeds."""
     return [(name, own or tuple(given.seeds)) for name, own in given.case]
 
 

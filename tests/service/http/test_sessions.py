@@ -13,7 +13,7 @@ import ledger.db
 from ledger.db import make_engine, make_sessions
 from ledger.tables import UnlearnRequest
 from migrations.commands import upgrade
-from tests.fixtures.postgresql import _embedded_server
+from tests.fixtures.postgresql import embedded_server
 from tests.service.conftest import Serve, Site, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
@@ -112,7 +112,7 @@ def test_while_the_database_hangs_every_call_ends_with_503_and_afterwards_all_ar
     """Its pool is warm: each connection has been used, and TCP finds nothing wrong with it."""
     monkeypatch.setattr(ledger.db, "PING_SECONDS", 1.0)
     monkeypatch.setattr(ledger.db, "ANSWER_MARGIN", 0.5)
-    with _embedded_server() as url, ThreadPoolExecutor(30) as pool:
+    with embedded_server() as url, ThreadPoolExecutor(30) as pool:
         address = url.render_as_string(hide_password=False)
         upgrade(address)
         engine = make_engine(url)
