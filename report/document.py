@@ -168,6 +168,17 @@ class Exactness(Section):
     """What may have kept the audit from verifying an exact result; empty for a verified one."""
 
 
+class Certificate(Section):
+    """A proof, under assumptions, that the new weights are hard to tell from weights that never knew the forget set."""
+
+    epsilon: Number
+    delta: Number
+    noise: Number
+    """Standard deviation of the noise that each step added, in the units of the outputs."""
+    statement: Text
+    assumptions: tuple[Text, ...]
+
+
 class RetrainEstimate(Section):
     """How long retraining without the forget set would take, and where the estimate comes from."""
 
@@ -202,6 +213,8 @@ class Report(Section):
     verdict: Verdict
     exactness: Exactness | None = None
     """Null for a method that approximates retraining."""
+    certificate: Certificate | None = None
+    """Null for a method that certifies nothing."""
     audit: Audit
     timings: Timings
     limits: Annotated[tuple[Text, ...], Field(min_length=1)]

@@ -37,6 +37,7 @@ METHODS = {
     "retrain": "retraining",
     "rewind": "retraining from an earlier slice",
     "drop_adapter": "dropping an adapter",
+    "certified": "certified unlearning",
 }
 """The names of methods. One that is not here is shown by its kind in capitals."""
 SETUP = {

@@ -51,6 +51,7 @@ class View:
     created: str
     sentence: Parts
     exactness: list[str]
+    certificate: list[str]
     summary: list[str]
     key_figures: list[tables.KeyFigure]
     basis: str
@@ -84,6 +85,7 @@ def view(document: Document) -> View:
         created=moment(report.created_at),
         sentence=_parts(report.verdict.sentence),
         exactness=_exactness(report),
+        certificate=_certificate(report),
         summary=_summary(report),
         key_figures=tables.key_figures(report),
         basis=captions.basis(report),
@@ -107,6 +109,12 @@ def _exactness(report: Report) -> list[str]:
     """Say why the result is exact, then what may have kept the audit from verifying it."""
     found = report.exactness
     return [] if found is None else [found.statement, *found.causes]
+
+
+def _certificate(report: Report) -> list[str]:
+    """Say what is certified, then what it rests on."""
+    found = report.certificate
+    return [] if found is None else [found.statement, *found.assumptions]
 
 
 def _summary(report: Report) -> list[str]:

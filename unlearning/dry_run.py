@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from unlearning.audit.audit import audit
+from unlearning.data.objectives import answers
 from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import read_twice
@@ -26,7 +27,7 @@ from unlearning.hardware import batched_answers
 from unlearning.methods.registry import check_parts_suffice, unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.sharding import blocks_of
-from unlearning.specs import IEU, LTU, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
+from unlearning.specs import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.suitability import NEEDS, Need
 from unlearning.specs.training import Recipe
@@ -188,6 +189,22 @@ def _forward(scene: _Scene) -> None:
         raise NotFinite("The outputs are not finite numbers.")
 
 
+@torch.no_grad()
+def _one_by_one(scene: _Scene) -> None:
+    """Check that a sample's outputs and loss are the same in another batch."""
+    model, batch = _evaluated(scene.model), scene.forget.batch
+    exact = all(p.dtype in (torch.float32, torch.float64) for p in model.parameters())
+    near = partial(torch.allclose, rtol=1e-3 if exact else 0.05, atol=1e-3 if exact else 0.05, equal_nan=True)
+    together = answers(scene.workload.objective, model, batch)
+    alone = [answers(scene.workload.objective, model, part) for part in batch.batches(1)]
+    for name in ("losses", "outputs"):
+        found, parts = getattr(together, name), [getattr(each, name) for each in alone]
+        if found is not None and not near(found.double(), torch.cat(parts).double()):
+            raise InvalidWorkload(
+                f"The {name} of a sample depend on the other samples of its batch, in evaluation mode too."
+            )
+
+
 def _losses(scene: _Scene) -> None:
     objective = scene.workload.objective
     found = batched_answers(objective, _evaluated(scene.model), scene.forget.batch)
@@ -331,6 +348,8 @@ def _short(spec: Method) -> Method:
             return dataclasses.replace(spec, steps=_STEPS, passes=0.0, batch_size=8)
         case GradientAscent():
             return dataclasses.replace(spec, steps=_STEPS, batch_size=8)
+        case Certified():
+            return dataclasses.replace(spec, steps=_STEPS)
         case Rewind():
             return dataclasses.replace(spec, max_share=1.0)
         case Retrain() | DropAdapter():
@@ -349,6 +368,12 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
         "losses by sample",
         _losses,
         "`objective.losses` must return one finite loss a sample, (n,), not their mean, and the targets must suit it.",
+    ),
+    (
+        "samples by themselves",
+        _one_by_one,
+        "A sample's loss must say something about this sample alone: give batch norm running statistics "
+        "(`track_running_stats=True`), and take no mean over the batch.",
     ),
     (
         "gradient",

@@ -136,6 +136,9 @@ def _stated(statement: Statement) -> list[str]:
     model, commitment, method, code = predicate["model"], predicate["manifest"], predicate["method"], predicate["code"]
     exactness = predicate.get("exactness")
     exact = [] if exactness is None else [f"Exact by construction: {exactness['statement']}", *exactness["causes"]]
+    certificate = predicate.get("certificate")
+    if certificate is not None:
+        exact += [f"Certified, not exact: {certificate['statement']}", *certificate["assumptions"]]
     before = ", ".join(str(weights["digest"]["sha256"]) for weights in predicate["before"])
     return [
         f"Verdict: {predicate['verdict']['value']}. {predicate['verdict']['sentence']}",

@@ -81,12 +81,15 @@ def _check_predicate(predicate: Mapping[str, Any]) -> None:
     # Statements about methods that approximate, and older ones, have none.
     exactness = predicate.get("exactness") or {"statement": "", "causes": []}
     exactness["statement"]
+    certificate = predicate.get("certificate") or {"statement": "", "assumptions": []}
+    certificate["statement"]
     # Statements signed before reference models existed have none.
     lists = {
         "limits": predicate["limits"],
         "before": predicate["before"],
         "reference": predicate.get("reference", []),
         "causes": exactness["causes"],
+        "assumptions": certificate["assumptions"],
     }
     for name, found in lists.items():
         if not isinstance(found, list):

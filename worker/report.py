@@ -19,6 +19,7 @@ from report.document import (
     SCHEMA_ID,
     Asked,
     Attempt,
+    Certificate,
     Exactness,
     InvalidReport,
     Method,
@@ -70,6 +71,21 @@ EXACT_STATEMENTS = {
 """What a report says of a method in `EXACT`, by its kind."""
 
 
+CERTIFIED_STATEMENT = (
+    "The output layer was trained on with noise, on remaining samples alone. Whatever somebody concludes from its weights is at "
+    "most e^ε times as probable, up to δ, as for an output layer that never learned from the forgotten samples and was trained on "
+    "in the same way, and the other way round: ε = {epsilon:g}, δ = {delta:g}. This is not exact; ε = 0 and δ = 0 would be."
+)
+CERTIFIED_ASSUMPTIONS = (
+    "The frozen part of the model was never trained on the forgotten samples. Nothing here checks this.",
+    "The loss is convex in the outputs, and its second derivative is at most what the objective names. A sample's loss depends on "
+    "its own outputs and target alone.",
+    "Nobody who studies the weights knows the seed of the noise. Rounding errors, of about 1e-14, lie far below the noise.",
+    "The weights from before, other versions of the model, and a comparison of two versions are not covered.",
+)
+"""What a report says of the method `certified`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Background:
     """What the ledger adds to a report."""
@@ -109,6 +125,7 @@ def build_report(
             thresholds=thresholds(result.findings),
             verdict=verdict(result.findings.verdict),
             exactness=exactness(claim, inputs, result),
+            certificate=certificate(claim, result),
             audit=audit(result.findings),
             timings=stages(claim, inputs, result, seconds=timings),
             limits=result.findings.limits,
@@ -178,6 +195,20 @@ def exactness(claim: Claim, inputs: JobInputs, result: AttemptResult) -> Exactne
         causes=likely_causes(
             result.findings, forget=inputs.forget, remain=inputs.remain, held_out=inputs.held_out.audit
         ),
+    )
+
+
+def certificate(claim: Claim, result: AttemptResult) -> Certificate | None:
+    """State what the method certifies, and the assumptions; None for a method that certifies nothing."""
+    if claim.method["kind"] != "certified":
+        return None
+    found = result.outcome.metrics
+    return Certificate(
+        epsilon=found["epsilon"],
+        delta=found["delta"],
+        noise=found["noise"],
+        statement=CERTIFIED_STATEMENT.format(epsilon=found["epsilon"], delta=found["delta"]),
+        assumptions=CERTIFIED_ASSUMPTIONS,
     )
 
 

@@ -186,7 +186,7 @@ def make_statement(document: Document) -> dict[str, Any]:
     """State about the new weights what their report says, in short and without anything about a single sample."""
     report = document.report
     asked, model, method, verdict = report.asked, report.model, report.method, report.verdict
-    reference, exactness, people = model.reference, report.exactness, {}
+    reference, exactness, certificate, people = model.reference, report.exactness, report.certificate, {}
     if asked.subjects_root is not None:
         people = {"people": {"root": asked.subjects_root, "subjects": asked.subjects, "hash": "rfc6962-sha256"}}
     return {
@@ -209,6 +209,7 @@ def make_statement(document: Document) -> dict[str, Any]:
             "thresholds": report.thresholds,
             "verdict": {"value": verdict.value.value, "sentence": verdict.sentence},
             "exactness": None if exactness is None else exactness.model_dump(mode="json"),
+            "certificate": None if certificate is None else certificate.model_dump(mode="json"),
             "clock": {"signed_at": report.created_at.isoformat(), "source": "the ledger's database"},
             "limits": list(report.limits),
         },

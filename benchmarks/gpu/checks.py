@@ -49,7 +49,7 @@ def convolutions() -> nn.Module:
     return network
 
 
-NOT_COMPARED = frozenset({"rewind", "drop_adapter"})
+NOT_COMPARED = frozenset({"rewind", "drop_adapter", "certified"})
 """They take steps of Retrain, or none, and need a model that was trained for them."""
 
 

@@ -55,7 +55,7 @@ def _parse(value: object) -> object:
 
 
 Method = Annotated[
-    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain", "rewind", "drop_adapter"]
+    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain", "rewind", "drop_adapter", "certified"]
     | Annotated[specs.Method, Discriminator("kind")],
     BeforeValidator(_parse),
     Field(
@@ -90,7 +90,8 @@ class MethodBody(BaseModel):
         "`classes`: one label a sample. `class_probabilities`: a model that predicts it. "
         "`slices`: a model that was trained in slices. `adapters`: a model with an adapter for each "
         "group of samples. `random_access`: a training set that is no stream. `whole_model`: a model that is not "
-        "sharded among several processes."
+        "sharded among several processes. `convex_loss`: the objective's `curvature`. `head`: a model of "
+        "which training moves one linear layer alone, which gives the outputs."
     )
 
 

@@ -19,6 +19,15 @@ def stored(name: str) -> Json:
     return found
 
 
+CERTIFICATE = {
+    "epsilon": 1.0,
+    "delta": 1e-5,
+    "noise": 0.001,
+    "statement": "Nobody can tell, with ε = 1.",
+    "assumptions": ["The seed is secret."],
+}
+
+
 def recorded(name: str) -> Document:
     """A recorded report."""
     return read(stored(name))

@@ -9,7 +9,7 @@ from syrupy.assertion import SnapshotAssertion
 from report.document import InvalidReport, read
 from report.formatting import day
 from report.html import render_html
-from tests.report.recorded import NAMES, Json, recorded, stored
+from tests.report.recorded import CERTIFICATE, NAMES, Json, recorded, stored
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 BLOCKS = {"p", "li", "h1", "h2", "h3", "th", "td", "dt", "dd", "title", "desc"}
@@ -212,6 +212,13 @@ def test_an_exact_result_that_its_audit_did_not_verify_is_no_failure() -> None:
     assert exactness["causes"][0] in page.text
     assert 'class="verdict inconclusive"' in render_html(read(stored("failed") | {"exactness": exactness}))
     assert "Exact by construction" not in Outline(page_of("failed")).text
+
+
+def test_a_certificate_is_stated_with_what_it_assumes_and_that_it_is_not_exact() -> None:
+    page = Outline(render_html(read(stored("verified") | {"certificate": CERTIFICATE})))
+    assert f"Certified, not exact. {CERTIFICATE['statement']}" in page.text
+    assert "Assumed: The seed is secret." in page.text
+    assert "Certified" not in Outline(page_of("verified")).text
 
 
 def test_a_report_in_another_merit_never_speaks_of_accuracy() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from report.document import read
 from report.pdf import render_pdf
-from tests.report.recorded import NAMES, recorded, stored
+from tests.report.recorded import CERTIFICATE, NAMES, recorded, stored
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,6 +37,7 @@ def test_text_that_looks_like_markup_is_printed_as_it_is() -> None:
     assert render_pdf(read(report)).startswith(b"%PDF-")
 
 
-def test_an_exact_result_can_be_printed() -> None:
+def test_an_exact_and_a_certified_result_can_be_printed() -> None:
     exactness = {"statement": "It was trained anew.", "causes": ["Three have a near-copy."]}
     assert render_pdf(read(stored("failed") | {"exactness": exactness})).startswith(b"%PDF-")
+    assert render_pdf(read(stored("verified") | {"certificate": CERTIFICATE})).startswith(b"%PDF-")

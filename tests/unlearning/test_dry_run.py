@@ -101,6 +101,16 @@ def objective(**changes: object) -> Objective:
             "losses by sample",
         ),
         (
+            objective(losses=lambda forward, batch: forward(batch.inputs).logsumexp(dim=1) / 0),
+            "losses by sample",
+        ),
+        (
+            objective(
+                losses=lambda forward, batch: forward(batch.inputs).logsumexp(dim=1) - forward(batch.inputs).mean()
+            ),
+            "samples by themselves",
+        ),
+        (
             objective(losses=lambda forward, batch: forward(batch.inputs).detach().logsumexp(dim=1)),
             "gradient",
         ),
@@ -108,6 +118,25 @@ def objective(**changes: object) -> Objective:
 )
 def test_an_objective_that_is_not_what_it_should_be_is_found(workload: Workload, wrong: Objective, step: str) -> None:
     assert list(faults_of(replace(workload, objective=wrong))) == [step]
+
+
+def test_a_model_whose_forward_pass_depends_on_the_batch_is_found(workload: Workload) -> None:
+    """Batch norm without running statistics normalises by the batch in evaluation mode too."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 16), nn.BatchNorm1d(16, track_running_stats=False), nn.Linear(16, 10)
+        )
+
+    class Centred(nn.Sequential):
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs: Tensor = super().forward(inputs)
+            return outputs - outputs.mean(0)
+
+    for made in (build, lambda: Centred(nn.Flatten(), nn.Linear(64, 10))):
+        found = faults_of(replace(workload, build=made))
+        assert list(found) == ["samples by themselves"]
+    assert "other samples of its batch" in found["samples by themselves"]
 
 
 class NoSecondDerivative(torch.autograd.Function):

@@ -207,3 +207,13 @@ def test_an_exact_result_is_said_to_be_exact_and_a_malformed_claim_is_refused(ca
     assert "Three have a near-copy." in outcome.stated
     said["predicate"]["exactness"] = {"statement": "It was trained anew.", "causes": "one"}
     assert isinstance(verify_files(resign(case, said), keys=[case.path("key.pem")]).refused, Malformed)
+
+
+def test_a_certificate_is_said_to_be_none_of_exactness_and_a_malformed_one_is_refused(case: Case) -> None:
+    said = payload(case)
+    said["predicate"]["certificate"] = {"statement": "With ε = 1.", "assumptions": ["The seed is secret."]}
+    outcome = verify_files(resign(case, said), keys=[case.path("key.pem")])
+    assert "Certified, not exact: With ε = 1." in outcome.stated
+    assert "The seed is secret." in outcome.stated
+    said["predicate"]["certificate"] = {"assumptions": []}
+    assert isinstance(verify_files(resign(case, said), keys=[case.path("key.pem")]).refused, Malformed)

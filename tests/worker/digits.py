@@ -55,6 +55,19 @@ def with_integer_ids() -> Workload:
     return replace(made, train=replace(made.train, ids=keys))  # type: ignore[arg-type]  # a factory of a user is not typed
 
 
+def headed() -> nn.Sequential:
+    """A frozen layer that never learned, and a head that is all that training moves."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    network[1].requires_grad_(False)
+    return network
+
+
+def with_a_head() -> Workload:
+    return replace(workload(), build=headed)
+
+
 SLICES = (400, 200, 200)
 """Training samples of each slice."""
 

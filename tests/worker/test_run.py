@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import create_signing_key, list_signing_keys
 from expunge.operator.registration import register_new_version
+from expunge.operator.training import train_workload
 from ledger.jobs.cancellation import cancel_job, retry_job
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
@@ -284,6 +285,24 @@ def test_exact_retraining_is_published_with_what_its_audit_found(
     report = Report.model_validate_json(json.dumps(report_of(bench, job_id)))
     assert report.exactness is not None
     assert report.exactness.causes
+
+
+def test_a_certified_result_is_audited_as_any_other_and_says_what_is_certified(
+    make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path
+) -> None:
+    reference = "tests.worker.digits:with_a_head"
+    weights = train_workload(reference, allowed=("tests",), folder=tmp_path / "weights", plain=True).path
+    bench = make_bench(policy=["retrain"], reference=reference, weights=weights)
+    job_id = bench.submit(training_ids[:60], {"kind": "certified", "decay": 0.1, "epsilon": 2})
+    bench.run(job_id)
+    job = bench.job(job_id)
+    assert job.state is JobState.COMPLETED, job.detail
+    report = Report.model_validate_json(json.dumps(report_of(bench, job_id)))
+    assert report.certificate is not None
+    assert (report.certificate.epsilon, report.certificate.delta) == (2.0, 1e-5)
+    assert "ε = 2, δ = 1e-05" in report.certificate.statement
+    assert report.exactness is None
+    assert (report.method.kind, report.verdict.value) == ("certified", job.verdict)
 
 
 @pytest.mark.parametrize(

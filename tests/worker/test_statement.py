@@ -3,7 +3,7 @@ from datetime import datetime
 from pathlib import Path
 
 from report.document import read
-from tests.report.recorded import recorded, stored
+from tests.report.recorded import CERTIFICATE, recorded, stored
 from verifier.statement import PREDICATE_TYPE, STATEMENT_TYPE
 from worker.signing import code_sha256, make_statement
 
@@ -70,3 +70,11 @@ def test_it_says_why_an_exact_result_is_exact_beside_its_verdict() -> None:
     assert predicate["exactness"] == exactness
     assert predicate["verdict"]["value"] == "failed"
     assert make_statement(recorded("verified"))["predicate"]["exactness"] is None
+
+
+def test_it_states_a_certificate_with_what_it_assumes() -> None:
+    assert (
+        make_statement(read(stored("verified") | {"certificate": CERTIFICATE}))["predicate"]["certificate"]
+        == CERTIFICATE
+    )
+    assert make_statement(recorded("verified"))["predicate"]["certificate"] is None

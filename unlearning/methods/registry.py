@@ -7,6 +7,7 @@ from unlearning.errors import MethodRefused
 from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
+from unlearning.methods.certified import certified
 from unlearning.methods.drop_adapter import drop_adapter
 from unlearning.methods.fine_tune import fine_tune
 from unlearning.methods.fisher_noise import fisher_noise
@@ -39,6 +40,7 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "retrain": retrain,
     "rewind": rewind,
     "drop_adapter": drop_adapter,
+    "certified": certified,
     "fine_tune": fine_tune,
     "neggrad_plus": neggrad_plus,
     "grad_diff": grad_diff,

@@ -18,7 +18,7 @@ from unlearning.specs.baselines import (
     SalUn,
     SimNPO,
 )
-from unlearning.specs.methods import IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
+from unlearning.specs.methods import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
 from unlearning.specs.parsing import (
     BASELINES,
     CHEAP_REWIND,
@@ -48,6 +48,7 @@ __all__ = [
     "AmnesiacRelabel",
     "BadTeacher",
     "Baseline",
+    "Certified",
     "DropAdapter",
     "FineTune",
     "FisherNoise",

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from unlearning.specs.rules import (
     MAX_COUNT,
@@ -198,6 +198,28 @@ class DropAdapter:
     """Reset the adapters that learned from the forgotten samples, and from nothing else, to untrained weights: exact."""
 
     kind: Literal["drop_adapter"] = "drop_adapter"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Certified:
+    """Train the head of frozen features on, with noise that certifies (ε, δ) (after Koloskova et al., ICML 2025).
+
+    epsilon, delta: of the certificate; smaller is stronger. Outputs, in units of 1/√curvature, are the scale of the next two.
+    radius: the original head counts as no farther than this from the guess that looks at no input; it is scaled down to it.
+    noise: standard deviation of a step's noise. decay: λ, the weight of the head's squared norm, in units of the curvature.
+    steps: most steps. As many are taken as the noise needs; if these are too few for it, the noise is larger.
+    """
+
+    kind: Literal["certified"] = "certified"
+    epsilon: Annotated[float, Gt(0), Le(100)] = 1.0
+    delta: Annotated[float, Ge(1e-30), Le(0.01)] = 1e-5
+    radius: Annotated[float, Gt(0), Le(1e6)] = 100.0
+    noise: Annotated[float, Ge(1e-6), Le(1e6)] = 1e-3
+    decay: Annotated[float, Ge(1e-6), Le(1)] = 0.01
+    steps: Count = 20_000
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 S = TypeVar("S", LTU, IEU, Matching)

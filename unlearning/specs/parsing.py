@@ -23,10 +23,10 @@ from unlearning.specs.baselines import (
     SalUn,
     SimNPO,
 )
-from unlearning.specs.methods import IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
+from unlearning.specs.methods import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
 from unlearning.specs.rules import require
 
-Method = LTU | IEU | Matching | GradientAscent | Retrain | Rewind | DropAdapter
+Method = LTU | IEU | Matching | GradientAscent | Retrain | Rewind | DropAdapter | Certified
 """What a job may run."""
 
 Baseline = (
@@ -55,6 +55,7 @@ PRODUCTION: dict[str, type[Method]] = {
     "retrain": Retrain,
     "rewind": Rewind,
     "drop_adapter": DropAdapter,
+    "certified": Certified,
 }
 
 BASELINES: dict[str, type[Baseline]] = {

@@ -56,6 +56,7 @@ SPACES: dict[str, Space] = {
     "retrain": {},
     "rewind": {},
     "drop_adapter": {},
+    "certified": {"decay": Range(low=0.001, high=0.1)},
     "fine_tune": {"learning_rate": _RATE, "epochs": _EPOCHS},
     "neggrad_plus": {
         "learning_rate": _RATE,

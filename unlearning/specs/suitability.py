@@ -23,6 +23,10 @@ class Need(StrEnum):
     WHOLE_MODEL = "whole_model"
     """The whole model in each process, not a part of its parameters: the method differentiates twice, or sample by sample, or reads
     single parameters or layers."""
+    CONVEX_LOSS = "convex_loss"
+    """`Objective.curvature`: a loss that is convex in the outputs."""
+    HEAD = "head"
+    """A model of which training moves one linear layer alone, which gives the outputs."""
 
 
 NEEDS: dict[str, frozenset[Need]] = {
@@ -33,6 +37,7 @@ NEEDS: dict[str, frozenset[Need]] = {
     "retrain": frozenset(),
     "rewind": frozenset({Need.SLICES}),
     "drop_adapter": frozenset({Need.ADAPTERS, Need.WHOLE_MODEL}),
+    "certified": frozenset({Need.CONVEX_LOSS, Need.HEAD, Need.WHOLE_MODEL}),
     "fine_tune": frozenset(),
     "neggrad_plus": frozenset(),
     "grad_diff": frozenset({Need.RANDOM_ACCESS}),
@@ -49,15 +54,17 @@ NEEDS: dict[str, frozenset[Need]] = {
 """By method. Every method needs the losses, which every objective has."""
 
 OFFERS: dict[str, frozenset[Need]] = {
-    "classification": frozenset({Need.CLASSES, Need.CLASS_PROBABILITIES, Need.RANDOM_TARGETS}),
-    "multi_label": frozenset({Need.RANDOM_TARGETS}),
-    "regression": frozenset({Need.RANDOM_TARGETS}),
+    "classification": frozenset({Need.CLASSES, Need.CLASS_PROBABILITIES, Need.RANDOM_TARGETS, Need.CONVEX_LOSS}),
+    "multi_label": frozenset({Need.RANDOM_TARGETS, Need.CONVEX_LOSS}),
+    "regression": frozenset({Need.RANDOM_TARGETS, Need.CONVEX_LOSS}),
     "causal_language_model": frozenset({Need.RANDOM_TARGETS}),
     "denoising_diffusion": frozenset({Need.CLASSES, Need.RANDOM_TARGETS}),
 }
 """By objective. Reference predictions can be prepared for each."""
 
-_OF_THE_MODEL = frozenset({Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS, Need.WHOLE_MODEL})
+_OF_THE_MODEL = frozenset(
+    {Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS, Need.WHOLE_MODEL, Need.HEAD}
+)
 """Needs that do not depend on the objective."""
 
 

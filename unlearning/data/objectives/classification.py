@@ -60,6 +60,8 @@ def classification(
         scramble=scramble,
         logits=logits,
         classes=classes,
+        # The eigenvalues of diag(p) − p·pᵀ are at most ½ (Böhning, Ann. Inst. Statist. Math. 1992), whatever the smoothing.
+        curvature=0.5 * (1.0 if scaled is None else float(scaled.max())),
         prediction=None if plain else class_prediction(classes, losses=losses_of_prediction),
     )
 

@@ -44,6 +44,7 @@ def multi_label(labels: int, *, spread: bool = False) -> Objective:
         prediction=PREDICTION,
         targets=lambda targets, name: multi_hot(targets, labels=labels, name=name),
         ceiling=math.log(2),
+        curvature=0.25 / labels,  # p·(1 − p) is at most ¼
         gap=0.5 / math.sqrt(labels),
     )
 

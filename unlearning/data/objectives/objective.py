@@ -42,6 +42,8 @@ class Objective:
     targets: (targets, name of the set) → targets as the losses take them; raises InvalidWorkload. A Workload calls it once.
     fit: (converted training targets) → the objective that knows them, e.g. their mean. A Workload calls it once.
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
+    curvature: the largest second derivative of a sample's loss in any direction of its outputs, (k,), if the loss is convex in
+        them; None if it is not, or nobody knows.
     gap: nats; a sample whose loss is so far below its aim is forgotten with full weight [ours].
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
     extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
@@ -63,6 +65,7 @@ class Objective:
     targets: Callable[[Tensor, str], Tensor] | None = None
     fit: "Callable[[Tensor], Objective] | None" = None
     ceiling: float | None = None
+    curvature: float | None = None
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
     extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None

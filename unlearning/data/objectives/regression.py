@@ -120,5 +120,6 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
         ),
         targets=lambda targets, name: numbers(targets, outputs=count, name=name),
         ceiling=_CEILING,
+        curvature=float((scale**-2).max()) / count,
         gap=_GAP,
     )
