@@ -83,7 +83,7 @@ sbom: $(STAMP)
 	@echo build/sbom.cdx.json
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed scaling references \
-	few_samples cost transfer language load coalescing soak uploads reports scrapes
+	few_samples cost transfer language generative load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done

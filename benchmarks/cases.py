@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
-from examples import authors, cifar, digits
+from examples import authors, cifar, diffusion, digits
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, Workload, split_held_out
@@ -58,6 +58,7 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "digits_prepared": digits.workload,
     "digits_group_norm": digits_group_norm,
     "authors": authors.workload,
+    "diffusion": diffusion.workload,
     "cifar": cifar.workload,
     "cifar_resnet18": cifar.resnet18_workload,
     "cifar_resnet18_half": cifar.resnet18_workload,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import language
+from benchmarks import generative, language
 from benchmarks.cases import MILD, all_settings, trained
 from examples import authors, digits
 from unlearning.data.samples import SampleSet
@@ -84,3 +84,22 @@ def test_people_are_forgotten_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not gone & kept
         assert len(one.forget) + len(one.remain) == len(one.workload.train)
     assert cases[0].forget.subjects != cases[1].forget.subjects
+
+
+def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() -> None:
+    for seed in (3, 14):
+        of_class, of_people = (generative.forgetting(name, seed) for name in (generative.CLASS, generative.SAMPLES))
+        assert set(of_class.forget.targets.tolist()) == {seed % 10}
+        assert seed % 10 not in of_class.remain.targets.tolist()
+        assert len(set(of_people.forget.subjects or ())) == generative.FORGOTTEN_PEOPLE
+        assert not set(of_people.forget.subjects or ()) & set(of_people.remain.subjects or ())
+        assert all(name.startswith("person") for name in generative.never_seen(of_people).ids)
+        assert set(generative.never_seen(of_class).targets.tolist()) == {seed % 10}
+
+
+def test_every_method_of_the_generators_table_is_tuned_by_as_many_trials() -> None:
+    """The table's methods and no others, each searched as often."""
+    for name in (generative.CLASS, generative.SAMPLES):
+        listed = generative.methods(name)
+        assert {spec.kind for spec in listed.values()} == set(generative.METHODS)
+        assert all(generative.SPACES_OF[spec.kind] for spec in listed.values())

@@ -1,0 +1,358 @@
+"""How an image generator forgets, a class and images that it reproduces: every method beside the original and retrained models.
+
+    python -m benchmarks.generative --tune                        choose parameters on seed 20 (results/generative_tuned.json)
+    python -m benchmarks.generative --seeds 100 101 102
+
+The diffusion model of `examples/diffusion.py`. Case "class": one of the ten digits is forgotten, all images of it: the seed's last
+digit. Case "samples": eight of the twenty people are forgotten, drawn by the seed, each with the 24 copies of an image. Methods
+whose row says "references" aim at reference predictions, whose cost has a row of its own; a class needs none. Each method's
+parameters are the best of as many trials on a seed that no table reports. Times are processor seconds. Every figure is stored when
+it is known, so that a run that is stopped goes on.
+"""
+
+import argparse
+import hashlib
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cases import Case, all_settings, bench_folder, case, keys, references_of
+from benchmarks.judging import task_of
+from benchmarks.machine import identity, seconds
+from benchmarks.writing import RESULTS, Row, row, write
+from unlearning.audit.generation import GenerationSets, measure_generation, prepare_generation
+from unlearning.audit.membership import auc
+from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
+from unlearning.audit.signals import audit_copy, observe
+from unlearning.data.references import References
+from unlearning.data.samples import SampleSet, joined
+from unlearning.hardware import batched_answers
+from unlearning.methods.registry import unlearn
+from unlearning.specs import IEU, LTU, GradDiff, GradientAscent, Matching, SalUn, Spec
+from unlearning.specs.audit import AuditSpec
+from unlearning.specs.parsing import parse_any
+from unlearning.specs.references import ReferencePlan
+from unlearning.specs.spaces import SPACES, Range, Space
+from unlearning.storage import to_bytes
+from unlearning.task import Task, run_to_completion
+from unlearning.tuning import Judge, search
+
+WORKLOAD = "diffusion"
+CLASS, SAMPLES = "class", "samples"
+FORGOTTEN_PEOPLE = 8
+
+METHODS: dict[str, Spec] = {
+    "matching": Matching(steps=40, passes=0.0),
+    "ieu": IEU(steps=30, repair_steps=50, passes=0.0),
+    "ltu": LTU(order="first", steps=12, repair_steps=100, query_size=64, passes=0.0, learning_rate=0.02),
+    "gradient_ascent": GradientAscent(steps=30),
+    "grad_diff": GradDiff(epochs=15, learning_rate=0.0001, forget_weight=0.3),
+    "salun": SalUn(epochs=15),
+}
+"""Schedules are short: the whole training is about 1,350 steps of 64 images."""
+REFERENCED = ("matching", "ieu", "ltu")
+"""In the case "samples" these run with reference predictions, and IEU and LTU without them too."""
+SPACES_OF: dict[str, Space] = {
+    **SPACES,
+    "matching": {"learning_rate": Range(low=0.01, high=0.3), "steps": Range(low=20, high=80, whole=True)},
+    "ieu": {
+        "learning_rate": Range(low=0.01, high=0.2),
+        "ascent": Range(low=0.2, high=5),
+        "noise": Range(low=0.002, high=0.05),
+    },
+    "gradient_ascent": {"learning_rate": Range(low=0.001, high=0.1)},
+    "ltu": {
+        "learning_rate": Range(low=0.003, high=0.1),
+        "inner_rate": Range(low=0.002, high=0.1),
+        "forgetting_weight": Range(low=0.05, high=2),
+    },
+    "grad_diff": {"learning_rate": Range(low=1e-5, high=1e-3), "forget_weight": Range(low=0.03, high=1)},
+    "salun": {"learning_rate": Range(low=0.003, high=0.3), "epochs": Range(low=5, high=30, whole=True)},
+}
+"""The ranges of the search, for such schedules."""
+TUNED_ON, TUNED = 20, RESULTS / "generative_tuned.json"
+"""The validation seed, which is in no table."""
+PLAN = ReferencePlan(rounds=1, audit_rounds=1)
+RELEARN_STEPS = 20
+"""In about so many steps a retrained model learns the forgotten images."""
+GENERATED = AuditSpec(generated_samples=400)
+UNITS = {
+    "forgotten_class": "percent",
+    "regeneration": "percent",
+    "other_classes": "percent",
+    "frechet_distance": "",
+    "frechet_ratio": "ratio",
+    "forget_loss": "",
+    "forget_loss_gap": "",
+    "membership_auc": "AUC",
+    "proximal_auc": "AUC",
+    "relearn_delay_ratio_sgd": "ratio",
+    "relearn_delay_ratio_adam": "ratio",
+    "explained_remain_gap": "points",
+    "explained_test_gap": "points",
+    "seconds": "seconds",
+    "retrain_ratio": "ratio",
+}
+
+
+def main() -> None:
+    """Tune on the validation seed, or run all methods on all seeds and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tune", action="store_true")
+    parser.add_argument("--budget", type=int, default=3, help="trials of each method in a tuning")
+    parser.add_argument("--cases", nargs="+", choices=(CLASS, SAMPLES), default=[CLASS, SAMPLES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
+    given = parser.parse_args()
+    if given.tune:
+        for name in given.cases:
+            tune(name, budget=given.budget)
+        return
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
+    for seed in given.seeds:
+        for name in given.cases:
+            for method, figures in everything(name, seed).items():
+                runs.setdefault((name, method), []).append(figures)
+        write("generative", rows(runs))
+
+
+def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[Row]:
+    """Make a row for each figure that all runs of a case and method have, case by case."""
+    return [
+        row([figures[metric] for figures in every], case=name, method=method, metric=metric, unit=unit)
+        for (name, method), every in sorted(runs.items(), key=lambda item: item[0][0])
+        for metric, unit in UNITS.items()
+        if all(metric in figures for figures in every)
+    ]
+
+
+def everything(name: str, seed: int) -> dict[str, dict[str, float]]:
+    """Run all methods on a case and a seed: each one's figures, with both ends of the scale and the cost of references."""
+    prepared = forgetting(name, seed)
+    retraining, scale = prepared.retrained.seconds, Scale(prepared)
+    found = {
+        "original": scale.of_model(prepared.original.model),
+        "retrain": {**scale.of_model(prepared.again.model), "seconds": retraining},
+    }
+    made = None
+    if name == SAMPLES:
+        made = references_of(prepared, plan=PLAN)
+        cost = float(made.details["processor_seconds"])
+        found["references"] = {"seconds": cost, "retrain_ratio": cost / retraining}
+    for method, spec in tuned(name).items():
+        figures = scale.of_method(method, spec, made)
+        found[method] = {**figures, "retrain_ratio": figures["seconds"] / retraining}
+        print(f"{name} {seed} {method}: {figures['seconds']:.1f} s", flush=True)
+    return found
+
+
+def forgetting(name: str, seed: int) -> Case:
+    """Make the case of a seed."""
+    return case(WORKLOAD, seed, forget=_of_a_class if name == CLASS else _of_people)
+
+
+def _of_a_class(train: SampleSet, seed: int) -> Tensor:
+    return train.targets.cpu() == seed % 10
+
+
+def _of_people(train: SampleSet, seed: int) -> Tensor:
+    people = sorted({name for name in train.subjects or () if name.startswith("person")})
+    gone = set(random.Random(seed).sample(people, FORGOTTEN_PEOPLE))
+    return torch.tensor([name in gone for name in train.subjects or ()])
+
+
+def methods(name: str) -> dict[str, Spec]:
+    """List a case's methods; those that aim at reference predictions say so in their name."""
+    if name == CLASS:
+        return METHODS
+    named = {f"{method}, references": METHODS[method] for method in REFERENCED}
+    return named | {method: spec for method, spec in METHODS.items() if method != "matching"}
+
+
+def tune(name: str, *, budget: int) -> None:
+    """Choose each method's parameters: the best of `budget` trials by the mean gap of the losses to a retrained model's."""
+    prepared = forgetting(name, TUNED_ON)
+    made = references_of(prepared, plan=PLAN) if name == SAMPLES else None
+    judge = judge_by_losses(prepared)
+    for method, spec in methods(name).items():
+        content = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+        content = {"seed": TUNED_ON, "budget": budget, "cases": content.get("cases", {})}
+        of_case = content["cases"].setdefault(name, {})
+        if method in of_case:
+            continue
+
+        def task(method: str = method) -> Task:
+            return task_for(prepared, method, made)
+
+        result = run_to_completion(search(spec, task, judge, budget=budget, seed=TUNED_ON, space=SPACES_OF[spec.kind]))
+        scores = [round(trial.score, 4) for trial in result.trials]
+        print(f"{name} {method}: {scores}", flush=True)
+        of_case[method] = {"spec": asdict(result.spec), "scores": scores}
+        TUNED.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def tuned(name: str) -> dict[str, Spec]:
+    """Return each method with the parameters that the tuning found, or its defaults."""
+    found = json.loads(TUNED.read_text())["cases"].get(name, {}) if TUNED.exists() else {}
+    return {
+        method: parse_any(found[method]["spec"]) if method in found else spec for method, spec in methods(name).items()
+    }
+
+
+def judge_by_losses(prepared: Case) -> Judge:
+    """Score a model by its distance from a retrained one: the mean gap of the log losses of forget, remaining and held-out set."""
+    sets = (prepared.forget, prepared.remain, joined(prepared.held_out.guide, prepared.held_out.criterion))
+
+    def means(model: nn.Module) -> list[float]:
+        return [float(losses(prepared, model, samples).log().mean()) for samples in sets]
+
+    wanted = means(prepared.retrained.model)
+    return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
+
+
+Run = Callable[[], tuple[nn.Module, dict[str, float]]]
+
+
+class Scale:
+    """What the models of a case are measured by, made when it is first needed: classifier, relearners, the retrained model."""
+
+    def __init__(self, prepared: Case) -> None:
+        self.prepared = prepared
+        self._made: tuple[GenerationSets, dict[str, Relearner | None], dict[str, float]] | None = None
+
+    def of_method(self, name: str, spec: Spec, made: References | None) -> dict[str, float]:
+        """Run a method and measure the result, or read what an earlier run measured."""
+
+        def run() -> tuple[nn.Module, dict[str, float]]:
+            task = task_for(self.prepared, name, made)
+            begun = seconds()
+            run_to_completion(unlearn(spec, task))
+            return task.model.eval(), {"seconds": seconds() - begun}
+
+        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(PLAN)}, run)
+
+    def of_model(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model, or read what an earlier run measured."""
+        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
+
+    def _stored(self, what: Mapping[str, object], run: Run) -> dict[str, float]:
+        key = {
+            "case": self.prepared.name,
+            "seed": self.prepared.seed,
+            "forget": hashlib.sha256("\n".join(self.prepared.forget.ids).encode()).hexdigest(),
+            "what": what,
+            "torch": torch.__version__,
+            **identity(),
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        place = bench_folder() / f"generative-{digest}.json"
+        if not place.exists():
+            model, figures = run()
+            place.write_text(json.dumps({**figures, **self._measured(model)}))
+        found: dict[str, float] = json.loads(place.read_text())
+        return found
+
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        prepared, objective = self.prepared, self.prepared.workload.objective
+        asked, relearners, retrained = self._scale()
+        shares, _ = measure_generation(audit_copy(model, prepared.forget), asked)
+        figures = {
+            name: one.value if name == "frechet_distance" else 100 * one.value
+            for name, one in shares.items()
+            if name != "regeneration_unseen"
+        }
+        figures["frechet_ratio"] = figures["frechet_distance"] / retrained["frechet_distance"]
+        figures["forget_loss"] = float(losses(prepared, model, prepared.forget).mean())
+        figures["forget_loss_gap"] = abs(figures["forget_loss"] - retrained["forget_loss"])
+        for name, samples in (("remain", prepared.remain), ("test", comparable_test(prepared))):
+            explained = 100 - 100 * float(losses(prepared, model, samples).mean())
+            figures[f"explained_{name}_gap"] = explained - retrained[f"explained_{name}"]
+        forget, unseen = (
+            observe(audit_copy(model, samples), samples, objective=objective)
+            for samples in (prepared.forget, never_seen(prepared))
+        )
+        sizes = np.ones((1, len(forget))), np.ones((1, len(unseen)))
+        for attack, metric in (("loss", "membership_auc"), ("proximal", "proximal_auc")):
+            figures[metric] = float(auc(forget.membership(attack), unseen.membership(attack), *sizes)[0])
+        for kind, relearner in relearners.items():
+            if relearner is not None:
+                steps = delay(prepared, model, relearner)
+                figures[f"relearn_delay_ratio_{kind}"] = steps / max(1.0, retrained[f"delay_{kind}"])
+        return figures
+
+    def _scale(self) -> tuple[GenerationSets, dict[str, Relearner | None], dict[str, float]]:
+        if self._made is None:
+            self._made = _scale_of(self.prepared)
+        return self._made
+
+
+def _scale_of(prepared: Case) -> tuple[GenerationSets, dict[str, Relearner | None], dict[str, float]]:
+    """Train the classifier, calibrate the relearners on the retrained model, and measure that."""
+    objective, retrained = prepared.workload.objective, prepared.retrained.model
+    sets = {
+        "forget": prepared.forget,
+        "remain": prepared.remain,
+        "held_out": prepared.workload.held_out,
+        "test": prepared.workload.test,
+    }
+    asked = prepare_generation(sets, objective=objective, spec=GENERATED, seed=prepared.seed)
+    assert asked is not None
+    known, unseen = (mean_loss(one, prepared.forget.batch, objective) for one in (prepared.original.model, retrained))
+    relearners = {
+        kind: calibrate_relearner(
+            retrained, prepared.forget.batch, objective=objective, kind=kind, target=known + 0.1 * (unseen - known),
+            steps=RELEARN_STEPS, limit=3.0, batch_size=32, seed=prepared.seed,
+        )
+        for kind in ("sgd", "adam")
+    }  # fmt: skip
+    figures = {
+        "frechet_distance": measure_generation(audit_copy(retrained, prepared.forget), asked)[0][
+            "frechet_distance"
+        ].value,
+        "forget_loss": float(losses(prepared, retrained, prepared.forget).mean()),
+        "explained_remain": 100 - 100 * float(losses(prepared, retrained, prepared.remain).mean()),
+        "explained_test": 100 - 100 * float(losses(prepared, retrained, comparable_test(prepared)).mean()),
+    } | {f"delay_{kind}": float(delay(prepared, retrained, one)) for kind, one in relearners.items() if one is not None}
+    return asked, relearners, figures
+
+
+def never_seen(prepared: Case) -> SampleSet:
+    """Return held-out samples of the forgotten ones' kind: of their class, or images of people."""
+    held_out = joined(prepared.held_out.audit, prepared.held_out.criterion)
+    people = torch.tensor([name.startswith("person") for name in held_out.ids])
+    forgets_people = all(name.startswith("person") for name in prepared.forget.ids)
+    chosen = people if forgets_people else held_out.targets.cpu() == int(prepared.forget.targets[0])
+    return held_out.take(chosen.nonzero().flatten())
+
+
+def comparable_test(prepared: Case) -> SampleSet:
+    """Return the test samples of the classes that remain."""
+    remaining = torch.isin(prepared.workload.test.targets, prepared.remain.targets.unique()).cpu()
+    return prepared.workload.test.take(remaining.nonzero().flatten())
+
+
+def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
+    """Count the steps in which a model learns the forgotten images again."""
+    objective = prepared.workload.objective
+    return relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
+
+
+def losses(prepared: Case, model: nn.Module, samples: SampleSet) -> Tensor:
+    """Compute the loss of each image, (n,), at fixed noise levels."""
+    return batched_answers(prepared.workload.objective, model, samples).losses.cpu()
+
+
+def task_for(prepared: Case, method: str, made: References | None) -> Task:
+    """Make a method's task, with references if its name says so."""
+    task = task_of(prepared)
+    if made is None or not method.endswith("references"):
+        return task
+    return replace(task, references=made.for_method(keys(prepared.forget)))
+
+
+if __name__ == "__main__":
+    main()
