@@ -60,6 +60,7 @@ test: $(STAMP)
 	@$(BIN)/python -c "import transformers" 2> /dev/null || echo "Left out: the tests of Hugging Face language models, because transformers is not installed (docs/bring-your-own-model.md says how)."
 	@command -v mlserver > /dev/null || echo "Left out: the tests of a real model server, and of all systems together, because mlserver is not installed (docs/integrations/model-servers.md says how)."
 	@$(BIN)/python -c "import pyarrow" 2> /dev/null || echo "Left out: the tests of Parquet files, because pyarrow is not installed (pip install 'expunge[parquet]')."
+	@$(BIN)/python -c "import importlib.util; raise SystemExit(not importlib.util.find_spec('peft'))" || echo "Left out: the tests of LoRA adapters, because peft is not installed (pip install peft)."
 	@command -v nginx > /dev/null || test -x /usr/sbin/nginx || echo "Left out: the tests of the proxy, because nginx is not installed (Debian: apt-get install nginx)."
 
 test-all: $(STAMP)

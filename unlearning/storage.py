@@ -1,6 +1,10 @@
-"""Weights and training checkpoints as safetensors files, whose digests are checked on every read."""
+"""Weights and training checkpoints as safetensors files, whose digests are checked on every read.
+
+The weights of a PEFT model are those of its adapters alone, as PEFT saves them: its base is what `build` gives.
+"""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +16,8 @@ from torch import Tensor, nn
 
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256, write_file
-from unlearning.sharding import whole
+from unlearning.networks import moving_batch_norm
+from unlearning.sharding import is_part, whole
 
 _FORMAT = "expunge-checkpoint-1"
 _WRAPPERS = ("._orig_mod.", ".module.")
@@ -28,21 +33,45 @@ def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
 
 
 def to_bytes(model: nn.Module) -> bytes:
-    """Serialise all weights and buffers as a safetensors file; equal weights give equal bytes.
+    """Serialise all weights and buffers, of a PEFT model its adapters, as a safetensors file; equal weights give equal bytes.
 
     Of a sharded model the first rank alone gets them; all must call this.
     """
+    adapters = _adapters(model)
+    tensors = model.state_dict() if adapters is None else adapters
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    return safetensors.torch.save(
-        {name: t.detach().cpu().clone().contiguous() for name, t in whole(model.state_dict()).items()}
+    return safetensors.torch.save({name: t.detach().cpu().clone().contiguous() for name, t in whole(tensors).items()})
+
+
+def _adapters(model: nn.Module) -> dict[str, Tensor] | None:
+    """Return what PEFT saves of a model, by the names in its files: its adapter, and modules that it trains as a whole.
+
+    Of several adapters, which PEFT saves to several files, the tensors have the names that they have in the model. None for a model
+    of another kind, for a sharded one, and for one of which training moves something else too.
+    """
+    peft: Any = sys.modules.get("peft")
+    if peft is None or not isinstance(model, peft.PeftModel) or any(map(is_part, model.parameters())):
+        return None
+    state = model.state_dict()
+    found: dict[str, Tensor] = (
+        peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+        if len(model.peft_config) == 1
+        else {
+            name: tensor for name, tensor in state.items() if not model.peft_config.keys().isdisjoint(name.split("."))
+        }
     )
+    saved = {tensor.data_ptr() for tensor in found.values()}
+    moved = {tensor.data_ptr() for tensor in model.parameters() if tensor.requires_grad}
+    moved |= {buffer.data_ptr() for layer in moving_batch_norm(model) for buffer in layer.buffers()}
+    return found if moved <= saved else None
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
     """Load the weights at `path` into `model`, in place.
 
-    Tensors that the model shares (tied weights) may stand once in the file, as `safetensors.torch.save_model` and Hugging Face
-    write them. Prefixes that `torch.compile` and data-parallel wrappers put before names are taken off where the model has none.
+    Of a PEFT model the file may have the adapters alone, as PEFT writes them. Tensors that the model shares (tied weights) may
+    stand once in the file, as `safetensors.torch.save_model` and Hugging Face write them. Prefixes that `torch.compile` and
+    data-parallel wrappers put before names are taken off where the model has none.
     Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or its tensors do not fit.
     """
     if not path.is_file():
@@ -64,8 +93,18 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
 
 
 def _fitted(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Return a file's tensors under the names that the model has, with tied tensors that stand once in it under all of theirs."""
+    """Return a file's tensors under the names that the model has, with tied tensors that stand once in it under all of theirs.
+
+    A file of adapters is completed by what the model has beside them.
+    """
     own = model.state_dict(keep_vars=True)
+    adapters = _adapters(model)
+    if adapters is not None and tensors.keys() == adapters.keys():
+        places = {tensor.data_ptr(): name for name, tensor in adapters.items()}
+        return {
+            name: tensors[places[tensor.data_ptr()]] if tensor.data_ptr() in places else tensor.detach()
+            for name, tensor in own.items()
+        }
     for prefix in _WRAPPERS:
         if not any(prefix in f".{name}" for name in own):
             tensors = {f".{name}".replace(prefix, ".")[1:]: tensor for name, tensor in tensors.items()}
