@@ -6,9 +6,11 @@ from importlib.metadata import version
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
+from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from connectors.configuration import read_connectors
+from connectors.declaration import faults
 from connectors.managers import read_managers
 from connectors.opendsr import PREFIX, read_opendsr
 from connectors.transcend import read_transcend
@@ -66,8 +68,11 @@ ROUTERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Create the application; without `settings`, from the environment. It connects to nothing before the first call."""
-    settings = settings or Settings()  # type: ignore[call-arg]  # the environment has them
+    """Create the application; without `settings`, from the environment. It connects to nothing before the first call.
+
+    Raises SystemExit, in a line that names each fault, if a setting or a file in which the operator declares is wrong.
+    """
+    settings = settings or _read_settings()
     logs.configure(settings.log)
     tracing.start("expunge-api")
     app = FastAPI(
@@ -100,14 +105,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.routes = [route for router in ROUTERS for route in router.routes]
     openapi.install(app)
     problems.install(app)
-    if settings.managers is not None:
-        managers.install(app, read_managers(settings.managers))
-    if settings.connectors is not None:
-        connectors.install(app, read_connectors(settings.connectors))
-    if settings.transcend is not None:
-        transcend.install(app, read_transcend(settings.transcend))
-    if settings.opendsr is not None:
-        opendsr.install(app, read_opendsr(settings.opendsr))
+    try:
+        _install_declared(app, settings)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     metrics.instrument(app, app.state.metrics)
     of_uploads = Bounds(settings.max_upload_bytes, seconds=uploads.UPLOAD_SECONDS)
     of_paths = dict.fromkeys(("/uploads", "/uploads/subjects", "/manifests"), of_uploads)
@@ -120,6 +121,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     if tracing.is_on():
         _trace_calls(app, app.state.database.engine)
     return app
+
+
+def _read_settings() -> Settings:
+    try:
+        return Settings()  # type: ignore[call-arg]  # the environment has them
+    except ValidationError as error:
+        raise SystemExit(faults(error)) from None
+
+
+def _install_declared(app: FastAPI, settings: Settings) -> None:
+    """Install the calls of the systems that the operator declares. Raises ValueError if a file of theirs is wrong."""
+    if settings.managers is not None:
+        managers.install(app, read_managers(settings.managers))
+    if settings.connectors is not None:
+        connectors.install(app, read_connectors(settings.connectors))
+    if settings.transcend is not None:
+        transcend.install(app, read_transcend(settings.transcend))
+    if settings.opendsr is not None:
+        opendsr.install(app, read_opendsr(settings.opendsr))
 
 
 def _trace_calls(app: FastAPI, engine: Engine) -> None:

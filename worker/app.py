@@ -24,8 +24,10 @@ from celery.signals import (
     worker_ready,
     worker_shutting_down,
 )
+from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.declaration import faults
 from ledger.db import make_engine, make_sessions
 from ledger.jobs import heartbeats
 from telemetry import logs, tracing
@@ -45,8 +47,14 @@ logger = logging.getLogger(__name__)
 
 
 def configuration() -> dict[str, Any]:
-    """Read the settings when Celery first needs them, not when this module is imported."""
-    settings = read_settings()
+    """Read the settings when Celery first needs them, not when this module is imported.
+
+    Raises SystemExit, in a line that names each fault, if one is missing or malformed.
+    """
+    try:
+        settings = read_settings()
+    except ValidationError as error:
+        raise SystemExit(faults(error)) from None
     return {
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,

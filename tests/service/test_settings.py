@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
+from service.app import create_app
 from service.settings import Settings
 
 GOOD = {"DATABASE_URL": "postgresql://localhost/x", "REDIS_URL": "redis://localhost", "EXPUNGE_SAMPLE_KEY": "0f" * 32}
@@ -28,6 +31,29 @@ def test_a_missing_variable_stops_the_start_with_its_name(environment: pytest.Mo
 
     with pytest.raises(ValidationError, match=name):
         Settings()
+
+
+def test_the_application_stops_in_one_line_that_names_each_malformed_variable(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    environment.setenv("EXPUNGE_BATCH_WINDOW_SECONDS", "soon")
+    environment.setenv("EXPUNGE_RATE_LIMIT", "often")
+
+    with pytest.raises(SystemExit, match=r"EXPUNGE_BATCH_WINDOW_SECONDS: [^\n]*EXPUNGE_RATE_LIMIT: ") as stopped:
+        create_app()
+
+    assert "soon" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("name", ["EXPUNGE_CONNECTORS", "EXPUNGE_MANAGERS", "EXPUNGE_OPENDSR", "EXPUNGE_TRANSCEND"])
+def test_the_application_stops_in_one_line_that_names_a_faulty_declaration(
+    environment: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "declared.toml").write_text("[[identities]]\nquiet_hours = 0\n")
+    environment.setenv(name, str(tmp_path / "declared.toml"))
+
+    with pytest.raises(SystemExit, match=r"declared\.toml: [^\n]*identities"):
+        create_app()
 
 
 @pytest.mark.parametrize("key", ["", "not hexadecimal", "0f" * 31])

@@ -60,6 +60,15 @@ def test_a_missing_setting_is_named(name: str) -> None:
     assert name in result.stderr
 
 
+def test_a_malformed_setting_stops_the_start_in_one_line() -> None:
+    faulty = {**ENVIRONMENT, "EXPUNGE_SWEEP_SECONDS": "soon"}
+    result = python("from worker.app import celery_app; print(celery_app.conf.broker_url)", **faulty)
+    assert result.returncode == 1
+    assert result.stderr.startswith("EXPUNGE_SWEEP_SECONDS: ")
+    assert "soon" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_by_default_a_dead_workers_job_goes_on_within_two_minutes_and_has_lost_less_than_one() -> None:
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert defaults["lease_seconds"] + defaults["sweep_seconds"] < 110

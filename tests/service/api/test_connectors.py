@@ -91,7 +91,7 @@ def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path: Path, database_u
     path = declare(tmp_path)
     (tmp_path / "secret").unlink()
     given = {"database_url": database_url, "redis_url": "redis://127.0.0.1:1/0", "sample_key": SAMPLE_KEY}
-    with pytest.raises(ValueError, match="secret cannot be read"):
+    with pytest.raises(SystemExit, match="secret cannot be read"):
         create_app(Settings(**given, connectors=path))
 
 
