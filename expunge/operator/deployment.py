@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from psycopg.errors import UndefinedColumn, UndefinedTable
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import Location, Storage, open_storage, parse_location
@@ -114,9 +116,16 @@ def open_ledger(deployment: Deployment) -> Iterator[Session]:
 
 @contextmanager
 def open_database(database_url: str) -> Iterator[sessionmaker[Session]]:
-    """Yield sessions on the database; close every connection at the end."""
+    """Yield sessions on the database; close every connection at the end. Raises StackError if its schema is not this release's."""
     engine = make_engine(database_url, pool_size=1)
     try:
         yield make_sessions(engine)
+    except ProgrammingError as error:
+        if not isinstance(error.orig, UndefinedTable | UndefinedColumn):
+            raise
+        raise StackError(
+            "The database does not have the schema of this release: run `alembic upgrade head`, and `expunge doctor` after it. "
+            "`expunge up` migrates its own database when it starts."
+        ) from None
     finally:
         engine.dispose()

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from expunge.errors import KeyCommandRefused
+from expunge.errors import KeyCommandRefused, StackError
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import (
     create_signing_key,
@@ -51,6 +51,12 @@ def test_a_prefix_of_no_key_or_of_several_is_refused(database_url: str, tmp_path
     for prefix in ("", "xyz"):
         with pytest.raises(KeyCommandRefused):
             revoke_signing_key(database_url, tmp_path, prefix=prefix, reason="?")
+
+
+def test_a_command_on_another_releases_schema_says_what_to_run(database_url: str) -> None:
+    without_tables = make_url(database_url).set(database="postgres").render_as_string(hide_password=False)
+    with pytest.raises(StackError, match="alembic upgrade head"):
+        list_signing_keys(without_tables)
 
 
 def test_a_signing_key_is_created_once(database_url: str, tmp_path: Path) -> None:
