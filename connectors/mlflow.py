@@ -278,7 +278,7 @@ class MlflowRegistry(Server):
         status, content = self.call(method, f"{_ROOT}{path}", body)
         try:
             answer = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if status == 200 and isinstance(answer, dict):
             return answer

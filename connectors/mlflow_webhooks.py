@@ -61,9 +61,9 @@ def read_message(headers: Mapping[str, str], body: bytes, *, secret: bytes) -> M
 
 
 def _name(body: bytes) -> str | None:
-    """Find the name of the registered model; None if the body has none, which then may be about any."""
+    """Find the name of the registered model; None if the body has none that could be one, and so may be about any."""
     try:
         name = json.loads(body)["data"]["name"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return name if isinstance(name, str) else None
+    return name if isinstance(name, str) and name.isprintable() else None

@@ -93,7 +93,7 @@ class HttpHook(_ModelServer):
             raise HandOverFailed(f"{self.url} answered {status} when it was asked what it serves.")
         try:
             found = json.loads(content)["weights_sha256"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise HandOverFailed(f"{self.url} does not say what it serves, as {{“weights_sha256”: …}}.") from None
         if found != version.weights_sha256:
             raise HandOverFailed(

@@ -8,6 +8,7 @@ import base64
 import hmac
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,7 +122,7 @@ class Transcend:
         found = next((one for one in self.declaration.identities if one.type == kind), None)
         if found is None:
             return None
-        return found.subject.replace("{value}", value).replace("{lower}", value.lower())
+        return _PLACE.sub(lambda place: value if place[1] == "value" else value.lower(), found.subject)
 
     def check_token(self, token: str, *, at: datetime) -> Mapping[str, Any]:
         """Check a token's signature, audience and age, and give its claims. Raises TokenRefused."""
@@ -162,7 +163,7 @@ class Transcend:
                 raise HandOverFailed(f"Sombra answered {status} to the list of pending requests.{hint}")
             try:
                 items = _ITEMS.validate_python(json.loads(content)["items"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise HandOverFailed("Sombra's list of pending requests has another form.") from None
             found += map(_read_pending, items)
             if len(items) < PAGE:
@@ -180,11 +181,13 @@ class Transcend:
         path = self.folder / self.declaration.sombra_key_file
         try:
             return {**more, "x-sombra-authorization": f"Bearer {path.read_text().strip()}"}
-        except OSError as error:
-            raise HandOverFailed(f"{path} cannot be read: {error.strerror}.") from error
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise HandOverFailed(f"{path} cannot be read: {why}.") from None
 
 
 _ITEMS = TypeAdapter(list[dict[str, Any]])
+_PLACE = re.compile(r"\{(value|lower)\}")
 
 
 def _read_pending(item: dict[str, Any]) -> PendingRequest | None:
@@ -199,9 +202,14 @@ def make_refusal(why: str) -> dict[str, Any]:
     return {**FAILED, "message": f"Expunge refuses the erasure: {why}"[:500]}
 
 
-def make_reference(request_id: UUID, subject: bytes) -> str:
-    """Name a job in the ledger: Transcend's ID of the person's request, and a part of the subject's keyed hash."""
-    return f"{request_id}.{subject.hex()[:16]}"
+def make_reference(request_id: UUID, kind: str, value: str, subject: str, *, key: bytes) -> str:
+    """Name a job in the ledger: Transcend's ID of the person's request, and a part of the keyed hash of identity and subject.
+
+    Two identities may mean one subject, and each is a job with a result of its own. One identity may mean another subject once the
+    declaration is corrected: that is not what was recorded before.
+    """
+    job = "\0".join(("", MANAGER, kind, value, subject))
+    return f"{request_id}.{hmac.digest(key, job.encode(), 'sha256').hex()[:16]}"
 
 
 def make_result(request: Managed) -> dict[str, Any] | None:

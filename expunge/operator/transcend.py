@@ -7,7 +7,7 @@ from uuid import UUID
 import httpx
 
 from connectors.configuration import HandOverFailed
-from connectors.transcend import PendingRequest, Transcend, make_refusal
+from connectors.transcend import PendingRequest, ResultRefused, Transcend, make_refusal
 from expunge.client import send
 from expunge.errors import CannotPull, Refused
 
@@ -17,7 +17,7 @@ REFUSED = 422
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What became of a pending job: done, failed, or waiting for its result."""
+    """What became of a pending job: done, failed, refused (Sombra does not take its result), or waiting for its result."""
 
     request_id: UUID
     outcome: str
@@ -26,7 +26,7 @@ class Pulled:
 def pull(transcend: Transcend, http: httpx.Client) -> Iterator[Pulled]:
     """Go through the pending erasures once. Raises CannotPull, and Refused or ServiceUnreachable of the API.
 
-    One that cannot be read holds up no other: it is an error at the end.
+    One that cannot be read, or whose result Sombra refuses, holds up no other: it is an error at the end.
 
     Each job is recorded before its result is asked for, and stays pending at Transcend until its result has arrived there. So a
     pull that breaks off at any point is made good by the next one.
@@ -35,22 +35,32 @@ def pull(transcend: Transcend, http: httpx.Client) -> Iterator[Pulled]:
         raise CannotPull(
             "The declaration of Transcend has no data_silo, the ID of the integration whose requests are pulled."
         )
-    unreadable = 0
+    unreadable, refused = 0, list[str]()
     try:
         for pending in transcend.list_pending():
             if pending is None:
                 unreadable += 1
                 continue
             result = _ask(http, pending)
+            outcome = "waits" if result is None else "failed" if result else "done"
             if result is not None:
-                transcend.send_result(pending.nonce, result)
-            yield Pulled(pending.request_id, "waits" if result is None else "failed" if result else "done")
+                try:
+                    transcend.send_result(pending.nonce, result)
+                except ResultRefused as error:
+                    refused.append(str(error))
+                    outcome = "refused"
+            yield Pulled(pending.request_id, outcome)
     except HandOverFailed as error:
         raise CannotPull(str(error)) from error
+    wrong = []
     if unreadable:
-        raise CannotPull(
+        wrong.append(
             f"{unreadable} pending requests of Transcend have another form than its documentation says. They stay pending."
         )
+    if refused:
+        wrong.append(f"Sombra refused the results of {len(refused)} jobs; the last: {refused[-1]}")
+    if wrong:
+        raise CannotPull(" ".join(wrong))
 
 
 def _ask(http: httpx.Client, pending: PendingRequest) -> dict[str, object] | None:

@@ -169,8 +169,13 @@ def list_results(session: Session, manager: str, *, after: Managed | None = None
 
 
 def record_reported(session: Session, request: Managed, manager: str) -> None:
-    """Record that a request's result was reported. After its end the reply is not needed any more, and is deleted."""
+    """Record that a request's result was reported. After its end the reply is not needed any more, and is deleted.
+
+    Changes nothing if the manager has asked again meanwhile: its newer reply has had no result.
+    """
     row = session.get_one(ManagedRequest, (request.tenant_id, manager, request.reference), with_for_update=True)
+    if row.reply != request.reply:
+        return
     row.reported = request.state
     if request.state not in _OPEN:
         row.reply = None

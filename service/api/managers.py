@@ -50,11 +50,13 @@ def record_managed_request(
     quiet: timedelta,
     callback_urls: Sequence[str] = (),
     reply: bytes | None = None,
+    same_by_reference: bool = False,
 ) -> Managed:
     """Record a manager's request once, whether or not anybody knows the people.
 
     The fingerprint that tells a replay is over keyed hashes of the people: one over their names could be tried out. Like these it
     is made under the oldest key and hashed on to the later ones.
+    same_by_reference: the reference says whom it is about, so that it is the same request whatever else has changed.
     Raises Refused, WrongSampleKey, and what `submit_managed` raises.
     """
     try:
@@ -63,12 +65,13 @@ def record_managed_request(
         raise Refused("an identity is too long to name a subject, or has a control character in it") from None
     key = settings.sample_key_bytes
     check_sample_key(ledger, key)
-    given = {
-        "regulation": regulation,
-        "received_at": None if received_at is None else received_at.isoformat(),
-        "callback_urls": list(callback_urls),
-        "subjects": samples_sha256({subject_digest(key[:KEY_BYTES], one) for one in people}),
-    }
+    given: dict[str, Any] = {"subjects": samples_sha256({subject_digest(key[:KEY_BYTES], one) for one in people})}
+    if not same_by_reference:
+        given |= {
+            "regulation": regulation,
+            "received_at": None if received_at is None else received_at.isoformat(),
+            "callback_urls": list(callback_urls),
+        }
     moment = received_at or now(ledger)
     received = Received(
         manager=manager,

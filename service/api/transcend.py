@@ -13,7 +13,6 @@ from connectors.transcend import MANAGER, TokenRefused, Transcend, make_referenc
 from ledger.errors import InvalidTime, Refused
 from ledger.registry.access import Caller
 from ledger.requests.managed import Managed
-from ledger.sample_ids import subject_digest
 from service.api.managers import record_managed_request
 from service.http.authentication import ApiRoute, Writer
 from service.http.bodies import RawBody, parse
@@ -155,7 +154,7 @@ def _record(
             "the declaration of Transcend has no identity of this type: an erasure by it cannot be carried out"
         )
     key = settings.sample_key_bytes
-    reference = make_reference(request_id, subject_digest(key, subject))
+    reference = make_reference(request_id, profile.type, profile.identifier, subject, key=key)
     try:
         return record_managed_request(
             ledger,
@@ -167,6 +166,7 @@ def _record(
             regulation=transcend.declaration.regulation,
             received_at=created_at,
             quiet=transcend.quiet,
+            same_by_reference=True,
             reply=None if nonce is None else seal(nonce, key=key, reference=reference),
         )
     except InvalidTime as error:

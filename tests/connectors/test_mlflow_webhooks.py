@@ -35,6 +35,8 @@ def read(headers: dict[str, str], body: bytes) -> str | None:
     [
         (json.dumps(ALIAS), "digits"),
         (json.dumps({"data": {"name": 7}}), None),
+        (json.dumps({"data": {"name": "no text of PostgreSQL\0"}}), None),
+        (json.dumps({"data": {"name": "half of a character \ud83d"}}), None),
         (json.dumps({"data": []}), None),
         ("[" * 50_000, None),
         ("no JSON", None),

@@ -7,6 +7,8 @@ from uuid import UUID
 import pytest
 
 from connectors.configuration import HandOverFailed
+from connectors.http import Server
+from connectors.mlflow import MlflowRegistry
 from connectors.model_server import HttpHook, V2Server
 from ledger.events.hand_overs import HandedVersion
 from ledger.states import HandOverState, Verdict
@@ -119,6 +121,15 @@ def test_a_hook_that_says_yes_and_serves_other_weights_is_found_out(server: Mode
     server.refuses_digest = True
     with pytest.raises(HandOverFailed, match="SHA-256"):
         HttpHook(url=f"{server.url}/hook").hand_over(VERSION, no_weights)
+
+
+@pytest.mark.parametrize("kind", [HttpHook, MlflowRegistry])
+def test_an_answer_that_is_nested_without_end_is_an_error_of_the_other_side(
+    kind: type[HttpHook | MlflowRegistry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "call", lambda *_, **__: (200, b"[" * 100_000))
+    with pytest.raises(HandOverFailed):
+        kind(url="http://127.0.0.1:1").check(VERSION)
 
 
 def test_a_server_that_is_not_there_is_no_success() -> None:

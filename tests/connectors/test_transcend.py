@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from connectors.configuration import HandOverFailed
+from connectors.http import Server
 from connectors.transcend import (
     PAGE,
     InvalidTranscend,
@@ -96,6 +97,19 @@ def test_a_wrong_declaration_is_refused_with_the_place(tmp_path: Path, wrong: tu
         read_transcend(path)
 
 
+def test_a_job_is_named_by_its_request_its_identity_and_the_subject_that_this_means() -> None:
+    """One identity's result is not another's, and what a wrong declaration recorded is not what the corrected one means."""
+    given = [("email", "Ann", "ann"), ("email", "ann", "ann"), ("login", "ann", "ann"), ("email", "Ann", "Ann")]
+    names = {make_reference(UUID(int=7), *one, key=bytes(32)) for one in given}
+    names |= {make_reference(UUID(int=8), *given[0], key=bytes(32)), make_reference(UUID(int=7), *given[0], key=b"k")}
+    assert len(names) == 6
+    assert make_reference(UUID(int=7), *given[0], key=b"k") in names
+
+
+def test_an_identity_that_looks_like_a_place_for_one_is_taken_as_it_is(platform: Transcend) -> None:
+    assert platform.name_subject("userId", "{lower}A") == "user-{lower}A"
+
+
 def managed(**changes: Any) -> Managed:
     given = {"state": ManagedState.IN_PROGRESS, "failed": False, "reference": "r", "callback_urls": ()}
     return Managed(tenant_id=UUID(int=1), due_at=NOW, received_at=NOW, **(given | changes))
@@ -111,7 +125,7 @@ def test_only_an_erasure_is_a_success() -> None:
 
 
 def test_a_nonce_is_kept_so_that_only_its_own_job_can_read_it() -> None:
-    key, reference = bytes(32), make_reference(UUID(int=7), b"\1" * 32)
+    key, reference = bytes(32), make_reference(UUID(int=7), "email", "Ann", "ann", key=bytes(32))
     sealed = seal("nonce of ann@example.org", key=key, reference=reference)
     assert b"ann" not in sealed
     for then in (key, key + b"\x01" * 32):  # after a rotation, too
@@ -123,7 +137,9 @@ def test_a_nonce_is_kept_so_that_only_its_own_job_can_read_it() -> None:
         unseal(b"", key=key, reference=reference)
 
 
-def test_all_pages_of_pending_requests_are_read_and_what_has_another_form_is_refused(tmp_path: Path) -> None:
+def test_all_pages_of_pending_requests_are_read_and_what_has_another_form_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with sombra() as gateway:
         platform = read_transcend(declare(tmp_path, url=gateway.url))
         for number in range(PAGE + 3):
@@ -133,6 +149,9 @@ def test_all_pages_of_pending_requests_are_read_and_what_has_another_form_is_ref
         gateway.pending[5] = {"nonce": "x"}
         assert platform.list_pending()[4:7] == [found[4], None, found[6]]
         gateway.pending[5] = "x"
+        with pytest.raises(HandOverFailed, match="another form"):
+            platform.list_pending()
+        monkeypatch.setattr(Server, "call", lambda *_, **__: (200, b"[" * 100_000))
         with pytest.raises(HandOverFailed, match="another form"):
             platform.list_pending()
 
@@ -150,6 +169,9 @@ def test_a_gateway_that_refuses_or_is_away_is_an_error_and_a_job_that_has_ended_
         gateway.status = None
         (tmp_path / "api-key").write_text("old")
         with pytest.raises(HandOverFailed, match="401"):
+            platform.list_pending()
+        (tmp_path / "sombra-key").write_bytes(b"\xff")
+        with pytest.raises(HandOverFailed, match="no text"):
             platform.list_pending()
         (tmp_path / "sombra-key").unlink()
         with pytest.raises(HandOverFailed, match="sombra-key"):

@@ -222,6 +222,41 @@ def test_a_replay_is_recorded_once_and_a_job_that_is_sent_again_gets_its_result_
     assert count(sessions, UnlearnRequest) == 1
 
 
+def test_two_identities_that_mean_one_person_each_get_their_result(
+    http: httpx.Client, sessions: Sessions, platform: Transcend, gateway: Sombra
+) -> None:
+    for nonce, person in (("first", STRANGER), ("second", STRANGER.upper())):
+        assert post(http, person=person, nonce=nonce).status_code == 200
+    report(sessions, platform)
+    assert sorted(gateway.results) == [("first", {}), ("second", {})]
+
+
+def test_a_job_that_comes_again_with_another_time_is_the_same(http: httpx.Client, sessions: Sessions) -> None:
+    assert post(http).status_code == 200
+    later = job(extras={**job()["extras"], "request": {"id": REQUEST}})
+    assert post(http, later).status_code == 200
+    pulled = {"request_id": REQUEST, "type": "email", "identifier": ANN, "created_at": "2026-02-01T00:00:00Z"}
+    assert http.post("/transcend/requests", json=pulled).status_code == 200
+    assert (count(sessions), count(sessions, UnlearnRequest)) == (1, 1)
+
+
+def test_a_job_that_is_sent_again_while_its_result_is_on_the_way_gets_one_for_the_new_nonce_too(
+    http: httpx.Client, sessions: Sessions, platform: Transcend, gateway: Sombra, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post(http, person=STRANGER, nonce="old")
+    sent = Transcend.send_result
+
+    def send_and_be_asked_again(self: Transcend, nonce: str, result: Any) -> None:
+        sent(self, nonce, result)
+        if nonce == "old":
+            post(http, person=STRANGER, nonce="new")
+
+    monkeypatch.setattr(Transcend, "send_result", send_and_be_asked_again)
+    for _ in range(3):
+        report(sessions, platform)
+    assert gateway.results == [("old", {}), ("new", {})]
+
+
 def without(*path: str) -> dict[str, Any]:
     body = job()
     inner = body
@@ -317,6 +352,17 @@ def test_a_pull_that_breaks_off_is_made_good_by_the_next(
     gateway.status = None
     assert outcomes(platform, http) == ["done"]
     assert (gateway.results, count(sessions)) == ([("nonce-0", {})], 1)
+
+
+def test_a_result_that_sombra_refuses_holds_up_no_other_pulled_job(
+    http: httpx.Client, platform: Transcend, gateway: Sombra
+) -> None:
+    for number in range(3):
+        gateway.add(number, f"{number}{STRANGER}")
+    gateway.refused = "nonce-1"
+    with pytest.raises(CannotPull, match="400"):
+        outcomes(platform, http)
+    assert sorted(gateway.results) == [("nonce-0", {}), ("nonce-2", {})]
 
 
 def test_the_command_pulls_once_and_names_no_person(
