@@ -42,6 +42,7 @@ from unlearning.audit.reference_test import (
 )
 from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
 from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe
+from unlearning.audit.signals import signals as signals_of_logits
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
@@ -68,6 +69,9 @@ from unlearning.task import Progress, map_progress
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""
+
+_LEAST_PROBABILITY = 2.0**-24
+"""Of a reference prediction: half precision, in which it is kept, has no smaller one but 0."""
 
 
 def audit(
@@ -158,7 +162,9 @@ def audit(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
     tests, power = _reference_tests(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
-    others = _tests_of_other_signals(signals["unlearned"], references, spec=spec, margin=membership.margin, seed=seed)
+    others = _tests_of_other_signals(
+        signals["unlearned"], references, objective=objective, spec=spec, margin=membership.margin, seed=seed
+    )
     membership_seconds = time.perf_counter() - started
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
@@ -301,7 +307,13 @@ def _reference_tests(
 
 
 def _tests_of_other_signals(
-    signals: SignalsBySet, references: AuditReferences | None, *, spec: AuditSpec, margin: float, seed: int
+    signals: SignalsBySet,
+    references: AuditReferences | None,
+    *,
+    objective: Objective,
+    spec: AuditSpec,
+    margin: float,
+    seed: int,
 ) -> dict[str, ReferenceTest]:
     """Test each signal of the attacks that is no function of the reference test's own; by attack, empty without references.
 
@@ -312,11 +324,13 @@ def _tests_of_other_signals(
         return {}
     judged = _beside_references(signals, references)
     thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
+    unseen = None if objective.logits is None else _of_predictions(signals, references)
 
     found = {
         attack: signal_beside_margin(
             {name: signals[name].membership(attack) for name in judged},
             judged,
+            unseen=None if unseen is None else {name: unseen[name].membership(attack) for name in judged},
             thresholds=thresholds,
             margin=margin,
             seed=seed,
@@ -324,6 +338,17 @@ def _tests_of_other_signals(
         for attack in names
     }
     return {attack: test for attack, test in found.items() if test is not None}
+
+
+def _of_predictions(signals: SignalsBySet, references: AuditReferences) -> SignalsBySet:
+    """Compute the signals of the reference predictions, which are probabilities of classes, as if a model had given them."""
+    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
+    return {
+        name: signals_of_logits(
+            np.log(found.predictions.double().cpu().numpy().clip(min=_LEAST_PROBABILITY)), signals[name].targets
+        )
+        for name, found in rows.items()
+    }
 
 
 def _unseen(rows: References) -> Floats:

@@ -115,11 +115,15 @@ def signal_beside_margin(
     signals: Mapping[str, Floats],
     judged: Mapping[str, ReferenceSignals],
     *,
+    unseen: Mapping[str, Floats] | None = None,
     thresholds: Thresholds,
     margin: float,
     seed: int = 0,
 ) -> ReferenceTest | None:
     """Test what the margins of an audited model do not explain of another signal of it. Both are by set: "forget" and so on.
+
+    unseen: the same signal of the reference predictions, if they have it. What is unusual in it is explained too, as far as it
+    explains the model's signal on held-out data: the forgotten samples may be of an unusual kind.
 
     judged: the margins beside their references, which are tested by themselves. Here the margins stand in for the references of
     samples that the model saw, or did not see, and the others are as far away as the references are from one another.
@@ -135,19 +139,25 @@ def signal_beside_margin(
         return None
 
     order = np.argsort(judged["held_out"].model, kind="stable")
-    sums = np.concatenate([[0.0], np.cumsum(signals["held_out"][order])])
 
-    def usual(known: Floats) -> Floats:
-        """Average the signal of the held-out samples with the most similar margins."""
-        start = np.searchsorted(judged["held_out"].model[order], known) - neighbours // 2
+    def unusual(values: Mapping[str, Floats], name: str) -> Floats:
+        """Subtract the average signal of the held-out samples with the most similar margins."""
+        sums = np.concatenate([[0.0], np.cumsum(values["held_out"][order])])
+        start = np.searchsorted(judged["held_out"].model[order], judged[name].model) - neighbours // 2
         start = start.clip(0, len(order) - neighbours)
-        found: Floats = (sums[start + neighbours] - sums[start]) / neighbours
+        found: Floats = values[name] - (sums[start + neighbours] - sums[start]) / neighbours
         return found
+
+    slope = 0.0
+    if unseen is not None:
+        own, theirs = unusual(signals, "held_out"), unusual(unseen, "held_out")
+        slope = float(own @ theirs) / max(float(theirs @ theirs), 1e-12)
 
     def beside(name: str) -> ReferenceSignals:
         known, gap = judged[name].model, _gap(judged[name])
-        unseen = known - gap if name == "remain" else known
-        return ReferenceSignals(model=signals[name] - usual(known), unseen=unseen, seen=unseen + gap)
+        explained = 0.0 if unseen is None else slope * unusual(unseen, name)
+        margins = known - gap if name == "remain" else known
+        return ReferenceSignals(model=unusual(signals, name) - explained, unseen=margins, seen=margins + gap)
 
     found = _compared(
         forget=beside("forget").take(inside),
