@@ -3,7 +3,7 @@ restore.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from uuid import UUID
@@ -156,10 +156,14 @@ NO_AGE = timedelta(0)
 
 @dataclass(frozen=True, slots=True)
 class Offboarding:
-    """A model's versions with their copies, and which of the weights that know erased people Expunge may delete now."""
+    """A model's versions with their copies, and which of the weights that know erased people Expunge may delete now.
+
+    undeleted: the names of files that are still in the storage although no version needs them: a purge broke off.
+    """
 
     versions: list[VersionCopies]
     deletable: Purgeable
+    undeleted: frozenset[str] = frozenset()
 
     @property
     def left(self) -> list[str]:
@@ -173,10 +177,15 @@ class Offboarding:
                 found.append(
                     f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
                 )
-            if version.purged_at is not None and version.stored:
+            if version.purged_at is not None and version.stored and version.weights_path not in self.undeleted:
                 found.append(
                     f"Version {version.number} was purged, but another version has the same file {version.weights_path}. "
                     "It is deleted once no version needs it."
+                )
+            if version.weights_path in self.undeleted:
+                found.append(
+                    f"Version {version.number} was purged, but its file {version.weights_path} is still in the storage, because "
+                    "the deletion broke off. Run this command with --delete; a file younger than a day stays for so long."
                 )
             for handed in version.handed:
                 if not handed.is_gone:
@@ -201,7 +210,16 @@ def find_copies(deployment: Deployment, *, model: str, tenant: str = "default") 
             superseded = list_superseded(session, older_than=NO_AGE)
     except Refused as error:
         raise CopiesRefused(f"{error}.") from error
-    return Offboarding(versions, Purgeable([each for each in superseded if each.version_id in knowing], []))
+    gone = {version.weights_path for version in versions if not version.stored}
+    try:
+        there = {file.name for file in deployment.files.list_files()} if gone else set()
+    except OSError as error:
+        raise CopiesRefused(
+            f"Whether purged files are gone is not known: the storage cannot be listed. {error}"
+        ) from error
+    found = [replace(version, stored=version.stored or version.weights_path in there) for version in versions]
+    deletable = Purgeable([each for each in superseded if each.version_id in knowing], [])
+    return Offboarding(found, deletable, frozenset(gone & there))
 
 
 def delete_copies(deployment: Deployment, found: Offboarding) -> Purged:

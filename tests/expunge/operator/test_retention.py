@@ -234,6 +234,20 @@ def test_a_purged_version_whose_file_another_model_has_is_not_called_deleted(
     assert (tmp_path / FIRST).exists()
 
 
+def test_a_purged_version_whose_file_was_not_deleted_is_not_called_deleted(
+    spread: World, two_versions: Deployment, tmp_path: Path
+) -> None:
+    """As after a purge that was killed between its commit and the deletion."""
+    delete_copies(two_versions, find_copies(two_versions, model="small", tenant="hospital"))
+    (tmp_path / FIRST).write_bytes(b"weights")
+    found = find_copies(two_versions, model="small", tenant="hospital")
+    assert (found.versions[1].stored, found.undeleted) == (True, {FIRST})
+    assert any("is still in the storage" in sentence for sentence in found.left)
+    os.utime(tmp_path / FIRST, (0, 0))
+    assert delete_copies(two_versions, found).files == [FIRST]
+    assert find_copies(two_versions, model="small", tenant="hospital").undeleted == frozenset()
+
+
 def test_a_version_that_an_open_job_starts_from_is_not_deleted(spread: World, two_versions: Deployment) -> None:
     open_job = spread.submit_and_claim(3).job_id
     first = find_copies(two_versions, model="small", tenant="hospital").versions[-1]
