@@ -121,14 +121,14 @@ def sign(
     """Sign the weights of a model's versions with your own key (EXPUNGE_MODEL_SIGNING_KEY), for other tools.
 
     The worker signs what it publishes with the same key. This command signs what it did not make, or made before it had the key:
-    trained versions, and all versions after a new key.
+    trained versions, and after a new key every version that knows nobody who was erased since.
     """
     from expunge.operator.deployment import find_deployment
     from expunge.operator.signing import sign_versions
 
     for signed in sign_versions(find_deployment(data_dir or default_folder()), model=name, tenant=tenant):
-        done = "signed" if signed.fresh else "has a signature of this key"
-        out.print(f"version {signed.number}  {signed.weights_sha256}  {done}", highlight=False, soft_wrap=True)
+        line = f"version {signed.number}  {signed.weights_sha256}  {signed.outcome}"
+        out.print(line, highlight=False, soft_wrap=True)
 
 
 def rotate_sample_key(

@@ -17,17 +17,22 @@ from unlearning.files import file_sha256
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What became of a version. fresh: it was signed now; else it had a signature of this key already."""
+    """What became of a version: `signed` now, or why not."""
 
     number: int
     weights_sha256: str
-    fresh: bool
+    outcome: str
+
+
+HAD_ONE = "has a signature of this key"
+KNOWS_ERASED = "not signed: it knows samples that were erased since"
 
 
 def sign_versions(deployment: Deployment, *, model: str, tenant: str = "default") -> Iterator[Signed]:
     """Sign the stored versions of a model that have no signature of the key EXPUNGE_MODEL_SIGNING_KEY, each by itself.
 
-    A file is read and its digest compared before it is signed. Raises SigningRefused; what was signed before stays so.
+    A version that knows samples which were erased since gets no signature: others would take it for one that may be used. A file is
+    read and its digest compared before it is signed. Raises SigningRefused; what was signed before stays so.
     """
     given = os.environ.get("EXPUNGE_MODEL_SIGNING_KEY")
     if not given:
@@ -40,8 +45,12 @@ def sign_versions(deployment: Deployment, *, model: str, tenant: str = "default"
             with sessions.begin() as session:
                 found = list_signable(session, tenant_id=ensure_tenant(session, tenant), model=model)
             for version in found:
-                fresh = version.signature is None or not signer.has_signed(version.signature)
-                if fresh:
+                outcome = "signed"
+                if version.signature is not None and signer.has_signed(version.signature):
+                    outcome = HAD_ONE
+                elif version.knows_erased:
+                    outcome = KNOWS_ERASED
+                else:
                     path = deployment.files.fetch(version.path, version.weights_sha256)
                     digest = file_sha256(path)
                     if digest != version.weights_sha256:
@@ -51,7 +60,7 @@ def sign_versions(deployment: Deployment, *, model: str, tenant: str = "default"
                         )
                     with sessions.begin() as session:
                         set_signature(session, version.version_id, signer.sign(model, digest))
-                yield Signed(version.number, version.weights_sha256, fresh)
+                yield Signed(version.number, version.weights_sha256, outcome)
     except InvalidModelKey as error:
         raise SigningRefused(f"EXPUNGE_MODEL_SIGNING_KEY: {error}") from error
     except Refused as error:

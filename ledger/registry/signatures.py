@@ -27,13 +27,17 @@ def find_served_signature(session: Session, *, tenant_id: UUID, model: str) -> t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignableVersion:
-    """A version whose weights are stored, and the signature of these if it has one. path: the name of the file in the storage."""
+    """A version whose weights are stored, and the signature of these if it has one.
+
+    path: the name of the file in the storage. knows_erased: whether it knows samples that were erased since.
+    """
 
     version_id: UUID
     number: int
     weights_sha256: str
     path: str
     signature: dict[str, Any] | None
+    knows_erased: bool
 
 
 def list_signable(session: Session, *, tenant_id: UUID, model: str) -> list[SignableVersion]:
@@ -49,6 +53,7 @@ def list_signable(session: Session, *, tenant_id: UUID, model: str) -> list[Sign
             weights_sha256=version.weights_sha256,
             path=version.weights_path,
             signature=version.signature,
+            knows_erased=version.knows_erased,
         )
         for version in session.scalars(stored.order_by(ModelVersion.number))
     ]

@@ -12,7 +12,7 @@ from connectors.model_signing import read_model_key
 from expunge.cli.main import app
 from expunge.errors import SigningRefused
 from expunge.operator.deployment import Deployment
-from expunge.operator.signing import sign_versions
+from expunge.operator.signing import HAD_ONE, KNOWS_ERASED, sign_versions
 from tests.connectors.test_model_signing import write_key
 from tests.ledger.conftest import KEY, World, make_world
 
@@ -24,7 +24,9 @@ def world(sessions: sessionmaker[Session]) -> World:
     world = make_world(sessions)
     world.finish(world.submit_and_claim(1))
     with sessions.begin() as session:
-        session.execute(text("UPDATE model_versions SET weights_sha256 = :sha256"), {"sha256": DIGEST})
+        session.execute(
+            text("UPDATE model_versions SET weights_sha256 = :sha256, knows_erased = false"), {"sha256": DIGEST}
+        )
     return world
 
 
@@ -37,19 +39,26 @@ def deployment(world: World, database_url: str, tmp_path: Path, monkeypatch: pyt
     return Deployment(database_url=database_url, storage=tmp_path, sample_key=KEY, workloads="tests")
 
 
-def sign(deployment: Deployment, model: str = "small") -> list[tuple[int, bool]]:
-    return [(one.number, one.fresh) for one in sign_versions(deployment, model=model, tenant="hospital")]
+def sign(deployment: Deployment, model: str = "small") -> list[tuple[int, str]]:
+    return [(one.number, one.outcome) for one in sign_versions(deployment, model=model, tenant="hospital")]
 
 
 def test_each_version_is_signed_once_with_each_key(deployment: Deployment, world: World, tmp_path: Path) -> None:
-    assert sign(deployment) == [(1, True), (2, True)]
-    assert sign(deployment) == [(1, False), (2, False)]
+    assert sign(deployment) == [(1, "signed"), (2, "signed")]
+    assert sign(deployment) == [(1, HAD_ONE), (2, HAD_ONE)]
     write_key(tmp_path)  # another one
-    assert sign(deployment) == [(1, True), (2, True)]
+    assert sign(deployment) == [(1, "signed"), (2, "signed")]
     with world.sessions() as session:
         found = session.scalars(text("SELECT signature FROM model_versions WHERE signature IS NOT NULL")).all()
     signer = read_model_key(tmp_path / "model-key.pem")
     assert [signer.has_signed(bundle) for bundle in found] == [True, True]
+
+
+def test_a_version_that_knows_erased_people_gets_no_signature(deployment: Deployment, world: World) -> None:
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE model_versions SET knows_erased = true WHERE number = 1"))
+    assert sign(deployment) == [(1, KNOWS_ERASED), (2, "signed")]
+    assert world.count("model_versions", "signature IS NOT NULL") == 1
 
 
 def test_weights_that_are_not_as_recorded_are_not_signed(deployment: Deployment, world: World, tmp_path: Path) -> None:
