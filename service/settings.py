@@ -91,7 +91,8 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         default=None,
         validation_alias="EXPUNGE_PUBLIC_URL",
-        description="The API's public address, for its OpenAPI document.",
+        description="The API's public address: in its OpenAPI document and bills of materials, and from where the console's forms "
+        "are accepted behind a proxy. With `https` the console's cookie is sent over TLS alone.",
     )
     connectors: Path | None = Field(
         default=None,

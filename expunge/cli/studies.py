@@ -26,8 +26,8 @@ def tune(
     method: Annotated[str, typer.Option(help="The method: a name or JSON, as in `expunge register`.")] = "ltu",
     budget: Annotated[int, typer.Option(min=1, help="How many settings to try. The first is the given one.")] = 12,
     share: Annotated[float, typer.Option(min=0.001, max=0.9, help="The share of the training set to forget.")] = 0.1,
-    oracle: Annotated[
-        bool, typer.Option("--oracle", help="Compare with a model retrained without the share. Costs one training.")
+    retrained: Annotated[
+        bool, typer.Option("--retrained", help="Compare with a model retrained without the share. Costs one training.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the split and of the settings.")] = 0,
 ) -> None:
@@ -45,7 +45,7 @@ def tune(
         method=method,
         budget=budget,
         share=share,
-        oracle=oracle,
+        retrained=retrained,
         seed=seed,
         show=show_trial,
     )

@@ -113,13 +113,13 @@ def tune(
     method: str,
     budget: int,
     share: float,
-    oracle: bool,
+    retrained: bool,
     seed: int = 0,
     show: Callable[[Trial], None] = lambda trial: None,
 ) -> SearchResult:
     """Search `method`'s parameters on a forget set of `share` of the training set.
 
-    method: a name or JSON. budget: how many specs to try. oracle: judge each result by a model retrained without the forget set
+    method: a name or JSON. budget: how many specs to try. retrained: judge each result by a model retrained without the forget set
     instead of by the calibrated criterion. show: called after each trial. Raises CannotTune with the reason.
     """
     try:
@@ -136,7 +136,7 @@ def tune(
         with as_owners_error(CannotTune, workload, owned=allowed):
             judge = (
                 judge_by_retrained(make(), retrain_without_split(make(), seed=seed))
-                if oracle
+                if retrained
                 else judge_by_criterion(make())
             )
             return run_to_completion(search(given, make, judge, budget=budget, seed=seed), show)

@@ -39,7 +39,7 @@ def request_check(session: Session, *, connector: str, delivery_id: str, sent_at
 def take_requested_checks(session: Session, connector: str) -> None:
     """Make the connector's hand-overs due that its messages are about.
 
-    A message stays for the next time while a try at such a hand-over is under way: it may have looked before the change.
+    While such a hand-over is being worked on, its message is kept for the next call: the work may have begun before the change.
     """
     messages = select(RequestedCheck).where(RequestedCheck.connector == connector, RequestedCheck.taken_at.is_(None))
     waiting = session.scalars(messages.with_for_update(skip_locked=True)).all()

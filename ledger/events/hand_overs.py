@@ -98,7 +98,7 @@ def plan_hand_overs(
         _supersede(session, mine)
         if concerns(name):
             moment = now(session)
-            # A system that never took the version before is late since then.
+            # If the system did not take the version before this one either, it has been late since that one was due.
             since = before.since if before is not None and before.state == HandOverState.PENDING else moment
             row = HandOver(connector=connector, model_id=model_id, version_id=model.served_version_id, since=since)
             row.next_try_at = moment

@@ -36,7 +36,7 @@ def set_approvals(
     utility_drop: float | None = None,
     by: str,
 ) -> resources.Model:
-    """Set what of a model needs approval from now on; None leaves it as it is.
+    """Set whether a model's jobs and versions need approval from now on. None leaves a setting as it is.
 
     utility_drop: points of merit, 0 to 100, beyond which a version needs approval although versions need none.
     Jobs that await approval and no longer need it go back to the queue. A version that awaits approval goes on waiting.

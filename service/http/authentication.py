@@ -1,7 +1,7 @@
 """Authentication and scopes: a caller is a parameter of its route, as `Reader`, `Writer`, `Promoter`, `ReportReader`,
 `WeightsReader` or `Admin`.
 
-A route finds its caller before the first byte of the body is read. So whoever has no key costs a look-up at most.
+A route finds its caller before the first byte of the body is read. So a call without a good key costs one look-up at most.
 """
 
 from collections import Counter

@@ -53,7 +53,7 @@ class SecurityHeaders:
 class AccessLog:
     """Gives every call an ID, returns it as `X-Request-ID`, and logs the call: method, route, status, seconds, IDs in the path.
 
-    What the call sent is not logged, neither its path, nor its query, nor a method that HTTP does not have. An unexpected error is
+    Paths, queries and bodies are not logged as they were sent, nor is a method that HTTP does not have. An unexpected error is
     logged here too, under the ID of the call, and `refusal` is the response to it: Starlette's own handler stands outside of this.
     """
 

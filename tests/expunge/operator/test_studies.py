@@ -118,13 +118,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_weights(fresh(workload().build, seed=0), tmp_path_factory.mktemp("weights"))[0]
 
 
-@pytest.mark.parametrize("oracle", [False, True])
+@pytest.mark.parametrize("retrained", [False, True])
 def test_the_best_spec_is_printed_as_register_takes_it(
-    weights: Path, oracle: bool, monkeypatch: pytest.MonkeyPatch
+    weights: Path, retrained: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EXPUNGE_WORKLOADS", "tests")
     words = ["tune", REFERENCE, "--weights", str(weights), "--method", TUNED, "--budget", "3"]
-    result = CliRunner().invoke(app, [*words, "--oracle"] if oracle else words)
+    result = CliRunner().invoke(app, [*words, "--retrained"] if retrained else words)
 
     assert result.exit_code == 0, result.output
     assert isinstance(parse(json.loads(result.stdout)), GradientAscent)
@@ -133,7 +133,7 @@ def test_the_best_spec_is_printed_as_register_takes_it(
 
 def test_the_given_spec_is_tried_first_and_no_sample_of_the_test_set_is_needed(weights: Path) -> None:
     found = tune(
-        REFERENCE, allowed=("tests",), weights=weights, method=TUNED, budget=2, share=0.2, oracle=False, seed=1
+        REFERENCE, allowed=("tests",), weights=weights, method=TUNED, budget=2, share=0.2, retrained=False, seed=1
     )
 
     assert found.trials[0].spec == GradientAscent(steps=3)
@@ -151,4 +151,4 @@ def test_the_given_spec_is_tried_first_and_no_sample_of_the_test_set_is_needed(w
 def test_what_cannot_be_tuned_is_named(weights: Path, change: dict[str, object], words: str) -> None:
     given = {"reference": REFERENCE, "weights": weights, "method": "ltu"} | change
     with pytest.raises(CannotTune, match=words):
-        tune(given.pop("reference"), allowed=("tests",), budget=2, share=0.1, oracle=False, **given)
+        tune(given.pop("reference"), allowed=("tests",), budget=2, share=0.1, retrained=False, **given)

@@ -12,7 +12,7 @@ from torch import Tensor
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
 _FIXED_POINT = 2**16
-"""An image's numbers are told apart down to 1/65,536."""
+"""An image's numbers are distinguished down to 1/65,536."""
 
 
 def keys_of(images: Tensor, *, salt: int) -> Tensor:
