@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import safetensors
@@ -18,6 +19,9 @@ from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256, write_file
 from unlearning.networks import moving_batch_norm
 from unlearning.sharding import is_part, whole
+
+MAX_MISFITS = 400
+"""Letters of an error that may name every tensor of a model."""
 
 _FORMAT = "expunge-checkpoint-1"
 _WRAPPERS = ("._orig_mod.", ".module.")
@@ -89,7 +93,10 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
             "yourself, and write them with `save_weights`."
         ) from error
     except RuntimeError as error:
-        raise WeightsDamaged(f"{path.name} does not fit the workload's architecture: {error}") from error
+        raise WeightsDamaged(
+            f"{path.name} does not fit the workload's architecture: {shorten(str(error), MAX_MISFITS)} If the file is right, "
+            "`build` returns another network here than where the file was written."
+        ) from error
 
 
 def _fitted(tensors: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
