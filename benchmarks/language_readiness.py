@@ -109,7 +109,7 @@ def measured(one: Case, original: nn.Module, *, aim: float, rate: float) -> dict
     while steps < MAX_STEPS and mean_loss(model, one.forget.batch, objective) < aim:
         parameters = trainable(model)
         loss = objective.losses(model, one.forget.draw(BATCH, generator)).mean()
-        step_along(parameters.values(), flat_gradient(loss, parameters), rate=-rate)
+        ascent_step(one, model, flat_gradient(loss, parameters), rate=rate, aim=aim)
         steps += 1
     after, target = losses(model), known + KNOWN_AGAIN * (aim - known)
     return {
@@ -120,6 +120,23 @@ def measured(one: Case, original: nn.Module, *, aim: float, rate: float) -> dict
         "relearn_delay": float(delay(one, model, one.forget, target=target)),
         "relearn_delay_similar": float(delay(one, model, one.remain, target=target)),
     }
+
+
+def ascent_step(one: Case, model: nn.Module, gradient: Tensor, *, rate: float, aim: float) -> None:
+    """Take one step of ascent; the last is shortened until the forget set's loss is the aim, because a long one would exceed it."""
+    start = copy.deepcopy(model.state_dict())
+    low, high = 0.0, rate
+    step_along(trainable(model).values(), gradient, rate=-high)
+    if mean_loss(model, one.forget.batch, one.workload.objective) <= aim:
+        return
+    for _ in range(10):
+        middle = (low + high) / 2
+        model.load_state_dict(start)
+        step_along(trainable(model).values(), gradient, rate=-middle)
+        reached = mean_loss(model, one.forget.batch, one.workload.objective) >= aim
+        low, high = (low, middle) if reached else (middle, high)
+    model.load_state_dict(start)
+    step_along(trainable(model).values(), gradient, rate=-high)
 
 
 def delay(one: Case, model: nn.Module, texts: SampleSet, *, target: float) -> int:
