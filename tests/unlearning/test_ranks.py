@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.ranked import CASES, OF_RANKS, Found
+from tests.unlearning.ranked import CASES, MORE_CASES, OF_RANKS, Found
 from unlearning import ranks
 from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.methods.registry import check_parts_suffice
@@ -19,10 +19,19 @@ from unlearning.specs.suitability import NEEDS, Need
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
     """What each of two ranks gives, started once for all tests."""
+    return started(tmp_path_factory, "usual")
+
+
+@pytest.fixture(scope="module")
+def more_of_a_pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
+    return started(tmp_path_factory, "more")
+
+
+def started(tmp_path_factory: pytest.TempPathFactory, cases: str) -> list[dict[str, Found]]:
     folder = tmp_path_factory.mktemp("ranks")
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "0"]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "tests.unlearning.ranked", str(folder)],
+        [sys.executable, "-m", *launch, "-m", "tests.unlearning.ranked", str(folder), cases],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -33,7 +42,16 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Found]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_ranks_end_where_one_process_ends(case: str, pair: list[dict[str, Found]]) -> None:
-    one, (first, second) = CASES[case](), (found[case] for found in pair)
+    check_alike(CASES[case](), *(found[case] for found in pair))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MORE_CASES)
+def test_more_of_two_ranks_ends_where_one_process_ends(case: str, more_of_a_pair: list[dict[str, Found]]) -> None:
+    check_alike(MORE_CASES[case](), *(found[case] for found in more_of_a_pair))
+
+
+def check_alike(one: Found, first: Found, second: Found) -> None:
     assert one.keys() == first.keys()
     for name, tensor in one.items():
         assert torch.equal(first[name], second[name]), name
