@@ -42,6 +42,19 @@ def attack_name(name: str) -> str:
     return next((text for known, text in ATTACKS.items() if known == name), name.replace("_", " "))
 
 
+def deciding(report: Report) -> str:
+    """Say which checks decide the verdict."""
+    if report.audit.reference_test is None:
+        return (
+            "Membership attacks and relearning decide together. A model that did not change or has become useless fails. The "
+            "other notes are warnings."
+        )
+    return (
+        "The reference test decides. A model also fails if it did not change, has become useless or relearns too fast, and an "
+        "attack on a signal that the test does not use can leave the result open. The other notes are warnings."
+    )
+
+
 def membership(report: Report) -> str:
     """Describe how well an attack tells forgotten samples from held-out ones."""
     attack = plotted_attack(report)

@@ -65,6 +65,27 @@ THRESHOLDS = {
 }
 """The labels of thresholds, with the merit's name to be filled in. One that is not here is shown by its name."""
 
+AUDIT_SETTINGS = {
+    "confidence": "Confidence of the intervals",
+    "replicates": "Bootstrap replicates of an interval",
+    "membership_samples": "Most samples of a set that the attacks use",
+    "vector_seeds": "Repetitions of the support-vector attack",
+    "vector_samples": "Most samples that this attack and the probe of features are fitted to",
+    "extraction_samples": "Most samples of a set from which extraction is measured",
+    "generated_samples": "Samples generated of the forgotten classes, and of the others",
+    "relearners": "Optimisers that relearn; the first must pass, the others must not fail",
+    "relearn_samples": "Most samples that are relearned",
+    "relearn_batch": "Samples in a step of relearning",
+    "relearn_steps": "Steps in which the original model learns a control set, about",
+    "relearn_delta": "What may be left of the way back to the original's loss when a set counts as relearned, as a share",
+    "relearn_limit": "Longest relearning, in times of the control's",
+    "relearn_orders": "Repetitions of relearning, each in another order",
+    "relearn_controls": "Control sets of the first optimiser",
+    "relearn_controls_more": "Control sets of each other optimiser",
+    "batch_size": "Most samples in a forward pass",
+}
+"""The labels of what an audit ran. One that is not here is shown by its name."""
+
 ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
 
 
@@ -315,8 +336,18 @@ def thresholds(report: Report) -> list[tuple[str, str]]:
     return [(THRESHOLDS.get(name, label(name)).format(merit=merit), text(named[name])) for name in order]
 
 
+def audit_settings(report: Report) -> list[tuple[str, str]]:
+    """List what the audit ran with the labels, in the order of AUDIT_SETTINGS."""
+    given = report.thresholds.get("settings")
+    values = given if isinstance(given, dict) else {}
+    order = [name for name in AUDIT_SETTINGS if name in values] + [
+        name for name in values if name not in AUDIT_SETTINGS
+    ]
+    return [(AUDIT_SETTINGS.get(name, label(name)), text(values[name])) for name in order]
+
+
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
-    """List settings or parameters with their labels, without those that are groups."""
+    """List parameters with their labels, without those that are groups."""
     return [(label(name), text(value)) for name, value in values.items() if not isinstance(value, dict)]
 
 

@@ -55,6 +55,7 @@ class View:
     summary: list[str]
     key_figures: list[tables.KeyFigure]
     basis: str
+    deciding: str
     checks: list[Check]
     evidence: list[Evidence]
     attacks: list[tables.AttackRow]
@@ -89,6 +90,7 @@ def view(document: Document) -> View:
         summary=_summary(report),
         key_figures=tables.key_figures(report),
         basis=captions.basis(report),
+        deciding=captions.deciding(report),
         checks=[_check(finding, report.audit.merit) for finding in report.verdict.findings],
         evidence=_evidence(report),
         attacks=tables.attacks(report),
@@ -137,9 +139,8 @@ def _summary(report: Report) -> list[str]:
 
 
 def _groups(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
-    method, audit = report.method.parameters, report.thresholds
-    named = [("Parameters", tables.settings(method)), *tables.groups(method)]
-    named += [(f"Audit: {name.lower()}", rows) for name, rows in tables.groups(audit)]
+    method = report.method.parameters
+    named = [("Parameters", tables.settings(method)), *tables.groups(method), ("Audit", tables.audit_settings(report))]
     return [(name, rows) for name, rows in named if rows]
 
 

@@ -11,7 +11,8 @@ UnlearningError
 ├── ReferencesUnusable the operator's: the job goes on without reference predictions
 └── WeightsError
     ├── WeightsMissing   the file does not exist
-    └── WeightsDamaged   the file's SHA-256 is another, or its tensors do not fit the architecture
+    ├── WeightsDamaged   the file's SHA-256 is another, or it is no whole file of weights
+    └── WeightsMisfit    the file is as recorded, and its tensors do not fit the network that `build` returns
 """
 
 
@@ -64,4 +65,8 @@ class WeightsMissing(WeightsError):
 
 
 class WeightsDamaged(WeightsError):
-    """The weights file does not have the recorded digest, or does not fit the architecture."""
+    """The weights file does not have the recorded digest, or is no whole file of weights."""
+
+
+class WeightsMisfit(WeightsError):
+    """The weights file is as recorded, and does not fit the network that the workload builds."""

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
+from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMisfit, WeightsMissing
 from unlearning.files import file_sha256, write_file
 from unlearning.networks import moving_batch_norm
 from unlearning.sharding import is_part, whole
@@ -76,7 +76,8 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
     Of a PEFT model the file may have the adapters alone, as PEFT writes them. Tensors that the model shares (tied weights) may
     stand once in the file, as `safetensors.torch.save_model` and Hugging Face write them. Prefixes that `torch.compile` and
     data-parallel wrappers put before names are taken off where the model has none.
-    Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or its tensors do not fit.
+    Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or it is no
+    whole file of weights, and WeightsMisfit if its tensors do not fit.
     """
     if not path.is_file():
         raise WeightsMissing(f"There is no weights file {path.name} in {path.parent}; restore it from the backup.")
@@ -93,7 +94,7 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
             "yourself, and write them with `save_weights`."
         ) from error
     except RuntimeError as error:
-        raise WeightsDamaged(
+        raise WeightsMisfit(
             f"{path.name} does not fit the workload's architecture: {shorten(str(error), MAX_MISFITS)} If the file is right, "
             "`build` returns another network here than where the file was written."
         ) from error

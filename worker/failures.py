@@ -39,6 +39,7 @@ from unlearning.errors import (
     NotFinite,
     TrainerFault,
     WeightsDamaged,
+    WeightsMisfit,
     WeightsMissing,
 )
 
@@ -142,6 +143,7 @@ LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
     (StorageError, Reason.STORAGE_FAILED),
     (WeightsMissing, Reason.WEIGHTS_MISSING),
     (WeightsDamaged, Reason.WEIGHTS_DAMAGED),
+    (WeightsMisfit, Reason.WORKLOAD_FAILED),
     (InvalidWorkload, Reason.WORKLOAD_FAILED),
     (MethodRefused, Reason.METHOD_REFUSED),
     (InvalidSpec, Reason.METHOD_REFUSED),

@@ -121,7 +121,7 @@ def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None
 def load_model(workload: Workload, path: Path, sha256: str, device: torch.device) -> nn.Module:
     """Build the workload's model with the weights at `path`, in eval mode.
 
-    Raises WorkloadFailed if `build` raises, WeightsMissing, WeightsDamaged.
+    Raises WorkloadFailed if `build` raises, WeightsMissing, WeightsDamaged, WeightsMisfit.
     """
     try:
         model = workload.build()

@@ -26,7 +26,7 @@ from ledger.tables import Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
-from unlearning.errors import UnlearningError, WeightsDamaged, WeightsError, WeightsMissing
+from unlearning.errors import UnlearningError, WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256
 from unlearning.specs import parse
 from worker.failures import NoSigningKey, WorkerError
@@ -312,8 +312,8 @@ def check_models(
             model = load_model(workload, storage.fetch(path, sha256), sha256, choose_device(workload))
             methods = [parse(spec) for spec in policy]
             faults = find_faults(workload, model, policy=methods, owned=allowed, tell=notes.append)
-        except (WeightsError, StorageError):
-            continue
+        except (WeightsMissing, WeightsDamaged, StorageError):
+            continue  # another check says so
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]
         yield CheckResult(f"model {name}", not faults, "\n".join((faults or ["A dry run of a job passes."]) + notes))

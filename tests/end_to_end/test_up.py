@@ -56,9 +56,12 @@ def up(data_dir: Path, log: Path) -> Iterator[Command]:
 
 def alive(processes: list[psutil.Process]) -> list[str]:
     """The names of those that still run. An ended orphan stays a zombie where no init process collects it."""
-    return [
-        process.name() for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    ]
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.name())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

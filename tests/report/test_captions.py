@@ -9,6 +9,11 @@ def estimate(value: float, low: float, high: float) -> Json:
     return {"value": value, "low": low, "high": high}
 
 
+def test_it_is_said_which_checks_decide() -> None:
+    assert captions.deciding(recorded("verified").report).startswith("The reference test decides.")
+    assert captions.deciding(recorded("inconclusive").report).startswith("Membership attacks and relearning decide")
+
+
 def test_the_strongest_attack_is_the_one_furthest_from_a_coin_toss_on_either_side() -> None:
     report = stored("verified")
     report["audit"]["membership"]["attacks"][2]["unlearned"]["auc"] = estimate(0.1, 0.05, 0.15)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from report import tables
@@ -5,6 +7,7 @@ from report.document import Report, read
 from report.formatting import delay, in_a_cell, interval, percent, ratio
 from report.tables import key_figures, rates
 from tests.report.recorded import recorded, stored
+from unlearning.specs.audit import AuditSpec
 
 
 def aims(report: Report) -> list[str]:
@@ -62,6 +65,14 @@ def test_the_reference_test_s_thresholds_are_listed_only_where_it_was_run() -> N
     labels = {tables.THRESHOLDS[name] for name in tables.THRESHOLDS if name.startswith("reference_")}
     assert labels <= {label for label, _ in tables.thresholds(recorded("verified").report)}
     assert labels.isdisjoint(label for label, _ in tables.thresholds(recorded("inconclusive").report))
+
+
+def test_every_setting_of_an_audit_has_words_of_its_own() -> None:
+    fields = {field.name for field in dataclasses.fields(AuditSpec)} - {"thresholds"}
+    assert fields <= tables.AUDIT_SETTINGS.keys()
+    shown = tables.audit_settings(recorded("verified").report)
+    assert ("Bootstrap replicates of an interval", "1000") in shown
+    assert {label for label, _ in shown} <= set(tables.AUDIT_SETTINGS.values())
 
 
 def test_a_long_unit_is_named_once_a_row_and_not_after_every_number() -> None:

@@ -28,7 +28,7 @@ from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
 from unlearning.methods.registry import METHODS
 from unlearning.networks import copy_network
 from unlearning.sharding import gathered, is_sharded, place, whole
-from unlearning.specs import Spec
+from unlearning.specs import PRODUCTION, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import NEEDS, Need
@@ -258,7 +258,7 @@ def in_single_precision() -> Found:
 
 
 CASES: dict[str, Callable[[], Found]] = {
-    **{kind: by(kind) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"ltu"})},
+    **{kind: by(kind) for kind in sorted(PRODUCTION.keys() - OF_SOME_MODELS - {"ltu"})},
     "ltu": with_given_attacks,
     "ltu by references, without attacks": by("ltu", lambda: task(references=True), forgetting=False),
     "ltu on one sample": by("ltu", lambda: task(forgotten=1, references=True), forgetting=False),
@@ -282,6 +282,7 @@ CASES: dict[str, Callable[[], Found]] = {
 """Each gives tensors that are the same for any number of ranks."""
 
 MORE_CASES: dict[str, Callable[[], Found]] = {
+    **{kind: by(kind) for kind in sorted(METHODS.keys() - PRODUCTION.keys())},
     **{f"{kind}, sharded": sharded(kind) for kind in OF_PARTS if kind not in QUICK},
     "an audit, sharded": lambda: audited(of_parts),
 }

@@ -22,7 +22,7 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.methods.registry import METHODS, unlearn
 from unlearning.networks import copy_network
-from unlearning.specs import LTU
+from unlearning.specs import LTU, PRODUCTION
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn
@@ -44,11 +44,15 @@ every_objective_too = pytest.mark.parametrize(
 )
 
 
+METHOD_OF_A_KIND = [
+    # Jobs run the methods of PRODUCTION; the others are compared with them, and some take the same steps on other losses.
+    pytest.param(method, marks=() if method in PRODUCTION else pytest.mark.slow)
+    for method in sorted(METHODS.keys() - {"npo", "sim_npo", *OF_SOME_MODELS})
+]
+
+
 @every_kind
-@pytest.mark.parametrize(
-    "method",
-    sorted(METHODS.keys() - {"npo", "sim_npo", *OF_SOME_MODELS}),  # the first two take GradDiff's steps on another loss
-)
+@pytest.mark.parametrize("method", METHOD_OF_A_KIND)
 def test_every_method_unlearns_every_kind(method: str, kind: Kind) -> None:
     given = make_task(kind)
     spec = spec_of(method)

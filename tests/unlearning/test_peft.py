@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, normalised, plain, same, samples, sliced, state
 from unlearning.data.samples import joined
-from unlearning.errors import WeightsDamaged
+from unlearning.errors import WeightsMisfit
 from unlearning.files import file_sha256
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, DropAdapter, Retrain, Rewind
@@ -121,7 +121,7 @@ def test_another_adapters_file_is_refused(tmp_path: Path) -> None:
     get_peft_model(base(), LoraConfig(r=4, target_modules=["0"])).save_pretrained(tmp_path / "fewer")
     for name in ("rank", "fewer"):
         path = tmp_path / name / "adapter_model.safetensors"
-        with pytest.raises(WeightsDamaged, match="does not fit"):
+        with pytest.raises(WeightsMisfit, match="does not fit"):
             load_weights(adapted(), path, file_sha256(path))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.unlearning.small import convolutional, normalised, plain, same, state
 from unlearning import files
-from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsError, WeightsMissing
+from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsError, WeightsMisfit, WeightsMissing
 from unlearning.files import file_sha256
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.training.loop import fresh
@@ -97,13 +97,13 @@ def test_a_damaged_file_is_refused_and_the_model_left_alone(tmp_path: Path, dama
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path, digest = save_weights(MODEL, tmp_path)
     for build in (plain, convolutional):
-        with pytest.raises(WeightsDamaged, match="architecture"):
+        with pytest.raises(WeightsMisfit, match="architecture"):
             load_weights(fresh(build, seed=2), path, digest)
 
 
 def test_a_misfit_of_many_tensors_is_told_in_a_few_lines(tmp_path: Path) -> None:
     large = nn.Sequential(*(nn.Linear(1, 1) for _ in range(500)))
-    with pytest.raises(WeightsDamaged, match="architecture") as refused:
+    with pytest.raises(WeightsMisfit, match="architecture") as refused:
         load_weights(large, *save_weights(MODEL, tmp_path))
     assert len(str(refused.value)) < 1_000
 
@@ -116,9 +116,9 @@ def test_a_file_that_is_none_of_weights_is_refused(tmp_path: Path) -> None:
         load_weights(fresh(plain, seed=2), path, file_sha256(path))
 
 
-def test_both_are_weights_errors() -> None:
-    assert issubclass(WeightsMissing, WeightsError)
-    assert issubclass(WeightsDamaged, WeightsError)
+@pytest.mark.parametrize("error", [WeightsMissing, WeightsDamaged, WeightsMisfit])
+def test_all_are_weights_errors(error: type[Exception]) -> None:
+    assert issubclass(error, WeightsError)
 
 
 @pytest.mark.parametrize("call", ["replace", "fsync", "fdopen"])
@@ -304,5 +304,5 @@ def test_a_pickle_is_refused_with_what_to_do(tmp_path: Path) -> None:
 def test_a_tensor_that_is_missing_and_tied_to_none_is_still_refused(tmp_path: Path) -> None:
     path = tmp_path / "torn.safetensors"
     safetensors.torch.save_file({"0.weight": torch.zeros(2, 3)}, path)
-    with pytest.raises(WeightsDamaged, match="bias"):
+    with pytest.raises(WeightsMisfit, match="bias"):
         load_weights(nn.Sequential(nn.Linear(3, 2)), path, file_sha256(path))

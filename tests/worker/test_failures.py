@@ -9,7 +9,7 @@ from ledger.errors import JobCancelled, StaleClaim
 from ledger.states import Reason
 from report.document import InvalidReport
 from unlearning.data.stored import StoredSet
-from unlearning.errors import InvalidWorkload, MethodRefused, NotFinite, WeightsDamaged, WeightsMissing
+from unlearning.errors import InvalidWorkload, MethodRefused, NotFinite, WeightsDamaged, WeightsMisfit, WeightsMissing
 from worker.failures import (
     AuditFailed,
     NoGpu,
@@ -39,6 +39,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
     [
         (WeightsMissing("gone"), Reason.WEIGHTS_MISSING, False),
         (WeightsDamaged("other digest"), Reason.WEIGHTS_DAMAGED, False),
+        (WeightsMisfit("another network"), Reason.WORKLOAD_FAILED, False),
         (WorkloadFailed("raised"), Reason.WORKLOAD_FAILED, False),
         (MethodRefused("no logits"), Reason.METHOD_REFUSED, False),
         (NoSigningKey("none"), Reason.SIGNING_FAILED, False),

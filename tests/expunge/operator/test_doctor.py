@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
+from torch import nn
 from typer.testing import CliRunner
 
 from connectors import storage
@@ -272,3 +273,15 @@ def test_a_model_that_no_job_could_serve_is_named_with_what_its_own_code_says(
     found = wrong(sound)
     assert list(found) == ["model digits"]
     assert "(a sample) has no colours" in found["model digits"]
+
+
+def test_a_factory_that_builds_another_network_than_the_weights_are_of_is_found(
+    sound: DeploymentSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = digits.workload()
+    other = replace(given, build=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    monkeypatch.setattr(digits, "workload", lambda: other)
+    found = wrong(sound)
+
+    assert list(found) == ["model digits"]
+    assert "does not fit the workload's architecture" in found["model digits"]

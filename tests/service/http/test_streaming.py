@@ -12,7 +12,7 @@ from expunge.cli.caller import fetch_digests
 from expunge.errors import Refused, ServiceUnreachable
 from service.http import streaming
 from tests.fixtures.waiting import await_that
-from tests.service.conftest import Serve, Site, begin_call, set_up
+from tests.service.conftest import SAMPLE_KEY, Serve, Site, begin_call, set_up
 
 PATH = "/datasets/scans/do-not-train"
 
@@ -55,7 +55,7 @@ def test_a_list_that_cannot_be_read_to_its_end_is_refused(
 
     monkeypatch.setattr(streaming, "read_digests", broken)
     with pytest.raises(Refused, match="503"):
-        fetch_digests(serve(key=site.admin), "/datasets/scans/do-not-train")
+        fetch_digests(serve(key=site.admin), "/datasets/scans/do-not-train", hashed_under=bytes.fromhex(SAMPLE_KEY))
 
 
 @pytest.mark.usefixtures("long_list")
@@ -71,7 +71,7 @@ def test_a_list_that_breaks_off_is_not_taken_for_whole(
 
     monkeypatch.setattr(streaming.DigestList, "_next_lines", fail_later)
     with pytest.raises(ServiceUnreachable, match="broke off"):
-        fetch_digests(serve(key=site.admin), "/datasets/scans/do-not-train")
+        fetch_digests(serve(key=site.admin), "/datasets/scans/do-not-train", hashed_under=bytes.fromhex(SAMPLE_KEY))
 
 
 @pytest.mark.usefixtures("long_list")
@@ -117,6 +117,6 @@ def test_no_more_lists_are_sent_at_once_than_the_process_can(
 def test_after_many_lists_there_are_as_many_connections_as_before(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
     for _ in range(3 * streaming.MAX_LISTS):
-        fetch_digests(client, "/datasets/scans/do-not-train")
+        fetch_digests(client, "/datasets/scans/do-not-train", hashed_under=bytes.fromhex(SAMPLE_KEY))
         with client.stream("GET", PATH) as answer:
             assert answer.status_code == 200  # and the client leaves
