@@ -37,6 +37,7 @@ def hurried(rules: str) -> str:
     return rules
 
 
+@pytest.mark.slow
 def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
     running: Stack, http: httpx.Client, trained: Trained, tmp_path: Path
 ) -> None:

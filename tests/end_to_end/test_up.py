@@ -134,8 +134,9 @@ def test_what_a_killed_stack_started_dies_with_it(lives: Lives) -> None:
 
 
 def test_the_next_start_finds_its_data_and_makes_no_new_key(lives: Lives) -> None:
-    assert "API key" in lives.first_output
-    assert "API key" not in lives.second_output
+    assert "EXPUNGE_API_KEY=expunge_" in lives.first_output
+    assert "EXPUNGE_API_KEY=KEY" in lives.second_output
+    assert "=expunge_" not in lives.second_output
 
 
 def test_one_signal_stops_everything(lives: Lives) -> None:

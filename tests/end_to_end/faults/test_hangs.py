@@ -20,6 +20,7 @@ def _impatient(scene: Scene) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_factory_that_hangs_is_ended_tried_once_more_and_the_next_job_runs(scene: Scene) -> None:
     scene.gates.shut("load")
     job_id = scene.submit("hanging")

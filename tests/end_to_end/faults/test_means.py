@@ -15,6 +15,7 @@ from tests.end_to_end.faults.conftest import Scene
 pytestmark = pytest.mark.end_to_end
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_recorded_and_the_job_completes(scene: Scene) -> None:
     """PyTorch's allocator refuses a petabyte, as it does whatever the machine has not."""
     scene.gates.shut("memory")
@@ -26,6 +27,7 @@ def test_out_of_memory_is_recorded_and_the_job_completes(scene: Scene) -> None:
     assert [event["attempt"] for event in scene.events(job_id, "job.queued")] == [2]
 
 
+@pytest.mark.slow
 def test_a_lost_gpu_is_recorded_and_the_job_completes_in_a_new_process(scene: Scene) -> None:
     """CUDA gives a process whose device has failed no second chance."""
     before = scene.worker_child().pid
@@ -68,6 +70,7 @@ def wrong_clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_a_workers_wrong_clock_changes_nothing(scene: Scene, wrong_clock: Path) -> None:
     """A lost message too: the sweep, sent by a beat whose clock is right, must not look expired to the worker."""
     days = 40

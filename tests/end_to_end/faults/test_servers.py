@@ -13,7 +13,10 @@ from tests.end_to_end.faults.conftest import Scene
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["restarted", "crashed"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGINT, marks=pytest.mark.slow, id="restarted"), pytest.param(signal.SIGQUIT, id="crashed")],
+)
 def test_a_database_that_goes_away_costs_at_most_an_attempt(scene: Scene, how: signal.Signals) -> None:
     name = f"without-a-database-{how.name.lower()}"
     scene.gates.shut("unlearn")

@@ -62,6 +62,7 @@ def test_a_worker_may_be_killed_in_every_phase_of_one_job(scene: Scene, first: s
     assert [event["step"] for event in resumed].count(STEPS) == 3  # killed after it: only the audit is done again
 
 
+@pytest.mark.slow
 def test_a_lease_expires_by_itself_and_the_job_goes_on_within_two_minutes(scene: Scene) -> None:
     scene.gates.shut("unlearn")
     job_id = scene.submit("left-alone")
