@@ -3,6 +3,10 @@
 Hooks read it, which see no other rank. So each rank computes whole batches here.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +14,30 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers
+
+
+class Call(NamedTuple):
+    """One call of a layer. given: its first argument, None without any. returned: whatever it returned."""
+
+    layer: nn.Module
+    given: Any
+    returned: Any
+
+
+@contextmanager
+def calls_of(*layers: nn.Module) -> Iterator[list[Call]]:
+    """List the calls of layers, in their order, while the context lasts. Compute whole batches in it (`undivided`)."""
+    calls: list[Call] = []
+
+    def note(layer: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], returned: Any) -> None:
+        calls.append(Call(layer, next(iter((*arguments, *named.values())), None), returned))
+
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in layers]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def output_layer(model: nn.Module, objective: Objective, batch: Batch) -> nn.Linear | None:
@@ -23,14 +51,11 @@ def output_layer(model: nn.Module, objective: Objective, batch: Batch) -> nn.Lin
         return None
     widths = {objective.classes, 1} if objective.classes == 2 else {outputs.shape[1]}
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features in widths]
-    caught: list[tuple[nn.Linear, Tensor]] = []
-    hooks = [layer.register_forward_hook(lambda own, _, output: caught.append((own, output))) for layer in layers]
-    try:
+    with calls_of(*layers) as calls:
         outputs = batched_answers(objective, model, batch).outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return next((layer for layer, output in caught if outputs is not None and _are_outputs(output, outputs)), None)
+    found = next((call.layer for call in calls if outputs is not None and _are_outputs(call.returned, outputs)), None)
+    assert found is None or isinstance(found, nn.Linear)
+    return found
 
 
 def penultimate_features(
@@ -46,18 +71,14 @@ def penultimate_features(
 
     device, max_size: as of `batched_answers`.
     """
-    calls: list[tuple[Tensor, Tensor]] = []
-    hook = layer.register_forward_hook(lambda _, arguments, output: calls.append((arguments[0], output)))
-    try:
+    with calls_of(layer) as calls:
         outputs = batched_answers(undivided(objective), model, samples, device=device, max_size=max_size).outputs
-    finally:
-        hook.remove()
     found, start = [], 0
-    for inputs, output in calls:
+    for call in calls:
         # A layer that is called twice in a pass gives the outputs in one of the calls only.
-        if outputs is not None and _are_outputs(output, outputs[start : start + len(output)]):
-            found.append(inputs.flatten(1))
-            start += len(output)
+        if outputs is not None and _are_outputs(call.returned, outputs[start : start + len(call.returned)]):
+            found.append(call.given.flatten(1))
+            start += len(call.returned)
     return torch.cat(found).float()
 
 

@@ -10,7 +10,7 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.features import output_layer, penultimate_features
+from unlearning.features import calls_of, output_layer, penultimate_features
 from unlearning.gradients import trainable
 from unlearning.networks import frozen_tensors
 from unlearning.specs import Certified
@@ -125,13 +125,9 @@ def trained_head(task: Task) -> nn.Linear:
             if others
             else "A certificate covers the output layer, of which a part is frozen. Train all of it, or use another method."
         )
-    entering: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda _, arguments, output: entering.append(arguments[0]))
-    try:
+    with calls_of(layer) as calls:
         objective.losses(model, batch)
-    finally:
-        hook.remove()
-    if len(entering) != 1 or entering[0].requires_grad or entering[0].dim() != 2:
+    if len(calls) != 1 or calls[0].given.requires_grad or calls[0].given.dim() != 2:
         raise MethodRefused(
             "A certificate needs features that do not depend on the output layer, and one row of them a sample. Here the layer is "
             "used twice, or shares its weights."
