@@ -107,15 +107,15 @@ def matching_loss(
     index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. The pass goes
     through a copy of the buffers, because forget samples must leave no trace in batch norm's running statistics.
     """
-    forget, objective = task.forget.select(index), task.objective.for_step()
+    forget, objective, predicts = task.forget.select(index), task.objective.for_step(), task.objective.predicts
     k = len(index)
     with batch_statistics(task.model, samples=k + remain.size):
         forward = forward_with(task.model, trainable(task.model))
-        if objective is not task.objective and objective.read is not None:
+        if objective is not task.objective and objective.read is not None and predicts is not None:
             # Outputs at all noise levels cost several passes, which remaining samples do not need.
             kept = objective.losses(forward, remain)
             outputs = objective.read(forward, forget.inputs)
-            of_forget = Answers(outputs[:, 0], outputs, forget.targets)
+            of_forget = Answers(predicts.losses(predicts.predictions(outputs), forget.targets), outputs, forget.targets)
         else:
             found = answers(objective, forward, joined_batch(forget, remain))
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)

@@ -16,6 +16,7 @@ from unlearning import ranks
 from unlearning.data.objectives import Answers, Objective
 from unlearning.data.objectives.prediction import Read
 from unlearning.data.samples import SampleSet
+from unlearning.errors import MethodRefused
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.specs import Stop
 from unlearning.task import Task
@@ -108,21 +109,21 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
     )
     merit = task.objective.utility.of
     utility_merit = torch.cat([merit(held_out), merit(guide)])[utility]
+    whole_classes = bool(of_class.any())
+    by_name = whole_classes and task.objective.logits is None
     return Criterion(
         stop=stop,
         objective=task.objective,
         forgotten_classes=classes,
         forget=task.forget,
         of_class=of_class,
-        whole_classes=bool(of_class.any()),
+        whole_classes=whole_classes,
         remain=remain,
         held_out=task.criterion,
         guide=task.guide,
         weights=matching_weights(compared, task.criterion, task.objective),
         original_losses=held_out.losses,
-        other_class_losses=None
-        if task.objective.logits is not None or not bool(of_class.any())
-        else other_class_answers(task, of_class).losses,
+        other_class_losses=other_class_answers(task, of_class).losses if by_name else None,
         signals=(_loss, *_offered_signals(task.objective), *guide_signals),
         utility=utility,
         original_merit=(merit(remaining), utility_merit),
@@ -145,10 +146,10 @@ def check(criterion: Criterion, model: nn.Module) -> Check:
             differences += quantile_differences(signal(compared), signal(held_out), criterion.weights)
         if criterion.objective.logits is not None:
             differences.append(_error_difference(compared, held_out, criterion.weights))
-    if len(of_class.losses) and criterion.other_class_losses is None:
-        differences.append(_class_error_difference(of_class))
-    elif len(of_class.losses) and criterion.other_class_losses is not None:
+    if criterion.other_class_losses is not None:
         differences += quantile_differences(of_class.losses, *as_set(criterion.other_class_losses))
+    elif len(of_class.losses):
+        differences.append(_class_error_difference(of_class))
     remain_before, utility_before = criterion.original_merit
     merit = criterion.objective.utility.of
     utility = torch.cat([merit(held_out), merit(guide)])[criterion.utility]
@@ -187,14 +188,16 @@ def other_class_answers(task: Task, chosen: Tensor) -> Answers:
     """Compute the model's answers to forget samples, (n,) bool, as if each were of another class, which is drawn [ours].
 
     A model that was trained without a class takes its name for anything else. So a sample of it should be known as well as it would
-    be under another name. For objectives with `Generation`.
+    be under another name. Raises MethodRefused for objectives without `Generation`, and where no other class is left.
     """
-    generation, classes = task.objective.generation, task.objective.classes
-    assert generation is not None
-    assert classes is not None
+    generation = task.objective.generation
+    gone = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
+    if generation is None or gone is None or bool(gone.all()):
+        raise MethodRefused(
+            "A class is to be forgotten as a whole, and nothing says how its samples should be answered then. That needs an "
+            "objective with `logits`, or one with `generation` and a class that stays. Use Retrain."
+        )
     forget = task.forget.select(chosen.nonzero().flatten().cpu())
-    gone = fully_forgotten_classes(task.forget, task.remain, classes=classes)
-    assert gone is not None
     others = (~gone).nonzero().flatten()
     draw = torch.randint(len(others), (forget.size,), generator=torch.Generator().manual_seed(task.seed))
     return batched_answers(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,13 +15,15 @@ from tests.unlearning.small import start
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import answers, denoising_diffusion
 from unlearning.data.objectives.noise import keys_of, normal_noise, uniform_numbers
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import Workload, check_data
 from unlearning.dry_run import dry_run
-from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkload
 from unlearning.methods.aims import reference_aims
+from unlearning.methods.ltu.feedback import forgetting_feedback
+from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.salun import as_other_class, saliency_masks
-from unlearning.specs import IEU, SalUn
+from unlearning.specs import IEU, LTU, RMU, SalUn
 from unlearning.specs.training import Recipe
 from unlearning.stopping.criterion import calibrate, check, other_class_answers
 from unlearning.task import Task, run_to_completion
@@ -234,6 +237,13 @@ def test_samples_of_a_forgotten_class_aim_at_what_the_model_says_of_them_as_of_a
     assert math.isfinite(check(criterion, given.model).score)
 
 
+def test_where_no_class_stays_nothing_says_what_the_forgotten_ones_should_look_like() -> None:
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    given.forget, given.remain = joined(given.forget, given.remain), given.remain.take(torch.arange(1))
+    with pytest.raises(MethodRefused, match="a class that stays"):
+        calibrate(given, IEU().stop)
+
+
 def test_saluns_generative_form_learns_what_is_predicted_of_another_class_and_moves_salient_weights_alone() -> None:
     given = make_task(OBJECTIVES["denoising diffusion"])
     forget, others = given.forget.batch, (given.forget.targets + 1) % 3
@@ -259,6 +269,35 @@ def test_saluns_generative_form_learns_what_is_predicted_of_another_class_and_mo
     for name, p in given.model.named_parameters():
         assert torch.equal(p[~masks[name]], before[name][~masks[name]])
     assert not torch.equal(given.model.body[0].weight, before["body.0.weight"])
+
+
+def test_no_step_fits_the_noise_at_which_a_model_is_measured() -> None:
+    """RMU's hidden states and LTU's guide attacks, too, are read at noise that each step draws."""
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    fixed = given.objective
+    given.objective = replace(fixed, losses=not_differentiated(fixed.losses), outputs=not_differentiated(fixed.outputs))
+    run_to_completion(start(RMU(epochs=1), given))
+
+    attack = GuideAttack(
+        features=lambda outputs, targets: outputs[:, :1],
+        mean=torch.zeros(1),
+        scale=torch.ones(1),
+        head=nn.Linear(1, 1),
+        accuracy=1.0,
+    )
+    forget, generator = given.forget.batch, torch.Generator().manual_seed(0)
+    found = forgetting_feedback(LTU(), given, (attack, attack), forget, torch.ones(forget.size), generator)
+    assert bool(found.any())
+
+
+def not_differentiated(compute: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    def checked(*given: object) -> Tensor:
+        assert compute is not None
+        found = compute(*given)
+        assert not found.requires_grad
+        return found
+
+    return checked
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from torch import nn
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, POOL, comparing, plain, pooled, same, state, task
 from unlearning.data.samples import SampleSet, joined
+from unlearning.errors import MethodRefused
 from unlearning.hardware import batched_answers
 from unlearning.specs import Stop
 from unlearning.stopping.criterion import (
@@ -221,6 +222,13 @@ def test_a_class_and_others_are_compared_each_with_its_own() -> None:
     assert int((~criterion.of_class).sum()) == 20
     assert float(criterion.weights[given.criterion.targets == 2].sum()) == 0
     assert 0 < check(criterion, without_class(given)).score < check(criterion, given.model).score
+
+
+def test_a_whole_class_is_refused_where_nothing_says_how_its_samples_should_then_be_answered() -> None:
+    given = whole_class()
+    given.objective = dataclasses.replace(OBJECTIVE, logits=None)
+    with pytest.raises(MethodRefused, match="forgotten as a whole"):
+        calibrate(given, Stop())
 
 
 def test_if_every_class_is_forgotten_there_is_no_utility_set_and_no_drop() -> None:

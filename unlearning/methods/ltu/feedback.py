@@ -142,7 +142,7 @@ def _non_member_loss(task: Task, attack: GuideAttack, batch: Batch, weights: Ten
     """Return the weighted binary cross-entropy of the attack's answers against "non-member", as a function of the forward pass."""
 
     def loss(forward: Forward) -> Tensor:
-        member = attack.member_logit(task.objective.attacked(forward, batch), batch.targets)
+        member = attack.member_logit(task.objective.for_step().attacked(forward, batch), batch.targets)
         return (weights * functional.softplus(member)).mean()
 
     return loss
