@@ -27,7 +27,7 @@ _PATIENCE = 3
 _SETTLED = 0.75
 """Share of an annealed schedule after which its states count: before it the rate is high, and accuracy still recovers."""
 _LOWER, _LEAST_FACTOR = 0.25, 0.01
-"""By how much a learning rate is lowered that costs too much merit, and the factor below which it is lowered no more [ours]."""
+"""What a learning rate that costs too much merit is multiplied by each time, and the least factor in all [ours]."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +77,7 @@ def run_with_stop(
     track = _Track(best=copy.deepcopy(task.model.state_dict()), best_check=first, found=first)
     task.state.register(stop=track)
     try:
-        while _goes_on(task, track, rate, planned=_planned_steps(criterion, track, steps, repair_steps)):
+        while _step_follows(criterion, track, steps, repair_steps) or _begins_again(task, track, rate):
             track.taken += 1
             metrics = step(track.taken, track.found)
             if not track.taken % criterion.stop.check_every or track.taken in (steps, steps + repair_steps):
@@ -130,10 +130,14 @@ class _Track:
             setattr(self, name, Check(**value) if name in ("best_check", "found") else value)
 
 
-def _goes_on(task: Task, track: _Track, rate: Rate | None, *, planned: int) -> bool:
-    """Return whether a step follows; at the end of a run that leaves the original, begin again at a lower rate if there is one."""
-    if track.taken < planned and not track.ended:
-        return True
+def _step_follows(criterion: Criterion, track: _Track, steps: int, repair_steps: int) -> bool:
+    """Return whether a step follows at the present rate: a repair is due while more than half of the allowed drop is used up."""
+    planned = steps + repair_steps if track.found.drop > criterion.stop.allowed_drop / 2 else steps
+    return track.taken < planned and not track.ended
+
+
+def _begins_again(task: Task, track: _Track, rate: Rate | None) -> bool:
+    """Go back to the original and lower the rate, where every state lost too much and the rate can be lowered; return whether."""
     if rate is None or not track.untouched or rate.factor * _LOWER < _LEAST_FACTOR:
         return False
     rate.factor *= _LOWER
@@ -141,11 +145,6 @@ def _goes_on(task: Task, track: _Track, rate: Rate | None, *, planned: int) -> b
     track.before, track.taken, track.losing, track.ended = track.before + track.taken, 0, 0, ""
     track.found = track.best_check
     return True
-
-
-def _planned_steps(criterion: Criterion, track: _Track, steps: int, repair_steps: int) -> int:
-    """Return how many steps to take as planned now: a repair is due while more than half of the allowed drop is used up."""
-    return steps + repair_steps if track.found.drop > criterion.stop.allowed_drop / 2 else steps
 
 
 def _record_check(
