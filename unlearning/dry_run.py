@@ -21,15 +21,14 @@ from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import read_twice
 from unlearning.data.workload import HeldOut, OwnTraining, Workload, split_held_out
-from unlearning.errors import InvalidWorkload, NotFinite, TrainerFault, WeightsDamaged
+from unlearning.errors import InvalidWorkload, NotFinite, TrainerFault
 from unlearning.gradients import Parameters, descend, flat_gradient, forward_with, trainable
 from unlearning.hardware import batched_answers
-from unlearning.methods.registry import check_parts_suffice, unlearn
+from unlearning.methods.registry import check_needs, unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.sharding import blocks_of
 from unlearning.specs import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
-from unlearning.specs.suitability import NEEDS, Need
 from unlearning.specs.training import Recipe
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
 from unlearning.task import Task, run_to_completion
@@ -247,6 +246,11 @@ def _mean_loss(scene: _Scene, model: nn.Module, parameters: Parameters) -> torch
     return scene.workload.objective.losses(forward_with(model, parameters), scene.forget.batch).mean()
 
 
+def _blocks(scene: _Scene) -> None:
+    if scene.workload.sharded:
+        blocks_of(scene.model, scene.workload.sharded)
+
+
 def _copy(scene: _Scene) -> None:
     _check_same(scene, copy_network(scene.model), "A copy of the model")
 
@@ -261,16 +265,12 @@ def _save_and_load(scene: _Scene) -> None:
 def _check_same(scene: _Scene, model: nn.Module, what: str) -> None:
     before, after = (_outputs(scene, each) for each in (_evaluated(scene.model), model.eval()))
     if not torch.allclose(before.double(), after.double(), rtol=1e-3, atol=1e-3, equal_nan=True):
-        raise WeightsDamaged(f"{what} gives other outputs than the model itself.")
+        raise InvalidWorkload(f"{what} gives other outputs than the model itself.")
 
 
 def _unlearn(scene: _Scene, spec: Method) -> nn.Module:
     """Take a few steps of a method on a copy, with a training checkpoint in between; return the copy."""
-    if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
-        scene.workload.train.check_random_access(f"Steps of {spec.kind}")
-    if scene.workload.sharded:
-        check_parts_suffice(spec.kind)
-        blocks_of(scene.model, scene.workload.sharded)
+    check_needs(spec.kind, remain=scene.workload.train, sharded=bool(scene.workload.sharded))
     task = _task(scene, spec)
     steps = unlearn(_short(spec), task)
     try:
@@ -380,6 +380,7 @@ _BASICS: tuple[tuple[str, Callable[[_Scene], None], str], ...] = (
         _gradient,
         "The loss must be differentiable with respect to the model's parameters, and some must require a gradient.",
     ),
+    ("sharding", _blocks, "No job could place the model on its ranks."),
 )
 """Each step with what to do if it fails. If one fails, what follows would only fail for the same reason."""
 

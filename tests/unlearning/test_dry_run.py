@@ -55,6 +55,12 @@ def test_what_needs_more_than_the_workload_offers_is_named(workload: Workload) -
     assert "is a stream" in found["method ltu"]
 
 
+def test_blocks_that_the_network_does_not_have_are_found_once_and_not_by_each_method(workload: Workload) -> None:
+    found = faults_of(replace(workload, sharded=(nn.LSTM,)), (IEU(), Retrain()))
+    assert list(found) == ["sharding"]
+    assert "`sharded` names LSTM" in found["sharding"]
+
+
 def test_an_adapter_is_dropped_with_all_of_its_samples(workload: Workload) -> None:
     def build() -> nn.Module:
         return nn.Sequential(OrderedDict(flat=nn.Flatten(), anna=nn.Linear(64, 10), bert=nn.Linear(10, 10)))

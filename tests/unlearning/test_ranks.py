@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from tests.unlearning.ranked import CASES, MORE_CASES, OF_RANKS, Found
+from tests.unlearning.small import samples
 from unlearning import ranks
 from unlearning.errors import MethodRefused, UnsupportedWorkload
-from unlearning.methods.registry import check_parts_suffice
+from unlearning.methods.registry import check_needs
 from unlearning.sharding import Blocks, blocks_of, is_sharded, place
 from unlearning.specs.suitability import NEEDS, Need
 
@@ -67,7 +68,7 @@ def test_ranks_keep_the_same_weights_where_each_draws_for_itself(case: str, pair
 @pytest.mark.parametrize("kind", sorted(kind for kind, needs in NEEDS.items() if Need.WHOLE_MODEL in needs))
 def test_a_method_that_needs_the_whole_model_refuses_a_sharded_one_with_the_reason(kind: str) -> None:
     with pytest.raises(MethodRefused, match=f"{kind} needs all of it"):
-        check_parts_suffice(kind)
+        check_needs(kind, remain=samples(4, seed=0), sharded=True)
 
 
 class Tied(nn.Module):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
@@ -56,9 +57,11 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
 }
 
 
-def check_parts_suffice(kind: str) -> None:
-    """Raise MethodRefused for a method that a sharded model cannot be unlearned by."""
-    if Need.WHOLE_MODEL in NEEDS[kind]:
+def check_needs(kind: str, *, remain: SampleSet, sharded: bool) -> None:
+    """Raise MethodRefused for a method that a stream, or a sharded model, does not allow."""
+    if Need.RANDOM_ACCESS in NEEDS[kind]:
+        remain.check_random_access(f"Steps of {kind}")
+    if sharded and Need.WHOLE_MODEL in NEEDS[kind]:
         raise MethodRefused(
             f"The workload's model is sharded, and {kind} needs all of it in each process: it differentiates twice, or by single "
             "samples, or reads single parameters or layers. Use IEU, matching or Retrain, or leave `sharded` out of the workload."
@@ -73,10 +76,7 @@ def unlearn(spec: Spec, task: Task) -> Steps:
     MethodRefused before the first step if the method cannot run.
     """
     task.check()
-    if Need.RANDOM_ACCESS in NEEDS[spec.kind]:
-        task.remain.check_random_access(f"Steps of {spec.kind}")
-    if is_sharded(task.model):
-        check_parts_suffice(spec.kind)
+    check_needs(spec.kind, remain=task.remain, sharded=is_sharded(task.model))
     steps = mixed(METHODS[spec.kind](spec, task), device=task.forget.device, precision=task.recipe.precision)
     steps = each_step_in(with_waiting(steps), lambda: differentiable_kernels(task.model))
     return isolated(steps, seed=task.seed, state=task.state)
