@@ -27,17 +27,18 @@ _ABSENT = -10.0
 def certified(spec: Certified, task: Task) -> Steps:
     """Unlearn `task.forget` from the one linear layer that `task.model` trains, in place, with an (ε, δ) certificate.
 
-    Koloskova et al. (ICML 2025, arXiv 2506.06985) project the weights to a ball and train them on with noise, on remaining data
-    alone; the noise hides where they began (privacy amplification by iteration: Feldman et al., FOCS 2018). They clip gradients,
-    because a network's steps may part two models. A head's loss is convex, so its steps bring any two heads nearer, by 1 − ηλ, and
-    nothing needs to be clipped [derived; docs/methods.md §10]:
+    Koloskova et al. (ICML 2025, arXiv 2506.06985; known from its abstract and from summaries) project the weights to a ball and
+    train them on with noise, on remaining data alone; the noise hides where they began (privacy amplification by iteration: Feldman
+    et al., FOCS 2018). They clip gradients, because a network's steps may part two models. A head's loss is convex, so its steps
+    bring any two heads nearer, by 1 − ηλ, and nothing needs to be clipped [derived; docs/methods.md §10]:
 
         θ ← Π_radius(θ_o);  θ ← θ − η (∇L(D_r; θ) + λθ) + σξ,  ξ ~ N(0, I),  η = 1/(curvature · λ_max + λ)
 
-    θ are weights of features that are made alike in all directions (λ_max ≤ 1), less the guess that looks at no input: both known
-    from the remaining set alone. The outcome's metrics have epsilon, delta, noise (σ, in the outputs' units).
-    Raises MethodRefused for other models and losses.
+    θ are the head's weights, less the guess that looks at no input, on features that are made alike in all directions (λ_max ≤ 1).
+    Guess and features are known from the remaining set alone. The outcome's metrics have epsilon, delta, noise (σ, in the outputs'
+    units). Raises MethodRefused for other models and losses.
     """
+    task.model.eval()
     objective = undivided(task.objective)
     curvature = objective.curvature
     if curvature is None:
@@ -63,7 +64,6 @@ def certified(spec: Certified, task: Task) -> Steps:
         theta["head"] -= rate * (gradient + decay * theta["head"]) - noise * drawn
         given.put(theta["head"], layer)
         yield Progress(phase="unlearn", step=number, total=total, metrics=Figures(loss=loss))
-    task.model.eval()
     return Outcome(
         steps=total,
         stopped_because="completed",
@@ -72,10 +72,11 @@ def certified(spec: Certified, task: Task) -> Steps:
 
 
 def amplification(*, contraction: float, steps: int) -> float:
-    """Compute Σ a² / D² of the shifts a by which two runs that begin D apart are made one, at the least (Feldman et al., thm. 22).
+    """Compute Σ a² / D², the least sum of squares of the shifts a that make one of two runs which begin D apart.
 
-    Each step brings them nearer by the factor c, `contraction`, and by a_t more, until Σ c^(T − t) a_t = c^T D. The sum of squares
-    is the least with a_t in proportion to c^(T − t) (Cauchy and Schwarz).
+    It bounds the divergence of their laws (Feldman et al., thm. 22). Each step brings them nearer by the factor c, `contraction`,
+    and by a_t more, until Σ c^(T − t) a_t = c^T D. The sum of squares is the least with a_t in proportion to c^(T − t) (Cauchy and
+    Schwarz).
     """
     if contraction == 1.0:
         return 1 / steps
@@ -84,7 +85,7 @@ def amplification(*, contraction: float, steps: int) -> float:
 
 
 def noise_needed(spec: Certified, *, contraction: float, steps: int) -> float:
-    """Compute σ, in units of `radius`'s scale, that certifies (ε, δ) after so many steps.
+    """Compute the noise σ, in the unit of `spec.radius`, that certifies (ε, δ) after so many steps.
 
     Two heads in the ball are at most D = 2 · radius apart, so the Rényi divergence of order α of the two laws is at most
     α Σ a² / (2σ²) = α ρ, and ε = ρ + 2 √(ρ log(1/δ)) (Bun and Steinke, TCC 2016, prop. 1.3).
@@ -110,7 +111,6 @@ def trained_head(task: Task) -> nn.Linear:
     """Find the linear layer that gives the outputs, if it is all that training moves. Raises MethodRefused."""
     model, objective = task.model, undivided(task.objective)
     batch = task.forget.select(torch.arange(min(2, len(task.forget))))
-    model.eval()
     layer = output_layer(model, objective, batch)
     if layer is None:
         raise MethodRefused(

@@ -204,9 +204,10 @@ class DropAdapter:
 class Certified:
     """Train the head of frozen features on, with noise that certifies (ε, δ) (after Koloskova et al., ICML 2025).
 
-    epsilon, delta: of the certificate; smaller is stronger. Outputs, in units of 1/√curvature, are the scale of the next two.
-    radius: the original head counts as no farther than this from the guess that looks at no input; it is scaled down to it.
-    noise: standard deviation of a step's noise. decay: λ, the weight of the head's squared norm, in units of the curvature.
+    epsilon, delta: of the certificate; smaller is stronger.
+    radius: the greatest norm of the head's weights, less the guess that looks at no input; a larger head is scaled down to it.
+    noise: standard deviation of a step's noise. Its unit and that of `radius` is 1/√curvature (`Objective.curvature`).
+    decay: λ, the weight of the head's squared norm, in units of the curvature.
     steps: most steps. As many are taken as the noise needs; if these are too few for it, the noise is larger.
     """
 

@@ -169,7 +169,7 @@ def test_on_a_quadratic_loss_whose_law_is_known_the_noise_certifies_what_it_stat
 
 
 def test_a_certificate_costs_less_noise_than_clipped_gradients_need() -> None:
-    """Koloskova et al., thm. 4.1: σ² = 9 log(1/δ) (C₀ + C₁γT)² / (ε²T), here even without any gradient (C₁ = 0)."""
+    """Koloskova et al., thm. 4.1, by summaries: σ² = 9 log(1/δ) (C₀ + C₁γT)² / (ε²T), here even without any gradient (C₁ = 0)."""
     spec = Certified(radius=3.0)
     for steps in (1, 10, 100):
         clipped = math.sqrt(9 * math.log(1 / spec.delta) * 3.0**2 / (spec.epsilon**2 * steps))
