@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import qmc  # type: ignore[import-untyped]  # scipy ships no type information
-from torch import Tensor, nn
+from torch import nn
 
 from unlearning.data.objectives import Answers, Objective
 from unlearning.data.samples import SampleSet, joined, partition
@@ -119,8 +119,8 @@ def retrain_without_split(task: Task, *, seed: int) -> nn.Module:
 def judge_by_retrained(task: Task, retrained: nn.Module) -> Judge:
     """Score a model by its mean gap to a retrained model on the validation task, in points.
 
-    Compared are accuracy on the forget set, on the remaining set and on held-out data, and the mean probability of the true
-    label on the forget set; without classes the merit (`Objective.utility`), and the mean of exp(−loss).
+    Compared are the merit (`Objective.utility`: with classes the accuracy) on the forget set, on the remaining set and on held-out
+    data, and on the forget set the mean probability of the true label, or without classes of exp(−loss).
     """
     sets = (task.forget, task.remain, joined(task.criterion, task.guide))
     wanted = _compared_figures(retrained, sets, task.objective)
@@ -146,20 +146,18 @@ def judge_by_criterion(task: Task, *, stop: Stop | None = None) -> Judge:
 
 @in_float32
 def _compared_figures(model: nn.Module, sets: tuple[SampleSet, ...], objective: Objective) -> list[float]:
-    """Compute, in points, the merit of each set and, after the first, the mean likelihood (`_likelihoods`) on it."""
+    """Compute, in points, the merit of each set, and the likelihood of the first one's targets."""
     model.eval()
-    merit, figures = objective.utility, list[float]()
-    for samples in sets:
-        found = batched_answers(objective, model, samples).float()
-        points = torch.nan_to_num(merit.of(found).double(), nan=merit.bounds[0], neginf=merit.bounds[0])
-        figures.append(float(points.mean().clamp(*merit.bounds)))
-        if len(figures) == 1:
-            figures.append(100 * float(_likelihoods(found, objective).mean()))
-    return figures
+    figures = [_merit_and_likelihood(batched_answers(objective, model, samples).float(), objective) for samples in sets]
+    return [*(merit for merit, _ in figures), figures[0][1]]
 
 
-def _likelihoods(found: Answers, objective: Objective) -> Tensor:
-    """Return the probability of each true label, (n,), and without classes exp(−loss), at most 1."""
+def _merit_and_likelihood(found: Answers, objective: Objective) -> tuple[float, float]:
+    """Compute the mean merit, in points, and the mean probability of the true label, or without classes exp(−loss), in percent."""
+    merit = objective.utility
+    points = torch.nan_to_num(merit.of(found).double(), nan=merit.bounds[0], neginf=merit.bounds[0])
     if objective.logits is None or found.outputs is None:
-        return torch.nan_to_num((-found.losses).exp(), nan=0.0).clamp(0.0, 1.0)
-    return found.outputs.softmax(-1).gather(1, found.targets[:, None])
+        likelihoods = torch.nan_to_num((-found.losses).exp(), nan=0.0).clamp(0.0, 1.0)
+    else:
+        likelihoods = found.outputs.softmax(-1).gather(1, found.targets[:, None])
+    return float(points.mean().clamp(*merit.bounds)), 100 * float(likelihoods.mean())
