@@ -30,9 +30,9 @@ _TIMED_SECONDS = 20.0
 def cached_runs(run: Run, *, count: int, folder: Path) -> Generator[Progress, None, list[Arrays]]:
     """Return the results of runs 0 to `count` − 1, each read from `folder`, or run and written there if missing.
 
-    If it is killed and called again, only the run in progress is lost. Ranks do each run together, and the first one's folder
-    counts. Yields after each step of a run: `step` counts the
-    finished runs, the metric `run` is the progress of the present one, 0 to 1. Raises OSError if it cannot write.
+    If it is killed and called again, only the run in progress is lost. Ranks do each run together; the first one's folder counts.
+    Yields after each step of a run: `step` counts the finished runs, the metric `run` is the progress of the present one, 0 to 1.
+    Raises OSError if it cannot write.
     """
     ranks.by_first(partial(folder.mkdir, parents=True, exist_ok=True))
     results = []

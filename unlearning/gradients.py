@@ -70,7 +70,7 @@ def flat_gradient(loss: Tensor, parameters: Parameters) -> Tensor:
 
 
 def _flat_gradient_of_parts(loss: Tensor, parameters: Parameters) -> Tensor:
-    """Compute it by a backward pass, in which the gradients are summed over the ranks."""
+    """Compute `flat_gradient` by a backward pass, in which the gradients of sharded parameters are summed over the ranks."""
     for parameter in parameters.values():
         parameter.grad = None
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves Tensor.backward untyped
@@ -96,7 +96,10 @@ def clip_loss_gradient(loss: Tensor, parameters: Parameters, max_norm: float) ->
 
 @torch.no_grad()
 def step_along(parameters: Iterable[Tensor], direction: Tensor, *, rate: float) -> None:
-    """Update θ ← θ − rate·direction in place; `direction` is one vector (p,) in the parameters' order, of parts their own."""
+    """Update θ ← θ − rate·direction in place.
+
+    direction: one vector (p,) in the parameters' order; of sharded ones this rank's parts (`flat_gradient`).
+    """
     start = 0
     for p in map(local, parameters):
         p -= rate * direction[start : start + p.numel()].view_as(p)

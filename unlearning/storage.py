@@ -20,12 +20,11 @@ from unlearning.files import file_sha256, write_file
 from unlearning.networks import moving_batch_norm
 from unlearning.sharding import is_part, whole
 
-MAX_MISFITS = 400
-"""Letters of an error that may name every tensor of a model."""
-
 _FORMAT = "expunge-checkpoint-1"
 _WRAPPERS = ("._orig_mod.", ".module.")
 """What `torch.compile` and data-parallel wrappers put into the names of weights."""
+_QUOTED = 400
+"""Letters of torch's own error that are quoted: it names every tensor that does not fit."""
 
 
 def save_weights(model: nn.Module, folder: Path) -> tuple[Path, str]:
@@ -76,8 +75,9 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
     Of a PEFT model the file may have the adapters alone, as PEFT writes them. Tensors that the model shares (tied weights) may
     stand once in the file, as `safetensors.torch.save_model` and Hugging Face write them. Prefixes that `torch.compile` and
     data-parallel wrappers put before names are taken off where the model has none.
-    Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or it is no
-    whole file of weights, and WeightsMisfit if its tensors do not fit.
+
+    Raises WeightsMissing if the file does not exist, WeightsDamaged if its digest is not `sha256` or it is no whole file of
+    weights, and WeightsMisfit if its tensors do not fit.
     """
     if not path.is_file():
         raise WeightsMissing(f"There is no weights file {path.name} in {path.parent}; restore it from the backup.")
@@ -95,7 +95,7 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
         ) from error
     except RuntimeError as error:
         raise WeightsMisfit(
-            f"{path.name} does not fit the workload's architecture: {shorten(str(error), MAX_MISFITS)} If the file is right, "
+            f"{path.name} does not fit the workload's architecture: {shorten(str(error), _QUOTED)} If the file is right, "
             "`build` returns another network here than where the file was written."
         ) from error
 

@@ -78,7 +78,7 @@ class Thresholds:
 class AuditSpec:
     """What an audit runs, and how much of it.
 
-    confidence: of the intervals that are printed: as of those that decide, so that a report shows one interval of a value.
+    confidence: of the intervals that are printed. It is that of the intervals that decide, so a report shows one of each.
     replicates: bootstrap replicates.
     batch_size: most samples a forward pass; a CPU gets fewer (`unlearning.hardware`).
     membership_samples: most samples of a set that the threshold attacks use, drawn at random from larger sets.
@@ -128,8 +128,8 @@ class AuditSpec:
     def with_references(cls) -> "AuditSpec":
         """Return the spec for an audit with reference predictions, in which the reference test decides.
 
-        What else takes time is cut down. Relearning can then fail a model but need not pass it, so one relearner, three controls
-        and at most 64 samples are enough. The support-vector attack and the probe of features decide nothing.
+        The other tests are then shorter. Relearning can fail a model but need not pass it, so one relearner, three controls and at
+        most 64 samples are enough. The support-vector attack and the probe of features decide nothing.
         """
         return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64, vector_seeds=1, vector_samples=1000)
 

@@ -41,7 +41,10 @@ def share_left(number: int, *, steps: int, repair_steps: int) -> float:
 
 
 def apply_gradient(optimiser: torch.optim.Optimizer, gradient: Tensor) -> None:
-    """Take one optimiser step with `gradient`, one vector (p,) in the order of the optimiser's parameters, of parts their own."""
+    """Take one optimiser step.
+
+    gradient: one vector (p,) in the order of the optimiser's parameters; of sharded ones this rank's parts (`flat_gradient`).
+    """
     start = 0
     for group in optimiser.param_groups:
         for p in group["params"]:

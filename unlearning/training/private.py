@@ -147,7 +147,6 @@ def _load_optimiser(model: nn.Module) -> Any:
 
 def _differentiate(model: nn.Module, parameters: dict[str, Tensor], batch: Batch, objective: Objective) -> float:
     """Store the gradient of every sample's loss, (n, …), on each parameter, where Opacus reads them; return the mean loss."""
-
     objective = objective.for_step()
 
     def loss(given: Parameters, x: Inputs, y: Tensor) -> Tensor:
