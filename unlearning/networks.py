@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from unlearning.errors import MethodRefused
-from unlearning.sharding import copy_sharded, gathered, is_sharded, local
+from unlearning.sharding import copy_sharded, gathered, is_sharded, local, on_all_ranks
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -133,9 +133,10 @@ def frozen_share(network: nn.Module) -> float:
 def is_finite(network: nn.Module) -> bool:
     """Return whether all parameters that require a gradient are finite. Frozen ones, which no method moves, may be masks of −∞.
 
-    Of a sharded network each rank asks its own part.
+    Of a sharded network all ranks must ask together: the answer is that of all parts.
     """
-    return all(bool(local(p).isfinite().all()) for p in network.parameters() if p.requires_grad)
+    finite = all(bool(local(p).isfinite().all()) for p in network.parameters() if p.requires_grad)
+    return on_all_ranks(finite) if is_sharded(network) else finite
 
 
 def frozen_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -38,11 +38,9 @@ def place(network: N, blocks: Blocks, device: torch.device) -> N:
     Raises UnsupportedWorkload if it has no such blocks, or if two of them share a parameter.
     """
     several = dist.is_initialized() and dist.get_world_size() > 1
-    return (
-        _shard(network, _Sharded(_unfilled(network, "meta"), blocks, device))
-        if blocks and several
-        else network.to(device)
-    )
+    if blocks and several:
+        return _shard(network, _Sharded(_unfilled(network, "meta"), blocks, device))
+    return network.to(device)
 
 
 def is_sharded(network: nn.Module) -> bool:
@@ -172,6 +170,13 @@ def norm_of_parts(vector: Tensor) -> Tensor:
     total = vector.square().sum()
     dist.all_reduce(total)
     return total.sqrt()
+
+
+def on_all_ranks(holds: bool) -> bool:
+    """Return whether something holds on all ranks, which must call this together."""
+    least = torch.tensor(holds, dtype=torch.int64)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return bool(least)
 
 
 def whole(value: Any) -> Any:

@@ -26,8 +26,8 @@ from unlearning.data.workload import OwnTraining, Workload
 from unlearning.methods.ltu import method
 from unlearning.methods.ltu.guide_attacks import GuideAttack, losses_alone
 from unlearning.methods.registry import METHODS
-from unlearning.networks import copy_network
-from unlearning.sharding import gathered, is_sharded, place, whole
+from unlearning.networks import copy_network, is_finite
+from unlearning.sharding import gathered, is_sharded, local, place, whole
 from unlearning.specs import PRODUCTION, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
@@ -257,6 +257,16 @@ def in_single_precision() -> Found:
     return {name: gathered(tensor).clone() for name, tensor in model.state_dict().items()}
 
 
+def with_one_bad_part() -> Found:
+    """The last row of a weight, which the last rank has, is infinite."""
+    model = place(Blocks(), True, torch.device("cpu"))
+    before = is_finite(model)
+    if ranks.own_rank() == ranks.count() - 1:
+        with torch.no_grad():
+            local(model.head.weight)[-1] = torch.inf
+    return {"finite": torch.tensor([before, is_finite(model)])}
+
+
 CASES: dict[str, Callable[[], Found]] = {
     **{kind: by(kind) for kind in sorted(PRODUCTION.keys() - OF_SOME_MODELS - {"ltu"})},
     "ltu": with_given_attacks,
@@ -278,6 +288,7 @@ CASES: dict[str, Callable[[], Found]] = {
     "ieu by references, sharded": by("ieu", of_parts),
     "a resumed run, sharded": lambda: resumed(of_parts),
     "a training in float32, sharded": in_single_precision,
+    "a part that is not finite, sharded": with_one_bad_part,
 }
 """Each gives tensors that are the same for any number of ranks."""
 
