@@ -62,12 +62,10 @@ OFFERS: dict[str, frozenset[Need]] = {
 }
 """By objective. Reference predictions can be prepared for each."""
 
-_OF_THE_MODEL = frozenset(
-    {Need.REFERENCES, Need.SLICES, Need.RANDOM_ACCESS, Need.ADAPTERS, Need.WHOLE_MODEL, Need.HEAD}
-)
-"""Needs that do not depend on the objective."""
+_OF_OBJECTIVES = frozenset[Need]().union(*OFFERS.values())
+"""Needs that the objective decides. The others depend on the model and its data."""
 
 
 def suits(method: str, objective: str) -> bool:
     """Return whether a method serves a given objective, for a model that has what the method needs of it."""
-    return NEEDS[method] - _OF_THE_MODEL <= OFFERS[objective]
+    return NEEDS[method] & _OF_OBJECTIVES <= OFFERS[objective]
