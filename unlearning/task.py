@@ -43,8 +43,8 @@ class Figures(Mapping[str, float]):
 class Progress:
     """One step has been done, out of `total` steps as planned now.
 
-    metrics: figures to show while the run goes on (losses, accuracies, seconds). waited: seconds since the step before in which the
-    run waited for samples to be read (`with_waiting`).
+    metrics: figures to show while the run goes on (losses, accuracies, seconds).
+    waited: seconds since the step before that the run has waited for samples to be read (`with_waiting`).
     """
 
     phase: str

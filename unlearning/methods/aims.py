@@ -50,7 +50,7 @@ class ReferenceAims:
 
 
 def reference_aims(task: Task) -> ReferenceAims | None:
-    """Read the forget set's aims from the task's references; None where the task has none and none are needed.
+    """Read the forget set's aims from the task's references; None if the task has none and they are needed.
 
     A model that saw other samples of a class knows the class. Where a class is fully forgotten, its probability is therefore taken
     out of its samples' aims and the rest is scaled up to 1: a retrained model never gives the class. A model that is asked for

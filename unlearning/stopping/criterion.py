@@ -109,8 +109,7 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
     )
     merit = task.objective.utility.of
     utility_merit = torch.cat([merit(held_out), merit(guide)])[utility]
-    whole_classes = bool(of_class.any())
-    by_name = whole_classes and task.objective.logits is None
+    whole_classes, no_logits = bool(of_class.any()), task.objective.logits is None
     return Criterion(
         stop=stop,
         objective=task.objective,
@@ -123,7 +122,7 @@ def calibrate(task: Task, stop: Stop, *, guide_signals: Sequence[Signal] = ()) -
         guide=task.guide,
         weights=matching_weights(compared, task.criterion, task.objective),
         original_losses=held_out.losses,
-        other_class_losses=other_class_answers(task, of_class).losses if by_name else None,
+        other_class_losses=other_class_answers(task, of_class).losses if whole_classes and no_logits else None,
         signals=(_loss, *_offered_signals(task.objective), *guide_signals),
         utility=utility,
         original_merit=(merit(remaining), utility_merit),

@@ -47,7 +47,7 @@ def revocable_split(
 ) -> RevocableSplit:
     """Split the samples, or the people whom they belong to, at random; `share` of these are revocable.
 
-    Raises InvalidWorkload if the split is by people and they are not known, or fewer than three.
+    Raises InvalidWorkload for a split by people of whom fewer than three are known.
     """
     if unit == "sample":
         count = min(max(1, round(share * len(samples))), len(samples) - 1)
