@@ -4,7 +4,7 @@ Only shares and distances leave this module for the report. Pictures are for the
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,23 +25,27 @@ from unlearning.stopping.criterion import fully_forgotten_classes
 Generated = Mapping[str, Interval]
 """By measure: `forgotten_class`, `other_classes`, `regeneration` and `regeneration_unseen` (shares), `frechet_distance`."""
 
+_COMPARED = ("forget", "remain", "held_out")
+"""The sets with which generated images are compared, and from which the classifier learns."""
 _COPY = 1 / 3
 """An image is reproduced if the generated one is at most this share as far from it as from any other (Yoon et al., 2023)."""
 _EQUAL = 1 + 1e-4
 """Two distances are equal within this factor: the training images are then copies of one another."""
 _AT_ONCE = 256
 """Images that are generated or compared together."""
-_JUDGE_EPOCHS, _JUDGE_STEPS, _JUDGE_BATCH, _JUDGE_RATE = 20, (60, 2000), 64, 2e-3
-_JUDGED = 5000
-"""Most samples of a set that the classifier is trained on."""
+_EPOCHS, _STEPS, _BATCH, _RATE = 20, (60, 2000), 64, 2e-3
+"""Of the small classifier's training: epochs, the least and the most steps, images a step, Adam's learning rate [ours]."""
+_MOST_READ = 5000
+"""Most samples of a set that are read to train the classifier, or to compare features with."""
 _FEATURES = 32
+"""Numbers that enter the small classifier's last layer."""
 _SHOWN = 10
 """Pictures of each kind on an operator's sheet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Judge:
-    """A separately trained classifier. model: images → logits, in evaluation mode. head: the linear layer that gives them."""
+class Classifier:
+    """A classifier of images, trained apart. model: images → logits, in evaluation mode. head: the linear layer that gives them."""
 
     model: nn.Module
     head: nn.Linear
@@ -50,7 +54,7 @@ class Judge:
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the class of each image, (n,), and its features, which enter the last layer, (n, d) float64; on the CPU."""
         entered: list[Tensor] = []
-        hook = self.head.register_forward_hook(lambda _, arguments, output: entered.append(arguments[0]))
+        hook = self.head.register_forward_pre_hook(lambda _, arguments: entered.append(arguments[0]))
         try:
             device = self.head.weight.device
             logits = torch.cat([self.model(part.to(device)) for part in torch.split(images, _AT_ONCE)])
@@ -74,12 +78,13 @@ class Sheet:
 class GenerationSets:
     """What a model is asked for, and what it is compared with, the same for every model of an audit.
 
-    asked: classes of forgotten samples, (n,). others: classes that are not forgotten, (n,). whole_classes: whether `asked` are
-    fully forgotten ones. sets: "forget", "remain", "held_out". real: features of remaining samples of the other classes, (m, d).
+    asked: classes of forgotten samples, (n,). others: classes that are not forgotten, (n,). whole_classes: whether all samples of
+    the `asked` classes are forgotten. sets: "forget", "remain", "held_out". real: features of remaining samples of the other
+    classes, (m, d).
     """
 
     generation: Generation
-    judge: Judge
+    classifier: Classifier
     asked: Tensor
     others: Tensor
     whole_classes: bool
@@ -96,9 +101,8 @@ def prepare_generation(
     generation, classes = objective.generation, objective.classes
     if generation is None or classes is None:
         return None
-    judge = train_judge(
-        generation, [sets[name] for name in ("forget", "remain", "held_out")], classes=classes, seed=seed
-    )
+    compared = {name: sets[name] for name in _COMPARED}
+    classifier = train_classifier(generation, [*compared.values()], classes=classes, seed=seed)
     gone = fully_forgotten_classes(sets["forget"], sets["remain"], classes=classes)
     assert gone is not None
     forgotten, kept = sets["forget"].targets, sets["remain"].targets
@@ -113,12 +117,12 @@ def prepare_generation(
     real = _read(generation, sets["remain"].take(others.cpu()), generator)[0]
     return GenerationSets(
         generation=generation,
-        judge=judge,
+        classifier=classifier,
         asked=drawn(forgotten),
         others=drawn(kept[others]),
         whole_classes=bool(gone[forgotten].all()),
-        sets=sets,
-        real=judge.read(real)[1],
+        sets=compared,
+        real=classifier.read(real)[1],
         seed=seed,
         confidence=spec.confidence,
     )
@@ -127,27 +131,25 @@ def prepare_generation(
 def measure_generation(model: nn.Module, given: GenerationSets) -> tuple[Generated, Tensor]:
     """Measure what a model generates; return the figures, and images of the asked classes, (n, …) on the CPU, for a sheet.
 
-    forgotten_class: of images generated as of a fully forgotten class, the share that the classifier takes for it; left out where
-        none is fully forgotten. other_classes: of images of the others, the share that it takes for theirs.
-    frechet_distance: of those to remaining images in the classifier's features (`frechet_distance`); it has no interval.
-    regeneration: of images generated as of the forgotten samples' classes, the share that reproduces a forgotten sample.
-        regeneration_unseen: a sample that the model never saw: what chance gives.
+    forgotten_class: of the images generated of a fully forgotten class, the share that the classifier takes for that class; left
+        out where no class is fully forgotten. other_classes: the same of the images generated of the other classes.
+    frechet_distance: of these to remaining images, in the classifier's features (`frechet_distance`). It has no interval.
+    regeneration: of the images generated of the forgotten samples' classes, the share that reproduces a forgotten sample.
+        regeneration_unseen: the share that "reproduces" a sample which the model never saw. That is what chance gives.
     """
     asked, others = (
         generate(given.generation, model, classes, seed=[given.seed, number])
         for number, classes in enumerate((given.asked, given.others))
     )
-    found, (right, features) = {}, given.judge.read(others)
+    found, (taken_for, features) = {}, given.classifier.read(others)
     if given.whole_classes:
-        found["forgotten_class"] = _share(given.judge.read(asked)[0] == given.asked.cpu(), given.confidence)
-    found["other_classes"] = _share(right == given.others.cpu(), given.confidence)
+        found["forgotten_class"] = _share(given.classifier.read(asked)[0] == given.asked.cpu(), given.confidence)
+    found["other_classes"] = _share(taken_for == given.others.cpu(), given.confidence)
     distance = frechet_distance(features.numpy(), given.real.numpy())
     found["frechet_distance"] = Interval(distance, distance, distance)
-    compared = {"forget", "remain", "held_out"}
-    for measure, name in (("regeneration", "forget"), ("regeneration_unseen", "held_out")):
-        rest = [given.sets[other] for other in sorted(compared - {name})]
-        hits = reproduced(asked, [given.sets[name]], rest, images=given.generation.images)
-        found[measure] = _share(hits, given.confidence)
+    hits = reproduced(asked, given.sets, images=given.generation.images)
+    found["regeneration"] = _share(hits["forget"], given.confidence)
+    found["regeneration_unseen"] = _share(hits["held_out"], given.confidence)
     return found, asked.float().cpu()
 
 
@@ -167,57 +169,71 @@ def sheet(given: GenerationSets, shown: Mapping[str, Tensor]) -> Sheet:
 
 
 def generate(generation: Generation, model: nn.Module, classes: Tensor, *, seed: Sequence[int]) -> Tensor:
-    """Generate a sample of each class, (n, …), in evaluation mode. The same seed starts every model from the same noise."""
+    """Generate a sample of each class, (n, …), within the bounds. The same seed starts every model from the same noise.
+
+    A number that is NaN, of a model that has collapsed, counts as the lower bound.
+    """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
     device = next((p.device for p in model.parameters()), classes.device)
     parts = [generation.generate(model, part.to(device), generator) for part in torch.split(classes, _AT_ONCE)]
-    return torch.cat(parts)
+    low, high = generation.bounds
+    return torch.cat(parts).nan_to_num(nan=low).clamp(low, high)
 
 
 def frechet_distance(first: Floats, second: Floats) -> float:
-    """Compute ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of features (n, d) and (m, d) (Heusel et al., NeurIPS 2017, eq. 6)."""
+    """Compute ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½) of features (n, d) and (m, d) (Heusel et al., NeurIPS 2017, eq. 6).
+
+    A single row has the covariance 0.
+    """
     means = first.mean(0) - second.mean(0)
-    one, other = (np.atleast_2d(np.cov(part, rowvar=False)) for part in (first, second))
+    one, other = (np.atleast_2d(np.cov(part, rowvar=False, ddof=min(1, len(part) - 1))) for part in (first, second))
     # Σ₁Σ₂ is similar to a positive semidefinite matrix, so its eigenvalues are real and not negative but for rounding.
     root = np.sqrt(np.linalg.eigvals(one @ other).real.clip(min=0.0)).sum()
     return max(0.0, float(means @ means + np.trace(one) + np.trace(other) - 2 * root))
 
 
 def reproduced(
-    generated: Tensor, wanted: Sequence[SampleSet], rest: Sequence[SampleSet], *, images: Callable[[Inputs], Tensor]
-) -> Tensor:
-    """Mark the generated images, (n,) bool, that reproduce one of the wanted ones.
+    generated: Tensor, sets: Mapping[str, SampleSet], *, images: Callable[[Inputs], Tensor]
+) -> dict[str, Tensor]:
+    """Mark the generated images that reproduce an image of each set, (n,) bool by set. images: finds them in a batch's inputs.
 
-    One does if it is nearest to that image of all, and a third as far from it, at most, as from the next (Yoon et al., ICML 2023
+    One does if that image is the nearest of all sets, and at most a third as far away as the next nearest (Yoon et al., ICML 2023
     workshop on structured probabilistic inference). Copies of the nearest image are not the next one. Carlini et al. (USENIX
     Security 2023, arXiv 2301.13188, §5.1) compare with the mean distance to the 50 nearest, which a small set does not have.
 
-    An image that is wanted and among the rest belongs to the rest. images: finds them in a batch's inputs.
+    An image that is in several sets counts for none of them.
     """
     points = generated.flatten(1).double().cpu()
-    nearest, elsewhere = (_least(points, sets, images) for sets in (wanted, rest))
-    first = torch.minimum(nearest, elsewhere)
-    second = _least(points, [*wanted, *rest], images, above=first * _EQUAL)
-    return (nearest * _EQUAL < elsewhere) & (first <= _COPY * second)
+    nearest = {name: _least(points, samples, images) for name, samples in sets.items()}
+    first = _smallest(nearest.values())
+    second = _smallest(_least(points, samples, images, above=first * _EQUAL) for samples in sets.values())
+    return {
+        name: (first <= _COPY * second)
+        & (own * _EQUAL < _smallest(other for key, other in nearest.items() if key != name))
+        for name, own in nearest.items()
+    }
+
+
+def _smallest(distances: Iterable[Tensor]) -> Tensor:
+    return torch.stack([*distances]).amin(0)
 
 
 def _least(
-    points: Tensor, sets: Sequence[SampleSet], images: Callable[[Inputs], Tensor], *, above: Tensor | None = None
+    points: Tensor, samples: SampleSet, images: Callable[[Inputs], Tensor], *, above: Tensor | None = None
 ) -> Tensor:
-    """Compute the least Euclidean distance of each point, (n, d), to the images of the sets; above: greater than that, (n,)."""
+    """Compute the least Euclidean distance of each point, (n, d), to a set's images; above: greater than that, (n,)."""
     least = torch.full((len(points),), torch.inf, dtype=torch.float64)
-    for samples in sets:
-        for batch in samples.batches(_AT_ONCE):
-            others = images(batch.inputs).flatten(1).double().cpu()
-            distances = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
-            if above is not None:
-                distances = distances.masked_fill(distances <= above[:, None] + 1e-9, torch.inf)
-            least = torch.minimum(least, distances.amin(1))
+    for batch in samples.batches(_AT_ONCE):
+        others = images(batch.inputs).flatten(1).double().cpu()
+        distances = torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
+        if above is not None:
+            distances = distances.masked_fill(distances <= above[:, None] + 1e-9, torch.inf)
+        least = torch.minimum(least, distances.amin(1))
     return least
 
 
-def train_judge(generation: Generation, sets: Sequence[SampleSet], *, classes: int, seed: int) -> Judge:
-    """Make the classifier that judges images: the owner's, or a small one that is trained on these sets, for this alone.
+def train_classifier(generation: Generation, sets: Sequence[SampleSet], *, classes: int, seed: int) -> Classifier:
+    """Make the classifier of generated images: the owner's, or a small one that is trained on these sets for the audit alone.
 
     Raises UnsupportedWorkload for a classifier of the owner without a linear layer.
     """
@@ -229,17 +245,17 @@ def train_judge(generation: Generation, sets: Sequence[SampleSet], *, classes: i
             raise UnsupportedWorkload(
                 "The classifier of generated images has no linear layer; its features enter the last one."
             )
-        return Judge(model=model, head=layers[-1])
+        return Classifier(model=model, head=layers[-1])
     generator = torch.Generator().manual_seed(seed)
     parts = [_read(generation, samples, generator) for samples in sets]
     images, targets = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    steps = int(np.clip(_JUDGE_EPOCHS * len(images) / _JUDGE_BATCH, *_JUDGE_STEPS))
+    steps = int(np.clip(_EPOCHS * len(images) / _BATCH, *_STEPS))
     with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(seed)
         model = _small_classifier(tuple(images.shape[1:]), classes).to(device)
-        optimiser = torch.optim.Adam(model.parameters(), lr=_JUDGE_RATE)
+        optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
         for _ in range(steps):
-            index = torch.randint(len(images), (_JUDGE_BATCH,), generator=generator)
+            index = torch.randint(len(images), (_BATCH,), generator=generator)
             logits = model(images[index].to(device))
             loss = functional.cross_entropy(logits, targets[index].to(device))
             optimiser.zero_grad()
@@ -247,7 +263,7 @@ def train_judge(generation: Generation, sets: Sequence[SampleSet], *, classes: i
             optimiser.step()
     head = model[-1]
     assert isinstance(head, nn.Linear)
-    return Judge(model=model.eval().requires_grad_(False), head=head)
+    return Classifier(model=model.eval().requires_grad_(False), head=head)
 
 
 def _small_classifier(shape: tuple[int, ...], classes: int) -> nn.Sequential:
@@ -268,8 +284,8 @@ def _small_classifier(shape: tuple[int, ...], classes: int) -> nn.Sequential:
 
 
 def _read(generation: Generation, samples: SampleSet, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Read images, (n, …) float32, and classes, (n,), of at most `_JUDGED` random samples, onto the CPU."""
-    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_JUDGED])
+    """Read images, (n, …) float32, and classes, (n,), of at most `_MOST_READ` random samples, onto the CPU."""
+    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_MOST_READ])
     batches = [
         (generation.images(batch.inputs).float().cpu(), batch.targets.cpu()) for batch in chosen.batches(_AT_ONCE)
     ]

@@ -17,7 +17,7 @@ from unlearning.audit.generation import (
     prepare_generation,
     reproduced,
     sheet,
-    train_judge,
+    train_classifier,
 )
 from unlearning.data.objectives import Objective, denoising_diffusion
 from unlearning.data.samples import SampleSet
@@ -86,6 +86,7 @@ def test_the_frechet_distance_is_the_published_one() -> None:
     assert frechet_distance(first, first) == pytest.approx(0.0, abs=1e-9)
     # Features that do not vary, as of a model that generates one image.
     assert frechet_distance(np.zeros((4, 5)), np.ones((4, 5))) == pytest.approx(5.0)
+    assert frechet_distance(np.zeros((1, 5)), np.ones((4, 5))) == pytest.approx(5.0)
 
 
 def test_an_image_is_reproduced_by_brute_force_over_distinct_images() -> None:
@@ -103,26 +104,29 @@ def test_an_image_is_reproduced_by_brute_force_over_distinct_images() -> None:
         )
         expected.append(distances[0][1] and distances[0][0] <= distances[1][0] / 3)
     images: Callable[[dict[str, Tensor]], Tensor] = lambda inputs: inputs["images"]  # noqa: E731
-    found = reproduced(generated, [given["forget"]], [given["remain"]], images=images)
+    found = reproduced(generated, {"forget": given["forget"], "remain": given["remain"]}, images=images)
 
-    assert found.tolist() == expected
+    assert found["forget"].tolist() == expected
     assert 5 < sum(expected) < 40
+    assert not bool((found["forget"] & found["remain"]).any())
+    assert bool(found["remain"].any())
     # An image that somebody else's copy keeps in the training set is not a forgotten one.
-    assert not bool(reproduced(generated, [given["forget"]], [given["remain"], given["forget"]], images=images).any())
+    kept = reproduced(generated, {"forget": given["forget"], "remain": given["forget"]}, images=images)
+    assert not bool(kept["forget"].any())
 
 
 def test_the_classifier_is_trained_for_the_audit_alone_or_is_the_owners() -> None:
     generation, given = OBJECTIVE.generation, sets(whole_class=False)
     assert generation is not None
     before = torch.get_rng_state()
-    judge = train_judge(generation, [given["remain"], given["forget"]], classes=CLASSES, seed=0)
-    found, features = judge.read(given["test"].inputs["images"])
+    classifier = train_classifier(generation, [given["remain"], given["forget"]], classes=CLASSES, seed=0)
+    found, features = classifier.read(given["test"].inputs["images"])
 
     assert torch.equal(torch.get_rng_state(), before)
     assert float((found == given["test"].targets).float().mean()) > 0.95
     assert features.shape == (60, 32)
     own = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 3))
-    owners = train_judge(replace(generation, classifier=lambda: own), [given["remain"]], classes=CLASSES, seed=0)
+    owners = train_classifier(replace(generation, classifier=lambda: own), [given["remain"]], classes=CLASSES, seed=0)
     assert owners.model is own
     assert owners.read(given["test"].inputs["images"])[1].shape == (60, 5)
 
@@ -149,6 +153,15 @@ def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_d
         ("generated before", 10),
         ("generated after", 10),
     ]
+
+
+def test_a_model_that_generates_no_numbers_is_measured_and_generates_nothing_of_a_class() -> None:
+    prepared = prepare_generation(sets(whole_class=True), objective=OBJECTIVE, spec=SPEC, seed=0)
+    assert prepared is not None
+    found, images = measure_generation(Printing(torch.full((3, *SHAPE), torch.nan)).eval(), prepared)
+    assert all(np.isfinite(one.value) for one in found.values())
+    assert found["regeneration"].value == 0.0
+    assert bool((images == prepared.generation.bounds[0]).all())
 
 
 def test_single_samples_have_no_forgotten_class() -> None:
