@@ -8,17 +8,12 @@ from report.document import Report
 from report.evidence import Attack, AttackName, AttackScores, ClassUtility, Measures
 from report.formatting import amount, count, delay, duration, interval, plural, ratio, sentence, share
 
-ATTACKS = {
-    AttackName.LOSS: "loss",
-    AttackName.CONFIDENCE: "confidence",
-    AttackName.ENTROPY: "entropy",
-    AttackName.MODIFIED_ENTROPY: "modified entropy",
-    AttackName.MARGIN: "margin",
+ATTACKS: dict[str, str] = {
     AttackName.MIN_K: "Min-K%",
     AttackName.MIN_K_PLUS: "Min-K%++",
-    AttackName.FEATURES: "features",
     AttackName.PROXIMAL: "proximal initialisation",
 }
+"""The names of attacks, where they are no words already. A finding's text calls them the same (`unlearning.audit.verdict`)."""
 
 EXTRACTION = {
     "exact_memorisation": "first choices",
@@ -39,7 +34,7 @@ GENERATION = {
 
 def attack_name(name: str) -> str:
     """Give an attack's name; one that a user's own objective names is shown as it is."""
-    return next((text for known, text in ATTACKS.items() if known == name), name.replace("_", " "))
+    return ATTACKS.get(name, name.replace("_", " "))
 
 
 def deciding(report: Report) -> str:
@@ -140,7 +135,7 @@ def enough_power(report: Report) -> float | None:
 
 
 def extraction(report: Report) -> str:
-    """Compare how much of the forgotten and of never seen samples can be extracted. Empty for a model that generates nothing."""
+    """Compare how much of the forgotten and of never seen samples can be extracted. Empty for a model that writes no text."""
     texts = []
     for one in report.audit.extraction:
         before, after, unseen = one.original.forget, one.unlearned.forget, one.unlearned.held_out
@@ -173,22 +168,29 @@ def generation(report: Report) -> str:
         return ""
     texts = []
     for name, what in (
-        ("regeneration", "Of what is generated of the forgotten samples' classes, {} reproduces one of them"),
-        ("forgotten_class", "A classifier takes {} of it for the forgotten class"),
-        ("other_classes", "Of what is generated of the other classes it takes {} for theirs"),
+        (
+            "regeneration",
+            "Of the samples generated of the forgotten samples' classes, {} reproduce a forgotten sample.",
+        ),
+        ("forgotten_class", "Of the same samples a classifier takes {} for the forgotten class."),
+        (
+            "other_classes",
+            "Of the samples generated of the other classes, a classifier takes {} for the class asked for.",
+        ),
     ):
         if name in found:
             before, after = (share(one.value) for one in (found[name].original, found[name].unlearned))
-            texts.append(what.format(f"{before} before and {after} after") + ".")
+            texts.append(what.format(f"{before} before and {after} after"))
     if "frechet_distance" in found:
         distance = found["frechet_distance"]
         texts.append(
-            f"The Fréchet distance of these to real ones is {ratio(distance.original.value)} before and "
-            f"{ratio(distance.unlearned.value)} after, in the features of that classifier, which was trained for this audit or is "
+            f"The Fréchet distance of these to real samples is {ratio(distance.original.value)} before and "
+            f"{ratio(distance.unlearned.value)} after, in the features of the classifier, which was trained for this audit or is "
             "the operator's."
         )
     texts.append(
-        "A sample is reproduced if what is generated is nearest to it of all, and at most a third as far from it as from the next."
+        "A generated sample reproduces a forgotten one that is the nearest to it of all, and at most a third as far from it as the "
+        "next."
     )
     return " ".join(texts)
 

@@ -43,10 +43,10 @@ class AttackName(StrEnum):
     """Logit of the probability of the right class."""
     MIN_K = "min_k"
     """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
-    PROXIMAL = "proximal"
-    """How far a predicted noise is from itself when it is added to an image (PIA, Kong et al., 2024)."""
     MIN_K_PLUS = "min_k_plus"
     """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
+    PROXIMAL = "proximal"
+    """How much the noise changes that a model predicts for an image, once that noise is added to it (PIA, Kong et al., 2024)."""
     FEATURES = "features"
     """What enters the last layer, read by a probe."""
 
@@ -340,7 +340,7 @@ class GenerationMeasure(Section):
     """One measure of what an image generator generates. No picture is part of a report."""
 
     name: Name
-    """"forgotten_class", "other_classes", "regeneration" or "regeneration_unseen", shares of 0 to 1, or "frechet_distance"."""
+    """A share of 0 to 1 ("forgotten_class", "other_classes", "regeneration", "regeneration_unseen"), or "frechet_distance"."""
     original: Estimate
     unlearned: Estimate
     reference: Estimate | None
@@ -360,7 +360,7 @@ class Audit(Section):
     reference_test: ReferenceTests | None = None
     """Null without reference predictions."""
     extraction: tuple[Extraction, ...] = ()
-    """Left out for a model that generates nothing."""
+    """Left out for a model that writes no text."""
     generation: tuple[GenerationMeasure, ...] = ()
     """Left out for a model that is no image generator."""
 

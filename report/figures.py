@@ -1,4 +1,6 @@
-"""The panels of the report: reference test, loss histograms, ROC curves, relearning curves, accuracy by class."""
+"""The panels of the report, as pictures."""
+
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -15,6 +17,9 @@ LOWEST_RATE = 0.001
 
 MAX_CLASSES = 12
 """Of more classes, only the most changed ones are drawn."""
+
+Marks = tuple[str, str, FillStyleType, Sequence[Estimate | None]]
+"""A model's label, its colour, whether its dots are filled, and its values, one a row; None where it has none."""
 
 
 def references(report: Report) -> list[Panel]:
@@ -71,7 +76,7 @@ def _power(axes: Axes, tests: ReferenceTests, *, samples: int, enough: float | N
     axes.set_xscale("log")
     axes.minorticks_off()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:g}"))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{100 * rate:g} %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.set_ylim(0, 1.05)
     axes.set_xlabel("forgotten samples")
     axes.set_ylabel("chance of a verdict")
@@ -165,45 +170,36 @@ def _few_false_alarms(axes: Axes, before: RocCurve, after: RocCurve) -> None:
     axes.legend(loc="lower right")
     _rates(axes)
     # The corner has one label, or the two axes' would run into each other.
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: "" if rate <= LOWEST_RATE else f"{100 * rate:g} %"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda rate, _: "" if rate <= LOWEST_RATE else _percent(rate, _)))
+
+
+def _percent(share: float, _: object) -> str:
+    return f"{100 * share:g} %"
 
 
 def _rates(axes: Axes) -> None:
-    percent = FuncFormatter(lambda rate, _: f"{100 * rate:g} %")
-    axes.xaxis.set_major_formatter(percent)
-    axes.yaxis.set_major_formatter(percent)
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
     axes.set_xlabel("held-out samples wrongly called members")
     axes.set_ylabel("forgotten ones recognised")
 
 
 def extraction(report: Report) -> list[Panel]:
-    """Draw how much of forgotten samples the models give away, and of unseen ones. Empty for a model that generates nothing."""
+    """Draw how much of forgotten samples the models give away, and of unseen ones. Empty for a model that writes no text."""
     rows = report.audit.extraction
     if not rows:
         return []
 
-    def paint(axes: Axes) -> None:
-        for label, colour, fill, shift, values in (
-            ("before", BEFORE, "none", -0.2, [one.original.forget for one in rows]),
-            ("after", AFTER, "full", 0.0, [one.unlearned.forget for one in rows]),
-            ("never seen", CONTROL, "full", 0.2, [one.unlearned.held_out for one in rows]),
-        ):
-            places = [place + shift for place in range(len(rows))]
-            axes.hlines(places, [one.low for one in values], [one.high for one in values], color=colour, linewidth=1.5)
-            axes.plot(
-                [one.value for one in values], places, "o", color=colour, fillstyle=fill, markersize=7, label=label
-            )
-        axes.set_yticks(range(len(rows)), [extraction_name(one.name) for one in rows])
-        axes.set_ylim(len(rows) + 0.3, -0.6)  # room for the legend below the last row
-        axes.set_xlim(-0.02, 1.02)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:g} %"))
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("share of a text that the model gives away")
-        axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
-
+    models: list[Marks] = [
+        ("before", BEFORE, "none", [one.original.forget for one in rows]),
+        ("after", AFTER, "full", [one.unlearned.forget for one in rows]),
+        ("never seen", CONTROL, "full", [one.unlearned.held_out for one in rows]),
+    ]
     return [
         draw(
-            paint,
+            lambda axes: _shares(
+                axes, models, [extraction_name(one.name) for one in rows], of="a text that the model gives away"
+            ),
             name="extraction",
             title="Extraction",
             description="Share of forgotten texts that the model gives away before and after, and of texts that it never saw.",
@@ -216,41 +212,40 @@ def generation(report: Report) -> list[Panel]:
     rows = [one for one in report.audit.generation if one.name in GENERATION]
     if not rows:
         return []
-    models: list[tuple[str, str, FillStyleType, list[Estimate | None]]] = [
+    models: list[Marks] = [
         ("before", BEFORE, "none", [one.original for one in rows]),
         ("after", AFTER, "full", [one.unlearned for one in rows]),
         ("retrained", REFERENCE, "full", [one.reference for one in rows]),
     ]
-
-    def paint(axes: Axes) -> None:
-        for number, (label, colour, fill, values) in enumerate(models):
-            known = [(place + 0.2 * (number - 1), one) for place, one in enumerate(values) if one is not None]
-            if not known:
-                continue
-            places = [place for place, _ in known]
-            axes.hlines(
-                places, [one.low for _, one in known], [one.high for _, one in known], color=colour, linewidth=1.5
-            )
-            axes.plot(
-                [one.value for _, one in known], places, "o", color=colour, fillstyle=fill, markersize=7, label=label
-            )
-        axes.set_yticks(range(len(rows)), [sentence(GENERATION[one.name]) for one in rows])
-        axes.set_ylim(len(rows) + 0.3, -0.6)  # room for the legend below the last row
-        axes.set_xlim(-0.02, 1.02)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda part, _: f"{100 * part:g} %"))
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("share of what is generated")
-        axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
-
     return [
         draw(
-            paint,
+            lambda axes: _shares(
+                axes, models, [sentence(GENERATION[one.name]) for one in rows], of="what is generated"
+            ),
             name="generation",
             title="Generated samples",
             description="Share of generated samples that reproduce forgotten ones, or that a classifier takes for what was asked, "
             "before and after.",
         )
     ]
+
+
+def _shares(axes: Axes, models: Sequence[Marks], names: Sequence[str], *, of: str) -> None:
+    """Draw the share of 0 to 1 that each model has of each name, with its interval."""
+    for number, (label, colour, fill, values) in enumerate(models):
+        known = [(place + 0.2 * (number - 1), one) for place, one in enumerate(values) if one is not None]
+        if not known:
+            continue
+        places = [place for place, _ in known]
+        axes.hlines(places, [one.low for _, one in known], [one.high for _, one in known], color=colour, linewidth=1.5)
+        axes.plot([one.value for _, one in known], places, "o", color=colour, fillstyle=fill, markersize=7, label=label)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) + 0.3, -0.6)  # room for the legend below the last row
+    axes.set_xlim(-0.02, 1.02)
+    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"share of {of}")
+    axes.legend(loc="lower right", ncols=3, columnspacing=0.9, handletextpad=0.1)
 
 
 def relearning(report: Report) -> Panel:

@@ -70,21 +70,21 @@ AUDIT_SETTINGS = {
     "replicates": "Bootstrap replicates of an interval",
     "membership_samples": "Most samples of a set that the attacks use",
     "vector_seeds": "Repetitions of the support-vector attack",
-    "vector_samples": "Most samples that this attack and the probe of features are fitted to",
+    "vector_samples": "Most samples of a set that this attack and the probe of features use",
     "extraction_samples": "Most samples of a set from which extraction is measured",
-    "generated_samples": "Samples generated of the forgotten classes, and of the others",
-    "relearners": "Optimisers that relearn; the first must pass, the others must not fail",
+    "generated_samples": "Samples generated of the forgotten samples' classes, and as many of the others",
+    "relearners": "Optimisers that relearn; each can fail a model, and without a reference test the first must pass",
     "relearn_samples": "Most samples that are relearned",
     "relearn_batch": "Samples in a step of relearning",
-    "relearn_steps": "Steps in which the original model learns a control set, about",
-    "relearn_delta": "What may be left of the way back to the original's loss when a set counts as relearned, as a share",
+    "relearn_steps": "About how many steps the original model needs to learn a control set",
+    "relearn_delta": "Loss above the original's that counts as relearned, as a share of the gap to held-out data",
     "relearn_limit": "Longest relearning, in times of the control's",
     "relearn_orders": "Repetitions of relearning, each in another order",
     "relearn_controls": "Control sets of the first optimiser",
     "relearn_controls_more": "Control sets of each other optimiser",
     "batch_size": "Most samples in a forward pass",
 }
-"""The labels of what an audit ran. One that is not here is shown by its name."""
+"""The labels of an audit's settings. One that is not here is shown by its name."""
 
 ACRONYMS = {"auc", "tpr", "fpr", "ua", "ra", "ta", "mi"}
 
@@ -331,19 +331,19 @@ def thresholds(report: Report) -> list[tuple[str, str]]:
         for name, value in report.thresholds.items()
         if not isinstance(value, dict) and (tested or not name.startswith("reference_"))
     }
-    order = [name for name in THRESHOLDS if name in named] + [name for name in named if name not in THRESHOLDS]
-    merit = report.audit.merit.name
-    return [(THRESHOLDS.get(name, label(name)).format(merit=merit), text(named[name])) for name in order]
+    return _labelled(named, {name: words.format(merit=report.audit.merit.name) for name, words in THRESHOLDS.items()})
 
 
 def audit_settings(report: Report) -> list[tuple[str, str]]:
-    """List what the audit ran with the labels, in the order of AUDIT_SETTINGS."""
+    """List the audit's settings with their labels, in the order of AUDIT_SETTINGS."""
     given = report.thresholds.get("settings")
-    values = given if isinstance(given, dict) else {}
-    order = [name for name in AUDIT_SETTINGS if name in values] + [
-        name for name in values if name not in AUDIT_SETTINGS
-    ]
-    return [(AUDIT_SETTINGS.get(name, label(name)), text(values[name])) for name in order]
+    return _labelled(given if isinstance(given, dict) else {}, AUDIT_SETTINGS)
+
+
+def _labelled(values: Mapping[str, object], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List values in the order of their labels. Those without one come last, with their names in words."""
+    order = [name for name in labels if name in values] + [name for name in values if name not in labels]
+    return [(labels.get(name, label(name)), text(values[name])) for name in order]
 
 
 def settings(values: Mapping[str, object]) -> list[tuple[str, str]]:

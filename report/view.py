@@ -169,26 +169,14 @@ def _parts(sentence: str) -> Parts:
 
 
 def _evidence(report: Report) -> list[Evidence]:
-    tested = Evidence(
-        name="references",
-        question="Does it answer each of them like a model that never saw it?",
-        caption=captions.references(report),
-        panels=figures.references(report),
-    )
-    extracted = Evidence(
-        name="extraction",
-        question="How much of them can be drawn out of it?",
-        caption=captions.extraction(report),
-        panels=figures.extraction(report),
-    )
-    generated = Evidence(
-        name="generation",
-        question="What does it still generate?",
-        caption=captions.generation(report),
-        panels=figures.generation(report),
-    )
-    return [
-        *([tested] if tested.panels else []),
+    """List what has a caption: what was not measured has none."""
+    every = [
+        Evidence(
+            name="references",
+            question="Does it answer each of them like a model that never saw it?",
+            caption=captions.references(report),
+            panels=figures.references(report),
+        ),
         Evidence(
             name="losses",
             question="Does the model treat the forgotten samples like data it never saw?",
@@ -201,8 +189,18 @@ def _evidence(report: Report) -> list[Evidence]:
             caption=captions.membership(report),
             panels=figures.roc(report),
         ),
-        *([extracted] if extracted.panels else []),
-        *([generated] if generated.panels else []),
+        Evidence(
+            name="extraction",
+            question="How much of them can be drawn out of it?",
+            caption=captions.extraction(report),
+            panels=figures.extraction(report),
+        ),
+        Evidence(
+            name="generation",
+            question="What does it still generate?",
+            caption=captions.generation(report),
+            panels=figures.generation(report),
+        ),
         Evidence(
             name="relearning",
             question="How quickly does the model learn them again?",
@@ -216,3 +214,4 @@ def _evidence(report: Report) -> list[Evidence]:
             panels=figures.utility(report),
         ),
     ]
+    return [one for one in every if one.caption]

@@ -2,6 +2,7 @@ from report import captions
 from report.document import read
 from report.formatting import delay
 from tests.report.recorded import Json, recorded, stored
+from unlearning.audit.verdict import NAMES
 from unlearning.specs.audit import AuditSpec
 
 
@@ -33,6 +34,12 @@ def test_the_caption_of_the_curve_names_the_attack_that_recognises_most_and_all_
     report["audit"]["membership"]["attacks"][2]["unlearned"]["auc"] = estimate(0.94, 0.72, 1.0)
     assert "The strongest attack after is by entropy: 0.94 (0.72 to 1.00)" in captions.membership(read(report).report)
     assert AuditSpec().confidence == AuditSpec().thresholds.confidence
+
+
+def test_an_attack_has_one_name_in_findings_and_captions() -> None:
+    assert captions.ATTACKS.items() <= NAMES.items()
+    named = (captions.attack_name(name) for name in ("modified_entropy", "min_k_plus", "a_signal_of_ours"))
+    assert [*named] == ["modified entropy", "Min-K%++", "a signal of ours"]
 
 
 def test_the_mean_loss_is_that_of_the_histogram() -> None:

@@ -90,7 +90,8 @@ def test_what_an_image_generator_generates_is_drawn_and_stated_and_no_other_repo
     text = captions.generation(document.report)
 
     assert all(f">{label}</text>" in panel.svg for label in ("Forgotten class", "Forgotten samples", "before", "after"))
-    assert "50.0\N{NO-BREAK SPACE}% before and 5.0\N{NO-BREAK SPACE}% after reproduces" in text
+    assert "50.0\N{NO-BREAK SPACE}% before and 5.0\N{NO-BREAK SPACE}% after reproduce a forgotten sample" in text
+    assert "takes 90.0\N{NO-BREAK SPACE}% before and 10.0\N{NO-BREAK SPACE}% after for the forgotten class" in text
     assert "2.50 before and 2.75 after" in text
     assert "What does it still generate?" in render_html(document)
     assert generation(recorded("verified").report) == []

@@ -21,8 +21,6 @@ from unlearning.specs.audit import Thresholds
 
 NAMES = {
     "auc": "AUC",
-    "balanced_accuracy": "balanced accuracy",
-    "modified_entropy": "modified entropy",
     "min_k": "Min-K%",
     "min_k_plus": "Min-K%++",
     "proximal": "proximal initialisation",
@@ -30,7 +28,7 @@ NAMES = {
     "sgd": "SGD",
     "adam": "Adam",
 }
-
+"""The names of statistics, attacks and optimisers, where they are no words already."""
 
 EXTRACTION = {
     "exact_memorisation": "tokens that are the model's first choice",
@@ -322,7 +320,7 @@ def other_attack_findings(
         return [Finding(code="other_attacks_matched", passed=True, text=text)]
     name, found = max(recognising.items(), key=lambda row: abs(row[1].value - 0.5))
     text = (
-        f"the {NAMES.get(name, name)} attack, which reads another signal than the reference test, tells the forgotten samples from "
+        f"the {_words(name)} attack, which reads another signal than the reference test, tells the forgotten samples from "
         f"data never seen (AUC {found.value:.2f}, interval {found.ends()}), and more than that test's signal explains"
     )
     return [Finding(code="other_attacks_matched", passed=None, text=text, interval=found)]
@@ -474,9 +472,9 @@ def generation_findings(generation: Mapping[str, Generated], *, classes: int | N
         Finding(
             code="generation_regeneration",
             passed=not more,
-            text=f"the model {'still reproduces' if more else 'reproduces no more often than samples never seen the'} forgotten "
-            f"samples ({again.value:.0%} of what it generates of their classes, interval {again.ends('.0%')}, against "
-            f"{unseen.value:.0%})",
+            text=f"the model {'still reproduces forgotten samples' if more else 'does not reproduce forgotten samples'} more often "
+            f"than samples never seen ({again.value:.0%} of what it generates of their classes, interval {again.ends('.0%')}, "
+            f"against {unseen.value:.0%})",
             interval=again,
             deciding=False,
         )
@@ -489,7 +487,7 @@ def generation_findings(generation: Mapping[str, Generated], *, classes: int | N
             Finding(
                 code="generation_class",
                 passed=share.low <= chance,
-                text=f"of samples that are generated as of the forgotten class a classifier takes {share.value:.0%} for it "
+                text=f"a classifier takes {share.value:.0%} of the samples generated of the forgotten class for that class "
                 f"(interval {share.ends('.0%')}; {what} {chance:.0%})",
                 interval=share,
                 deciding=False,
@@ -529,7 +527,11 @@ def _statistics(attacks: Mapping[str, Attack], names: Iterable[str]) -> list[_St
 
 def _named(row: _Statistic) -> str:
     (attack, kind), found = row
-    return f"{NAMES[kind]} of the {NAMES.get(attack, attack)} attack {found.value:.2f}, interval {found.ends()}"
+    return f"{_words(kind)} of the {_words(attack)} attack {found.value:.2f}, interval {found.ends()}"
+
+
+def _words(name: str) -> str:
+    return NAMES.get(name, name.replace("_", " "))
 
 
 def _reach(row: _Statistic) -> float:
