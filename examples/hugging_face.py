@@ -12,7 +12,7 @@ are installed where the worker runs (docs/bring-your-own-model.md). Nothing is f
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def _folder() -> Path:
     return _path("EXPUNGE_LM_FOLDER", Path.is_dir, "a folder that save_pretrained wrote")
 
 
-def _path(name: str, exists: Any, what: str) -> Path:
+def _path(name: str, exists: Callable[[Path], bool], what: str) -> Path:
     path = Path(os.environ.get(name, ""))
     if name not in os.environ or not exists(path):
         raise InvalidWorkload(f"{name} must name {what}; it is {os.environ.get(name)!r}.")

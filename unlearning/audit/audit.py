@@ -71,7 +71,7 @@ MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""
 
 _LEAST_PROBABILITY = 2.0**-24
-"""Of a reference prediction: half precision, in which it is kept, has no smaller one but 0."""
+"""What a reference prediction of 0 counts as: half precision, in which predictions are kept, has no smaller number but 0."""
 
 
 def audit(
@@ -92,7 +92,7 @@ def audit(
     """Audit `unlearned` against `original`, the negative control, and against a retrained `reference` if there is one.
 
     references: reference predictions; the reference test then decides, sample by sample, in place of the attacks on the set.
-    until_failed: whether to leave out the relearning, most of the time, if the verdict is `failed` without it.
+    until_failed: whether to leave out the relearning, which takes most of the time, if the verdict is `failed` without it.
     held_out: the part of D_v that nothing else has used. The audit works on copies and has random numbers of its own, from
     `seed`: the models, their modes and buffers, and the process's random state do not change. Raises MethodRefused for an empty
     set or a model that is frozen as a whole, and InvalidWorkload for targets that do not suit the objective.
@@ -110,7 +110,8 @@ def audit(
     objective = divided(objective)
     models = {name: audit_copy(model, forget) for name, model in given.items()}
     started = time.perf_counter()
-    extracts, generates = objective.extraction is not None, objective.generation is not None
+    asked = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
+    extracts, generates = objective.extraction is not None, asked is not None
     total = (3 + extracts + generates) * len(models) + 1
     signals: dict[str, SignalsBySet] = {}
     measures: dict[str, Measures] = {}
@@ -119,7 +120,6 @@ def audit(
     generation: dict[str, Generated] = {}
     shown: dict[str, Tensor] = {}
     probed: dict[str, Attack] = {}
-    asked = prepare_generation(sets, objective=objective, spec=spec, seed=seed)
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
@@ -275,8 +275,7 @@ def _with_probe(
 
 def _beside_references(signals: SignalsBySet, references: AuditReferences) -> dict[str, ReferenceSignals]:
     """Put a model's margins beside those of the reference models, by set."""
-    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
-    return {name: signals_by_reference(signals[name].margin, rows[name]) for name in rows}
+    return {name: signals_by_reference(signals[name].margin, rows) for name, rows in references.by_set.items()}
 
 
 def _reference_tests(
@@ -325,7 +324,6 @@ def _tests_of_other_signals(
     judged = _beside_references(signals, references)
     thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
     unseen = None if objective.logits is None else _of_predictions(signals, references)
-
     found = {
         attack: signal_beside_margin(
             {name: signals[name].membership(attack) for name in judged},
@@ -342,12 +340,11 @@ def _tests_of_other_signals(
 
 def _of_predictions(signals: SignalsBySet, references: AuditReferences) -> SignalsBySet:
     """Compute the signals of the reference predictions, which are probabilities of classes, as if a model had given them."""
-    rows = {"forget": references.forget, "held_out": references.held_out, "remain": references.remain}
     return {
         name: signals_of_logits(
-            np.log(found.predictions.double().cpu().numpy().clip(min=_LEAST_PROBABILITY)), signals[name].targets
+            np.log(rows.predictions.double().cpu().numpy().clip(min=_LEAST_PROBABILITY)), signals[name].targets
         )
-        for name, found in rows.items()
+        for name, rows in references.by_set.items()
     }
 
 

@@ -77,9 +77,9 @@ class Findings:
     there is one). reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the
     number of samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
-    audit does not show. extraction: by model, what it gives away; empty for a model that generates nothing. generation: by
-    model, figures of what an image generator generates; empty for other models. sheet: its pictures, for the operator
-    alone: they are never part of the report. seconds: by phase.
+    audit does not show. extraction: by model, what it gives away; empty for a model that writes no text. generation: by
+    model, figures of what an image generator generates; empty for other models. sheet: pictures of it for the operator alone,
+    never part of the report. seconds: by phase.
     """
 
     spec: AuditSpec

@@ -103,6 +103,11 @@ class AuditReferences:
     remain: References
     held_out: References
 
+    @property
+    def by_set(self) -> dict[str, References]:
+        """The predictions by the name of their set, as signals are."""
+        return {"forget": self.forget, "held_out": self.held_out, "remain": self.remain}
+
 
 def signals_by_reference(model: Floats, rows: References) -> ReferenceSignals:
     """Put an audited model's signals, (n,), beside those of the reference models."""
@@ -120,17 +125,20 @@ def signal_beside_margin(
     margin: float,
     seed: int = 0,
 ) -> ReferenceTest | None:
-    """Test what the margins of an audited model do not explain of another signal of it. Both are by set: "forget" and so on.
+    """Test another signal of an audited model, such as its entropy, for what the model's margins do not explain of it [ours].
 
-    unseen: the same signal of the reference predictions, if they have it. What is unusual in it is explained too, as far as it
-    explains the model's signal on held-out data: the forgotten samples may be of an unusual kind.
+    signals: the other signal, (n,) by set: "forget", "held_out" and "remain". judged: the margins by set, beside those of the
+    reference models; the reference test itself judges them. unseen: the other signal of the reference predictions, (n,) by set, if
+    they have it. margin: how far from 0.5 an attack's AUC may be.
 
-    judged: the margins beside their references, which are tested by themselves. Here the margins stand in for the references of
-    samples that the model saw, or did not see, and the others are as far away as the references are from one another.
-    margin: what is not explained is tolerated while it would move an attack's AUC from 0.5 by less, for signals of a normal law.
+    From each sample's signal the mean signal of the held-out samples with the most similar margins is subtracted. With `unseen` so
+    is what is unusual in the reference predictions' signal, times a slope that is fitted on held-out data: samples may be of a kind
+    that is unusual in every model. What is left is tested as margins are. The model's own margin of a sample stands for that of
+    reference models which did not see it, and of a remaining sample for that of models which did; the other of the two is as far
+    away as it is among the references. Tolerated is what would keep the AUC within `margin` if signals were normally distributed.
 
-    Another signal may bend with the margin, so only forgotten samples count that have held-out neighbours on both sides. Returns
-    None if there are none.
+    A signal may follow the margin on a curve, so only forgotten samples count that have held-out neighbours on both sides. Returns
+    None if there are none. The result is in the signal's unit.
     """
     neighbours = max(1, min(_NEIGHBOURS, len(judged["held_out"]) // 5))
     rank = np.searchsorted(np.sort(judged["held_out"].model), judged["forget"].model)

@@ -300,14 +300,13 @@ def relearn(
         seen, saved = taken, _saved(parameters, optimiser, every)
     if delay is None:
         travelled = _distance(start, parameters)
-    finite = all(map(math.isfinite, losses.values()))
     return Curve(
         losses=tuple(x for x in losses.values() if math.isfinite(x)),
         steps=tuple(number for number, x in losses.items() if math.isfinite(x)),
         delay=relearner.limit if delay is None else delay,
         censored=delay is None,
         travelled=travelled if math.isfinite(travelled) else 0.0,
-        diverged=not finite or (delay is None and seen < relearner.limit),
+        diverged=not math.isfinite(losses[0]) or (delay is None and seen < relearner.limit),
     )
 
 

@@ -319,7 +319,7 @@ def test_a_wrong_schedule_is_refused(given: dict[str, object], message: str) -> 
 
 
 def test_no_class_and_no_shape_are_refused() -> None:
-    with pytest.raises(UnsupportedWorkload, match="has one, 0"):
+    with pytest.raises(UnsupportedWorkload, match="one class or more, not 0"):
         denoising_diffusion(0, SHAPE)
     with pytest.raises(UnsupportedWorkload, match="shape"):
         denoising_diffusion(3, (1, 0, 4))

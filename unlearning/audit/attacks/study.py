@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import nn
 
 from unlearning.audit.intervals import Floats
@@ -126,8 +125,8 @@ def run_method(study: Study, model: nn.Module, forget: SampleSet, *, seed: int) 
 class Known(NamedTuple):
     """How well a model knows n samples, float64.
 
-    margins: φ, (n,), which LiRA and KLoM compare: `Objective.known`, without outputs minus the loss. likelihoods: (n,), 0 to 1,
-    which RMIA compares: the probability of the true label, and without classes exp(−loss).
+    margins: φ, (n,), which LiRA and KLoM compare: `Objective.known`, without outputs minus the loss. likelihoods: exp(−loss), (n,),
+    0 to 1, which RMIA compares: with classes the probability of the true label.
     """
 
     margins: Floats
@@ -137,7 +136,7 @@ class Known(NamedTuple):
 def known_to(model: nn.Module, samples: SampleSet, objective: Objective) -> Known:
     """Compute how well a model knows each sample of a set."""
     found = observe(audit_copy(model, samples), samples, objective=objective)
-    return Known(found.margin, expit(found.margin) if objective.logits is not None else found.confidence)
+    return Known(found.margin, found.confidence)
 
 
 def positions(mask: NDArray[np.bool_]) -> torch.Tensor:

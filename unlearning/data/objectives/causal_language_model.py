@@ -10,7 +10,7 @@ from torch.nn import functional
 from unlearning.data.batches import Batch, Inputs, sent
 from unlearning.data.objectives.extraction import extract
 from unlearning.data.objectives.objective import Forward, Objective, call
-from unlearning.data.objectives.outputs import logits_of
+from unlearning.data.objectives.outputs import at_least_float32, logits_of
 from unlearning.data.objectives.prediction import Merit, Prediction
 from unlearning.data.objectives.targets import IGNORED, token_labels
 from unlearning.errors import UnsupportedWorkload
@@ -99,7 +99,7 @@ def token_logits(forward: Forward, inputs: Inputs, *, vocabulary: int, spread: b
             f"The model returns logits of shape {tuple(found.shape)} for tokens {tuple(tokens.shape)}; "
             f"causal_language_model({vocabulary}) needs (n, length, {vocabulary})."
         )
-    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+    return at_least_float32(found)
 
 
 def tokens_of(inputs: Inputs) -> Tensor:

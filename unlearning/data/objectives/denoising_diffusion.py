@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch, Inputs, sent
 from unlearning.data.objectives.noise import keys_of, normal_noise, uniform_numbers
 from unlearning.data.objectives.objective import Forward, Objective
-from unlearning.data.objectives.outputs import logits_of
+from unlearning.data.objectives.outputs import at_least_float32, logits_of
 from unlearning.data.objectives.prediction import Generation, Merit, Prediction
 from unlearning.errors import UnsupportedWorkload
 
@@ -27,6 +27,7 @@ _SIGNAL_LEFT = 0.1
 _PIA_LEVEL, _PIA_NORM = 0.2, 4
 """Where on the schedule, and in which norm, the proximal initialisation attack compares (level 200 of 1,000)."""
 _LEAST_LOSS = 1e-6
+"""Below it a loss at a level counts as equal to it, so that its logarithm stays finite."""
 
 EXPLAINED_NOISE = Merit(
     name="explained noise",
@@ -34,7 +35,7 @@ EXPLAINED_NOISE = Merit(
     of=lambda found: 100 - 100 * found.losses,
     bounds=(-100.0, 100.0),
 )
-"""The share of the added noise's variance, which is 1, that the model predicts: whoever says "no noise" gets 0."""
+"""The share of the added noise's variance, which is 1, that the model predicts, in percent: whoever says "no noise" gets 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -69,17 +70,20 @@ def denoising_diffusion(
     noise, (n, *shape), or an object with it as `sample`, as Hugging Face's diffusers do. Inputs are a mapping with `images`, of
     floats, and `classes`; targets are the classes again.
 
-    steps: T, the number of levels, with β rising evenly as in the paper, scaled by 1,000 / T. betas: any others, in place of it.
+    steps: T, the number of levels, with β rising evenly as in the paper, scaled by 1,000 / T. betas: others, (T,), in its place.
     levels: at which losses are measured, or their number. bounds: of an image's numbers. sampling_steps: most levels by which an
     image is generated. classifier: returns a trained classifier of these images, images → logits, whose last linear layer gives
     them; without it an audit trains a small one.
 
     `losses` is the mean over fixed levels, with fixed noise that is drawn by the image: one model's loss can be compared with
     another's. A training step draws level and noise anew (`Objective.for_step`). Outputs, predictions and references are the losses
-    at these levels. Raises UnsupportedWorkload for no class, a shape or bounds that are none, and a schedule that cannot be one.
+    at these levels. Raises UnsupportedWorkload for fewer than one class, an empty shape, bounds that do not rise, and levels or
+    betas that make no schedule.
     """
     if classes < 1:
-        raise UnsupportedWorkload(f"denoising_diffusion({classes}, …): a model without classes has one, 0.")
+        raise UnsupportedWorkload(
+            f"denoising_diffusion needs one class or more, not {classes}. A model that knows no classes has one, of the number 0."
+        )
     if not shape or any(side < 1 for side in shape):
         raise UnsupportedWorkload(f"denoising_diffusion's shape is that of an image, such as (1, 28, 28), not {shape}.")
     if not -math.inf < bounds[0] < bounds[1] < math.inf:
@@ -210,7 +214,7 @@ def _noise_of(forward: Forward, noisy: Tensor, levels: Tensor, classes: Tensor) 
             f"The model returns a tensor of shape {tuple(found.shape)} for noisy images {tuple(noisy.shape)}; denoising_diffusion "
             "needs the predicted noise, of the same shape. Learned variances are not supported."
         )
-    return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
+    return at_least_float32(found)
 
 
 def _mixed(images: Tensor, noise: Tensor, signal: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def class_logits(output: Any, classes: int) -> Tensor:
             f"The model returns logits of shape {_shape(found)}; classification({classes}) needs (n, {classes}). One prediction a "
             "sample is supported; several, as of a segmentation, are not. A language model takes causal_language_model(vocabulary)."
         )
-    return _at_least_float32(found)
+    return at_least_float32(found)
 
 
 def columns(output: Any, count: int, *, of: str) -> Tensor:
@@ -57,12 +57,13 @@ def columns(output: Any, count: int, *, of: str) -> Tensor:
         found = found[:, None]
     if found.dim() != 2 or found.shape[1] != count:
         raise UnsupportedWorkload(f"The model returns a tensor of shape {_shape(found)}; {of} needs (n, {count}).")
-    return _at_least_float32(found)
+    return at_least_float32(found)
 
 
 def _shape(found: Tensor) -> str:
     return f"({', '.join(map(str, ('n', *found.shape[1:])))})"
 
 
-def _at_least_float32(found: Tensor) -> Tensor:
+def at_least_float32(found: Tensor) -> Tensor:
+    """Return a tensor in float32 if it is in float16 or bf16."""
     return found.float() if found.dtype in (torch.float16, torch.bfloat16) else found
