@@ -80,20 +80,14 @@ def waves(levels: Tensor) -> Tensor:
 def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
     """Train as Ho et al. do, by algorithm 1, with AdamW and a warm-up.
 
-    For Expunge: the seed and the share of the epochs come from the run, each step is reported to it, and the state of each epoch's
-    end is kept, so that a training whose worker is killed goes on from there.
+    For Expunge: the seed and the share of the epochs come from the run, and each step is reported to it. Nothing is kept of a
+    training whose worker is killed: it is short enough to begin again. `examples/authors.py` shows how to go on.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
     epochs, per_epoch = max(1, round(run.share * EPOCHS)), data.batch_count(BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=epochs * per_epoch, pct_start=0.1)
-    order, first = torch.Generator().manual_seed(run.seed), 0
-    if (saved := run.resume()) is not None:
-        model.load_state_dict(saved["model"])
-        optimiser.load_state_dict(saved["optimiser"])
-        schedule.load_state_dict(saved["schedule"])
-        order.set_state(saved["order"])
-        first = saved["epoch"]
-    for epoch in range(first, epochs):
+    order = torch.Generator().manual_seed(run.seed)
+    for epoch in range(epochs):
         for number, batch in enumerate(data.epoch(BATCH, order), start=1):
             images, classes = batch.inputs["images"], batch.inputs["classes"]
             levels = torch.randint(LEVELS, (len(images),), generator=order).to(images.device)
@@ -106,13 +100,6 @@ def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
             optimiser.step()
             schedule.step()
             run.report(epoch * per_epoch + number, epochs * per_epoch, loss=loss)
-        run.checkpoint(
-            model=model.state_dict(),
-            optimiser=optimiser.state_dict(),
-            schedule=schedule.state_dict(),
-            order=order.get_state(),
-            epoch=epoch + 1,
-        )
 
 
 # For Expunge

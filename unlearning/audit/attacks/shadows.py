@@ -88,8 +88,8 @@ class Repeats:
 
     unlearned, retrained: margins of D_f through k models of each kind, (k, n).
 
-    unlearned_accuracies, retrained_accuracies: on D_r and on held-out data, (k, 2), 0 to 1: without classes merits, in hundreds of
-        points. best: of that merit.
+    unlearned_accuracies, retrained_accuracies: on D_r and on held-out data, (k, 2), 0 to 1; without classes the merit, in hundreds
+        of points. best: the best value of these.
     """
 
     unlearned: Floats
@@ -102,8 +102,8 @@ class Repeats:
     def utility(self) -> float:
         """The product, over both sets, of the mean accuracy's ratio to retraining, as in the challenge.
 
-        A merit whose best is 0 is a logarithm of likelihood, of which the ratio is taken [ours]. One that retraining does not bring
-        above 0 has no ratio and counts as 1 [ours].
+        A merit whose best value is 0 is a log-likelihood: the ratio is that of the likelihoods [ours]. Of another merit that
+        retraining does not bring above 0 there is no ratio; it counts as 1 [ours].
         """
         achieved, wanted = self.unlearned_accuracies.mean(axis=0), self.retrained_accuracies.mean(axis=0)
         if self.best == 0:
