@@ -1,26 +1,31 @@
 """What the tests of the examples share: a deployment, and a request that a worker serves."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.orm import Session, sessionmaker
 
 from expunge.operator.deployment import Deployment
 from ledger.jobs.jobs import get_job, get_report
-from ledger.registry.access import ensure_tenant
+from ledger.registry.access import ensure_tenant, issue_key
 from ledger.requests.submission import submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from report.document import Document, read
+from service.app import create_app
+from service.settings import Settings as ServiceSettings
+from tests.service.conftest import NOWHERE, served
 from worker.child import StopSignal
 from worker.run import run_job
-from worker.settings import Settings
+from worker.settings import Settings as WorkerSettings
 
 KEY = bytes(32)
 
@@ -32,6 +37,21 @@ class Site:
     where: Deployment
     sessions: sessionmaker[Session]
     tenant_id: UUID
+
+    @contextmanager
+    def serve(self) -> Iterator[httpx.Client]:
+        """Serve the API, and give a client that is an admin."""
+        with self.sessions.begin() as session:
+            key = issue_key(session, tenant_id=self.tenant_id, name="privacy", scopes=["admin"]).secret
+        settings = ServiceSettings(
+            database_url=self.where.database_url, redis_url=NOWHERE, sample_key=KEY.hex(), batch_window_seconds=0
+        )
+        bearer = {"Authorization": f"Bearer {key}"}
+        with (
+            served(create_app(settings)) as address,
+            httpx.Client(base_url=address, headers=bearer, timeout=60, trust_env=False) as http,
+        ):
+            yield http
 
     def erase(self, dataset: str, ids: Sequence[str]) -> tuple[Job, Document]:
         """Request samples to be erased, and be the worker until the job has ended; see `work`."""
@@ -50,9 +70,9 @@ class Site:
 
     def work(self, job_id: UUID) -> tuple[Job, Document]:
         """Be the worker until a job has ended. Give the completed job and its report."""
-        settings = Settings(
+        settings = WorkerSettings(
             database_url=SecretStr(self.where.database_url),
-            redis_url=SecretStr("redis://127.0.0.1:1/0"),
+            redis_url=SecretStr(NOWHERE),
             sample_key=SecretStr(KEY.hex()),
             storage=self.where.storage,
             workloads="examples",

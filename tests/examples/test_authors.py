@@ -4,17 +4,12 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 
 from examples import authors
 from expunge.operator.registration import register_workload
-from ledger.registry.access import issue_key
-from service.app import create_app
-from service.settings import Settings
-from tests.examples.conftest import KEY, Site
-from tests.service.conftest import NOWHERE, served
+from tests.examples.conftest import Site
 from unlearning.errors import InvalidWorkload
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
@@ -98,17 +93,9 @@ def test_one_authors_facts_are_erased_over_http_and_the_report_quotes_none(tmp_p
         approve_utility_drop=100.0,
         dry_run=False,
     )
-    with site.sessions.begin() as session:
-        key = issue_key(session, tenant_id=site.tenant_id, name="privacy", scopes=["admin"]).secret
-    settings = Settings(
-        database_url=site.where.database_url, redis_url=NOWHERE, sample_key=KEY.hex(), batch_window_seconds=0
-    )
     author = next(name for name in made.train.subjects or () if name.startswith("author-"))
 
-    with (
-        served(create_app(settings)) as address,
-        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as http,
-    ):
+    with site.serve() as http:
         answer = http.post("/unlearn-requests", json={"subjects": [author]})
         assert answer.status_code == 202, answer.text
         job, document = site.work(answer.json()["targets"][0]["job"]["id"])

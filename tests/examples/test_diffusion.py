@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 import pytest
 import torch
 
@@ -14,11 +13,7 @@ from examples import diffusion
 from expunge.errors import CannotRegister, NoSheet
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
-from ledger.registry.access import issue_key
-from service.app import create_app
-from service.settings import Settings
-from tests.examples.conftest import KEY, Site
-from tests.service.conftest import NOWHERE, served
+from tests.examples.conftest import Site
 from unlearning.data.objectives import denoising_diffusion
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
@@ -74,18 +69,10 @@ def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_wh
         with pytest.raises(CannotRegister, match="explained noise"):
             register(weights=weights)
     register(weights=weights)
-    with site.sessions.begin() as session:
-        key = issue_key(session, tenant_id=site.tenant_id, name="privacy", scopes=["admin"]).secret
-    settings = Settings(
-        database_url=site.where.database_url, redis_url=NOWHERE, sample_key=KEY.hex(), batch_window_seconds=0
-    )
     person = next(name for name in made.train.subjects or () if name.startswith("person"))
     monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
 
-    with (
-        served(create_app(settings)) as address,
-        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {key}"}, timeout=60, trust_env=False) as http,
-    ):
+    with site.serve() as http:
         answer = http.post("/unlearn-requests", json={"subjects": [person]})
         assert answer.status_code == 202, answer.text
         job, document = site.work(answer.json()["targets"][0]["job"]["id"])
