@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
-from sqlalchemy import LargeBinary, Select, Table, func, select, text
+from sqlalchemy import Column, LargeBinary, Select, Table, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -33,6 +33,9 @@ LOCK_SECONDS = 30
 
 HASHES = frozenset({"digest", "subject"})
 """Names of the columns that hold keyed hashes, in whatever table."""
+
+Rewrite = Callable[[ReferenceFile, Callable[[bytes], bytes]], ReferenceFile | None]
+"""Writes a file of reference predictions with each key hashed on by the given function; None if the file cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +85,15 @@ def replace_lost_key(session: Session, key: bytes) -> Unmatchable:
     allow_long_statements(session)
     session.execute(select(func.pg_advisory_xact_lock(ROTATION_LOCK)))
     _take_key(session, key)
-    counted = (
-        session.scalars(select(func.count()).select_from(select(column).distinct().subquery())).one()
-        for column in (samples.c.digest, erased_samples.c.digest, request_subjects.c.subject)
+    return Unmatchable(
+        samples=_count_hashes(session, samples.c.digest),
+        erased=_count_hashes(session, erased_samples.c.digest),
+        people=_count_hashes(session, request_subjects.c.subject),
     )
-    return Unmatchable(**dict(zip(("samples", "erased", "people"), counted, strict=True)))
+
+
+def _count_hashes(session: Session, column: Column[bytes]) -> int:
+    return session.scalars(select(func.count()).select_from(select(column).distinct().subquery())).one()
 
 
 def read_fingerprint(session: Session) -> str | None:
@@ -94,17 +101,10 @@ def read_fingerprint(session: Session) -> str | None:
     return session.scalar(select(SampleKey.fingerprint))
 
 
-def rotate_sample_key(
-    session: Session,
-    *,
-    old: bytes,
-    new: bytes,
-    rewrite: Callable[[ReferenceFile, Callable[[bytes], bytes]], ReferenceFile | None],
-) -> Rotated | None:
+def rotate_sample_key(session: Session, *, old: bytes, new: bytes, rewrite: Rewrite) -> Rotated | None:
     """Hash everything that is under `old` on to `new`, in the caller's transaction; None if the ledger is under `new` already.
 
-    new: `old` and one more key. rewrite: writes a file of reference predictions with each key hashed on by the given function;
-    None if the file cannot be read. Other transactions that hash wait until this one ends. Rows are streamed; memory stays flat.
+    new: `old` and one more key. Other transactions that hash wait until this one ends. Rows are streamed; memory stays flat.
     Raises WrongSampleKey, ModelBusy while a worker runs a job, because it holds hashes under the old key, and OperationalError if
     others hold the ledger for more than LOCK_SECONDS.
     """
@@ -118,13 +118,15 @@ def rotate_sample_key(
     if known == key_fingerprint(new):
         return None
     check_sample_key(session, old)
+    # Before the tables, the rows that others change without hashing: whoever holds one may go on to wait for a table.
+    _rehash_bodies(session, later)
+    lists = session.scalars(select(Upload).with_for_update()).all()
     session.execute(text(f"LOCK TABLE {', '.join(table.name for table in hashed_tables())} IN ACCESS EXCLUSIVE MODE"))
     running = select(Job.id).where(Job.state.in_(LEASED), Job.lease_until > func.clock_timestamp())
     if (job_id := session.scalar(running.limit(1))) is not None:
         raise ModelBusy(f"a worker runs the job {job_id}; stop the workers, or wait for its end")
     rows = sum(_rehash_table(session, table, old=old, new=new) for table in hashed_tables())
-    _rehash_bodies(session, later)
-    for upload in session.scalars(select(Upload)).all():
+    for upload in lists:
         upload.sha256 = commit_to_upload(session, upload.id)
     files, unreadable = _rewrite_references(session, later, rewrite)
     _take_key(session, new)
@@ -192,28 +194,24 @@ def _make_rehash(table: Table, *, old: bytes, new: bytes) -> Callable[[Sequence[
 
 
 def _rehash_bodies(session: Session, later: bytes) -> None:
-    """Hash on what tells a call that comes again: a guess at whom it names could be tried out against it as well."""
+    """Hash on the fingerprints of bodies, by which a call that comes again is known: guesses could be tried out on them."""
     tables: tuple[type[IdempotencyKey | ManagedRequest], ...] = (IdempotencyKey, ManagedRequest)
     for table in tables:
-        chosen: Select[Any] = select(table).execution_options(yield_per=CHUNK)
-        for some in session.scalars(chosen).partitions():
+        chosen: Select[Any] = select(table).with_for_update()
+        for some in session.scalars(chosen.execution_options(yield_per=CHUNK)).partitions():
             for one in some:
                 one.body_sha256 = rehash(bytes.fromhex(one.body_sha256), later).hex()
             session.flush()
 
 
-def _rewrite_references(
-    session: Session,
-    later: bytes,
-    rewrite: Callable[[ReferenceFile, Callable[[bytes], bytes]], ReferenceFile | None],
-) -> tuple[int, list[str]]:
+def _rewrite_references(session: Session, later: bytes, rewrite: Rewrite) -> tuple[int, list[str]]:
     """Write the models' files of reference predictions anew. Counts them, and lists the models whose file cannot be read."""
-    files: dict[UUID, str] = dict(session.execute(select(Model.id, Model.name)).all())
+    names: dict[UUID, str] = dict(session.execute(select(Model.id, Model.name)).all())
     done, unreadable = 0, []
     for row in session.scalars(select(ReferenceSet)).all():
         new = rewrite(ReferenceFile(sha256=row.sha256, path=row.path), lambda digest: rehash(digest, later))
         if new is None:
-            unreadable.append(files[row.model_id])
+            unreadable.append(names[row.model_id])
             continue
         row.sha256, row.path = new.sha256, new.path
         done += 1

@@ -144,8 +144,8 @@ def delete_expired_uploads(session: Session) -> None:
 
 def _delete(session: Session, upload_id: UUID) -> None:
     allow_long_statements(session)
-    session.execute(delete(uploaded_samples).where(uploaded_samples.c.upload_id == upload_id))
     session.execute(delete(Upload).where(Upload.id == upload_id))
+    session.execute(delete(uploaded_samples).where(uploaded_samples.c.upload_id == upload_id))
 
 
 def _to_upload(session: Session, upload: Upload) -> resources.Upload:

@@ -1,10 +1,11 @@
 """The sample key: the ledger knows which one it is under, and a rotation loses nothing."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import LargeBinary, func, select, text
+from sqlalchemy import LargeBinary, delete, func, select, text
 
 from ledger import sample_key
 from ledger.errors import ModelBusy, NoSamplesMatch, WrongSampleKey
@@ -205,6 +206,25 @@ def test_what_hashes_now_holds_a_rotation_up(world):
         check_sample_key(session, KEY)
         free = select(func.pg_try_advisory_xact_lock(sample_key.ROTATION_LOCK))
         assert other.scalar(free) is False
+
+
+def test_a_rotation_outlives_an_idempotency_key_that_the_sweep_deletes_meanwhile(used):
+    with ThreadPoolExecutor(1) as pool, used.sessions.begin() as session:
+        session.execute(delete(IdempotencyKey))
+        rotation = pool.submit(rotate, used)
+        used.await_lock("the rotation")
+    assert rotation.result() is not None
+    assert used.count("idempotency_keys") == 0
+
+
+def test_a_rotation_outlives_an_upload_that_a_worker_deletes_meanwhile(used):
+    with ThreadPoolExecutor(1) as pool, used.sessions.begin() as session:
+        upload_id = session.scalars(select(Upload.id).with_for_update()).first()
+        rotation = pool.submit(rotate, used)
+        used.await_lock("the rotation")
+        uploads.delete_upload(session, tenant_id=used.tenant_id, upload_id=upload_id)
+    assert rotation.result() is not None
+    assert used.count("uploaded_manifests") == 1
 
 
 def test_a_rotation_that_breaks_off_changes_nothing(used):
