@@ -139,6 +139,8 @@ def _stated(statement: Statement) -> list[str]:
     certificate = predicate.get("certificate")
     if certificate is not None:
         exact += [f"Certified, not exact: {certificate['statement']}", *certificate["assumptions"]]
+    people = predicate.get("people")
+    named = [f"Asked for by name: {people['subjects']} people, commitment {people['root']}."] if people else []
     before = ", ".join(str(weights["digest"]["sha256"]) for weights in predicate["before"])
     return [
         f"Verdict: {predicate['verdict']['value']}. {predicate['verdict']['sentence']}",
@@ -150,11 +152,7 @@ def _stated(statement: Statement) -> list[str]:
             for weights in predicate.get("reference", [])
         ),
         f"Forgotten: {commitment['samples']} samples, commitment {commitment['root']}.",
-        *(
-            [f"Asked for by name: {people['subjects']} people, commitment {people['root']}."]
-            if (people := predicate.get("people"))
-            else []
-        ),
+        *named,
         f"Signed at {predicate['clock']['signed_at']} by {code.get('name', '?')} {code['version']}.",
     ]
 

@@ -32,13 +32,9 @@ class Inclusion:
         """Return the content of the proof's file."""
         return {
             "type": TYPE,
-            "report_id": self.report_id,
             "dataset": self.dataset,
             "sample_id": self.sample_id,
-            "salt": self.salt.hex(),
-            "leaf_index": self.index,
-            "tree_size": self.size,
-            "path": [step.hex() for step in self.path],
+            **_to_json(self),
         }
 
 
@@ -61,14 +57,20 @@ class SubjectInclusion:
         """Return the content of the proof's file."""
         return {
             "type": SUBJECT_TYPE,
-            "report_id": self.report_id,
             "subject": self.subject,
             "opening": self.opening.hex(),
-            "salt": self.salt.hex(),
-            "leaf_index": self.index,
-            "tree_size": self.size,
-            "path": [step.hex() for step in self.path],
+            **_to_json(self),
         }
+
+
+def _to_json(proof: Inclusion | SubjectInclusion) -> dict[str, Any]:
+    return {
+        "report_id": proof.report_id,
+        "salt": proof.salt.hex(),
+        "leaf_index": proof.index,
+        "tree_size": proof.size,
+        "path": [step.hex() for step in proof.path],
+    }
 
 
 def subject_commitment(opening: bytes, subject: str) -> bytes:

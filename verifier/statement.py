@@ -131,7 +131,7 @@ def check_subject(statement: Statement, proof: SubjectInclusion) -> None:
     """Check that a person is in the statement's commitment to people. Raises Mismatch."""
     commitment = statement.predicate.get("people")
     _check_report_id(statement, proof.report_id)
-    if commitment is None:
+    if not commitment:
         raise Mismatch(
             "The statement commits to no people: its requests named none, or it was signed before this was done."
         )

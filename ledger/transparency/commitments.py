@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Table, insert, select, update
@@ -67,103 +68,80 @@ def _commit(entries: Iterable[tuple[bytes, Callable[[bytes], bytes]]]) -> Commit
 
 def record_commitment(session: Session, job_id: UUID, commitment: Commitment, people: Commitment | None = None) -> None:
     """Store a job's leaves, in the caller's transaction. Proofs of inclusion are made from them. people: sealed."""
+    _insert(session, commitment_leaves, "digest", job_id, commitment, sealed=commitment.sealed)
+    if people is not None:
+        _insert(session, subject_leaves, "subject", job_id, people)
+
+
+def _insert(
+    session: Session, table: Table, digest_name: str, job_id: UUID, commitment: Commitment, **more: bool
+) -> None:
     rows = [
-        {
-            "job_id": job_id,
-            "place": place,
-            "leaf": leaf.hash,
-            "digest": leaf.digest,
-            "salt": leaf.salt,
-            "sealed": commitment.sealed,
-        }
+        {"job_id": job_id, "place": place, "leaf": leaf.hash, digest_name: leaf.digest, "salt": leaf.salt, **more}
         for place, leaf in enumerate(commitment.leaves)
     ]
     if rows:
-        session.execute(insert(commitment_leaves), rows)
-    named = [
-        {"job_id": job_id, "place": place, "leaf": leaf.hash, "subject": leaf.digest, "salt": leaf.salt}
-        for place, leaf in enumerate(people.leaves if people is not None else ())
-    ]
-    if named:
-        session.execute(insert(subject_leaves), named)
+        session.execute(insert(table), rows)
 
 
 def prove_inclusion(
     session: Session, *, tenant_id: UUID, report_id: UUID, dataset: str, sample_id: str, digest: bytes, key: bytes
 ) -> Inclusion:
     """Prove that a sample is among those of a report. Raises UnknownReport, and NotInReport, which does not name the ID."""
-    job_id = _find_job(session, tenant_id=tenant_id, report_id=report_id)
-    leaves = commitment_leaves.c
-    mine = select(leaves.place, leaves.leaf, leaves.salt, leaves.sealed)
-    found = session.execute(mine.where(leaves.job_id == job_id, leaves.digest == digest)).one_or_none()
+    leaf = commitment_leaves.c.digest == digest
+    found = _find_leaf(session, commitment_leaves, leaf, tenant_id=tenant_id, report_id=report_id, key=key)
     if found is None:
         raise NotInReport("the sample is not among those of this report, or the link to it was erased")
-    place, leaf, salt, sealed = found
-    size, path = _find_path(session, commitment_leaves, job_id, place)
-    return Inclusion(
-        report_id=str(report_id),
-        dataset=dataset,
-        sample_id=sample_id,
-        salt=seal(key, leaf, salt) if sealed else salt,
-        index=place,
-        size=size,
-        path=path,
-    )
+    return Inclusion(dataset=dataset, sample_id=sample_id, **found)
 
 
 def prove_subject(session: Session, *, tenant_id: UUID, report_id: UUID, subject: str, key: bytes) -> SubjectInclusion:
     """Prove that a person is among those of a report. Raises UnknownReport, and NotInReport, the same for whoever is not."""
-    job_id = _find_job(session, tenant_id=tenant_id, report_id=report_id)
-    leaves = subject_leaves.c
-    mine = select(leaves.place, leaves.leaf, leaves.salt)
-    chosen = mine.where(leaves.job_id == job_id, leaves.subject == subject_digest(key, subject))
-    found = session.execute(chosen).one_or_none()
+    leaf = subject_leaves.c.subject == subject_digest(key, subject)
+    found = _find_leaf(session, subject_leaves, leaf, tenant_id=tenant_id, report_id=report_id, key=key)
     if found is None:
         raise NotInReport(
             "the person is not among those who asked for this report's erasure by name, or the link was erased"
         )
-    place, leaf, salt = found
-    size, path = _find_path(session, subject_leaves, job_id, place)
-    return SubjectInclusion(
-        report_id=str(report_id),
-        subject=subject,
-        opening=subject_opening(key, subject),
-        salt=seal(key, leaf, salt),
-        index=place,
-        size=size,
-        path=path,
-    )
+    return SubjectInclusion(subject=subject, opening=subject_opening(key, subject), **found)
 
 
-def _find_job(session: Session, *, tenant_id: UUID, report_id: UUID) -> UUID:
+def _find_leaf(
+    session: Session, table: Table, chosen: ColumnElement[bool], *, tenant_id: UUID, report_id: UUID, key: bytes
+) -> dict[str, Any] | None:
+    """Find a leaf of a report, and give what every proof has: the opened salt, and where the leaf is in the tree.
+
+    None if there is no such leaf. Raises UnknownReport.
+    """
     job_id = session.scalar(select(Report.job_id).where(Report.id == report_id, Report.tenant_id == tenant_id))
     if job_id is None:
         raise UnknownReport(f"there is no report {report_id}")
-    return job_id
-
-
-def _find_path(session: Session, table: Table, job_id: UUID, place: int) -> tuple[int, tuple[bytes, ...]]:
-    """Give the size of a job's tree, and the hashes from one of its leaves to the root."""
-    every = select(table.c.leaf).where(table.c.job_id == job_id).order_by(table.c.place)
-    leaves = list(session.scalars(every))
-    return len(leaves), tuple(inclusion_path(leaves, place))
+    of_job = table.c.job_id == job_id
+    found = session.execute(select(table).where(of_job, chosen)).mappings().one_or_none()
+    if found is None:
+        return None
+    hashes = list(session.scalars(select(table.c.leaf).where(of_job).order_by(table.c.place)))
+    is_sealed = found.get("sealed", True)  # a person's always is
+    return {
+        "report_id": str(report_id),
+        "salt": seal(key, found["leaf"], found["salt"]) if is_sealed else found["salt"],
+        "index": found["place"],
+        "size": len(hashes),
+        "path": tuple(inclusion_path(hashes, found["place"])),
+    }
 
 
 def unlink_sample(session: Session, *, tenant_id: UUID, digest: bytes) -> int:
     """Erase the link between a tenant's sample and its leaves, and count these. Every root and every other proof stays valid."""
-    erased = update(commitment_leaves).where(
-        commitment_leaves.c.digest == digest, _of_tenant(commitment_leaves, tenant_id)
-    )
-    places = erased.values(digest=None, salt=None).returning(commitment_leaves.c.place)
-    return len(session.execute(places).all())
+    return _unlink(session, commitment_leaves, "digest", digest, tenant_id=tenant_id)
 
 
 def unlink_subject(session: Session, *, tenant_id: UUID, subject: bytes) -> int:
-    """Erase the link between a tenant's subject and its leaves, and count these."""
-    erased = update(subject_leaves).where(subject_leaves.c.subject == subject, _of_tenant(subject_leaves, tenant_id))
-    places = erased.values(subject=None, salt=None).returning(subject_leaves.c.place)
-    return len(session.execute(places).all())
+    """Erase the link between a tenant's subject, given by its digest, and its leaves, and count these."""
+    return _unlink(session, subject_leaves, "subject", subject, tenant_id=tenant_id)
 
 
-def _of_tenant(table: Table, tenant_id: UUID) -> ColumnElement[bool]:
-    return table.c.job_id.in_(select(Job.id).where(Job.tenant_id == tenant_id))
+def _unlink(session: Session, table: Table, digest_name: str, digest: bytes, *, tenant_id: UUID) -> int:
+    of_tenant = table.c.job_id.in_(select(Job.id).where(Job.tenant_id == tenant_id))
+    erased = update(table).where(table.c[digest_name] == digest, of_tenant).values({digest_name: None, "salt": None})
+    return len(session.execute(erased.returning(table.c.place)).all())
