@@ -120,6 +120,23 @@ def lock_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
     return model
 
 
+def find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
+    """Find the row of a tenant's model. Raises UnknownModel."""
+    model = session.scalar(select(Model).where(Model.tenant_id == tenant_id, Model.name == name))
+    if model is None:
+        raise UnknownModel(f"there is no model named {name!r}")
+    return model
+
+
+def find_served(session: Session, *, tenant_id: UUID, model: str) -> ModelVersion:
+    """Find the row of the version that a model serves. Raises UnknownModel."""
+    found = select(ModelVersion).join(Model, Model.served_version_id == ModelVersion.id)
+    version = session.scalar(found.where(Model.tenant_id == tenant_id, Model.name == model))
+    if version is None:
+        raise UnknownModel(f"there is no model named {model!r}")
+    return version
+
+
 def get_model(session: Session, *, tenant_id: UUID, name: str) -> resources.Model:
     """Read one model by its name. Raises UnknownModel."""
     found = _read(session, tenant_id=tenant_id, name=name)

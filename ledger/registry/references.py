@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ledger.errors import UnknownModel
+from ledger.registry.models import lock_model
 from ledger.tables import Model, ReferenceSet
 from ledger.tables.samples import erased_samples
 
@@ -35,10 +35,7 @@ def register_references(
 
     details: how they were prepared. Raises UnknownModel.
     """
-    chosen = select(Model).where(Model.tenant_id == tenant_id, Model.name == model)
-    found = session.scalar(chosen.with_for_update(key_share=True).execution_options(populate_existing=True))
-    if found is None:
-        raise UnknownModel(f"there is no model named {model!r}")
+    found = lock_model(session, tenant_id=tenant_id, name=model)
     values = {"sha256": file.sha256, "path": file.path, "details": dict(details)}
     made = insert(ReferenceSet).values(model_id=found.id, **values)
     session.execute(

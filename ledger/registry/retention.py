@@ -4,7 +4,8 @@ Superseded versions still know the people whom a later version has forgotten, so
 for ever, with its digest, because reports name it.
 """
 
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -13,9 +14,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from ledger.db import now
-from ledger.errors import UnknownModel
 from ledger.registry.lineage import count_resurrected
-from ledger.registry.models import CHECKPOINTS
+from ledger.registry.models import CHECKPOINTS, find_model
 from ledger.states import HandOverState
 from ledger.tables import ApiKey, HandOver, Job, Model, ModelVersion, ReferenceSet, WeightFetch
 
@@ -133,10 +133,8 @@ class VersionCopies:
 
 def list_copies(session: Session, *, tenant_id: UUID, model: str) -> list[VersionCopies]:
     """List the versions of a model with their copies, newest first. Raises UnknownModel."""
-    of = session.scalar(select(Model).where(Model.tenant_id == tenant_id, Model.name == model))
-    if of is None:
-        raise UnknownModel(f"there is no model named {model!r}")
-    kept = needed_files(session)
+    of = find_model(session, tenant_id=tenant_id, name=model)
+    handed, fetched, kept = _handed(session, of.id), _fetched(session, of.id), needed_files(session)
     versions = select(ModelVersion).where(ModelVersion.model_id == of.id).order_by(ModelVersion.number.desc())
     return [
         VersionCopies(
@@ -148,37 +146,42 @@ def list_copies(session: Session, *, tenant_id: UUID, model: str) -> list[Versio
             created_at=version.created_at,
             purged_at=version.purged_at,
             stored=version.weights_path in kept,
-            handed=_handed(session, version),
-            fetched=_fetched(session, version),
+            handed=tuple(handed.get(version.id, ())),
+            fetched=tuple(fetched.get(version.id, ())),
         )
         for version in session.scalars(versions).all()
     ]
 
 
-def _handed(session: Session, version: ModelVersion) -> tuple[HandedCopy, ...]:
-    """The systems that may have it: each that was called, whatever it answered."""
-    called = select(HandOver).where(HandOver.version_id == version.id, HandOver.tried_at.is_not(None))
-    return tuple(
-        HandedCopy(
-            connector=row.connector,
-            state=row.state,
-            place=row.place,
-            since=row.since,
-            delivered_at=row.delivered_at,
+def _handed(session: Session, model_id: UUID) -> Mapping[UUID, list[HandedCopy]]:
+    """Give for each version the systems that may have it: each that was called, whatever it answered."""
+    called = select(HandOver).where(HandOver.model_id == model_id, HandOver.tried_at.is_not(None))
+    copies: dict[UUID, list[HandedCopy]] = defaultdict(list)
+    for row in session.scalars(called.order_by(HandOver.created_at)):
+        copies[row.version_id].append(
+            HandedCopy(
+                connector=row.connector,
+                state=row.state,
+                place=row.place,
+                since=row.since,
+                delivered_at=row.delivered_at,
+            )
         )
-        for row in session.scalars(called.order_by(HandOver.created_at))
-    )
+    return copies
 
 
-def _fetched(session: Session, version: ModelVersion) -> tuple[FetchedCopy, ...]:
+def _fetched(session: Session, model_id: UUID) -> Mapping[UUID, list[FetchedCopy]]:
+    """Give for each version who has fetched it, the latest first."""
+    last = func.max(WeightFetch.at)
     found = (
-        select(ApiKey.prefix, ApiKey.name, func.count(), func.max(WeightFetch.at))
-        .join(WeightFetch, WeightFetch.key_id == ApiKey.id)
-        .where(WeightFetch.version_id == version.id)
-        .group_by(ApiKey.prefix, ApiKey.name)
-        .order_by(func.max(WeightFetch.at).desc())
+        select(WeightFetch.version_id, ApiKey.prefix, ApiKey.name, func.count(), last)
+        .join(ApiKey, ApiKey.id == WeightFetch.key_id)
+        .join(ModelVersion, ModelVersion.id == WeightFetch.version_id)
+        .where(ModelVersion.model_id == model_id)
+        .group_by(WeightFetch.version_id, ApiKey.prefix, ApiKey.name)
+        .order_by(last.desc())
     )
-    return tuple(
-        FetchedCopy(key=prefix, name=name, times=times, last=last)
-        for prefix, name, times, last in session.execute(found)
-    )
+    copies: dict[UUID, list[FetchedCopy]] = defaultdict(list)
+    for version_id, prefix, name, times, at in session.execute(found):
+        copies[version_id].append(FetchedCopy(key=prefix, name=name, times=times, last=at))
+    return copies

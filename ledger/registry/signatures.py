@@ -8,21 +8,19 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ledger.errors import NotFound, UnknownModel
-from ledger.tables import Model, ModelVersion
+from ledger.errors import NotFound
+from ledger.registry.models import find_model, find_served
+from ledger.tables import ModelVersion
 
 
 def find_served_signature(session: Session, *, tenant_id: UUID, model: str) -> tuple[int, dict[str, Any]]:
     """Read the signature of the weights that a model serves, and their version's number. Raises UnknownModel, NotFound."""
-    found = select(ModelVersion.number, ModelVersion.signature).join(Model, Model.served_version_id == ModelVersion.id)
-    row = session.execute(found.where(Model.tenant_id == tenant_id, Model.name == model)).one_or_none()
-    if row is None:
-        raise UnknownModel(f"there is no model named {model!r}")
-    if row.signature is None:
+    served = find_served(session, tenant_id=tenant_id, model=model)
+    if served.signature is None:
         raise NotFound(
-            f"version {row.number} is not signed by a key of EXPUNGE_MODEL_SIGNING_KEY; the operator can run expunge sign"
+            f"version {served.number} is not signed by a key of EXPUNGE_MODEL_SIGNING_KEY; the operator can run expunge sign"
         )
-    return row.number, row.signature
+    return served.number, served.signature
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +40,7 @@ class SignableVersion:
 
 def list_signable(session: Session, *, tenant_id: UUID, model: str) -> list[SignableVersion]:
     """List a model's versions whose weights were not purged, oldest first. Raises UnknownModel."""
-    model_id = session.scalar(select(Model.id).where(Model.tenant_id == tenant_id, Model.name == model))
-    if model_id is None:
-        raise UnknownModel(f"there is no model named {model!r}")
+    model_id = find_model(session, tenant_id=tenant_id, name=model).id
     stored = select(ModelVersion).where(ModelVersion.model_id == model_id, ModelVersion.purged_at.is_(None))
     return [
         SignableVersion(

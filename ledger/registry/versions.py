@@ -18,7 +18,7 @@ from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import get_model, list_versions, lock_model, set_checkpoints, to_version
+from ledger.registry.models import find_served, get_model, list_versions, lock_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -253,10 +253,7 @@ def get_served_version(session: Session, *, tenant_id: UUID, model: str) -> reso
 
 def find_served_weights(session: Session, *, tenant_id: UUID, model: str) -> ServedWeights:
     """Find the weights that a model serves. Raises UnknownModel."""
-    found = select(ModelVersion).join(Model, Model.served_version_id == ModelVersion.id)
-    version = session.scalar(found.where(Model.tenant_id == tenant_id, Model.name == model))
-    if version is None:
-        raise UnknownModel(f"there is no model named {model!r}")
+    version = find_served(session, tenant_id=tenant_id, model=model)
     return ServedWeights(
         version_id=version.id, version=version.number, sha256=version.weights_sha256, path=version.weights_path
     )

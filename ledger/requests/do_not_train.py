@@ -6,8 +6,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Select, Subquery, or_, select, union
 from sqlalchemy.orm import Session
 
-from ledger.errors import UnknownModel
 from ledger.registry.datasets import find_dataset
+from ledger.registry.models import find_model
 from ledger.states import Reason, RequestState
 from ledger.tables import Dataset, Model, Target, UnlearnRequest
 from ledger.tables.samples import erased_samples, request_datasets, request_samples, request_subjects, subject_samples
@@ -42,7 +42,7 @@ def of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     Targets that were withdrawn or dismissed do not count. A request that named no models concerns this one as well, although it was
     trained on none of the samples so far: its next training may not use them either. Raises UnknownModel.
     """
-    model = _find_model(session, tenant_id=tenant_id, name=name)
+    model = find_model(session, tenant_id=tenant_id, name=name)
     erased = select(erased_samples.c.digest).where(erased_samples.c.model_id == model.id)
     asked = (
         select(request_samples.c.digest)
@@ -66,7 +66,7 @@ def people_of_dataset(session: Session, *, tenant_id: UUID, name: str) -> Subque
 
 def people_of_model(session: Session, *, tenant_id: UUID, name: str) -> Subquery:
     """Select the subjects whose samples a model's next training must leave out. Raises UnknownModel."""
-    return _together(*_people_of_model(_find_model(session, tenant_id=tenant_id, name=name)))
+    return _together(*_people_of_model(find_model(session, tenant_id=tenant_id, name=name)))
 
 
 def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes], None, None]:
@@ -80,13 +80,6 @@ def read_digests(session: Session, listed: Subquery) -> Generator[Sequence[bytes
         yield from found.partitions()
     finally:
         found.close()
-
-
-def _find_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
-    model = session.scalar(select(Model).where(Model.tenant_id == tenant_id, Model.name == name))
-    if model is None:
-        raise UnknownModel(f"there is no model named {name!r}")
-    return model
 
 
 def _counts() -> tuple[ColumnElement[bool], ...]:
