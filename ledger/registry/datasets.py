@@ -4,12 +4,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, LargeBinary, Select, Subquery, Table, cast, func, literal, select
+from sqlalchemy import Column, ColumnElement, LargeBinary, Select, Subquery, Table, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.errors import SamplesNotInDataset, UnknownDataset
+from ledger.sample_ids import joined_sha256
 from ledger.tables import Dataset
 from ledger.tables.samples import samples
 
@@ -72,6 +73,13 @@ def insert_digests(session: Session, table: Table, owner: str, owner_id: UUID, d
         added = insert(table).from_select([owner, "digest"], chosen).on_conflict_do_nothing()
         new += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     return new
+
+
+def commit_to_digests(session: Session, digest: Column[bytes], chosen: ColumnElement[bool]) -> str:
+    """Commit to the digests of the chosen rows, of samples or subjects: the SHA-256 (hex) of them sorted."""
+    ordered = select(digest).where(chosen).order_by(digest)
+    with session.scalars(ordered.execution_options(yield_per=CHUNK)) as digests:
+        return joined_sha256(digests)
 
 
 # The planner has no statistics about digests that have just been written. EXCEPT and INTERSECT hash or sort, and are fast all the

@@ -158,8 +158,8 @@ def list_results(session: Session, manager: str, *, after: Managed | None = None
 
     At most BATCH_SIZE; after: the last one of the list before.
     """
-    state, failed = _state(), and_(UnlearnRequest.finished_at.is_not(None), UnlearnRequest.is_unserved())
-    ended = or_(state.not_in([one.value for one in _OPEN]), and_(state == ManagedState.IN_PROGRESS.value, failed))
+    state = _state()
+    ended = or_(state.not_in([one.value for one in _OPEN]), and_(state == ManagedState.IN_PROGRESS.value, _failed()))
     unreported = state.is_distinct_from(ManagedRequest.reported)
     chosen = _all().where(ManagedRequest.manager == manager, ManagedRequest.reply.is_not(None), ended, unreported)
     place = tuple_(ManagedRequest.created_at, ManagedRequest.tenant_id, ManagedRequest.reference)
@@ -184,8 +184,7 @@ def record_reported(session: Session, request: Managed, manager: str) -> None:
 def _all() -> Select[ManagedRequest, datetime, str, bool]:
     """Select requests, each with its deadline, its state, and whether it failed."""
     due = func.coalesce(UnlearnRequest.due_at, ManagedRequest.due_at)  # an extension moves it
-    failed = and_(UnlearnRequest.finished_at.is_not(None), UnlearnRequest.is_unserved())
-    return select(ManagedRequest, due, _state(), func.coalesce(failed, False)).outerjoin(
+    return select(ManagedRequest, due, _state(), func.coalesce(_failed(), False)).outerjoin(
         UnlearnRequest, UnlearnRequest.id == ManagedRequest.request_id
     )
 
@@ -193,6 +192,11 @@ def _all() -> Select[ManagedRequest, datetime, str, bool]:
 def _one(tenant_id: UUID, manager: str, reference: str) -> Select[ManagedRequest, datetime, str, bool]:
     mine = ManagedRequest.manager == manager, ManagedRequest.reference == reference
     return _all().where(ManagedRequest.tenant_id == tenant_id, *mine).execution_options(populate_existing=True)
+
+
+def _failed() -> ColumnElement[bool]:
+    """Tell whether a request ended without being served and is still owed; NULL for one that meant nobody known."""
+    return and_(UnlearnRequest.finished_at.is_not(None), UnlearnRequest.is_unserved())
 
 
 def _state() -> ColumnElement[str]:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, FromClause, LargeBinary, case, cast, func, literal, null, select
+from sqlalchemy import ColumnElement, FromClause, LargeBinary, case, cast, func, literal, null, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
@@ -18,13 +18,13 @@ from ledger.errors import InvalidTime, NoSamplesMatch, UnknownModel, UnknownUplo
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
-from ledger.registry.datasets import committed_tables, digest_tables, find_datasets
+from ledger.registry.datasets import commit_to_digests, committed_tables, digest_tables, find_datasets
 from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, offset_seconds, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
 from ledger.requests.requests import get_request
 from ledger.requests.uploads import find_upload
-from ledger.sample_ids import joined_sha256, samples_sha256
+from ledger.sample_ids import samples_sha256
 from ledger.states import Escalation, Reason, RequestState, SampleOutcome
 from ledger.tables import Dataset, Model, Target, UnlearnRequest, Upload
 from ledger.tables.samples import (
@@ -38,9 +38,6 @@ from ledger.tables.samples import (
     uploaded_samples,
 )
 from ledger.transparency.log import log_request
-
-CHUNK = 10_000
-"""Digests that are in memory at a time while they are committed to."""
 
 FIRST_YEAR = 2000
 """No request under a law that this service knows is older."""
@@ -117,7 +114,7 @@ def submit(
     session.flush()
     data = {"due_at": request.due_at, "regulation": rule(regulation).title}
     record(session, "request.received", data, request_id=request.id)
-    people = list(_people_tables(subjects, commitments))
+    people = [*_people_tables(subjects, commitments)]
     committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
     targets = _add_targets(session, request, touched, named=models is not None, window=batch_window)
     _record_datasets(session, request, datasets, targets)
@@ -158,7 +155,7 @@ def _match(
     models: Sequence[Model],
     *,
     digests: Sequence[bytes],
-    people: list[FromClause],
+    people: Sequence[FromClause],
     upload: Upload | None,
 ) -> dict[str, str]:
     """Record the request's people and samples. Gives the SHA-256 that commits to its samples, and the one to its people."""
@@ -166,24 +163,21 @@ def _match(
     if upload is not None:
         uploaded = uploaded_samples.c
         mine = select(uploaded.digest, uploaded.commitment).where(uploaded.upload_id == upload.id).subquery()
-        (people if upload.dataset_id is None else tables).append(mine)
+        if upload.dataset_id is None:
+            people = [*people, mine]
+        else:
+            tables.append(mine)
     if upload is not None or people:
         allow_long_statements(session)
     if people:
         _record_subjects(session, request, datasets, models, people)
     _record_samples(session, request, models, tables)
     if people:
-        samples = _commitment(session, request, request_samples.c.request_id, request_samples.c.digest)
-        whose = _commitment(session, request, request_subjects.c.request_id, request_subjects.c.subject)
+        meant, named = request_samples.c, request_subjects.c
+        samples = commit_to_digests(session, meant.digest, meant.request_id == request.id)
+        whose = commit_to_digests(session, named.subject, named.request_id == request.id)
         return {"samples_sha256": samples, "subjects_sha256": whose}
     return {"samples_sha256": samples_sha256(digests) if upload is None else upload.sha256}
-
-
-def _commitment(session: Session, request: UnlearnRequest, owner: Column[object], digest: Column[bytes]) -> str:
-    """Commit to the samples, or to the people, that a request has in a table: the SHA-256 of their sorted digests."""
-    ordered = select(digest).where(owner == request.id).order_by(digest)
-    with session.scalars(ordered.execution_options(yield_per=CHUNK)) as digests:
-        return joined_sha256(digests)
 
 
 def _add_targets(

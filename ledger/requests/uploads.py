@@ -13,16 +13,13 @@ from sqlalchemy.orm import Session
 from ledger import resources
 from ledger.db import allow_long_statements
 from ledger.errors import EmptyUpload, UnknownUpload
-from ledger.registry.datasets import MAX_UNMATCHED_LINES, find_dataset
-from ledger.sample_ids import joined_sha256
+from ledger.registry.datasets import MAX_UNMATCHED_LINES, commit_to_digests, find_dataset
 from ledger.states import SampleOutcome
 from ledger.tables import Dataset, Upload
 from ledger.tables.samples import request_samples, request_subjects, uploaded_samples
 
 UPLOAD_RETENTION = timedelta(days=7)
 """How long an upload can be used. Requests copy its samples."""
-
-CHUNK = 10_000
 
 
 @contextmanager
@@ -79,10 +76,8 @@ def store_upload(session: Session, *, tenant_id: UUID, dataset: str | None) -> r
 
 def commit_to_upload(session: Session, upload_id: UUID) -> str:
     """Commit to an upload: the SHA-256 (hex) of its sorted digests."""
-    mine = select(uploaded_samples.c.digest).where(uploaded_samples.c.upload_id == upload_id)
-    ordered = mine.order_by(uploaded_samples.c.digest).execution_options(yield_per=CHUNK)
-    with session.scalars(ordered) as digests:
-        return joined_sha256(digests)
+    uploaded = uploaded_samples.c
+    return commit_to_digests(session, uploaded.digest, uploaded.upload_id == upload_id)
 
 
 def get_upload(session: Session, *, tenant_id: UUID, upload_id: UUID) -> resources.Upload:

@@ -44,6 +44,8 @@ RECORD = struct.Struct(">32sq")
 SUBJECT_RECORD = struct.Struct(">32sq32s")
 """The same of a person, and the sealed commitment."""
 
+RECORDS_A_CHUNK = 10_000
+
 router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
 
@@ -264,5 +266,5 @@ def _store(database: Database, file: IO[bytes], *, tenant_id: UUID, dataset: str
 
 
 def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
-    while found := file.read(size * uploads.CHUNK):
+    while found := file.read(size * RECORDS_A_CHUNK):
         yield found
