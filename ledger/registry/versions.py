@@ -1,4 +1,4 @@
-"""Versions: register a retrained one, choose the served one, and read what each has forgotten and who has fetched which.
+"""Versions: register a retrained one, choose the served one, and read what is served and what each version has forgotten.
 
 A version that knows erased samples is refused.
 """
@@ -18,7 +18,7 @@ from ledger.errors import ModelBusy, SamplesErased, UnknownModel, UnknownVersion
 from ledger.events.timeline import record
 from ledger.registry.datasets import check_registered, count_common, insert_digests
 from ledger.registry.lineage import count_resurrected, set_served
-from ledger.registry.models import find_served, get_model, list_versions, lock_model, set_checkpoints, to_version
+from ledger.registry.models import find_served, get_model, lock_model, set_checkpoints, to_version
 from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
@@ -120,35 +120,12 @@ def lock_idle_model(session: Session, *, tenant_id: UUID, name: str) -> Model:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VersionSummary:
-    """A version, with the number of samples that it was made to forget, and the verdict of its audit."""
-
-    version: resources.Version
-    samples: int
-    verdict: Verdict | None
-
-
-def list_version_summaries(session: Session, *, tenant_id: UUID, model: str) -> list[VersionSummary]:
-    """List all versions of a model, newest first. Raises UnknownModel."""
-    versions = list_versions(session, tenant_id=tenant_id, model=model)
-    ids = [version.id for version in versions]
-    counted = select(erased_samples.c.version_id, func.count()).where(erased_samples.c.version_id.in_(ids))
-    found = select(Report.version_id, Report.verdict).where(Report.version_id.in_(ids))
-    samples: dict[UUID, int] = dict(session.execute(counted.group_by(erased_samples.c.version_id)).all())
-    verdicts = dict(session.execute(found).all())
-    return [
-        VersionSummary(version=version, samples=samples.get(version.id, 0), verdict=verdicts.get(version.id))
-        for version in versions
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """A version, and how it was made.
 
-    samples: how many it was made to forget. predecessor: the version it was made from. A trained version has 0 and none of them, no
-    method, verdict and report. knows_erased: whether it knows samples that were erased since. purged_at: when its weights were
-    deleted here.
+    samples: how many it was made to forget. predecessor: the number of the version that its job made it from. A trained version has
+    0 samples and no predecessor, job, method, verdict and report. knows_erased: whether it knows samples that were erased since.
+    purged_at: when its weights were deleted here.
     """
 
     number: int
@@ -156,6 +133,7 @@ class Made:
     weights_sha256: str
     samples: int
     predecessor: int | None
+    job_id: UUID | None
     method: str | None
     verdict: Verdict | None
     report_id: UUID | None
@@ -206,6 +184,7 @@ def read_history(session: Session, *, tenant_id: UUID, model: str) -> History:
             weights_sha256=version.weights_sha256,
             samples=samples,
             predecessor=before,
+            job_id=version.job_id,
             method=None if job is None else str(job.method["kind"]),
             verdict=None if report is None else report.verdict,
             report_id=None if report is None else report.id,

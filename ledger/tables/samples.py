@@ -1,5 +1,7 @@
 """Sets of samples, by keyed hash: of datasets, models, versions, requests, jobs and uploads."""
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -29,6 +31,22 @@ def _of(owner: str, table: str) -> Column[object]:
 def _digest() -> Column[bytes]:
     """The second half of the key: the sample's keyed hash, 32 bytes (`ledger.sample_ids`)."""
     return Column("digest", LargeBinary, primary_key=True)
+
+
+def _leaves(name: str, digest_name: str, *more: Column[Any]) -> Table:
+    """The leaves of each published job's commitment, in order. A leaf without its digest and salt is linked to nobody."""
+    return Table(
+        name,
+        Base.metadata,
+        _of("job_id", "jobs"),
+        Column("place", Integer, primary_key=True, autoincrement=False),
+        Column("leaf", LargeBinary, nullable=False),
+        Column(digest_name, LargeBinary),
+        Column("salt", LargeBinary, info={SEALED_BESIDE: "leaf"}),
+        *more,
+        CheckConstraint(f"({digest_name} IS NULL) = (salt IS NULL)", name="opening"),
+        Index(f"uq_{name}_job_id_{digest_name}", "job_id", digest_name, unique=True),
+    )
 
 
 samples = Table("samples", Base.metadata, _of("dataset_id", "datasets"), _digest())
@@ -110,35 +128,16 @@ request_datasets = Table(
 job_samples = Table("job_samples", Base.metadata, _of("job_id", "jobs"), _digest())
 """The samples of each job, fixed when it closes."""
 
-commitment_leaves = Table(
-    "manifest_leaves",
-    Base.metadata,
-    _of("job_id", "jobs"),
-    Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("leaf", LargeBinary, nullable=False),
-    Column("digest", LargeBinary),
-    Column("salt", LargeBinary, info={SEALED_BESIDE: "leaf"}),
-    Column("sealed", Boolean, nullable=False, server_default=text("false")),
-    CheckConstraint("(digest IS NULL) = (salt IS NULL)", name="opening"),
-    Index("uq_manifest_leaves_job_id_digest", "job_id", "digest", unique=True),
+commitment_leaves = _leaves(
+    "manifest_leaves", "digest", Column("sealed", Boolean, nullable=False, server_default=text("false"))
 )
-"""The leaves of each published job's commitment, in order. A leaf without its digest and salt is linked to nobody.
+"""The leaves of the samples that each job has erased.
 
 With the salt as it is, a reader of the ledger could try IDs; leaves from before it was sealed are sealed by the next rotation.
 """
 
-subject_leaves = Table(
-    "subject_leaves",
-    Base.metadata,
-    _of("job_id", "jobs"),
-    Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("leaf", LargeBinary, nullable=False),
-    Column("subject", LargeBinary),
-    Column("salt", LargeBinary, info={SEALED_BESIDE: "leaf"}),
-    CheckConstraint("(subject IS NULL) = (salt IS NULL)", name="opening"),
-    Index("uq_subject_leaves_job_id_subject", "job_id", "subject", unique=True),
-)
-"""The same for the people whose samples a job has erased and who asked for it by name."""
+subject_leaves = _leaves("subject_leaves", "subject")
+"""The leaves of the people whose samples each job has erased and who asked for it by name."""
 
 uploaded_samples = Table(
     "uploaded_samples",

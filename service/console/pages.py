@@ -13,8 +13,8 @@ from ledger.errors import KeyRefused, UnknownReport
 from ledger.events.timeline import list_job_events, list_request_events
 from ledger.jobs.jobs import get_job, get_report, list_attempts, list_jobs, list_reports
 from ledger.registry.access import Scope, authenticate
-from ledger.registry.models import get_model, list_models
-from ledger.registry.versions import list_version_summaries
+from ledger.registry.models import list_models
+from ledger.registry.versions import read_history
 from ledger.requests.requests import get_request, list_requests
 from ledger.states import RequestState
 from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
@@ -142,12 +142,13 @@ def models(ledger: Ledger, visitor: Reader) -> Response:
 @router.get("/console/models/{name}")
 def one_model(name: Name, ledger: Ledger, visitor: Reader) -> Response:
     """Show a model's versions, and what each has forgotten."""
+    history = read_history(ledger, tenant_id=visitor.tenant_id, model=name)
     return page(
         "model",
         visitor=visitor,
         here="/console/models",
-        found=get_model(ledger, tenant_id=visitor.tenant_id, name=name),
-        versions=list_version_summaries(ledger, tenant_id=visitor.tenant_id, model=name),
+        found=history.model,
+        versions=history.versions[::-1],
         may_read_reports=visitor.may(Scope.REPORTS_READ),
     )
 
