@@ -49,7 +49,7 @@ def digest_tables(digests: Iterable[bytes]) -> Iterator[Subquery]:
 
 
 def committed_tables(commitments: Mapping[bytes, bytes]) -> Iterator[Subquery]:
-    """The same for digests that each have a commitment, as tables with the columns `digest` and `commitment`."""
+    """Give digests that each have a commitment to statements in the same way, in the columns `digest` and `commitment`."""
     rest = iter(commitments.items())
     while chunk := list(islice(rest, CHUNK)):
         place = func.generate_series(0, len(chunk) - 1).column_valued("place")

@@ -3,12 +3,13 @@
 Matching finds whose samples a request means, which models it concerns, and which of its samples each of them has to erase.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, FromClause, LargeBinary, case, cast, func, literal, null, select
+from sqlalchemy import ColumnElement, FromClause, case, func, literal, select
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
@@ -53,8 +54,7 @@ def submit(
     caller: str,
     dataset: str | Sequence[str] | None,
     digests: Sequence[bytes] = (),
-    subjects: Sequence[bytes] = (),
-    commitments: Sequence[bytes] = (),
+    subjects: Mapping[bytes, bytes] = MappingProxyType({}),
     upload_id: UUID | None = None,
     models: Sequence[str] | None = None,
     method: Mapping[str, Any] | None = None,
@@ -70,9 +70,8 @@ def submit(
     """Record a request to erase samples from the named models, or from every model of the datasets, and let it join their jobs.
 
     digests: of samples of the one dataset; subjects: digests of people whose samples are meant, in every dataset of the tenant if
-    `dataset` is None, or in those of the named models. commitments: to these people, in the same order, if reports are to commit to
-    them (`ledger.sample_ids.commit_to_subject`). Or upload_id: of a list of either that was uploaded. What is given twice, or in
-    both ways, counts once.
+    `dataset` is None, or in those of the named models, each with the sealed commitment (`ledger.sample_ids.commit_to_subject`).
+    Or upload_id: of a list of either that was uploaded. What is given twice, or in both ways, counts once.
     received_at: when the person asked, by default now. Deadlines count in its time zone.
     A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
@@ -114,7 +113,7 @@ def submit(
     session.flush()
     data = {"due_at": request.due_at, "regulation": rule(regulation).title}
     record(session, "request.received", data, request_id=request.id)
-    people = [*_people_tables(subjects, commitments)]
+    people = [*committed_tables(subjects)]
     committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
     targets = _add_targets(session, request, touched, named=models is not None, window=batch_window)
     _record_datasets(session, request, datasets, targets)
@@ -304,18 +303,6 @@ def _record_datasets(
     further = [{"request_id": request.id, "dataset_id": other} for other in order if other != request.dataset_id]
     if further:
         session.execute(insert(request_datasets), further)
-
-
-def _people_tables(subjects: Sequence[bytes], commitments: Sequence[bytes]) -> Iterator[FromClause]:
-    """Give subjects, each once, as tables with the columns `digest` and `commitment`.
-
-    commitments: in the order of the subjects, or empty if there are none.
-    """
-    if commitments:
-        yield from committed_tables(dict(zip(subjects, commitments, strict=True)))
-        return
-    for given in digest_tables(dict.fromkeys(subjects)):
-        yield select(given.c.digest, cast(null(), LargeBinary).label("commitment")).subquery()
 
 
 def _record_samples(

@@ -76,8 +76,7 @@ def ask(world, *names, key, numbers=(), **more):
             tenant_id=world.tenant_id,
             caller="portal",
             dataset="digits",
-            subjects=[subject_digest(key, name) for name in names],
-            commitments=[commit_to_subject(key, name) for name in names],
+            subjects={subject_digest(key, name): commit_to_subject(key, name) for name in names},
             digests=[sample_digest(key, "digits", f"person-{number}") for number in numbers],
             **given,
         )

@@ -13,7 +13,7 @@ from ledger.requests.submission import submit
 from ledger.sample_key import check_sample_key
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import KEY, digests, make_world
-from tests.ledger.requests.test_submission import assign, listed_names, people
+from tests.ledger.requests.test_submission import assign, committed, listed_names, people
 
 BEFORE = "0034"
 
@@ -26,7 +26,7 @@ def test_a_request_of_the_version_before_keeps_its_people(blank_database_url: st
         assign(session, world.tenant_id, "digits", ann=digests(5, 6, 99))
         asked = {"caller": "portal", "dataset": "digits", "batch_window": timedelta(0)}
         request = submit(
-            session, tenant_id=world.tenant_id, subjects=people("ann", "eve"), models=["small", "large"], **asked
+            session, tenant_id=world.tenant_id, subjects=committed("ann", "eve"), models=["small", "large"], **asked
         )
         submit(session, tenant_id=world.tenant_id, digests=digests(7), **asked)
     command.downgrade(configuration(blank_database_url), BEFORE)

@@ -11,7 +11,7 @@ from ledger.requests.submission import submit
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import digests, make_world
-from tests.ledger.requests.test_submission import assign, people
+from tests.ledger.requests.test_submission import assign, committed, people
 
 BEFORE = "0025"
 
@@ -29,7 +29,7 @@ def test_requests_and_uploads_of_the_version_before_go_on(blank_database_url: st
             tenant_id=world.tenant_id,
             caller="portal",
             dataset=None,
-            subjects=people("ann"),
+            subjects=committed("ann"),
             models=["small"],
             batch_window=timedelta(0),
         )

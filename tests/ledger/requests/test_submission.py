@@ -28,7 +28,7 @@ from ledger.requests.do_not_train import of_dataset, read_digests
 from ledger.requests.requests import count_subject_samples, get_request, list_request_samples, list_requests
 from ledger.requests.submission import submit
 from ledger.resources import SampleCounts, SubjectCounts
-from ledger.sample_ids import sample_digest, samples_sha256, subject_digest
+from ledger.sample_ids import commit_to_subject, sample_digest, samples_sha256, subject_digest
 from ledger.states import JobState, Reason, RequestState, SampleOutcome
 from tests.ledger.conftest import IEU, KEY, LTU, WEIGHTS, digests, nothing_written, statements
 
@@ -259,6 +259,11 @@ def people(*names):
     return [subject_digest(KEY, name) for name in names]
 
 
+def committed(*names):
+    """What a request is given for these people: the digest of each, with the sealed commitment."""
+    return {subject_digest(KEY, name): commit_to_subject(KEY, name) for name in names}
+
+
 def assign(session, tenant_id, dataset, **owned):
     """Let each person own some samples of a dataset, given by their digests."""
     rows = [(subject_digest(KEY, who), digest, 1) for who, theirs in owned.items() for digest in theirs]
@@ -293,7 +298,7 @@ def peopled(world):
 
 
 def ask(world, *names, dataset=None, **more):
-    given = {"batch_window": timedelta(0), "subjects": people(*names)} | more
+    given = {"batch_window": timedelta(0), "subjects": committed(*names)} | more
     with world.sessions.begin() as session:
         return submit(session, tenant_id=world.tenant_id, caller="portal", dataset=dataset, **given)
 
@@ -413,11 +418,11 @@ def test_a_tenant_without_datasets_and_one_with_the_same_names_learn_nothing(peo
     with peopled.sessions.begin() as session:
         other = ensure_tenant(session, "bank")
     with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(session, tenant_id=other, caller="x", dataset=None, subjects=people("ann"), batch_window=timedelta(0))
+        submit(session, tenant_id=other, caller="x", dataset=None, subjects=committed("ann"), batch_window=timedelta(0))
     with peopled.sessions.begin() as session:
         register_dataset(session, tenant_id=other, name="digits", digests=digests(1, 2))
     with peopled.sessions() as session, pytest.raises(NoSamplesMatch):
-        submit(session, tenant_id=other, caller="x", dataset=None, subjects=people("ann"), batch_window=timedelta(0))
+        submit(session, tenant_id=other, caller="x", dataset=None, subjects=committed("ann"), batch_window=timedelta(0))
 
 
 def test_an_unknown_dataset_in_a_list_is_named(peopled):
