@@ -25,4 +25,4 @@ class Revoked(NotProven):
 
 
 class Mismatch(NotProven):
-    """The signed content is about other weights, another report, another sample or another tree."""
+    """The signed content is about other weights, another report, another sample, another person or another tree."""

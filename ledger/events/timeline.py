@@ -92,12 +92,11 @@ WEBHOOK_EVENTS: Mapping[str, Mapping[MessageType, tuple[str, ...]]] = {
 }
 """For each kind of event the types of message that report it, each with the event's data that it carries."""
 
-_SUBJECTS: Mapping[str, type[Job] | type[UnlearnRequest] | type[Model]] = {
+_TABLES: Mapping[str, type[Job] | type[UnlearnRequest] | type[Model]] = {
     "job_id": Job,
     "request_id": UnlearnRequest,
     "model_id": Model,
 }
-
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d")
 _NAME = re.compile(r"[a-z]+(_[a-z]+)+")
@@ -127,23 +126,16 @@ def record(
     plain = {name: _plain(value) for name, value in data.items()}
     session.add(Event(kind=kind, job_id=job_id, request_id=request_id, model_id=model_id, data=plain))
     ids = {"job_id": job_id, "request_id": request_id, "model_id": model_id}
-    _queue_messages(session, kind, plain, subject={name: row_id for name, row_id in ids.items() if row_id is not None})
-
-
-def _queue_messages(session: Session, kind: str, data: Mapping[str, object], *, subject: Mapping[str, UUID]) -> None:
-    """Write the deliveries that report an event, in the event's own transaction.
-
-    data: of the event, as JSON. subject: the row that the event happened to, by the name of its id.
-    """
+    ((id_name, row_id),) = ((name, found) for name, found in ids.items() if found is not None)
     for message_type, names in WEBHOOK_EVENTS.get(kind, {}).items():
-        _queue(session, message_type, {name: data[name] for name in names if name in data}, subject)
+        _queue_message(session, message_type, {name: plain[name] for name in names if name in plain}, id_name, row_id)
 
 
-def _queue(
-    session: Session, message_type: MessageType, data: Mapping[str, object], subject: Mapping[str, UUID]
+def _queue_message(
+    session: Session, message_type: MessageType, data: Mapping[str, object], id_name: str, row_id: UUID
 ) -> None:
-    ((id_name, row_id),) = subject.items()
-    table = _SUBJECTS[id_name]
+    """Write the deliveries of a message about the row that a column of the event names, such as `job_id`."""
+    table = _TABLES[id_name]
     subscribed = (
         select(WebhookEndpoint.id)
         .join(table, table.tenant_id == WebhookEndpoint.tenant_id)
@@ -156,7 +148,7 @@ def _queue(
     if not endpoints:
         return
     moment = now(session)
-    payload = {id_name: str(row_id), **_model_name(session, subject), **data}
+    payload = {id_name: str(row_id), **_model_name(session, id_name, row_id), **data}
     body = json.dumps({"type": message_type, "timestamp": moment.isoformat(), "data": payload}, separators=(",", ":"))
     message_id = uuid4()
     session.add_all(
@@ -167,11 +159,11 @@ def _queue(
     )
 
 
-def _model_name(session: Session, subject: Mapping[str, UUID]) -> dict[str, str]:
+def _model_name(session: Session, id_name: str, row_id: UUID) -> dict[str, str]:
     """The name of the model that an event of a job or of a model is about."""
-    if "request_id" in subject:
+    if id_name == "request_id":
         return {}
-    model_id = subject.get("model_id") or session.get_one(Job, subject["job_id"]).model_id
+    model_id = row_id if id_name == "model_id" else session.get_one(Job, row_id).model_id
     return {"model": session.get_one(Model, model_id).name}
 
 
