@@ -2,19 +2,17 @@
 
 from datetime import timedelta
 from enum import StrEnum
-from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from annotated_types import Ge
-from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings
 
-from connectors.storage import Location, Storage, open_storage, parse_location
-from ledger.sample_ids import SampleKey, parse_sample_key
+from connectors.settings import FROM_ENVIRONMENT, SharedSettings, StorageLocation
+from connectors.storage import Storage, open_storage
 from ledger.states import Phase
-from telemetry.logs import LogFormat
 from worker.failures import NoGpu
 
 Network = IPv4Network | IPv6Network
@@ -41,9 +39,7 @@ def choose_device(wanted: Device, *, gpu: bool) -> str:
 class ProcessSettings(BaseSettings):
     """Where a job computes and on how many processes, for the worker and for the operator's commands that train."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, populate_by_name=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True
-    )
+    model_config = FROM_ENVIRONMENT
 
     device: Device = Field(
         default=Device.AUTO,
@@ -85,30 +81,10 @@ class ProcessSettings(BaseSettings):
         return address, port
 
 
-class Settings(ProcessSettings):
+class Settings(ProcessSettings, SharedSettings):
     """The settings. A missing or malformed variable stops the start, with its name in the error."""
 
-    database_url: SecretStr = Field(
-        validation_alias="DATABASE_URL", description="The PostgreSQL database, as `postgresql://…`."
-    )
-    redis_url: SecretStr = Field(validation_alias="REDIS_URL", description="The broker, as `redis://…`.")
-    sample_key: SampleKey = Field(
-        validation_alias="EXPUNGE_SAMPLE_KEY",
-        description="The key under which sample IDs are hashed: 32 bytes as 64 hex digits, and 64 more after each "
-        "[rotation](runbook.md#rotate-the-sample-key). Back it up.",
-    )
-    storage: Annotated[Location, BeforeValidator(parse_location)] = Field(
-        validation_alias="EXPUNGE_STORAGE",
-        description="Where weights and training checkpoints are: a folder, or a bucket as `s3://bucket/prefix` "
-        "([object storage](integrations/storage.md)). The worker needs it; the API only to send weights to servers. "
-        "`expunge up` takes it too; without it weights are in the data folder.",
-    )
-    storage_cache: Path | None = Field(
-        default=None,
-        validation_alias="EXPUNGE_STORAGE_CACHE",
-        description="The folder for copies of an object storage's files, kept for a day after their last use. By default one in "
-        "the machine's temporary folder.",
-    )
+    storage: StorageLocation = Field(validation_alias="EXPUNGE_STORAGE")  # without one it does not start
     sheet_days: float = Field(
         default=0,
         ge=0,
@@ -205,35 +181,16 @@ class Settings(ProcessSettings):
         validation_alias="EXPUNGE_SWEEP_SECONDS",
         description="How often the beat sweeps, and a worker signs the log and cleans up.",
     )
-    connectors: Path | None = Field(
-        default=None,
-        validation_alias="EXPUNGE_CONNECTORS",
-        description="A TOML file of the systems to which the beat hands served versions over, "
-        "such as [model servers](integrations/README.md).",
-    )
     webhook_networks: str = Field(
         default="",
         validation_alias="EXPUNGE_WEBHOOK_NETWORKS",
         description="Networks that webhooks may reach although they are not public, "
         "also over plain http, as `10.1.0.0/16,fd00::/8`.",
     )
-    opendsr: Path | None = Field(
-        default=None,
-        validation_alias="EXPUNGE_OPENDSR",
-        description="The TOML file that declares [OpenDSR](integrations/opendsr.md). Without it the service has no such calls.",
-    )
-    transcend: Path | None = Field(
-        default=None,
-        validation_alias="EXPUNGE_TRANSCEND",
-        description="The TOML file that declares [Transcend](integrations/transcend.md). Without it the service has no such calls.",
-    )
     ready_file: Path | None = Field(
         default=None,
         validation_alias="EXPUNGE_READY_FILE",
         description="A file that the process creates once it is ready.",
-    )
-    log: LogFormat = Field(
-        default=LogFormat.TEXT, validation_alias="EXPUNGE_LOG", description="The format of the log: `text` or `json`."
     )
 
     @field_validator("webhook_networks")
@@ -249,11 +206,6 @@ class Settings(ProcessSettings):
     def files(self) -> Storage:
         """The storage of weights, reference predictions and training checkpoints."""
         return open_storage(self.storage, cache=self.storage_cache)
-
-    @cached_property
-    def sample_key_bytes(self) -> bytes:
-        """The key of the HMAC that replaces sample IDs: 32 bytes."""
-        return parse_sample_key(self.sample_key.get_secret_value())
 
     @property
     def lease(self) -> timedelta:
