@@ -14,9 +14,9 @@ from celery import Celery
 from kombu.exceptions import OperationalError as BrokerAway
 from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.configuration import ConnectorsInvalid, read_connectors
-from connectors.opendsr import InvalidOpenDsr, read_opendsr
-from connectors.transcend import InvalidTranscend, read_transcend
+from connectors.configuration import read_connectors
+from connectors.opendsr import read_opendsr
+from connectors.transcend import read_transcend
 from ledger.db import make_engine, make_sessions
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
@@ -34,6 +34,7 @@ RELAY_INTERVAL = 1.0
 
 HAND_OVER_INTERVAL = 2.0
 """Seconds between two checks of what is due at a connected system."""
+
 STATUS_INTERVAL = 5.0
 """Seconds between two checks for requests whose managers have a new status to hear of."""
 
@@ -57,7 +58,7 @@ def start(sender: Any, **_: object) -> None:
         connected = read_connectors(settings.connectors)
         opendsr = None if settings.opendsr is None else read_opendsr(settings.opendsr)
         transcend = None if settings.transcend is None else read_transcend(settings.transcend)
-    except (ConnectorsInvalid, InvalidOpenDsr, InvalidTranscend) as error:
+    except ValueError as error:
         raise SystemExit(str(error)) from None
     url, limit = settings.database_url.get_secret_value(), settings.statement_seconds
     sessions = make_sessions(make_engine(url, pool_size=WEBHOOK_THREADS + len(connected) + 5, statement_seconds=limit))
@@ -68,6 +69,7 @@ def start(sender: Any, **_: object) -> None:
     hand_over = partial(
         hand_overs.deliver_hand_overs, sessions, find_weights=partial(hand_overs.find_weights, settings.files)
     )
+    send_results = partial(report_results, sessions, key=key, refusals={})
     stopped = threading.Event()
     for action, interval in [
         (relay, RELAY_INTERVAL),
@@ -75,7 +77,7 @@ def start(sender: Any, **_: object) -> None:
         *[(partial(hand_over, connector), HAND_OVER_INTERVAL) for connector in connected],
         (partial(retire, sessions, keep=[connector.name for connector in connected]), OVERDUE_INTERVAL),
         *([] if opendsr is None else [(partial(webhooks.report_statuses, sessions, opendsr), STATUS_INTERVAL)]),
-        *([] if transcend is None else [(partial(report_results, sessions, transcend, key=key), RESULT_INTERVAL)]),
+        *([] if transcend is None else [(partial(send_results, transcend), RESULT_INTERVAL)]),
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),

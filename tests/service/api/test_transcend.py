@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from ledger.sample_ids import sample_digest, subject_digest
 from ledger.tables import ManagedRequest, Target, UnlearnRequest
 from tests.fixtures.transcend import Sombra, declare, make_token, sombra
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, fail_job, publish_job
-from worker.beat.transcend import report_results
+from worker.beat.transcend import Refusals, report_results
 
 KEY = bytes.fromhex(SAMPLE_KEY)
 ANN, STRANGER = "Ann@Example.org", "stranger@example.org"
@@ -103,8 +104,8 @@ def only_job(sessions: Sessions) -> UUID:
 
 
 def report(sessions: Sessions, platform: Transcend) -> None:
-    """Do what the beat's thread does."""
-    report_results(sessions, platform, key=KEY)
+    """Do what the thread of a beat that has just started does."""
+    report_results(sessions, platform, key=KEY, refusals={})
 
 
 def test_an_erasure_comes_by_the_webhook_and_its_result_goes_to_sombra_once(
@@ -206,6 +207,26 @@ def test_a_result_that_sombra_refuses_holds_up_no_other(
     gateway.refused = None
     report(sessions, platform)
     assert gateway.results[2:] == [("nonce-0", {})]
+
+
+def test_a_refused_result_is_sent_again_ever_more_rarely_and_what_has_changed_at_once(
+    http: httpx.Client, sessions: Sessions, platform: Transcend, gateway: Sombra, caplog: pytest.LogCaptureFixture
+) -> None:
+    post(http, person=STRANGER, nonce="refused")
+    gateway.refused = "refused"
+    refusals: Refusals = {}
+    now, waits = 0.0, []
+    for _ in range(14):
+        for moment in (now, now + 1):
+            report_results(sessions, platform, key=KEY, refusals=refusals, clock=partial(float, moment))
+        ((again_at, _),) = refusals.values()
+        waits.append(again_at - now)
+        now = again_at
+    assert waits == [60.0 * 2**count for count in range(11)] + [86400.0] * 3
+    assert caplog.text.count("Sombra answered 400") == 14
+    post(http, person=STRANGER, nonce="new")
+    report_results(sessions, platform, key=KEY, refusals=refusals, clock=partial(float, now - 1))
+    assert (gateway.results, refusals) == ([("new", {})], {})
 
 
 def test_a_replay_is_recorded_once_and_a_job_that_is_sent_again_gets_its_result_again(
