@@ -24,6 +24,10 @@ _ID = re.compile(r"[!-~]{1,100}")
 _SECONDS = re.compile(r"[0-9]{1,11}")
 
 
+class InvalidSecret(ValueError):
+    """The file of a secret cannot be read, or holds none. The message says why."""
+
+
 class MessageRefused(Exception):
     """A message is not signed with the secret of the connector. The message says what is missing or wrong."""
 
@@ -38,13 +42,15 @@ class Message:
 
 
 def read_secret(path: Path) -> bytes:
-    """Read the secret that MLflow signs with. Raises ValueError; a message never quotes it."""
+    """Read the secret that MLflow signs with, UTF-8. Raises InvalidSecret; a message never quotes it."""
     try:
         secret = path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+        raise InvalidSecret(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidSecret(f"{path} must hold a secret in UTF-8") from None
     if len(secret) < MIN_SECRET:
-        raise ValueError(f"{path} must hold a secret of {MIN_SECRET} characters or more")
+        raise InvalidSecret(f"{path} must hold a secret of {MIN_SECRET} characters or more")
     return secret.encode()
 
 

@@ -1,5 +1,6 @@
 """Connected systems: the call by which one says that something has changed there. It is there only for those with a secret."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -7,13 +8,15 @@ from fastapi import APIRouter, FastAPI, Path, Request
 
 from connectors.configuration import Connector
 from connectors.mlflow import MlflowRegistry
-from connectors.mlflow_webhooks import MAX_BODY, MessageRefused, read_message, read_secret
+from connectors.mlflow_webhooks import MAX_BODY, InvalidSecret, MessageRefused, read_message, read_secret
 from ledger.errors import NotFound
 from ledger.events.checks import request_check
 from service.http.authentication import ApiRoute
 from service.http.bodies import Bounds, RawBody
-from service.http.problems import SignatureRefused
+from service.http.problems import NotReady, SignatureRefused
 from service.http.sessions import Ledger
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "/connectors"
 
@@ -24,7 +27,7 @@ router = APIRouter(route_class=ApiRoute, prefix=PREFIX, include_in_schema=False)
 
 
 def install(app: FastAPI, connectors: Sequence[Connector]) -> None:
-    """Add the call to an application, for the connectors that have a secret. Raises ValueError if one cannot be read."""
+    """Add the call to an application, for the connectors that have a secret. Raises InvalidSecret if one cannot be read."""
     registries = {one.name: one.system for one in connectors if isinstance(one.system, MlflowRegistry)}
     app.state.registries = {name: one for name, one in registries.items() if one.webhook_secret_file is not None}
     for registry in app.state.registries.values():
@@ -44,6 +47,11 @@ def receive_message(
         raise NotFound("EXPUNGE_CONNECTORS has no connector of this name with a webhook_secret_file")
     try:
         message = read_message(request.headers, body, secret=read_secret(registry.webhook_secret_file))
+    except InvalidSecret as error:
+        logger.error("a webhook of the connector %s cannot be checked: %s", name, error)
+        raise NotReady(
+            "The secret of this webhook cannot be read now; the API's log says why.", checks={"secret": "failed"}
+        ) from None
     except MessageRefused as error:
         raise SignatureRefused(str(error)) from None
     try:

@@ -95,6 +95,21 @@ def test_a_secret_that_cannot_be_read_stops_the_start(tmp_path: Path, database_u
         create_app(Settings(**given, connectors=path))
 
 
+def test_a_secret_that_goes_while_it_runs_is_not_the_senders_fault(
+    serve: Serve, sessions: sessionmaker[Session], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    http, secret = serve(connectors=declare(tmp_path)), tmp_path / "secret"
+    for content in (b"", b"\xff" * 32):
+        secret.write_bytes(content)
+        assert send(http) == 503
+    secret.unlink()
+    assert send(http) == 503
+    assert caplog.text.count(str(secret)) == 3
+    secret.write_text(SECRET)
+    assert send(http) == 204
+    assert recorded(sessions) == [("mlflow", "triage")]
+
+
 @pytest.fixture(scope="module")
 def registry(postgresql: URL, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with mlflow_server(postgresql, tmp_path_factory.mktemp("mlflow")) as registry:
