@@ -82,5 +82,7 @@ class ExpungeRepository(SchemalessModelRepository):
 
     def _get(self, path: str) -> Any:
         key = self._key_file.read_text(encoding="utf-8").strip()
-        request = urllib.request.Request(self._url + path, headers={"Authorization": f"Bearer {key}"})
+        request = urllib.request.Request(self._url + path)
+        # A signed URL of the storage, to which the weights may be redirected, must not get the key and refuses a second one.
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
         return urllib.request.urlopen(request, timeout=SECONDS)
