@@ -65,13 +65,13 @@ def make_manifest(name: str, weights_sha256: str) -> dict[str, Any]:
 def read_model_key(path: Path) -> ModelSigner:
     """Read a private key (PEM, not encrypted, readable by its owner alone). Raises InvalidModelKey."""
     try:
-        if path.stat().st_mode & 0o077:
-            raise InvalidModelKey(f"{path} is readable by others than its owner; run chmod 600 on it.")
-        private = load_pem_private_key(path.read_bytes(), password=None)
+        mode, content = path.stat().st_mode, path.read_bytes()
     except OSError as error:
         raise InvalidModelKey(f"{path} cannot be read: {error.strerror}.") from None
-    except InvalidModelKey:
-        raise
+    if mode & 0o077:
+        raise InvalidModelKey(f"{path} is readable by others than its owner; run chmod 600 on it.")
+    try:
+        private = load_pem_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
         raise InvalidModelKey(f"{path} holds no unencrypted private key in PEM.") from None
     if not isinstance(private, EllipticCurvePrivateKey) or not isinstance(private.curve, SECP256R1):

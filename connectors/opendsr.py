@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -193,8 +194,8 @@ def _check(certificate: x509.Certificate, declaration: Declaration) -> None:
 def _read_key(path: Path, certificate: x509.Certificate) -> RSAPrivateKey:
     try:
         key = load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError):  # TypeError: it is encrypted
-        raise InvalidOpenDsr(f"{path} holds no unencrypted private key in PEM") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # TypeError: it is encrypted
+        raise InvalidOpenDsr(f"{path} holds no unencrypted private key in PEM, or one of an unknown kind") from None
     if not isinstance(key, RSAPrivateKey) or key.key_size < MIN_KEY_BITS:
         raise InvalidOpenDsr(f"{path} must hold an RSA key of {MIN_KEY_BITS} bits or more")
     if key.public_key() != certificate.public_key():

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from urllib.parse import quote
 from uuid import UUID
 
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP384R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -297,8 +297,8 @@ def read_transcend(path: Path) -> Transcend:
         keys = [load_pem_public_key((part + _END).encode()) for part in pem.split(_END) if part.strip()]
     except OSError as error:
         raise InvalidTranscend(f"{where} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise InvalidTranscend(f"{where} holds no public key in PEM") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InvalidTranscend(f"{where} holds no public key in PEM, or one of an unknown kind") from None
     found = [key for key in keys if isinstance(key, EllipticCurvePublicKey) and isinstance(key.curve, SECP384R1)]
     if not found or len(found) < len(keys):
         raise InvalidTranscend(f"{where} must hold keys on the curve P-384, with which ES384 signs")

@@ -45,6 +45,16 @@ def test_what_a_controller_would_refuse_is_refused_at_the_start(
         read_opendsr(declare(tmp_path, **wrong))  # type: ignore[arg-type]
 
 
+def test_a_private_key_of_an_unknown_kind_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = declare(tmp_path)
+    algorithm_1_2_3 = "MA4CAQAwBgYCKgMFAAQBAA=="
+    (tmp_path / "opendsr.key").write_text(
+        f"-----BEGIN PRIVATE KEY-----\n{algorithm_1_2_3}\n-----END PRIVATE KEY-----\n"
+    )
+    with pytest.raises(InvalidOpenDsr, match="private key"):
+        read_opendsr(path)
+
+
 @pytest.mark.parametrize("missing", ["opendsr.toml", "opendsr.pem", "opendsr.key"])
 def test_a_missing_file_is_named(tmp_path: Path, missing: str) -> None:
     path = declare(tmp_path)

@@ -24,6 +24,8 @@ from ledger.states import ManagedState
 from tests.fixtures.transcend import declare, make_token, public_pem, sombra
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+UNKNOWN_KIND = "-----BEGIN PUBLIC KEY-----\nMAwwBgYCKgMFAAMCAAA=\n-----END PUBLIC KEY-----\n"
+"""A public key of the algorithm 1.2.3, which nobody knows."""
 CLAIMS = {"value": "19530621", "iat": NOW.timestamp(), "aud": "acme"}
 
 
@@ -77,6 +79,7 @@ def test_another_token_is_refused_without_its_content(platform: Transcend, token
     ("wrong", "said"),
     [
         (("sombra.pem", "no key"), "no public key in PEM"),
+        (("sombra.pem", UNKNOWN_KIND), "no public key in PEM"),
         (("sombra.pem", ""), "P-384"),
         (("transcend.toml", "sombra_url = 7"), "sombra_url"),
         (("more", 'regulation = "lgpd"'), "regulation"),
