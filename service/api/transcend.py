@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from connectors.transcend import MANAGER, TokenRefused, Transcend, make_reference, make_result, seal
@@ -21,46 +21,21 @@ from service.http.problems import SignatureRefused
 from service.http.sessions import Ledger
 from service.settings import Settings
 
-
-class Part(BaseModel):
-    """A part of a webhook. What it has beside is ignored."""
-
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
+Identifier = Annotated[str, Field(min_length=1, max_length=1000)]
+IdentityType = Annotated[str, Field(max_length=100)]
 
 
-class Value(Part):
-    """The person's main identity."""
+class Job(BaseModel):
+    """A job as the webhook brings it, as far as it is read. kind: what is asked for; person: the main identity of whoever asked."""
 
-    value: str
+    model_config = ConfigDict(frozen=True)
 
-
-class Profile(Part):
-    """The identity that this job is about."""
-
-    identifier: Annotated[str, Field(min_length=1, max_length=1000)]
-    type: Annotated[str, Field(max_length=100)]
-
-
-class Asked(Part):
-    """The person's request."""
-
-    id: UUID
-    created_at: Annotated[Moment | None, Field(alias="createdAt")] = None
-
-
-class Extras(Part):
-    """What the job is about, and whose request it belongs to."""
-
-    profile: Profile
-    request: Asked
-
-
-class Job(Part):
-    """A job as the webhook brings it."""
-
-    type: str
-    core: Annotated[Value | None, Field(alias="coreIdentifier")] = None
-    extras: Extras
+    kind: Annotated[str, Field(validation_alias="type")]
+    person: Annotated[str | None, Field(validation_alias=AliasPath("coreIdentifier", "value"))] = None
+    request_id: Annotated[UUID, Field(validation_alias=AliasPath("extras", "request", "id"))]
+    type: Annotated[IdentityType, Field(validation_alias=AliasPath("extras", "profile", "type"))]
+    identifier: Annotated[Identifier, Field(validation_alias=AliasPath("extras", "profile", "identifier"))]
+    created_at: Annotated[Moment | None, Field(validation_alias=AliasPath("extras", "request", "createdAt"))] = None
 
 
 class PulledRequest(BaseModel):
@@ -69,8 +44,8 @@ class PulledRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     request_id: UUID
-    type: Annotated[str, Field(max_length=100)]
-    identifier: Annotated[str, Field(min_length=1, max_length=1000)]
+    type: IdentityType
+    identifier: Identifier
     created_at: Moment | None = None
 
 
@@ -86,43 +61,30 @@ def install(app: FastAPI, transcend: Transcend) -> None:
     app.state.routes = [*app.state.routes, *router.routes]
 
 
-def _platform(request: Request) -> Transcend:
-    found: Transcend = request.app.state.transcend
-    return found
-
-
-Platform = Annotated[Transcend, Depends(_platform)]
-
-
 @router.post("/webhook")
-def post_webhook(body: RawBody, request: Request, transcend: Platform, caller: Writer, ledger: Ledger) -> JSONResponse:
+def post_webhook(body: RawBody, request: Request, caller: Writer, ledger: Ledger) -> JSONResponse:
     """Records an erasure. The answer is the same whether or not anybody knows the person, and to a replay."""
+    transcend: Transcend = request.app.state.transcend
     try:
         claims = transcend.check_token(request.headers.get("x-sombra-token", ""), at=datetime.now(UTC))
     except TokenRefused as error:
         raise SignatureRefused(str(error)) from None
     job = _read_job(body)
-    if "value" in claims and (job.core is None or claims["value"] != job.core.value):
+    if "value" in claims and (job.person is None or claims["value"] != job.person):
         raise SignatureRefused("the token is for another person than the body")
-    if job.type != "ERASURE":
+    if job.kind != "ERASURE":
         raise Refused("nothing but ERASURE is supported: a model gives no data back")
     nonce = request.headers.get("x-transcend-nonce", "")
     if not 1 <= len(nonce) <= 8000 or not nonce.isascii() or not nonce.isprintable() or " " in nonce:
         raise Refused("the header x-transcend-nonce must be there, with at most 8,000 characters")
-    profile, asked = job.extras.profile, job.extras.request
-    _record(ledger, caller, request.app.state.settings, transcend, asked.id, profile, asked.created_at, nonce=nonce)
+    _record(job, request, caller, ledger, nonce=nonce)
     return JSONResponse({})
 
 
 @router.post("/requests")
-def post_pulled(
-    pulled: PulledRequest, request: Request, transcend: Platform, caller: Writer, ledger: Ledger
-) -> JSONResponse:
+def post_pulled(pulled: PulledRequest, request: Request, caller: Writer, ledger: Ledger) -> JSONResponse:
     """Records a pending erasure that a puller has found, and tells its result once it has one. It may be called again and again."""
-    profile = Profile(identifier=pulled.identifier, type=pulled.type)
-    found = _record(
-        ledger, caller, request.app.state.settings, transcend, pulled.request_id, profile, pulled.created_at
-    )
+    found = _record(pulled, request, caller, ledger)
     return JSONResponse({"reference": found.reference, "state": found.state.value, "result": make_result(found)})
 
 
@@ -138,23 +100,18 @@ def _read_job(body: bytes) -> Job:
 
 
 def _record(
-    ledger: Session,
-    caller: Caller,
-    settings: Settings,
-    transcend: Transcend,
-    request_id: UUID,
-    profile: Profile,
-    created_at: datetime | None,
-    *,
-    nonce: str | None = None,
+    job: Job | PulledRequest, request: Request, caller: Caller, ledger: Session, *, nonce: str | None = None
 ) -> Managed:
-    subject = transcend.name_subject(profile.type, profile.identifier)
+    """Record an erasure by one identity. nonce: under which its result is sent; without one a puller sends it. Raises Refused."""
+    transcend: Transcend = request.app.state.transcend
+    settings: Settings = request.app.state.settings
+    subject = transcend.name_subject(job.type, job.identifier)
     if subject is None:
         raise Refused(
             "the declaration of Transcend has no identity of this type: an erasure by it cannot be carried out"
         )
     key = settings.sample_key_bytes
-    reference = make_reference(request_id, profile.type, profile.identifier, subject, key=key)
+    reference = make_reference(job.request_id, job.type, job.identifier, subject, key=key)
     try:
         return record_managed_request(
             ledger,
@@ -164,7 +121,7 @@ def _record(
             reference=reference,
             people=[subject],
             regulation=transcend.declaration.regulation,
-            received_at=created_at,
+            received_at=job.created_at,
             quiet=transcend.quiet,
             same_by_reference=True,
             reply=None if nonce is None else seal(nonce, key=key, reference=reference),
