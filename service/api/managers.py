@@ -15,10 +15,9 @@ from ledger.db import now
 from ledger.errors import NotFound, Refused
 from ledger.registry.access import Caller
 from ledger.requests.managed import Managed, Received, cancel_managed, get_managed, submit_managed
-from ledger.sample_ids import KEY_BYTES, rehash, samples_sha256, subject_digest
+from ledger.sample_ids import KEY_BYTES, samples_sha256, subject_digest
 from ledger.sample_key import check_sample_key
-from report.canonical import canonical_sha256
-from service.api.unlearn_requests import NewUnlearnRequest, record_request
+from service.api.unlearn_requests import NewUnlearnRequest, hash_body, record_request
 from service.http.authentication import ApiRoute, Reader, Writer
 from service.http.bodies import Bounds
 from service.http.fields import Moment, Subject
@@ -54,8 +53,6 @@ def record_managed_request(
 ) -> Managed:
     """Record a manager's request once, whether or not anybody knows the people.
 
-    The fingerprint that tells a replay is over keyed hashes of the people: one over their names could be tried out. Like these it
-    is made under the oldest key and hashed on to the later ones.
     same_by_reference: the reference says whom it is about, so that it is the same request whatever else has changed.
     Raises Refused, WrongSampleKey, and what `submit_managed` raises.
     """
@@ -76,7 +73,7 @@ def record_managed_request(
     received = Received(
         manager=manager,
         reference=reference,
-        body_sha256=rehash(bytes.fromhex(canonical_sha256(given)), key[KEY_BYTES:]).hex(),
+        body_sha256=hash_body(given, key=key),
         regulation=regulation,
         received_at=moment,
         callback_urls=tuple(dict.fromkeys(callback_urls)),

@@ -436,13 +436,12 @@ def _unmatched(
 
 
 def _fingerprint(asked: NewUnlearnRequest, key: bytes, method: dict[str, object] | None) -> str:
-    """Give the SHA-256 of what is asked, over the keyed hashes: one over the IDs could be tried out by a reader of the ledger.
+    """Give the SHA-256 of what is asked.
 
-    Like these it is made under the oldest key and hashed on to the later ones, so it outlives a rotation. Idempotency keys are kept
-    for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer one counts only where it is
-    set.
+    Idempotency keys are kept for 30 days, also over an upgrade, so the fields keep the names that they had at first, and a newer
+    one counts only where it is set.
     """
-    oldest, later = key[:KEY_BYTES], key[KEY_BYTES:]
+    oldest = key[:KEY_BYTES]
     fields = asked.model_dump(mode="json", exclude={"sample_ids", "subjects", "datasets", "upload", "method"})
     if asked.escalate is None:
         del fields["escalate"]
@@ -452,8 +451,16 @@ def _fingerprint(asked: NewUnlearnRequest, key: bytes, method: dict[str, object]
     if asked.subjects is not None:
         newer["subjects"] = samples_sha256({subject_digest(oldest, one) for one in asked.subjects})
     samples = samples_sha256({sample_digest(oldest, asked.dataset or "", one) for one in asked.sample_ids or ()})
-    body = canonical_sha256({**fields, **newer, "validate_only": False, "method": method, "samples": samples})
-    return rehash(bytes.fromhex(body), later).hex()
+    return hash_body({**fields, **newer, "validate_only": False, "method": method, "samples": samples}, key=key)
+
+
+def hash_body(body: object, *, key: bytes) -> str:
+    """Give the SHA-256 (hex) by which a body is known when it comes again.
+
+    In place of IDs it must have keyed hashes, under the oldest key: a hash of IDs could be tried out by a reader of the ledger.
+    Like the hashes there it is hashed on to the later keys, so it outlives a rotation.
+    """
+    return rehash(bytes.fromhex(canonical_sha256(body)), key[KEY_BYTES:]).hex()
 
 
 def _without_counts(request: UnlearnRequest) -> UnlearnRequest:
