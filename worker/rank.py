@@ -1,4 +1,4 @@
-"""A rank: one of the processes that torchrun starts for an attempt, as `python -m worker.rank DEVICE [FOLDER]`.
+"""A rank: one of the processes that torchrun starts together, as `python -m worker.rank DEVICE [FOLDER]`.
 
 The first rank takes orders from the socket in FOLDER (`worker.ranks` gives them) and passes each on to the others; all carry it out
 together. Ranks on other hosts need no folder.
@@ -67,7 +67,7 @@ class Orders:
 
 @dataclass(slots=True, eq=False)
 class Rank:
-    """What a rank has of the attempt. Each order is a method of that name; all ranks carry out the same ones in the same order."""
+    """What a rank works on. Each order is a method of that name; all ranks carry out the same ones in the same order."""
 
     device: torch.device
     claim: Claim = field(init=False)
@@ -109,7 +109,7 @@ class Rank:
         except StopIteration as end:
             found = end.value
             if isinstance(found, Findings):
-                found = replace(found, merit=None)  # type: ignore[arg-type]  # its functions cannot be sent; the child has them
+                found = replace(found, merit=None)  # type: ignore[arg-type]  # its functions cannot be sent; the driver has them
             return Ended(found)
         # The figures of a GPU are read by one rank alone: each reading waits for it.
         metrics = dict(progress.metrics) if ranks.own_rank() == 0 else {}

@@ -36,7 +36,7 @@ from worker.failures import Failure, NoGpu, RankFailed
 from worker.settings import ProcessSettings, Settings, choose_device
 
 SOCKET, FAILURE = "socket", "failure"
-"""In the folder of an attempt: where the first rank connects, and what the rank that failed first has raised."""
+"""In the folder of a launch: where the first rank connects, and what the rank that failed first has raised."""
 
 _NOT_SENT = {"database_url": SecretStr(""), "redis_url": SecretStr("")}
 """Settings that no rank needs, which may be on another host."""
@@ -63,7 +63,7 @@ class Stepped(NamedTuple):
 
 
 def to_message(value: object) -> bytes:
-    """Serialise what ranks and child send each other: nested dicts and dataclasses, with tensors."""
+    """Serialise what ranks and driver send each other: nested dicts and dataclasses, with tensors."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
@@ -121,7 +121,9 @@ def plan_launch(settings: ProcessSettings) -> Launch | None:
     gpus = torch.cuda.device_count() if device == "cuda" else 0
     count = max(1, gpus) if settings.processes == "auto" else settings.processes
     if device == "cuda" and count > gpus:
-        raise NoGpu(f"EXPUNGE_PROCESSES is {count}, and CUDA finds {gpus} GPUs. Run nvidia-smi on this machine.")
+        raise NoGpu(
+            f"EXPUNGE_PROCESSES is {count}, and CUDA finds {gpus} GPUs. Run nvidia-smi on the machine that computes."
+        )
     return None if count * settings.hosts == 1 else Launch(count=count, device=device, settings=settings)
 
 
@@ -145,7 +147,7 @@ def launched(launch: Launch, *, check: Callable[[], object] = lambda: None) -> I
             ranks.ask("leave")
             launcher.wait(_PATIENCE)
         finally:
-            _end(launcher)  # first: with its connection closed the first rank would end as if the child had
+            _end(launcher)  # first: with its connection closed the first rank would end as if this process had
             if connection is not None:
                 connection.close()
 
@@ -185,7 +187,7 @@ def _failure(launcher: subprocess.Popen[bytes], folder: Path) -> Exception:
         error: Exception = from_message((folder / FAILURE).read_bytes())
     except FileNotFoundError:
         detail = (
-            "A process of the job has ended without an error of its own: it was killed, perhaps for want of memory, or lost its "
+            "One of the processes has ended without an error of its own: it was killed, perhaps for want of memory, or lost its "
             "connection to the others. The log names it."
         )
         return RankFailed(Failure(Reason.WORKER_LOST, detail, retry=True))

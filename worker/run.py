@@ -116,6 +116,9 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         logger.warning("results are not signed: EXPUNGE_SIGNING_KEYS is not set")
     with stage(reporter, Phase.LOAD):
         launch = plan_launch(settings)
+        if launch is not None:
+            job_id, count, hosts = reporter.monitor.claim.job_id, launch.count, settings.hosts
+            logger.info("job %s: %d processes of this host run it, of %d hosts in all", job_id, count, hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if launch is None else torch.device("cpu")
         inputs = load_inputs(reporter.monitor.claim, settings, device=device)

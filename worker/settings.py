@@ -19,7 +19,7 @@ Network = IPv4Network | IPv6Network
 
 
 class Device(StrEnum):
-    """Where the operator wants a worker to compute."""
+    """Where the operator wants a process to compute."""
 
     AUTO = "auto"  # the GPU if there is one, else the CPU
     CUDA = "cuda"  # the GPU, or no result
@@ -32,7 +32,7 @@ def choose_device(wanted: Device, *, gpu: bool) -> str:
     Raises NoGpu if a GPU is wanted and there is none: on the CPU a job may take days, and nobody would know why.
     """
     if wanted is Device.CUDA and not gpu:
-        raise NoGpu("EXPUNGE_DEVICE is cuda, and CUDA finds no GPU. Run nvidia-smi on the worker's machine.")
+        raise NoGpu("EXPUNGE_DEVICE is cuda, and CUDA finds no GPU. Run nvidia-smi on the machine that computes.")
     return "cuda" if gpu and wanted is not Device.CPU else "cpu"
 
 

@@ -99,8 +99,9 @@ def test_a_killed_rank_ends_the_attempt_and_the_next_goes_on_from_its_checkpoint
 
 @pytest.mark.slow
 def test_a_job_is_unlearned_and_audited_on_two_processes_after_a_shutdown(
-    pair: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    pair: Bench, training_ids: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "worker.run")
     job_id = pair.submit(training_ids[:80])
     after_steps(3, lambda reporter: pair.stop_signal.set(), monkeypatch, phase=Phase.UNLEARN)
     pair.run(job_id)
@@ -113,6 +114,7 @@ def test_a_job_is_unlearned_and_audited_on_two_processes_after_a_shutdown(
     job = pair.job(job_id)
     assert job.state is JobState.COMPLETED, job.detail
     assert [outcome for outcome, _ in attempts_of(pair, job_id)] == [AttemptOutcome.RELEASED, AttemptOutcome.PUBLISHED]
+    assert caplog.text.count(f"job {job_id}: 2 processes of this host") == 2
 
 
 @pytest.mark.slow
