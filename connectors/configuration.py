@@ -5,16 +5,15 @@ say which models it concerns; everything else is a field of that class.
 """
 
 import importlib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from connectors.declaration import faults
+from connectors.declaration import faults, read_declaration
 from ledger.events.hand_overs import HandedVersion
 
 SYSTEMS: Mapping[str, str] = {
@@ -71,10 +70,7 @@ def read_connectors(path: Path | None) -> tuple[Connector, ...]:
     """Read the operator's file; without one there is no connector. Raises ConnectorsInvalid."""
     if path is None:
         return ()
-    try:
-        tables = tomllib.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConnectorsInvalid(f"EXPUNGE_CONNECTORS: {path} cannot be read: {error}") from None
+    tables = read_declaration(path, TypeAdapter(dict[str, Any]), error=ConnectorsInvalid)
     return tuple(_read_connector(path, name, table) for name, table in tables.items())
 
 
