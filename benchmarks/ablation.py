@@ -10,8 +10,8 @@ import dataclasses
 from benchmarks.cases import case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged
-from benchmarks.quality import UNITS, figures
-from benchmarks.writing import Row, row, write
+from benchmarks.quality import UNITS
+from benchmarks.writing import Row, metric_rows, row, write
 from unlearning.specs import LTU
 
 ABLATIONS: dict[str, dict[str, object]] = {
@@ -44,7 +44,7 @@ def main() -> None:
             for seed in seeds:
                 runs.append(judged(case(name, seed), spec))
                 print(f"{block} {seed} {label}: average gap {runs[-1].figures['average_gap']:.2f}", flush=True)
-            rows += figures(runs, case=block, method=label, units=UNITS)
+            rows += metric_rows([run.figures for run in runs], case=block, method=label, units=UNITS)
             rows.append(
                 row([r.processor_seconds for r in runs], case=block, method=label, metric="seconds", unit="seconds")
             )

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from examples import authors, cifar, diffusion, digits
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, Workload, split_held_out
+from unlearning.files import write_atomically
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.storage import load_weights, save_weights
@@ -158,13 +159,13 @@ def trained(workload: Workload, samples: SampleSet, *, seed: int) -> Trained:
         "workload": workload.name,
         "network": str(workload.build()),
         "recipe": _settings_of_training(workload),
-        "samples": hashlib.sha256("\n".join(samples.ids).encode()).hexdigest(),
+        "samples": ids_digest(samples),
         "seed": seed,
         "torch": torch.__version__,
         **identity(),
     }
     folder = bench_folder()
-    note = folder / f"{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
+    note = folder / f"{digest(what)}.json"
     if note.exists():
         stored = json.loads(note.read_text())
         model = fresh(workload.build, seed=seed).to(DEVICE)
@@ -183,6 +184,30 @@ def bench_folder() -> Path:
     return Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
 
 
+def digest(what: Mapping[str, object]) -> str:
+    """Compute the SHA-256, as hex, of what a result depends on."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def ids_digest(samples: SampleSet) -> str:
+    """Compute the SHA-256, as hex, of a set's sample IDs in their order."""
+    return hashlib.sha256("\n".join(samples.ids).encode()).hexdigest()
+
+
+def stored(kind: str, what: Mapping[str, object], run: Callable[[], Mapping[str, object]]) -> dict[str, Any]:
+    """Run what takes long and store what it returns, or read what an earlier run of the same kind stored.
+
+    what: everything that the result depends on. A run that is stopped stores nothing.
+    """
+    place = bench_folder() / f"{kind}-{digest(what)}.json"
+    if not place.exists():
+        content = json.dumps(run(), indent=2) + "\n"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(place, content.encode())
+    found: dict[str, Any] = json.loads(place.read_text())
+    return found
+
+
 def keys(samples: SampleSet) -> list[bytes]:
     """Key samples by the plain hash of their IDs: the data are public."""
     return [key(sample) for sample in samples.ids]
@@ -196,12 +221,15 @@ def key(sample: str) -> bytes:
 def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References:
     """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
     plan = plan or ReferencePlan()
-    what = json.dumps(
-        {"case": one.name, "seed": one.seed, "plan": all_settings(plan), "recipe": _settings_of_training(one.workload)}
-        | {"torch": torch.__version__, **identity()},
-        sort_keys=True,
-    )
-    path = bench_folder() / f"references-{hashlib.sha256(what.encode()).hexdigest()}.safetensors"
+    what = {
+        "case": one.name,
+        "seed": one.seed,
+        "plan": all_settings(plan),
+        "recipe": _settings_of_training(one.workload),
+        "torch": torch.__version__,
+        **identity(),
+    }
+    path = bench_folder() / f"references-{digest(what)}.safetensors"
     if not path.exists():
         begun = seconds()
         steps = prepare_references(

@@ -9,8 +9,6 @@ plain one. References are prepared before, and are not part of a job's cost; the
 theirs. Finished jobs are kept in `.bench/`, so that an interrupted run goes on. No default was chosen on these seeds.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks import machine
-from benchmarks.cases import WORKLOADS, Case, all_settings, bench_folder, case, references_of
+from benchmarks.cases import WORKLOADS, Case, all_settings, case, ids_digest, references_of, stored
 from benchmarks.command_line import case_parser, chosen
 from benchmarks.few_samples import SIZES, plain_seconds, subset
 from benchmarks.jobs import Service, Spent, service
@@ -95,25 +93,25 @@ def job(one: Case, size: int, kind: str, draw: int, running: Service) -> Spent:
     what = {
         "case": one.name,
         "seed": one.seed,
-        "forget": hashlib.sha256("\n".join(forget.ids).encode()).hexdigest(),
+        "forget": ids_digest(forget),
         "kind": kind,
         "methods": {name: all_settings(SPECS[name]()) for name in ("matching", "ltu", "ieu", "retrain")},
         "audit": all_settings(AuditSpec.with_references() if KINDS[kind] else AuditSpec()),
         **machine.identity(),
     }
-    place = bench_folder() / f"job-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
-    if place.exists():
-        return Spent(**json.loads(place.read_text()))
-    factory = WORKLOADS[one.name]
-    spent, _ = running.erase(
-        one.workload,
-        reference=f"{factory.__module__}:{factory.__name__}",
-        model=one.original.model,
-        ids=forget.ids,
-        references=references_of(one) if KINDS[kind] else None,
-    )
-    place.write_text(json.dumps(asdict(spent), indent=2) + "\n")
-    return spent
+
+    def run() -> dict[str, object]:
+        factory = WORKLOADS[one.name]
+        spent, _ = running.erase(
+            one.workload,
+            reference=f"{factory.__module__}:{factory.__name__}",
+            model=one.original.model,
+            ids=forget.ids,
+            references=references_of(one) if KINDS[kind] else None,
+        )
+        return asdict(spent)
+
+    return Spent(**stored("job", what, run))
 
 
 if __name__ == "__main__":

@@ -19,9 +19,8 @@ from benchmarks.cases import Case, case
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.methods import AT_DEFAULTS
-from benchmarks.quality import figures
 from benchmarks.readiness import accuracy
-from benchmarks.writing import Row, row, share_row, write
+from benchmarks.writing import Row, metric_rows, row, share_row, write
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
@@ -79,7 +78,7 @@ def main() -> None:
 def judged_rows(runs: Sequence[Judged], *, case: str, method: str) -> list[Row]:
     """Make rows of the figures, and of how often the verdict was `failed`, so that a policy would run its next method."""
     failed = share_row([run.verdict == "failed" for run in runs], case=case, method=method, metric="failed")
-    return [*figures(runs, case=case, method=method, units=UNITS), failed]
+    return [*metric_rows([run.figures for run in runs], case=case, method=method, units=UNITS), failed]
 
 
 def in_a_row(name: str, label: str, spec: Spec, seeds: Sequence[int]) -> list[Row]:

@@ -20,9 +20,9 @@ from benchmarks.cases import Case, case, keys, references_of, trained
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
-from benchmarks.quality import UNITS, figures
+from benchmarks.quality import UNITS
 from benchmarks.verdicts import verdict_rows
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, metric_rows, row, write
 from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
@@ -94,7 +94,7 @@ def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row
         ]
     delays = {f"relearn_delay_ratio_{kind}": "ratio" for kind in ("sgd", "adam")}
     for method, found in runs.items():
-        rows += figures(found, case=name, method=method, units=UNITS | delays)
+        rows += metric_rows([one.figures for one in found], case=name, method=method, units=UNITS | delays)
     for method in ("matching", "ieu", "ltu"):
         rows += verdict_rows([found.verdict for found in runs[method]], case=name, method=method)
     return rows

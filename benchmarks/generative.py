@@ -15,23 +15,22 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, all_settings, bench_folder, case, keys, references_of
-from benchmarks.judging import task_of
+from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored
+from benchmarks.judging import losses, task_of
 from benchmarks.machine import identity, seconds
-from benchmarks.writing import RESULTS, Row, row, write
+from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.generation import GenerationSets, measure_generation, prepare_generation
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
-from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, GradDiff, GradientAscent, Matching, SalUn, Spec
 from unlearning.specs.audit import AuditSpec
@@ -123,10 +122,9 @@ def main() -> None:
 def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[Row]:
     """Make a row for each figure that all runs of a case and method have, case by case."""
     return [
-        row([figures[metric] for figures in every], case=name, method=method, metric=metric, unit=unit)
+        row
         for (name, method), every in sorted(runs.items(), key=lambda item: item[0][0])
-        for metric, unit in UNITS.items()
-        if all(metric in figures for figures in every)
+        for row in metric_rows(every, case=name, method=method, units=UNITS)
     ]
 
 
@@ -243,18 +241,17 @@ class Scale:
         key = {
             "case": self.prepared.name,
             "seed": self.prepared.seed,
-            "forget": hashlib.sha256("\n".join(self.prepared.forget.ids).encode()).hexdigest(),
+            "forget": ids_digest(self.prepared.forget),
             "what": what,
             "torch": torch.__version__,
             **identity(),
         }
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        place = bench_folder() / f"generative-{digest}.json"
-        if not place.exists():
+
+        def measure() -> dict[str, float]:
             model, figures = run()
-            place.write_text(json.dumps({**figures, **self._measured(model)}))
-        found: dict[str, float] = json.loads(place.read_text())
-        return found
+            return {**figures, **self._measured(model)}
+
+        return stored("generative", key, measure)
 
     def _measured(self, model: nn.Module) -> dict[str, float]:
         prepared, objective = self.prepared, self.prepared.workload.objective
@@ -341,17 +338,9 @@ def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
     return relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
 
 
-def losses(prepared: Case, model: nn.Module, samples: SampleSet) -> Tensor:
-    """Compute the loss of each image, (n,), at fixed noise levels."""
-    return batched_answers(prepared.workload.objective, model, samples).losses.cpu()
-
-
 def task_for(prepared: Case, method: str, made: References | None) -> Task:
     """Make a method's task, with references if its name says so."""
-    task = task_of(prepared)
-    if made is None or not method.endswith("references"):
-        return task
-    return replace(task, references=made.for_method(keys(prepared.forget)))
+    return task_of(prepared, made if method.endswith("references") else None)
 
 
 if __name__ == "__main__":

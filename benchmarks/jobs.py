@@ -186,7 +186,7 @@ class Service:
 def service() -> Iterator[Service]:
     """Run PostgreSQL in a temporary folder."""
     with (
-        tempfile.TemporaryDirectory(prefix="expunge-cost-") as folder,
+        tempfile.TemporaryDirectory(prefix="expunge-jobs-") as folder,
         embedded_server() as server,
         database(server) as url,
     ):

@@ -1,24 +1,22 @@
 """Run a method on a case and audit the result against the retrained model. Results are stored, so that tables share runs."""
 
 import copy
-import dataclasses
 import hashlib
-import json
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings, keys
+from benchmarks.cases import Case, all_settings, ids_digest, keys, stored
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.references import References
 from unlearning.data.references import to_bytes as to_bytes_of_references
+from unlearning.data.samples import SampleSet
+from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
@@ -46,16 +44,15 @@ class Judged:
 
 def judged(case: Case, spec: Spec, *, references: References | None = None) -> Judged:
     """Run the method on a copy of the case's original and audit the result, or read the result of an earlier run."""
-    place = _place(case, asdict(spec) | ({} if references is None else {"references": digest_of(references)}))
-    if place.exists():
-        return Judged(**json.loads(place.read_text()))
-    task = task_of(case)
-    if references is not None:
-        task.references = references.for_method(keys(case.forget))
-    begun, begun_work = time.perf_counter(), machine.seconds()
-    outcome = run_to_completion(unlearn(spec, task))
-    seconds, work_seconds = time.perf_counter() - begun, machine.seconds() - begun_work
-    return _audit(place, case, task.model, outcome, seconds, work_seconds, references)
+
+    def run() -> Judged:
+        task = task_of(case, references)
+        begun, begun_work = time.perf_counter(), machine.seconds()
+        outcome = run_to_completion(unlearn(spec, task))
+        seconds, work_seconds = time.perf_counter() - begun, machine.seconds() - begun_work
+        return _audit(case, task.model, outcome, seconds, work_seconds, references)
+
+    return _stored(case, asdict(spec) | ({} if references is None else {"references": digest_of(references)}), run)
 
 
 def digest_of(references: References) -> str:
@@ -65,13 +62,12 @@ def digest_of(references: References) -> str:
 
 def judged_model(case: Case, model: nn.Module) -> Judged:
     """Audit a given model, such as the original or another retrained one."""
-    place = _place(case, {"weights": hashlib.sha256(to_bytes(model)).hexdigest()})
-    if place.exists():
-        return Judged(**json.loads(place.read_text()))
-    return _audit(place, case, model, Outcome(steps=0, stopped_because="completed"), 0.0, 0.0)
+    untouched = Outcome(steps=0, stopped_because="completed")
+    what = {"weights": hashlib.sha256(to_bytes(model)).hexdigest()}
+    return _stored(case, what, lambda: _audit(case, model, untouched, 0.0, 0.0))
 
 
-def task_of(case: Case) -> Task:
+def task_of(case: Case, references: References | None = None) -> Task:
     """Make a task with a copy of the original."""
     return Task(
         model=copy.deepcopy(case.original.model),
@@ -83,11 +79,16 @@ def task_of(case: Case) -> Task:
         guide=case.held_out.guide,
         criterion=case.held_out.criterion,
         seed=case.seed,
+        references=None if references is None else references.for_method(keys(case.forget)),
     )
 
 
+def losses(case: Case, model: nn.Module, samples: SampleSet) -> Tensor:
+    """Compute the loss of each sample, (n,)."""
+    return batched_answers(case.workload.objective, model, samples).losses.cpu()
+
+
 def _audit(
-    place: Path,
     case: Case,
     model: nn.Module,
     outcome: Outcome,
@@ -110,7 +111,7 @@ def _audit(
             references=None if references is None else _rows(case, references),
         )
     )
-    found = Judged(
+    return Judged(
         figures=_figures(findings),
         verdict=findings.verdict.value,
         sentence=findings.verdict.sentence,
@@ -119,8 +120,6 @@ def _audit(
         seconds=seconds,
         processor_seconds=processor_seconds,
     )
-    place.write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
-    return found
 
 
 def _rows(case: Case, references: References) -> AuditReferences:
@@ -153,14 +152,13 @@ def _figures(findings: Findings) -> dict[str, float]:
     return figures
 
 
-def _place(case: Case, what: Mapping[str, object]) -> Path:
+def _stored(case: Case, what: Mapping[str, object], run: Callable[[], Judged]) -> Judged:
     key = {
         "case": case.name,
         "seed": case.seed,
-        "forget": hashlib.sha256("\n".join(case.forget.ids).encode()).hexdigest(),
+        "forget": ids_digest(case.forget),
         "recipe": all_settings(case.workload.recipe),
         "method": what,
         **machine.identity(),
     }
-    folder = Path(os.environ.get("EXPUNGE_BENCH", ".bench"))
-    return folder / f"judged-{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()}.json"
+    return Judged(**stored("judged", key, lambda: asdict(run())))

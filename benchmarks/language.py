@@ -12,24 +12,23 @@ import argparse
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, case, keys, references_of
-from benchmarks.judging import task_of
+from benchmarks.cases import Case, case, references_of
+from benchmarks.judging import losses, task_of
 from benchmarks.machine import seconds
-from benchmarks.writing import RESULTS, Row, row, write
+from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.extraction import measure_extraction
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
-from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, NPO, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
@@ -111,12 +110,7 @@ def main() -> None:
 
 def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
     """Make a row for each figure that all runs of a method have."""
-    return [
-        row([figures[metric] for figures in every], case=CASE, method=name, metric=metric, unit=unit)
-        for name, every in runs.items()
-        for metric, unit in UNITS.items()
-        if all(metric in figures for figures in every)
-    ]
+    return [row for name, every in runs.items() for row in metric_rows(every, case=CASE, method=name, units=UNITS)]
 
 
 def everything(seed: int) -> dict[str, dict[str, float]]:
@@ -225,11 +219,6 @@ def relearner_of(prepared: Case) -> Relearner | None:
     )  # fmt: skip
 
 
-def losses(prepared: Case, model: nn.Module, samples: SampleSet) -> Tensor:
-    """Compute the loss of each text, (n,), nats a token."""
-    return batched_answers(prepared.workload.objective, model, samples).losses.cpu()
-
-
 def authors_case(seed: int) -> Case:
     """Make the case of a seed: a tenth of the people in the training set is forgotten, with all of their texts."""
     return case(CASE, seed, forget=_a_tenth_of_the_people)
@@ -243,9 +232,7 @@ def _a_tenth_of_the_people(train: SampleSet, seed: int) -> Tensor:
 
 def task_for(prepared: Case, name: str, made: References) -> Task:
     """Make a method's task, with references if its name says so."""
-    task = task_of(prepared)
-    references = made.for_method(keys(prepared.forget)) if name.endswith("references") else None
-    return replace(task, references=references)
+    return task_of(prepared, made if name.endswith("references") else None)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case, case, trained
 from benchmarks.machine import DEVICE
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, metric_rows, write
 from examples import authors
 from unlearning.audit.relearning import mean_loss
 from unlearning.data.samples import SampleSet
@@ -77,11 +77,7 @@ def main() -> None:
 
 def rows(found: Mapping[str, list[Mapping[str, float]]]) -> list[Row]:
     """Make a row for each method and figure."""
-    return [
-        row([figures[metric] for figures in runs], case=CASE, method=method, metric=metric, unit=unit)
-        for method, runs in found.items()
-        for metric, unit in UNITS.items()
-    ]
+    return [row for method, runs in found.items() for row in metric_rows(runs, case=CASE, method=method, units=UNITS)]
 
 
 def compared(kind: str, seed: int) -> dict[str, Mapping[str, float]]:

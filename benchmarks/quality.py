@@ -5,13 +5,13 @@
 No default and no tuned parameter was chosen on these seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from benchmarks.cases import case
 from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model
 from benchmarks.methods import tuned
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, metric_rows, row, write
 
 UNITS = {
     "average_gap": "points",
@@ -34,7 +34,7 @@ def main() -> None:
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         for method, runs in everything(name, seeds).items():
-            rows += figures(runs, case=name, method=method, units=UNITS)
+            rows += metric_rows([run.figures for run in runs], case=name, method=method, units=UNITS)
             if runs[0].steps:
                 rows.append(
                     row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
@@ -58,15 +58,6 @@ def everything(name: str, seeds: Sequence[int]) -> dict[str, list[Judged]]:
                 flush=True,
             )
     return found
-
-
-def figures(runs: Sequence[Judged], *, case: str, method: str, units: Mapping[str, str]) -> list[Row]:
-    """Make a row for each figure that all runs have."""
-    return [
-        row([run.figures[metric] for run in runs], case=case, method=method, metric=metric, unit=unit)
-        for metric, unit in units.items()
-        if all(metric in run.figures for run in runs)
-    ]
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.cases import MILD, WORKLOADS, Case, case
 from benchmarks.command_line import cases_and_seeds
-from benchmarks.writing import Row, row, write
+from benchmarks.writing import Row, metric_rows, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
@@ -76,11 +76,8 @@ def main() -> None:
                 figures = {"training_ratio": seconds[label] / seconds["plain"], **measured(prepared)}
                 found.setdefault(label, []).append(figures)
                 print(f"{name} {seed} {label}:", {k: round(v, 2) for k, v in figures.items()}, flush=True)
-        rows += [
-            row([figures[metric] for figures in runs], case=name, method=label, metric=metric, unit=unit)
-            for label, runs in found.items()
-            for metric, unit in UNITS.items()
-        ]
+        for label, runs in found.items():
+            rows += metric_rows(runs, case=name, method=label, units=UNITS)
         write("readiness", rows)
 
 

@@ -14,8 +14,8 @@ from benchmarks.cases import case
 from benchmarks.command_line import BOTH_DIGITS, cases_and_seeds
 from benchmarks.judging import Judged, judged
 from benchmarks.methods import tuned
-from benchmarks.quality import everything, figures
-from benchmarks.writing import Row, write
+from benchmarks.quality import everything
+from benchmarks.writing import Row, metric_rows, write
 
 UNITS = {
     f"{metric}_{kind}": unit
@@ -34,7 +34,7 @@ def main() -> None:
     rows: list[Row] = []
     for name, seeds in cases_and_seeds(__doc__, cases=BOTH_DIGITS):
         for method, runs in {**everything(name, seeds), **_noisier(name, seeds)}.items():
-            rows += figures(runs, case=name, method=method, units=UNITS)
+            rows += metric_rows([run.figures for run in runs], case=name, method=method, units=UNITS)
     write("relearn", rows)
 
 

@@ -11,8 +11,6 @@ another retrained model has; their mean and spread give the bound (one-sided, 95
 """
 
 import argparse
-import hashlib
-import json
 import math
 import tempfile
 from dataclasses import asdict, dataclass
@@ -24,8 +22,8 @@ from scipy import stats  # type: ignore[import-untyped]  # scipy ships no type i
 from torch import nn
 
 from benchmarks import machine
-from benchmarks.cases import all_settings, bench_folder, key
-from benchmarks.cells import NETWORKS, REQUESTS, cell
+from benchmarks.cases import all_settings, key, stored
+from benchmarks.cells import NETWORKS, REQUESTS, Cell, cell
 from benchmarks.jobs import Service, service
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.audit.signals import audit_copy, observe
@@ -122,9 +120,11 @@ def outcome(network: str, request: str, seed: int, running: Service) -> Outcome:
         "methods": {name: all_settings(SPECS[name]()) for name in ("matching", "ltu", "ieu", "retrain")},
         "audit": all_settings(AuditSpec.with_references()),
     }
-    place = bench_folder() / f"cell-{hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()}.json"
-    if place.exists():
-        return Outcome(**json.loads(place.read_text()))
+    return Outcome(**stored("cell", what, lambda: asdict(run(one, seed, running))))
+
+
+def run(one: Cell, seed: int, running: Service) -> Outcome:
+    """Train the models of a cell, run its job and compare the result with models that never saw the samples."""
     forget = one.workload.train.take(one.forget)
     unseeing, taken = [], []
     for number in range(UNSEEING):
@@ -133,7 +133,7 @@ def outcome(network: str, request: str, seed: int, running: Service) -> Outcome:
             one.workload.build, one.remain, one.workload.training, objective=one.workload.objective, seed=number
         )
         taken.append(machine.seconds() - begun)
-        unseeing.append(_known(model, forget, one.workload))
+        unseeing.append(_confidence(model, forget, one.workload))
     original = fit(
         one.workload.build, one.workload.train, one.workload.training, objective=one.workload.objective, seed=seed
     )
@@ -148,17 +148,15 @@ def outcome(network: str, request: str, seed: int, running: Service) -> Outcome:
         references=references,
         approve_utility_drop=100.0,
     )
-    probabilities = {"original": _known(original, forget, one.workload)}
+    probabilities = {"original": _confidence(original, forget, one.workload)}
     if published is not None:
         new = one.workload.build()
         load_weights(new, *published)
-        probabilities["published"] = _known(new, forget, one.workload)
+        probabilities["published"] = _confidence(new, forget, one.workload)
     ended = judged(np.stack(unseeing), probabilities)
-    made = Outcome(
+    return Outcome(
         methods=list(spent.methods), verdict=spent.verdict, share=spent.total / float(np.mean(taken)), **ended
     )
-    place.write_text(json.dumps(asdict(made), indent=2) + "\n")
-    return made
 
 
 def judged(unseeing: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[str, float | None]:
@@ -179,7 +177,8 @@ def judged(unseeing: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[s
     }
 
 
-def _known(model: nn.Module, samples: SampleSet, workload: Workload) -> np.ndarray:
+def _confidence(model: nn.Module, samples: SampleSet, workload: Workload) -> np.ndarray:
+    """Return the probability of each sample's true class, (n,)."""
     return observe(audit_copy(model, samples), samples, objective=workload.objective).confidence
 
 

@@ -6,7 +6,7 @@ import math
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ def row(values: Sequence[float], *, case: str, method: str, metric: str, unit: s
     return Row(
         case=case, method=method, metric=metric, unit=unit, n=len(found), mean=mean, low=mean - half, high=mean + half
     )
+
+
+def metric_rows(runs: Sequence[Mapping[str, float]], *, case: str, method: str, units: Mapping[str, str]) -> list[Row]:
+    """Make a row for each metric that all independent runs have. units: by metric, in the order of the rows."""
+    return [
+        row([run[metric] for run in runs], case=case, method=method, metric=metric, unit=unit)
+        for metric, unit in units.items()
+        if all(metric in run for run in runs)
+    ]
 
 
 def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> Row:

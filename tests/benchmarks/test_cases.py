@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import generative, language
-from benchmarks.cases import MILD, all_settings, trained
+from benchmarks.cases import MILD, all_settings, stored, trained
 from examples import authors, digits
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
@@ -44,6 +44,32 @@ def test_and_for_no_other(workload: Workload, tmp_path: Path, change: str) -> No
     trained(other, samples, seed=2 if change == "seed" else 1)
 
     assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_figures_are_stored_for_the_same_settings_alone_also_in_a_folder_that_does_not_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path / "new"))
+    runs: list[int] = []
+
+    def run() -> dict[str, object]:
+        runs.append(len(runs))
+        return {"number": len(runs)}
+
+    found = [stored(kind, {"seed": seed}, run) for kind, seed in (("a", 1), ("a", 1), ("a", 2), ("b", 1))]
+
+    assert [one["number"] for one in found] == [1, 1, 2, 3]
+
+
+def test_a_run_that_is_stopped_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path))
+
+    def run() -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stored("a", {}, run)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_key_of_a_recipe_has_all_its_settings_defaults_too() -> None:
