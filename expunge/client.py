@@ -198,7 +198,7 @@ def get_signing_keys(client: httpx.Client) -> Sequence[SigningKey]:
 def get_inclusion(
     client: httpx.Client, report_id: UUID, sample_id: str | None = None, *, subject: str | None = None
 ) -> bytes:
-    """Fetch the proof that a sample, or a person, is among those that a report's job has erased, as a file for the person."""
+    """Fetch the proof that a sample, or else a person, is among those that a report's job has erased, as a file for the person."""
     asked = {"sample_id": sample_id} if subject is None else {"subject": subject}
     return send(client, "POST", f"/reports/{report_id}/inclusion", json=asked).content
 

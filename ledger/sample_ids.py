@@ -11,6 +11,9 @@ from verifier.commitment import subject_commitment
 
 KEY_BYTES = 32
 
+KEY_HEADER = "Expunge-Sample-Key"
+"""The header of a list of hashes with the fingerprint of the key that they are hashed under."""
+
 
 def parse_sample_key(text: str) -> bytes:
     """Read the key of the hash from its hexadecimal digits. Raises ValueError, which does not quote them.

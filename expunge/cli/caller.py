@@ -11,19 +11,16 @@ import httpx
 import typer
 
 from expunge import client
-from expunge.cli.console import Key, ProgressDisplay, Url, notes, out, read_ids
+from expunge.cli.console import Key, ProgressDisplay, SampleID, Url, ask_for_whom, notes, out, read_ids
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
-from ledger.sample_ids import key_fingerprint, parse_sample_key, sample_digest, subject_digest
+from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
 from report.formatting import duration
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
 """How many sample IDs, and how many people, a request's body may hold. More are uploaded first."""
-
-KEY_HEADER = "Expunge-Sample-Key"
-"""The header that names the key of a list of hashes (`service.http.streaming`)."""
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -241,12 +238,7 @@ def card(
 def prove(
     report_id: Annotated[UUID, typer.Argument(help="The report.", show_default=False)],
     key: Key,
-    sample_id: Annotated[
-        str | None,
-        typer.Option(
-            help="The person's sample. Leave it out to be asked: the shell's history keeps options.", show_default=False
-        ),
-    ] = None,
+    sample_id: SampleID = None,
     subject: Annotated[
         bool,
         typer.Option(
@@ -259,11 +251,9 @@ def prove(
     url: Url = None,
 ) -> None:
     """Save a proof that a sample, or a person, is among those that a report is about. It discloses nobody else."""
-    if subject and sample_id is not None:
-        raise typer.BadParameter("Name either a sample or --subject.")
-    whom = sample_id if sample_id is not None else typer.prompt("Subject" if subject else "Sample ID", err=True)
+    sample_id, person = ask_for_whom(sample_id, subject=subject)
     with open_client(url, key) as http:
-        body = client.get_inclusion(http, report_id, **{"subject" if subject else "sample_id": whom})
+        body = client.get_inclusion(http, report_id, sample_id, subject=person)
     write(body, output)
 
 
@@ -369,7 +359,8 @@ def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> froz
     """
 
     def check(headers: httpx.Headers) -> None:
-        if headers.get(KEY_HEADER, mine := key_fingerprint(hashed_under)) != mine:
+        mine = key_fingerprint(hashed_under)
+        if headers.get(KEY_HEADER, mine) != mine:
             raise typer.BadParameter(
                 "the service's list is hashed under another sample key, so everybody on it would pass; give the key that the "
                 "service has now (EXPUNGE_SAMPLE_KEY)"

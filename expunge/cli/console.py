@@ -144,6 +144,18 @@ def read_ids(lines: Iterable[str] | None, *, name: str = "sample ID") -> Iterato
             yield found
 
 
+def ask_for_whom(sample_id: str | None, *, subject: bool) -> tuple[str | None, str | None]:
+    """Return the sample ID or the subject that a command is about, and None for the other; prompt for what is not given.
+
+    Raises BadParameter if a sample ID is given and a subject is meant.
+    """
+    if subject:
+        if sample_id is not None:
+            raise typer.BadParameter("Name either a sample or --subject.")
+        return None, typer.prompt("Subject", err=True)
+    return sample_id if sample_id is not None else typer.prompt("Sample ID", err=True), None
+
+
 Workload = Annotated[
     str,
     typer.Argument(metavar="MODULE:FACTORY", help="The workload, e.g. examples.digits:workload.", show_default=False),
@@ -162,6 +174,14 @@ Processes = Annotated[
         envvar="EXPUNGE_PROCESSES",
         help="How many processes train together, each on a GPU of its own or on a part of the cores; auto: one for each GPU.",
         show_default="1",
+    ),
+]
+SampleID = Annotated[
+    str | None,
+    typer.Option(
+        "--sample-id",
+        help="The sample. Leave it out to be asked: the shell's history keeps options.",
+        show_default=False,
     ),
 ]
 Tenant = Annotated[str, typer.Option(help="The tenant that owns it.")]

@@ -126,7 +126,7 @@ def sign(
     from expunge.operator.deployment import find_deployment
     from expunge.operator.signing import sign_versions
 
-    for signed in sign_versions(find_deployment(data_dir or default_folder()), model=name, tenant=tenant):
+    for signed in sign_versions(find_deployment(data_dir), model=name, tenant=tenant):
         line = f"version {signed.number}  {signed.weights_sha256}  {signed.outcome}"
         out.print(line, highlight=False, soft_wrap=True)
 
@@ -199,7 +199,7 @@ def find_database(data_dir: Path | None) -> str:
     """Find the URL of the deployment's database. Raises StackError."""
     from expunge.operator.deployment import find_deployment
 
-    return find_deployment(data_dir or default_folder()).database_url
+    return find_deployment(data_dir).database_url
 
 
 def find_folder(data_dir: Path | None) -> Path:

@@ -11,7 +11,6 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
-from expunge.stack.folder import default_folder
 from report.formatting import duration
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def register(
     with ExitStack() as stack:
         fetched = None if mlflow is None else stack.enter_context(fetch_from_mlflow(mlflow, model=name, tenant=tenant))
         view = register_workload(
-            find_deployment(data_dir or default_folder()),
+            find_deployment(data_dir),
             name=name,
             reference=workload,
             weights=weights if fetched is None else fetched.path,
@@ -214,7 +213,7 @@ def register_version(
     from expunge.operator.registration import register_new_version
 
     view = register_new_version(
-        find_deployment(data_dir or default_folder()),
+        find_deployment(data_dir),
         name=name,
         weights=weights,
         without=frozenset(read_ids(without)),
@@ -281,7 +280,7 @@ def references(
 
     try:
         made = prepare_model(
-            find_deployment(data_dir or default_folder()),
+            find_deployment(data_dir),
             name=name,
             plan=plan,
             seed=seed,
@@ -314,7 +313,7 @@ def doctor(data_dir: DataDir = None) -> None:
     from expunge.operator.doctor import examine
 
     table = Table("Check", "", "Found")
-    results = list(examine(read_deployment_settings(data_dir or default_folder())))
+    results = list(examine(read_deployment_settings(data_dir)))
     for result in results:
         mark = "[green]ok[/green]" if result.ok else "[bold red]wrong[/bold red]"
         table.add_row(result.check, mark, escape(result.text))

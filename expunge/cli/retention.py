@@ -9,8 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from expunge.cli.console import DataDir, Tenant, notes, out, print_table
-from expunge.stack.folder import default_folder
+from expunge.cli.console import DataDir, SampleID, Tenant, ask_for_whom, notes, out, print_table
 
 
 def copies(
@@ -29,7 +28,7 @@ def copies(
     from expunge.operator.deployment import find_deployment
     from expunge.operator.retention import delete_copies, find_copies
 
-    deployment = find_deployment(data_dir or default_folder())
+    deployment = find_deployment(data_dir)
     found = find_copies(deployment, model=name, tenant=tenant)
     purged = delete_copies(deployment, found) if delete else None
     if purged is not None:
@@ -68,12 +67,11 @@ def sheet(
     """
     from expunge.operator.deployment import find_deployment
     from expunge.operator.retention import read_sheet
+    from expunge.stack.folder import write_secret
     from report.sheet import render_sheet
 
-    found = read_sheet(find_deployment(data_dir or default_folder()), report_id)
-    path.touch()
-    path.chmod(0o600)  # before anything is in it
-    path.write_text(render_sheet(found), encoding="utf-8")
+    found = read_sheet(find_deployment(data_dir), report_id)
+    write_secret(path, render_sheet(found))
     notes.print(f"Wrote {path}, which only you can read. Delete it when you have looked at it.")
 
 
@@ -92,7 +90,7 @@ def purge(
     from expunge.operator import retention
     from expunge.operator.deployment import find_deployment
 
-    deployment, age = find_deployment(data_dir or default_folder()), timedelta(days=days)
+    deployment, age = find_deployment(data_dir), timedelta(days=days)
     purgeable = retention.find_purgeable(deployment, older_than=age)
     table = Table("Model", "Version", "Superseded", Column("File", overflow="fold"))
     for version in purgeable.versions:
@@ -112,12 +110,7 @@ def purge(
 
 def unlink(
     dataset: Annotated[str | None, typer.Option(help="The sample's dataset.", show_default=False)] = None,
-    sample_id: Annotated[
-        str | None,
-        typer.Option(
-            help="The sample. Leave it out to be asked: the shell's history keeps options.", show_default=False
-        ),
-    ] = None,
+    sample_id: SampleID = None,
     subject: Annotated[
         bool, typer.Option("--subject", help="Unlink a person instead of a sample. The command asks for whom.")
     ] = False,
@@ -134,16 +127,17 @@ def unlink(
     from expunge.operator import retention
     from expunge.operator.deployment import find_deployment
 
-    if subject == (dataset is not None) or (subject and sample_id is not None):
+    if subject == (dataset is not None):
         raise typer.BadParameter("Name the --dataset of a sample, or --subject for a person.")
-    deployment = find_deployment(data_dir or default_folder())
-    whom = sample_id if sample_id is not None else typer.prompt("Subject" if subject else "Sample ID", err=True)
+    deployment = find_deployment(data_dir)
+    sample_id, person = ask_for_whom(sample_id, subject=subject)
     leaves, entries = retention.unlink(
         deployment,
         tenant=tenant,
         dataset=dataset or "",
+        sample_id=sample_id,
+        subject=person,
         requests=request or (),
-        **{"subject" if subject else "sample_id": whom},
     )
     out.print(f"Erased the links to {leaves} leaves of commitments and {entries} log entries.", highlight=False)
 
@@ -160,7 +154,7 @@ def restore(
     from expunge.operator.deployment import find_deployment
     from expunge.operator.retention import begin_restored_log
 
-    deployment = find_deployment(data_dir or default_folder())
+    deployment = find_deployment(data_dir)
     question = "Was the database restored from a backup? The log gets a new name, and the auditors must know it."
     if not (yes or typer.confirm(question, err=True)):
         raise typer.Exit(1)

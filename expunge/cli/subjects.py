@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expunge.cli.console import DataDir, ProgressDisplay, Tenant, notes, out
-from expunge.stack.folder import default_folder
 
 if TYPE_CHECKING:
     from ledger.registry.subjects import Assignment
@@ -73,7 +72,7 @@ def import_subjects(
         raise typer.BadParameter("Name a file (- for standard input), or --sql with a --query.")
     if len(delimiter) != 1:
         raise typer.BadParameter("--delimiter must be one character; for a tab, write $'\\t'.")
-    deployment = find_deployment(data_dir or default_folder())
+    deployment = find_deployment(data_dir)
     with ProgressDisplay() as display, _opened(file) as lines:
         task = display.add_task("Reading")
         if sql is not None and query is not None:

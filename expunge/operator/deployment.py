@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.storage import Location, Storage, open_storage, parse_location
 from expunge.errors import StackError
-from expunge.stack.folder import Folder, read_stack_settings
+from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.db import make_engine, make_sessions
 from ledger.errors import WrongSampleKey
 from ledger.sample_ids import parse_sample_key
@@ -54,8 +54,12 @@ class Deployment:
         return open_storage(self.storage, cache=self.storage_cache)
 
 
-def read_deployment_settings(data_dir: Path) -> DeploymentSettings:
-    """Read the environment, and for what it does not set the stack that runs on `data_dir`. Raises StackError."""
+def read_deployment_settings(data_dir: Path | None = None) -> DeploymentSettings:
+    """Read the environment, and for what it does not set the stack that runs on `data_dir`. Raises StackError.
+
+    data_dir: by default `default_folder()`.
+    """
+    data_dir = data_dir or default_folder()
     running, folder = read_stack_settings(data_dir), Folder(data_dir)
     sample_key = folder.sample_key.read_text().strip() if running and folder.sample_key.exists() else None
     storage = os.environ.get("EXPUNGE_STORAGE") or (running.storage if running else None)
@@ -79,16 +83,17 @@ def _parse_storage(value: str) -> Location:
         raise StackError(f"EXPUNGE_STORAGE {error}.") from None
 
 
-def find_deployment(data_dir: Path) -> Deployment:
+def find_deployment(data_dir: Path | None = None) -> Deployment:
     """Find the deployment by the environment or by the stack that runs on `data_dir`.
 
+    data_dir: by default `default_folder()`.
     Raises StackError if the database, the storage or the sample key is unknown, or if the sample key is malformed.
     """
     found = read_deployment_settings(data_dir)
     if found.database_url is None or found.storage is None or found.sample_key is None:
         raise StackError(
-            f"No stack runs on {data_dir}. Start one with `expunge up`, name its data folder with --data-dir, or set "
-            "DATABASE_URL, EXPUNGE_STORAGE and EXPUNGE_SAMPLE_KEY."
+            f"No stack runs on {data_dir or default_folder()}. Start one with `expunge up`, name its data folder with --data-dir, "
+            "or set DATABASE_URL, EXPUNGE_STORAGE and EXPUNGE_SAMPLE_KEY."
         )
     try:
         sample_key = parse_sample_key(found.sample_key)

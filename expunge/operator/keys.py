@@ -156,11 +156,13 @@ def replace_lost_key(deployment: Deployment) -> Unmatchable:
 
 def _read_new_key(key_file: Path, current: bytes) -> bytes:
     """Read the key to rotate to; create it, with one more key than the current one has, unless the file exists."""
-    if not key_file.exists():
-        write_secret(key_file, (current + secrets.token_bytes(KEY_BYTES)).hex())
     try:
+        if not key_file.exists():
+            write_secret(key_file, (current + secrets.token_bytes(KEY_BYTES)).hex())
         new = parse_sample_key(key_file.read_text().strip())
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise KeyCommandRefused(f"{key_file} cannot be read or written: {error.strerror}.") from None
+    except ValueError as error:
         raise KeyCommandRefused(f"{key_file} holds no sample key: it {error}.") from None
     if current not in (new, new[:-KEY_BYTES]):
         raise KeyCommandRefused(

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from expunge.errors import FolderInUse, StackError
+from unlearning.files import write_atomically
 
 HERE = Path(".expunge")
 HOME = Path("~/.local/share/expunge")
@@ -110,13 +111,7 @@ def lock_folder(root: Path) -> Iterator[Folder]:
 
 def write_secret(path: Path, text: str) -> None:
     """Write a file atomically, readable by its owner only."""
-    new = path.with_suffix(".new")
-    new.unlink(missing_ok=True)
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.rename(path)
+    write_atomically(path, text.encode())  # by a temporary file, which its owner alone can read
 
 
 def sample_key(folder: Folder) -> str:

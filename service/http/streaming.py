@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from ledger.db import allow_long_statements
 from ledger.requests.do_not_train import read_digests
+from ledger.sample_ids import KEY_HEADER
 from ledger.sample_key import read_fingerprint
 from service.http.problems import NotReady, TooManyCalls
 from service.http.sessions import Database
@@ -45,8 +46,6 @@ MAX_FILES = 8
 DIGEST_BYTES = 32
 
 DIGESTS_A_CHUNK = 5000
-
-KEY_HEADER = "Expunge-Sample-Key"
 
 DIGESTS: dict[int | str, dict[str, Any]] = {
     200: {

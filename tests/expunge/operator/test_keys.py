@@ -153,6 +153,18 @@ def test_the_file_of_references_under_the_old_key_is_deleted(deployment: Deploym
     assert rotate_sample_key(replace(deployment, sample_key=bytes.fromhex(new)), tmp_path / "next") is None
 
 
+def test_the_new_key_is_written_beside_an_earlier_one_and_leaves_it(deployment: Deployment, tmp_path: Path) -> None:
+    """A temporary file of a fixed name, such as `sample-key.new`, could be the operator's own."""
+    (tmp_path / "sample-key.new").write_text("an earlier key")
+    assert rotate_sample_key(deployment, tmp_path / "sample-key.next") is not None
+    assert (tmp_path / "sample-key.new").read_text() == "an earlier key"
+
+
+def test_a_key_file_that_cannot_be_written_is_refused(deployment: Deployment, tmp_path: Path) -> None:
+    with pytest.raises(KeyCommandRefused, match="none"):
+        rotate_sample_key(deployment, tmp_path / "none" / "next")
+
+
 @pytest.mark.parametrize("text", ["", "ab" * 31, "cd" * 64, SAMPLE_KEY + "cd" * 32 + "ef" * 32])
 def test_a_file_that_does_not_continue_the_key_is_refused(
     deployment: Deployment, sessions: sessionmaker[Session], tmp_path: Path, text: str
