@@ -85,14 +85,14 @@ def reference_steps(
 def cost_steps(
     order: ReferenceTraining, device: torch.device, state: State, *, workload: Workload | None = None
 ) -> Generator[Progress, None, PreparationCost]:
-    """Estimate, without a step to show, what `reference_steps` will cost. Raises CannotPrepare."""
+    """Estimate what `reference_steps` will cost; there is no step to show. Raises CannotPrepare."""
     try:
         seen = workload or order.load()
         with as_owners_error(CannotPrepare, seen, owned=order.allowed):
             return estimate_cost(seen, order.plan, seed=order.seed, folder=order.folder, device=device)
     except (UnlearningError, WorkerError) as error:
         raise CannotPrepare(str(error)) from error
-    yield
+    yield  # is never reached, and makes this a generator, which is what ranks begin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -36,6 +36,8 @@ from worker.cleanup import SHEETS
 UNUSED_FILE_AGE = timedelta(days=1)
 """A newer file that no version names may belong to a version that is being published now."""
 
+NO_AGE = timedelta(0)
+
 
 @dataclass(frozen=True, slots=True)
 class Purgeable:
@@ -151,14 +153,11 @@ def begin_restored_log(database_url: str) -> Restored:
         return Restored(before=before, after=after, ends_at=session.scalar(select(func.max(Event.at))))
 
 
-NO_AGE = timedelta(0)
-
-
 @dataclass(frozen=True, slots=True)
 class Offboarding:
     """A model's versions with their copies, and which of the weights that know erased people Expunge may delete now.
 
-    undeleted: the names of files that are still in the storage although no version needs them: a purge broke off.
+    undeleted: files that are still in the storage although no version needs them, because a purge broke off.
     """
 
     versions: list[VersionCopies]
@@ -173,19 +172,20 @@ class Offboarding:
         for version in self.versions:
             if not version.knows:
                 continue
-            if version.purged_at is None and version.version_id not in deletable:
+            if version.purged_at is None:
+                if version.version_id not in deletable:
+                    found.append(
+                        f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
+                    )
+            elif version.weights_path in self.undeleted:
                 found.append(
-                    f"Version {version.number} is needed by a job, or may still be served. Wait for its job's end."
+                    f"Version {version.number} was purged, but its file {version.weights_path} is still in the storage, because "
+                    "the deletion broke off. Run this command with --delete once the file is a day old."
                 )
-            if version.purged_at is not None and version.stored and version.weights_path not in self.undeleted:
+            elif version.stored:
                 found.append(
                     f"Version {version.number} was purged, but another version has the same file {version.weights_path}. "
                     "It is deleted once no version needs it."
-                )
-            if version.weights_path in self.undeleted:
-                found.append(
-                    f"Version {version.number} was purged, but its file {version.weights_path} is still in the storage, because "
-                    "the deletion broke off. Run this command with --delete; a file younger than a day stays for so long."
                 )
             for handed in version.handed:
                 if not handed.is_gone:

@@ -63,6 +63,10 @@ class Training:
     seed: int
     folder: Path
 
+    def recipe(self, workload: Workload) -> Recipe | OwnTraining:
+        """Return how the model is trained. A sharded model's training is never prepared."""
+        return prepare_recipe(workload.training, plain=self.plain or bool(workload.sharded))
+
     def load(self) -> Workload:
         """Load the workload. Raises CannotTrain."""
         try:
@@ -79,7 +83,7 @@ def training_steps(
     Raises CannotTrain.
     """
     workload = workload or order.load()
-    recipe = prepare_recipe(workload.training, plain=order.plain or bool(workload.sharded))
+    recipe = order.recipe(workload)
     model = place(fresh(workload.build, seed=order.seed), workload.sharded, device)
 
     def keep(number: int, model: nn.Module) -> dict[str, object]:
@@ -125,7 +129,7 @@ def train_workload(
 
     Of a training in slices the weights after each slice but the last are written too; the JSON file lists them as `checkpoints`.
     A training that is interrupted continues from its last training checkpoint, `<digest>.checkpoint`, when it is begun again in the
-    same folder; the digest is of everything that it depends on, but the content of the samples.
+    same folder. The digest is of everything that it depends on except the content of the samples.
 
     without: IDs of training samples to leave out; without_subjects: people, all of whose samples are left out. plain: train without
     Ready2Unlearn, which a trainer adds or leaves out by itself. show: called after each step.
@@ -143,7 +147,7 @@ def train_workload(
         check_data(workload)
     except UnlearningError as error:
         raise CannotTrain(str(error)) from error
-    recipe = prepare_recipe(workload.training, plain=plain or bool(workload.sharded))
+    recipe = order.recipe(workload)
     unfinished = _Unfinished(path=checkpoint_path(order, workload, recipe), interval=checkpoint_seconds)
     here = workload if launch is None else None
     with processes(launch, CannotTrain) as where:
