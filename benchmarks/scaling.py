@@ -180,7 +180,7 @@ def write_samples(folder: Path, count: int, *, seed: int) -> None:
 
 
 def in_process(run: Run) -> dict[str, Any]:
-    """Make one run in processes of its own and read what the last of them to print prints: each gives the figures of all."""
+    """Make one run in processes of its own. Each of them prints the figures of all; the last line is read."""
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(run.processes), "--max-restarts", "0"]
     start = [] if run.processes == 1 else [*launch, "-m"]
     command = [sys.executable, "-m", *start, "benchmarks.scaling", "--one-run", json.dumps(asdict(run))]
