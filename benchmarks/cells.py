@@ -14,8 +14,8 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Recipe
 
-NOISE = 0.35
-"""Standard deviation of the noise, of pixels from 0 to 1: enough that a network must memorise its training images."""
+NOISE, TABLE_NOISE = 0.35, 1.5
+"""Standard deviations of the noise: of pixels from 0 to 1, and of columns with the deviation 1."""
 FORGOTTEN = 60
 """Samples of a request, where its kind does not say another number."""
 
@@ -196,7 +196,7 @@ def __getattr__(name: str) -> Callable[[], Workload]:
 def cell(network: str, request: str, seed: int) -> Cell:
     """Make a cell."""
     build, rate = NETWORKS[network]
-    inputs, targets = _table() if network == "tabular" else _images()
+    inputs, targets = _noisy_table(TABLE_NOISE) if network == "tabular" else noisy_digits(NOISE)
     rng = np.random.default_rng([seed, 17])
     order = torch.from_numpy(rng.permutation(len(targets)))
     count = len(targets) // 2
@@ -229,16 +229,22 @@ def cell(network: str, request: str, seed: int) -> Cell:
 
 
 @functools.cache
-def _images() -> tuple[Tensor, Tensor]:
+def noisy_digits(noise: float) -> tuple[Tensor, Tensor]:
+    """Load scikit-learn's digits, (n, 1, 8, 8) with pixels from 0 to 1, and their classes, (n,) int64; add fixed noise.
+
+    noise: its standard deviation. With enough of it a network must memorise its training images.
+    """
     data = load_digits()
     clean = torch.tensor(data.data / 16, dtype=torch.float32).view(-1, 1, 8, 8)
-    return clean + NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), torch.tensor(
-        data.target
-    )
+    return _noisy(clean, noise), torch.tensor(data.target, dtype=torch.int64)
 
 
 @functools.cache
-def _table() -> tuple[Tensor, Tensor]:
+def _noisy_table(noise: float) -> tuple[Tensor, Tensor]:
     data = load_breast_cancer()
     clean = torch.tensor((data.data - data.data.mean(0)) / data.data.std(0), dtype=torch.float32)
-    return clean + 1.5 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)), torch.tensor(data.target)
+    return _noisy(clean, noise), torch.tensor(data.target)
+
+
+def _noisy(clean: Tensor, noise: float) -> Tensor:
+    return clean + noise * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))

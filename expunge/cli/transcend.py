@@ -1,6 +1,5 @@
 """The command `expunge transcend`."""
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ def transcend(
     key: Key,
     declaration: Annotated[
         Path | None,
-        typer.Option(help="The TOML file that declares Transcend. Default: EXPUNGE_TRANSCEND.", show_default=False),
+        typer.Option(envvar="EXPUNGE_TRANSCEND", help="The TOML file that declares Transcend.", show_default=False),
     ] = None,
     every: Annotated[
         float | None, typer.Option(min=1, help="Go on, with so many seconds between two pulls. Default: pull once.")
@@ -30,11 +29,10 @@ def transcend(
     from connectors.transcend import InvalidTranscend, read_transcend
     from expunge.operator.transcend import pull
 
-    given = declaration or (Path(name) if (name := os.environ.get("EXPUNGE_TRANSCEND")) else None)
-    if given is None:
+    if declaration is None:
         raise CannotPull("Name the file that declares Transcend: --declaration, or EXPUNGE_TRANSCEND.")
     try:
-        platform = read_transcend(given)
+        platform = read_transcend(declaration)
     except InvalidTranscend as error:
         raise CannotPull(f"{error}.") from error
     while True:
