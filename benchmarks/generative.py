@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored
-from benchmarks.judging import losses, task_of
+from benchmarks.judging import judge_by_losses, losses, task_for
 from benchmarks.machine import identity, seconds
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.generation import GenerationSets, measure_generation, prepare_generation
@@ -39,7 +39,7 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.storage import to_bytes
 from unlearning.task import Task, run_to_completion
-from unlearning.tuning import Judge, search
+from unlearning.tuning import search
 
 WORKLOAD = "diffusion"
 CLASS, SAMPLES = "class", "samples"
@@ -175,7 +175,7 @@ def tune(name: str, *, budget: int) -> None:
     """Choose each method's parameters: the best of `budget` trials by the mean gap of the losses to a retrained model's."""
     prepared = forgetting(name, TUNED_ON)
     made = references_of(prepared, plan=PLAN) if name == SAMPLES else None
-    judge = judge_by_losses(prepared)
+    judge = judge_by_losses(prepared, log=True)
     for method, spec in methods(name).items():
         content = json.loads(TUNED.read_text()) if TUNED.exists() else {}
         content = {"seed": TUNED_ON, "budget": budget, "cases": content.get("cases", {})}
@@ -199,17 +199,6 @@ def tuned(name: str) -> dict[str, Spec]:
     return {
         method: parse_any(found[method]["spec"]) if method in found else spec for method, spec in methods(name).items()
     }
-
-
-def judge_by_losses(prepared: Case) -> Judge:
-    """Score a model by its distance from a retrained one: the mean gap of the log losses of forget, remaining and held-out set."""
-    sets = (prepared.forget, prepared.remain, joined(prepared.held_out.guide, prepared.held_out.criterion))
-
-    def means(model: nn.Module) -> list[float]:
-        return [float(losses(prepared, model, samples).log().mean()) for samples in sets]
-
-    wanted = means(prepared.retrained.model)
-    return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
 
 
 Run = Callable[[], tuple[nn.Module, dict[str, float]]]
@@ -336,11 +325,6 @@ def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
     """Count the steps in which a model learns the forgotten images again."""
     objective = prepared.workload.objective
     return relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
-
-
-def task_for(prepared: Case, method: str, made: References | None) -> Task:
-    """Make a method's task, with references if its name says so."""
-    return task_of(prepared, made if method.endswith("references") else None)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from benchmarks import machine
@@ -15,13 +16,14 @@ from unlearning.audit.findings import Findings
 from unlearning.audit.reference_test import AuditReferences
 from unlearning.data.references import References
 from unlearning.data.references import to_bytes as to_bytes_of_references
-from unlearning.data.samples import SampleSet
+from unlearning.data.samples import SampleSet, joined
 from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.storage import to_bytes
 from unlearning.task import Outcome, Task, run_to_completion
+from unlearning.tuning import Judge
 
 TABLE = ("ua", "ra", "ta", "mi")
 
@@ -81,6 +83,26 @@ def task_of(case: Case, references: References | None = None) -> Task:
         seed=case.seed,
         references=None if references is None else references.for_method(keys(case.forget)),
     )
+
+
+def task_for(case: Case, method: str, references: References | None) -> Task:
+    """Make the task of a method in a table, with references if its name there says so."""
+    return task_of(case, references if method.endswith("references") else None)
+
+
+def judge_by_losses(case: Case, *, log: bool = False) -> Judge:
+    """Score a model by its distance from a retrained one: the mean gap of the mean losses of forget, remaining and held-out set.
+
+    log: of their logarithms, for losses of different magnitude.
+    """
+    sets = (case.forget, case.remain, joined(case.held_out.guide, case.held_out.criterion))
+
+    def means(model: nn.Module) -> list[float]:
+        found = (losses(case, model, samples) for samples in sets)
+        return [float((each.log() if log else each).mean()) for each in found]
+
+    wanted = means(case.retrained.model)
+    return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
 
 
 def losses(case: Case, model: nn.Module, samples: SampleSet) -> Tensor:

@@ -20,22 +20,21 @@ from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # scipy ships 
 from torch import Tensor, nn
 
 from benchmarks.cases import Case, case, references_of
-from benchmarks.judging import losses, task_of
+from benchmarks.judging import judge_by_losses, losses, task_for
 from benchmarks.machine import seconds
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.extraction import measure_extraction
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.references import References
-from unlearning.data.samples import SampleSet, joined
+from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, NPO, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.task import Task, run_to_completion
-from unlearning.tuning import Judge, search
+from unlearning.tuning import search
 
 CASE = "authors"
 
@@ -164,17 +163,6 @@ def tuned() -> dict[str, Spec]:
     return {name: parse_any(found[name]["spec"]) if name in found else spec for name, spec in METHODS.items()}
 
 
-def judge_by_losses(prepared: Case) -> Judge:
-    """Score a model by its distance from a retrained one, nats a token: the mean over forget, remaining and held-out losses."""
-    sets = (prepared.forget, prepared.remain, joined(prepared.held_out.guide, prepared.held_out.criterion))
-
-    def means(model: nn.Module) -> list[float]:
-        return [float(losses(prepared, model, samples).mean()) for samples in sets]
-
-    wanted = means(prepared.retrained.model)
-    return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
-
-
 def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> dict[str, float]:
     """Measure a model, beside the retrained one where that is the scale."""
     objective, retrained = prepared.workload.objective, prepared.retrained.model
@@ -228,11 +216,6 @@ def _a_tenth_of_the_people(train: SampleSet, seed: int) -> Tensor:
     people = sorted(set(train.subjects or ()))
     gone = set(random.Random(seed).sample(people, max(1, round(0.1 * len(people)))))
     return torch.tensor([subject in gone for subject in train.subjects or ()])
-
-
-def task_for(prepared: Case, name: str, made: References) -> Task:
-    """Make a method's task, with references if its name says so."""
-    return task_of(prepared, made if name.endswith("references") else None)
 
 
 if __name__ == "__main__":
