@@ -1,12 +1,13 @@
 """A proxy on loopback between a connector and a real server, which fails as a test wants it to."""
 
 import http.client
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from urllib.parse import urlsplit
+
+from tests.fixtures.servers import answering
 
 Fault = Callable[[str, str], int | None]
 """Gives, for a method and a target, the status with which to answer in place of what the server says; None to pass that on."""
@@ -37,38 +38,19 @@ def proxy_of(url: str) -> Iterator[Proxy]:
     server = urlsplit(url)
     seen = Proxy()
 
-    class Handler(BaseHTTPRequestHandler):
-        def _pass_on(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            seen.calls.append((self.command, self.path))
-            seen.credentials.append(self.headers.get("Authorization"))
-            status = seen.fault(self.command, self.path)
-            content = b"{}"
-            if status is None or seen.does_work:
-                connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=60)
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
-                connection.request(self.command, self.path, body, headers)
-                answer = connection.getresponse()
-                given = answer.read()
-                connection.close()
-                if status is None:
-                    status, content = answer.status, given
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def answer(method: str, target: str, headers: Message, body: bytes) -> tuple[int, bytes]:
+        seen.calls.append((method, target))
+        seen.credentials.append(headers["Authorization"])
+        status = seen.fault(method, target)
+        if status is not None and not seen.does_work:
+            return status, b"{}"
+        connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=60)
+        given = {name: value for name, value in headers.items() if name.lower() != "host"}
+        connection.request(method, target, body, given)
+        found = connection.getresponse()
+        content = found.read()
+        connection.close()
+        return (found.status, content) if status is None else (status, b"{}")
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on
-
-        def log_message(self, *_: object) -> None: ...
-
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    seen.url = f"http://127.0.0.1:{listener.server_port}"
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with answering(answer) as seen.url:
         yield seen
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()

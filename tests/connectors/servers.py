@@ -1,12 +1,13 @@
 """Model servers on loopback: each serves what a test has put into it."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from urllib.parse import urlsplit
+
+from tests.fixtures.servers import answering
 
 
 @dataclass
@@ -25,12 +26,13 @@ class ModelServer:
     calls: list[dict[str, object]] = field(default_factory=list)
     url: str = ""
 
-    def answer(self, method: str, target: str, body: dict[str, object]) -> tuple[int, object]:
+    def answer(self, method: str, target: str, headers: Message, body: bytes) -> tuple[int, bytes]:
         """Do what the call asks for, and give its status and content."""
+        self.tokens.append(headers["Authorization"])
         if self.status is not None and not self.after_work:
-            return self.status, {}
-        status, content = self._act(method, urlsplit(target).path, body)
-        return self.status or status, content
+            return self.status, b"{}"
+        status, content = self._act(method, urlsplit(target).path, json.loads(body or b"{}"))
+        return self.status or status, json.dumps(content).encode()
 
     def _act(self, method: str, path: str, body: dict[str, object]) -> tuple[int, object]:
         if path == "/hook":
@@ -50,33 +52,5 @@ class ModelServer:
 @contextmanager
 def running(server: ModelServer) -> Iterator[ModelServer]:
     """Run a server while the block runs."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._answer({})
-
-        def do_POST(self) -> None:
-            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def _answer(self, body: dict[str, object]) -> None:
-            server.tokens.append(self.headers.get("Authorization"))
-            status, content = server.answer(self.command, self.path, body)
-            written = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(written)))
-            self.end_headers()
-            self.wfile.write(written)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.url = f"http://127.0.0.1:{http.server_port}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with answering(server.answer) as server.url:
         yield server
-    finally:
-        http.shutdown()
-        thread.join()
-        http.server_close()

@@ -8,11 +8,10 @@ import base64
 import hashlib
 import json
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -23,7 +22,7 @@ import numpy as np
 import pytest
 import redis
 from safetensors.numpy import load
-from sqlalchemy import URL, create_engine, pool, text
+from sqlalchemy import URL, create_engine, pool
 
 from expunge import client
 from expunge.errors import Refused
@@ -38,8 +37,10 @@ from expunge.stack.stack import Stack, run_stack
 from ledger.db import normalise_url
 from tests.end_to_end.conftest import SAMPLES, options
 from tests.fixtures.mlflow import MLFLOW, Registry, mlflow_server
-from tests.fixtures.model_server import MLSERVER, MlServer, mlserver
+from tests.fixtures.model_server import MLSERVER, MlServer, logits, mlserver
 from tests.fixtures.opendsr import Controller, controller, verify
+from tests.fixtures.postgresql import stored_rows
+from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
 pytestmark = [
@@ -65,24 +66,10 @@ class Company:
     server: MlServer
     messages: list[str] = field(default_factory=list)
 
-
-@contextmanager
-def listener(messages: list[str]) -> Iterator[str]:
-    """An endpoint of our webhooks."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            messages.append(f"{self.path} {dict(self.headers)} {body}")
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/hook"
-        server.shutdown()
+    def receive(self, _method: str, target: str, headers: Message, body: bytes) -> tuple[int, bytes]:
+        """Be the endpoint of our webhooks."""
+        self.messages.append(f"{target} {dict(headers.items())} {body.decode()}")
+        return 204, b""
 
 
 @pytest.fixture
@@ -106,8 +93,8 @@ def company(postgresql: URL, tmp_path: Path) -> Iterator[Company]:
         server = stack.enter_context(mlserver(tmp_path, expunge=running.url, key=key, models=MODELS, port=port))
         http = stack.enter_context(client.connect(running.url, running.api_key))
         company = Company(running, http, where, registry, server)
-        hook = stack.enter_context(listener(company.messages))
-        assert http.post("/webhooks", json={"url": hook}).status_code == 201
+        hooks = stack.enter_context(answering(company.receive))
+        assert http.post("/webhooks", json={"url": f"{hooks}/hook"}).status_code == 201
         events = [{"entity": "MODEL_VERSION_ALIAS", "action": "CREATED"}]
         url = f"{running.url}/connectors/mlflow/webhook"
         registry.post("webhooks", name="expunge", url=url, secret=SECRET, events=events)
@@ -139,11 +126,6 @@ def await_serving(company: Company, version: int) -> None:
 def alias(company: Company, name: str) -> str | None:
     found = company.registry.get("registered-models/get", name=name).get("registered_model", {}).get("aliases", ())
     return next((one["version"] for one in found if one["alias"] == "champion"), None)
-
-
-def logits(network: Mapping[str, np.ndarray]) -> np.ndarray:
-    hidden = (INPUTS @ network["1.weight"].T + network["1.bias"]).clip(min=0)
-    return hidden @ network["3.weight"].T + network["3.bias"]
 
 
 def submit(company: Company, callback: Controller) -> dict[str, Any]:
@@ -179,8 +161,8 @@ def test_a_person_is_forgotten_by_all_systems_and_no_trace_of_the_address_is_lef
         assert served.headers["Expunge-Version"] == "2"
         status, version, found = company.server.predict(name, INPUTS)
         assert (status, version) == (200, "2")
-        assert np.allclose(found, logits(load(served.content)), atol=1e-4)
-        assert not np.allclose(found, logits(load(before[name])), atol=1e-4)
+        assert np.allclose(found, logits(load(served.content), INPUTS), atol=1e-4)
+        assert not np.allclose(found, logits(load(before[name]), INPUTS), atol=1e-4)
         tagged = company.registry.versions(name)
         assert tagged["2"]["expunge.weights_sha256"] == hashlib.sha256(served.content).hexdigest()
         assert tagged["1"]["expunge.knows_erased"] == "true"
@@ -242,8 +224,7 @@ def rows_of(whose: str, url: str) -> dict[str, bytes]:
     """Every row of every table of a database."""
     engine = create_engine(normalise_url(url), poolclass=pool.NullPool)
     with engine.connect() as connection:
-        tables = connection.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        rows = {table: connection.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables}
+        rows = stored_rows(connection)
     engine.dispose()
     assert rows
     return {f"{whose}, table {table}": "\n".join(found).encode() for table, found in rows.items()}

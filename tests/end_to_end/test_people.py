@@ -5,7 +5,6 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import text
 
 from expunge import client
 from expunge.errors import Refused
@@ -16,6 +15,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 from tests.fixtures.opendsr import controller, verify
+from tests.fixtures.postgresql import stored_rows
 from tests.fixtures.waiting import await_that
 from verifier.checking import verify_files
 
@@ -78,7 +78,6 @@ def test_a_person_is_unlearned_from_two_models(
         with pytest.raises(Refused, match="still knows"):
             client.promote(http, name, 1)
     with open_database(running.settings.database_url) as sessions, sessions() as session:
-        tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        rows = [session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables]
+        rows = stored_rows(session)
     logs = [path.read_text() for path in running.folder.logs.iterdir()]
     assert "@example.org" not in str([rows, logs, seen.calls, http.get("/metrics").text])

@@ -8,13 +8,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from email.message import Message
 from uuid import UUID
 
 import httpx
 import pytest
 import redis
-from sqlalchemy import text
 from standardwebhooks.webhooks import Webhook
 
 from expunge import client
@@ -25,6 +24,8 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.postgresql import stored_rows
+from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
@@ -46,6 +47,11 @@ class Journey:
     messages: list[tuple[dict[str, str], str]] = field(default_factory=list)
     secret: str = ""
 
+    def receive(self, _method: str, _target: str, headers: Message, body: bytes) -> tuple[int, bytes]:
+        """Be the endpoint of our webhooks, which the stack's settings let the beat reach."""
+        self.messages.append((dict(headers.items()), body.decode()))
+        return 204, b""
+
 
 @pytest.fixture(scope="module")
 def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
@@ -61,8 +67,8 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
     )
     owned = [(line, PERSON, sample) for line, sample in enumerate(SAMPLES[:20], start=2)]
     import_subjects(find_deployment(running.folder.root), dataset=DATASET, rows=owned)
-    with listener(seen) as url, overheard(running, seen):
-        webhook = http.post("/webhooks", json={"url": url}).json()
+    with answering(seen.receive) as url, overheard(running, seen):
+        webhook = http.post("/webhooks", json={"url": f"{url}/hook"}).json()
         seen.secret = webhook["secret"]
         request = client.submit(http, dataset=DATASET, sample_ids=[*SAMPLES[20:], UNKNOWN], subjects=[PERSON, STRANGER])
         (job_id,) = client.job_ids(request)
@@ -72,26 +78,6 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         seen.answers = list(answers(http, seen.job, request.id))
         http.delete(f"/webhooks/{webhook['id']}")
     return seen
-
-
-@contextmanager
-def listener(seen: Journey) -> Iterator[str]:
-    """A webhook endpoint on this machine, which the stack's settings let the beat reach."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            seen.messages.append((dict(self.headers), body))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            return
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/hook"
-        server.shutdown()
 
 
 @contextmanager
@@ -160,8 +146,7 @@ def found_in(kept: str) -> list[str]:
 
 def test_no_table_holds_a_sample_id_in_any_form(journey: Journey, running: Stack) -> None:
     with open_database(running.settings.database_url) as sessions, sessions() as session:
-        tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        rows = {table: session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables}
+        rows = stored_rows(session)
     assert len(rows["request_samples"]) > len(SAMPLES[20:])
     assert len(rows["request_subjects"]) >= 2
     for table, kept in rows.items():

@@ -1,10 +1,9 @@
 """A stack on given servers: one trace from the HTTP call to the steps in the worker's child, whoever sent the wake-up."""
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -17,6 +16,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
 from ledger.resources import UnlearnRequest
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
 pytestmark = pytest.mark.end_to_end
@@ -29,24 +29,14 @@ def collector() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
     """The address of a collector, and what it has received: each span with the name of the service that sent it."""
     received: list[tuple[str, Span]] = []
 
-    class Receive(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["Content-Length"])))
-            for resource in body.resource_spans:
-                (name,) = (a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
-                received.extend((name, span) for scope in resource.scope_spans for span in scope.spans)
-            self.send_response(200)
-            self.end_headers()
+    def receive(_method: str, _target: str, _headers: Message, body: bytes) -> tuple[int, bytes]:
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            (name,) = (a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            received.extend((name, span) for scope in resource.scope_spans for span in scope.spans)
+        return 200, b""
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receive) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", received
-        server.shutdown()
-        thread.join()
+    with answering(receive) as url:
+        yield url, received
 
 
 def names(received: Sequence[tuple[str, Span]]) -> set[tuple[str, str]]:

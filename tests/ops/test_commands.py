@@ -7,17 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 
 from expunge.stack import stack
 from expunge.stack.broker import free_port
 from expunge.stack.folder import Folder
+from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 from tests.ops.files import ROOT, compose
 from tests.service.conftest import NOWHERE, SAMPLE_KEY
@@ -65,22 +65,14 @@ def test_the_gpu_exporters_health_check_tells_well_from_unwell() -> None:
     """It runs in an image that has bash and hardly anything else; here against a server that answers as the exporter does."""
     _, *check = compose()["services"]["dcgm-exporter"]["healthcheck"]["test"]
 
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if self.path == self.server.well else 503)  # type: ignore[attr-defined]  # set below
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            return
-
-    with HTTPServer(("127.0.0.1", 0), Answer) as server:
-        asked = [part.replace("9400", str(server.server_port)).replace("$$", "$") for part in check]  # as Compose does
+    well = {"/health"}
+    with answering(lambda _method, target, *_: (200 if target in well else 503, b"")) as url:
+        port = str(urlsplit(url).port)
+        asked = [part.replace("9400", port).replace("$$", "$") for part in check]  # as Compose does
         asked[0] = str(shutil.which("bash"))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for well in (True, False):
-            server.well = "/health" if well else None  # type: ignore[attr-defined]
-            assert (subprocess.run(asked, timeout=60, env={"PATH": ""}).returncode == 0) is well
-        server.shutdown()
+        assert subprocess.run(asked, timeout=60, env={"PATH": ""}).returncode == 0
+        well.clear()
+        assert subprocess.run(asked, timeout=60, env={"PATH": ""}).returncode != 0
     assert subprocess.run(asked, timeout=60, capture_output=True).returncode != 0
 
 

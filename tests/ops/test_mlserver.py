@@ -1,18 +1,8 @@
 """A real MLServer loads what Expunge serves, by the V2 protocol and the repository of ops/mlserver."""
 
-import asyncio
-import hashlib
-import json
-import logging
-import runpy
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import numpy as np
@@ -25,11 +15,11 @@ from connectors.configuration import HandOverFailed
 from connectors.model_server import V2Server
 from ledger.registry.access import issue_key
 from tests.connectors.test_model_server import VERSION, no_weights
-from tests.fixtures.model_server import MlServer, mlserver, needs_mlserver
+from tests.fixtures.model_server import MlServer, logits, mlserver, needs_mlserver
 from tests.service.conftest import Serve, Site, publish_job
 from unlearning.files import file_sha256
 
-ADAPTER = Path(__file__).parents[2] / "ops" / "mlserver" / "expunge_mlserver.py"
+pytestmark = needs_mlserver
 
 INPUTS = np.random.default_rng(0).random((3, 64), dtype=np.float32)
 FIRST, SECOND = (
@@ -37,21 +27,10 @@ FIRST, SECOND = (
 )
 
 
-def with_mlserver(test: Any) -> Any:
-    for mark in needs_mlserver:
-        test = mark(test)
-    return test
-
-
 def make_network(seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
     shapes = {"1.weight": (128, 64), "1.bias": (128,), "3.weight": (10, 128), "3.bias": (10,)}
     return {name: draw.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
-
-
-def logits(network: dict[str, np.ndarray]) -> np.ndarray:
-    hidden = (INPUTS @ network["1.weight"].T + network["1.bias"]).clip(min=0)
-    return hidden @ network["3.weight"].T + network["3.bias"]
 
 
 def serve_weights(sessions: sessionmaker[Session], storage: Path, network: dict[str, np.ndarray], number: int) -> str:
@@ -93,15 +72,14 @@ def erase(api: httpx.Client, sessions: sessionmaker[Session]) -> None:
     publish_job(sessions, request["targets"][0]["job"]["id"])
 
 
-@with_mlserver
-def test_it_answers_with_the_new_version_once_it_is_told_and_never_with_the_old_one_again(
+def test_it_answers_with_the_new_version_after_the_hand_over_and_never_with_the_old_one_again(
     server: MlServer, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
     connector = V2Server(url=server.url)
     connector.hand_over(FIRST, no_weights)
     status, version, found = server.predict("triage", INPUTS)
     assert (status, version) == (200, "1")
-    assert np.allclose(found, logits(make_network(1)), atol=1e-4)
+    assert np.allclose(found, logits(make_network(1), INPUTS), atol=1e-4)
 
     erase(api, sessions)
     sha256 = serve_weights(sessions, tmp_path / "storage", make_network(2), 2)
@@ -110,7 +88,7 @@ def test_it_answers_with_the_new_version_once_it_is_told_and_never_with_the_old_
     connector.hand_over(SECOND, no_weights)
     status, version, found = server.predict("triage", INPUTS)
     assert (status, version) == (200, "2")
-    assert np.allclose(found, logits(make_network(2)), atol=1e-4)
+    assert np.allclose(found, logits(make_network(2), INPUTS), atol=1e-4)
     assert server.predict("triage", INPUTS, version=1)[0] == 404
     assert server.files() == [f"{sha256}.safetensors"]
 
@@ -121,7 +99,6 @@ def test_it_answers_with_the_new_version_once_it_is_told_and_never_with_the_old_
         assert not restarted.is_ready("triage", 1)
 
 
-@with_mlserver
 def test_what_it_cannot_fetch_or_what_is_damaged_is_never_loaded(
     server: MlServer, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
@@ -138,59 +115,6 @@ def test_what_it_cannot_fetch_or_what_is_damaged_is_never_loaded(
         connector.hand_over(SECOND, no_weights)
     (tmp_path / "key").write_text(key)
     connector.hand_over(SECOND, no_weights)
-    assert np.allclose(server.predict("triage", INPUTS)[2], logits(make_network(2)), atol=1e-4)
+    assert np.allclose(server.predict("triage", INPUTS)[2], logits(make_network(2), INPUTS), atol=1e-4)
     with mlserver(tmp_path, expunge="http://127.0.0.1:1", key=key, models=["triage"]) as restarted:
         assert not restarted.is_ready("triage", 2)
-
-
-class Redirecting(BaseHTTPRequestHandler):
-    """An API that redirects to a signed URL, and the bucket, which refuses credentials beside the signature, as S3 does."""
-
-    weights = b"the weights"
-
-    def do_GET(self) -> None:
-        served = {"version": 2, "weights_sha256": hashlib.sha256(self.weights).hexdigest()}
-        key = self.headers.get("Authorization")
-        status, content = {
-            ("/models/triage/served", "Bearer key"): (200, json.dumps(served).encode()),
-            ("/models/triage/served/weights", "Bearer key"): (307, b""),
-            ("/bucket?signature=1", None): (200, self.weights),
-        }.get((self.path, key), (400, b""))
-        self.send_response(status)
-        self.send_header("Location", "/bucket?signature=1")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None: ...
-
-
-class OneModel:
-    """What the repository extends, as far as it needs it: one model's settings."""
-
-    def __init__(self, root: str) -> None:
-        self.root = root
-
-    async def list(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name="triage", parameters=SimpleNamespace(extra=None, uri=None, version=None))]
-
-
-def test_a_signed_url_gets_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, content in {
-        "mlserver": {},
-        "mlserver.logging": {"logger": logging.getLogger(__name__)},
-        "mlserver.repository": {},
-        "mlserver.repository.repository": {"SchemalessModelRepository": OneModel},
-        "mlserver.settings": {"ModelSettings": object},
-    }.items():
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
-    repository = runpy.run_path(str(ADAPTER))["ExpungeRepository"]
-    (tmp_path / "key").write_text("key\n")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Redirecting) as http:
-        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{http.server_port}"
-        found = repository("models", url=url, key_file=str(tmp_path / "key"), cache=str(tmp_path / "cache"))
-        (settings,) = asyncio.run(found.list())
-        http.shutdown()
-    assert settings.parameters.version == "2"
-    assert Path(settings.parameters.uri).read_bytes() == Redirecting.weights

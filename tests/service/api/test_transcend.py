@@ -24,6 +24,7 @@ from ledger.requests import managed
 from ledger.requests.deadlines import due_at
 from ledger.sample_ids import sample_digest, subject_digest
 from ledger.tables import ManagedRequest, Target, UnlearnRequest
+from tests.fixtures.postgresql import stored_rows
 from tests.fixtures.transcend import Sombra, declare, make_token, sombra
 from tests.service.conftest import SAMPLE_KEY, Serve, Site, fail_job, publish_job
 from worker.beat.transcend import Refusals, report_results
@@ -325,8 +326,7 @@ def test_no_table_holds_the_identity_nor_the_nonce(http: httpx.Client, sessions:
     for person in (ANN, STRANGER):
         post(http, person=person, nonce=f"nonce.{person}")
     with sessions() as session:
-        tables = session.scalars(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).all()
-        rows = str([session.scalars(text(f'SELECT t::text FROM "{table}" t')).all() for table in tables])
+        rows = str(stored_rows(session))
     for plain in ("xample.org", "nonce."):
         assert plain not in rows
         assert plain.encode().hex() not in rows
