@@ -1,24 +1,21 @@
 """Migrations 0032 to 0034: connected systems may ask for checks, versions may be signed, managers may want something back."""
 
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.events.checks import take_requested_checks
 from ledger.registry.signatures import find_served_signature, list_signable, set_signature
 from ledger.requests.managed import list_results
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import make_world
+from tests.ledger.conftest import World
 from tests.ledger.events.test_checks import ask, waiting
 from tests.ledger.events.test_hand_overs import plan, states, succeed, take
 
 BEFORE = "0031"
 
 
-def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(
+    world: World, blank_database_url: str
+) -> None:
     plan(world)
     succeed(world, take(world))
     command.downgrade(configuration(blank_database_url), BEFORE)
@@ -36,4 +33,3 @@ def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(bla
         found = find_served_signature(session, tenant_id=world.tenant_id, model="small")
         assert list_results(session, "transcend") == []
     assert found == (1, {"mediaType": "x"})
-    engine.dispose()

@@ -1,20 +1,15 @@
 """Migration 0028: what a deployment of the version before serves is handed over once a system is connected."""
 
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.events.hand_overs import plan_hand_overs, take_hand_over
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import make_world
+from tests.ledger.conftest import World
 
 BEFORE = "0027"
 
 
-def test_what_was_served_before_is_handed_over(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_what_was_served_before_is_handed_over(world: World, blank_database_url: str) -> None:
     command.downgrade(configuration(blank_database_url), BEFORE)
     upgrade(blank_database_url)
     with world.sessions.begin() as session:
@@ -24,4 +19,3 @@ def test_what_was_served_before_is_handed_over(blank_database_url: str) -> None:
         taken = take_hand_over(session, "triton")
     assert taken is not None
     assert (taken.model, taken.version) == ("large", 1)
-    engine.dispose()

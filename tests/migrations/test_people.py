@@ -4,24 +4,19 @@ from datetime import timedelta
 
 import pytest
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.errors import WrongSampleKey
 from ledger.requests.do_not_train import people_of_model
 from ledger.requests.submission import submit
 from ledger.sample_key import check_sample_key
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import KEY, digests, make_world
+from tests.ledger.conftest import KEY, World, digests
 from tests.ledger.requests.test_submission import assign, committed, listed_names, people
 
 BEFORE = "0034"
 
 
-def test_a_request_of_the_version_before_keeps_its_people(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_a_request_of_the_version_before_keeps_its_people(world: World, blank_database_url: str) -> None:
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6, 99))
         asked = {"caller": "portal", "dataset": "digits", "batch_window": timedelta(0)}
@@ -42,4 +37,3 @@ def test_a_request_of_the_version_before_keeps_its_people(blank_database_url: st
         check_sample_key(session, KEY)
     with world.sessions.begin() as session, pytest.raises(WrongSampleKey):
         check_sample_key(session, KEY + b"1" * 32)
-    engine.dispose()

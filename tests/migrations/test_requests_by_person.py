@@ -3,23 +3,18 @@
 from datetime import timedelta
 
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.requests import uploads
 from ledger.requests.submission import submit
 from ledger.states import JobState, RequestState
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import digests, make_world
+from tests.ledger.conftest import World, digests
 from tests.ledger.requests.test_submission import assign, committed, people
 
 BEFORE = "0025"
 
 
-def test_requests_and_uploads_of_the_version_before_go_on(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_requests_and_uploads_of_the_version_before_go_on(world: World, blank_database_url: str) -> None:
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6))
     plain = world.submit(1)
@@ -61,4 +56,3 @@ def test_requests_and_uploads_of_the_version_before_go_on(blank_database_url: st
     world.finish(world.claim(job_id))
     assert world.job(job_id).state == JobState.COMPLETED
     assert world.request(by_person.id).state == RequestState.COMPLETED
-    engine.dispose()

@@ -1,22 +1,17 @@
 """Migration 0025: a dataset of the version before stays as it is, and may learn its subjects afterwards."""
 
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.registry.datasets import get_dataset
 from ledger.registry.subjects import assign_subjects
 from ledger.sample_ids import subject_digest
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import KEY, digests, make_world
+from tests.ledger.conftest import KEY, World, digests
 
 BEFORE = "0024"
 
 
-def test_a_dataset_of_the_version_before_learns_its_subjects(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_a_dataset_of_the_version_before_learns_its_subjects(world: World, blank_database_url: str) -> None:
     command.downgrade(configuration(blank_database_url), BEFORE)
     upgrade(blank_database_url)
     with world.sessions.begin() as session:
@@ -24,4 +19,3 @@ def test_a_dataset_of_the_version_before_learns_its_subjects(blank_database_url:
         rows = [(subject_digest(KEY, "ann"), digest, line) for line, digest in enumerate(digests(1, 2))]
         found = assign_subjects(session, tenant_id=world.tenant_id, dataset="digits", rows=rows)
     assert (found.added, found.subjects) == (2, 1)
-    engine.dispose()

@@ -1,21 +1,16 @@
 """Migrations 0017 and 0018: what has failed before is owed, and which stored versions know erased people is found out."""
 
 from alembic import command
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import text
 
-from ledger.db import make_sessions, normalise_url
 from ledger.requests.requests import list_requests
 from ledger.states import Reason
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import make_world
 
 BEFORE = "0016"
 
 
-def test_a_failed_request_and_versions_that_know_erased_people_come_from_the_version_before(blank_database_url):
-    upgrade(blank_database_url)
-    empty = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(empty))
+def test_a_failed_request_and_versions_that_know_erased_people_come_from_the_version_before(world, blank_database_url):
     world.finish(world.submit_and_claim(1))
     world.finish(world.submit_and_claim(2))
     failed = world.submit(3)
@@ -28,4 +23,3 @@ def test_a_failed_request_and_versions_that_know_erased_people_come_from_the_ver
         found = list_requests(session, tenant_id=world.tenant_id, unserved=True).items
         numbers = session.scalars(text("SELECT number FROM model_versions WHERE knows_erased ORDER BY number")).all()
     assert ([request.id for request in found], numbers) == ([failed.id], [1, 2])
-    empty.dispose()

@@ -1,22 +1,17 @@
 """Migration 0031: whoever fetches weights from now on is recorded; what the version before knew stays."""
 
 from alembic import command
-from sqlalchemy import create_engine, pool
 
-from ledger.db import make_sessions, normalise_url
 from ledger.registry.access import issue_key
 from ledger.registry.retention import list_copies
 from ledger.registry.versions import find_served_weights, record_fetch
 from migrations.commands import configuration, upgrade
-from tests.ledger.conftest import make_world
+from tests.ledger.conftest import World
 
 BEFORE = "0030"
 
 
-def test_a_fetch_from_a_deployment_of_the_version_before_is_recorded(blank_database_url: str) -> None:
-    upgrade(blank_database_url)
-    engine = create_engine(normalise_url(blank_database_url), poolclass=pool.NullPool)
-    world = make_world(make_sessions(engine))
+def test_a_fetch_from_a_deployment_of_the_version_before_is_recorded(world: World, blank_database_url: str) -> None:
     command.downgrade(configuration(blank_database_url), BEFORE)
     upgrade(blank_database_url)
     with world.sessions.begin() as session:
@@ -25,4 +20,3 @@ def test_a_fetch_from_a_deployment_of_the_version_before_is_recorded(blank_datab
         record_fetch(session, version_id=served.version_id, key_id=key.id)
         (version,) = list_copies(session, tenant_id=world.tenant_id, model="small")
     assert [(each.name, each.times) for each in version.fetched] == [("server", 1)]
-    engine.dispose()
