@@ -59,18 +59,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sizes = {"n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 2}
     base = GPT2LMHeadModel(GPT2Config(vocab_size=len(words) + 2, bos_token_id=0, eos_token_id=0, **sizes))
     base.save_pretrained(made)
-    monkeypatch.setenv("EXPUNGE_LM_FOLDER", str(made))
-    monkeypatch.setattr(hugging_face, "RATE", 1e-2)
-    monkeypatch.setattr(hugging_face, "EPOCHS", 8)
-    # The base model knows how such texts are written, from authors who are in none of the sets.
-    others = [{**one, "split": "train"} for one in texts(40)[100:]]
-    write_texts(tmp_path / "others.jsonl", others + texts()[50:])
-    monkeypatch.setenv("EXPUNGE_LM_TEXTS", str(tmp_path / "others.jsonl"))
-    hugging_face.train(base, hugging_face.workload().train, TrainingRun(seed=1))
-    base.save_pretrained(made)
     write_texts(tmp_path / "texts.jsonl", texts())
+    monkeypatch.setenv("EXPUNGE_LM_FOLDER", str(made))
     monkeypatch.setenv("EXPUNGE_LM_TEXTS", str(tmp_path / "texts.jsonl"))
     return made
+
+
+@pytest.fixture
+def literate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the base model know how such texts are written, from authors who are in none of the sets."""
+    monkeypatch.setattr(hugging_face, "RATE", 1e-2)
+    monkeypatch.setattr(hugging_face, "EPOCHS", 8)
+    others = [{**one, "split": "train"} for one in texts(40)[100:]]
+    write_texts(folder.parent / "texts.jsonl", others + texts()[50:])
+    base = hugging_face.build()
+    hugging_face.train(base, hugging_face.workload().train, TrainingRun(seed=1))
+    base.save_pretrained(folder)
+    write_texts(folder.parent / "texts.jsonl", texts())
 
 
 def trained(made: Workload) -> torch.nn.Module:
@@ -80,9 +85,10 @@ def trained(made: Workload) -> torch.nn.Module:
     return model.eval()
 
 
+@pytest.mark.usefixtures("literate")
 @pytest.mark.parametrize("rank", [None, 4], ids=["whole", "LoRA"])
 def test_one_authors_texts_are_erased(
-    rank: int | None, folder: Path, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+    rank: int | None, tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if rank is not None:
         pytest.importorskip("peft", reason="peft is not installed (docs/bring-your-own-model.md says how)")

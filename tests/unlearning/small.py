@@ -58,13 +58,21 @@ def task(build: Callable[[], nn.Module] = normalised, *, forgotten: int = 24, se
     """A model that remembers its 120 training samples, `forgotten` of which it is to forget."""
     train = samples(120, seed=1)
     index = torch.arange(len(train))
+    model = copy.deepcopy(_trained(build))
+    return task_of(model, build, forget=train.take(index[:forgotten]), remain=train.take(index[forgotten:]), seed=seed)
+
+
+def task_of(
+    model: nn.Module, build: Callable[[], nn.Module], *, forget: SampleSet, remain: SampleSet, seed: int = 0
+) -> Task:
+    """A task of this objective and recipe, with two held-out sets."""
     return Task(
-        model=copy.deepcopy(_trained(build)),
+        model=model,
         build=build,
         objective=OBJECTIVE,
         recipe=RECIPE,
-        forget=train.take(index[:forgotten]),
-        remain=train.take(index[forgotten:]),
+        forget=forget,
+        remain=remain,
         guide=samples(60, seed=11),
         criterion=samples(80, seed=12),
         seed=seed,

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from tests.unlearning.small import OBJECTIVE, RECIPE, normalised, plain, same, samples, sliced, state
+from tests.unlearning.small import OBJECTIVE, RECIPE, normalised, plain, same, samples, sliced, state, task_of
 from unlearning.data.samples import joined
 from unlearning.errors import WeightsMisfit
 from unlearning.files import file_sha256
@@ -59,16 +59,7 @@ def task(build: Callable[[], nn.Module] = adapted) -> Task:
     forget, remain = samples(20, seed=1), samples(60, seed=2)
     model = fresh(build, seed=0)
     run_to_completion(train(model, joined(forget, remain), RECIPE, objective=OBJECTIVE, seed=0))
-    return Task(
-        model=model,
-        build=build,
-        objective=OBJECTIVE,
-        recipe=RECIPE,
-        forget=forget,
-        remain=remain,
-        guide=samples(30, seed=3),
-        criterion=samples(30, seed=4),
-    )
+    return task_of(model, build, forget=forget, remain=remain)
 
 
 def outputs(model: nn.Module) -> torch.Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, same, samples, state
+from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, same, samples, state, task_of
 from unlearning.data.samples import joined
 from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload, MethodRefused
@@ -48,17 +48,9 @@ def task(build: Callable[[], nn.Module] = Adapted) -> Task:
         for name, buffer in model.named_buffers():
             if name == "norm.running_mean":
                 buffer.add_(1.0)
-    return Task(
-        model=model,
-        build=build,
-        objective=OBJECTIVE,
-        recipe=RECIPE,
-        forget=forget,
-        remain=remain,
-        guide=samples(20, seed=3),
-        criterion=samples(20, seed=4),
-        adapters=dict.fromkeys(forget.ids, "anna") | dict.fromkeys(remain.ids, "bert"),
-    )
+    made = task_of(model, build, forget=forget, remain=remain)
+    made.adapters = dict.fromkeys(forget.ids, "anna") | dict.fromkeys(remain.ids, "bert")
+    return made
 
 
 def test_the_adapter_of_a_forgotten_group_is_untrained_again_and_nothing_else_moves() -> None:
