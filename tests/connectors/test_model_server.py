@@ -100,7 +100,7 @@ def test_a_token_is_read_at_each_call(server: ModelServer, tmp_path: Path) -> No
     assert list(dict.fromkeys(server.tokens)) == ["Bearer first", "Bearer second"]
 
 
-def test_a_hook_is_told_what_to_serve_and_asked_what_it_serves(server: ModelServer) -> None:
+def test_a_hook_gets_what_to_serve_and_is_asked_what_it_serves(server: ModelServer) -> None:
     hook = HttpHook(url=f"{server.url}/hook")
     hook.hand_over(VERSION, no_weights)
     assert server.calls == [

@@ -256,7 +256,7 @@ def notes_of(workload: Workload) -> list[str]:
     return [str(fault.error) for fault in found]
 
 
-def test_a_trainer_is_tried_by_a_few_steps_and_told_to_stop(
+def test_a_trainer_is_tried_by_a_few_steps_and_then_stopped(
     workload: Workload, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is never trained to its end: twice anew, and once from its checkpoint; then as Retrain."""

@@ -101,7 +101,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
             load_weights(fresh(build, seed=2), path, digest)
 
 
-def test_a_misfit_of_many_tensors_is_told_in_a_few_lines(tmp_path: Path) -> None:
+def test_a_misfit_of_many_tensors_is_described_in_a_few_lines(tmp_path: Path) -> None:
     large = nn.Sequential(*(nn.Linear(1, 1) for _ in range(500)))
     with pytest.raises(WeightsMisfit, match="architecture") as refused:
         load_weights(large, *save_weights(MODEL, tmp_path))

@@ -3,7 +3,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import safetensors.torch
 import torch
@@ -12,6 +11,7 @@ from expunge.errors import CannotTrain, NobodyLeftOut
 from expunge.operator.training import Trained, train_workload
 from expunge.operator.workloads import plan_processes
 from tests.worker import digits
+from tests.worker.test_ranks import ranks_left
 from unlearning.specs.references import ReferencePlan
 from unlearning.task import Progress
 from unlearning.training.run import TrainingRun
@@ -74,7 +74,7 @@ def test_a_workloads_own_function_trains_it_and_its_reference_models(tmp_path: P
         ("with_idle_trainer", "no weight"),
     ],
 )
-def test_a_function_that_fails_is_told_with_what_it_said_and_nothing_is_written(
+def test_a_function_that_fails_is_named_with_what_it_said_and_nothing_is_written(
     tmp_path: Path, workload: str, message: str
 ) -> None:
     with pytest.raises(CannotTrain, match=message):
@@ -145,7 +145,7 @@ def on_two(reference: str, folder: Path, **options: object) -> Trained:
     try:
         return train_workload(reference, allowed=("tests",), folder=folder, **options)  # type: ignore[arg-type]
     finally:
-        assert not [child for child in psutil.Process().children(recursive=True) if "worker.rank" in child.cmdline()]
+        assert not ranks_left()
 
 
 @pytest.mark.slow

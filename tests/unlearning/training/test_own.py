@@ -87,7 +87,7 @@ def test_samples_that_are_read_when_needed_train_the_same_model() -> None:
     assert same(state(found), state(fitted(adamw)))
 
 
-def test_reference_models_are_told_their_share_of_the_epochs() -> None:
+def test_reference_models_are_trained_for_their_share_of_the_epochs() -> None:
     half = OwnTraining(trainer=adamw, share=1 / 3)
     steps = list(train(fresh(plain, seed=0), GIVEN, half, objective=OBJECTIVE, seed=0))
     assert steps[-1].total == STEPS
