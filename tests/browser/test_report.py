@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext
 
-from report.html import render_html
 from tests.browser.conftest import Check
 from tests.report.recorded import NAMES, recorded
+from tests.report.test_html import page_of
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -15,7 +15,7 @@ def test_axe_finds_nothing_and_nothing_is_too_wide(
     context: BrowserContext, accessible: Check, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render_html(recorded(name)))
+    path.write_text(page_of(name))
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
