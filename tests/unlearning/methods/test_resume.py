@@ -37,27 +37,19 @@ def uninterrupted(kind: str, build: Callable[[], nn.Module]) -> tuple[dict[str, 
     return state(whole.model), outcome, len(seen)
 
 
-def interrupted(kind: str, build: Callable[[], nn.Module], *, taken: int, folder: Path) -> tuple[Task, Path, str]:
-    """The task after so many steps, whose process is then lost, and its checkpoint."""
-    first = given(build)
-    steps = start(spec_of(kind), first)
-    for _ in range(taken):
-        next(steps)
-    path, sha256 = save_training_checkpoint(first.state.snapshot(), folder)
-    steps.close()
-    return first, path, sha256
-
-
 @every_kind
-def test_a_run_interrupted_at_any_step_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
-    build = everything
-    wanted, outcome, count = uninterrupted(kind, build)
-    for taken in range(1, count + 1):
-        _, path, sha256 = interrupted(kind, build, taken=taken, folder=tmp_path)
-        second = given(build)
-        second.state = State(load_training_checkpoint(path, sha256))
-        steps = start(spec_of(kind), second)
-        found = run_to_completion(steps)
+def test_a_run_interrupted_at_any_step_ends_in_the_same_weights_and_taking_checkpoints_changes_nothing(
+    kind: str, tmp_path: Path
+) -> None:
+    wanted, outcome, count = uninterrupted(kind, everything)
+    first = given(everything)
+    checkpoints = [save_training_checkpoint(first.state.snapshot(), tmp_path) for _ in start(spec_of(kind), first)]
+    assert same(state(first.model), wanted)
+    assert len(checkpoints) == count
+    for taken, checkpoint in enumerate(checkpoints, start=1):
+        second = given(everything)
+        second.state = State(load_training_checkpoint(*checkpoint))
+        found = run_to_completion(start(spec_of(kind), second))
 
         assert same(state(second.model), wanted), taken
         assert (found.steps, found.stopped_because, found.metrics) == (
@@ -83,16 +75,6 @@ def test_a_run_may_be_interrupted_again_and_again(kind: str, tmp_path: Path) -> 
     run_to_completion(start(spec_of(kind), last))
 
     assert same(state(last.model), wanted)
-
-
-@every_kind
-def test_taking_checkpoints_changes_nothing(kind: str, tmp_path: Path) -> None:
-    wanted, _, _ = uninterrupted(kind, dropping)
-    watched = given(dropping)
-    for _ in start(spec_of(kind), watched):
-        save_training_checkpoint(watched.state.snapshot(), tmp_path)
-
-    assert same(state(watched.model), wanted)
 
 
 def test_retraining_with_readiness_is_resumed_too(tmp_path: Path) -> None:
