@@ -1,5 +1,6 @@
 """The folder of scans: its script trains, its workload is registered, and a request is served."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,14 +21,23 @@ def _scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small() -> nn.Module:
-    """In place of ResNet-18, whose audit takes minutes on a processor."""
+    """What the usual tests train in place of ResNet-18, whose audit takes minutes on a processor."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(400, 10)
     )
 
 
-def test_the_script_leads_to_an_erasure(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_folder, "network", small)
+@pytest.mark.parametrize(
+    "network",
+    [
+        pytest.param(small, id="a small network"),
+        pytest.param(image_folder.network, id="ResNet-18", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_the_script_leads_to_an_erasure(
+    network: Callable[[], nn.Module], site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_folder, "network", network)
     reference = "examples.image_folder:workload"
     register_workload(site.where, name="scans", reference=reference, weights=image_folder.train(), policy=["retrain"])
 
