@@ -1,6 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,12 +117,17 @@ def stop_at(step: int) -> Callable[[Progress], None]:
 
 def test_an_interrupted_training_continues_and_ends_in_the_weights_of_one_that_was_not(tmp_path: Path) -> None:
     whole = train_workload(SHORT, allowed=("tests",), folder=tmp_path / "whole", plain=True)
-    again = {"allowed": ("tests",), "folder": tmp_path / "again", "plain": True, "checkpoint_seconds": 0.0}
+    again: dict[str, Any] = {
+        "allowed": ("tests",),
+        "folder": tmp_path / "again",
+        "plain": True,
+        "checkpoint_seconds": 0.0,
+    }
     with pytest.raises(KeyboardInterrupt):
-        train_workload(SHORT, **again, show=stop_at(9))  # type: ignore[arg-type]  # a dict of any
+        train_workload(SHORT, **again, show=stop_at(9))
     steps: list[int] = []
-    other = train_workload(SHORT, **again | {"seed": 1})  # type: ignore[arg-type]
-    found = train_workload(SHORT, **again, show=lambda progress: steps.append(progress.step))  # type: ignore[arg-type]
+    other = train_workload(SHORT, **again | {"seed": 1})
+    found = train_workload(SHORT, **again, show=lambda progress: steps.append(progress.step))
 
     assert steps == list(range(10, 27))
     assert (found.sha256, found.sha256 == other.sha256) == (whole.sha256, False)
@@ -129,21 +135,21 @@ def test_an_interrupted_training_continues_and_ends_in_the_weights_of_one_that_w
 
 
 def test_a_damaged_checkpoint_is_not_used(tmp_path: Path) -> None:
-    given = {"allowed": ("tests",), "folder": tmp_path, "plain": True, "checkpoint_seconds": 0.0}
+    given: dict[str, Any] = {"allowed": ("tests",), "folder": tmp_path, "plain": True, "checkpoint_seconds": 0.0}
     with pytest.raises(KeyboardInterrupt):
-        train_workload(SHORT, **given, show=stop_at(3))  # type: ignore[arg-type]  # a dict of any
+        train_workload(SHORT, **given, show=stop_at(3))
     (checkpoint,) = tmp_path.glob("*.checkpoint")
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     steps: list[int] = []
-    train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))  # type: ignore[arg-type]
+    train_workload(SHORT, **given, show=lambda progress: steps.append(progress.step))
 
     assert steps[0] == 1
 
 
-def on_two(reference: str, folder: Path, **options: object) -> Trained:
+def on_two(reference: str, folder: Path, **options: Any) -> Trained:
     options = {"plain": True, "launch": plan_processes("2", CannotTrain)} | options
     try:
-        return train_workload(reference, allowed=("tests",), folder=folder, **options)  # type: ignore[arg-type]
+        return train_workload(reference, allowed=("tests",), folder=folder, **options)
     finally:
         assert not ranks_left()
 
