@@ -269,7 +269,7 @@ def test_utility_does_not_count_classes_that_are_forgotten_as_a_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", ["multi-label", "regression", "an own objective", "losses alone"])
-def test_a_trained_model_is_told_from_chance_whatever_it_is_trained_for(kind: str) -> None:
+def test_a_trained_model_is_distinguished_from_chance_whatever_it_is_trained_for(kind: str) -> None:
     """Chance is to say the training mean, or each label's share; without predictions, what other samples' targets would give."""
     given = OBJECTIVES[kind]
     train = samples(given, 300, name="train", seed=1)
