@@ -4,11 +4,12 @@ import sys
 from collections.abc import Callable
 
 import pytest
+from pydantic import ValidationError
 
 from ledger.jobs.heartbeats import worker_last_seen
 from tests.worker.conftest import Bench
 from worker import app
-from worker.settings import Settings
+from worker.settings import Settings, read_settings
 
 ENVIRONMENT = {
     "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
@@ -24,40 +25,36 @@ def python(program: str, **environment: str) -> "subprocess.CompletedProcess[str
     )
 
 
-def test_the_worker_and_its_tasks_can_be_imported_where_torch_can_not() -> None:
+def test_importing_the_application_and_its_tasks_needs_no_torch_no_setting_and_no_connection() -> None:
     blocked = "import sys; sys.modules.update(torch=None, torchvision=None)\nimport worker.app, worker.tasks"
-    assert python(blocked).returncode == 0
-
-
-def test_importing_the_application_reads_no_setting_and_connects_to_nothing() -> None:
-    result = python("import worker.app, worker.tasks")
+    result = python(blocked)
     assert result.returncode == 0, result.stderr
 
 
-def test_the_configuration_acknowledges_early_and_takes_one_message_at_a_time() -> None:
+def test_the_configuration_acknowledges_early_takes_one_message_at_a_time_and_names_the_task_as_the_ledger_does() -> (
+    None
+):
     program = (
-        "from worker.app import celery_app as app; c = app.conf\n"
+        "import worker.tasks; from worker.app import celery_app as app; from ledger.events.outbox import RUN_JOB\n"
+        "c = app.conf; assert RUN_JOB in app.tasks, list(app.tasks)\n"
         "print(c.broker_url, c.task_acks_late, c.worker_prefetch_multiplier, c.task_ignore_result, c.worker_concurrency)"
     )
     result = python(program, **ENVIRONMENT)
     assert result.stdout.split() == ["redis://127.0.0.1:1/0", "False", "1", "True", "1"], result.stderr
 
 
-def test_the_task_goes_by_the_name_that_the_ledger_agrees_on() -> None:
-    program = (
-        "import worker.tasks; from worker.app import celery_app as app; from ledger.events.outbox import RUN_JOB\n"
-        "assert RUN_JOB in app.tasks, list(app.tasks)"
-    )
-    result = python(program, **ENVIRONMENT)
-    assert result.returncode == 0, result.stderr
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "EXPUNGE_STORAGE"])
-def test_a_missing_setting_is_named(name: str) -> None:
-    rest = {key: value for key, value in ENVIRONMENT.items() if key != name}
-    result = python("from worker.settings import read_settings; read_settings()", **rest)
-    assert result.returncode == 1
-    assert name in result.stderr
+def test_a_missing_setting_is_named(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.delenv(name)
+    with pytest.raises(ValidationError, match=name):
+        read_settings()
 
 
 def test_a_malformed_setting_stops_the_start_in_one_line() -> None:
@@ -75,12 +72,11 @@ def test_by_default_a_dead_workers_job_goes_on_within_two_minutes_and_has_lost_l
     assert defaults["checkpoint_seconds"] < 60
 
 
-def test_a_wrong_sample_key_is_refused_without_being_shown() -> None:
-    result = python(
-        "from worker.settings import read_settings; read_settings()", **{**ENVIRONMENT, "EXPUNGE_SAMPLE_KEY": "abcdef"}
-    )
-    assert "must be 64 hex digits" in result.stderr
-    assert "abcdef" not in result.stderr
+def test_a_wrong_sample_key_is_refused_without_being_shown(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("EXPUNGE_SAMPLE_KEY", "abcdef")
+    with pytest.raises(ValidationError, match="must be 64 hex digits") as stopped:
+        read_settings()
+    assert "abcdef" not in str(stopped.value)
 
 
 def test_a_worker_is_seen_and_cleans_up_even_if_it_cannot_sign_the_log(
