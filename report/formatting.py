@@ -47,6 +47,11 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def short_method(kind: str) -> str:
+    """Print a method's kind in a few letters: ltu → LTU, gradient_ascent → gradient ascent."""
+    return kind.upper() if kind in ("ltu", "ieu") else kind.replace("_", " ")
+
+
 def share(value: float) -> str:
     """Print a ratio from 0 to 1 as a percentage."""
     return percent(100 * value)

@@ -7,7 +7,18 @@ from typing import TypeVar
 from report.captions import attack_name, strongest
 from report.document import Origin, Report, StopReason
 from report.evidence import AttackScores, Estimate, Measures, VerdictValue
-from report.formatting import SHORT_UNIT, delay, duration, in_a_cell, interval, plural, ratio, sentence, share
+from report.formatting import (
+    SHORT_UNIT,
+    delay,
+    duration,
+    in_a_cell,
+    interval,
+    plural,
+    ratio,
+    sentence,
+    share,
+    short_method,
+)
 
 E = TypeVar("E", bound=Estimate | None)
 
@@ -39,7 +50,7 @@ METHODS = {
     "drop_adapter": "dropping an adapter",
     "certified": "certified unlearning",
 }
-"""The names of methods. One that is not here is shown by its kind in capitals."""
+"""The names of methods. One that is not here is shown by its kind."""
 SETUP = {
     "guides": "training the guide attacks",
     "neighbour_search": "finding similar samples",
@@ -305,7 +316,7 @@ def method(report: Report) -> list[tuple[str, str]]:
 
 def method_name(kind: str) -> str:
     """Give a method's name."""
-    return METHODS.get(kind, kind.upper())
+    return METHODS.get(kind) or short_method(kind)
 
 
 def identity(report: Report) -> list[tuple[str, str]]:

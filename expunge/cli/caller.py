@@ -16,7 +16,7 @@ from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
-from report.formatting import duration
+from report.formatting import duration, sentence, short_method
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000
@@ -182,7 +182,7 @@ def watch_job(http: httpx.Client, job_id: UUID) -> bool:
 def format_fallback(job: Job, fallback: Fallback) -> str:
     """Say which method follows which, why, and how long it takes."""
     takes = "" if fallback.seconds is None else f" It takes about {duration(fallback.seconds)}."
-    return f"{job.method['kind'].upper()} follows {fallback.after.upper()}.{takes} {fallback.why}"
+    return f"{sentence(short_method(job.method['kind']))} follows {short_method(fallback.after)}.{takes} {fallback.why}"
 
 
 def format_approval(job: Job) -> str:

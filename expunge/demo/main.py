@@ -35,6 +35,7 @@ from expunge.stack.broker import free_port
 from expunge.stack.folder import sample_key
 from expunge.stack.process import tail
 from expunge.stack.stack import Options, Stack, interruptible, run_stack
+from report.formatting import short_method
 from unlearning.data.workload import Workload
 from worker.failures import WorkerError
 from worker.inputs import load_workload
@@ -267,7 +268,7 @@ def compare(
         seconds=trainings.original.result().seconds,
     )
     before = Row(
-        label="before: " + first.methods[-1].upper(), figures=original_figures(second.report.audit), seconds=None
+        label="before: " + short_method(first.methods[-1]), figures=original_figures(second.report.audit), seconds=None
     )
     return [
         make_section(
@@ -297,7 +298,7 @@ def make_section(
         title=title,
         original=original,
         unlearned=Row(
-            label=f"unlearned: {erasure.methods[-1].upper()}{star}",
+            label=f"unlearned: {short_method(erasure.methods[-1])}{star}",
             figures=unlearned_figures(audit),
             seconds=erasure.seconds,
         ),

@@ -13,6 +13,7 @@ from expunge.errors import JobFailed
 from ledger.resources import Attempt, Job
 from ledger.states import JobState
 from report.document import Report
+from report.formatting import short_method
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 
@@ -83,7 +84,7 @@ def follow(
     for job in client.watch_job(http, job_id, before_poll=check):
         if job.method["kind"] not in tried[-1:]:
             tried.append(job.method["kind"])
-        methods = ", then ".join(map(str.upper, tried))
+        methods = ", then ".join(map(short_method, tried))
         description = f"request with {methods}: {job.phase.replace('_', ' ')}"
         display.update(task, completed=job.progress, description=description)
     assert job is not None  # client.watch_job yields at least the job's end

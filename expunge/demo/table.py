@@ -11,6 +11,7 @@ from rich.text import Text
 from expunge.demo.requests import Erasure
 from expunge.errors import DemoFailed
 from report.evidence import Attack, AttackName, Audit, Delay, Measures, VerdictValue
+from report.formatting import sentence, short_method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,10 +184,13 @@ def outcome(erasure: Erasure, *, requested: str) -> RenderableType:
     verdict = erasure.report.verdict
     lines = [Text(f"The request {requested}", style="bold")]
     lines += [
-        Text(f"  * {method.upper()} was not enough; the policy tried the next method. {finding}", style="yellow")
+        Text(
+            f"  * {sentence(short_method(method))} was not enough; the policy tried the next method. {finding}",
+            style="yellow",
+        )
         for method, finding in zip(erasure.methods, erasure.findings, strict=False)
     ]
-    published = f"  {erasure.methods[-1].upper()} is published: "
+    published = f"  {sentence(short_method(erasure.methods[-1]))} is published: "
     lines.append(Text.assemble(published, (verdict.value, VERDICT_STYLES[verdict.value]), f". {verdict.sentence}"))
     return Group(*lines)
 

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
 from ledger.states import TERMINAL
+from report.formatting import short_method
 from service.console.sign_in import delete_cookie
 from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type, refusal_headers
@@ -108,6 +109,7 @@ def _environment() -> Environment:
         "time_left": time_left,
         "duration": duration,
         "percent": percent,
+        "method": short_method,
     }
     return environment
 

@@ -35,8 +35,8 @@ def test_a_jobs_end_is_one_line(changes: dict[str, object], line: str) -> None:
 def test_a_method_that_follows_another_is_named_with_the_reason_and_the_time_it_takes() -> None:
     fallback = Fallback(after="ieu", why="Not verified.", seconds=90.0, at=datetime.now(UTC))
     job = ENDED.model_copy(update={"method": {"kind": "retrain"}})
-    assert format_fallback(job, fallback) == f"RETRAIN follows IEU. It takes about {duration(90.0)}. Not verified."
-    assert format_fallback(job, fallback.model_copy(update={"seconds": None})) == "RETRAIN follows IEU. Not verified."
+    assert format_fallback(job, fallback) == f"Retrain follows IEU. It takes about {duration(90.0)}. Not verified."
+    assert format_fallback(job, fallback.model_copy(update={"seconds": None})) == "Retrain follows IEU. Not verified."
 
 
 def test_a_job_that_awaits_approval_says_why_and_how_to_decide() -> None:

@@ -46,7 +46,7 @@ def test_the_demo_runs_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "retrained again" in output
     assert "Noise floor" in output
     assert "Reference predictions" in output
-    assert "MATCHING" in output
+    assert "Matching is published" in output
     assert sorted(path.suffix for path in (tmp_path / "reports").iterdir()) == [
         ".dsse",
         ".dsse",
