@@ -118,7 +118,7 @@ def rotate_sample_key(session: Session, *, old: bytes, new: bytes, rewrite: Rewr
     if known == key_fingerprint(new):
         return None
     check_sample_key(session, old)
-    # Before the tables, the rows that others change without hashing: whoever holds one may go on to wait for a table.
+    # Before the tables, the rows that others change without hashing: whoever holds one may wait for a table next.
     _rehash_bodies(session, later)
     lists = session.scalars(select(Upload).with_for_update()).all()
     session.execute(text(f"LOCK TABLE {', '.join(table.name for table in hashed_tables())} IN ACCESS EXCLUSIVE MODE"))

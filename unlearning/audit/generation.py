@@ -35,7 +35,7 @@ _AT_ONCE = 256
 """Images that are generated or compared together."""
 _EPOCHS, _STEPS, _BATCH, _RATE = 20, (60, 2000), 64, 2e-3
 """Of the small classifier's training: epochs, the least and the most steps, images a step, Adam's learning rate [ours]."""
-_MOST_READ = 5000
+_READ_LIMIT = 5000
 """Most samples of a set that are read to train the classifier, or to compare features with."""
 _FEATURES = 32
 """Numbers that enter the small classifier's last layer."""
@@ -284,8 +284,8 @@ def _small_classifier(shape: tuple[int, ...], classes: int) -> nn.Sequential:
 
 
 def _read(generation: Generation, samples: SampleSet, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Read images, (n, …) float32, and classes, (n,), of at most `_MOST_READ` random samples, onto the CPU."""
-    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_MOST_READ])
+    """Read images, (n, …) float32, and classes, (n,), of at most `_READ_LIMIT` random samples, onto the CPU."""
+    chosen = samples.take(torch.randperm(len(samples), generator=generator)[:_READ_LIMIT])
     batches = [
         (generation.images(batch.inputs).float().cpu(), batch.targets.cpu()) for batch in chosen.batches(_AT_ONCE)
     ]

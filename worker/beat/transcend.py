@@ -12,7 +12,7 @@ from ledger.requests.managed import Managed, list_results, record_reported
 
 logger = logging.getLogger(__name__)
 
-FIRST_WAIT, LONGEST_WAIT = 60.0, 86400.0
+FIRST_WAIT, WAIT_LIMIT = 60.0, 86400.0
 """Seconds before a result that Sombra refused is sent again: at first, doubled with each refusal, and at most."""
 
 Refusals = dict[Managed, tuple[float, float]]
@@ -51,7 +51,7 @@ def report_results(
             try:
                 transcend.send_result(unseal(last.reply, key=key, reference=last.reference), result)
             except ResultRefused as error:
-                refusals[last] = (clock() + wait, min(2 * wait, LONGEST_WAIT))
+                refusals[last] = (clock() + wait, min(2 * wait, WAIT_LIMIT))
                 logger.warning("transcend, request %s, sent again in %g s: %s", last.reference, wait, error)
                 continue
             except HandOverFailed as error:
