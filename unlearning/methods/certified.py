@@ -1,6 +1,7 @@
 """Certified: train the head of frozen features on with noise, until the weights that it began with no longer matter."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,10 +28,10 @@ _ABSENT = -10.0
 def certified(spec: Certified, task: Task) -> Steps:
     """Unlearn `task.forget` from the one linear layer that `task.model` trains, in place, with an (ε, δ) certificate.
 
-    Koloskova et al. (ICML 2025, arXiv 2506.06985; known from its abstract and from summaries) project the weights to a ball and
-    train them on with noise, on remaining data alone; the noise hides where they began (privacy amplification by iteration: Feldman
-    et al., FOCS 2018). They clip gradients, because a network's steps may part two models. A head's loss is convex, so its steps
-    bring any two heads nearer, by 1 − ηλ, and nothing needs to be clipped [derived; docs/methods.md §10]:
+    Koloskova et al. (ICML 2025, arXiv 2506.06985; by its abstract and the authors' code) project the weights to a ball and train
+    them on with noise, on remaining data alone; the noise hides where they began (privacy amplification by iteration: Feldman et
+    al., FOCS 2018). They clip gradients, because a network's steps may part two models. A head's loss is convex, so its steps bring
+    any two heads nearer, by 1 − ηλ, and nothing needs to be clipped. The proof is in docs/methods.md §10:
 
         θ ← Π_radius(θ_o);  θ ← θ − η (∇L(D_r; θ) + λθ) + σξ,  ξ ~ N(0, I),  η = 1/(curvature · λ_max + λ)
 
@@ -46,7 +47,8 @@ def certified(spec: Certified, task: Task) -> Steps:
             "A certificate needs a loss that is convex in the outputs, and its `curvature`; this objective names none. "
             "Classification, multi-label and regression do."
         )
-    layer = trained_head(task)
+    first = task.forget.select(torch.arange(min(2, len(task.forget))))
+    layer = trained_head(task.model, objective, first, build=task.build)
     given = _Features.of(task.model, objective, layer, task.remain)
     decay = spec.decay * curvature
     rate = 1 / (curvature * given.largest + decay)
@@ -74,9 +76,9 @@ def certified(spec: Certified, task: Task) -> Steps:
 def amplification(*, contraction: float, steps: int) -> float:
     """Compute Σ a² / D², the least sum of squares of the shifts a that make one of two runs which begin D apart.
 
-    It bounds the divergence of their laws (Feldman et al., thm. 22). Each step brings them nearer by the factor c, `contraction`,
-    and by a_t more, until Σ c^(T − t) a_t = c^T D. The sum of squares is the least with a_t in proportion to c^(T − t) (Cauchy and
-    Schwarz).
+    It bounds the divergence of their laws (Feldman et al., thm. 22; docs/methods.md §10 has a proof). Each step brings them nearer
+    by the factor c, `contraction`, and by a_t more, until Σ c^(T − t) a_t = c^T D. The sum of squares is the least with a_t in
+    proportion to c^(T − t) (Cauchy and Schwarz).
     """
     if contraction == 1.0:
         return 1 / steps
@@ -107,10 +109,9 @@ def count_steps(spec: Certified, *, contraction: float) -> int:
     return high
 
 
-def trained_head(task: Task) -> nn.Linear:
-    """Find the linear layer that gives the outputs, if it is all that training moves. Raises MethodRefused."""
-    model, objective = task.model, undivided(task.objective)
-    batch = task.forget.select(torch.arange(min(2, len(task.forget))))
+def trained_head(model: nn.Module, objective: Objective, batch: Batch, *, build: Callable[[], nn.Module]) -> nn.Linear:
+    """Find the linear layer that gives the outputs of a batch, if it is all that training moves. Raises MethodRefused."""
+    objective = undivided(objective)
     layer = output_layer(model, objective, batch)
     if layer is None:
         raise MethodRefused(
@@ -132,15 +133,15 @@ def trained_head(task: Task) -> nn.Linear:
             "A certificate needs features that do not depend on the output layer, and one row of them a sample. Here the layer is "
             "used twice, or shares its weights."
         )
-    _check_buffers(task)
+    _check_buffers(model, build)
     return layer
 
 
-def _check_buffers(task: Task) -> None:
+def _check_buffers(model: nn.Module, build: Callable[[], nn.Module]) -> None:
     """Raise MethodRefused if a buffer has learned, such as the statistics of batch norm that training moves."""
-    fixed = {name.removeprefix(".") for name in frozen_tensors(task.model)}
-    untrained = dict(fresh(task.build, seed=task.seed, original=task.model).named_buffers())
-    for name, buffer in task.model.named_buffers():
+    fixed = {name.removeprefix(".") for name in frozen_tensors(model)}
+    untrained = dict(fresh(build, seed=0, original=model).named_buffers())
+    for name, buffer in model.named_buffers():
         if name not in fixed and not torch.equal(buffer.cpu(), untrained[name].cpu()):
             raise MethodRefused(
                 f"{name} is not a parameter and has moved in training, so the features may know the samples. Keep batch norm in "
