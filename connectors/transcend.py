@@ -9,6 +9,7 @@ import hmac
 import json
 import os
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from connectors.declaration import read_declaration
 from connectors.http import Server, Url
 from ledger.requests.deadlines import RULES
 from ledger.requests.managed import Managed
-from ledger.sample_ids import earlier_keys
+from ledger.sample_ids import KEY_BYTES, earlier_keys, rehash
 from ledger.states import ManagedState
 
 MANAGER = "transcend.io"
@@ -202,14 +203,19 @@ def make_refusal(why: str) -> dict[str, Any]:
     return {**FAILED, "message": f"Expunge refuses the erasure: {why}"[:500]}
 
 
-def make_reference(request_id: UUID, kind: str, value: str, subject: str, *, key: bytes) -> str:
-    """Name a job in the ledger: Transcend's ID of the person's request, and a part of the keyed hash of identity and subject.
+def make_reference(request_id: UUID) -> str:
+    """Name a new job in the ledger: Transcend's ID of the person's request, and random digits that say nothing of the person."""
+    return f"{request_id}.{secrets.token_hex(8)}"
+
+
+def hash_job(request_id: UUID, kind: str, value: str, subject: str, *, key: bytes) -> str:
+    """Hash what makes a job the same when it comes again (hex), also after a rotation of the key.
 
     Two identities may mean one subject, and each is a job with a result of its own. One identity may mean another subject once the
     declaration is corrected: that is not what was recorded before.
     """
-    job = "\0".join(("", MANAGER, kind, value, subject))
-    return f"{request_id}.{hmac.digest(key, job.encode(), 'sha256').hex()[:16]}"
+    job = "\0".join(("", MANAGER, str(request_id), kind, value, subject))
+    return rehash(hmac.digest(key[:KEY_BYTES], job.encode(), "sha256"), key[KEY_BYTES:]).hex()
 
 
 def make_result(request: Managed) -> dict[str, Any] | None:

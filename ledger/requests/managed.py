@@ -103,6 +103,17 @@ def submit_managed(
     return get_managed(session, tenant_id=tenant_id, manager=received.manager, reference=received.reference)
 
 
+def find_reference(session: Session, *, tenant_id: UUID, manager: str, body_sha256: str) -> str | None:
+    """Find the reference of a request whose manager gives it none of its own, by its body. None means that it is new.
+
+    Another call with this body waits until the transaction ends, so of two simultaneous calls one is the first.
+    """
+    name = func.hashtextextended(f"{tenant_id}/{manager}/{body_sha256}", 0)
+    session.execute(select(func.pg_advisory_xact_lock(name)))
+    mine = ManagedRequest.manager == manager, ManagedRequest.body_sha256 == body_sha256
+    return session.scalar(select(ManagedRequest.reference).where(ManagedRequest.tenant_id == tenant_id, *mine))
+
+
 def get_managed(session: Session, *, tenant_id: UUID, manager: str, reference: str) -> Managed:
     """Read a manager's request. Raises UnknownRequest."""
     found = session.execute(_one(tenant_id, manager, reference)).one_or_none()

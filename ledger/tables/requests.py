@@ -127,6 +127,7 @@ class ManagedRequest(Base):
     """A request that came from a request manager, under its own reference, whether or not anybody in it has samples here."""
 
     __tablename__ = "managed_requests"
+    __table_args__ = (Index(None, "tenant_id", "manager", "body_sha256"),)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
     manager: Mapped[str] = mapped_column(primary_key=True)
     reference: Mapped[str] = mapped_column(primary_key=True)

@@ -49,11 +49,11 @@ def record_managed_request(
     quiet: timedelta,
     callback_urls: Sequence[str] = (),
     reply: bytes | None = None,
-    same_by_reference: bool = False,
+    body_sha256: str | None = None,
 ) -> Managed:
     """Record a manager's request once, whether or not anybody knows the people.
 
-    same_by_reference: the reference says whom it is about, so that it is the same request whatever else has changed.
+    body_sha256: by which it is known when it comes again; by default, the hash of all that is given.
     Raises Refused, WrongSampleKey, and what `submit_managed` raises.
     """
     try:
@@ -62,18 +62,17 @@ def record_managed_request(
         raise Refused("an identity is too long to name a subject, or has a control character in it") from None
     key = settings.sample_key_bytes
     check_sample_key(ledger, key)
-    given: dict[str, Any] = {"subjects": samples_sha256({subject_digest(key[:KEY_BYTES], one) for one in people})}
-    if not same_by_reference:
-        given |= {
-            "regulation": regulation,
-            "received_at": None if received_at is None else received_at.isoformat(),
-            "callback_urls": list(callback_urls),
-        }
+    given = {
+        "subjects": samples_sha256({subject_digest(key[:KEY_BYTES], one) for one in people}),
+        "regulation": regulation,
+        "received_at": None if received_at is None else received_at.isoformat(),
+        "callback_urls": list(callback_urls),
+    }
     moment = received_at or now(ledger)
     received = Received(
         manager=manager,
         reference=reference,
-        body_sha256=hash_body(given, key=key),
+        body_sha256=body_sha256 or hash_body(given, key=key),
         regulation=regulation,
         received_at=moment,
         callback_urls=tuple(dict.fromkeys(callback_urls)),

@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse
 from pydantic import AliasPath, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from connectors.transcend import MANAGER, TokenRefused, Transcend, make_reference, make_result, seal
+from connectors.transcend import MANAGER, TokenRefused, Transcend, hash_job, make_reference, make_result, seal
 from ledger.errors import InvalidTime, Refused
 from ledger.registry.access import Caller
-from ledger.requests.managed import Managed
+from ledger.requests.managed import Managed, find_reference
+from ledger.sample_key import check_sample_key
 from service.api.managers import record_managed_request
 from service.http.authentication import ApiRoute, Writer
 from service.http.bodies import RawBody, parse
@@ -111,7 +112,10 @@ def _record(
             "the declaration of Transcend has no identity of this type: an erasure by it cannot be carried out"
         )
     key = settings.sample_key_bytes
-    reference = make_reference(job.request_id, job.type, job.identifier, subject, key=key)
+    check_sample_key(ledger, key)
+    body_sha256 = hash_job(job.request_id, job.type, job.identifier, subject, key=key)
+    known = find_reference(ledger, tenant_id=caller.tenant_id, manager=MANAGER, body_sha256=body_sha256)
+    reference = known or make_reference(job.request_id)
     try:
         return record_managed_request(
             ledger,
@@ -123,7 +127,7 @@ def _record(
             regulation=transcend.declaration.regulation,
             received_at=job.created_at,
             quiet=transcend.quiet,
-            same_by_reference=True,
+            body_sha256=body_sha256,
             reply=None if nonce is None else seal(nonce, key=key, reference=reference),
         )
     except InvalidTime as error:

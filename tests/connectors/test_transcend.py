@@ -13,6 +13,7 @@ from connectors.transcend import (
     InvalidTranscend,
     TokenRefused,
     Transcend,
+    hash_job,
     make_reference,
     make_result,
     read_transcend,
@@ -20,6 +21,7 @@ from connectors.transcend import (
     unseal,
 )
 from ledger.requests.managed import Managed
+from ledger.sample_ids import rehash
 from ledger.states import ManagedState
 from tests.fixtures.transcend import declare, make_token, public_pem, sombra
 
@@ -100,13 +102,22 @@ def test_a_wrong_declaration_is_refused_with_the_place(tmp_path: Path, wrong: tu
         read_transcend(path)
 
 
-def test_a_job_is_named_by_its_request_its_identity_and_the_subject_that_this_means() -> None:
+def test_a_job_is_known_by_its_request_its_identity_and_the_subject_that_this_means() -> None:
     """One identity's result is not another's, and what a wrong declaration recorded is not what the corrected one means."""
     given = [("email", "Ann", "ann"), ("email", "ann", "ann"), ("login", "ann", "ann"), ("email", "Ann", "Ann")]
-    names = {make_reference(UUID(int=7), *one, key=bytes(32)) for one in given}
-    names |= {make_reference(UUID(int=8), *given[0], key=bytes(32)), make_reference(UUID(int=7), *given[0], key=b"k")}
-    assert len(names) == 6
-    assert make_reference(UUID(int=7), *given[0], key=b"k") in names
+    key, later = bytes(32), b"\x01" * 32
+    hashes = {hash_job(UUID(int=7), *one, key=key) for one in given}
+    hashes |= {hash_job(UUID(int=8), *given[0], key=key), hash_job(UUID(int=7), *given[0], key=later)}
+    assert len(hashes) == 6
+    assert hash_job(UUID(int=7), *given[0], key=key) in hashes
+    rotated = rehash(bytes.fromhex(hash_job(UUID(int=7), *given[0], key=key)), later).hex()
+    assert hash_job(UUID(int=7), *given[0], key=key + later) == rotated
+
+
+def test_the_reference_of_a_job_is_drawn_anew_for_each() -> None:
+    drawn = {make_reference(UUID(int=7)) for _ in range(3)}
+    assert len(drawn) == 3
+    assert {one.partition(".")[0] for one in drawn} == {str(UUID(int=7))}
 
 
 def test_an_identity_that_looks_like_a_place_for_one_is_taken_as_it_is(platform: Transcend) -> None:
@@ -128,7 +139,7 @@ def test_only_an_erasure_is_a_success() -> None:
 
 
 def test_a_nonce_is_kept_so_that_only_its_own_job_can_read_it() -> None:
-    key, reference = bytes(32), make_reference(UUID(int=7), "email", "Ann", "ann", key=bytes(32))
+    key, reference = bytes(32), make_reference(UUID(int=7))
     sealed = seal("nonce of ann@example.org", key=key, reference=reference)
     assert b"ann" not in sealed
     for then in (key, key + b"\x01" * 32):  # after a rotation, too

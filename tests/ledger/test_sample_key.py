@@ -134,6 +134,9 @@ def test_what_was_known_before_a_rotation_is_known_after_it(used):
     rotate(used)
     assert ask(used, "ann", key=NEW).samples == SampleCounts(accepted=0, already_erased=2, not_in_training_set=1)
     assert ask(used, "bob", key=NEW, numbers=(4,)).samples.accepted == 2
+    with used.sessions() as session:
+        sent = {upload.dataset_id is None: upload.id for upload in session.scalars(select(Upload))}
+    assert [ask(used, key=NEW, upload_id=sent[of_people]).samples.accepted for of_people in (False, True)] == [2, 1]
     assert again[0] in listed_names(used, do_not_train.people_of_model, "small")
     assert again[1] in listed_names(used, do_not_train.of_dataset, "digits")
     with used.sessions.begin() as session:

@@ -198,19 +198,22 @@ def begin_job(sessions: sessionmaker[Session], job_id: UUID | str) -> Claim:
 
 
 def publish_job(
-    sessions: sessionmaker[Session], job_id: UUID | str, *, sign: Callable[[Document], dict[str, object]] | None = None
+    sessions: sessionmaker[Session],
+    job_id: UUID | str,
+    *,
+    sign: Callable[[Document], dict[str, object]] | None = None,
+    key: bytes = bytes.fromhex(SAMPLE_KEY),
 ) -> UUID:
     """Bring a job to its published result as a worker would; returns the report's id."""
     claimed = begin_job(sessions, job_id)
     report = stored("verified") | {"report_id": str(uuid4())}
     dataset = report["model"]["dataset"] = claimed.dataset
     names = {
-        sample_digest(bytes.fromhex(SAMPLE_KEY), dataset, name): name
+        sample_digest(key, dataset, name): name
         for name in (f"{kind}-{number}" for kind in ("sample", "note") for number in range(100))
     }
     commitment = commit_samples(dataset, ((digest, names[digest]) for digest in claimed.forget))
     report["asked"]["manifest_root"] = commitment.root
-    key = bytes.fromhex(SAMPLE_KEY)
     people = commit_subjects((who, seal(key, who, sealed)) for who, sealed in claimed.people.items() if sealed)
     if people.leaves:
         report["asked"] |= {"subjects": len(people.leaves), "subjects_root": people.root}

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.subjects import assign_subjects
 from ledger.sample_ids import sample_digest, subject_digest
+from ledger.sample_key import rotate_sample_key
 from ledger.tables import ManagedRequest, Target, UnlearnRequest
 from tests.fixtures.opendsr import DOMAIN, declare, verify
 from tests.fixtures.postgresql import stored_rows
@@ -186,6 +187,26 @@ def test_a_replay_is_answered_as_the_first_and_another_body_is_refused(
     assert counts == [1, 1 if person == ANN else 0]
     other = http.post(f"{CALLS}/requests", json={**body, "submitted_time": "2026-01-30T15:00:00Z"})
     assert (other.status_code, other.json()["error"]["code"]) == (400, 400)
+
+
+def test_a_request_that_is_open_outlives_rotations_of_the_key(
+    http: httpx.Client, serve: Serve, people: Site, declared: Path, sessions: sessionmaker[Session]
+) -> None:
+    known, unknown = asked(), asked(STRANGER)
+    first = [http.post(f"{CALLS}/requests", json=body).json() for body in (known, unknown)]
+    key = KEY
+    for later in (b"\x01" * 32, b"\x02" * 32):
+        before, key = key, key + later
+        with sessions.begin() as session:
+            assert rotate_sample_key(session, old=before, new=key, rewrite=lambda file, _: file) is not None
+    assert http.post(f"{CALLS}/requests", json=known).status_code == 503
+    after = serve(key=people.admin, opendsr=declared, batch_window_seconds=0, sample_key=key.hex())
+    again = [after.post(f"{CALLS}/requests", json=body) for body in (known, unknown)]
+    assert [(answer.status_code, answer.json()) for answer in again] == [(201, one) for one in first]
+    changed = {**named("email", STRANGER), "subject_request_id": known["subject_request_id"]}
+    assert after.post(f"{CALLS}/requests", json={**known, **changed}).status_code == 400
+    publish_job(sessions, only_job(sessions), key=key)
+    assert [status(after, body)["request_status"] for body in (known, unknown)] == ["completed"] * 2
 
 
 def test_a_pending_request_is_cancelled_once_and_a_completed_one_is_not(

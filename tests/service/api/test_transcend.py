@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
-from connectors.transcend import Transcend, read_transcend
+from connectors.transcend import Transcend, hash_job, read_transcend
 from expunge.cli.main import app
 from expunge.errors import CannotPull, Refused
 from expunge.operator.transcend import pull
@@ -23,6 +24,7 @@ from ledger.registry.subjects import assign_subjects
 from ledger.requests import managed
 from ledger.requests.deadlines import due_at
 from ledger.sample_ids import sample_digest, subject_digest
+from ledger.sample_key import rotate_sample_key
 from ledger.tables import ManagedRequest, Target, UnlearnRequest
 from tests.fixtures.postgresql import stored_rows
 from tests.fixtures.transcend import Sombra, declare, make_token, sombra
@@ -251,6 +253,45 @@ def test_two_identities_that_mean_one_person_each_get_their_result(
         assert post(http, person=person, nonce=nonce).status_code == 200
     report(sessions, platform)
     assert sorted(gateway.results) == [("first", {}), ("second", {})]
+
+
+def test_of_two_simultaneous_calls_one_records_the_job(http: httpx.Client, sessions: Sessions) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        answers = [*threads.map(lambda number: post(http, nonce=f"nonce-{number}"), range(8))]
+    assert {answer.status_code for answer in answers} == {200}
+    assert (count(sessions), count(sessions, UnlearnRequest)) == (1, 1)
+
+
+def test_jobs_that_are_open_outlive_rotations_of_the_key_and_nothing_stays_under_an_old_one(
+    http: httpx.Client,
+    serve: Serve,
+    site: Site,
+    declared: Path,
+    sessions: Sessions,
+    platform: Transcend,
+    gateway: Sombra,
+) -> None:
+    for person in (ANN, STRANGER):
+        assert post(http, person=person, nonce=person[0]).status_code == 200
+    key = KEY
+    for later in (b"\x01" * 32, b"\x02" * 32):
+        before, key = key, key + later
+        with sessions.begin() as session:
+            assert rotate_sample_key(session, old=before, new=key, rewrite=lambda file, _: file) is not None
+        with sessions() as session:
+            rows = str(stored_rows(session))
+        for person in (ANN, STRANGER):
+            subject = person.lower()
+            known = hash_job(UUID(REQUEST), "email", person, subject, key=before), subject_digest(before, subject).hex()
+            for digest in known:
+                assert digest[:16] not in rows
+    assert post(http, nonce="late").status_code == 503  # the process has the key of before
+    after = serve(key=site.writer, transcend=declared, batch_window_seconds=0, sample_key=key.hex())
+    assert post(after, nonce="again").status_code == 200
+    assert (count(sessions), count(sessions, UnlearnRequest)) == (2, 1)
+    publish_job(sessions, only_job(sessions), key=key)
+    report_results(sessions, platform, key=key, refusals={})
+    assert sorted(gateway.results) == [("again", {}), (STRANGER[0], {})]
 
 
 def test_a_job_that_comes_again_with_another_time_is_the_same(http: httpx.Client, sessions: Sessions) -> None:
