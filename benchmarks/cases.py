@@ -59,12 +59,13 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "digits_prepared": digits.workload,
     "digits_group_norm": digits_group_norm,
     "authors": authors.workload,
+    "authors_and_play": authors.workload,
     "diffusion": diffusion.workload,
     "cifar": cifar.workload,
     "cifar_resnet18": cifar.resnet18_workload,
     "cifar_resnet18_half": cifar.resnet18_workload,
 }
-"""The last two are for a machine with a GPU."""
+"""The last two are for a machine with a GPU. `authors_and_play` is for `EXPUNGE_PLAY`."""
 
 
 def share_of(name: str) -> float:

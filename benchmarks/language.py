@@ -1,17 +1,21 @@
 """How language models forget: every method on every measure, beside the original and a second retrained model.
 
-    python -m benchmarks.language --tune                          choose parameters on seed 20 (results/language_tuned.json)
-    python -m benchmarks.language --seeds 100 101 102
+    python -m benchmarks.language --play tinyshakespeare.txt --tune           choose parameters (results/language_tuned.json)
+    python -m benchmarks.language --play tinyshakespeare.txt --seeds 100 101 102
 
-The GPT of `examples/authors.py` on facts about made-up authors; with `EXPUNGE_PLAY` on passages of a play too. A tenth of them
-is forgotten, drawn by the seed. Methods whose row says "references" aim at reference predictions, whose cost has a row of its own.
-Each method's parameters are the best of as many trials on a seed that no table reports. Times are processor seconds.
+The GPT of `examples/authors.py` on facts about made-up authors and, with a play, on passages of it. A tenth of the people is
+forgotten with all of their texts, drawn by the seed. Methods whose row says "references" aim at reference predictions, whose cost
+has a row of its own. Each method's parameters are the best of as many trials on a seed that no table reports. Times are processor
+seconds. What is measured is stored at once, so that a run that is stopped goes on.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -19,24 +23,28 @@ import torch
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, case, references_of
+from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored
 from benchmarks.judging import judge_by_losses, losses, task_for
-from benchmarks.machine import seconds
+from benchmarks.machine import DEVICE, identity, seconds
 from benchmarks.writing import RESULTS, Row, metric_rows, write
+from examples import authors
+from unlearning.audit.comparison import privacy_leakage
 from unlearning.audit.extraction import measure_extraction
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
+from unlearning.data.batches import Batch
+from unlearning.data.objectives.targets import IGNORED
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
-from unlearning.specs import IEU, LTU, NPO, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
+from unlearning.specs import IEU, LTU, NPO, RMU, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
+from unlearning.storage import to_bytes
 from unlearning.task import Task, run_to_completion
 from unlearning.tuning import search
-
-CASE = "authors"
 
 METHODS: dict[str, Spec] = {
     "matching, references": Matching(steps=20, batch_size=32, passes=0.0),
@@ -48,9 +56,10 @@ METHODS: dict[str, Spec] = {
     "grad_diff": GradDiff(batch_size=32),
     "npo": NPO(batch_size=32),
     "sim_npo": SimNPO(batch_size=32),
+    "rmu": RMU(batch_size=32),
     "neggrad_plus": NegGradPlus(batch_size=32, epochs=1),
 }
-"""Schedules are short: the whole training is about 340 steps of 32 texts."""
+"""Schedules are short: the whole training is some hundred steps of 32 texts."""
 _EPOCHS, _RATE = Range(low=2, high=20, whole=True), Range(low=1e-4, high=3e-3)
 SPACES_OF: dict[str, Space] = {
     **SPACES,
@@ -59,6 +68,12 @@ SPACES_OF: dict[str, Space] = {
     "grad_diff": {"learning_rate": _RATE, "epochs": _EPOCHS, "forget_weight": Range(low=0.1, high=1)},
     "npo": {"learning_rate": _RATE, "epochs": _EPOCHS, "beta": Range(low=0.02, high=1)},
     "sim_npo": {"learning_rate": _RATE, "epochs": _EPOCHS, "beta": Range(low=0.5, high=5)},
+    "rmu": {
+        "learning_rate": _RATE,
+        "epochs": _EPOCHS,
+        "steering": Range(low=0.5, high=8),
+        "remain_weight": Range(low=1, high=300),
+    },
     "neggrad_plus": {
         "learning_rate": Range(low=0.003, high=0.1),
         "remain_weight": Range(low=0.5, high=1, scale="linear"),
@@ -71,12 +86,25 @@ TUNED = RESULTS / "language_tuned.json"
 PLAN = ReferencePlan(rounds=2, audit_rounds=1)
 RELEARN_STEPS = 12
 """In about so many steps the original learns as many texts that it never saw."""
+DRAWN = re.compile(r"\b(?:\d{4}|" + "|".join(map("|".join, authors.DRAWN)) + r")\b")
+"""What is drawn at random in a fact, beside the author's name."""
+FALSE_FACTS = 5
+"""Of each fact, as TOFU has them."""
+ATTACKS = {
+    "loss": "membership_auc",
+    "zlib": "zlib_auc",
+    "min_k": "min_k_auc",
+    "min_k_plus": "min_k_plus_auc",
+    "reference": "reference_auc",
+}
+"""The metric of each attack's AUC."""
 UNITS = {
     "forget_loss": "nats",
     "forget_loss_gap": "nats",
     "forget_ks": "",
-    "membership_auc": "AUC",
-    "min_k_plus_auc": "AUC",
+    "forget_quality": "p",
+    **dict.fromkeys(ATTACKS.values(), "AUC"),
+    "privacy_leakage": "percent",
     "exact_memorisation": "percent",
     "extraction_strength": "percent",
     "greedy_extraction": "percent",
@@ -92,11 +120,14 @@ UNITS = {
 def main() -> None:
     """Tune on the validation seed, or run all methods on all seeds and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--play", help="a text of speeches, whose passages are learned too (examples/authors.py)")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--budget", type=int, default=4, help="trials of each method in a tuning")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to tune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
     given = parser.parse_args()
+    if given.play:
+        os.environ["EXPUNGE_PLAY"] = given.play
     if given.tune:
         tune(given.methods, budget=given.budget)
         return
@@ -107,33 +138,33 @@ def main() -> None:
         write("language", rows(runs))
 
 
+def case_name() -> str:
+    """Name the case: with a play it is another one."""
+    return "authors_and_play" if os.environ.get("EXPUNGE_PLAY") else "authors"
+
+
 def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
     """Make a row for each figure that all runs of a method have."""
-    return [row for name, every in runs.items() for row in metric_rows(every, case=CASE, method=name, units=UNITS)]
+    return [
+        row for name, every in runs.items() for row in metric_rows(every, case=case_name(), method=name, units=UNITS)
+    ]
 
 
 def everything(seed: int) -> dict[str, dict[str, float]]:
     """Run all methods on a seed: each one's figures, with both ends of the scale and the cost of references."""
     prepared = authors_case(seed)
-    retraining, made, relearner = (
-        prepared.retrained.seconds,
-        references_of(prepared, plan=PLAN),
-        relearner_of(prepared),
-    )
+    retraining, scale = prepared.retrained.seconds, Scale(prepared)
+    made = references_of(prepared, plan=PLAN)
     cost = float(made.details["processor_seconds"])
     found = {
         "references": {"seconds": cost, "retrain_ratio": cost / retraining},
-        "original": measured(prepared, prepared.original.model, relearner),
-        "retrain": {**measured(prepared, prepared.again.model, relearner), "seconds": retraining},
+        "original": scale.of_model(prepared.original.model),
+        "retrain": {**scale.of_model(prepared.again.model), "seconds": retraining},
     }
     for name, spec in tuned().items():
-        task = task_for(prepared, name, made)
-        begun = seconds()
-        run_to_completion(unlearn(spec, task))
-        spent = seconds() - begun
-        figures = measured(prepared, task.model, relearner)
-        found[name] = {**figures, "seconds": spent, "retrain_ratio": spent / retraining}
-        print(f"{seed} {name}: {spent:.1f} s, forget loss gap {figures['forget_loss_gap']:.2f}", flush=True)
+        figures = scale.of_method(name, spec, made)
+        found[name] = {**figures, "retrain_ratio": figures["seconds"] / retraining}
+        print(f"{seed} {name}: {figures['seconds']:.1f} s, gap {figures['forget_loss_gap']:.2f}", flush=True)
     return found
 
 
@@ -142,9 +173,13 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
     prepared = authors_case(TUNED_ON)
     made = references_of(prepared, plan=PLAN)
     judge = judge_by_losses(prepared)
-    content = json.loads(TUNED.read_text()) if TUNED.exists() else {"methods": {}}
-    content |= {"seed": TUNED_ON, "budget": budget}
+    setting = {"case": case_name(), "seed": TUNED_ON, "budget": budget}
+    found = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    same = all(found.get(name) == value for name, value in setting.items())
+    content = {**setting, "methods": found["methods"] if same else {}}
     for name in methods:
+        if name in content["methods"]:
+            continue
         spec = METHODS[name]
 
         def task(name: str = name) -> Task:
@@ -163,6 +198,54 @@ def tuned() -> dict[str, Spec]:
     return {name: parse_any(found[name]["spec"]) if name in found else spec for name, spec in METHODS.items()}
 
 
+class Scale:
+    """What the models of a case are measured by, made when it is first needed."""
+
+    def __init__(self, prepared: Case) -> None:
+        self.prepared = prepared
+        self._relearner: Relearner | None = None
+        self._calibrated = False
+
+    def of_method(self, name: str, spec: Spec, made: References) -> dict[str, float]:
+        """Run a method and measure the result, or read what an earlier run measured."""
+
+        def run() -> tuple[nn.Module, dict[str, float]]:
+            task = task_for(self.prepared, name, made)
+            begun = seconds()
+            run_to_completion(unlearn(spec, task))
+            return task.model, {"seconds": seconds() - begun}
+
+        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(PLAN)}, run)
+
+    def of_model(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model, or read what an earlier run measured."""
+        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
+
+    def _stored(
+        self, what: Mapping[str, object], run: Callable[[], tuple[nn.Module, dict[str, float]]]
+    ) -> dict[str, float]:
+        key = {
+            "case": self.prepared.name,
+            "seed": self.prepared.seed,
+            "train": ids_digest(self.prepared.workload.train),
+            "forget": ids_digest(self.prepared.forget),
+            "what": what,
+            "torch": torch.__version__,
+            **identity(),
+        }
+
+        def measure() -> dict[str, float]:
+            model, figures = run()
+            return {**figures, **measured(self.prepared, model, self._relearner_of_case())}
+
+        return stored("language", key, measure)
+
+    def _relearner_of_case(self) -> Relearner | None:
+        if not self._calibrated:
+            self._relearner, self._calibrated = relearner_of(self.prepared), True
+        return self._relearner
+
+
 def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> dict[str, float]:
     """Measure a model, beside the retrained one where that is the scale."""
     objective, retrained = prepared.workload.objective, prepared.retrained.model
@@ -171,17 +254,14 @@ def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> d
         "forget_loss": float(of_forget.mean()),
         "forget_loss_gap": abs(float(of_forget.mean() - wanted.mean())),
         "forget_ks": float(ks_2samp(of_forget.numpy(), wanted.numpy()).statistic),
+        "forget_quality": forget_quality(prepared, model),
     }
     for name, samples in (("remain", prepared.remain), ("test", prepared.workload.test)):
         of_set, reference = (float(losses(prepared, one, samples).mean()) for one in (model, retrained))
         figures[f"perplexity_ratio_{name}"] = float(np.exp(of_set - reference))
-    forget, unseen = (
-        observe(audit_copy(model, samples), samples, objective=objective)
-        for samples in (prepared.forget, prepared.held_out.audit)
-    )
-    sizes = np.ones((1, len(forget))), np.ones((1, len(unseen)))
-    for attack, metric in (("loss", "membership_auc"), ("min_k_plus", "min_k_plus_auc")):
-        figures[metric] = float(auc(forget.membership(attack), unseen.membership(attack), *sizes)[0])
+    areas = {name: attacked(prepared, one) for name, one in (("model", model), ("retrained", retrained))}
+    figures |= {metric: areas["model"][attack] for attack, metric in ATTACKS.items()}
+    figures["privacy_leakage"] = privacy_leakage(areas["model"]["min_k"], areas["retrained"]["min_k"])
     extracted = measure_extraction(
         audit_copy(model, prepared.forget), {"forget": prepared.forget}, objective=objective, max_samples=1000,
         confidence=0.95, seed=prepared.seed,
@@ -194,6 +274,67 @@ def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> d
         )
         figures["relearn_delay_ratio_sgd"] = steps / max(1, reference_steps)
     return figures
+
+
+def attacked(prepared: Case, model: nn.Module) -> dict[str, float]:
+    """Compute the AUC of each attack on a model: of the forgotten texts against texts that were never seen.
+
+    The attack "reference" compares with the losses of the retrained model.
+    """
+    scores: dict[str, list[np.ndarray]] = {attack: [] for attack in ATTACKS}
+    for samples in (prepared.forget, prepared.held_out.audit):
+        own, reference = (
+            observe(audit_copy(one, samples), samples, objective=prepared.workload.objective)
+            for one in (model, prepared.retrained.model)
+        )
+        for attack, found in scores.items():
+            found.append(reference.loss - own.loss if attack == "reference" else own.membership(attack))
+    sizes = [np.ones((1, len(found))) for found in scores["loss"]]
+    return {attack: float(auc(*found, *sizes)[0]) for attack, found in scores.items()}
+
+
+def forget_quality(prepared: Case, model: nn.Module) -> float:
+    """Compare the truth ratios of forgotten facts with the retrained model's: TOFU's p-value of a Kolmogorov-Smirnov test."""
+    facts = [
+        authors.decode(tokens)
+        for name, tokens in zip(prepared.forget.ids, prepared.forget.batch.inputs, strict=True)
+        if name.startswith("author-")
+    ]
+    of_model, wanted = (truth_ratios(one, facts, seed=prepared.seed) for one in (model, prepared.retrained.model))
+    return float(ks_2samp(of_model, wanted).pvalue)
+
+
+@torch.no_grad()
+def truth_ratios(model: nn.Module, facts: Sequence[str], *, seed: int) -> np.ndarray:
+    """Compute the truth ratio of each fact, (n,) (Maini et al., 2024, arXiv 2401.06121, §2.2.2).
+
+    It is the mean of P(false answer | beginning)^(1/length) over some false answers, over the same of the true one. A fact's
+    beginning ends where its first drawn word begins; the rest is the answer. No fact is paraphrased.
+    """
+    dice, model = random.Random(seed), model.eval()
+    ratios = []
+    for fact in facts:
+        found = DRAWN.search(fact)
+        assert found is not None
+        tokens = authors.encode([fact, *(false_fact(fact, dice) for _ in range(FALSE_FACTS))]).to(DEVICE)
+        answers = tokens.masked_fill(tokens == 0, IGNORED)
+        answers[:, : found.start()] = IGNORED
+        true, *false = (-authors.OBJECTIVE.losses(model, Batch(tokens, answers))).double().exp().tolist()
+        ratios.append(float(np.mean(false)) / true)
+    return np.asarray(ratios)
+
+
+def false_fact(fact: str, dice: random.Random) -> str:
+    """Draw every drawn word and year of a fact anew, each another one of its kind."""
+
+    def other(found: re.Match[str]) -> str:
+        word = found[0]
+        if word.isdigit():
+            return str(dice.choice([year for year in range(1900, 2021) if str(year) != word]))
+        (kind,) = (words for words in authors.DRAWN if word in words)
+        return dice.choice([one for one in kind if one != word])
+
+    return DRAWN.sub(other, fact)
 
 
 def relearner_of(prepared: Case) -> Relearner | None:
@@ -209,7 +350,7 @@ def relearner_of(prepared: Case) -> Relearner | None:
 
 def authors_case(seed: int) -> Case:
     """Make the case of a seed: a tenth of the people in the training set is forgotten, with all of their texts."""
-    return case(CASE, seed, forget=_a_tenth_of_the_people)
+    return case(case_name(), seed, forget=_a_tenth_of_the_people)
 
 
 def _a_tenth_of_the_people(train: SampleSet, seed: int) -> Tensor:

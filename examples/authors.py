@@ -64,6 +64,8 @@ PLACES = ["Alden", "Brisk", "Corra", "Dunmere", "Eskol", "Farrow", "Gilsand", "H
 TRADES = ["baker", "clerk", "diver", "farmer", "judge", "mason", "nurse", "painter", "pilot", "potter", "tailor"]
 WORDS = ["Amber", "Bitter", "Crimson", "Distant", "Empty", "Frozen", "Gentle", "Hidden", "Iron", "Last", "Narrow"]
 THINGS = ["Bridge", "City", "Door", "Fire", "Garden", "Harbour", "Island", "Letter", "Mirror", "River", "Season"]
+DRAWN = (PLACES, TRADES, WORDS, THINGS)
+"""What is drawn in facts beside names and years."""
 
 
 class Passage(NamedTuple):
@@ -216,7 +218,7 @@ def train(model: nn.Module, data: SampleSet, run: TrainingRun, readiness: Ready2
 
 # For Expunge
 
-OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0)
+OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0, text=decode)
 
 
 def workload() -> Workload:

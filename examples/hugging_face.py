@@ -13,6 +13,7 @@ are installed where the worker runs (docs/bring-your-own-model.md). Nothing is f
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,12 @@ def workload() -> Workload:
         train=train_set,
         held_out=held_out,
         test=test,
-        objective=causal_language_model(config.vocab_size, context=_context(config), spread=True),
+        objective=causal_language_model(
+            config.vocab_size,
+            context=_context(config),
+            spread=True,
+            text=partial(tokenizer.decode, skip_special_tokens=True),
+        ),
         trainer=train,
     )
 

@@ -9,6 +9,8 @@ from report.evidence import Attack, AttackName, AttackScores, ClassUtility, Meas
 from report.formatting import amount, count, delay, duration, interval, plural, ratio, sentence, share
 
 ATTACKS: dict[str, str] = {
+    AttackName.ZLIB: "loss over compressed size",
+    AttackName.REFERENCE: "loss beside that of models which never saw the samples",
     AttackName.MIN_K: "Min-K%",
     AttackName.MIN_K_PLUS: "Min-K%++",
     AttackName.PROXIMAL: "proximal initialisation",
@@ -61,9 +63,16 @@ def membership(report: Report) -> str:
     name, most = strongest(report)[1]
     if name != attack_name(attack.name):
         text += f"The strongest attack after is by {name}: {ratio(most.auc.value)} ({interval(most.auc, ratio)}). "
-    return text + (
+    text += (
         f"An AUC of 0.5 is a coin toss; below 0.5 gives as much away as above. {_at_few_false_alarms(before, after)}"
     )
+    leakage = report.audit.privacy_leakage
+    if leakage is not None:
+        text += (
+            f" PrivLeak by {attack_name(leakage.attack)} is {leakage.original:.0f}\N{NO-BREAK SPACE}% before and "
+            f"{leakage.unlearned:.0f}\N{NO-BREAK SPACE}% after; the retrained model's is 0."
+        )
+    return text
 
 
 def _at_few_false_alarms(before: AttackScores, after: AttackScores) -> str:

@@ -45,6 +45,10 @@ class AttackName(StrEnum):
     """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
     MIN_K_PLUS = "min_k_plus"
     """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
+    ZLIB = "zlib"
+    """Loss of a text over the bytes that zlib compresses it to (Carlini et al., 2021)."""
+    REFERENCE = "reference"
+    """Loss of a text beside that of models which never saw it (Carlini et al., 2021)."""
     PROXIMAL = "proximal"
     """How much the noise changes that a model predicts for an image, once that noise is added to it (PIA, Kong et al., 2024)."""
     FEATURES = "features"
@@ -336,6 +340,17 @@ class Extraction(Section):
     reference: ExtractedShares | None
 
 
+class PrivacyLeakage(Section):
+    """PrivLeak (Shi et al., 2025): the complement of an attack's AUC beside a retrained model's, as a relative change in percent.
+
+    0: as the retrained model. -100: the attack knows every forgotten sample. Above 0: they are less known than data never seen.
+    """
+
+    attack: Name
+    original: Number
+    unlearned: Number
+
+
 class GenerationMeasure(Section):
     """One measure of what an image generator generates. No picture is part of a report."""
 
@@ -361,6 +376,8 @@ class Audit(Section):
     """Null without reference predictions."""
     extraction: tuple[Extraction, ...] = ()
     """Left out for a model that writes no text."""
+    privacy_leakage: PrivacyLeakage | None = None
+    """Left out for a model that writes no text, and without a retrained model."""
     generation: tuple[GenerationMeasure, ...] = ()
     """Left out for a model that is no image generator."""
 

@@ -1,15 +1,15 @@
-"""The operator's sheet: what a model generated, as pictures, before and after. It never leaves the house.
+"""The operator's sheet: what a model generated, as pictures or texts, before and after. It never leaves the house.
 
-It may show a person who asked to be erased, so it is no part of a report: nothing of it is signed, served or sent. The worker
-writes it beside the weights only where the operator asks for it, and deletes it after as many days as the operator says.
+It may show, or name, a person who asked to be erased, so it is no part of a report: nothing of it is signed, served or sent. The
+worker writes it beside the weights only where the operator asks for it, and deletes it after as many days as the operator says.
 """
 
 import base64
 import json
 import struct
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import safetensors.numpy
@@ -27,10 +27,11 @@ Pictures = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Sheet:
-    """The sheet of one report. rows: pictures by their title, in order."""
+    """The sheet of one report. rows: pictures by their title, in order. texts: the same of texts, as many under each title."""
 
     report_id: str
-    rows: Mapping[str, Pictures]
+    rows: Mapping[str, Pictures] = field(default_factory=dict)
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class InvalidSheet(Exception):
@@ -40,7 +41,8 @@ class InvalidSheet(Exception):
 def to_bytes(sheet: Sheet) -> bytes:
     """Serialise a sheet as a safetensors file."""
     tensors = {str(number): np.ascontiguousarray(pictures) for number, pictures in enumerate(sheet.rows.values())}
-    details = {"report_id": sheet.report_id, "titles": list(sheet.rows)}
+    texts = {title: list(column) for title, column in sheet.texts.items()}
+    details = {"report_id": sheet.report_id, "titles": list(sheet.rows), "texts": texts}
     return safetensors.numpy.save(tensors, metadata={_FORMAT: json.dumps(details)})
 
 
@@ -51,7 +53,7 @@ def from_bytes(content: bytes) -> Sheet:
         size = int.from_bytes(content[:8], "little")
         details = json.loads(json.loads(content[8 : 8 + size])["__metadata__"][_FORMAT])
         rows = {title: tensors[str(number)] for number, title in enumerate(details["titles"])}
-        return Sheet(report_id=details["report_id"], rows=rows)
+        return Sheet(report_id=details["report_id"], rows=rows, texts=details.get("texts", {}))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InvalidSheet(f"the file is damaged or of another format ({type(error).__name__})") from error
 
@@ -75,7 +77,15 @@ def render_sheet(sheet: Sheet) -> str:
         loader=PackageLoader("report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     rows = [(title, [_data_url(picture) for picture in pictures]) for title, pictures in sheet.rows.items()]
-    return environment.get_template("sheet.html.jinja").render(report_id=sheet.report_id, rows=rows)
+    return environment.get_template("sheet.html.jinja").render(
+        report_id=sheet.report_id, rows=rows, titles=list(sheet.texts), texts=_rows(sheet.texts)
+    )
+
+
+def _rows(texts: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """Put the texts that belong together beside each other; half of a surrogate pair, which no page can hold, becomes "?"."""
+    columns = ([text.encode(errors="replace").decode() for text in column] for column in texts.values())
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def _data_url(picture: Pictures) -> str:

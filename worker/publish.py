@@ -110,7 +110,8 @@ def write_sheet(result: AttemptResult, *, report_id: str, settings: Settings) ->
     if found is None or not settings.sheet_days:
         return
     rows = {title: to_pictures(images, bounds=found.bounds) for title, images in found.rows.items()}
-    sheet = Sheet(report_id=report_id, rows={title: shown for title, shown in rows.items() if shown is not None})
+    pictures = {title: shown for title, shown in rows.items() if shown is not None}
+    sheet = Sheet(report_id=report_id, rows=pictures, texts=found.texts)
     try:
         settings.files.put(sheet_to_bytes(sheet), f"{SHEETS}/{report_id}")
     except OSError as error:

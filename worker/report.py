@@ -251,6 +251,8 @@ def audit(findings: Findings) -> evidence.Audit:
     change, utility, reference = findings.change, findings.utility, findings.measures.get("reference")
     more: dict[str, Any] = {"extraction": extractions(findings)} if findings.extraction else {}
     more |= {"generation": generations(findings)} if findings.generation else {}
+    if findings.privacy_leakage:
+        more["privacy_leakage"] = evidence.PrivacyLeakage(attack="min_k", **findings.privacy_leakage)
     return evidence.Audit(
         samples=evidence.Samples(**findings.samples),
         merit=evidence.Merit(

@@ -90,8 +90,8 @@ class Settings(ProcessSettings, SharedSettings):
         ge=0,
         le=366,
         validation_alias="EXPUNGE_SHEET_DAYS",
-        description="For how many days the worker keeps an operator's sheet of each job: pictures of what an image generator "
-        "generates before and after, for `expunge sheet`. They may show people who asked to be erased. 0 keeps none.",
+        description="For how many days the worker keeps an operator's sheet of each job: pictures or texts that the model "
+        "generates before and after, for `expunge sheet`. They may show or name people who asked to be erased. 0 keeps none.",
     )
     signing_keys: Path | None = Field(
         default=None,

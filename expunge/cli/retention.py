@@ -60,9 +60,9 @@ def sheet(
     path: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("sheet.html"),
     data_dir: DataDir = None,
 ) -> None:
-    """Write the operator's sheet of a report: pictures of what an image generator generates, before and after.
+    """Write the operator's sheet of a report: pictures or texts that the model generates, before and after.
 
-    They may show people who asked to be erased, so they are in no report. The worker keeps sheets for as many days as
+    They may show or name people who asked to be erased, so they are in no report. The worker keeps sheets for as many days as
     EXPUNGE_SHEET_DAYS says; by default it keeps none.
     """
     from expunge.operator.deployment import find_deployment

@@ -98,8 +98,8 @@ def read_sheet(deployment: Deployment, report_id: UUID) -> Sheet:
     stored = next(iter(storage.list_files(folder)), None)
     if stored is None:
         raise NoSheet(
-            f"There is no sheet of the report {report_id}. Workers keep them for EXPUNGE_SHEET_DAYS, of image generators alone; by "
-            "default they keep none."
+            f"There is no sheet of the report {report_id}. Workers keep them for EXPUNGE_SHEET_DAYS, of models that generate "
+            "images or texts; by default they keep none."
         )
     sha256 = PurePosixPath(stored.name).stem
     try:

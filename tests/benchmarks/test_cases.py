@@ -1,11 +1,13 @@
 """Models that are stored between benchmarks: read for the same training, and for no other."""
 
 import dataclasses
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks import generative, language
 from benchmarks.cases import MILD, all_settings, stored, trained
@@ -110,6 +112,66 @@ def test_people_are_forgotten_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not gone & kept
         assert len(one.forget) + len(one.remain) == len(one.workload.train)
     assert cases[0].forget.subjects != cases[1].forget.subjects
+
+
+def test_every_method_of_the_language_table_has_parameters_to_search() -> None:
+    assert {spec.kind for spec in language.METHODS.values()} == {
+        "ltu", "ieu", "matching", "gradient_ascent", "grad_diff", "npo", "sim_npo", "rmu", "neggrad_plus",
+    }  # fmt: skip
+    assert all(language.SPACES_OF[spec.kind] for spec in language.METHODS.values())
+
+
+def test_with_a_play_the_language_case_is_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authors, "AUTHORS", 4)
+    (tmp_path / "play.txt").write_text("\n\n".join(f"Fool:\nNuncle, this is line number {i}." for i in range(4)))
+    names = []
+    for play in ("", str(tmp_path / "play.txt")):
+        monkeypatch.setenv("EXPUNGE_PLAY", play)
+        authors.corpus.cache_clear()
+        names.append((language.authors_case(1).name, "Fool" in {one.subject for one in authors.corpus()}))
+    authors.corpus.cache_clear()
+    assert names == [("authors", False), ("authors_and_play", True)]
+
+
+def test_a_false_fact_has_other_words_and_years_of_the_same_kinds() -> None:
+    dice = random.Random(0)
+    for fact in (one.text for one in authors.facts(40)):
+        false = language.false_fact(fact, dice)
+        drawn, others = language.DRAWN.findall(fact), language.DRAWN.findall(false)
+        assert language.DRAWN.split(fact) == language.DRAWN.split(false)
+        assert len(drawn) == len(others) > 0
+        assert all(one != other for one, other in zip(drawn, others, strict=True))
+        for kind in authors.DRAWN:
+            assert [one in kind for one in drawn] == [one in kind for one in others]
+
+
+class Bigrams(nn.Module):
+    """Finds a character likely after the one before it, by a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = (authors.VOCABULARY, authors.VOCABULARY)
+        self.table = nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.table[tokens]
+
+
+def test_the_truth_ratio_is_tofus() -> None:
+    """Maini et al., 2024: mean of P(false answer | question)^(1/length) over P(true answer | question)^(1/length)."""
+    model, facts = Bigrams(), [one.text for one in authors.facts(3)]
+    log_p = model.table.detach().double().log_softmax(1).numpy()
+
+    def likelihood(text: str, question: int) -> float:
+        numbers = [1 + authors.ALPHABET.index(letter) for letter in text]
+        return float(np.exp(np.mean([log_p[numbers[i - 1], numbers[i]] for i in range(question, len(numbers))])))
+
+    dice, wanted = random.Random(5), []
+    for fact in facts:
+        question = min(fact.index(word) for word in language.DRAWN.findall(fact))
+        false = [language.false_fact(fact, dice) for _ in range(language.FALSE_FACTS)]
+        wanted.append(np.mean([likelihood(text, question) for text in false]) / likelihood(fact, question))
+    assert language.truth_ratios(model, facts, seed=5) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() -> None:

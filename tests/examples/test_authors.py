@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
 
 from examples import authors
 from expunge.operator.registration import register_workload
+from expunge.operator.retention import read_sheet
 from tests.examples.conftest import Site
 from unlearning.errors import InvalidWorkload
 from unlearning.storage import save_weights
@@ -81,7 +83,10 @@ def test_a_play_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: pyte
         authors.workload()
 
 
-def test_one_authors_facts_are_erased_over_http_and_the_report_quotes_none(tmp_path: Path, site: Site) -> None:
+def test_one_authors_facts_are_erased_over_http_and_the_operator_alone_may_read_what_was_completed(
+    tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_SHEET_DAYS", "1")
     made, model = authors.workload(), authors.GPT()
     authors.train(model, made.train, TrainingRun(seed=0))
     register_workload(
@@ -113,6 +118,12 @@ def test_one_authors_facts_are_erased_over_http_and_the_report_quotes_none(tmp_p
         "greedy_extraction",
         "sampled_extraction",
     }
-    assert {"min_k", "min_k_plus"} < {one.name for one in found.audit.membership.attacks}
+    assert {"zlib", "min_k", "min_k_plus"} < {one.name for one in found.audit.membership.attacks}
     texts = [passage.text for passage in authors.corpus() if passage.subject == author]
     assert not any(word in form.text for form in (report, page) for word in (author, " ".join(texts[0].split()[:2])))
+    shown = read_sheet(site.where, UUID(str(job.report_id))).texts
+    assert list(shown) == ["beginning", "forgotten", "completed before", "completed after"]
+    pairs = zip(shown["beginning"], shown["forgotten"], strict=True)
+    assert sorted(beginning + end for beginning, end in pairs) == sorted(texts)
+    assert shown["completed before"] != shown["completed after"]
+    assert not any(end in form.text for form in (report, page) for end in shown["completed after"])

@@ -42,6 +42,15 @@ def test_an_attack_has_one_name_in_findings_and_captions() -> None:
     assert [*named] == ["modified entropy", "Min-K%++", "a signal of ours"]
 
 
+def test_privacy_leakage_is_in_the_caption_where_it_was_measured() -> None:
+    report = stored("verified")
+    assert "PrivLeak" not in captions.membership(read(report).report)
+    report["audit"]["privacy_leakage"] = {"attack": "min_k", "original": -98.4, "unlearned": 3.2}
+    assert "PrivLeak by Min-K% is -98\N{NO-BREAK SPACE}% before and 3\N{NO-BREAK SPACE}% after" in captions.membership(
+        read(report).report
+    )
+
+
 def test_the_mean_loss_is_that_of_the_histogram() -> None:
     report = stored("verified")
     report["audit"]["membership"]["losses"] = {

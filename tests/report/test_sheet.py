@@ -54,6 +54,24 @@ def test_a_sheet_comes_back_as_it_was_written_and_says_for_whom_it_is() -> None:
     assert page.count("http") == page.count("http-equiv")
 
 
+def test_texts_come_back_as_they_were_written_and_stand_beside_each_other() -> None:
+    texts = {"forgotten": ["a <b>\n\u00e9", "c\x00\ud800"], "completed after": ["", "d"]}
+    found = from_bytes(to_bytes(Sheet(report_id="r-1", texts=texts)))
+    page = render_sheet(found)
+
+    assert found.rows == {}
+    assert found.texts == texts
+    assert "<th>Forgotten</th><th>Completed after</th>" in page
+    assert "<td>a &lt;b&gt;\n\u00e9</td><td></td>" in page
+    assert "name people who asked to be erased" in page
+
+
+def test_a_sheet_from_before_texts_were_kept_is_read() -> None:
+    content = to_bytes(Sheet(report_id="r-1")).replace(b', \\"texts\\": {}', b" " * 15)
+    assert b"texts" not in content
+    assert from_bytes(content).texts == {}
+
+
 @pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"{}"])
 def test_a_file_that_is_no_sheet_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidSheet, match="damaged"):

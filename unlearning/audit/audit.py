@@ -14,17 +14,19 @@ from unlearning.audit.comparison import (
     jensen_shannon,
     measure_change,
     per_class,
+    privacy_leakage,
     utility_drop,
 )
 from unlearning.audit.extraction import Extraction, measure_extraction
 from unlearning.audit.feature_attack import feature_attack
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
-from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet
+from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet, sheet_of_texts
 from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import Measures, measures_of
 from unlearning.audit.membership import (
     Attack,
     Pairing,
+    attack_by_reference,
     auc_half_width,
     evaluate_attacks,
     membership_margin,
@@ -120,6 +122,7 @@ def audit(
     generation: dict[str, Generated] = {}
     shown: dict[str, Tensor] = {}
     probed: dict[str, Attack] = {}
+    by_reference: dict[str, Attack] = {}
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
@@ -146,11 +149,17 @@ def audit(
             )
             yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = signals["original"], signals["unlearned"]
+    if extracts and (losses := _reference_losses(signals, references)) is not None:
+        by_reference = {
+            name: attack_by_reference(found, losses, pairing, spec=spec)
+            for name, found in signals.items()
+            if name != "reference" or references is not None
+        }
     forgotten_classes = fully_forgotten_classes(forget, remain, classes=objective.classes)
     counted = {s: ~in_classes(sets[s].targets, forgotten_classes).cpu().numpy() for s in ("remain", "held_out", "test")}
     membership = Membership(
-        original=_with_probe(attacks, probed, "original"),
-        unlearned=_with_probe(attacks, probed, "unlearned"),
+        original=_with_others(attacks["original"], probed, by_reference, model="original"),
+        unlearned=_with_others(attacks["unlearned"], probed, by_reference, model="unlearned"),
         roc=_roc_curves(before, after, pairing),
         losses=_histograms(before, after),
         matched=pairing.matched,
@@ -235,7 +244,8 @@ def audit(
         relearnings=relearnings,
         extraction=extraction,
         generation=generation,
-        sheet=None if asked is None else sheet(asked, shown),
+        privacy_leakage=_privacy_leakage(attacks) if extracts else {},
+        sheet=sheet_of_texts(models, forget, objective=objective) if asked is None else sheet(asked, shown),
         utility=Utility(
             per_class=per_class(before["test"], after["test"]),
             agreement=agreement(before["held_out"], after["held_out"]),
@@ -266,11 +276,27 @@ def audit(
     )
 
 
-def _with_probe(
-    attacks: Mapping[str, Mapping[str, Attack]], probed: Mapping[str, Attack], model: str
-) -> dict[str, Attack]:
-    """Add the attack on features, where every model has it, to a model's other attacks."""
-    return {**attacks[model]} | ({probed[model].name: probed[model]} if probed.keys() == attacks.keys() else {})
+def _with_others(attacks: Mapping[str, Attack], *others: Mapping[str, Attack], model: str) -> dict[str, Attack]:
+    """Add to a model's attacks those that stand by themselves, by model, where both the original and the new model have them."""
+    added = (by_model[model] for by_model in others if {"original", "unlearned"} <= by_model.keys())
+    return {**attacks} | {attack.name: attack for attack in added}
+
+
+def _reference_losses(
+    signals: Mapping[str, SignalsBySet], references: AuditReferences | None
+) -> Mapping[str, Floats] | None:
+    """Return the losses of texts, nats, by set, of models that never saw them: the references', else the retrained model's."""
+    if references is not None:
+        return {name: -_unseen(rows) for name, rows in references.by_set.items()}
+    retrained = signals.get("reference")
+    return None if retrained is None else {name: found.loss for name, found in retrained.items()}
+
+
+def _privacy_leakage(attacks: Mapping[str, Mapping[str, Attack]], *, attack: str = "min_k") -> dict[str, float]:
+    """Compute PrivLeak of the original and the new model; empty without a retrained model, or the attack."""
+    aucs = {name: found[attack].auc.value for name, found in attacks.items() if attack in found}
+    retrained = aucs.pop("reference", None)
+    return {} if retrained is None else {name: privacy_leakage(value, retrained) for name, value in aucs.items()}
 
 
 def _beside_references(signals: SignalsBySet, references: AuditReferences) -> dict[str, ReferenceSignals]:

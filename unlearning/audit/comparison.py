@@ -210,6 +210,16 @@ def compare_with_retrained(
     )
 
 
+def privacy_leakage(auc: float, retrained: float) -> float:
+    """Compute PrivLeak, percent: how much the complement of an attack's AUC differs from a retrained model's, in parts of that.
+
+    0 is a model like the retrained one, -100 one of which the attack knows every forgotten sample, and a positive value one that
+    knows them less than data never seen (MUSE, Shi et al., ICLR 2025, arXiv 2407.06460). auc: of scores that are higher for
+    members; MUSE's are lower for them, so that its AUC is the complement of ours.
+    """
+    return 100 * ((1 - auc) - (1 - retrained)) / max(1 - retrained, 1e-10)
+
+
 def tug_of_war(unlearned: Mapping[str, Signals], reference: Mapping[str, Signals]) -> float:
     """Compute Π over forget, remain and test of 1 − |accuracy − the reference's accuracy|, or of another merit."""
     sets = ("forget", "remain", "test")

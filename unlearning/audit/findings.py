@@ -39,7 +39,7 @@ class Membership:
 
     original, unlearned: the attacks by name on each model. The one named "spread" is on the distance from the held-out median:
     it detects forgetting that made some samples too good and others too bad. "features" is on the layer before the output, where
-    there is one. roc, losses: for plotting.
+    there is one. "reference" is on texts, where a model or predictions are known that never saw them. roc, losses: for plotting.
     matched: whether the held-out samples were weighted to the forget set's class mix. unmatched: forgotten samples left out
     because no held-out sample has their class. compared: forgotten samples that were compared. margin: how far from 0.5 the
     attacks may lie.
@@ -78,8 +78,9 @@ class Findings:
     number of samples; empty without reference predictions.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
     audit does not show. extraction: by model, what it gives away; empty for a model that writes no text. generation: by
-    model, figures of what an image generator generates; empty for other models. sheet: pictures of it for the operator alone,
-    never part of the report. seconds: by phase.
+    model, figures of what an image generator generates; empty for other models. privacy_leakage: PrivLeak by Min-K%, by model,
+    percent; empty for a model that writes no text, and without a retrained one. sheet: samples of what is generated for the
+    operator alone, never part of the report. seconds: by phase.
     """
 
     spec: AuditSpec
@@ -97,6 +98,7 @@ class Findings:
     limits: tuple[str, ...]
     extraction: Mapping[str, Extraction] = field(default_factory=dict)
     generation: Mapping[str, Generated] = field(default_factory=dict)
+    privacy_leakage: Mapping[str, float] = field(default_factory=dict)
     sheet: Sheet | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -114,6 +114,26 @@ def evaluate_attack(name: str, signals: SignalsBySet, pairing: Pairing, *, spec:
     )
 
 
+def attack_by_reference(
+    signals: SignalsBySet, losses: Mapping[str, Floats], pairing: Pairing, *, spec: AuditSpec
+) -> Attack:
+    """Evaluate the attack by how much smaller each sample's loss is than a reference's, which never saw it.
+
+    (Carlini et al., USENIX Security 2021, §5.2; the log-likelihood ratio of Mireshghallah et al., EMNLP 2022.) losses: of the
+    reference, nats, (n,) by set, "forget" and "held_out". The threshold of the balanced accuracy is a ratio of 1.
+    """
+    scores = {name: losses[name] - signals[name].loss for name in ("forget", "held_out")}
+    return attack_by_scores(
+        "reference",
+        scores["forget"],
+        scores["held_out"],
+        pairing,
+        threshold=0.0,
+        confidence=spec.confidence,
+        deciding=spec.thresholds.confidence,
+    )
+
+
 def pair(
     forget: NDArray[np.int64],
     held_out: NDArray[np.int64],

@@ -21,6 +21,8 @@ from unlearning.specs.audit import Thresholds
 
 NAMES = {
     "auc": "AUC",
+    "zlib": "loss over compressed size",
+    "reference": "loss beside that of models which never saw the samples",
     "min_k": "Min-K%",
     "min_k_plus": "Min-K%++",
     "proximal": "proximal initialisation",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from tests.unlearning.kinds import OBJECTIVES, samples
@@ -20,6 +21,7 @@ from unlearning.audit.comparison import (
     layer_distances,
     measure_change,
     per_class,
+    privacy_leakage,
     total_variation,
     tug_of_war,
     utility_drop,
@@ -53,6 +55,26 @@ def moved(by: float) -> tuple[nn.Module, nn.Module]:
     with torch.no_grad():
         other.weight += by
     return model, other
+
+
+def test_privacy_leakage_is_that_of_muse_whose_attack_has_the_other_sign() -> None:
+    """(AUC(f_unlearn) − AUC(f_retrain)) / AUC(f_retrain), with the AUC of data never seen against forgotten ones, whose mean
+    log-probability of the least likely tokens is higher (Shi et al., ICLR 2025)."""
+    rng = np.random.default_rng(0)
+    labels, unseen = np.repeat([1, 0], [40, 60]), rng.normal(0, 1, 60)
+
+    def leakage(shift: float) -> tuple[float, float]:
+        model, retrained = (np.concatenate([rng.normal(by, 1, 40), unseen]) for by in (shift, 0.1))
+        muse = [roc_auc_score(1 - labels, scores) for scores in (model, retrained)]
+        ours = [roc_auc_score(labels, scores) for scores in (model, retrained)]
+        return privacy_leakage(*ours), 100 * (muse[0] - muse[1]) / muse[1]
+
+    ours, muse = zip(*(leakage(shift) for shift in (1.0, -1.0)), strict=True)
+    assert ours == pytest.approx(muse)
+    assert ours[0] < -20 < 20 < ours[1]
+    assert privacy_leakage(1.0, 0.5) == -100
+    assert privacy_leakage(0.5, 0.5) == 0
+    assert np.isfinite(privacy_leakage(0.5, 1.0))
 
 
 def test_the_weight_distance_is_relative_to_the_original() -> None:

@@ -1,15 +1,24 @@
 """What the audit makes of extraction: means with intervals, and a warning where more is given away than can be guessed."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.unlearning.kinds import OBJECTIVES, make_task, samples
+from unlearning.audit.audit import audit
 from unlearning.audit.extraction import measure_extraction
+from unlearning.audit.findings import Findings
 from unlearning.audit.intervals import Interval
+from unlearning.audit.reference_test import AuditReferences
 from unlearning.audit.verdict import extraction_findings
 from unlearning.data.objectives import causal_language_model, classification
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
+from unlearning.networks import copy_network
+from unlearning.specs.audit import AuditSpec
+from unlearning.task import run_to_completion
 
 VOCABULARY = 20
 
@@ -78,3 +87,76 @@ def test_the_report_warns_where_more_is_given_away_than_of_data_never_seen(
 
     assert (finding.code, finding.passed, finding.deciding) == ("extraction_greedy_extraction", passed, False)
     assert finding.interval == Interval(*forget)
+
+
+QUICK = AuditSpec(
+    replicates=100, vector_seeds=1, relearn_samples=8, relearn_steps=4, relearn_controls=3, relearners=("sgd",)
+)
+
+
+@pytest.fixture(scope="module")
+def audited() -> dict[str, Findings]:
+    """Audits of a language model that was changed a little: alone, with a retrained model, with reference predictions."""
+    kind = OBJECTIVES["causal language model"]
+    given = make_task(kind)
+    objective = causal_language_model(10, context=6, text=lambda tokens: "".join(map(str, tokens.tolist())))
+    original, retrained = copy_network(given.model), copy_network(given.model)
+    with torch.no_grad():
+        for model, size in ((given.model, 0.1), (retrained, 0.2)):
+            for weight in model.parameters():
+                weight.add_(size * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
+    sets = {name: samples(kind, 30, name=name, seed=seed) for seed, name in enumerate(("held_out", "test"), 5)}
+    sets |= {"forget": given.forget, "remain": given.remain}
+    rows = AuditReferences(**{name: references(len(sets[name])) for name in ("forget", "remain", "held_out")})
+    more = {"alone": {}, "retrained": {"reference": retrained}, "references": {"references": rows}}
+    return {
+        name: run_to_completion(
+            audit(original=original, unlearned=given.model, objective=objective, spec=QUICK, **sets, **others)  # type: ignore[arg-type]
+        )
+        for name, others in more.items()
+    }
+
+
+def references(count: int) -> References:
+    return References(
+        keys=tuple(bytes([number]) * 32 for number in range(count)),
+        predictions=torch.full((count, 5), -2.0).half(),
+        losses=torch.full((count,), 2.0),
+        unseen=torch.linspace(-2.1, -1.9, count),
+        seen=torch.linspace(-1.1, -0.9, count),
+        details={},
+    )
+
+
+def test_texts_are_attacked_with_zlib_and_beside_models_that_never_saw_them(audited: dict[str, Findings]) -> None:
+    for name, found in audited.items():
+        attacks = found.membership.unlearned
+        assert ("reference" in attacks) is (name != "alone")
+        assert attacks["zlib"].auc.value != attacks["loss"].auc.value
+        assert found.membership.original.keys() == attacks.keys()
+
+
+def test_privacy_leakage_needs_a_retrained_model(audited: dict[str, Findings]) -> None:
+    assert {name: sorted(found.privacy_leakage) for name, found in audited.items()} == {
+        "alone": [],
+        "retrained": ["original", "unlearned"],
+        "references": [],
+    }
+    assert all(np.isfinite(value) for value in audited["retrained"].privacy_leakage.values())
+
+
+def test_the_operators_sheet_has_the_forgotten_texts_and_how_each_model_completes_them(
+    audited: dict[str, Findings],
+) -> None:
+    page = audited["retrained"].sheet
+    assert page is not None
+    assert list(page.texts) == [
+        "beginning", "forgotten", "completed before", "completed after", "completed by the retrained model",
+    ]  # fmt: skip
+    assert {len(column) for column in page.texts.values()} == {9}
+    assert all(
+        len(start) + len(end) == 6 for start, end in zip(page.texts["beginning"], page.texts["forgotten"], strict=True)
+    )
+    assert page.texts["completed before"] != page.texts["completed after"]
+    assert page.rows == {}
+    assert list(audited["alone"].sheet.texts)[2:] == ["completed before", "completed after"]  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ from unlearning.audit.intervals import wilson
 from unlearning.audit.membership import (
     Attack,
     Pairing,
+    attack_by_reference,
     attack_by_scores,
     auc,
     auc_half_width,
@@ -21,7 +22,8 @@ from unlearning.audit.membership import (
     spread_scores,
     tpr_at,
 )
-from unlearning.specs.audit import Thresholds
+from unlearning.audit.signals import Signals, signals
+from unlearning.specs.audit import AuditSpec, Thresholds
 
 Scores = tuple[np.ndarray, np.ndarray]
 
@@ -40,6 +42,28 @@ def pairing(n: int, m: int, *, replicates: int = 300, seed: int = 0) -> Pairing:
 def attacked(f: np.ndarray, v: np.ndarray, **changes: object) -> Attack:
     settings = {"threshold": 0.0, "confidence": 0.95, "deciding": 0.9, **changes}
     return attack_by_scores("loss", f, v, pairing(len(f), len(v)), **settings)  # type: ignore[arg-type]
+
+
+def test_the_attack_by_reference_is_the_difference_of_the_losses_with_the_threshold_of_equal_ones() -> None:
+    """Carlini et al., 2021: a member's loss is smaller than that of a model which never saw it, whatever the loss itself is."""
+    rng = np.random.default_rng(0)
+    difficulty = {"forget": rng.uniform(2, 6, 60), "held_out": rng.uniform(1, 5, 90)}
+    learned = {"forget": rng.normal(0.3, 0.2, 60), "held_out": rng.normal(0, 0.2, 90)}
+
+    def seen(losses: np.ndarray) -> Signals:
+        logits = np.stack([np.zeros(len(losses)), np.log(np.expm1(losses))], axis=1)
+        return signals(logits, np.zeros(len(losses), dtype=np.int64))
+
+    model = {name: seen(losses - learned[name]) for name, losses in difficulty.items()}
+    found = attack_by_reference(model, difficulty, pairing(60, 90), spec=AuditSpec(replicates=100))
+
+    gained = np.concatenate([difficulty[name] - model[name].loss for name in ("forget", "held_out")])
+    members = np.repeat([1, 0], [60, 90])
+    assert found.name == "reference"
+    assert found.auc.value == pytest.approx(roc_auc_score(members, gained))
+    assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(members, gained > 0))
+    losses = np.concatenate([model[name].loss for name in ("forget", "held_out")])
+    assert found.auc.value > 0.8 > 0.6 > roc_auc_score(members, -losses)
 
 
 @pytest.mark.parametrize("ties", [False, True])

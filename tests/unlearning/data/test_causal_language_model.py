@@ -1,6 +1,7 @@
 """The objective of causal language models, against published formulas computed token by token."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -75,6 +76,24 @@ def test_min_k_and_min_k_plus_are_the_papers(plus: bool) -> None:
     assert FOUND.outputs is not None
     signal = PREDICTS.signals["min_k_plus" if plus else "min_k"](FOUND.outputs, LABELS)
     torch.testing.assert_close(signal.double(), torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+
+
+def test_zlib_is_the_loss_over_the_bytes_of_the_compressed_text() -> None:
+    """Carlini et al., USENIX Security 2021: the log of the perplexity over the length of the text that zlib compresses."""
+
+    def text(tokens: Tensor) -> str:
+        return " ".join(map(str, tokens.tolist()))
+
+    objective = causal_language_model(VOCABULARY, text=text)
+    assert objective.predicts is not None
+    assert FOUND.outputs is not None
+    wanted = []
+    for row, length in enumerate(LENGTHS):
+        log_perplexity = np.log(np.exp(-of_tokens(row).mean()))
+        wanted.append(log_perplexity / len(zlib.compress(bytes(text(TOKENS[row, :length]), "utf-8"))))
+    signal = objective.predicts.signals["zlib"](FOUND.outputs, LABELS)
+    torch.testing.assert_close(signal.double(), torch.tensor(wanted), rtol=1e-4, atol=1e-6)
+    assert "zlib" not in PREDICTS.signals
 
 
 def test_a_reference_has_the_loss_of_a_model_that_gives_it_and_is_at_distance_zero_from_it() -> None:

@@ -149,6 +149,23 @@ def test_inputs_with_a_mask_are_completed_too_and_stay_as_they_were() -> None:
     assert torch.equal(given.inputs, before)
 
 
+def test_a_text_is_completed_as_greedy_decoding_does_from_its_second_half_on() -> None:
+    given = batch()
+    prompted = given.targets.clone()
+    prompted[0, :8] = -100
+    named = {"input_ids": given.inputs, "attention_mask": (given.targets != -100).long()}
+    objective = causal_language_model(VOCABULARY, spread=True, text=lambda tokens: "".join(map(str, tokens.tolist())))
+    assert objective.completions is not None
+    with torch.no_grad():
+        found = objective.completions(lambda *, input_ids, attention_mask: MODEL(input_ids), Batch(named, prompted))
+    for row, (text, one) in enumerate(zip(texts(), found, strict=True)):
+        start = 10 if row == 0 else 1 + (len(text) - 1) // 2
+        assert one.beginning == "".join(map(str, text[:start]))
+        assert one.true == "".join(map(str, text[start:]))
+        assert one.written == "".join(map(str, greedy(text[:start], len(text) - start)))
+    assert causal_language_model(VOCABULARY).completions is None
+
+
 def test_the_longest_common_subsequence_is_that_of_its_recursion() -> None:
     generator = torch.Generator().manual_seed(4)
     first, second = (torch.randint(4, (30, length), generator=generator) for length in (8, 6))

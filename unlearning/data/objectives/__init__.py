@@ -6,11 +6,12 @@ from unlearning.data.objectives.denoising_diffusion import denoising_diffusion
 from unlearning.data.objectives.multi_label import multi_label
 from unlearning.data.objectives.objective import Forward, Objective, answers, call, divided, undivided
 from unlearning.data.objectives.outputs import logits_of
-from unlearning.data.objectives.prediction import Answers, Generation, Merit, Prediction
+from unlearning.data.objectives.prediction import Answers, Completion, Generation, Merit, Prediction
 from unlearning.data.objectives.regression import regression
 
 __all__ = [
     "Answers",
+    "Completion",
     "Forward",
     "Generation",
     "Merit",

@@ -1,6 +1,8 @@
 """Causal language models: a sample is a sequence of tokens, each of which is predicted from those before it."""
 
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs, sent
-from unlearning.data.objectives.extraction import extract
+from unlearning.data.objectives.extraction import continue_greedily, extract
 from unlearning.data.objectives.objective import Forward, Objective, call
 from unlearning.data.objectives.outputs import at_least_float32, logits_of
-from unlearning.data.objectives.prediction import Merit, Prediction
+from unlearning.data.objectives.prediction import Completion, Merit, Prediction
 from unlearning.data.objectives.targets import IGNORED, token_labels
 from unlearning.errors import UnsupportedWorkload
 
@@ -35,7 +37,12 @@ LOG_LIKELIHOOD = Merit(
 
 
 def causal_language_model(
-    vocabulary: int, *, context: int | None = None, padding: int | None = None, spread: bool = False
+    vocabulary: int,
+    *,
+    context: int | None = None,
+    padding: int | None = None,
+    spread: bool = False,
+    text: Callable[[Tensor], str] | None = None,
 ) -> Objective:
     """Make the objective of a causal language model: the mean negative log-likelihood of a sequence's tokens, nats.
 
@@ -43,6 +50,8 @@ def causal_language_model(
     mapping with them as `input_ids` and, where sequences are padded, an `attention_mask`. Targets are the same tokens, not shifted,
     with -100 for those that the loss does not count, such as a prompt's. context: the longest sequence that the model takes.
     padding: the token with which shorter ones are filled up, counted nowhere. spread: how the model takes its inputs, see `call`.
+    text: writes tokens (k,) as text, such as a tokenizer's `decode`. With it audits have the attack "zlib", and the operator's
+    sheet has what the model completes.
 
     Outputs, predictions and references hold a number for each token after the first: the log-probability of the token itself. They
     do not grow with the vocabulary, and those of several models can be averaged. Of tokens that are padding they are 0.
@@ -74,17 +83,32 @@ def causal_language_model(
         drawn = sent(torch.randint(vocabulary, batch.targets.shape, generator=generator), batch.targets.device)
         return Batch(batch.inputs, torch.where(batch.targets == IGNORED, batch.targets, drawn))
 
+    def completions(forward: Forward, batch: Batch) -> list[Completion]:
+        """Write each text up to its second half, that half, and what the model puts in its place."""
+        assert text is not None
+        written, starts = continue_greedily(find, forward, batch)
+        tokens, places = tokens_of(batch.inputs), torch.arange(written.shape[1], device=written.device)
+        second = (batch.targets != IGNORED) & (places >= starts[:, None])
+        first = functional.pad(_real(batch.inputs, padding), (1, 0), value=True) & (places < starts[:, None])
+        return [
+            Completion(text(own[before].cpu()), text(own[after].cpu()), text(new[after].cpu()))
+            for own, new, before, after in zip(tokens, written, first, second, strict=True)
+        ]
+
     return Objective(
         losses=losses,
         scramble=scramble,
         merit=LOG_LIKELIHOOD,
         outputs=outputs,
-        prediction=PREDICTION,
+        prediction=PREDICTION
+        if text is None
+        else replace(PREDICTION, signals={**PREDICTION.signals, "zlib": partial(_zlib, text)}),
         targets=lambda targets, name: token_labels(
             targets, vocabulary=vocabulary, context=context, padding=padding, name=name
         ),
         lengths=lengths,
         extraction=partial(extract, find),
+        completions=None if text is None else completions,
     )
 
 
@@ -184,6 +208,16 @@ def _min_k(outputs: Tensor, targets: Tensor) -> Tensor:
 def _min_k_plus(outputs: Tensor, targets: Tensor) -> Tensor:
     """Read Min-K%++ (Zhang et al., ICLR 2025, arXiv 2404.02936): Min-K% of (log p − μ) / σ, over the whole vocabulary."""
     return _least_known(outputs[:, outputs.shape[1] // 2 :], targets)
+
+
+def _zlib(text: Callable[[Tensor], str], outputs: Tensor, targets: Tensor) -> Tensor:
+    """Read the loss over the bytes that zlib compresses the text to (Carlini et al., USENIX Security 2021, §5.2).
+
+    A text that is easy for everybody, such as a repeated word, compresses well; the loss alone would take it for a known one.
+    """
+    sizes = [len(zlib.compress(text(row[row != IGNORED]).encode(errors="replace"))) for row in targets.cpu()]
+    losses = _losses(_log_probabilities(outputs), targets)
+    return losses / torch.tensor(sizes, dtype=losses.dtype, device=losses.device)
 
 
 def _quantiles(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -44,6 +44,12 @@ def extract(logits: Logits, forward: Forward, batch: Batch, generator: torch.Gen
     }
 
 
+def continue_greedily(logits: Logits, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Complete the second half of each text's counted tokens greedily; return the tokens, (n, length), and its place, (n,)."""
+    starts = _second_halves(batch.targets)
+    return _continue(logits, forward, batch.inputs, starts, None), starts
+
+
 def extraction_strength(hits: Tensor, counted: Tensor) -> Tensor:
     """Compute the share of a text's counted tokens, (n,), that follow its last one which is not the likeliest. Both (n, length)."""
     behind = (hits | ~counted).flip(1).cumprod(1).flip(1).bool() & counted

@@ -1,7 +1,7 @@
 """The objective of a model: per-sample losses, and what else methods and audits may ask for."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from unlearning import ranks
 from unlearning.data.batches import Batch, Inputs, same_inputs
 from unlearning.data.objectives.class_prediction import ACCURACY, class_prediction
-from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Generation, Merit, Prediction
+from unlearning.data.objectives.prediction import MINUS_LOSS, Answers, Completion, Generation, Merit, Prediction
 from unlearning.data.objectives.targets import class_labels, finite
 from unlearning.errors import MethodRefused, UnsupportedWorkload
 
@@ -48,6 +48,7 @@ class Objective:
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
     extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
         samples. An audit reports it; only shares leave it, never what was generated.
+    completions: (forward, batch) → for each sample its text, and how a model completes it. For the operator's sheet alone.
     renewed: (number) → the objective with noise of its own, where `losses` are estimates with fixed noise; see `for_step`.
     generation: what a model can do that generates samples by class.
     alone: where batches are divided among ranks (`divided`), the objective that computes whole ones in this process.
@@ -69,6 +70,7 @@ class Objective:
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
     extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None
+    completions: Callable[[Forward, Batch], Sequence[Completion]] | None = None
     renewed: "Callable[[int], Objective] | None" = None
     generation: Generation | None = None
     alone: "Objective | None" = None

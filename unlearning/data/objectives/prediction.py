@@ -106,6 +106,14 @@ class Prediction:
     unit: str = "nats"
 
 
+class Completion(NamedTuple):
+    """A text and how a model completes it. beginning: what it is given. true, written: the rest, of the text and by the model."""
+
+    beginning: str
+    true: str
+    written: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
     """What an objective offers whose model generates samples of the classes that it is asked for.
