@@ -22,6 +22,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet 
 # By default torch's threads spin while they wait. Two processes that share two cores then slow each other down.
 export OMP_WAIT_POLICY := PASSIVE
 
+# Every program that is started would otherwise compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test test-all check docs sbom bench clean
 

@@ -18,10 +18,13 @@ settings.load_profile("few")
 
 STACK = "tests/end_to_end/"
 
+LONG = ("tests/benchmarks/", "tests/examples/", "tests/worker/")
+"""Folders whose files take longest. One that is begun last would leave the other processes without work."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the whole stack: it takes longest, and mostly waits, while another process computes."""
-    items.sort(key=lambda item: item.get_closest_marker("end_to_end") is None)
+    """Start with the whole stack, which takes longest and mostly waits, while another process computes; then what is long."""
+    items.sort(key=lambda item: (item.get_closest_marker("end_to_end") is None, not item.nodeid.startswith(LONG)))
 
 
 @pytest.hookimpl(optionalhook=True)

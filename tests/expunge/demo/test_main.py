@@ -96,7 +96,7 @@ def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, numb
         )
         with demo:
             assert demo.stderr is not None
-            assert any("starting the API" in line for line in demo.stderr)
+            assert any("starting the migrations" in line for line in demo.stderr)
             started = psutil.Process(demo.pid).children(recursive=True)
             demo.send_signal(number)
             demo.stderr.read()
