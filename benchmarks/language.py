@@ -10,6 +10,7 @@ seconds. What is measured is stored at once, so that a run that is stopped goes 
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -171,7 +172,7 @@ def everything(seed: int) -> dict[str, dict[str, float]]:
 def tune(methods: Sequence[str], *, budget: int) -> None:
     """Choose each method's parameters: the best of `budget` trials by the mean gap of the losses to a retrained model's."""
     prepared = authors_case(TUNED_ON)
-    made = references_of(prepared, plan=PLAN)
+    made = references_of(prepared, plan=PLAN) if any(name.endswith("references") for name in methods) else None
     judge = judge_by_losses(prepared)
     setting = {"case": case_name(), "seed": TUNED_ON, "budget": budget}
     found = json.loads(TUNED.read_text()) if TUNED.exists() else {}
@@ -199,12 +200,10 @@ def tuned() -> dict[str, Spec]:
 
 
 class Scale:
-    """What the models of a case are measured by, made when it is first needed."""
+    """What the models of a case are measured by, made when it is first needed: the relearner, and the retrained model's figures."""
 
     def __init__(self, prepared: Case) -> None:
         self.prepared = prepared
-        self._relearner: Relearner | None = None
-        self._calibrated = False
 
     def of_method(self, name: str, spec: Spec, made: References) -> dict[str, float]:
         """Run a method and measure the result, or read what an earlier run measured."""
@@ -236,44 +235,61 @@ class Scale:
 
         def measure() -> dict[str, float]:
             model, figures = run()
-            return {**figures, **measured(self.prepared, model, self._relearner_of_case())}
+            return {**figures, **self._measured(model)}
 
         return stored("language", key, measure)
 
-    def _relearner_of_case(self) -> Relearner | None:
-        if not self._calibrated:
-            self._relearner, self._calibrated = relearner_of(self.prepared), True
-        return self._relearner
+    def _measured(self, model: nn.Module) -> dict[str, float]:
+        prepared, retrained, wanted = self.prepared, self._retrained, self._losses_of_retrained
+        found = losses_by_set(prepared, model)
+        areas = attacked(prepared, model)
+        figures = {
+            "forget_loss": float(found["forget"].mean()),
+            "forget_loss_gap": abs(float(found["forget"].mean() - wanted["forget"].mean())),
+            "forget_ks": float(ks_2samp(found["forget"].numpy(), wanted["forget"].numpy()).statistic),
+            "forget_quality": forget_quality(prepared, model),
+            **{
+                f"perplexity_ratio_{name}": float((found[name].mean() - wanted[name].mean()).exp())
+                for name in ("remain", "test")
+            },
+            **{metric: areas[attack] for attack, metric in ATTACKS.items()},
+            "privacy_leakage": privacy_leakage(areas["min_k"], retrained["min_k"]),
+        }
+        extracted = measure_extraction(
+            audit_copy(model, prepared.forget), {"forget": prepared.forget}, objective=prepared.workload.objective,
+            max_samples=1000, confidence=0.95, seed=prepared.seed,
+        )  # fmt: skip
+        figures |= {name: 100 * share.value for name, share in extracted["forget"].items()}
+        if self._relearner is not None:
+            steps = delay(prepared, model, self._relearner)
+            figures["relearn_delay_ratio_sgd"] = steps / max(1.0, retrained["delay"])
+        return figures
+
+    @functools.cached_property
+    def _relearner(self) -> Relearner | None:
+        return relearner_of(self.prepared)
+
+    @functools.cached_property
+    def _losses_of_retrained(self) -> dict[str, Tensor]:
+        return losses_by_set(self.prepared, self.prepared.retrained.model)
+
+    @functools.cached_property
+    def _retrained(self) -> dict[str, float]:
+        model, relearner = self.prepared.retrained.model, self._relearner
+        steps = {} if relearner is None else {"delay": float(delay(self.prepared, model, relearner))}
+        return attacked(self.prepared, model) | steps
 
 
-def measured(prepared: Case, model: nn.Module, relearner: Relearner | None) -> dict[str, float]:
-    """Measure a model, beside the retrained one where that is the scale."""
-    objective, retrained = prepared.workload.objective, prepared.retrained.model
-    of_forget, wanted = (losses(prepared, one, prepared.forget) for one in (model, retrained))
-    figures = {
-        "forget_loss": float(of_forget.mean()),
-        "forget_loss_gap": abs(float(of_forget.mean() - wanted.mean())),
-        "forget_ks": float(ks_2samp(of_forget.numpy(), wanted.numpy()).statistic),
-        "forget_quality": forget_quality(prepared, model),
-    }
-    for name, samples in (("remain", prepared.remain), ("test", prepared.workload.test)):
-        of_set, reference = (float(losses(prepared, one, samples).mean()) for one in (model, retrained))
-        figures[f"perplexity_ratio_{name}"] = float(np.exp(of_set - reference))
-    areas = {name: attacked(prepared, one) for name, one in (("model", model), ("retrained", retrained))}
-    figures |= {metric: areas["model"][attack] for attack, metric in ATTACKS.items()}
-    figures["privacy_leakage"] = privacy_leakage(areas["model"]["min_k"], areas["retrained"]["min_k"])
-    extracted = measure_extraction(
-        audit_copy(model, prepared.forget), {"forget": prepared.forget}, objective=objective, max_samples=1000,
-        confidence=0.95, seed=prepared.seed,
-    )  # fmt: skip
-    figures |= {name: 100 * share.value for name, share in extracted["forget"].items()}
-    if relearner is not None:
-        steps, reference_steps = (
-            relearn(one, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
-            for one in (model, retrained)
-        )
-        figures["relearn_delay_ratio_sgd"] = steps / max(1, reference_steps)
-    return figures
+def losses_by_set(prepared: Case, model: nn.Module) -> dict[str, Tensor]:
+    """Compute the loss of each sample, (n,), by set."""
+    sets = {"forget": prepared.forget, "remain": prepared.remain, "test": prepared.workload.test}
+    return {name: losses(prepared, model, samples) for name, samples in sets.items()}
+
+
+def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
+    """Count the steps in which a model learns the forgotten texts again."""
+    objective, texts = prepared.workload.objective, prepared.forget.batch
+    return relearn(model, texts, objective=objective, relearner=relearner, seed=prepared.seed).delay
 
 
 def attacked(prepared: Case, model: nn.Module) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks import generative, language
 from benchmarks.cases import MILD, all_settings, stored, trained
 from examples import authors, digits
+from unlearning.audit.relearning import Relearner
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Ready2Unlearn, Recipe
@@ -172,6 +174,27 @@ def test_the_truth_ratio_is_tofus() -> None:
         false = [language.false_fact(fact, dice) for _ in range(language.FALSE_FACTS)]
         wanted.append(np.mean([likelihood(text, question) for text in false]) / likelihood(fact, question))
     assert language.truth_ratios(model, facts, seed=5) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_language_model_has_every_measure_and_a_second_run_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPUNGE_BENCH", str(tmp_path))
+    for name, value in {"AUTHORS": 40, "EPOCHS": 1, "GPT": partial(authors.GPT, 16, layers=1)}.items():
+        monkeypatch.setattr(authors, name, value)
+    authors.corpus.cache_clear()
+    prepared = language.authors_case(1)
+    authors.corpus.cache_clear()
+    monkeypatch.setattr(language, "relearner_of", lambda one: relearner)
+    relearner = Relearner(kind="sgd", learning_rate=0.01, target=0.0, limit=2, batch_size=8)
+    scale = language.Scale(prepared)
+
+    found, again = scale.of_model(prepared.original.model), scale.of_model(prepared.retrained.model)
+    assert found.keys() == language.UNITS.keys() - {"seconds", "retrain_ratio"}
+    assert all(np.isfinite(value) for value in (*found.values(), *again.values()))
+    assert (again["privacy_leakage"], again["reference_auc"], again["forget_quality"]) == (0, 0.5, 1)
+    monkeypatch.setattr(language, "attacked", None)
+    assert language.Scale(prepared).of_model(prepared.original.model) == found
 
 
 def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() -> None:
