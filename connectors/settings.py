@@ -1,5 +1,8 @@
 """Settings that the API, the worker and the beat have in common, from the environment."""
 
+import os
+import tempfile
+from functools import cache as once
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from connectors.storage import Location, parse_location
+from connectors.storage import LocalFolder, Location, Storage, parse_location
 from ledger.sample_ids import SampleKey, parse_sample_key
 from telemetry.logs import LogFormat
 
@@ -70,3 +73,22 @@ class SharedSettings(BaseSettings):
     def sample_key_bytes(self) -> bytes:
         """The key of the HMAC that replaces sample IDs: 32 bytes, and 32 more for each rotation."""
         return parse_sample_key(self.sample_key.get_secret_value())
+
+
+def open_storage(location: Location, *, cache: Path | None = None) -> Storage:
+    """Open a storage; it connects to nothing yet. cache: the folder for copies of an object storage's files."""
+    if isinstance(location, Path):
+        return LocalFolder(location)
+    return _object_storage(location, cache or default_cache())
+
+
+@once
+def _object_storage(url: str, cache: Path) -> Storage:
+    from connectors.object_storage import ObjectStorage
+
+    return ObjectStorage(url, cache=cache)
+
+
+def default_cache() -> Path:
+    """The folder of copies where none is set: one of this user in the machine's temporary folder."""
+    return Path(tempfile.gettempdir()) / f"expunge-cache-{os.getuid()}"

@@ -5,13 +5,11 @@ checked against the digest before it is used.
 """
 
 import errno
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache as once
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -104,25 +102,6 @@ def parse_location(value: Location) -> Location:
     if parts.password or (parts.username and parts.scheme == "s3"):
         raise ValueError("must hold no credentials; give them as the storage's own client reads them")
     return value.rstrip("/")
-
-
-def open_storage(location: Location, *, cache: Path | None = None) -> Storage:
-    """Open a storage; it connects to nothing yet. cache: the folder for copies of an object storage's files."""
-    if isinstance(location, Path):
-        return LocalFolder(location)
-    return _object_storage(location, cache or default_cache())
-
-
-@once
-def _object_storage(url: str, cache: Path) -> Storage:
-    from connectors.object_storage import ObjectStorage
-
-    return ObjectStorage(url, cache=cache)
-
-
-def default_cache() -> Path:
-    """The folder of copies where none is set: one of this user in the machine's temporary folder."""
-    return Path(tempfile.gettempdir()) / f"expunge-cache-{os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True)

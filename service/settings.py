@@ -6,8 +6,8 @@ from pathlib import Path
 import limits
 from pydantic import Field, field_validator
 
-from connectors.settings import SharedSettings
-from connectors.storage import Storage, open_storage
+from connectors.settings import SharedSettings, open_storage
+from connectors.storage import Storage
 
 
 class Settings(SharedSettings):

@@ -3,10 +3,8 @@ finite, and kernels that can be differentiated.
 """
 
 import contextlib
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +13,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from unlearning.copying import copy_whole
 from unlearning.errors import MethodRefused
 from unlearning.sharding import copy_sharded, gathered, is_sharded, local, on_all_ranks
 
@@ -24,58 +23,9 @@ _NO_SECOND_DERIVATIVE = ("is not implemented", "differentiate twice", "ouble bac
 """What torch says where an operation cannot be differentiated, or not twice."""
 
 
-def copy_network(network: N, *, instead: Mapping[int, object] = MappingProxyType({})) -> N:
-    """Copy a network with its weights, its modes and what requires a gradient.
-
-    `copy.deepcopy` alone refuses tensors that a forward pass has left in a module, as old weight norm does and modules that keep
-    their last features; they are copied without their history. Attributes that cannot be copied at all, such as locks, are shared.
-    instead: what stands in the copy in place of objects, by their `id`.
-    """
-    if is_sharded(network):
-        return copy_sharded(network)
-    memo: dict[int, object] = {
-        id(value): value.detach().clone()
-        for value in _attributes(network)
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    } | dict(instead)
-    try:
-        return copy.deepcopy(network, dict(memo))
-    except _UNCOPIED:
-        shared = {id(value): value for value in _attributes(network) if not _can_be_copied(value, memo)}
-        return copy.deepcopy(network, memo | shared)
-
-
-_UNCOPIED = (TypeError, ValueError, RuntimeError, AttributeError)
-"""What `copy.deepcopy` raises for a value that it refuses."""
-
-
-def _attributes(network: nn.Module) -> Iterator[object]:
-    """Yield what the modules hold beside parameters, buffers and one another, and what lies in their lists and dicts."""
-    pending: list[object] = []
-    for module in network.modules():
-        pending += (
-            value for name, value in vars(module).items() if name not in ("_parameters", "_buffers", "_modules")
-        )
-    seen: set[int] = set()
-    while pending:
-        value = pending.pop()
-        if id(value) in seen:  # a list or dict may hold itself
-            continue
-        seen.add(id(value))
-        if isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, list | tuple | set):
-            pending += value
-        else:
-            yield value
-
-
-def _can_be_copied(value: object, memo: dict[int, object]) -> bool:
-    try:
-        copy.deepcopy(value, dict(memo))
-    except _UNCOPIED:
-        return False
-    return True
+def copy_network(network: N) -> N:
+    """Copy a network, whole or sharded, with its weights, its modes and what requires a gradient."""
+    return copy_sharded(network) if is_sharded(network) else copy_whole(network)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from unlearning.copying import copy_whole
 from unlearning.errors import UnsupportedWorkload
 
 N = TypeVar("N", bound=nn.Module)
@@ -65,7 +66,6 @@ def copy_sharded(network: N) -> N:
 
 def _unfilled(network: nn.Module, device: str) -> nn.Module:
     """Copy a whole network, but not the content of its parameters and buffers."""
-    from unlearning.networks import copy_network
 
     def empty(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor.detach(), device=device)
@@ -73,7 +73,7 @@ def _unfilled(network: nn.Module, device: str) -> nn.Module:
     instead: dict[int, object] = {id(tensor): empty(tensor) for tensor in network.buffers()}
     for parameter in network.parameters():
         instead[id(parameter)] = nn.Parameter(empty(parameter), requires_grad=parameter.requires_grad)
-    return copy_network(network, instead=instead)
+    return copy_whole(network, instead=instead)
 
 
 def _shard(network: N, sharded: _Sharded) -> N:

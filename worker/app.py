@@ -8,6 +8,7 @@ of the children, show that the worker is there, sign the log, and clean up. The 
 storage; the beat, which can reach other networks, has neither.
 """
 
+import importlib
 import logging
 import threading
 from datetime import timedelta
@@ -133,12 +134,18 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
             logger.warning("%s failed and is tried again: %s", action.func.__name__, type(error).__name__)
 
 
+def import_ahead(**_: object) -> None:
+    """Import what a child's first job needs (torch: seconds) while the child waits for it."""
+    threading.Thread(target=importlib.import_module, args=("worker.run",), daemon=True).start()
+
+
 after_setup_logger.connect(configure_logs)
 worker_init.connect(create_board)
 worker_ready.connect(start_threads)
 worker_ready.connect(create_ready_file)
 worker_process_init.connect(start_tracing)
 worker_process_init.connect(prepare_child)
+worker_process_init.connect(import_ahead)
 worker_process_shutdown.connect(finish_tracing)
 worker_shutting_down.connect(stop_children)
 beat_init.connect(create_ready_file)

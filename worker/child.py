@@ -1,11 +1,9 @@
 """The worker's child process, which runs the jobs: how it is prepared, and how it is stopped."""
 
 import ctypes
-import importlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,20 +35,14 @@ stop_signal = StopSignal()
 
 
 def prepare_child(**_: object) -> None:
-    """Load the libraries in advance, and have the kernel kill this child when its parent dies.
+    """Let this child start processes of its own, and have the kernel kill it when its parent dies.
 
     A child that outlived its parent would continue a job that nobody reports on. Instead, its lease expires.
     """
     # Celery's children are daemonic, which may not start processes; those that read data end with the child by themselves.
     current_process().daemon = False
-    threading.Thread(target=import_run, daemon=True).start()
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-
-
-def import_run() -> None:
-    """Import what the first job needs (torch: seconds) while the child waits for it."""
-    importlib.import_module("worker.run")
 
 
 @contextmanager

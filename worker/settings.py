@@ -10,8 +10,8 @@ from annotated_types import Ge
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings
 
-from connectors.settings import FROM_ENVIRONMENT, SharedSettings, StorageLocation
-from connectors.storage import Storage, open_storage
+from connectors.settings import FROM_ENVIRONMENT, SharedSettings, StorageLocation, open_storage
+from connectors.storage import Storage
 from ledger.states import Phase
 from worker.failures import NoGpu
 

@@ -10,7 +10,8 @@ from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.storage import Location, Storage, open_storage, parse_location
+from connectors.settings import open_storage
+from connectors.storage import Location, Storage, parse_location
 from expunge.errors import StackError
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.db import make_engine, make_sessions

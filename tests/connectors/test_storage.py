@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.storage import LocalFolder, open_storage, parse_location
+from connectors.settings import open_storage
+from connectors.storage import LocalFolder, parse_location
 
 
 @pytest.mark.parametrize(
