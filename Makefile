@@ -86,7 +86,7 @@ sbom: $(STAMP)
 	@$(BIN)/python ops/containers/sbom > build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
-BENCHES := validation quality relearn verdicts ablation deletions readiness speed scaling references \
+BENCHES := validation quality relearn verdicts ablation deletions readiness speed training scaling references \
 	few_samples cost transfer language generative load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
