@@ -11,7 +11,7 @@ import httpx
 import typer
 
 from expunge import client
-from expunge.cli.console import Key, ProgressDisplay, SampleID, Url, ask_for_whom, notes, out, read_ids
+from expunge.cli.console import Key, ProgressDisplay, SampleID, Url, ask_for_whom, has_terminal, notes, out, read_ids
 from expunge.stack.folder import Folder, default_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
@@ -42,7 +42,7 @@ def submit(
         ),
     ] = None,
     sample_ids: Annotated[
-        list[str] | None, typer.Argument(metavar="[SAMPLE_ID]...", help="The samples to forget.", show_default=False)
+        list[str] | None, typer.Argument(metavar="SAMPLE_ID", help="The samples to forget.", show_default=False)
     ] = None,
     file: Annotated[
         typer.FileText | None, typer.Option(help="A file of sample IDs, one a line. - reads standard input.")
@@ -141,7 +141,7 @@ def parse_method(text: str) -> str | dict[str, object]:
 
 
 def watch(
-    job_ids: Annotated[list[UUID], typer.Argument(metavar="JOB_ID...", help="The jobs.", show_default=False)],
+    job_ids: Annotated[list[UUID], typer.Argument(metavar="JOB_ID", help="The jobs.", show_default=False)],
     key: Key,
     url: Url = None,
 ) -> None:
@@ -374,6 +374,8 @@ def find_sample_key(given: str | None) -> bytes:
     kept = Folder(default_folder()).sample_key
     if given is None and read_stack_settings(default_folder()) and kept.exists():
         given = kept.read_text().strip()
+    if given is None and not has_terminal():
+        raise typer.BadParameter("set EXPUNGE_SAMPLE_KEY to the key under which the service hashes sample IDs")
     try:
         return parse_sample_key(given or typer.prompt("Sample key", hide_input=True, err=True))
     except ValueError as error:

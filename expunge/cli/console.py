@@ -144,6 +144,15 @@ def read_ids(lines: Iterable[str] | None, *, name: str = "sample ID") -> Iterato
             yield found
 
 
+def has_terminal() -> bool:
+    """Return whether somebody can be asked for a secret, also while the standard input is a file."""
+    try:
+        with open("/dev/tty", "rb"):
+            return True
+    except OSError:
+        return False
+
+
 def ask_for_whom(sample_id: str | None, *, subject: bool) -> tuple[str | None, str | None]:
     """Return the sample ID or the subject that a command is about, and None for the other; prompt for what is not given.
 
@@ -192,5 +201,12 @@ Url = Annotated[
     ),
 ]
 Key = Annotated[
-    str, typer.Option("--key", envvar="EXPUNGE_API_KEY", prompt="API key", hide_input=True, help="The API key.")
+    str,
+    typer.Option(
+        "--key",
+        envvar="EXPUNGE_API_KEY",
+        prompt="API key" if has_terminal() else False,
+        hide_input=True,
+        help="The API key.",
+    ),
 ]

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -5,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from expunge.cli import caller
 from expunge.cli.caller import check_ids, find_sample_key, format_approval, format_end, format_fallback
 from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
@@ -70,7 +74,21 @@ def test_without_a_running_stack_the_command_asks_for_the_sample_key(
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".expunge").mkdir()
     monkeypatch.setattr(typer, "prompt", lambda *_, **__: "ab" * 32)
+    monkeypatch.setattr(caller, "has_terminal", lambda: True)
     assert find_sample_key(None) == b"\xab" * 32
+    monkeypatch.setattr(caller, "has_terminal", lambda: False)
+    with pytest.raises(typer.BadParameter, match="EXPUNGE_SAMPLE_KEY"):
+        find_sample_key(None)
+
+
+def test_without_a_key_and_a_terminal_the_command_names_the_variable() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "EXPUNGE_API_KEY"}
+    command = [sys.executable, "-m", "expunge.cli", "submit", "--dataset", "digits", "image-1"]
+    ended = subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True
+    )
+    assert ended.returncode == 2
+    assert "EXPUNGE_API_KEY" in ended.stderr
 
 
 @pytest.mark.parametrize("wrong", ["xyz", "ab"])
