@@ -106,8 +106,8 @@ class Stored(Source):
     """A map-style data set.
 
     dataset: gives each item by its number. training: the same samples with augmentation, or None. collate: makes a batch of items.
-    target: the entry of a batch that holds the targets, where a batch is a mapping. given: all targets, (n, …), if they are known
-    beforehand. convert: applied to targets that are read.
+    target: the entry of a batch that holds the targets, where a batch is a mapping. aside: its entries that are no inputs, such as
+    the sample ID. given: all targets, (n, …), if they are known beforehand. convert: applied to targets that are read.
     """
 
     dataset: Any
@@ -115,6 +115,7 @@ class Stored(Source):
     collate: Callable[[list[Any]], Any]
     target: str | None
     given: Tensor | None
+    aside: frozenset[str] = frozenset()
     convert: tuple[Callable[[Tensor], Tensor], ...] = ()
     known: _Known = field(init=False)
 
@@ -166,6 +167,8 @@ class Stored(Source):
     def _split(self, collated: Any, positions: Sequence[int]) -> Batch:
         """Take inputs and targets out of what `collate` gave."""
         targets: Any = None
+        if isinstance(collated, Mapping):
+            collated = {name: value for name, value in collated.items() if name not in self.aside}
         match collated:
             case Mapping() if self.target is not None:
                 if self.target not in collated:

@@ -67,7 +67,8 @@ class StoredSet(SampleSet):
 
         dataset: has `__len__` and `__getitem__`; gives the same item each time, without augmentation. Items are pairs (inputs,
             target), mappings whose entry `targets` is the target, or inputs alone with all `targets` given.
-        ids, subjects, slices: see SampleSet; a sequence, a function of the item's number, or the name of a column.
+        ids, subjects, slices: see SampleSet; a sequence, a function of the item's number, or the name of a column or of a
+            mapping's entry, which is then no input.
         targets: the name of a mapping's entry, or all targets in order. Where they are given, or a column of a Hugging Face data
             set, they need not be read with the samples once to be known.
         training: the same samples with augmentation, drawn from torch's, NumPy's or Python's global generator. It is used in
@@ -79,7 +80,8 @@ class StoredSet(SampleSet):
         count = _length(dataset)
         if training is not None and _length(training) != count:
             raise InvalidWorkload(f"The data set has {count} items and its variant for training {_length(training)}.")
-        given = _column(dataset, targets) if isinstance(targets, str) else targets
+        target = targets if isinstance(targets, str) else None
+        given = targets if target is None else _column(dataset, target)
         if given is not None:
             given = torch.as_tensor(given)
             if given.dim() == 0 or len(given) != count:
@@ -95,8 +97,9 @@ class StoredSet(SampleSet):
             dataset=dataset,
             training=training,
             collate=collate_fn or torch.utils.data.default_collate,
-            target=targets if isinstance(targets, str) else None,
+            target=target,
             given=given,
+            aside=frozenset(name for name in (ids, subjects, slices) if isinstance(name, str)) - {target},
         )
         return StoredSet(
             ids=checked,

@@ -50,8 +50,8 @@ class Workload:
     (`unlearning.sharding`): True, or the classes of the modules that are gathered one at a time.
     The targets are converted (`Objective.convert_targets`), and the objective gets those of the training set (`Objective.fit`).
     Raises InvalidWorkload if it has neither recipe nor trainer, a sample occurs in two sets, a set is empty, `held_out` has fewer
-    than three samples, `adapters` lacks a sample, `sharded` is with what cannot be done in parts, or the targets do not suit the
-    objective.
+    than three samples, `adapters` lacks a sample, `sharded` is with what cannot be done in parts, a stream is with what draws at
+    random, or the targets do not suit the objective.
     """
 
     name: str
@@ -88,6 +88,7 @@ class Workload:
             )
         self._check_adapters()
         self._check_sharded()
+        self._check_preparation()
         for field in ("train", "held_out", "test"):
             samples: SampleSet = getattr(self, field)
             convert = partial(self.objective.convert_targets, name=field.replace("_", "-"))
@@ -127,6 +128,15 @@ class Workload:
             raise InvalidWorkload(
                 f"Workload {self.name!r} is sharded, and its recipe has Ready2Unlearn or DP-SGD, which need the whole "
                 "model in each process. Leave one of the two out."
+            )
+
+    def _check_preparation(self) -> None:
+        """Refuse what draws single batches of a stream: it would fail in the middle of a training."""
+        recipe = None if self.trainer is not None else self.recipe
+        if recipe is not None and (recipe.readiness or recipe.privacy) and not self.train.random_access:
+            raise InvalidWorkload(
+                f"The training set of workload {self.name!r} is a stream, and its recipe has Ready2Unlearn or DP-SGD, which draw "
+                "single batches at random. Leave them out of the recipe, or write the stream to files first."
             )
 
     @property

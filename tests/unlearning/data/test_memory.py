@@ -62,7 +62,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in other units")
-@pytest.mark.parametrize("gib", [0.5, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("gib", [0.5, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_large_set_is_unlearned_in_a_small_part_of_its_memory(gib: float, tmp_path: Path) -> None:
     path = tmp_path / "rows.bin"
     with path.open("wb") as file:

@@ -64,12 +64,32 @@ class Columns(Items):
         return {"label": self.samples.targets.tolist(), "id": list(self.samples.ids), "person": people}
 
 
+def of_hugging_face(targets: Any) -> StoredSet:
+    """A set of the real library's, which Expunge does not install."""
+    datasets = pytest.importorskip("datasets")
+    columns = {"x": GIVEN.inputs.tolist(), "id": list(GIVEN.ids), "person": [f"person-{n // 2}" for n in range(50)]}
+    labelled = columns if isinstance(targets, Tensor) else columns | {"label": GIVEN.targets.tolist()}
+    table = datasets.Dataset.from_dict(labelled).with_format("torch")
+    return StoredSet.of(table, ids="id", targets=targets, subjects="person")
+
+
 FORMS: dict[str, Callable[[], StoredSet]] = {
     "pairs": stored,
     "dicts": lambda: stored(lambda x, y: {"x": x, "label": y}, targets="label"),
     "columns": lambda: StoredSet.of(
         Columns(GIVEN, lambda x, y: {"x": x, "label": y}), ids="id", targets="label", subjects="person"
     ),
+    "dicts with an ID and a subject": lambda: StoredSet.of(
+        [
+            {"x": x, "label": y, "id": sample, "person": f"person-{number // 2}"}
+            for number, (x, y, sample) in enumerate(zip(GIVEN.inputs, GIVEN.targets, GIVEN.ids, strict=True))
+        ],
+        ids="id",
+        targets="label",
+        subjects="person",
+    ),
+    "Hugging Face": lambda: of_hugging_face(targets="label"),
+    "Hugging Face, targets beside": lambda: of_hugging_face(targets=GIVEN.targets),
     "inputs alone": lambda: stored(lambda x, y: x, targets=GIVEN.targets.tolist()),
     "an array": lambda: StoredSet.of(GIVEN.inputs.numpy(), ids=lambda number: GIVEN.ids[number], targets=GIVEN.targets),
     "an own collate function": lambda: stored(
@@ -96,7 +116,7 @@ def test_any_map_style_data_set_gives_the_samples_that_tensors_would(name: str) 
     assert torch.equal(made.targets, GIVEN.targets)
     assert torch.equal(made.take(index).targets, GIVEN.targets[index])
     assert made.take(index).in_memory().ids == tuple(GIVEN.ids[i] for i in index)
-    assert (made.subjects is None) == (name != "columns")
+    assert (made.subjects is not None) == (name == "columns" or "subject" in name or "Hugging" in name)
 
 
 def test_targets_are_read_once_and_not_at_all_where_they_are_given() -> None:

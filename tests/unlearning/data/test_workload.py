@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, samples
+from unlearning.data.objectives import number_labels
 from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import OwnTraining, Workload, check_data, check_targets, split_held_out
@@ -134,6 +135,21 @@ def test_labels_in_another_form_become_int64(targets: torch.Tensor) -> None:
 def test_labels_outside_the_classes_are_refused_with_what_to_do(targets: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidWorkload, match=message):
         workload(train=relabelled(targets))
+
+
+def test_labels_of_any_kind_are_numbered_in_the_order_of_the_outputs() -> None:
+    names = ["late", "on time", "early", "lost"]
+    texts = [names[label] for label in LABELS]
+    from_one = (LABELS + 1) * 10
+
+    assert torch.equal(workload(train=relabelled(number_labels(texts, names))).train.targets, LABELS)
+    assert torch.equal(number_labels(from_one, [10, 20, 30, 40]), LABELS)
+    assert torch.equal(number_labels(from_one, [40, 30, 20, 10]), 3 - LABELS)
+    with pytest.raises(InvalidWorkload, match="position 2 is none of the 2 names") as refusal:
+        number_labels(["a", "b", "anna"], ["a", "b"])
+    assert "anna" not in str(refusal.value)
+    with pytest.raises(InvalidWorkload, match="only 1 of them"):
+        number_labels(["a"], ["a", "a"])
 
 
 @pytest.mark.parametrize(

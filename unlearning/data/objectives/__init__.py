@@ -8,6 +8,7 @@ from unlearning.data.objectives.objective import Forward, Objective, answers, ca
 from unlearning.data.objectives.outputs import logits_of
 from unlearning.data.objectives.prediction import Answers, Completion, Generation, Merit, Prediction
 from unlearning.data.objectives.regression import regression
+from unlearning.data.objectives.targets import number_labels
 
 __all__ = [
     "Answers",
@@ -25,6 +26,7 @@ __all__ = [
     "divided",
     "logits_of",
     "multi_label",
+    "number_labels",
     "regression",
     "undivided",
 ]

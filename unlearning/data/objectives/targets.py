@@ -1,5 +1,7 @@
 """Targets as they come, checked and converted once: labels, multi-hot rows, numbers, tokens. Messages never name a sample."""
 
+from collections.abc import Hashable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,24 @@ from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 
 IGNORED = -100
 """The label of a token that the loss does not count, as in PyTorch and in Hugging Face's models."""
+
+
+def number_labels(labels: Sequence[Hashable] | Tensor, names: Sequence[Hashable]) -> Tensor:
+    """Number labels of any kind, such as texts or integers from 1, by their places in `names`: (n,) int64 from 0.
+
+    names: every label once, in the order of the model's outputs. Raises InvalidWorkload, with a position, for a label that is not
+    among them.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    if len(places) != len(names):
+        raise InvalidWorkload(f"{len(names)} names of labels were given, and only {len(places)} of them differ.")
+    given = labels.tolist() if isinstance(labels, Tensor) else labels
+    for position, label in enumerate(given):
+        if label not in places:
+            raise InvalidWorkload(
+                f"The label at position {position} is none of the {len(names)} names that were given."
+            )
+    return torch.tensor([places[label] for label in given], dtype=torch.int64)
 
 
 def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:
@@ -37,7 +57,7 @@ def class_labels(targets: Tensor, *, classes: int, name: str) -> Tensor:
             f"{int((labels == low).sum())} samples of the {name} set have the label -100, which training ignores. Leave them out."
         )
     if low < 0 or high >= classes:
-        hint = " Subtract 1." if (low, high) == (1, classes) else ""
+        hint = " Subtract 1." if (low, high) == (1, classes) else " `number_labels` makes these of others."
         raise InvalidWorkload(
             f"The {name} set has labels from {low} to {high}; {classes} classes have the labels 0 to {classes - 1}.{hint}"
         )
