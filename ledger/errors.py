@@ -17,6 +17,7 @@ LedgerError
 │   │   └── UnknownDelivery
 │   ├── EmptyUpload             an uploaded list holds no sample
 │   ├── NoSamplesMatch          none of the samples is in a training set
+│   ├── MethodUnsuitable        the model lacks what the named method needs
 │   ├── SamplesNotInDataset     samples are not registered
 │   ├── UnknownRegulation
 │   ├── UnknownScope
@@ -112,6 +113,10 @@ class EmptyUpload(Refused):
 
 class NoSamplesMatch(Refused):
     """None of the samples is in the training set of any of the models."""
+
+
+class MethodUnsuitable(Refused):
+    """The request names a method that needs what a model does not have."""
 
 
 class SamplesNotInDataset(Refused):

@@ -350,6 +350,16 @@ class ServedVersion(Resource):
     created_at: datetime
 
 
+class WorkerCheck(Resource):
+    """Whether a worker, with its own packages, variables and files, can build a model and load its weights."""
+
+    asked_at: datetime
+    ended_at: datetime | None = Field(
+        description="Null while a worker has not found out. A busy one does so after its job."
+    )
+    fault: str | None = Field(description="What does not work; the model's jobs will fail by it.")
+
+
 class Model(Resource):
     """A served model."""
 
@@ -378,6 +388,16 @@ class Model(Resource):
     approve_utility_drop: float = Field(
         description="An admin must approve a version that lost more points of merit (accuracy for a classifier) than this beyond "
         "what less data explains."
+    )
+    lacks: tuple[str, ...] | None = Field(
+        default=None,
+        description="What methods may need (see `needs` of `GET /methods`) and it does not have: a request cannot name a method "
+        "that needs it. Slices and reference predictions are not among these, because they may come. Null for a model that was "
+        "registered before this was found out.",
+        examples=[["adapters", "head"]],
+    )
+    worker_check: WorkerCheck | None = Field(
+        default=None, description="What a worker found out about it in its own environment. Null until one was asked."
     )
     version: Version = Field(description="The one that is served.")
     created_at: datetime

@@ -11,9 +11,12 @@ storage; the beat, which can reach other networks, has neither.
 import importlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from celery import Celery
 from celery.signals import (
@@ -29,8 +32,9 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
 from connectors.declaration import faults
-from ledger.db import make_engine, make_sessions
+from ledger.db import make_engine, make_sessions, now
 from ledger.jobs import heartbeats
+from ledger.registry.checks import CHECK_MODEL, ask_for_checks, withdraw_checks
 from telemetry import logs, tracing
 from worker.beat import relay
 from worker.child import prepare_child, stop_children
@@ -108,9 +112,33 @@ def start_threads(**_: object) -> None:
     for action, interval in [
         (make_watchdog(sessions, settings).poll, POLL_INTERVAL),
         (partial(keep_house, sessions, settings), settings.sweep_seconds),
+        (partial(send_checks, sessions, send=send_check, started=time.monotonic()), settings.sweep_seconds),
         (partial(delete_needless_copies, settings.files, sessions), settings.sweep_seconds),
     ]:
         threading.Thread(target=relay.repeat, args=(action, stopped, interval), daemon=True).start()
+
+
+def send_checks(sessions: sessionmaker[Session], *, send: Callable[[UUID], object], started: float) -> None:
+    """Have a child check the models that no worker has checked yet, and again those that could not be built.
+
+    started: when this worker did, by the monotonic clock. What the broker does not take is not noted as asked for.
+    """
+    with sessions.begin() as session:
+        since = now(session) - timedelta(seconds=time.monotonic() - started)
+        waiting = ask_for_checks(session, since=since)
+    try:
+        while waiting:
+            send(waiting[-1])
+            waiting.pop()
+    finally:
+        if waiting:
+            with sessions.begin() as session:
+                withdraw_checks(session, waiting)
+
+
+def send_check(model_id: UUID) -> None:
+    """Send the message that has a child check a model."""
+    celery_app.send_task(CHECK_MODEL, args=[str(model_id)], retry=False)
 
 
 def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:

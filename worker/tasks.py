@@ -1,7 +1,7 @@
-"""The worker's Celery task: run a job.
+"""The worker's Celery tasks: run a job, and check whether a model can be built.
 
-`worker.run` imports torch, so it is imported in the child process only: a parent that has computed with torch makes its forked
-children hang.
+`worker.run` and `worker.checks` import torch, so they are imported in the child process only: a parent that has computed with torch
+makes its forked children hang.
 """
 
 import functools
@@ -17,6 +17,7 @@ from structlog.contextvars import bound_contextvars
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB
 from ledger.jobs.jobs import find_trace
+from ledger.registry.checks import CHECK_MODEL
 from telemetry import tracing
 from worker.app import celery_app
 from worker.beat.relay import sweep_jobs
@@ -25,6 +26,9 @@ from worker.cleanup import delete_finished_checkpoints
 from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
 from worker.watchdog import notes_of_this_process
+
+CHECK_LIMIT = 600
+"""Seconds after which a check that has not ended is given up and its process ended: a job may be waiting."""
 
 
 @functools.cache
@@ -64,6 +68,17 @@ def run_job(job_id: str) -> None:
     if claimed:
         sweep_jobs(sessions(), settings(), send=wake, at_most=1)
         delete_finished_checkpoints(settings().files, sessions())
+
+
+@celery_app.task(name=CHECK_MODEL, time_limit=CHECK_LIMIT)  # type: ignore[untyped-decorator]  # Celery ships no types
+def check_model(model_id: str) -> None:
+    """Check that this worker can build a model. If the message gets lost, the ledger shows that the check has not ended."""
+    from worker import checks
+
+    if code_has_changed():
+        celery_app.send_task(CHECK_MODEL, args=[model_id])
+        raise SystemExit("The workload's code has changed: another process loads it anew.")
+    checks.check_model(UUID(model_id), sessions=sessions(), settings=settings())
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import redis
-from sqlalchemy import select, text
+from sqlalchemy import exists, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -16,13 +16,14 @@ from connectors.model_signing import InvalidModelKey, read_model_key
 from connectors.storage import Storage, StorageError
 from expunge.operator.deployment import DeploymentSettings, open_database
 from expunge.operator.workloads import choose_device, find_faults
-from ledger.db import LimitedConnection
+from ledger.db import LimitedConnection, now
 from ledger.errors import LogForked
 from ledger.jobs.heartbeats import worker_last_seen
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import key_fingerprint, parse_sample_key
 from ledger.sample_key import read_fingerprint
-from ledger.tables import Model, ModelVersion
+from ledger.states import LEASED
+from ledger.tables import Job, Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
@@ -39,6 +40,8 @@ MIN_FREE_BYTES = 1 << 30
 MAX_CLOCK_SKEW = 5.0
 """Seconds by which this machine's clock may differ from the database's. Leases use the database's clock, logs this machine's."""
 MAX_WORKER_SILENCE = timedelta(minutes=5)
+MAX_MODEL_CHECK = timedelta(minutes=15)
+"""How long a worker without a job may take to find out whether it can build a model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ def examine(settings: DeploymentSettings) -> Iterator[CheckResult]:
         if settings.model_signing_key is not None:
             yield check_model_signing_key(settings.model_signing_key)
         yield from check_models(sessions, storage=settings.files, allowed=allow_list(settings.workloads))
+        yield from check_models_at_worker(sessions)
 
 
 def check_sample_key(key: str | None) -> CheckResult:
@@ -317,3 +321,30 @@ def check_models(
         except (WorkerError, UnlearningError) as error:
             faults = [str(error)]
         yield CheckResult(f"model {name}", not faults, "\n".join((faults or ["A dry run of a job passes."]) + notes))
+
+
+def check_models_at_worker(sessions: sessionmaker[Session]) -> Iterator[CheckResult]:
+    """Say what a worker has found out about each model. Its packages, variables and files may be others than this command's."""
+    with sessions() as session:
+        moment = now(session)
+        busy = session.scalar(select(exists().where(Job.state.in_(LEASED))))
+        rows = session.execute(
+            select(Model.name, Model.check_asked_at, Model.check_ended_at, Model.check_fault).order_by(Model.name)
+        ).all()
+    for name, asked, ended, fault in rows:
+        check = f"model {name}, worker"
+        if fault is not None:
+            yield CheckResult(
+                check, False, f"It cannot build the model. Mend what it was started with, and start it again. {fault}"
+            )
+        elif ended is not None:
+            yield CheckResult(check, True, "It can build the model.")
+        elif asked is None or busy or moment - asked < MAX_MODEL_CHECK:
+            yield CheckResult(check, True, "No worker has found out yet whether it can build the model.")
+        else:
+            yield CheckResult(
+                check,
+                False,
+                "It was asked whether it can build the model, and has not said so: its process was ended, or the factory does not "
+                "come to an end. See the worker's log, and start it again.",
+            )

@@ -28,6 +28,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
+from unlearning.methods.registry import find_lacks
 from unlearning.specs import CHEAP_REWIND, DEFAULT_POLICY, DropAdapter, Method, Rewind, method_object, parse
 from unlearning.specs.suitability import NEEDS, Need
 from worker.failures import WorkerError
@@ -101,6 +102,7 @@ def register_workload(
                 policy=[asdict(method) for method in methods],
                 details=details | ({CHECKPOINTS: checkpoints} if checkpoints else {}),
                 approve_utility_drop=approve_utility_drop,
+                lacks=find_lacks(workload, model) if dry_run else None,
             )
             store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)
             return view
@@ -148,6 +150,7 @@ def register_new_version(
                 weights_path=f"{sha256}.safetensors",
                 by="operator",
                 checkpoints=checkpoints,
+                lacks=None if accept_untrained else find_lacks(workload, network),
             )
             register_subjects(session, workload, owner, model.dataset, key=deployment.sample_key)
             store_all(path, [sha256, *(str(entry["sha256"]) for entry in checkpoints)], deployment.files)

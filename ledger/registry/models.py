@@ -1,6 +1,6 @@
 """Models, with their served version."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -34,9 +34,11 @@ def register_model(
     policy: Sequence[Mapping[str, Any]],
     details: Mapping[str, Any],
     approve_utility_drop: float | None = None,
+    lacks: Collection[str] | None = None,
 ) -> resources.Model:
     """Register a trained model as version 1, with the digests of the samples that it was trained on.
 
+    lacks: what methods may need and it does not have; None if that is not known.
     approve_utility_drop: points of merit, 0 to 100, beyond which a version of it awaits approval; None for the table's default.
     Raises UnknownDataset, AlreadyRegistered if the name is taken, SamplesNotInDataset, and ValueError for an empty policy.
     """
@@ -53,6 +55,7 @@ def register_model(
             policy=[dict(spec) for spec in policy],
             details=dict(details),
             training_count=0,
+            lacks=None if lacks is None else sorted(lacks),
             **({} if approve_utility_drop is None else {"approve_utility_drop": approve_utility_drop}),
         )
         .on_conflict_do_nothing()
@@ -178,11 +181,19 @@ def _read(session: Session, *, tenant_id: UUID, name: str | None) -> list[resour
             approve_jobs=model.approve_jobs,
             approve_versions=model.approve_versions,
             approve_utility_drop=model.approve_utility_drop,
+            lacks=None if model.lacks is None else tuple(model.lacks),
+            worker_check=_to_check(model),
             version=to_version(model, version, report_id),
             created_at=model.created_at,
         )
         for model, dataset, erased_count, version, report_id in session.execute(chosen)
     ]
+
+
+def _to_check(model: Model) -> resources.WorkerCheck | None:
+    if model.check_asked_at is None:
+        return None
+    return resources.WorkerCheck(asked_at=model.check_asked_at, ended_at=model.check_ended_at, fault=model.check_fault)
 
 
 def list_versions(session: Session, *, tenant_id: UUID, model: str) -> list[resources.Version]:

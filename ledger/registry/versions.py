@@ -3,7 +3,7 @@
 A version that knows erased samples is refused.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -35,10 +35,12 @@ def register_version(
     weights_path: str,
     by: str,
     checkpoints: Sequence[Mapping[str, Any]] = (),
+    lacks: Collection[str] | None = None,
 ) -> resources.Version:
     """Register newly trained weights as the model's next version. It is served once it is promoted.
 
-    checkpoints: the weights after slices of this training, in place of those of an earlier one.
+    checkpoints: the weights after slices of this training, in place of those of an earlier one. lacks: what methods may need and
+    the model does not have any more; None leaves what was known.
     Raises UnknownModel, ModelBusy, SamplesNotInDataset, and SamplesErased if its training used samples that the model had
     forgotten.
     """
@@ -62,6 +64,8 @@ def register_version(
     of.training_count += session.connection().execute(added, execution_options={"preserve_rowcount": True}).rowcount
     if checkpoints:
         set_checkpoints(of, checkpoints)
+    if lacks is not None:
+        of.lacks = sorted(lacks)
     record(session, "version.registered", {"version": version.number, "by": by}, model_id=of.id)
     session.flush()
     return to_version(of, version, None)

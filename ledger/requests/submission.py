@@ -3,7 +3,7 @@
 Matching finds whose samples a request means, which models it concerns, and which of its samples each of them has to erase.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +15,12 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import allow_long_statements, now
-from ledger.errors import InvalidTime, NoSamplesMatch, UnknownModel, UnknownUpload
+from ledger.errors import InvalidTime, MethodUnsuitable, NoSamplesMatch, UnknownModel, UnknownUpload
 from ledger.events.outbox import announce_wakeup
 from ledger.events.timeline import record
 from ledger.jobs.transitions import advance, fold_requests
 from ledger.registry.datasets import commit_to_digests, committed_tables, digest_tables, find_datasets
+from ledger.registry.models import CHECKPOINTS
 from ledger.requests.batching import join_job
 from ledger.requests.deadlines import due_at, offset_seconds, rule
 from ledger.requests.idempotency import Idempotency, find_replay, store_key
@@ -27,7 +28,7 @@ from ledger.requests.requests import get_request
 from ledger.requests.uploads import find_upload
 from ledger.sample_ids import samples_sha256
 from ledger.states import Escalation, Reason, RequestState, SampleOutcome
-from ledger.tables import Dataset, Model, Target, UnlearnRequest, Upload
+from ledger.tables import Dataset, Model, ReferenceSet, Target, UnlearnRequest, Upload
 from ledger.tables.samples import (
     erased_samples,
     request_datasets,
@@ -58,6 +59,7 @@ def submit(
     upload_id: UUID | None = None,
     models: Sequence[str] | None = None,
     method: Mapping[str, Any] | None = None,
+    why_unsuitable: Callable[[Collection[str]], str | None] = lambda lacks: None,
     reason: str | None = None,
     regulation: str = "gdpr",
     received_at: datetime | None = None,
@@ -72,12 +74,13 @@ def submit(
     digests: of samples of the one dataset; subjects: digests of people whose samples are meant, in every dataset of the tenant if
     `dataset` is None, or in those of the named models, each with the sealed commitment (`ledger.sample_ids.commit_to_subject`).
     Or upload_id: of a list of either that was uploaded. What is given twice, or in both ways, counts once.
+    why_unsuitable: tells, given what a model lacks, why the method cannot run on it, or None if it can.
     received_at: when the person asked, by default now. Deadlines count in its time zone.
     A request is completed at once if all of its samples were erased before.
     With the idempotency key of an earlier request, that request is returned and nothing is written.
 
-    Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, IdempotencyMismatch and
-    IdempotencyInProgress. The caller's transaction must then be rolled back.
+    Raises UnknownDataset, UnknownModel, UnknownUpload, NoSamplesMatch, UnknownRegulation, InvalidTime, MethodUnsuitable,
+    IdempotencyMismatch and IdempotencyInProgress. The caller's transaction must then be rolled back.
     """
     if idempotency is not None:
         earlier = find_replay(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency)
@@ -115,7 +118,9 @@ def submit(
     record(session, "request.received", data, request_id=request.id)
     people = [*committed_tables(subjects)]
     committed = _match(session, request, datasets, touched, digests=digests, people=people, upload=upload)
-    targets = _add_targets(session, request, touched, named=models is not None, window=batch_window)
+    targets = _add_targets(
+        session, request, touched, named=models is not None, window=batch_window, why_unsuitable=why_unsuitable
+    )
     _record_datasets(session, request, datasets, targets)
     if idempotency is not None:
         store_key(session, tenant_id=tenant_id, caller=caller, idempotency=idempotency, request_id=request.id)
@@ -180,13 +185,19 @@ def _match(
 
 
 def _add_targets(
-    session: Session, request: UnlearnRequest, models: Sequence[Model], *, named: bool, window: timedelta
+    session: Session,
+    request: UnlearnRequest,
+    models: Sequence[Model],
+    *,
+    named: bool,
+    window: timedelta,
+    why_unsuitable: Callable[[Collection[str]], str | None],
 ) -> list[Model]:
     """Add a target for each model, and give these models. A target joins a job, or ends at once if it has nothing to erase.
 
     The jobs of all models are locked, in the order of the models, before the first wake-up is announced.
 
-    A model that was trained on none of the samples gets a target only if the caller named it.
+    A model that was trained on none of the samples gets a target only if the caller named it. Raises MethodUnsuitable.
     """
     total = request.accepted + request.already_erased + request.not_in_training_set
     wakeups: list[tuple[UUID, datetime | None]] = []
@@ -210,6 +221,7 @@ def _add_targets(
         elif learned == erased:
             advance(session, Target, [target.id], RequestState.COMPLETED, data=data, reason=Reason.ALREADY_ERASED)
         else:
+            _check_method(session, model, why_unsuitable)
             joined = join_job(
                 session,
                 model=model,
@@ -226,6 +238,20 @@ def _add_targets(
     for job_id, at in wakeups:
         announce_wakeup(session, job_id, at=at)
     return targets
+
+
+def _check_method(session: Session, model: Model, why_unsuitable: Callable[[Collection[str]], str | None]) -> None:
+    """Raise MethodUnsuitable if the request's method cannot run on a model. What is not known of it is left to the job."""
+    if model.lacks is None:
+        return
+    lacks = {
+        *model.lacks,
+        *([] if session.get(ReferenceSet, model.id) else ["references"]),
+        *([] if model.details.get(CHECKPOINTS) else ["slices"]),
+    }
+    why = why_unsuitable(lacks)
+    if why is not None:
+        raise MethodUnsuitable(f"the model {model.name!r} cannot be unlearned by this method: {why}")
 
 
 def _touched_models(session: Session, datasets: Sequence[Dataset], names: Sequence[str] | None) -> list[Model]:

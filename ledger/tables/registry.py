@@ -99,6 +99,12 @@ class Model(Base):
     # With fewer samples a job stays open for more, until the last moment at which it can start in time.
     batch_until_samples: Mapped[int | None]
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
+    # What methods may need and it does not have (`unlearning.specs.suitability.Need`); null: not known.
+    lacks: Mapped[list[str] | None]
+    # When a worker was last asked whether it can build the model, when it had found out, and what does not work.
+    check_asked_at: Mapped[datetime | None]
+    check_ended_at: Mapped[datetime | None]
+    check_fault: Mapped[str | None]
     created_at: Mapped[Created]
 
 

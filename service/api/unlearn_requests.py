@@ -40,6 +40,7 @@ from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.settings import Settings
 from service.wakeups import wake
+from unlearning.specs.suitability import why_unsuitable
 
 router = APIRouter(route_class=ApiRoute, tags=["unlearn requests"])
 
@@ -394,6 +395,7 @@ def record_request(
         upload_id=asked.upload,
         models=asked.models,
         method=method,
+        why_unsuitable=partial(why_unsuitable, str(method["kind"])) if method else lambda lacks: None,
         reason=asked.reason,
         regulation=asked.regulation,
         received_at=asked.received_at,

@@ -202,6 +202,7 @@ PROBLEMS: dict[type[Exception], ProblemType] = {
     InvalidLine: ProblemType("invalid-line", 422, "A line is not a sample ID"),
     errors.Refused: ProblemType("refused", 422, "The request cannot be carried out"),
     errors.NoSamplesMatch: ProblemType("no-samples-match", 422, "No model was trained on any of these samples"),
+    errors.MethodUnsuitable: ProblemType("method-unsuitable", 422, "The method cannot run on the model"),
     errors.InvalidPlace: ProblemType("not-found", 404, "Not found"),
     errors.InvalidTime: INVALID,
     errors.InvalidCursor: ProblemType("invalid-cursor", 422, "The cursor is not from this list"),

@@ -11,6 +11,8 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
 from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+from tests.fixtures.waiting import await_that
+from tests.worker.test_checks import VARIABLE
 
 pytestmark = pytest.mark.end_to_end
 
@@ -63,6 +65,29 @@ def test_two_requests_travel_all_the_way_and_the_second_starts_where_the_first_e
     assert later.model.weights_before_sha256 == report.model.weights_after_sha256
     assert later.asked.samples_previously_forgotten == report.asked.samples
     assert later.audit.samples.remain < report.audit.samples.remain
+
+
+def test_a_worker_finds_out_which_models_it_can_build_before_a_request_comes(
+    running: Stack, http: httpx.Client, model: str, trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that registers the second model has a variable which the worker was started without."""
+    monkeypatch.setenv(VARIABLE, "/scans")
+    register_workload(
+        find_deployment(running.folder.root),
+        name="elsewhere",
+        reference="tests.worker.test_checks:workload",
+        weights=trained.path,
+        dataset="elsewhere",
+        policy=["retrain"],
+        dry_run=False,
+    )
+
+    def found(name: str) -> dict[str, str | None]:
+        return http.get(f"/models/{name}").json()["worker_check"] or {}
+
+    await_that(lambda: all(found(name).get("ended_at") for name in (model, "elsewhere")), "the worker's checks")
+    assert found(model)["fault"] is None
+    assert VARIABLE in str(found("elsewhere")["fault"])
 
 
 def test_the_worker_reads_data_by_processes_of_its_own(running: Stack, http: httpx.Client, trained: Trained) -> None:

@@ -167,11 +167,12 @@ def by_its_owner() -> Found:
     return unlearned(spec_of("retrain"), given)
 
 
-def referred() -> Found:
+def referred(build: Callable[[], nn.Module] = normalised, *, sharded: bool = False) -> Found:
     """Reference models, trained one after the other by all ranks."""
     workload = Workload(
         name="small",
-        build=normalised,
+        build=build,
+        sharded=sharded,
         train=samples(43, seed=1),
         held_out=samples(21, seed=2),
         test=samples(5, seed=3),
@@ -296,6 +297,8 @@ MORE_CASES: dict[str, Callable[[], Found]] = {
     **{kind: by(kind) for kind in sorted(METHODS.keys() - PRODUCTION.keys())},
     **{f"{kind}, sharded": sharded(kind) for kind in OF_PARTS if kind not in QUICK},
     "an audit, sharded": lambda: audited(of_parts),
+    "rewind, sharded": by("rewind", of_parts),
+    "reference models, sharded": lambda: referred(Blocks, sharded=True),
 }
 """As CASES, for the slow tests."""
 

@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import nn
+
 from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload
 from unlearning.errors import MethodRefused
 from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
-from unlearning.methods.certified import certified
+from unlearning.methods.certified import certified, trained_head
 from unlearning.methods.drop_adapter import drop_adapter
 from unlearning.methods.fine_tune import fine_tune
 from unlearning.methods.fisher_noise import fisher_noise
@@ -66,6 +70,36 @@ def check_needs(kind: str, *, remain: SampleSet, sharded: bool) -> None:
             f"The workload's model is sharded, and {kind} needs all of it in each process: it differentiates twice, or by single "
             "samples, or reads single parameters or layers. Use IEU, matching or Retrain, or leave `sharded` out of the workload."
         )
+
+
+def find_lacks(workload: Workload, model: nn.Module) -> frozenset[Need]:
+    """Find what methods may need and a workload's model does not have.
+
+    model: in evaluation mode; it does not change. Slices and references are not among these: they may come.
+    """
+    objective = workload.objective
+    lacks = {
+        Need.CLASSES: objective.classes is None,
+        Need.CLASS_PROBABILITIES: objective.logits is None,
+        Need.RANDOM_TARGETS: objective.scramble is None,
+        Need.RANDOM_ACCESS: not workload.train.random_access,
+        Need.ADAPTERS: workload.adapters is None,
+        Need.WHOLE_MODEL: bool(workload.sharded),
+        Need.CONVEX_LOSS: objective.curvature is None,
+        Need.HEAD: objective.curvature is None or not _has_head(workload, model),
+    }
+    return frozenset(need for need, holds in lacks.items() if holds)
+
+
+def _has_head(workload: Workload, model: nn.Module) -> bool:
+    """Return whether one linear layer, which gives the outputs, is all that training moves."""
+    device = next(model.parameters()).device
+    batch = workload.train.select(torch.arange(min(2, len(workload.train)))).to(device)
+    try:
+        trained_head(model, workload.objective, batch, build=workload.build)
+    except MethodRefused:
+        return False
+    return True
 
 
 def unlearn(spec: Spec, task: Task) -> Steps:

@@ -1,5 +1,6 @@
 """Which methods suit which objective: what a method needs, and what the given objectives offer."""
 
+from collections.abc import Collection
 from enum import StrEnum
 
 
@@ -64,6 +65,28 @@ OFFERS: dict[str, frozenset[Need]] = {
 
 _OF_OBJECTIVES = frozenset[Need]().union(*OFFERS.values())
 """Needs that the objective decides. The others depend on the model and its data."""
+
+
+_LACKS: dict[Need, str] = {
+    Need.CLASSES: "an objective with one label a sample",
+    Need.CLASS_PROBABILITIES: "an objective whose outputs are logits of classes",
+    Need.RANDOM_TARGETS: "the objective's `scramble`, or reference predictions (`expunge references`)",
+    Need.REFERENCES: "reference predictions (`expunge references`)",
+    Need.SLICES: "a training in slices, with the weights between them",
+    Need.RANDOM_ACCESS: "a training set that can be read in any order, which that of a stream cannot",
+    Need.ADAPTERS: "an adapter for each group of samples (`adapters` of the workload)",
+    Need.WHOLE_MODEL: "the whole model in each process, and the workload's is sharded",
+    Need.CONVEX_LOSS: "an objective with `curvature`, whose loss is convex in the outputs",
+    Need.HEAD: "a model of which training moves one linear layer alone, which gives the outputs",
+}
+
+
+def why_unsuitable(method: str, lacks: Collection[str]) -> str | None:
+    """Say what a method needs that a model lacks; None if it lacks nothing of it. LTU takes references for random targets."""
+    missing = NEEDS[method] & set(lacks)
+    if method == "ltu" and Need.REFERENCES not in lacks:
+        missing -= {Need.RANDOM_TARGETS}
+    return f"{method} needs {' and '.join(_LACKS[need] for need in sorted(missing))}" if missing else None
 
 
 def suits(method: str, objective: str) -> bool:

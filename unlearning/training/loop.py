@@ -12,7 +12,7 @@ from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective, divided, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
-from unlearning.errors import UnsupportedWorkload
+from unlearning.errors import MethodRefused, UnsupportedWorkload
 from unlearning.hardware import autocast
 from unlearning.networks import differentiable_kernels, take_frozen
 from unlearning.random_state import isolated
@@ -151,6 +151,11 @@ def _whole_steps(
     readiness = recipe.readiness
     split = None
     if readiness:
+        if not samples.random_access:
+            raise MethodRefused(
+                "Ready2Unlearn draws simulated requests at random, and the training set is a stream. Train without it "
+                "(`expunge train --plain`), or write the stream to files and use StoredSet.of."
+            )
         split = revocable_split(samples, share=readiness.revocable_share, seed=seed, unit=readiness.unit)
     weights = _sample_weights(samples, recipe, seed=seed)
     first_meta_step = round(readiness.warm_up * total) if readiness else total

@@ -75,7 +75,7 @@ def test_a_sound_installation_is_sound_in_every_way(sound: DeploymentSettings) -
     assert wrong(sound) == {}
     assert checks == [
         *("sample key", "broker", "storage", "database", "schema", "clock", "ledger's key"),
-        *("worker", "signing keys", "log", "weights", "workloads", "model digits"),
+        *("worker", "signing keys", "log", "weights", "workloads", "model digits", "model digits, worker"),
     ]
 
 
@@ -285,3 +285,30 @@ def test_a_factory_that_builds_another_network_than_the_weights_are_of_is_found(
 
     assert list(found) == ["model digits"]
     assert "does not fit the workload's architecture" in found["model digits"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "ended", "fault", "says"),
+    [
+        ("- interval '1 minute'", "now()", "EXPUNGE_SCANS is missing.", "start it again. EXPUNGE_SCANS"),
+        ("- interval '1 hour'", "NULL", None, "has not said so"),
+        ("- interval '1 minute'", "NULL", None, None),
+        ("- interval '1 minute'", "now()", None, None),
+    ],
+)
+def test_what_a_worker_found_out_about_a_model_is_shown(
+    sound: DeploymentSettings,
+    sessions: sessionmaker[Session],
+    asked: str,
+    ended: str,
+    fault: str | None,
+    says: str | None,
+) -> None:
+    with sessions.begin() as session:
+        session.execute(
+            text(f"UPDATE models SET check_asked_at = now() {asked}, check_ended_at = {ended}, check_fault = :fault"),
+            {"fault": fault},
+        )
+    found = wrong(sound)
+    assert list(found) == ([] if says is None else ["model digits, worker"])
+    assert says is None or says in found["model digits, worker"]

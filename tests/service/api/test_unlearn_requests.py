@@ -9,11 +9,11 @@ from uuid import UUID
 import httpx
 import pytest
 import redis
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Engine, func, select, text, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.references import ReferenceFile, register_references
-from ledger.tables import Base, IdempotencyKey, UnlearnRequest
+from ledger.tables import Base, IdempotencyKey, Model, ReferenceSet, UnlearnRequest
 from service import wakeups
 from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
@@ -97,6 +97,38 @@ def test_a_method_is_kept_with_its_parameters(serve: Serve, site: Site) -> None:
     job = client.get(f"/jobs/{body['targets'][0]['job']['id']}").json()
     assert (job["method"]["kind"], job["method"]["steps"]) == ("ieu", 3)
     assert body["method"] == job["method"]
+
+
+def test_a_method_that_needs_what_a_model_lacks_is_refused_in_preview_and_request_with_the_reason(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    client = serve(key=site.admin)
+    refused: dict[str, str] = {}
+
+    def ask(path: str, method: str) -> int:
+        answer = client.post(path, json=ASKED | {"method": method})
+        if answer.status_code == 422:
+            assert answer.json()["type"].endswith("/method-unsuitable")
+            refused[method] = answer.json()["detail"]
+        return answer.status_code
+
+    assert ask("/unlearn-requests:preview", "certified") == 200  # of this model it is not known
+    with sessions.begin() as session:
+        session.execute(update(Model).values(lacks=["whole_model", "adapters"]))
+    for path in ("/unlearn-requests:preview", "/unlearn-requests"):
+        assert [ask(path, method) for method in ("ltu", "certified", "matching", "rewind")] == [422] * 4
+    assert client.get("/unlearn-requests").json()["items"] == []
+    assert "'triage'" in refused["ltu"]
+    assert "sharded" in refused["ltu"]
+    assert "reference predictions" in refused["matching"]
+    assert "slices" in refused["rewind"]
+    assert client.get("/models/triage").json()["lacks"] == ["whole_model", "adapters"]
+    assert ask("/unlearn-requests", "ieu") == 202
+    with sessions.begin() as session:
+        row = ReferenceSet(model_id=session.scalar(select(Model.id)), sha256="0" * 64, path="nowhere", details={})
+        session.add(row)
+        session.execute(update(Model).values(details={"checkpoints": [{"slice": 0}]}))
+    assert [ask("/unlearn-requests:preview", method) for method in ("matching", "rewind")] == [200, 200]
 
 
 def test_a_due_job_wakes_the_worker_after_the_commit(serve: Serve, site: Site, broker_url: str) -> None:

@@ -12,6 +12,7 @@ from scipy.special import expit
 from scipy.stats import norm
 from torch import Tensor, nn
 
+from tests.unlearning.methods.test_registry import as_a_stream
 from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, WIDTH, same, samples, state
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, causal_language_model, classification, multi_label, regression
@@ -296,6 +297,18 @@ def test_forgotten_samples_have_no_say_at_all() -> None:
     for moved in (0.0, 100.0):
         given = task()
         given.forget = dataclasses.replace(given.forget, inputs=given.forget.inputs + moved)
+        run_to_completion(unlearn(SHORT, given))
+        ends.append(state(given.model))
+
+    assert same(*ends)
+
+
+def test_a_head_on_a_stream_ends_in_the_same_weights() -> None:
+    ends = []
+    for streamed in (False, True):
+        given = task()
+        if streamed:
+            given.remain = as_a_stream(given.remain)
         run_to_completion(unlearn(SHORT, given))
         ends.append(state(given.model))
 

@@ -1,0 +1,124 @@
+"""A worker finds out by itself which registered models it cannot build, in the environment that it was started with."""
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from kombu.exceptions import OperationalError
+from sqlalchemy import update
+
+from ledger.db import now
+from ledger.registry.checks import ask_for_checks
+from ledger.registry.models import get_model
+from ledger.resources import WorkerCheck
+from ledger.tables import Model
+from tests.worker import digits
+from tests.worker.conftest import Bench
+from unlearning.data.workload import Workload
+from worker import app
+from worker.checks import check_model
+
+VARIABLE = "EXPUNGE_TEST_SCANS"
+REFERENCE = "tests.worker.test_checks:workload"
+
+
+def workload() -> Workload:
+    """A factory that reads a variable, which the registering command has."""
+    os.environ[VARIABLE]
+    return digits.workload()
+
+
+@pytest.fixture
+def registered(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> Bench:
+    monkeypatch.setenv(VARIABLE, "/scans")
+    return make_bench(reference=REFERENCE)
+
+
+def asked(bench: Bench, *, worker_age: float = 0.0) -> list[UUID]:
+    """Which models a worker asks for that has run for so many seconds."""
+    with bench.sessions.begin() as session:
+        return ask_for_checks(session, since=now(session) - timedelta(seconds=worker_age))
+
+
+def checked(bench: Bench) -> WorkerCheck | None:
+    with bench.sessions() as session:
+        return get_model(session, tenant_id=bench.tenant_id, name="digits").worker_check
+
+
+def check(bench: Bench, model_id: UUID) -> str | None:
+    """Do what the worker's task does; gives the fault."""
+    check_model(model_id, sessions=bench.sessions, settings=bench.settings)
+    found = checked(bench)
+    assert found is not None
+    assert found.ended_at is not None
+    return found.fault
+
+
+def test_a_variable_that_the_worker_lacks_is_found_before_a_request_and_its_next_start_looks_again(
+    registered: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checked(registered) is None
+    (model_id,) = asked(registered)
+    monkeypatch.delenv(VARIABLE)
+
+    fault = check(registered, model_id)
+
+    assert fault is not None
+    assert VARIABLE in fault
+    assert "test_checks.py" in fault
+    assert asked(registered, worker_age=60) == []  # the same worker would find the same
+    monkeypatch.setenv(VARIABLE, "/scans")
+    assert asked(registered) == [model_id]
+    assert check(registered, model_id) is None
+    assert asked(registered) == []
+
+
+def test_an_allow_list_without_the_module_and_missing_weights_are_found(registered: Bench) -> None:
+    (model_id,) = asked(registered)
+    check_model(
+        model_id, sessions=registered.sessions, settings=registered.settings.model_copy(update={"workloads": "other"})
+    )
+    found = checked(registered)
+    assert found is not None
+    assert found.fault is not None
+    assert "allow-list (other)" in found.fault
+    with registered.sessions.begin() as session:
+        version = get_model(session, tenant_id=registered.tenant_id, name="digits").version
+    registered.settings.files.delete(f"{version.weights_sha256}.safetensors")
+    assert "no weights file" in str(check(registered, model_id))
+
+
+def test_a_check_that_did_not_end_is_asked_for_again_by_the_next_worker_alone(registered: Bench) -> None:
+    """Its process was killed, or the message got lost."""
+    (model_id,) = asked(registered)
+    assert asked(registered, worker_age=60) == []
+    assert asked(registered) == [model_id]
+
+
+def test_a_model_that_is_gone_is_not_checked(registered: Bench) -> None:
+    check_model(UUID(int=0), sessions=registered.sessions, settings=registered.settings)
+    assert checked(registered) is None
+
+
+def test_nothing_counts_as_asked_for_while_the_broker_is_away(registered: Bench) -> None:
+    def away(model_id: UUID) -> None:
+        raise OperationalError
+
+    with pytest.raises(OperationalError):
+        app.send_checks(registered.sessions, send=away, started=time.monotonic())
+    assert checked(registered) is None
+    sent: list[UUID] = []
+    for _ in range(2):
+        app.send_checks(registered.sessions, send=sent.append, started=time.monotonic() - 60)
+    assert len(sent) == 1
+
+
+def test_a_worker_that_was_started_anew_looks_again_at_what_failed_and_not_at_what_passed(registered: Bench) -> None:
+    (model_id,) = asked(registered)
+    for fault, again in ((None, []), ("as before", [model_id])):
+        with registered.sessions.begin() as session:
+            session.execute(update(Model).values(check_ended_at=now(session), check_fault=fault))
+        assert asked(registered) == again
