@@ -1,13 +1,15 @@
 """Training by a recipe: repeatable, and alone with its random numbers."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.unlearning.small import OBJECTIVE, RECIPE, dropping, normalised, plain, same, samples, state
+from tests.unlearning.small import OBJECTIVE, RECIPE, convolutional, dropping, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
 from unlearning.specs.training import Recipe, Reweighting
 from unlearning.task import Progress, run_to_completion
@@ -141,3 +143,16 @@ def test_reweighting_is_the_weighted_loss() -> None:
 def test_a_compiled_training_gives_the_same_weights() -> None:
     """With the backend that compiles nothing, so that torch's tracing of the forward pass is what is tested."""
     assert same(fitted(normalised, recipe=dataclasses.replace(SHORT, compiler="eager")), fitted(normalised))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_a_training_that_torch_compiles_ends_near_one_that_it_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = fitted(convolutional, recipe=dataclasses.replace(SHORT, compiler="inductor"))
+    wanted = fitted(convolutional)
+
+    assert list(tmp_path.rglob("*.so"))  # it was compiled
+    assert all(torch.allclose(tensor, wanted[name], atol=1e-4) for name, tensor in found.items())
