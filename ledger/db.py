@@ -36,6 +36,14 @@ NETWORK_LIMITS = {
 }
 """How a connection whose other end has vanished is noticed within a minute."""
 
+SERVERS_NETWORK_LIMITS = {
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""How the server notices within a minute that this program's machine has vanished: its session ends then, with its locks."""
+
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, DisconnectionError, PoolTimeout)
 """What SQLAlchemy raises while the database cannot be used: no connection, one that broke, a shutdown, a statement that timed out,
 a server that is read-only for now, or no free connection in the pool. The same statement may succeed later."""
@@ -97,9 +105,9 @@ def session_settings(*, statement_seconds: float | None = None) -> dict[str, str
     return {"timezone": "utc", **limits}
 
 
-def connection_options(location: URL, settings: Mapping[str, str]) -> dict[str, str]:
+def connection_options(location: URL, settings: dict[str, str]) -> dict[str, str]:
     """Give libpq's options of every connection of this program. What the URL sets takes precedence."""
-    given = [f"-c {name}={value}" for name, value in settings.items()]
+    given = [f"-c {name}={value}" for name, value in (settings | SERVERS_NETWORK_LIMITS).items()]
     if "options" in location.query:
         given.append(str(location.query["options"]))
     missing = {name: value for name, value in NETWORK_LIMITS.items() if name not in location.query}

@@ -10,6 +10,7 @@ storage; the beat, which can reach other networks, has neither.
 
 import importlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -51,6 +52,24 @@ from worker.watchdog import POLL_INTERVAL, create_board, make_watchdog
 logger = logging.getLogger(__name__)
 
 
+BROKER_CONNECT_SECONDS = 5
+"""Seconds to wait for a new connection to the broker."""
+
+TCP_LIMITS = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
+"""How a connection to the broker whose other end has vanished is noticed within a minute, as those to PostgreSQL are: options of
+its socket by their names, in seconds, the last in milliseconds. A system that lacks one of them does without it."""
+
+
+def broker_options() -> dict[str, Any]:
+    """Give the options of Celery's connections to the broker, of the workers and of the beat."""
+    known = {getattr(socket, name): value for name, value in TCP_LIMITS.items() if hasattr(socket, name)}
+    return {
+        "socket_connect_timeout": BROKER_CONNECT_SECONDS,
+        "socket_keepalive": True,
+        "socket_keepalive_options": known,
+    }
+
+
 def configuration() -> dict[str, Any]:
     """Read the settings when Celery first needs them, not when this module is imported.
 
@@ -63,6 +82,7 @@ def configuration() -> dict[str, Any]:
     return {
         "broker_url": settings.redis_url.get_secret_value(),
         "broker_connection_retry_on_startup": True,
+        "broker_transport_options": broker_options(),
         "task_ignore_result": True,
         "task_acks_late": False,
         "task_serializer": "json",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from connectors.configuration import HandOverFailed
 from connectors.http import Server
 from connectors.mlflow import MlflowRegistry
 from tests.connectors.test_model_server import VERSION
+from tests.fixtures.servers import silent
 
 PIECES = 3000
 """How many pieces a slow answer has: at 50 a second it ends after a minute, so that a test does too."""
@@ -80,6 +82,21 @@ def test_so_does_a_file(slow: str, path: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(http, "FILE_SECONDS", 0.3)
     with pytest.raises(HandOverFailed, match="took more than"):
         Server(url=slow).receive_file(path)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_takes_the_call_and_says_nothing_does_not_answer(scheme: str, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(8_000_000))  # more than the buffers of the connection hold
+    with silent() as port:
+        server = Server(url=f"{scheme}://127.0.0.1:{port}", timeout=0.2)
+        for act in (
+            lambda: server.call("POST", "/deploy", {"version": 2}),
+            lambda: server.receive_file("/weights"),
+            lambda: server.send_file("/weights", weights),
+        ):
+            with pytest.raises(HandOverFailed, match="does not answer"):
+                act()
 
 
 def test_a_list_of_versions_without_end_is_left(slow: str, monkeypatch: pytest.MonkeyPatch) -> None:

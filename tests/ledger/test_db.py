@@ -2,6 +2,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, timedelta
 
@@ -13,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from expunge.operator.doctor import check_database
 from expunge.stack.broker import free_port
 from ledger.db import (
+    NETWORK_LIMITS,
     allow_long_statements,
     connection_options,
     make_engine,
@@ -26,6 +28,7 @@ from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train, uploads
 from ledger.states import Reason, RequestState
 from migrations.commands import upgrade
+from tests.fixtures.postgresql import HURRIED, at_a_distance
 from tests.fixtures.waiting import await_that
 from tests.ledger.conftest import WEIGHTS, digests, make_world
 
@@ -214,6 +217,36 @@ def test_connections_notice_within_a_minute_that_their_other_end_has_vanished():
     assert int(options["keepalives_interval"]) * int(options["keepalives_count"]) <= 30
     assert int(options["tcp_user_timeout"]) <= 60_000
     assert options["options"].endswith("-c work_mem=8MB")
+
+
+@pytest.mark.parametrize("limits", [HURRIED, pytest.param({}, marks=pytest.mark.slow)], ids=["hurried", "as they are"])
+@pytest.mark.parametrize("statement", ["SELECT 1", "SELECT pg_sleep(3600)"], ids=["not acknowledged", "not answered"])
+def test_a_statement_ends_once_the_database_has_vanished_without_a_packet(
+    database_url, engine, monkeypatch, limits, statement
+):
+    """Nothing else would end it in the time of a test: TCP itself sends for a quarter of an hour, and waits for two."""
+    for name, value in limits.items():
+        monkeypatch.setitem(NETWORK_LIMITS, name, value)
+    with at_a_distance(database_url) as (relay, url):
+        far = make_engine(url, pool_size=1, statement_seconds=7200)
+        with make_sessions(far)() as session:
+            pid = session.scalar(text("SELECT pg_backend_pid()"))
+
+            def vanish_once_it_waits():
+                active = text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid AND state = 'active'")
+                with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as observer:
+                    await_that(lambda: observer.scalar(active, {"pid": pid}), "the statement to begin")
+                relay.vanish()
+
+            vanishing = threading.Thread(target=vanish_once_it_waits if "sleep" in statement else relay.vanish)
+            vanishing.start()
+            if "sleep" not in statement:
+                vanishing.join()
+            with pytest.raises(OperationalError) as raised:
+                session.execute(text(statement))
+            vanishing.join()
+        far.dispose()
+    assert raised.value.connection_invalidated
 
 
 def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):

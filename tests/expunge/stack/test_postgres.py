@@ -1,8 +1,11 @@
 import os
 import signal
+import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -11,15 +14,20 @@ import pytest
 
 from expunge.errors import StartFailed
 from expunge.stack import postgres as postgres_module
+from expunge.stack.broker import free_port
 from expunge.stack.folder import Folder, lock_folder
 from expunge.stack.postgres import make_short_folder, postgres
 from expunge.stack.process import Child, await_ready, start, stop
+from ledger.db import SERVERS_NETWORK_LIMITS, make_engine
+from tests.fixtures.servers import drop_all
+from tests.fixtures.waiting import await_that
 
 
 @contextmanager
-def postgresql(folder: Folder) -> Iterator[tuple[Child, str]]:
+def postgresql(folder: Folder, *, listen: str = "") -> Iterator[tuple[Child, str]]:
     with postgres(folder) as (program, url):
-        child = start(program)
+        command = [part.replace("listen_addresses=", f"listen_addresses={listen}") for part in program.command]
+        child = start(replace(program, command=tuple(command)))
         await_ready(child)
         try:
             yield child, url.replace("+psycopg", "")
@@ -79,3 +87,37 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path) -> None:
         psycopg.connect(url) as connection,
     ):
         assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux lets the end of a connection vanish")
+@pytest.mark.parametrize("hurried", [True, False])
+def test_a_session_ends_once_its_clients_machine_has_vanished_without_a_packet(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, hurried: bool
+) -> None:
+    """With its locks, and its place among the server's connections. TCP's own default is two hours."""
+    if hurried:
+        limits = {"idle": "1", "interval": "1", "count": "2"}
+        monkeypatch.setattr(
+            "ledger.db.SERVERS_NETWORK_LIMITS",
+            SERVERS_NETWORK_LIMITS | {f"tcp_keepalives_{name}": value for name, value in limits.items()},
+        )
+    monkeypatch.setenv("PGPORT", str(port := free_port()))
+    with postgresql(folder, listen="127.0.0.1") as (_, near), psycopg.connect(near, autocommit=True) as observer:
+        far = make_engine(f"postgresql://expunge@127.0.0.1:{port}/expunge", statement_seconds=7200)
+        with far.connect() as connection:
+            session = connection.connection.driver_connection
+            pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+            connection.exec_driver_sql("SELECT pg_advisory_lock(14)")
+            with socket.socket(fileno=os.dup(session.fileno())) as its_socket:
+                drop_all(its_socket)
+
+            def there() -> object:
+                query = "SELECT 1 FROM pg_stat_activity WHERE pid = %s"
+                return observer.execute(query, (pid,)).fetchone()
+
+            assert there()
+            await_that(lambda: not there(), "the server to end the session")
+            assert observer.execute("SELECT pg_try_advisory_lock(14)").fetchone() == (True,)
+            connection.invalidate()
+        far.dispose()

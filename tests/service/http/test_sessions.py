@@ -13,7 +13,7 @@ import ledger.db
 from ledger.db import make_engine, make_sessions
 from ledger.tables import UnlearnRequest
 from migrations.commands import upgrade
-from tests.fixtures.postgresql import embedded_server
+from tests.fixtures.postgresql import at_a_distance, embedded_server
 from tests.service.conftest import Serve, Site, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1"], "expedite": True}
@@ -131,6 +131,22 @@ def test_while_the_database_hangs_every_call_ends_with_503_and_afterwards_all_ar
             assert set(pool.map(call, range(30))) == {503}
             assert client.get("/livez").status_code == 200
         assert set(pool.map(call, range(30))) == {200, 202}
+
+
+def test_when_the_databases_machine_vanishes_calls_get_503_and_are_served_once_it_is_back(
+    serve: Serve, site: Site, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pool is warm, no packet says that the other end is gone, and the connections of before never work again."""
+    monkeypatch.setattr(ledger.db, "PING_SECONDS", 1.0)
+    with at_a_distance(database_url) as (relay, url):
+        client = serve(database=url, key=site.admin, alone=True)
+        assert client.get("/models").status_code == 200
+        relay.vanish()
+        assert client.get("/models").status_code == 503
+        assert client.post("/unlearn-requests", json=ASKED).status_code == 503
+        assert client.get("/livez").status_code == 200
+        relay.come_back()
+        assert client.post("/unlearn-requests", json=ASKED).status_code == 202
 
 
 def test_a_call_that_waits_too_long_for_a_lock_gets_503(

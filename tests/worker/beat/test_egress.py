@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.fixtures.servers import silent
 from worker.beat import egress
 from worker.failures import AddressForbidden, Unreachable
 
@@ -146,6 +147,13 @@ def test_a_response_that_never_ends_is_unreachable() -> None:
     """A client that waits for its end never returns."""
     with trickling() as port, pytest.raises(Unreachable):
         post(f"http://127.0.0.1:{port}/", timeout=0.3)
+
+
+def test_a_server_that_takes_the_call_and_says_nothing_is_unreachable() -> None:
+    with silent() as port, pytest.raises(Unreachable):
+        post(f"http://127.0.0.1:{port}/", timeout=0.2)
+    with silent() as port, pytest.raises(Unreachable):
+        post(f"https://127.0.0.1:{port}/", timeout=0.2)
 
 
 def test_so_is_one_for_which_no_time_is_left_after_the_name_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
