@@ -161,9 +161,6 @@ LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "safetensors")
 NETWORK_LIBRARIES = ("requests", "urllib3", "httpx", "httpcore", "aiohttp", "botocore", "fsspec")
 """Packages whose errors may pass: they read data over a network."""
 
-ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
-"""Failures that are tried once more and no oftener: they seldom pass."""
-
 LASTING_OS_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 """Errors of the operating system that come again; the others may pass."""
 
@@ -193,11 +190,6 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
         if isinstance(error, kind):
             return Failure(reason, str(error), retry=_may_pass(error))
     return Failure(Reason.UNEXPECTED, describe(error, owned=owned, ids=ids), retry=True)
-
-
-def max_tries(reason: Reason, *, allowed: int) -> int:
-    """Return how often a method may be tried that fails for a reason; `allowed` is EXPUNGE_MAX_ATTEMPTS."""
-    return min(2, allowed) if reason in ONCE_MORE else allowed
 
 
 def as_method_failure(

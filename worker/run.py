@@ -34,7 +34,6 @@ from worker.failures import (
     ShuttingDown,
     as_method_failure,
     classify,
-    max_tries,
 )
 from worker.inputs import JobInputs, load_inputs
 from worker.lease import fenced, hold_lease
@@ -230,7 +229,7 @@ def fail(reporter: ProgressReporter, failure: Failure, settings: Settings) -> No
             reason=failure.reason,
             detail=failure.detail,
             retry=failure.retry,
-            max_attempts=max_tries(failure.reason, allowed=settings.max_attempts),
+            max_attempts=settings.max_attempts,
             first_wait=settings.first_wait,
         )
 

@@ -22,7 +22,6 @@ from ledger.errors import StaleClaim
 from ledger.jobs import results
 from ledger.jobs.claims import Claim, Fence
 from ledger.states import Phase, Reason
-from worker.failures import max_tries
 from worker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -174,7 +173,7 @@ class Watchdog:
                     reason=Reason.STALLED,
                     detail=detail,
                     retry=True,
-                    max_attempts=max_tries(Reason.STALLED, allowed=self.settings.max_attempts),
+                    max_attempts=self.settings.max_attempts,
                     first_wait=self.settings.first_wait,
                 )
         except StaleClaim:

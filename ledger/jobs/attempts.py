@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ledger.db import now
@@ -19,6 +19,9 @@ from report.formatting import duration
 
 FALLBACK_REASONS = frozenset({Reason.OUT_OF_MEMORY, Reason.STALLED})
 """The failures after which, when no try of a method is left, the next method may fare better: it needs other memory and time."""
+
+ONCE_MORE = frozenset({Reason.UNEXPECTED, Reason.STALLED})
+"""Failures that are tried once more and no oftener while a method gets no further: they seldom pass."""
 
 WAIT_GROWTH, MAX_RETRY_WAIT = 4, timedelta(minutes=15)
 """Each wait before a retry is so many times the one before, up to the longest."""
@@ -50,13 +53,18 @@ def finish_attempt(
     """End the current attempt at a locked job, and move the job.
 
     It is cancelled if that was requested, and goes back to the queue while tries are left, or with the next method of its policy
-    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made. first_wait: how
-    long the job waits before its first retry; the waits grow while it gets no further.
+    after a failure in FALLBACK_REASONS. Otherwise it fails. `max_tries` None means that no further try is made; of the failures in
+    ONCE_MORE the second of a kind is the last, whatever else ended the tries between. first_wait: how long the job waits before its
+    first retry; the waits grow while it gets no further.
     """
     if job.cancel_requested or reason == Reason.CANCELLED_BY_CALLER:
         _end(session, job, JobState.CANCELLED, outcome=outcome, reason=Reason.CANCELLED_BY_CALLER, detail=detail)
         return
-    if max_tries is not None and job.tries < max_tries:
+    if (
+        max_tries is not None
+        and job.tries < max_tries
+        and not (reason in ONCE_MORE and _came_before(session, job, reason))
+    ):
         # A lost lease was waited for already, and a machine that dies once is no sign of more.
         counted = job.tries - 1 if outcome is AttemptOutcome.EXPIRED else max(job.tries, 1)
         wait = retry_wait(counted, first=first_wait) if counted > 0 else timedelta(0)
@@ -77,6 +85,17 @@ def finish_attempt(
         reason=Reason.ATTEMPTS_EXHAUSTED if expired else reason,
         detail=detail,
     )
+
+
+def _came_before(session: Session, job: Job, reason: Reason | None) -> bool:
+    """Return whether an earlier try of the job's method ended for the same reason since it last got further."""
+    earlier = select(Attempt.number).where(
+        Attempt.job_id == job.id,
+        Attempt.number > job.attempt - job.tries,
+        Attempt.number < job.attempt,
+        Attempt.reason == reason,
+    )
+    return session.scalar(select(earlier.exists())) or False
 
 
 def _end(
