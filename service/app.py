@@ -50,6 +50,7 @@ UNTRACED = "livez,readyz,metrics"
 """Routes that monitoring calls all the time."""
 
 ROUTERS = (
+    pages.navigation,  # first: it takes only what a browser opens
     unlearn_requests.router,
     uploads.router,
     jobs.router,

@@ -18,7 +18,7 @@ from ledger.registry.versions import read_history
 from ledger.requests.requests import get_request, list_requests
 from ledger.states import RequestState
 from service.api.reports import ENVELOPE, HTML, JSON, PDF, answer_report
-from service.console.rendering import PageRoute, is_ended, page, script, style
+from service.console.rendering import NavigationRoute, PageRoute, is_ended, page, script, style
 from service.console.sign_in import (
     Reader,
     ReportReader,
@@ -34,6 +34,9 @@ from service.http.sessions import Ledger
 from unlearning.specs import EXACT
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
+
+navigation = APIRouter(route_class=NavigationRoute, include_in_schema=False)
+"""Addresses of the API that a person opens in a browser."""
 
 PAGE_SIZE = 50
 """Rows on a page of a list."""
@@ -167,6 +170,15 @@ def one_report(report_id: UUID, form: str, ledger: Ledger, visitor: ReportReader
     if form not in FORMS:
         raise UnknownReport(f"there is no report as {form}; its forms are {', '.join(FORMS)}")
     return answer_report(report, FORMS[form])
+
+
+@navigation.get("/reports/{report_id:uuid}")
+@navigation.get("/reports/{report_id:uuid}.html")
+@navigation.get("/reports/{report_id:uuid}.pdf")
+def report_in_browser(report_id: UUID, request: Request) -> Response:
+    """Lead a browser from the API's address of a report to the console's."""
+    suffix = request.url.path.rpartition(".")[2] if "." in request.url.path else "html"
+    return RedirectResponse(f"/console/reports/{report_id}.{suffix}", 303)
 
 
 @router.get("/console/sign-in")

@@ -11,13 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
+from starlette.routing import Match
+from starlette.types import Scope as CallScope
 
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
 from ledger.states import TERMINAL
 from report.formatting import short_method
-from service.console.sign_in import delete_cookie
+from service.console.sign_in import COOKIE, delete_cookie
 from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type, refusal_headers
 
@@ -131,7 +134,10 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except KeyRefused:
                 redirect = RedirectResponse("/console/sign-in", 303)
-                delete_cookie(redirect)
+                if (
+                    COOKIE in request.cookies
+                ):  # a link on another site comes without the cookie, and must not sign the visitor out
+                    delete_cookie(redirect)
                 return redirect
             except RequestValidationError:
                 return _refusal(422, "There is no such page", "A part of the address is not valid.")
@@ -142,6 +148,18 @@ class PageRoute(APIRoute):
                 return response
 
         return handle_page
+
+
+class NavigationRoute(PageRoute):
+    """A page at an address of the API: for browsers, which send no key. Calls with a key go to the API's own route."""
+
+    def matches(self, scope: CallScope) -> tuple[Match, CallScope]:
+        """Match a browser's navigation, or a call with the console's cookie, unless it has a key."""
+        headers = Headers(scope=scope)
+        browser = headers.get("sec-fetch-mode") == "navigate" or f"{COOKIE}=" in headers.get("cookie", "")
+        if scope["type"] != "http" or not browser or "authorization" in headers:
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 def _refusal(status: int, title: str, detail: str) -> Response:

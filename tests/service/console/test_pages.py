@@ -167,6 +167,36 @@ def test_every_form_of_a_report_can_be_read_and_nothing_else(
         assert (answer.status_code, answer.headers["content-type"]) == (404, "text/html; charset=utf-8")
 
 
+BROWSER = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+
+
+def test_the_apis_address_of_a_report_leads_a_browser_to_the_consoles(
+    serve: Serve, site: Site, sessions: sessionmaker[Session]
+) -> None:
+    job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    path = f"/reports/{publish_job(sessions, job_id)}"
+    signed_in = sign_in(serve(), site.auditor)
+    for suffix, shown in (("", ".html"), (".html", ".html"), (".pdf", ".pdf")):
+        for headers in ({}, BROWSER):
+            answer = signed_in.get(f"{path}{suffix}", headers=headers)
+            assert (answer.status_code, answer.headers["location"]) == (303, f"/console{path}{shown}")
+        assert signed_in.get(answer.headers["location"]).status_code == 200
+    stranger = serve().get(f"{path}.html", headers=BROWSER, follow_redirects=True)
+    assert (stranger.status_code, stranger.url.path) == (200, "/console/sign-in")
+    assert serve().get(f"{path}.html").status_code == 401  # a program without a key
+    with_key = {**BROWSER, "Authorization": f"Bearer {site.auditor}"}
+    assert signed_in.get(f"{path}.html", headers=with_key).status_code == 200
+    reader = sign_in(serve(), site.reader)
+    assert reader.get(f"{path}.html", headers=BROWSER, follow_redirects=True).status_code == 403
+
+
+def test_a_link_on_another_site_signs_nobody_out(serve: Serve, site: Site) -> None:
+    """The browser follows it without the cookie, which it keeps."""
+    assert "set-cookie" not in serve().get("/console/jobs", headers=BROWSER).headers
+    stale = serve().get("/console/jobs", headers={"Cookie": f"{cookies.COOKIE}=old"})
+    assert "Max-Age=0" in stale.headers["set-cookie"]
+
+
 def test_requests_can_be_narrowed_to_what_is_open_late_or_soon_due(serve: Serve, site: Site) -> None:
     client = serve(key=site.admin)
     today = datetime.now(UTC)
