@@ -37,10 +37,26 @@ class Served:
     trained: Trained
     small_disk: bool = False
 
-    def register(self, name: str, *, reference: str = SMALL, policy: Sequence[str] = ("retrain",)) -> str:
+    def register(
+        self,
+        name: str,
+        *,
+        reference: str = SMALL,
+        policy: Sequence[str] = ("retrain",),
+        approve_utility_drop: float | None = None,
+        dry_run: bool = True,
+    ) -> str:
         """Register a model on a dataset of the same name, with the methods of its policy."""
-        where = find_deployment(self.stack.folder.root)
-        register_workload(where, name=name, reference=reference, weights=self.trained.path, dataset=name, policy=policy)
+        register_workload(
+            find_deployment(self.stack.folder.root),
+            name=name,
+            reference=reference,
+            weights=self.trained.path,
+            dataset=name,
+            policy=policy,
+            approve_utility_drop=approve_utility_drop,
+            dry_run=dry_run,
+        )
         return name
 
     def submit(self, name: str, sample_ids: list[str], *, expedite: bool = False) -> UnlearnRequest:
@@ -78,8 +94,11 @@ def small_disk(folder: Path, *, size: int | None) -> Iterator[bool]:
 
 
 @contextmanager
-def served(*, storage_bytes: int | None = None, **environment: str) -> Iterator[Served]:
-    """Run a stack in a temporary folder with the given settings. storage_bytes: the size of a disk of its own for the weights."""
+def served(*, storage_bytes: int | None = None, reference: str = SMALL, **environment: str) -> Iterator[Served]:
+    """Run a stack in a temporary folder with the given settings.
+
+    storage_bytes: the size of a disk of its own for the weights. reference: the workload of the weights.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="expunge-bench-") as folder,
         small_disk(Path(folder) / "data" / "weights", size=storage_bytes) as small,
@@ -90,7 +109,7 @@ def served(*, storage_bytes: int | None = None, **environment: str) -> Iterator[
             workloads="tests,examples",
             environment={"EXPUNGE_SWEEP_SECONDS": "1", **environment},
         )
-        trained = train_workload(SMALL, allowed=("tests",), folder=Path(folder) / "trained", plain=True)
+        trained = train_workload(reference, allowed=("tests",), folder=Path(folder) / "trained", plain=True)
         with run_stack(options) as running:
             assert running.api_key is not None
             with client.connect(running.url, running.api_key) as http:

@@ -82,7 +82,7 @@ def content(name: str, rows: Sequence[Row], *, command: str | None = None) -> di
     """Return what the file `name` is to hold: the rows, and the command, the commit and the machine that made them."""
     return {
         "command": command or shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": description(),
         "rows": [dataclasses.asdict(r) for r in rows],
     }
@@ -94,7 +94,7 @@ def read(name: str) -> list[Row]:
     return [Row(**r) for r in json.loads(path.read_text())["rows"]] if path.exists() else []
 
 
-def _commit() -> str:
+def commit() -> str:
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True, check=False

@@ -23,6 +23,10 @@ NOISE = 4.0
 """Of pixels from 0 to 16: enough that a network remembers its training images."""
 
 
+FEW = {"train": 200, "held_out": 150, "test": 100}
+"""Samples of the smallest workload."""
+
+
 def network() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
@@ -46,6 +50,13 @@ def workload() -> Workload:
         objective=classification(10),
         recipe=Recipe(epochs=20, batch_size=64, learning_rate=0.1),
     )
+
+
+def of_few_samples() -> Workload:
+    """It has two hundred training samples: a job of the soak benchmark takes a second."""
+    made = workload()
+    parts = {name: getattr(made, name).take(torch.arange(size)) for name, size in FEW.items()}
+    return replace(made, name="few-digits", **parts)
 
 
 def with_integer_ids() -> Workload:
