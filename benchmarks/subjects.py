@@ -3,13 +3,14 @@
 The embedded stack with a data set and a model of ten million samples of a million people (`--samples`; ten to a person). The table
 of users and samples is imported from a CSV file by `expunge subjects import`. Then requests over HTTP, for one person and for ten
 thousand in one body. `--data-dir` keeps the stack's data, so that a run that was stopped goes on after what it had registered and
-imported. `--rotate` rotates the sample key at the end.
+imported. `--rotate` measures a rotation of the sample key in place of the requests, for the file `key_rotation`.
 """
 
 import argparse
 import csv
 import dataclasses
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -46,7 +47,7 @@ def main() -> None:
     arguments.add_argument("--samples", type=int, default=10_000_000)
     arguments.add_argument("--people", type=int, nargs="+", default=[1, 10_000], help="people in one request")
     arguments.add_argument("--runs", type=int, default=5, help="of each request")
-    arguments.add_argument("--rotate", action="store_true", help="measure a rotation of the sample key, too")
+    arguments.add_argument("--rotate", action="store_true", help="measure a rotation of the sample key instead")
     arguments.add_argument("--data-dir", type=Path, help="keep the stack's data here; default: a temporary folder")
     given = arguments.parse_args()
     waiting = {
@@ -58,9 +59,12 @@ def main() -> None:
             prepare(running, given.samples)
             importing = partial(measure_import, running, Path(folder), samples=given.samples)
             rows = once(data_dir / "import.json", importing)
-            rows += measure_requests(running, samples=given.samples, people=given.people, runs=given.runs)
-            rows += measure_rotation(running, samples=given.samples) if given.rotate else []
-    print(write("subjects", rows))
+            if not given.rotate:
+                rows += measure_requests(running, samples=given.samples, people=given.people, runs=given.runs)
+                print(write("subjects", rows))
+                return
+            rows = measure_rotation(running, samples=given.samples)
+    print(write("key_rotation", rows, command=shlex.join(["python", "-m", "benchmarks.subjects", *sys.argv[1:]])))
 
 
 def prepare(running: Stack, samples: int) -> None:

@@ -34,7 +34,9 @@ CHUNK = 4 * 1024 * 1024
 LISTED = 1000
 """Keys that S3 lists and deletes in one call."""
 
-EXTRAS = {"s3": "s3fs (pip install 'expunge[storage-s3]')", "gs": "gcsfs", "gcs": "gcsfs"}
+EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
+"""The client of a protocol, and the end of the extra that brings it. All others are Azure's."""
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}},
 }
@@ -275,8 +277,9 @@ class ObjectStorage:
             try:
                 fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **options)
             except ImportError:
+                name, extra = EXTRAS.get(protocol, ("adlfs", "azure"))
                 raise StorageForbidden(
-                    f"{self.url} needs {EXTRAS.get(protocol, 'adlfs')}, which is not installed."
+                    f"{self.url} needs {name}, which is not installed: pip install 'expunge[storage-{extra}]'."
                 ) from None
             self._client = os.getpid(), fs, str(root).rstrip("/")
         return self._client[1:]

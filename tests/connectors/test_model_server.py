@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from connectors.configuration import HandOverFailed
@@ -13,6 +14,7 @@ from connectors.model_server import HttpHook, V2Server
 from ledger.events.hand_overs import HandedVersion
 from ledger.states import HandOverState, Verdict
 from tests.connectors.servers import ModelServer, running
+from tests.fixtures.model_server import V2Api, fill_repository, logits, make_network, needs_triton, triton
 
 DIGEST = "ab" * 32
 VERSION = HandedVersion(
@@ -137,3 +139,41 @@ def test_a_server_that_is_not_there_is_no_success() -> None:
         url = gone.url
     with pytest.raises(HandOverFailed, match="does not answer"):
         V2Server(url=url).hand_over(VERSION, no_weights)
+
+
+class TestWithTriton:
+    """A real Triton, of the package nvidia-pytriton, with explicit model control."""
+
+    pytestmark = needs_triton
+
+    @pytest.fixture
+    def triton(self, tmp_path: Path) -> Iterator[V2Api]:
+        with triton(tmp_path) as server:
+            yield server
+
+    def test_it_answers_with_the_version_that_was_handed_over_and_not_with_the_old_one(self, triton: V2Api) -> None:
+        first, inputs = replace(VERSION, version=1, knowing=frozenset()), np.ones((3, 64), dtype=np.float32)
+        connector = V2Server(url=triton.url, served_name="digits")
+        with pytest.raises(HandOverFailed, match="answered 400 to the call to load"):
+            connector.hand_over(first, no_weights)
+        fill_repository(triton, "digits", 1, make_network(1))
+        connector.hand_over(first, no_weights)
+        with pytest.raises(HandOverFailed, match="does not serve version 2"):
+            connector.hand_over(VERSION, no_weights)
+        fill_repository(triton, "digits", 2, make_network(2))
+        with pytest.raises(HandOverFailed, match="does not serve version 2"):
+            connector.check(VERSION)
+        for _ in range(2):
+            assert connector.hand_over(VERSION, no_weights) == f"{triton.url}/v2/models/digits/versions/2"
+        status, version, found = triton.predict("digits", inputs)
+        assert (status, version) == (200, "2")
+        assert np.allclose(found, logits(make_network(2), inputs), atol=1e-3)
+        assert triton.predict("digits", inputs, version=1)[0] == 400
+
+    def test_one_that_keeps_the_old_version_too_is_found_out(self, triton: V2Api) -> None:
+        for number in (1, 2):
+            fill_repository(triton, "digits", number, make_network(number), more="version_policy: { all {} }")
+        with pytest.raises(
+            HandOverFailed, match="still serves version 1 of digits, which knows people who were erased"
+        ):
+            V2Server(url=triton.url, served_name="digits").hand_over(VERSION, no_weights)

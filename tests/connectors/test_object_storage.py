@@ -3,11 +3,15 @@
 import hashlib
 import os
 import pickle
+import shutil
 import signal
+import socket
+import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +19,12 @@ import pytest
 
 from connectors.object_storage import ObjectStorage
 from connectors.storage import StorageError, StorageForbidden, StorageUnreachable
+from expunge.stack.broker import free_port
+from expunge.stack.process import Program
 from tests.fixtures import s3
 from tests.fixtures.s3 import BUCKET, S3
+from tests.fixtures.servers import answers, running
+from tests.fixtures.waiting import PATIENCE
 from unlearning.errors import WeightsDamaged, WeightsMissing
 
 URL = f"s3://{BUCKET}/production"
@@ -231,19 +239,83 @@ def test_the_check_writes_reads_and_deletes(s3_api: S3, storage: ObjectStorage) 
         storage.check()
 
 
-def test_another_object_storage_goes_through_the_same_steps(tmp_path: Path) -> None:
-    """fsspec's own storage in memory stands for those of Google and Azure."""
-    storage = ObjectStorage("memory://bucket/production", cache=tmp_path / "cache")
-    name, sha256 = storage.put(CONTENT)
-    assert storage.fetch(name, sha256).read_bytes() == CONTENT
-    assert [file.name for file in storage.list_files()] == [name]
-    assert (storage.delete(name), storage.delete(name)) == (1, 0)
-    assert list(storage.list_files()) == []
-    with pytest.raises(WeightsMissing):
-        storage.fetch(name, sha256)
-    assert "not deleted" in storage.check()
+@contextmanager
+def google(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of an emulator of Google's storage, which gcsfs finds by the environment."""
+    command = find_emulator("gcsfs", "gcp-storage-emulator")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    given = ("start", "--host=127.0.0.1", f"--port={port}", "--in-memory", f"--default-bucket={BUCKET}")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+    with running(emulator(folder, (command, *given), ready=lambda: answers(f"{url}/storage/v1/b/{BUCKET}"))):
+        yield f"gs://{BUCKET}/production"
 
 
-def test_a_storage_whose_client_is_not_installed_says_which(tmp_path: Path) -> None:
-    with pytest.raises(StorageForbidden, match="gcsfs"):
-        ObjectStorage("gs://bucket", cache=tmp_path).put(CONTENT)
+AZURITE = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The account that each Azurite has, and its key, as its documentation names them."""
+
+
+@contextmanager
+def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A container of Azurite, Microsoft's emulator of its storage, which adlfs finds by the environment."""
+    command = find_emulator("adlfs", "azurite-blob")
+    account, key = AZURITE
+    url = f"http://127.0.0.1:{(port := free_port())}/{account}"
+    given = (f"--blobPort={port}", f"--location={folder}", "--silent", "--skipApiVersionCheck", "--disableTelemetry")
+    connection = f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={key};BlobEndpoint={url};"
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
+    with running(emulator(folder, (command, *given), ready=lambda: listens(port))):
+        with import_module("azure.storage.blob").BlobServiceClient.from_connection_string(connection) as service:
+            service.create_container(BUCKET)
+        yield f"abfs://{BUCKET}/production"
+
+
+@contextmanager
+def in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """fsspec's own storage in memory, which stands for the others where they are not installed."""
+    yield "memory://bucket/production"
+
+
+def find_emulator(client: str, command: str) -> str:
+    pytest.importorskip(client)
+    return shutil.which(command) or pytest.skip(f"{command} is not installed")
+
+
+def emulator(folder: Path, command: tuple[str, ...], *, ready: Callable[[], bool]) -> Program:
+    log = folder / "emulator.log"
+    return Program(name="the emulator", command=command, log=log, ready=ready, ready_within=PATIENCE)
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    "kind", [in_memory, pytest.param(google, marks=pytest.mark.slow), pytest.param(azure, marks=pytest.mark.slow)]
+)
+def test_another_object_storage_goes_through_the_same_steps(
+    kind: Callable[..., AbstractContextManager[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+    with kind(tmp_path, monkeypatch) as url:
+        storage, other = (ObjectStorage(url, cache=tmp_path / name) for name in ("cache", "another host"))
+        assert storage.put(CONTENT) == (NAME, SHA256)
+        assert storage.put_file(source, SHA256) == NAME
+        state, _ = storage.put(b"state", "checkpoints/job")
+        assert other.fetch(NAME, SHA256).read_bytes() == CONTENT
+        assert {file.name for file in storage.list_files()} == {NAME, state}
+        storage.delete_folder("checkpoints")
+        assert [file.name for file in storage.list_files()] == [NAME]
+        assert (storage.delete(NAME), storage.delete(NAME)) == (1, 0)
+        assert list(storage.list_files()) == []
+        with pytest.raises(WeightsMissing):
+            storage.fetch(NAME, SHA256)
+        assert "not deleted" in storage.check()
+
+
+def test_a_storage_whose_client_is_not_installed_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(StorageForbidden, match="storage-gcs"):
+        ObjectStorage("gcs://bucket", cache=tmp_path).put(CONTENT)

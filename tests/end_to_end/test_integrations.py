@@ -37,7 +37,7 @@ from expunge.stack.stack import Stack, run_stack
 from ledger.db import normalise_url
 from tests.end_to_end.conftest import SAMPLES, options
 from tests.fixtures.mlflow import MLFLOW, Registry, mlflow_server
-from tests.fixtures.model_server import MLSERVER, MlServer, logits, mlserver
+from tests.fixtures.model_server import MLSERVER, V2Api, logits, mlserver
 from tests.fixtures.opendsr import Controller, controller, verify
 from tests.fixtures.postgresql import stored_rows
 from tests.fixtures.servers import answering
@@ -63,7 +63,7 @@ class Company:
     http: httpx.Client
     where: Deployment
     registry: Registry
-    server: MlServer
+    server: V2Api
     messages: list[str] = field(default_factory=list)
 
     def receive(self, _method: str, target: str, headers: Message, body: bytes) -> tuple[int, bytes]:
@@ -193,7 +193,7 @@ def check_that_the_old_versions_cannot_be_served(company: Company, before: Mappi
         assert answer.is_client_error
     storage = company.where.storage
     assert isinstance(storage, Path)
-    for root in (storage, company.registry.artifacts, company.server.cache):
+    for root in (storage, company.registry.artifacts, company.server.folder):
         kept = {hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.safetensors")}
         assert kept
         assert not kept & old, root
@@ -209,7 +209,7 @@ def check_that_nothing_holds_the_address(company: Company, callback: Controller)
     kept["callbacks"] = str(callback.calls).encode()
     with redis.Redis.from_url(company.stack.settings.redis_url) as broker:
         kept |= {f"broker {key!r}": broker.dump(key) or b"" for key in broker.scan_iter()}
-    for root in (company.registry.artifacts, company.stack.folder.run, company.server.cache):
+    for root in (company.registry.artifacts, company.stack.folder.run, company.server.folder):
         kept |= {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_socket()}
     assert b"request.completed" in kept["webhooks"]
     assert b"POST /opendsr/v2/requests" in b"".join(kept.values())  # the access log is among what is searched

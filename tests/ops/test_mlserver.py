@@ -15,7 +15,7 @@ from connectors.configuration import HandOverFailed
 from connectors.model_server import V2Server
 from ledger.registry.access import issue_key
 from tests.connectors.test_model_server import VERSION, no_weights
-from tests.fixtures.model_server import MlServer, logits, mlserver, needs_mlserver
+from tests.fixtures.model_server import V2Api, logits, make_network, mlserver, needs_mlserver
 from tests.service.conftest import Serve, Site, publish_job
 from unlearning.files import file_sha256
 
@@ -25,12 +25,6 @@ INPUTS = np.random.default_rng(0).random((3, 64), dtype=np.float32)
 FIRST, SECOND = (
     replace(VERSION, model="triage", version=number, knowing=frozenset({1} if number > 1 else ())) for number in (1, 2)
 )
-
-
-def make_network(seed: int) -> dict[str, np.ndarray]:
-    draw = np.random.default_rng(seed)
-    shapes = {"1.weight": (128, 64), "1.bias": (128,), "3.weight": (10, 128), "3.bias": (10,)}
-    return {name: draw.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
 def serve_weights(sessions: sessionmaker[Session], storage: Path, network: dict[str, np.ndarray], number: int) -> str:
@@ -61,7 +55,7 @@ def key(site: Site, sessions: sessionmaker[Session]) -> str:
 
 
 @pytest.fixture
-def server(api: httpx.Client, key: str, tmp_path: Path) -> Iterator[MlServer]:
+def server(api: httpx.Client, key: str, tmp_path: Path) -> Iterator[V2Api]:
     with mlserver(tmp_path, expunge=str(api.base_url), key=key, models=["triage"]) as server:
         yield server
 
@@ -73,7 +67,7 @@ def erase(api: httpx.Client, sessions: sessionmaker[Session]) -> None:
 
 
 def test_it_answers_with_the_new_version_after_the_hand_over_and_never_with_the_old_one_again(
-    server: MlServer, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
+    server: V2Api, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
     connector = V2Server(url=server.url)
     connector.hand_over(FIRST, no_weights)
@@ -100,7 +94,7 @@ def test_it_answers_with_the_new_version_after_the_hand_over_and_never_with_the_
 
 
 def test_what_it_cannot_fetch_or_what_is_damaged_is_never_loaded(
-    server: MlServer, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
+    server: V2Api, api: httpx.Client, key: str, sessions: sessionmaker[Session], tmp_path: Path
 ) -> None:
     connector = V2Server(url=server.url)
     erase(api, sessions)

@@ -23,6 +23,7 @@ from ledger.jobs.jobs import list_attempts
 from ledger.metrics import stale_writes_rejected
 from ledger.states import AttemptOutcome, JobState, Phase
 from ledger.tables import Job
+from tests.fixtures.s3 import BUCKET, S3
 from tests.worker import digits
 from tests.worker.conftest import Bench
 from unlearning import files as written_files
@@ -178,6 +179,33 @@ def test_a_killed_workers_job_goes_on_with_the_next_step_and_ends_in_the_same_we
     assert taken == list(range(1, STEPS + 1))
     assert outcomes(eager, job_id) == [AttemptOutcome.EXPIRED, AttemptOutcome.FAILED]
     assert events(eager, job_id, "job.resumed") == [{"attempt": 2, "of": 1, "step": 7, "total": STEPS}]
+    assert forgotten == [reference.weights()]
+
+
+@pytest.mark.slow
+def test_a_killed_workers_job_goes_on_on_another_host_from_its_checkpoint_in_a_bucket(
+    s3_api: S3,
+    make_bench: Callable[..., Bench],
+    training_ids: tuple[str, ...],
+    interrupt: Interrupt,
+    reference: Reference,
+    forgotten: list[str],
+    tmp_path: Path,
+) -> None:
+    options = {"policy": [METHOD], "checkpoint_seconds": 0, "retry_seconds": 0, "storage": f"s3://{BUCKET}/production"}
+    bench = make_bench(storage_cache=tmp_path / "host 1", **options)
+    job_id = bench.submit(training_ids[:80])
+    taken = interrupt(kill, after=7)
+    run_killed(bench, job_id)
+    saved = [key for key, _ in s3_api.versions() if folder_of(job_id) in key]
+    assert saved
+    other = dataclasses.replace(
+        bench, settings=bench.settings.model_copy(update={"storage_cache": tmp_path / "host 2"})
+    )
+    assert other.run(job_id)
+
+    assert taken == list(range(1, STEPS + 1))
+    assert events(other, job_id, "job.resumed") == [{"attempt": 2, "of": 1, "step": 7, "total": STEPS}]
     assert forgotten == [reference.weights()]
 
 

@@ -5,14 +5,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+from sqlalchemy import select
+
 from expunge.operator.deployment import Deployment, DeploymentSettings
 from expunge.operator.doctor import check_storage, check_weights
+from expunge.operator.references import prepare_model
 from expunge.operator.retention import find_purgeable, purge
 from ledger.jobs.jobs import list_attempts
+from ledger.registry.references import find_references
+from ledger.sample_ids import sample_digest
 from ledger.states import JobState, Reason
+from ledger.tables import Model
 from tests.fixtures import s3
 from tests.fixtures.s3 import BUCKET, S3
 from tests.worker.conftest import KEY, Bench
+from unlearning.data.references import from_bytes
+from unlearning.specs.references import ReferencePlan
 
 URL = f"s3://{BUCKET}/production"
 
@@ -68,6 +77,32 @@ def test_two_workers_on_two_hosts_erase_one_after_the_other_and_old_weights_are_
     purged = purge(where, find_purgeable(where, older_than=timedelta(0)), older_than=timedelta(0))
     assert (set(purged.files), purged.versions) == ({*names[:2]}, 3)
     assert {key for key in keys(s3_api) if "/" not in key} == {names[2]}
+
+
+@pytest.mark.slow
+def test_reference_predictions_are_in_the_bucket_and_those_of_erased_samples_are_not(
+    s3_api: S3, make_bench: Callable[..., Bench], training_ids: tuple[str, ...], tmp_path: Path, database_url: str
+) -> None:
+    s3_api.client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
+    bench = make_bench(storage=URL, storage_cache=tmp_path / "worker")
+    where = Deployment(
+        database_url=database_url, storage=URL, sample_key=KEY, workloads="tests", storage_cache=tmp_path / "operator"
+    )
+    assert prepare_model(where, name="digits", plan=ReferencePlan(epochs=1.0)) is not None
+
+    def find() -> tuple[str, set[bytes]]:
+        with bench.sessions.begin() as session:
+            file = find_references(session, session.scalars(select(Model.id)).one())
+        assert file is not None
+        return file.path, set(from_bytes(where.files.fetch(file.path, file.sha256).read_bytes()).keys)
+
+    before, known = find()
+    assert before in keys(s3_api)
+    assert bench.run(job_id := bench.submit(training_ids[:20]))
+    assert bench.job(job_id).state is JobState.COMPLETED
+    after, left = find()
+    assert known - left == {sample_digest(KEY, "tiny-digits", sample) for sample in training_ids[:20]}
+    assert (before in keys(s3_api), after in keys(s3_api)) == (False, True)
 
 
 def test_the_doctor_says_what_is_wrong_with_a_bucket(s3_api: S3, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What leaves with a model: the card and the entry of a bill of materials, before and after erasures."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import httpx
@@ -68,6 +69,19 @@ def test_a_bill_of_materials_says_the_same_and_leads_to_the_reports(
     assert link["url"] == f"https://expunge.example.org/reports/{report}"
     served = http.get(f"/reports/{report}", headers={"Accept": "application/json"}).headers["ETag"]
     assert served == f'"{link["hashes"][0]["content"]}"'
+
+
+@pytest.mark.slow
+def test_a_bill_of_materials_is_valid_by_the_schema_of_cyclonedx(
+    http: httpx.Client, sessions: sessionmaker[Session]
+) -> None:
+    """By CycloneDX's own library, where it is installed: `pip install 'cyclonedx-python-lib[json-validation]'`."""
+    validation = pytest.importorskip("cyclonedx.validation.json")
+    erase(http, sessions, "sample-1")
+    validator = validation.JsonStrictValidator(import_module("cyclonedx.schema").SchemaVersion.V1_6)
+    text = http.get("/models/triage/bom").text
+    assert validator.validate_str(text) is None
+    assert validator.validate_str(text.replace('"machine-learning-model"', '"person"')) is not None
 
 
 def test_neither_holds_anything_of_a_person_and_both_need_the_scope(
