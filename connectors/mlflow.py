@@ -255,13 +255,20 @@ class MlflowRegistry(Server):
         return next(iter([*own, *claimed]), None)
 
     def _knowing(self, versions: list[Json], version: HandedVersion) -> list[Json]:
+        """Choose the versions that know erased people: ours by their tags, and whatever somebody has made of the same files."""
         numbers = {str(number) for number in version.knowing - {version.version}}
-        return [
+        found = [
             one
             for one in versions
             if _tags(one).get("expunge.version") in numbers
             and (_tags(one).get("expunge.tenant"), _tags(one).get("expunge.model")) == (version.tenant, version.model)
         ]
+        while True:  # a copy may have been copied
+            sources = {one["source"] for one in found} | {f"models:/{one['name']}/{one['version']}" for one in found}
+            copies = [one for one in versions if one not in found and one["source"] in sources]
+            if not copies:
+                return found
+            found += copies
 
     def _aliases(self, name: str) -> dict[str, str]:
         answer = self._get("mlflow/registered-models/get", allow=_ABSENT, name=name)

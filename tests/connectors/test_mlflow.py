@@ -152,6 +152,29 @@ def test_an_alias_that_is_not_ours_on_a_version_that_knows_erased_people_is_an_e
     assert registry.aliases(version.model) == {"champion": "2", "shadow": "1"}
 
 
+def test_a_copy_that_somebody_makes_of_a_version_that_knows_erased_people_is_known_too(
+    registry: Registry, version: HandedVersion, weights: Callable[[], Path]
+) -> None:
+    connector, name = connect(registry), version.model
+    for one in (first_of(version), version):
+        connector.hand_over(one, weights)
+    first = registry.get("model-versions/get", name=name, version="1")["model_version"]
+    same_files = {"source": first["source"], "run_id": first["run_id"]}
+    copies = (same_files, {"source": f"models:/{name}/1"}, {"source": f"models:/{name}/4"})
+    for number, copied in zip(("3", "4", "5"), copies, strict=True):
+        made = registry.post("model-versions/create", name=name, **copied)["model_version"]
+        assert made["version"] == number
+        registry.post("registered-models/alias", name=name, alias="champion", version=number)
+        with pytest.raises(HandOverFailed, match=f"points to version {number}, which knows people who were erased"):
+            connector.check(version)
+        connector.hand_over(version, weights)
+        assert registry.aliases(name) == {"champion": "2"}
+        assert registry.versions(name)[number] == {"expunge.knows_erased": "true"}
+    registry.post("registered-models/alias", name=name, alias="shadow", version="3")
+    with pytest.raises(HandOverFailed, match=r"alias shadow .* knows people who were erased"):
+        connector.check(version)
+
+
 def test_a_call_that_is_answered_with_500_after_the_work_is_done_is_not_done_twice(
     registry: Registry, proxy: Proxy, version: HandedVersion, weights: Callable[[], Path]
 ) -> None:
