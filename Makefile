@@ -86,11 +86,12 @@ sbom: $(STAMP)
 	@$(BIN)/python ops/containers/sbom > build/sbom.cdx.json
 	@echo build/sbom.cdx.json
 
-BENCHES := validation quality relearn verdicts ablation deletions readiness speed training scaling references \
+BENCHES := validation quality relearn verdicts ablation deletions readiness speed training scaling attacks \
 	few_samples cost transfer language generative load coalescing soak uploads reports scrapes
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
+	@$(BIN)/python -m benchmarks.ablation --references
 	@$(BIN)/python -m benchmarks.tables
 
 clean:

@@ -146,6 +146,12 @@ def near_copies(data: Data) -> Tensor:
     return chosen
 
 
+def with_copies(data: Data) -> Tensor:
+    """Forget samples and their near-copies."""
+    chosen = near_copies(data)
+    return torch.cat([chosen, torch.arange(len(data.targets) - len(chosen), len(data.targets))])
+
+
 def one_person(data: Data) -> Tensor:
     """Forget the samples of one person, which are the only ones with inverted values."""
     chosen = data.some()
@@ -175,6 +181,7 @@ REQUESTS: dict[str, Callable[[Data], Tensor]] = {
     "random": lambda data: data.some(),
     "wrong_labels": wrong_labels,
     "near_copies": near_copies,
+    "with_copies": with_copies,
     "one_person": one_person,
     "part_of_a_class": part_of_a_class,
     "missing_class": missing_class,

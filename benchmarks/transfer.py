@@ -133,7 +133,7 @@ def run(one: Cell, seed: int, running: Service) -> Outcome:
             one.workload.build, one.remain, one.workload.training, objective=one.workload.objective, seed=number
         )
         taken.append(machine.seconds() - begun)
-        unseeing.append(_confidence(model, forget, one.workload))
+        unseeing.append(confidence(model, forget, one.workload))
     original = fit(
         one.workload.build, one.workload.train, one.workload.training, objective=one.workload.objective, seed=seed
     )
@@ -148,11 +148,11 @@ def run(one: Cell, seed: int, running: Service) -> Outcome:
         references=references,
         approve_utility_drop=100.0,
     )
-    probabilities = {"original": _confidence(original, forget, one.workload)}
+    probabilities = {"original": confidence(original, forget, one.workload)}
     if published is not None:
         new = one.workload.build()
         load_weights(new, *published)
-        probabilities["published"] = _confidence(new, forget, one.workload)
+        probabilities["published"] = confidence(new, forget, one.workload)
     ended = judged(np.stack(unseeing), probabilities)
     return Outcome(
         methods=list(spent.methods), verdict=spent.verdict, share=spent.total / float(np.mean(taken)), **ended
@@ -177,7 +177,7 @@ def judged(unseeing: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[s
     }
 
 
-def _confidence(model: nn.Module, samples: SampleSet, workload: Workload) -> np.ndarray:
+def confidence(model: nn.Module, samples: SampleSet, workload: Workload) -> np.ndarray:
     """Return the probability of each sample's true class, (n,)."""
     return observe(audit_copy(model, samples), samples, objective=workload.objective).confidence
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from unlearning.copying import copy_whole
 from unlearning.errors import MethodRefused
@@ -55,6 +56,12 @@ def replaced(network: nn.Module, others: Mapping[int, Tensor]) -> Replaced:
 def batch_norm_layers(network: nn.Module) -> list[nn.Module]:
     """List the layers that normalise a sample by the other samples of its batch."""
     return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+
+
+def kernels(network: nn.Module) -> list[nn.Parameter]:
+    """List the weights of all convolutions, each once, that are parameters of their own and that training moves."""
+    own = (layer._parameters.get("weight") for layer in network.modules() if isinstance(layer, _ConvNd))
+    return [weight for weight in dict.fromkeys(own) if weight is not None and weight.requires_grad]
 
 
 def moving_batch_norm(network: nn.Module) -> list[nn.Module]:

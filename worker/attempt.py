@@ -109,7 +109,7 @@ def audit_steps(
     return audit(
         original=inputs.original,
         unlearned=model,
-        forget=inputs.forget,
+        forget=inputs.tested,
         remain=inputs.remain,
         held_out=inputs.held_out.audit,
         test=inputs.test,

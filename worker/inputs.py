@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import AuditReferences
+from unlearning.data.near_copies import find_copies
+from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload, split_held_out
@@ -20,6 +22,7 @@ from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.files import read_file
 from unlearning.sharding import place
 from unlearning.storage import load_weights
+from unlearning.training.references import sample_signals
 from worker.child import note_loaded_code
 from worker.failures import SamplesMissing, WorkloadFailed, WorkloadNotAllowed, owners_line
 from worker.settings import Settings, choose_device
@@ -35,12 +38,14 @@ MAX_MESSAGE_LENGTH = 300
 class JobReferences:
     """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit`, from the audit's rounds.
 
-    remaining: all rows but those of the forget set; they are what the model keeps once the job has published.
+    remaining: all rows but those of the forget set; they are what the model keeps once the job has published. tested: the positions
+    of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one.
     """
 
     aims: ReferencePredictions
     audit: AuditReferences
     remaining: References
+    tested: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -72,6 +77,11 @@ class JobInputs:
         """The IDs of all of the workload's samples, which no message may quote."""
         return self.workload.sample_ids
 
+    @property
+    def tested(self) -> SampleSet:
+        """The forgotten samples that the audit looks at."""
+        return self.forget if self.references is None else self.forget.take(self.references.tested)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
@@ -94,20 +104,18 @@ def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None
     split = split_train(
         workload.train, dataset=claim.dataset, key=settings.sample_key_bytes, forget=claim.forget, erased=claim.erased
     )
-    held_out = split_held_out(workload.held_out)
-    references, unused = _load_references(claim, split, held_out, settings)
+    split = Split(split.forget.in_memory().to(device), split.remain.to(device), split.erased)
+    held_out = split_held_out(workload.held_out.to(device))
+    original = place(original, workload.sharded, device)
+    references, unused = _load_references(claim, split, held_out, settings, original=original, workload=workload)
     return JobInputs(
         workload=workload,
-        original=place(original, workload.sharded, device),
+        original=original,
         reference=_load_reference(workload, claim, settings, device),
-        forget=split.forget.in_memory().to(device),
-        remain=split.remain.to(device),
+        forget=split.forget,
+        remain=split.remain,
         erased=split.erased,
-        held_out=HeldOut(
-            guide=held_out.guide.to(device),
-            criterion=held_out.criterion.to(device),
-            audit=held_out.audit.to(device),
-        ),
+        held_out=held_out,
         test=workload.test.to(device),
         device=device,
         references=references,
@@ -145,11 +153,12 @@ def _load_reference(workload: Workload, claim: Claim, settings: Settings, device
 
 
 def _load_references(
-    claim: Claim, split: Split, held_out: HeldOut, settings: Settings
+    claim: Claim, split: Split, held_out: HeldOut, settings: Settings, *, original: nn.Module, workload: Workload
 ) -> tuple[JobReferences | None, str | None]:
     """Load the reference predictions of the claim's sets; or None, with the reason why they cannot be used, if there is one.
 
-    An erasure must not wait for them: without them the job goes on as it would for a model that has none.
+    An erasure must not wait for them: without them the job goes on as it would for a model that has none. Where a near-copy of a
+    forgotten sample remains, every model that is trained on what remains knows it: its aim is what `original` says of the copy.
     """
     if claim.references is None:
         return None, None
@@ -162,17 +171,38 @@ def _load_references(
         content = read_file(path, claim.references.sha256)
         references = from_bytes(content)
         forget = keys(split.forget)
+        aims = references.for_method(forget)
+        copies = find_copies(split.forget, split.remain, held_out=held_out.audit)
+        copied = int(copies.found.sum())
+        tested = (~copies.found if copied < len(forget) else copies.found).nonzero().flatten()
         audit = AuditReferences(
-            forget=references.take(forget),
+            forget=references.take([forget[place] for place in tested.tolist()]),
             remain=references.take(keys(split.remain)),
             held_out=references.take(keys(held_out.audit)),
+            copied=copied,
+            testable=copied < len(forget),
         )
-        aims = references.for_method(forget)
     except (WeightsError, ReferencesUnusable) as error:
         why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
         return None, why
-    return JobReferences(aims=aims, audit=audit, remaining=references.without(set(forget))), None
+    if copied:
+        aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
+    return JobReferences(aims=aims, audit=audit, remaining=references.without(set(forget)), tested=tested), None
+
+
+def _aim_at_copies(
+    aims: ReferencePredictions, places: Tensor, split: Split, original: nn.Module, objective: Objective
+) -> ReferencePredictions:
+    """Aim each forgotten sample that has a near-copy at what the original says of the copy. places: as of `find_copies`."""
+    found = (places >= 0).nonzero().flatten()
+    _, predictions, losses = sample_signals(original, split.remain.take(places[found]), objective)
+    if objective.predicts is not None:
+        losses = objective.predicts.losses(predictions, split.forget.targets.cpu()[found])
+    return ReferencePredictions(
+        predictions=aims.predictions.index_copy(0, found, predictions.to(aims.predictions)),
+        losses=aims.losses.index_copy(0, found, losses.to(aims.losses)),
+    )
 
 
 def split_train(

@@ -49,8 +49,8 @@ def convolutions() -> nn.Module:
     return network
 
 
-NOT_COMPARED = frozenset({"rewind", "drop_adapter", "certified"})
-"""They take steps of Retrain, or none, and need a model that was trained for them."""
+NOT_COMPARED = frozenset({"rewind", "drop_adapter", "certified", "ct"})
+"""They take steps of Retrain or of fine-tuning, or none, and do not suit every model."""
 
 
 def conformance(session: Session, budget: Budget) -> None:

@@ -236,9 +236,13 @@ def references(
         typer.Option(min=0.01, max=1.0, help="Epochs of a reference model's training, as a share of the model's."),
     ] = 0.5,
     near_copies: Annotated[
-        float | None,
-        typer.Option(help="Treat samples with at least this cosine similarity as one subject's.", show_default="off"),
-    ] = None,
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            help="Treat samples as one subject's that are nearer to one another than this share of what is usual. 0: compare none.",
+        ),
+    ] = 0.3,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
     prepared: Annotated[
         Path | None,

@@ -17,6 +17,8 @@ from unlearning.data.workload import Workload, split_held_out
 from unlearning.errors import UnlearningError
 from unlearning.specs import method_object, parse
 from unlearning.specs.audit import ReferenceSpec
+from unlearning.specs.references import ReferencePlan
+from unlearning.specs.suitability import NEEDS, Need
 from unlearning.task import Progress, run_to_completion
 from unlearning.tuning import (
     SearchResult,
@@ -79,9 +81,10 @@ def _study(workload: Workload, files: Files, *, seed: int) -> tuple[Study, nn.Mo
     held_out = split_held_out(workload.held_out)
     task = make_task(workload, original, forget=forget, remain=remain, held_out=held_out, seed=seed)
     task.check()
-    return make_study(
-        parse(method_object(files.method)), task, held_out.audit.to(choose_device(workload)), seed=seed
-    ), unlearned
+    spec = parse(method_object(files.method))
+    plan = ReferencePlan() if Need.REFERENCES in NEEDS[spec.kind] else None
+    studied = make_study(spec, task, held_out.audit.to(choose_device(workload)), seed=seed, plan=plan)
+    return studied, unlearned
 
 
 def _load_model(workload: Workload, path: Path) -> nn.Module:

@@ -91,7 +91,7 @@ class MethodBody(BaseModel):
         "`slices`: a model that was trained in slices. `adapters`: a model with an adapter for each "
         "group of samples. `random_access`: a training set that is no stream. `whole_model`: a model that is not "
         "sharded among several processes. `convex_loss`: the objective's `curvature`. `head`: a model of "
-        "which training moves one linear layer alone, which gives the outputs."
+        "which training moves one linear layer alone, which gives the outputs. `convolutions`: a model with square kernels."
     )
 
 

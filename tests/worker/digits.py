@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from tests.unlearning.trainers import train_by_adamw
 from unlearning.data.objectives import classification
-from unlearning.data.samples import SampleSet, partition
+from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Workload
 from unlearning.specs.training import Recipe
@@ -57,6 +57,19 @@ def of_few_samples() -> Workload:
     made = workload()
     parts = {name: getattr(made, name).take(torch.arange(size)) for name, size in FEW.items()}
     return replace(made, name="few-digits", **parts)
+
+
+COPIED = 60
+"""Images of which `copied` has a near-copy too, the first ones."""
+
+
+def copied() -> Workload:
+    """Its training set has near-copies of the first images too, as of photographs that were saved twice."""
+    made = workload()
+    first = made.train.take(torch.arange(COPIED))
+    noise = 0.02 * torch.randn(first.inputs.shape, generator=torch.Generator().manual_seed(1))
+    copies = replace(first, ids=tuple(f"copy-{name}" for name in first.ids), inputs=first.inputs + noise)
+    return replace(made, train=joined(made.train, copies))
 
 
 def with_integer_ids() -> Workload:

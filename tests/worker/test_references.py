@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sqlalchemy import select
@@ -14,14 +16,18 @@ from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
 from ledger.jobs.jobs import get_report, list_attempts
+from ledger.registry.models import get_model
 from ledger.registry.references import find_references
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
 from ledger.tables import Model
+from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE, Bench
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes
 from unlearning.specs.references import ReferencePlan
+from unlearning.storage import load_weights
 
 PLAN = ReferencePlan(epochs=1.0)
 
@@ -107,6 +113,47 @@ def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, .
 
     _, left = stored(bench)
     assert keys(training_ids[:40]).isdisjoint(left.keys)
+
+
+@pytest.mark.slow
+def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_says_so(
+    make_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    """Retraining would know them too. Forgotten together with their copies they are forgotten like any others."""
+    given = digits.copied()
+    made = train_workload("tests.worker.digits:copied", allowed=("tests",), folder=tmp_path / "weights", plain=True)
+    bench = make_bench(policy=None, reference="tests.worker.digits:copied", weights=made.path)
+    assert prepare_model(place(bench), name="digits", plan=ReferencePlan()) is not None
+    first, others = given.train.ids[:30], given.train.ids[100:130]
+
+    def confidence() -> np.ndarray:
+        with bench.sessions.begin() as session:
+            version = get_model(session, tenant_id=bench.tenant_id, name="digits").version
+        model = given.build()
+        load_weights(model, bench.settings.storage / f"{version.weights_sha256}.safetensors", version.weights_sha256)
+        asked = given.train.take(torch.arange(30))
+        return observe(audit_copy(model, asked), asked, objective=given.objective).confidence
+
+    def erased(names: tuple[str, ...]) -> tuple[Any, list[str], Any]:
+        job_id = bench.submit(names)
+        assert bench.run(job_id)
+        with bench.sessions.begin() as session:
+            attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+            body = get_report(session, tenant_id=bench.tenant_id, report_id=bench.job(job_id).report_id).body
+        return bench.job(job_id), [attempt.method["kind"] for attempt in attempts], body
+
+    before = confidence()
+    job, methods, body = erased(first)
+    assert (job.state, methods) == (JobState.COMPLETED, ["matching"])
+    assert (body["verdict"]["value"], body["verdict"]["reason"]) == ("inconclusive", "no_power")
+    assert any("30 of the 30 forgotten samples have a near-copy" in each for each in body["verdict"]["warnings"])
+    assert np.abs(confidence() - before).mean() < 0.05
+
+    copies = tuple(f"copy-{name}" for name in given.train.ids[30:40])
+    _, _, body = erased((*others, *given.train.ids[30:50], *copies))
+    assert body["asked"]["samples"] == 60
+    assert body["audit"]["samples"]["forget"] == 50  # all but those ten whose copies remain
+    assert any("10 of the 60 forgotten samples have a near-copy" in each for each in body["verdict"]["warnings"])
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])

@@ -48,6 +48,7 @@ from unlearning.audit.signals import signals as signals_of_logits
 from unlearning.audit.verdict import (
     Finding,
     change_findings,
+    copies_findings,
     extraction_findings,
     feature_findings,
     generation_findings,
@@ -175,6 +176,9 @@ def audit(
         signals["unlearned"], references, objective=objective, spec=spec, margin=membership.margin, seed=seed
     )
     membership_seconds = time.perf_counter() - started
+    testable, copied = (True, 0) if references is None else (references.testable, references.copied)
+    if not testable:
+        tests, others = {name: replace(test, samples=0, power=0.0, passed=None) for name, test in tests.items()}, {}
     yield Progress(phase=MEMBERSHIP, step=total, total=total, metrics={"auc": attacks["unlearned"]["loss"].auc.value})
 
     started = time.perf_counter()
@@ -190,6 +194,7 @@ def audit(
         ),
         *feature_findings(probed, margin=membership.margin),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
+        *copies_findings(copied, of=len(forget) + (copied if testable else 0)),
         *other_attack_findings(
             attacks["unlearned"],
             others if pairing.comparable else {},
@@ -211,7 +216,7 @@ def audit(
             else Difficulty(forget=_unseen(references.forget), held_out=_unseen(references.held_out)),
         )
     checks += [
-        *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests),
+        *relearn_findings(relearnings, thresholds=spec.thresholds, must_pass=not tests, decides=testable),
         *extraction_findings(extraction),
         *generation_findings(generation, classes=objective.classes),
         *utility_findings(

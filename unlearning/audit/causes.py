@@ -4,22 +4,12 @@ The audit asks whether the forgotten samples look like held-out data. For sample
 a model that never saw them. Then retraining is still exact, and the reader of the report should know what to look for.
 """
 
-import torch
-from torch import Tensor
-
 from unlearning.audit.findings import Findings
-from unlearning.data.batches import flat_inputs
-from unlearning.data.loading import READ_SIZE
+from unlearning.data.near_copies import find_copies
 from unlearning.data.samples import SampleSet
 
-_COPY = 0.1
-"""A near-copy is closer to a remaining sample than this share of the distance that is usual for held-out samples [ours]."""
 _UNUSUAL = 0.1
 """A complement that exceeds that on test data by more than this, in hundreds of points, is unusual [ours]."""
-_COMPARISONS = 1e12
-"""Multiplications that the search for near-copies may take: some seconds."""
-_COMPARED_NUMBERS = 2**26
-"""Numbers (256 MiB) of the samples that are compared with the remaining ones."""
 
 
 def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet) -> tuple[str, ...]:
@@ -29,12 +19,12 @@ def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, h
     """
     if findings.verdict.value == "verified":
         return ()
-    copies, compared = count_near_copies(forget, remain, held_out=held_out)
+    found = find_copies(forget, remain, held_out=held_out)
     causes = []
-    if copies:
+    if copies := int(found.found.sum()):
         causes.append(
-            f"{copies:,} of {compared:,} compared forgotten samples have a near-copy among the remaining samples, so any model "
-            "trained on these knows them. If the copies belong to the same people, erase them too."
+            f"{copies:,} of {found.compared:,} compared forgotten samples have a near-copy among the remaining samples, so any "
+            "model trained on these knows them. If the copies belong to the same people, erase them too."
         )
     merit, measures = findings.merit, findings.measures["unlearned"]
     wrong, usual = measures.ua, merit.bounds[1] - measures.ta.value
@@ -51,31 +41,3 @@ def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, h
             "training data have the same effect, and so has chance: a few audits in a hundred."
         )
     return tuple(causes)
-
-
-@torch.no_grad()
-def count_near_copies(forget: SampleSet, remain: SampleSet, *, held_out: SampleSet) -> tuple[int, int]:
-    """Count the forgotten samples with a near-copy in the remaining set, and how many were compared.
-
-    Copies of held-out samples tell how near is unusually near. Of large sets as many samples are compared as some seconds allow.
-    """
-    if not (len(forget) and len(remain) and len(held_out)):
-        return 0, 0
-    width = flat_inputs(remain.select(torch.arange(1))).shape[1]
-    most = max(1, min(int(_COMPARISONS / (2 * len(remain) * width)), _COMPARED_NUMBERS // width))
-    usual, asked = (
-        torch.cat([*map(flat_inputs, samples.take(torch.arange(min(most, len(samples)))).batches(READ_SIZE))])
-        for samples in (held_out, forget)
-    )
-    nearest = _nearest(torch.cat([usual, asked]), remain)
-    return int((nearest[len(usual) :] <= _COPY * nearest[: len(usual)].median()).sum()), len(asked)
-
-
-def _nearest(samples: Tensor, others: SampleSet) -> Tensor:
-    """Compute the distance of each sample (n, d) to the nearest of the others, (n,)."""
-    nearest = samples.new_full((len(samples),), torch.inf)
-    for compared in map(flat_inputs, others.batches(READ_SIZE)):
-        nearest = torch.minimum(
-            nearest, torch.cat([torch.cdist(part, compared).amin(dim=1) for part in torch.split(samples, 256)])
-        )
-    return nearest

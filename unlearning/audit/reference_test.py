@@ -96,12 +96,16 @@ class ReferenceTest:
 class AuditReferences:
     """Reference predictions of an audit's sets, row by row in the order of their samples.
 
-    Only `unseen` and `seen` are read: they come from rounds that no method aims at.
+    Only `unseen` and `seen` are read: they come from rounds that no method aims at. copied: forgotten samples of which a near-copy
+    remains, which no model that is trained on it is without; they are left out of the forget set. testable: False if all are such,
+    and the forget set is all of them: nothing tells a model that never saw them then.
     """
 
     forget: References
     remain: References
     held_out: References
+    copied: int = 0
+    testable: bool = True
 
     @property
     def by_set(self) -> dict[str, References]:

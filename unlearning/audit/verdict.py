@@ -68,7 +68,8 @@ class Verdict:
     value: "verified", "inconclusive" or "failed". sentence: what was measured, for a reader without statistics. warnings:
         sentences.
     reason: of an inconclusive verdict, else None. "too_few_samples": no method could be verified on so few. "no_power": the attacks
-        do not recognise the forget set on the original either. "open": an interval spans its threshold, or two tests disagree.
+        do not recognise the forget set on the original either, or a near-copy of each forgotten sample remains. "open": an interval
+        spans its threshold, or two tests disagree.
     """
 
     value: str
@@ -126,6 +127,8 @@ def inconclusive_reason(
     """
     if tests:
         test = tests["unlearned"]
+        if not test.samples:
+            return "no_power"
         return None if test.passed or test.power >= _LEAST_POWER else "too_few_samples"
     if half_width > thresholds.membership_margin or relearned < thresholds.relearn_least:
         return "too_few_samples"
@@ -289,6 +292,17 @@ def reference_findings(
     return findings
 
 
+def copies_findings(copied: int, *, of: int) -> list[Finding]:
+    """Warn of forgotten samples of which a near-copy remains, and which are left out of the tests. of: how many were forgotten."""
+    if not copied:
+        return []
+    text = (
+        f"{copied:,} of the {of:,} forgotten samples have a near-copy among the remaining samples and were not tested: any model "
+        "that is trained on the copies knows them; if these belong to the same people, erase them too"
+    )
+    return [Finding(code="no_copies_remain", passed=None, text=text, deciding=False)]
+
+
 def other_attack_findings(
     attacks: Mapping[str, Attack],
     tests: Mapping[str, ReferenceTest],
@@ -340,6 +354,8 @@ def _reference_text(test: ReferenceTest, *, needed: int | None, thresholds: Thre
     )
     if test.passed:
         return f"the model answers the forgotten samples as models do that never saw them ({where})"
+    if not test.samples:
+        return "the reference test has no sample to compare, because a near-copy of each remains"
     if test.passed is None:
         samples = f"{test.samples} sample{'' if test.samples == 1 else 's'}"
         would = f"a model that never saw them would pass it with probability {test.power:.0%}"
@@ -358,18 +374,19 @@ def _reference_text(test: ReferenceTest, *, needed: int | None, thresholds: Thre
 
 
 def relearn_findings(
-    relearnings: Sequence[Relearning], *, thresholds: Thresholds, must_pass: bool = True
+    relearnings: Sequence[Relearning], *, thresholds: Thresholds, must_pass: bool = True, decides: bool = True
 ) -> list[Finding]:
     """Make a finding for each relearner: does the forget set take as long to learn as data never seen?
 
     The first relearner must pass, unless another test decides (`must_pass` False). The others have fewer controls: they must not
-    fail, and if they leave it open they only warn.
+    fail, and if they leave it open they only warn. decides: False where near-copies of all samples remain, by which any model
+    relearns them at once.
     """
     findings = []
     for position, relearning in enumerate(relearnings):
         finding = _relearn_finding(relearning, thresholds)
         must = must_pass and position == 0
-        findings.append(finding if must else replace(finding, deciding=finding.passed is not None))
+        findings.append(replace(finding, deciding=decides and (must or finding.passed is not None)))
         ratio = relearning.ratio
         if ratio is not None and ratio.low > thresholds.relearn_excess:
             text = f"{_relearned(relearning, ratio)}), which indicates damage rather than forgetting"

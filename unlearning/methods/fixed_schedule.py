@@ -1,6 +1,7 @@
 """Training steps of the methods with a fixed schedule: they go through their data a given number of times and have no stop."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -40,6 +41,20 @@ def rehearse(task: Task, optimiser: torch.optim.Optimizer, batch: Batch) -> Tens
     """Take one step on remaining data with their true targets and return the loss; batch norm's running statistics are updated."""
     with training_mode(task.model, samples=batch.size):
         return _step(optimiser, mean_loss(task, batch)(task.model))
+
+
+def rehearse_epochs(
+    task: Task, optimiser: torch.optim.Optimizer, generator: torch.Generator, *, rates: Sequence[float], size: int
+) -> Steps:
+    """Train on D_r alone, one epoch at each learning rate, in batches of `size`."""
+
+    def step_at(rate: float, batch: Batch) -> Tensor:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        return rehearse(task, optimiser, batch)
+
+    steps = (partial(step_at, rate, batch) for rate in rates for batch in task.remain.epoch(size, generator))
+    return (yield from run_schedule(task, optimiser, steps, total=len(rates) * task.remain.batch_count(size)))
 
 
 def learn_forget_batch(task: Task, optimiser: torch.optim.Optimizer, loss: Loss, *, samples: int) -> Tensor:

@@ -13,6 +13,7 @@ from unlearning.hardware import mixed
 from unlearning.methods.amnesiac_relabel import amnesiac_relabel
 from unlearning.methods.bad_teacher import bad_teacher
 from unlearning.methods.certified import certified, trained_head
+from unlearning.methods.ct import ct
 from unlearning.methods.drop_adapter import drop_adapter
 from unlearning.methods.fine_tune import fine_tune
 from unlearning.methods.fisher_noise import fisher_noise
@@ -21,6 +22,7 @@ from unlearning.methods.gradient_ascent import gradient_ascent
 from unlearning.methods.ieu import ieu
 from unlearning.methods.ltu.method import ltu
 from unlearning.methods.matching import matching
+from unlearning.methods.msg import msg
 from unlearning.methods.neggrad_plus import neggrad_plus
 from unlearning.methods.npo import npo
 from unlearning.methods.random_labels import random_labels
@@ -58,6 +60,8 @@ METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ssd": ssd,
     "bad_teacher": bad_teacher,
     "salun": salun,
+    "msg": msg,
+    "ct": ct,
 }
 
 

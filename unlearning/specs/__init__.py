@@ -5,6 +5,8 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 """
 
 from unlearning.specs.baselines import (
+    CT,
+    MSG,
     NPO,
     RMU,
     SSD,
@@ -36,10 +38,12 @@ from unlearning.specs.parsing import (
 __all__ = [
     "BASELINES",
     "CHEAP_REWIND",
+    "CT",
     "DEFAULT_POLICY",
     "EXACT",
     "IEU",
     "LTU",
+    "MSG",
     "NPO",
     "PRODUCTION",
     "RMU",

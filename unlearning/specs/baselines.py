@@ -13,6 +13,7 @@ from unlearning.specs.rules import (
     NotNegative,
     Positive,
     PositiveShare,
+    Share,
     check_ranges,
 )
 
@@ -134,6 +135,41 @@ class NegGradPlus:
     learning_rate: LearningRate = 0.01
     batch_size: Count = 64
     remain_weight: PositiveShare = 0.95
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MSG:
+    """Masked small gradients (Cadet et al., 2024): draw weights with small gradients anew, then train on the remaining set.
+
+    epochs: of the remaining set. learning_rate: the highest; it rises over the first half of the epochs and falls over the second.
+    redrawn: the share of a convolution's weights that is drawn anew. kept_gradient: the factor of the gradient of the others.
+    """
+
+    kind: Literal["msg"] = "msg"
+    epochs: Count = 5
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
+    redrawn: PositiveShare = 0.3
+    kept_gradient: Share = 0.1
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CT:
+    """Convolution transpose (Cadet et al., 2024): transpose the kernels of convolutions, then train on the remaining set.
+
+    epochs: of the remaining set. learning_rate: of the first epoch; it falls by half a cosine.
+    """
+
+    kind: Literal["ct"] = "ct"
+    epochs: Count = 3
+    learning_rate: LearningRate = 0.01
+    batch_size: Count = 64
 
     def __post_init__(self) -> None:
         check_ranges(self)

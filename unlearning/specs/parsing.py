@@ -10,6 +10,8 @@ from typing import Any
 
 from unlearning.errors import InvalidSpec
 from unlearning.specs.baselines import (
+    CT,
+    MSG,
     NPO,
     RMU,
     SSD,
@@ -42,6 +44,8 @@ Baseline = (
     | SSD
     | BadTeacher
     | SalUn
+    | MSG
+    | CT
 )
 """What the methods are compared with."""
 
@@ -71,6 +75,8 @@ BASELINES: dict[str, type[Baseline]] = {
     "ssd": SSD,
     "bad_teacher": BadTeacher,
     "salun": SalUn,
+    "msg": MSG,
+    "ct": CT,
 }
 
 SPECS: dict[str, type[Spec]] = {**PRODUCTION, **BASELINES}

@@ -13,19 +13,20 @@ class ReferencePlan:
     """How many reference models are trained, and on what.
 
     folds: K parts of the training and held-out data; each model of a round is trained without one of them. Samples of one subject
-        are in one fold, and so are near-copies where `near_copies` asks for it.
+        are in one fold, and so are near-copies.
     rounds: independent draws of the folds whose predictions the methods aim at.
     audit_rounds: further draws for the audit, which never sees the ones that a method aimed at.
     epochs: of each training, as a share of the model's epochs. Preparing costs (rounds + audit_rounds)·(folds − 1)·epochs plain
         trainings.
-    near_copies: samples whose inputs have at least this cosine similarity count as one subject; None compares nothing.
+    near_copies: samples whose inputs are nearer to one another than this share of the distance that is usual between a held-out
+        sample and the nearest training sample count as one subject; 0 compares nothing.
     """
 
     folds: Annotated[int, Ge(2), Le(100)] = 2
     rounds: Annotated[int, Ge(1), Le(100)] = 2
     audit_rounds: Annotated[int, Ge(1), Le(100)] = 2
     epochs: PositiveShare = 0.5
-    near_copies: PositiveShare | None = None
+    near_copies: Annotated[float, Ge(0), Le(0.5)] = 0.3
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -78,4 +78,6 @@ SPACES: dict[str, Space] = {
     "ssd": {"selection": Range(low=0.5, high=100), "dampening": Range(low=0.1, high=5)},
     "bad_teacher": {"learning_rate": Range(low=1e-5, high=0.01), "epochs": Range(low=1, high=5, whole=True)},
     "salun": {"learning_rate": _RATE, "epochs": _EPOCHS, "saliency": Range(low=0.1, high=1, scale="linear")},
+    "msg": {"learning_rate": _RATE, "epochs": _EPOCHS, "redrawn": Range(low=0.05, high=0.6, scale="linear")},
+    "ct": {"learning_rate": _RATE, "epochs": _EPOCHS},
 }

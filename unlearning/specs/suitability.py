@@ -26,6 +26,8 @@ class Need(StrEnum):
     single parameters or layers."""
     CONVEX_LOSS = "convex_loss"
     """`Objective.curvature`: a loss that is convex in the outputs."""
+    CONVOLUTIONS = "convolutions"
+    """A model with convolutions whose kernels are square."""
     HEAD = "head"
     """A model of which training moves one linear layer alone, which gives the outputs."""
 
@@ -51,6 +53,8 @@ NEEDS: dict[str, frozenset[Need]] = {
     "ssd": frozenset({Need.WHOLE_MODEL}),
     "bad_teacher": frozenset({Need.CLASS_PROBABILITIES, Need.RANDOM_ACCESS}),
     "salun": frozenset({Need.CLASSES, Need.WHOLE_MODEL}),
+    "msg": frozenset({Need.WHOLE_MODEL}),
+    "ct": frozenset({Need.CONVOLUTIONS, Need.WHOLE_MODEL}),
 }
 """By method. Every method needs the losses, which every objective has."""
 

@@ -13,11 +13,9 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
-from unlearning.data.batches import Batch, flat_inputs
-from unlearning.data.loading import READ_SIZE
+from unlearning.data.near_copies import components, group_copies
 from unlearning.data.objectives import Objective
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
@@ -31,9 +29,6 @@ from unlearning.specs.training import Recipe
 from unlearning.task import Progress
 from unlearning.training.loop import fresh, train
 from unlearning.training.own import training_settings
-
-_COMPARED_NUMBERS = 2**26
-"""Numbers (256 MiB) of the samples that all others are compared with at once in the search for near-copies."""
 
 
 def prepare_references(
@@ -79,7 +74,7 @@ def train_reference_models(
     the folder.
     """
     pool = joined(workload.train, workload.held_out).to(device)
-    groups = subject_groups(pool, near_copies=plan.near_copies)
+    groups = subject_groups(pool, training=len(workload.train), near_copies=plan.near_copies)
     rounds = range(plan.rounds + plan.audit_rounds)
     folds = [fold_of(groups, folds=plan.folds, seed=_seed(seed, round_)) for round_ in rounds]
     run = partial(_train_without_fold, workload, pool, folds, plan, seed)
@@ -114,32 +109,24 @@ def estimate_cost(
     return PreparationCost(trainings=left, seconds=left * seconds, plain_trainings=plan.trainings * share)
 
 
-def subject_groups(samples: SampleSet, *, near_copies: float | None) -> NDArray[np.int64]:
-    """Number the subjects of n samples, (n,) from 0: samples of one subject, and near-copies where asked, have one number.
+def subject_groups(samples: SampleSet, *, training: int, near_copies: float) -> NDArray[np.int64]:
+    """Number the subjects of n samples, (n,) from 0: samples of one subject have one number, and so have near-copies.
 
-    A model that saw a person's other samples, or a copy, knows too much of the one left out.
+    A model that saw a person's other samples, or a copy, knows too much of the one left out. training: the first so many are the
+    training set. near_copies: as in the plan; 0 compares nothing.
     """
     names = samples.subjects or samples.ids
-    parents = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
-    if near_copies is None:
-        return parents
-    width = flat_inputs(samples.select(torch.arange(1))).shape[1]
-    for block in samples.chunks(max(READ_SIZE, _COMPARED_NUMBERS // width)):
-        others, behind = torch.cat([*map(_directions, samples.stream(torch.split(block, READ_SIZE)))]), int(block[0])
-        chunks = [chunk for chunk in samples.chunks(READ_SIZE) if chunk[0] <= block[-1]]
-        for chunk, batch in zip(chunks, samples.stream(chunks), strict=True):
-            similar = (_directions(batch) @ others.T >= near_copies).nonzero().cpu().numpy()
-            similar += np.array([int(chunk[0]), behind])
-            for first, second in similar[similar[:, 1] > similar[:, 0]]:
-                one, other = parents[first], parents[second]
-                if one != other:
-                    parents[parents == other] = one
-    groups: NDArray[np.int64] = np.unique(parents, return_inverse=True)[1].astype(np.int64)
-    return groups
-
-
-def _directions(batch: Batch) -> Tensor:
-    return functional.normalize(flat_inputs(batch), dim=-1)
+    subjects = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
+    if not near_copies:
+        return subjects
+    copies, count = group_copies(samples, training=training, within=near_copies), len(samples)
+    nodes = [count + subjects, count + int(subjects.max()) + 1 + copies]
+    links = np.concatenate([np.stack([np.arange(count), of], axis=1) for of in nodes])
+    groups = components(links, nodes=int(links.max()) + 1)[:count]
+    # Numbered by their first subject, so that the folds of data without copies are those of their subjects.
+    first = np.full(int(groups.max()) + 1, count)
+    np.minimum.at(first, groups, subjects)
+    return np.unique(first[groups], return_inverse=True)[1].astype(np.int64)
 
 
 def fold_of(groups: NDArray[np.int64], *, folds: int, seed: int) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -46,7 +47,9 @@ class World:
         """The same with only these of the forgotten samples."""
         return replace(self, sets={**self.sets, "forget": self.sets["forget"].take(index)})
 
-    def audit(self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None) -> Findings:
+    def audit(
+        self, case: str | nn.Module, *, spec: AuditSpec = FAST, reference: str | None = None, **about_rows: Any
+    ) -> Findings:
         unlearned = self.models[case] if isinstance(case, str) else case
         return run_to_completion(
             audit(
@@ -56,17 +59,17 @@ class World:
                 spec=spec,
                 seed=0,
                 reference=self.models[reference] if reference else None,
-                references=None if self.references is None else self._rows(self.references),
+                references=None if self.references is None else self._rows(self.references, **about_rows),
                 **self.sets,
             )
         )
 
-    def _rows(self, references: References) -> AuditReferences:
+    def _rows(self, references: References, **about: Any) -> AuditReferences:
         rows = {
             name: references.take([key(sample) for sample in self.sets[name].ids])
             for name in ("forget", "remain", "held_out")
         }
-        return AuditReferences(**rows)
+        return AuditReferences(**rows, **about)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -259,6 +259,25 @@ def test_with_references_an_attack_on_another_signal_keeps_a_model_from_being_ve
     assert "entropy" in found["marked"].verdict.sentence
 
 
+def test_samples_of_which_copies_remain_are_left_out_with_a_warning(referenced: World) -> None:
+    found = referenced.with_forgotten(torch.arange(30)).audit("retrained", copied=7)
+
+    assert found.verdict.value == "verified", found.verdict.sentence
+    assert any("7 of the 37 forgotten samples have a near-copy" in warning for warning in found.verdict.warnings)
+
+
+def test_where_copies_of_all_samples_remain_nothing_can_be_verified(referenced: World) -> None:
+    """Not even retraining: models that never saw the samples, and those that did, say the same of them."""
+    few = referenced.with_forgotten(torch.arange(10))
+    found, untouched = (few.audit(case, spec=SMALL, copied=10, testable=False) for case in ("retrained", "no-op"))
+
+    assert (found.verdict.value, found.verdict.reason) == ("inconclusive", "no_power")
+    assert "near-copy of each remains" in found.verdict.sentence
+    assert any("10 of the 10 forgotten samples" in warning for warning in found.verdict.warnings)
+    assert not any(each.deciding for each in found.verdict.findings if each.code.startswith("relearn"))
+    assert untouched.verdict.value == "failed"
+
+
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
     assert referenced.references is not None
     rows = referenced.references.take([key(sample) for sample in referenced.sets["forget"].ids])

@@ -5,8 +5,9 @@ from dataclasses import replace
 import torch
 
 from tests.unlearning.audit.conftest import World, trained
-from unlearning.audit.causes import count_near_copies, likely_causes
+from unlearning.audit.causes import likely_causes
 from unlearning.audit.findings import Findings
+from unlearning.data.near_copies import find_copies
 from unlearning.data.samples import SampleSet, joined
 
 SEVERAL = torch.arange(60)
@@ -30,7 +31,9 @@ def audited(world: World, *, forget: SampleSet, remain: SampleSet) -> Findings:
 def test_copies_among_the_remaining_samples_are_counted_and_named(world: World) -> None:
     forget, remain = world.sets["forget"], world.sets["remain"]
     with_copies = joined(remain, copies_of(forget.take(SEVERAL)))
-    assert count_near_copies(forget, with_copies, held_out=world.sets["held_out"]) == (60, len(forget))
+    places, compared = find_copies(forget, with_copies, held_out=world.sets["held_out"])
+    assert places.tolist() == [*range(len(remain), len(remain) + 60), *[-1] * (len(forget) - 60)]
+    assert compared == len(forget)
     found = audited(world, forget=forget, remain=with_copies)
     (cause,) = likely_causes(found, forget=forget, remain=with_copies, held_out=world.sets["held_out"])
     assert "60 of 150" in cause
@@ -46,7 +49,7 @@ def test_wrong_labels_are_named(world: World) -> None:
 
 def test_typical_samples_have_neither_and_that_is_said(world: World) -> None:
     sets = {name: world.sets[name] for name in ("forget", "remain", "held_out")}
-    assert count_near_copies(**sets) == (0, len(sets["forget"]))
+    assert not find_copies(sets["forget"], sets["remain"], held_out=sets["held_out"]).found.any()
     found = world.audit("retrained")
     failed = replace(found, verdict=replace(found.verdict, value="failed"))
     (cause,) = likely_causes(failed, **sets)

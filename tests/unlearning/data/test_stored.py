@@ -12,11 +12,11 @@ import torch.utils.data
 from torch import Tensor
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, WIDTH, plain, same, samples, start, state, task
-from unlearning.audit.causes import count_near_copies
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.audit.signals import observe
 from unlearning.data.batches import same_inputs
 from unlearning.data.loading import READ_SIZE
+from unlearning.data.near_copies import find_copies
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet, read_twice
 from unlearning.errors import InvalidWorkload, UnsupportedWorkload
@@ -344,8 +344,8 @@ FEW, OTHERS = samples(40, seed=8), samples(60, seed=9)
     "act",
     [
         lambda given: given.targets.tolist(),
-        lambda given: subject_groups(given, near_copies=0.9).tolist(),
-        lambda given: count_near_copies(FEW, given, held_out=OTHERS),
+        lambda given: subject_groups(given, training=900, near_copies=0.5).tolist(),
+        lambda given: find_copies(FEW, given, held_out=OTHERS).places.tolist(),
         lambda given: observe(fresh(plain, seed=0).eval(), given, objective=OBJECTIVE).loss.tolist(),
         lambda given: sample_signals(fresh(plain, seed=0).eval(), given, OBJECTIVE)[0].tolist(),
         lambda given: compare_with_chance(fresh(plain, seed=0).eval(), given, objective=OBJECTIVE),

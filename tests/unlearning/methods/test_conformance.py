@@ -26,8 +26,9 @@ from unlearning.task import Progress, Task, run_to_completion
 BUILDS = [plain, normalised, dropping, convolutional]
 FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16}
 
-OF_SOME_MODELS = {"drop_adapter", "certified"}
-"""They need a model with adapters, and one with a head alone to train; see test_drop_adapter.py and test_certified.py."""
+OF_SOME_MODELS = {"drop_adapter", "certified", "ct"}
+"""They need a model with adapters, one with a head alone to train, and one with square kernels; see test_drop_adapter.py,
+test_certified.py and test_kernels.py."""
 
 every_kind = pytest.mark.parametrize("kind", sorted(METHODS.keys() - OF_SOME_MODELS))
 every_method = pytest.mark.parametrize("kind", sorted(PRODUCTION))

@@ -86,7 +86,7 @@ def test_the_cost_is_estimated_first_and_falls_with_what_is_done(tmp_path: Path)
 
 def test_a_subject_is_in_one_fold() -> None:
     people = dataclasses.replace(samples(90, seed=2), subjects=tuple(f"person-{i // 6}" for i in range(90)))
-    groups = subject_groups(people, near_copies=None)
+    groups = subject_groups(people, training=90, near_copies=0)
 
     fold = fold_of(groups, folds=3, seed=4)
 
@@ -95,16 +95,30 @@ def test_a_subject_is_in_one_fold() -> None:
     assert np.bincount(fold).tolist() == [30, 30, 30]
 
 
-def test_near_copies_count_as_one_subject_where_asked() -> None:
-    given = samples(40, seed=3)
+def test_near_copies_count_as_one_subject_and_so_do_two_people_who_share_one() -> None:
+    given = samples(60, seed=3)
     inputs = given.inputs.clone()
-    inputs[20:] = inputs[:20] * 1.01
+    inputs[20:40] = inputs[:20] * 1.01
     copies = dataclasses.replace(given, inputs=inputs)
 
-    assert len(set(subject_groups(copies, near_copies=None))) == 40
-    groups = subject_groups(copies, near_copies=0.999)
-    assert len(set(groups)) == 20
-    assert (groups[:20] == groups[20:]).all()
+    assert len(set(subject_groups(copies, training=40, near_copies=0))) == 60
+    groups = subject_groups(copies, training=40, near_copies=0.3)
+    assert len(set(groups)) == 40
+    assert (groups[:20] == groups[20:40]).all()
+
+    names = [f"person-{number}" for number in range(60)]
+    names[1] = names[0]
+    people = dataclasses.replace(copies, subjects=tuple(names))
+    groups = subject_groups(people, training=40, near_copies=0.3)
+    assert len({groups[0], groups[1], groups[20], groups[21]}) == 1
+    assert len(set(groups)) == 39
+
+
+def test_the_folds_of_samples_without_copies_are_those_of_their_subjects() -> None:
+    people = dataclasses.replace(samples(90, seed=2), subjects=tuple(f"person-{(7 * i) % 31}" for i in range(90)))
+
+    found = subject_groups(people, training=60, near_copies=0.3)
+    assert found.tolist() == subject_groups(people, training=60, near_copies=0).tolist()
 
 
 def test_reference_models_are_trained_plainly_for_their_share_of_the_epochs() -> None:

@@ -18,6 +18,7 @@ from unlearning.audit.attacks.study import (
     cache_key,
     known_to,
     members_of,
+    own_references,
     positions,
     run_method,
     seed_of,
@@ -26,11 +27,14 @@ from unlearning.audit.attacks.study import (
 from unlearning.audit.intervals import Floats
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
+from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet, joined
 from unlearning.task import Progress
 from unlearning.training.loop import fresh
 
 SHADOW_KIND = "shadows"
+REFERENCES = "references"
+"""The folder, among those of finished runs, of what reference models said."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -50,7 +54,7 @@ class Shadows:
 def run_shadows(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Shadows]:
     """Train and unlearn `count` shadow models, an even number, or read the results of an earlier run from `folder`."""
     results = yield from cached_runs(
-        lambda number: run_shadow(study, number), count=count, folder=folder / cache_key(study, SHADOW_KIND)
+        lambda number: run_shadow(study, number, folder), count=count, folder=folder / cache_key(study, SHADOW_KIND)
     )
     return Shadows(
         members=np.stack([found["members"] for found in results]),
@@ -66,14 +70,18 @@ def _likelihoods(found: Arrays) -> Floats:
     return stored
 
 
-def run_shadow(study: Study, number: int) -> Generator[Progress, None, Arrays]:
-    """Train and unlearn one shadow model; return its members, its margins before and after, and its likelihoods before."""
+def run_shadow(study: Study, number: int, folder: Path) -> Generator[Progress, None, Arrays]:
+    """Train and unlearn one shadow model; return its members, its margins before and after, and its likelihoods before.
+
+    folder: of all runs; a study with a plan keeps what its reference models said there.
+    """
     members = members_of(study, number)
     inside, seen = study.pool.take(positions(members)), joined(study.pool, study.population)
     seed = seed_of(study, 0, number)
     model = yield from train_model(study, joined(study.task.remain, inside), seed=seed)
     before, likelihoods = known_to(model, seen, study.task.objective)
-    yield from run_method(study, model, inside, seed=seed)
+    references = yield from own_references(study, inside, seed=seed, folder=folder / REFERENCES)
+    yield from run_method(study, model, inside, seed=seed, references=references)
     after, _ = known_to(model, seen, study.task.objective)
     found = {"members": members, "before": before, "after": after}
     return found if study.task.objective.logits is not None else {**found, "likelihoods": likelihoods}
@@ -115,7 +123,7 @@ class Repeats:
 def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress, None, Repeats]:
     """Run `count` repeats, or read the results of an earlier run from `folder`."""
     results = yield from cached_runs(
-        lambda number: run_repeat(study, number), count=count, folder=folder / cache_key(study, REPEAT_KIND)
+        lambda number: run_repeat(study, number, folder), count=count, folder=folder / cache_key(study, REPEAT_KIND)
     )
 
     def stacked(name: str) -> Floats:
@@ -130,12 +138,13 @@ def run_repeats(study: Study, *, count: int, folder: Path) -> Generator[Progress
     )
 
 
-def run_repeat(study: Study, number: int) -> Generator[Progress, None, Arrays]:
-    """Train and unlearn an original and train a retrained model, from seeds that no other run has."""
+def run_repeat(study: Study, number: int, folder: Path) -> Generator[Progress, None, Arrays]:
+    """Train and unlearn an original and train a retrained model, from seeds that no other run has. folder: as of `run_shadow`."""
     forget, remain = study.task.forget, study.task.remain
     seed = seed_of(study, 1, number)
     model = yield from train_model(study, joined(remain, forget), seed=seed)
-    yield from run_method(study, model, forget, seed=seed)
+    references = yield from own_references(study, forget, seed=seed, folder=folder / REFERENCES)
+    yield from run_method(study, model, forget, seed=seed, references=references)
     retrained = yield from train_model(study, remain, seed=seed_of(study, 2, number))
     return {
         "unlearned": known_to(model, forget, study.task.objective).margins,
@@ -173,6 +182,11 @@ def estimate_cost(study: Study, *, shadow_count: int, repeat_count: int, folder:
     }
     training = estimate_seconds(train_model(study, joined(study.task.remain, study.task.forget), seed=study.seed))
     model = fresh(study.task.build, seed=study.seed).to(study.task.forget.device).eval()
-    forgetting = estimate_seconds(run_method(study, model, study.task.forget, seed=study.seed))
+    references = None
+    if study.plan is not None:
+        references = uninformed_references(study.task.objective, study.task.forget)
+    forgetting = estimate_seconds(run_method(study, model, study.task.forget, seed=study.seed, references=references))
+    if study.plan is not None:
+        forgetting += training * study.plan.trainings * study.plan.epochs * (1 - 1 / study.plan.folds)
     seconds = left[SHADOW_KIND] * (training + forgetting) + left[REPEAT_KIND] * (2 * training + forgetting)
     return Cost(shadows=left[SHADOW_KIND], repeats=left[REPEAT_KIND], seconds=seconds)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,15 +17,19 @@ from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import all_tensors
 from unlearning.data.loading import READ_SIZE
 from unlearning.data.objectives import Objective
+from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet, joined, partition
+from unlearning.data.workload import Workload
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
+from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.state import State
 from unlearning.task import Outcome, Progress, Task
-from unlearning.training.loop import fresh, train
+from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
+from unlearning.training.references import prepare_references
 
 MAX_POPULATION = 1000
 """Samples of RMIA's population."""
@@ -37,6 +42,8 @@ class Study:
     spec: the audited method. task: the audited run, with the original model. others: as many held-out samples as D_f has, or
     half of the held-out samples if those are fewer. pool: D_f and the others; each shadow model is trained on half of it.
     population: the other held-out samples, at most 1,000, which no model is trained on. seed: of everything drawn here.
+    plan: of reference predictions for the method, which each shadow model gets of its own training set; None for a method that is
+    run without them.
     """
 
     spec: Spec
@@ -44,6 +51,7 @@ class Study:
     others: SampleSet
     population: SampleSet
     seed: int
+    plan: ReferencePlan | None = None
 
     @property
     def pool(self) -> SampleSet:
@@ -51,8 +59,8 @@ class Study:
         return joined(self.task.forget, self.others)
 
 
-def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Study:
-    """Split the audit's part of D_v, `held_out`. Raises MethodRefused with fewer than four samples in it."""
+def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int, plan: ReferencePlan | None = None) -> Study:
+    """Split the audit's part of D_v, `held_out`. plan: as of the study. Raises MethodRefused with fewer than four samples in it."""
     if len(held_out) < 4:
         raise MethodRefused(
             f"Attacks with reference models need 4 held-out samples or more; there are {len(held_out)}."
@@ -60,7 +68,7 @@ def make_study(spec: Spec, task: Task, held_out: SampleSet, *, seed: int) -> Stu
     count = min(len(task.forget), len(held_out) // 2)
     rest = min(MAX_POPULATION, len(held_out) - count)
     others, population = partition(held_out, (count, rest), seed=seed)
-    return Study(spec=spec, task=task, others=others, population=population, seed=seed)
+    return Study(spec=spec, task=task, others=others, population=population, seed=seed, plan=plan)
 
 
 def members_of(study: Study, number: int) -> NDArray[np.bool_]:
@@ -85,7 +93,8 @@ def cache_key(study: Study, kind: str) -> str:
     # New weights, with what training does not move, stand for the architecture, and the tensors with their shapes for the sets.
     recipe = study.task.recipe
     training = repr(recipe) if isinstance(recipe, Recipe) else training_settings(recipe)
-    settings = [kind, study.seed, asdict(study.spec), training]
+    plan = [] if study.plan is None else [asdict(study.plan)]
+    settings = [kind, study.seed, asdict(study.spec), training, *plan]
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in fresh(study.task.build, seed=0, original=study.task.model).state_dict().items():
         digest.update(name.encode() + _bytes(tensor))
@@ -116,9 +125,43 @@ def train_model(study: Study, samples: SampleSet, *, seed: int) -> Generator[Pro
     return model
 
 
-def run_method(study: Study, model: nn.Module, forget: SampleSet, *, seed: int) -> Generator[Progress, None, Outcome]:
+def own_references(
+    study: Study, forget: SampleSet, *, seed: int, folder: Path
+) -> Generator[Progress, None, ReferencePredictions | None]:
+    """Prepare what the method aims at for a model that was trained on D_r and `forget`; None if the study has no plan.
+
+    As in the service, they come from models that each lack a part of that model's training and held-out samples. folder: as of
+    `prepare_references`; other studies with such models use what it holds.
+    """
+    if study.plan is None:
+        return None
+    task, training = study.task, study.task.recipe
+    workload = Workload(
+        name="shadow",
+        build=task.build,
+        train=joined(task.remain, forget),
+        held_out=joined(task.guide, task.criterion),
+        test=study.population,
+        objective=task.objective,
+        recipe=training if isinstance(training, Recipe) else None,
+        trainer=None if isinstance(training, Recipe) else training.trainer,
+    )
+    steps = prepare_references(
+        on_base_of(workload, task.model), study.plan, seed=seed, folder=folder, key=_key, device=forget.device
+    )
+    references = yield from steps
+    return references.for_method([_key(sample) for sample in forget.ids])
+
+
+def _key(sample: str) -> bytes:
+    return hashlib.sha256(sample.encode()).digest()
+
+
+def run_method(
+    study: Study, model: nn.Module, forget: SampleSet, *, seed: int, references: ReferencePredictions | None = None
+) -> Generator[Progress, None, Outcome]:
     """Unlearn `forget` from `model` by the study's method, in place."""
-    task = replace(study.task, model=model, forget=forget, seed=seed, state=State())
+    task = replace(study.task, model=model, forget=forget, seed=seed, state=State(), references=references)
     return (yield from unlearn(study.spec, task))
 
 

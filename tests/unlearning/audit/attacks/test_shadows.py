@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 import torch
 
+from tests.unlearning.audit.attacks.conftest import QUICK
 from tests.unlearning.small import OBJECTIVE
 from unlearning.audit.attacks.shadows import Repeats, estimate_cost, run_repeat, run_repeats, run_shadow, run_shadows
-from unlearning.audit.attacks.study import Study, members_of, seed_of
+from unlearning.audit.attacks.study import Study, members_of, own_references, seed_of
 from unlearning.audit.signals import observe
 from unlearning.data.samples import joined
+from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
+from unlearning.specs import Matching
+from unlearning.specs.references import ReferencePlan
 from unlearning.state import State
 from unlearning.task import Task, run_to_completion
 from unlearning.training.loop import fit
 
 
-def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study) -> None:
-    found = run_to_completion(run_shadow(small_study, 3))
+def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small_study: Study, tmp_path: Path) -> None:
+    found = run_to_completion(run_shadow(small_study, 3, tmp_path))
     given: Task = small_study.task
     inside = small_study.pool.take(torch.from_numpy(np.flatnonzero(members_of(small_study, 3))))
     seed = seed_of(small_study, 0, 3)
@@ -33,6 +37,36 @@ def test_a_shadow_model_is_trained_with_its_members_and_then_unlearns_them(small
 
     np.testing.assert_allclose(found["after"], observe(model, seen, objective=OBJECTIVE).margin)
     assert not np.allclose(found["before"], found["after"])
+
+
+def test_with_a_plan_each_shadow_model_unlearns_with_references_of_its_own(small_study: Study, tmp_path: Path) -> None:
+    plan = ReferencePlan(rounds=1, audit_rounds=1, epochs=0.5)
+    study = dataclasses.replace(small_study, spec=Matching(steps=5, batch_size=16), plan=plan)
+    found = run_to_completion(run_shadow(study, 3, tmp_path))
+    kept = sorted((tmp_path / "references").rglob("*.npz"))
+    given, inside = study.task, study.pool.take(torch.from_numpy(np.flatnonzero(members_of(study, 3))))
+
+    # A reference model of the shadow model's own training set says of its members what the method aimed at.
+    seed = seed_of(study, 0, 3)
+    references = run_to_completion(own_references(study, inside, seed=seed, folder=tmp_path / "references"))
+    assert references is not None
+    assert len(references) == len(inside)
+    seen = joined(given.remain, inside, given.guide, given.criterion)
+    first = dict(np.load(kept[0]))
+    assert len(kept) == 4
+    assert len(first["seen"]) == len(seen)
+    model = fit(given.build, joined(given.remain, inside), given.recipe, objective=OBJECTIVE, seed=seed)
+    task = dataclasses.replace(given, model=model, forget=inside, seed=seed, state=State(), references=references)
+    run_to_completion(unlearn(study.spec, task))
+    pool = joined(study.pool, study.population)
+    np.testing.assert_allclose(found["after"], observe(model, pool, objective=OBJECTIVE).margin, atol=1e-6)
+
+    # Another method's study of the same models uses them too.
+    times = [path.stat().st_mtime_ns for path in kept]
+    run_to_completion(run_shadow(dataclasses.replace(study, spec=QUICK), 3, tmp_path))
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "references").rglob("*.npz"))] == times
+    with pytest.raises(MethodRefused, match="reference predictions"):
+        run_to_completion(run_shadow(dataclasses.replace(study, plan=None), 3, tmp_path))
 
 
 def test_members_have_larger_margins_as_trained(small_study: Study, tmp_path: Path) -> None:
@@ -68,8 +102,8 @@ def test_neither_weights_nor_ids_are_kept(small_study: Study, tmp_path: Path) ->
     assert len(content) < 4 * sum(p.numel() for p in small_study.task.model.parameters()) * 8
 
 
-def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study) -> None:
-    found = run_to_completion(run_repeat(small_study, 1))
+def test_a_repeat_retrains_from_a_seed_of_its_own(small_study: Study, tmp_path: Path) -> None:
+    found = run_to_completion(run_repeat(small_study, 1, tmp_path))
     given = small_study.task
     retrained = fit(given.build, given.remain, given.recipe, objective=OBJECTIVE, seed=seed_of(small_study, 2, 1))
     seen = observe(retrained, given.remain, objective=OBJECTIVE)

@@ -1,0 +1,84 @@
+"""Near-copies: what counts as one, among few and among all samples."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.unlearning.small import WIDTH, samples
+from unlearning.data.near_copies import NEAR, find_copies, group_copies
+from unlearning.data.samples import SampleSet, joined
+
+TRAIN, HELD_OUT = samples(200, seed=1), samples(100, seed=2)
+USUAL = float(torch.cdist(HELD_OUT.inputs, TRAIN.inputs).amin(1).median())
+
+
+def moved(given: SampleSet, distance: float, *, name: str) -> SampleSet:
+    """Copies at a distance, in units of the usual one."""
+    noise = torch.randn(given.inputs.shape, generator=torch.Generator().manual_seed(5))
+    noise *= distance * USUAL / noise.norm(dim=1, keepdim=True)
+    return replace(given, ids=tuple(f"{name}-{one}" for one in given.ids), inputs=given.inputs + noise)
+
+
+def grouped(*parts: SampleSet, training: int) -> list[list[int]]:
+    """The positions of the samples of each group of several."""
+    groups = group_copies(joined(*parts), training=training)
+    members = [[place for place, group in enumerate(groups) if group == number] for number in range(max(groups) + 1)]
+    return [found for found in members if len(found) > 1]
+
+
+@pytest.mark.parametrize(("distance", "found"), [(0.0, True), (0.9 * NEAR, True), (1.1 * NEAR, False)])
+def test_how_near_a_copy_must_be(distance: float, found: bool) -> None:
+    some = TRAIN.take(torch.arange(3))
+    copies = moved(some, distance, name="copy")
+
+    assert find_copies(copies, TRAIN, held_out=HELD_OUT).places.tolist() == ([0, 1, 2] if found else [-1] * 3)
+    assert grouped(TRAIN, copies, HELD_OUT, training=203) == ([[0, 200], [1, 201], [2, 202]] if found else [])
+
+
+def test_a_copy_is_found_among_numbers_that_are_large() -> None:
+    far = [replace(part, inputs=part.inputs + 3000) for part in (TRAIN, HELD_OUT)]
+    copy = replace(moved(TRAIN.take(torch.tensor([150])), 0.1, name="copy"))
+    copy = replace(copy, inputs=copy.inputs + 3000)
+
+    assert find_copies(copy, far[0], held_out=far[1]).places.tolist() == [150]
+    assert find_copies(
+        far[0].take(torch.arange(2)), far[0].take(torch.arange(2, 200)), held_out=far[1]
+    ).places.tolist() == [-1, -1]
+    assert grouped(far[0], copy, far[1], training=201) == [[150, 200]]
+
+
+def test_copies_of_copies_and_of_held_out_samples_are_in_one_group() -> None:
+    first = moved(TRAIN.take(torch.tensor([7])), 0.2, name="first")
+    second = replace(first, ids=("second",), inputs=2 * first.inputs - TRAIN.inputs[7:8])
+    of_held_out = moved(HELD_OUT.take(torch.tensor([4])), 0.1, name="third")
+
+    assert grouped(TRAIN, first, second, of_held_out, HELD_OUT, training=203) == [[7, 200, 201], [202, 203 + 4]]
+
+
+def test_a_kind_of_sample_that_is_common_is_no_group_of_copies() -> None:
+    """A person is not alone with a row of zeros that a tenth of all people have."""
+    zeros = SampleSet(
+        ids=tuple(f"zero-{number}" for number in range(40)),
+        inputs=torch.zeros(40, WIDTH),
+        targets=torch.zeros(40, dtype=torch.int64),
+    )
+
+    assert grouped(TRAIN, zeros, HELD_OUT, training=240) == []
+
+
+def test_equal_samples_are_found_where_comparing_all_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unlearning.data.near_copies._ALL_COMPARISONS", 1)
+    some = TRAIN.take(torch.arange(2))
+    equal, near = replace(some, ids=("a", "b")), moved(some, 0.1, name="near")
+
+    assert grouped(TRAIN, equal, near, HELD_OUT, training=204) == [[0, 200], [1, 201]]
+
+
+def test_nothing_is_found_without_held_out_samples_or_others() -> None:
+    none = TRAIN.take(torch.arange(0))
+
+    assert find_copies(TRAIN, none, held_out=HELD_OUT).compared == 0
+    assert not find_copies(TRAIN, TRAIN, held_out=none).found.any()
+    assert not find_copies(none, TRAIN, held_out=HELD_OUT).found.any()
+    assert grouped(TRAIN, training=200) == []
