@@ -64,6 +64,11 @@ def kernels(network: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in dict.fromkeys(own) if weight is not None and weight.requires_grad]
 
 
+def square_kernels(network: nn.Module) -> list[nn.Parameter]:
+    """List those of them that have equal sides of at least 2."""
+    return [kernel for kernel in kernels(network) if kernel.ndim > 3 and kernel.shape[-1] == kernel.shape[-2] > 1]
+
+
 def moving_batch_norm(network: nn.Module) -> list[nn.Module]:
     """List the batch norm layers whose statistics move in training: those that the network's own `train()` puts in training mode.
 

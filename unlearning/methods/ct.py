@@ -6,7 +6,7 @@ import torch
 
 from unlearning.errors import MethodRefused
 from unlearning.methods.fixed_schedule import rehearse_epochs
-from unlearning.networks import kernels
+from unlearning.networks import square_kernels
 from unlearning.specs import CT
 from unlearning.task import Steps, Task
 from unlearning.training.optimisation import sgd
@@ -17,7 +17,7 @@ def ct(spec: CT, task: Task) -> Steps:
 
     The learning rate falls by half a cosine, epoch by epoch. Raises MethodRefused without a kernel of at least 2 × 2.
     """
-    square = [kernel for kernel in kernels(task.model) if kernel.ndim > 3 and kernel.shape[-1] == kernel.shape[-2] > 1]
+    square = square_kernels(task.model)
     if not square:
         raise MethodRefused(
             "Convolution transpose needs convolutions with square kernels; the model has none to train."

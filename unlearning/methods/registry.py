@@ -32,7 +32,7 @@ from unlearning.methods.rmu import rmu
 from unlearning.methods.salun import salun
 from unlearning.methods.sim_npo import sim_npo
 from unlearning.methods.ssd import ssd
-from unlearning.networks import differentiable_kernels
+from unlearning.networks import differentiable_kernels, square_kernels
 from unlearning.random_state import isolated
 from unlearning.sharding import is_sharded
 from unlearning.specs import Spec
@@ -90,6 +90,7 @@ def find_lacks(workload: Workload, model: nn.Module) -> frozenset[Need]:
         Need.ADAPTERS: workload.adapters is None,
         Need.WHOLE_MODEL: bool(workload.sharded),
         Need.CONVEX_LOSS: objective.curvature is None,
+        Need.CONVOLUTIONS: not square_kernels(model),
         Need.HEAD: objective.curvature is None or not _has_head(workload, model),
     }
     return frozenset(need for need, holds in lacks.items() if holds)

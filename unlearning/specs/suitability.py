@@ -81,6 +81,7 @@ _LACKS: dict[Need, str] = {
     Need.ADAPTERS: "an adapter for each group of samples (`adapters` of the workload)",
     Need.WHOLE_MODEL: "the whole model in each process, and the workload's is sharded",
     Need.CONVEX_LOSS: "an objective with `curvature`, whose loss is convex in the outputs",
+    Need.CONVOLUTIONS: "convolutions with square kernels that training moves",
     Need.HEAD: "a model of which training moves one linear layer alone, which gives the outputs",
 }
 

@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.unlearning.small import CLASSES, flat, plain, same, state, task
+from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, flat, plain, same, samples, state, task
+from unlearning.data.workload import Workload
 from unlearning.errors import MethodRefused
 from unlearning.methods.msg import rise_and_fall
-from unlearning.methods.registry import unlearn
+from unlearning.methods.registry import find_lacks, unlearn
 from unlearning.networks import kernels
 from unlearning.specs import CT, MSG, Spec
+from unlearning.specs.suitability import Need, why_unsuitable
 from unlearning.state import State
 from unlearning.task import Task, run_to_completion
 
@@ -120,6 +122,22 @@ def test_ct_refuses_a_model_without_square_kernels_before_anything_changes() -> 
         next(unlearn(CT(), given))
 
     assert same(state(given.model), before)
+
+
+def test_what_a_model_lacks_for_ct_is_known_beforehand() -> None:
+    given = Workload(
+        name="images",
+        build=images,
+        train=samples(8, seed=1),
+        held_out=samples(8, seed=2),
+        test=samples(8, seed=3),
+        objective=OBJECTIVE,
+        recipe=RECIPE,
+    )
+
+    assert Need.CONVOLUTIONS not in find_lacks(given, images().eval())
+    lacks = find_lacks(given, plain().eval())
+    assert why_unsuitable("ct", lacks) == "ct needs convolutions with square kernels that training moves"
 
 
 def test_a_kernel_that_two_layers_share_is_one_and_a_frozen_or_computed_one_is_none() -> None:
