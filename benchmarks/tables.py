@@ -53,6 +53,9 @@ NAMES = {
     "peak_memory": "memory, MiB",
     "wall_seconds": "wall-clock seconds",
     "held_memory": "held by a process, MiB",
+    "step_seconds": "a step",
+    "compile_seconds": "the first step",
+    "waiting_share": "share of time that it waited",
 }
 SUMMARY = {"digits": "3,000 digits", "cifar": "5,000 CIFAR-10 images"}
 """The README's cases by their titles."""
