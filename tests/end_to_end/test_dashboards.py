@@ -15,7 +15,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
 from tests.end_to_end.conftest import GATED, SAMPLES, Gates
-from tests.fixtures.waiting import await_that
+from tests.fixtures.waiting import PATIENCE, await_that
 from tests.ops.files import DASHBOARDS, filled, jobs_of, queries, rules
 
 pytestmark = [
@@ -91,7 +91,7 @@ def unmeasured(http: httpx.Client) -> set[str]:
 
 def test_every_alert_and_every_recording_is_evaluated_without_an_error(watched: tuple[Prometheus, float]) -> None:
     seen, _ = watched
-    answer = httpx.get(f"{seen.url}/api/v1/rules", trust_env=False).json()
+    answer = httpx.get(f"{seen.url}/api/v1/rules", timeout=PATIENCE, trust_env=False).json()
     found = {rule["name"]: rule["health"] for group in answer["data"]["groups"] for rule in group["rules"]}
 
     assert found == dict.fromkeys({**rules("alert"), **rules("record")}, "ok")

@@ -14,7 +14,7 @@ import pytest
 
 from expunge.stack.broker import free_port
 from expunge.stack.folder import read_stack_settings
-from tests.fixtures.waiting import PATIENCE, await_that
+from tests.fixtures.waiting import PATIENCE, alive, await_that
 
 pytestmark = pytest.mark.end_to_end
 
@@ -54,16 +54,6 @@ def up(data_dir: Path, log: Path) -> Iterator[Command]:
         process.wait()
 
 
-def alive(processes: list[psutil.Process]) -> list[str]:
-    """The names of those that still run. An ended orphan stays a zombie where no init process collects it."""
-    found = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):  # it may end while it is looked at
-            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.name())
-    return found
-
-
 @dataclass(frozen=True, kw_only=True)
 class Lives:
     """What two stacks left behind that ran one after the other on the same folder."""
@@ -91,7 +81,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Lives:
         await_that(lambda: [other for other in workers(command) if other.pid != worker.pid], "a new worker")
         await_that(lambda: "started again" in command.output(), "the restart to be reported")
         started = command.descendants()
-        restarted = [process.name() for process in workers(command)]
+        restarted = [str(process.pid) for process in workers(command)]
         command.process.kill()
         command.process.wait(PATIENCE)
         first_output = command.output()

@@ -250,7 +250,7 @@ def test_a_statement_ends_once_the_database_has_vanished_without_a_packet(
 
 
 def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
-    engine = make_engine(database_url, pool_size=1, statement_seconds=0.2)
+    engine = make_engine(database_url, pool_size=1, statement_seconds=0.5)
     sessions = make_sessions(engine)
     with sessions() as session, pytest.raises(OperationalError, match="statement timeout"):
         session.execute(text("SELECT pg_sleep(60)"))
@@ -262,12 +262,18 @@ def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
         with pytest.raises(DBAPIError) as raised:
             session.execute(text("SELECT 1"))
     other.dispose()
+    engine.dispose()
     assert raised.value.connection_invalidated
+
+
+def test_long_statements_are_allowed_within_their_transaction_alone(database_url):
+    engine = make_engine(database_url, pool_size=1, statement_seconds=7)
+    sessions = make_sessions(engine)
     with sessions.begin() as session:
         allow_long_statements(session)
         assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "30min"
     with sessions() as session:
-        assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "200ms"
+        assert session.scalar(text("SELECT current_setting('statement_timeout')")) == "7s"
     engine.dispose()
 
 

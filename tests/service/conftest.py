@@ -24,10 +24,12 @@ from ledger.sample_ids import sample_digest, seal
 from ledger.states import Phase, Reason
 from ledger.transparency.commitments import commit_samples, commit_subjects
 from report.document import Document, read
-from service import metrics
+from service import metrics, wakeups
 from service.app import create_app
+from service.http import limits
 from service.http.connections import Connection
 from service.settings import Settings
+from tests.fixtures.waiting import PATIENCE
 from tests.report.recorded import stored
 from unlearning.specs import DEFAULT_POLICY
 
@@ -58,6 +60,15 @@ def served(app: FastAPI) -> Iterator[str]:
 def _fresh_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test sees in the metrics what it has just done."""
     monkeypatch.setattr(metrics, "MAX_AGE", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patient_with_the_broker() -> Iterator[None]:
+    """On a busy machine the broker may take longer to answer than the service waits for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (wakeups, limits):
+            patch.setattr(module, "BROKER_TIMEOUT", PATIENCE)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -45,8 +45,9 @@ def test_a_broker_that_is_away_costs_nothing_but_a_count(caplog: pytest.LogCaptu
     assert [record.levelname for record in caplog.records if record.name == "service.wakeups"] == ["WARNING"]
 
 
-def test_a_broker_that_never_answers_is_not_waited_for() -> None:
+def test_a_broker_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its time-out the call would never return."""
+    monkeypatch.setattr(wakeups, "BROKER_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         broker, registry = broker_at(f"redis://127.0.0.1:{mute.getsockname()[1]}/0")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from expunge.stack.broker import free_port
 from ledger.jobs.jobs import list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
-from tests.fixtures.waiting import await_that
+from tests.fixtures.waiting import PATIENCE, await_that
 from tests.worker.conftest import Bench
 from tests.worker.digits import MORTAL, sharded_on_ranks
 from unlearning.storage import load_weights
@@ -186,8 +187,7 @@ def test_ranks_end_when_the_worker_child_is_gone(make_bench: Callable[..., Bench
 def test_two_groups_of_processes_run_a_job_together_as_two_hosts_do(
     make_bench: Callable[..., Bench], training_ids: tuple[str, ...]
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     bench = make_bench(reference=REFERENCE, hosts=2, rendezvous=f"127.0.0.1:{port}")
     launch = plan_launch(bench.settings)
     assert launch is not None
@@ -199,7 +199,7 @@ def test_two_groups_of_processes_run_a_job_together_as_two_hosts_do(
     job_id = bench.submit(training_ids[:80])
     bench.run(job_id)
     assert bench.job(job_id).state is JobState.COMPLETED, bench.job(job_id).detail
-    assert other.wait(120) == 0
+    assert other.wait(PATIENCE) == 0
 
 
 def test_one_process_launches_nothing(make_bench: Callable[..., Bench]) -> None:

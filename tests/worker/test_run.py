@@ -35,6 +35,7 @@ from ledger.transparency.commitments import prove_inclusion
 from report.canonical import canonical_json
 from report.document import Report
 from tests.connectors.test_model_signing import write_key
+from tests.fixtures.waiting import PATIENCE
 from tests.worker import digits
 from tests.worker.conftest import KEY, Bench
 from unlearning import files
@@ -639,7 +640,7 @@ def test_an_ordinary_cancel_ends_the_job_as_cancelled_and_is_one_line_in_the_log
     def cancelled(reporter: ProgressReporter, inputs: object, **_: object) -> None:
         with bench.sessions.begin() as session:
             cancel_job(session, tenant_id=bench.tenant_id, job_id=job_id)
-        assert reporter.monitor.cancelled.wait(30)  # the next renewal of the lease reads it
+        assert reporter.monitor.cancelled.wait(PATIENCE)  # the next renewal of the lease reads it
         reporter.monitor.check()
 
     monkeypatch.setattr(running, "run_attempt", cancelled)

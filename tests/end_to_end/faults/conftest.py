@@ -1,10 +1,9 @@
 """What the tests of faults share: the running stack, whose parts are stopped and started again."""
 
 import dataclasses
-import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -122,8 +121,9 @@ class Scene:
     def worker_child(self) -> psutil.Process:
         """The process in which jobs run."""
         parent = psutil.Process(self.part("the worker").process.pid)
-        await_that(parent.children, "the worker to have a child")
-        return parent.children()[0]
+        found: list[psutil.Process] = []
+        await_that(lambda: found.extend(parent.children()) or found, "the worker to have a child")
+        return found[0]
 
     def expire_lease(self, job_id: UUID) -> None:
         """Spare the wait for the rest of the lease; one test waits for it."""
@@ -178,7 +178,8 @@ def _whole_again(scene: Scene) -> Iterator[None]:
 
 def signal_all(process: psutil.Process, number: signal.Signals) -> None:
     for each in (process, *process.children(recursive=True)):
-        os.kill(each.pid, number)
+        with suppress(psutil.NoSuchProcess):  # it may end while the others are signalled
+            each.send_signal(number)
 
 
 def another(child: Child, name: str, **environment: str) -> Child:

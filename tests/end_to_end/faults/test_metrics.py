@@ -13,6 +13,7 @@ from expunge.stack.broker import free_port
 from expunge.stack.process import Program, await_ready, start, stop
 from expunge.stack.stack import Stack, api
 from tests.end_to_end.faults.conftest import SAMPLES, Scene
+from tests.fixtures.waiting import PATIENCE
 
 pytestmark = pytest.mark.end_to_end
 
@@ -32,7 +33,7 @@ def api_processes(running: Stack, folder: Path, count: int) -> Iterator[str]:
         command=(*made.command, "--workers", str(count), "--timeout-worker-healthcheck", "120"),
         log=folder / "api.log",
         ready=made.ready,
-        ready_within=180,
+        ready_within=PATIENCE,
         environment=environment,
     )
     child = start(program)
@@ -59,7 +60,7 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
         scene.expire_lease(job_id)
         scene.ended_once(NAME, job_id)
         for _ in range(30):  # each on a connection of its own, so that any process may take it
-            httpx.get(f"{url}/methods", trust_env=False)
+            httpx.get(f"{url}/methods", timeout=PATIENCE, trust_env=False)
         scrapes = [counts(url) for _ in range(6)]
 
     assert len({path.name.split("_")[-1] for path in tmp_path.glob("counter_*.db")}) == 2
@@ -74,7 +75,7 @@ def test_a_killed_child_and_several_processes_lose_nothing_and_count_nothing_twi
 
 def counts(url: str) -> dict[str, float]:
     """What the several processes say together, whichever answers."""
-    text = httpx.get(f"{url}/metrics", trust_env=False).text
+    text = httpx.get(f"{url}/metrics", timeout=PATIENCE, trust_env=False).text
     found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
     def total(name: str, **labels: str) -> float:

@@ -14,6 +14,7 @@ import pytest
 from expunge.demo.main import Plan, choose_forget_sets, main
 from expunge.errors import DemoFailed
 from report.document import Report
+from tests.fixtures.waiting import alive, await_that
 from verifier.checking import verify_files
 
 TINY = Plan(reference="tests.worker.digits:workload", workloads="tests")
@@ -103,6 +104,5 @@ def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, numb
         assert demo.returncode == 130
         assert len(started) >= 4
         # A parent-death watchdog notices the end of its parent a moment later.
-        _, alive = psutil.wait_procs(started, timeout=60)
-        assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
+        await_that(lambda: alive(started) == [], "what the demo started to end")
         assert list(Path(scratch).glob("expunge-demo-*")) == []

@@ -9,7 +9,7 @@ import pytest
 
 from expunge.errors import StartFailed
 from expunge.stack.process import Program, await_ready, rotate, start, stop
-from tests.fixtures.waiting import await_that
+from tests.fixtures.waiting import PATIENCE, alive, await_that
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
@@ -18,13 +18,8 @@ STUBBORN = (
 
 def python(tmp_path: Path, code: str, **more: object) -> Program:
     log = tmp_path / "program.log"
-    settings = {"ready": lambda: log.exists() and "up" in log.read_text(), "ready_within": 20.0, **more}
+    settings = {"ready": lambda: log.exists() and "up" in log.read_text(), "ready_within": PATIENCE, **more}
     return Program(name="the program", command=(sys.executable, "-c", code), log=log, **settings)  # type: ignore[arg-type]
-
-
-def gone(pid: int) -> bool:
-    """A container without an init process keeps an ended orphan as a zombie."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_program_is_waited_for_and_stopped(tmp_path: Path) -> None:
@@ -81,9 +76,9 @@ print(start(program).process.pid, flush=True); sys.stdin.read()
     )
     with parent:
         assert parent.stdout is not None
-        child = int(parent.stdout.readline())
+        child = psutil.Process(int(parent.stdout.readline()))
         os.kill(parent.pid, signal.SIGKILL)
-    await_that(lambda: gone(child), "the child to end with its parent")
+    await_that(lambda: alive([child]) == [], "the child to end with its parent")
 
 
 def test_a_long_log_is_rotated_while_the_program_writes_on(tmp_path: Path) -> None:
@@ -95,7 +90,7 @@ def test_a_long_log_is_rotated_while_the_program_writes_on(tmp_path: Path) -> No
     rotate(log, max_bytes=2)
     assert (log.read_text(), (tmp_path / "program.log.1").read_text()) == ("", "up\n")
     go.touch()
-    child.process.wait(20)
+    child.process.wait(PATIENCE)
     assert log.read_text() == "on\n"
     stop(child)
 

@@ -11,6 +11,7 @@ from ledger.requests import cancellation, submission
 from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
 from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Model
+from tests.fixtures.waiting import PATIENCE
 from tests.ledger.conftest import IEU, LTU, digests
 
 HOUR = timedelta(hours=1)
@@ -218,7 +219,7 @@ def test_requests_that_come_at_once_are_enough_together(world, monkeypatch):
     monkeypatch.setattr(submission, "join_job", join_in_turn)
     other = threading.Thread(target=world.submit, args=(3, 4), kwargs={"batch_window": HOUR})
     job_id = world.submit(1, 2, batch_window=HOUR).targets[0].job.id
-    other.join(60)
+    other.join(PATIENCE)
     assert len(joined) == 2
     assert world.job(job_id).cut_off_reason is ClosingReason.WINDOW
 
@@ -270,7 +271,7 @@ def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each
     def join_slowly(*arguments, **options):
         found = join(*arguments, **options)
         joined.set()
-        assert locked.wait(60)
+        assert locked.wait(PATIENCE)
         return found
 
     def stop_after_all_are_locked(*arguments):
@@ -287,7 +288,7 @@ def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each
             locked.set()
 
     def cancel():
-        assert joined.wait(60)
+        assert joined.wait(PATIENCE)
         with world.sessions.begin() as session:
             cancellation.cancel_request(session, tenant_id=world.tenant_id, request_id=withdrawn.id)
 
@@ -300,6 +301,6 @@ def test_a_submission_and_a_cancellation_over_several_models_never_wait_for_each
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
     assert errors == []
     assert world.request(withdrawn.id).state == RequestState.CANCELLED

@@ -30,6 +30,7 @@ from ledger.transparency.log import (
     tree_head,
 )
 from ledger.transparency.signing_keys import register_signing_key
+from tests.fixtures.waiting import PATIENCE
 from tests.report.recorded import stored
 from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
@@ -151,7 +152,7 @@ def test_places_are_given_by_one_at_a_time_and_none_twice(world):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
     assert tree(world).size == before + 80
     with world.sessions() as session:
         check_leaves(tree_head(session), list_leaves(session, start=0, limit=1000))

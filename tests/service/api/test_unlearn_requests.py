@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.registry.references import ReferenceFile, register_references
 from ledger.tables import Base, IdempotencyKey, Model, ReferenceSet, UnlearnRequest
 from service import wakeups
+from tests.fixtures.waiting import PATIENCE
 from tests.service.conftest import Serve, Site, fail_job, publish_job, set_up
 
 ASKED = {"dataset": "scans", "sample_ids": ["sample-1", "sample-2"]}
@@ -138,7 +139,7 @@ def test_a_due_job_wakes_the_worker_after_the_commit(serve: Serve, site: Site, b
 
         client.post("/unlearn-requests", json=ASKED)
 
-        kind_and_message = queue.blpop(["celery"], timeout=60)
+        kind_and_message = queue.blpop(["celery"], timeout=PATIENCE)
     assert b"expunge.run_job" in kind_and_message[1]
     assert b"sample-1" not in kind_and_message[1]
 
@@ -168,7 +169,7 @@ def test_whether_a_job_takes_no_more_requests_is_decided_by_the_databases_clock(
         job = client.post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]
 
         assert datetime.fromisoformat(job["cut_off"]) > datetime.now(UTC) + timedelta(minutes=50)
-        assert job["id"].encode() in queue.blpop(["celery"], timeout=60)[1]
+        assert job["id"].encode() in queue.blpop(["celery"], timeout=PATIENCE)[1]
 
 
 def test_a_request_is_answered_before_its_wakeup_is_sent(
@@ -179,14 +180,14 @@ def test_a_request_is_answered_before_its_wakeup_is_sent(
     in_order: Queue[bool] = Queue()
 
     def send(broker: object, job_ids: object) -> set[UUID]:
-        in_order.put(answered.wait(60))
+        in_order.put(answered.wait(PATIENCE))
         return set()
 
     monkeypatch.setattr(wakeups, "send", send)
     client = serve(key=site.admin, batch_window_seconds=0)
     assert client.post("/unlearn-requests", json=ASKED).status_code == 202
     answered.set()
-    assert in_order.get(timeout=60)
+    assert in_order.get(timeout=PATIENCE)
 
 
 def test_a_preview_writes_nothing(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:

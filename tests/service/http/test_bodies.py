@@ -8,6 +8,7 @@ import pytest
 from service.http import bodies
 from service.http.bodies import MAX_OBJECTS, SMALL_BODY, parse
 from service.http.problems import MalformedJson
+from tests.fixtures.waiting import PATIENCE
 from tests.service.conftest import Serve, Site, begin_call, read_response
 
 PATH = "/methods"
@@ -60,7 +61,7 @@ def test_without_a_good_key_the_answer_comes_before_the_body(serve: Serve, site:
 
 
 def test_the_rate_is_counted_before_the_body(serve: Serve, site: Site, broker_url: str) -> None:
-    client = serve(key=site.auditor, broker=broker_url, rate_limit="1/hour")
+    client = serve(key=site.auditor, broker=broker_url, rate_limit="1/year")
 
     statuses = [early_response(client, "/unlearn-requests", media="application/json")[0] for _ in range(2)]
 
@@ -94,7 +95,7 @@ def test_a_large_body_is_parsed_while_other_calls_are_served(
 
     def parse_later(*arguments: Any) -> Any:
         begun.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
         return parse_now(*arguments)
 
     monkeypatch.setattr(bodies, "parse_and_validate", parse_later)
@@ -105,11 +106,11 @@ def test_a_large_body_is_parsed_while_other_calls_are_served(
     )
     sender.start()
     try:
-        assert begun.wait(60)
+        assert begun.wait(PATIENCE)
         assert serve().get("/livez").status_code == 200
     finally:
         go_on.set()
-        sender.join(60)
+        sender.join(PATIENCE)
     assert [answer.status_code for answer in answers] == [422]
     assert answers[0].json()["errors"] == [
         {"pointer": "/reason", "detail": "String should have at most 2000 characters."}

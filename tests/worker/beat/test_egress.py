@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.fixtures.servers import silent
+from tests.fixtures.waiting import PATIENCE
 from worker.beat import egress
 from worker.failures import AddressForbidden, Unreachable
 
@@ -39,11 +40,11 @@ def receiver() -> Iterator[tuple[str, list[tuple[str, dict[str, str], bytes]]]]:
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}", handler.received  # type: ignore[attr-defined]
         server.shutdown()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def post(url: str, **more: object) -> int:
-    given = {"allowed": LOOPBACK, "timeout": 10.0} | more
+    given = {"allowed": LOOPBACK, "timeout": PATIENCE} | more
     return egress.post(url, b"{}", {"webhook-id": "msg_1"}, **given)  # type: ignore[arg-type]
 
 
@@ -140,7 +141,7 @@ def trickling() -> Iterator[int]:
         thread = threading.Thread(target=trickle, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def test_a_response_that_never_ends_is_unreachable() -> None:
@@ -162,7 +163,7 @@ def test_so_is_one_for_which_no_time_is_left_after_the_name_is_resolved(monkeypa
     monkeypatch.setattr(egress, "_shut_down", lambda connection: over.set())
 
     def slowly(*arguments: Any, **more: Any) -> Any:
-        assert over.wait(10)
+        assert over.wait(PATIENCE)
         return resolve(*arguments, **more)
 
     with trickling() as port:

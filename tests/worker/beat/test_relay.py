@@ -82,7 +82,6 @@ def test_a_beat_whose_databases_machine_vanishes_goes_on_once_it_is_back(
 ) -> None:
     for name, value in HURRIED.items():
         monkeypatch.setitem(NETWORK_LIMITS, name, value)
-    monkeypatch.setattr("ledger.db.PING_SECONDS", 1.0)
     sent: list[object] = []
     with at_a_distance(database_url) as (machine, url):
         engine = make_engine(url, statement_seconds=7200)
