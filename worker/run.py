@@ -118,6 +118,8 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
         if launch is not None:
             job_id, count, hosts = reporter.monitor.claim.job_id, launch.count, settings.hosts
             logger.info("job %s: %d processes of this host run it, of %d hosts in all", job_id, count, hosts)
+            with fenced(reporter.sessions, reporter.monitor.claim) as session:
+                claims.record_processes(session, reporter.monitor.claim, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if launch is None else torch.device("cpu")
         inputs = load_inputs(reporter.monitor.claim, settings, device=device)

@@ -27,6 +27,7 @@ TEXTS: Mapping[str, str] = {
     "job.queued": "Queued for attempt {attempt}: {reason}.",
     "job.running": "Attempt {attempt} runs {method}.",
     "job.phase": "Phase: {phase}.",
+    "job.processes": "It runs on several processes: {processes} a host; hosts: {hosts}.",
     "job.resumed": "Attempt {attempt} resumes at step {step} of {total}, from the checkpoint of attempt {of}.",
     "job.checkpoint_ignored": "The checkpoint of attempt {of} was not used because {why}. The method starts again.",
     "job.checkpoint_failed": "A checkpoint could not be written because {why}. The run goes on without it.",

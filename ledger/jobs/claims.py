@@ -297,6 +297,12 @@ def record_references_unused(session: Session, claim: Claim, *, why: str) -> Non
     record(session, "job.references_unused", {"why": why}, job_id=claim.job_id)
 
 
+def record_processes(session: Session, claim: Claim, *, processes: int, hosts: int) -> None:
+    """Record on the timeline that several processes run the attempt, `processes` of them on this host. Raises StaleClaim."""
+    lock_claimed_job(session, claim)
+    record(session, "job.processes", {"processes": processes, "hosts": hosts}, job_id=claim.job_id)
+
+
 def release_job(session: Session, claim: Claim) -> None:
     """Put the job back into the queue because the worker shuts down. It does not count as a try. Raises StaleClaim."""
     job = lock_claimed_job(session, claim)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from expunge.stack.broker import free_port
-from ledger.jobs.jobs import list_attempts
+from ledger.jobs.jobs import get_report, list_attempts
 from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from tests.fixtures.waiting import PATIENCE, await_that
 from tests.worker.conftest import Bench
@@ -116,6 +116,11 @@ def test_a_job_is_unlearned_and_audited_on_two_processes_after_a_shutdown(
     assert job.state is JobState.COMPLETED, job.detail
     assert [outcome for outcome, _ in attempts_of(pair, job_id)] == [AttemptOutcome.RELEASED, AttemptOutcome.PUBLISHED]
     assert caplog.text.count(f"job {job_id}: 2 processes of this host") == 2
+    assert job.report_id is not None
+    with pair.sessions.begin() as session:
+        report = get_report(session, tenant_id=pair.tenant_id, report_id=job.report_id).body
+    said = [event["text"] for event in report["timeline"] if event["kind"] == "job.processes"]
+    assert said == ["It runs on several processes: 2 a host; hosts: 1."] * 2
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tests.ledger.conftest import IEU, LEASE, LTU, WEIGHTS, digests, nothing_wri
 WRITES = {
     "renew": lambda session, claim: claims.renew_lease(session, claim, lease=LEASE),
     "progress": progress,
+    "processes": lambda session, claim: claims.record_processes(session, claim, processes=2, hosts=1),
     "verify": claims.enter_verifying,
     "publish": publish,
     "fail": lambda session, claim: results.fail(session, claim, reason=Reason.UNEXPECTED, detail="late", retry=True),
@@ -31,6 +32,14 @@ def write(request):
 def refused(world, claim, write):
     with nothing_written(world), pytest.raises(StaleClaim), world.sessions.begin() as session:
         write(session, claim)
+
+
+def test_the_timeline_says_on_how_many_processes_a_job_runs(world):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        claims.record_processes(session, claim, processes=4, hosts=2)
+        said = [event.text for event in list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)]
+    assert said[-1] == "It runs on several processes: 4 a host; hosts: 2."
 
 
 def test_a_claim_tells_the_worker_all_it_needs(world):
