@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expunge.cli.console import DataDir, Tenant, notes, out, print_table
-from expunge.stack.folder import Folder, default_folder
+from expunge.stack.folder import Folder, default_folder, has_newer_key
 
 api_keys = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 signing_keys = typer.Typer(
@@ -174,6 +174,11 @@ def rotate_sample_key(
         raise typer.BadParameter(
             "Name the file for the new key: EXPUNGE_SAMPLE_KEY is set, and no command can change it."
         )
+    if own is not None and key_file is None and has_newer_key(folder):
+        out.print(
+            "The key was rotated since the stack was started, and is left as it is. Restart the stack: it has the new key."
+        )
+        return
     file = key_file or folder.sample_key.with_suffix(".next")
     rotated = keys.rotate_sample_key(deployment, file, adopt=own)
     if rotated is None:

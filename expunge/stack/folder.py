@@ -121,6 +121,11 @@ def sample_key(folder: Folder) -> str:
     return folder.sample_key.read_text().strip()
 
 
+def has_newer_key(folder: Folder) -> bool:
+    """Return whether the sample key was replaced since the running stack was started, whose processes do not have it yet."""
+    return folder.sample_key.stat().st_mtime_ns > folder.settings.stat().st_mtime_ns
+
+
 def write_stack_settings(folder: Folder, settings: StackSettings) -> None:
     """Write the running stack's settings for other commands to read."""
     write_secret(folder.settings, json.dumps(asdict(settings)))

@@ -11,9 +11,12 @@ from typer.testing import CliRunner, Result
 from expunge.cli import console
 from expunge.cli.main import app
 from expunge.errors import KeyCommandRefused
+from expunge.operator.deployment import find_deployment
 from expunge.operator.keys import create_signing_key, revoke_signing_key
+from expunge.stack.folder import StackSettings, lock_folder, sample_key, write_stack_settings
 from ledger.errors import KeyRefused
 from ledger.registry.access import Scope, authenticate
+from ledger.sample_key import check_sample_key
 
 Keys = Callable[..., Result]
 
@@ -86,3 +89,39 @@ def test_the_newest_valid_signing_key_is_printed_as_a_pem_file(run: Keys, databa
     valid, revoked = (create_signing_key(database_url, tmp_path) for _ in range(2))
     revoke_signing_key(database_url, tmp_path, prefix=revoked.key_id, reason="stolen")
     assert run("signing-keys", "list", "--pem").output == valid.public_key
+
+
+def test_a_stacks_key_is_not_rotated_once_more_before_the_stack_has_it(
+    database_url: str, sessions: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DATABASE_URL", "EXPUNGE_SAMPLE_KEY", "EXPUNGE_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
+    with lock_folder(tmp_path / "data") as folder:
+        sample_key(folder)
+
+        def start() -> None:
+            storage = str(folder.weights)
+            settings = StackSettings(
+                api_url="", database_url=database_url, redis_url="", storage=storage, workloads="tests"
+            )
+            write_stack_settings(folder, settings)
+
+        def rotate() -> str:
+            done = CliRunner().invoke(app, ["rotate-sample-key", "--data-dir", str(folder.root)])
+            assert done.exit_code == 0, done.output
+            return folder.sample_key.read_text()
+
+        start()
+        with sessions.begin() as session:
+            check_sample_key(session, find_deployment(folder.root).sample_key)
+        first = folder.sample_key.read_text()
+        second = rotate()
+        assert second.startswith(first)
+        assert len(second) > len(first)
+        assert rotate() == second
+        start()
+        third = rotate()
+        assert third.startswith(second)
+        assert len(third) > len(second)
+        with sessions.begin() as session:
+            check_sample_key(session, bytes.fromhex(third))
