@@ -33,7 +33,7 @@ def api_processes(running: Stack, folder: Path, count: int) -> Iterator[str]:
         command=(*made.command, "--workers", str(count), "--timeout-worker-healthcheck", "120"),
         log=folder / "api.log",
         ready=made.ready,
-        ready_within=PATIENCE,
+        ready_within=180,
         environment=environment,
     )
     child = start(program)
