@@ -62,7 +62,7 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
     assert view.details["training_seconds"] == pytest.approx(trained.seconds, abs=0.001)
     assert file_sha256(where.storage / f"{trained.sha256}.safetensors") == view.version.weights_sha256 == trained.sha256
     assert models(sessions) == ["digits"]
-    assert view.lacks == ("adapters", "head")
+    assert view.lacks == ("adapters", "convolutions", "head")
 
 
 def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Deployment, trained: Trained) -> None:
