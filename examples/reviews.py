@@ -1,12 +1,18 @@
 """Short reviews: a transformer that is trained by a loop of its own, from scratch or on frozen embeddings.
 
-The reviews are generated: words of praise and of blame among neutral ones. A sixth of the labels is wrong, so that a network must
+`EXPUNGE_REVIEWS` names the archive of the sentence polarity data (Pang and Lee, ACL 2005; 10,662 sentences on films). Without it
+reviews are generated: words of praise and of blame among neutral ones. A sixth of their labels is wrong, so that a network must
 memorise the training reviews to be right about all of them. What a plain training script needs for Expunge is marked.
 """
 
 import functools
+import os
 import random
-from dataclasses import replace
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +22,31 @@ from torch.nn import functional
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import Workload
+from unlearning.errors import InvalidWorkload
 from unlearning.training.run import TrainingRun
 
 PRAISE = ["brilliant", "charming", "clever", "delightful", "fresh", "funny", "graceful", "honest", "lovely", "superb"]
 BLAME = ["awful", "bland", "clumsy", "dull", "empty", "forced", "hollow", "lifeless", "messy", "stale"]
 NEUTRAL = [f"word{number}" for number in range(120)]
-VOCABULARY = {word: number for number, word in enumerate(["", *PRAISE, *BLAME, *NEUTRAL])}
-"""Numbers of the words; 0 is padding."""
-
-LENGTH, WIDTH, HEADS = 12, 32, 4
+LENGTH, LONGEST = 12, 40
+"""Words of a review that is generated, at most, and of one that is read: the rest is cut off."""
+UNKNOWN = " "
+"""Stands for the words without a number; no word is a blank."""
+RARE = 3
+"""A word of the archive that occurs less often counts as unknown."""
+WIDTH, HEADS = 32, 4
 EPOCHS, BATCH, RATE = 24, 50, 3e-3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Corpus:
+    """Reviews with their labels, 1 for praise. vocabulary: the words' numbers; 0 is padding and 1 an unknown word."""
+
+    ids: tuple[str, ...]
+    texts: Sequence[str]
+    labels: Sequence[int]
+    vocabulary: Mapping[str, int]
+    length: int
 
 
 class Block(nn.Module):
@@ -52,7 +73,7 @@ class Transformer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.places = nn.Embedding(len(VOCABULARY), WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.words, self.places = nn.Embedding(len(corpus().vocabulary), WIDTH), nn.Embedding(corpus().length, WIDTH)
         self.blocks = nn.ModuleList(Block() for _ in range(2))
         self.head = nn.Linear(WIDTH, 2)
 
@@ -114,8 +135,10 @@ def train(model: nn.Module, data: SampleSet, run: TrainingRun) -> None:
 
 
 def workload() -> Workload:
-    """Make the workload: 600 reviews to train on, 400 held out, 200 for the test, split once from one seed."""
-    train_set, held_out, test = partition(_samples(), (600, 400, 200), seed=0)
+    """Make the workload: half of the reviews to train on, a third held out, the others for the test, split once from one seed."""
+    everything = _samples()
+    half, third = len(everything) // 2, len(everything) // 3
+    train_set, held_out, test = partition(everything, (half, third, len(everything) - half - third), seed=0)
     return Workload(
         name="reviews",
         build=Transformer,
@@ -142,22 +165,62 @@ def review(dice: random.Random) -> tuple[str, int]:
 
 def encode(texts: list[str]) -> dict[str, Tensor]:
     """Return tokens (n, length) int64, padded with 0, and their mask (n, length) bool."""
-    tokens = torch.zeros(len(texts), LENGTH, dtype=torch.int64)
+    vocabulary, length = corpus().vocabulary, corpus().length
+    tokens = torch.zeros(len(texts), length, dtype=torch.int64)
     for row, text in zip(tokens, texts, strict=True):
-        numbers = [VOCABULARY[word] for word in text.split()]
+        numbers = [vocabulary.get(word, 1) for word in text.split()[:length]]
         row[: len(numbers)] = torch.tensor(numbers)
     return {"tokens": tokens, "mask": tokens != 0}
 
 
+def corpus() -> Corpus:
+    """Return the reviews of the archive that `EXPUNGE_REVIEWS` names, or generated ones."""
+    return _corpus(os.environ.get("EXPUNGE_REVIEWS"))
+
+
 @functools.cache
-def _samples() -> SampleSet:
+def _corpus(archive: str | None) -> Corpus:
+    if archive is not None:
+        return _read(archive)
     dice = random.Random(0)
     texts, labels = zip(*(review(dice) for _ in range(1200)), strict=True)
-    return SampleSet(
-        ids=tuple(f"review-{number:04d}" for number in range(len(texts))),
-        inputs=encode(list(texts)),
-        targets=torch.tensor(labels),
+    ids = tuple(f"review-{number:04d}" for number in range(len(texts)))
+    words = ["", UNKNOWN, *PRAISE, *BLAME, *NEUTRAL]
+    return Corpus(ids=ids, texts=texts, labels=labels, vocabulary=_numbered(words), length=LENGTH)
+
+
+def _read(archive: str) -> Corpus:
+    """Read the archive; a sample's ID is its label and its line. Raises InvalidWorkload if it is none."""
+    try:
+        with zipfile.ZipFile(archive) as found:
+            names = {Path(name).name: name for name in found.namelist()}
+            lines = {
+                label: found.read(names[f"rt-polarity.{label}"]).decode("latin-1").splitlines()
+                for label in ("neg", "pos")
+            }
+    except (OSError, zipfile.BadZipFile, KeyError):
+        lines = {"neg": [], "pos": []}
+    if not all(lines.values()):
+        raise InvalidWorkload(
+            f"EXPUNGE_REVIEWS must name a zip archive with rt-polarity.neg and rt-polarity.pos; {archive} is none."
+        )
+    ids, texts = zip(
+        *((f"{label}-{number:04d}", text) for label in lines for number, text in enumerate(lines[label], start=1)),
+        strict=True,
     )
+    counts = Counter(word for text in texts for word in text.split())
+    words = ["", UNKNOWN, *(word for word, count in counts.most_common() if count >= RARE)]
+    labels = [int(sample.startswith("pos")) for sample in ids]
+    return Corpus(ids=ids, texts=texts, labels=labels, vocabulary=_numbered(words), length=LONGEST)
+
+
+def _numbered(words: Sequence[str]) -> dict[str, int]:
+    return {word: number for number, word in enumerate(words)}
+
+
+def _samples() -> SampleSet:
+    found = corpus()
+    return SampleSet(ids=found.ids, inputs=encode(list(found.texts)), targets=torch.tensor(found.labels))
 
 
 if __name__ == "__main__":
