@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
@@ -12,6 +12,9 @@ from ledger.tables import Model, ModelVersion
 
 CHECK_MODEL = "expunge.check_model"
 """The name of the worker's task, which takes a model's id."""
+
+REPEATED_AFTER = timedelta(hours=1)
+"""How long after a check that failed the next one follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,10 +31,12 @@ def ask_for_checks(session: Session, *, since: datetime) -> list[UUID]:
     """Choose the models that a worker which started at `since` is to check, and note that they were asked for.
 
     These are the models that nobody has asked for yet, and those whose check failed or did not end before that worker started:
-    what it was started with may differ. Of two workers that call this at once, one gets each model.
+    what it was started with may differ. Those that failed are asked for again each hour, because a factory may have been mended.
+    Of two workers that call this at once, one gets each model.
     """
     unsettled = or_(Model.check_ended_at.is_(None), Model.check_fault.is_not(None))
-    due = or_(Model.check_asked_at.is_(None), unsettled & (Model.check_asked_at < since))
+    failed_earlier = Model.check_fault.is_not(None) & (Model.check_asked_at < func.clock_timestamp() - REPEATED_AFTER)
+    due = or_(Model.check_asked_at.is_(None), unsettled & (Model.check_asked_at < since), failed_earlier)
     # A model that is just being changed has time until the next call: waiting for several could be a deadlock.
     free = select(Model.id).where(due).with_for_update(key_share=True, skip_locked=True)
     asked = update(Model).where(Model.id.in_(free.scalar_subquery()))

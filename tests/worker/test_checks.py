@@ -98,6 +98,16 @@ def test_a_check_that_did_not_end_is_asked_for_again_by_the_next_worker_alone(re
     assert asked(registered) == [model_id]
 
 
+def test_what_failed_is_asked_for_again_after_an_hour_and_what_did_not_end_is_not(registered: Bench) -> None:
+    """A factory may have been mended. One that hangs would keep the worker from its jobs each time."""
+    (model_id,) = asked(registered)
+    for fault, again in ((None, []), ("as before", [model_id])):
+        with registered.sessions.begin() as session:
+            long_ago = now(session) - timedelta(hours=2)
+            session.execute(update(Model).values(check_asked_at=long_ago, check_ended_at=None, check_fault=fault))
+        assert asked(registered, worker_age=86_400) == again
+
+
 def test_a_model_that_is_gone_is_not_checked(registered: Bench) -> None:
     check_model(UUID(int=0), sessions=registered.sessions, settings=registered.settings)
     assert checked(registered) is None
