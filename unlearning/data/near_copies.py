@@ -25,7 +25,7 @@ _COMPARISONS = 1e12
 """Multiplications that the search for some samples' near-copies may take: some seconds."""
 _ALL_COMPARISONS = 1e13
 """The same for those of all samples: some minutes on a processor, where training takes hours."""
-_COMPARED_NUMBERS = 2**26
+_COMPARED_NUMBERS = 2**25
 """Numbers (256 MiB) of the samples that are compared with the others at once."""
 _HELD_OUT = 256
 """Held-out samples that tell the usual distance."""
@@ -96,24 +96,27 @@ def components(links: NDArray[np.int64], *, nodes: int) -> NDArray[np.int64]:
 
 
 def _rows(samples: SampleSet, index: Tensor) -> Tensor:
-    """Read the inputs of the samples at `index`, (k, d)."""
-    return torch.cat([*map(flat_inputs, samples.stream(torch.split(index, READ_SIZE)))])
+    """Read the inputs of the samples at `index`, (k, d), in float64.
+
+    `torch.cdist` subtracts products of rows; in float32 small distances would be lost where samples lie in groups far apart.
+    """
+    return torch.cat([flat_inputs(batch).double() for batch in samples.stream(torch.split(index, READ_SIZE))])
 
 
 def _nearest(samples: Tensor, others: SampleSet, index: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the distance of each sample (n, d) to the nearest of the others at `index`, (n,), and the position of that, (n,)."""
     nearest = samples.new_full((len(samples),), torch.inf)
     places = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
-    centre = samples.mean(0)  # sums of squares of large numbers would hide small differences
     chunks = torch.split(index, READ_SIZE)
     for chunk, batch in zip(chunks, others.stream(chunks), strict=True):
-        compared = flat_inputs(batch) - centre
-        found = [torch.cdist(part - centre, compared).min(dim=1) for part in torch.split(samples, 256)]
+        compared = flat_inputs(batch).double()
+        found = [torch.cdist(part, compared).min(dim=1) for part in torch.split(samples, 256)]
         distance, place = (torch.cat([each[number] for each in found]) for number in range(2))
         closer = distance < nearest
         nearest = torch.where(closer, distance, nearest)
         places = torch.where(closer, chunk.to(places.device)[place], places)
-    return nearest, places
+    rounding = 1e-7 * samples.norm(dim=1).amax()
+    return torch.where(nearest <= rounding, 0.0, nearest), places
 
 
 def _near_pairs(samples: SampleSet, index: Tensor, *, within: float) -> NDArray[np.int64]:
@@ -122,10 +125,9 @@ def _near_pairs(samples: SampleSet, index: Tensor, *, within: float) -> NDArray[
     found = [np.empty((0, 2), dtype=np.int64)]
     for block in torch.split(index, max(READ_SIZE, _COMPARED_NUMBERS // width)):
         others = _rows(samples, block)
-        centre = others.mean(0)
         chunks = [chunk for chunk in torch.split(index, READ_SIZE) if chunk[0] <= block[-1]]
         for chunk, batch in zip(chunks, samples.stream(chunks), strict=True):
-            near = torch.cdist(flat_inputs(batch) - centre, others - centre) <= within
+            near = torch.cdist(flat_inputs(batch).double(), others) <= within
             one, other = near.nonzero().cpu().unbind(1)
             pairs = torch.stack([chunk[one], block[other]], dim=1)
             found.append(pairs[pairs[:, 0] < pairs[:, 1]].numpy())

@@ -48,6 +48,17 @@ def test_a_copy_is_found_among_numbers_that_are_large() -> None:
     assert grouped(far[0], copy, far[1], training=201) == [[150, 200]]
 
 
+def test_samples_in_groups_far_apart_are_no_copies() -> None:
+    """As of tables with a column of large numbers, where products of rows say nothing of small distances."""
+    apart = [
+        replace(part, inputs=part.inputs + 1e5 * (torch.arange(len(part)) % 2)[:, None]) for part in (TRAIN, HELD_OUT)
+    ]
+    copy = moved(apart[0].take(torch.tensor([151])), 0.1, name="copy")
+
+    assert find_copies(copy, apart[0], held_out=apart[1]).places.tolist() == [151]
+    assert grouped(apart[0], copy, apart[1], training=201) == [[151, 200]]
+
+
 def test_copies_of_copies_and_of_held_out_samples_are_in_one_group() -> None:
     first = moved(TRAIN.take(torch.tensor([7])), 0.2, name="first")
     second = replace(first, ids=("second",), inputs=2 * first.inputs - TRAIN.inputs[7:8])
@@ -73,6 +84,22 @@ def test_equal_samples_are_found_where_comparing_all_takes_too_long(monkeypatch:
     equal, near = replace(some, ids=("a", "b")), moved(some, 0.1, name="near")
 
     assert grouped(TRAIN, equal, near, HELD_OUT, training=204) == [[0, 200], [1, 201]]
+
+
+def test_where_most_samples_are_equal_to_another_only_equal_ones_are_copies() -> None:
+    """As of a table with few columns of few values: the usual distance is 0."""
+    few = TRAIN.take(torch.arange(10))
+    train, held_out = (
+        SampleSet(
+            ids=tuple(f"{name}-{number}" for number in range(count)),
+            inputs=few.inputs[torch.arange(count) % 10],
+            targets=few.targets[torch.arange(count) % 10],
+        )
+        for name, count in (("train", 200), ("held-out", 100))
+    )
+    other = moved(few.take(torch.tensor([3])), 0.01, name="other")
+
+    assert find_copies(joined(few, other), train, held_out=held_out).found.tolist() == [True] * 10 + [False]
 
 
 def test_nothing_is_found_without_held_out_samples_or_others() -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
 
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, normalised, plain, task
@@ -10,9 +11,9 @@ from unlearning.data.objectives import Answers, classification
 from unlearning.data.references import References
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
-from unlearning.methods.aims import ReferenceAims
+from unlearning.methods.aims import ReferenceAims, reference_aims
 from unlearning.methods.registry import unlearn
-from unlearning.specs import Matching
+from unlearning.specs import IEU, Matching
 from unlearning.specs.references import ReferencePlan
 from unlearning.task import Task, run_to_completion
 from unlearning.training.references import prepare_references
@@ -120,3 +121,28 @@ def test_an_answer_like_its_aim_has_no_divergence_at_any_temperature() -> None:
         answers = Answers(torch.zeros(1), probabilities.log() + 3, FIRST)
         found = aims.divergences(answers, FIRST, temperature=temperature)
         assert float(found) == pytest.approx(0, abs=1e-5)
+
+
+def test_with_references_ieu_comes_near_to_them_too(references: References) -> None:
+    made = given(references)
+    before = distance(made)
+
+    run_to_completion(unlearn(IEU(), made))
+
+    assert distance(made) < 0.5 * before
+
+
+def test_a_forget_weight_is_how_far_the_loss_is_below_the_samples_own_reference(references: References) -> None:
+    made = given(references)
+    aims = reference_aims(made)
+    assert aims is not None
+    index = torch.tensor([3, 11, 7])
+
+    found = aims.forget_weights(made.model.eval(), made.forget.select(index), index)
+
+    with torch.no_grad():
+        logits = made.model(made.forget.inputs[index])
+    losses = functional.cross_entropy(logits, made.forget.targets[index], reduction="none")
+    assert made.references is not None
+    torch.testing.assert_close(found, ((made.references.losses[index] - losses) / 0.5).clamp(0, 1))
+    assert float(found.max()) > 0
