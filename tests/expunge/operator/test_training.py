@@ -42,7 +42,11 @@ def test_a_list_that_leaves_nobody_out_is_refused_before_anything_is_trained(tmp
 
 @pytest.mark.parametrize(
     ("workload", "plain", "message"),
-    [("without_second_derivative", False, "--plain"), ("diverging", True, "learning rate")],
+    [
+        ("without_second_derivative", False, "--plain"),
+        ("diverging", True, "learning rate"),
+        ("as_a_stream", False, "is a stream. Train without it"),
+    ],
 )
 def test_a_training_that_fails_says_what_to_do_and_writes_nothing(
     tmp_path: Path, workload: str, plain: bool, message: str
