@@ -1,7 +1,8 @@
 """How language models forget: every method on every measure, beside the original and a second retrained model.
 
-    python -m benchmarks.language --play tinyshakespeare.txt --tune           choose parameters (results/language_tuned.json)
-    python -m benchmarks.language --play tinyshakespeare.txt --seeds 100 101 102
+    python -m benchmarks.language --tune                          choose parameters on seed 20 (results/language_tuned.json)
+    python -m benchmarks.language --seeds 100 101 102
+    python -m benchmarks.language --play tinyshakespeare.txt      with a play (results/language_play.json), by the same parameters
 
 The GPT of `examples/authors.py` on facts about made-up authors and, with a play, on passages of it. A tenth of the people is
 forgotten with all of their texts, drawn by the seed. Methods whose row says "references" aim at reference predictions, whose cost
@@ -16,6 +17,8 @@ import json
 import os
 import random
 import re
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
@@ -127,6 +130,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to tune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
     given = parser.parse_args()
+    if given.play and given.tune:
+        parser.error("Parameters are chosen on facts alone: leave out --play.")
     if given.play:
         os.environ["EXPUNGE_PLAY"] = given.play
     if given.tune:
@@ -136,7 +141,8 @@ def main() -> None:
     for seed in given.seeds:
         for name, figures in everything(seed).items():
             runs.setdefault(name, []).append(figures)
-        write("language", rows(runs))
+        name, command = "language_play" if given.play else "language", ["benchmarks.language", *sys.argv[1:]]
+        write(name, rows(runs), command=shlex.join(["python", "-m", *command]))
 
 
 def case_name() -> str:
@@ -174,7 +180,7 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
     prepared = authors_case(TUNED_ON)
     made = references_of(prepared, plan=PLAN) if any(name.endswith("references") for name in methods) else None
     judge = judge_by_losses(prepared)
-    setting = {"case": case_name(), "seed": TUNED_ON, "budget": budget}
+    setting = {"seed": TUNED_ON, "budget": budget}
     found = json.loads(TUNED.read_text()) if TUNED.exists() else {}
     same = all(found.get(name) == value for name, value in setting.items())
     content = {**setting, "methods": found["methods"] if same else {}}
