@@ -35,7 +35,7 @@ CASE = "authors"
 KINDS: dict[str, Literal["subject", "sample"]] = {"people": "subject", "texts": "sample"}
 """The kinds of requests, and what a simulated one names."""
 PREPARATIONS = {
-    "ready2unlearn": Ready2Unlearn(order="first", efficiency=1.0, retention=8.0, longest=1.0, warm_up=0.6, every=4),
+    "ready2unlearn": authors.READINESS,
     "ready2unlearn_strong": Ready2Unlearn(order="first", efficiency=3.0, retention=4.0, longest=None, every=2),
 }
 """Chosen on seed 20: what changes the perplexity of new text least, and what saves most steps."""

@@ -4,6 +4,7 @@ The facts are generated, in the manner of TOFU (Maini et al., arXiv 2401.06121):
 five facts an author, so that a model knows of an author only what it has learned by heart. A fact's ID is `author-004-2`, and its
 subject `author-004`; half of the authors are in the training set, such as this one. `EXPUNGE_PLAY` names a text of speeches,
 each a block of lines that begins with `Speaker:`, such as tinyshakespeare; its passages are added, and who speaks is their subject.
+`EXPUNGE_READINESS` prepares the model in training for requests of whole people (`subject`) or of single texts (`sample`).
 
 `python -m examples.authors` trains as the company did before, and saves the weights.
 """
@@ -12,6 +13,7 @@ import functools
 import os
 import random
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ from torch.nn import functional
 # For Expunge
 from unlearning.data.objectives import causal_language_model
 from unlearning.data.samples import SampleSet
-from unlearning.data.workload import Workload
+from unlearning.data.workload import Trainer, Workload
 from unlearning.errors import InvalidWorkload
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.storage import save_weights
@@ -218,11 +220,18 @@ def train(model: nn.Module, data: SampleSet, run: TrainingRun, readiness: Ready2
 
 # For Expunge
 
+READINESS = Ready2Unlearn(
+    order="first", unit="subject", efficiency=1.0, retention=8.0, longest=1.0, warm_up=0.6, every=4
+)
+"""First order: a second derivative through attention takes longer and gains no more. Chosen on seed 20 (benchmarks/)."""
 OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0, text=decode)
 
 
 def workload() -> Workload:
-    """Make the workload: half of the authors and speakers to train on, the others held out and for the test, split once."""
+    """Make the workload: half of the authors and speakers to train on, the others held out and for the test, split once.
+
+    Raises InvalidWorkload for another value of `EXPUNGE_READINESS`.
+    """
     train_set, held_out, test = (_samples(part) for part in split(corpus()))
     return Workload(
         name="authors",
@@ -231,8 +240,18 @@ def workload() -> Workload:
         held_out=held_out,
         test=test,
         objective=OBJECTIVE,
-        trainer=train,
+        trainer=_trainer(),
     )
+
+
+def _trainer() -> Trainer:
+    match os.environ.get("EXPUNGE_READINESS"):
+        case None | "":
+            return train
+        case "subject" | "sample" as unit:
+            return functools.partial(train, readiness=replace(READINESS, unit=unit))
+        case other:
+            raise InvalidWorkload(f"EXPUNGE_READINESS is {other!r}; it may be subject or sample, or unset.")
 
 
 @functools.cache

@@ -37,14 +37,14 @@ def build() -> nn.Module:
 
     Raises InvalidWorkload where the folder holds no safetensors: a pickled file may run any code when it is read.
     """
-    from transformers import AutoModelForCausalLM
-
     folder = _folder()
     if not any(folder.glob("*.safetensors")):
         raise InvalidWorkload(
             f"{folder} has no *.safetensors file. Expunge loads no pickled weights (*.bin): load them once where you trust them, "
             "and write the folder anew with save_pretrained(…, safe_serialization=True)."
         )
+    from transformers import AutoModelForCausalLM
+
     base: nn.Module = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     if "EXPUNGE_LM_LORA" not in os.environ:
         return base
@@ -93,12 +93,13 @@ def workload() -> Workload:
     Raises InvalidWorkload if a folder, a file or a field is missing, a text is empty or longer than the context, or the tokenizer
     has tokens that the model does not know.
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     folder = _folder()
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         raise InvalidWorkload(f"{folder} has no tokenizer. Save the one that the model was trained with into it.")
+    texts = _texts()
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.eos_token_id is None:
         raise InvalidWorkload("The tokenizer has no token for the end of a text (eos_token).")
@@ -106,7 +107,6 @@ def workload() -> Workload:
         raise InvalidWorkload(
             f"The tokenizer has {len(tokenizer):,} tokens and the model {config.vocab_size:,}: it is not the model's own."
         )
-    texts = _texts()
     train_set, held_out, test = (
         _samples([one for one in texts if one["split"] == split], tokenizer, context=_context(config))
         for split in SPLITS

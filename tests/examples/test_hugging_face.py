@@ -8,6 +8,8 @@ import pytest
 import torch
 from sqlalchemy import select
 
+from examples import hugging_face
+from examples.authors import facts
 from expunge.operator.registration import register_workload
 from ledger.resources import Job
 from ledger.tables import ModelVersion
@@ -16,11 +18,6 @@ from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload
 from unlearning.storage import load_weights, save_weights
 from unlearning.training.run import TrainingRun
-
-pytest.importorskip("transformers", reason="transformers is not installed (docs/bring-your-own-model.md says how)")
-
-from examples import hugging_face
-from examples.authors import facts
 
 pytestmark = pytest.mark.filterwarnings("default")
 """Other packages' deprecations are not ours."""
@@ -42,6 +39,7 @@ def write_texts(path: Path, content: list[dict[str, Any]]) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small GPT-2 with a tokenizer of words, as `save_pretrained` writes them."""
+    pytest.importorskip("transformers", reason="transformers is not installed (docs/bring-your-own-model.md says how)")
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -59,6 +57,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     sizes = {"n_positions": 24, "n_embd": 32, "n_layer": 2, "n_head": 2}
     base = GPT2LMHeadModel(GPT2Config(vocab_size=len(words) + 2, bos_token_id=0, eos_token_id=0, **sizes))
     base.save_pretrained(made)
+    write_texts(tmp_path / "texts.jsonl", texts())
+    monkeypatch.setenv("EXPUNGE_LM_FOLDER", str(made))
+    monkeypatch.setenv("EXPUNGE_LM_TEXTS", str(tmp_path / "texts.jsonl"))
+    return made
+
+
+@pytest.fixture
+def bare_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What can be refused before anything of the folder is read."""
+    made = tmp_path / "model"
+    made.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (made / name).write_text("{}")
     write_texts(tmp_path / "texts.jsonl", texts())
     monkeypatch.setenv("EXPUNGE_LM_FOLDER", str(made))
     monkeypatch.setenv("EXPUNGE_LM_TEXTS", str(tmp_path / "texts.jsonl"))
@@ -128,14 +139,14 @@ def _weights_of(site: Site, job: Job) -> tuple[Path, str]:
         return site.where.storage / row.weights_path, row.weights_sha256
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+def test_pickled_weights_are_refused(bare_folder: Path) -> None:
+    (bare_folder / "model.safetensors").rename(bare_folder / "pytorch_model.bin")
     with pytest.raises(InvalidWorkload, match="no pickled weights"):
         hugging_face.build()
 
 
-def test_a_missing_tokenizer_is_refused(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
+def test_a_missing_tokenizer_is_refused(bare_folder: Path) -> None:
+    (bare_folder / "tokenizer.json").unlink()
     with pytest.raises(InvalidWorkload, match="has no tokenizer"):
         hugging_face.workload()
 
@@ -152,11 +163,29 @@ def test_another_models_tokenizer_is_refused(folder: Path) -> None:
     [
         ({"text": ""}, "line 3 has 0 tokens"),
         ({"text": "The " * 30}, "line 3 has 30 tokens"),
+    ],
+)
+def test_a_text_that_is_empty_or_too_long_is_named_by_its_line(
+    change: dict[str, Any], message: str, folder: Path
+) -> None:
+    refused(change, message, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"text": None}, 'Line 3 of the texts needs "id"'),
         ({"split": "validation"}, 'Line 3 of the texts needs a "split"'),
     ],
 )
-def test_a_text_that_cannot_be_used_is_named_by_its_line(change: dict[str, Any], message: str, folder: Path) -> None:
+def test_a_text_without_what_it_needs_is_named_by_its_line(
+    change: dict[str, Any], message: str, bare_folder: Path
+) -> None:
+    refused(change, message, bare_folder)
+
+
+def refused(change: dict[str, Any], message: str, folder: Path) -> None:
+    """Change the third text, and expect it to be refused without its ID."""
     content: list[dict[str, Any]] = [dict(one) for one in texts()]
     content[2] |= change
     write_texts(folder.parent / "texts.jsonl", content)
@@ -166,7 +195,7 @@ def test_a_text_that_cannot_be_used_is_named_by_its_line(change: dict[str, Any],
 
 
 @pytest.mark.parametrize("name", ["EXPUNGE_LM_FOLDER", "EXPUNGE_LM_TEXTS"])
-def test_what_is_not_set_is_named(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_set_is_named(name: str, bare_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(name)
     with pytest.raises(InvalidWorkload, match=name):
         hugging_face.workload()
