@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -211,6 +212,12 @@ def diverging() -> Workload:
 
 def broken() -> Workload:
     raise FileNotFoundError("no data here")
+
+
+def endless() -> Workload:
+    """Its factory does not return, and so no training of it ends by itself."""
+    threading.Event().wait()
+    raise AssertionError
 
 
 def number() -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 from expunge.cli.console import ProgressDisplay
 from expunge.demo.training import TrainingQueue
 from expunge.errors import DemoFailed
+from tests.fixtures.waiting import await_that
 
 
 @contextmanager
@@ -30,10 +31,10 @@ def test_a_training_that_fails_raises_with_its_logs_tail(tmp_path: Path) -> None
 
 def test_leaving_the_queue_stops_the_running_training_and_starts_no_other(tmp_path: Path) -> None:
     before = set(psutil.Process().children())
-    with queue(tmp_path, reference="tests.worker.digits:slow") as trainings:
+    with queue(tmp_path, reference="tests.worker.digits:endless") as trainings:
         futures = [trainings.submit(name, seed=0) for name in ("one", "two")]
-        while not (tmp_path / "one" / "train.log").exists():
-            assert not futures[0].done()
+        await_that((tmp_path / "one" / "train.log").exists, "the first training to start")
+        assert not futures[0].done()
     assert set(psutil.Process().children()) <= before
     assert futures[1].cancelled()
     assert not (tmp_path / "two").exists()
