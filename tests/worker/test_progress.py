@@ -27,6 +27,7 @@ def step(number: int, **metrics: float) -> Progress:
 def test_progress_is_written_when_a_phase_begins_and_then_no_more_often_than_agreed(
     bench: Bench, reporter: ProgressReporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progressing, "INTERVAL", 3600.0)
     for number in range(50):
         report_progress(reporter, step(number))
     job = bench.job(reporter.monitor.claim.job_id)
