@@ -43,6 +43,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What a protocol's client is given beside what it finds in the environment."""
 
 
+UPLOAD_SECONDS = 1800
+"""Seconds that an upload may take, where its client has limits for reading alone: a server may take the call and read nothing."""
+
+
 class _Altered(Exception):
     """Content is not there after it was written, or came back with another digest."""
 
@@ -69,13 +73,13 @@ class ObjectStorage:
         """Upload `<sha256>.safetensors`, and read it back."""
         sha256 = hashlib.sha256(content).hexdigest()
         name = str(PurePosixPath(folder) / f"{sha256}.safetensors")
-        self._upload(name, sha256, lambda fs, path: fs.pipe_file(path, content))
+        self._upload(name, sha256, lambda fs, path: fs.pipe_file(path, content, **_limit(fs)))
         return name, sha256
 
     def put_file(self, path: Path, sha256: str) -> str:
         """Upload a file as `<sha256>.safetensors`, and read it back."""
         name = f"{sha256}.safetensors"
-        self._upload(name, sha256, lambda fs, target: fs.put_file(str(path), target))
+        self._upload(name, sha256, lambda fs, target: fs.put_file(str(path), target, **_limit(fs)))
         return name
 
     def _upload(self, name: str, sha256: str, send: Callable[[Any, str], object]) -> None:
@@ -273,8 +277,8 @@ class ObjectStorage:
             import fsspec
 
             protocol = self.url.partition("://")[0]
-            options = OPTIONS.get(protocol, {})
             try:
+                options = {**OPTIONS.get(protocol, {}), **({"session": _s3_session()} if self.is_s3 else {})}
                 fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **options)
             except ImportError:
                 name, extra = EXTRAS.get(protocol, ("adlfs", "azure"))
@@ -283,6 +287,24 @@ class ObjectStorage:
                 ) from None
             self._client = os.getpid(), fs, str(root).rstrip("/")
         return self._client[1:]
+
+
+def _limit(fs: Any) -> dict[str, float]:
+    """Give the limit of time to a client that takes one: those that run in a loop of their own do."""
+    return {"timeout": UPLOAD_SECONDS} if getattr(fs, "async_impl", False) else {}
+
+
+def _s3_session() -> Any:
+    """Make a session of AWS' SDK whose uploads do not ask for the server's consent first (`Expect: 100-continue`).
+
+    The client would wait for it without a limit of time. Raises ImportError.
+    """
+    from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # it ships no types
+    from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
+
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)
+    return session
 
 
 def _code(error: BaseException) -> str | None:

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from connectors.object_storage import ObjectStorage
+from connectors import object_storage
+from connectors.object_storage import OPTIONS, ObjectStorage
 from connectors.storage import StorageError, StorageForbidden, StorageUnreachable
 from expunge.stack.broker import free_port
 from expunge.stack.process import Program
 from tests.fixtures import s3
 from tests.fixtures.s3 import BUCKET, S3
-from tests.fixtures.servers import answers, running
+from tests.fixtures.servers import answers, running, silent
 from tests.fixtures.waiting import PATIENCE
 from unlearning.errors import WeightsDamaged, WeightsMissing
 
@@ -156,6 +157,23 @@ def test_reading_without_permission_or_without_a_bucket_is_no_missing_file(s3_ap
         ObjectStorage("s3://no-such-bucket/x", cache=tmp_path / "cache").put(CONTENT)
     with pytest.raises(StorageForbidden, match="no such bucket"):
         ObjectStorage("s3://no-such-bucket/x", cache=tmp_path / "cache").fetch(NAME, SHA256)
+
+
+def test_a_storage_that_takes_the_call_and_says_nothing_is_unreachable(
+    s3_api: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = OPTIONS["s3"]["config_kwargs"] | {"read_timeout": 0.2}
+    monkeypatch.setitem(OPTIONS, "s3", {"config_kwargs": limits})
+    with silent() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        storage = ObjectStorage(URL, cache=tmp_path / "cache")
+        for act in (lambda: storage.put(CONTENT[:100]), lambda: storage.fetch(NAME, SHA256)):
+            with pytest.raises(StorageUnreachable):
+                act()
+        monkeypatch.setattr(object_storage, "WAITS", ())
+        monkeypatch.setattr(object_storage, "UPLOAD_SECONDS", 0.2)
+        with pytest.raises(StorageUnreachable):
+            storage.put(CONTENT * 32)  # more than the buffers of the connection hold
 
 
 def test_a_deletion_removes_all_versions(s3_api: S3, storage: ObjectStorage) -> None:
