@@ -54,7 +54,8 @@ def test_every_page_is_accessible_and_tells_what_it_should(
     context: BrowserContext, accessible: Check, address: str, site: Site, sessions: sessionmaker[Session]
 ) -> None:
     done = ask(context, address, site, "sample-1", "sample-2")
-    publish_job(sessions, done["job"], sign=lambda report: {"payload": "", "payloadType": "", "signatures": []})
+    sign = {"payload": "", "payloadType": "", "signatures": []}
+    report = publish_job(sessions, done["job"], sign=lambda report: sign)
     ask(context, address, site, "sample-3")
     page = context.new_page()
     page.goto(address)
@@ -80,6 +81,9 @@ def test_every_page_is_accessible_and_tells_what_it_should(
     expect(page.get_by_role("cell", name="2 samples")).to_be_visible()
     accessible(page)
     page.get_by_role("link", name="Report of version 2").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Verified")
+    page.goto(f"{address}/reports/{report}.html")  # the API's address, as somebody sends it to a colleague
+    expect(page).to_have_url(f"{address}/console/reports/{report}.html")
     expect(page.get_by_role("heading", level=1)).to_have_text("Verified")
     page.goto(f"{address}/console/nothing-like-that/x")
     page.goto(f"{address}/console/models/nothing")
