@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.fixtures.waiting import PATIENCE
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 SIZES = {"phone": {"width": 390, "height": 844}, "desktop": {"width": 1280, "height": 900}}
 
 Check = Callable[[Page], None]
+
+expect.set_options(timeout=1000 * PATIENCE)
+"""Playwright's own five seconds are too few for a busy machine."""
 
 
 @pytest.fixture(scope="package")
@@ -30,7 +35,7 @@ def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Browse
     """A fresh profile at the size of a phone or of a desk, in light or in dark."""
     size, scheme = request.param
     opened = browser.new_context(viewport=SIZES[size], color_scheme=scheme)
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(1000 * PATIENCE)
     yield opened
     opened.close()
 
@@ -39,7 +44,7 @@ def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Browse
 def desk(browser: Browser) -> Iterator[BrowserContext]:
     """A fresh profile at the size of a desk, where neither size nor colours matter."""
     opened = browser.new_context(viewport=SIZES["desktop"])
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(1000 * PATIENCE)
     yield opened
     opened.close()
 
