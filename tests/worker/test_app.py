@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from ledger.jobs.heartbeats import worker_last_seen
+from tests.fixtures.waiting import PATIENCE
 from tests.worker.conftest import Bench
 from worker import app
 from worker.settings import Settings, read_settings
@@ -21,7 +22,11 @@ ENVIRONMENT = {
 
 def python(program: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
 
 

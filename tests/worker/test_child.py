@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.waiting import PATIENCE
 from worker import child
 from worker.inputs import find_factory
 
@@ -21,7 +22,9 @@ print(stop_signal.is_set)
 
 def test_a_second_signal_within_the_handler_of_the_first_does_not_hang_the_child() -> None:
     """A parent passes on every SIGTERM that it gets; with a lock in the handler, the second could wait for the first forever."""
-    ended = subprocess.run([sys.executable, "-c", SIGNALLED_AT_EVERY_CALL], capture_output=True, timeout=60, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED_AT_EVERY_CALL], capture_output=True, timeout=PATIENCE, check=True
+    )
     assert ended.stdout == b"True\n"
 
 

@@ -11,6 +11,7 @@ from expunge.cli.main import COMMANDS, app, first_steps
 from expunge.stack.folder import Folder, default_folder
 from expunge.stack.stack import Stack
 from tests.expunge.stack.test_folder import SETTINGS
+from tests.fixtures.waiting import PATIENCE
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
@@ -30,7 +31,7 @@ def test_each_command_explains_itself(command: str) -> None:
 
 def test_an_expected_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "expunge.cli", "register", "digits", "tests.worker.digits:workload"]
-    result = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 1
     assert result.stderr.startswith("Error No stack runs on")
     assert "Traceback" not in result.stderr
@@ -38,7 +39,7 @@ def test_an_expected_error_is_one_message_without_a_traceback(tmp_path: Path) ->
 
 def test_the_command_line_starts_without_torch() -> None:
     program = "import sys; sys.modules.update(torch=None)\nimport expunge.cli.main"
-    assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 0
 
 
 def steps(*, workloads: str, key: str | None = None, folder: Path = Path("/x")) -> str:

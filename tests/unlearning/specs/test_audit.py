@@ -3,13 +3,14 @@ import sys
 
 import pytest
 
+from tests.fixtures.waiting import PATIENCE
 from unlearning.errors import InvalidSpec
 from unlearning.specs.audit import AuditSpec, Thresholds
 
 
 def test_the_spec_is_imported_without_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; import unlearning.specs.audit"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
