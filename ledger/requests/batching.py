@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import cast, func, select, text
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements, now
@@ -91,13 +91,16 @@ def _open_job(
     why: ClosingReason,
 ) -> tuple[Job, list[tuple[UUID, datetime | None]]]:
     is_open = (Job.model_id == model.id) & (Job.state == JobState.QUEUED) & Job.closed_at.is_(None)
-    locked = select(Job).where(is_open).with_for_update(key_share=True).execution_options(populate_existing=True)
     wanted = dict(method) if method is not None else None
+    # Compared by the database, for which 1.5e308 stays the number it was. It comes back as an integer, which is another one.
+    is_wanted = Job.requested_method.is_(None) if wanted is None else Job.requested_method == cast(wanted, JSONB)
+    locked = select(Job, is_wanted).where(is_open).with_for_update(key_share=True, of=Job)
+    locked = locked.execution_options(populate_existing=True)
     policy = job_policy(model.policy, wanted)
     wakeups: list[tuple[UUID, datetime | None]] = []
     while True:
-        job = session.scalar(locked)
-        if job is not None and job.requested_method == wanted:
+        job, fits = session.execute(locked).one_or_none() or (None, False)
+        if job is not None and fits:
             return job, wakeups
         if job is not None:
             job.closes_at, job.closing_reason = min(job.closes_at, now(session)), ClosingReason.METHOD

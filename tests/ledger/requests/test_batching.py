@@ -104,6 +104,14 @@ def test_another_method_closes_the_open_job_and_opens_the_next(world):
     assert (claim.method, claim.policy, claim.base_version) == (IEU, (IEU,), 2)
 
 
+def test_requests_for_a_method_whose_numbers_json_writes_otherwise_share_a_job(world):
+    """PostgreSQL gives 1.59e308 back as an integer of 309 digits, which is not the same number."""
+    odd = {"kind": "gradient_ascent", "stop": {"allowed_drop": 1.5948263347682487e308, "tolerance": 9203676758055938.0}}
+    first, second = (world.submit(number, method=odd, batch_window=HOUR).targets[0].job for number in (1, 2))
+    assert first.id == second.id
+    assert world.submit(3, method=IEU, batch_window=HOUR).targets[0].job.id != first.id
+
+
 def test_a_policy_goes_on_after_the_requested_method():
     ascent = {"kind": "gradient_ascent"}
     slow = {"kind": "ltu", "rate": 0.01}
