@@ -302,13 +302,13 @@ def await_phase(campaign: Campaign, seen: Running, phase: str, *, until: float) 
     engine = campaign.sessions.kw["bind"].execution_options(isolation_level="AUTOCOMMIT")
     with suppress(DBAPIError, psutil.NoSuchProcess), engine.connect() as connection:
 
-        def look() -> str | None:
+        def read_phase() -> str | None:
             found: str | None = connection.scalar(mine, {"id": seen.job, "attempt": seen.attempt})
             return found
 
         while (asked := time.monotonic()) < until:
             seen.child.suspend()
-            now = look()
+            now = read_phase()
             if now == phase:
                 entered = entered or time.monotonic()
                 if time.monotonic() - entered >= delay:

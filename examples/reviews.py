@@ -28,7 +28,7 @@ from unlearning.training.run import TrainingRun
 PRAISE = ["brilliant", "charming", "clever", "delightful", "fresh", "funny", "graceful", "honest", "lovely", "superb"]
 BLAME = ["awful", "bland", "clumsy", "dull", "empty", "forced", "hollow", "lifeless", "messy", "stale"]
 NEUTRAL = [f"word{number}" for number in range(120)]
-LENGTH, LONGEST = 12, 40
+LENGTH, MAX_LENGTH = 12, 40
 """Words of a review that is generated, at most, and of one that is read: the rest is cut off."""
 UNKNOWN = " "
 """Stands for the words without a number; no word is a blank."""
@@ -211,7 +211,7 @@ def _read(archive: str) -> Corpus:
     counts = Counter(word for text in texts for word in text.split())
     words = ["", UNKNOWN, *(word for word, count in counts.most_common() if count >= RARE)]
     labels = [int(sample.startswith("pos")) for sample in ids]
-    return Corpus(ids=ids, texts=texts, labels=labels, vocabulary=_numbered(words), length=LONGEST)
+    return Corpus(ids=ids, texts=texts, labels=labels, vocabulary=_numbered(words), length=MAX_LENGTH)
 
 
 def _numbered(words: Sequence[str]) -> dict[str, int]:
