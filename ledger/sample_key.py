@@ -21,6 +21,7 @@ from ledger.sample_ids import KEY_BYTES, key_fingerprint, rehash, seal
 from ledger.states import LEASED
 from ledger.tables import Base, IdempotencyKey, Job, ManagedRequest, Model, ReferenceSet, SampleKey, Upload
 from ledger.tables.samples import SEALED_BESIDE, erased_samples, request_subjects, samples
+from ledger.transparency.log import seal_openings
 
 ROTATION_LOCK = 0x53414D504C45
 """The advisory lock of the key: shared by every transaction that hashes, exclusive for a rotation. Any number, the same for all."""
@@ -120,6 +121,7 @@ def rotate_sample_key(session: Session, *, old: bytes, new: bytes, rewrite: Rewr
     check_sample_key(session, old)
     # Before the tables, the rows that others change without hashing: whoever holds one may wait for a table next.
     _rehash_bodies(session, later)
+    seal_openings(session, old=old, new=new)
     lists = session.scalars(select(Upload).with_for_update()).all()
     session.execute(text(f"LOCK TABLE {', '.join(table.name for table in hashed_tables())} IN ACCESS EXCLUSIVE MODE"))
     running = select(Job.id).where(Job.state.in_(LEASED), Job.lease_until > func.clock_timestamp())

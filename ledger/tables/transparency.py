@@ -60,8 +60,10 @@ class LogOpening(Base):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     subject_id: Mapped[UUID] = mapped_column(index=True)
     key: Mapped[bytes] = mapped_column(LargeBinary)
-    # The JSON exactly as it was hashed.
+    # The JSON exactly as it was hashed, unless it is sealed.
     content: Mapped[str] = mapped_column(Text)
+    # Whether a rotation of the sample key has sealed the key, and what the content says of samples and people.
+    sealed: Mapped[bool] = mapped_column(server_default=text("false"), default=False)
 
 
 class LogCheckpoint(Base):

@@ -20,7 +20,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.orm import Session
 
 from ledger.db import now
-from ledger.errors import InvalidPlace, LogForked, UnknownEntry
+from ledger.errors import InvalidPlace, LogForked, UnknownEntry, WrongSampleKey
+from ledger.sample_ids import seal
 from ledger.tables import (
     Job,
     LogCheckpoint,
@@ -41,6 +42,9 @@ from verifier.log import LogProof, TreeHead, content_hmac
 from verifier.merkle import leaf_hash, node_hash
 
 KEY_BYTES = 32
+
+CHUNK = 1000
+"""Rows that are in memory at a time."""
 
 
 class LogKind(StrEnum):
@@ -350,8 +354,11 @@ def list_leaves(session: Session, *, start: int, limit: int) -> list[bytes]:
     return list(session.scalars(chosen))
 
 
-def prove_entry(session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID) -> LogProof:
-    """Prove, up to the newest log checkpoint, the last entry of a kind about a request, a job or a version. Raises UnknownEntry."""
+def prove_entry(session: Session, kind: LogKind, *, tenant_id: UUID, subject_id: UUID, sample_key: bytes) -> LogProof:
+    """Prove, up to the newest log checkpoint, the last entry of a kind about a request, a job or a version.
+
+    sample_key: under which a rotation has sealed what opens the entry. Raises UnknownEntry, WrongSampleKey.
+    """
     checkpoint = newest_checkpoint(session)
     chosen = (
         select(LogLeaf.leaf, LogLeaf.index, LogOpening)
@@ -367,14 +374,57 @@ def prove_entry(session: Session, kind: LogKind, *, tenant_id: UUID, subject_id:
         raise UnknownEntry(
             "no entry that can be opened is covered by a checkpoint: not recorded, erased, or not signed yet"
         )
+    key, content = opening.key, opening.content
+    if opening.sealed:
+        key, content = _seal_opening(sample_key, opening.leaf_id, key, content)
+        if content_hmac(key, content) != json.loads(leaf)["commitment"]:
+            raise WrongSampleKey(
+                "what opens this entry of the log is sealed under another sample key than this process has"
+            )
     return LogProof(
         leaf=leaf,
-        content=opening.content,
-        key=opening.key,
+        content=content,
+        key=key,
         index=index,
         path=tuple(prove_leaf(session, index=index, size=checkpoint.size)),
         checkpoint=checkpoint.note,
     )
+
+
+_COMMITMENTS = ("samples_sha256", "subjects_sha256")
+"""What a request's entry says of its samples and its people."""
+
+
+def seal_openings(session: Session, *, old: bytes, new: bytes) -> None:
+    """Seal what opens the entries of requests under the key `new`, in a rotation; what was sealed before was under `old`.
+
+    Such an entry holds a hash of keyed hashes, and it cannot be changed: whoever had the old key could try guesses out on it.
+    """
+    columns = LogOpening.__table__.columns
+    of_requests = select(*columns).join(LogLeaf, LogLeaf.id == LogOpening.leaf_id).where(_of_kind(LogKind.REQUEST))
+    chosen = of_requests.with_for_update(of=LogOpening.__table__).execution_options(yield_per=CHUNK)
+    for some in session.execute(chosen).mappings().partitions():
+        rows = []
+        for found in some:
+            key, content = found["key"], found["content"]
+            if found["sealed"]:
+                key, content = _seal_opening(old, found["leaf_id"], key, content)
+            key, content = _seal_opening(new, found["leaf_id"], key, content)
+            rows.append({**found, "key": key, "content": content, "sealed": True})
+        # Replaced, because a trigger refuses to change them.
+        session.execute(delete(LogOpening).where(LogOpening.leaf_id.in_([row["leaf_id"] for row in rows])))
+        session.execute(insert(LogOpening), rows)
+
+
+def _seal_opening(sample_key: bytes, leaf_id: int, key: bytes, content: str) -> tuple[bytes, str]:
+    """Seal what opens a request's entry, or open it again: its key, and the commitments in its content."""
+
+    def turn(name: str, value: bytes) -> bytes:
+        return seal(sample_key, f"log {leaf_id} {name}".encode(), value)
+
+    found = json.loads(content)
+    turned = {name: turn(name, bytes.fromhex(found[name])).hex() for name in _COMMITMENTS if name in found}
+    return turn("key", key), canonical_json(found | turned).decode()
 
 
 def erase_opening(session: Session, *, tenant_id: UUID, subject_id: UUID) -> int:

@@ -4,7 +4,7 @@ import base64
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from ledger.transparency.log import (
@@ -114,6 +114,7 @@ def get_leaves(
 )
 def get_request_entry(
     request_id: UUID,
+    request: Request,
     caller: Reader,
     ledger: Ledger,
     kind: Annotated[
@@ -121,7 +122,7 @@ def get_request_entry(
     ] = LogKind.REQUEST,
 ) -> LogEntryBody:
     """The request's entry in the log with its proof; 404 while no checkpoint covers it, which takes about a minute."""
-    return _entry(ledger, kind, caller.tenant_id, request_id)
+    return _entry(ledger, kind, request, caller.tenant_id, request_id)
 
 
 @router.get(
@@ -129,10 +130,12 @@ def get_request_entry(
     summary="Show that a result was recorded",
     responses=problems(401, 403, 404, 422, 503),
 )
-def get_job_entry(job_id: UUID, caller: ReportReader, ledger: Ledger) -> LogEntryBody:
+def get_job_entry(job_id: UUID, request: Request, caller: ReportReader, ledger: Ledger) -> LogEntryBody:
     """The entry of the job's end in the log with its proof: give it to `expunge verify --log` with the job's signed statement."""
-    return _entry(ledger, LogKind.RESULT, caller.tenant_id, job_id)
+    return _entry(ledger, LogKind.RESULT, request, caller.tenant_id, job_id)
 
 
-def _entry(ledger: Ledger, kind: LogKind, tenant_id: UUID, subject_id: UUID) -> LogEntryBody:
-    return LogEntryBody.model_validate(prove_entry(ledger, kind, tenant_id=tenant_id, subject_id=subject_id).to_json())
+def _entry(ledger: Ledger, kind: LogKind, request: Request, tenant_id: UUID, subject_id: UUID) -> LogEntryBody:
+    key = request.app.state.settings.sample_key_bytes
+    proof = prove_entry(ledger, kind, tenant_id=tenant_id, subject_id=subject_id, sample_key=key)
+    return LogEntryBody.model_validate(proof.to_json())

@@ -1,5 +1,6 @@
 """The sample key: the ledger knows which one it is under, and a rotation loses nothing."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
@@ -19,8 +20,11 @@ from ledger.sample_key import check_sample_key, hashed_tables, rotate_sample_key
 from ledger.tables import Base, IdempotencyKey, Model, Upload
 from ledger.tables.samples import SEALED_BESIDE
 from ledger.transparency.commitments import commit_samples, commit_subjects, prove_inclusion, prove_subject
+from ledger.transparency.log import LogKind, prove_entry, sign_checkpoint
+from tests.fixtures.postgresql import stored_rows
 from tests.ledger.conftest import KEY, digests, nothing_written
 from tests.ledger.requests.test_submission import assign, listed_names, people
+from tests.verifier.conftest import make_signer
 from verifier.commitment import check_inclusion, check_subject_inclusion
 from verifier.merkle import root_hash
 
@@ -36,7 +40,7 @@ OTHER_BYTES = {
     "log_nodes.hash",
     "log_openings.key",
 } | {f"{table}.leaf" for table in ("manifest_leaves", "subject_leaves")}
-"""Columns of bytes that are neither a keyed hash of a sample or a person nor sealed."""
+"""Columns of bytes that are no keyed hash of a sample or a person, and not sealed beside one."""
 
 
 @pytest.fixture
@@ -151,6 +155,31 @@ def test_what_was_known_before_a_rotation_is_known_after_it(used):
         check_inclusion(shown, root=root_hash(leaves["manifest_leaves"]), size=2)
         person = prove_subject(session, **given, subject="ann")
         check_subject_inclusion(person, root=root_hash(leaves["subject_leaves"]), size=1)
+
+
+def test_what_the_log_says_of_a_request_is_sealed_by_each_rotation_and_proves_the_same(used):
+    with used.sessions.begin() as session:
+        sign_checkpoint(session, make_signer().checkpoint)
+        request_id = session.scalar(text("SELECT id FROM unlearn_requests"))
+
+    def prove(key):
+        with used.sessions() as session:
+            given = {"tenant_id": used.tenant_id, "subject_id": request_id, "sample_key": key}
+            return prove_entry(session, LogKind.REQUEST, **given)
+
+    first = prove(KEY)
+    said = json.loads(first.content)
+    hidden = [first.key.hex(), said["samples_sha256"], said["subjects_sha256"]]
+    key = KEY
+    for later in (LATER, b"\x02" * 32):
+        before, key = key, key + later
+        rotate(used, old=before, new=key)
+        with used.sessions() as session:
+            rows = str(stored_rows(session)["log_openings"])
+        assert [one for one in hidden if one in rows] == []
+        assert prove(key) == first
+        with pytest.raises(WrongSampleKey):
+            prove(before)
 
 
 def test_the_next_rotation_goes_on_from_the_last(used):

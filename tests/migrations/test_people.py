@@ -1,4 +1,7 @@
-"""Migration 0035: an earlier request means the samples that are assigned now, and the first key is the ledger's."""
+"""Migrations 0035 and 0038.
+
+An earlier request means the samples that are assigned now, and the first key is the ledger's. A step back leaves no sealed entry.
+"""
 
 from datetime import timedelta
 
@@ -8,7 +11,7 @@ from alembic import command
 from ledger.errors import WrongSampleKey
 from ledger.requests.do_not_train import people_of_model
 from ledger.requests.submission import submit
-from ledger.sample_key import check_sample_key
+from ledger.sample_key import check_sample_key, rotate_sample_key
 from migrations.commands import configuration, upgrade
 from tests.ledger.conftest import KEY, World, digests
 from tests.ledger.requests.test_submission import assign, committed, listed_names, people
@@ -37,3 +40,17 @@ def test_a_request_of_the_version_before_keeps_its_people(world: World, blank_da
         check_sample_key(session, KEY)
     with world.sessions.begin() as session, pytest.raises(WrongSampleKey):
         check_sample_key(session, KEY + b"1" * 32)
+
+
+def test_a_step_back_leaves_entries_of_the_log_that_the_version_before_can_prove(
+    world: World, blank_database_url: str
+) -> None:
+    new = KEY + b"1" * 32
+    world.submit(1)
+    before = world.count("log_openings")
+    with world.sessions.begin() as session:
+        rotate_sample_key(session, old=KEY, new=new, rewrite=lambda file, _: file)
+    assert world.count("log_openings") == before
+    command.downgrade(configuration(blank_database_url), "0037")
+    upgrade(blank_database_url)
+    assert world.count("log_openings") == before - 1

@@ -85,7 +85,8 @@ def test_what_another_was_shown_is_of_the_same_log_or_refused(
     with sessions() as session:
         other.write_text(newest_checkpoint(session).note)
         tenant_id, subject_id = session.execute(text("SELECT tenant_id, subject_id FROM log_openings")).one()
-        proof = prove_entry(session, LogKind.PROMOTION, tenant_id=tenant_id, subject_id=subject_id)
+        promotion = {"tenant_id": tenant_id, "subject_id": subject_id, "sample_key": bytes(32)}
+        proof = prove_entry(session, LogKind.PROMOTION, **promotion)
     entry.write_text(json.dumps(proof.to_json()))
     grow(sessions, "bank")
     check_log(**given, against=[other, entry])

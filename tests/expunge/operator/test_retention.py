@@ -139,7 +139,7 @@ def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
     with sessions() as session, pytest.raises(NotInReport):
         prove_inclusion(session, **given, dataset="scans", sample_id="sample-1", digest=digest)
     with sessions() as session, pytest.raises(UnknownEntry):
-        prove_entry(session, LogKind.REQUEST, tenant_id=tenant, subject_id=request.id)
+        prove_entry(session, LogKind.REQUEST, tenant_id=tenant, subject_id=request.id, sample_key=key)
     assert unlink(deployment, **sample) == (0, 0)
 
 

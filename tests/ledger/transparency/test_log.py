@@ -31,6 +31,7 @@ from ledger.transparency.log import (
 )
 from ledger.transparency.signing_keys import register_signing_key
 from tests.fixtures.waiting import PATIENCE
+from tests.ledger.conftest import KEY
 from tests.report.recorded import stored
 from tests.verifier.conftest import make_signer
 from verifier.errors import Mismatch
@@ -82,7 +83,7 @@ def checkpoint(world):
 
 def prove(world, subject, kind=LogKind.REQUEST):
     with world.sessions() as session:
-        return prove_entry(session, kind, tenant_id=world.tenant_id, subject_id=subject)
+        return prove_entry(session, kind, tenant_id=world.tenant_id, subject_id=subject, sample_key=KEY)
 
 
 def test_the_root_is_that_of_all_leaves_at_every_size(world):
@@ -248,7 +249,7 @@ def test_another_tenant_sees_no_entry(world):
     with world.sessions.begin() as session:
         bank = ensure_tenant(session, "bank")
     with world.sessions() as session, pytest.raises(UnknownEntry):
-        prove_entry(session, LogKind.REQUEST, tenant_id=bank, subject_id=subject)
+        prove_entry(session, LogKind.REQUEST, tenant_id=bank, subject_id=subject, sample_key=KEY)
 
 
 def test_a_checkpoint_is_signed_once_a_size_and_an_entry_beyond_it_is_not_proven_yet(world):
