@@ -3,11 +3,11 @@
 import dataclasses
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, convolutional, dropping, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
@@ -147,12 +147,11 @@ def test_a_compiled_training_gives_the_same_weights() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
-def test_a_training_that_torch_compiles_ends_near_one_that_it_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch uses what it deprecates when it compiles
+def test_a_training_that_torch_compiles_ends_near_one_that_it_does_not() -> None:
+    counters.clear()
     found = fitted(convolutional, recipe=dataclasses.replace(SHORT, compiler="inductor"))
     wanted = fitted(convolutional)
 
-    assert list(tmp_path.rglob("*.so"))  # it was compiled
+    assert counters["frames"]["ok"] > 0  # it was compiled
     assert all(torch.allclose(tensor, wanted[name], atol=1e-4) for name, tensor in found.items())
