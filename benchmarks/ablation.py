@@ -36,7 +36,8 @@ from unlearning.data.workload import split_held_out
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Matching, Spec
 from unlearning.specs.references import ReferencePlan
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 from unlearning.training.references import prepare_references
 

@@ -30,7 +30,8 @@ from unlearning.specs import SPECS
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 CASE = "small digits"

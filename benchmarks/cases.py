@@ -25,8 +25,8 @@ from unlearning.data.workload import HeldOut, Workload, split_held_out
 from unlearning.files import write_atomically
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
-from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh
 from unlearning.training.own import training_settings
 from unlearning.training.references import prepare_references

@@ -24,7 +24,7 @@ from benchmarks.writing import Row, metric_rows, row, share_row, write
 from unlearning.data.samples import SampleSet, joined, partition
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 UNITS = {"average_gap": "points", "ua": "percent", "ra": "percent", "ta": "percent", "ta_lost": "points"}
 PARTS = 5

@@ -29,7 +29,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Matching
 from unlearning.specs.audit import Thresholds
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.references import sample_signals
 
 SIZES = (1, 3, 10, 30, 100, 300)

@@ -37,8 +37,9 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
+from unlearning.steps import run_to_completion
 from unlearning.storage import to_bytes
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.tuning import search
 
 WORKLOAD = "diffusion"

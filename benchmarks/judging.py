@@ -21,8 +21,9 @@ from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
+from unlearning.steps import Outcome, run_to_completion
 from unlearning.storage import to_bytes
-from unlearning.task import Outcome, Task, run_to_completion
+from unlearning.task import Task
 from unlearning.tuning import Judge
 
 TABLE = ("ua", "ra", "ta", "mi")

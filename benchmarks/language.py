@@ -46,8 +46,9 @@ from unlearning.specs import IEU, LTU, NPO, RMU, GradDiff, GradientAscent, Match
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
+from unlearning.steps import run_to_completion
 from unlearning.storage import to_bytes
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.tuning import search
 
 METHODS: dict[str, Spec] = {

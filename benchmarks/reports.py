@@ -33,7 +33,7 @@ from unlearning.audit.audit import audit
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from verifier.keys import key_id
 from worker.attempt import AttemptResult
 from worker.inputs import JobInputs

@@ -37,8 +37,9 @@ from unlearning.methods.registry import unlearn
 from unlearning.sharding import local, place
 from unlearning.specs import SPECS
 from unlearning.specs.training import Recipe
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 SIZE, FACTORS, FORGOTTEN, HELD_OUT = 4_000, (1, 4, 16), 100, 1_000

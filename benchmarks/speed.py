@@ -31,7 +31,8 @@ from unlearning.methods.ltu.feedback import meta_gradient
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU, Retrain, Spec
 from unlearning.specs.training import Precision, Recipe
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fresh, train
 
 P = ParamSpec("P")

@@ -32,8 +32,8 @@ from unlearning.data.workload import Workload
 from unlearning.specs import SPECS
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights
-from unlearning.task import run_to_completion
 from unlearning.training.loop import fit
 from unlearning.training.references import prepare_references
 

@@ -14,7 +14,7 @@ from benchmarks.methods import AT_DEFAULTS
 from benchmarks.writing import Row, row, write
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.tuning import judge_by_retrained
 
 SEEDS = (20, 21, 22, 23, 24, 25)

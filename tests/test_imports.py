@@ -3,7 +3,11 @@
 import pkgutil
 import subprocess
 import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
 
+import grimp
 import pytest
 
 import ledger
@@ -32,6 +36,9 @@ LIBRARY = [
     "unlearning.audit.audit",
 ]
 SPECS = ["unlearning.errors", "unlearning.specs"]
+
+
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
 
 def modules_of(package: object) -> list[str]:
@@ -63,3 +70,11 @@ def test_it_imports_without_what_it_must_not_know(modules: list[str], forbidden:
     )
 
     assert done.returncode == 0, done.stderr
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    packages = tomllib.loads(PYPROJECT.read_text())["tool"]["importlinter"]["root_packages"]
+    graph = grimp.build_graph(*packages, cache_dir=None)
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    assert len(imports) > 250
+    TopologicalSorter(imports).prepare()  # raises CycleError, with the circle

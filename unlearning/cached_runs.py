@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unlearning import ranks
 from unlearning.files import write_atomically
-from unlearning.task import Progress, map_progress
+from unlearning.steps import Progress, map_progress
 
 Arrays = dict[str, NDArray[Any]]
 Run = Callable[[int], Generator[Progress, None, Arrays]]

@@ -30,8 +30,9 @@ from unlearning.sharding import blocks_of
 from unlearning.specs import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Recipe
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, load_weights, save_training_checkpoint, save_weights
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fresh
 from unlearning.training.slices import SliceCheckpoint
 from unlearning.training.trainer_check import TrainerCheck, check_trainer

@@ -15,7 +15,7 @@ from unlearning.data.objectives import Answers, Objective, answers
 from unlearning.data.samples import SampleSet
 from unlearning.sharding import is_sharded, local
 from unlearning.specs.training import Precision
-from unlearning.task import Steps, each_step_in
+from unlearning.steps import Steps, each_step_in
 
 N = TypeVar("N", bound=nn.Module)
 P = ParamSpec("P")

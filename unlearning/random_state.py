@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from unlearning.state import State
-from unlearning.task import Steps, each_step_in
+from unlearning.steps import Steps, each_step_in
 
 
 def isolated(steps: Steps, *, seed: int, state: State | None = None) -> Steps:

@@ -29,8 +29,9 @@ from unlearning.specs import Spec
 from unlearning.specs.methods import Stop
 from unlearning.specs.spaces import SPACES, Space
 from unlearning.state import State
+from unlearning.steps import run_to_completion
 from unlearning.stopping.criterion import calibrate, check
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 Judge = Callable[[nn.Module], float]

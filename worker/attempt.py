@@ -21,7 +21,8 @@ from unlearning.networks import copy_network
 from unlearning.specs import EXACT, parse
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Steps, Task, each_step_in, run_to_completion
+from unlearning.steps import Outcome, Progress, Steps, each_step_in, run_to_completion
+from unlearning.task import Task
 from worker.checkpoints import CheckpointPlan, checkpointing, find_checkpoint, save_unlearned
 from worker.inputs import JobInputs
 from worker.lease import fenced

@@ -26,8 +26,8 @@ from ledger.sample_ids import samples_sha256
 from ledger.states import DATA_WAIT, Phase
 from unlearning.errors import CheckpointUnusable, WeightsDamaged, WeightsMissing
 from unlearning.state import State
+from unlearning.steps import Outcome, Progress
 from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint
-from unlearning.task import Outcome, Progress
 from worker.cleanup import folder_of
 from worker.lease import fenced
 from worker.progress import ProgressReporter, add_time, attempt_timings

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from ledger.jobs.claims import record_progress
 from ledger.states import Phase
 from telemetry.tracing import span
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from worker.lease import LeaseMonitor, fenced
 
 INTERVAL = 2.0

@@ -30,7 +30,7 @@ from unlearning.audit.findings import Findings
 from unlearning.data.objectives import Merit
 from unlearning.specs.audit import AuditSpec
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Steps
+from unlearning.steps import Outcome, Progress, Steps
 from worker.checkpoints import CheckpointPlan
 from worker.failures import Failure, NoGpu, RankFailed
 from worker.settings import ProcessSettings, Settings, choose_device

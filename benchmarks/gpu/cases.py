@@ -20,7 +20,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.networks import is_finite
 from unlearning.specs import Spec
 from unlearning.specs.references import ReferencePlan
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.references import prepare_references
 
 PLAN = ReferencePlan(folds=4, rounds=1, audit_rounds=1, epochs=1.0)

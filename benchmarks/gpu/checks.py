@@ -24,7 +24,8 @@ from unlearning.methods.registry import METHODS, unlearn
 from unlearning.specs import SPECS, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Precision, Recipe
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 CLASSES = 4

@@ -22,7 +22,8 @@ from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.networks import is_finite
 from unlearning.specs import IEU, LTU, NPO, GradDiff, SimNPO, Spec
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 from unlearning.training.run import TrainingRun
 

@@ -14,7 +14,7 @@ from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Wor
 from report.formatting import duration
 
 if TYPE_CHECKING:
-    from unlearning.task import Progress
+    from unlearning.steps import Progress
 
 
 def allowed_workloads() -> tuple[str, ...]:
@@ -60,7 +60,7 @@ def train(
     from expunge.operator.workloads import plan_processes
     from unlearning.cached_runs import PHASE
     from unlearning.specs.references import ReferencePlan
-    from unlearning.task import Progress
+    from unlearning.steps import Progress
 
     with ProgressDisplay() as display:
         task = display.add_task("Training")

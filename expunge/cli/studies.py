@@ -94,7 +94,7 @@ def audit(
     """
     from expunge.operator.studies import Files, audit_files
     from unlearning.specs.audit import ReferenceSpec
-    from unlearning.task import Progress
+    from unlearning.steps import Progress
 
     files = Files(
         workload=workload,

@@ -26,7 +26,7 @@ from unlearning.errors import UnlearningError
 from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.specs.references import ReferencePlan
 from unlearning.state import State
-from unlearning.task import Progress, run_to_completion
+from unlearning.steps import Progress, run_to_completion
 from unlearning.training.loop import on_base_of
 from unlearning.training.references import (
     PreparationCost,

@@ -19,7 +19,7 @@ from unlearning.specs import method_object, parse
 from unlearning.specs.audit import ReferenceSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import NEEDS, Need
-from unlearning.task import Progress, run_to_completion
+from unlearning.steps import Progress, run_to_completion
 from unlearning.tuning import (
     SearchResult,
     Trial,

@@ -26,8 +26,8 @@ from unlearning.sharding import place, whole
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn, Recipe
 from unlearning.state import State
+from unlearning.steps import Outcome, Progress, run_to_completion
 from unlearning.storage import checkpoint_to_bytes, load_training_checkpoint, save_weights, to_bytes
-from unlearning.task import Outcome, Progress, run_to_completion
 from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
 from worker.failures import WorkerError

@@ -19,7 +19,8 @@ from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.specs import Method
 from unlearning.state import State
-from unlearning.task import Progress, Task
+from unlearning.steps import Progress
+from unlearning.task import Task
 from worker.failures import RankFailed, WorkerError, classify, describe, is_owners
 from worker.inputs import load_model
 from worker.ranks import Launch, Make, Ranks, launched, plan_launch

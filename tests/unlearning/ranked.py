@@ -33,8 +33,9 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import NEEDS, Need
 from unlearning.specs.training import Augmentation, Ready2Unlearn, Recipe
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit, fresh, train
 from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun

@@ -15,7 +15,8 @@ from unlearning.data.stored import StoredSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.training import Recipe
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.loop import fit
 from unlearning.training.slices import SliceCheckpoint
 

@@ -13,7 +13,7 @@ import pytest
 
 import unlearning.cached_runs as cached_runs_module
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
-from unlearning.task import Figures, Progress, run_to_completion
+from unlearning.steps import Figures, Progress, run_to_completion
 
 
 def run(number: int, *, done: list[int] | None = None) -> Generator[Progress, None, Arrays]:

@@ -14,8 +14,8 @@ from unlearning.hardware import (
     mixed,
 )
 from unlearning.specs import Stop
+from unlearning.steps import Outcome, Progress, Steps
 from unlearning.stopping.criterion import calibrate, check
-from unlearning.task import Outcome, Progress, Steps
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(150, 3, 8, 8, generator=torch.Generator().manual_seed(0))

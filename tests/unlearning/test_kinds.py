@@ -26,8 +26,8 @@ from unlearning.specs import LTU, PRODUCTION
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Ready2Unlearn
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
-from unlearning.task import run_to_completion
 from unlearning.training.loop import fit
 from unlearning.training.references import prepare_references
 

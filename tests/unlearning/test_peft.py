@@ -19,8 +19,9 @@ from unlearning.errors import WeightsMisfit
 from unlearning.files import file_sha256
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, DropAdapter, Retrain, Rewind
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_weights, save_weights
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fresh, train
 from unlearning.training.slices import SliceCheckpoint
 

@@ -2,7 +2,7 @@ import torch
 
 from tests.unlearning.small import samples
 from unlearning.random_state import isolated
-from unlearning.task import Outcome, Progress, Steps, run_to_completion
+from unlearning.steps import Outcome, Progress, Steps, run_to_completion
 
 OUTCOME = Outcome(steps=3, stopped_because="completed")
 

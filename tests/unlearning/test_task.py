@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator
 import pytest
 import torch
 
-from unlearning.task import Figures, Progress, each_step_in, map_progress, run_to_completion
+from unlearning.steps import Figures, Progress, each_step_in, map_progress, run_to_completion
 
 
 class Run:

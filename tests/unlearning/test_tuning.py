@@ -15,7 +15,8 @@ from unlearning.data.samples import joined
 from unlearning.errors import InvalidSpec, MethodRefused
 from unlearning.specs import SPECS, SSD, FineTune, Retrain, Spec
 from unlearning.specs.spaces import SPACES, Range
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.tuning import (
     candidates,
     judge_by_criterion,

@@ -30,7 +30,8 @@ from unlearning import files as written_files
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.state import State
-from unlearning.task import Progress, Steps, Task, each_step_in, map_progress, run_to_completion
+from unlearning.steps import Progress, Steps, each_step_in, map_progress, run_to_completion
+from unlearning.task import Task
 from unlearning.training.run import TrainingRun
 from worker import attempt
 from worker.cleanup import delete_finished_checkpoints, folder_of

@@ -19,7 +19,7 @@ from ledger.states import JobState, Reason
 from tests.worker.conftest import Bench
 from unlearning.audit.findings import Findings
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from worker import attempt
 from worker.cleanup import record_storage_room
 

@@ -5,7 +5,7 @@ import pytest
 from ledger.jobs.claims import claim
 from ledger.states import Phase
 from tests.worker.conftest import Bench
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from worker import progress as progressing
 from worker.lease import LeaseMonitor
 from worker.progress import ProgressReporter, attempt_timings, report_progress, share_of_job, start_next_attempt

@@ -15,8 +15,8 @@ from ledger.states import AttemptOutcome, JobState, Phase, Reason
 from tests.fixtures.waiting import PATIENCE, await_that
 from tests.worker.conftest import Bench
 from tests.worker.digits import MORTAL, sharded_on_ranks
+from unlearning.steps import Progress
 from unlearning.storage import load_weights
-from unlearning.task import Progress
 from worker import attempt
 from worker.failures import NoGpu
 from worker.progress import ProgressReporter, report_progress

@@ -13,7 +13,7 @@ from unlearning.audit.findings import Findings
 from unlearning.audit.intervals import Interval
 from unlearning.data.workload import split_held_out
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fresh, train
 from worker import report
 

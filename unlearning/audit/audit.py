@@ -67,8 +67,8 @@ from unlearning.data.workload import check_targets
 from unlearning.errors import MethodRefused
 from unlearning.networks import frozen_share
 from unlearning.specs.audit import AuditSpec
+from unlearning.steps import Progress, map_progress
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes
-from unlearning.task import Progress, map_progress
 
 MEMBERSHIP, RELEARN = "audit_membership", "audit_relearn"
 """The phases of an audit's progress."""

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -15,11 +15,9 @@ from unlearning.data.samples import SampleSet, partition
 from unlearning.errors import InvalidWorkload
 from unlearning.sharding import Blocks
 from unlearning.specs.training import Precision, Recipe
+from unlearning.training.run import TrainingRun
 
-if TYPE_CHECKING:
-    from unlearning.training.run import TrainingRun
-
-Trainer: TypeAlias = Callable[[nn.Module, SampleSet, "TrainingRun"], object]
+Trainer: TypeAlias = Callable[[nn.Module, SampleSet, TrainingRun], object]
 """The owner's own training function: it trains the given, newly built model in place on the samples, and reports to the run."""
 
 

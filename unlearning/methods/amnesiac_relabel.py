@@ -16,7 +16,8 @@ from unlearning.methods.fixed_schedule import (
     wrong_labels,
 )
 from unlearning.specs import AmnesiacRelabel
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

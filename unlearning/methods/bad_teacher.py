@@ -21,7 +21,8 @@ from unlearning.methods.fixed_schedule import (
 )
 from unlearning.networks import copy_network
 from unlearning.specs import BadTeacher
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.loop import fresh
 
 

@@ -16,7 +16,8 @@ from unlearning.gradients import trainable
 from unlearning.networks import frozen_tensors
 from unlearning.specs import Certified
 from unlearning.state import Loop
-from unlearning.task import Figures, Outcome, Progress, Steps, Task
+from unlearning.steps import Figures, Outcome, Progress, Steps
+from unlearning.task import Task
 from unlearning.training.loop import fresh
 
 _WHITENING = 0.01

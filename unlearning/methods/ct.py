@@ -8,7 +8,8 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.fixed_schedule import rehearse_epochs
 from unlearning.networks import square_kernels
 from unlearning.specs import CT
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

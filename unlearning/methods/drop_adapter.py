@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from unlearning.errors import MethodRefused
 from unlearning.networks import frozen_tensors
 from unlearning.specs import DropAdapter
-from unlearning.task import Figures, Outcome, Progress, Steps, Task
+from unlearning.steps import Figures, Outcome, Progress, Steps
+from unlearning.task import Task
 from unlearning.training.loop import fresh
 
 

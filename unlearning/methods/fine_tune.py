@@ -4,7 +4,8 @@ import torch
 
 from unlearning.methods.fixed_schedule import rehearse_epochs
 from unlearning.specs import FineTune
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

@@ -6,7 +6,8 @@ from unlearning.gradients import trainable
 from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.specs import FisherNoise
 from unlearning.state import Loop
-from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.steps import Outcome, Progress, Steps
+from unlearning.task import Task
 
 
 def fisher_noise(spec: FisherNoise, task: Task) -> Steps:

@@ -13,7 +13,8 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.gradients import Loss, forward_with, trainable
 from unlearning.state import Loop
-from unlearning.task import Figures, Outcome, Progress, Steps, Task
+from unlearning.steps import Figures, Outcome, Progress, Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import training_mode, update_running_statistics
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from unlearning.gradients import trainable
 from unlearning.methods.fixed_schedule import ascent, forget_epochs, learn_and_forget, run_schedule
 from unlearning.specs import GradDiff
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 
 
 def grad_diff(spec: GradDiff, task: Task) -> Steps:

@@ -6,9 +6,10 @@ import torch
 
 from unlearning.gradients import flat_gradient, step_along, trainable
 from unlearning.specs import GradientAscent
+from unlearning.steps import Figures, Steps
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.stop import Rate, run_with_stop
-from unlearning.task import Figures, Steps, Task
+from unlearning.task import Task
 
 
 def gradient_ascent(spec: GradientAscent, task: Task) -> Steps:

@@ -15,10 +15,11 @@ from unlearning.sharding import gathered, local, part_like
 from unlearning.specs import IEU
 from unlearning.specs.methods import scale_schedule
 from unlearning.state import Loop
+from unlearning.steps import Figures, Outcome, Progress, Steps
 from unlearning.stopping.criterion import Check, Criterion, calibrate, check
 from unlearning.stopping.forget_weights import forget_weights
 from unlearning.stopping.stop import run_with_stop
-from unlearning.task import Figures, Outcome, Progress, Steps, Task
+from unlearning.task import Task
 from unlearning.training.optimisation import (
     anneal,
     batch_statistics,

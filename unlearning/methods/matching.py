@@ -12,7 +12,8 @@ from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
 from unlearning.methods.fixed_schedule import run_schedule
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import anneal, minimise, sgd, update_running_statistics
 
 

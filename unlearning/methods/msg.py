@@ -11,7 +11,8 @@ from unlearning.hardware import in_float32
 from unlearning.methods.fixed_schedule import rehearse_epochs
 from unlearning.networks import kernels
 from unlearning.specs import MSG
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

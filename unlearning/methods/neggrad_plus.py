@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unlearning.methods.fixed_schedule import ascent, learn_and_forget, run_schedule
 from unlearning.specs import NegGradPlus
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

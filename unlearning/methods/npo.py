@@ -13,7 +13,8 @@ from unlearning.gradients import Loss, trainable
 from unlearning.methods.fixed_schedule import forget_epochs, learn_and_forget, run_schedule
 from unlearning.networks import copy_network
 from unlearning.specs import NPO
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 
 
 def npo(spec: NPO, task: Task) -> Steps:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unlearning.methods.fixed_schedule import learn_forget_batch, mean_loss, rehearse, run_schedule
 from unlearning.specs import RandomLabels
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

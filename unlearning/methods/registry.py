@@ -37,7 +37,8 @@ from unlearning.random_state import isolated
 from unlearning.sharding import is_sharded
 from unlearning.specs import Spec
 from unlearning.specs.suitability import NEEDS, Need
-from unlearning.task import Steps, Task, each_step_in, with_waiting
+from unlearning.steps import Steps, each_step_in, with_waiting
+from unlearning.task import Task
 
 METHODS: dict[str, Callable[[Any, Task], Steps]] = {
     "ltu": ltu,

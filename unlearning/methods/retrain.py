@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from unlearning.specs import Retrain
-from unlearning.task import Steps, Task, map_progress
+from unlearning.steps import Steps, map_progress
+from unlearning.task import Task
 from unlearning.training.loop import fresh, train_steps
 
 

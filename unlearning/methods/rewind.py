@@ -3,7 +3,8 @@
 from unlearning.errors import MethodRefused, WeightsError
 from unlearning.methods.retrain import train_on_remaining
 from unlearning.specs import Rewind
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.slices import replayed_share
 
 

@@ -16,7 +16,8 @@ from unlearning.gradients import flat_gradient, forward_with, trainable
 from unlearning.methods.fixed_schedule import forget_epochs, run_schedule
 from unlearning.networks import copy_network
 from unlearning.specs import RMU
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import apply_gradient, training_mode
 
 

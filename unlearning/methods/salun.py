@@ -20,7 +20,8 @@ from unlearning.methods.fixed_schedule import (
     wrong_labels,
 )
 from unlearning.specs import SalUn
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 from unlearning.training.optimisation import sgd
 
 

@@ -12,7 +12,8 @@ from unlearning.data.objectives import Forward
 from unlearning.gradients import Loss, trainable
 from unlearning.methods.fixed_schedule import forget_epochs, learn_and_forget, run_schedule
 from unlearning.specs import SimNPO
-from unlearning.task import Steps, Task
+from unlearning.steps import Steps
+from unlearning.task import Task
 
 
 def sim_npo(spec: SimNPO, task: Task) -> Steps:

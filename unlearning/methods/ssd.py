@@ -8,7 +8,8 @@ from unlearning.gradients import trainable
 from unlearning.methods.importance import add_squared_gradients, zero_importance
 from unlearning.specs import SSD
 from unlearning.state import Loop
-from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.steps import Outcome, Progress, Steps
+from unlearning.task import Task
 
 
 def ssd(spec: SSD, task: Task) -> Steps:

@@ -19,8 +19,9 @@ from unlearning.gradients import trainable
 from unlearning.hardware import in_float32
 from unlearning.networks import copy_network, is_finite
 from unlearning.specs import Stop
+from unlearning.steps import Outcome, Progress, Steps
 from unlearning.stopping.criterion import Check, Criterion, check, matched
-from unlearning.task import Outcome, Progress, Steps, Task
+from unlearning.task import Task
 
 _PATIENCE = 3
 """Checks in a row beyond the allowed drop that end a run."""

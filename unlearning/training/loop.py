@@ -18,7 +18,7 @@ from unlearning.networks import differentiable_kernels, take_frozen
 from unlearning.random_state import isolated
 from unlearning.specs.training import Recipe
 from unlearning.state import Epochs, State
-from unlearning.task import Figures, Outcome, Progress, Steps, run_to_completion
+from unlearning.steps import Figures, Outcome, Progress, Steps, run_to_completion
 from unlearning.training.augmentation import augmented
 from unlearning.training.own import own_steps
 from unlearning.training.private import private_steps

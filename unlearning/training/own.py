@@ -26,7 +26,7 @@ from unlearning.errors import NotFinite, TrainerFault
 from unlearning.networks import frozen_tensors
 from unlearning.specs.training import Recipe
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Steps
+from unlearning.steps import Outcome, Progress, Steps
 from unlearning.training.run import TrainingRun, TrainingStopped
 
 

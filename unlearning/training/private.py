@@ -20,7 +20,7 @@ from unlearning.errors import MethodRefused
 from unlearning.gradients import Parameters, forward_with, trainable
 from unlearning.specs.training import DPSGD, Recipe
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Steps
+from unlearning.steps import Outcome, Progress, Steps
 
 _MIN_BATCH = 2
 

@@ -26,7 +26,7 @@ from unlearning.networks import frozen_tensors
 from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from unlearning.training.loop import fresh, train
 from unlearning.training.own import training_settings
 

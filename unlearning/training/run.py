@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from unlearning.random_state import random_values, restore_random
-from unlearning.task import Figures, Progress
+from unlearning.steps import Figures, Progress
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

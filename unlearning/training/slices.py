@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from unlearning.data.samples import SampleSet
 from unlearning.random_state import isolated
 from unlearning.state import State
-from unlearning.task import Outcome, Steps
+from unlearning.steps import Outcome, Steps
 
 KeepSlice = Callable[[int, nn.Module], Mapping[str, Any]]
 """Keeps the weights after a slice, given its number, and returns what says where: JSON values."""

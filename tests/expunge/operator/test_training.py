@@ -14,7 +14,7 @@ from expunge.operator.workloads import plan_processes
 from tests.worker import digits
 from tests.worker.test_ranks import ranks_left
 from unlearning.specs.references import ReferencePlan
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from unlearning.training.run import TrainingRun
 
 INTEGERS = "tests.worker.digits:with_integer_ids"

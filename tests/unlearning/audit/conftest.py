@@ -22,7 +22,7 @@ from unlearning.data.workload import Workload
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.references import prepare_references
 
 OBJECTIVE = classification(10)

@@ -17,7 +17,7 @@ from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 SMALL = AuditSpec(replicates=100, vector_seeds=1, relearners=("sgd",), relearn_controls=3, relearn_steps=8)
 

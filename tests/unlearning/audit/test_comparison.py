@@ -35,7 +35,7 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD, FineTune, Spec
 from unlearning.specs.audit import Thresholds
 from unlearning.specs.training import Recipe
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit, fresh
 
 

@@ -18,7 +18,7 @@ from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.networks import copy_network
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 VOCABULARY = 20
 

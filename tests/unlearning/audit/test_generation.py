@@ -23,7 +23,7 @@ from unlearning.data.objectives import Objective, denoising_diffusion
 from unlearning.data.samples import SampleSet
 from unlearning.networks import copy_network
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 CLASSES, SHAPE = 3, (1, 4, 4)
 OBJECTIVE = denoising_diffusion(CLASSES, SHAPE, steps=20)

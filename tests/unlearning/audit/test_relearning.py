@@ -28,7 +28,7 @@ from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import SampleSet
 from unlearning.specs.audit import AuditSpec
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit
 
 SGD = Relearner(kind="sgd", learning_rate=0.1, target=0.01, limit=60, batch_size=8)

@@ -25,8 +25,9 @@ from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.salun import as_other_class, saliency_masks
 from unlearning.specs import IEU, LTU, RMU, SalUn
 from unlearning.specs.training import Recipe
+from unlearning.steps import run_to_completion
 from unlearning.stopping.criterion import calibrate, check, other_class_answers
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 
 STEPS, SHAPE, CLASSES = 40, (1, 4, 4), 3
 BETAS = torch.linspace(0.005, 0.4, STEPS, dtype=torch.float64)

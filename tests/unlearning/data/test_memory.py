@@ -25,7 +25,8 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, FineTune
 from unlearning.specs.training import Recipe
 from unlearning.state import State
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 PATH, ROWS, WIDTH = sys.argv[1], int(sys.argv[2]), 65536
 

@@ -23,7 +23,7 @@ from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from unlearning.random_state import isolated
 from unlearning.specs import Retrain
 from unlearning.state import State
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit, fresh, train_steps
 from unlearning.training.references import sample_signals, subject_groups
 

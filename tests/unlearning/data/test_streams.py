@@ -18,8 +18,9 @@ from unlearning.errors import InvalidWorkload, MethodRefused, UnsupportedWorkloa
 from unlearning.methods.registry import METHODS
 from unlearning.specs.suitability import NEEDS, Need
 from unlearning.state import State
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 
 
 class Item(dict[str, Any]):

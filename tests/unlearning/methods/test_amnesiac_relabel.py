@@ -8,7 +8,7 @@ from tests.unlearning.small import plain, same, state, task
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import AmnesiacRelabel
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 
 def test_every_forgotten_sample_keeps_one_wrong_label_and_the_rest_their_own() -> None:

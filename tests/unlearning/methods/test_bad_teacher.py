@@ -12,7 +12,7 @@ from unlearning.data.objectives import Forward
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import BadTeacher
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fresh
 
 

@@ -23,8 +23,9 @@ from unlearning.methods.certified import amplification, count_steps, noise_neede
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Certified
 from unlearning.state import State
+from unlearning.steps import Progress, run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import Progress, Task, run_to_completion
+from unlearning.task import Task
 
 SHORT = Certified(steps=40, decay=0.3)
 

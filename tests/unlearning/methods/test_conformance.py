@@ -21,7 +21,8 @@ from unlearning.networks import copy_network
 from unlearning.specs import PRODUCTION, SPECS, Spec
 from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 from unlearning.state import State
-from unlearning.task import Progress, Task, run_to_completion
+from unlearning.steps import Progress, run_to_completion
+from unlearning.task import Task
 
 BUILDS = [plain, normalised, dropping, convolutional]
 FEW = {"steps": 5, "epochs": 2, "repair_steps": 5, "batch_size": 16, "query_size": 16}

@@ -13,7 +13,8 @@ from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import split_held_out
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Spec
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 pytestmark = [pytest.mark.quality, pytest.mark.timeout(1800)]

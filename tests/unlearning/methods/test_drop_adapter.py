@@ -12,7 +12,8 @@ from unlearning.data.workload import Workload
 from unlearning.errors import InvalidWorkload, MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import DropAdapter
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fresh
 
 

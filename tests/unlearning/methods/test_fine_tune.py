@@ -7,7 +7,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import flat, plain, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import FineTune
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 
 def test_the_remaining_set_is_seen_once_an_epoch_and_the_forget_set_never() -> None:

@@ -11,7 +11,7 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.importance import add_squared_gradients, with_drawn_labels, zero_importance
 from unlearning.methods.registry import unlearn
 from unlearning.specs import FisherNoise
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 NOISE = 0.003
 FLOOR = 1e-6

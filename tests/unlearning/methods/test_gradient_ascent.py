@@ -8,7 +8,8 @@ from torch import nn
 from tests.unlearning.small import OBJECTIVE, plain, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import GradientAscent, Stop
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 
 def test_a_step_is_the_gradient_of_the_forget_sets_mean_loss() -> None:

@@ -14,7 +14,8 @@ from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Stop
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 NEVER = Stop(check_every=1000)
 GENTLE = 1e-12

@@ -18,7 +18,8 @@ from unlearning.networks import kernels
 from unlearning.specs import CT, MSG, Spec
 from unlearning.specs.suitability import Need, why_unsuitable
 from unlearning.state import State
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 NEXT_TO_NOTHING = 1e-12
 """A learning rate that leaves the weights as they were before the first step."""

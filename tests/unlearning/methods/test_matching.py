@@ -15,7 +15,8 @@ from unlearning.methods.aims import ReferenceAims, reference_aims
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Matching
 from unlearning.specs.references import ReferencePlan
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.references import prepare_references
 
 

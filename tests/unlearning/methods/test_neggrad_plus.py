@@ -6,7 +6,8 @@ from torch.nn import functional
 from tests.unlearning.small import flat, plain, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import FineTune, NegGradPlus
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 
 def forget_loss(given: Task) -> float:

@@ -14,7 +14,8 @@ from tests.unlearning.small import flat, plain, task
 from unlearning.data.batches import Batch
 from unlearning.methods.registry import unlearn
 from unlearning.specs import NPO, GradDiff, SimNPO
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 Loss = Callable[[nn.Module, nn.Module, Batch], Tensor]
 """(model, original, forget batch) → the published loss of the forget batch."""

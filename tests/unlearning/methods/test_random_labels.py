@@ -8,7 +8,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import CLASSES, plain, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import RandomLabels
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 EPOCHS = 40
 

@@ -21,7 +21,7 @@ from unlearning.specs import PRODUCTION, SPECS
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.suitability import Need, why_unsuitable
 from unlearning.specs.training import DPSGD, Ready2Unlearn
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import train
 from unlearning.training.references import prepare_references
 from unlearning.training.run import TrainingRun

@@ -13,8 +13,9 @@ from tests.unlearning.small import CLASSES, RECIPE, dropping, normalised, same, 
 from unlearning.specs import Stop
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.state import State
+from unlearning.steps import Outcome, Progress, run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import Outcome, Progress, Task, run_to_completion
+from unlearning.task import Task
 
 SHORT = dataclasses.replace(RECIPE, epochs=2)
 

@@ -7,7 +7,7 @@ from tests.unlearning.methods.watching import Seen, places, watching
 from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Retrain
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit
 
 

@@ -13,7 +13,8 @@ from unlearning.data.samples import joined
 from unlearning.errors import MethodRefused, WeightsMissing
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Retrain, Rewind
-from unlearning.task import Progress, Task, run_to_completion
+from unlearning.steps import Progress, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fresh, train
 from unlearning.training.slices import SliceCheckpoint
 

@@ -11,7 +11,8 @@ from tests.unlearning.small import state
 from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.specs import RMU
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 
 
 class Blocks(nn.Module):

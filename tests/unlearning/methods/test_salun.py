@@ -10,7 +10,7 @@ from unlearning.errors import MethodRefused
 from unlearning.methods.registry import unlearn
 from unlearning.methods.salun import saliency_masks
 from unlearning.specs import SalUn
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])

@@ -8,7 +8,7 @@ from unlearning.data.batches import Batch
 from unlearning.methods.importance import add_squared_gradients, zero_importance
 from unlearning.methods.registry import unlearn
 from unlearning.specs import SSD
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 
 
 @pytest.mark.parametrize(("selection", "dampening"), [(1.0, 1.0), (2.0, 0.3), (1.5, 0.0)])

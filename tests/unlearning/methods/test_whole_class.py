@@ -9,7 +9,8 @@ from tests.unlearning.small import OBJECTIVE, RECIPE, plain, task
 from unlearning.data.samples import SampleSet, joined
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, Spec
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 CLASS = 2

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from tests.unlearning.small import OBJECTIVE, RECIPE, comparing, normalised, plain, pooled, same, samples, state, task
 from unlearning.specs import Stop
+from unlearning.steps import Progress, run_to_completion
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.stop import Rate, relearns_slowly, run_with_stop
-from unlearning.task import Progress, Task, run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 

@@ -13,7 +13,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.errors import InvalidSpec, UnsupportedWorkload
 from unlearning.specs.training import DPSGD, Augmentation, Recipe
 from unlearning.state import State
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.augmentation import augmented
 from unlearning.training.loop import fit, fresh, train_steps
 

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from tests.unlearning.small import OBJECTIVE, RECIPE, convolutional, dropping, normalised, plain, same, samples, state
 from unlearning.errors import InvalidSpec
 from unlearning.specs.training import Recipe, Reweighting
-from unlearning.task import Progress, run_to_completion
+from unlearning.steps import Progress, run_to_completion
 from unlearning.training.loop import fit, fresh, train
 from unlearning.training.readiness import revocable_split
 

@@ -23,8 +23,8 @@ from unlearning.data.workload import OwnTraining, Trainer
 from unlearning.errors import NotFinite, TrainerFault
 from unlearning.random_state import isolated, random_values
 from unlearning.state import State
+from unlearning.steps import run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import run_to_completion
 from unlearning.training.loop import fit, fresh, train, train_steps
 from unlearning.training.own import training_settings
 from unlearning.training.run import TrainingRun

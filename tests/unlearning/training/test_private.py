@@ -25,7 +25,7 @@ from tests.unlearning.small import (
 from unlearning.errors import MethodRefused
 from unlearning.specs.training import DPSGD, Recipe
 from unlearning.state import State
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit, fresh, train, train_steps
 from unlearning.training.private import PoissonBatches, epsilon
 

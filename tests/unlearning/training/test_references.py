@@ -11,7 +11,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.errors import ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
-from unlearning.task import run_to_completion
+from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit
 from unlearning.training.references import (
     estimate_cost,

@@ -15,8 +15,8 @@ from unlearning.data.workload import OwnTraining
 from unlearning.errors import InvalidWorkload
 from unlearning.random_state import isolated
 from unlearning.state import State
+from unlearning.steps import Steps, run_to_completion
 from unlearning.storage import load_training_checkpoint, save_training_checkpoint
-from unlearning.task import Steps, run_to_completion
 from unlearning.training.loop import fresh, train_steps
 
 OWN = OwnTraining(trainer=functools.partial(train_by_adamw, epochs=2, batch_size=8, rate=1e-2))

@@ -16,7 +16,7 @@ from unlearning.audit.intervals import Floats
 from unlearning.audit.membership import Attack, Pairing, attack_by_scores, matched_targets, pair
 from unlearning.data.samples import joined
 from unlearning.specs.audit import ReferenceSpec
-from unlearning.task import Progress
+from unlearning.steps import Progress
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

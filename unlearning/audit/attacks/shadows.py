@@ -29,7 +29,7 @@ from unlearning.audit.signals import audit_copy, observe
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.references import uninformed_references
 from unlearning.data.samples import SampleSet, joined
-from unlearning.task import Progress
+from unlearning.steps import Progress
 from unlearning.training.loop import fresh
 
 SHADOW_KIND = "shadows"

@@ -26,7 +26,8 @@ from unlearning.specs import Spec
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
 from unlearning.state import State
-from unlearning.task import Outcome, Progress, Task
+from unlearning.steps import Outcome, Progress
+from unlearning.task import Task
 from unlearning.training.loop import fresh, on_base_of, train
 from unlearning.training.own import training_settings
 from unlearning.training.references import prepare_references

@@ -16,10 +16,11 @@ from unlearning.methods.ltu.guide_attacks import non_member_signal, train_guide_
 from unlearning.methods.ltu.queries import neighbourhood
 from unlearning.specs import LTU
 from unlearning.specs.methods import scale_schedule
+from unlearning.steps import Figures, Steps
 from unlearning.stopping.criterion import Check, calibrate
 from unlearning.stopping.forget_weights import forget_weights
 from unlearning.stopping.stop import Rate, run_with_stop
-from unlearning.task import Figures, Steps, Task
+from unlearning.task import Task
 from unlearning.training.optimisation import (
     anneal,
     apply_gradient,

@@ -23,7 +23,8 @@ from unlearning.errors import InvalidSpec
 from unlearning.specs import FineTune
 from unlearning.specs.audit import AuditSpec, ReferenceSpec
 from unlearning.specs.training import Recipe
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 SPEC = ReferenceSpec(shadows=12, repeats=4, audit=AuditSpec(replicates=100))

@@ -19,7 +19,8 @@ from unlearning.methods.registry import unlearn
 from unlearning.specs import Matching
 from unlearning.specs.references import ReferencePlan
 from unlearning.state import State
-from unlearning.task import Task, run_to_completion
+from unlearning.steps import run_to_completion
+from unlearning.task import Task
 from unlearning.training.loop import fit
 
 

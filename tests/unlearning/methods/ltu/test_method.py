@@ -13,8 +13,9 @@ from unlearning.methods.ltu.feedback import combine
 from unlearning.methods.ltu.queries import Neighbourhood
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU, Stop
+from unlearning.steps import run_to_completion
 from unlearning.stopping.criterion import Check
-from unlearning.task import Task, run_to_completion
+from unlearning.task import Task
 
 FEW = LTU(steps=4, batch_size=16, query_size=16, remain_least=1)
 
