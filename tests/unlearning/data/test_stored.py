@@ -2,6 +2,7 @@ import itertools
 import random
 import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.unlearning.small import OBJECTIVE, RECIPE, WIDTH, plain, same, sample
 from unlearning.audit.comparison import compare_with_chance
 from unlearning.audit.signals import observe
 from unlearning.data.batches import same_inputs
-from unlearning.data.loading import READ_SIZE
+from unlearning.data.loading import READ_SIZE, stream
 from unlearning.data.near_copies import find_copies
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.stored import StoredSet, read_twice
@@ -117,6 +118,16 @@ def test_any_map_style_data_set_gives_the_samples_that_tensors_would(name: str) 
     assert torch.equal(made.take(index).targets, GIVEN.targets[index])
     assert made.take(index).in_memory().ids == tuple(GIVEN.ids[i] for i in index)
     assert (made.subjects is not None) == (name == "columns" or "subject" in name or "Hugging" in name)
+
+
+def test_batches_for_a_gpu_are_read_into_pinned_memory() -> None:
+    """Where there is no GPU torch says that it was asked to pin. Other tests show that it is not asked for the CPU."""
+    made = stored(num_workers=2)
+    asked = nullcontext() if torch.cuda.is_available() else pytest.warns(UserWarning, match="pin_memory")
+    with asked:
+        batches = list(stream(made.source, made.index.split(8), workers=2, pin=True))
+    assert len(batches) == 7
+    assert all(batch.targets.is_pinned() == torch.cuda.is_available() for batch in batches)
 
 
 def test_targets_are_read_once_and_not_at_all_where_they_are_given() -> None:
