@@ -55,7 +55,7 @@ def import_subjects(
         ),
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Forget what was assigned before, in place of adding to it.")
+        bool, typer.Option("--replace", help="Replace what was assigned before, in place of adding to it.")
     ] = False,
     tenant: Tenant = "default",
     data_dir: DataDir = None,
