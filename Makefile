@@ -7,7 +7,7 @@
 #   make check      ruff format, ruff, mypy, import-linter, the documentation in strict mode
 #   make docs       build the documentation as a site in site/; fails on dead links and stale tables
 #   make sbom       the bill of materials of the virtual environment, as build/sbom.cdx.json; each image holds its own
-#   make bench      the commands behind the measured tables; hours
+#   make bench      most of the commands behind the measured tables; hours
 #   make setup      the virtual environment only; again when pyproject.toml or constraints.txt change
 #   make clean      remove everything that can be made again; keeps .expunge/ and weights/
 
