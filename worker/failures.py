@@ -138,6 +138,11 @@ class Failure:
     detail: str
     retry: bool
 
+    def __post_init__(self) -> None:
+        """Replace what PostgreSQL does not hold: an owner's message may have NUL or half of a surrogate pair in it."""
+        storable = self.detail.replace("\0", "?").encode(errors="replace").decode()
+        object.__setattr__(self, "detail", storable)
+
 
 LIBRARY_ERRORS: tuple[tuple[type[Exception], Reason], ...] = (
     (StorageError, Reason.STORAGE_FAILED),

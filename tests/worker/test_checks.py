@@ -76,6 +76,19 @@ def test_a_variable_that_the_worker_lacks_is_found_before_a_request_and_its_next
     assert asked(registered) == []
 
 
+def test_a_message_that_the_ledger_cannot_hold_as_it_is_leaves_the_check_with_a_fault(
+    registered: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model_id,) = asked(registered)
+
+    def unreadable() -> Workload:
+        raise ValueError("a file begins with \0\udcff")
+
+    monkeypatch.setattr(digits, "workload", unreadable)
+
+    assert "begins with ??" in str(check(registered, model_id))
+
+
 def test_an_allow_list_without_the_module_and_missing_weights_are_found(registered: Bench) -> None:
     (model_id,) = asked(registered)
     check_model(

@@ -141,6 +141,12 @@ def test_what_the_owners_own_code_and_torch_say_is_shown_without_sample_ids() ->
     assert "channels" not in ours
 
 
+def test_what_the_ledger_cannot_hold_of_a_message_is_replaced() -> None:
+    """PostgreSQL refuses it, and the attempt would have no reason."""
+    for error in (WorkloadFailed("a\0b\udcff.png"), InvalidWorkload("a\0b\udcff.png")):
+        assert classify(error).detail == "a?b?.png"
+
+
 def test_an_error_of_a_library_names_the_owners_line_that_called_it() -> None:
     error = caught(lambda: nn.Linear(3, 2)(torch.zeros(4, 5)))
     line = error.__traceback__.tb_next.tb_lineno if error.__traceback__ and error.__traceback__.tb_next else 0
