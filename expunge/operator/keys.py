@@ -1,5 +1,6 @@
 """Create, list and revoke API keys and signing keys, and rotate the sample key."""
 
+import os
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -144,6 +145,7 @@ def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | N
     for name in unneeded:  # their rows are under the old key; after a crash in between, the next purge deletes them
         storage.delete(name)
     if adopt is not None:
+        os.utime(key_file)  # by its time the key is known to be newer than the running stack (`has_newer_key`)
         key_file.replace(adopt)
     return rotated
 

@@ -13,7 +13,7 @@ from expunge.cli.main import app
 from expunge.errors import KeyCommandRefused
 from expunge.operator.deployment import find_deployment
 from expunge.operator.keys import create_signing_key, revoke_signing_key
-from expunge.stack.folder import StackSettings, lock_folder, sample_key, write_stack_settings
+from expunge.stack.folder import StackSettings, lock_folder, sample_key, write_secret, write_stack_settings
 from ledger.errors import KeyRefused
 from ledger.registry.access import Scope, authenticate
 from ledger.sample_key import check_sample_key
@@ -125,3 +125,9 @@ def test_a_stacks_key_is_not_rotated_once_more_before_the_stack_has_it(
         assert len(third) > len(second)
         with sessions.begin() as session:
             check_sample_key(session, bytes.fromhex(third))
+        # Of a rotation that was refused while a worker ran a job, before the stack was started anew.
+        write_secret(folder.sample_key.with_suffix(".next"), third + "ab" * 32)
+        start()
+        fourth = rotate()
+        assert fourth == third + "ab" * 32
+        assert rotate() == fourth
