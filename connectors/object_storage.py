@@ -43,8 +43,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What a protocol's client is given beside what it finds in the environment."""
 
 
-UPLOAD_SECONDS = 1800
-"""Seconds that an upload may take, where its client has limits for reading alone: a server may take the call and read nothing."""
+UPLOAD_SECONDS, SLOWEST = 1800, 2**22
+"""Seconds that any upload may take, and bytes a second for which a larger one has more of them. Its client has limits for reading
+alone, and a server may take the call and read nothing."""
 
 
 class _Altered(Exception):
@@ -73,13 +74,13 @@ class ObjectStorage:
         """Upload `<sha256>.safetensors`, and read it back."""
         sha256 = hashlib.sha256(content).hexdigest()
         name = str(PurePosixPath(folder) / f"{sha256}.safetensors")
-        self._upload(name, sha256, lambda fs, path: fs.pipe_file(path, content, **_limit(fs)))
+        self._upload(name, sha256, lambda fs, path: fs.pipe_file(path, content, **_limit(fs, len(content))))
         return name, sha256
 
     def put_file(self, path: Path, sha256: str) -> str:
         """Upload a file as `<sha256>.safetensors`, and read it back."""
-        name = f"{sha256}.safetensors"
-        self._upload(name, sha256, lambda fs, target: fs.put_file(str(path), target, **_limit(fs)))
+        name, size = f"{sha256}.safetensors", path.stat().st_size
+        self._upload(name, sha256, lambda fs, target: fs.put_file(str(path), target, **_limit(fs, size)))
         return name
 
     def _upload(self, name: str, sha256: str, send: Callable[[Any, str], object]) -> None:
@@ -289,9 +290,9 @@ class ObjectStorage:
         return self._client[1:]
 
 
-def _limit(fs: Any) -> dict[str, float]:
-    """Give the limit of time to a client that takes one: those that run in a loop of their own do."""
-    return {"timeout": UPLOAD_SECONDS} if getattr(fs, "async_impl", False) else {}
+def _limit(fs: Any, size: int) -> dict[str, float]:
+    """Give an upload's limit of time to a client that takes one: those that run in a loop of their own do. size: in bytes."""
+    return {"timeout": max(UPLOAD_SECONDS, size / SLOWEST)} if getattr(fs, "async_impl", False) else {}
 
 
 def _s3_session() -> Any:

@@ -176,6 +176,21 @@ def test_a_storage_that_takes_the_call_and_says_nothing_is_unreachable(
             storage.put(CONTENT * 32)  # more than the buffers of the connection hold
 
 
+def test_a_large_upload_may_take_longer(
+    s3_api: S3, storage: ObjectStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "WAITS", ())
+    monkeypatch.setattr(object_storage, "UPLOAD_SECONDS", 1e-6)
+    with pytest.raises(StorageUnreachable):
+        storage.put(b"small")
+    monkeypatch.setattr(object_storage, "SLOWEST", len(CONTENT) / PATIENCE)
+    source = tmp_path / "weights"
+    source.write_bytes(CONTENT)
+
+    assert storage.put(CONTENT) == (NAME, SHA256)
+    assert storage.put_file(source, SHA256) == NAME
+
+
 def test_a_deletion_removes_all_versions(s3_api: S3, storage: ObjectStorage) -> None:
     keep_versions(s3_api)
     for content in (CONTENT, CONTENT):
