@@ -27,6 +27,8 @@ _ALL_COMPARISONS = 1e13
 """The same for those of all samples: some minutes on a processor, where training takes hours."""
 _COMPARED_NUMBERS = 2**25
 """Numbers (256 MiB) of the samples that are compared with the others at once."""
+_KEPT_PAIRS = 2**24
+"""Pairs (256 MiB) that are kept at once: of a kind of sample that is common, nearly all are."""
 _HELD_OUT = 256
 """Held-out samples that tell the usual distance."""
 _COMMON = 0.05
@@ -120,7 +122,7 @@ def _nearest(samples: Tensor, others: SampleSet, index: Tensor) -> tuple[Tensor,
 
 
 def _near_pairs(samples: SampleSet, index: Tensor, *, within: float) -> NDArray[np.int64]:
-    """List the pairs of the samples at `index` that are at most so far from one another, (m, 2) positions."""
+    """List pairs of the samples at `index` that link all that are at most so far from one another, (m, 2) positions."""
     width = flat_inputs(samples.select(index[:1])).shape[1]
     found = [np.empty((0, 2), dtype=np.int64)]
     for block in torch.split(index, max(READ_SIZE, _COMPARED_NUMBERS // width)):
@@ -131,7 +133,16 @@ def _near_pairs(samples: SampleSet, index: Tensor, *, within: float) -> NDArray[
             one, other = near.nonzero().cpu().unbind(1)
             pairs = torch.stack([chunk[one], block[other]], dim=1)
             found.append(pairs[pairs[:, 0] < pairs[:, 1]].numpy())
+            if sum(map(len, found)) > _KEPT_PAIRS:
+                found = [_fewest(np.concatenate(found), nodes=len(samples))]
     return np.concatenate(found)
+
+
+def _fewest(links: NDArray[np.int64], *, nodes: int) -> NDArray[np.int64]:
+    """Link the same nodes by fewer pairs: each with the first one of its component, (m, 2)."""
+    linked = np.unique(links)
+    _, first, group = np.unique(components(links, nodes=nodes)[linked], return_index=True, return_inverse=True)
+    return np.stack([linked, linked[first[group]]], axis=1)
 
 
 def _numbered_by_content(samples: SampleSet) -> NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """Near-copies: what counts as one, among few and among all samples."""
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,25 @@ def test_a_kind_of_sample_that_is_common_is_no_group_of_copies() -> None:
     )
 
     assert grouped(TRAIN, zeros, HELD_OUT, training=240) == []
+
+
+def test_a_common_kind_of_sample_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a third of a table's rows that are alike, all pairs are near: of a million rows they would take terabytes."""
+    monkeypatch.setattr("unlearning.data.near_copies._KEPT_PAIRS", 20_000, raising=False)
+    noise = 1e-4 * torch.randn((800, WIDTH), generator=torch.Generator().manual_seed(6))
+    alike = replace(samples(800, seed=3), ids=tuple(f"alike-{number}" for number in range(800)), inputs=noise)
+    other = replace(samples(1000, seed=4), ids=tuple(f"other-{number}" for number in range(1000)))
+    pool = joined(alike, other, moved(other.take(torch.arange(3)), 0.1, name="copy"), HELD_OUT)
+    tracemalloc.start()
+    try:
+        groups = group_copies(pool, training=1803)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert groups[1800:1803].tolist() == groups[800:803].tolist()
+    assert len(set(groups.tolist())) == len(pool) - 3
+    assert peak < 3 * 2**20
 
 
 def test_equal_samples_are_found_where_comparing_all_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
