@@ -196,7 +196,9 @@ def _aim_at_copies(
 ) -> ReferencePredictions:
     """Aim each forgotten sample that has a near-copy at what the original says of the copy. places: as of `find_copies`."""
     found = (places >= 0).nonzero().flatten()
-    _, predictions, losses = sample_signals(original, split.remain.take(places[found]), objective)
+    # Two samples may have the same copy.
+    copies, which = places[found].unique(return_inverse=True)  # type: ignore[no-untyped-call]  # torch's own
+    _, predictions, losses = (each[which] for each in sample_signals(original, split.remain.take(copies), objective))
     if objective.predicts is not None:
         losses = objective.predicts.losses(predictions, split.forget.targets.cpu()[found])
     return ReferencePredictions(

@@ -73,6 +73,14 @@ def copied() -> Workload:
     return replace(made, train=joined(made.train, copies))
 
 
+def copied_twice() -> Workload:
+    """Its first training image is there three times."""
+    made = workload()
+    first = made.train.take(torch.zeros(1, dtype=torch.int64))
+    copies = [replace(first, ids=(name,)) for name in ("second", "third")]
+    return replace(made, train=joined(made.train, *copies))
+
+
 def with_integer_ids() -> Workload:
     """Its training samples have the keys of a database: integers from 5000."""
     made = workload()

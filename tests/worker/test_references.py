@@ -2,6 +2,8 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
+from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
-from ledger.registry.references import find_references
+from ledger.registry.references import ReferenceFile, find_references
 from ledger.registry.retention import needed_files
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
@@ -25,9 +28,10 @@ from ledger.tables import Model
 from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE, Bench
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.references import References, from_bytes
+from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
+from worker.inputs import load_inputs
 
 PLAN = ReferencePlan(epochs=1.0)
 
@@ -154,6 +158,39 @@ def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_sa
     assert body["asked"]["samples"] == 60
     assert body["audit"]["samples"]["forget"] == 50  # all but those ten whose copies remain
     assert any("10 of the 60 forgotten samples have a near-copy" in each for each in body["verdict"]["warnings"])
+
+
+def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench: Callable[..., Bench]) -> None:
+    given = digits.copied_twice()
+    bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
+    pool = (*given.train.ids, *given.held_out.ids)
+    number = len(pool)
+    file = bench.settings.files.put(
+        to_bytes(
+            References(
+                keys=tuple(sample_digest(KEY, "tiny-digits", sample) for sample in pool),
+                predictions=torch.full((number, 10), 0.1),
+                **{name: torch.zeros(number) for name in ("losses", "unseen", "seen")},
+                details={},
+            )
+        ),
+        "references",
+    )
+    job_id = bench.submit([given.train.ids[0], given.train.ids[1], "third"])
+    with bench.sessions.begin() as session:
+        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
+    assert claimed is not None
+    claimed = replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1]))
+
+    inputs = load_inputs(claimed, bench.settings)
+
+    assert inputs.references is not None
+    first, other, third = inputs.references.aims.predictions
+    assert torch.equal(first, third)
+    with torch.no_grad():
+        assert torch.allclose(first, inputs.original(given.train.inputs[:1])[0].softmax(0), atol=1e-5)
+    assert torch.equal(other, torch.full((10,), 0.1))
+    assert inputs.references.audit.copied == 2
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
