@@ -166,6 +166,21 @@ def test_a_text_is_completed_as_greedy_decoding_does_from_its_second_half_on() -
     assert causal_language_model(VOCABULARY).completions is None
 
 
+def test_what_cannot_be_written_as_text_is_said_in_its_place() -> None:
+    """Half of a text may end within a character, and a model may write tokens that a tokenizer does not have."""
+
+    def write(tokens: Tensor) -> str:
+        raise ValueError("quotes a person")
+
+    completions = causal_language_model(VOCABULARY, text=write).completions
+    assert completions is not None
+    with torch.no_grad():
+        found = completions(MODEL, batch())
+    assert {part for one in found for part in (one.beginning, one.true, one.written)} == {
+        "(ValueError in the objective's `text`)"
+    }
+
+
 def test_the_longest_common_subsequence_is_that_of_its_recursion() -> None:
     generator = torch.Generator().manual_seed(4)
     first, second = (torch.randint(4, (30, length), generator=generator) for length in (8, 6))

@@ -91,7 +91,7 @@ def causal_language_model(
         second = (batch.targets != IGNORED) & (places >= starts[:, None])
         first = functional.pad(_real(batch.inputs, padding), (1, 0), value=True) & (places < starts[:, None])
         return [
-            Completion(text(own[before].cpu()), text(own[after].cpu()), text(new[after].cpu()))
+            Completion(*(_written(text, part) for part in (own[before], own[after], new[after])))
             for own, new, before, after in zip(tokens, written, first, second, strict=True)
         ]
 
@@ -208,6 +208,14 @@ def _min_k(outputs: Tensor, targets: Tensor) -> Tensor:
 def _min_k_plus(outputs: Tensor, targets: Tensor) -> Tensor:
     """Read Min-K%++ (Zhang et al., ICLR 2025, arXiv 2404.02936): Min-K% of (log p − μ) / σ, over the whole vocabulary."""
     return _least_known(outputs[:, outputs.shape[1] // 2 :], targets)
+
+
+def _written(text: Callable[[Tensor], str], tokens: Tensor) -> str:
+    """Write tokens as text for the operator's sheet. A part of a text, or what a model writes, may have none: no erasure fails."""
+    try:
+        return text(tokens.cpu())
+    except Exception as error:
+        return f"({type(error).__name__} in the objective's `text`)"
 
 
 def _zlib(text: Callable[[Tensor], str], outputs: Tensor, targets: Tensor) -> Tensor:
