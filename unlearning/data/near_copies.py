@@ -27,7 +27,7 @@ _ALL_COMPARISONS = 1e13
 """The same for those of all samples: some minutes on a processor, where training takes hours."""
 _COMPARED_NUMBERS = 2**25
 """Numbers (256 MiB) of the samples that are compared with the others at once."""
-_KEPT_PAIRS = 2**24
+_PAIRS_LIMIT = 2**24
 """Pairs (256 MiB) that are kept at once: of a kind of sample that is common, nearly all are."""
 _HELD_OUT = 256
 """Held-out samples that tell the usual distance."""
@@ -133,7 +133,7 @@ def _near_pairs(samples: SampleSet, index: Tensor, *, within: float) -> NDArray[
             one, other = near.nonzero().cpu().unbind(1)
             pairs = torch.stack([chunk[one], block[other]], dim=1)
             found.append(pairs[pairs[:, 0] < pairs[:, 1]].numpy())
-            if sum(map(len, found)) > _KEPT_PAIRS:
+            if sum(map(len, found)) > _PAIRS_LIMIT:
                 found = [_fewest(np.concatenate(found), nodes=len(samples))]
     return np.concatenate(found)
 

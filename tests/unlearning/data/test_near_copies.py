@@ -81,7 +81,7 @@ def test_a_kind_of_sample_that_is_common_is_no_group_of_copies() -> None:
 
 def test_a_common_kind_of_sample_takes_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a third of a table's rows that are alike, all pairs are near: of a million rows they would take terabytes."""
-    monkeypatch.setattr("unlearning.data.near_copies._KEPT_PAIRS", 20_000, raising=False)
+    monkeypatch.setattr("unlearning.data.near_copies._PAIRS_LIMIT", 20_000, raising=False)
     noise = 1e-4 * torch.randn((800, WIDTH), generator=torch.Generator().manual_seed(6))
     alike = replace(samples(800, seed=3), ids=tuple(f"alike-{number}" for number in range(800)), inputs=noise)
     other = replace(samples(1000, seed=4), ids=tuple(f"other-{number}" for number in range(1000)))
