@@ -17,6 +17,7 @@ from ledger.db import now
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
 from ledger.states import MessageType, WebhookProtocol
 from ledger.tables import Event, Job, Model, UnlearnRequest, WebhookDelivery, WebhookEndpoint
+from report.formatting import short_method
 
 TEXTS: Mapping[str, str] = {
     "job.opened": "Opened. It takes requests until {cut_off} ({why}).",
@@ -34,8 +35,8 @@ TEXTS: Mapping[str, str] = {
     "job.references_unused": "The reference predictions were not used because {why}. The job goes on without them.",
     "job.write_refused": "A write of attempt {attempt} was refused because its lease had expired.",
     "job.verifying": "The audit has started.",
-    "job.escalated": "{method} gave no result that may be published. The next method follows.",
-    "job.fallback": "{method} follows {after} and takes {time}. {why}",
+    "job.escalated": "What {method} made may not be published. The next method follows.",
+    "job.fallback": "After {after} comes {method}, which takes {time}. {why}",
     "job.cancel_requested": "Cancellation was requested.",
     "job.superseded": "An earlier job has erased all of these samples.",
     "job.awaiting_approval": "Awaits approval: {what}.",
@@ -72,6 +73,9 @@ TEXTS: Mapping[str, str] = {
     "target.rejected": "{model}: not trained on any of these samples.",
 }
 """The sentence for each kind of event. Its gaps are filled from the event's data."""
+
+METHODS = ("method", "after")
+"""The gaps that name a method."""
 
 _RESULT = ("verdict", "version", "report", "samples")
 
@@ -214,8 +218,13 @@ def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: i
 
 
 def _to_event(event: Event) -> resources.Event:
-    given = {name: _readable(value) for name, value in event.data.items() if value is not None}
-    text = TEXTS[event.kind].format_map(_Blank(given))
+    given = {
+        name: short_method(value) if name in METHODS else _readable(value)
+        for name, value in event.data.items()
+        if value is not None
+    }
+    # A newer process of a rolling upgrade may have recorded a kind that this one does not know.
+    text = TEXTS.get(event.kind, event.kind).format_map(_Blank(given))
     return resources.Event(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
 
 

@@ -14,6 +14,7 @@ from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.access import ensure_tenant
 from ledger.registry.models import get_model, list_versions
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, RequestState, Verdict, VersionKind
+from ledger.tables import Event
 from report.document import read
 from tests.ledger.conftest import IEU, LTU, digests, nothing_written, progress, publish
 
@@ -260,7 +261,7 @@ def test_a_job_says_why_its_method_follows_another_and_how_long_it_takes(world):
             if event.kind == "job.fallback"
         )
     assert (event.data["method"], event.data["after"], event.data["seconds"]) == ("retrain", "ltu", 12.5)
-    assert all(part in event.text for part in ("retrain", "ltu", "Not verified.", "12"))
+    assert all(part in event.text for part in ("retrain", "LTU", "Not verified.", "12"))
     world.fail(following, Reason.METHOD_FAILED)
     with world.sessions.begin() as session:
         again = retry_job(session, tenant_id=world.tenant_id, job_id=claim.job_id)
@@ -359,10 +360,20 @@ def test_the_timeline_tells_the_whole_story(world):
         "job.completed",
     ]
     assert (events[3].data["attempt"], events[3].data["method"]) == (1, "ltu")
+    assert "LTU" in events[3].text
     assert (events[5].data["version"], events[5].data["verdict"]) == (2, "verified")
     with world.sessions() as session:
         rest = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id, after=events[4].id, limit=1)
     assert rest == [events[5]]
+
+
+def test_an_event_of_a_newer_release_is_shown_by_its_kind(world):
+    claim = world.submit_and_claim(1)
+    with world.sessions.begin() as session:
+        session.add(Event(kind="job.newer", job_id=claim.job_id, data={}))
+    with world.sessions() as session:
+        events = list_job_events(session, tenant_id=world.tenant_id, job_id=claim.job_id)
+    assert events[-1].text == "job.newer"
 
 
 def test_the_method_of_the_request_comes_first(world):
