@@ -43,6 +43,7 @@ def watched(
             weights=trained.path,
             dataset=NAME,
             policy=["retrain"],
+            approve_utility_drop=100.0,
             dry_run=False,
         )
         await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 0')

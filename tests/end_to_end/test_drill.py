@@ -44,7 +44,13 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
     worker = next(i for i, child in enumerate(running.children) if child.program.name == "the worker")
     where = find_deployment(running.folder.root)
     register_workload(
-        where, name="drill", reference=REFERENCE, weights=trained.path, dataset="drill", policy=["retrain"]
+        where,
+        name="drill",
+        reference=REFERENCE,
+        weights=trained.path,
+        dataset="drill",
+        policy=["retrain"],
+        approve_utility_drop=100.0,
     )
 
     with prometheus(running.settings, tmp_path, interval="1s", edit=hurried) as seen:

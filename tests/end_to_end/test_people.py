@@ -31,7 +31,15 @@ def test_a_person_is_unlearned_from_two_models(
     where = find_deployment(running.folder.root)
     table = ["user_id,sample_id", *(f"{PERSON},{sample}" for sample in SAMPLES)]
     for name in MODELS:
-        register_workload(where, name=name, reference=REFERENCE, weights=trained.path, dataset=name, policy=["retrain"])
+        register_workload(
+            where,
+            name=name,
+            reference=REFERENCE,
+            weights=trained.path,
+            dataset=name,
+            policy=["retrain"],
+            approve_utility_drop=100.0,
+        )
         assert import_subjects(where, dataset=name, rows=read_csv(table)).unmatched < len(SAMPLES)
 
     asked = {

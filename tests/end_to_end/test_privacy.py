@@ -64,6 +64,7 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         weights=trained.path,
         dataset=DATASET,
         policy=["retrain"],
+        approve_utility_drop=100.0,
     )
     owned = [(line, PERSON, sample) for line, sample in enumerate(SAMPLES[:20], start=2)]
     import_subjects(find_deployment(running.folder.root), dataset=DATASET, rows=owned)

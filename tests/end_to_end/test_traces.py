@@ -62,7 +62,14 @@ def test_a_stack_on_given_servers_starts_none_and_its_trace_leads_from_the_call_
         with run_stack(traced) as other, client.connect(other.url, other.api_key or "") as http:
             where = find_deployment(other.folder.root)
             assert [child.program.name for child in other.children] == ["the worker", "the beat", "the API"]
-            register_workload(where, name="traced", reference=REFERENCE, weights=trained.path, policy=["retrain"])
+            register_workload(
+                where,
+                name="traced",
+                reference=REFERENCE,
+                weights=trained.path,
+                policy=["retrain"],
+                approve_utility_drop=100.0,
+            )
             call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
             (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))
             *_, job = client.watch_job(http, job_id)

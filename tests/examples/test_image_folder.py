@@ -39,7 +39,14 @@ def test_the_script_leads_to_an_erasure(
 ) -> None:
     monkeypatch.setattr(image_folder, "network", network)
     reference = "examples.image_folder:workload"
-    register_workload(site.where, name="scans", reference=reference, weights=image_folder.train(), policy=["retrain"])
+    register_workload(
+        site.where,
+        name="scans",
+        reference=reference,
+        weights=image_folder.train(),
+        policy=["retrain"],
+        approve_utility_drop=100.0,
+    )
 
     _, document = site.erase("scans", image_folder.workload().train.ids[:60])
 

@@ -72,7 +72,13 @@ def test_what_is_no_archive_of_sentences_is_refused(name: str, tmp_path: Path, m
 def test_ten_real_reviews_are_erased(tmp_path: Path, site: Site) -> None:
     made = reviews.workload()
     trained = train_workload("examples.reviews:workload", allowed=("examples",), folder=tmp_path / "weights")
-    register_workload(site.where, name="model", reference="examples.reviews:workload", weights=trained.path)
+    register_workload(
+        site.where,
+        name="model",
+        reference="examples.reviews:workload",
+        weights=trained.path,
+        approve_utility_drop=100.0,
+    )
 
     _, document = site.erase(made.name, made.train.ids[:10])
 
@@ -84,7 +90,7 @@ def test_ten_reviews_are_erased(name: str, tmp_path: Path, site: Site) -> None:
     reference = f"examples.reviews:{name}"
     made = getattr(reviews, name)()
     trained = train_workload(reference, allowed=("examples",), folder=tmp_path / "weights", references=PLAN)
-    register_workload(site.where, name="model", reference=reference, weights=trained.path)
+    register_workload(site.where, name="model", reference=reference, weights=trained.path, approve_utility_drop=100.0)
     prepared = prepare_model(site.where, name="model", plan=PLAN, prepared=tmp_path / "weights/references")
     assert prepared is not None
 

@@ -98,7 +98,14 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
     storage, keys, copy = tmp_path / "storage", tmp_path / "keys", tmp_path / "copy"
     where = Deployment(database_url=database_url, storage=storage, sample_key=KEY, workloads="tests")
     trained = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path / "weights", plain=True)
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, policy=["retrain"])
+    register_workload(
+        where,
+        name="digits",
+        reference=REFERENCE,
+        weights=trained.path,
+        policy=["retrain"],
+        approve_utility_drop=100.0,
+    )
     create_signing_key(database_url, keys)
     api_key = create_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])
     known = list(digits.workload().train.ids)

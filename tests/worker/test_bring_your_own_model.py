@@ -57,7 +57,14 @@ def test_what_the_document_says_leads_to_an_erasure(
     from acme.training import train  # type: ignore[import-not-found]
 
     where = Deployment(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
-    register_workload(where, name="forms", reference="acme.forms:workload", weights=train(), policy=["retrain"])
+    register_workload(
+        where,
+        name="forms",
+        reference="acme.forms:workload",
+        weights=train(),
+        policy=["retrain"],
+        approve_utility_drop=100.0,
+    )
     work(ask(sessions, list(workload().train.ids[:100])), where, sessions)
 
 
@@ -77,7 +84,12 @@ def test_the_documents_lora_is_unlearned_as_an_adapter_that_peft_loads(
     names = set(load_file(theirs))
     where = Deployment(database_url=database_url, storage=acme / "storage", sample_key=KEY, workloads="acme")
     register_workload(
-        where, name="letters", reference="acme.letters:workload", weights=theirs, policy=["ieu", "retrain"]
+        where,
+        name="letters",
+        reference="acme.letters:workload",
+        weights=theirs,
+        policy=["ieu", "retrain"],
+        approve_utility_drop=100.0,
     )
     work(ask(sessions, list(letters.workload().train.ids[:60]), dataset="letters"), where, sessions)
 
