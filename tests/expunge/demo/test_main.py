@@ -83,8 +83,9 @@ def test_a_demo_that_fails_stops_everything_and_keeps_the_logs(
     assert kept.name.startswith("expunge-demo-")
 
 
+@pytest.mark.slow
 @pytest.mark.end_to_end
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_signal_stops_everything_and_leaves_no_files(tmp_path: Path, number: signal.Signals) -> None:
     code = (
         "from pathlib import Path; from expunge.demo.main import main; from tests.expunge.demo.test_main import TINY; "
