@@ -11,34 +11,29 @@ it is known, so that a run that is stopped goes on.
 """
 
 import argparse
-import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored
-from benchmarks.judging import judge_by_losses, losses, task_for
-from benchmarks.machine import identity, seconds
+from benchmarks.cases import Case, case, references_of
+from benchmarks.judging import Scale, judge_by_losses, losses, task_for
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from unlearning.audit.generation import GenerationSets, measure_generation, prepare_generation
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
-from unlearning.data.references import References
 from unlearning.data.samples import SampleSet, joined
-from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, GradDiff, GradientAscent, Matching, SalUn, Spec
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.steps import run_to_completion
-from unlearning.storage import to_bytes
 from unlearning.task import Task
 from unlearning.tuning import search
 
@@ -132,7 +127,7 @@ def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[
 def everything(name: str, seed: int) -> dict[str, dict[str, float]]:
     """Run all methods on a case and a seed: each one's figures, with both ends of the scale and the cost of references."""
     prepared = forgetting(name, seed)
-    retraining, scale = prepared.retrained.seconds, Scale(prepared)
+    retraining, scale = prepared.retrained.seconds, GenerativeScale(prepared)
     found = {
         "original": scale.of_model(prepared.original.model),
         "retrain": {**scale.of_model(prepared.again.model), "seconds": retraining},
@@ -202,48 +197,14 @@ def tuned(name: str) -> dict[str, Spec]:
     }
 
 
-Run = Callable[[], tuple[nn.Module, dict[str, float]]]
-
-
-class Scale:
+class GenerativeScale(Scale):
     """What the models of a case are measured by, made when it is first needed: classifier, relearners, the retrained model."""
 
     def __init__(self, prepared: Case) -> None:
-        self.prepared = prepared
+        super().__init__("generative", prepared, PLAN)
         self._made: tuple[GenerationSets, dict[str, Relearner | None], dict[str, float]] | None = None
 
-    def of_method(self, name: str, spec: Spec, made: References | None) -> dict[str, float]:
-        """Run a method and measure the result, or read what an earlier run measured."""
-
-        def run() -> tuple[nn.Module, dict[str, float]]:
-            task = task_for(self.prepared, name, made)
-            begun = seconds()
-            run_to_completion(unlearn(spec, task))
-            return task.model.eval(), {"seconds": seconds() - begun}
-
-        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(PLAN)}, run)
-
-    def of_model(self, model: nn.Module) -> dict[str, float]:
-        """Measure a model, or read what an earlier run measured."""
-        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
-
-    def _stored(self, what: Mapping[str, object], run: Run) -> dict[str, float]:
-        key = {
-            "case": self.prepared.name,
-            "seed": self.prepared.seed,
-            "forget": ids_digest(self.prepared.forget),
-            "what": what,
-            "torch": torch.__version__,
-            **identity(),
-        }
-
-        def measure() -> dict[str, float]:
-            model, figures = run()
-            return {**figures, **self._measured(model)}
-
-        return stored("generative", key, measure)
-
-    def _measured(self, model: nn.Module) -> dict[str, float]:
+    def measured(self, model: nn.Module) -> dict[str, float]:
         prepared, objective = self.prepared, self.prepared.workload.objective
         asked, relearners, retrained = self._scale()
         shares, _ = measure_generation(audit_copy(model, prepared.forget), asked)

@@ -3,10 +3,12 @@
 import copy
 import hashlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
@@ -21,6 +23,7 @@ from unlearning.hardware import batched_answers
 from unlearning.methods.registry import unlearn
 from unlearning.specs import Spec
 from unlearning.specs.audit import AuditSpec
+from unlearning.specs.references import ReferencePlan
 from unlearning.steps import Outcome, run_to_completion
 from unlearning.storage import to_bytes
 from unlearning.task import Task
@@ -104,6 +107,54 @@ def judge_by_losses(case: Case, *, log: bool = False) -> Judge:
 
     wanted = means(case.retrained.model)
     return lambda model: float(np.mean(np.abs(np.subtract(means(model.eval()), wanted))))
+
+
+class Scale(ABC):
+    """What the models of a case are measured by. What was measured is stored under `name`, so that an interrupted run goes on.
+
+    plan: of the reference predictions that methods get.
+    """
+
+    def __init__(self, name: str, prepared: Case, plan: ReferencePlan) -> None:
+        self.name, self.prepared, self.plan = name, prepared, plan
+
+    def of_method(self, name: str, spec: Spec, references: References | None) -> dict[str, float]:
+        """Run a method and measure the result, or read what an earlier run measured."""
+
+        def run() -> tuple[nn.Module, dict[str, float]]:
+            task = task_for(self.prepared, name, references)
+            begun = machine.seconds()
+            run_to_completion(unlearn(spec, task))
+            return task.model.eval(), {"seconds": machine.seconds() - begun}
+
+        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(self.plan)}, run)
+
+    def of_model(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model, or read what an earlier run measured."""
+        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
+
+    @abstractmethod
+    def measured(self, model: nn.Module) -> dict[str, float]:
+        """Measure a model: metric → value."""
+
+    def _stored(
+        self, what: Mapping[str, object], run: Callable[[], tuple[nn.Module, dict[str, float]]]
+    ) -> dict[str, float]:
+        key = {
+            "case": self.prepared.name,
+            "seed": self.prepared.seed,
+            "train": ids_digest(self.prepared.workload.train),
+            "forget": ids_digest(self.prepared.forget),
+            "what": what,
+            "torch": torch.__version__,
+            **machine.identity(),
+        }
+
+        def measure() -> dict[str, float]:
+            model, figures = run()
+            return {**figures, **self.measured(model)}
+
+        return stored(self.name, key, measure)
 
 
 def losses(case: Case, model: nn.Module, samples: SampleSet) -> Tensor:

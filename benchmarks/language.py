@@ -12,14 +12,13 @@ seconds. What is measured is stored at once, so that a run that is stopped goes 
 
 import argparse
 import functools
-import hashlib
 import json
 import os
 import random
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -27,9 +26,9 @@ import torch
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored
-from benchmarks.judging import judge_by_losses, losses, task_for
-from benchmarks.machine import DEVICE, identity, seconds
+from benchmarks.cases import Case, case, references_of
+from benchmarks.judging import Scale, judge_by_losses, losses, task_for
+from benchmarks.machine import DEVICE
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from examples import authors
 from unlearning.audit.comparison import privacy_leakage
@@ -39,15 +38,12 @@ from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_los
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import Batch
 from unlearning.data.objectives.targets import IGNORED
-from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
-from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, LTU, NPO, RMU, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.spaces import SPACES, Range, Space
 from unlearning.steps import run_to_completion
-from unlearning.storage import to_bytes
 from unlearning.task import Task
 from unlearning.tuning import search
 
@@ -161,7 +157,7 @@ def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
 def everything(seed: int) -> dict[str, dict[str, float]]:
     """Run all methods on a seed: each one's figures, with both ends of the scale and the cost of references."""
     prepared = authors_case(seed)
-    retraining, scale = prepared.retrained.seconds, Scale(prepared)
+    retraining, scale = prepared.retrained.seconds, LanguageScale(prepared)
     made = references_of(prepared, plan=PLAN)
     cost = float(made.details["processor_seconds"])
     found = {
@@ -206,47 +202,13 @@ def tuned() -> dict[str, Spec]:
     return {name: parse_any(found[name]["spec"]) if name in found else spec for name, spec in METHODS.items()}
 
 
-class Scale:
+class LanguageScale(Scale):
     """What the models of a case are measured by, made when it is first needed: the relearner, and the retrained model's figures."""
 
     def __init__(self, prepared: Case) -> None:
-        self.prepared = prepared
+        super().__init__("language", prepared, PLAN)
 
-    def of_method(self, name: str, spec: Spec, made: References) -> dict[str, float]:
-        """Run a method and measure the result, or read what an earlier run measured."""
-
-        def run() -> tuple[nn.Module, dict[str, float]]:
-            task = task_for(self.prepared, name, made)
-            begun = seconds()
-            run_to_completion(unlearn(spec, task))
-            return task.model, {"seconds": seconds() - begun}
-
-        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(PLAN)}, run)
-
-    def of_model(self, model: nn.Module) -> dict[str, float]:
-        """Measure a model, or read what an earlier run measured."""
-        return self._stored({"weights": hashlib.sha256(to_bytes(model)).hexdigest()}, lambda: (model, {}))
-
-    def _stored(
-        self, what: Mapping[str, object], run: Callable[[], tuple[nn.Module, dict[str, float]]]
-    ) -> dict[str, float]:
-        key = {
-            "case": self.prepared.name,
-            "seed": self.prepared.seed,
-            "train": ids_digest(self.prepared.workload.train),
-            "forget": ids_digest(self.prepared.forget),
-            "what": what,
-            "torch": torch.__version__,
-            **identity(),
-        }
-
-        def measure() -> dict[str, float]:
-            model, figures = run()
-            return {**figures, **self._measured(model)}
-
-        return stored("language", key, measure)
-
-    def _measured(self, model: nn.Module) -> dict[str, float]:
+    def measured(self, model: nn.Module) -> dict[str, float]:
         prepared, retrained, wanted = self.prepared, self._retrained, self._losses_of_retrained
         found = losses_by_set(prepared, model)
         areas = attacked(prepared, model)
