@@ -44,13 +44,12 @@ METHODS = {
     "ltu": "LTU (Learning to Unlearn)",
     "ieu": "IEU (Influence Eliminating Unlearning)",
     "matching": "reference matching",
-    "gradient_ascent": "gradient ascent",
     "retrain": "retraining",
     "rewind": "retraining from an earlier slice",
     "drop_adapter": "dropping an adapter",
     "certified": "certified unlearning",
 }
-"""The names of methods. One that is not here is shown by its kind."""
+"""The long names of methods. One that is not here has its short one."""
 SETUP = {
     "guides": "training the guide attacks",
     "neighbour_search": "finding similar samples",

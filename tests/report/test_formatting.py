@@ -3,7 +3,20 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from report.evidence import Delay, Estimate
-from report.formatting import SPACE, delay, duration, interval, moment, percent, plural, ratio, share
+from report.formatting import (
+    METHOD_NAMES,
+    SPACE,
+    delay,
+    duration,
+    interval,
+    moment,
+    percent,
+    plural,
+    ratio,
+    share,
+    short_method,
+)
+from unlearning.specs import SPECS
 
 
 @pytest.mark.parametrize(
@@ -37,3 +50,14 @@ def test_only_the_second_end_of_an_interval_has_the_unit() -> None:
     assert interval(estimate, ratio) == "0.40 to 0.62"
     assert interval(estimate, share) == f"40.0 to 62.5{SPACE}%"
     assert interval(Estimate(value=97.0, low=96.0, high=98.0), percent) == f"96.0 to 98.0{SPACE}%"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("ltu", "LTU"), ("sim_npo", "SimNPO"), ("gradient_ascent", "gradient ascent")]
+)
+def test_a_method_is_named_as_its_paper_writes_it(kind: str, name: str) -> None:
+    assert short_method(kind) == name
+
+
+def test_only_methods_that_there_are_have_names() -> None:
+    assert METHOD_NAMES.keys() <= SPECS.keys()
