@@ -134,9 +134,8 @@ class PageRoute(APIRoute):
                 return await handle(request)
             except KeyRefused:
                 redirect = RedirectResponse("/console/sign-in", 303)
-                if (
-                    COOKIE in request.cookies
-                ):  # a link on another site comes without the cookie, and must not sign the visitor out
+                # A link on another site comes without the cookie, and must not sign the visitor out.
+                if COOKIE in request.cookies:
                     delete_cookie(redirect)
                 return redirect
             except RequestValidationError:
