@@ -187,14 +187,14 @@ def test_a_language_model_has_every_measure_and_a_second_run_reads_them(
     authors.corpus.cache_clear()
     monkeypatch.setattr(language, "relearner_of", lambda one: relearner)
     relearner = Relearner(kind="sgd", learning_rate=0.01, target=0.0, limit=2, batch_size=8)
-    scale = language.Scale(prepared)
+    scale = language.LanguageScale(prepared)
 
     found, again = scale.of_model(prepared.original.model), scale.of_model(prepared.retrained.model)
     assert found.keys() == language.UNITS.keys() - {"seconds", "retrain_ratio"}
     assert all(np.isfinite(value) for value in (*found.values(), *again.values()))
     assert (again["privacy_leakage"], again["reference_auc"], again["forget_quality"]) == (0, 0.5, 1)
     monkeypatch.setattr(language, "attacked", None)
-    assert language.Scale(prepared).of_model(prepared.original.model) == found
+    assert language.LanguageScale(prepared).of_model(prepared.original.model) == found
 
 
 def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() -> None:
