@@ -35,7 +35,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from connectors.declaration import faults
 from ledger.db import make_engine, make_sessions, now
 from ledger.jobs import heartbeats
-from ledger.registry.checks import CHECK_MODEL, ask_for_checks, withdraw_checks
+from ledger.registry.checks import CHECK_MODEL, REPEATED_AFTER, ask_for_check, withdraw_check
 from telemetry import logs, tracing
 from worker.beat import relay
 from worker.child import prepare_child, stop_children
@@ -51,6 +51,9 @@ from worker.watchdog import POLL_INTERVAL, create_board, make_watchdog
 
 logger = logging.getLogger(__name__)
 
+
+CHECK_INTERVAL = 5.0
+"""Seconds between two looks whether a model is to be checked."""
 
 BROKER_CONNECT_SECONDS = 5
 """Seconds to wait for a new connection to the broker."""
@@ -132,33 +135,33 @@ def start_threads(**_: object) -> None:
     for action, interval in [
         (make_watchdog(sessions, settings).poll, POLL_INTERVAL),
         (partial(keep_house, sessions, settings), settings.sweep_seconds),
-        (partial(send_checks, sessions, send=send_check, started=time.monotonic()), settings.sweep_seconds),
+        (partial(send_next_check, sessions, send=send_check, started=time.monotonic()), CHECK_INTERVAL),
         (partial(delete_needless_copies, settings.files, sessions), settings.sweep_seconds),
     ]:
         threading.Thread(target=relay.repeat, args=(action, stopped, interval), daemon=True).start()
 
 
-def send_checks(sessions: sessionmaker[Session], *, send: Callable[[UUID], object], started: float) -> None:
-    """Have a child check the models that no worker has checked yet, and again those that could not be built.
+def send_next_check(sessions: sessionmaker[Session], *, send: Callable[[UUID], object], started: float) -> None:
+    """Have a child check the next model that no worker has checked yet, or that could not be built, once the last check has ended.
 
     started: when this worker did, by the monotonic clock. What the broker does not take is not noted as asked for.
     """
     with sessions.begin() as session:
         since = now(session) - timedelta(seconds=time.monotonic() - started)
-        waiting = ask_for_checks(session, since=since)
+        model_id = ask_for_check(session, since=since)
+    if model_id is None:
+        return
     try:
-        while waiting:
-            send(waiting[-1])
-            waiting.pop()
-    finally:
-        if waiting:
-            with sessions.begin() as session:
-                withdraw_checks(session, waiting)
+        send(model_id)
+    except Exception:
+        with sessions.begin() as session:
+            withdraw_check(session, model_id)
+        raise
 
 
 def send_check(model_id: UUID) -> None:
     """Send the message that has a child check a model."""
-    celery_app.send_task(CHECK_MODEL, args=[str(model_id)], retry=False)
+    celery_app.send_task(CHECK_MODEL, args=[str(model_id)], retry=False, expires=REPEATED_AFTER.total_seconds())
 
 
 def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:

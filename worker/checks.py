@@ -10,7 +10,7 @@ from uuid import UUID
 import torch
 from sqlalchemy.orm import Session, sessionmaker
 
-from ledger.registry.checks import find_to_check, record_check
+from ledger.registry.checks import find_to_check, record_check, start_check
 from worker.failures import classify
 from worker.inputs import load_model, load_workload
 from worker.settings import Settings
@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 
 def check_model(model_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) -> None:
     """Call a model's factory, build its network and load its served weights, as a job would, and record what does not work."""
-    with sessions() as session:
+    with sessions.begin() as session:
+        start_check(session, model_id)
         found = find_to_check(session, model_id)
     if found is None:
         return

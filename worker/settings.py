@@ -179,7 +179,7 @@ class Settings(ProcessSettings, SharedSettings):
         default=60,
         gt=0,
         validation_alias="EXPUNGE_SWEEP_SECONDS",
-        description="How often the beat sweeps, and a worker signs the log, cleans up and looks for new models to check.",
+        description="How often the beat sweeps, and a worker signs the log and cleans up.",
     )
     webhook_networks: str = Field(
         default="",

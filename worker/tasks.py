@@ -17,7 +17,7 @@ from structlog.contextvars import bound_contextvars
 from ledger.db import make_engine, make_sessions
 from ledger.events.outbox import RUN_JOB
 from ledger.jobs.jobs import find_trace
-from ledger.registry.checks import CHECK_MODEL
+from ledger.registry.checks import CHECK_LIMIT, CHECK_MODEL
 from telemetry import tracing
 from worker.app import celery_app
 from worker.beat.relay import sweep_jobs
@@ -26,9 +26,6 @@ from worker.cleanup import delete_finished_checkpoints
 from worker.failures import GpuLost
 from worker.settings import Settings, read_settings
 from worker.watchdog import notes_of_this_process
-
-CHECK_LIMIT = 600
-"""Seconds after which a check that has not ended is given up and its process ended: a job may be waiting."""
 
 
 @functools.cache
@@ -70,7 +67,7 @@ def run_job(job_id: str) -> None:
         delete_finished_checkpoints(settings().files, sessions())
 
 
-@celery_app.task(name=CHECK_MODEL, time_limit=CHECK_LIMIT)  # type: ignore[untyped-decorator]  # Celery ships no types
+@celery_app.task(name=CHECK_MODEL, time_limit=CHECK_LIMIT.total_seconds())  # type: ignore[untyped-decorator]  # Celery ships no types
 def check_model(model_id: str) -> None:
     """Check that this worker can build a model. If the message gets lost, the ledger shows that the check has not ended."""
     from worker import checks

@@ -1,20 +1,22 @@
 """Checks: whether a worker, in its own environment, can build each registered model and load its weights."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from ledger.tables import Model, ModelVersion
 
 CHECK_MODEL = "expunge.check_model"
 """The name of the worker's task, which takes a model's id."""
 
+CHECK_LIMIT = timedelta(minutes=10)
+"""How long after its start a check that has not ended is given up and its process ended: a job may be waiting."""
+
 REPEATED_AFTER = timedelta(hours=1)
-"""How long after a check that failed the next one follows."""
+"""How long after a check that failed the next one follows, and after the message of one that did not start, which may be lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,26 +29,42 @@ class Checked:
     weights_sha256: str
 
 
-def ask_for_checks(session: Session, *, since: datetime) -> list[UUID]:
-    """Choose the models that a worker which started at `since` is to check, and note that they were asked for.
+def ask_for_check(session: Session, *, since: datetime) -> UUID | None:
+    """Choose the next model that a worker which started at `since` is to check, and note that it was asked for; or return None.
 
-    These are the models that nobody has asked for yet, and those whose check failed or did not end before that worker started:
-    what it was started with may differ. Those that failed are asked for again each hour, because a factory may have been mended.
-    Of two workers that call this at once, one gets each model.
+    Due are the models that nobody has asked for yet, and those whose check failed or did not end before that worker started: what
+    it was started with may differ. Those that failed are asked for again each hour, because a factory may have been mended.
+    One at a time: no other is chosen while a check that was asked for since then has not ended, so that a job waits for one factory
+    that hangs at most. Of two workers that call this at once, one gets the model.
     """
-    unsettled = or_(Model.check_ended_at.is_(None), Model.check_fault.is_not(None))
-    failed_earlier = Model.check_fault.is_not(None) & (Model.check_asked_at < func.clock_timestamp() - REPEATED_AFTER)
-    due = or_(Model.check_asked_at.is_(None), unsettled & (Model.check_asked_at < since), failed_earlier)
-    # A model that is just being changed has time until the next call: waiting for several could be a deadlock.
-    free = select(Model.id).where(due).with_for_update(key_share=True, skip_locked=True)
-    asked = update(Model).where(Model.id.in_(free.scalar_subquery()))
-    values = {"check_asked_at": func.clock_timestamp(), "check_ended_at": None, "check_fault": None}
-    return list(session.scalars(asked.values(values).returning(Model.id)))
+    now, other = func.clock_timestamp(), aliased(Model)
+    waiting = other.check_started_at.is_(None) & (other.check_asked_at > now - REPEATED_AFTER)
+    running = other.check_started_at > now - CHECK_LIMIT
+    under_way = select(other.id).where(
+        other.check_ended_at.is_(None), other.check_asked_at >= since, or_(waiting, running)
+    )
+    failed, open_ = Model.check_fault.is_not(None), Model.check_ended_at.is_(None)
+    lost = open_ & Model.check_started_at.is_(None)
+    due = or_(
+        Model.check_asked_at.is_(None),
+        or_(failed, open_) & (Model.check_asked_at < since),
+        or_(failed, lost) & (Model.check_asked_at < now - REPEATED_AFTER),
+    )
+    # A model that is just being changed has time until the next call.
+    free = select(Model.id).where(due, ~under_way.exists()).order_by(Model.check_asked_at.nulls_first()).limit(1)
+    chosen = update(Model).where(Model.id == free.with_for_update(key_share=True, skip_locked=True).scalar_subquery())
+    values = {"check_asked_at": now, "check_started_at": None, "check_ended_at": None, "check_fault": None}
+    return session.scalar(chosen.values(values).returning(Model.id))
 
 
-def withdraw_checks(session: Session, model_ids: Collection[UUID]) -> None:
-    """Note that no worker was asked after all, so that the next call of `ask_for_checks` chooses these models again."""
-    session.execute(update(Model).where(Model.id.in_(model_ids)).values(check_asked_at=None))
+def withdraw_check(session: Session, model_id: UUID) -> None:
+    """Note that no worker was asked after all, so that the model is due again."""
+    session.execute(update(Model).where(Model.id == model_id).values(check_asked_at=None))
+
+
+def start_check(session: Session, model_id: UUID) -> None:
+    """Record that a worker begins to check a model."""
+    session.execute(update(Model).where(Model.id == model_id).values(check_started_at=func.clock_timestamp()))
 
 
 def find_to_check(session: Session, model_id: UUID) -> Checked | None:

@@ -101,8 +101,9 @@ class Model(Base):
     served_version_id: Mapped[UUID | None] = mapped_column(ForeignKey("model_versions.id", use_alter=True))
     # What methods may need and it does not have (`unlearning.specs.suitability.Need`); null: not known.
     lacks: Mapped[list[str] | None]
-    # When a worker was last asked whether it can build the model, when it had found out, and what does not work.
+    # When a worker was last asked whether it can build the model, when it began and when it had found out, and what does not work.
     check_asked_at: Mapped[datetime | None]
+    check_started_at: Mapped[datetime | None]
     check_ended_at: Mapped[datetime | None]
     check_fault: Mapped[str | None]
     created_at: Mapped[Created]

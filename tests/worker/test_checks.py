@@ -8,10 +8,10 @@ from uuid import UUID
 
 import pytest
 from kombu.exceptions import OperationalError
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from ledger.db import now
-from ledger.registry.checks import ask_for_checks
+from ledger.registry.checks import CHECK_LIMIT, ask_for_check, start_check
 from ledger.registry.models import get_model
 from ledger.resources import WorkerCheck
 from ledger.tables import Model
@@ -38,9 +38,10 @@ def registered(make_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
 
 
 def asked(bench: Bench, *, worker_age: float = 0.0) -> list[UUID]:
-    """Which models a worker asks for that has run for so many seconds."""
+    """Which model a worker asks for that has run for so many seconds, if any."""
     with bench.sessions.begin() as session:
-        return ask_for_checks(session, since=now(session) - timedelta(seconds=worker_age))
+        found = ask_for_check(session, since=now(session) - timedelta(seconds=worker_age))
+    return [] if found is None else [found]
 
 
 def checked(bench: Bench) -> WorkerCheck | None:
@@ -111,14 +112,40 @@ def test_a_check_that_did_not_end_is_asked_for_again_by_the_next_worker_alone(re
     assert asked(registered) == [model_id]
 
 
-def test_what_failed_is_asked_for_again_after_an_hour_and_what_did_not_end_is_not(registered: Bench) -> None:
-    """A factory may have been mended. One that hangs would keep the worker from its jobs each time."""
+def test_what_failed_or_did_not_start_is_asked_for_again_after_an_hour_and_what_hung_is_not(registered: Bench) -> None:
+    """A factory may have been mended, a message lost. A factory that hangs would keep the worker from its jobs each time."""
     (model_id,) = asked(registered)
-    for fault, again in ((None, []), ("as before", [model_id])):
+    with registered.sessions() as session:
+        long_ago = now(session) - timedelta(hours=2)
+    for started, ended, fault, again in (
+        (long_ago, long_ago, "as before", [model_id]),
+        (None, None, None, [model_id]),
+        (long_ago, None, None, []),
+        (long_ago, long_ago, None, []),
+    ):
+        values = {"check_started_at": started, "check_ended_at": ended, "check_fault": fault}
         with registered.sessions.begin() as session:
-            long_ago = now(session) - timedelta(hours=2)
-            session.execute(update(Model).values(check_asked_at=long_ago, check_ended_at=None, check_fault=fault))
+            session.execute(update(Model).values(check_asked_at=long_ago, **values))
         assert asked(registered, worker_age=86_400) == again
+
+
+def test_a_job_waits_for_one_hanging_factory_at_most(registered: Bench) -> None:
+    """The next model is asked for behind the jobs that came while the check before it ran."""
+    with registered.sessions.begin() as session:
+        first = session.scalars(select(Model)).one()
+        names = {column.name for column in Model.__table__.columns} - {"id", "name"}
+        copied = {name: getattr(first, name) for name in names}
+        session.add(Model(name="another", **copied))
+    (one,) = asked(registered, worker_age=60)
+    assert asked(registered, worker_age=60) == []  # it waits in the queue
+    with registered.sessions.begin() as session:
+        start_check(session, one)
+    assert asked(registered, worker_age=60) == []  # it hangs
+    with registered.sessions.begin() as session:
+        long_ago = now(session) - CHECK_LIMIT - timedelta(seconds=1)
+        session.execute(update(Model).where(Model.id == one).values(check_started_at=long_ago))
+    (other,) = asked(registered, worker_age=60)  # its process was ended
+    assert other != one
 
 
 def test_a_model_that_is_gone_is_not_checked(registered: Bench) -> None:
@@ -131,11 +158,11 @@ def test_nothing_counts_as_asked_for_while_the_broker_is_away(registered: Bench)
         raise OperationalError
 
     with pytest.raises(OperationalError):
-        app.send_checks(registered.sessions, send=away, started=time.monotonic())
+        app.send_next_check(registered.sessions, send=away, started=time.monotonic())
     assert checked(registered) is None
     sent: list[UUID] = []
     for _ in range(2):
-        app.send_checks(registered.sessions, send=sent.append, started=time.monotonic() - 60)
+        app.send_next_check(registered.sessions, send=sent.append, started=time.monotonic() - 60)
     assert len(sent) == 1
 
 
