@@ -1,7 +1,8 @@
 """A bucket of an object storage, through fsspec: S3 and what speaks its API, Google Cloud Storage, Azure.
 
 An object appears when its upload is complete. It is read back before the upload counts, and each download is verified, so a storage
-that loses, alters or cuts content is found out at once. On S3 a deletion removes all versions of an object.
+that loses, alters or cuts content is found out at once. A deletion removes all versions of an object, and lists the bucket again.
+What a bucket keeps by soft delete nobody can remove before its time; it is listed and said.
 """
 
 import hashlib
@@ -15,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from connectors.storage import DISK_FULL, StorageError, StorageForbidden, StorageUnreachable, StoredFile
+from connectors.object_apis import APIS, NoBucket, Version, code_of, is_refusal
+from connectors.storage import DISK_FULL, SoftDeleted, StorageError, StorageForbidden, StorageUnreachable, StoredFile
 from unlearning.errors import WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256
 
@@ -31,21 +33,20 @@ NEEDLESS_AGE = timedelta(minutes=10)
 """The same for a copy of what the ledger does not need any more, such as purged weights."""
 
 CHUNK = 4 * 1024 * 1024
-LISTED = 1000
-"""Keys that S3 lists and deletes in one call."""
 
-EXTRAS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "gcs": ("gcsfs", "gcs")}
-"""The client of a protocol, and the end of the extra that brings it. All others are Azure's."""
+CHECKS = ".doctor"
+"""The folder of what `check` writes."""
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 0}}},
-}
-"""What a protocol's client is given beside what it finds in the environment."""
-
+ROUNDS = 2
+"""How often an object's versions are listed and deleted: a storage may keep the current one, once deleted, as an old one."""
 
 UPLOAD_SECONDS, SLOWEST = 1800, 2**22
 """Seconds that any upload may take, and bytes a second for which a larger one has more of them. Its client has limits for reading
 alone, and a server may take the call and read nothing."""
+
+
+NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+"""The codes of S3 and Azure."""
 
 
 class _Altered(Exception):
@@ -58,7 +59,7 @@ class ObjectStorage:
     def __init__(self, url: str, *, cache: Path) -> None:
         self.url = url
         self.cache = cache
-        self.is_s3 = url.startswith("s3://")
+        self.api = APIS[url.partition("://")[0]]
         self._client: tuple[int, Any, str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,59 +145,78 @@ class ObjectStorage:
         return self._call(f"no URL could be signed for {name}", sign)
 
     def delete(self, name: str) -> int:
-        """Delete an object: on S3 with all of its versions, elsewhere the one that there is."""
+        """Delete an object with all of its versions, and list the bucket again. Raises StorageError if any is left."""
         (self._own_cache() / PurePosixPath(name).stem).unlink(missing_ok=True)
-        if self.is_s3:
-            return self._call(f"{name} could not be deleted", lambda fs, root: _delete_versions(fs, f"{root}/{name}"))
+        seen = 0  # by any try
 
         def delete(fs: Any, root: str) -> int:
-            found = bool(fs.exists(f"{root}/{name}"))
-            if found:
-                fs.rm_file(f"{root}/{name}")
-            if fs.exists(f"{root}/{name}"):
+            nonlocal seen
+            path = f"{root}/{name}"
+
+            def find() -> list[Version]:
+                return [version for version in self.api.list_versions(fs, path) if version.path == path]
+
+            left = find()
+            seen = max(seen, len(left))
+            refused: set[str] = set()
+            for _ in range(ROUNDS):
+                if left:
+                    refused |= self.api.delete_versions(fs, path, left)
+                    left = find()
+            if left:
+                codes = f" ({', '.join(sorted(refused))})" if refused else ""
                 raise StorageError(
-                    f"{name} is still in {self.url} after it was deleted. Is it under a retention policy?"
+                    f"{len(left)} of {seen} versions of {name} are still in {self.url} after they were deleted{codes}. "
+                    f"{self.api.may_keep}"
                 )
-            return int(found)
+            return seen
 
         return self._call(f"{name} could not be deleted", delete)
 
     def delete_folder(self, folder: str) -> None:
-        """Delete all objects under a folder, one after the other."""
+        """Delete all objects under a folder, one after the other. Raises StorageError at the end if one could not be deleted."""
+        failed: StorageError | None = None
         for file in list(self.list_files(folder)):
-            self.delete(file.name)
+            try:
+                self.delete(file.name)
+            except (StorageForbidden, StorageUnreachable):
+                raise
+            except StorageError as error:
+                failed = error
+        if failed is not None:
+            raise failed
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
-        """List the objects under a folder; on S3 also those of which a deletion that did not end has left old versions."""
+        """List the objects under a folder, also those of which a deletion that did not end has left old versions."""
 
         def find(fs: Any, root: str) -> list[StoredFile]:
-            prefix = f"{root}/{folder}/" if folder else f"{root}/"
-            if self.is_s3:
-                found = {path: at for path, _, at in _list_versions(fs, prefix)}
-            else:
-                found = {path: _changed_at(info) for path, info in fs.find(prefix, detail=True).items()}
+            found: dict[str, datetime] = {}
+            for version in self.api.list_versions(fs, f"{root}/{folder}/" if folder else f"{root}/"):
+                found[version.path] = max(version.changed_at, found.get(version.path, version.changed_at))
             return [StoredFile(path.removeprefix(f"{root}/"), at) for path, at in sorted(found.items())]
 
-        try:
-            yield from self._call("its files could not be listed", find)
-        except FileNotFoundError:
-            return
+        yield from self._call("its files could not be listed", find)
+
+    def list_soft_deleted(self) -> Iterator[SoftDeleted]:
+        """List the objects that soft delete keeps, without those of `check`."""
+        yield from (found for found in self._find_soft_deleted() if not found.name.startswith(f"{CHECKS}/"))
+
+    def _find_soft_deleted(self, beginning: str = "") -> list[SoftDeleted]:
+        def find(fs: Any, root: str) -> list[SoftDeleted]:
+            found: dict[str, datetime] = {}
+            for path, until in self.api.list_soft_deleted(fs, f"{root}/{beginning}"):
+                found[path] = max(until, found.get(path, until))
+            return [SoftDeleted(path.removeprefix(f"{root}/"), until) for path, until in sorted(found.items())]
+
+        return self._call("what soft delete keeps could not be listed", find)
 
     def delete_unfinished(self, *, older_than: timedelta) -> int:
         """Delete the parts of uploads that were broken off, which S3 keeps and nobody sees."""
-        if not self.is_s3:
-            return 0
         limit = datetime.now(UTC) - older_than
-
-        def abort(fs: Any, root: str) -> int:
-            bucket, _, prefix = f"{root}/".partition("/")
-            found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
-            old = [upload for upload in found if upload["Initiated"] <= limit]
-            for upload in old:
-                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-            return len(old)
-
-        return self._call("unfinished uploads could not be deleted", abort)
+        return self._call(
+            "unfinished uploads could not be deleted",
+            lambda fs, root: self.api.delete_unfinished(fs, f"{root}/", limit=limit),
+        )
 
     def delete_copies(self, read_needed: Callable[[], Collection[str]]) -> None:
         """Delete copies that are not needed any more, once they were not used for a while: one may be about to be read."""
@@ -217,15 +237,24 @@ class ObjectStorage:
         return None
 
     def check(self) -> str:
-        """Write, read and delete an object."""
-        name, sha256 = self.put(uuid4().bytes, ".doctor")
+        """Write, read and delete an object, and find out whether soft delete keeps it."""
+        name, sha256 = self.put(uuid4().bytes, CHECKS)
         path = self.fetch(name, sha256)
         if not path.exists():
             raise StorageUnreachable(f"{self.url} has lost {name} right after it was uploaded.")
         self.delete(name)
-        if self.is_s3:
-            return "Written, read back and deleted with all versions"
-        return "Written, read back and deleted; earlier versions that the bucket may keep are not deleted by Expunge"
+        done = "Written, read back and deleted with all versions"
+        try:
+            kept = self._find_soft_deleted(name)
+        except StorageError as error:
+            return f"{done}; whether soft delete keeps what is deleted is not known: {str(error).rstrip('.')}"
+        if not kept:
+            return done
+        left = max(found.until for found in kept) - datetime.now(UTC)
+        return (
+            f"{done}; soft delete keeps what is deleted for up to {-(-left // timedelta(days=1))} days, "
+            "and who has access to the bucket can restore it in that time"
+        )
 
     def _own_cache(self) -> Path:
         """Create the folder of copies for this user alone. Raises StorageForbidden if another user could read or replace them."""
@@ -247,7 +276,7 @@ class ObjectStorage:
             try:
                 return act(*self._connect())
             except Exception as error:
-                if isinstance(error, FileNotFoundError) and _code(error) != "NoSuchBucket":
+                if isinstance(error, FileNotFoundError) and code_of(error) not in NO_BUCKET:
                     raise
                 if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                     raise
@@ -258,13 +287,13 @@ class ObjectStorage:
         raise AssertionError("the last try returns or raises")
 
     def _as_storage_error(self, failed: str, error: Exception) -> StorageError:
-        """Say what happened and what to do. No message of the client is passed on but S3's code: it could quote a credential."""
-        code, kind = _code(error), type(error).__name__
-        if code == "NoSuchBucket" or isinstance(error, FileNotFoundError):
+        """Say what happened and what to do. No message of the client is passed on but a code: it could quote a credential."""
+        code, kind = code_of(error), type(error).__name__
+        if code in NO_BUCKET or isinstance(error, NoBucket | FileNotFoundError):
             return StorageForbidden(f"{self.url}: {failed}: there is no such bucket.")
         if code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestTimeTooSkewed"):
             return StorageForbidden(f"{self.url}: {failed}: the credentials have expired ({code}). Renew them.")
-        if isinstance(error, PermissionError) or kind in ("NoCredentialsError", "PartialCredentialsError"):
+        if is_refusal(error):
             return StorageForbidden(
                 f"{self.url}: {failed}: permission denied ({code or kind}). See docs/integrations/storage.md."
             )
@@ -277,14 +306,13 @@ class ObjectStorage:
         if self._client is None or self._client[0] != os.getpid():
             import fsspec
 
-            protocol = self.url.partition("://")[0]
             try:
-                options = {**OPTIONS.get(protocol, {}), **({"session": _s3_session()} if self.is_s3 else {})}
-                fs, root = fsspec.url_to_fs(self.url, skip_instance_cache=True, use_listings_cache=False, **options)
+                given = {"skip_instance_cache": True, "use_listings_cache": False, **self.api.options()}
+                fs, root = fsspec.url_to_fs(self.url, **given)
             except ImportError:
-                name, extra = EXTRAS.get(protocol, ("adlfs", "azure"))
                 raise StorageForbidden(
-                    f"{self.url} needs {name}, which is not installed: pip install 'expunge[storage-{extra}]'."
+                    f"{self.url} needs {self.api.client}, which is not installed: "
+                    f"pip install 'expunge[storage-{self.api.extra}]'."
                 ) from None
             self._client = os.getpid(), fs, str(root).rstrip("/")
         return self._client[1:]
@@ -293,69 +321,3 @@ class ObjectStorage:
 def _limit(fs: Any, size: int) -> dict[str, float]:
     """Give an upload's limit of time to a client that takes one: those that run in a loop of their own do. size: in bytes."""
     return {"timeout": max(UPLOAD_SECONDS, size / SLOWEST)} if getattr(fs, "async_impl", False) else {}
-
-
-def _s3_session() -> Any:
-    """Make a session of AWS' SDK whose uploads do not ask for the server's consent first (`Expect: 100-continue`).
-
-    The client would wait for it without a limit of time. Raises ImportError.
-    """
-    from aiobotocore.session import AioSession  # type: ignore[import-untyped]  # it ships no types
-    from botocore.handlers import add_expect_header  # type: ignore[import-untyped]
-
-    session = AioSession()
-    session.unregister("before-call.s3", add_expect_header)
-    return session
-
-
-def _code(error: BaseException) -> str | None:
-    """S3's code of an error, as NoSuchKey."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code"))
-    return None
-
-
-def _list_versions(fs: Any, prefix: str) -> Iterator[tuple[str, str, datetime]]:
-    """List the versions of S3 objects, delete markers included: the path, the version's ID, and its time."""
-    bucket, _, prefix = prefix.partition("/")
-    marker: dict[str, str] = {}
-    while True:
-        page = fs.call_s3("list_object_versions", Bucket=bucket, Prefix=prefix, MaxKeys=LISTED, **marker)
-        for version in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
-            yield f"{bucket}/{version['Key']}", version["VersionId"], version["LastModified"]
-        if not page.get("IsTruncated"):
-            return
-        marker = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page["NextVersionIdMarker"]}
-
-
-def _delete_versions(fs: Any, path: str) -> int:
-    """Delete all versions of an S3 object and verify that none is left. Raises StorageError."""
-    bucket, _, key = path.partition("/")
-
-    def find() -> list[str]:
-        return [version for found, version, _ in _list_versions(fs, path) if found == path]
-
-    versions = find()
-    for start in range(0, len(versions), LISTED):
-        chosen = [{"Key": key, "VersionId": version} for version in versions[start : start + LISTED]]
-        fs.call_s3("delete_objects", Bucket=bucket, Delete={"Objects": chosen, "Quiet": True})
-    left = find() if versions else []
-    if left:
-        raise StorageError(
-            f"{len(left)} of {len(versions)} versions of {key} are still in {bucket} after they were deleted. Does the bucket lock "
-            "objects (Object Lock), or is s3:DeleteObjectVersion not allowed?"
-        )
-    return len(versions)
-
-
-def _changed_at(info: dict[str, Any]) -> datetime:
-    """When an object was written, under whichever name its client gives it. One without a time is new."""
-    for name in ("LastModified", "last_modified", "updated", "mtime", "created"):
-        found = info.get(name)
-        if isinstance(found, str):
-            found = datetime.fromisoformat(found)
-        if isinstance(found, datetime):
-            return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
-    return datetime.now(UTC)

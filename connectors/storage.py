@@ -45,6 +45,14 @@ class StoredFile:
     changed_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class SoftDeleted:
+    """A deleted file that the storage keeps for a while (soft delete): its name, and until when at the latest."""
+
+    name: str
+    until: datetime
+
+
 class Storage(Protocol):
     """What holds the files. Every method raises StorageError, or another OSError such as a full disk."""
 
@@ -76,6 +84,9 @@ class Storage(Protocol):
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
         """List the files under a folder, at any depth, also those of which only old versions are left."""
+
+    def list_soft_deleted(self) -> Iterator[SoftDeleted]:
+        """List the deleted files that can still be restored. Nobody can delete them earlier."""
 
     def delete_unfinished(self, *, older_than: timedelta) -> int:
         """Delete what uploads that never ended have left, and return how many there were."""
@@ -153,6 +164,10 @@ class LocalFolder:
             if path.is_file():
                 changed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
                 yield StoredFile(path.relative_to(self.folder).as_posix(), changed_at)
+
+    def list_soft_deleted(self) -> Iterator[SoftDeleted]:
+        """Nothing: a deleted file is gone."""
+        return iter(())
 
     def delete_unfinished(self, *, older_than: timedelta) -> int:
         """Nothing: a file that was being written is listed as `.writing-…`, and deleted as any other."""

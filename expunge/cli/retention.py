@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -10,6 +10,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from expunge.cli.console import DataDir, SampleID, Tenant, ask_for_whom, notes, out, print_table
+
+if TYPE_CHECKING:
+    from expunge.operator.retention import Purged
 
 
 def copies(
@@ -36,7 +39,8 @@ def copies(
     table = Table("Version", "Knows", Column("Copy", overflow="fold"), "State", "Since")
     for version in found.versions:
         kept = "still stored" if version.purged_at else "served" if version.served else "stored"
-        state = kept if version.stored else "deleted"
+        gone = "soft-deleted" if version.weights_path in found.kept.files else "deleted"
+        state = kept if version.stored else gone
         knows = f"{version.knows} erased samples" if version.knows else "no erased sample"
         since = version.purged_at or version.created_at
         table.add_row(str(version.number), knows, f"storage: {version.weights_path}", state, f"{since:%Y-%m-%d %H:%M}")
@@ -48,11 +52,21 @@ def copies(
             table.add_row("", "", who, f"{fetched.times} times", f"{fetched.last:%Y-%m-%d %H:%M}")
     print_table(table)
     if purged is not None:
-        notes.print(f"Deleted {len(purged.files)} files, and verified that they are gone.")
+        notes.print(purged.outcome, markup=False, highlight=False)
     elif found.deletable.versions:
         notes.print(f"Expunge may delete the weights of {len(found.deletable.versions)} versions: add --delete.")
     for sentence in found.left:
         notes.print(f"Left to you: {sentence}", markup=False, highlight=False)
+    if purged is not None:
+        print_failures(purged)
+
+
+def print_failures(purged: "Purged") -> None:
+    """Print what the storage did not let go. Raises typer.Exit if there is any."""
+    for sentence in purged.failed:
+        notes.print(f"Not deleted: {sentence}", markup=False, highlight=False)
+    if purged.failed:
+        raise typer.Exit(1)
 
 
 def sheet(
@@ -102,10 +116,10 @@ def purge(
         notes.print("Nothing was deleted. Run again with --yes to delete these files.")
         return
     deleted = retention.purge(deployment, purgeable, older_than=age)
-    versions = f" with {deleted.versions} versions" if deleted.versions > len(deleted.files) else ""
-    notes.print(f"Deleted {len(deleted.files)} files{versions}, and verified that they are gone.")
+    notes.print(deleted.outcome, markup=False, highlight=False)
     if deleted.unfinished:
         notes.print(f"Deleted what {deleted.unfinished} broken-off uploads had left.")
+    print_failures(deleted)
 
 
 def unlink(

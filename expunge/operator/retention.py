@@ -3,14 +3,14 @@ restore.
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from uuid import UUID
 
 from sqlalchemy import func, select
 
-from connectors.storage import Storage
+from connectors.storage import Storage, StorageError, StorageForbidden, StorageUnreachable
 from expunge.errors import CopiesRefused, NoSheet, RestoreRefused
 from expunge.operator.deployment import Deployment, open_database, open_ledger
 from ledger.errors import Refused, UnknownEntry
@@ -48,12 +48,51 @@ class Purgeable:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """The deleted files that the storage keeps by soft delete, by name with the time at which they are gone at the latest.
+
+    unknown: why they could not be listed.
+    """
+
+    files: dict[str, datetime] = field(default_factory=dict)
+    unknown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge has deleted: the files, how many versions of them the storage had in all, and uploads that never ended."""
+    """What a purge has deleted: the files, how many versions of them the storage had in all, and uploads that never ended.
+
+    kept: what the storage keeps by soft delete. failed: a sentence for each file that the storage does not let go.
+    """
 
     files: list[str]
     versions: int
     unfinished: int
+    kept: Kept
+    failed: list[str]
+
+    @property
+    def outcome(self) -> str:
+        """Say what is gone, and what is not yet."""
+        versions = f" with {self.versions} versions" if self.versions > len(self.files) else ""
+        deleted = f"Deleted {len(self.files)} files{versions}"
+        if self.kept.unknown:
+            return f"{deleted}. Whether soft delete keeps them is not known: {self.kept.unknown}"
+        mine = [self.kept.files[name] for name in self.files if name in self.kept.files]
+        if not mine:
+            return f"{deleted}, and verified that they are gone."
+        return (
+            f"{deleted}, but soft delete keeps {len(mine)} of them until {max(mine):%Y-%m-%d %H:%M} UTC at the latest. Until then "
+            "who has access to the bucket can restore them, and Expunge cannot delete them for good."
+        )
+
+
+def find_kept(storage: Storage) -> Kept:
+    """List what soft delete keeps, or say why that is not known."""
+    try:
+        return Kept({found.name: found.until for found in storage.list_soft_deleted()})
+    except StorageError as error:
+        return Kept(unknown=str(error))
 
 
 def find_purgeable(deployment: Deployment, *, older_than: timedelta) -> Purgeable:
@@ -69,7 +108,8 @@ def find_purgeable(deployment: Deployment, *, older_than: timedelta) -> Purgeabl
 def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta) -> Purged:
     """Delete what `find_purgeable` listed if it still may be deleted, and return what was deleted. Raises StorageError.
 
-    The ledger is updated first. A crash after that leaves a file that the next purge deletes as unused.
+    The ledger is updated first. A crash after that leaves a file that the next purge deletes as unused. A file that the storage
+    does not let go, as under a legal hold, keeps no other one from being deleted.
     """
     chosen = [version.version_id for version in purgeable.versions]
     storage = deployment.files
@@ -78,9 +118,18 @@ def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta
             names = mark_purged(session, chosen, older_than=older_than)
         with sessions() as session:
             names += find_unused_files(storage, needed_files(session))
-    deleted = {name: storage.delete(name) for name in dict.fromkeys(names)}
+    deleted: dict[str, int] = {}
+    failed = []
+    for name in dict.fromkeys(names):
+        try:
+            deleted[name] = storage.delete(name)
+        except (StorageForbidden, StorageUnreachable):
+            raise
+        except StorageError as error:
+            failed.append(str(error))
     files = [name for name, versions in deleted.items() if versions]
-    return Purged(files, sum(deleted.values()), storage.delete_unfinished(older_than=UNUSED_FILE_AGE))
+    unfinished = storage.delete_unfinished(older_than=UNUSED_FILE_AGE)
+    return Purged(files, sum(deleted.values()), unfinished, find_kept(storage) if files else Kept(), failed)
 
 
 def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:
@@ -157,12 +206,14 @@ def begin_restored_log(database_url: str) -> Restored:
 class Offboarding:
     """A model's versions with their copies, and which of the weights that know erased people Expunge may delete now.
 
-    undeleted: files that are still in the storage although no version needs them, because a purge broke off.
+    undeleted: files that are still in the storage although no version needs them, because a purge broke off. kept: deleted files
+    that soft delete keeps.
     """
 
     versions: list[VersionCopies]
     deletable: Purgeable
     undeleted: frozenset[str] = frozenset()
+    kept: Kept = Kept()
 
     @property
     def left(self) -> list[str]:
@@ -187,6 +238,11 @@ class Offboarding:
                     f"Version {version.number} was purged, but another version has the same file {version.weights_path}. "
                     "It is deleted once no version needs it."
                 )
+            elif version.weights_path in self.kept.files:
+                found.append(
+                    f"Version {version.number} was purged, but soft delete keeps its file {version.weights_path} until "
+                    f"{self.kept.files[version.weights_path]:%Y-%m-%d %H:%M} UTC at the latest. Let nobody restore it."
+                )
             for handed in version.handed:
                 if not handed.is_gone:
                     place = f" ({handed.place})" if handed.place else ""
@@ -198,6 +254,8 @@ class Offboarding:
                     f"Version {version.number} was fetched with the key {fetched.key} ({fetched.name}), "
                     f"last on {fetched.last:%Y-%m-%d %H:%M} UTC. Ask its owner to delete it."
                 )
+        if self.kept.unknown:
+            found.append(f"Whether soft delete keeps purged files is not known: {self.kept.unknown}")
         return found
 
 
@@ -219,7 +277,9 @@ def find_copies(deployment: Deployment, *, model: str, tenant: str = "default") 
         ) from error
     found = [replace(version, stored=version.stored or version.weights_path in there) for version in versions]
     deletable = Purgeable([each for each in superseded if each.version_id in knowing], [])
-    return Offboarding(found, deletable, frozenset(gone & there))
+    return Offboarding(
+        found, deletable, frozenset(gone & there), find_kept(deployment.files) if gone - there else Kept()
+    )
 
 
 def delete_copies(deployment: Deployment, found: Offboarding) -> Purged:

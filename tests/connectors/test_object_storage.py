@@ -3,28 +3,25 @@
 import hashlib
 import os
 import pickle
-import shutil
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import timedelta
-from importlib import import_module
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from connectors import object_storage
-from connectors.object_storage import OPTIONS, ObjectStorage
+from connectors.object_apis import APIS, S3_CONFIG, Version
+from connectors.object_storage import ObjectStorage
 from connectors.storage import StorageError, StorageForbidden, StorageUnreachable
-from expunge.stack.broker import free_port
-from expunge.stack.process import Program
+from tests.connectors.object_servers import azurite, gcp_storage_emulator
 from tests.fixtures import s3
 from tests.fixtures.s3 import BUCKET, S3
-from tests.fixtures.servers import answers, running, silent
+from tests.fixtures.servers import silent
 from tests.fixtures.waiting import PATIENCE
 from unlearning.errors import WeightsDamaged, WeightsMissing
 
@@ -162,8 +159,7 @@ def test_reading_without_permission_or_without_a_bucket_is_no_missing_file(s3_ap
 def test_a_storage_that_takes_the_call_and_says_nothing_is_unreachable(
     s3_api: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = OPTIONS["s3"]["config_kwargs"] | {"read_timeout": 0.2}
-    monkeypatch.setitem(OPTIONS, "s3", {"config_kwargs": limits})
+    monkeypatch.setitem(S3_CONFIG, "read_timeout", 0.2)
     with silent() as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         storage = ObjectStorage(URL, cache=tmp_path / "cache")
@@ -266,60 +262,42 @@ def test_the_check_writes_reads_and_deletes(s3_api: S3, storage: ObjectStorage) 
         storage.check()
 
 
-@contextmanager
-def google(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of an emulator of Google's storage, which gcsfs finds by the environment."""
-    command = find_emulator("gcsfs", "gcp-storage-emulator")
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    given = ("start", "--host=127.0.0.1", f"--port={port}", "--in-memory", f"--default-bucket={BUCKET}")
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-    with running(emulator(folder, (command, *given), ready=lambda: answers(f"{url}/storage/v1/b/{BUCKET}"))):
-        yield f"gs://{BUCKET}/production"
+class Memory:
+    """fsspec's own storage in memory, which stands for the others where they are not installed. It keeps no versions."""
 
+    client, extra, may_keep = "fsspec", "", ""
 
-AZURITE = "devstoreaccount1", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""The account that each Azurite has, and its key, as its documentation names them."""
+    def options(self) -> dict[str, Any]:
+        return {}
 
+    def list_versions(self, fs: Any, prefix: str) -> Iterator[Version]:
+        for path, info in fs.find(prefix.rsplit("/", 1)[0], detail=True).items():
+            if path.startswith(prefix):
+                yield Version(path, info["created"], {})
 
-@contextmanager
-def azure(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A container of Azurite, Microsoft's emulator of its storage, which adlfs finds by the environment."""
-    command = find_emulator("adlfs", "azurite-blob")
-    account, key = AZURITE
-    url = f"http://127.0.0.1:{(port := free_port())}/{account}"
-    given = (f"--blobPort={port}", f"--location={folder}", "--silent", "--skipApiVersionCheck", "--disableTelemetry")
-    connection = f"DefaultEndpointsProtocol=http;AccountName={account};AccountKey={key};BlobEndpoint={url};"
-    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection)
-    with running(emulator(folder, (command, *given), ready=lambda: listens(port))):
-        with import_module("azure.storage.blob").BlobServiceClient.from_connection_string(connection) as service:
-            service.create_container(BUCKET)
-        yield f"abfs://{BUCKET}/production"
+    def delete_versions(self, fs: Any, path: str, versions: Sequence[Version]) -> set[str]:
+        fs.rm_file(path)
+        return set()
+
+    def list_soft_deleted(self, fs: Any, prefix: str) -> Iterator[tuple[str, datetime]]:
+        return iter(())
+
+    def delete_unfinished(self, fs: Any, prefix: str, *, limit: datetime) -> int:
+        return 0
 
 
 @contextmanager
 def in_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """fsspec's own storage in memory, which stands for the others where they are not installed."""
+    monkeypatch.setitem(APIS, "memory", Memory())
     yield "memory://bucket/production"
 
 
-def find_emulator(client: str, command: str) -> str:
-    pytest.importorskip(client)
-    return shutil.which(command) or pytest.skip(f"{command} is not installed")
-
-
-def emulator(folder: Path, command: tuple[str, ...], *, ready: Callable[[], bool]) -> Program:
-    log = folder / "emulator.log"
-    return Program(name="the emulator", command=command, log=log, ready=ready, ready_within=PATIENCE)
-
-
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
-
-
 @pytest.mark.parametrize(
-    "kind", [in_memory, pytest.param(google, marks=pytest.mark.slow), pytest.param(azure, marks=pytest.mark.slow)]
+    "kind",
+    [
+        in_memory,
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in (gcp_storage_emulator, azurite)),
+    ],
 )
 def test_another_object_storage_goes_through_the_same_steps(
     kind: Callable[..., AbstractContextManager[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -339,7 +317,7 @@ def test_another_object_storage_goes_through_the_same_steps(
         assert list(storage.list_files()) == []
         with pytest.raises(WeightsMissing):
             storage.fetch(NAME, SHA256)
-        assert "not deleted" in storage.check()
+        assert "all versions" in storage.check()
 
 
 def test_a_storage_whose_client_is_not_installed_says_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 from typer.testing import CliRunner
 
+from connectors.storage import LocalFolder, SoftDeleted, StorageError, StorageForbidden
 from expunge.cli.main import app
 from expunge.errors import CopiesRefused
 from expunge.operator.deployment import Deployment
@@ -111,6 +112,66 @@ def test_a_file_that_no_version_names_is_deleted_when_it_is_a_day_old(deployment
         make_old(path)
     purge(deployment, find_purgeable(deployment, older_than=AGE), older_than=AGE)
     assert names(deployment) == {f"{weights.sha256}.safetensors"}
+
+
+def test_a_file_that_the_storage_does_not_let_go_keeps_no_other_one(
+    deployment: Deployment, weights: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused = [f"{digit * 64}.safetensors" for digit in "012"]
+    for name in unused:
+        (deployment.storage / name).write_bytes(b"")
+        make_old(deployment.storage / name)
+    delete = LocalFolder.delete
+
+    def hold(self: LocalFolder, name: str) -> int:
+        if name == unused[0]:
+            raise StorageError(f"1 of 2 versions of {name} are still in the bucket. Is it under a hold?")
+        return delete(self, name)
+
+    monkeypatch.setattr(LocalFolder, "delete", hold)
+    for name, value in (("DATABASE_URL", deployment.database_url), ("EXPUNGE_STORAGE", str(deployment.storage))):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("EXPUNGE_SAMPLE_KEY", bytes(32).hex())
+    found = CliRunner().invoke(app, ["purge", "--yes"])
+    assert found.exit_code == 1
+    assert f"Not deleted: 1 of 2 versions of {unused[0]}" in " ".join(found.output.split())
+    assert "Deleted 2 files, and verified that they are gone." in found.output
+    assert names(deployment) == {unused[0], f"{weights.sha256}.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (None, "Deleted 1 files, but soft delete keeps 1 of them until 2026-12-06 10:00 UTC"),
+        (
+            StorageForbidden("gs://x: permission denied"),
+            "soft delete keeps them is not known: gs://x: permission denied",
+        ),
+    ],
+)
+def test_a_purge_does_not_say_that_a_file_is_gone_which_soft_delete_keeps(
+    deployment: Deployment,
+    follow: Callable[[], str],
+    weights: Trained,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    said: str,
+) -> None:
+    follow()
+    until = datetime(2026, 12, 6, 10, tzinfo=UTC)
+
+    def keep(self: LocalFolder) -> Iterator[SoftDeleted]:
+        if error is not None:
+            raise error
+        yield from (
+            SoftDeleted(name, until) for name in (f"{weights.sha256}.safetensors", "deleted-before.safetensors")
+        )
+
+    monkeypatch.setattr(LocalFolder, "list_soft_deleted", keep)
+    purged = purge(deployment, find_purgeable(deployment, older_than=AGE), older_than=AGE)
+    assert purged.files == [f"{weights.sha256}.safetensors"]
+    assert said in purged.outcome
+    assert "verified that they are gone" not in purged.outcome
 
 
 def test_a_sample_is_unlinked_from_commitments_and_log_for_ever(
@@ -246,6 +307,24 @@ def test_a_purged_version_whose_file_was_not_deleted_is_not_called_deleted(
     os.utime(tmp_path / FIRST, (0, 0))
     assert delete_copies(two_versions, found).files == [FIRST]
     assert find_copies(two_versions, model="small", tenant="hospital").undeleted == frozenset()
+
+
+def test_copies_that_soft_delete_keeps_are_left_to_the_operator(
+    spread: World, two_versions: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete_copies(two_versions, find_copies(two_versions, model="small", tenant="hospital"))
+    until = datetime(2026, 12, 6, 10, tzinfo=UTC)
+    monkeypatch.setattr(LocalFolder, "list_soft_deleted", lambda self: iter([SoftDeleted(FIRST, until)]))
+    found = find_copies(two_versions, model="small", tenant="hospital")
+    assert (found.versions[1].stored, found.kept.files) == (False, {FIRST: until})
+    assert any("soft delete keeps its file first.safetensors until 2026-12-06 10:00 UTC" in each for each in found.left)
+
+    def refuse(self: LocalFolder) -> Iterator[SoftDeleted]:
+        raise StorageForbidden("gs://x: permission denied")
+
+    monkeypatch.setattr(LocalFolder, "list_soft_deleted", refuse)
+    found = find_copies(two_versions, model="small", tenant="hospital")
+    assert any("is not known: gs://x: permission denied" in each for each in found.left)
 
 
 def test_a_version_that_an_open_job_starts_from_is_not_deleted(spread: World, two_versions: Deployment) -> None:
