@@ -8,12 +8,14 @@ In between, the beat, the API and the broker with its data are killed. A round e
 hit often enough; then the stack runs undisturbed until every request has ended, and queries check what the service promises. The
 command fails if a promise is broken.
 
-Rounds follow until every phase has had `--kills` kills. Finished rounds are kept in `.bench/`, so that an interrupted run goes on.
-The worker imports torch before it forks its child, so that a new child can begin at once.
+Rounds follow, `--at-once` of them side by side, until every phase has had `--kills` kills. Finished rounds are kept in `.bench/`,
+so that an interrupted run goes on. The worker imports torch before it forks its child, so that a new child can begin at once.
 """
 
 import argparse
 import dataclasses
+import math
+import multiprocessing
 import random
 import shutil
 import signal
@@ -22,6 +24,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -64,7 +67,7 @@ ENVIRONMENT = {
     "EXPUNGE_MAX_ATTEMPTS": "100",
     "EXPUNGE_RETRY_SECONDS": "0",
     "EXPUNGE_CANCEL_SECONDS": "5",
-    **{f"EXPUNGE_STALL_{stage}_SECONDS": "60" for stage in ("LOAD", "UNLEARN", "AUDIT", "PUBLISH")},
+    **{f"EXPUNGE_STALL_{stage}_SECONDS": "30" for stage in ("LOAD", "UNLEARN", "AUDIT", "PUBLISH")},
 }
 
 PRELOADED = (
@@ -109,20 +112,24 @@ def main() -> None:
         "--models", type=int, default=6, help="of three kinds; one whose lease is to expire runs nothing"
     )
     arguments.add_argument("--rounds", type=int, default=20, help="at most")
+    arguments.add_argument("--at-once", type=int, default=1, help="rounds, each with a stack of its own")
     arguments.add_argument("--minutes", type=float, default=10, help="of faults in a round")
     arguments.add_argument("--patience", type=float, default=15, help="minutes until everything must have ended")
     arguments.add_argument("--seed", type=int, default=0, help="of the first round")
     given = arguments.parse_args()
     total = Counter[str]()
-    for number in range(given.rounds):
-        missing = {phase: given.kills - total[f"kills in phase {phase}"] for phase in PHASES}
-        if max(missing.values()) <= 0:
-            break
-        what = {**vars(given), "number": number, "missing": missing, "commit": commit()}
-        found = stored("soak", what, lambda: dict(run_round(given, given.seed + number, missing)))  # noqa: B023
-        total.update({"rounds": 1, **found})
-        print(write("soak", [figure(what, total[what]) for what in sorted(total, key=place_in_table)]), flush=True)
-        print({phase: total[f"kills in phase {phase}"] for phase in PHASES}, flush=True)
+    with ProcessPoolExecutor(given.at_once, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for first in range(0, given.rounds, given.at_once):
+            missing = {phase: given.kills - total[f"kills in phase {phase}"] for phase in PHASES}
+            if max(missing.values()) <= 0:
+                break
+            share = {phase: math.ceil(count / given.at_once) for phase, count in missing.items()}
+            rounds = [pool.submit(keep_round, given, first + place, share) for place in range(given.at_once)]
+            for found in rounds:
+                total.update({"rounds": 1, **found.result()})
+            written = [figure(what, total[what]) for what in sorted(total, key=place_in_table)]
+            print(write("soak", written), flush=True)
+            print({phase: total[f"kills in phase {phase}"] for phase in PHASES}, flush=True)
     for what in sorted(total, key=place_in_table):
         print(f"{total[what]:>8,} {what}")
     broken = {what: total[what] for what in (*PROMISES, LOST) if total[what]}
@@ -145,6 +152,15 @@ def place_in_table(what: str) -> tuple[int, str]:
 def figure(what: str, count: float) -> Row:
     """A count of all rounds."""
     return row([count], case=what, method="several", metric="count", unit="")
+
+
+def keep_round(given: argparse.Namespace, number: int, missing: dict[str, int]) -> dict[str, int]:
+    """Run a round, or read what it counted if it has ended before.
+
+    number: of the round. missing: kills by phase that the round is to bring.
+    """
+    what = {**vars(given), "number": number, "missing": missing, "commit": commit().removesuffix("-dirty")}
+    return stored("soak", what, lambda: dict(run_round(given, given.seed + number, missing)))
 
 
 def run_round(given: argparse.Namespace, seed: int, missing: dict[str, int]) -> Counter[str]:
