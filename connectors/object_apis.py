@@ -209,24 +209,20 @@ class Azure:
         """Delete the current blob with its snapshots, then old versions, and for good what was soft-deleted and may be."""
         from fsspec.asyn import sync
 
-        keys = sorted(
-            (version.key for version in versions), key=len
-        )  # The current blob, which has no key, comes first.
-        refused = sync(fs.loop, self._delete, fs, path, keys)
+        keys = sorted((version.key for version in versions), key=len)  # The current blob has no key and comes first.
+        refused: set[str] = sync(fs.loop, self._delete, fs, path, keys)
         kept = [_key_of(blob) for blob in self._list(fs, path) if blob.deleted and blob.name == path.partition("/")[2]]
         if numbered := [key for key in kept if key]:
             sync(fs.loop, self._delete, fs, path, numbered, blob_delete_type="Permanent")
-        return set(refused)
+        return refused
 
     def list_soft_deleted(self, fs: Any, prefix: str) -> Iterator[tuple[str, datetime]]:
         """List soft-deleted blobs, versions and snapshots. Azure says how many whole days are left."""
         container = prefix.partition("/")[0]
         for blob in self._list(fs, prefix):
             if blob.deleted:
-                yield (
-                    f"{container}/{blob.name}",
-                    datetime.now(UTC) + timedelta(days=(blob.remaining_retention_days or 0) + 1),
-                )
+                days = 1 + (blob.remaining_retention_days or 0)
+                yield f"{container}/{blob.name}", datetime.now(UTC) + timedelta(days=days)
 
     def delete_unfinished(self, fs: Any, prefix: str, *, limit: datetime) -> int:
         """Nothing: Azure deletes blocks that were never committed after a week, and nobody can read them."""

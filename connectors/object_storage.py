@@ -17,7 +17,15 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from connectors.object_apis import APIS, NoBucket, Version, code_of, is_refusal
-from connectors.storage import DISK_FULL, SoftDeleted, StorageError, StorageForbidden, StorageUnreachable, StoredFile
+from connectors.storage import (
+    DISK_FULL,
+    SoftDeleted,
+    StorageError,
+    StorageForbidden,
+    StorageUnreachable,
+    StoredFile,
+    delete_each,
+)
 from unlearning.errors import WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256
 
@@ -159,8 +167,10 @@ class ObjectStorage:
             left = find()
             seen = max(seen, len(left))
             refused: set[str] = set()
-            for _ in range(ROUNDS):
-                if left:
+            for number in range(ROUNDS):
+                if (
+                    left or number == 0
+                ):  # An earlier try may have left what was soft-deleted and may be deleted for good.
                     refused |= self.api.delete_versions(fs, path, left)
                     left = find()
             if left:
@@ -175,16 +185,9 @@ class ObjectStorage:
 
     def delete_folder(self, folder: str) -> None:
         """Delete all objects under a folder, one after the other. Raises StorageError at the end if one could not be deleted."""
-        failed: StorageError | None = None
-        for file in list(self.list_files(folder)):
-            try:
-                self.delete(file.name)
-            except (StorageForbidden, StorageUnreachable):
-                raise
-            except StorageError as error:
-                failed = error
-        if failed is not None:
-            raise failed
+        _, kept = delete_each(self.delete, [file.name for file in self.list_files(folder)])
+        if kept:
+            raise kept[0]
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
         """List the objects under a folder, also those of which a deletion that did not end has left old versions."""

@@ -7,14 +7,16 @@ checked against the digest before it is used.
 import errno
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from unlearning.files import write_atomically, write_file
+
+T = TypeVar("T")
 
 Location = Path | str
 """Where a storage is: a folder, or the URL of a bucket and a prefix in it, as `s3://acme-expunge/production`."""
@@ -99,6 +101,22 @@ class Storage(Protocol):
 
     def check(self) -> str:
         """Write, read and delete a file, and return a sentence about the storage."""
+
+
+def delete_each(delete: Callable[[str], T], names: Iterable[str]) -> tuple[dict[str, T], list[StorageError]]:
+    """Delete files or folders, and go on after one that the storage does not let go, as under a hold.
+
+    Returns what `delete` gave, by name, and the errors. Raises StorageUnreachable, StorageForbidden, which concern all.
+    """
+    deleted, kept = dict[str, T](), []
+    for name in dict.fromkeys(names):
+        try:
+            deleted[name] = delete(name)
+        except (StorageUnreachable, StorageForbidden):
+            raise
+        except StorageError as error:
+            kept.append(error)
+    return deleted, kept
 
 
 def parse_location(value: Location) -> Location:

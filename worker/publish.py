@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from connectors.model_signing import ModelSigner
-from connectors.storage import StorageError
+from connectors.storage import StorageError, delete_each
 from ledger.db import now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
@@ -98,8 +98,9 @@ def publish(
         remember_signed(folder, head)
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
-        for name in unneeded:  # They know the erased samples. After a crash in between, the next purge deletes them.
-            settings.files.delete(name)
+        _, kept = delete_each(settings.files.delete, unneeded)  # After a crash in between, the next purge deletes them.
+        if kept:
+            raise kept[0]
     except StorageError as error:
         logger.warning("job %s is published; the next purge deletes what could not be deleted: %s", claim.job_id, error)
 

@@ -3,11 +3,13 @@
 import os
 import secrets
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy.exc import OperationalError
 
+from connectors.storage import StorageError, delete_each
 from expunge.errors import KeyCommandRefused
 from expunge.operator.deployment import Deployment, open_database
 from expunge.stack.folder import write_secret
@@ -142,11 +144,13 @@ def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | N
             ) from error
         with sessions() as session:
             unneeded = replaced - needed_files(session)
-    for name in unneeded:  # their rows are under the old key; after a crash in between, the next purge deletes them
-        storage.delete(name)
     if adopt is not None:
         os.utime(key_file)  # by its time the key is known to be newer than the running stack (`has_newer_key`)
         key_file.replace(adopt)
+    with suppress(
+        StorageError
+    ):  # their rows are under the old key; the next purge deletes those that are left, or says why not
+        delete_each(storage.delete, unneeded)
     return rotated
 
 

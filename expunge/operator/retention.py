@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import func, select
 
-from connectors.storage import Storage, StorageError, StorageForbidden, StorageUnreachable
+from connectors.storage import Storage, StorageError, delete_each
 from expunge.errors import CopiesRefused, NoSheet, RestoreRefused
 from expunge.operator.deployment import Deployment, open_database, open_ledger
 from ledger.errors import Refused, UnknownEntry
@@ -118,18 +118,12 @@ def purge(deployment: Deployment, purgeable: Purgeable, *, older_than: timedelta
             names = mark_purged(session, chosen, older_than=older_than)
         with sessions() as session:
             names += find_unused_files(storage, needed_files(session))
-    deleted: dict[str, int] = {}
-    failed = []
-    for name in dict.fromkeys(names):
-        try:
-            deleted[name] = storage.delete(name)
-        except (StorageForbidden, StorageUnreachable):
-            raise
-        except StorageError as error:
-            failed.append(str(error))
+    deleted, failed = delete_each(storage.delete, names)
     files = [name for name, versions in deleted.items() if versions]
     unfinished = storage.delete_unfinished(older_than=UNUSED_FILE_AGE)
-    return Purged(files, sum(deleted.values()), unfinished, find_kept(storage) if files else Kept(), failed)
+    return Purged(
+        files, sum(deleted.values()), unfinished, find_kept(storage) if files else Kept(), list(map(str, failed))
+    )
 
 
 def find_unused_files(storage: Storage, needed: set[str]) -> Iterator[str]:

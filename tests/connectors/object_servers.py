@@ -154,13 +154,15 @@ def _google(status: int, content: dict[str, object]) -> Answered:
 class AzureServer(ObjectServer):
     """Azure's REST API. versioning: of the account. folders: it has a hierarchical namespace. may_ask: for information about it.
 
-    permanent: the account permits that soft-deleted versions and snapshots are deleted for good.
+    permanent: the account permits that soft-deleted versions and snapshots are deleted for good. expired: how many such calls
+    bring a token that has expired.
     """
 
     versioning: bool = True
     folders: bool = False
     may_ask: bool = True
     permanent: bool = False
+    expired: int = 0
 
     def act(self, method: str, path: str, asked: dict[str, str], headers: Message) -> Answered:
         if asked.get("restype") == "account":
@@ -221,6 +223,9 @@ class AzureServer(ObjectServer):
             return _refuse(404, "BlobNotFound")
         one = found[0]
         for_good = asked.get("deletetype", "").lower() == "permanent"
+        if for_good and self.expired:
+            self.expired -= 1
+            return _refuse(401, "InvalidAuthenticationInfo")
         if "versionid" in asked and one.current:
             return _refuse(403, "OperationNotAllowedOnRootBlob")
         if named and not self.may_delete:

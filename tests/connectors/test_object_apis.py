@@ -255,7 +255,7 @@ def test_google_says_nothing_is_kept_only_if_the_bucket_has_no_policy_of_soft_de
 def test_azure_deletes_versions_and_snapshots_for_good_where_the_account_permits_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = of_azure(soft_delete_days=7, permanent=True)
+    server = of_azure(soft_delete_days=7, permanent=True, expired=2)  # each try with a new token comes further
     server.objects.append(Stored(f"production/{NAME}", "2026-11-28T09:00:00.0000000Z", snapshot=True))
     with storage_of(server, tmp_path, monkeypatch) as storage:
         assert storage.delete(NAME) == 6

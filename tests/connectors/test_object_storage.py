@@ -276,7 +276,8 @@ class Memory:
                 yield Version(path, info["created"], {})
 
     def delete_versions(self, fs: Any, path: str, versions: Sequence[Version]) -> set[str]:
-        fs.rm_file(path)
+        for _ in versions:
+            fs.rm_file(path)
         return set()
 
     def list_soft_deleted(self, fs: Any, prefix: str) -> Iterator[tuple[str, datetime]]:

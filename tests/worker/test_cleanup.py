@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from connectors.storage import LocalFolder
+from connectors.storage import LocalFolder, StorageError
 from unlearning.audit.generation import Sheet
 from worker.attempt import AttemptResult
 from worker.cleanup import SHEETS, delete_expired_sheets
@@ -47,6 +47,24 @@ def test_a_sheet_that_cannot_be_written_does_not_undo_what_is_published(
     (tmp_path / SHEETS).write_text("a file in the way")
     write_sheet(result(Sheet(bounds=(-1.0, 1.0), rows=ROWS)), report_id="r-1", settings=settings(tmp_path, 3))
     assert "report r-1 has no sheet" in caplog.text
+
+
+def test_a_sheet_that_the_storage_does_not_let_go_keeps_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for report in ("a", "b", "c"):
+        write_sheet(result(Sheet(bounds=(-1.0, 1.0), rows=ROWS)), report_id=report, settings=settings(tmp_path, 3))
+    delete = LocalFolder.delete
+
+    def hold(self: LocalFolder, name: str) -> int:
+        if name.startswith(f"{SHEETS}/a/"):
+            raise StorageError("is under a hold")
+        return delete(self, name)
+
+    monkeypatch.setattr(LocalFolder, "delete", hold)
+    with pytest.raises(StorageError, match="hold"):
+        delete_expired_sheets(LocalFolder(tmp_path), older_than=timedelta(0))
+    assert [name.rsplit("/", 1)[0] for name in files(tmp_path)] == [f"{SHEETS}/a"]
 
 
 def test_a_sheet_is_deleted_after_its_days_and_at_once_where_none_are_kept(tmp_path: Path) -> None:

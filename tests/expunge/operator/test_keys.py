@@ -11,6 +11,7 @@ from sqlalchemy import make_url, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from connectors.storage import LocalFolder, StorageError
 from expunge.errors import KeyCommandRefused, StackError
 from expunge.operator.deployment import Deployment
 from expunge.operator.keys import (
@@ -151,6 +152,18 @@ def test_the_file_of_references_under_the_old_key_is_deleted(deployment: Deploym
     assert os.stat(tmp_path / "next").st_mode & 0o077 == 0
     new = (tmp_path / "next").read_text()
     assert rotate_sample_key(replace(deployment, sample_key=bytes.fromhex(new)), tmp_path / "next") is None
+
+
+def test_a_file_that_the_storage_does_not_let_go_does_not_undo_a_rotation(
+    deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hold(self: LocalFolder, name: str) -> int:
+        raise StorageError("is under a hold")
+
+    monkeypatch.setattr(LocalFolder, "delete", hold)
+    assert rotate_sample_key(deployment, tmp_path / "next", adopt=tmp_path / "own") is not None
+    assert (tmp_path / "own").read_text() != SAMPLE_KEY
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2  # the next purge deletes the old one
 
 
 def test_the_new_key_is_written_beside_an_earlier_one_and_leaves_it(deployment: Deployment, tmp_path: Path) -> None:
