@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -207,6 +208,17 @@ def stored(kind: str, what: Mapping[str, object], run: Callable[[], Mapping[str,
         write_atomically(place, content.encode())
     found: dict[str, Any] = json.loads(place.read_text())
     return found
+
+
+def subset(samples: SampleSet, size: int, rng: np.random.Generator) -> SampleSet:
+    """Draw `size` samples at random; all of them if there are fewer."""
+    return samples.take(torch.from_numpy(rng.permutation(len(samples))[:size]))
+
+
+def without(samples: SampleSet, left_out: SampleSet) -> SampleSet:
+    """Return the samples that are not in the other set."""
+    gone = set(left_out.ids)
+    return samples.take(torch.tensor([place for place, sample in enumerate(samples.ids) if sample not in gone]))
 
 
 def keys(samples: SampleSet) -> list[bytes]:

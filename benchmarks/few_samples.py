@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import nn
 
-from benchmarks.cases import Case, case, keys, references_of, trained
+from benchmarks.cases import Case, case, keys, references_of, subset, trained, without
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
@@ -152,17 +151,6 @@ def test_of(one: Case, model: nn.Module, made: References, forget: SampleSet, re
         for name, samples in sets.items()
     }
     return reference_test(**signals, thresholds=Thresholds(), seed=one.seed)
-
-
-def subset(samples: SampleSet, size: int, rng: np.random.Generator) -> SampleSet:
-    """Draw `size` samples at random; all of them if there are fewer."""
-    return samples.take(torch.from_numpy(rng.permutation(len(samples))[:size]))
-
-
-def without(samples: SampleSet, left_out: SampleSet) -> SampleSet:
-    """Return the samples that are not in the other set."""
-    gone = set(left_out.ids)
-    return samples.take(torch.tensor([place for place, sample in enumerate(samples.ids) if sample not in gone]))
 
 
 def _ratios(values: Sequence[float], by: Sequence[float]) -> list[float]:

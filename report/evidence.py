@@ -308,6 +308,25 @@ class ReferenceTest(Section):
     """Null if the test cannot decide."""
 
 
+class Nearness(Section):
+    """How much nearer the new model's answers are to those of models that never saw the forgotten samples than to the original's.
+
+    A mean over the samples of the distance from the one less that from the other; below 0 they are nearer to the original's.
+    """
+
+    value: Number
+    unseen: Number
+    """The mean of models that never saw the samples."""
+    low: Number
+    """The value that 95 % of those models exceed."""
+    original: Number
+    """The value of the original."""
+    p_value: Ratio
+    """The probability of so large a value if each sample were as near to the one as to the other, by a sign-flip test."""
+    to_original: bool
+    """Whether the value is below 0 and at most one in twenty models that never saw the samples is as low: not verified then."""
+
+
 class ReferenceTests(Section):
     """The reference test before and after, and of a retrained model if there is one."""
 
@@ -320,6 +339,8 @@ class ReferenceTests(Section):
     """The probability that a model which never saw so many typical samples passes, by their number."""
     samples_needed: Count | None
     """The least of those numbers at which it is at least the threshold `reference_power`; null if none is."""
+    nearness: Nearness | None = None
+    """In `unit`; missing from a report of an older version, and where near-copies of all samples remain."""
 
 
 class ExtractedShares(Section):

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from report.captions import attack_name, strongest
 from report.document import Origin, Report, StopReason
-from report.evidence import AttackScores, Estimate, Measures, VerdictValue
+from report.evidence import AttackScores, Estimate, Measures, Nearness, VerdictValue
 from report.formatting import (
     SHORT_UNIT,
     delay,
@@ -62,7 +62,7 @@ THRESHOLDS = {
     "membership_margin_widths": "Margin, in half widths of a coin toss's interval",
     "relearn_ratio": "Least relearning time, in times of the control's",
     "relearn_excess": "Relearning time that is a sign of damage, in times of the control's",
-    "relearn_least": "Fewest samples on which relearning decides",
+    "relearn_least": "Fewest relearned samples judged by an interval",
     "control_steps": "Fewest steps of the control on which relearning decides",
     "no_op_weights": "Change of the weights below which nothing was done",
     "no_op_predictions": "Change of the predictions below which nothing was done",
@@ -174,8 +174,22 @@ def _reference_test(report: Report) -> list[KeyFigure]:
             after_range="",
             aim=interval(Estimate(value=after.known, low=after.low, high=after.high), ratio),
             aim_note="models that never saw them",
-        )
+        ),
+        *([] if tests.nearness is None else [_nearness(tests.nearness, tests.unit)]),
     ]
+
+
+def _nearness(near: Nearness, unit: str) -> KeyFigure:
+    return KeyFigure(
+        name="Nearer to models that never saw them",
+        note=f"in {unit}; below 0: nearer to the original",
+        before=ratio(near.original),
+        before_range="",
+        after=ratio(near.value),
+        after_range="",
+        aim=ratio(near.unseen),
+        aim_note="models that never saw them",
+    )
 
 
 def _relearning(report: Report) -> KeyFigure:

@@ -12,7 +12,12 @@ from report.formatting import day, duration, in_a_cell, interval, moment, plural
 OUTCOMES = {True: ("passed", "Passed"), False: ("failed", "Not passed"), None: ("unknown", "Cannot tell")}
 """The tone and the label of a check, by whether it passed."""
 
-REFERENCE_TEST = ("negative_control_reference", "reference_matched", "positive_control_reference")
+REFERENCE_TEST = (
+    "negative_control_reference",
+    "reference_matched",
+    "nearer_to_retrained",
+    "positive_control_reference",
+)
 """The codes of the reference test's findings."""
 
 Parts = list[tuple[str, bool]]

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.data.batches import Batch
-from unlearning.data.objectives import Objective, undivided
+from unlearning.data.objectives import Answers, Objective, undivided
 from unlearning.data.samples import SampleSet
 from unlearning.hardware import batched_answers
 
@@ -58,6 +60,65 @@ def output_layer(model: nn.Module, objective: Objective, batch: Batch) -> nn.Lin
     return found
 
 
+class FeatureReader:
+    """Reads what enters a layer (`output_layer`) where it gives the outputs, while a set's answers are computed in its context.
+
+    places: (k,) positions of the samples of which the features are kept; all if None. Give `note` to `batched_answers`.
+    """
+
+    def __init__(self, layer: nn.Linear, places: NDArray[np.int64] | None = None) -> None:
+        self.places = places
+        self._layer, self._start = layer, 0
+        self._wanted = None if places is None else np.sort(places)
+        self._kept: list[Tensor] = []
+
+    def __enter__(self) -> "FeatureReader":
+        self._context = calls_of(self._layer)
+        self._calls = self._context.__enter__()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    def note(self, found: Answers) -> None:
+        """Keep the features of the batch that was just answered."""
+        outputs = found.outputs
+        # A layer that is called twice in a pass gives the outputs in one of the calls only.
+        given = next((c.given for c in self._calls if outputs is not None and _are_outputs(c.returned, outputs)), None)
+        self._calls.clear()
+        start, self._start = self._start, self._start + len(found.targets)
+        if given is None:
+            return
+        features = given.flatten(1).float()
+        if self._wanted is not None:
+            low, high = np.searchsorted(self._wanted, [start, self._start])
+            features = features[torch.from_numpy(self._wanted[low:high] - start).to(features.device)]
+        self._kept.append(features)
+
+    @property
+    def features(self) -> Tensor:
+        """The features of the samples at `places`, in that order, (k, d) float32."""
+        found = torch.cat(self._kept)
+        if self.places is None:
+            return found
+        return found[torch.from_numpy(np.searchsorted(np.sort(self.places), self.places)).to(found.device)]
+
+    def read(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        samples: SampleSet,
+        *,
+        device: torch.device | None = None,
+        max_size: int | None = None,
+    ) -> None:
+        """Read the features in a pass of their own over the samples at `places`, where the answers are divided among ranks."""
+        assert self._wanted is not None
+        chosen = samples.take(torch.from_numpy(self._wanted))
+        features = penultimate_features(model, objective, self._layer, chosen, device=device, max_size=max_size)
+        self._kept = [features]
+
+
 def penultimate_features(
     model: nn.Module,
     objective: Objective,
@@ -71,15 +132,9 @@ def penultimate_features(
 
     device, max_size: as of `batched_answers`.
     """
-    with calls_of(layer) as calls:
-        outputs = batched_answers(undivided(objective), model, samples, device=device, max_size=max_size).outputs
-    found, start = [], 0
-    for call in calls:
-        # A layer that is called twice in a pass gives the outputs in one of the calls only.
-        if outputs is not None and _are_outputs(call.returned, outputs[start : start + len(call.returned)]):
-            found.append(call.given.flatten(1))
-            start += len(call.returned)
-    return torch.cat(found).float()
+    with FeatureReader(layer) as reader:
+        batched_answers(undivided(objective), model, samples, device=device, max_size=max_size, after_each=reader.note)
+    return reader.features
 
 
 def _are_outputs(found: Tensor, outputs: Tensor) -> bool:

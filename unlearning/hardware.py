@@ -35,18 +35,23 @@ def batched_answers(
     *,
     device: torch.device | None = None,
     max_size: int | None = None,
+    after_each: Callable[[Answers], None] | None = None,
 ) -> Answers:
     """Compute a model's answers to n samples in batches of at most 64 (CPU, stored sets) or 1,024 (GPU) samples and `max_size`.
 
-    device: where to compute; by default where the samples are. The results equal those of one large batch if the model is in
-    evaluation mode, where no sample depends on the others of its batch.
+    device: where to compute; by default where the samples are. after_each: gets the answers to each batch. The results equal
+    those of one large batch if the model is in evaluation mode, where no sample depends on the others of its batch.
     """
     device = device or samples.device
     layout = input_layout(model)
     size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
     if isinstance(samples, SampleSet) and samples.stored:
         size = min(size, READ_SIZE)
-    parts = [answers(objective, model, batch.to(device).map_inputs(layout)) for batch in samples.batches(size)]
+    parts = []
+    for batch in samples.batches(size):
+        parts.append(answers(objective, model, batch.to(device).map_inputs(layout)))
+        if after_each is not None:
+            after_each(parts[-1])
     return Answers(
         torch.cat([part.losses for part in parts]),
         None if parts[0].outputs is None else torch.cat([part.outputs for part in parts if part.outputs is not None]),

@@ -40,6 +40,7 @@ from unlearning.audit.findings import Findings, Membership
 from unlearning.audit.intervals import Interval
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, RocCurve
+from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Curve, Relearning
 from unlearning.audit.verdict import Finding, Verdict
@@ -323,6 +324,8 @@ def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
     tests = {name: reference_test(test) for name, test in findings.reference_tests.items()}
     if not tests:
         return None
+    near = findings.nearness
+    more = {} if near is None else {"nearness": nearness(near)}
     return evidence.ReferenceTests(
         unit=findings.reference_tests["unlearned"].unit,
         original=tests["original"],
@@ -330,6 +333,19 @@ def reference_tests(findings: Findings) -> evidence.ReferenceTests | None:
         reference=tests.get("reference"),
         power_by_size={str(size): power for size, power in findings.power_by_size.items()},
         samples_needed=samples_needed(findings.power_by_size, findings.spec.thresholds),
+        **more,
+    )
+
+
+def nearness(near: Nearness) -> evidence.Nearness:
+    """Give how near the new model is to models that never saw the samples."""
+    return evidence.Nearness(
+        value=near.value,
+        unseen=near.unseen,
+        low=near.low,
+        original=near.original,
+        p_value=near.p_value,
+        to_original=near.to_original,
     )
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
 from benchmarks.cases import Case, trained
@@ -13,15 +14,9 @@ from benchmarks.gpu.session import Budget, Session
 from benchmarks.judging import TABLE
 from benchmarks.quality import UNITS as QUALITY_UNITS
 from benchmarks.writing import Row, row
+from unlearning.audit.controls import class_sizes, draw_by_class
 from unlearning.audit.measures import measures_of
-from unlearning.audit.relearning import (
-    Relearner,
-    calibrate_relearner,
-    class_sizes,
-    draw_by_class,
-    mean_loss,
-    relearn,
-)
+from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import Batch
 from unlearning.data.samples import partition
@@ -159,7 +154,10 @@ def relearning(case: Case) -> tuple[Batch, Relearner | None]:
     labels = [samples.targets.cpu().numpy() for samples in (case.forget, case.held_out.audit)]
     sizes = class_sizes(*labels, max_samples=AUDIT.relearn_samples)
     rng = np.random.default_rng([case.seed, 0])
-    known, control = (draw_by_class(samples, sizes, rng) for samples in (case.forget, case.held_out.audit))
+    known, control = (
+        samples.select(torch.from_numpy(draw_by_class(samples, sizes, rng)))
+        for samples in (case.forget, case.held_out.audit)
+    )
     loss, control_loss = (mean_loss(case.original.model, batch, objective) for batch in (known, control))
     delta = AUDIT.relearn_delta * (control_loss - loss)
     if delta <= 0:

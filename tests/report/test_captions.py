@@ -1,3 +1,5 @@
+import pytest
+
 from report import captions
 from report.document import read
 from report.formatting import delay
@@ -97,3 +99,13 @@ def test_the_caption_of_the_reference_test_says_how_many_samples_a_verdict_takes
     report["audit"]["reference_test"]["samples_needed"] = None
     assert "typical samples" not in captions.references(read(report).report)
     assert captions.references(recorded("inconclusive").report) == ""
+
+
+@pytest.mark.parametrize(("value", "nearer"), [(1.25, "those of such models"), (-1.25, "the original's")])
+def test_the_caption_of_the_reference_test_says_whose_answers_the_new_model_s_are_nearer_to(
+    value: float, nearer: str
+) -> None:
+    report = stored("verified")
+    given = {"value": value, "unseen": 1.5, "low": 0.5, "original": -2.75, "p_value": 0.01, "to_original": value < 0}
+    report["audit"]["reference_test"]["nearness"] = given
+    assert f"1.25 nats nearer to {nearer}" in captions.references(read(report).report)

@@ -61,6 +61,16 @@ def test_the_reference_test_is_a_key_figure_if_there_was_one() -> None:
     assert len(rows) == 1 + len(key_figures(recorded("inconclusive").report))
 
 
+def test_nearness_to_models_that_never_saw_the_samples_is_a_key_figure_where_it_was_measured() -> None:
+    report = stored("verified")
+    given = {"value": 1.25, "unseen": 1.5, "low": 0.5, "original": -2.75, "p_value": 0.01, "to_original": False}
+    rows = key_figures(read(report).report)
+    report["audit"]["reference_test"]["nearness"] = given
+    more = key_figures(read(report).report)
+    (row,) = (row for row in more if row not in rows)
+    assert (row.before, row.after, row.aim) == (ratio(-2.75), ratio(1.25), ratio(1.5))
+
+
 def test_the_reference_test_s_thresholds_are_listed_only_where_it_was_run() -> None:
     labels = {tables.THRESHOLDS[name] for name in tables.THRESHOLDS if name.startswith("reference_")}
     assert labels <= {label for label, _ in tables.thresholds(recorded("verified").report)}

@@ -102,7 +102,10 @@ def test_a_job_begins_with_matching_and_its_rows_are_deleted(bench: Bench, train
     assert not before.exists()
     with bench.sessions.begin() as session:
         body = get_report(session, tenant_id=bench.tenant_id, report_id=job.report_id).body
-    assert {"reference_matched", "negative_control_reference"} <= {f["code"] for f in body["verdict"]["findings"]}
+    codes = {f["code"] for f in body["verdict"]["findings"]}
+    assert {"reference_matched", "negative_control_reference", "nearer_to_retrained"} <= codes
+    near = body["audit"]["reference_test"]["nearness"]
+    assert near["original"] < near["value"]
     # The reference test decides, so one way of relearning is enough.
     assert body["thresholds"]["settings"]["relearners"] == ["sgd"]
 

@@ -17,8 +17,9 @@ from unlearning.audit.comparison import (
     privacy_leakage,
     utility_drop,
 )
+from unlearning.audit.controls import Difficulty
 from unlearning.audit.extraction import Extraction, measure_extraction
-from unlearning.audit.feature_attack import feature_attack
+from unlearning.audit.feature_attack import feature_attack, feature_readers
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet, sheet_of_texts
 from unlearning.audit.intervals import Floats
@@ -33,6 +34,7 @@ from unlearning.audit.membership import (
     pair_sets,
     roc_curve,
 )
+from unlearning.audit.nearness import Nearness, nearness
 from unlearning.audit.reference_test import (
     AuditReferences,
     ReferenceSignals,
@@ -42,8 +44,8 @@ from unlearning.audit.reference_test import (
     signal_beside_margin,
     signals_by_reference,
 )
-from unlearning.audit.relearning import Difficulty, Relearning, relearn_delay, run_count
-from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe
+from unlearning.audit.relearning import OriginalLosses, Relearning, relearn_delay, run_count
+from unlearning.audit.signals import SignalsBySet, audit_copy, merit_of, observe_all
 from unlearning.audit.signals import signals as signals_of_logits
 from unlearning.audit.verdict import (
     Finding,
@@ -55,6 +57,7 @@ from unlearning.audit.verdict import (
     inconclusive_reason,
     judge,
     membership_findings,
+    nearness_findings,
     other_attack_findings,
     reference_findings,
     relearn_findings,
@@ -127,12 +130,13 @@ def audit(
     pairing = pair_sets(forget, held_out, objective=objective, spec=spec, seed=seed)
     step = 0
     for name, model in models.items():
-        signals[name] = {s: observe(model, sets[s], objective=objective, batch_size=spec.batch_size) for s in sets}
+        readers = feature_readers(model, sets, pairing, objective=objective, spec=spec, seed=seed)
+        signals[name] = observe_all(model, sets, objective=objective, batch_size=spec.batch_size, readers=readers)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         measures[name] = measures_of(signals[name], spec=spec, seed=seed)
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         attacks[name] = evaluate_attacks(signals[name], pairing, spec=spec)
-        probe = feature_attack(model, sets, signals[name], pairing, objective=objective, spec=spec, seed=seed)
+        probe = feature_attack(readers, signals[name], pairing, classes=objective.classes, spec=spec)
         if probe is not None:
             probed[name] = probe
         yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
@@ -175,6 +179,7 @@ def audit(
     others = _tests_of_other_signals(
         signals["unlearned"], references, objective=objective, spec=spec, margin=membership.margin, seed=seed
     )
+    near = _nearness(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
     membership_seconds = time.perf_counter() - started
     testable, copied = (True, 0) if references is None else (references.testable, references.copied)
     if not testable:
@@ -194,6 +199,7 @@ def audit(
         ),
         *feature_findings(probed, margin=membership.margin),
         *reference_findings(tests, power=power, thresholds=spec.thresholds),
+        *nearness_findings(near),
         *copies_findings(copied, of=len(forget) + (copied if testable else 0)),
         *other_attack_findings(
             attacks["unlearned"],
@@ -207,6 +213,7 @@ def audit(
         relearnings = yield from _relearn_all(
             models,
             sets,
+            known=OriginalLosses(forget=before["forget"].loss, held_out=before["held_out"].loss),
             objective=objective,
             spec=spec,
             seed=seed,
@@ -249,6 +256,7 @@ def audit(
         relearnings=relearnings,
         extraction=extraction,
         generation=generation,
+        nearness=near,
         privacy_leakage=_privacy_leakage(attacks) if extracts else {},
         sheet=sheet_of_texts(models, forget, objective=objective) if asked is None else sheet(asked, shown),
         utility=Utility(
@@ -336,6 +344,23 @@ def _reference_tests(
     return tests, power
 
 
+def _nearness(
+    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, unit: str, seed: int
+) -> Nearness | None:
+    """Compare the new model's answers with the original's and the references'; None where there is nothing to compare."""
+    if references is None or not references.testable:
+        return None
+    judged = _beside_references(signals["unlearned"], references)
+    return nearness(
+        forget=judged["forget"],
+        original=signals["original"]["forget"].margin,
+        held_out=judged["held_out"],
+        thresholds=spec.thresholds,
+        unit=unit,
+        seed=seed,
+    )
+
+
 def _tests_of_other_signals(
     signals: SignalsBySet,
     references: AuditReferences | None,
@@ -387,6 +412,7 @@ def _relearn_all(
     models: Mapping[str, nn.Module],
     sets: Mapping[str, SampleSet],
     *,
+    known: OriginalLosses,
     objective: Objective,
     spec: AuditSpec,
     seed: int,
@@ -396,7 +422,10 @@ def _relearn_all(
     """Relearn with each relearner of the spec."""
     relearnings: list[Relearning] = []
     number = itertools.count(1)
-    total = sum(run_count(spec, kind, reference="reference" in models) for kind in spec.relearners)
+    total = sum(
+        run_count(spec, kind, forgotten=len(sets["forget"]), reference="reference" in models)
+        for kind in spec.relearners
+    )
     for kind in spec.relearners:
         running = relearn_delay(
             original=models["original"],
@@ -404,6 +433,7 @@ def _relearn_all(
             reference=models.get("reference"),
             forget=sets["forget"],
             held_out=sets["held_out"],
+            known=known,
             objective=objective,
             spec=spec,
             kind=kind,

@@ -15,9 +15,9 @@ from torch import nn
 from unlearning.audit.intervals import Floats
 from unlearning.audit.membership import Attack, Pairing, attack_by_scores, member_threshold
 from unlearning.audit.signals import SignalsBySet
-from unlearning.data.objectives import Objective, undivided
+from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
-from unlearning.features import output_layer, penultimate_features
+from unlearning.features import FeatureReader, output_layer
 from unlearning.specs.audit import AuditSpec
 
 NAME = "features"
@@ -25,29 +25,26 @@ _RIDGE = 1e-2
 """Weight of the penalty, in mean variances of a feature [ours]."""
 
 
-def feature_attack(
+def feature_readers(
     model: nn.Module,
     sets: Mapping[str, SampleSet],
-    signals: SignalsBySet,
     pairing: Pairing,
     *,
     objective: Objective,
     spec: AuditSpec,
     seed: int,
-) -> Attack | None:
-    """Fit a linear probe to the features of at most `spec.vector_samples` remaining samples, and attack the forget set [ours].
+) -> dict[str, FeatureReader]:
+    """Make a reader of the features that the attack takes, for each set: those of at most `spec.vector_samples` remaining samples.
 
-    The score of a sample is the probe's margin: the output of its class less the largest other one. The threshold of the balanced
-    accuracy is chosen on remaining samples, by a probe that did not see them, and on test samples. model: an `audit_copy`.
-    Returns None without classes, for a model whose outputs come from no linear layer, and if fewer than two classes remain.
+    Read them while the sets' answers are computed. Empty without classes, and for a model whose outputs come from no linear layer.
     """
-    classes = objective.classes
-    if classes is None:
-        return None
-    objective = undivided(objective)  # hooks see no other rank
+    if objective.classes is None:
+        return {}
     batch = sets["forget"].select(torch.arange(min(2, len(sets["forget"]))))
     device = next((p.device for p in model.parameters()), batch.device)
     layer = output_layer(model, objective, batch.to(device))
+    if layer is None:
+        return {}
     rng = np.random.default_rng([seed, 5])
     places = {
         "remain": rng.permutation(len(sets["remain"]))[: spec.vector_samples],
@@ -55,23 +52,38 @@ def feature_attack(
         "forget": pairing.forget,
         "held_out": pairing.held_out,
     }
-    if layer is None:
+    return {name: FeatureReader(layer, chosen) for name, chosen in places.items()}
+
+
+def feature_attack(
+    readers: Mapping[str, FeatureReader],
+    signals: SignalsBySet,
+    pairing: Pairing,
+    *,
+    classes: int | None,
+    spec: AuditSpec,
+) -> Attack | None:
+    """Fit a linear probe to the features of remaining samples, and attack the forget set [ours].
+
+    The score of a sample is the probe's margin: the output of its class less the largest other one. The threshold of the balanced
+    accuracy is chosen on remaining samples, by a probe that did not see them, and on test samples. readers: have read each set
+    (`feature_readers`). Returns None without them, and if fewer than two classes remain.
+    """
+    if classes is None or not readers:
         return None
 
     def read(name: str) -> tuple[Floats, NDArray[np.int64]]:
-        chosen = sets[name].take(torch.from_numpy(places[name]))
-        found = penultimate_features(model, objective, layer, chosen, device=device, max_size=spec.batch_size)
-        features = np.nan_to_num(found.double().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)
-        return features, signals[name].targets[places[name]]
+        features = np.nan_to_num(readers[name].features.double().cpu().numpy(), nan=0.0, posinf=0.0, neginf=0.0)
+        return features, signals[name].targets[readers[name].places]
 
     features, targets = read("remain")
     if len(np.unique(targets)) < 2:
         return None
     probe = LinearProbe(features, targets, classes=classes)
     margins = {name: probe.margins(*read(name)) for name in ("test", "forget", "held_out")}
-    asked = {name: np.zeros(len(sets[name])) for name in ("forget", "held_out")}
+    asked = {name: np.zeros(len(signals[name])) for name in ("forget", "held_out")}
     for name, values in asked.items():
-        values[places[name]] = margins[name]
+        values[readers[name].places] = margins[name]
     return attack_by_scores(
         NAME,
         asked["forget"],

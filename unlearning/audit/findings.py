@@ -8,6 +8,7 @@ from unlearning.audit.extraction import Extraction
 from unlearning.audit.generation import Generated, Sheet
 from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
+from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Relearning
 from unlearning.audit.verdict import Verdict
@@ -75,7 +76,8 @@ class Findings:
 
     merit: what utility means here. samples: how many each set has. measures: by model ("original", "unlearned", and "reference" if
     there is one). reference_tests: by model, or empty without reference predictions. power_by_size: of the reference test, by the
-    number of samples; empty without reference predictions.
+    number of samples; empty without reference predictions. nearness: of the new model to models that never saw the samples; None
+    without reference predictions, and where near-copies of all samples remain.
     relearnings: by relearner; the first is the report's. comparison: with the reference, if there is one. limits: what the
     audit does not show. extraction: by model, what it gives away; empty for a model that writes no text. generation: by
     model, figures of what an image generator generates; empty for other models. privacy_leakage: PrivLeak by Min-K%, by model,
@@ -99,6 +101,7 @@ class Findings:
     extraction: Mapping[str, Extraction] = field(default_factory=dict)
     generation: Mapping[str, Generated] = field(default_factory=dict)
     privacy_leakage: Mapping[str, float] = field(default_factory=dict)
+    nearness: Nearness | None = None
     sheet: Sheet | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
 

@@ -57,6 +57,11 @@ class ReferenceSignals:
     def __len__(self) -> int:
         return len(self.model)
 
+    @property
+    def gap(self) -> Floats:
+        """How much higher the signals of models that saw the samples are, (n,)."""
+        return self.seen - self.unseen
+
     def take(self, index: NDArray[np.int64]) -> "ReferenceSignals":
         """Return the samples at `index`, (k,)."""
         return ReferenceSignals(model=self.model[index], unseen=self.unseen[index], seen=self.seen[index])
@@ -166,7 +171,7 @@ def signal_beside_margin(
         slope = float(own @ theirs) / max(float(theirs @ theirs), 1e-12)
 
     def beside(name: str) -> ReferenceSignals:
-        known, gap = judged[name].model, _gap(judged[name])
+        known, gap = judged[name].model, judged[name].gap
         explained = 0.0 if unseen is None else slope * unusual(unseen, name)
         margins = known - gap if name == "remain" else known
         return ReferenceSignals(model=unusual(signals, name) - explained, unseen=margins, seen=margins + gap)
@@ -196,7 +201,7 @@ def reference_test(
     Fails if T or Q lies outside its null (`reference_level` in all: two fifths each for still known and for the spread, one fifth
     for unusually unknown); passes if, moreover, T is below the `reference_level` quantile of the alternative.
     """
-    floors = _floors(held_out)
+    floors = floors_of(held_out)
     return _compared(
         forget=forget.above(floors),
         held_out=held_out.above(floors),
@@ -220,7 +225,7 @@ def _compared(
     """Run the test on signals as they are. surely_wrong: marks the samples that cannot be unusually unknown, (n,)."""
     laws = _Laws.fit(held_out, remain, neighbours=neighbours)
     bounds = laws.bounds(forget, thresholds, np.random.default_rng([seed, 7]), surely_wrong=surely_wrong)
-    residuals = forget.model - laws.unseen.expected(forget.unseen, _gap(forget))
+    residuals = forget.model - laws.unseen.expected(forget.unseen, forget.gap)
     if surely_wrong is not None:
         residuals = np.where(surely_wrong, np.maximum(residuals, 0.0), residuals)
     known, spread = float(residuals @ bounds.weights), float(residuals.var() / laws.unseen.variance)
@@ -244,7 +249,7 @@ def power_by_size(
 
     The power of a size is the probability that a model which never saw so many typical samples is verified on them.
     """
-    floors = _floors(held_out)
+    floors = floors_of(held_out)
     held_out, remain = held_out.above(floors), remain.above(floors)
     laws, rng = _Laws.fit(held_out, remain), np.random.default_rng([seed, 11])
     sets = {size: [rng.choice(len(remain), size) for _ in range(_SETS)] for size in SIZES}
@@ -261,12 +266,14 @@ def samples_needed(power: Mapping[int, float], thresholds: Thresholds) -> int | 
     return next((size for size in sorted(power) if power[size] >= thresholds.reference_power), None)
 
 
-def _floors(held_out: ReferenceSignals) -> tuple[float, float]:
+def floors_of(held_out: ReferenceSignals) -> tuple[float, float]:
+    """Return the lowest values that signals count as: of the audited model, and of the reference models."""
     return float(np.quantile(held_out.model, _FLOOR)), float(np.quantile(held_out.unseen, _FLOOR))
 
 
-def _gap(signals: ReferenceSignals) -> Floats:
-    return signals.seen - signals.unseen
+def unseen_law(held_out: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "Law":
+    """Fit the law of samples that the audited model never saw."""
+    return Law.fit(held_out.unseen, held_out.gap, held_out.model, neighbours)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -285,16 +292,16 @@ class _Bounds:
 class _Laws:
     """The laws of unseen and of seen samples. least_weight: a tenth of the mean weight of held-out samples."""
 
-    unseen: "_Law"
-    seen: "_Law"
+    unseen: "Law"
+    seen: "Law"
     least_weight: float
 
     @classmethod
     def fit(cls, held_out: ReferenceSignals, remain: ReferenceSignals, *, neighbours: int = _NEIGHBOURS) -> "_Laws":
         return cls(
-            unseen=_Law.fit(held_out.unseen, _gap(held_out), held_out.model, neighbours),
-            seen=_Law.fit(remain.seen, _gap(remain), remain.model, neighbours),
-            least_weight=0.1 * max(float(np.maximum(_gap(held_out), 0.0).mean()), 1e-6),
+            unseen=unseen_law(held_out, neighbours=neighbours),
+            seen=Law.fit(remain.seen, remain.gap, remain.model, neighbours),
+            least_weight=0.1 * max(float(np.maximum(held_out.gap, 0.0).mean()), 1e-6),
         )
 
     def bounds(
@@ -310,9 +317,9 @@ class _Laws:
 
         surely_wrong: as of `_compared`.
         """
-        weights = np.maximum(_gap(forget), 0.0) + self.least_weight
+        weights = np.maximum(forget.gap, 0.0) + self.least_weight
         weights /= weights.sum()
-        if_seen = self.seen.expected(forget.seen, _gap(forget)) - self.unseen.expected(forget.unseen, _gap(forget))
+        if_seen = self.seen.expected(forget.seen, forget.gap) - self.unseen.expected(forget.unseen, forget.gap)
         null = self.unseen.draw(forget.unseen, rng, draws)
         level, margin = thresholds.reference_level, thresholds.reference_margin * max(float(if_seen @ weights), 0.0)
         low = min(float(np.quantile(null @ weights, 0.2 * level)), -margin)
@@ -334,7 +341,7 @@ class _Laws:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class _Law:
+class Law:
     """How the model's signal follows a reference signal and the gap s − u: a plane, and the residuals by rising reference.
 
     neighbours: samples with the most similar reference signal, from which a residual is drawn.
@@ -347,7 +354,8 @@ class _Law:
     neighbours: int
 
     @classmethod
-    def fit(cls, reference: Floats, gap: Floats, model: Floats, neighbours: int) -> "_Law":
+    def fit(cls, reference: Floats, gap: Floats, model: Floats, neighbours: int) -> "Law":
+        """Fit the plane by least squares to n samples, (n,) each."""
         low, high = (float(q) for q in np.quantile(gap, [0.05, 0.95]))
         terms = np.stack([np.ones(len(reference)), reference, gap.clip(low, high)], axis=1)
         coefficients = np.linalg.lstsq(terms, model, rcond=None)[0]
@@ -362,9 +370,11 @@ class _Law:
 
     @property
     def variance(self) -> float:
+        """The mean square of the residuals."""
         return max(float((self.residuals**2).mean()), 1e-12)
 
     def expected(self, reference: Floats, gap: Floats) -> Floats:
+        """Compute the signals on the plane, (n,)."""
         terms = np.stack([np.ones(len(reference)), reference, gap.clip(*self.gap_range)], axis=1)
         value: Floats = terms @ self.coefficients
         return value

@@ -1,18 +1,29 @@
 """The relearn delay: how long a model takes to learn a set again, compared with data that it never saw."""
 
 import copy
+import itertools
 import math
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning import ranks
+from unlearning.audit.controls import (
+    MANY,
+    NEAREST,
+    Difficulty,
+    Places,
+    QuickControls,
+    class_sizes,
+    draw_as_hard,
+    draw_by_class,
+    draw_distinct,
+)
 from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, undivided
@@ -27,17 +38,8 @@ _EVERY = 4
 """Steps from one look at the set's loss to the next, which costs more than a step does. Where the target was crossed is then found
 step by step, so that delays stay exact but for a loss that dips below the target and returns between two looks [ours].
 """
-
-_NEAREST = 5
-"""Held-out samples nearest in difficulty, of which a control is one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Difficulty:
-    """The mean signal of reference models that did not see each sample: forget, (n,), and held_out, (m,). Low is hard."""
-
-    forget: Floats
-    held_out: Floats
+_TRIAL = 8
+"""Steps of a calibration after which a rate may be given up as too low."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +87,9 @@ class Relearning:
         relearners (Bonferroni), because each of them can fail the model. original_ratio: the original's delay on the forget set
         over the controls', the negative control. normalised: see `normalised_delay`; None without a reference.
     area: mean loss of the unlearned model's curve above the original's, nats.
+    p_value: of few samples, which then decides in place of the interval: the probability that a set never seen is learned so much
+        faster than its controls (`QuickControls`), times the number of relearners (Bonferroni). None of more samples, and if
+        nothing was measured. compared: control sets that it counts.
     """
 
     kind: str
@@ -100,6 +105,8 @@ class Relearning:
     original_ratio: Interval | None
     normalised: float | None
     area: float
+    p_value: float | None = None
+    compared: int = 0
 
     @property
     def reference_ratio(self) -> float | None:
@@ -129,6 +136,14 @@ class Relearning:
         return sorted(self.controls, key=lambda curve: curve.delay)[len(self.controls) // 2]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OriginalLosses:
+    """The original's losses, nats: forget, (n,), and held_out, (m,)."""
+
+    forget: Floats
+    held_out: Floats
+
+
 def relearn_delay(
     *,
     original: nn.Module,
@@ -136,6 +151,7 @@ def relearn_delay(
     reference: nn.Module | None,
     forget: SampleSet,
     held_out: SampleSet,
+    known: OriginalLosses,
     objective: Objective,
     spec: AuditSpec,
     kind: str,
@@ -145,13 +161,14 @@ def relearn_delay(
 ) -> Generator[None, None, Relearning]:
     """Relearn with one relearner, yielding after each of `run_count` runs.
 
-    difficulty: with reference predictions the controls are held-out samples that are as hard for models that never saw them as the
-    forget samples are, so that odd samples are compared with odd ones.
+    known: the original's losses of all samples. difficulty: with reference predictions the controls are held-out samples that are
+    as hard for models that never saw them as the forget samples are, so that odd samples are compared with odd ones.
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
-    D_v has none, unless `difficulty` tells which held-out samples are comparable. Ranks relearn by turns, each on its own, but
-    a sharded model together.
+    D_v has none, unless `difficulty` tells which held-out samples are comparable. Few samples (`are_few`) have many control sets
+    more, which are relearned only until it is clear whether the forget set is learned unusually fast. Ranks relearn by turns, each
+    on its own, but a sharded model together.
     """
     together = is_sharded(original)
     objective = objective if together else undivided(objective)
@@ -161,50 +178,70 @@ def relearn_delay(
         sizes = class_sizes(*labels, max_samples=spec.relearn_samples)
     count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
     comparable = objective.classes is None or bool(sizes) or difficulty is not None
-    rngs = [np.random.default_rng([seed, 0, i]) for i in range(spec.relearn_orders)]
-    forget_batches = [draw_by_class(forget, sizes, rng, count=count) for rng in rngs]
-    rngs = [np.random.default_rng([seed, 1, i]) for i in range(spec.controls(kind))]
-    control_batches = [
-        draw_by_class(held_out, sizes, rng, count=count)
-        if difficulty is None
-        else draw_as_hard(held_out, count, difficulty, rng)
-        for rng in rngs
+    small = are_few(len(forget), spec)
+    forget_places = [
+        draw_by_class(forget, sizes, np.random.default_rng([seed, 0, i]), count=count)
+        for i in range(spec.relearn_orders)
     ]
-    known_loss = ranks.agreed(float(np.mean([mean_loss(original, batch, objective) for batch in forget_batches])))
-    control_losses = [mean_loss(original, batch, objective) for batch in control_batches]
-    median_control = control_batches[int(np.argsort(control_losses)[len(control_losses) // 2])]
+
+    def draw_control(number: int, *, nearest: int = NEAREST) -> Places:
+        rng = np.random.default_rng([seed, 1, number])
+        if difficulty is None:
+            return draw_by_class(held_out, sizes, rng, count=count)
+        return draw_as_hard(difficulty, rng, count=count, nearest=nearest)
+
+    controls = spec.controls(kind)
+    numbers = itertools.count()
+    control_places = (
+        draw_distinct(lambda: draw_control(next(numbers), nearest=MANY), MANY)
+        if small
+        else [draw_control(number) for number in range(controls)]
+    )
+    known_loss = ranks.agreed(float(np.mean([known.forget[places].mean() for places in forget_places])))
+    control_losses = [float(known.held_out[places].mean()) for places in control_places]
+    median_control = control_places[int(np.argsort(control_losses)[len(control_losses) // 2])]
     delta = spec.relearn_delta * (ranks.agreed(float(np.mean(control_losses))) - known_loss)
     relearner = None
-    if delta > 0 and comparable and not collapsed:
+    if delta > 0 and comparable and not collapsed and len(control_places) >= controls:
         relearner = calibrate_relearner(
-            original, median_control, objective=objective, kind=kind, target=known_loss + delta, steps=spec.relearn_steps,
-            limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
+            original, _select(held_out, median_control), objective=objective, kind=kind, target=known_loss + delta,
+            steps=spec.relearn_steps, limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
         )  # fmt: skip
     relearner = ranks.broadcast(relearner)
     yield
     used = relearner or Relearner(kind=kind, learning_rate=0.0, target=math.inf, limit=0, batch_size=spec.relearn_batch)
 
-    def run(model: nn.Module, batch: Batch, order: int, *, at_least: int = 0) -> Curve:
+    def run(
+        model: nn.Module, samples: SampleSet, places: Places, order: int, *, at_least: int = 0, limit: int = used.limit
+    ) -> Curve:
+        batch = _select(samples, places)
+        relearner = replace(used, limit=limit)
         return relearn(
-            model, batch, objective=objective, relearner=used, seed=seed + order, at_least=at_least, every=_EVERY
+            model, batch, objective=objective, relearner=relearner, seed=seed + order, at_least=at_least, every=_EVERY
         )
 
-    plotted = partial(run, batch=forget_batches[0], order=0, at_least=spec.relearn_steps)
+    turns = 1 if together else ranks.count()
+
+    def by_turns(runs: Sequence[Callable[[], Curve]]) -> list[Curve]:
+        return [runs[0]()] if together else ranks.by_turns(runs)
+
+    # The first relearner's curves are drawn in the report. The original's is flat: it knows the samples already.
+    at_least = spec.relearn_steps if kind == spec.relearners[0] else 0
+    plotted = partial(run, samples=forget, places=forget_places[0], order=0, at_least=at_least)
     runs = [
-        partial(plotted, original),
+        partial(plotted, original, at_least=min(at_least, _EVERY)),
         partial(plotted, unlearned),
-        *(partial(run, unlearned, batch, order) for order, batch in enumerate(forget_batches) if order),
-        *(partial(run, unlearned, batch, order) for order, batch in enumerate(control_batches)),
+        *(partial(run, unlearned, forget, places, order) for order, places in enumerate(forget_places) if order),
+        *(partial(run, unlearned, held_out, places, order) for order, places in enumerate(control_places[:controls])),
         *([] if reference is None else [partial(plotted, reference)]),
     ]
     curves: list[Curve] = []
-    turns = 1 if together else ranks.count()
     for start in range(0, len(runs), turns):
-        done = [runs[start]()] if together else ranks.by_turns(runs[start : start + turns])
+        done = by_turns(runs[start : start + turns])
         curves += done
         yield from repeat(None, len(done))
-    original_curve, forget_curves = curves[0], curves[1 : 1 + len(forget_batches)]
-    control_curves = curves[1 + len(forget_batches) :][: len(control_batches)]
+    original_curve, forget_curves = curves[0], curves[1 : 1 + len(forget_places)]
+    control_curves = curves[1 + len(forget_places) :][: len(control_places[:controls])]
     reference_curve = None if reference is None else curves[-1]
     delays, control_delays = ([curve.delay for curve in curves] for curves in (forget_curves, control_curves))
     # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
@@ -213,6 +250,27 @@ def relearn_delay(
         and not any(curve.diverged for curve in (original_curve, *forget_curves, *control_curves))
         and 3 * sum(curve.censored for curve in control_curves) <= len(control_curves)
     )
+    quick = QuickControls(typical_delay(forget_curves), least=spec.thresholds.relearn_ratio)
+    tested = small and relearner is not None
+    tested = tested and not any(curve.diverged for curve in (*forget_curves, *control_curves))
+    if small:
+        for delay in control_delays:
+            quick.add(delay)
+        limit = min(used.limit, math.floor(quick.longest + 1e-9) + 1)
+        more = [
+            partial(run, unlearned, held_out, places, order, limit=limit)
+            for order, places in enumerate(control_places)
+            if order >= controls
+        ]
+        left = MANY - len(control_delays)
+        while more and tested and not quick.settled:
+            done, more = by_turns(more[:turns]), more[turns:]
+            tested = not any(curve.diverged for curve in done)
+            for curve in done:
+                quick.add(curve.delay)
+            left -= len(done)
+            yield from repeat(None, len(done))
+        yield from repeat(None, left)
     pool = len(held_out) if not sizes else int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum())
     share = count / max(count, pool)
     confidence = spec.thresholds.confidence
@@ -238,12 +296,23 @@ def relearn_delay(
         if reference_curve
         else None,
         area=curve_area(original_curve, forget_curves[0]),
+        p_value=min(1.0, quick.p_value * len(spec.relearners)) if tested else None,
+        compared=quick.drawn,
     )
 
 
-def run_count(spec: AuditSpec, kind: str, *, reference: bool = False) -> int:
+def are_few(forgotten: int, spec: AuditSpec) -> bool:
+    """Return whether so few samples are relearned that the ranks among many control sets decide, and not an interval."""
+    return min(forgotten, spec.relearn_samples) < spec.thresholds.relearn_least
+
+
+def _select(samples: SampleSet, places: Places) -> Batch:
+    return samples.select(torch.from_numpy(places))
+
+
+def run_count(spec: AuditSpec, kind: str, *, forgotten: int, reference: bool = False) -> int:
     """Compute how often `relearn_delay` yields. reference: whether it relearns a retrained model too."""
-    return 2 + spec.relearn_orders + spec.controls(kind) + reference
+    return 2 + spec.relearn_orders + (MANY if are_few(forgotten, spec) else spec.controls(kind)) + reference
 
 
 def relearn(
@@ -255,30 +324,46 @@ def relearn(
     seed: int,
     at_least: int = 0,
     every: int = 1,
+    may_give_up: bool = False,
 ) -> Curve:
     """Fine-tune a copy of `model` on `batch` until its mean loss is at the target, or T_max is reached.
 
     seed: of the order of the samples. The copy stays in evaluation mode: batch norm and dropout would make a step depend on
     which samples share a batch. Its frozen parameters stay, as in training. at_least: continue for so many steps if the target is
     reached sooner (for plots). every: steps from one look at the loss to the next; once it is at the target, or not finite, the
-    steps since the look before are taken again, with a look after each.
+    steps since the look before are taken again, with a look after each. A set that is one batch needs no look of its own: a step is
+    taken from the set's losses. may_give_up: end, as censored, once the loss has come less than half as far as it would have on a
+    straight line to the target at T_max.
     """
     copied = copy_network(model).eval()
     batch = batch.map_inputs(input_layout(copied))
     parameters = list(trainable(copied).values())
     start = [p.detach().clone() for p in parameters]
     optimiser = _optimiser(relearner, parameters)
+    whole = batch.size <= relearner.batch_size
+    every = 1 if whole else every
+    seen_losses: list[Tensor] = []
+
+    def losses_of(part: Batch) -> Tensor:
+        with torch.enable_grad(), differentiable_kernels(copied):
+            return objective.losses(copied, part)
+
+    def measure() -> float:
+        if not whole:
+            return mean_loss(copied, batch, objective)
+        seen_losses[:] = [losses_of(batch)]
+        return float(seen_losses[0].detach().double().mean())
 
     def step(index: Tensor) -> None:
+        found = seen_losses.pop() if whole else losses_of(batch.take(index))
         optimiser.zero_grad(set_to_none=True)
-        with torch.enable_grad(), differentiable_kernels(copied):
-            loss = objective.losses(copied, batch.take(index)).mean()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        with differentiable_kernels(copied):
+            found.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
 
-    losses = {0: mean_loss(copied, batch, objective)}
+    losses = {0: measure()}
     delay = 0 if losses[0] <= relearner.target else None
-    travelled = 0.0
+    travelled, finite = 0.0, math.isfinite(losses[0])
     order = list(_order(batch.size, relearner.batch_size, relearner.limit, seed))
     seen, taken, saved = 0, 0, _saved(parameters, optimiser, every)
     while taken < len(order) and (delay is None or taken < at_least):
@@ -286,18 +371,23 @@ def relearn(
         taken += 1
         if taken < min(seen + every, len(order)):
             continue
-        value = mean_loss(copied, batch, objective)
+        value = measure()
         if taken > seen + 1 and delay is None and not value > relearner.target:
             _restore(saved, parameters, optimiser)
             every, taken = 1, seen
             continue
         if not math.isfinite(value):
+            finite = False
             break
         losses[taken] = value
         if delay is None and value <= relearner.target:
             delay = taken
             travelled = _distance(start, parameters)
         seen, saved = taken, _saved(parameters, optimiser, every)
+        if may_give_up and delay is None and taken >= _TRIAL:
+            way = (losses[0] - value) / (losses[0] - relearner.target)
+            if 2 * way * len(order) < taken:
+                break
     if delay is None:
         travelled = _distance(start, parameters)
     return Curve(
@@ -306,7 +396,7 @@ def relearn(
         delay=relearner.limit if delay is None else delay,
         censored=delay is None,
         travelled=travelled if math.isfinite(travelled) else 0.0,
-        diverged=not math.isfinite(losses[0]) or (delay is None and seen < relearner.limit),
+        diverged=not math.isfinite(losses[0]) or (delay is None and not finite),
     )
 
 
@@ -334,9 +424,10 @@ def calibrate_relearner(
 
     The search uses the original and held-out data only, so everything is fixed before the unlearned model is used. It stops at
     the first rate that takes between two thirds and twice as many steps, else it returns the nearest rate tried. T_max is
-    `limit` times the steps taken. The rate starts low and rises by at most half: near the edge of stability plain SGD's delay is
-    mostly noise. While no rate has taught anything it goes on from there in steps of three, because the losses of other objectives
-    than classification can be of another size.
+    `limit` times the steps taken. The rate starts low and rises by at most half where it is near: near the edge of stability plain
+    SGD's delay is mostly noise. A rate that is far too low is given up early and rises by up to three, but by no more than half of
+    what a straight line from its first steps asks for. While no rate has taught anything it goes on from there in steps of three,
+    because the losses of other objectives than classification can be of another size.
     """
     rate = 0.01 if kind == "sgd" else 0.0005
     best: tuple[float, Relearner] | None = None
@@ -344,7 +435,7 @@ def calibrate_relearner(
         if number >= tries and best is not None:
             break
         trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=2 * steps, batch_size=batch_size)
-        curve = relearn(model, control, objective=objective, relearner=trial, seed=seed, every=_EVERY)
+        curve = relearn(model, control, objective=objective, relearner=trial, seed=seed, every=_EVERY, may_give_up=True)
         if curve.delay == 0:
             return None
         if not curve.censored:
@@ -354,48 +445,18 @@ def calibrate_relearner(
             if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
         fastest = 1.5 if number < tries else 3.0
-        rate *= 0.25 if curve.diverged else min(fastest, curve.delay / steps)
+        if curve.censored and not curve.diverged:
+            way = (curve.losses[0] - curve.losses[-1]) / (curve.losses[0] - target)
+            straight = curve.steps[-1] / way if way > 0 else steps
+            rate *= max(fastest, min(3.0, straight / steps / 2))
+        else:
+            rate *= 0.25 if curve.diverged else min(fastest, curve.delay / steps)
     return best[1] if best else None
 
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     """Compute the mean loss of the batch, nats."""
     return float(batched_answers(objective, model, batch).losses.double().mean())
-
-
-def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_samples: int) -> dict[int, int]:
-    """Compute how many samples of each class to relearn: in D_f's mix, at most `max_samples`, and half of D_v's of each class.
-
-    Half, so that the control sets differ and show how much the delay varies by chance.
-    """
-    share = min(1.0, max_samples / len(forget))
-    labels, counts = np.unique(forget, return_counts=True)
-    available = {int(label): math.ceil(int((held_out == label).sum()) / 2) for label in labels}
-    wanted = {int(label): round(float(count) * share) for label, count in zip(labels, counts, strict=True)}
-    sizes = {label: min(max(1, wanted[label]), available[label]) for label in available}
-    return {label: size for label, size in sizes.items() if size > 0}
-
-
-def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator, *, count: int = 0) -> Batch:
-    """Draw `sizes[label]` samples of each class at random without replacement; without sizes `count` samples of any class."""
-    if not sizes:
-        return samples.select(torch.from_numpy(rng.permutation(len(samples))[:count]))
-    targets = samples.targets.cpu().numpy()
-    parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
-    return samples.select(torch.from_numpy(np.concatenate(parts)))
-
-
-def draw_as_hard(held_out: SampleSet, count: int, difficulty: Difficulty, rng: np.random.Generator) -> Batch:
-    """Draw `count` forget samples and, for each, one of the held-out samples nearest to it in difficulty, none of them twice."""
-    wanted = rng.choice(difficulty.forget, size=count, replace=count > len(difficulty.forget))
-    free = np.ones(len(held_out), dtype=np.bool_)
-    chosen = []
-    for value in wanted:
-        nearest = np.argsort(np.where(free, np.abs(difficulty.held_out - value), np.inf))[:_NEAREST]
-        place = int(rng.choice(nearest[free[nearest]]))
-        free[place] = False
-        chosen.append(place)
-    return held_out.select(torch.tensor(chosen))
 
 
 def delay_ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:

@@ -1,5 +1,6 @@
 """Signals: what a membership attack may read of each sample, and the merit, computed once for each set in float64."""
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from unlearning.audit.intervals import Floats, Interval, student, wilson
 from unlearning.data.objectives import Answers, Objective
 from unlearning.data.samples import SampleSet
+from unlearning.features import FeatureReader
 from unlearning.hardware import batched_answers, in_fastest_layout
 from unlearning.networks import copy_network
 
@@ -84,16 +86,28 @@ def audit_copy(model: nn.Module, samples: SampleSet) -> nn.Module:
     return in_fastest_layout(copy_network(model).eval(), samples.select(torch.arange(min(2, len(samples)))).inputs)
 
 
-def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch_size: int = 1024) -> Signals:
-    """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device."""
+def observe(
+    model: nn.Module,
+    samples: SampleSet,
+    *,
+    objective: Objective,
+    batch_size: int = 1024,
+    reader: FeatureReader | None = None,
+) -> Signals:
+    """Compute the signals of every sample through `model`, an `audit_copy`, on the model's device.
+
+    reader: reads features in the same pass; only where no rank has a part of each batch.
+    """
     device = next((p.device for p in model.parameters()), samples.device)
 
-    def answer(samples: SampleSet) -> Answers:
-        found = batched_answers(objective, model, samples, device=device, max_size=batch_size)
+    def answer(samples: SampleSet, reader: FeatureReader | None = None) -> Answers:
+        with contextlib.nullcontext() if reader is None else reader:
+            note = None if reader is None else reader.note
+            found = batched_answers(objective, model, samples, device=device, max_size=batch_size, after_each=note)
         outputs = None if found.outputs is None else found.outputs.double().cpu()
         return Answers(found.losses.double().cpu(), outputs, found.targets.cpu())
 
-    found = answer(samples)
+    found = answer(samples, reader)
     if objective.logits is not None and found.outputs is not None:
         return signals(found.outputs.numpy(), found.targets.numpy())
     guess = objective.guessed(found.targets)
@@ -101,6 +115,29 @@ def observe(model: nn.Module, samples: SampleSet, *, objective: Objective, batch
         # Nobody says what a guess is: then it is the answer to another sample.
         guess = answer(samples.convert_targets(_shuffled))
     return _offered(objective, found, guess)
+
+
+def observe_all(
+    model: nn.Module,
+    sets: Mapping[str, SampleSet],
+    *,
+    objective: Objective,
+    batch_size: int,
+    readers: Mapping[str, FeatureReader],
+) -> dict[str, Signals]:
+    """Compute the signals of all sets, and read features of those that have a reader, in the same pass if there is one process."""
+    alone = objective.alone is None
+    found = {
+        name: observe(
+            model, samples, objective=objective, batch_size=batch_size, reader=readers.get(name) if alone else None
+        )
+        for name, samples in sets.items()
+    }
+    if not alone:
+        device = next((p.device for p in model.parameters()), None)
+        for name, reader in readers.items():
+            reader.read(model, objective, sets[name], device=device, max_size=batch_size)
+    return found
 
 
 def _shuffled(targets: Tensor) -> Tensor:

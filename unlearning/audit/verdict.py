@@ -2,7 +2,8 @@
 
 A finding passes if its whole interval lies within the threshold, fails if its whole interval lies beyond it, and is otherwise
 open (None). The verdict is `failed` if one deciding finding fails, `verified` if all of them pass, and otherwise `inconclusive`.
-Because each of several relearners can fail the model, the interval that fails it is widened for their number.
+Because each of several relearners can fail the model, the interval that fails it is widened for their number. A relearning of few
+samples has a p-value in place of an interval, and fails if that is at most half of what the confidence leaves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ from unlearning.audit.extraction import Extraction
 from unlearning.audit.generation import Generated
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack
+from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
 from unlearning.audit.relearning import Relearning
 from unlearning.data.objectives import Merit
@@ -44,6 +46,10 @@ _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
 _LEAST_POWER = 0.5
 """If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples [ours]."""
+
+
+_SIGNIFICANT = 0.05
+"""The largest p-value at which answers are called nearer to those of models that never saw the samples [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,6 +298,31 @@ def reference_findings(
     return findings
 
 
+def nearness_findings(near: Nearness | None) -> list[Finding]:
+    """Check that the new model's answers are not nearer to the original's than to those of models that never saw the samples.
+
+    If they are, the check is open: it can neither pass nor fail a model by itself.
+    """
+    if near is None:
+        return []
+    where = (
+        f"{near.value:+.2f} {near.unit}; {near.unseen:+.2f} on average for models that never saw them, {near.original:+.2f} for "
+        "the original"
+    )
+    if near.to_original:
+        text = (
+            "the answers to the forgotten samples are nearer to the original's than to those of models that never saw them "
+            f"({where})"
+        )
+        return [Finding(code="nearer_to_retrained", passed=None, text=text)]
+    nearer = "are nearer" if near.p_value <= _SIGNIFICANT else "are not shown to be nearer"
+    text = (
+        f"the answers to the forgotten samples {nearer} to those of models that never saw them than to the original's ({where}; "
+        f"p = {near.p_value:.2g})"
+    )
+    return [Finding(code="nearer_to_retrained", passed=True, text=text)]
+
+
 def copies_findings(copied: int, *, of: int) -> list[Finding]:
     """Warn of forgotten samples of which a near-copy remains, and which are left out of the tests. of: how many were forgotten."""
     if not copied:
@@ -402,6 +433,8 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     code, name = f"relearn_delay_{relearning.kind}", NAMES[relearning.kind]
     ratio, control, least = relearning.ratio, relearning.original_ratio, thresholds.relearn_ratio
     wide = relearning.ratio_to_fail
+    if relearning.p_value is not None:
+        return _finding_on_few(code, relearning, relearning.p_value, thresholds=thresholds)
     if ratio is None or wide is None or control is None:
         reason = (
             "held-out data are no harder for the original than the forget set or have none of its classes, the model has "
@@ -421,6 +454,22 @@ def _relearn_finding(relearning: Relearning, thresholds: Thresholds) -> Finding:
     comparison = {True: "at least", False: "less than", None: "which may be less than"}
     text = f"{_relearned(relearning, ratio)}, {comparison[passed]} the required {least:.2g})"
     return Finding(code=code, passed=passed, text=text, interval=ratio)
+
+
+def _finding_on_few(code: str, relearning: Relearning, p_value: float, *, thresholds: Thresholds) -> Finding:
+    """Judge few samples by the rank of their delay among those of many control sets.
+
+    They can fail and never pass: a set of a few samples that were never seen may take any time.
+    """
+    failed = p_value <= (1 - thresholds.confidence) / 2 + 1e-9
+    name, steps = NAMES[relearning.kind], relearning.unlearned_delay
+    less = f"less than {thresholds.relearn_ratio:.2g} of the time"
+    comparison = f"{less} that it takes to learn" if failed else f"not shown to be {less} that it takes to learn"
+    text = (
+        f"relearning the forgotten samples with {name} takes {steps:.0f} steps, {comparison} as many samples of new data "
+        f"(p = {p_value:.2g}, by {relearning.compared} control sets)"
+    )
+    return Finding(code=code, passed=False if failed else None, text=text)
 
 
 def _relearned(relearning: Relearning, ratio: Interval) -> str:

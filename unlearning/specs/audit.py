@@ -32,8 +32,8 @@ class Thresholds:
         narrower margin.
     relearn_ratio: least share of the control's relearning steps that the forget set must need.
     relearn_excess: more than this many times the control's steps causes a warning, because damage also delays relearning.
-    relearn_least: with fewer relearned samples the delay does not decide: five random samples may all be easy, and a model that
-        never saw them may then know them.
+    relearn_least: with fewer relearned samples the delay has no interval, because five random samples may all be easy. It is then
+        compared with many control sets: fewer than one in twenty may be learned so much slower that the ratio is `relearn_ratio`.
     control_steps: least number of steps that the control must need; a shorter delay is too coarse, as it is counted in whole steps.
     no_op_weights, no_op_predictions: a relative weight distance, or a mean total variation of the predictions, below these means
         that nothing was done.
@@ -107,7 +107,7 @@ class AuditSpec:
     generated_samples: AtLeastOne = 200
     relearners: tuple[str, ...] = ("sgd", "adam")
     relearn_batch: AtLeastOne = 32
-    relearn_samples: Annotated[int, Ge(2)] = 256
+    relearn_samples: Annotated[int, Ge(2)] = 64
     relearn_steps: Annotated[int, Ge(4)] = 20
     relearn_delta: InnerShare = 0.1
     relearn_limit: AboveOne = 3.0
@@ -128,10 +128,18 @@ class AuditSpec:
     def with_references(cls) -> "AuditSpec":
         """Return the spec for an audit with reference predictions, in which the reference test decides.
 
-        The other tests are then shorter. Relearning can fail a model but need not pass it, so one relearner, three controls and at
-        most 64 samples are enough. The support-vector attack and the probe of features decide nothing.
+        The other tests are then shorter. Relearning can fail a model but need not pass it, so one relearner and 28 samples, which
+        the ranks among many control sets decide about, are enough. The support-vector attack and the probe of features decide
+        nothing.
         """
-        return cls(relearners=("sgd",), relearn_controls=3, relearn_samples=64, vector_seeds=1, vector_samples=1000)
+        return cls(
+            replicates=400,
+            relearners=("sgd",),
+            relearn_controls=3,
+            relearn_samples=28,
+            vector_seeds=1,
+            vector_samples=500,
+        )
 
     def controls(self, kind: str) -> int:
         """Return how many control sets the relearner `kind` has."""

@@ -9,20 +9,22 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World, changed
-from unlearning.audit.feature_attack import LinearProbe, feature_attack
+from unlearning.audit.feature_attack import LinearProbe, feature_attack, feature_readers
 from unlearning.audit.intervals import Interval
 from unlearning.audit.membership import Attack, evaluate_attacks, pair_sets
-from unlearning.audit.signals import audit_copy, observe
+from unlearning.audit.signals import audit_copy, observe_all
 from unlearning.audit.verdict import feature_findings
 from unlearning.data.objectives import regression
+from unlearning.features import FeatureReader, penultimate_features
 
 
 def attacked(world: World, model: nn.Module) -> tuple[Attack, Attack]:
     """The attack by features and the one by loss."""
     model = audit_copy(model, world.sets["forget"])
     pairing = pair_sets(world.sets["forget"], world.sets["held_out"], objective=OBJECTIVE, spec=FAST, seed=0)
-    signals = {name: observe(model, samples, objective=OBJECTIVE) for name, samples in world.sets.items()}
-    found = feature_attack(model, world.sets, signals, pairing, objective=OBJECTIVE, spec=FAST, seed=0)
+    readers = feature_readers(model, world.sets, pairing, objective=OBJECTIVE, spec=FAST, seed=0)
+    signals = observe_all(model, world.sets, objective=OBJECTIVE, batch_size=256, readers=readers)
+    found = feature_attack(readers, signals, pairing, classes=OBJECTIVE.classes, spec=FAST)
     assert found is not None
     return found, evaluate_attacks(signals, pairing, spec=FAST)["loss"]
 
@@ -67,14 +69,41 @@ def test_the_probe_is_ridge_regression_on_the_classes() -> None:
         assert own[place] == pytest.approx(theirs[place, target] - others.max())
 
 
+def test_features_are_read_in_the_pass_that_answers_the_samples(world: World) -> None:
+    """A pass of their own took a third of a short audit. Their order is that of the chosen samples."""
+    network = copy.deepcopy(world.models["original"])
+    model, samples, calls = audit_copy(network, world.sets["test"]), world.sets["test"], 0
+    layer = model[-1]  # type: ignore[index]
+    places = np.random.default_rng(0).permutation(len(samples))[:300]
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    with model[0].register_forward_hook(count):  # type: ignore[index]
+        reader = FeatureReader(layer, places)
+        (found,) = observe_all(
+            model, {"test": samples}, objective=OBJECTIVE, batch_size=64, readers={"test": reader}
+        ).values()
+    expected = penultimate_features(model, OBJECTIVE, layer, samples.take(torch.from_numpy(places)))
+    assert calls == -(-len(samples) // 64)
+    assert len(found) == len(samples)
+    torch.testing.assert_close(reader.features, expected)
+
+    alone = FeatureReader(layer, places)
+    alone.read(model, OBJECTIVE, samples)
+    torch.testing.assert_close(alone.features, expected)
+
+
 def test_without_classes_or_a_linear_last_layer_there_is_none(world: World) -> None:
     pairing = pair_sets(world.sets["forget"], world.sets["held_out"], objective=OBJECTIVE, spec=FAST, seed=0)
     for model, objective in (
         (world.models["original"], regression(10)),
         (nn.Sequential(copy.deepcopy(world.models["original"]), nn.Softplus()).eval(), OBJECTIVE),
     ):
-        found = feature_attack(model, world.sets, {}, pairing, objective=objective, spec=FAST, seed=0)
-        assert found is None
+        readers = feature_readers(model, world.sets, pairing, objective=objective, spec=FAST, seed=0)
+        assert readers == {}
+        assert feature_attack(readers, {}, pairing, classes=objective.classes, spec=FAST) is None
 
 
 def test_every_audit_of_a_classifier_has_it(world: World) -> None:

@@ -10,24 +10,26 @@ from torch import nn
 from tests.unlearning import small
 from tests.unlearning.audit.conftest import OBJECTIVE, World
 from tests.unlearning.small import plain, samples, task
+from unlearning.audit.controls import MANY, Difficulty
 from unlearning.audit.relearning import (
     Curve,
-    Difficulty,
+    OriginalLosses,
     Relearner,
+    Relearning,
     calibrate_relearner,
-    class_sizes,
     curve_area,
     delay_ratio,
-    draw_by_class,
     mean_loss,
     normalised_delay,
     relearn,
     relearn_delay,
+    run_count,
 )
+from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Forward, Objective
 from unlearning.data.samples import SampleSet
-from unlearning.specs.audit import AuditSpec
+from unlearning.specs.audit import AuditSpec, Thresholds
 from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit
 
@@ -133,6 +135,12 @@ def test_frozen_parameters_are_not_relearned(world: World) -> None:
     assert 0 < part.travelled < whole.travelled
 
 
+def losses_of_original(world: World, forget: SampleSet, held_out: SampleSet) -> OriginalLosses:
+    model = audit_copy(world.models["original"], forget)
+    losses = (observe(model, samples, objective=OBJECTIVE).loss for samples in (forget, held_out))
+    return OriginalLosses(**dict(zip(("forget", "held_out"), losses, strict=True)))
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_forget_set_of_whose_classes_no_held_out_sample_is_has_controls_only_by_difficulty(
     world: World, known: bool
@@ -149,8 +157,9 @@ def test_a_forget_set_of_whose_classes_no_held_out_sample_is_has_controls_only_b
             reference=None,
             forget=forget,
             held_out=held_out,
+            known=losses_of_original(world, forget, held_out),
             objective=OBJECTIVE,
-            spec=AuditSpec(relearn_steps=8, relearn_controls=3),
+            spec=AuditSpec(relearn_steps=8, relearn_controls=3, thresholds=Thresholds(relearn_least=1)),
             kind="sgd",
             seed=0,
             difficulty=difficulty,
@@ -173,6 +182,51 @@ def test_the_same_seed_gives_the_same_curve_and_another_another(world: World) ->
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_set_that_is_one_batch_is_looked_at_without_a_pass_of_its_own(world: World, kind: str) -> None:
+    passes, batch = 0, world.sets["held_out"].take(torch.arange(20)).batch
+
+    def counting(forward: Forward, batch: Batch) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        return OBJECTIVE.losses(forward, batch)
+
+    def run(size: int, every: int) -> Curve:
+        relearner = Relearner(kind=kind, learning_rate=0.002, target=0.01, limit=12, batch_size=size)
+        counted = replace(OBJECTIVE, losses=counting)
+        return relearn(world.models["original"], batch, objective=counted, relearner=relearner, seed=0, every=every)
+
+    whole = run(20, 4)
+    assert passes == len(whole.losses) == 13
+    assert whole.steps == tuple(range(13))
+    assert whole.losses[0] == pytest.approx(mean_loss(world.models["original"], batch, OBJECTIVE), rel=1e-5)
+    assert whole.losses[-1] < whole.losses[0]
+
+
+def test_a_rate_that_is_far_too_low_is_given_up_after_a_few_steps(world: World) -> None:
+    """Most of a calibration was spent on such rates."""
+    model, batch = world.models["original"], world.sets["held_out"].take(torch.arange(120)).batch
+    target = mean_loss(model, batch, OBJECTIVE) / 4
+    slow = Relearner(kind="sgd", learning_rate=1e-5, target=target, limit=40, batch_size=32)
+    whole, tried = (
+        relearn(model, batch, objective=OBJECTIVE, relearner=slow, seed=0, every=4, may_give_up=may)
+        for may in (False, True)
+    )
+    assert (whole.steps[-1], tried.steps[-1]) == (40, 8)
+    assert (tried.delay, tried.censored, tried.diverged) == (whole.delay, whole.censored, whole.diverged)
+
+    near = calibrate_relearner(
+        model, batch, objective=OBJECTIVE, kind="sgd", target=target, steps=20, limit=3.0, batch_size=32, seed=0
+    )
+    assert near is not None
+    whole, tried = (
+        relearn(model, batch, objective=OBJECTIVE, relearner=near, seed=0, every=4, may_give_up=may)
+        for may in (False, True)
+    )
+    assert whole == tried
+    assert not tried.censored
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
 def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_steps(world: World, kind: str) -> None:
     original, control = world.models["original"], world.sets["held_out"].take(torch.arange(120)).batch
     target = mean_loss(original, control, OBJECTIVE) / 4
@@ -189,30 +243,6 @@ def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> 
     original, control = world.models["original"], world.sets["remain"].take(torch.arange(60)).batch
     settings = {"objective": OBJECTIVE, "kind": "sgd", "steps": 20, "limit": 3.0, "batch_size": 32, "seed": 0}
     assert calibrate_relearner(original, control, target=10.0, **settings) is None  # type: ignore[arg-type]
-
-
-def labelled(targets: np.ndarray) -> SampleSet:
-    n = len(targets)
-    return SampleSet(ids=tuple(map(str, range(n))), inputs=torch.arange(n), targets=torch.tensor(targets))
-
-
-def test_a_control_has_the_forget_set_s_size_and_class_mix() -> None:
-    rng = np.random.default_rng(0)
-    forget, held_out = rng.choice(4, 120, p=[0.4, 0.3, 0.2, 0.1]), rng.choice(4, 800)
-    sizes = class_sizes(forget, held_out, max_samples=256)
-    chosen = draw_by_class(labelled(held_out), sizes, rng)
-    assert sorted(chosen.targets.tolist()) == sorted(forget.tolist())
-    assert len(set(chosen.inputs.tolist())) == 120
-
-
-def test_a_control_takes_at_most_half_of_a_class_and_no_more_than_asked() -> None:
-    forget, held_out = np.repeat([0, 1], [300, 300]), np.repeat([0, 1, 2], [50, 500, 100])
-    assert class_sizes(forget, held_out, max_samples=10_000) == {0: 25, 1: 250}
-    assert class_sizes(forget, held_out, max_samples=100) == {0: 25, 1: 50}
-
-
-def test_a_class_that_nobody_held_out_is_left_out() -> None:
-    assert class_sizes(np.array([0, 7, 7]), np.zeros(40, dtype=np.int64), max_samples=256) == {0: 1}
 
 
 def test_the_ratio_s_interval_covers_a_set_never_learned_as_often_as_it_says() -> None:
@@ -263,11 +293,17 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
     given = task(plain)
     retrained = fit(given.build, given.remain, given.recipe, objective=small.OBJECTIVE, seed=1)
     spec = AuditSpec(relearn_controls=3, relearn_delta=0.3)
-    found = {}
+    found, held_out = {}, samples(80, seed=21)
+    known = OriginalLosses(
+        **{
+            name: observe(audit_copy(given.model, part), part, objective=small.OBJECTIVE).loss
+            for name, part in (("forget", given.forget), ("held_out", held_out))
+        }
+    )
     for name, model in {"original": given.model, "retrained": retrained}.items():
         steps = relearn_delay(
-            original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=samples(80, seed=21),
-            objective=small.OBJECTIVE, spec=spec, kind=kind, seed=0,
+            original=given.model, unlearned=model, reference=retrained, forget=given.forget, held_out=held_out,
+            known=known, objective=small.OBJECTIVE, spec=spec, kind=kind, seed=0,
         )  # fmt: skip
         found[name] = run_to_completion(steps)
 
@@ -279,4 +315,41 @@ def test_the_original_has_no_delay_and_the_retrained_model_is_its_own_measure(ki
     assert retrained.area > 0
     assert original.reference_area < 0
     assert retrained.unlearned[0].travelled > original.unlearned[0].travelled == 0
-    assert retrained.reference.steps[-1] >= spec.relearn_steps
+    drawn = spec.relearn_steps if kind == spec.relearners[0] else 0
+    assert retrained.reference.steps[-1] == max(drawn, retrained.reference.delay)
+
+
+@pytest.mark.parametrize("count", [3, 10])
+@pytest.mark.parametrize("case", ["original", "retrained"])
+def test_few_samples_are_compared_with_many_control_sets_until_it_is_clear(world: World, case: str, count: int) -> None:
+    """Samples that models which never saw them get wrong: the original learns them at once, and a retrained model as new data."""
+    held_out = world.sets["held_out"]
+    with torch.no_grad():
+        wrong, errors, errors_of_original = (
+            world.models[model](samples.inputs).argmax(1) != samples.targets
+            for model, samples in (("retrained", world.sets["forget"]), ("retrained", held_out), ("original", held_out))
+        )
+    forget = world.sets["forget"].take(wrong.nonzero().flatten()[:count])
+    hard = (errors & errors_of_original).numpy()
+    difficulty = Difficulty(forget=-np.ones(count), held_out=np.where(hard, -1.0, 1.0))
+    spec = AuditSpec(relearners=("sgd",), relearn_controls=3)
+    steps, found = 0, None
+    running = relearn_delay(
+        original=world.models["original"], unlearned=world.models[case], reference=None, forget=forget, held_out=held_out,
+        known=losses_of_original(world, forget, held_out), objective=OBJECTIVE, spec=spec, kind="sgd", seed=0,
+        difficulty=difficulty,
+    )  # fmt: skip
+    while found is None:
+        try:
+            next(running)
+            steps += 1
+        except StopIteration as ended:
+            found = ended.value
+    assert isinstance(found, Relearning)
+    assert steps == run_count(spec, "sgd", forgotten=count)
+    assert found.p_value is not None
+    if case == "original":
+        assert (found.compared, found.p_value <= 0.05) == (MANY, True)
+    else:
+        assert found.compared < MANY
+        assert found.p_value > 0.05

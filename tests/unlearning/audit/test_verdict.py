@@ -175,6 +175,15 @@ def test_a_delay_of_a_handful_of_samples_decides_nothing() -> None:
     assert (found.value, passed(found, "relearn_delay_sgd")) == ("inconclusive", None)
 
 
+@pytest.mark.parametrize(("p_value", "expected"), [(0.025, False), (0.05, False), (0.06, None), (1.0, None)])
+def test_few_samples_fail_by_their_rank_among_many_control_sets(p_value: float, expected: bool | None) -> None:
+    """Even where too few control sets were relearned within the limit for an interval."""
+    few = replace(relearning(0.01, 0.02, 0.03), samples=5, p_value=p_value, compared=39, ratio=None)
+    found = verdict(relearn=few)
+    assert passed(found, "relearn_delay_sgd") is expected
+    assert found.value == ("inconclusive" if expected is None else "failed")
+
+
 def test_a_very_long_delay_is_a_warning_of_damage() -> None:
     found = verdict(relearn=relearning(2.5, 3.0, 4.0))
     assert found.value == "verified"

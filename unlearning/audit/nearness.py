@@ -1,0 +1,85 @@
+"""Is a model's answer on the forgotten samples nearer to what models that never saw them say, or to what the original said? [ours]
+
+For a sample i, z is the new model's signal (margin, or minus the loss), o the original's, m the one that the law of unseen samples
+expects by its references (`unlearning.audit.reference_test`). Signals count as no lower than the lowest twentieth of held-out ones.
+
+    N = mean of |z − o| − |z − m|        above 0: nearer to models that never saw the samples; below 0: nearer to the original
+
+Two questions are asked of N. If each sample were as near to the one as to the other, its term would have either sign as often: the
+sign-flip test over the samples. And what does another model reach that never saw them? The law's residuals e give that: z = m + e.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from unlearning.audit.intervals import Floats
+from unlearning.audit.reference_test import ReferenceSignals, floors_of, unseen_law
+from unlearning.specs.audit import Thresholds
+
+_EXACT = 11
+"""Up to so many samples all signs are tried."""
+_DRAWS = 2000
+"""Draws of signs, and of another model's answers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Nearness:
+    """N of one model, and what it is compared with; all but `p_value` in the signal's unit.
+
+    unseen: the mean of N of models that never saw the samples. low: what 95 % of these exceed. original: N of the original.
+    p_value: the probability of as large an N if each sample were as near to the one as to the other. to_original: N is below 0, and
+    at most one in twenty models that never saw the samples is as low.
+    """
+
+    value: float
+    unseen: float
+    low: float
+    original: float
+    p_value: float
+    to_original: bool
+    samples: int
+    unit: str = "nats"
+
+
+def nearness(
+    *,
+    forget: ReferenceSignals,
+    original: Floats,
+    held_out: ReferenceSignals,
+    thresholds: Thresholds,
+    unit: str = "nats",
+    seed: int = 0,
+) -> Nearness:
+    """Compare the new model's signals with the original's, (n,), and with those of models that never saw the samples.
+
+    forget, held_out: the new model's signals beside those of the reference models. The level is `reference_level`.
+    """
+    floors = floors_of(held_out)
+    forget, original = forget.above(floors), np.maximum(original, floors[0])
+    law = unseen_law(held_out.above(floors))
+    expected = law.expected(forget.unseen, forget.gap)
+    rng = np.random.default_rng([seed, 13])
+    terms = np.abs(forget.model - original) - np.abs(forget.model - expected)
+    value = float(terms.mean())
+    others = law.draw(forget.unseen, rng, _DRAWS)
+    reached = (np.abs(expected + others - original) - np.abs(others)).mean(axis=1)
+    flipped = _signs(len(terms), rng) @ np.abs(terms) / len(terms)
+    return Nearness(
+        value=value,
+        unseen=float(reached.mean()),
+        low=float(np.quantile(reached, thresholds.reference_level)),
+        original=-float(np.abs(original - expected).mean()),
+        p_value=float((flipped >= value - 1e-12).mean()),
+        to_original=value < 0 and float((reached <= value).mean()) <= thresholds.reference_level,
+        samples=len(terms),
+        unit=unit,
+    )
+
+
+def _signs(count: int, rng: np.random.Generator) -> Floats:
+    """List all signs of few samples, (2^n, n), or draw some; those as they are count among the drawn."""
+    if count <= _EXACT:
+        return np.array(list(itertools.product((-1.0, 1.0), repeat=count)))
+    return np.concatenate([np.ones((1, count)), rng.choice([-1.0, 1.0], size=(_DRAWS, count))])
