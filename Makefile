@@ -87,11 +87,12 @@ sbom: $(STAMP)
 	@echo build/sbom.cdx.json
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed training scaling attacks \
-	few_samples cost transfer language language_readiness generative load coalescing soak uploads subjects reports scrapes mutations
+	few_samples aims cost transfer language language_readiness generative load coalescing soak uploads subjects reports scrapes mutations
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@$(BIN)/python -m benchmarks.ablation --references
+	@$(BIN)/python -m benchmarks.validation --references --seeds 20 21
 	@$(BIN)/python -m benchmarks.scaling --processes
 	@$(BIN)/python -m benchmarks.tables
 

@@ -66,6 +66,7 @@ WITH_REFERENCES: dict[str, tuple[Spec, ReferencePlan | None]] = {
     "ieu, no references": (IEU(), None),
     "ltu": (LTU(), PLAN),
     "ltu, sum": (LTU(combine="sum"), PLAN),
+    "ltu, guides of pairs": (LTU(guide="pairs"), PLAN),
     "ltu, no meta": (LTU(meta=False), PLAN),
     "ltu, first order": (LTU(order="first"), PLAN),
     "ltu, no forgetting feedback": (LTU(forgetting=False), PLAN),
@@ -168,7 +169,7 @@ def _unlearned(
     references, trainings = None, 0.0
     if plan is not None:
         steps = prepare_references(workload, plan, seed=seed, folder=Path(bench_folder(), "folds"), key=key)
-        references = run_to_completion(steps).for_method(keys(forget))
+        references = run_to_completion(steps).for_method(keys(forget), key=key)
         pool = (len(workload.train) + len(workload.held_out)) / len(workload.train)
         trainings = plan.rounds * (plan.folds - 1) * plan.epochs * pool
     model = workload.build()

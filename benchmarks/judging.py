@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings, ids_digest, keys, stored
+from benchmarks.cases import Case, all_settings, ids_digest, key, keys, stored
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.reference_test import AuditReferences
@@ -85,7 +85,7 @@ def task_of(case: Case, references: References | None = None) -> Task:
         guide=case.held_out.guide,
         criterion=case.held_out.criterion,
         seed=case.seed,
-        references=None if references is None else references.for_method(keys(case.forget)),
+        references=None if references is None else references.for_method(keys(case.forget), key=key),
     )
 
 

@@ -23,7 +23,7 @@ class Task:
         attacks are trained on.
     criterion: the part of D_v that the calibrated stop compares with. build, recipe: how to train the model anew; the recipe is the
     workload's `training`.
-    references: reference predictions of the forget set, in its order, or None.
+    references: reference predictions of the forget set, in its order, or None. They may find those of remaining samples too.
     objective: divides each batch among the ranks of the job, if there are several.
     checkpoint: the latest weights of the model's training in slices that saw none of the forget set, or None. keep_slice: keeps the
         weights after a slice of a new training.

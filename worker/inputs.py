@@ -3,7 +3,8 @@
 import importlib
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,18 @@ def _load_references(
     if claim.references is None:
         return None, None
 
+    digest = partial(sample_digest, settings.sample_key_bytes, claim.dataset)
+
     def keys(samples: SampleSet) -> list[bytes]:
-        return [sample_digest(settings.sample_key_bytes, claim.dataset, sample) for sample in samples.ids]
+        return [digest(sample) for sample in samples.ids]
 
     try:
         path = settings.files.fetch(claim.references.path, claim.references.sha256)
         content = read_file(path, claim.references.sha256)
         references = from_bytes(content)
         forget = keys(split.forget)
-        aims = references.for_method(forget)
+        remaining = references.without(set(forget))
+        aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
         copies = find_copies(split.forget, split.remain, held_out=held_out.audit)
         copied = int(copies.found.sum())
         tested = (~copies.found if copied < len(forget) else copies.found).nonzero().flatten()
@@ -188,7 +192,7 @@ def _load_references(
         return None, why
     if copied:
         aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
-    return JobReferences(aims=aims, audit=audit, remaining=references.without(set(forget)), tested=tested), None
+    return JobReferences(aims=aims, audit=audit, remaining=remaining, tested=tested), None
 
 
 def _aim_at_copies(
@@ -201,7 +205,8 @@ def _aim_at_copies(
     _, predictions, losses = (each[which] for each in sample_signals(original, split.remain.take(copies), objective))
     if objective.predicts is not None:
         losses = objective.predicts.losses(predictions, split.forget.targets.cpu()[found])
-    return ReferencePredictions(
+    return replace(
+        aims,
         predictions=aims.predictions.index_copy(0, found, predictions.to(aims.predictions)),
         losses=aims.losses.index_copy(0, found, losses.to(aims.losses)),
     )

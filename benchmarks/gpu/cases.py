@@ -63,7 +63,7 @@ def unlearned(bench: Bench, case: Case, method: str, spec: Spec) -> tuple[nn.Mod
     """
     task = task_of(case)
     if bench.references is not None and method in WITH_REFERENCES:
-        task.references = bench.references.for_method(keys(case.forget))
+        task.references = bench.references.for_method(keys(case.forget), key=key)
     begun = seconds()
     outcome = run_to_completion(unlearn(spec, task))
     taken = seconds() - begun

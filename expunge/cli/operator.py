@@ -243,6 +243,14 @@ def references(
             help="Treat samples as one subject's that are nearer to one another than this share of what is usual. 0: compare none.",
         ),
     ] = 0.3,
+    whole_class: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="A class that may be forgotten as a whole, by its number. One more model is trained without it. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
     prepared: Annotated[
         Path | None,
@@ -265,7 +273,14 @@ def references(
     from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
 
-    plan = ReferencePlan(folds=folds, rounds=rounds, audit_rounds=audit_rounds, epochs=epochs, near_copies=near_copies)
+    plan = ReferencePlan(
+        folds=folds,
+        rounds=rounds,
+        audit_rounds=audit_rounds,
+        epochs=epochs,
+        near_copies=near_copies,
+        classes=tuple(sorted(set(whole_class or ()))),
+    )
 
     display = ProgressDisplay()
 

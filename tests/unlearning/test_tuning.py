@@ -154,9 +154,14 @@ def test_a_split_that_leaves_nothing_is_refused(size: int) -> None:
 def test_a_task_has_neither_the_test_set_nor_an_attack() -> None:
     """What a search is given is a Task; if it ever holds more, this must be thought over.
 
-    Its references hold what the method rounds predict, and nothing of the audit's rounds.
+    Its references hold what the method rounds predict, of other samples too, and nothing of the audit's rounds.
     """
-    assert {field.name for field in dataclasses.fields(ReferencePredictions)} == {"predictions", "losses"}
+    assert {field.name for field in dataclasses.fields(ReferencePredictions)} == {
+        "predictions",
+        "losses",
+        "whole",
+        "others",
+    }
     assert {field.name for field in dataclasses.fields(Task)} == {
         "model", "build", "objective", "recipe", "forget", "remain", "guide", "criterion", "seed", "state",
         "references", "adapters", "checkpoint", "keep_slice",

@@ -29,8 +29,10 @@ from tests.worker import digits
 from tests.worker.conftest import KEY, REFERENCE, Bench
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.references import References, from_bytes, to_bytes
+from unlearning.errors import ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
+from unlearning.training.references import PreparationCost
 from worker.inputs import load_inputs
 
 PLAN = ReferencePlan(epochs=1.0)
@@ -123,6 +125,39 @@ def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, .
 
 
 @pytest.mark.slow
+def test_a_class_erased_as_a_whole_aims_at_what_a_model_without_it_says_and_leaves_no_row(
+    make_bench: Callable[..., Bench], reference_models: Path
+) -> None:
+    """The models of the folds, which were trained beside the model, are not trained again."""
+    bench, plan = make_bench(), replace(PLAN, classes=(3,))
+    costs: list[int] = []
+
+    def agree(cost: PreparationCost) -> bool:
+        costs.append(cost.trainings)
+        return True
+
+    assert prepare_model(place(bench), name="digits", plan=plan, prepared=reference_models, agree=agree) is not None
+    given = digits.workload()
+    of_class = tuple(given.train.ids[number] for number in (given.train.targets == 3).nonzero().flatten().tolist())
+    _, before = stored(bench)
+    assert costs == [1]
+    assert before.whole is not None
+    assert set(before.whole.keys) == keys(of_class)
+
+    job_id = bench.submit(of_class)
+    assert bench.run(job_id)
+
+    with bench.sessions.begin() as session:
+        attempts = list_attempts(session, tenant_id=bench.tenant_id, job_id=job_id)
+        body = get_report(session, tenant_id=bench.tenant_id, report_id=bench.job(job_id).report_id).body
+    assert [attempt.method["kind"] for attempt in attempts] == ["matching"]
+    assert body["verdict"]["value"] == "verified"
+    _, left = stored(bench)
+    assert left.whole is None
+    assert keys(of_class).isdisjoint(left.keys)
+
+
+@pytest.mark.slow
 def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_says_so(
     make_bench: Callable[..., Bench], tmp_path: Path
 ) -> None:
@@ -194,6 +229,11 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
         assert torch.allclose(first, inputs.original(given.train.inputs[:1])[0].softmax(0), atol=1e-5)
     assert torch.equal(other, torch.full((10,), 0.1))
     assert inputs.references.audit.copied == 2
+    others = inputs.references.aims.others
+    assert others is not None
+    assert len(others(inputs.remain)) == len(inputs.remain)
+    with pytest.raises(ReferencesUnusable):
+        others(inputs.forget)
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from unlearning.audit.comparison import (
@@ -172,10 +173,14 @@ def audit(
         compared=len(pairing.forget),
         margin=membership_margin(pairing, spec.thresholds),
     )
+    if references is not None and objective.logits is not None:
+        references = references.without(in_classes(forget.targets, forgotten_classes).cpu().numpy())
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    tests, power = _reference_tests(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
+    tests, power = _reference_tests(
+        signals, references, counted=counted, spec=spec, unit=objective.known_unit, seed=seed
+    )
     others = _tests_of_other_signals(
         signals["unlearned"], references, objective=objective, spec=spec, margin=membership.margin, seed=seed
     )
@@ -318,12 +323,26 @@ def _beside_references(signals: SignalsBySet, references: AuditReferences) -> di
 
 
 def _reference_tests(
-    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, unit: str, seed: int
+    signals: Mapping[str, SignalsBySet],
+    references: AuditReferences | None,
+    *,
+    counted: Mapping[str, NDArray[np.bool_]],
+    spec: AuditSpec,
+    unit: str,
+    seed: int,
 ) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
-    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
+    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions.
+
+    counted: marks the samples, by set, that are of no fully forgotten class. Held-out samples of such a class are unusual to a
+    model that never saw it, so they say nothing about the others.
+    """
     if references is None:
         return {}, {}
     by_model = {model: _beside_references(sets, references) for model, sets in signals.items()}
+    for sets in by_model.values():
+        for name in ("held_out", "remain"):
+            if counted[name].any():
+                sets[name] = sets[name].take(np.flatnonzero(counted[name]))
     tests = {
         model: replace(
             reference_test(

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unlearning.audit.intervals import Floats
@@ -111,6 +112,18 @@ class AuditReferences:
     held_out: References
     copied: int = 0
     testable: bool = True
+
+    def without(self, forgotten: NDArray[np.bool_]) -> "AuditReferences":
+        """Let the marked forget samples, (n,), be of classes that are forgotten as a whole.
+
+        The reference models saw other samples of these. What a model says that never saw any is known without one: it never gives
+        the class. So these samples count as less known to it than every held-out sample.
+        """
+        least = self.held_out.unseen.min() - 1
+        marked = torch.from_numpy(forgotten).to(self.forget.unseen.device)
+        return replace(
+            self, forget=replace(self.forget, unseen=torch.where(marked, least.to(marked.device), self.forget.unseen))
+        )
 
     @property
     def by_set(self) -> dict[str, References]:

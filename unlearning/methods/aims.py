@@ -52,8 +52,9 @@ class ReferenceAims:
 def reference_aims(task: Task) -> ReferenceAims | None:
     """Read the forget set's aims from the task's references; None if the task has none and they are needed.
 
-    A model that saw other samples of a class knows the class. Where a class is fully forgotten, its probability is therefore taken
-    out of its samples' aims and the rest is scaled up to 1: a retrained model never gives the class. A model that is asked for
+    A model that saw other samples of a class knows the class. Where a class is fully forgotten, its samples therefore aim at what
+    models without the class say of them, if the references hold that. In any case the class's probability is taken out of the aims
+    and the rest is scaled up to 1: a retrained model never gives the class. A model that is asked for
     classes should know such samples no better than it knows them now as ones of another class (`other_class_answers`); where all
     samples are such, no references are needed.
     """
@@ -71,6 +72,10 @@ def reference_aims(task: Task) -> ReferenceAims | None:
     if objective.logits is None or gone is None:
         return ReferenceAims(objective=objective, predictions=predictions, losses=losses)
     if bool(gone.any()):
+        if references.whole is not None:
+            places, whole = (tensor.to(losses.device) for tensor in references.whole)
+            chosen = of_gone[places]
+            predictions[places[chosen]] = whole[chosen].to(predictions)
         predictions[of_gone] = predictions[of_gone].masked_fill(gone, 0.0)
         losses = torch.where(of_gone, losses.new_full((), 10.0), losses)
     predictions = predictions.clamp(min=1e-6)

@@ -66,7 +66,9 @@ class LTU:
         counts by its forget weight, because neither loss has a floor of its own.
     overshoot: the share by which the first half of the run aims beyond the losses of held-out data. A set that is forgotten more
         deeply is relearned more slowly; the second half aims at those losses themselves.
-    attackers: K, the number of guide attacks: at least one for the support set and one for the query set.
+    attackers: K, the number of guide attacks: at least one for the support set and one for the query set. guide: what
+        they learn from: the model's answers to remaining and to held-out samples ("populations"), or with reference predictions
+        what models that saw a remaining sample, and others that did not, say of it ("pairs").
     order: differentiate through the inner step ("second", as in the paper) or stop there ("first").
     forgetting, remembering, meta, combine: the paper's ablations.
     """
@@ -87,6 +89,7 @@ class LTU:
     scramble_weight: NotNegative = 0.1
     overshoot: Annotated[float, Ge(0), Le(10)] = 0.5
     attackers: Annotated[int, Ge(2)] = 3
+    guide: Literal["populations", "pairs"] = "populations"
     order: Literal["second", "first"] = "second"
     forgetting: bool = True
     remembering: bool = True

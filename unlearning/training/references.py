@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.near_copies import components, group_copies
 from unlearning.data.objectives import Objective
-from unlearning.data.references import References
+from unlearning.data.references import References, WholeClasses
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import OwnTraining, Workload
-from unlearning.errors import ReferencesUnusable
+from unlearning.errors import InvalidSpec, ReferencesUnusable
 from unlearning.hardware import batched_answers, in_float32
 from unlearning.networks import frozen_tensors
 from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
 from unlearning.specs.training import Recipe
-from unlearning.steps import Progress
+from unlearning.steps import Progress, map_progress
 from unlearning.training.loop import fresh, train
 from unlearning.training.own import training_settings
+
+_WHOLE_CLASSES = 1000
+"""Stands for the round in the seeds of models that are trained without a class; there are fewer rounds."""
 
 
 def prepare_references(
@@ -53,7 +56,8 @@ def prepare_references(
     models, groups = yield from train_reference_models(workload, plan, seed=seed, folder=folder, device=device)
     # Only now: while the models train, the device holds one copy of the data.
     pool = joined(workload.train, workload.held_out)
-    references = _collect(models, pool, workload.objective, plan, key=key)
+    references = _collect(models[: plan.fold_trainings], pool, workload.objective, plan, key=key)
+    whole = _collect_classes(models[plan.fold_trainings :], workload, plan, key=key)
     details = {
         "plan": asdict(plan),
         "seed": seed,
@@ -62,7 +66,7 @@ def prepare_references(
         "subjects": int(groups.max()) + 1,
         "seconds": round(time.perf_counter() - started, 3),
     }
-    return replace(references, details=details)
+    return replace(references, details=details, whole=whole)
 
 
 def train_reference_models(
@@ -70,16 +74,30 @@ def train_reference_models(
 ) -> Generator[Progress, None, tuple[list[Arrays], NDArray[np.int64]]]:
     """Train the plan's reference models, or read in `folder` what earlier ones said. No model is kept.
 
-    Returns each model's signals, and the number of each sample's subject, (n,). Raises as `prepare_references`, which goes on from
-    the folder.
+    Returns each model's signals, those without a class last, and the number of each sample's subject, (n,). Raises as
+    `prepare_references`, which goes on from the folder, and InvalidSpec for a class that the training set does not have.
     """
+    _check_classes(workload, plan)
     pool = joined(workload.train, workload.held_out).to(device)
     groups = subject_groups(pool, training=len(workload.train), near_copies=plan.near_copies)
     rounds = range(plan.rounds + plan.audit_rounds)
     folds = [fold_of(groups, folds=plan.folds, seed=_seed(seed, round_)) for round_ in rounds]
     run = partial(_train_without_fold, workload, pool, folds, plan, seed)
     own = preparation_folder(workload, plan, seed=seed, folder=folder)
-    models = yield from cached_runs(run, count=plan.trainings, folder=own)
+
+    def without_class(left_out: int) -> Generator[Progress, None, list[Arrays]]:
+        def only(number: int) -> Generator[Progress, None, Arrays]:
+            return _train_without_class(workload, pool, plan, seed, left_out)
+
+        return cached_runs(only, count=1, folder=_class_folder(own, left_out))
+
+    def counted(progress: Progress, *, before: int) -> Progress:
+        return replace(progress, step=before + progress.step, total=plan.trainings)
+
+    of_folds = cached_runs(run, count=plan.fold_trainings, folder=own)
+    models = yield from map_progress(of_folds, partial(counted, before=0))
+    for number, left_out in enumerate(plan.classes, plan.fold_trainings):
+        models += yield from map_progress(without_class(left_out), partial(counted, before=number))
     return models, groups
 
 
@@ -100,13 +118,17 @@ def estimate_cost(
     """Time a few training steps and multiply; models whose signals are in `folder` are not counted."""
     pool = joined(workload.train, workload.held_out).to(device)
     own = preparation_folder(workload, plan, seed=seed, folder=folder)
-    left = plan.trainings - finished_count(own, count=plan.trainings)
+    _check_classes(workload, plan)
+    left = plan.trainings - finished_count(own, count=plan.fold_trainings)
+    left -= sum(finished_count(_class_folder(own, left_out), count=1) for left_out in plan.classes)
     recipe = fold_recipe(workload.training, plan)
     part = pool.take(torch.arange(len(pool) - len(pool) // plan.folds))
     model = place(fresh(workload.build, seed=seed), workload.sharded, pool.device)
     seconds = estimate_seconds(train(model, part, recipe, objective=workload.objective, seed=seed))
     share = plan.epochs * (1 - 1 / plan.folds) * len(pool) / len(workload.train)
-    return PreparationCost(trainings=left, seconds=left * seconds, plain_trainings=plan.trainings * share)
+    kept = [1 - float((workload.train.targets == left_out).float().mean()) for left_out in plan.classes]
+    plain = plan.fold_trainings * share + plan.epochs * sum(kept)
+    return PreparationCost(trainings=left, seconds=left * seconds, plain_trainings=plain)
 
 
 def subject_groups(samples: SampleSet, *, training: int, near_copies: float) -> NDArray[np.int64]:
@@ -178,6 +200,56 @@ def _train_without_fold(
     }
 
 
+def _train_without_class(
+    workload: Workload, pool: SampleSet, plan: ReferencePlan, seed: int, left_out: int
+) -> Generator[Progress, None, Arrays]:
+    """Train on the training set without a class; return `probabilities`, (m, k), of its m samples there.
+
+    pool: begins with the training set.
+    """
+    of_class = (pool.targets[: len(workload.train)] == left_out).cpu()
+    kept, gone = (pool.take(chosen.nonzero().flatten()) for chosen in (~of_class, of_class))
+    own_seed = _seed(seed, _WHOLE_CLASSES, left_out)
+    model = place(fresh(workload.build, seed=own_seed), workload.sharded, pool.device)
+    yield from train(model, kept, fold_recipe(workload.training, plan), objective=workload.objective, seed=own_seed)
+    _, predictions, _ = sample_signals(model.eval(), gone, workload.objective)
+    if not bool(torch.isfinite(predictions).all()):
+        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
+    return {"probabilities": predictions.to(_stored(workload.objective)).numpy()}
+
+
+def _collect_classes(
+    models: Sequence[Arrays], workload: Workload, plan: ReferencePlan, *, key: Callable[[str], bytes]
+) -> WholeClasses | None:
+    """Join what the models without a class said of its samples."""
+    if not plan.classes:
+        return None
+    targets, ids = workload.train.targets.cpu(), workload.train.ids
+    places = [(targets == left_out).nonzero().flatten().tolist() for left_out in plan.classes]
+    return WholeClasses(
+        keys=tuple(key(ids[place]) for of_class in places for place in of_class),
+        predictions=torch.cat([torch.from_numpy(model["probabilities"]) for model in models]),
+    )
+
+
+def _check_classes(workload: Workload, plan: ReferencePlan) -> None:
+    """Raise InvalidSpec for classes of a plan that no model can be trained without."""
+    if plan.classes and workload.objective.logits is None:
+        raise InvalidSpec("Only a classifier has classes that may be forgotten as a whole.", field="classes")
+    for left_out in plan.classes:
+        share = float((workload.train.targets == left_out).float().mean())
+        if share in (0.0, 1.0):
+            raise InvalidSpec(
+                f"{'All' if share else 'None'} of the training samples are of class {left_out}; a class that may be forgotten as a "
+                "whole must be one of several.",
+                field="classes",
+            )
+
+
+def _class_folder(own: Path, left_out: int) -> Path:
+    return own / f"class-{left_out}"
+
+
 @in_float32
 def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
     """Compute each sample's signal (n,), predictions (n, k) and loss (n,) in nats, on the CPU; k is 0 without outputs.
@@ -227,14 +299,17 @@ def _collect(
 
 
 def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, folder: Path) -> Path:
-    """Name the folder of a preparation's finished models, in `folder`, by the SHA-256 of all that the preparation depends on."""
+    """Name the folder of a preparation's finished models, in `folder`, by the SHA-256 of all that the preparation depends on.
+
+    Except for the plan's classes: each has a folder of its own in there, and no other model depends on them.
+    """
     parts, network = (workload.train, workload.held_out), workload.build()
     frozen = frozen_tensors(network)
     what = {
         "workload": workload.name,
         "network": str(network),
         "recipe": training_settings(workload.training),
-        "plan": asdict(plan),
+        "plan": {name: value for name, value in asdict(plan).items() if name != "classes"},
         "samples": _digest([sample for part in parts for sample in part.ids]),
         "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),
         "seed": seed,

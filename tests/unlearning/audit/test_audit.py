@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World
+from tests.unlearning.audit.conftest import FAST, OBJECTIVE, World, trained
 from tests.unlearning.data.test_references import key
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
@@ -276,6 +276,21 @@ def test_where_copies_of_all_samples_remain_nothing_can_be_verified(referenced: 
     assert any("10 of the 10 forgotten samples" in warning for warning in found.verdict.warnings)
     assert not any(each.deciding for each in found.verdict.findings if each.code.startswith("relearn"))
     assert untouched.verdict.value == "failed"
+
+
+def test_a_class_that_is_forgotten_as_a_whole_is_compared_with_models_that_never_give_it(referenced: World) -> None:
+    """The reference models saw half of the class; beside them, a model that was trained without it is unusually wrong."""
+    everything = joined(referenced.sets["forget"], referenced.sets["remain"])
+    of_class = everything.targets == 3
+    forget, remain = (everything.take(chosen.nonzero().flatten()) for chosen in (of_class, ~of_class))
+    given = replace(referenced, sets={**referenced.sets, "forget": forget, "remain": remain})
+
+    never, untouched = (given.audit(model, spec=SMALL).verdict for model in (trained(remain, seed=4), "no-op"))
+
+    assert {each.code: each.passed for each in never.findings}["reference_matched"] is True, never.sentence
+    assert never.value == "verified", never.sentence
+    assert {each.code: each.passed for each in untouched.findings}["reference_matched"] is False
+    assert untouched.value == "failed"
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:

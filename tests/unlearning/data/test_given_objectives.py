@@ -10,6 +10,7 @@ from sklearn.metrics import f1_score, r2_score
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.unlearning.kinds import OBJECTIVES, samples
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective, answers, classification, multi_label, regression
 from unlearning.data.objectives.objective import fitted
@@ -46,6 +47,24 @@ def test_a_reference_prediction_has_the_loss_that_a_model_with_it_would_have() -
         assert predicts is not None
         under = predicts.losses(predicts.predictions(outputs.double()), targets)
         torch.testing.assert_close(under.float(), found(objective, outputs, targets).losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_guide_attacks_read_the_same_from_a_prediction_as_from_the_outputs_that_give_it(name: str) -> None:
+    kind = OBJECTIVES[name]
+    data = samples(kind, 6, name="some", seed=1)
+    objective = fitted(kind.objective, data.targets)
+    with torch.no_grad():
+        outputs = answers(objective, kind.build().eval(), data.batch).outputs
+    predicts = objective.predicts
+    assert (predicts is None) is (outputs is None)
+    if predicts is None or outputs is None:
+        return
+    assert predicts.answered is not None
+    again = predicts.answered(predicts.predictions(outputs))
+
+    for features in predicts.features:
+        torch.testing.assert_close(features(again, data.targets), features(outputs, data.targets), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

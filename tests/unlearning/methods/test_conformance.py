@@ -16,9 +16,9 @@ from tests.unlearning.kinds import KINDS, OBJECTIVES, make_task
 from tests.unlearning.small import convolutional, dropping, normalised, plain, same, start, state, task
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
-from unlearning.methods.registry import METHODS
+from unlearning.methods.registry import METHODS, unlearn
 from unlearning.networks import copy_network
-from unlearning.specs import PRODUCTION, SPECS, Spec
+from unlearning.specs import LTU, PRODUCTION, SPECS, Spec
 from unlearning.specs.suitability import NEEDS, OFFERS, Need, suits
 from unlearning.state import State
 from unlearning.steps import Progress, run_to_completion
@@ -379,3 +379,12 @@ def test_every_objective_is_served_or_refused_with_the_reason_before_anything_ch
     after = state(given.model)
     assert all(torch.isfinite(tensor).all() for tensor in after.values())
     assert kind in MAY_CHANGE_NOTHING or not same(after, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_guide_attacks_learn_from_pairs_for_every_objective(name: str) -> None:
+    given = memorised(name)
+    run_to_completion(unlearn(LTU(steps=2, repair_steps=0, passes=0.0, guide="pairs"), given))
+
+    assert all(torch.isfinite(tensor).all() for tensor in state(given.model).values())

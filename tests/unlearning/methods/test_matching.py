@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from unlearning.methods.aims import ReferenceAims, reference_aims
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU, Matching
 from unlearning.specs.references import ReferencePlan
+from unlearning.state import State
 from unlearning.steps import run_to_completion
 from unlearning.task import Task
 from unlearning.training.references import prepare_references
@@ -147,3 +149,32 @@ def test_a_forget_weight_is_how_far_the_loss_is_below_the_samples_own_reference(
     assert made.references is not None
     torch.testing.assert_close(found, ((made.references.losses[index] - losses) / 0.5).clamp(0, 1))
     assert float(found.max()) > 0
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_a_class_that_is_forgotten_as_a_whole_aims_at_what_models_without_it_say(
+    references: References, share: float
+) -> None:
+    made = task(plain)
+    train = joined(made.forget, made.remain)
+    of_class = (train.targets == 1).nonzero().flatten()
+    forgotten = of_class[: round(share * len(of_class))]
+    stay = torch.ones(len(train), dtype=torch.bool).index_fill(0, forgotten, False)
+    made = replace(made, forget=train.take(forgotten), remain=train.take(stay.nonzero().flatten()), state=State())
+    made.references = references.for_method([key(sample) for sample in made.forget.ids])
+    said = torch.tensor([0.1, 0.2, 0.3, 0.4]).expand(2, 4)
+
+    def aims_of(whole: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+        aims = reference_aims(replace(made, references=replace(made.references, whole=whole), state=State()))  # type: ignore[type-var]
+        assert aims is not None
+        assert aims.predictions is not None
+        return aims.predictions
+
+    without, found = aims_of(None), aims_of((torch.tensor([3, 5]), said))
+
+    if share == 1.0:
+        torch.testing.assert_close(found[[3, 5]], torch.tensor([[0.125, 0.0, 0.375, 0.5]] * 2), atol=1e-5, rtol=1e-5)
+        others = [place for place in range(len(found)) if place not in (3, 5)]
+        assert torch.equal(found[others], without[others])
+    else:
+        assert torch.equal(found, without)

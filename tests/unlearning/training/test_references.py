@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,10 @@ import torch
 
 from tests.unlearning.data.test_references import key
 from tests.unlearning.small import OBJECTIVE, RECIPE, plain, samples
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
-from unlearning.errors import ReferencesUnusable
+from unlearning.errors import InvalidSpec, ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
 from unlearning.steps import run_to_completion
 from unlearning.training.loop import fit
@@ -127,6 +129,57 @@ def test_reference_models_are_trained_plainly_for_their_share_of_the_epochs() ->
     prepared = dataclasses.replace(RECIPE, readiness=Ready2Unlearn())
 
     assert fold_recipe(prepared, ReferencePlan(epochs=0.5)) == dataclasses.replace(RECIPE, epochs=15)
+
+
+WITH_CLASSES = dataclasses.replace(PLAN, audit_rounds=1, classes=(2,))
+
+
+def test_a_model_that_saw_none_of_a_class_says_what_its_samples_aim_at(tmp_path: Path) -> None:
+    given, key_of = workload(), functools.cache(key)
+    plain_plan = dataclasses.replace(WITH_CLASSES, classes=())
+
+    def prepared(plan: ReferencePlan, folder: str) -> References:
+        return run_to_completion(prepare_references(given, plan, seed=0, folder=tmp_path / folder, key=key_of))
+
+    whole = prepared(WITH_CLASSES, "whole").whole
+    assert whole is not None
+    of_class = (given.train.targets == 2).nonzero().flatten()
+    assert whole.keys == tuple(key(given.train.ids[place]) for place in of_class.tolist())
+    assert float(whole.predictions[:, 2].float().mean()) < 0.05 < float(whole.predictions[:, 1].float().mean())
+
+    # The others do not depend on it; so one more class costs one more training.
+    assert prepared(plain_plan, "plain").whole is None
+    more = dataclasses.replace(WITH_CLASSES, classes=(2, 0))
+    costs = [estimate_cost(given, plan, seed=0, folder=tmp_path / "plain") for plan in (plain_plan, more)]
+    assert [cost.trainings for cost in costs] == [0, 2]
+    # Each is trained for half of the epochs, on all training samples but those of the class.
+    kept = len(given.train) - len(of_class), int((given.train.targets != 0).sum())
+    assert costs[1].plain_trainings - costs[0].plain_trainings == pytest.approx(0.5 * sum(kept) / len(given.train))
+    steps = [(p.step, p.total) for p in prepare_references(given, more, seed=0, folder=tmp_path / "whole", key=key_of)]
+    assert steps[:5] == [(number, 6) for number in (1, 2, 3, 4, 5)]
+    assert steps[-1] == (6, 6)
+    assert estimate_cost(given, more, seed=0, folder=tmp_path / "whole").trainings == 0
+
+
+@pytest.mark.parametrize("classes", [(9,), (2, 2), (-1,)])
+def test_a_class_that_no_model_can_be_trained_without_is_refused_before_any_training(
+    tmp_path: Path, classes: tuple[int, ...]
+) -> None:
+    def begin() -> None:
+        plan = dataclasses.replace(PLAN, classes=classes)
+        next(prepare_references(workload(), plan, seed=0, folder=tmp_path, key=key))
+
+    with pytest.raises(InvalidSpec, match="class"):
+        begin()
+    assert not list(tmp_path.iterdir())
+
+
+def test_whole_classes_are_refused_for_what_is_no_classifier(tmp_path: Path) -> None:
+    given = workload()
+    unclassed = dataclasses.replace(given, objective=dataclasses.replace(OBJECTIVE, logits=None, classes=None))
+
+    with pytest.raises(InvalidSpec, match="classifier"):
+        next(prepare_references(unclassed, WITH_CLASSES, seed=0, folder=tmp_path, key=key))
 
 
 def test_predictions_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def own_references(
         on_base_of(workload, task.model), study.plan, seed=seed, folder=folder, key=_key, device=forget.device
     )
     references = yield from steps
-    return references.for_method([_key(sample) for sample in forget.ids])
+    return references.for_method([_key(sample) for sample in forget.ids], key=_key)
 
 
 def _key(sample: str) -> bytes:

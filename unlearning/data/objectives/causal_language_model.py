@@ -282,6 +282,7 @@ PREDICTION = Prediction(
     likeness=_likeness,
     signals={"min_k": _min_k, "min_k_plus": _min_k_plus},
     features=(_quantiles, _mean_and_spread),
+    answered=lambda log_p: torch.cat([log_p, torch.zeros_like(log_p)], 1),
     stored=torch.float16,
     unit="nats a token",
 )

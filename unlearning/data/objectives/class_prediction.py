@@ -9,6 +9,8 @@ from torch.nn import functional
 from unlearning.data.objectives.prediction import Merit, Prediction, Read
 
 _TOP = 5
+_LEAST = 1e-6
+"""A probability kept in half precision may be 0."""
 
 ACCURACY = Merit(name="accuracy", complement="error", of=lambda found: 100 - 100 * found.wrong)
 
@@ -25,6 +27,7 @@ def class_prediction(classes: int, *, losses: Read | None = None) -> Prediction:
         decisions=partial(torch.argmax, dim=-1),
         signals={"entropy": _entropy},
         features=(sorted_log_probabilities, labelled_logits, loss_margin_entropy),
+        answered=lambda probabilities: probabilities.clamp(min=_LEAST).log(),
         stored=torch.float16,
     )
 

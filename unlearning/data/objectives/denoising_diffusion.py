@@ -339,5 +339,6 @@ def _prediction(process: Diffusion) -> Prediction:
         likeness=lambda targets, others: (targets[:, None] == others[None]).float(),
         signals={"proximal": lambda outputs, targets: outputs[:, -1]},
         features=(_features, _mean_and_least),
+        answered=lambda losses: torch.cat([losses, torch.ones_like(losses[:, :1])], 1),
         unit="logarithms of the loss",
     )

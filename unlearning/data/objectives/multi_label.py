@@ -135,5 +135,6 @@ PREDICTION = Prediction(
     likeness=_likeness,
     signals={"entropy": _entropy},
     features=(_label_losses, _labelled_logits, _summary),
+    answered=lambda probabilities: probabilities.logit(1e-6),
 )
 """What the logits of independent labels offer."""

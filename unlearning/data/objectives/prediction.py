@@ -85,6 +85,8 @@ class Prediction:
     signals: by name, (outputs, targets) → (n,), higher for data that the model does not know: what an attack may see beside the
         loss.
     features: (outputs, targets) → (n, d), differentiable: what LTU's guide attacks read.
+    answered: (predictions) → outputs that give them, as far as `features` can tell; None where nothing says so: guide attacks then
+        learn from no reference predictions.
     guess: (targets) → outputs (1, k) of whoever knows these targets and no input: the chance that a model must beat; (n, k) where
         outputs are about the target itself.
     distributions: (outputs) → (m, c), rows that sum to 1, for each sample one or more: how far two models differ is computed from
@@ -102,6 +104,7 @@ class Prediction:
     likeness: Read | None = None
     signals: Mapping[str, Read] = field(default_factory=dict)
     features: tuple[Read, ...] = ()
+    answered: Callable[[Tensor], Tensor] | None = None
     stored: torch.dtype = torch.float32
     unit: str = "nats"
 

@@ -117,6 +117,7 @@ def _regression(mean: Tensor, deviation: Tensor, scale: Tensor, *, huber: float 
             likeness=likeness,
             unit="standard deviations of the targets",
             features=(lambda values, targets: errors(values, targets).abs(), both),
+            answered=lambda values: values,
         ),
         targets=lambda targets, name: numbers(targets, outputs=count, name=name),
         ceiling=_CEILING,

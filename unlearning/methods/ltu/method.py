@@ -59,7 +59,7 @@ def ltu(spec: LTU, task: Task) -> Steps:
     seconds["neighbour_search"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    attacks = train_guide_attacks(task, remain, count=spec.attackers) if spec.forgetting else ()
+    attacks = train_guide_attacks(task, remain, count=spec.attackers, guide=spec.guide) if spec.forgetting else ()
     seconds["guides"] = time.perf_counter() - started
     if len(attacks) < 2 and not spec.remembering:
         raise MethodRefused("Fewer than two guide attacks beat chance, so nothing is left to unlearn with.")

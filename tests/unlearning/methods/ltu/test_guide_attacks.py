@@ -2,20 +2,24 @@
 
 import copy
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.unlearning.small import CLASSES, plain, same, state, task
+from tests.unlearning.small import CLASSES, OBJECTIVE, RECIPE, plain, same, samples, state, task
 from unlearning.data.objectives import answers
 from unlearning.data.objectives.class_prediction import (
     labelled_logits,
     loss_margin_entropy,
     sorted_log_probabilities,
 )
+from unlearning.data.references import ReferencePredictions
 from unlearning.data.samples import SampleSet
+from unlearning.data.stored import StoredSet
 from unlearning.errors import MethodRefused
+from unlearning.methods.ltu import guide_attacks
 from unlearning.methods.ltu.guide_attacks import (
     GuideAttack,
     non_member_signal,
@@ -23,7 +27,10 @@ from unlearning.methods.ltu.guide_attacks import (
 )
 from unlearning.methods.registry import unlearn
 from unlearning.specs import LTU
+from unlearning.state import State
 from unlearning.task import Task
+from unlearning.training.loop import fit
+from unlearning.training.references import sample_signals
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +105,79 @@ def test_training_them_touches_neither_the_model_nor_the_random_state(given: Tas
     assert same(state(given.model), before)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(same(state(a.head), state(b.head)) for a, b in zip(first, second, strict=True))
+
+
+@pytest.fixture(scope="module")
+def unseeing() -> nn.Module:
+    """A model that saw none of the task's samples."""
+    return fit(plain, samples(120, seed=77), RECIPE, objective=OBJECTIVE, seed=1)
+
+
+def paired(given: Task, unseeing: nn.Module) -> Task:
+    """The task with what that model says of the samples, as references keep it."""
+
+    def of(others: SampleSet) -> ReferencePredictions:
+        _, predictions, losses = sample_signals(unseeing, others, given.objective)
+        return ReferencePredictions(predictions=predictions.half().float(), losses=losses)
+
+    return dataclasses.replace(given, references=dataclasses.replace(of(given.forget), others=of), state=State())
+
+
+def test_learnt_from_pairs_they_do_not_take_another_population_for_one_that_was_not_seen(
+    given: Task, unseeing: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All held-out samples are of class 0, so an attack on populations learns that class 0 means never seen."""
+    monkeypatch.setattr(guide_attacks, "_BEATS_CHANCE", 0.0)
+    zeros = (given.guide.targets == 0).nonzero().flatten()
+    one_sided = dataclasses.replace(paired(given, unseeing), guide=given.guide.take(zeros), state=State())
+    of_class = given.forget.targets == 0
+
+    def taken_for_unseen(guide: Literal["populations", "pairs"]) -> float:
+        """How much more the attack takes class 0 for not seen than the others; the model saw all of them."""
+        _, attack = train_guide_attacks(one_sided, given.remain, count=2, guide=guide)
+        assert attack.features is labelled_logits
+        with torch.no_grad():
+            logits = attack.member_logit(given.model(given.forget.inputs), given.forget.targets)
+        return float(logits[~of_class].mean() - logits[of_class].mean())
+
+    assert taken_for_unseen("populations") > 2 > taken_for_unseen("pairs")
+
+
+def test_without_outputs_the_pairs_are_of_losses(given: Task, unseeing: nn.Module) -> None:
+    made = paired(given, unseeing)
+    made.objective = dataclasses.replace(OBJECTIVE, logits=None, classes=None)
+
+    (attack,) = train_guide_attacks(made, given.remain, count=1, guide="pairs")
+
+    known, unknown = attack.member_logit(torch.tensor([[0.01], [3.0]]), torch.zeros(2))
+    assert known > 0 > unknown
+
+
+def test_held_out_samples_say_whether_attacks_from_pairs_beat_chance(given: Task, unseeing: nn.Module) -> None:
+    """A model that knows nothing says the same of what it saw and of what it did not, whatever the references say."""
+    forgetful = dataclasses.replace(paired(given, unseeing), model=Blank(), state=State())
+
+    assert train_guide_attacks(forgetful, given.remain, count=1, guide="pairs") == ()
+
+
+def test_without_rows_of_remaining_samples_they_learn_as_without_references(given: Task, unseeing: nn.Module) -> None:
+    made = paired(given, unseeing)
+    assert made.references is not None
+    made.references = dataclasses.replace(made.references, others=None)
+
+    (one,), (other,) = (train_guide_attacks(each, given.remain, count=1, guide="pairs") for each in (made, given))
+
+    assert same(state(one.head), state(other.head))
+
+
+def test_a_remaining_set_that_is_read_gives_the_same_pairs(given: Task, unseeing: nn.Module) -> None:
+    made, remain = paired(given, unseeing), given.remain
+    items = [tuple(remain.batch.take(number)) for number in range(len(remain))]
+    read = StoredSet.of(items, ids=remain.ids, training=items)
+
+    (one,), (other,) = (train_guide_attacks(made, each, count=1, guide="pairs") for each in (read, remain))
+
+    assert same(state(one.head), state(other.head))
 
 
 class Blank(nn.Module):

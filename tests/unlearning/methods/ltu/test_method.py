@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task
+from tests.unlearning.small import OBJECTIVE, normalised, plain, same, state, task, with_references
 from unlearning.data.samples import SampleSet
 from unlearning.errors import MethodRefused
 from unlearning.methods.ltu import method
@@ -47,6 +47,17 @@ def test_each_ablation_runs_and_makes_a_difference(change: dict[str, object]) ->
 
     assert all(torch.isfinite(tensor).all() for tensor in found.values())
     assert not same(found, after_two_steps(FEW))
+
+
+def test_guide_attacks_from_pairs_make_a_difference_where_there_are_references() -> None:
+    def found(guide: str, *, references: bool) -> dict[str, torch.Tensor]:
+        given = with_references(task(plain)) if references else task(plain)
+        steps = unlearn(dataclasses.replace(FEW, guide=guide), given)  # type: ignore[arg-type]  # one of two words
+        next(steps)
+        return state(given.model)
+
+    assert not same(found("pairs", references=True), found("populations", references=True))
+    assert same(found("pairs", references=False), found("populations", references=False))
 
 
 def test_the_ways_to_combine_two_gradients_that_conflict() -> None:
