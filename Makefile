@@ -94,6 +94,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.ablation --references
 	@$(BIN)/python -m benchmarks.validation --references --seeds 20 21
 	@$(BIN)/python -m benchmarks.scaling --processes
+	@$(BIN)/python -m benchmarks.verdicts --few 8
 	@$(BIN)/python -m benchmarks.tables
 
 clean:
