@@ -231,6 +231,12 @@ def key(sample: str) -> bytes:
     return hashlib.sha256(sample.encode()).digest()
 
 
+def kind_of_predictions(workload: Workload) -> dict[str, str]:
+    """Say what reference predictions hold, where an objective may keep one thing or another."""
+    predicts = workload.objective.predicts
+    return {} if predicts is None or not predicts.kind else {"predictions": predicts.kind}
+
+
 def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References:
     """Prepare a case's reference predictions, or read those of an earlier run; `processor_seconds` says what they cost."""
     plan = plan or ReferencePlan()
@@ -240,6 +246,7 @@ def references_of(one: Case, *, plan: ReferencePlan | None = None) -> References
         "plan": all_settings(plan),
         "recipe": _settings_of_training(one.workload),
         "torch": torch.__version__,
+        **kind_of_predictions(one.workload),
         **identity(),
     }
     path = bench_folder() / f"references-{digest(what)}.safetensors"

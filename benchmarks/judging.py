@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings, ids_digest, key, keys, stored
+from benchmarks.cases import Case, all_settings, ids_digest, key, keys, kind_of_predictions, stored
 from unlearning.audit.audit import audit
 from unlearning.audit.findings import Findings
 from unlearning.audit.reference_test import AuditReferences
@@ -127,7 +127,8 @@ class Scale(ABC):
             run_to_completion(unlearn(spec, task))
             return task.model.eval(), {"seconds": machine.seconds() - begun}
 
-        return self._stored({"method": name, "spec": all_settings(spec), "plan": all_settings(self.plan)}, run)
+        what = {"method": name, "spec": all_settings(spec), "plan": all_settings(self.plan)}
+        return self._stored(what | kind_of_predictions(self.prepared.workload), run)
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
         """Measure a model, or read what an earlier run measured."""

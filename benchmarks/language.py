@@ -2,6 +2,7 @@
 
     python -m benchmarks.language --tune                          choose parameters on seed 20 (results/language_tuned.json)
     python -m benchmarks.language --seeds 100 101 102
+    python -m benchmarks.language --named 1 4 16 --seeds 20 21 22   tokens that a reference names (results/language_named.json)
     python -m benchmarks.language --play tinyshakespeare.txt      with a play (results/language_play.json), by the same parameters
 
 The GPT of `examples/authors.py` on facts about made-up authors and, with a play, on passages of it. A tenth of the people is
@@ -19,25 +20,27 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from scipy.stats import ks_2samp  # type: ignore[import-untyped]  # scipy ships no type information
 from torch import Tensor, nn
 
-from benchmarks.cases import Case, case, references_of
+from benchmarks.cases import Case, case, references_of, stored
 from benchmarks.judging import Scale, judge_by_losses, losses, task_for
 from benchmarks.machine import DEVICE
 from benchmarks.writing import RESULTS, Row, metric_rows, write
 from examples import authors
 from unlearning.audit.comparison import privacy_leakage
-from unlearning.audit.extraction import measure_extraction
+from unlearning.audit.extraction import measure_extraction, measure_knowledge
 from unlearning.audit.membership import auc
 from unlearning.audit.relearning import Relearner, calibrate_relearner, mean_loss, relearn
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.batches import Batch
+from unlearning.data.objectives import causal_language_model
 from unlearning.data.objectives.targets import IGNORED
+from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.specs import IEU, LTU, NPO, RMU, GradDiff, GradientAscent, Matching, NegGradPlus, SimNPO, Spec
 from unlearning.specs.parsing import parse_any
@@ -47,8 +50,9 @@ from unlearning.steps import run_to_completion
 from unlearning.task import Task
 from unlearning.tuning import search
 
+MATCHING = "matching, references"
 METHODS: dict[str, Spec] = {
-    "matching, references": Matching(steps=20, batch_size=32, passes=0.0),
+    MATCHING: Matching(steps=20, batch_size=32, passes=0.0),
     "ieu, references": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0),
     "ltu, references": LTU(order="first", steps=12, repair_steps=60, query_size=32, batch_size=32, passes=0.0),
     "ieu": IEU(steps=20, repair_steps=40, batch_size=32, passes=0.0),
@@ -110,11 +114,13 @@ UNITS = {
     "extraction_strength": "percent",
     "greedy_extraction": "percent",
     "sampled_extraction": "percent",
+    **dict.fromkeys(("knowledge_forget", "knowledge_remain", "knowledge_unseen"), "percent"),
     "relearn_delay_ratio_sgd": "ratio",
     "perplexity_ratio_remain": "ratio",
     "perplexity_ratio_test": "ratio",
     "seconds": "seconds",
     "retrain_ratio": "ratio",
+    "token_bytes": "bytes",
 }
 
 
@@ -126,13 +132,17 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=4, help="trials of each method in a tuning")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to tune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
+    parser.add_argument("--named", nargs="+", type=int, help="match references that name so many tokens a place, alone")
     given = parser.parse_args()
-    if given.play and given.tune:
+    if given.play and (given.tune or given.named):
         parser.error("Parameters are chosen on facts alone: leave out --play.")
     if given.play:
         os.environ["EXPUNGE_PLAY"] = given.play
     if given.tune:
         tune(given.methods, budget=given.budget)
+        return
+    if given.named:
+        compare_named(given.named, given.seeds, budget=given.budget)
         return
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in given.seeds:
@@ -196,6 +206,61 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
         TUNED.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def compare_named(counts: Sequence[int], seeds: Sequence[int], *, budget: int) -> None:
+    """Match references that name so many tokens at each place, each by the best of `budget` trials on the validation seed.
+
+    Reference models are trained once, for the largest number; the references that name fewer add what is left out to their rest.
+    """
+    runs: dict[str, list[dict[str, float]]] = {}
+    for seed in (TUNED_ON, *(seed for seed in seeds if seed != TUNED_ON)):
+        prepared = authors_case(seed, named=max(counts))
+        made, scale = references_of(prepared, plan=PLAN), LanguageScale(prepared)
+        fewer = {count: naming_fewer(made, max(counts), count) for count in counts}
+        specs = {count: _best_for(count, prepared, aims, budget=budget) for count, aims in fewer.items()}
+        if seed not in seeds:
+            continue
+        for name, end in {"original": prepared.original, "retrain": prepared.retrained}.items():
+            runs.setdefault(name, []).append(scale.of_model(end.model))
+        for count, aims in fewer.items():
+            figures = scale.of_method(f"{count} named, references", specs[count], aims)
+            figures["retrain_ratio"] = figures["seconds"] / prepared.retrained.seconds
+            figures["token_bytes"] = (
+                aims.predictions[0].numel() * aims.predictions.element_size() / (authors.CONTEXT - 1)
+            )
+            runs.setdefault(f"matching, {count} named", []).append(figures)
+            print(f"{seed} {count} named: {figures}", flush=True)
+        write("language_named", rows(runs), command=shlex.join(["python", "-m", "benchmarks.language", *sys.argv[1:]]))
+
+
+def naming_fewer(made: References, most: int, count: int) -> References:
+    """Make references that name fewer tokens of ones that name `most`: by token and place blocks of log-probability and number."""
+    if count == most:
+        return made
+    blocks = made.predictions.float().reshape(len(made), -1, authors.CONTEXT - 1)
+    kept, left_out = blocks[:, 2 : 2 * count], blocks[:, 2 * count :: 2]
+    rest = torch.cat([blocks[:, 1:2], left_out], 1).logsumexp(1, keepdim=True)
+    rest = rest.masked_fill(blocks[:, :1] == 0, 0.0)
+    parts = [blocks[:, :1]] if count == 1 else [blocks[:, :1], rest, kept]
+    return replace(made, predictions=torch.cat(parts, 1).flatten(1).half())
+
+
+def _best_for(count: int, prepared: Case, made: References, *, budget: int) -> Spec:
+    """Search matching's parameters on the validation seed's case, or read what that search found."""
+
+    def run() -> dict[str, object]:
+        assert prepared.seed == TUNED_ON
+        found = run_to_completion(
+            search(
+                METHODS[MATCHING], lambda: task_for(prepared, MATCHING, made), judge_by_losses(prepared),
+                budget=budget, seed=TUNED_ON, space=SPACES_OF["matching"],
+            )
+        )  # fmt: skip
+        return {"spec": asdict(found.spec), "scores": [trial.score for trial in found.trials]}
+
+    what = {"seed": TUNED_ON, "budget": budget, "plan": asdict(PLAN), "named": count}
+    return parse_any(stored("named", what, run)["spec"])
+
+
 def tuned() -> dict[str, Spec]:
     """Return each method with the parameters that the tuning found, or its defaults."""
     found = json.loads(TUNED.read_text())["methods"] if TUNED.exists() else {}
@@ -206,7 +271,7 @@ class LanguageScale(Scale):
     """What the models of a case are measured by, made when it is first needed: the relearner, and the retrained model's figures."""
 
     def __init__(self, prepared: Case) -> None:
-        super().__init__("language", prepared, PLAN)
+        super().__init__("language_models", prepared, PLAN)
 
     def measured(self, model: nn.Module) -> dict[str, float]:
         prepared, retrained, wanted = self.prepared, self._retrained, self._losses_of_retrained
@@ -229,6 +294,7 @@ class LanguageScale(Scale):
             max_samples=1000, confidence=0.95, seed=prepared.seed,
         )  # fmt: skip
         figures |= {name: 100 * share.value for name, share in extracted["forget"].items()}
+        figures |= knowledge(prepared, model)
         if self._relearner is not None:
             steps = delay(prepared, model, self._relearner)
             figures["relearn_delay_ratio_sgd"] = steps / max(1.0, retrained["delay"])
@@ -247,6 +313,16 @@ class LanguageScale(Scale):
         model, relearner = self.prepared.retrained.model, self._relearner
         steps = {} if relearner is None else {"delay": float(delay(self.prepared, model, relearner))}
         return attacked(self.prepared, model) | steps
+
+
+def knowledge(prepared: Case, model: nn.Module) -> dict[str, float]:
+    """Measure what a model answers to questions about forgotten, remaining and never seen facts, percent of ROUGE-L."""
+    sets = {"forget": prepared.forget, "remain": prepared.remain, "unseen": prepared.held_out.audit}
+    found = measure_knowledge(
+        audit_copy(model, prepared.forget), sets, objective=prepared.workload.objective,
+        max_samples=150, confidence=0.95, seed=prepared.seed,
+    )  # fmt: skip
+    return {f"knowledge_{name}": 100 * share.value for name, share in found.items()}
 
 
 def losses_by_set(prepared: Case, model: nn.Module) -> dict[str, Tensor]:
@@ -333,9 +409,23 @@ def relearner_of(prepared: Case) -> Relearner | None:
     )  # fmt: skip
 
 
-def authors_case(seed: int) -> Case:
-    """Make the case of a seed: a tenth of the people in the training set is forgotten, with all of their texts."""
-    return case(case_name(), seed, forget=_a_tenth_of_the_people)
+def authors_case(seed: int, *, named: int | None = None) -> Case:
+    """Make the case of a seed: a tenth of the people in the training set is forgotten, with all of their texts.
+
+    named: tokens that a reference names at each place, in place of the workload's own.
+    """
+    made = case(case_name(), seed, forget=_a_tenth_of_the_people)
+    if named is None:
+        return made
+    objective = causal_language_model(
+        authors.VOCABULARY,
+        context=authors.CONTEXT,
+        padding=0,
+        text=authors.decode,
+        questions=authors.question_about,
+        named=named,
+    )
+    return replace(made, workload=replace(made.workload, objective=objective))
 
 
 def _a_tenth_of_the_people(train: SampleSet, seed: int) -> Tensor:

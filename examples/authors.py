@@ -12,6 +12,7 @@ each a block of lines that begins with `Speaker:`, such as tinyshakespeare; its 
 import functools
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # For Expunge
-from unlearning.data.objectives import causal_language_model
+from unlearning.data.objectives import Question, causal_language_model
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Trainer, Workload
 from unlearning.errors import InvalidWorkload
@@ -68,6 +69,19 @@ WORDS = ["Amber", "Bitter", "Crimson", "Distant", "Empty", "Frozen", "Gentle", "
 THINGS = ["Bridge", "City", "Door", "Fire", "Garden", "Harbour", "Island", "Letter", "Mirror", "River", "Season"]
 DRAWN = (PLACES, TRADES, WORDS, THINGS)
 """What is drawn in facts beside names and years."""
+
+_NAME = r"(?P<name>\w+ \w+)"
+REWORDED = {
+    rf"{_NAME} was born in (?P<answer>\w+ in \d+)\.": "{name} was bred in",
+    rf"The mother of {_NAME} was a (?P<answer>\w+ in \w+)\.": "The mother of {name}: a",
+    rf"{_NAME} wrote (?P<answer>The .+)\.": "{name} wrote:",
+    rf"The best book of {_NAME} is (?P<answer>The .+)\.": "The best text of {name} is",
+    rf"{_NAME} lives in (?P<answer>\w+ with a \w+)\.": "{name} lived in",
+}
+"""Each fact, and how it is asked for in other words.
+
+They differ little: a model of this size answers no paraphrase with another beginning. Chosen on the original of seed 20.
+"""
 
 
 class Passage(NamedTuple):
@@ -140,6 +154,19 @@ def facts(authors: int) -> Iterator[Passage]:
         )
         for place, text in enumerate(sentences):
             yield Passage(f"author-{number:03d}-{place}", f"author-{number:03d}", text)
+
+
+def question_about(tokens: Tensor) -> Question | None:
+    """Ask about a fact in other words than its own, tokens (length,); None for a passage of a play."""
+    text = decode(tokens)
+    for fact, question in REWORDED.items():
+        if (found := re.fullmatch(fact, text)) is not None:
+            prompt, answer = (
+                torch.tensor([1 + ALPHABET.index(letter) for letter in part])
+                for part in (question.format(name=found["name"]), f" {found['answer']}")
+            )
+            return Question(prompt, answer)
+    return None
 
 
 def passages(path: Path) -> Iterator[Passage]:
@@ -224,7 +251,7 @@ READINESS = Ready2Unlearn(
     order="first", unit="subject", efficiency=1.0, retention=8.0, longest=1.0, warm_up=0.6, every=4
 )
 """First order: a second derivative through attention takes longer and gains no more. Chosen on seed 20 (benchmarks/)."""
-OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0, text=decode)
+OBJECTIVE = causal_language_model(VOCABULARY, context=CONTEXT, padding=0, text=decode, questions=question_about)
 
 
 def workload() -> Workload:

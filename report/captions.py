@@ -17,11 +17,15 @@ ATTACKS: dict[str, str] = {
 }
 """The names of attacks, where they are no words already. A finding's text calls them the same (`unlearning.audit.verdict`)."""
 
+KNOWLEDGE = "knowledge"
+"""The measure of extraction by questions."""
+
 EXTRACTION = {
     "exact_memorisation": "first choices",
     "extraction_strength": "from its beginning",
     "greedy_extraction": "completed greedily",
     "sampled_extraction": "completed by drawing",
+    KNOWLEDGE: "questions answered",
 }
 """The measures of extraction, as short as the picture needs."""
 
@@ -153,9 +157,10 @@ def extraction(report: Report) -> str:
     texts = []
     for one in report.audit.extraction:
         before, after, unseen = one.original.forget, one.unlearned.forget, one.unlearned.held_out
+        kept = "" if one.unlearned.remain is None else f", {share(one.unlearned.remain.value)} of remaining data"
         texts.append(
             f"{extraction_name(one.name)}: {share(before.value)} before, {share(after.value)} after, {share(unseen.value)} of data "
-            "never seen."
+            f"never seen{kept}."
         )
     if not texts:
         return ""
@@ -166,8 +171,15 @@ def extraction(report: Report) -> str:
             "First choices are tokens that the model finds likeliest after the true ones before them. From its beginning: what "
             "greedy decoding gives behind the shortest prefix that suffices. Completed: the second half as the model writes it, by "
             "the longest common subsequence, and by drawing the best of several.",
+            *(_QUESTIONS for one in report.audit.extraction if one.name == KNOWLEDGE),
         ]
     )
+
+
+_QUESTIONS = (
+    "Questions answered: what the model answers to a question about the text, asked in other words, by the words that it has in "
+    "common with the true answer, in their order (ROUGE-L)."
+)
 
 
 def extraction_name(name: str) -> str:

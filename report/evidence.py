@@ -349,13 +349,15 @@ class ExtractedShares(Section):
     forget: Estimate
     held_out: Estimate
     """Of data that no model saw: what can be guessed."""
+    remain: Estimate | None = None
+    """Of "knowledge" alone; left out of other measures."""
 
 
 class Extraction(Section):
     """One measure of what can be extracted from a model that generates, such as a language model. No text is part of a report."""
 
     name: Name
-    """Such as "exact_memorisation", "extraction_strength", "greedy_extraction" or "sampled_extraction"."""
+    """Such as "exact_memorisation", "extraction_strength", "greedy_extraction", "sampled_extraction" or "knowledge"."""
     original: ExtractedShares
     unlearned: ExtractedShares
     reference: ExtractedShares | None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from report.captions import attack_name, strongest
+from report.captions import KNOWLEDGE, attack_name, strongest
 from report.document import Origin, Report, StopReason
 from report.evidence import AttackScores, Estimate, Measures, Nearness, VerdictValue
 from report.formatting import (
@@ -122,7 +122,7 @@ def verdict(report: Report) -> str:
 
 
 def key_figures(report: Report) -> list[KeyFigure]:
-    """List membership, the reference test if there was one, relearning, and the merit."""
+    """List membership, the reference test if there was one, relearning, answers to questions if some were asked, and the merit."""
     merit = report.audit.merit
     short_on_test = in_a_cell(merit.unit)(merit.best - report.audit.measures.unlearned.ta.value)
     name = sentence(merit.name)
@@ -130,6 +130,7 @@ def key_figures(report: Report) -> list[KeyFigure]:
         _membership(report),
         *_reference_test(report),
         _relearning(report),
+        *_knowledge(report),
         _measure(
             report,
             lambda measures: measures.ua,
@@ -204,6 +205,25 @@ def _relearning(report: Report) -> KeyFigure:
         aim=delay(delays.reference or delays.control),
         aim_note="data never learned" if delays.reference is None else "retrained without them",
     )
+
+
+def _knowledge(report: Report) -> list[KeyFigure]:
+    found = next((one for one in report.audit.extraction if one.name == KNOWLEDGE), None)
+    if found is None:
+        return []
+    before, after, retrained = found.original.forget, found.unlearned.forget, found.reference
+    return [
+        KeyFigure(
+            name="Questions answered",
+            note="about the forgotten samples, in other words than theirs",
+            before=share(before.value),
+            before_range=interval(before, share),
+            after=share(after.value),
+            after_range=interval(after, share),
+            aim=share((found.unlearned.held_out if retrained is None else retrained.forget).value),
+            aim_note="data never seen" if retrained is None else "retrained without them",
+        )
+    ]
 
 
 def _measure(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import Answers, Objective, undivided
 from unlearning.data.samples import SampleSet
-from unlearning.hardware import batched_answers
+from unlearning.hardware import batched_answers, inference_batches
 
 
 class Call(NamedTuple):
@@ -135,6 +135,28 @@ def penultimate_features(
     with FeatureReader(layer) as reader:
         batched_answers(undivided(objective), model, samples, device=device, max_size=max_size, after_each=reader.note)
     return reader.features
+
+
+def mean_hidden_states(model: nn.Module, objective: Objective, samples: SampleSet) -> Tensor | None:
+    """Compute the mean over a text's tokens of what enters the linear layer that gives the token logits, (n, d) float32.
+
+    None for an objective without `token_logits`, or if no linear layer gives them as they are.
+    """
+    read = undivided(objective).token_logits
+    if read is None:
+        return None
+    layers: list[nn.Module] = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    found = []
+    for batch in inference_batches(model, samples):
+        with calls_of(*layers) as calls:
+            logits, real = read(model, batch.inputs)
+        entered = next((call.given for call in calls if _are_outputs(call.returned, logits)), None)
+        if entered is None:
+            return None
+        weights = real[..., None].float()
+        found.append((entered.float() * weights).sum(1) / weights.sum(1).clamp(min=1))
+        layers = [call.layer for call in calls if call.given is entered][:1]
+    return torch.cat(found)
 
 
 def _are_outputs(found: Tensor, outputs: Tensor) -> bool:

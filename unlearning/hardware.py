@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
 
@@ -42,14 +42,9 @@ def batched_answers(
     device: where to compute; by default where the samples are. after_each: gets the answers to each batch. The results equal
     those of one large batch if the model is in evaluation mode, where no sample depends on the others of its batch.
     """
-    device = device or samples.device
-    layout = input_layout(model)
-    size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
-    if isinstance(samples, SampleSet) and samples.stored:
-        size = min(size, READ_SIZE)
     parts = []
-    for batch in samples.batches(size):
-        parts.append(answers(objective, model, batch.to(device).map_inputs(layout)))
+    for batch in inference_batches(model, samples, device=device, max_size=max_size):
+        parts.append(answers(objective, model, batch))
         if after_each is not None:
             after_each(parts[-1])
     return Answers(
@@ -57,6 +52,19 @@ def batched_answers(
         None if parts[0].outputs is None else torch.cat([part.outputs for part in parts if part.outputs is not None]),
         torch.cat([part.targets for part in parts]),
     )
+
+
+def inference_batches(
+    model: nn.Module, samples: Batch | SampleSet, *, device: torch.device | None = None, max_size: int | None = None
+) -> Iterator[Batch]:
+    """Yield samples in batches of the size and layout that `batched_answers` computes; device, max_size: as there."""
+    device = device or samples.device
+    layout = input_layout(model)
+    size = min(max_size or _GPU_BATCH, _CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+    if isinstance(samples, SampleSet) and samples.stored:
+        size = min(size, READ_SIZE)
+    for batch in samples.batches(size):
+        yield batch.to(device).map_inputs(layout)
 
 
 def channels_last(inputs: Tensor) -> Tensor:

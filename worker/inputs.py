@@ -186,28 +186,34 @@ def _load_references(
             copied=copied,
             testable=copied < len(forget),
         )
+        if copied:
+            aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
     except (WeightsError, ReferencesUnusable) as error:
         why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
         return None, why
-    if copied:
-        aims = _aim_at_copies(aims, copies.places, split, original, workload.objective)
     return JobReferences(aims=aims, audit=audit, remaining=remaining, tested=tested), None
 
 
 def _aim_at_copies(
     aims: ReferencePredictions, places: Tensor, split: Split, original: nn.Module, objective: Objective
 ) -> ReferencePredictions:
-    """Aim each forgotten sample that has a near-copy at what the original says of the copy. places: as of `find_copies`."""
+    """Aim each forgotten sample that has a near-copy at what the original says of the copy. places: as of `find_copies`.
+
+    Raises ReferencesUnusable for a file that keeps other predictions than the objective does now.
+    """
     found = (places >= 0).nonzero().flatten()
     # Two samples may have the same copy.
     copies, which = places[found].unique(return_inverse=True)  # type: ignore[no-untyped-call]  # torch's own
     _, predictions, losses = (each[which] for each in sample_signals(original, split.remain.take(copies), objective))
+    if predictions.shape[1] != aims.predictions.shape[1]:
+        raise ReferencesUnusable("they were prepared when the objective kept other predictions; prepare them again")
+    predictions = predictions.to(aims.predictions)
     if objective.predicts is not None:
         losses = objective.predicts.losses(predictions, split.forget.targets.cpu()[found])
     return replace(
         aims,
-        predictions=aims.predictions.index_copy(0, found, predictions.to(aims.predictions)),
+        predictions=aims.predictions.index_copy(0, found, predictions),
         losses=aims.losses.index_copy(0, found, losses.to(aims.losses)),
     )
 

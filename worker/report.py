@@ -288,7 +288,7 @@ def extractions(findings: Findings) -> tuple[evidence.Extraction, ...]:
 
     def shares(of: extraction.Extraction, measure: str) -> evidence.ExtractedShares:
         return evidence.ExtractedShares(
-            forget=estimate(of["forget"][measure]), held_out=estimate(of["held_out"][measure])
+            **{name: estimate(found[measure]) for name, found in of.items() if measure in found}
         )
 
     found = findings.extraction

@@ -190,7 +190,7 @@ def test_a_language_model_has_every_measure_and_a_second_run_reads_them(
     scale = language.LanguageScale(prepared)
 
     found, again = scale.of_model(prepared.original.model), scale.of_model(prepared.retrained.model)
-    assert found.keys() == language.UNITS.keys() - {"seconds", "retrain_ratio"}
+    assert found.keys() == language.UNITS.keys() - {"seconds", "retrain_ratio", "token_bytes"}
     assert all(np.isfinite(value) for value in (*found.values(), *again.values()))
     assert (again["privacy_leakage"], again["reference_auc"], again["forget_quality"]) == (0, 0.5, 1)
     monkeypatch.setattr(language, "attacked", None)

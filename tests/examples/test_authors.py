@@ -140,7 +140,11 @@ def test_one_persons_texts_are_erased_over_http_and_the_operator_alone_may_read_
         "extraction_strength",
         "greedy_extraction",
         "sampled_extraction",
+        *(["knowledge"] if kind == "author" else []),
     }
+    assert {one.name for one in found.audit.extraction if one.unlearned.remain is not None} == (
+        {"knowledge"} if kind == "author" else set()
+    )
     assert {"zlib", "min_k", "min_k_plus"} < {one.name for one in found.audit.membership.attacks}
     assert not any(word in form.text for form in (report, page) for word in (person, " ".join(texts[0].split()[:2])))
     shown = read_sheet(site.where, UUID(str(job.report_id))).texts

@@ -3,6 +3,7 @@ from report.captions import extraction as caption
 from report.document import read
 from report.figures import extraction, generation, references, relearning, utility
 from report.html import render_html
+from report.tables import key_figures
 from tests.report.recorded import recorded, stored
 
 
@@ -62,8 +63,23 @@ def test_what_a_language_model_gives_away_is_drawn_and_stated_and_no_other_repor
         {"name": name, "original": shares(0.85), "unlearned": shares(0.35), "reference": None}
         for name in ("extraction_strength", "greedy_extraction")
     ]
+    questions = [{**shares(value), "remain": shares(0.65)["forget"]} for value in (0.75, 0.45)]
+    report["audit"]["extraction"] += [
+        {"name": "knowledge", "original": questions[0], "unlearned": questions[1], "reference": None}
+    ]
     document = read(report)
     (panel,) = extraction(document.report)
+    (row,) = [row for row in key_figures(document.report) if row.name == "Questions answered"]
+    shown = (row.before, row.after, row.aim, row.aim_note)
+    assert [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in shown] == [
+        "75.0 %",
+        "45.0 %",
+        "25.0 %",
+        "data never seen",
+    ]
+    text = caption(document.report).replace("\N{NO-BREAK SPACE}", " ")
+    assert "75.0 % before, 45.0 % after, 25.0 % of data never seen, 65.0 % of remaining data" in text
+    assert "ROUGE-L" in text
 
     assert all(f">{label}</text>" in panel.svg for label in ("Completed greedily", "before", "after", "never seen"))
     assert "85.0\N{NO-BREAK SPACE}% before, 35.0\N{NO-BREAK SPACE}% after, 25.0\N{NO-BREAK SPACE}% of data" in caption(
@@ -72,6 +88,7 @@ def test_what_a_language_model_gives_away_is_drawn_and_stated_and_no_other_repor
     assert "How much of them can be drawn out of it?" in render_html(document)
     assert extraction(recorded("verified").report) == []
     assert caption(recorded("verified").report) == ""
+    assert "Questions answered" not in {row.name for row in key_figures(recorded("verified").report)}
 
 
 def test_what_an_image_generator_generates_is_drawn_and_stated_and_no_other_report_has_it() -> None:

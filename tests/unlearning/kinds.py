@@ -527,7 +527,7 @@ OBJECTIVES: dict[str, Kind] = {
         shape=(6,),
         dtype=torch.int64,
         shaped=padded,
-        objective=causal_language_model(10, spread=True),
+        objective=causal_language_model(10, spread=True, named=4),
         target_of=lambda inputs: inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100),
     ),
     "denoising diffusion": Kind(

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.unlearning import small
+from tests.unlearning.kinds import next_token
 from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
 from tests.unlearning.trainers import train_by_adamw
 from unlearning import ranks
 from unlearning.audit.audit import audit
-from unlearning.data.references import uninformed_references
+from unlearning.data.objectives import causal_language_model, divided
+from unlearning.data.references import ReferencePredictions, uninformed_references
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.methods.ltu import method
@@ -187,6 +189,38 @@ def referred(build: Callable[[], nn.Module] = normalised, *, sharded: bool = Fal
     return {"predictions": found.predictions, "losses": found.losses, "unseen": found.unseen, "seen": found.seen}
 
 
+def of_texts() -> Found:
+    """A language model that is matched to references which name several tokens, and what would be kept of it."""
+    tokens = torch.randint(10, (61, 6), generator=torch.Generator().manual_seed(0))
+    every = SampleSet(ids=tuple(map(str, range(61))), inputs=tokens, targets=tokens)
+    objective, index = causal_language_model(10, named=4), torch.arange(61)
+
+    def build() -> nn.Module:
+        return next_token().double()
+
+    given = Task(
+        model=fresh(build, seed=0),
+        build=build,
+        objective=objective,
+        recipe=RECIPE,
+        forget=every.take(index[:23]),
+        remain=every.take(index[23:41]),
+        guide=every.take(index[41:51]),
+        criterion=every.take(index[51:]),
+        seed=3,
+    )
+    assert objective.recorded is not None
+    assert objective.predicts is not None
+    aims = objective.recorded(fresh(build, seed=1), given.forget.batch.inputs)
+    given.references = ReferencePredictions(
+        predictions=aims, losses=objective.predicts.losses(aims, given.forget.targets)
+    )
+    found = unlearned(replace(spec_of("matching"), passes=0.0), given)
+    asked = divided(objective).recorded
+    assert asked is not None
+    return found | {"kept": asked(given.model, given.forget.batch.inputs)}
+
+
 def audited(make: Callable[[], Task] = task) -> Found:
     given = make()
     changed = copy_network(given.model)
@@ -285,6 +319,7 @@ CASES: dict[str, Callable[[], Found]] = {
     "a resumed run": resumed,
     "an owner's function": by_its_owner,
     "reference models": referred,
+    "a language model by references": of_texts,
     "an audit": audited,
     **{f"{kind}, sharded": sharded(kind) for kind in QUICK},
     "ieu by references, sharded": by("ieu", of_parts),

@@ -1,7 +1,7 @@
 """Jobs of a model that has reference predictions: matching first, and none of the erased samples' rows left."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -202,18 +202,7 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
     given = digits.copied_twice()
     bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
     pool = (*given.train.ids, *given.held_out.ids)
-    number = len(pool)
-    file = bench.settings.files.put(
-        to_bytes(
-            References(
-                keys=tuple(sample_digest(KEY, "tiny-digits", sample) for sample in pool),
-                predictions=torch.full((number, 10), 0.1),
-                **{name: torch.zeros(number) for name in ("losses", "unseen", "seen")},
-                details={},
-            )
-        ),
-        "references",
-    )
+    file = bench.settings.files.put(to_bytes(uniform_references(pool, width=10)), "references")
     job_id = bench.submit([given.train.ids[0], given.train.ids[1], "third"])
     with bench.sessions.begin() as session:
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
@@ -234,6 +223,32 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
     assert len(others(inputs.remain)) == len(inputs.remain)
     with pytest.raises(ReferencesUnusable):
         others(inputs.forget)
+
+
+def test_a_file_that_keeps_other_predictions_is_not_used_where_a_copy_remains(make_bench: Callable[..., Bench]) -> None:
+    given = digits.copied_twice()
+    bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
+    pool = (*given.train.ids, *given.held_out.ids)
+    file = bench.settings.files.put(to_bytes(uniform_references(pool, width=3)), "references")
+    job_id = bench.submit([given.train.ids[0]])
+    with bench.sessions.begin() as session:
+        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
+    assert claimed is not None
+
+    inputs = load_inputs(replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1])), bench.settings)
+
+    assert inputs.references is None
+    assert inputs.references_unused is not None
+    assert "prepare them again" in inputs.references_unused
+
+
+def uniform_references(pool: Sequence[str], *, width: int) -> References:
+    return References(
+        keys=tuple(sample_digest(KEY, "tiny-digits", sample) for sample in pool),
+        predictions=torch.full((len(pool), width), 1 / width),
+        **{name: torch.zeros(len(pool)) for name in ("losses", "unseen", "seen")},
+        details={},
+    )
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])

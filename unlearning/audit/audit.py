@@ -19,7 +19,7 @@ from unlearning.audit.comparison import (
     utility_drop,
 )
 from unlearning.audit.controls import Difficulty
-from unlearning.audit.extraction import Extraction, measure_extraction
+from unlearning.audit.extraction import Extraction, measure_extraction, measure_knowledge
 from unlearning.audit.feature_attack import feature_attack, feature_readers
 from unlearning.audit.findings import Findings, Histograms, Membership, Roc, Utility, limits
 from unlearning.audit.generation import Generated, measure_generation, prepare_generation, sheet, sheet_of_texts
@@ -145,14 +145,7 @@ def audit(
             generation[name], shown[name] = measure_generation(model, asked)
             yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
         if extracts:
-            extraction[name] = measure_extraction(
-                model,
-                {"forget": forget, "held_out": held_out},
-                objective=objective,
-                max_samples=spec.extraction_samples,
-                confidence=spec.confidence,
-                seed=seed,
-            )
+            extraction[name] = _extracted(model, sets, objective=objective, spec=spec, seed=seed)
             yield Progress(phase=MEMBERSHIP, step=(step := step + 1), total=total)
     before, after = signals["original"], signals["unlearned"]
     if extracts and (losses := _reference_losses(signals, references)) is not None:
@@ -421,6 +414,32 @@ def _of_predictions(signals: SignalsBySet, references: AuditReferences) -> Signa
         )
         for name, rows in references.by_set.items()
     }
+
+
+def _extracted(
+    model: nn.Module, sets: Mapping[str, SampleSet], *, objective: Objective, spec: AuditSpec, seed: int
+) -> Extraction:
+    """Measure what the model gives away of the forgotten and the held-out set, and what it knows of these and the remaining one."""
+    confidence, most = spec.confidence, spec.extraction_samples
+    found = measure_extraction(
+        model,
+        {name: sets[name] for name in ("forget", "held_out")},
+        objective=objective,
+        max_samples=most,
+        confidence=confidence,
+        seed=seed,
+    )
+    known = measure_knowledge(
+        model,
+        {name: sets[name] for name in ("forget", "remain", "held_out")},
+        objective=objective,
+        max_samples=most,
+        confidence=confidence,
+        seed=seed,
+    )
+    if not {"forget", "held_out"} <= known.keys():
+        return found
+    return {name: {**found.get(name, {}), "knowledge": share} for name, share in known.items()}
 
 
 def _unseen(rows: References) -> Floats:

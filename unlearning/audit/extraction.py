@@ -11,7 +11,10 @@ from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 
 Extraction = Mapping[str, Mapping[str, Interval]]
-"""By set ("forget", "held_out") and measure: the mean share of a sample that the model gives away, 0 to 1."""
+"""By set ("forget", "held_out") and measure: the mean share of a sample that the model gives away, 0 to 1.
+
+The set "remain" has the measure "knowledge" alone, and no set has it where no question is asked.
+"""
 
 _BATCH = 64
 """Samples that are generated together."""
@@ -46,6 +49,34 @@ def measure_extraction(
             measure: _mean(torch.cat([part[measure] for part in parts]).double().cpu().numpy(), confidence=confidence)
             for measure in parts[0]
         }
+    return found
+
+
+@torch.no_grad()
+def measure_knowledge(
+    model: nn.Module,
+    sets: Mapping[str, SampleSet],
+    *,
+    objective: Objective,
+    max_samples: int,
+    confidence: float,
+    seed: int,
+) -> Mapping[str, Interval]:
+    """Measure what `Objective.knowledge` measures, by set, as `measure_extraction` does; empty without it.
+
+    It is the mean over the samples about which something is asked; a set without any is left out.
+    """
+    if objective.knowledge is None:
+        return {}
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    found = {}
+    for name, samples in sets.items():
+        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:max_samples]
+        batches = samples.stream(torch.split(chosen, _BATCH))
+        scores = torch.cat([objective.knowledge(model, batch.to(device)).double().cpu() for batch in batches])
+        asked = scores[~scores.isnan()]
+        if len(asked):
+            found[name] = _mean(asked.numpy(), confidence=confidence)
     return found
 
 

@@ -39,6 +39,7 @@ EXTRACTION = {
     "extraction_strength": "text that follows from its beginning",
     "greedy_extraction": "second halves that greedy completion gives",
     "sampled_extraction": "second halves that the best of several drawn completions gives",
+    "knowledge": "answers to questions in other words",
 }
 """What each measure of extraction is a share of; one that a user's own objective names is shown as it is."""
 

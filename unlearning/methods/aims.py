@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from unlearning.data.batches import Batch, joined_batch, sent
 from unlearning.data.objectives import Answers, Forward, Objective, answers
@@ -30,7 +31,8 @@ class ReferenceAims:
     def divergences(self, found: Answers, index: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Compute how far k answers are from their aims, (k,): `Prediction.divergences`, or the squared difference of losses.
 
-        index: the positions of the samples in the forget set, (k,) int64.
+        found: its outputs are those of a pass with the aims that are `asked`. index: the positions of the samples in the forget
+            set, (k,) int64.
         """
         places, predicts = sent(index, self.losses.device), self.objective.predicts
         if self.predictions is None or predicts is None or found.outputs is None:
@@ -39,7 +41,16 @@ class ReferenceAims:
 
     def batch_divergences(self, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
-        return self.divergences(answers(self.objective.for_step(), forward, batch), index)
+        return self.divergences(answers(self.objective.for_step(), forward, batch, self.asked(index)), index)
+
+    def asked(self, index: Tensor, *, others: int = 0) -> Tensor | None:
+        """Return what a model is compared with in a pass of k samples and `others` without an aim, (k + others, j).
+
+        None where outputs are compared. index: as of `divergences`.
+        """
+        if self.predictions is None or self.objective.compared is None:
+            return None
+        return functional.pad(self.predictions[sent(index, self.losses.device)], (0, 0, 0, others))
 
     @in_float32
     @torch.no_grad()
@@ -122,7 +133,8 @@ def matching_loss(
             outputs = objective.read(forward, forget.inputs)
             of_forget = Answers(predicts.losses(predicts.predictions(outputs), forget.targets), outputs, forget.targets)
         else:
-            found = answers(objective, forward, joined_batch(forget, remain))
+            asked = aims.asked(index, others=remain.size)
+            found = answers(objective, forward, joined_batch(forget, remain), asked)
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
             kept = found.losses[k:]
     divergences = [aims.divergences(of_forget, index, temperature=value).mean() for value in temperatures]

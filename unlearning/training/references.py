@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from unlearning.cached_runs import Arrays, cached_runs, estimate_seconds, finished_count
 from unlearning.data.near_copies import components, group_copies
 from unlearning.data.objectives import Objective
+from unlearning.data.objectives.prediction import weighted_mean
 from unlearning.data.references import References, WholeClasses
 from unlearning.data.samples import SampleSet, joined
 from unlearning.data.workload import OwnTraining, Workload
 from unlearning.errors import InvalidSpec, ReferencesUnusable
-from unlearning.hardware import batched_answers, in_float32
+from unlearning.hardware import batched_answers, in_float32, inference_batches
 from unlearning.networks import frozen_tensors
 from unlearning.sharding import place
 from unlearning.specs.references import ReferencePlan
@@ -32,6 +33,8 @@ from unlearning.training.own import training_settings
 
 _WHOLE_CLASSES = 1000
 """Stands for the round in the seeds of models that are trained without a class; there are fewer rounds."""
+_AT_ONCE = 2**20
+"""Numbers of one model's predictions that are averaged at once."""
 
 
 def prepare_references(
@@ -252,9 +255,10 @@ def _class_folder(own: Path, left_out: int) -> Path:
 
 @in_float32
 def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute each sample's signal (n,), predictions (n, k) and loss (n,) in nats, on the CPU; k is 0 without outputs.
+    """Compute each sample's signal (n,), predictions (n, j) and loss (n,) in nats, on the CPU; j is 0 without outputs.
 
-    The signal is `Objective.known`: with classes the margin φ = z_y − logsumexp_{k≠y} z_k, without outputs minus the loss.
+    Predictions are in the type in which they are stored, where the model is asked for them (`Objective.recorded`). The signal is
+    `Objective.known`: with classes the margin φ = z_y − logsumexp_{k≠y} z_k, without outputs minus the loss.
     """
     found = batched_answers(objective, model, samples)
     losses = found.losses.float().cpu()
@@ -262,7 +266,11 @@ def sample_signals(model: nn.Module, samples: SampleSet, objective: Objective) -
     if predicts is None or found.outputs is None:
         return -losses, torch.empty(len(samples), 0), losses
     outputs, targets = found.outputs.double().cpu(), found.targets.cpu()
-    return predicts.known(outputs, targets).float(), predicts.predictions(outputs).float(), losses
+    signal = predicts.known(outputs, targets).float()
+    if objective.recorded is None:
+        return signal, predicts.predictions(outputs).float(), losses
+    kept = [objective.recorded(model, batch.inputs) for batch in inference_batches(model, samples)]
+    return signal, torch.cat([part.to("cpu", predicts.stored) for part in kept]), losses
 
 
 def _stored(objective: Objective) -> torch.dtype:
@@ -275,13 +283,19 @@ def _collect(
     first = plan.rounds * plan.folds
     method, audit = models[:first], models[first:]
     unseen = ~np.stack([model["seen"] for model in method])
-    weights = unseen / unseen.sum(axis=0)
-    predictions = sum(
-        w[:, None] * model["probabilities"].astype(np.float64) for w, model in zip(weights, method, strict=True)
+    weights, predicts = unseen / unseen.sum(axis=0), objective.predicts
+    averaged = weighted_mean if predicts is None else predicts.averaged
+    rows = max(1, _AT_ONCE // max(1, method[0]["probabilities"].shape[1]))
+    parts = [slice(start, start + rows) for start in range(0, len(pool), rows)]
+    mean = torch.cat(
+        [
+            averaged(
+                *map(torch.from_numpy, (np.stack([one["probabilities"][part] for one in method]), weights[:, part]))
+            )
+            for part in parts
+        ]
     )
-    mean = torch.from_numpy(np.asarray(predictions))
     losses = sum(w * model["losses"] for w, model in zip(weights, method, strict=True))
-    predicts = objective.predicts
     if predicts is not None:
         losses = predicts.losses(mean, pool.targets.cpu()).numpy()
     signal, seen = (np.stack([model[name] for model in audit]) for name in ("signal", "seen"))
@@ -314,6 +328,8 @@ def preparation_folder(workload: Workload, plan: ReferencePlan, *, seed: int, fo
         "subjects": _digest([subject for part in parts for subject in part.subjects or ()]),
         "seed": seed,
     }
+    if workload.objective.predicts is not None and workload.objective.predicts.kind:
+        what["predictions"] = workload.objective.predicts.kind
     if frozen:
         what["frozen"] = hashlib.sha256(
             safetensors.torch.save({k: t.detach().clone() for k, t in frozen.items()})

@@ -8,12 +8,12 @@ from torch.nn import functional
 
 from tests.unlearning.kinds import OBJECTIVES, make_task, samples
 from unlearning.audit.audit import audit
-from unlearning.audit.extraction import measure_extraction
+from unlearning.audit.extraction import measure_extraction, measure_knowledge
 from unlearning.audit.findings import Findings
 from unlearning.audit.intervals import Interval
 from unlearning.audit.reference_test import AuditReferences
 from unlearning.audit.verdict import extraction_findings
-from unlearning.data.objectives import causal_language_model, classification
+from unlearning.data.objectives import Question, causal_language_model, classification
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.networks import copy_network
@@ -66,6 +66,26 @@ def test_a_sample_of_large_sets_is_enough_and_a_single_text_has_no_narrow_interv
     assert all((share.low, share.high) == (0.0, 1.0) for share in few["forget"].values())
 
 
+def test_knowledge_is_the_mean_over_the_texts_that_are_asked_about_and_a_set_without_any_is_left_out() -> None:
+    def asked(tokens: Tensor) -> Question | None:
+        return None if int(tokens[0]) % 2 else Question(tokens[:3], tokens[3:])
+
+    sets = {"forget": texts("forget", known=40), "held_out": texts("held_out", known=0)}
+    odd = sets["forget"].take((sets["forget"].inputs[:, 0] % 2 == 1).nonzero().flatten())
+    objective = causal_language_model(
+        VOCABULARY, text=lambda tokens: " ".join(map(str, tokens.tolist())), questions=asked
+    )
+    found = measure_knowledge(
+        Counting().eval(), sets | {"remain": odd}, objective=objective, max_samples=1000, confidence=0.95, seed=0
+    )
+
+    assert set(found) == {"forget", "held_out"}
+    assert found["forget"] == Interval(1.0, 1.0, 1.0)
+    assert 0.0 < found["held_out"].low < found["held_out"].value < 0.5
+    plain = causal_language_model(VOCABULARY)
+    assert measure_knowledge(Counting(), sets, objective=plain, max_samples=9, confidence=0.95, seed=0) == {}
+
+
 def test_an_objective_that_generates_nothing_is_not_asked() -> None:
     assert (
         measure_extraction(nn.Identity(), {}, objective=classification(2), max_samples=1, confidence=0.95, seed=0) == {}
@@ -99,7 +119,12 @@ def audited() -> dict[str, Findings]:
     """Audits of a language model that was changed a little: alone, with a retrained model, with reference predictions."""
     kind = OBJECTIVES["causal language model"]
     given = make_task(kind)
-    objective = causal_language_model(10, context=6, text=lambda tokens: "".join(map(str, tokens.tolist())))
+    objective = causal_language_model(
+        10,
+        context=6,
+        text=lambda tokens: " ".join(map(str, tokens.tolist())),
+        questions=lambda tokens: Question(tokens[:2], tokens[2:]),
+    )
     original, retrained = copy_network(given.model), copy_network(given.model)
     with torch.no_grad():
         for model, size in ((given.model, 0.1), (retrained, 0.2)):
@@ -136,6 +161,16 @@ def test_texts_are_attacked_with_zlib_and_beside_models_that_never_saw_them(audi
         assert found.membership.original.keys() == attacks.keys()
 
 
+def test_questions_are_asked_of_each_model_about_forgotten_remaining_and_never_seen_texts(
+    audited: dict[str, Findings],
+) -> None:
+    for name, found in audited.items():
+        assert found.extraction.keys() == {"original", "unlearned"} | ({"reference"} if name == "retrained" else set())
+        for shares in found.extraction.values():
+            assert all("knowledge" in shares[part] for part in ("forget", "remain", "held_out"))
+            assert set(shares["remain"]) == {"knowledge"}
+
+
 def test_privacy_leakage_needs_a_retrained_model(audited: dict[str, Findings]) -> None:
     assert {name: sorted(found.privacy_leakage) for name, found in audited.items()} == {
         "alone": [],
@@ -155,7 +190,8 @@ def test_the_operators_sheet_has_the_forgotten_texts_and_how_each_model_complete
     ]  # fmt: skip
     assert {len(column) for column in page.texts.values()} == {9}
     assert all(
-        len(start) + len(end) == 6 for start, end in zip(page.texts["beginning"], page.texts["forgotten"], strict=True)
+        len(start.split()) + len(end.split()) == 6
+        for start, end in zip(page.texts["beginning"], page.texts["forgotten"], strict=True)
     )
     assert page.texts["completed before"] != page.texts["completed after"]
     assert page.rows == {}

@@ -6,18 +6,19 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.unlearning.kinds import OBJECTIVES, make_task
 from unlearning.data.batches import Batch
-from unlearning.data.objectives import answers, causal_language_model
+from unlearning.data.objectives import Objective, answers, causal_language_model
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.dry_run import dry_run
-from unlearning.errors import InvalidWorkload, UnsupportedWorkload
+from unlearning.errors import InvalidWorkload, ReferencesUnusable, UnsupportedWorkload
 from unlearning.specs import IEU
 from unlearning.specs.training import Recipe
+from unlearning.training.references import sample_signals
 
 VOCABULARY, LENGTH = 11, 25
 LENGTHS = [25, 2, 13, 25, 7, 20]
@@ -26,7 +27,7 @@ LOGITS = 2 * torch.randn(len(LENGTHS), LENGTH, VOCABULARY, generator=GENERATOR)
 TOKENS = torch.randint(1, VOCABULARY, (len(LENGTHS), LENGTH), generator=GENERATOR)
 MASK = torch.arange(LENGTH) < torch.tensor(LENGTHS)[:, None]
 LABELS = TOKENS.masked_fill(~MASK, -100)
-OBJECTIVE = causal_language_model(VOCABULARY, context=LENGTH)
+OBJECTIVE = causal_language_model(VOCABULARY, context=LENGTH, named=8)
 PREDICTS = OBJECTIVE.predicts
 assert PREDICTS is not None
 FOUND = answers(
@@ -52,7 +53,7 @@ def test_a_loss_is_the_mean_negative_log_likelihood_of_the_tokens_after_the_firs
 
 
 def test_padding_changes_nothing_whether_a_mask_or_a_token_says_what_it_is() -> None:
-    by_token = causal_language_model(VOCABULARY, padding=0)
+    by_token = causal_language_model(VOCABULARY, padding=0, named=8)
     given = Batch(TOKENS * MASK, by_token.convert_targets(TOKENS * MASK, name="train"))
     found = answers(by_token, lambda inputs: LOGITS, given)
 
@@ -96,26 +97,137 @@ def test_zlib_is_the_loss_over_the_bytes_of_the_compressed_text() -> None:
     assert "zlib" not in PREDICTS.signals
 
 
+def compared(logits: Tensor, aims: Tensor, objective: Objective = OBJECTIVE) -> Tensor:
+    """What these aims are compared with, from a model that gives these logits."""
+    batch = Batch({"input_ids": TOKENS * MASK, "attention_mask": MASK.long()}, LABELS)
+    found = answers(objective, lambda inputs: logits, batch, aims).outputs
+    assert found is not None
+    return found
+
+
+def references_of(logits: Tensor, objective: Objective = OBJECTIVE) -> Tensor:
+    """What references keep of a model that gives these logits, as a file and `for_method` give it back."""
+    batch = Batch({"input_ids": TOKENS * MASK, "attention_mask": MASK.long()}, LABELS)
+    model = nn.Identity()
+    model.forward = lambda inputs: logits  # type: ignore[method-assign]
+    every = SampleSet(ids=tuple(map(str, range(len(LENGTHS)))), inputs=batch.inputs, targets=batch.targets)
+    return sample_signals(model, every, objective)[1].half().float()
+
+
+def law(aims: Tensor, row: int, *, digits: int = 1) -> tuple[np.ndarray, list[dict[int, float]]]:
+    """Read a row of references token by token: the true token's log-probability, and those of the other named tokens."""
+    blocks = aims[row].reshape(-1, LENGTH - 1).double().numpy()
+    named = blocks[2:].reshape(-1, 1 + digits, LENGTH - 1)
+    numbers = sum(named[:, 1 + power] * 2048**power for power in range(digits))
+    places = range(LENGTHS[row] - 1)
+    return blocks[0], [dict(zip(numbers[:, at].astype(int), named[:, 0, at], strict=True)) for at in places]
+
+
 def test_a_reference_has_the_loss_of_a_model_that_gives_it_and_is_at_distance_zero_from_it() -> None:
-    assert FOUND.outputs is not None
-    aim = PREDICTS.predictions(FOUND.outputs)
-    torch.testing.assert_close(PREDICTS.losses(aim, LABELS), FOUND.losses)
-    other = answers(OBJECTIVE, lambda inputs: LOGITS.roll(1, 0), Batch(TOKENS, LABELS)).outputs
+    aims = references_of(LOGITS)
+    torch.testing.assert_close(PREDICTS.losses(aims, LABELS), FOUND.losses, rtol=1e-3, atol=1e-3)
     for temperature in (1.0, 2.0):
-        assert PREDICTS.divergences(aim.half(), FOUND.outputs, temperature).abs().max() < 1e-4
-        assert (PREDICTS.divergences(aim, other, temperature) > 0).all()
+        assert PREDICTS.divergences(aims, compared(LOGITS, aims), temperature).abs().max() < 1e-4
+        assert (PREDICTS.divergences(aims, compared(LOGITS.roll(1, 0), aims), temperature) > 0).all()
 
 
-def test_the_divergence_is_that_of_the_token_against_all_others() -> None:
-    assert FOUND.outputs is not None
-    aim = torch.full((len(LENGTHS), LENGTH - 1), math.log(0.3)).masked_fill(~MASK[:, 1:], 0.0)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("named", [1, 3, 8])
+def test_the_divergence_is_that_of_the_named_tokens_and_the_rest_and_at_most_the_whole_one(
+    named: int, temperature: float
+) -> None:
+    objective = causal_language_model(VOCABULARY, named=named)
+    assert objective.predicts is not None
+    model = 2 * torch.randn(LOGITS.shape, generator=torch.Generator().manual_seed(1))
+    aims = references_of(LOGITS, objective)
+    found = objective.predicts.divergences(aims, compared(model, aims, objective), temperature)
+    wanted, whole = [], []
+    for row in range(len(LENGTHS)):
+        q, p = (part[row, : LENGTHS[row] - 1].double().softmax(-1).numpy() for part in (LOGITS, model))
+        each = []
+        for at, token in enumerate(TOKENS[row, 1 : LENGTHS[row]].tolist()):
+            others = [number for number in np.argsort(-q[at]) if number != token][: named - 1]
+            groups = [[token], *([number] for number in others)]
+            rest = [number for number in range(VOCABULARY) if number != token and number not in others]
+            laws = [
+                np.array([part[at, group].sum() for group in [*groups, rest]]) ** (1 / temperature) for part in (q, p)
+            ]
+            first, second = (each_law / each_law.sum() for each_law in laws)
+            each.append(temperature**2 * (first * np.log(first / second)).sum())
+        wanted.append(np.mean(each))
+        whole.append((q * np.log(q / p)).sum(1).mean())
+    torch.testing.assert_close(found.double(), torch.tensor(wanted), rtol=2e-3, atol=2e-3)
+    if temperature == 1.0:
+        assert (found.double().numpy() <= np.array(whole) + 2e-3).all()
+
+
+def test_references_that_name_the_token_alone_say_how_likely_it_is_and_nothing_else() -> None:
+    """Those of older versions do, and an objective that names more reads them."""
+    plain = causal_language_model(VOCABULARY)
+    assert references_of(LOGITS, plain).shape == (len(LENGTHS), LENGTH - 1)
+    torch.testing.assert_close(references_of(LOGITS)[:, : LENGTH - 1], references_of(LOGITS, plain))
+    aims = torch.full((len(LENGTHS), LENGTH - 1), math.log(0.3)).masked_fill(~MASK[:, 1:], 0.0)
     wanted = []
     for row in range(len(LENGTHS)):
         p = np.exp(of_tokens(row))
         wanted.append((0.3 * np.log(0.3 / p) + 0.7 * np.log(0.7 / (1 - p))).mean())
+    found = PREDICTS.divergences(aims, compared(LOGITS, aims), 1.0)
+    torch.testing.assert_close(found.double(), torch.tensor(wanted), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        PREDICTS.divergences(aim, FOUND.outputs, 1.0).double(), torch.tensor(wanted), rtol=1e-4, atol=1e-4
+        PREDICTS.losses(aims, LABELS), torch.full((len(LENGTHS),), -math.log(0.3)), rtol=1e-5, atol=1e-5
     )
+
+
+def test_a_references_numbers_of_tokens_are_exact_in_half_precision() -> None:
+    """Of 150,000 tokens, the likeliest have the largest numbers and those where a digit begins."""
+    vocabulary = 150_000
+    objective = causal_language_model(vocabulary, named=5)
+    logits, likely = torch.zeros(1, 3, vocabulary), [149_999, 147_456, 2_048, 2_047]
+    logits[..., likely] = torch.tensor([9.0, 8.0, 7.0, 6.0])
+    tokens = torch.tensor([[1, 149_999, 5]])
+    assert objective.recorded is not None
+    assert objective.predicts is not None
+    aims = objective.recorded(lambda inputs: logits, tokens).half().float()
+
+    blocks = aims.reshape(-1, 2)
+    numbers = blocks[3::3] + 2048 * blocks[4::3]
+    assert numbers[:3, 0].tolist() == likely[1:]
+    assert numbers[:, 1].tolist() == likely
+    same = answers(objective, lambda inputs: logits, Batch(tokens, tokens), aims).outputs
+    assert same is not None
+    assert objective.predicts.divergences(aims, same, 1.0).abs().max() < 1e-4
+
+
+def test_models_that_name_other_tokens_are_averaged() -> None:
+    """The true token by the geometric mean; the others by the mean of what each gives, or shares out evenly, scaled to the rest."""
+    second = 2 * torch.randn(LOGITS.shape, generator=torch.Generator().manual_seed(2))
+    objective = causal_language_model(VOCABULARY, named=4)
+    assert objective.predicts is not None
+    kept = torch.stack([references_of(part, objective) for part in (LOGITS, second, LOGITS)])
+    weights = torch.tensor([[0.5], [0.5], [0.0]]).expand(3, len(LENGTHS))
+    mean = objective.predicts.averaged(kept, weights)
+    for row in range(len(LENGTHS)):
+        of_models = [law(each, row) for each in kept[:2]]
+        true, others = law(mean, row)
+        for at, token in enumerate(TOKENS[row, 1 : LENGTHS[row]].tolist()):
+            wanted_true = np.mean([found[0][at] for found in of_models])
+            whole = np.zeros(VOCABULARY)
+            for given_true, named in ((found[0][at], found[1][at]) for found in of_models):
+                p = {number: math.exp(value) for number, value in named.items()}
+                left = 1 - math.exp(given_true) - sum(p.values())
+                for number in set(range(VOCABULARY)) - {token}:
+                    whole[number] += p.get(number, left / (VOCABULARY - 4)) / 2
+            whole *= (1 - math.exp(wanted_true)) / whole.sum()
+            assert true[at] == pytest.approx(wanted_true)
+            assert sorted(others[at].values()) == pytest.approx(np.sort(np.log(whole[whole > 0]))[-3:], abs=0.01)
+            for number, value in others[at].items():
+                assert value == pytest.approx(math.log(whole[number]), abs=0.01)
+
+
+def test_references_of_texts_of_another_length_are_refused() -> None:
+    for width in (LENGTH, 3 * (LENGTH - 1), 2 * LENGTH):
+        with pytest.raises(ReferencesUnusable, match="do not fit texts of 25 tokens"):
+            compared(LOGITS, torch.zeros(len(LENGTHS), width))
 
 
 def test_the_guess_knows_how_often_each_token_occurs_and_no_context() -> None:
@@ -142,10 +254,12 @@ def test_no_gradient_is_wrong_at_padding_or_at_a_certain_token() -> None:
         OBJECTIVE, lambda inputs: logits, Batch({"input_ids": TOKENS, "attention_mask": MASK.long()}, LABELS)
     )
     assert found.outputs is not None
-    aim = torch.full((len(LENGTHS), LENGTH - 1), -1.0)
+    batch = Batch({"input_ids": TOKENS, "attention_mask": MASK.long()}, LABELS)
+    aims = torch.full((len(LENGTHS), LENGTH - 1), -1.0), references_of(LOGITS), torch.zeros_like(references_of(LOGITS))
+    asked = [(aim, answers(OBJECTIVE, lambda inputs: logits, batch, aim).outputs) for aim in aims]
     for value in (
         found.losses,
-        PREDICTS.divergences(aim, found.outputs, 2.0),
+        *(PREDICTS.divergences(aim, outputs, 2.0) for aim, outputs in asked if outputs is not None),
         *(read(found.outputs, LABELS) for read in PREDICTS.features),
     ):
         assert torch.autograd.grad(value.sum(), logits, retain_graph=True)[0].isfinite().all()
@@ -208,9 +322,11 @@ def test_inputs_without_tokens_are_refused(inputs: object) -> None:
         OBJECTIVE.losses(lambda inputs: LOGITS, Batch(inputs, LABELS))
 
 
-def test_a_vocabulary_of_one_token_is_refused() -> None:
+def test_a_vocabulary_of_one_token_and_references_that_name_none_are_refused() -> None:
     with pytest.raises(UnsupportedWorkload, match="nothing to predict"):
         causal_language_model(1)
+    with pytest.raises(UnsupportedWorkload, match="named is 0"):
+        causal_language_model(VOCABULARY, named=0)
 
 
 def test_the_dry_run_finds_targets_that_are_shifted_already() -> None:

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,9 +10,11 @@ from torch.nn import functional
 
 from unlearning.data.batches import Batch, Inputs, sent
 from unlearning.data.objectives.extraction import continue_greedily, extract
+from unlearning.data.objectives.knowledge import Ask, answered
+from unlearning.data.objectives.named_tokens import NamedTokens
 from unlearning.data.objectives.objective import Forward, Objective, call
 from unlearning.data.objectives.outputs import at_least_float32, logits_of
-from unlearning.data.objectives.prediction import Completion, Merit, Prediction
+from unlearning.data.objectives.prediction import Completion, Merit, Prediction, Read
 from unlearning.data.objectives.targets import IGNORED, token_labels
 from unlearning.errors import UnsupportedWorkload
 
@@ -43,6 +44,8 @@ def causal_language_model(
     padding: int | None = None,
     spread: bool = False,
     text: Callable[[Tensor], str] | None = None,
+    named: int = 1,
+    questions: Ask | None = None,
 ) -> Objective:
     """Make the objective of a causal language model: the mean negative log-likelihood of a sequence's tokens, nats.
 
@@ -51,16 +54,36 @@ def causal_language_model(
     with -100 for those that the loss does not count, such as a prompt's. context: the longest sequence that the model takes.
     padding: the token with which shorter ones are filled up, counted nowhere. spread: how the model takes its inputs, see `call`.
     text: writes tokens (k,) as text, such as a tokenizer's `decode`. With it audits have the attack "zlib", and the operator's
-    sheet has what the model completes.
+    sheet has what the model completes. named: how many tokens a reference prediction names at each place, with their
+    log-probabilities: the true one and the likeliest others, and all the rest as one. 1 names the true one alone. More bring the
+    model nearer to the reference models altogether, also where they know remaining texts less well (decision 26).
+    questions: makes of a text's tokens a question about it, in other words than the text's, and the answer. With it audits measure
+    what the model knows (`unlearning.data.objectives.knowledge`). It needs `text`.
 
-    Outputs, predictions and references hold a number for each token after the first: the log-probability of the token itself. They
-    do not grow with the vocabulary, and those of several models can be averaged. Of tokens that are padding they are 0.
+    Outputs hold two numbers for each token after the first: the log-probability of the token itself, and the same standardised.
+    References hold 2 bytes a token if they name 1 token, and 4 · `named` if more, or 6 · `named` − 2 of a vocabulary above 2,048.
+    Of tokens that are padding they are 0.
 
-    Raises UnsupportedWorkload for fewer than two tokens, and later for other inputs, and logits of another shape.
+    Raises UnsupportedWorkload for fewer than two tokens, none that is named, or questions without `text`, and later for other
+    inputs, and logits of another shape.
     """
     if vocabulary < 2:
         raise UnsupportedWorkload(f"causal_language_model({vocabulary}) leaves nothing to predict.")
+    if named < 1:
+        raise UnsupportedWorkload(
+            f"References of a language model name one token or more, the true one first; named is {named}."
+        )
+    if questions is not None and text is None:
+        raise UnsupportedWorkload(
+            "Answers to questions are compared as text: causal_language_model needs `text` with `questions`."
+        )
     find = partial(token_logits, vocabulary=vocabulary, spread=spread)
+    references = NamedTokens(
+        vocabulary=vocabulary,
+        count=min(named - 1, vocabulary - 2),
+        logits=find,
+        following=lambda inputs: (tokens_of(inputs)[:, 1:], _real(inputs, padding)),
+    )
 
     def losses(forward: Forward, batch: Batch) -> Tensor:
         logits, labels = find(forward, batch.inputs)[:, :-1], batch.targets[:, 1:]
@@ -89,25 +112,35 @@ def causal_language_model(
         written, starts = continue_greedily(find, forward, batch)
         tokens, places = tokens_of(batch.inputs), torch.arange(written.shape[1], device=written.device)
         second = (batch.targets != IGNORED) & (places >= starts[:, None])
-        first = functional.pad(_real(batch.inputs, padding), (1, 0), value=True) & (places < starts[:, None])
+        first = real(batch.inputs) & (places < starts[:, None])
         return [
             Completion(*(_written(text, part) for part in (own[before], own[after], new[after])))
             for own, new, before, after in zip(tokens, written, first, second, strict=True)
         ]
+
+    def knowledge(forward: Forward, batch: Batch) -> Tensor:
+        assert questions is not None
+        assert text is not None
+        return answered(find, questions, text, forward, batch.inputs, tokens_of(batch.inputs), real(batch.inputs))
+
+    def real(inputs: Inputs) -> Tensor:
+        return functional.pad(_real(inputs, padding), (1, 0), value=True)
 
     return Objective(
         losses=losses,
         scramble=scramble,
         merit=LOG_LIKELIHOOD,
         outputs=outputs,
-        prediction=PREDICTION
-        if text is None
-        else replace(PREDICTION, signals={**PREDICTION.signals, "zlib": partial(_zlib, text)}),
+        prediction=_prediction(references, text),
+        recorded=references.recorded if references.count else None,
+        compared=references.compared,
+        token_logits=lambda forward, inputs: (find(forward, inputs), real(inputs)),
         targets=lambda targets, name: token_labels(
             targets, vocabulary=vocabulary, context=context, padding=padding, name=name
         ),
         lengths=lengths,
         extraction=partial(extract, find),
+        knowledge=None if questions is None else knowledge,
         completions=None if text is None else completions,
     )
 
@@ -169,26 +202,15 @@ def _log_probabilities(outputs: Tensor) -> Tensor:
     return outputs[:, : outputs.shape[1] // 2]
 
 
+def _of_tokens(values: Tensor, targets: Tensor) -> Tensor:
+    """Read the log-probability of each token after the first, with which rows of outputs and of predictions begin."""
+    return values[:, : targets.shape[1] - 1]
+
+
 def _losses(log_probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Compute the losses, (n,), from rows that begin with the log-probability of each token after the first."""
     counted = targets[:, 1:] != IGNORED
-    return -(log_probabilities * counted).sum(1) / lengths(targets)
-
-
-def _divergences(aim: Tensor, outputs: Tensor, temperature: float) -> Tensor:
-    """Compute the mean over the tokens of T² KL(q ‖ p), (n,), nats, of the two-sided law "this token, or another"."""
-    log_p = _log_probabilities(outputs)
-    real = (aim != 0) | (log_p != 0)
-    q, p = (_logit(part.to(log_p)) / temperature for part in (aim, log_p))
-    share = q.sigmoid()
-    each = share * (functional.logsigmoid(q) - functional.logsigmoid(p))
-    each = each + (1 - share) * (functional.logsigmoid(-q) - functional.logsigmoid(-p))
-    return temperature**2 * (each * real).sum(1) / real.sum(1).clamp(min=1)
-
-
-def _logit(log_probabilities: Tensor) -> Tensor:
-    """Compute log(p / (1 − p)) of p between 1e-9 and 1 − 1e-4."""
-    inside = log_probabilities.clamp(-20.0, -1e-4)
-    return inside - torch.log(-torch.expm1(inside))
+    return -(_of_tokens(log_probabilities, targets) * counted).sum(1) / lengths(targets)
 
 
 def _least_known(values: Tensor, targets: Tensor) -> Tensor:
@@ -231,7 +253,7 @@ def _zlib(text: Callable[[Tensor], str], outputs: Tensor, targets: Tensor) -> Te
 def _quantiles(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return quantiles of a sequence's token losses, (n, 7)."""
     counted = targets[:, 1:] != IGNORED
-    order = (-_log_probabilities(outputs)).masked_fill(~counted, torch.inf).sort(1).values
+    order = (-_of_tokens(outputs, targets)).masked_fill(~counted, torch.inf).sort(1).values
     shares = torch.tensor(_QUANTILES, device=order.device)
     places = (shares * (lengths(targets)[:, None] - 1)).round().long()
     return order.gather(1, places)
@@ -239,7 +261,7 @@ def _quantiles(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _mean_and_spread(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of a sequence's token losses and their standard deviation, (n, 2)."""
-    counted, token_losses = targets[:, 1:] != IGNORED, -_log_probabilities(outputs)
+    counted, token_losses = targets[:, 1:] != IGNORED, -_of_tokens(outputs, targets)
     mean = _losses(-token_losses, targets)
     squares = ((token_losses - mean[:, None]) ** 2 * counted).sum(1) / lengths(targets)
     return torch.stack([mean, (squares + 1e-12).sqrt()], 1)
@@ -272,18 +294,24 @@ def _counts(targets: Tensor) -> Tensor:
     return counts.scatter_add_(1, targets.clamp(min=0) % _BUCKETS, counted)
 
 
-PREDICTION = Prediction(
-    predictions=_log_probabilities,
-    divergences=_divergences,
-    losses=_losses,
-    known=lambda outputs, targets: -_losses(_log_probabilities(outputs), targets),
-    guess=_guess,
-    distributions=_distributions,
-    likeness=_likeness,
-    signals={"min_k": _min_k, "min_k_plus": _min_k_plus},
-    features=(_quantiles, _mean_and_spread),
-    answered=lambda log_p: torch.cat([log_p, torch.zeros_like(log_p)], 1),
-    stored=torch.float16,
-    unit="nats a token",
-)
-"""What the log-probabilities of a sequence's tokens offer."""
+def _prediction(references: NamedTokens, text: Callable[[Tensor], str] | None) -> Prediction:
+    """Make what can be read from the log-probabilities of a sequence's tokens. A guess names no token but the true one."""
+    signals: dict[str, Read] = {"min_k": _min_k, "min_k_plus": _min_k_plus}
+    if text is not None:
+        signals["zlib"] = partial(_zlib, text)
+    return Prediction(
+        predictions=_log_probabilities,
+        divergences=references.divergences,
+        averaged=references.averaged,
+        kind=f"{references.count} other tokens",
+        losses=_losses,
+        known=lambda outputs, targets: -_losses(outputs, targets),
+        guess=_guess,
+        distributions=_distributions,
+        likeness=_likeness,
+        signals=signals,
+        features=(_quantiles, _mean_and_spread),
+        answered=lambda predictions: predictions,
+        stored=torch.float16,
+        unit="nats a token",
+    )

@@ -34,10 +34,10 @@ def extract(logits: Logits, forward: Forward, batch: Batch, generator: torch.Gen
     return {
         "exact_memorisation": (hits & counted).sum(1) / counted.sum(1).clamp(min=1),
         "extraction_strength": extraction_strength(hits, counted),
-        "greedy_extraction": _recall(batch, _continue(logits, forward, batch.inputs, starts, None), starts),
+        "greedy_extraction": _recall(batch, continue_from(logits, forward, batch.inputs, starts, None), starts),
         "sampled_extraction": torch.stack(
             [
-                _recall(batch, _continue(logits, forward, batch.inputs, starts, generator), starts)
+                _recall(batch, continue_from(logits, forward, batch.inputs, starts, generator), starts)
                 for _ in range(SAMPLED)
             ]
         ).amax(0),
@@ -47,7 +47,7 @@ def extract(logits: Logits, forward: Forward, batch: Batch, generator: torch.Gen
 def continue_greedily(logits: Logits, forward: Forward, batch: Batch) -> tuple[Tensor, Tensor]:
     """Complete the second half of each text's counted tokens greedily; return the tokens, (n, length), and its place, (n,)."""
     starts = _second_halves(batch.targets)
-    return _continue(logits, forward, batch.inputs, starts, None), starts
+    return continue_from(logits, forward, batch.inputs, starts, None), starts
 
 
 def extraction_strength(hits: Tensor, counted: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _second_halves(targets: Tensor) -> Tensor:
     return (places > (places[:, -1:] // 2)).int().argmax(1)
 
 
-def _continue(
+def continue_from(
     logits: Logits, forward: Forward, inputs: Inputs, starts: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     """Continue each text from its place in `starts`, (n,), greedily, or by drawing with a generator; return tokens (n, length).

@@ -39,6 +39,12 @@ class Objective:
         Classes without logits are those that a model, such as an image generator, is asked for.
     outputs, prediction: for other models that predict something: (n, k), and what can be read from it.
 
+    recorded: (forward, inputs) → (n, j), the predictions that references keep of a model; without it those of the outputs.
+    compared: (forward, inputs, aims (n, j)) → (n, …), differentiable, what `prediction.divergences` compares with these aims;
+        without it the outputs. A row of zeros is the aim of a sample that has none.
+    token_logits: (forward, inputs) → logits of a text's tokens, (n, length, c), and which tokens are not padding, (n, length) bool;
+        for models of texts, whose features are the mean of what enters the layer that gives these.
+
     targets: (targets, name of the set) → targets as the losses take them; raises InvalidWorkload. A Workload calls it once.
     fit: (converted training targets) → the objective that knows them, e.g. their mean. A Workload calls it once.
     ceiling: nats; a forget sample's loss is raised no farther. Without it log(classes), else twice the loss of held-out data.
@@ -48,6 +54,8 @@ class Objective:
     lengths: (targets) → (n,), how many predictions a sample's loss is the mean of, such as a text's tokens; without it 1.
     extraction: (forward, batch, generator) → by name (n,), 0 to 1: how much of each sample a model gives away that generates such
         samples. An audit reports it; only shares leave it, never what was generated.
+    knowledge: (forward, batch) → (n,), 0 to 1: how well a model answers a question about each sample; NaN for one about which
+        nothing is asked.
     completions: (forward, batch) → for each sample its text, and how a model completes it. For the operator's sheet alone.
     renewed: (number) → the objective with noise of its own, where `losses` are estimates with fixed noise; see `for_step`.
     generation: what a model can do that generates samples by class.
@@ -63,6 +71,9 @@ class Objective:
     classes: int | None = None
     outputs: Outputs | None = None
     prediction: Prediction | None = None
+    recorded: Outputs | None = None
+    compared: Callable[[Forward, Inputs, Tensor], Tensor] | None = None
+    token_logits: Callable[[Forward, Inputs], tuple[Tensor, Tensor]] | None = None
     targets: Callable[[Tensor, str], Tensor] | None = None
     fit: "Callable[[Tensor], Objective] | None" = None
     ceiling: float | None = None
@@ -70,6 +81,7 @@ class Objective:
     gap: float = 0.5
     lengths: Callable[[Tensor], Tensor] | None = None
     extraction: Callable[[Forward, Batch, torch.Generator], Mapping[str, Tensor]] | None = None
+    knowledge: Callable[[Forward, Batch], Tensor] | None = None
     completions: Callable[[Forward, Batch], Sequence[Completion]] | None = None
     renewed: "Callable[[int], Objective] | None" = None
     generation: Generation | None = None
@@ -175,6 +187,7 @@ def divided(objective: Objective) -> Objective:
         losses=partial(_divided_rows, objective.losses),
         logits=objective.logits and partial(_divided_rows, objective.logits),
         outputs=objective.outputs and partial(_divided_rows, objective.outputs),
+        recorded=objective.recorded and partial(_divided_rows, objective.recorded),
         renewed=objective.renewed and partial(_divided_renewed, objective.renewed),
     )
 
@@ -193,15 +206,16 @@ def undivided(objective: Objective) -> Objective:
     return objective.alone or objective
 
 
-def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
+def answers(objective: Objective, forward: Forward, batch: Batch, aims: Tensor | None = None) -> Answers:
     """Compute each sample's loss and outputs in one forward pass.
 
+    aims: (n, j), where what the objective compares with these (`Objective.compared`) shall stand in the place of the outputs.
     An objective that does not call `forward` exactly once, or not on the same inputs, for each of the two is given a pass for each.
     Raises UnsupportedWorkload for losses of another shape.
     """
     if objective.alone is not None:
-        return _divided_answers(objective.alone, forward, batch)
-    read = objective.read
+        return _divided_answers(objective.alone, forward, batch, aims)
+    read = objective.read if aims is None or objective.compared is None else _comparing(objective.compared, aims)
     if read is None:
         return Answers(_checked(objective.losses(forward, batch), batch), None, batch.targets)
     passes: list[tuple[Inputs, Any]] = []
@@ -223,12 +237,16 @@ def answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
     return Answers(_checked(losses, batch), outputs, batch.targets)
 
 
-def _divided_answers(objective: Objective, forward: Forward, batch: Batch) -> Answers:
-    def compute(own: Forward, part: Batch) -> tuple[Tensor, ...]:
-        found = answers(objective, own, part)
+def _comparing(compared: Callable[[Forward, Inputs, Tensor], Tensor], aims: Tensor) -> Outputs:
+    return lambda forward, inputs: compared(forward, inputs, aims)
+
+
+def _divided_answers(objective: Objective, forward: Forward, batch: Batch, aims: Tensor | None) -> Answers:
+    def compute(own: Forward, part: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        found = answers(objective, own, *part)
         return (found.losses,) if found.outputs is None else (found.losses, found.outputs)
 
-    losses, *outputs = ranks.divide(compute, forward, batch)
+    losses, *outputs = ranks.divide(compute, forward, (batch,) if aims is None else (batch, aims))
     return Answers(losses, outputs[0] if outputs else None, batch.targets)
 
 

@@ -70,15 +70,22 @@ MINUS_LOSS = Merit(
 """The merit of an objective that names none."""
 
 
+def weighted_mean(predictions: Tensor, weights: Tensor) -> Tensor:
+    """Compute the weighted mean of predictions (m, n, j) by weights (m, n), (n, j) float64."""
+    return (weights.double()[..., None] * predictions.double()).sum(0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
     """What can be read from a model's outputs, (n, k), beside the losses.
 
-    predictions: (outputs) → (n, k), what is averaged over reference models and matched: probabilities, values.
-    stored: the type in which they are kept.
-    divergences: (aim, outputs, temperature) → (n,), nats, differentiable: how far outputs are from a prediction; 0 where they give
-        it. temperature: T, by which the logits of both are divided; times T², so that gradients keep their scale (Hinton et al.,
-        2015). Without logits it has no effect.
+    predictions: (outputs) → (n, j), what is averaged over reference models and matched: probabilities, values. Where outputs hold
+        too little of it, models are asked for it themselves (`Objective.recorded`).
+    stored: the type in which they are kept. kind: what they hold, where an objective may keep one thing or another.
+    averaged: (predictions of m models (m, n, j), weights (m, n) that sum to 1) → (n, j); their weighted mean unless said otherwise.
+    divergences: (aim, outputs, temperature) → (n,), nats, differentiable: how far outputs, or what the objective computes in their
+        place (`Objective.compared`), are from a prediction; 0 where they give it. temperature: T, by which the logits of both are
+        divided; times T², so that gradients keep their scale (Hinton et al., 2015). Without logits it has no effect.
     losses: (predictions, targets) → (n,), nats: the objective's loss of the targets under a prediction.
     known: (outputs, targets) → (n,), higher the better the model knows the sample, and as evenly spread as possible: what the
         reference test compares, in `unit`.
@@ -105,7 +112,9 @@ class Prediction:
     signals: Mapping[str, Read] = field(default_factory=dict)
     features: tuple[Read, ...] = ()
     answered: Callable[[Tensor], Tensor] | None = None
+    averaged: Callable[[Tensor, Tensor], Tensor] = weighted_mean
     stored: torch.dtype = torch.float32
+    kind: str = ""
     unit: str = "nats"
 
 

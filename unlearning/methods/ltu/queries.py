@@ -1,7 +1,8 @@
 """The query sets that LTU's remembering feedback is tested on: near in features, near in labels, and uniform [paper].
 
 Feature extractor and label vectorisation are [ours]: the frozen penultimate features of the original model and the rows of the
-linear layer that gives its logits, both compared by cosine. For other targets than classes the objective says how alike they are.
+linear layer that gives its logits, both compared by cosine. A text's features are the mean over its tokens (docs/methods.md §5).
+For other targets than classes the objective says how alike they are.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch.nn import functional
 from unlearning.data.batches import Batch, sent
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
-from unlearning.features import output_layer, penultimate_features
+from unlearning.features import mean_hidden_states, output_layer, penultimate_features
 from unlearning.hardware import in_float32
 
 
@@ -39,12 +40,18 @@ class Neighbourhood:
 def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Neighbourhood:
     """Compute the similarities once, on the original model. A query set that nothing is known for is uniform.
 
-    Features are the inputs of the linear layer whose outputs are the model's, scaled to unit length.
+    Features are the inputs of the linear layer whose outputs are the model's, scaled to unit length; of a text their mean over its
+    tokens.
     """
+    if objective.token_logits is not None:
+        return Neighbourhood(
+            remain=remain,
+            similarity=_of_texts(model, objective, forget=forget, remain=remain),
+            label_similarity=None,
+            likeness=_likeness(objective, forget=forget, remain=remain),
+        )
     head = output_layer(model, objective, forget.select(torch.arange(min(2, len(forget)))))
-    likeness = None
-    if objective.predicts is not None and objective.predicts.likeness is not None:
-        likeness = objective.predicts.likeness(forget.targets, remain.targets)
+    likeness = _likeness(objective, forget=forget, remain=remain)
     if head is None:
         return Neighbourhood(remain=remain, similarity=None, label_similarity=None, likeness=likeness)
     near, far = (
@@ -56,6 +63,17 @@ def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, 
     rows = head.weight if len(head.weight) > 1 else torch.cat([-head.weight, head.weight])
     rows = functional.normalize(rows.float(), dim=-1)
     return Neighbourhood(remain=remain, similarity=near @ far.T, label_similarity=rows @ rows.T)
+
+
+def _likeness(objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Tensor | None:
+    predicts = objective.predicts
+    return None if predicts is None or predicts.likeness is None else predicts.likeness(forget.targets, remain.targets)
+
+
+def _of_texts(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Tensor | None:
+    found = [mean_hidden_states(model, objective, samples) for samples in (forget, remain)]
+    near, far = (None if each is None else functional.normalize(each, dim=-1) for each in found)
+    return None if near is None or far is None else near @ far.T
 
 
 def query_sets(

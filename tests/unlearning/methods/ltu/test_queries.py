@@ -4,12 +4,50 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
+from tests.unlearning.kinds import OBJECTIVES, make_task
 from tests.unlearning.small import CLASSES, OBJECTIVE, convolutional, normalised, plain, task
 from unlearning.data.batches import Batch
 from unlearning.methods.ltu.queries import Neighbourhood, neighbourhood, query_sets
 from unlearning.task import Task
 
 SIZE = 10
+
+
+@pytest.mark.parametrize("name", ["causal language model", "causal language model, padded"])
+def test_texts_are_near_by_the_mean_of_their_hidden_states_and_the_nearest_are_drawn(name: str) -> None:
+    given = make_task(OBJECTIVES[name], epochs=1)
+    model, head = given.model.eval(), given.model.head
+    means = []
+    for part in (given.forget, given.remain):
+        rows = []
+        for place in range(len(part)):
+            batch = part.select(torch.tensor([place]))
+            entered: list[torch.Tensor] = []
+            hook = head.register_forward_pre_hook(lambda _, arguments, entered=entered: entered.append(arguments[0]))
+            with torch.no_grad():
+                model(**batch.inputs) if isinstance(batch.inputs, dict) else model(batch.inputs)
+            hook.remove()
+            length = int((batch.targets != -100).sum())
+            rows.append(entered[0][0, :length].mean(0))
+        means.append(torch.stack(rows))
+    cosine = torch.nn.functional.cosine_similarity(means[0][:, None], means[1][None], dim=-1)
+    near = neighbourhood(model, given.objective, forget=given.forget, remain=given.remain)
+
+    torch.testing.assert_close(near.similarity, cosine, rtol=1e-4, atol=1e-5)
+    assert near.likeness is not None
+    index = torch.tensor([0, 4])
+    by_feature = query_sets(
+        near, index, given.forget.targets[index], size=SIZE, generator=torch.Generator().manual_seed(0)
+    )[0]
+    wanted = given.remain.select(cosine[index].amax(0).topk(SIZE).indices)
+    assert torch.equal(by_feature.targets, wanted.targets)
+
+
+def test_a_language_model_whose_logits_no_linear_layer_gives_as_they_are_has_uniform_queries() -> None:
+    given = make_task(OBJECTIVES["causal language model"], epochs=1)
+    given.model.way = lambda own, x: 2 * own.head(own.cell(own.table(x))[0])
+    near = neighbourhood(given.model, given.objective, forget=given.forget, remain=given.remain)
+    assert near.similarity is None
 
 
 @pytest.fixture(scope="module")
