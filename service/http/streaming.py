@@ -22,7 +22,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Subquery
 from sqlalchemy.orm import Session
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ledger.db import allow_long_statements
 from ledger.requests.do_not_train import read_digests
@@ -157,24 +157,36 @@ class WeightsFile(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file as fast as the client takes it. A damaged one is broken off: the client gets less than was announced."""
         with closing(self._file), self._opened():
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if not await _send_in_time(send, _start(self), "a file of weights"):
+                return
             found, held = hashlib.sha256(), b""
             while chunk := await run_in_threadpool(self._file.read, IN_MEMORY):
                 found.update(chunk)
-                if held and not await _send_in_time(send, held, "a file of weights"):
+                if held and not await _send_in_time(send, _part(held), "a file of weights"):
                     return
                 held = chunk
             if found.hexdigest() != self._sha256:
                 logger.error("weights are broken off: SHA-256 %s in place of %s", found.hexdigest(), self._sha256)
                 return
-            await send({"type": "http.response.body", "body": held, "more_body": False})
+            await _send_in_time(send, _part(held, last=True), "a file of weights")
 
 
-async def _send_in_time(send: Send, body: bytes, what: str) -> bool:
-    """Send a part of a body, and return whether its reader has taken it within SEND_SECONDS."""
+def _start(response: Response) -> Message:
+    return {"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers}
+
+
+def _part(body: bytes, *, last: bool = False) -> Message:
+    return {"type": "http.response.body", "body": body, "more_body": not last}
+
+
+async def _send_in_time(send: Send, message: Message, what: str) -> bool:
+    """Send a part of a response, and return whether its reader has taken within SEND_SECONDS what was sent before.
+
+    The last part and the first one too: they wait for what is still unsent, that of an earlier call on the connection among it.
+    """
     try:
         with fail_after(SEND_SECONDS):
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send(message)
     except TimeoutError:
         logger.warning("%s is broken off: its reader took nothing for %.0f s", what, SEND_SECONDS)
         return False
@@ -195,11 +207,12 @@ class DigestList(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the list as fast as the client takes it. A client that takes nothing for SEND_SECONDS gets no more."""
         with closing(self._file), self._opened():
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if not await _send_in_time(send, _start(self), "a list"):
+                return
             while lines := await run_in_threadpool(self._next_lines):
-                if not await _send_in_time(send, lines, "a list"):
+                if not await _send_in_time(send, _part(lines), "a list"):
                     return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await _send_in_time(send, _part(b"", last=True), "a list")
 
     def _next_lines(self) -> bytes:
         found = self._file.read(DIGEST_BYTES * DIGESTS_A_CHUNK)

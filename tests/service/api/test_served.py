@@ -1,6 +1,7 @@
 """The served version and its weights, for servers that fetch them themselves."""
 
 import hashlib
+import socket
 from pathlib import Path
 
 import httpx
@@ -8,10 +9,14 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
+import service.app
 from ledger.registry.access import issue_key
 from ledger.registry.signatures import set_signature
+from service.http import streaming
 from tests.fixtures.s3 import BUCKET, S3
-from tests.service.conftest import Serve, Site, publish_job
+from tests.fixtures.waiting import await_that
+from tests.service.conftest import Serve, Site, begin_call, publish_job, set_up
+from tests.service.http.test_streaming import open_transactions
 
 CONTENT = bytes(range(256)) * 20_000  # more than one part of a response
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -92,6 +97,54 @@ def test_damaged_weights_are_broken_off(fetcher: httpx.Client, tmp_path: Path) -
     (tmp_path / f"{SHA256}.safetensors").write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(httpx.RemoteProtocolError):
         fetcher.get(f"{PATH}/weights")
+
+
+@pytest.fixture
+def large(
+    serve: Serve, model_server: str, sessions: sessionmaker[Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> httpx.Client:
+    """The client of a model server whose weights are more than the sockets in between hold. It may fetch one file at a time."""
+    content = bytes(19 * streaming.IN_MEMORY)
+    values = {"sha256": hashlib.sha256(content).hexdigest()}
+    (tmp_path / f"{values['sha256']}.safetensors").write_bytes(content)
+    with sessions.begin() as session:
+        changed = "weights_path = :sha256 || '.safetensors', weights_sha256 = :sha256"
+        session.execute(text(f"UPDATE model_versions SET {changed}"), values)
+    monkeypatch.setattr(service.app, "MAX_FILES", 4)
+    return serve(key=model_server, storage=tmp_path, alone=True)
+
+
+def stall(client: httpx.Client) -> socket.socket:
+    """A connection whose client asks for the weights, reads the first byte of the response, and then does nothing."""
+    connection = begin_call(client, f"GET {PATH}/weights HTTP/1.1")
+    assert connection.recv(1)
+    return connection
+
+
+def status(client: httpx.Client, **headers: str) -> int:
+    """Of a call for the weights, which are not read to their end."""
+    with client.stream("GET", f"{PATH}/weights", headers=headers) as answer:
+        return answer.status_code
+
+
+def test_a_server_that_takes_its_weights_slowly_takes_its_own_tenants_share(
+    large: httpx.Client, sessions: sessionmaker[Session]
+) -> None:
+    with sessions.begin() as session:
+        other = set_up(session, "other")
+        stranger = issue_key(session, tenant_id=other.tenant_id, name="triton", scopes=["weights:read"]).secret
+    with stall(large):
+        assert status(large) == 429
+        assert status(large, Authorization=f"Bearer {stranger}") == 503  # its own file is not there
+        assert open_transactions(sessions) == 0
+
+
+@pytest.mark.parametrize("size", [1, 10], ids=["in the middle", "at the last part"])
+def test_a_server_that_takes_nothing_is_left(large: httpx.Client, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(streaming, "IN_MEMORY", size * streaming.IN_MEMORY)
+    monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
+    with stall(large):
+        await_that(lambda: status(large) == 200, "room for a file of weights")
 
 
 def test_weights_need_their_own_scope_and_an_api_that_may_read_them(

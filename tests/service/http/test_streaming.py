@@ -35,7 +35,12 @@ def open_transactions(sessions: sessionmaker[Session]) -> int | None:
 
 def await_list(client: httpx.Client) -> None:
     """Until the list is sent: the server notices a client's end a moment later."""
-    await_that(lambda: client.get(PATH).status_code == 200, "room for a list")
+
+    def status() -> int:
+        with client.stream("GET", PATH) as answer:  # which is not read to its end
+            return answer.status_code
+
+    await_that(lambda: status() == 200, "room for a list")
 
 
 @pytest.fixture
@@ -98,8 +103,13 @@ def test_slow_readers_take_their_own_tenants_share_and_no_transaction(
 
 
 @pytest.mark.usefixtures("long_list")
-def test_a_reader_that_takes_nothing_is_left(serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("digests", [streaming.DIGESTS_A_CHUNK, LIST_LENGTH], ids=["in the middle", "at the last part"])
+def test_a_reader_that_takes_nothing_is_left(
+    serve: Serve, site: Site, monkeypatch: pytest.MonkeyPatch, digests: int
+) -> None:
+    """At the last part too, which is sent at once and whose end waits until it has been taken."""
     monkeypatch.setattr(service.app, "MAX_LISTS", 4)
+    monkeypatch.setattr(streaming, "DIGESTS_A_CHUNK", digests)
     monkeypatch.setattr(streaming, "SEND_SECONDS", 0.3)
     client = serve(key=site.admin, alone=True)
     with stall(client):
