@@ -28,7 +28,7 @@ def check_model(model_id: UUID, *, sessions: sessionmaker[Session], settings: Se
     fault, ids = None, tuple[str, ...]()
     try:
         workload = load_workload(found.workload, allowed=settings.allowed)
-        ids = workload.sample_ids
+        ids = workload.private_ids
         weights = settings.files.fetch(found.weights_path, found.weights_sha256)
         load_model(workload, weights, found.weights_sha256, torch.device("cpu"))
     except Exception as error:

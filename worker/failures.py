@@ -174,8 +174,8 @@ def classify(error: Exception, *, owned: Collection[str] = (), ids: Collection[s
     """Classify an exception that ended an attempt.
 
     An error that may pass is tried again: memory, the disk, the GPU, a network. `detail` has the message of an error that the
-    owner's own code raised, which no data subject wrote, without the sample IDs `ids`. Of an unforeseen error of ours, whose
-    message may quote an ID, it has the type and the place alone. owned: prefixes of the owner's modules.
+    owner's own code raised, which no data subject wrote, without `ids`, those of samples and subjects. Of an unforeseen error of
+    ours, whose message may quote an ID, it has the type and the place alone. owned: prefixes of the owner's modules.
     """
     if isinstance(error, RankFailed):
         return error.failure
@@ -251,10 +251,10 @@ def _is_under(module: str, prefixes: Collection[str]) -> bool:
 
 
 def _without_ids(message: str, ids: Collection[str]) -> str:
-    """Replace each sample ID that stands in a message as a word of its own."""
-    for sample in ids:
-        if sample in message:
-            message = re.sub(rf"(?<!\w){re.escape(sample)}(?!\w)", "(a sample)", message)
+    """Replace each ID that stands in a message as a word of its own."""
+    for each in ids:
+        if each in message:
+            message = re.sub(rf"(?<!\w){re.escape(each)}(?!\w)", "(an ID)", message)
     return message
 
 

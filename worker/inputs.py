@@ -74,11 +74,6 @@ class JobInputs:
     checkpoints: Sequence[Mapping[str, Any]] = ()
 
     @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """The IDs of all of the workload's samples, which no message may quote."""
-        return self.workload.sample_ids
-
-    @property
     def tested(self) -> SampleSet:
         """The forgotten samples that the audit looks at."""
         return self.forget if self.references is None else self.forget.take(self.references.tested)
@@ -93,12 +88,13 @@ class Split:
     erased: int
 
 
-def load_inputs(claim: Claim, settings: Settings, *, device: torch.device | None = None) -> JobInputs:
-    """Load a claim's workload and weights, and split its training set.
+def load_inputs(
+    claim: Claim, workload: Workload, settings: Settings, *, device: torch.device | None = None
+) -> JobInputs:
+    """Load the weights of a claim, and split the training set of its workload.
 
     device: where to; by default as the settings say. Raises WorkloadError, NoGpu, WeightsError, InvalidWorkload.
     """
-    workload = load_workload(claim.workload, allowed=settings.allowed)
     device = device or torch.device(choose_device(settings.device, gpu=torch.cuda.is_available()))
     weights = settings.files.fetch(claim.weights_path, claim.weights_sha256)
     original = load_model(workload, weights, claim.weights_sha256, torch.device("cpu"))

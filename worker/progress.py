@@ -38,7 +38,7 @@ class ProgressReporter:
     timings: seconds by stage since the claim; of these, `earlier_timings` belong to the attempts before this one. metrics: this
     attempt's. audit_errors: what the audits of earlier methods raised. started, written: monotonic seconds. share: of the whole job
     that is done, 0 to 1, as last written, in `phase`. resumed: whether this attempt continues from a training checkpoint.
-    sample_ids: IDs that no message may quote.
+    private_ids: IDs of samples and subjects that no message may quote.
     """
 
     monitor: LeaseMonitor
@@ -52,7 +52,7 @@ class ProgressReporter:
     phase: Phase = Phase.LOAD
     share: float = 0.0
     resumed: bool = False
-    sample_ids: tuple[str, ...] = ()
+    private_ids: tuple[str, ...] = ()
 
 
 @contextmanager

@@ -34,7 +34,7 @@ from worker.attempt import audit_steps, method_steps
 from worker.checkpoints import CheckpointPlan
 from worker.child import PR_SET_PDEATHSIG
 from worker.failures import RankFailed, as_method_failure, classify
-from worker.inputs import JobInputs, load_inputs
+from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.ranks import FAILURE, SOCKET, Ended, Make, Stepped, from_message, to_message
 from worker.settings import Settings
 
@@ -77,14 +77,15 @@ class Rank:
     state: State = field(init=False)
     steps: Generator[Any, None, Any] = field(init=False)
     owned: Collection[str] = ()
-    sample_ids: Collection[str] = ()
+    private_ids: Collection[str] = ()
     expected: type[Exception] | tuple[()] = ()
 
     def load(self, claim: Claim, settings: Settings, plan: CheckpointPlan) -> None:
         """Load the inputs of a job."""
         self.claim, self.plan, self.owned = claim, plan, settings.allowed
-        self.inputs = load_inputs(claim, settings, device=self.device)
-        self.sample_ids = self.inputs.sample_ids
+        workload = load_workload(claim.workload, allowed=settings.allowed)
+        self.private_ids = workload.private_ids
+        self.inputs = load_inputs(claim, workload, settings, device=self.device)
 
     def begin(self, make: Make[Any], resumed: Mapping[str, Any], expected: type[Exception]) -> None:
         """Begin other steps than those of a job. expected: errors that are sent as they are."""
@@ -142,14 +143,14 @@ def note_failure(error: Exception, rank: Rank, folder: Path) -> None:
     """
     if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
         return
-    found: Exception | None = as_method_failure(error, owned=rank.owned, ids=rank.sample_ids)
+    found: Exception | None = as_method_failure(error, owned=rank.owned, ids=rank.private_ids)
     if isinstance(error, MethodRefused | InvalidSpec):
         found = MethodRefused(str(error))
     if isinstance(error, rank.expected):
         found = error
     try:
         with (folder / FAILURE).open("xb") as file:
-            file.write(to_message(found or RankFailed(classify(error, owned=rank.owned, ids=rank.sample_ids))))
+            file.write(to_message(found or RankFailed(classify(error, owned=rank.owned, ids=rank.private_ids))))
     except OSError:
         return
 

@@ -35,7 +35,7 @@ from worker.failures import (
     as_method_failure,
     classify,
 )
-from worker.inputs import JobInputs, load_inputs
+from worker.inputs import JobInputs, load_inputs, load_workload
 from worker.lease import fenced, hold_lease
 from worker.progress import ProgressReporter, stage, start_next_attempt
 from worker.publish import publish
@@ -99,7 +99,7 @@ def run_job(
         except DATABASE_AWAY as error:
             logger.error("job %s is left to the sweep: the database is away: %s", job_id, type(error).__name__)
         except Exception as error:
-            failure = classify(error, owned=settings.allowed, ids=reporter.sample_ids)
+            failure = classify(error, owned=settings.allowed, ids=reporter.private_ids)
             logger.error("job %s: %s: %s", job_id, failure.reason, failure.detail, exc_info=error)
             fail(reporter, failure, settings)
             if failure.reason is Reason.GPU_LOST:
@@ -122,8 +122,9 @@ def execute(reporter: ProgressReporter, settings: Settings) -> None:
                 claims.record_processes(session, reporter.monitor.claim, processes=count, hosts=hosts)
         # With ranks, which load onto their own devices, this process only writes the report.
         device = None if launch is None else torch.device("cpu")
-        inputs = load_inputs(reporter.monitor.claim, settings, device=device)
-    reporter.sample_ids = inputs.sample_ids
+        workload = load_workload(reporter.monitor.claim.workload, allowed=settings.allowed)
+        reporter.private_ids = workload.private_ids  # before anything else of the owner's runs
+        inputs = load_inputs(reporter.monitor.claim, workload, settings, device=device)
     if inputs.references_unused is not None:
         with fenced(reporter.sessions, reporter.monitor.claim) as session:
             claims.record_references_unused(session, reporter.monitor.claim, why=inputs.references_unused)
@@ -166,7 +167,7 @@ def run_method_of_policy(
         escalate(reporter, {"refused": str(error)}, why=str(error))
         return None
     except Exception as error:
-        failed = as_method_failure(error, owned=owned, ids=reporter.sample_ids)
+        failed = as_method_failure(error, owned=owned, ids=reporter.private_ids)
         if failed is None or reporter.resumed:  # the cause may lie in the checkpoint, which a further try does without
             raise
         detail = f"{claim.method['kind']}, phase {reporter.phase}: {failed}"

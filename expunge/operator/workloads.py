@@ -122,7 +122,9 @@ def as_owners_error(kind: type[ExpungeError], workload: Workload, *, owned: Coll
     except Exception as error:
         if not is_owners(error, owned):
             raise
-        raise kind(f"The workload's own code raised {describe(error, owned=owned, ids=workload.sample_ids)}") from error
+        raise kind(
+            f"The workload's own code raised {describe(error, owned=owned, ids=workload.private_ids)}"
+        ) from error
 
 
 def find_faults(
@@ -140,7 +142,7 @@ def find_faults(
     """
     faults: list[str] = []
     for fault in dry_run(workload, model, policy=policy):
-        detail = classify(fault.error, owned=owned, ids=workload.sample_ids).detail
+        detail = classify(fault.error, owned=owned, ids=workload.private_ids).detail
         (tell if fault.only_note else faults.append)(f"{fault.step}: {detail} {fault.advice}".strip())
     return faults
 

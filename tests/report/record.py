@@ -31,7 +31,7 @@ from unlearning.specs.references import ReferencePlan
 from worker.attempt import run_attempt
 from worker.checkpoints import CheckpointPlan
 from worker.child import StopSignal
-from worker.inputs import load_inputs
+from worker.inputs import load_inputs, load_workload
 from worker.lease import hold_lease
 from worker.progress import ProgressReporter, stage
 from worker.publish import prepare
@@ -110,7 +110,7 @@ def run(job_id: UUID, *, sessions: sessionmaker[Session], settings: Settings) ->
     with hold_lease(claimed, sessions=sessions, lease=settings.lease, stop_signal=StopSignal()) as monitor:
         reporter = ProgressReporter(monitor, sessions)
         with stage(reporter, Phase.LOAD):
-            inputs = load_inputs(claimed, settings)
+            inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=settings.allowed), settings)
         plan = CheckpointPlan(storage=settings.files, interval=settings.checkpoint_seconds, sample_key=KEY)
         result = run_attempt(reporter, inputs, spec=AuditSpec(), plan=plan)
         with stage(reporter, Phase.REPORT):

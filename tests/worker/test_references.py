@@ -33,7 +33,7 @@ from unlearning.errors import ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
 from unlearning.training.references import PreparationCost
-from worker.inputs import load_inputs
+from worker.inputs import load_inputs, load_workload
 
 PLAN = ReferencePlan(epochs=1.0)
 
@@ -209,7 +209,7 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
     assert claimed is not None
     claimed = replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1]))
 
-    inputs = load_inputs(claimed, bench.settings)
+    inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
 
     assert inputs.references is not None
     first, other, third = inputs.references.aims.predictions

@@ -50,7 +50,7 @@ from worker import attempt as attempts
 from worker import run as running
 from worker.attempt import AttemptResult, run_attempt
 from worker.failures import AuditFailed
-from worker.inputs import load_inputs
+from worker.inputs import load_inputs, load_workload
 from worker.progress import ProgressReporter
 
 
@@ -163,9 +163,10 @@ def test_a_reference_whose_file_is_gone_is_done_without(
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
     assert claimed is not None
     assert claimed.reference is not None
-    assert load_inputs(claimed, bench.settings).reference is not None
+    workload = load_workload(claimed.workload, allowed=bench.settings.allowed)
+    assert load_inputs(claimed, workload, bench.settings).reference is not None
     lost = replace(claimed, reference=replace(claimed.reference, weights_path="gone.safetensors"))
-    assert load_inputs(lost, bench.settings).reference is None
+    assert load_inputs(lost, workload, bench.settings).reference is None
 
 
 @pytest.mark.parametrize(
@@ -360,6 +361,33 @@ def test_a_factory_that_raises_ends_the_job_with_its_message(
     assert "no data here" in str(job.detail)
 
 
+@pytest.mark.parametrize("place", ["build", "objective"])
+def test_what_the_owners_code_says_names_neither_samples_nor_people(
+    bench: Bench,
+    training_ids: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+) -> None:
+    """Wherever it fails, also while its network is built; to the operator, in the log and to who asks for the job."""
+    given = digits.workload()
+    people = tuple(f"anna-{number}@example.org" for number in range(len(given.train)))
+
+    def fail(*_: object) -> None:
+        raise ValueError(f"the photo {training_ids[3]} of {people[3]} has no colours")
+
+    owned = replace(given, train=replace(given.train, subjects=people))
+    changed = {"build": fail} if place == "build" else {"objective": replace(given.objective, losses=fail)}
+    monkeypatch.setattr(digits, "workload", lambda: replace(owned, **changed))
+    job_id = bench.submit(training_ids[:80])
+    bench.run(job_id)
+    logged = [record.getMessage() for record in caplog.records]  # what an exception itself says is in no line of ours
+    said = f"{bench.job(job_id).detail} {attempts_of(bench, job_id)} {logged}"
+    assert "the photo (an ID) of (an ID) has no colours" in said
+    assert "anna" not in said
+    assert training_ids[3] not in said
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "tries"),
     [
@@ -449,7 +477,7 @@ def test_where_no_method_is_left_an_error_that_would_come_again_ends_the_job_wit
     assert bench.run(job_id)
     job = bench.job(job_id)
     assert (job.state, job.reason, job.attempt) == (JobState.FAILED, Reason.METHOD_FAILED, 1)
-    assert "(a sample) needs a second derivative" in str(job.detail)
+    assert "(an ID) needs a second derivative" in str(job.detail)
 
 
 def test_an_audit_that_fails_alike_after_two_methods_ends_the_job(

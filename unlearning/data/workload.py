@@ -95,9 +95,10 @@ class Workload:
             object.__setattr__(self, "objective", fitted(self.objective, self.train.targets))
 
     @property
-    def sample_ids(self) -> tuple[str, ...]:
-        """The IDs of all samples."""
-        return self.train.ids + self.held_out.ids + self.test.ids
+    def private_ids(self) -> tuple[str, ...]:
+        """The IDs of all samples and subjects, which no message may quote."""
+        sets = (self.train, self.held_out, self.test)
+        return tuple(dict.fromkeys(name for each in sets for name in (*each.ids, *(each.subjects or ()))))
 
     def _check_adapters(self) -> None:
         if self.adapters is None:

@@ -272,7 +272,7 @@ def test_a_model_that_no_job_could_serve_is_named_with_what_its_own_code_says(
     monkeypatch.setattr(digits, "workload", lambda: broken)
     found = wrong(sound)
     assert list(found) == ["model digits"]
-    assert "(a sample) has no colours" in found["model digits"]
+    assert "(an ID) has no colours" in found["model digits"]
 
 
 def test_a_factory_that_builds_another_network_than_the_weights_are_of_is_found(

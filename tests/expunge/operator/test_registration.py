@@ -197,7 +197,7 @@ def test_a_model_that_no_job_could_serve_is_refused_by_a_dry_run(
     with pytest.raises(CannotRegister) as refused:
         register_workload(where, name="digits", reference=REFERENCE, weights=path, accept_untrained=True)
     message = str(refused.value)
-    assert {"regression": "regression(1) needs (n, 1)", "crashing": "it wants another input than (a sample)"}[
+    assert {"regression": "regression(1) needs (n, 1)", "crashing": "it wants another input than (an ID)"}[
         kind
     ] in message
     assert "--no-dry-run" in message

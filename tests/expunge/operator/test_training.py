@@ -75,7 +75,7 @@ def test_a_workloads_own_function_trains_it_and_its_reference_models(tmp_path: P
 @pytest.mark.parametrize(
     ("workload", "message"),
     [
-        ("with_raising_trainer", r"KeyError at digits.py:\d+: .*\(a sample\) has no caption"),
+        ("with_raising_trainer", r"KeyError at digits.py:\d+: .*\(an ID\) has no caption"),
         ("with_idle_trainer", "no weight"),
     ],
 )
