@@ -94,3 +94,12 @@ def test_every_decision_is_listed() -> None:
     listed = (ROOT / "docs/decisions/README.md").read_text()
 
     assert [path.name for path in ROOT.glob("docs/decisions/0*.md") if f"({path.name})" not in listed] == []
+
+
+def test_the_runbook_names_the_tests_of_each_fault() -> None:
+    """By their files: a row that refers to the one above is wrong once another comes between them."""
+    _, _, found = (ROOT / "docs/runbook.md").read_text().partition("| event | effect | tested in |")
+    rows = [line for line in found.partition("\n\n")[0].splitlines() if line.startswith("| ")]
+
+    assert len(rows) > 15
+    assert [row for row in rows if "`tests/" not in row.rpartition(" | ")[2]] == []
