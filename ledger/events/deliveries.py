@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from random import Random
 from uuid import UUID, uuid4
 
-from sqlalchemy import delete, exists, func, select
+from sqlalchemy import case, delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -140,6 +140,17 @@ def take_batch(session: Session) -> Batch | None:
         held_until=endpoint.busy_until,
         deliveries=tuple(Delivery(id=row.id, message_id=row.message_id, type=row.type, body=row.body) for row in rows),
     )
+
+
+def cut_waits(session: Session) -> None:
+    """Let no message wait for longer than its last failure asks for, as it would after the database's clock has stepped back."""
+    moment = now(session)
+    waits = {number: moment + wait * (1 + JITTER) for number, wait in enumerate(SCHEDULE, start=1)}
+    latest = case(waits, value=WebhookDelivery.failures, else_=moment)
+    late = (WebhookDelivery.state == DeliveryState.PENDING) & (WebhookDelivery.next_try_at > latest)
+    mine = select(WebhookDelivery.id).where(late).with_for_update(skip_locked=True).cte("mine")
+    cut = update(WebhookDelivery).where(WebhookDelivery.id == mine.c.id).values(next_try_at=latest)
+    session.execute(cut.execution_options(synchronize_session=False))
 
 
 def record_try(session: Session, batch: Batch, delivery: Delivery, made: Try, *, random: Random | None = None) -> None:

@@ -126,7 +126,10 @@ def _supersede(session: Session, rows: Any) -> None:
 def take_hand_over(session: Session, connector: str) -> HandedVersion | None:
     """Take the connector's hand-over that is due for longest, and hide it from others. None if nothing is due."""
     moment = now(session)
-    due = select(HandOver).where(HandOver.connector == connector, HandOver.next_try_at <= moment)
+    # One that is put off for longer than any is was put off before the database's clock stepped back.
+    due_at = HandOver.next_try_at
+    is_due = (due_at <= moment) | (due_at > moment + VISIBILITY_TIMEOUT)
+    due = select(HandOver).where(HandOver.connector == connector, is_due)
     first = due.order_by(HandOver.next_try_at).limit(1).with_for_update(skip_locked=True)
     row = session.scalar(first.execution_options(populate_existing=True))
     if row is None:

@@ -29,6 +29,9 @@ from ledger.tables.samples import erased_samples, request_subject_samples, reque
 CHUNK = 10_000
 """Rows that are in memory at a time while people are counted."""
 
+CLOCK_ADJUSTMENT = timedelta(minutes=1)
+"""How far the database's clock may go back in small adjustments, after which nothing has to be set right."""
+
 MAX_TRIES = 3
 """How often one method of a job is tried by default, while it gets no further."""
 
@@ -323,11 +326,14 @@ def sweep(
 
     Such a job goes back to the queue with the next attempt number. After `max_attempts` tries of a method it fails. first_wait: how
     long it waits from its second loss on; the waits grow while it gets no further. max_lease: the longest that a lease can last;
-    None for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut.
+    None for no limit. A lease or a wait that ends later was given before the database's clock stepped back, and is cut. A job that
+    was opened at a time to come is of before that too, and closes now.
     """
     if max_lease is not None:
         _cut(session, Job.lease_until, Job.state.in_(LEASED), longest=max_lease)
     _cut(session, Job.retry_at, Job.state == JobState.QUEUED, longest=MAX_RETRY_WAIT)
+    opened = Job.closed_at.is_(None) & (Job.created_at > func.clock_timestamp() + CLOCK_ADJUSTMENT)
+    _cut(session, Job.closes_at, (Job.state == JobState.QUEUED) & opened, longest=timedelta(0))
     expired = select(Job).where(Job.state.in_(LEASED), Job.lease_until <= func.clock_timestamp())
     # By model, as everyone locks jobs and announces their wake-ups.
     expired = expired.order_by(Job.model_id, Job.id)

@@ -18,6 +18,7 @@ from connectors.configuration import read_connectors
 from connectors.opendsr import read_opendsr
 from connectors.transcend import read_transcend
 from ledger.db import make_engine, make_sessions
+from ledger.events.deliveries import cut_waits
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.jobs.claims import sweep
@@ -119,10 +120,14 @@ def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], Non
 def sweep_jobs(
     sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], object], at_most: int | None = None
 ) -> None:
-    """Requeue jobs with expired leases, and wake the jobs that are due. It is an independent fallback for lost wake-ups.
+    """Requeue jobs with expired leases, wake the jobs that are due, and cut waits that are too long.
+
+    It is an independent fallback for lost wake-ups, and for a clock of the database that stepped back.
 
     at_most: how many are woken; None for all.
     """
+    with sessions.begin() as session:
+        cut_waits(session)
     with sessions.begin() as session:
         found = sweep(
             session,

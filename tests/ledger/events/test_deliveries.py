@@ -283,3 +283,27 @@ def test_an_endpoint_taken_before_the_clock_stepped_back_is_free(world):
     with world.sessions.begin() as session:
         session.execute(text("UPDATE webhook_endpoints SET busy_until = busy_until + interval '1 day'"))
     assert take(world).endpoint_id == webhook_id
+
+
+@pytest.mark.parametrize("failed", [0, 1, 2])
+def test_a_message_put_off_before_the_clock_stepped_back_waits_as_long_as_any_other(world, failed):
+    webhook_id = add(world)
+    world.submit(1)
+    for _ in range(failed):
+        let_time_pass(world)
+        batch = take(world)
+        note(world, batch, BROKEN)
+        release(world, batch)
+    (before,) = log_of(world, webhook_id)
+    with world.sessions.begin() as session:
+        deliveries.cut_waits(session)
+    assert log_of(world, webhook_id) == [before]
+    with world.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET next_try_at = next_try_at + interval '1 day'"))
+    assert take(world) is None
+    with world.sessions.begin() as session:
+        deliveries.cut_waits(session)
+        left = session.scalar(text("SELECT next_try_at - now() FROM webhook_deliveries"))
+    longest = SCHEDULE[failed - 1] * (1 + JITTER) if failed else timedelta(0)
+    assert left <= longest + timedelta(minutes=2)  # beyond when its transaction began
+    assert failed or take(world) is not None

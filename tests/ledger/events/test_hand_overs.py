@@ -191,3 +191,14 @@ def test_what_is_no_longer_configured_is_owed_nothing(world):
     assert take(world) is None
     with world.sessions() as session:
         assert session.query(ModelVersion).count() == 2
+
+
+def test_what_was_put_off_before_the_clock_stepped_back_is_due(world):
+    plan(world)
+    for _ in range(2):
+        with world.sessions.begin() as session:
+            session.execute(text("UPDATE hand_overs SET next_try_at = next_try_at + interval '1 day'"))
+        taken = take(world)
+        assert taken.version == 1
+        assert take(world) is None
+        succeed(world, taken)

@@ -10,9 +10,12 @@ import pytest
 import redis
 from celery import Celery
 from kombu.exceptions import OperationalError
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError as DatabaseAway
 
 from ledger.db import NETWORK_LIMITS, make_engine, make_sessions
+from ledger.events.deliveries import take_batch
+from ledger.events.webhooks import add_webhook
 from ledger.jobs.claims import claim
 from ledger.states import JobState
 from tests.fixtures.postgresql import HURRIED, at_a_distance
@@ -67,14 +70,20 @@ def test_an_action_that_fails_is_repeated_and_logged_without_its_message(caplog:
 
 
 def test_a_sweep_takes_back_expired_leases_and_wakes_what_is_due(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    """In the beat, because every worker may be busy for hours."""
+    """In the beat, because every worker may be busy for hours. And messages that wait too long, as after a step of the clock."""
+    with bench.sessions.begin() as session:
+        add_webhook(session, tenant_id=bench.tenant_id, url="https://example.org/", key=bytes(32))
     job_id = bench.submit(training_ids[:3])
     with bench.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET next_try_at = next_try_at + interval '1 day'"))
+        assert take_batch(session) is None
         assert claim(session, job_id, worker="dead", lease=timedelta(0)) is not None
     sent: list[object] = []
     relay.sweep_jobs(bench.sessions, bench.settings, send=sent.append)
     assert sent == [job_id]
     assert bench.job(job_id).state is JobState.QUEUED
+    with bench.sessions.begin() as session:
+        assert take_batch(session) is not None
 
 
 def test_a_beat_whose_databases_machine_vanishes_goes_on_once_it_is_back(
