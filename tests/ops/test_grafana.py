@@ -9,6 +9,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
+from ledger.metrics import Due
 from ops.grafana.build import BOARDS, board
 from tests.ops.files import DASHBOARDS, read_yaml
 
@@ -124,3 +125,12 @@ def test_no_count_of_events_waits_for_a_whole_one_to_be_bad() -> None:
     steps = [panel["fieldConfig"]["defaults"]["thresholds"]["steps"] for panel in counts]
 
     assert {step["value"] for step in itertools.chain(*steps)} == {None, 0.5}
+
+
+def test_deadlines_burn_down_on_the_dashboard_of_requests() -> None:
+    """All that is unserved, by when it is due, so that one sees whether it is worked off in time."""
+    panels = {panel["title"]: panel for panel in json.loads(board("requests"))["panels"]}
+    queries = [target["expr"] for target in panels["Burn-down of unserved requests"]["targets"]]
+
+    assert [re.findall(r'due="(\w+)"', query) for query in queries] == [[due] for due in Due]
+    assert all(query.startswith("sum(expunge_requests_unserved") for query in queries)
