@@ -48,7 +48,7 @@ def test_an_archive_of_sentences_becomes_padded_tokens_with_ids_and_labels(
     whole = reviews.encode(["a dull film ?", "a film of nobody"])
 
     assert [len(part) for part in (made.train, made.held_out, made.test)] == [6, 4, 2]
-    assert {"neg-0001", "pos-0006"} <= set(made.sample_ids)
+    assert {"neg-0001", "pos-0006"} <= set(made.private_ids)
     assert whole["tokens"].shape == (2, reviews.MAX_LENGTH)
     assert whole["mask"].sum(1).tolist() == [4, 4]
     assert whole["tokens"][1, 2:4].tolist() == [1, 1]  # unknown words

@@ -235,7 +235,9 @@ def test_a_file_that_keeps_other_predictions_is_not_used_where_a_copy_remains(ma
         claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
     assert claimed is not None
 
-    inputs = load_inputs(replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1])), bench.settings)
+    workload = load_workload(claimed.workload, allowed=bench.settings.allowed)
+    claimed = replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1]))
+    inputs = load_inputs(claimed, workload, bench.settings)
 
     assert inputs.references is None
     assert inputs.references_unused is not None
