@@ -2,15 +2,16 @@
 
 from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from ledger.registry.access import ensure_tenant, issue_key
-from ledger.tables import Base
+from ledger.tables import Base, OutboxEntry
+from tests.fixtures.waiting import await_that
 from tests.service.conftest import Serve, Site, publish_job
 
 HIDDEN = ("triage", "scans")
@@ -52,9 +53,11 @@ def hidden(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> dict[st
     request = client.post("/unlearn-requests", json=asked | {"sample_ids": ["sample-2"]}).json()
     upload = client.post("/uploads", **UPLOAD).json()
     deliveries = client.get(f"/webhooks/{webhook_id}/deliveries").json()["items"]
+    job_id = request["targets"][0]["job"]["id"]
+    await_that(lambda: was_taken(sessions, job_id), "the wake-up of the last request, which is sent after its answer")
     return {
         "request_id": request["id"],
-        "job_id": request["targets"][0]["job"]["id"],
+        "job_id": job_id,
         "report_id": str(report_id),
         "webhook_id": webhook_id,
         "delivery_id": deliveries[0]["id"],
@@ -62,6 +65,15 @@ def hidden(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> dict[st
         "name": "triage",
         "number": "1",
     }
+
+
+def was_taken(sessions: sessionmaker[Session], job_id: str) -> bool:
+    """Whether a sender has taken a job's wake-up; it then changes no more, because there is no broker here."""
+    due = select(OutboxEntry).where(
+        OutboxEntry.job_id == UUID(job_id), OutboxEntry.available_at <= func.clock_timestamp()
+    )
+    with sessions() as session:
+        return session.scalar(due) is None
 
 
 @pytest.fixture
