@@ -13,7 +13,6 @@ plain_trainings is the cost of the references for the method, without those for 
 """
 
 import dataclasses
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -90,11 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.references:
         torch.set_num_threads(1)
-        write(
-            "ablation_references",
-            with_references(tuple(given.seeds or SEEDS)),
-            command=" ".join(["python", "-m", "benchmarks.ablation", *sys.argv[1:]]),
-        )
+        write("ablation_references", with_references(tuple(given.seeds or SEEDS)))
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.cases import all_settings, bench_folder, key, keys, stored
 from benchmarks.cells import REQUESTS, Cell, Data, cell
-from benchmarks.verdicts import verdict_rows
+from benchmarks.verdicts import DECISIONS, verdict_rows
 from benchmarks.writing import Row, row, write
 from unlearning.audit.reference_test import AuditReferences, reference_test, signals_by_reference
 from unlearning.data.references import ReferencePredictions, References
@@ -44,8 +44,6 @@ PLAN = ReferencePlan(classes=(CLASS,))
 MANY = ReferencePlan(rounds=8, audit_rounds=1)
 LEAST_SEEN = 60.0
 """A model counts as exp(−60 s), s the share of the forget set that it saw; this share varies by a few hundredths."""
-DECISIONS = {True: "verified", None: "inconclusive", False: "failed"}
-"""The verdict that a reference test's outcome alone would give."""
 
 
 def whole_class(data: Data) -> Tensor:
@@ -199,7 +197,7 @@ def _decisions(one: Cell, models: dict[str, nn.Module], references: References, 
         for name, model in models.items()
     }
     if gone:
-        never = rows.without(np.ones(len(one.forget), dtype=bool))
+        never = rows.with_gone_classes(np.ones(len(one.forget), dtype=bool))
 
         def counted(name: str) -> np.ndarray:
             every = np.ones(len(sets[name]), dtype=bool)

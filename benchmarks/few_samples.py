@@ -20,7 +20,7 @@ from benchmarks.command_line import cases_and_seeds
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
 from benchmarks.quality import UNITS
-from benchmarks.verdicts import verdict_rows
+from benchmarks.verdicts import DECISIONS, verdict_rows
 from benchmarks.writing import Row, metric_rows, row, write
 from unlearning.audit.reference_test import ReferenceTest, reference_test, signals_by_reference
 from unlearning.data.references import References
@@ -36,8 +36,6 @@ SUBSETS = 20
 """Random subsets of each size and seed that are tested."""
 FORGOTTEN = 3
 """Random subsets of each size and seed that matching forgets by itself."""
-DECISIONS = {True: "verified", None: "inconclusive", False: "failed"}
-"""The verdict that a reference test's outcome alone would give."""
 
 
 def main() -> None:

@@ -17,8 +17,6 @@ import json
 import os
 import random
 import re
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -148,8 +146,7 @@ def main() -> None:
     for seed in given.seeds:
         for name, figures in everything(seed).items():
             runs.setdefault(name, []).append(figures)
-        name, command = "language_play" if given.play else "language", ["benchmarks.language", *sys.argv[1:]]
-        write(name, rows(runs), command=shlex.join(["python", "-m", *command]))
+        write("language_play" if given.play else "language", rows(runs))
 
 
 def case_name() -> str:
@@ -229,7 +226,7 @@ def compare_named(counts: Sequence[int], seeds: Sequence[int], *, budget: int) -
             )
             runs.setdefault(f"matching, {count} named", []).append(figures)
             print(f"{seed} {count} named: {figures}", flush=True)
-        write("language_named", rows(runs), command=shlex.join(["python", "-m", "benchmarks.language", *sys.argv[1:]]))
+        write("language_named", rows(runs))
 
 
 def naming_fewer(made: References, most: int, count: int) -> References:

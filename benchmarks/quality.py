@@ -6,8 +6,6 @@ With `--methods neggrad_plus msg ct` these alone, in a file of their own, `quali
 tuned parameter was chosen on these seeds.
 """
 
-import shlex
-import sys
 from collections.abc import Sequence
 
 from benchmarks.cases import case
@@ -45,11 +43,7 @@ def main() -> None:
                 rows.append(
                     row([r.processor_seconds for r in runs], case=name, method=method, metric="seconds", unit="seconds")
                 )
-    write(
-        "_".join(["quality", *(given.methods or ())]),
-        rows,
-        command=shlex.join(["python", "-m", "benchmarks.quality", *sys.argv[1:]]),
-    )
+    write("_".join(["quality", *(given.methods or ())]), rows)
 
 
 def everything(name: str, seeds: Sequence[int], methods: Sequence[str] = ALL) -> dict[str, list[Judged]]:

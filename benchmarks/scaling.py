@@ -91,7 +91,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if given.processes:
-            write("scaling_processes", by_processes(Path(folder)), command="python -m benchmarks.scaling --processes")
+            write("scaling_processes", by_processes(Path(folder)))
         else:
             write("scaling", measure_all(Path(folder)))
 

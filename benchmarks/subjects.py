@@ -10,7 +10,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -64,7 +63,7 @@ def main() -> None:
                 print(write("subjects", rows))
                 return
             rows = measure_rotation(running, samples=given.samples)
-    print(write("key_rotation", rows, command=shlex.join(["python", "-m", "benchmarks.subjects", *sys.argv[1:]])))
+    print(write("key_rotation", rows))
 
 
 def prepare(running: Stack, samples: int) -> None:

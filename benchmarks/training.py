@@ -60,7 +60,7 @@ def main() -> None:
     for seed in SEEDS:
         runs.append(in_process(seed))
         print(seed, runs[-1], file=sys.stderr, flush=True)
-        write("training", rows(runs), command="python -m benchmarks.training")
+        write("training", rows(runs))
 
 
 def rows(runs: list[dict[str, float]]) -> list[Row]:

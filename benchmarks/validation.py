@@ -10,8 +10,6 @@ The second writes `validation_references`: methods with reference predictions, a
 retrained model.
 """
 
-import sys
-
 from benchmarks.ablation import LARGE_INNER_RATE
 from benchmarks.cases import case, references_of, share_of
 from benchmarks.command_line import Chosen, case_parser, chosen
@@ -46,8 +44,7 @@ def main() -> None:
     parser.add_argument("--references", action="store_true", help="of methods with reference predictions")
     given = parser.parse_args()
     if given.references:
-        command = " ".join(["python", "-m", "benchmarks.validation", *sys.argv[1:]])
-        write("validation_references", with_references(chosen(given)), command=command)
+        write("validation_references", with_references(chosen(given)))
     else:
         write("validation", without_references(chosen(given)))
 

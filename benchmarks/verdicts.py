@@ -15,8 +15,6 @@ audits are kept in `.bench/`. No default was chosen on these seeds.
 
 import copy
 import hashlib
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +40,8 @@ from unlearning.training.loop import fresh
 from unlearning.training.references import sample_signals
 
 VERDICTS = ("verified", "inconclusive", "failed")
+DECISIONS = {True: "verified", None: "inconclusive", False: "failed"}
+"""The verdict that a reference test's outcome alone would give."""
 SIZES = (1, 3, 10, 30)
 """Numbers of forgotten samples with `--few`."""
 TESTED = 20
@@ -55,11 +55,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.few:
         torch.set_num_threads(1)
-        write(
-            "verdicts_few",
-            [made for name, seeds in chosen(given) for made in few(name, seeds, given.few)],
-            command=shlex.join(["python", "-m", "benchmarks.verdicts", *sys.argv[1:]]),
-        )
+        write("verdicts_few", [made for name, seeds in chosen(given) for made in few(name, seeds, given.few)])
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):

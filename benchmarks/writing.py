@@ -70,22 +70,29 @@ def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> R
     )
 
 
-def write(name: str, rows: Sequence[Row], *, command: str | None = None) -> Path:
+def write(name: str, rows: Sequence[Row]) -> Path:
     """Write the rows to the file `name`, with the command, the commit and the machine that made them."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(content(name, rows, command=command), indent=2) + "\n")
+    path.write_text(json.dumps(content(name, rows), indent=2) + "\n")
     return path
 
 
-def content(name: str, rows: Sequence[Row], *, command: str | None = None) -> dict[str, Any]:
+def content(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     """Return what the file `name` is to hold: the rows, and the command, the commit and the machine that made them."""
     return {
-        "command": command or shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", _module(name), *sys.argv[1:]]),
         "commit": commit(),
         "machine": description(),
         "rows": [dataclasses.asdict(r) for r in rows],
     }
+
+
+def _module(name: str) -> str:
+    """Name the module that runs; one that did not start as a benchmark is named by its file of results."""
+    started = getattr(sys.modules["__main__"], "__spec__", None)
+    found = "" if started is None else started.name.removesuffix(".__main__")
+    return found if found.startswith("benchmarks.") else f"benchmarks.{name}"
 
 
 def read(name: str) -> list[Row]:

@@ -305,7 +305,7 @@ def _is_folder(blob: Any) -> bool:
 
 
 APIS: dict[str, ObjectAPI] = {
-    **dict.fromkeys(("s3",), S3()),
+    "s3": S3(),
     **dict.fromkeys(("gs", "gcs"), Google()),
     **dict.fromkeys(("az", "abfs", "abfss"), Azure()),
 }

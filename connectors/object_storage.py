@@ -24,7 +24,7 @@ from connectors.storage import (
     StorageForbidden,
     StorageUnreachable,
     StoredFile,
-    delete_each,
+    delete_all,
 )
 from unlearning.errors import WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256
@@ -51,10 +51,8 @@ ROUNDS = 2
 UPLOAD_SECONDS, SLOWEST = 1800, 2**22
 """Seconds that any upload may take, and bytes a second for which a larger one has more of them. Its client has limits for reading
 alone, and a server may take the call and read nothing."""
-
-
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-"""The codes of S3 and Azure."""
+"""The codes with which S3 and Azure say that there is no such bucket."""
 
 
 class _Altered(Exception):
@@ -168,9 +166,8 @@ class ObjectStorage:
             seen = max(seen, len(left))
             refused: set[str] = set()
             for number in range(ROUNDS):
-                if (
-                    left or number == 0
-                ):  # An earlier try may have left what was soft-deleted and may be deleted for good.
+                # The first time also without versions: an earlier try may have left what can now be deleted for good.
+                if left or number == 0:
                     refused |= self.api.delete_versions(fs, path, left)
                     left = find()
             if left:
@@ -185,9 +182,7 @@ class ObjectStorage:
 
     def delete_folder(self, folder: str) -> None:
         """Delete all objects under a folder, one after the other. Raises StorageError at the end if one could not be deleted."""
-        _, kept = delete_each(self.delete, [file.name for file in self.list_files(folder)])
-        if kept:
-            raise kept[0]
+        delete_all(self.delete, [file.name for file in self.list_files(folder)])
 
     def list_files(self, folder: str = "") -> Iterator[StoredFile]:
         """List the objects under a folder, also those of which a deletion that did not end has left old versions."""

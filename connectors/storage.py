@@ -108,15 +108,22 @@ def delete_each(delete: Callable[[str], T], names: Iterable[str]) -> tuple[dict[
 
     Returns what `delete` gave, by name, and the errors. Raises StorageUnreachable, StorageForbidden, which concern all.
     """
-    deleted, kept = dict[str, T](), []
+    deleted, errors = dict[str, T](), list[StorageError]()
     for name in dict.fromkeys(names):
         try:
             deleted[name] = delete(name)
         except (StorageUnreachable, StorageForbidden):
             raise
         except StorageError as error:
-            kept.append(error)
-    return deleted, kept
+            errors.append(error)
+    return deleted, errors
+
+
+def delete_all(delete: Callable[[str], object], names: Iterable[str]) -> None:
+    """Delete files or folders as `delete_each` does, and raise the first of its errors at the end."""
+    _, errors = delete_each(delete, names)
+    if errors:
+        raise errors[0]
 
 
 def parse_location(value: Location) -> Location:

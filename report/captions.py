@@ -135,10 +135,8 @@ def references(report: Report) -> str:
     if tests.reference is not None:
         text += f" The retrained model is at {ratio(tests.reference.known)}."
     if (near := tests.nearness) is not None:
-        nearer, than = ("those of such models", "the original's")[:: 1 if near.value >= 0 else -1]
-        text += (
-            f" The answers of the new one are {ratio(abs(near.value))} {tests.unit} nearer to {nearer} than to {than}."
-        )
+        text += f" The answers of the new one are {ratio(abs(near.value))} {tests.unit} nearer to "
+        text += "those of such models than to the original's." if near.value >= 0 else "the original's than to those."
     text += f" A model that never saw these samples passes with a probability of {share(after.power)}."
     enough = enough_power(report)
     if tests.samples_needed is not None and enough is not None:

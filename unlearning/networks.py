@@ -24,6 +24,11 @@ _NO_SECOND_DERIVATIVE = ("is not implemented", "differentiate twice", "ouble bac
 """What torch says where an operation cannot be differentiated, or not twice."""
 
 
+def device_of(network: nn.Module, default: torch.device) -> torch.device:
+    """Return the device of a network's parameters, or the default for one without any."""
+    return next((parameter.device for parameter in network.parameters()), default)
+
+
 def copy_network(network: N) -> N:
     """Copy a network, whole or sharded, with its weights, its modes and what requires a gradient."""
     return copy_sharded(network) if is_sharded(network) else copy_whole(network)

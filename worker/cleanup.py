@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session, sessionmaker
 
-from connectors.storage import Storage, delete_each
+from connectors.storage import Storage, delete_all
 from ledger.events.checks import delete_expired_messages
 from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
@@ -33,18 +33,14 @@ def delete_finished_checkpoints(storage: Storage, sessions: sessionmaker[Session
         return
     with sessions.begin() as session:
         needed = unfinished_jobs(session, saved)
-    _, kept = delete_each(storage.delete_folder, map(folder_of, saved - needed))
-    if kept:
-        raise kept[0]
+    delete_all(storage.delete_folder, map(folder_of, saved - needed))
 
 
 def delete_expired_sheets(storage: Storage, *, older_than: timedelta) -> None:
     """Delete operators' sheets of that age, all of them where none are kept: they may show people who were erased."""
     now = datetime.now(UTC)
     expired = [file.name for file in storage.list_files(SHEETS) if now - file.changed_at >= older_than]
-    _, kept = delete_each(storage.delete, expired)
-    if kept:
-        raise kept[0]
+    delete_all(storage.delete, expired)
 
 
 def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) -> None:

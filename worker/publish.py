@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from connectors.model_signing import ModelSigner
-from connectors.storage import StorageError, delete_each
+from connectors.storage import StorageError, delete_all
 from ledger.db import now
 from ledger.events.timeline import list_job_events
 from ledger.jobs import results
@@ -98,9 +98,7 @@ def publish(
         remember_signed(folder, head)
     write_sheet(result, report_id=prepared.document.report.report_id, settings=settings)
     try:
-        _, kept = delete_each(settings.files.delete, unneeded)  # After a crash in between, the next purge deletes them.
-        if kept:
-            raise kept[0]
+        delete_all(settings.files.delete, unneeded)  # After a crash in between, the next purge deletes them.
     except StorageError as error:
         logger.warning("job %s is published; the next purge deletes what could not be deleted: %s", claim.job_id, error)
 

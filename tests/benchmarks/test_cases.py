@@ -2,7 +2,9 @@
 
 import dataclasses
 import random
+import sys
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks import generative, language
 from benchmarks.cases import MILD, all_settings, stored, trained
+from benchmarks.writing import content
 from examples import authors, digits
 from unlearning.audit.relearning import Relearner
 from unlearning.data.samples import SampleSet
@@ -213,3 +216,11 @@ def test_every_method_of_the_generators_table_has_parameters_to_search() -> None
         listed = generative.methods(name)
         assert {spec.kind for spec in listed.values()} == set(generative.METHODS)
         assert all(generative.SPACES_OF[spec.kind] for spec in listed.values())
+
+
+def test_results_name_the_command_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--few", "2"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.verdicts", None))
+    assert content("verdicts_few", [])["command"] == "python -m benchmarks.verdicts --few 2"
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    assert content("speed", [])["command"] == "python -m benchmarks.speed --few 2"

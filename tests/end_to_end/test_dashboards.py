@@ -15,6 +15,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack
 from ops.prometheus.local import EXPORTERS, Prometheus, prometheus
 from tests.end_to_end.conftest import GATED, SAMPLES, Gates
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import PATIENCE, await_that
 from tests.ops.files import DASHBOARDS, filled, jobs_of, queries, rules
 
@@ -42,8 +43,7 @@ def watched(
             reference=GATED,
             weights=trained.path,
             dataset=NAME,
-            policy=["retrain"],
-            approve_utility_drop=100.0,
+            **RETRAINED,
             dry_run=False,
         )
         await_series(seen, f'expunge_unlearning_seconds_count{{model="{NAME}"}} == 0')

@@ -15,6 +15,7 @@ from expunge.stack.process import await_ready, start, stop
 from expunge.stack.stack import Stack
 from ops.prometheus.local import prometheus
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import await_that
 
 pytestmark = [
@@ -49,8 +50,7 @@ def test_the_drill_a_killed_worker_raises_its_alert_and_a_started_one_clears_it(
         reference=REFERENCE,
         weights=trained.path,
         dataset="drill",
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
 
     with prometheus(running.settings, tmp_path, interval="1s", edit=hurried) as seen:

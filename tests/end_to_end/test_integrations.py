@@ -40,6 +40,7 @@ from tests.fixtures.mlflow import MLFLOW, Registry, mlflow_server
 from tests.fixtures.model_server import MLSERVER, V2Api, logits, mlserver
 from tests.fixtures.opendsr import Controller, controller, verify
 from tests.fixtures.postgresql import stored_rows
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
@@ -107,8 +108,7 @@ def company(postgresql: URL, tmp_path: Path) -> Iterator[Company]:
                 reference=reference,
                 weights=weights,
                 dataset=name,
-                policy=["retrain"],
-                approve_utility_drop=100,  # whatever the second training loses is published
+                **RETRAINED,
                 dry_run=False,
                 accept_untrained=True,
             )

@@ -16,6 +16,7 @@ from expunge.stack.stack import Stack
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 from tests.fixtures.opendsr import controller, verify
 from tests.fixtures.postgresql import stored_rows
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import await_that
 from verifier.checking import verify_files
 
@@ -37,8 +38,7 @@ def test_a_person_is_unlearned_from_two_models(
             reference=REFERENCE,
             weights=trained.path,
             dataset=name,
-            policy=["retrain"],
-            approve_utility_drop=100.0,
+            **RETRAINED,
         )
         assert import_subjects(where, dataset=name, rows=read_csv(table)).unmatched < len(SAMPLES)
 

@@ -25,6 +25,7 @@ from expunge.stack.stack import Stack
 from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES
 from tests.fixtures.postgresql import stored_rows
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
@@ -63,8 +64,7 @@ def journey(running: Stack, http: httpx.Client, trained: Trained) -> Journey:
         reference=REFERENCE,
         weights=trained.path,
         dataset=DATASET,
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
     owned = [(line, PERSON, sample) for line, sample in enumerate(SAMPLES[:20], start=2)]
     import_subjects(find_deployment(running.folder.root), dataset=DATASET, rows=owned)

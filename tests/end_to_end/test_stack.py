@@ -11,6 +11,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
 from ledger.resources import Job
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import await_that
 from tests.worker.test_checks import VARIABLE
 
@@ -102,8 +103,7 @@ def test_the_worker_reads_data_by_processes_of_its_own(running: Stack, http: htt
         name="read",
         reference="tests.worker.digits:read_when_needed",
         weights=trained.path,
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
     job = unlearn(http, SAMPLES, dataset="read-digits", model="read")
 

@@ -16,6 +16,7 @@ from expunge.operator.training import Trained
 from expunge.stack.stack import Stack, run_stack
 from ledger.resources import UnlearnRequest
 from tests.end_to_end.conftest import REFERENCE, SAMPLES, options
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.servers import answering
 from tests.fixtures.waiting import await_that
 
@@ -67,8 +68,7 @@ def test_a_stack_on_given_servers_starts_none_and_its_trace_leads_from_the_call_
                 name="traced",
                 reference=REFERENCE,
                 weights=trained.path,
-                policy=["retrain"],
-                approve_utility_drop=100.0,
+                **RETRAINED,
             )
             call = http.post("/unlearn-requests", json={"dataset": "tiny-digits", "sample_ids": SAMPLES})
             (job_id,) = client.job_ids(UnlearnRequest.model_validate_json(call.content))

@@ -12,6 +12,7 @@ from examples import authors
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
 from tests.examples.conftest import Site
+from tests.fixtures.registration import RETRAINED
 from unlearning.errors import InvalidWorkload
 from unlearning.storage import save_weights
 from unlearning.training.loop import fresh
@@ -115,8 +116,7 @@ def test_one_persons_texts_are_erased_over_http_and_the_operator_alone_may_read_
         name="authors",
         reference="examples.authors:workload",
         weights=save_weights(model, tmp_path)[0],
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
         dry_run=False,
     )
     person = next(name for name in made.train.subjects or () if name.startswith("author-") is (kind == "author"))

@@ -14,6 +14,7 @@ from expunge.errors import CannotRegister, NoSheet
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
 from tests.examples.conftest import Site
+from tests.fixtures.registration import RETRAINED
 from unlearning.data.objectives import denoising_diffusion
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
@@ -59,8 +60,7 @@ def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_wh
         site.where,
         name="diffusion",
         reference="examples.diffusion:workload",
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
         dry_run=False,
     )
     wrong = denoising_diffusion(10, diffusion.SHAPE, betas=diffusion.BETAS.flip(0))

@@ -10,6 +10,7 @@ from torch import nn
 from examples import image_folder
 from expunge.operator.registration import register_workload
 from tests.examples.conftest import Site
+from tests.fixtures.registration import RETRAINED
 from unlearning.training.loop import fresh
 
 
@@ -44,8 +45,7 @@ def test_the_script_leads_to_an_erasure(
         name="scans",
         reference=reference,
         weights=image_folder.train(),
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
 
     _, document = site.erase("scans", image_folder.workload().train.ids[:60])

@@ -27,6 +27,7 @@ from ledger.sample_ids import sample_digest
 from ledger.tables import Base
 from service.app import create_app
 from service.settings import Settings as ServiceSettings
+from tests.fixtures.registration import RETRAINED
 from tests.service.conftest import NOWHERE, served
 from tests.worker import digits
 from unlearning.files import file_sha256
@@ -103,8 +104,7 @@ def test_a_restored_installation_is_whole_serves_what_was_published_and_still_kn
         name="digits",
         reference=REFERENCE,
         weights=trained.path,
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
     create_signing_key(database_url, keys)
     api_key = create_api_key(database_url, tenant="default", name="auditor", scopes=["admin"])

@@ -24,6 +24,7 @@ from ledger.registry.models import list_versions
 from ledger.requests.submission import submit
 from ledger.sample_ids import sample_digest
 from ledger.states import JobState
+from tests.fixtures.registration import RETRAINED
 from tests.ops.files import ROOT
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
@@ -62,8 +63,7 @@ def test_what_the_document_says_leads_to_an_erasure(
         name="forms",
         reference="acme.forms:workload",
         weights=train(),
-        policy=["retrain"],
-        approve_utility_drop=100.0,
+        **RETRAINED,
     )
     work(ask(sessions, list(workload().train.ids[:100])), where, sessions)
 

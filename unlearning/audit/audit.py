@@ -167,7 +167,7 @@ def audit(
         margin=membership_margin(pairing, spec.thresholds),
     )
     if references is not None and objective.logits is not None:
-        references = references.without(in_classes(forget.targets, forgotten_classes).cpu().numpy())
+        references = references.with_gone_classes(in_classes(forget.targets, forgotten_classes).cpu().numpy())
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )

@@ -1,14 +1,16 @@
 """Extraction: how much of the forgotten samples a generating model gives away, beside samples that it never saw."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, student
+from unlearning.data.batches import Batch
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
+from unlearning.networks import device_of
 
 Extraction = Mapping[str, Mapping[str, Interval]]
 """By set ("forget", "held_out") and measure: the mean share of a sample that the model gives away, 0 to 1.
@@ -37,14 +39,10 @@ def measure_extraction(
     extraction = objective.extraction
     if extraction is None:
         return {}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     found: dict[str, dict[str, Interval]] = {}
     for name, samples in sets.items():
         generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(samples), generator=generator)[:max_samples]
-        parts = [
-            extraction(model, batch.to(device), generator) for batch in samples.stream(torch.split(chosen, _BATCH))
-        ]
+        parts = [extraction(model, batch, generator) for batch in _drawn(model, samples, max_samples, generator)]
         found[name] = {
             measure: _mean(torch.cat([part[measure] for part in parts]).double().cpu().numpy(), confidence=confidence)
             for measure in parts[0]
@@ -68,16 +66,21 @@ def measure_knowledge(
     """
     if objective.knowledge is None:
         return {}
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     found = {}
     for name, samples in sets.items():
-        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:max_samples]
-        batches = samples.stream(torch.split(chosen, _BATCH))
-        scores = torch.cat([objective.knowledge(model, batch.to(device)).double().cpu() for batch in batches])
+        batches = _drawn(model, samples, max_samples, torch.Generator().manual_seed(seed))
+        scores = torch.cat([objective.knowledge(model, batch).double().cpu() for batch in batches])
         asked = scores[~scores.isnan()]
         if len(asked):
             found[name] = _mean(asked.numpy(), confidence=confidence)
     return found
+
+
+def _drawn(model: nn.Module, samples: SampleSet, count: int, generator: torch.Generator) -> Iterator[Batch]:
+    """Yield at most `count` samples at random, in batches on the model's device."""
+    chosen = torch.randperm(len(samples), generator=generator)[:count]
+    for batch in samples.stream(torch.split(chosen, _BATCH)):
+        yield batch.to(device_of(model, torch.device("cpu")))
 
 
 def _mean(shares: Floats, *, confidence: float) -> Interval:

@@ -18,6 +18,7 @@ from unlearning.audit.signals import SignalsBySet
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.features import FeatureReader, output_layer
+from unlearning.networks import device_of
 from unlearning.specs.audit import AuditSpec
 
 NAME = "features"
@@ -41,8 +42,7 @@ def feature_readers(
     if objective.classes is None:
         return {}
     batch = sets["forget"].select(torch.arange(min(2, len(sets["forget"]))))
-    device = next((p.device for p in model.parameters()), batch.device)
-    layer = output_layer(model, objective, batch.to(device))
+    layer = output_layer(model, objective, batch.to(device_of(model, batch.device)))
     if layer is None:
         return {}
     rng = np.random.default_rng([seed, 5])

@@ -19,6 +19,7 @@ from unlearning.data.objectives import Objective
 from unlearning.data.objectives.prediction import Generation
 from unlearning.data.samples import SampleSet
 from unlearning.errors import UnsupportedWorkload
+from unlearning.networks import device_of
 from unlearning.specs.audit import AuditSpec
 from unlearning.stopping.criterion import fully_forgotten_classes
 
@@ -174,8 +175,7 @@ def sheet_of_texts(models: Mapping[str, nn.Module], forget: SampleSet, *, object
         return None
     shown = forget.select(torch.arange(min(_SHOWN, len(forget))))
     found = {
-        name: objective.completions(model, shown.to(next((p.device for p in model.parameters()), forget.device)))
-        for name, model in models.items()
+        name: objective.completions(model, shown.to(device_of(model, forget.device))) for name, model in models.items()
     }
     return Sheet(
         texts={
@@ -192,7 +192,7 @@ def generate(generation: Generation, model: nn.Module, classes: Tensor, *, seed:
     A number that is NaN, of a model that has collapsed, counts as the lower bound.
     """
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    device = next((p.device for p in model.parameters()), classes.device)
+    device = device_of(model, classes.device)
     parts = [generation.generate(model, part.to(device), generator) for part in torch.split(classes, _AT_ONCE)]
     low, high = generation.bounds
     return torch.cat(parts).nan_to_num(nan=low).clamp(low, high)

@@ -30,7 +30,7 @@ class Nearness:
 
     unseen: the mean of N of models that never saw the samples. low: what 95 % of these exceed. original: N of the original.
     p_value: the probability of as large an N if each sample were as near to the one as to the other. to_original: N is below 0, and
-    at most one in twenty models that never saw the samples is as low.
+    at most one in twenty models that never saw the samples is as low. samples: how many were compared. unit: of the signal.
     """
 
     value: float

@@ -113,14 +113,14 @@ class AuditReferences:
     copied: int = 0
     testable: bool = True
 
-    def without(self, forgotten: NDArray[np.bool_]) -> "AuditReferences":
-        """Let the marked forget samples, (n,), be of classes that are forgotten as a whole.
+    def with_gone_classes(self, of_gone: NDArray[np.bool_]) -> "AuditReferences":
+        """Return the references if the marked forget samples, (n,), are of classes that are forgotten as a whole.
 
         The reference models saw other samples of these. What a model says that never saw any is known without one: it never gives
         the class. So these samples count as less known to it than every held-out sample.
         """
         least = self.held_out.unseen.min() - 1
-        marked = torch.from_numpy(forgotten).to(self.forget.unseen.device)
+        marked = torch.from_numpy(of_gone).to(self.forget.unseen.device)
         return replace(
             self, forget=replace(self.forget, unseen=torch.where(marked, least.to(marked.device), self.forget.unseen))
         )

@@ -15,7 +15,7 @@ from unlearning.data.objectives import Answers, Objective
 from unlearning.data.samples import SampleSet
 from unlearning.features import FeatureReader
 from unlearning.hardware import batched_answers, in_fastest_layout
-from unlearning.networks import copy_network
+from unlearning.networks import copy_network, device_of
 
 ATTACKS = ("loss", "confidence", "entropy", "modified_entropy", "margin")
 """The threshold attacks on a single-label classifier, by the signal they use.
@@ -98,7 +98,7 @@ def observe(
 
     reader: reads features in the same pass; only where no rank has a part of each batch.
     """
-    device = next((p.device for p in model.parameters()), samples.device)
+    device = device_of(model, samples.device)
 
     def answer(samples: SampleSet, reader: FeatureReader | None = None) -> Answers:
         with contextlib.nullcontext() if reader is None else reader:
@@ -134,9 +134,9 @@ def observe_all(
         for name, samples in sets.items()
     }
     if not alone:
-        device = next((p.device for p in model.parameters()), None)
         for name, reader in readers.items():
-            reader.read(model, objective, sets[name], device=device, max_size=batch_size)
+            samples = sets[name]
+            reader.read(model, objective, samples, device=device_of(model, samples.device), max_size=batch_size)
     return found
 
 

@@ -47,8 +47,6 @@ _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
 _LEAST_POWER = 0.5
 """If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples [ours]."""
-
-
 _SIGNIFICANT = 0.05
 """The largest p-value at which answers are called nearer to those of models that never saw the samples [ours]."""
 

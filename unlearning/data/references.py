@@ -30,8 +30,8 @@ class ReferencePredictions:
 
     predictions: (n, k), or (n, 0) for an objective without outputs. losses: (n,), nats. whole: what models that saw none of a
     sample's class say of it, for those of the samples of which that is known: the positions among the n, (m,) int64, and (m, k);
-    None if there are no such. others: finds the same of other samples,
-    such as remaining ones; it raises ReferencesUnusable if a row is missing. None if there are no more.
+    None if there are no such. others: finds the same of other samples, such as remaining ones; it raises ReferencesUnusable if a
+    row is missing. None if there are no more.
     """
 
     predictions: Tensor

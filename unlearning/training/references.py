@@ -193,8 +193,7 @@ def _train_without_fold(
     )
     yield from steps
     signal, predictions, losses = sample_signals(model.eval(), pool, workload.objective)
-    if not bool(torch.isfinite(signal).all()):
-        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
+    _check_finite(signal)
     return {
         "signal": signal.numpy(),
         "seen": seen,
@@ -216,8 +215,7 @@ def _train_without_class(
     model = place(fresh(workload.build, seed=own_seed), workload.sharded, pool.device)
     yield from train(model, kept, fold_recipe(workload.training, plan), objective=workload.objective, seed=own_seed)
     _, predictions, _ = sample_signals(model.eval(), gone, workload.objective)
-    if not bool(torch.isfinite(predictions).all()):
-        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
+    _check_finite(predictions)
     return {"probabilities": predictions.to(_stored(workload.objective)).numpy()}
 
 
@@ -233,6 +231,12 @@ def _collect_classes(
         keys=tuple(key(ids[place]) for of_class in places for place in of_class),
         predictions=torch.cat([torch.from_numpy(model["probabilities"]) for model in models]),
     )
+
+
+def _check_finite(said: Tensor) -> None:
+    """Raise ReferencesUnusable unless all that a reference model said is finite."""
+    if not bool(torch.isfinite(said).all()):
+        raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
 
 
 def _check_classes(workload: Workload, plan: ReferencePlan) -> None:

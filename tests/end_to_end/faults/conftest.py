@@ -26,6 +26,7 @@ from ledger.requests.submission import submit
 from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 from tests.end_to_end.conftest import GATED, Gates
+from tests.fixtures.registration import RETRAINED
 from tests.fixtures.waiting import await_that
 
 SAMPLES = [f"image-{i}" for i in range(400)]
@@ -51,8 +52,7 @@ class Scene:
             reference=GATED,
             weights=self.trained.path,
             dataset=name,
-            policy=["retrain"],
-            approve_utility_drop=100.0,  # whatever a seed loses is published
+            **RETRAINED,
             dry_run=False,
         )
 

@@ -63,8 +63,8 @@ def train_guide_attacks(
     """Train `count` attacks on the model's answers to `members` (D̂_r) against those to the guide part of D_v.
 
     guide: "pairs" trains against what models that never saw `members` say of them instead, where there are references of these, and
-    tests on D_v. Attacks that are no better than chance are left out: the balanced accuracy on members that
-    an attack was not trained on, and on held-out samples, must be at least 0.55.
+    tests on D_v. Attacks that are no better than chance are left out: the balanced accuracy on members that an attack was not
+    trained on, and on held-out samples, must be at least 0.55.
     """
     predicts = task.objective.predicts
     features = (predicts and predicts.features) or (losses_alone,)

@@ -43,15 +43,13 @@ def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, 
     Features are the inputs of the linear layer whose outputs are the model's, scaled to unit length; of a text their mean over its
     tokens.
     """
+    likeness = None
+    if objective.predicts is not None and objective.predicts.likeness is not None:
+        likeness = objective.predicts.likeness(forget.targets, remain.targets)
     if objective.token_logits is not None:
-        return Neighbourhood(
-            remain=remain,
-            similarity=_of_texts(model, objective, forget=forget, remain=remain),
-            label_similarity=None,
-            likeness=_likeness(objective, forget=forget, remain=remain),
-        )
+        similarity = _of_texts(model, objective, forget=forget, remain=remain)
+        return Neighbourhood(remain=remain, similarity=similarity, label_similarity=None, likeness=likeness)
     head = output_layer(model, objective, forget.select(torch.arange(min(2, len(forget)))))
-    likeness = _likeness(objective, forget=forget, remain=remain)
     if head is None:
         return Neighbourhood(remain=remain, similarity=None, label_similarity=None, likeness=likeness)
     near, far = (
@@ -63,11 +61,6 @@ def neighbourhood(model: nn.Module, objective: Objective, *, forget: SampleSet, 
     rows = head.weight if len(head.weight) > 1 else torch.cat([-head.weight, head.weight])
     rows = functional.normalize(rows.float(), dim=-1)
     return Neighbourhood(remain=remain, similarity=near @ far.T, label_similarity=rows @ rows.T)
-
-
-def _likeness(objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Tensor | None:
-    predicts = objective.predicts
-    return None if predicts is None or predicts.likeness is None else predicts.likeness(forget.targets, remain.targets)
 
 
 def _of_texts(model: nn.Module, objective: Objective, *, forget: SampleSet, remain: SampleSet) -> Tensor | None:
