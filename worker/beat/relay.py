@@ -18,7 +18,6 @@ from connectors.configuration import read_connectors
 from connectors.opendsr import read_opendsr
 from connectors.transcend import read_transcend
 from ledger.db import make_engine, make_sessions
-from ledger.events.deliveries import cut_waits
 from ledger.events.hand_overs import retire_hand_overs
 from ledger.events.outbox import RUN_JOB, delete_sent_wakeups, take_wakeups
 from ledger.jobs.claims import sweep
@@ -80,6 +79,7 @@ def start(sender: Any, **_: object) -> None:
         *([] if opendsr is None else [(partial(webhooks.report_statuses, sessions, opendsr), STATUS_INTERVAL)]),
         *([] if transcend is None else [(partial(send_results, transcend), RESULT_INTERVAL)]),
         (partial(sweep_jobs, sessions, settings, send=wakeup_sender(sender.app)), settings.sweep_seconds),
+        (partial(webhooks.cut_long_waits, sessions), settings.sweep_seconds),
         (partial(mark_overdue_requests, sessions), OVERDUE_INTERVAL),
         (partial(delete_expired_rows, sessions), CLEANUP_INTERVAL),
     ]:
@@ -120,14 +120,10 @@ def relay_wakeups(sessions: sessionmaker[Session], *, send: Callable[[UUID], Non
 def sweep_jobs(
     sessions: sessionmaker[Session], settings: Settings, *, send: Callable[[UUID], object], at_most: int | None = None
 ) -> None:
-    """Requeue jobs with expired leases, wake the jobs that are due, and cut waits that are too long.
-
-    It is an independent fallback for lost wake-ups, and for a clock of the database that stepped back.
+    """Requeue jobs with expired leases, and wake the jobs that are due. It is an independent fallback for lost wake-ups.
 
     at_most: how many are woken; None for all.
     """
-    with sessions.begin() as session:
-        cut_waits(session)
     with sessions.begin() as session:
         found = sweep(
             session,

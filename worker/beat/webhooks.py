@@ -11,7 +11,16 @@ from sqlalchemy.orm import Session, sessionmaker
 from standardwebhooks.webhooks import Webhook
 
 from connectors.opendsr import MANAGER, OpenDsr
-from ledger.events.deliveries import Batch, Delivery, Try, queue_callback, record_try, release_batch, take_batch
+from ledger.events.deliveries import (
+    Batch,
+    Delivery,
+    Try,
+    cut_waits,
+    queue_callback,
+    record_try,
+    release_batch,
+    take_batch,
+)
 from ledger.events.webhooks import webhook_secret
 from ledger.requests.managed import take_changes
 from ledger.sample_ids import earlier_keys
@@ -48,6 +57,12 @@ def deliver_webhooks(sessions: sessionmaker[Session], *, send: Send) -> None:
                 break
         with sessions.begin() as session:
             release_batch(session, batch, pause=failed)
+
+
+def cut_long_waits(sessions: sessionmaker[Session]) -> None:
+    """Let no message wait for longer than it would if it had failed now: the database's clock may have stepped back."""
+    with sessions.begin() as session:
+        cut_waits(session)
 
 
 def report_statuses(sessions: sessionmaker[Session], opendsr: OpenDsr) -> None:

@@ -24,7 +24,7 @@ from tests.fixtures.waiting import PATIENCE, await_that
 from tests.service.conftest import redis_server
 from tests.worker.conftest import Bench
 from worker import app
-from worker.beat import relay
+from worker.beat import relay, webhooks
 
 JOB = UUID(int=7)
 
@@ -70,18 +70,25 @@ def test_an_action_that_fails_is_repeated_and_logged_without_its_message(caplog:
 
 
 def test_a_sweep_takes_back_expired_leases_and_wakes_what_is_due(bench: Bench, training_ids: tuple[str, ...]) -> None:
-    """In the beat, because every worker may be busy for hours. And messages that wait too long, as after a step of the clock."""
-    with bench.sessions.begin() as session:
-        add_webhook(session, tenant_id=bench.tenant_id, url="https://example.org/", key=bytes(32))
+    """In the beat, because every worker may be busy for hours."""
     job_id = bench.submit(training_ids[:3])
     with bench.sessions.begin() as session:
-        session.execute(text("UPDATE webhook_deliveries SET next_try_at = next_try_at + interval '1 day'"))
-        assert take_batch(session) is None
         assert claim(session, job_id, worker="dead", lease=timedelta(0)) is not None
     sent: list[object] = []
     relay.sweep_jobs(bench.sessions, bench.settings, send=sent.append)
     assert sent == [job_id]
     assert bench.job(job_id).state is JobState.QUEUED
+
+
+def test_messages_that_wait_too_long_are_sent(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    """As after the database's clock has stepped back."""
+    with bench.sessions.begin() as session:
+        add_webhook(session, tenant_id=bench.tenant_id, url="https://example.org/", key=bytes(32))
+    bench.submit(training_ids[:3])
+    with bench.sessions.begin() as session:
+        session.execute(text("UPDATE webhook_deliveries SET next_try_at = next_try_at + interval '1 day'"))
+        assert take_batch(session) is None
+    webhooks.cut_long_waits(bench.sessions)
     with bench.sessions.begin() as session:
         assert take_batch(session) is not None
 
