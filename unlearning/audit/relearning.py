@@ -172,37 +172,18 @@ def relearn_delay(
     """
     together = is_sharded(original)
     objective = objective if together else undivided(objective)
-    sizes: dict[int, int] = {}
-    if objective.classes is not None:
-        labels = (samples.targets.cpu().numpy() for samples in (forget, held_out))
-        sizes = class_sizes(*labels, max_samples=spec.relearn_samples)
-    count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
-    comparable = objective.classes is None or bool(sizes) or difficulty is not None
-    small = are_few(len(forget), spec)
-    forget_places = [
-        draw_by_class(forget, sizes, np.random.default_rng([seed, 0, i]), count=count)
-        for i in range(spec.relearn_orders)
-    ]
-
-    def draw_control(number: int, *, nearest: int = NEAREST) -> Places:
-        rng = np.random.default_rng([seed, 1, number])
-        if difficulty is None:
-            return draw_by_class(held_out, sizes, rng, count=count)
-        return draw_as_hard(difficulty, rng, count=count, nearest=nearest)
-
-    controls = spec.controls(kind)
-    numbers = itertools.count()
-    control_places = (
-        draw_distinct(lambda: draw_control(next(numbers), nearest=MANY), MANY)
-        if small
-        else [draw_control(number) for number in range(controls)]
-    )
+    small, controls = are_few(len(forget), spec), spec.controls(kind)
+    drawn = _draw_sets(
+        forget, held_out, classes=objective.classes, spec=spec, controls=MANY if small else controls, distinct=small,
+        seed=seed, difficulty=difficulty,
+    )  # fmt: skip
+    forget_places, control_places = drawn.forget, drawn.controls
     known_loss = ranks.agreed(float(np.mean([known.forget[places].mean() for places in forget_places])))
     control_losses = [float(known.held_out[places].mean()) for places in control_places]
     median_control = control_places[int(np.argsort(control_losses)[len(control_losses) // 2])]
     delta = spec.relearn_delta * (ranks.agreed(float(np.mean(control_losses))) - known_loss)
     relearner = None
-    if delta > 0 and comparable and not collapsed and len(control_places) >= controls:
+    if delta > 0 and drawn.comparable and not collapsed and len(control_places) >= controls:
         relearner = calibrate_relearner(
             original, _select(held_out, median_control), objective=objective, kind=kind, target=known_loss + delta,
             steps=spec.relearn_steps, limit=spec.relearn_limit, batch_size=spec.relearn_batch, seed=seed,
@@ -254,25 +235,17 @@ def relearn_delay(
     tested = small and relearner is not None
     tested = tested and not any(curve.diverged for curve in (*forget_curves, *control_curves))
     if small:
-        for delay in control_delays:
-            quick.add(delay)
         limit = min(used.limit, math.floor(quick.longest + 1e-9) + 1)
         more = [
             partial(run, unlearned, held_out, places, order, limit=limit)
             for order, places in enumerate(control_places)
             if order >= controls
         ]
-        left = MANY - len(control_delays)
-        while more and tested and not quick.settled:
-            done, more = by_turns(more[:turns]), more[turns:]
-            tested = not any(curve.diverged for curve in done)
-            for curve in done:
-                quick.add(curve.delay)
-            left -= len(done)
-            yield from repeat(None, len(done))
-        yield from repeat(None, left)
-    pool = len(held_out) if not sizes else int(np.isin(held_out.targets.cpu().numpy(), list(sizes)).sum())
-    share = count / max(count, pool)
+        for delay in control_delays:
+            quick.add(delay)
+        tested = (yield from _count_quick(quick, more if tested else [], by_turns, turns=turns)) and tested
+        yield from repeat(None, MANY - quick.drawn)
+    share = drawn.count / max(drawn.count, drawn.available)
     confidence = spec.thresholds.confidence
 
     def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
@@ -282,7 +255,7 @@ def relearn_delay(
         kind=kind,
         relearner=relearner,
         delta=delta,
-        samples=count,
+        samples=drawn.count,
         original=original_curve,
         unlearned=tuple(forget_curves),
         controls=tuple(control_curves),
@@ -299,6 +272,83 @@ def relearn_delay(
         p_value=min(1.0, quick.p_value * len(spec.relearners)) if tested else None,
         compared=quick.drawn,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Sets:
+    """What is relearned: the places of forget and of control sets, of `count` samples each.
+
+    available: how many held-out samples the controls are drawn from. comparable: whether those are like the forget set at all.
+    """
+
+    forget: list[Places]
+    controls: list[Places]
+    count: int
+    available: int
+    comparable: bool
+
+
+def _draw_sets(
+    forget: SampleSet,
+    held_out: SampleSet,
+    *,
+    classes: int | None,
+    spec: AuditSpec,
+    controls: int,
+    distinct: bool,
+    seed: int,
+    difficulty: Difficulty | None,
+) -> _Sets:
+    """Draw forget sets and controls, of the forget set's classes or as hard. distinct: no two controls are equal."""
+    sizes: dict[int, int] = {}
+    available = len(held_out)
+    if classes is not None:
+        labels = [samples.targets.cpu().numpy() for samples in (forget, held_out)]
+        sizes = class_sizes(*labels, max_samples=spec.relearn_samples)
+        available = int(np.isin(labels[1], list(sizes)).sum()) if sizes else available
+    count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
+
+    def draw_control(number: int) -> Places:
+        rng = np.random.default_rng([seed, 1, number])
+        if difficulty is None:
+            return draw_by_class(held_out, sizes, rng, count=count)
+        return draw_as_hard(difficulty, rng, count=count, nearest=MANY if distinct else NEAREST)
+
+    numbers = itertools.count()
+    return _Sets(
+        forget=[
+            draw_by_class(forget, sizes, np.random.default_rng([seed, 0, number]), count=count)
+            for number in range(spec.relearn_orders)
+        ],
+        controls=draw_distinct(lambda: draw_control(next(numbers)), controls)
+        if distinct
+        else [draw_control(number) for number in range(controls)],
+        count=count,
+        available=available,
+        comparable=classes is None or bool(sizes) or difficulty is not None,
+    )
+
+
+def _count_quick(
+    quick: QuickControls,
+    runs: Sequence[Callable[[], Curve]],
+    by_turns: Callable[[Sequence[Callable[[], Curve]]], list[Curve]],
+    *,
+    turns: int,
+) -> Generator[None, None, bool]:
+    """Relearn further control sets, `turns` at a time, until it is settled how many are quick; yields after each of them.
+
+    Returns False if one diverged.
+    """
+    left = list(runs)
+    while left and not quick.settled:
+        done, left = by_turns(left[:turns]), left[turns:]
+        for curve in done:
+            quick.add(curve.delay)
+        yield from repeat(None, len(done))
+        if any(curve.diverged for curve in done):
+            return False
+    return True
 
 
 def are_few(forgotten: int, spec: AuditSpec) -> bool:
