@@ -18,6 +18,11 @@ def plural(value: int, noun: str) -> str:
     return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
 
 
+def any_of(count: int, noun: str, nouns: str | None = None) -> str:
+    """Name some of which none is meant: (1, "sample") → the sample; (3, "sample") → any of the 3 samples. nouns: the plural."""
+    return f"the {noun}" if count == 1 else f"any of the {count:,} {nouns or noun + 's'}"
+
+
 def ratio(value: float) -> str:
     """Print a number of order one with two decimals, a small one with two significant digits."""
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.01 else f"{value:.2g}"

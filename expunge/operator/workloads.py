@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from expunge.errors import ExpungeError, NobodyLeftOut
+from report.formatting import any_of
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import HeldOut, Workload
 from unlearning.dry_run import dry_run
@@ -102,11 +103,11 @@ def find_left_out(train: SampleSet, without: Collection[str], people: Collection
     found = frozenset(without) & frozenset(train.ids) | frozenset(theirs)
     if people and not found:
         raise NobodyLeftOut(
-            f"None of the {len(people)} people to leave out has a sample in the workload's training set."
+            f"The workload's training set has no sample of {any_of(len(people), 'person', 'people')} to leave out."
         )
     if without and not found:
         raise NobodyLeftOut(
-            f"None of the {len(without)} sample IDs to leave out is in the workload's training set; "
+            f"The workload's training set does not have {any_of(len(without), 'sample ID')} to leave out; "
             "write them as its factory does, one a line."
         )
     return found

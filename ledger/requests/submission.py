@@ -40,6 +40,7 @@ from ledger.tables.samples import (
     uploaded_samples,
 )
 from ledger.transparency.log import log_request
+from report.formatting import any_of
 
 FIRST_YEAR = 2000
 """No request under a law that this service knows is older."""
@@ -354,9 +355,7 @@ def _record_samples(
                 "no sample of these subjects is in the training set of any of the models; a dataset learns whose samples it has "
                 "from `expunge register` and `expunge subjects import`"
             )
-        raise NoSamplesMatch(
-            f"none of the {request.not_in_training_set} samples is in the training set of any of the models"
-        )
+        raise NoSamplesMatch(f"no model was trained on {any_of(request.not_in_training_set, 'sample')}")
 
 
 def _record_outcomes(request: UnlearnRequest, models: Sequence[Model], given: FromClause) -> Insert:

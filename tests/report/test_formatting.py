@@ -6,6 +6,7 @@ from report.evidence import Delay, Estimate
 from report.formatting import (
     METHOD_NAMES,
     SPACE,
+    any_of,
     delay,
     duration,
     interval,
@@ -61,3 +62,9 @@ def test_a_method_is_named_as_its_paper_writes_it(kind: str, name: str) -> None:
 
 def test_only_methods_that_there_are_have_names() -> None:
     assert METHOD_NAMES.keys() <= SPECS.keys()
+
+
+def test_what_none_is_meant_of_is_named_as_one_thing_or_as_several() -> None:
+    assert any_of(1, "sample") == "the sample"
+    assert any_of(1334, "sample") == "any of the 1,334 samples"
+    assert any_of(2, "person", "people") == "any of the 2 people"

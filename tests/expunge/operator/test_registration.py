@@ -166,7 +166,7 @@ def test_people_are_left_out_with_all_of_their_samples(
     again = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, **left_out)
     assert again.left_out == 20
     register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
-    with pytest.raises(NobodyLeftOut, match="None of the 1 people"):
+    with pytest.raises(NobodyLeftOut, match="no sample of the person to leave out"):
         register_new_version(where, name="digits", weights=again.path, without_subjects=["gone"])
     assert register_new_version(where, name="digits", weights=again.path, **left_out).number == 2
     with open_database(where.database_url) as sessions, sessions() as session:
