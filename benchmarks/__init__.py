@@ -4,5 +4,5 @@ Methods against retraining: validation, quality, relearn, verdicts, ablation, de
 (the search of parameters); gpu (several of these at full size on one GPU).
 Preparation in training: readiness. Attacks with shadow models: attacks.
 The service: load, coalescing, soak, uploads, reports, scrapes, dashboards; mutations (whether the tests notice a broken promise).
-Shared: cases, judging, command_line, machine; serving; promises; writing, tables.
+Shared: cases, known_models, judging, characteristics, command_line, machine; serving; promises; writing, tables.
 """

@@ -4,7 +4,8 @@
     python -m benchmarks.tables --check   exit with status 1 if a page would change
 
 A page contains `<!-- table: quality average_gap ua ra ta mi -->` … `<!-- end -->`: the file, then the metrics that are the columns;
-`case=digits*:` before them chooses cases by a pattern. `<!-- table: summary -->` is the README's: cost and gap, from three files.
+`case=digits*:` before them chooses cases by a pattern. With `across:` before the metrics the numbers of samples are the columns.
+ `<!-- table: summary -->` is the README's: cost and gap, from three files.
 """
 
 import argparse
@@ -19,8 +20,10 @@ from benchmarks.writing import RESULTS, Row, read
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md", ROOT / "README.md")
 MARK = re.compile(
-    r"(<!-- table: (?P<name>\w+)(?: case=(?P<case>[^:>]+):)?(?P<metrics>[^>]*) -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- table: (?P<name>\w+)(?: case=(?P<case>[^:>]+):)?(?P<across> across:)?(?P<metrics>[^>]*) -->\n).*?(?P<end><!-- end -->)",
+    re.DOTALL,
 )
+_SAMPLES = re.compile(r"(\d+) samples$")
 NAMES = {
     "average_gap": "average gap",
     "ua": "UA",
@@ -91,7 +94,7 @@ def main() -> None:
 def filled(text: str) -> str:
     """Generate each marked table of a page's text."""
     return MARK.sub(
-        lambda m: f"{m[1]}{_content(m)}\n{m[5]}",
+        lambda m: f"{m[1]}{_content(m)}\n{m['end']}",
         text,
     )
 
@@ -99,7 +102,8 @@ def filled(text: str) -> str:
 def _content(marker: re.Match[str]) -> str:
     if marker["name"] == "summary":
         return summary()
-    return table(marker["name"], marker["metrics"].split(), case=marker["case"])
+    make = across if marker["across"] else table
+    return make(marker["name"], marker["metrics"].split(), case=marker["case"])
 
 
 def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
@@ -115,6 +119,23 @@ def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
         cells = [found.get((one, method, metric)) for metric in metrics]
         n = next((cell.n for cell in cells if cell), 0)
         lines.append([one, method.replace("_", " "), str(n), *(_shown(cell) for cell in cells)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
+
+
+def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
+    """Generate a table of cases such as "digits, 10 samples": a row a method and metric, a column a number of samples."""
+    rows = [r for r in read(name) if r.metric in metrics and (case is None or fnmatchcase(r.case, case))]
+    found = {(r.case, r.method, r.metric): r for r in rows}
+    cases = sorted({r.case for r in rows}, key=lambda one: int(_SAMPLES.search(one)[1]))
+    of_method = [(method, m) for method in dict.fromkeys(r.method for r in rows) for m in metrics]
+    head = ["model", "", *(_SAMPLES.search(one)[1] for one in cases)]
+    lines = [head, ["---", "---", *["--:"] * len(cases)]]
+    for method, metric in of_method:
+        cells = [found.get((one, method, metric)) for one in cases]
+        unit = next((cell.unit for cell in cells if cell), None)
+        if unit is not None:
+            title = _titled(metric, "percent" if unit == "share" else unit)
+            lines.append([method.replace("_", " "), title, *(_percent(cell) for cell in cells)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
 
 
@@ -157,6 +178,14 @@ def _shown(row: Row | None) -> str:
     digits = 0 if abs(row.mean) >= 1000 else 1 if abs(row.mean) >= 10 else 2
     half = (row.high - row.low) / 2
     return f"{row.mean:,.{digits}f}" + (f" ± {half:,.{digits}f}" if row.n > 1 else "")
+
+
+def _percent(row: Row | None) -> str:
+    """Show a share as percent with its interval; any other figure as elsewhere."""
+    if row is None or row.unit != "share":
+        return _shown(row)
+    mean, low, high = (round(100 * value) for value in (row.mean, row.low, row.high))
+    return f"{mean} ({low} to {high})"
 
 
 def _made(name: str) -> str:

@@ -70,6 +70,26 @@ def share_row(hits: Sequence[bool], *, case: str, method: str, metric: str) -> R
     )
 
 
+def clustered_share_row(clusters: Sequence[Sequence[bool]], *, case: str, method: str, metric: str) -> Row:
+    """Compute the share of hits that are alike within clusters, such as those of one seed, with a 95 % interval.
+
+    The interval is Clopper and Pearson's for as many independent hits as say as much (Korn, Graubard, "Confidence intervals for
+    proportions with small expected number of positive counts", Survey Methodology 1998), never for more than there are. One cluster
+    says nothing of how alike they are, so its hits count as independent.
+    """
+    sizes, counts = (np.array([measure(hits) for hits in clusters], dtype=np.float64) for measure in (len, sum))
+    n, many = float(sizes.sum()), len(clusters)
+    share, effective = float(counts.sum()) / n, n
+    if many > 1 and n > many:
+        variance = many / (many - 1) * float(((counts - share * sizes) ** 2).sum()) / n**2
+        if variance > 0:
+            effective = min(n, share * (1 - share) / variance)
+        effective *= min(1.0, float(stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, many - 1)) ** 2)
+    low = float(stats.beta.ppf(0.025, share * effective, (1 - share) * effective + 1)) if share > 0 else 0.0
+    high = float(stats.beta.ppf(0.975, share * effective + 1, (1 - share) * effective)) if share < 1 else 1.0
+    return Row(case=case, method=method, metric=metric, unit="share", n=int(n), mean=share, low=low, high=high)
+
+
 def write(name: str, rows: Sequence[Row]) -> Path:
     """Write the rows to the file `name`, with the command, the commit and the machine that made them."""
     RESULTS.mkdir(exist_ok=True)

@@ -1,0 +1,251 @@
+"""The operating characteristics of audits with reference predictions: what they find, by model and number of forgotten samples.
+
+`python -m benchmarks.verdicts --few` runs it; see there. Finished audits are kept in `.bench/`: a run that was interrupted goes on,
+and one with more sets adds to it.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from torch import nn
+
+import unlearning.audit
+import unlearning.methods
+from benchmarks.cases import (
+    Case,
+    all_settings,
+    case,
+    digest,
+    ids_digest,
+    key,
+    keys,
+    references_of,
+    stored,
+    subset,
+    without,
+)  # fmt: skip
+from benchmarks.judging import task_of
+from benchmarks.known_models import known_models, over_forgotten
+from benchmarks.machine import identity, seconds
+from benchmarks.writing import Row, clustered_share_row, row
+from unlearning.audit.audit import audit
+from unlearning.audit.nearness import nearness
+from unlearning.audit.reference_test import AuditReferences, reference_test, signals_by_reference
+from unlearning.data.references import References
+from unlearning.data.samples import SampleSet
+from unlearning.methods.registry import unlearn
+from unlearning.specs import IEU, LTU, GradientAscent, Matching, Spec
+from unlearning.specs.audit import AuditSpec, Thresholds
+from unlearning.steps import run_to_completion
+from unlearning.training.references import sample_signals
+
+SIZES = (1, 3, 10, 30, 100, 300)
+"""Numbers of forgotten samples."""
+METHODS: Mapping[str, Spec] = {
+    "gradient_ascent": GradientAscent(),
+    "matching": Matching(),
+    "ieu": IEU(),
+    "ltu": LTU(),
+}
+"""At their defaults; all but the first have references."""
+OF_METHODS = 2
+"""Sets of each size and seed that methods forget, which cost more than audits of known models."""
+TESTED = 100
+"""Sets of each size and seed on which the tests that read answers alone are counted, which cost little."""
+DEAR = ("half_way",)
+"""Known models whose audits take several times as long, because they are two networks; only those tests are run on them."""
+Result = Mapping[str, object]
+"""Of an audit: its verdict, the tests that failed the model, and processor seconds."""
+
+
+def few(name: str, seeds: Sequence[int], sets: int) -> list[Row]:
+    """Audit models on `sets` random sets of each size and seed; count verdicts, what single tests find, and processor seconds."""
+    found: dict[tuple[int, str], dict[int, list[Result]]] = {}
+    cases = {seed: case(name, seed) for seed in seeds}
+    for number in range(sets):
+        for seed, one in cases.items():
+            known = {label: model for label, model in known_models(one).items() if label not in DEAR}
+            for size in SIZES:
+                if size >= len(one.forget) and number:
+                    continue  # there is one such set
+                forget = subset(one.forget, size, np.random.default_rng([seed, size, number, 3]))
+                runs = {label: partial(audited, one, label, model, forget) for label, model in known.items()}
+                runs["over_forgotten"] = partial(audited, one, "over_forgotten", partial(over_forgotten, one), forget)
+                if number < OF_METHODS:
+                    runs |= {label: partial(unlearned, one, label, forget) for label in METHODS}
+                for label, run in runs.items():
+                    result = run()
+                    found.setdefault((size, label), {}).setdefault(seed, []).append(result)
+                    print(f"{name} {seed} {size} {number} {label}: {result}", flush=True)
+    rows: list[Row] = []
+    for (size, label), by_seed in sorted(found.items(), key=lambda item: item[0][0]):
+        rows += verdict_rows_by_seed(by_seed, case=f"{name}, {size} samples", method=label)
+    for size in SIZES:
+        tested = {seed: tests_of(one, size) for seed, one in cases.items()}
+        rows += test_rows(tested, case=f"{name}, {size} samples")
+    return rows
+
+
+def verdict_rows_by_seed(by_seed: Mapping[int, Sequence[Result]], *, case: str, method: str) -> list[Row]:
+    """Count the verdicts of one model and size, and what relearning found where it ran; and take the mean of the seconds."""
+    what = {"case": case, "method": method}
+    rows = [
+        clustered_share_row(
+            [[each["verdict"] == verdict for each in results] for results in by_seed.values()], **what, metric=verdict
+        )
+        for verdict in ("verified", "inconclusive", "failed")
+    ]
+    relearned = [
+        [bool(each["relearn_failed"]) for each in results if each["relearned"]] for results in by_seed.values()
+    ]
+    if any(relearned):
+        rows.append(clustered_share_row([each for each in relearned if each], **what, metric="relearn_failed"))
+    for metric in ("audit_seconds", "method_seconds"):
+        spent = [float(str(each[metric])) for results in by_seed.values() for each in results if metric in each]
+        if spent:
+            rows.append(row(spent, **what, metric=metric, unit="seconds"))
+    return rows
+
+
+def test_rows(tested: Mapping[int, Mapping[str, Sequence[tuple[bool | None, bool]]]], *, case: str) -> list[Row]:
+    """Count what the reference test and nearness found on each model."""
+    meanings: dict[str, Callable[[bool | None, bool], bool]] = {
+        "reference_passed": lambda passed, near: passed is True,
+        "reference_failed": lambda passed, near: passed is False,
+        "nearer_to_original": lambda passed, near: near,
+        "passed_and_not_nearer": lambda passed, near: passed is True and not near,
+    }
+    rows = [
+        clustered_share_row(
+            [[hit(*each) for each in outcomes[label]] for outcomes in tested.values()],
+            case=case, method=label, metric=metric,
+        )
+        for label in next(iter(tested.values()))
+        for metric, hit in meanings.items()
+    ]  # fmt: skip
+    for seed, outcomes in tested.items():
+        hits = [passed is False for label in ("retrain", "retrain_same_seed") for passed, _ in outcomes[label]]
+        rows.append(
+            clustered_share_row([hits], case=case, method=f"retrained, seed {seed}", metric="reference_failed_by_seed")
+        )
+    return rows
+
+
+def tests_of(one: Case, size: int) -> dict[str, list[tuple[bool | None, bool]]]:
+    """Run the reference test and nearness on random sets of one size: whether it passes, and whether the original is nearer."""
+
+    def run() -> dict[str, list[tuple[bool | None, bool]]]:
+        made = references_of(one)
+        samples = {"forget": one.forget, "remain": one.remain, "held_out": one.held_out.audit}
+        rows = {name: made.take(keys(part)) for name, part in samples.items()}
+        margins = {
+            label: {
+                name: sample_signals(copy.deepcopy(model).eval(), part, one.workload.objective)[0]
+                .double()
+                .cpu()
+                .numpy()
+                for name, part in samples.items()
+            }
+            for label, model in known_models(one).items()
+        }
+        found: dict[str, list[tuple[bool | None, bool]]] = {}
+        for label, signals in margins.items():
+            judged = {name: signals_by_reference(signals[name], rows[name]) for name in samples}
+            rng = np.random.default_rng([one.seed, size, 5])
+            for _ in range(1 if size >= len(one.forget) else TESTED):
+                chosen = rng.permutation(len(one.forget))[:size]
+                forget, others = judged["forget"].take(chosen), {name: judged[name] for name in ("held_out", "remain")}
+                test = reference_test(forget=forget, **others, thresholds=Thresholds(), seed=one.seed)
+                near = nearness(
+                    forget=forget,
+                    original=margins["original"]["forget"][chosen],
+                    held_out=judged["held_out"],
+                    thresholds=Thresholds(),
+                    seed=one.seed,
+                )
+                found.setdefault(label, []).append((test.passed, near.to_original))
+        return found
+
+    what = {
+        "case": one.name,
+        "seed": one.seed,
+        "size": size,
+        "sets": TESTED,
+        "code": _code(unlearning.audit),
+        **identity(),
+    }
+    return stored("few_tests", what, run)
+
+
+def audited(one: Case, label: str, model: nn.Module | Callable[[SampleSet], nn.Module], forget: SampleSet) -> Result:
+    """Audit a known model, or one that is made for a set, with references, or read what an earlier run of the same code found."""
+
+    def run() -> Result:
+        found = model if isinstance(model, nn.Module) else model(forget)
+        return _audit(one, found, forget, one.remain, references_of(one))
+
+    return _stored(one, forget, {"model": label, "code": _code(unlearning.audit)}, run)
+
+
+def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
+    """Let a method forget one set, and audit the result, or read what an earlier run of the same code found."""
+    spec = METHODS[label]
+    what = {"model": all_settings(spec), "code": _code(unlearning.audit), "methods": _code(unlearning.methods)}
+
+    def run() -> Result:
+        made, task = references_of(one), task_of(one)
+        task.forget, task.remain = forget, without(one.workload.train, forget)
+        if label != "gradient_ascent":
+            task.references = made.for_method(keys(forget), key=key)
+        begun = seconds()
+        run_to_completion(unlearn(spec, task))
+        spent = seconds() - begun
+        return {**_audit(one, task.model.eval(), forget, task.remain, made), "method_seconds": spent}
+
+    return _stored(one, forget, what, run)
+
+
+def _audit(one: Case, model: nn.Module, forget: SampleSet, remain: SampleSet, made: References) -> dict[str, object]:
+    """Audit a model as a worker does, which relearns only if no other test has failed it."""
+    samples = {"forget": forget, "remain": remain, "held_out": one.held_out.audit}
+    rows = {name: made.take(keys(part)) for name, part in samples.items()}
+    begun = seconds()
+    findings = run_to_completion(
+        audit(
+            original=one.original.model,
+            unlearned=model,
+            **samples,
+            test=one.workload.test,
+            objective=one.workload.objective,
+            spec=AuditSpec.with_references(),
+            seed=one.seed,
+            references=AuditReferences(**rows),
+            until_failed=True,
+        )
+    )
+    spent, verdict = seconds() - begun, findings.verdict
+    failed = [each.code for each in verdict.findings if each.deciding and each.passed is False]
+    return {
+        "verdict": verdict.value,
+        "reason": verdict.reason,
+        "failed": failed,
+        "relearned": bool(findings.relearnings),
+        "relearn_failed": any(code.startswith("relearn") for code in failed),
+        "audit_seconds": spent,
+    }
+
+
+def _stored(one: Case, forget: SampleSet, what: Mapping[str, object], run: Callable[[], Result]) -> Result:
+    spec = all_settings(AuditSpec.with_references())
+    of_case = {"case": one.name, "seed": one.seed, "forget": ids_digest(forget), "audit": spec}
+    return stored("few", {**of_case, **what, **identity()}, run)
+
+
+def _code(package: ModuleType) -> str:
+    """Compute the SHA-256 of a package's modules, as hex."""
+    folder = Path(package.__path__[0])
+    return digest({str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))})
