@@ -94,7 +94,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.ablation --references
 	@$(BIN)/python -m benchmarks.validation --references --seeds 20 21
 	@$(BIN)/python -m benchmarks.scaling --processes
-	@$(BIN)/python -m benchmarks.verdicts --few 4 --case digits
+	@$(BIN)/python -m benchmarks.verdicts --few 8 --case digits
 	@$(BIN)/python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
 	@$(BIN)/python -m benchmarks.tables
 

@@ -19,18 +19,6 @@ _LONGEST, _LEARNED = 60, 0.95
 """Tens of steps on wrong labels, and the share of the samples that must have them before."""
 
 
-def known_models(one: Case) -> dict[str, nn.Module]:
-    """Return the models that are the same for every part of the forget set; two were retrained without all of it."""
-    return {
-        "original": one.original.model,
-        "still_knows": still_knows(one),
-        "half_way": HalfWay(one.again.model, one.original.model).eval(),
-        "retrain": one.again.model,
-        "retrain_same_seed": one.retrained.model,
-        "collapsed": collapsed(one),
-    }
-
-
 def no_op(one: Case) -> nn.Module:
     """Return the original with weights that hardly differ."""
     moved = copy.deepcopy(one.original.model)
@@ -84,6 +72,11 @@ class HalfWay(nn.Sequential):
         """Compute the mean logits, (n, classes)."""
         mean: Tensor = (super().forward(inputs) + self._others[0](inputs)) / 2
         return mean
+
+
+def half_way(one: Case) -> nn.Module:
+    """Return a model with the means of the original's and the retrained model's logits."""
+    return HalfWay(one.again.model, one.original.model).eval()
 
 
 def _batch(samples: SampleSet, rng: np.random.Generator, *, size: int = _BATCH) -> Batch:

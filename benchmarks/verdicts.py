@@ -8,11 +8,11 @@ The original, a hardly changed copy of it and a collapsed model must be `failed`
 should be `verified` if there are enough data. The methods have no known truth: their verdicts are only counted.
 
 With `--few` audits with reference predictions are counted in a file of their own, `verdicts_few.json`, on so many random sets of 1
-to 300 samples for each seed; the whole forget set of the digits is one set. Two models are retrained without it for each seed. One
-that `still_knows` is the original after some steps on all training data, because the original itself fails by not having changed;
-one that is `over_forgotten` is a retrained model that has learned wrong labels of the set. `half_way` has the means of the
-original's and a retrained model's logits. Methods forget the first two sets by themselves. The reference test and nearness, which
-cost little, are counted on more sets.
+to 300 samples for each seed; the whole forget set of the digits is one set, and a seed's model is retrained without it. One that
+`still_knows` is the original after some steps on all training data, because the original itself fails by not having changed; one
+that is `over_forgotten` is a retrained model that has learned wrong labels of the set. The original, a collapsed model and methods,
+which forget a set by itself, are audited on the first set of each size. The reference test and nearness, which cost little, are
+counted on more sets, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
 
 With `--relearned` the audits have no reference predictions and relearn at most so many samples, in `verdicts_relearned.json`.
 
