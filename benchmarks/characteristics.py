@@ -172,7 +172,7 @@ def tests_of(one: Case, size: int) -> dict[str, list[tuple[bool | None, bool]]]:
         "seed": one.seed,
         "size": size,
         "sets": TESTED,
-        "code": _code(unlearning.audit),
+        "code": code_of(unlearning.audit),
         **identity(),
     }
     return stored("few_tests", what, run)
@@ -185,13 +185,13 @@ def audited(one: Case, label: str, model: nn.Module | Callable[[SampleSet], nn.M
         found = model if isinstance(model, nn.Module) else model(forget)
         return _audit(one, found, forget, one.remain, references_of(one))
 
-    return _stored(one, forget, {"model": label, "code": _code(unlearning.audit)}, run)
+    return _stored(one, forget, {"model": label, "code": code_of(unlearning.audit)}, run)
 
 
 def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
     """Let a method forget one set, and audit the result, or read what an earlier run of the same code found."""
     spec = METHODS[label]
-    what = {"model": all_settings(spec), "code": _code(unlearning.audit), "methods": _code(unlearning.methods)}
+    what = {"model": all_settings(spec), "code": code_of(unlearning.audit), "methods": code_of(unlearning.methods)}
 
     def run() -> Result:
         made, task = references_of(one), task_of(one)
@@ -242,7 +242,7 @@ def _stored(one: Case, forget: SampleSet, what: Mapping[str, object], run: Calla
     return stored("few", {**of_case, **what, **identity()}, run)
 
 
-def _code(package: ModuleType) -> str:
+def code_of(package: ModuleType) -> str:
     """Compute the SHA-256 of a package's modules, as hex."""
     folder = Path(package.__path__[0])
     return digest({str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))})

@@ -23,12 +23,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 
-import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.cases import Case, all_settings, case, ids_digest, stored, subset, without
-from benchmarks.characteristics import few
+import unlearning.audit
+from benchmarks.cases import Case, all_settings, case, stored
+from benchmarks.characteristics import code_of, few
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
@@ -36,13 +36,14 @@ from benchmarks.machine import identity, seconds
 from benchmarks.quality import everything
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.audit.audit import audit
-from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
 
 VERDICTS = ("verified", "inconclusive", "failed")
+CERTAIN = ("original", "no_op", "collapsed")
+"""Models that an audit fails without relearning them."""
 DECISIONS = {True: "verified", None: "inconclusive", False: "failed"}
 """The verdict that a reference test's outcome alone would give."""
 
@@ -86,55 +87,44 @@ def known(prepared: Case) -> dict[str, Judged]:
 
 def relearned(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row]:
     """Audit models without references, relearning at most so many samples; count verdicts and what relearning found."""
+    found: dict[str, list[dict[str, object]]] = {}
+    for seed in seeds:
+        one = case(name, seed)
+        models: dict[str, Callable[[], nn.Module]] = {
+            "original": lambda one=one: one.original.model,
+            "no_op": partial(no_op, one),
+            "still_knows": partial(still_knows, one),
+            "retrain": lambda one=one: one.again.model,
+            "collapsed": partial(collapsed, one),
+            "ieu_without_references": cache(partial(_by_ieu, one)),
+        }
+        for count, (label, make) in itertools.product(counts, models.items()):
+            result = _audit_relearning(one, label, make, count)
+            found.setdefault(f"{label}, {count} relearned", []).append(result)
+            print(f"{name} {seed} {count} {label}: {result}", flush=True)
     rows: list[Row] = []
-    for size in (100, 300):
-        found: dict[str, list[dict[str, object]]] = {}
-        for seed in seeds:
-            one = case(name, seed)
-            forget = subset(one.forget, size, np.random.default_rng([seed, size, 6]))
-            models: dict[str, Callable[[], nn.Module]] = {
-                "original": lambda one=one: one.original.model,
-                "no_op": partial(no_op, one),
-                "still_knows": partial(still_knows, one),
-                "retrain": lambda one=one: one.again.model,
-                "collapsed": partial(collapsed, one),
-                "ieu_without_references": cache(partial(_forgotten, one, forget)),
-            }
-            for count, (label, make) in itertools.product(counts, models.items()):
-                result = _audit_relearning(one, label, make, forget, count)
-                found.setdefault(f"{label}, {count} relearned", []).append(result)
-                print(f"{name} {seed} {size} {count} {label}: {result}", flush=True)
-        for label, results in found.items():
-            what = {"case": f"{name}, {size} samples", "method": label}
-            rows += verdict_rows([str(result["verdict"]) for result in results], **what)
-            for metric, wanted in {"relearn_passed": True, "relearn_failed": False}.items():
-                hits = [result[kind] is wanted for result in results for kind in ("sgd", "adam")]
-                rows.append(share_row(hits, **what, metric=metric))
-            spent = [float(str(result["audit_seconds"])) for result in results]
-            rows.append(row(spent, **what, metric="audit_seconds", unit="seconds"))
+    for label, results in found.items():
+        what = {"case": name, "method": label}
+        rows += verdict_rows([str(result["verdict"]) for result in results], **what)
+        for metric, wanted in {"relearn_passed": True, "relearn_failed": False}.items():
+            hits = [result[kind] is wanted for result in results for kind in ("sgd", "adam") if kind in result]
+            rows += [share_row(hits, **what, metric=metric)] if hits else []
+        spent = [float(str(result["audit_seconds"])) for result in results]
+        rows.append(row(spent, **what, metric="audit_seconds", unit="seconds"))
     return rows
 
 
-def _forgotten(one: Case, forget: SampleSet) -> nn.Module:
-    """Let IEU forget a set, without references."""
+def _by_ieu(one: Case) -> nn.Module:
     task = task_of(one)
-    task.forget, task.remain = forget, without(one.workload.train, forget)
     run_to_completion(unlearn(IEU(), task))
     return task.model.eval()
 
 
-def _audit_relearning(
-    one: Case, label: str, make: Callable[[], nn.Module], forget: SampleSet, count: int
-) -> dict[str, object]:
-    """Audit a model that relearns at most `count` samples, or read what an earlier run found; by relearner, whether it passed."""
+def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], count: int) -> dict[str, object]:
+    """Audit a model, relearning at most `count` samples, or read what an earlier run found; by relearner, whether it passed."""
     spec = AuditSpec(relearn_samples=count)
-    what = {
-        "case": one.name,
-        "seed": one.seed,
-        "model": label,
-        "forget": ids_digest(forget),
-        "audit": all_settings(spec),
-    }
+    of_case = {"case": one.name, "seed": one.seed, "model": label}
+    what = {**of_case, "audit": all_settings(spec), "code": code_of(unlearning.audit), **identity()}
 
     def run() -> dict[str, object]:
         model = make()
@@ -143,21 +133,22 @@ def _audit_relearning(
             audit(
                 original=one.original.model,
                 unlearned=model,
-                forget=forget,
+                forget=one.forget,
                 remain=one.remain,
                 held_out=one.held_out.audit,
                 test=one.workload.test,
                 objective=one.workload.objective,
                 spec=spec,
                 seed=one.seed,
+                until_failed=label in CERTAIN,
             )
         )
         spent = seconds() - begun
         passed = {each.code: each.passed for each in findings.verdict.findings}
-        found = {kind: passed.get(f"relearn_delay_{kind}") for kind in spec.relearners}
+        found = {each.kind: passed[f"relearn_delay_{each.kind}"] for each in findings.relearnings}
         return {"verdict": findings.verdict.value, "audit_seconds": spent, **found}
 
-    return stored("relearned", {**what, **identity()}, run)
+    return stored("relearned", what, run)
 
 
 if __name__ == "__main__":
