@@ -61,17 +61,19 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "digits_group_norm": digits_group_norm,
     "authors": authors.workload,
     "authors_and_play": authors.workload,
+    "many_authors": authors.workload,
     "diffusion": diffusion.workload,
     "cifar": cifar.workload,
+    "cifar_20000": functools.partial(cifar.workload, 20_000),
     "cifar_resnet18": cifar.resnet18_workload,
     "cifar_resnet18_half": cifar.resnet18_workload,
 }
-"""The last two are for a machine with a GPU. `authors_and_play` is for `EXPUNGE_PLAY`."""
+"""The last two are for a machine with a GPU. `authors_and_play` is for `EXPUNGE_PLAY`, `many_authors` for `EXPUNGE_AUTHORS`."""
 
 
 def share_of(name: str) -> float:
-    """Return the share of the training set that a case forgets: a tenth, or a half."""
-    return 0.5 if name.endswith("_half") else 0.1
+    """Return the share of the training set that a case forgets: a tenth, a half, or of 20,000 images a hundredth."""
+    return {"cifar_20000": 0.01, "cifar_resnet18_half": 0.5}.get(name, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

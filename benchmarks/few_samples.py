@@ -1,11 +1,13 @@
 """What reference predictions bring to requests of a few samples: cost, distance from a retrained model, and the audit's decisions.
 
     python -m benchmarks.few_samples --case digits --seeds 100 101 102
+    python -m benchmarks.few_samples --case cifar_20000 --seeds 100 --sizes   the whole forget set alone
 
-A case's forget set is drawn as in the other tables. Of it, random subsets of 1 to 300 samples are put to the reference test on the
-original, which must fail, on the retrained model, which never saw them, and on a second retrained one. `matching`, LTU and IEU then
-forget the whole set and are audited beside the retrained model; matching also forgets subsets by itself. References cost what the
-row `plain_retrain_ratio` of `references` says, once, before any request. No default was chosen on these seeds.
+Each case but the digits has a file of results of its own. A case's forget set is drawn as in the other tables. Of it, random
+subsets of 1 to 300 samples are put to the reference test on the original, which must fail, on the retrained model, which never saw
+them, and on a second retrained one. `matching`, LTU and IEU then forget the whole set and are audited beside the retrained model;
+matching also forgets subsets by itself. References cost what the row `plain_retrain_ratio` of `references` says, once, before any
+request. No default was chosen on these seeds.
 """
 
 import copy
@@ -16,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.cases import Case, case, keys, references_of, subset, trained, without
-from benchmarks.command_line import cases_and_seeds
+from benchmarks.command_line import case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
 from benchmarks.quality import UNITS
@@ -40,17 +42,18 @@ FORGOTTEN = 3
 
 def main() -> None:
     """Measure all seeds of all cases and write the rows."""
-    rows: list[Row] = []
-    for name, seeds in cases_and_seeds(__doc__, cases=("digits",)):
+    parser = case_parser(__doc__, cases=("digits",))
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES, help="of the subsets; none of them: no subsets")
+    given = parser.parse_args()
+    for name, seeds in chosen(given):
+        file = "few_samples" if name == "digits" else f"few_samples_{name}"
         cases = [case(name, seed) for seed in seeds]
         references = [references_of(one) for one in cases]
-        rows += preparation(cases, references)
-        rows += quality(cases, references)
-        for size in SIZES:
-            rows += decisions(cases, references, size)
-            rows += alone(cases, references, size)
-            write("few_samples", rows)
-    write("few_samples", rows)
+        rows = preparation(cases, references) + quality(cases, references)
+        write(file, rows)
+        for size in given.sizes:
+            rows += decisions(cases, references, size) + alone(cases, references, size)
+            write(file, rows)
 
 
 def preparation(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:

@@ -4,6 +4,8 @@
     python -m benchmarks.language --seeds 100 101 102
     python -m benchmarks.language --named 1 4 16 --seeds 20 21 22   tokens that a reference names (results/language_named.json)
     python -m benchmarks.language --play tinyshakespeare.txt      with a play (results/language_play.json), by the same parameters
+    python -m benchmarks.language --many --tune                   five times as many authors (results/language_many_tuned.json)
+    python -m benchmarks.language --many --seeds 100 101 102      the same methods on them (results/language_many.json)
 
 The GPT of `examples/authors.py` on facts about made-up authors and, with a play, on passages of it. A tenth of the people is
 forgotten with all of their texts, drawn by the seed. Methods whose row says "references" aim at reference predictions, whose cost
@@ -19,6 +21,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -85,7 +88,8 @@ SPACES_OF: dict[str, Space] = {
 """The ranges of the search, for such schedules."""
 TUNED_ON = 20
 """The validation seed, which is in no table: one model and one forget set."""
-TUNED = RESULTS / "language_tuned.json"
+MANY = 600
+"""Authors with `--many`: retraining takes five times as long."""
 PLAN = ReferencePlan(rounds=2, audit_rounds=1)
 RELEARN_STEPS = 12
 """In about so many steps the original learns as many texts that it never saw."""
@@ -126,16 +130,19 @@ def main() -> None:
     """Tune on the validation seed, or run all methods on all seeds and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--play", help="a text of speeches, whose passages are learned too (examples/authors.py)")
+    parser.add_argument("--many", action="store_true", help=f"{MANY} authors")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--budget", type=int, default=4, help="trials of each method in a tuning")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to tune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
     parser.add_argument("--named", nargs="+", type=int, help="match references that name so many tokens a place, alone")
     given = parser.parse_args()
-    if given.play and (given.tune or given.named):
+    if given.play and (given.tune or given.named or given.many):
         parser.error("Parameters are chosen on facts alone: leave out --play.")
     if given.play:
         os.environ["EXPUNGE_PLAY"] = given.play
+    if given.many:
+        os.environ["EXPUNGE_AUTHORS"] = str(MANY)
     if given.tune:
         tune(given.methods, budget=given.budget)
         return
@@ -146,12 +153,23 @@ def main() -> None:
     for seed in given.seeds:
         for name, figures in everything(seed).items():
             runs.setdefault(name, []).append(figures)
-        write("language_play" if given.play else "language", rows(runs))
+        write(_file(), rows(runs))
 
 
 def case_name() -> str:
-    """Name the case: with a play it is another one."""
-    return "authors_and_play" if os.environ.get("EXPUNGE_PLAY") else "authors"
+    """Name the case: with a play, or with more authors, it is another one."""
+    if os.environ.get("EXPUNGE_PLAY"):
+        return "authors_and_play"
+    return "many_authors" if os.environ.get("EXPUNGE_AUTHORS") else "authors"
+
+
+def _file() -> str:
+    return {"authors": "language", "authors_and_play": "language_play", "many_authors": "language_many"}[case_name()]
+
+
+def tuned_file() -> Path:
+    """Return the file of the chosen parameters. A play has those of the facts without it."""
+    return RESULTS / ("language_many_tuned.json" if case_name() == "many_authors" else "language_tuned.json")
 
 
 def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
@@ -184,8 +202,8 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
     prepared = authors_case(TUNED_ON)
     made = references_of(prepared, plan=PLAN) if any(name.endswith("references") for name in methods) else None
     judge = judge_by_losses(prepared)
-    setting = {"seed": TUNED_ON, "budget": budget}
-    found = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+    setting, file = {"seed": TUNED_ON, "budget": budget}, tuned_file()
+    found = json.loads(file.read_text()) if file.exists() else {}
     same = all(found.get(name) == value for name, value in setting.items())
     content = {**setting, "methods": found["methods"] if same else {}}
     for name in methods:
@@ -200,7 +218,7 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
         scores = [round(trial.score, 4) for trial in result.trials]
         print(f"{name}: {scores}", flush=True)
         content["methods"][name] = {"spec": asdict(result.spec), "scores": scores}
-        TUNED.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def compare_named(counts: Sequence[int], seeds: Sequence[int], *, budget: int) -> None:
@@ -260,7 +278,7 @@ def _best_for(count: int, prepared: Case, made: References, *, budget: int) -> S
 
 def tuned() -> dict[str, Spec]:
     """Return each method with the parameters that the tuning found, or its defaults."""
-    found = json.loads(TUNED.read_text())["methods"] if TUNED.exists() else {}
+    found = json.loads(tuned_file().read_text())["methods"] if tuned_file().exists() else {}
     return {name: parse_any(found[name]["spec"]) if name in found else spec for name, spec in METHODS.items()}
 
 

@@ -4,6 +4,7 @@ The facts are generated, in the manner of TOFU (Maini et al., arXiv 2401.06121):
 five facts an author, so that a model knows of an author only what it has learned by heart. A fact's ID is `author-004-2`, and its
 subject `author-004`; half of the authors are in the training set, such as this one. `EXPUNGE_PLAY` names a text of speeches,
 each a block of lines that begins with `Speaker:`, such as tinyshakespeare; its passages are added, and who speaks is their subject.
+`EXPUNGE_AUTHORS` makes up another number of authors than 120.
 `EXPUNGE_READINESS` prepares the model in training for requests of whole people (`subject`) or of single texts (`sample`).
 
 `python -m examples.authors` trains as the company did before, and saves the weights.
@@ -37,7 +38,7 @@ ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 VOCABULARY = 1 + len(ALPHABET)
 CONTEXT, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
 EPOCHS, BATCH, RATE = 40, 32, 3e-3
-AUTHORS = 120
+AUTHORS, LEAST_AUTHORS, MOST_AUTHORS = 120, 10, 10_000
 PASSAGES = 480
 """Most passages of the play."""
 PER_SPEAKER = (4, 12)
@@ -290,7 +291,16 @@ def corpus() -> tuple[Passage, ...]:
         spoken.setdefault(passage.subject, []).append(passage)
     least, most = PER_SPEAKER
     chosen = [one for every in spoken.values() if len(every) >= least for one in every[:most]]
-    return (*facts(AUTHORS), *chosen[:PASSAGES])
+    return (*facts(_authors()), *chosen[:PASSAGES])
+
+
+def _authors() -> int:
+    given = os.environ.get("EXPUNGE_AUTHORS") or str(AUTHORS)
+    if not (given.isascii() and given.isdigit() and MOST_AUTHORS >= int(given) >= LEAST_AUTHORS):
+        raise InvalidWorkload(
+            f"EXPUNGE_AUTHORS is {given!r}; it must be a number from {LEAST_AUTHORS} to {MOST_AUTHORS}, or unset."
+        )
+    return int(given)
 
 
 def split(texts: Iterable[Passage]) -> tuple[list[Passage], ...]:

@@ -31,7 +31,7 @@ MEAN = (0.4914, 0.4822, 0.4465)
 DEVIATION = (0.2470, 0.2435, 0.2616)
 """Of the training images, by channel, values from 0 to 1."""
 _IMAGES_PER_CLASS = 800
-"""Images of each class and part that the small workload reads."""
+"""Images of each class and part that 5,000 training images are drawn from."""
 
 
 class Residual(nn.Module):
@@ -93,9 +93,9 @@ def resnet18() -> nn.Module:
     return network
 
 
-def workload() -> Workload:
-    """Make the small workload: 5,000 training and 2,000 held-out images of CIFAR's training set, 2,000 of its test set."""
-    train, held_out = partition(_samples("train", _IMAGES_PER_CLASS), (5000, 2000), seed=0)
+def workload(images: int = 5000) -> Workload:
+    """Make the small workload: some training and 2,000 held-out images of CIFAR's training set, 2,000 of its test set."""
+    train, held_out = partition(_samples("train", _IMAGES_PER_CLASS * images // 5000), (images, 2000), seed=0)
     (test,) = partition(_samples("test", _IMAGES_PER_CLASS), (2000,), seed=0)
     return Workload(
         name="cifar",
