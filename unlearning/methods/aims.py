@@ -1,7 +1,7 @@
 """What each forget sample should be answered with after unlearning: its reference prediction (docs/methods.md §8) [ours]."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -9,12 +9,16 @@ from torch.nn import functional
 
 from unlearning.data.batches import Batch, joined_batch, sent
 from unlearning.data.objectives import Answers, Forward, Objective, answers
+from unlearning.data.references import ReferencePredictions
 from unlearning.gradients import forward_with, trainable
-from unlearning.hardware import in_float32
+from unlearning.hardware import batched_answers, in_float32
 from unlearning.stopping.criterion import fully_forgotten_classes, in_classes, other_class_answers
 from unlearning.stopping.forget_weights import weights_of_gaps
 from unlearning.task import Task
 from unlearning.training.optimisation import batch_statistics
+
+_CALIBRATING = 512
+"""Most held-out samples by which references are calibrated."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -76,6 +80,7 @@ def reference_aims(task: Task) -> ReferenceAims | None:
         return _as_other_classes(task, of_gone)
     if references is None:
         return None
+    references = _calibrated(task, references)
     losses = references.losses.to(task.forget.device)
     if references.predictions.shape[1] == 0:
         return ReferenceAims(objective=objective, predictions=None, losses=losses)
@@ -92,6 +97,24 @@ def reference_aims(task: Task) -> ReferenceAims | None:
     predictions = predictions.clamp(min=1e-6)
     predictions = predictions / predictions.sum(-1, keepdim=True)
     return ReferenceAims(objective=objective, predictions=predictions, losses=losses)
+
+
+def _calibrated(task: Task, references: ReferencePredictions) -> ReferencePredictions:
+    """Bring the references to the scale of the model, by what both say of held-out samples (`Prediction.calibrated`) [ours]."""
+    predicts = task.objective.predicts
+    if predicts is None or predicts.calibrated is None or references.others is None:
+        return references
+    chosen = torch.randperm(len(task.criterion), generator=torch.Generator().manual_seed(task.seed))[:_CALIBRATING]
+    samples = task.criterion.take(chosen)
+    found = batched_answers(task.objective, task.model, samples, device=task.forget.device)
+    assert found.outputs is not None
+    own, others = predicts.predictions(found.outputs), references.others(samples).predictions.to(found.outputs)
+    predictions = predicts.calibrated(references.predictions.to(own), others, own)
+    return replace(
+        references,
+        predictions=predictions.to(references.predictions),
+        losses=predicts.losses(predictions, task.forget.targets).to(references.losses),
+    )
 
 
 def _as_other_classes(task: Task, of_gone: Tensor) -> ReferenceAims:

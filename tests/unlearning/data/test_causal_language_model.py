@@ -224,6 +224,44 @@ def test_models_that_name_other_tokens_are_averaged() -> None:
                 assert value == pytest.approx(math.log(whole[number]), abs=0.01)
 
 
+@pytest.mark.parametrize("named", [1, 4])
+def test_calibrated_references_have_the_law_of_the_models_own_answers_to_data_never_seen(named: int) -> None:
+    objective = causal_language_model(VOCABULARY, named=named)
+    assert objective.predicts is not None
+    assert objective.predicts.calibrated is not None
+    assert FOUND.outputs is not None
+    given, own = references_of(LOGITS / 2, objective), objective.predicts.predictions(FOUND.outputs)
+    found = objective.predicts.calibrated(given, given, own)
+    assert found.shape == given.shape
+    true, before = (part[:, : LENGTH - 1] for part in (found, given))
+    counted = MASK[:, 1:]
+    assert not true[~counted].any()
+    # Some references are equal after rounding to half precision, and then get one value.
+    torch.testing.assert_close(true[counted].sort().values, own[counted].sort().values, rtol=0, atol=0.05)
+    order = before[counted].argsort()
+    assert (true[counted][order].diff() >= -1e-3).all()
+    if named == 1:
+        return
+    for row in range(len(LENGTHS)):
+        rest = found[row].reshape(-1, LENGTH - 1)[1, : LENGTHS[row] - 1].double().exp().numpy()
+        chosen, others = law(found, row)
+        named_before = law(given, row)[1]
+        for at in range(LENGTHS[row] - 1):
+            assert others[at].keys() == named_before[at].keys()
+            assert math.exp(chosen[at]) + sum(map(math.exp, others[at].values())) + rest[at] == pytest.approx(
+                1, abs=0.01
+            )
+
+
+def test_calibrating_by_a_model_that_answers_as_the_references_do_changes_nothing() -> None:
+    objective = causal_language_model(VOCABULARY, named=3)
+    assert objective.predicts is not None
+    assert objective.predicts.calibrated is not None
+    given = references_of(LOGITS, objective)
+    found = objective.predicts.calibrated(given, given, given[:, : LENGTH - 1])
+    torch.testing.assert_close(found, given, rtol=1e-2, atol=1e-2)
+
+
 def test_references_of_texts_of_another_length_are_refused() -> None:
     for width in (LENGTH, 3 * (LENGTH - 1), 2 * LENGTH):
         with pytest.raises(ReferencesUnusable, match="do not fit texts of 25 tokens"):

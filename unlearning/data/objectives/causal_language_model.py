@@ -303,6 +303,7 @@ def _prediction(references: NamedTokens, text: Callable[[Tensor], str] | None) -
         predictions=_log_probabilities,
         divergences=references.divergences,
         averaged=references.averaged,
+        calibrated=references.calibrated,
         kind=f"{references.count} other tokens",
         losses=_losses,
         known=lambda outputs, targets: -_losses(outputs, targets),

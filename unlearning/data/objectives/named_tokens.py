@@ -21,6 +21,10 @@ _BASE = 2048
 """Half precision holds each whole number up to this one: the base of the digits of a token's number."""
 _LEAST = -20.0
 """A log-probability below this counts as this, so that a divergence stays finite."""
+_SURE = 1e-6
+"""Minus the largest log-probability of a token: 0 means padding."""
+_STEPS = 1001
+"""Quantiles between which a law is mapped to another in a straight line."""
 _AT_ONCE = 2**24
 """Logits (64 MiB) of which a model's likeliest tokens are found at once."""
 
@@ -145,8 +149,33 @@ class NamedTokens:
             )
         )
 
+    def calibrated(self, predictions: Tensor, references: Tensor, own: Tensor) -> Tensor:
+        """Map the log-probabilities of true tokens, (n, j), to those that the model gives on data never seen, quantile by quantile.
+
+        references, (m, j), own, (m, length): what the references and the model say of the same sequences. Reference models are
+        trained for a shorter time, and averaged: they are less often very sure or very wrong than one model that was trained to its
+        end. The other tokens are scaled to what the true one leaves [ours].
+        """
+        length = own.shape[1]
+        given = self._read(references.float(), length=length).true
+        counted = (given != 0) & (own != 0)
+        if not bool(counted.any()):
+            return predictions
+        law = self._read(predictions.float(), length=length)
+        padding = law.true == 0
+        true = _quantile_map(law.true, given[counted], own[counted].to(given)).clamp(max=-_SURE)
+        left = _logarithm(-torch.expm1(true)) - _logarithm(-torch.expm1(law.true.clamp(max=-_SURE)))
+        return self._pack(
+            Law(
+                true.masked_fill(padding, 0.0),
+                (law.rest + left).clamp(_LEAST, 0.0).masked_fill(padding, 0.0),
+                (law.others + left[..., None]).clamp(_LEAST, 0.0).masked_fill(padding[..., None], 0.0),
+                law.tokens,
+            )
+        )
+
     def _pack(self, law: Law) -> Tensor:
-        if not self.count:
+        if not law.tokens.shape[2]:
             return law.true
         digits = [law.tokens // _BASE**power % _BASE for power in range(self.digits)]
         named = torch.stack([law.others, *(digit.to(law.others) for digit in digits)], 3)
@@ -174,3 +203,13 @@ class NamedTokens:
 
 def _logarithm(probabilities: Tensor) -> Tensor:
     return probabilities.clamp(min=1e-12).log()
+
+
+def _quantile_map(values: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
+    """Map values so that those with the law of `given`, (k,), get the law of `wanted`, (k,); beyond their ends as at the ends."""
+    places = torch.linspace(0, len(given) - 1, min(_STEPS, len(given)), device=given.device).round().long()
+    x, y = given.sort().values[places], wanted.sort().values[places]
+    above = torch.searchsorted(x, values.contiguous()).clamp(max=len(x) - 1)
+    below = (above - 1).clamp(min=0)
+    share = ((values - x[below]) / (x[above] - x[below]).clamp(min=1e-12)).clamp(0, 1)
+    return y[below] + share * (y[above] - y[below])

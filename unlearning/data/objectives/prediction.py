@@ -83,6 +83,8 @@ class Prediction:
         too little of it, models are asked for it themselves (`Objective.recorded`).
     stored: the type in which they are kept. kind: what they hold, where an objective may keep one thing or another.
     averaged: (predictions of m models (m, n, j), weights (m, n) that sum to 1) → (n, j); their weighted mean unless said otherwise.
+    calibrated: (predictions (n, j), references (m, j), own (m, j)) → (n, j): predictions on the model's own scale, given what the
+        references and the model itself predict of data that neither has seen; None where predictions are taken as they are.
     divergences: (aim, outputs, temperature) → (n,), nats, differentiable: how far outputs, or what the objective computes in their
         place (`Objective.compared`), are from a prediction; 0 where they give it. temperature: T, by which the logits of both are
         divided; times T², so that gradients keep their scale (Hinton et al., 2015). Without logits it has no effect.
@@ -113,6 +115,7 @@ class Prediction:
     features: tuple[Read, ...] = ()
     answered: Callable[[Tensor], Tensor] | None = None
     averaged: Callable[[Tensor, Tensor], Tensor] = weighted_mean
+    calibrated: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
     stored: torch.dtype = torch.float32
     kind: str = ""
     unit: str = "nats"
