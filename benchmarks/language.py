@@ -2,7 +2,7 @@
 
     python -m benchmarks.language --tune                          choose parameters on seed 20 (results/language_tuned.json)
     python -m benchmarks.language --seeds 100 101 102
-    python -m benchmarks.language --named 1 4 16 --seeds 20 21 22   tokens that a reference names (results/language_named.json)
+    python -m benchmarks.language --named 1 4 16 --seeds 20 21 22   kinds of references (results/language_named.json)
     python -m benchmarks.language --play tinyshakespeare.txt      with a play (results/language_play.json), by the same parameters
     python -m benchmarks.language --many --tune                   five times as many authors (results/language_many_tuned.json)
     python -m benchmarks.language --many --seeds 100 101 102      the same methods on them (results/language_many.json)
@@ -135,7 +135,9 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=4, help="trials of each method in a tuning")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="those to tune")
     parser.add_argument("--seeds", nargs="+", type=int, default=[100, 101, 102])
-    parser.add_argument("--named", nargs="+", type=int, help="match references that name so many tokens a place, alone")
+    parser.add_argument(
+        "--named", nargs="+", type=int, help="match references that name so many tokens a place, and other kinds, alone"
+    )
     given = parser.parse_args()
     if given.play and (given.tune or given.named or given.many):
         parser.error("Parameters are chosen on facts alone: leave out --play.")
@@ -222,29 +224,47 @@ def tune(methods: Sequence[str], *, budget: int) -> None:
 
 
 def compare_named(counts: Sequence[int], seeds: Sequence[int], *, budget: int) -> None:
-    """Match references that name so many tokens at each place, each by the best of `budget` trials on the validation seed.
+    """Match references of several kinds, each by the best of `budget` trials on the validation seed.
 
-    Reference models are trained once, for the largest number; the references that name fewer add what is left out to their rest.
+    They name so many tokens at each place, all from the same reference models; or one, and are not calibrated by held-out texts, or
+    come from reference models that are trained to the end.
     """
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in (TUNED_ON, *(seed for seed in seeds if seed != TUNED_ON)):
-        prepared = authors_case(seed, named=max(counts))
-        made, scale = references_of(prepared, plan=PLAN), LanguageScale(prepared)
-        fewer = {count: naming_fewer(made, max(counts), count) for count in counts}
-        specs = {count: _best_for(count, prepared, aims, budget=budget) for count, aims in fewer.items()}
+        kinds = _kinds_of_references(seed, counts)
+        specs = {name: _best_for(name, *given, budget=budget) for name, given in kinds.items()}
         if seed not in seeds:
             continue
+        prepared = authors_case(seed)
+        scale = LanguageScale(prepared)
         for name, end in {"original": prepared.original, "retrain": prepared.retrained}.items():
             runs.setdefault(name, []).append(scale.of_model(end.model))
-        for count, aims in fewer.items():
-            figures = scale.of_method(f"{count} named, references", specs[count], aims)
+        for name, (given, aims) in kinds.items():
+            figures = LanguageScale(given).of_method(f"{name}, references", specs[name], aims)
             figures["retrain_ratio"] = figures["seconds"] / prepared.retrained.seconds
             figures["token_bytes"] = (
                 aims.predictions[0].numel() * aims.predictions.element_size() / (authors.CONTEXT - 1)
             )
-            runs.setdefault(f"matching, {count} named", []).append(figures)
-            print(f"{seed} {count} named: {figures}", flush=True)
+            runs.setdefault(f"matching, {name}", []).append(figures)
+            print(f"{seed} {name}: {figures}", flush=True)
         write("language_named", rows(runs))
+
+
+def _kinds_of_references(seed: int, counts: Sequence[int]) -> dict[str, tuple[Case, References]]:
+    prepared = authors_case(seed, named=max(counts))
+    made = references_of(prepared, plan=PLAN)
+    kinds = {f"{count} named": (prepared, naming_fewer(made, max(counts), count)) for count in counts}
+    plain = authors_case(seed)
+    objective = plain.workload.objective
+    assert objective.prediction is not None
+    as_they_are = replace(objective, prediction=replace(objective.prediction, calibrated=None))
+    return kinds | {
+        "not calibrated": (
+            replace(plain, workload=replace(plain.workload, objective=as_they_are)),
+            references_of(plain, plan=PLAN),
+        ),
+        "whole trainings": (plain, references_of(plain, plan=replace(PLAN, epochs=1.0))),
+    }
 
 
 def naming_fewer(made: References, most: int, count: int) -> References:
@@ -259,7 +279,7 @@ def naming_fewer(made: References, most: int, count: int) -> References:
     return replace(made, predictions=torch.cat(parts, 1).flatten(1).half())
 
 
-def _best_for(count: int, prepared: Case, made: References, *, budget: int) -> Spec:
+def _best_for(name: str, prepared: Case, made: References, *, budget: int) -> Spec:
     """Search matching's parameters on the validation seed's case, or read what that search found."""
 
     def run() -> dict[str, object]:
@@ -272,7 +292,7 @@ def _best_for(count: int, prepared: Case, made: References, *, budget: int) -> S
         )  # fmt: skip
         return {"spec": asdict(found.spec), "scores": [trial.score for trial in found.trials]}
 
-    what = {"seed": TUNED_ON, "budget": budget, "plan": asdict(PLAN), "named": count}
+    what = {"seed": TUNED_ON, "budget": budget, "plan": asdict(PLAN), "references": name}
     return parse_any(stored("named", what, run)["spec"])
 
 
