@@ -38,7 +38,7 @@ ALPHABET = "\n" + "".join(map(chr, range(32, 127)))
 VOCABULARY = 1 + len(ALPHABET)
 CONTEXT, WIDTH, HEADS, LAYERS = 64, 64, 4, 2
 EPOCHS, BATCH, RATE = 40, 32, 3e-3
-AUTHORS, LEAST_AUTHORS, MOST_AUTHORS = 120, 10, 10_000
+AUTHORS, AUTHORS_ALLOWED = 120, (10, 10_000)
 PASSAGES = 480
 """Most passages of the play."""
 PER_SPEAKER = (4, 12)
@@ -295,11 +295,12 @@ def corpus() -> tuple[Passage, ...]:
 
 
 def _authors() -> int:
-    given = os.environ.get("EXPUNGE_AUTHORS") or str(AUTHORS)
-    if not (given.isascii() and given.isdigit() and MOST_AUTHORS >= int(given) >= LEAST_AUTHORS):
-        raise InvalidWorkload(
-            f"EXPUNGE_AUTHORS is {given!r}; it must be a number from {LEAST_AUTHORS} to {MOST_AUTHORS}, or unset."
-        )
+    given = os.environ.get("EXPUNGE_AUTHORS")
+    if not given:
+        return AUTHORS
+    least, most = AUTHORS_ALLOWED
+    if not (given.isascii() and given.isdigit() and least <= int(given) <= most):
+        raise InvalidWorkload(f"EXPUNGE_AUTHORS is {given!r}; it must be a number from {least} to {most}, or unset.")
     return int(given)
 
 

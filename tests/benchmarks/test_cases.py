@@ -138,6 +138,14 @@ def test_with_a_play_the_language_case_is_another_one(tmp_path: Path, monkeypatc
     assert names == [("authors", False), ("authors_and_play", True)]
 
 
+def test_parameters_for_many_authors_are_chosen_on_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = []
+    for number in ("", str(language.MANY)):
+        monkeypatch.setenv("EXPUNGE_AUTHORS", number)
+        files.append((language.case_name(), language.tuned_file().name))
+    assert files == [("authors", "language_tuned.json"), ("many_authors", "language_many_tuned.json")]
+
+
 def test_a_false_fact_has_other_words_and_years_of_the_same_kinds() -> None:
     dice = random.Random(0)
     for fact in (one.text for one in authors.facts(40)):

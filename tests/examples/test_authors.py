@@ -85,6 +85,16 @@ def test_a_play_that_does_not_exist_is_refused(tmp_path: Path, monkeypatch: pyte
         authors.workload()
 
 
+def test_another_number_of_authors_may_be_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_AUTHORS", "30")
+    made = authors.workload()
+    assert sum(len(part) for part in (made.train, made.held_out, made.test)) == 5 * 30
+    authors.corpus.cache_clear()
+    monkeypatch.setenv("EXPUNGE_AUTHORS", "-3")
+    with pytest.raises(InvalidWorkload, match="EXPUNGE_AUTHORS is '-3'; it must be a number from 10 to"):
+        authors.workload()
+
+
 def test_readiness_is_of_first_order_and_for_whole_people_or_single_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(authors, "EPOCHS", 1)
     assert authors.READINESS.order == "first"
