@@ -10,9 +10,10 @@ should be `verified` if there are enough data. The methods have no known truth: 
 With `--few` audits with reference predictions are counted in a file of their own, `verdicts_few.json`, on so many random sets of 1
 to 300 samples for each seed; the whole forget set of the digits is one set, and a seed's model is retrained without it. One that
 `still_knows` is the original after some steps on all training data, because the original itself fails by not having changed; one
-that is `over_forgotten` is a retrained model that has learned wrong labels of the set. The original, a collapsed model and methods,
-which forget a set by itself, are audited on the first set of each size. The reference test and nearness, which cost little, are
-counted on more sets, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
+that is `over_forgotten` is a retrained model that has learned wrong labels of the set. Only the first set of each size has audits
+of the original, a collapsed model, one whose mean loss on the set `gradient_ascent` raised to that of held-out data, and methods,
+which forget a set by itself. The reference test and nearness, which cost little, are counted on more sets, also of a model that is
+`half_way`: its logits are the means of the original's and the retrained model's.
 
 With `--relearned` the audits have no reference predictions and relearn at most so many samples, in `verdicts_relearned.json`.
 
