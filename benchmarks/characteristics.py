@@ -53,7 +53,7 @@ Result = Mapping[str, object]
 """Of an audit: its verdict, the tests that failed the model, and processor seconds."""
 
 
-def few(name: str, seeds: Sequence[int], sets: int) -> list[Row]:
+def few(name: str, seeds: Sequence[int], sets: int, methods: Sequence[str] = tuple(METHODS)) -> list[Row]:
     """Audit models on `sets` random sets of each size and seed; count verdicts, what single tests find, and processor seconds."""
     found: dict[tuple[int, str], dict[int, list[Result]]] = {}
     cases = {seed: case(name, seed) for seed in seeds}
@@ -70,7 +70,7 @@ def few(name: str, seeds: Sequence[int], sets: int) -> list[Row]:
                 runs["over_forgotten"] = partial(audited, one, "over_forgotten", partial(over_forgotten, one), forget)
                 if number == 0:
                     runs["gradient_ascent"] = partial(audited, one, "gradient_ascent", partial(ascended, one), forget)
-                    runs |= {label: partial(unlearned, one, label, forget) for label in METHODS}
+                    runs |= {label: partial(unlearned, one, label, forget) for label in methods}
                 for label, run in runs.items():
                     result = run()
                     found.setdefault((size, label), {}).setdefault(seed, []).append(result)

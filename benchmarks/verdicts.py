@@ -29,7 +29,7 @@ from torch import nn
 
 import unlearning.audit
 from benchmarks.cases import Case, all_settings, case, stored
-from benchmarks.characteristics import code_of, few
+from benchmarks.characteristics import METHODS, code_of, few
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
@@ -53,14 +53,18 @@ def main() -> None:
     """Count the verdicts of all models and write them as shares."""
     parser = case_parser(__doc__, cases=BOTH_DIGITS)
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of --few (default: all)")
     parser.add_argument("--relearned", type=int, nargs="+", help="most samples that audits without references relearn")
     given = parser.parse_args()
     if given.few or given.relearned:
         torch.set_num_threads(1)
-        file, measure = ("verdicts_few", few) if given.few else ("verdicts_relearned", relearned)
-        write(
-            file, [made for name, seeds in chosen(given) for made in measure(name, seeds, given.few or given.relearned)]
-        )
+    if given.few:
+        found = (few(name, seeds, given.few, given.methods) for name, seeds in chosen(given))
+        write("verdicts_few", [made for rows in found for made in rows])
+        return
+    if given.relearned:
+        found = (relearned(name, seeds, given.relearned) for name, seeds in chosen(given))
+        write("verdicts_relearned", [made for rows in found for made in rows])
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):
