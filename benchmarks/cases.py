@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.machine import DEVICE, identity, seconds
-from examples import authors, cifar, diffusion, digits
+from examples import authors, cifar, diffusion, digits, mnist_diffusion
 from unlearning.data.references import References, from_bytes, to_bytes
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, Workload, split_held_out
@@ -63,6 +63,7 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "authors_and_play": authors.workload,
     "many_authors": authors.workload,
     "diffusion": diffusion.workload,
+    "mnist_diffusion": mnist_diffusion.workload,
     "cifar": cifar.workload,
     "cifar_20000": functools.partial(cifar.workload, 20_000),
     "cifar_resnet18": cifar.resnet18_workload,

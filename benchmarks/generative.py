@@ -2,12 +2,13 @@
 
     python -m benchmarks.generative --tune                        choose parameters on seed 20 (results/generative_tuned.json)
     python -m benchmarks.generative --seeds 100 101 102
+    python -m benchmarks.generative --workload mnist_diffusion    with or without --tune (results/generative_mnist…json)
 
-The diffusion model of `examples/diffusion.py`. Case "class": one of the ten digits is forgotten, all images of it: the seed's last
-digit. Case "samples": eight of the twenty people are forgotten, drawn by the seed, each with the 24 copies of an image. Methods
-whose row says "references" aim at reference predictions, whose cost has a row of its own; a class needs none. Each method's
-parameters are the best of as many trials on a seed that no table reports. Times are processor seconds. Every figure is stored when
-it is known, so that a run that is stopped goes on.
+The diffusion model of `examples/diffusion.py` or of `examples/mnist_diffusion.py`. Case "class": one of the ten digits is
+forgotten, all images of it: the seed's last digit. Case "samples": eight of the twenty people are forgotten, drawn by the seed,
+each with the 24 copies of an image. Methods whose row says "references" aim at reference predictions, whose cost has a row of its
+own; a class needs none. Each method's parameters are the best of as many trials on a seed that no table reports. Times are
+processor seconds. Every figure is stored when it is known, so that a run that is stopped goes on.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +39,8 @@ from unlearning.steps import run_to_completion
 from unlearning.task import Task
 from unlearning.tuning import search
 
-WORKLOAD = "diffusion"
+FILES = {"diffusion": "generative", "mnist_diffusion": "generative_mnist"}
+"""By the name of a workload: that of its result file. Its parameters are beside it, in `…_tuned.json`."""
 CLASS, SAMPLES = "class", "samples"
 FORGOTTEN_PEOPLE = 8
 
@@ -49,7 +52,7 @@ METHODS: dict[str, Spec] = {
     "grad_diff": GradDiff(epochs=15, learning_rate=0.0001, forget_weight=0.3),
     "salun": SalUn(epochs=15),
 }
-"""Schedules are short: the whole training is about 1,350 steps of 64 images."""
+"""Schedules are short: a whole training is about 1,200 steps of 64 images."""
 REFERENCED = ("matching", "ieu", "ltu")
 """In the case "samples" these run with reference predictions, and IEU and LTU without them too."""
 SPACES_OF: dict[str, Space] = {
@@ -70,7 +73,7 @@ SPACES_OF: dict[str, Space] = {
     "salun": {"learning_rate": Range(low=0.003, high=0.3), "epochs": Range(low=5, high=30, whole=True)},
 }
 """The ranges of the search, for such schedules."""
-TUNED_ON, TUNED = 20, RESULTS / "generative_tuned.json"
+TUNED_ON = 20
 """The validation seed, which is in no table."""
 PLAN = ReferencePlan(rounds=1, audit_rounds=1)
 RELEARN_STEPS = 20
@@ -98,6 +101,7 @@ UNITS = {
 def main() -> None:
     """Tune on the validation seed, or run all methods on all seeds and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workload", choices=FILES, default="diffusion")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--budget", type=int, default=3, help="trials of each method in a tuning")
     parser.add_argument("--cases", nargs="+", choices=(CLASS, SAMPLES), default=[CLASS, SAMPLES])
@@ -105,14 +109,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.tune:
         for name in given.cases:
-            tune(name, budget=given.budget)
+            tune(given.workload, name, budget=given.budget)
         return
     runs: dict[tuple[str, str], list[dict[str, float]]] = {}
-    for seed in given.seeds:
-        for name in given.cases:
-            for method, figures in everything(name, seed).items():
+    for name in given.cases:
+        for seed in given.seeds:
+            for method, figures in everything(given.workload, name, seed).items():
                 runs.setdefault((name, method), []).append(figures)
-        write("generative", rows(runs))
+            write(FILES[given.workload], rows(runs))
 
 
 def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[Row]:
@@ -124,9 +128,9 @@ def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[
     ]
 
 
-def everything(name: str, seed: int) -> dict[str, dict[str, float]]:
+def everything(workload: str, name: str, seed: int) -> dict[str, dict[str, float]]:
     """Run all methods on a case and a seed: each one's figures, with both ends of the scale and the cost of references."""
-    prepared = forgetting(name, seed)
+    prepared = forgetting(workload, name, seed)
     retraining, scale = prepared.retrained.seconds, GenerativeScale(prepared)
     found = {
         "original": scale.of_model(prepared.original.model),
@@ -137,16 +141,16 @@ def everything(name: str, seed: int) -> dict[str, dict[str, float]]:
         made = references_of(prepared, plan=PLAN)
         cost = float(made.details["processor_seconds"])
         found["references"] = {"seconds": cost, "retrain_ratio": cost / retraining}
-    for method, spec in tuned(name).items():
+    for method, spec in tuned(workload, name).items():
         figures = scale.of_method(method, spec, made)
         found[method] = {**figures, "retrain_ratio": figures["seconds"] / retraining}
         print(f"{name} {seed} {method}: {figures['seconds']:.1f} s", flush=True)
     return found
 
 
-def forgetting(name: str, seed: int) -> Case:
+def forgetting(workload: str, name: str, seed: int) -> Case:
     """Make the case of a seed."""
-    return case(WORKLOAD, seed, forget=_of_a_class if name == CLASS else _of_people)
+    return case(workload, seed, forget=_of_a_class if name == CLASS else _of_people)
 
 
 def _of_a_class(train: SampleSet, seed: int) -> Tensor:
@@ -167,13 +171,13 @@ def methods(name: str) -> dict[str, Spec]:
     return named | {method: spec for method, spec in METHODS.items() if method != "matching"}
 
 
-def tune(name: str, *, budget: int) -> None:
+def tune(workload: str, name: str, *, budget: int) -> None:
     """Choose each method's parameters: the best of `budget` trials by the mean gap of the losses to a retrained model's."""
-    prepared = forgetting(name, TUNED_ON)
+    prepared, file = forgetting(workload, name, TUNED_ON), tuned_file(workload)
     made = references_of(prepared, plan=PLAN) if name == SAMPLES else None
     judge = judge_by_losses(prepared, log=True)
     for method, spec in methods(name).items():
-        content = json.loads(TUNED.read_text()) if TUNED.exists() else {}
+        content = json.loads(file.read_text()) if file.exists() else {}
         content = {"seed": TUNED_ON, "budget": budget, "cases": content.get("cases", {})}
         of_case = content["cases"].setdefault(name, {})
         if method in of_case:
@@ -186,12 +190,18 @@ def tune(name: str, *, budget: int) -> None:
         scores = [round(trial.score, 4) for trial in result.trials]
         print(f"{name} {method}: {scores}", flush=True)
         of_case[method] = {"spec": asdict(result.spec), "scores": scores}
-        TUNED.write_text(json.dumps(content, indent=2) + "\n")
+        file.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def tuned(name: str) -> dict[str, Spec]:
+def tuned_file(workload: str) -> Path:
+    """Return where the tuning of a workload writes what it found."""
+    return RESULTS / f"{FILES[workload]}_tuned.json"
+
+
+def tuned(workload: str, name: str) -> dict[str, Spec]:
     """Return each method with the parameters that the tuning found, or its defaults."""
-    found = json.loads(TUNED.read_text())["cases"].get(name, {}) if TUNED.exists() else {}
+    file = tuned_file(workload)
+    found = json.loads(file.read_text())["cases"].get(name, {}) if file.exists() else {}
     return {
         method: parse_any(found[method]["spec"]) if method in found else spec for method, spec in methods(name).items()
     }

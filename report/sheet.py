@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 _FORMAT = "expunge-sheet-1"
 _SMALLEST = 64
-"""Pixels: a picture's shorter side is enlarged to this at least."""
+"""Pixels: a picture's shorter side is enlarged to this at least, by a whole factor. The page shows the result as it is."""
 
 Pictures = NDArray[np.uint8]
 """(n, height, width) grey, or (n, height, width, 3) in colour."""

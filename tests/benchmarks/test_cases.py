@@ -210,7 +210,8 @@ def test_a_language_model_has_every_measure_and_a_second_run_reads_them(
 
 def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() -> None:
     for seed in (3, 14):
-        of_class, of_people = (generative.forgetting(name, seed) for name in (generative.CLASS, generative.SAMPLES))
+        tasks = (generative.CLASS, generative.SAMPLES)
+        of_class, of_people = (generative.forgetting("diffusion", name, seed) for name in tasks)
         assert set(of_class.forget.targets.tolist()) == {seed % 10}
         assert seed % 10 not in of_class.remain.targets.tolist()
         assert len(set(of_people.forget.subjects or ())) == generative.FORGOTTEN_PEOPLE

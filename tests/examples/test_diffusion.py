@@ -1,6 +1,7 @@
 """The image generator on digits: its data, and a request for one image that occurs often, over HTTP."""
 
-from collections.abc import Iterator
+import re
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -9,27 +10,27 @@ from uuid import UUID
 import pytest
 import torch
 
-from examples import diffusion
+from examples import diffusion, mnist_diffusion
 from expunge.errors import CannotRegister, NoSheet
 from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
 from tests.examples.conftest import Site
 from tests.fixtures.registration import RETRAINED
 from unlearning.data.objectives import denoising_diffusion
+from unlearning.data.samples import SampleSet
+from unlearning.data.workload import Workload, check_data
+from unlearning.errors import InvalidWorkload, UnsupportedWorkload
 from unlearning.storage import save_weights
 from unlearning.training.run import TrainingRun
 from worker.cleanup import delete_expired_sheets
 
 
 @pytest.fixture(autouse=True)
-def few_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
     smaller = partial(diffusion.Denoiser, 96)
     few = {"PEOPLE": (3, 20, 6), "COPIES": 40, "DIGITS": (60, 100, 100), "EPOCHS": 300, "Denoiser": smaller}
     for name, value in few.items():
         monkeypatch.setattr(diffusion, name, value)
-    diffusion.images.cache_clear()
-    yield
-    diffusion.images.cache_clear()
 
 
 def test_a_person_is_in_one_set_and_copied_in_the_training_set_alone() -> None:
@@ -48,12 +49,60 @@ def test_a_person_is_in_one_set_and_copied_in_the_training_set_alone() -> None:
     assert float(images.mean()) > 0 > float(made.train.inputs["images"][:60].mean())
 
 
+@pytest.fixture(scope="module")
+def mnist() -> Workload:
+    return mnist_diffusion.workload()
+
+
+def test_mnists_people_are_of_many_classes_and_every_set_has_every_class(mnist: Workload) -> None:
+    """The package gives its digits class by class; the last eighty as they come are all nines."""
+    train = mnist.train
+    of_people = torch.tensor([name.startswith("person") for name in train.subjects or ()])
+    images = train.inputs["images"]
+
+    assert tuple(images.shape) == (2480, 1, 28, 28)
+    assert (float(images.min()), float(images.max())) == (-1.0, 1.0)
+    assert [len(part.targets.unique()) for part in (train, mnist.held_out, mnist.test)] == [10, 10, 10]
+    assert int(of_people.sum()) == 20 * 24
+    assert len(train.targets[of_people].unique()) >= 8
+    assert float(images[of_people].mean()) > 0.5 > -0.5 > float(images[~of_people].mean())
+    check_data(mnist)
+
+
+def test_the_u_net_uses_all_that_it_is_given_and_takes_what_is_nearly_all_noise_for_noise() -> None:
+    torch.manual_seed(0)
+    model = mnist_diffusion.Denoiser().eval()
+    noisy, levels, classes = torch.randn(2, *mnist_diffusion.SHAPE), torch.tensor([20, 60]), torch.tensor([3, 4])
+    found = model(noisy, levels, classes)
+    model(noisy.requires_grad_(), levels, classes)[0, 0, 0, 0].backward()
+
+    assert found.shape == noisy.shape
+    for other in ((noisy + 1, levels, classes), (noisy, levels + 1, classes), (noisy, levels, classes + 1)):
+        assert float((model(*other) - found).abs().amax((1, 2, 3)).min()) > 0.001
+    assert noisy.grad is not None
+    assert bool((noisy.grad[0] != 0).all())
+    assert not bool(noisy.grad[1].any())
+    last = torch.full((2,), diffusion.LEVELS - 1)
+    torch.testing.assert_close(model(noisy, last, classes), noisy, rtol=0.05, atol=0.05)
+
+
+def test_images_of_another_size_and_a_class_that_does_not_exist_are_refused(mnist: Workload) -> None:
+    batch, model = mnist.train.select(torch.arange(4)), mnist_diffusion.Denoiser()
+    smaller = {**batch.inputs, "images": batch.inputs["images"][..., :8, :8]}
+    with pytest.raises(UnsupportedWorkload, match=re.escape("(1, 8, 8); the objective's are (1, 28, 28)")):
+        mnist.objective.losses(model, replace(batch, inputs=smaller))
+    eleventh = torch.tensor([0, 1, 2, 10])
+    with pytest.raises(InvalidWorkload, match="10 classes"):
+        replace(mnist, train=SampleSet(ids=mnist.train.ids[:4], inputs=batch.inputs, targets=eleventh))
+
+
 @pytest.mark.slow
 def test_one_persons_image_is_erased_over_http_and_the_operator_alone_may_see_what_was_generated(
     tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, model = diffusion.workload(), diffusion.Denoiser()
-    diffusion.train(model, made.train, TrainingRun(seed=0))
+    assert made.trainer is not None
+    made.trainer(model, made.train, TrainingRun(seed=0))
     weights = save_weights(model, tmp_path)[0]
     register = partial(
         register_workload,

@@ -35,6 +35,15 @@ def test_a_picture_is_a_png_that_is_enlarged_without_smoothing(channels: int) ->
     assert np.array_equal(found[8::16, 8::16], pictures[0])
 
 
+def test_pictures_of_28_pixels_are_shown_as_large_as_they_are_enlarged() -> None:
+    """Scaled to another height by the page, some of a picture's lines are thicker than others."""
+    pictures = np.zeros((2, 28, 28), dtype=np.uint8)
+    assert imread(BytesIO(png(pictures[0]))).shape[:2] == (84, 84)
+    styles = re.findall(r"img \{([^}]*)\}", render_sheet(Sheet(report_id="r-1", rows={"forgotten": pictures})))
+    assert styles
+    assert not re.search(r"(?<!max-)(height|width):", styles[0])
+
+
 def test_a_sheet_comes_back_as_it_was_written_and_says_for_whom_it_is() -> None:
     pictures = to_pictures(SAMPLES, bounds=(-1.0, 1.0))
     assert pictures is not None

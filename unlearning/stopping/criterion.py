@@ -184,24 +184,34 @@ def in_classes(targets: Tensor, classes: Tensor | None) -> Tensor:
 
 @in_float32
 def other_class_answers(task: Task, chosen: Tensor) -> Answers:
-    """Compute the model's answers to forget samples, (n,) bool, as if each were of another class, which is drawn [ours].
+    """Compute the model's answers to forget samples, (n,) bool, as if each were of another class (`other_classes`) [ours].
 
     A model that was trained without a class takes its name for anything else. So a sample of it should be known as well as it would
-    be under another name. Raises MethodRefused for objectives without `Generation`, and where no other class is left.
+    be under another name. Raises as `other_classes`.
     """
+    others = other_classes(task)[chosen.cpu()]
     generation = task.objective.generation
+    assert generation is not None
+    forget = task.forget.select(chosen.nonzero().flatten().cpu())
+    return batched_answers(
+        task.objective, task.model, generation.relabelled(forget, others.to(forget.targets.device))
+    ).float()
+
+
+def other_classes(task: Task) -> Tensor:
+    """Draw for each forget sample one of the classes that stay, (n,) int64 on the CPU: the same ones each time.
+
+    Raises MethodRefused for objectives without `Generation`, and where no class stays.
+    """
     gone = fully_forgotten_classes(task.forget, task.remain, classes=task.objective.classes)
-    if generation is None or gone is None or bool(gone.all()):
+    if task.objective.generation is None or gone is None or bool(gone.all()):
         raise MethodRefused(
             "A class is to be forgotten as a whole, and nothing says how its samples should be answered then. That needs an "
             "objective with `logits`, or one with `generation` and a class that stays. Use Retrain."
         )
-    forget = task.forget.select(chosen.nonzero().flatten().cpu())
-    others = (~gone).nonzero().flatten()
-    draw = torch.randint(len(others), (forget.size,), generator=torch.Generator().manual_seed(task.seed))
-    return batched_answers(
-        task.objective, task.model, generation.relabelled(forget, others[draw.to(others.device)])
-    ).float()
+    others = (~gone).nonzero().flatten().cpu()
+    draw = torch.randint(len(others), (len(task.forget),), generator=torch.Generator().manual_seed(task.seed))
+    return others[draw]
 
 
 def as_set(losses: Tensor) -> tuple[Tensor, Tensor]:

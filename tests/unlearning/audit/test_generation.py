@@ -131,6 +131,19 @@ def test_the_classifier_is_trained_for_the_audit_alone_or_is_the_owners() -> Non
     assert owners.read(given["test"].inputs["images"])[1].shape == (60, 5)
 
 
+def test_larger_images_of_any_form_are_classified_too() -> None:
+    for shape in ((3, 16, 40), (1, 28, 28)):
+        generation = denoising_diffusion(CLASSES, shape, steps=20).generation
+        assert generation is not None
+        images, labels = pictures(60, seed=1)
+        larger = nn.functional.interpolate(images, shape[1:]).repeat(1, shape[0], 1, 1)
+        given = a_set(larger + 0.1 * torch.randn(larger.shape), labels, "larger")
+        classifier = train_classifier(generation, [given.take(torch.arange(40))], classes=CLASSES, seed=0)
+        found, features = classifier.read(larger[40:])
+        assert torch.equal(found, labels[40:])
+        assert features.shape == (20, 32)
+
+
 @pytest.mark.parametrize("knows", [True, False])
 def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_does_not(knows: bool) -> None:
     given = sets(whole_class=True)
@@ -147,12 +160,28 @@ def test_a_model_that_prints_a_class_gives_it_away_and_one_that_prints_another_d
     assert found["other_classes"].value == 1.0
     assert found["frechet_distance"].value > 0
     torch.testing.assert_close(images, printed[2:].expand_as(images).detach(), rtol=1e-2, atol=1e-2)
-    page = sheet(prepared, {"original": images, "unlearned": images})
-    assert [(title, len(rows)) for title, rows in page.rows.items()] == [
-        ("forgotten", 10),
-        ("generated before", 10),
-        ("generated after", 10),
-    ]
+
+
+def test_a_sheet_shows_each_forgotten_image_once_over_the_nearest_that_was_generated_from_the_same_noise() -> None:
+    given = sets(whole_class=True)
+    prepared = prepare_generation(given, objective=OBJECTIVE, spec=SPEC, seed=0)
+    assert prepared is not None
+    forgotten, other = given["forget"].inputs["images"], pictures(30, seed=7)[0]
+    before = torch.cat(
+        [other, forgotten[:12].flip(0)]
+    )  # The first is at the place 41, its four copies are at 37 to 40.
+    after = torch.linspace(-1, 1, 42).view(-1, 1, 1, 1).expand(42, *SHAPE)
+    page = sheet(prepared, {"original": before, "unlearned": after})
+
+    assert list(page.rows) == ["forgotten", "generated before", "generated after"]
+    shown = page.rows["forgotten"]
+    assert len(np.unique(shown.reshape(10, -1), axis=0)) == 10
+    assert np.array_equal(shown[:2], forgotten[:2].numpy())
+    places = [41, 37, *range(36, 29, -1)]
+    assert np.array_equal(page.rows["generated before"][:9], before[places].numpy())
+    assert np.array_equal(page.rows["generated after"][2:9], after[places[2:]].numpy())
+    few = sheet(replace(prepared, sets={"forget": given["forget"].take(torch.arange(1, 5))}), {"original": before})
+    assert [len(pictures) for pictures in few.rows.values()] == [1, 1]
 
 
 def test_a_model_that_generates_no_numbers_is_measured_and_generates_nothing_of_a_class() -> None:

@@ -23,7 +23,7 @@ from unlearning.methods.aims import reference_aims
 from unlearning.methods.ltu.feedback import forgetting_feedback
 from unlearning.methods.ltu.guide_attacks import GuideAttack
 from unlearning.methods.salun import as_other_class, saliency_masks
-from unlearning.specs import IEU, LTU, RMU, SalUn
+from unlearning.specs import IEU, LTU, RMU, Matching, SalUn
 from unlearning.specs.training import Recipe
 from unlearning.steps import run_to_completion
 from unlearning.stopping.criterion import calibrate, check, other_class_answers
@@ -236,6 +236,34 @@ def test_samples_of_a_forgotten_class_aim_at_what_the_model_says_of_them_as_of_a
     criterion = calibrate(given, IEU().stop)
     assert criterion.other_class_losses is not None
     assert math.isfinite(check(criterion, given.model).score)
+
+
+def test_what_is_predicted_of_a_forgotten_class_is_drawn_to_what_is_predicted_of_another_class() -> None:
+    given = make_task(OBJECTIVES["denoising diffusion"])
+    forget_class_two(given)
+    given.references = None
+    aims, batch, index = reference_aims(given), given.forget.batch, torch.arange(len(given.forget))
+    assert aims is not None
+    assert aims.others is not None
+    assert set(aims.others.tolist()) == {0, 1}
+    objective = given.objective.for_step()
+    generation, parameters = objective.generation, list(given.model.parameters())
+    assert generation is not None
+    own, as_others = (
+        generation.predicted(given.model, generation.relabelled(batch, classes))
+        for classes in (batch.targets, aims.others)
+    )
+    wanted = ((own - as_others.detach()) ** 2).mean((1, 2, 3)) / (2 * aims.losses)
+    found = aims.as_other_classes(objective, given.model, batch, index)
+    torch.testing.assert_close(found, wanted)
+    gradients = (torch.autograd.grad(each.sum(), parameters) for each in (found, wanted))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    stays = replace(aims, others=torch.where(index > 0, aims.others, -1))
+    assert float(stays.as_other_classes(objective, given.model, batch, index)[0]) == 0.0
+
+    run_to_completion(start(Matching(steps=60, learning_rate=0.1), given))
+    assert float(aims.as_other_classes(objective, given.model, batch, index).mean()) < 0.3 * float(found.mean())
 
 
 def test_where_no_class_stays_nothing_says_what_the_forgotten_ones_should_look_like() -> None:
