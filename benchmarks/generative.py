@@ -1,8 +1,8 @@
 """How an image generator forgets, a class and images that it reproduces: every method beside the original and retrained models.
 
     python -m benchmarks.generative --tune                        choose parameters on seed 20 (results/generative_tuned.json)
-    python -m benchmarks.generative --seeds 100 101 102
-    python -m benchmarks.generative --workload mnist_diffusion    with or without --tune (results/generative_mnist…json)
+    python -m benchmarks.generative --seeds 100 101 102           results/generative_class.json, results/generative_samples.json
+    python -m benchmarks.generative --workload mnist_diffusion    with or without --tune: results/generative_mnist_….json
 
 The diffusion model of `examples/diffusion.py` or of `examples/mnist_diffusion.py`. Case "class": one of the ten digits is
 forgotten, all images of it: the seed's last digit. Case "samples": eight of the twenty people are forgotten, drawn by the seed,
@@ -40,7 +40,7 @@ from unlearning.task import Task
 from unlearning.tuning import search
 
 FILES = {"diffusion": "generative", "mnist_diffusion": "generative_mnist"}
-"""By the name of a workload: that of its result file. Its parameters are beside it, in `…_tuned.json`."""
+"""By the name of a workload: how its files begin. `…_class.json` and `…_samples.json` are results, `…_tuned.json` parameters."""
 CLASS, SAMPLES = "class", "samples"
 FORGOTTEN_PEOPLE = 8
 
@@ -111,21 +111,17 @@ def main() -> None:
         for name in given.cases:
             tune(given.workload, name, budget=given.budget)
         return
-    runs: dict[tuple[str, str], list[dict[str, float]]] = {}
     for name in given.cases:
+        runs: dict[str, list[dict[str, float]]] = {}
         for seed in given.seeds:
             for method, figures in everything(given.workload, name, seed).items():
-                runs.setdefault((name, method), []).append(figures)
-            write(FILES[given.workload], rows(runs))
+                runs.setdefault(method, []).append(figures)
+            write(f"{FILES[given.workload]}_{name}", rows(name, runs))
 
 
-def rows(runs: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> list[Row]:
-    """Make a row for each figure that all runs of a case and method have, case by case."""
-    return [
-        row
-        for (name, method), every in sorted(runs.items(), key=lambda item: item[0][0])
-        for row in metric_rows(every, case=name, method=method, units=UNITS)
-    ]
+def rows(name: str, runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:
+    """Make a row for each figure that all runs of a method have."""
+    return [row for method, every in runs.items() for row in metric_rows(every, case=name, method=method, units=UNITS)]
 
 
 def everything(workload: str, name: str, seed: int) -> dict[str, dict[str, float]]:
