@@ -328,10 +328,11 @@ def _halving(channels: int, side: int) -> Iterator[nn.Module]:
 
     At full size, and with averages over quarters, 28 × 28 digits took three times as long and had twice as many errors.
     """
-    inside, outside = channels, 32
     while side > _LARGE // 2:
-        yield from (nn.Conv2d(inside, outside, 3, stride=2, padding=1), nn.ReLU())
-        inside, outside, side = outside, 64, -(-side // 2)
+        side = -(-side // 2)
+        outside = 32 if side > _LARGE // 2 else 64
+        yield from (nn.Conv2d(channels, outside, 3, stride=2, padding=1), nn.ReLU())
+        channels = outside
 
 
 def _read(generation: Generation, samples: SampleSet, generator: torch.Generator) -> tuple[Tensor, Tensor]:
