@@ -163,8 +163,9 @@ def matching_loss(
 ) -> Tensor:
     """Compute L(B_r; θ) + w · mean d(q, p_θ(B_f)), a scalar, in one forward pass; d is KL(q ‖ p) for classes (`Prediction`).
 
-    index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. The pass goes
-    through a copy of the buffers, because forget samples must leave no trace in batch norm's running statistics.
+    index: the positions of B_f in the forget set, (k,). temperatures: the mean over them is taken of the divergence. To d comes
+    `as_other_classes`. The pass goes through a copy of the buffers, because forget samples must leave no trace in batch norm's
+    running statistics.
     """
     forget, objective, predicts = task.forget.select(index), task.objective.for_step(), task.objective.predicts
     k = len(index)
@@ -180,8 +181,6 @@ def matching_loss(
             found = answers(objective, forward, joined_batch(forget, remain), asked)
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
             kept = found.losses[k:]
+        strayed = 0.0 if aims.others is None else aims.as_other_classes(objective, forward, forget, index).mean()
     divergences = [aims.divergences(of_forget, index, temperature=value).mean() for value in temperatures]
-    loss = kept.mean() + weight * torch.stack(divergences).mean()
-    if aims.others is None:
-        return loss
-    return loss + weight * aims.as_other_classes(objective, forward, forget, index).mean()
+    return kept.mean() + weight * (torch.stack(divergences).mean() + strayed)
