@@ -197,6 +197,27 @@ def _audit(
     )
 
 
+def audited(
+    case: Case, model: nn.Module, *, spec: AuditSpec, references: References | None, until_failed: bool = False
+) -> Findings:
+    """Audit a model as a job does, without a retrained one."""
+    return run_to_completion(
+        audit(
+            original=case.original.model,
+            unlearned=model,
+            forget=case.forget,
+            remain=case.remain,
+            held_out=case.held_out.audit,
+            test=case.workload.test,
+            objective=case.workload.objective,
+            spec=spec,
+            seed=case.seed,
+            references=None if references is None else _rows(case, references),
+            until_failed=until_failed,
+        )
+    )
+
+
 def _rows(case: Case, references: References) -> AuditReferences:
     sets = {"forget": case.forget, "remain": case.remain, "held_out": case.held_out.audit}
     return AuditReferences(**{name: references.take(keys(samples)) for name, samples in sets.items()})
