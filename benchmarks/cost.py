@@ -23,7 +23,7 @@ from benchmarks.jobs import Service, Spent, service
 from benchmarks.verdicts import verdict_rows
 from benchmarks.writing import Row, row, share_row, write
 from ledger.states import Phase
-from unlearning.specs import SPECS
+from unlearning.specs import DEFAULT_POLICY, DEFAULT_WITH_REFERENCES
 from unlearning.specs.audit import AuditSpec
 
 KINDS = {"with_references": True, "without_references": False}
@@ -95,7 +95,7 @@ def job(one: Case, size: int, kind: str, draw: int, running: Service) -> Spent:
         "seed": one.seed,
         "forget": ids_digest(forget),
         "kind": kind,
-        "methods": {name: all_settings(SPECS[name]()) for name in ("matching", "ltu", "ieu", "retrain")},
+        "policy": [all_settings(method) for method in (DEFAULT_WITH_REFERENCES if KINDS[kind] else DEFAULT_POLICY)],
         "audit": all_settings(AuditSpec.with_references() if KINDS[kind] else AuditSpec()),
         **machine.identity(),
     }

@@ -15,7 +15,7 @@ from torch import nn
 
 from benchmarks import machine
 from expunge.operator.deployment import Deployment
-from expunge.operator.registration import register_workload
+from expunge.operator.registration import default_policies, register_workload
 from ledger.db import make_engine, make_sessions
 from ledger.jobs.claims import Claim
 from ledger.jobs.jobs import get_job, list_attempts
@@ -179,7 +179,8 @@ class Service:
         made = dataclasses.replace(references, keys=tuple(sample_digest(KEY, name, sample) for sample in pool))
         stored, sha256 = self.where.files.put(to_bytes(made))
         file = ReferenceFile(sha256=sha256, path=stored)
-        register_references(session, tenant_id=tenant_id, model=name, file=file, details={})
+        defaults = default_policies(workload)
+        register_references(session, tenant_id=tenant_id, model=name, file=file, details={}, defaults=defaults)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from benchmarks.writing import Row, row, share_row, write
 from unlearning.audit.signals import audit_copy, observe
 from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
-from unlearning.specs import SPECS
+from unlearning.specs import DEFAULT_WITH_REFERENCES
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.references import ReferencePlan
 from unlearning.steps import run_to_completion
@@ -117,7 +117,7 @@ def outcome(network: str, request: str, seed: int, running: Service) -> Outcome:
         "network": str(one.workload.build()),
         "recipe": all_settings(one.workload.training),
         "plan": all_settings(ReferencePlan()),
-        "methods": {name: all_settings(SPECS[name]()) for name in ("matching", "ltu", "ieu", "retrain")},
+        "policy": [all_settings(method) for method in DEFAULT_WITH_REFERENCES],
         "audit": all_settings(AuditSpec.with_references()),
     }
     return Outcome(**stored("cell", what, lambda: asdict(run(one, seed, running))))

@@ -44,6 +44,7 @@ METHODS = {
     "ltu": "LTU (Learning to Unlearn)",
     "ieu": "IEU (Influence Eliminating Unlearning)",
     "matching": "reference matching",
+    "ct": "CT (convolution transpose)",
     "retrain": "retraining",
     "rewind": "retraining from an earlier slice",
     "drop_adapter": "dropping an adapter",

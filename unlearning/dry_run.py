@@ -27,7 +27,7 @@ from unlearning.hardware import batched_answers
 from unlearning.methods.registry import check_needs, unlearn
 from unlearning.networks import copy_network, differentiable_kernels, is_finite, twice_differentiable_kernels
 from unlearning.sharding import blocks_of
-from unlearning.specs import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
+from unlearning.specs import CT, IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Method, Retrain, Rewind
 from unlearning.specs.audit import AuditSpec
 from unlearning.specs.training import Recipe
 from unlearning.steps import run_to_completion
@@ -347,6 +347,8 @@ def _short(spec: Method) -> Method:
             return dataclasses.replace(spec, steps=_STEPS, passes=0.0, repair_steps=1, batch_size=8)
         case Matching():
             return dataclasses.replace(spec, steps=_STEPS, passes=0.0, batch_size=8)
+        case CT():
+            return dataclasses.replace(spec, epochs=1, batch_size=8)
         case GradientAscent():
             return dataclasses.replace(spec, steps=_STEPS, batch_size=8)
         case Certified():

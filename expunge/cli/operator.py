@@ -114,7 +114,7 @@ def register(
         typer.Option(
             "--method",
             help='A method of the policy: a name, or JSON like \'{"kind": "ltu", "steps": 40}\'. Repeat it in the order to '
-            "try. Default: ltu, ieu, retrain.",
+            "try. Default: ieu, retrain; with reference predictions matching, ieu, ltu, retrain.",
         ),
     ] = None,
     approve_utility_drop: Annotated[

@@ -12,6 +12,7 @@ from torch import nn
 
 from expunge.errors import CannotPrepare, ExpungeError
 from expunge.operator.deployment import Deployment, open_ledger
+from expunge.operator.registration import default_policies
 from expunge.operator.workloads import as_owners_error, choose_device, processes, without_samples
 from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
@@ -179,6 +180,7 @@ def prepare_model(
                     "power_by_size": power,
                     "samples_needed": samples_needed(power, thresholds),
                 },
+                defaults=default_policies(workload),
             )
         # Only now: a full disk at the last moment must not cost the trainings. `prepared` is the operator's own folder.
         for done in (preparation_folder(workload, plan, seed=seed, folder=folder), own):

@@ -20,6 +20,7 @@ from ledger.errors import Refused
 from ledger.registry.access import ensure_tenant
 from ledger.registry.datasets import register_dataset
 from ledger.registry.models import CHECKPOINTS, get_model, register_model
+from ledger.registry.references import DefaultPolicies
 from ledger.registry.subjects import assign_subjects
 from ledger.registry.versions import register_version
 from ledger.sample_ids import sample_digest, subject_digest
@@ -29,7 +30,16 @@ from unlearning.data.workload import Workload, check_data
 from unlearning.errors import UnlearningError
 from unlearning.files import file_sha256
 from unlearning.methods.registry import find_lacks
-from unlearning.specs import CHEAP_REWIND, DEFAULT_POLICY, DropAdapter, Method, Rewind, method_object, parse
+from unlearning.specs import (
+    CHEAP_REWIND,
+    DEFAULT_POLICY,
+    DEFAULT_WITH_REFERENCES,
+    DropAdapter,
+    Method,
+    Rewind,
+    method_object,
+    parse,
+)
 from unlearning.specs.suitability import NEEDS, Need
 from worker.failures import WorkerError
 from worker.inputs import load_model, load_workload
@@ -202,18 +212,29 @@ def check_trained(workload: Workload, model: nn.Module) -> None:
 
 
 def default_policy(workload: Workload, details: Mapping[str, object]) -> Sequence[Method]:
-    """Return LTU, IEU and Retrain, without those that a stream or a sharded model does not allow.
+    """Return IEU and Retrain, without IEU for a stream.
 
     What is exact and cheap comes before them where it is possible.
     """
-    policy: Sequence[Method] = DEFAULT_POLICY
-    if not workload.train.random_access:
-        policy = [method for method in policy if Need.RANDOM_ACCESS not in NEEDS[method.kind]]
-    if workload.sharded:
-        policy = [method for method in policy if Need.WHOLE_MODEL not in NEEDS[method.kind]]
+    policy = allowed_methods(DEFAULT_POLICY, workload)
     if details.get(CHECKPOINTS):
         policy = (CHEAP_REWIND, *policy[:-1], Rewind(), *policy[-1:])
     return policy if workload.adapters is None else (DropAdapter(), *policy)
+
+
+def default_policies(workload: Workload) -> DefaultPolicies:
+    """Return what a default policy ends in, without reference predictions and with them, as the ledger stores it."""
+    without, with_references = (
+        [asdict(method) for method in allowed_methods(policy, workload)]
+        for policy in (DEFAULT_POLICY, DEFAULT_WITH_REFERENCES)
+    )
+    return DefaultPolicies(without=without, with_references=with_references)
+
+
+def allowed_methods(policy: Sequence[Method], workload: Workload) -> Sequence[Method]:
+    """Leave out the methods that a stream or a sharded model does not allow."""
+    lacks = {Need.RANDOM_ACCESS: not workload.train.random_access, Need.WHOLE_MODEL: bool(workload.sharded)}
+    return [method for method in policy if not any(lacks.get(need) for need in NEEDS[method.kind])]
 
 
 def read_checkpoints(

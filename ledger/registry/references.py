@@ -1,6 +1,6 @@
 """The reference predictions of a model: which file holds them. The file itself is in the storage, named by its digest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -28,12 +28,27 @@ class ReferenceFile:
     path: str
 
 
-def register_references(
-    session: Session, *, tenant_id: UUID, model: str, file: ReferenceFile, details: Mapping[str, Any]
-) -> None:
-    """Register a model's reference predictions, in place of earlier ones, and let its policy try matching before what approximates.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultPolicies:
+    """What a policy ends in by default: without reference predictions, and with them."""
 
-    details: how they were prepared. Raises UnknownModel.
+    without: Sequence[Mapping[str, Any]]
+    with_references: Sequence[Mapping[str, Any]]
+
+
+def register_references(
+    session: Session,
+    *,
+    tenant_id: UUID,
+    model: str,
+    file: ReferenceFile,
+    details: Mapping[str, Any],
+    defaults: DefaultPolicies | None = None,
+) -> None:
+    """Register a model's reference predictions, in place of earlier ones, and let its policy try what they make possible.
+
+    A policy that ends in the default without references ends in that with them; in another one matching comes before what
+    approximates. details: how they were prepared. Raises UnknownModel.
     """
     found = lock_model(session, tenant_id=tenant_id, name=model)
     values = {"sha256": file.sha256, "path": file.path, "details": dict(details)}
@@ -42,11 +57,19 @@ def register_references(
         made.on_conflict_do_update(index_elements=["model_id"], set_={**values, "created_at": func.clock_timestamp()})
     )
     if not any(method.get("kind") == MATCHING["kind"] for method in found.policy):
-        first = next(
-            (i for i, method in enumerate(found.policy) if method.get("kind") not in CHEAP_EXACT), len(found.policy)
-        )
-        found.policy = [*found.policy[:first], MATCHING, *found.policy[first:]]
+        found.policy = policy_with_references(found.policy, defaults)
     session.flush()
+
+
+def policy_with_references(
+    policy: Sequence[Mapping[str, Any]], defaults: DefaultPolicies | None
+) -> list[dict[str, Any]]:
+    """Return the policy of a model that gets its first reference predictions."""
+    exact = next((i for i, method in enumerate(policy) if method.get("kind") not in CHEAP_EXACT), len(policy))
+    first, rest = policy[:exact], policy[exact:]
+    if defaults is not None and list(rest) == list(defaults.without):
+        return [dict(method) for method in (*first, *defaults.with_references)]
+    return [dict(method) for method in (*first, MATCHING, *rest)]
 
 
 def list_erased(session: Session, *, tenant_id: UUID, model: str) -> frozenset[bytes]:

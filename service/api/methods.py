@@ -55,7 +55,7 @@ def _parse(value: object) -> object:
 
 
 Method = Annotated[
-    Literal["auto", "ltu", "ieu", "matching", "gradient_ascent", "retrain", "rewind", "drop_adapter", "certified"]
+    Literal["auto", "ltu", "ieu", "matching", "ct", "gradient_ascent", "retrain", "rewind", "drop_adapter", "certified"]
     | Annotated[specs.Method, Discriminator("kind")],
     BeforeValidator(_parse),
     Field(

@@ -30,7 +30,7 @@ def test_every_known_label_set_is_there_from_the_start(serve: Serve, site: Site)
     assert found["expunge_jobs{'state': 'running'}"] == 0
     assert found["expunge_requests{'state': 'rejected'}"] == 0
     assert found["expunge_requests_finished_total{'outcome': 'completed'}"] == 0
-    assert found["expunge_unlearning_seconds_count{'method': 'ltu', 'model': 'triage', 'tenant': 'clinic'}"] == 0
+    assert found["expunge_unlearning_seconds_count{'method': 'ieu', 'model': 'triage', 'tenant': 'clinic'}"] == 0
     assert found["expunge_stage_duration_seconds_count{'method': 'retrain', 'stage': 'audit_relearn'}"] == 0
     assert found["expunge_audit_verdicts_total{'model': 'triage', 'tenant': 'clinic', 'verdict': 'failed'}"] == 0
     assert found["expunge_samples_erased_total{'model': 'triage', 'tenant': 'clinic'}"] == 0
@@ -55,13 +55,13 @@ def test_a_published_job_is_counted_and_timed(serve: Serve, site: Site, sessions
     assert found["expunge_requests_finished_late_total{'outcome': 'completed'}"] == 0
     assert found["expunge_samples_erased_total{'model': 'triage', 'tenant': 'clinic'}"] == 2
     assert found["expunge_audit_verdicts_total{'model': 'triage', 'tenant': 'clinic', 'verdict': 'verified'}"] == 1
-    ltu = "'method': 'ltu', 'model': 'triage', 'tenant': 'clinic'"
-    assert found[f"expunge_unlearning_seconds_sum{{{ltu}}}"] == 4.0
-    assert found[f"expunge_data_wait_seconds_total{{{ltu}}}"] == 1.0
-    assert found[f"expunge_unlearning_seconds_bucket{{'le': '2.0', {ltu}}}"] == 0
-    assert found[f"expunge_unlearning_seconds_bucket{{'le': '5.0', {ltu}}}"] == 1
-    assert found[f"expunge_unlearning_seconds_bucket{{'le': '+Inf', {ltu}}}"] == 1
-    assert found["expunge_stage_duration_seconds_sum{'method': 'ltu', 'stage': 'audit_membership'}"] == 2.0
+    ieu = "'method': 'ieu', 'model': 'triage', 'tenant': 'clinic'"
+    assert found[f"expunge_unlearning_seconds_sum{{{ieu}}}"] == 4.0
+    assert found[f"expunge_data_wait_seconds_total{{{ieu}}}"] == 1.0
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '2.0', {ieu}}}"] == 0
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '5.0', {ieu}}}"] == 1
+    assert found[f"expunge_unlearning_seconds_bucket{{'le': '+Inf', {ieu}}}"] == 1
+    assert found["expunge_stage_duration_seconds_sum{'method': 'ieu', 'stage': 'audit_membership'}"] == 2.0
     assert found["expunge_request_completion_seconds_bucket{'le': '60.0'}"] == 1
     assert found["expunge_queue_wait_seconds_count"] == 1
     assert found["expunge_job_requests_sum"] == 1
@@ -77,7 +77,7 @@ def test_a_value_on_a_bound_counts_below_it(serve: Serve, site: Site, sessions: 
 
     found = scraped(client.get("/metrics").text)
 
-    audit = "'method': 'ltu', 'stage': 'audit_membership'"  # two seconds
+    audit = "'method': 'ieu', 'stage': 'audit_membership'"  # two seconds
     assert found[f"expunge_stage_duration_seconds_bucket{{'le': '2.0', {audit}}}"] == 1
     assert found[f"expunge_stage_duration_seconds_bucket{{'le': '1.0', {audit}}}"] == 0
 
@@ -93,8 +93,8 @@ def test_an_attempt_that_the_audit_did_not_verify_is_timed_under_its_own_method(
 
     found = scraped(client.get("/metrics").text)
 
-    assert found["expunge_unlearning_seconds_sum{'method': 'ltu', 'model': 'triage', 'tenant': 'clinic'}"] == 3.0
-    assert found["expunge_unlearning_seconds_count{'method': 'ieu', 'model': 'triage', 'tenant': 'clinic'}"] == 0
+    assert found["expunge_unlearning_seconds_sum{'method': 'ieu', 'model': 'triage', 'tenant': 'clinic'}"] == 3.0
+    assert found["expunge_unlearning_seconds_count{'method': 'retrain', 'model': 'triage', 'tenant': 'clinic'}"] == 0
     assert found["expunge_earliest_deadline_timestamp_seconds"] > 0
 
 
@@ -200,6 +200,6 @@ def test_beyond_the_limit_of_series_counts_are_added_up_and_ratios_left_out(
 
     assert found["expunge_samples_erased_total{'model': 'triage', 'tenant': 'a bank'}"] == 0
     assert found["expunge_samples_erased_total{'model': '_other', 'tenant': '_other'}"] == 2
-    assert found["expunge_unlearning_seconds_sum{'method': 'ltu', 'model': '_other', 'tenant': '_other'}"] == 4.0
+    assert found["expunge_unlearning_seconds_sum{'method': 'ieu', 'model': '_other', 'tenant': '_other'}"] == 4.0
     assert found["expunge_training_seconds{'model': 'triage', 'tenant': 'a bank'}"] == 60
     assert not [name for name in found if "_ratio" in name and "_other" in name]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tests.unlearning import small
 from tests.unlearning.kinds import next_token
 from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
+from tests.unlearning.methods.test_kernels import images as with_square_kernels
 from tests.unlearning.trainers import train_by_adamw
 from unlearning import ranks
 from unlearning.audit.audit import audit
@@ -331,6 +332,7 @@ CASES: dict[str, Callable[[], Found]] = {
 
 MORE_CASES: dict[str, Callable[[], Found]] = {
     **{kind: by(kind) for kind in sorted(METHODS.keys() - PRODUCTION.keys() - OF_SOME_MODELS)},
+    "ct": by("ct", lambda: task(with_square_kernels)),
     **{f"{kind}, sharded": sharded(kind) for kind in OF_PARTS if kind not in QUICK},
     "an audit, sharded": lambda: audited(of_parts),
     "rewind, sharded": by("rewind", of_parts),

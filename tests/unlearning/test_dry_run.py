@@ -19,7 +19,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.stored import StoredSet
 from unlearning.data.workload import Trainer, Workload
 from unlearning.dry_run import dry_run
-from unlearning.specs import DEFAULT_POLICY, IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind
+from unlearning.specs import CT, DEFAULT_POLICY, IEU, LTU, DropAdapter, GradientAscent, Matching, Retrain, Rewind
 from unlearning.specs.training import Ready2Unlearn
 from unlearning.training.run import TrainingRun
 
@@ -53,6 +53,15 @@ def test_what_needs_more_than_the_workload_offers_is_named(workload: Workload) -
     found = faults_of(digits.as_a_stream(), (LTU(), IEU(), Retrain()))
     assert list(found) == ["method ltu", "method ieu"]
     assert "is a stream" in found["method ltu"]
+
+
+def test_kernels_are_transposed_where_there_are_square_ones(workload: Workload) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(72, 10))
+
+    policy = (CT(), Retrain())
+    assert "square kernels" in faults_of(workload, policy)["method ct"]
+    assert faults_of(replace(workload, build=build), policy) == {}
 
 
 def test_blocks_that_the_network_does_not_have_are_found_once_and_not_by_each_method(workload: Workload) -> None:

@@ -166,6 +166,9 @@ def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_sa
     made = train_workload("tests.worker.digits:copied", allowed=("tests",), folder=tmp_path / "weights", plain=True)
     bench = make_bench(policy=None, reference="tests.worker.digits:copied", weights=made.path)
     assert prepare_model(place(bench), name="digits", plan=ReferencePlan()) is not None
+    with bench.sessions.begin() as session:
+        policy = get_model(session, tenant_id=bench.tenant_id, name="digits").policy
+    assert [method["kind"] for method in policy] == ["matching", "ieu", "ltu", "retrain"]
     first, others = given.train.ids[:30], given.train.ids[100:130]
 
     def confidence() -> np.ndarray:

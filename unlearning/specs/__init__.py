@@ -5,7 +5,6 @@ A spec says what to run; `unlearning.methods.registry.METHODS` has the function 
 """
 
 from unlearning.specs.baselines import (
-    CT,
     MSG,
     NPO,
     RMU,
@@ -20,11 +19,23 @@ from unlearning.specs.baselines import (
     SalUn,
     SimNPO,
 )
-from unlearning.specs.methods import IEU, LTU, Certified, DropAdapter, GradientAscent, Matching, Retrain, Rewind, Stop
+from unlearning.specs.methods import (
+    CT,
+    IEU,
+    LTU,
+    Certified,
+    DropAdapter,
+    GradientAscent,
+    Matching,
+    Retrain,
+    Rewind,
+    Stop,
+)
 from unlearning.specs.parsing import (
     BASELINES,
     CHEAP_REWIND,
     DEFAULT_POLICY,
+    DEFAULT_WITH_REFERENCES,
     EXACT,
     PRODUCTION,
     SPECS,
@@ -40,6 +51,7 @@ __all__ = [
     "CHEAP_REWIND",
     "CT",
     "DEFAULT_POLICY",
+    "DEFAULT_WITH_REFERENCES",
     "EXACT",
     "IEU",
     "LTU",

@@ -160,22 +160,6 @@ class MSG:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CT:
-    """Convolution transpose (Cadet et al., 2024): transpose the kernels of convolutions, then train on the remaining set.
-
-    epochs: of the remaining set. learning_rate: of the first epoch; it falls by half a cosine.
-    """
-
-    kind: Literal["ct"] = "ct"
-    epochs: Count = 3
-    learning_rate: LearningRate = 0.01
-    batch_size: Count = 64
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class SalUn:
     """Saliency unlearning (Fan et al., ICLR 2024): wrong labels on the forget set, then the remaining set, on salient weights only.
 

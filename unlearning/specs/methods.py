@@ -176,6 +176,23 @@ class GradientAscent:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CT:
+    """Convolution transpose (Cadet et al., 2024): transpose the kernels of convolutions, then train on the remaining set.
+
+    epochs: of the remaining set. learning_rate: of the first epoch; it falls by half a cosine. The schedule is fixed: no calibrated
+    stop ends it.
+    """
+
+    kind: Literal["ct"] = "ct"
+    epochs: Count = 8
+    learning_rate: LearningRate = 0.06
+    batch_size: Count = 64
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Retrain:
     """Train the architecture anew on the remaining set as the model was trained: exact and slow."""
 

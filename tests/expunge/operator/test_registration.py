@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from expunge.errors import CannotRegister, NobodyLeftOut, StackError
 from expunge.operator.deployment import Deployment, find_deployment, open_database
-from expunge.operator.registration import register_new_version, register_workload
+from expunge.operator.registration import default_policies, register_new_version, register_workload
 from expunge.operator.retention import find_purgeable
 from expunge.operator.training import Trained, train_workload
 from ledger.registry.access import ensure_tenant
@@ -65,9 +65,17 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
     assert view.lacks == ("adapters", "convolutions", "head")
 
 
-def test_by_default_ltu_then_ieu_then_retrain_are_tried(where: Deployment, trained: Trained) -> None:
+def test_by_default_ieu_is_tried_and_then_retraining(where: Deployment, trained: Trained) -> None:
     view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
-    assert [method["kind"] for method in view.policy] == ["ltu", "ieu", "retrain"]
+    assert [method["kind"] for method in view.policy] == ["ieu", "retrain"]
+    # Through the ledger, too, so that reference predictions can put their own default in its place.
+    assert list(view.policy) == default_policies(workload()).without
+
+
+def test_a_sharded_model_has_no_ltu_by_default_with_references_either() -> None:
+    found = default_policies(replace(workload(), sharded=True))
+    assert [method["kind"] for method in found.without] == ["ieu", "retrain"]
+    assert [method["kind"] for method in found.with_references] == ["matching", "ieu", "retrain"]
 
 
 @pytest.mark.parametrize("points", [-1.0, 100.5, float("nan")])
@@ -245,7 +253,7 @@ def test_weights_after_slices_are_kept_with_the_model_or_missed(
 
     lost.write_bytes(content)
     view = register_workload(where, name="digits", reference="tests.worker.digits:in_slices", weights=made.path)
-    assert [method["kind"] for method in view.policy] == ["rewind", "ltu", "ieu", "rewind", "retrain"]
+    assert [method["kind"] for method in view.policy] == ["rewind", "ieu", "rewind", "retrain"]
     assert [entry["slice"] for entry in view.details["checkpoints"]] == [0, 1]
     assert {path.name for path in where.storage.glob("*.safetensors")} == {
         path.name for path in tmp_path.glob("*.safetensors")

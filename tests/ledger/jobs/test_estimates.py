@@ -7,7 +7,7 @@ from sqlalchemy import text
 from ledger.jobs.estimates import SPREAD, EstimateSource, estimate, interpolate, plan, verdict_chance
 from ledger.jobs.results import escalate
 from ledger.registry.models import get_model
-from ledger.registry.references import ReferenceFile, register_references
+from ledger.registry.references import DefaultPolicies, ReferenceFile, register_references
 
 
 def estimate_of(world, request):
@@ -75,10 +75,12 @@ def test_a_preview_names_every_method_with_its_time_and_how_often_it_came_to_it(
 POWER = {"1": 0.4, "3": 0.6, "10": 0.9, "30": 1.0}
 
 
-def register(world, **details):
+def register(world, defaults=None, **details):
     with world.sessions.begin() as session:
         file = ReferenceFile(sha256="ab" * 32, path="abab.safetensors")
-        register_references(session, tenant_id=world.tenant_id, model="small", file=file, details=details)
+        register_references(
+            session, tenant_id=world.tenant_id, model="small", file=file, details=details, defaults=defaults
+        )
 
 
 def chance_of(world, request, power=POWER, needed=10):
@@ -101,6 +103,24 @@ def test_a_model_with_references_tries_matching_after_what_is_cheap_and_exact(wo
         with world.sessions() as session:
             found = get_model(session, tenant_id=world.tenant_id, name="small").policy
         assert [method["kind"] for method in found] == wanted
+
+
+def test_a_default_policy_becomes_the_one_with_references_and_another_stays_but_for_matching(world):
+    of = lambda *kinds: [{"kind": kind, "steps": 3.0} for kind in kinds]  # noqa: E731
+    defaults = DefaultPolicies(without=of("ieu", "retrain"), with_references=of("matching", "ieu", "ltu", "retrain"))
+    own = [{"kind": "ieu", "steps": 4}, {"kind": "retrain"}]
+    for policy, wanted in (
+        (of("ieu", "retrain"), defaults.with_references),
+        ([*of("drop_adapter"), *of("ieu", "retrain")], [*of("drop_adapter"), *defaults.with_references]),
+        (own, [{"kind": "matching"}, *own]),
+        (of("ltu", "ieu", "retrain"), [{"kind": "matching"}, *of("ltu", "ieu", "retrain")]),  # an earlier default
+    ):
+        with world.sessions.begin() as session:
+            session.execute(text("UPDATE models SET policy = CAST(:policy AS jsonb)"), {"policy": json.dumps(policy)})
+        for _ in range(2):  # again changes nothing
+            register(world, defaults)
+        with world.sessions() as session:
+            assert list(get_model(session, tenant_id=world.tenant_id, name="small").policy) == wanted
 
 
 def test_the_chance_of_a_verdict_is_that_of_all_the_job_s_samples(world):

@@ -24,7 +24,7 @@ def test_a_running_job_tells_how_far_it_is(serve: Serve, site: Site, sessions: s
         24,
     )
     assert (job["eta_seconds"], job["metrics"]) == (3.5, {"forget_loss": 1.25})
-    assert (job["attempt"], job["method"]["kind"], job["timings"]["unlearn"]) == (1, "ltu", 3.0)
+    assert (job["attempt"], job["method"]["kind"], job["timings"]["unlearn"]) == (1, "ieu", 3.0)
     assert (job["requests"], job["samples"], job["base_version"]) == (1, 2, 1)
     assert int(answer.headers["retry-after"]) > 0
 

@@ -19,7 +19,7 @@ def test_a_model_is_shown_with_its_newest_version_and_policy(serve: Serve, site:
         50,
         0,
     )
-    assert [spec["kind"] for spec in model["policy"]] == ["ltu", "ieu", "retrain"]
+    assert [spec["kind"] for spec in model["policy"]] == ["ieu", "retrain"]
     assert model["version"]["number"] == 1
     assert model["version"]["weights_sha256"] == "0" * 64
 

@@ -14,9 +14,9 @@ from unlearning.errors import InvalidSpec, UnlearningError
 from unlearning.specs import (
     BASELINES,
     DEFAULT_POLICY,
+    DEFAULT_WITH_REFERENCES,
     PRODUCTION,
     SPECS,
-    Retrain,
     Spec,
     Stop,
     parse,
@@ -279,9 +279,9 @@ def test_specs_cannot_be_changed_nor_grown() -> None:
             cls().kind = "other"
 
 
-def test_the_default_policy_ends_with_retraining() -> None:
-    assert [spec.kind for spec in DEFAULT_POLICY] == ["ltu", "ieu", "retrain"]
-    assert isinstance(DEFAULT_POLICY[-1], Retrain)
+def test_the_default_policies_end_with_retraining() -> None:
+    assert [spec.kind for spec in DEFAULT_POLICY] == ["ieu", "retrain"]
+    assert [spec.kind for spec in DEFAULT_WITH_REFERENCES] == ["matching", "ieu", "ltu", "retrain"]
 
 
 def test_invalid_specs_are_the_librarys_errors() -> None:
