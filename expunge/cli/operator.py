@@ -24,6 +24,62 @@ def allowed_workloads() -> tuple[str, ...]:
     return allow_list(os.environ.get("EXPUNGE_WORKLOADS") or "examples")
 
 
+REFERENCE_MODELS = "Reference models"
+"""The panel of the help with the options that make a `ReferencePlan`."""
+
+Folds = Annotated[
+    int,
+    typer.Option(
+        min=2,
+        max=100,
+        help="Parts of the training set. Each reference model leaves out one.",
+        rich_help_panel=REFERENCE_MODELS,
+    ),
+]
+Rounds = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=100,
+        help="Rounds of training for the predictions that methods aim at.",
+        rich_help_panel=REFERENCE_MODELS,
+    ),
+]
+AuditRounds = Annotated[
+    int,
+    typer.Option(min=1, max=100, help="Further rounds, for the audit only.", rich_help_panel=REFERENCE_MODELS),
+]
+ReferenceEpochs = Annotated[
+    float,
+    typer.Option(
+        min=0.01,
+        max=1.0,
+        help="Epochs of a reference model's training, as a share of the model's.",
+        rich_help_panel=REFERENCE_MODELS,
+    ),
+]
+NearCopies = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=0.5,
+        help="Treat samples as one subject's that are nearer to one another than this share of what is usual. 0: compare none.",
+        rich_help_panel=REFERENCE_MODELS,
+    ),
+]
+WholeClasses = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--whole-class",
+        min=0,
+        help="A class that may be forgotten as a whole, by its number. One more model is trained without it. Repeatable.",
+        show_default=False,
+        callback=lambda given: sorted(set(given or ())),
+        rich_help_panel=REFERENCE_MODELS,
+    ),
+]
+
+
 def train(
     workload: Workload,
     out_folder: Annotated[Path, typer.Option("--out", help="The folder for the weights.")] = Path("weights"),
@@ -49,6 +105,12 @@ def train(
             help="Train the reference models too, about three further trainings. `expunge references --prepared` uses them.",
         ),
     ] = False,
+    folds: Folds = 2,
+    rounds: Rounds = 2,
+    audit_rounds: AuditRounds = 2,
+    epochs: ReferenceEpochs = 0.5,
+    near_copies: NearCopies = 0.3,
+    whole_classes: WholeClasses = None,
     processes: Processes = None,
 ) -> None:
     """Train a workload's model and write its weights: by its own trainer, or by its recipe, prepared by Ready2Unlearn.
@@ -62,6 +124,16 @@ def train(
     from unlearning.specs.references import ReferencePlan
     from unlearning.steps import Progress
 
+    plan = ReferencePlan(
+        folds=folds,
+        rounds=rounds,
+        audit_rounds=audit_rounds,
+        epochs=epochs,
+        near_copies=near_copies,
+        classes=tuple(whole_classes or ()),
+    )
+    if not references and plan != ReferencePlan():
+        raise typer.BadParameter("the options of reference models need --references", param_hint="--references")
     with ProgressDisplay() as display:
         task = display.add_task("Training")
         further = display.add_task("Training reference models") if references else None
@@ -83,7 +155,7 @@ def train(
             plain=plain,
             without=leave_out,
             without_subjects=people,
-            references=ReferencePlan() if references else None,
+            references=plan if references else None,
             launch=plan_processes(processes, CannotTrain),
             show=show,
         )
@@ -226,31 +298,12 @@ def register_version(
 
 def references(
     name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    folds: Annotated[
-        int, typer.Option(min=2, help="Parts of the training set. Each reference model leaves out one.")
-    ] = 2,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of training for the predictions that methods aim at.")] = 2,
-    audit_rounds: Annotated[int, typer.Option(min=1, help="Further rounds, for the audit only.")] = 2,
-    epochs: Annotated[
-        float,
-        typer.Option(min=0.01, max=1.0, help="Epochs of a reference model's training, as a share of the model's."),
-    ] = 0.5,
-    near_copies: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=0.5,
-            help="Treat samples as one subject's that are nearer to one another than this share of what is usual. 0: compare none.",
-        ),
-    ] = 0.3,
-    whole_class: Annotated[
-        list[int] | None,
-        typer.Option(
-            min=0,
-            help="A class that may be forgotten as a whole, by its number. One more model is trained without it. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
+    folds: Folds = 2,
+    rounds: Rounds = 2,
+    audit_rounds: AuditRounds = 2,
+    epochs: ReferenceEpochs = 0.5,
+    near_copies: NearCopies = 0.3,
+    whole_classes: WholeClasses = None,
     seed: Annotated[int, typer.Option(help="Seed of the folds and of the trainings.")] = 0,
     prepared: Annotated[
         Path | None,
@@ -279,7 +332,7 @@ def references(
         audit_rounds=audit_rounds,
         epochs=epochs,
         near_copies=near_copies,
-        classes=tuple(sorted(set(whole_class or ()))),
+        classes=tuple(whole_classes or ()),
     )
 
     display = ProgressDisplay()

@@ -8,6 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from typer.testing import CliRunner
+
+from expunge.cli.main import app
 from expunge.errors import CannotTrain, NobodyLeftOut
 from expunge.operator.training import Trained, train_workload
 from expunge.operator.workloads import plan_processes
@@ -70,6 +73,20 @@ def test_a_workloads_own_function_trains_it_and_its_reference_models(tmp_path: P
     assert first.details["trainer"]["trainer"] == "tests.worker.digits.train"  # type: ignore[index]  # a dict of JSON
     assert len(list((tmp_path / "references").glob("*/*.npz"))) == plan.trainings
     assert [progress.total for progress in shown if progress.phase == "train"] == [32] * 64
+
+
+def test_the_command_takes_the_plan_of_the_reference_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPUNGE_WORKLOADS", "tests")
+    command = ["train", "tests.worker.digits:on_a_random_base", "--plain", "--out", str(tmp_path), "--rounds", "1"]
+    refused = CliRunner().invoke(app, command)
+    assert (refused.exit_code, list(tmp_path.iterdir())) == (2, [])
+
+    more = ["--references", "--audit-rounds", "1", "--epochs", "0.5", "--whole-class", "3", "--whole-class", "3"]
+    done = CliRunner().invoke(app, command + more)
+    assert done.exit_code == 0, done.output
+    found = [path.parent.name for path in (tmp_path / "references").rglob("*.npz")]
+    assert len(found) == ReferencePlan(rounds=1, audit_rounds=1, classes=(3,)).trainings
+    assert len(set(found)) == 2
 
 
 @pytest.mark.parametrize(
