@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,8 +76,11 @@ def main() -> None:
         write("aims", rows)
 
 
-def measured(request: str, seed: int) -> dict[str, dict[str, float | str]]:
-    """Measure one seed's case, or read what an earlier run measured."""
+def measured(request: str, seed: int) -> dict[str, dict[str, Any]]:
+    """Measure one seed's case, or read what an earlier run measured.
+
+    By method: the distances and the mean probabilities of the true class; by what was tested: the decisions.
+    """
     one = cell("perceptron", request, seed)
     what = {
         "cell": one.workload.name,
@@ -89,7 +93,7 @@ def measured(request: str, seed: int) -> dict[str, dict[str, float | str]]:
     return found
 
 
-def measure(one: Cell, seed: int) -> dict[str, dict[str, float | str]]:
+def measure(one: Cell, seed: int) -> dict[str, dict[str, Any]]:
     """Train the models of a case and measure the distances of the aims and of what matching makes of them."""
     workload, forget = one.workload, one.workload.train.take(one.forget)
 
@@ -183,7 +187,8 @@ def _decisions(one: Cell, models: dict[str, nn.Module], references: References, 
         "held_out": split_held_out(workload.held_out).audit,
     }
     gone = not bool((one.remain.targets == CLASS).any())
-    rows = AuditReferences(**{name: references.take(keys(samples)) for name, samples in sets.items()})
+    forget, remain, held_out = (references.take(keys(samples)) for samples in sets.values())
+    rows = AuditReferences(forget=forget, remain=remain, held_out=held_out)
 
     def decided(model: nn.Module, given: AuditReferences, counted: Callable[[str], np.ndarray]) -> str:
         signals = {}

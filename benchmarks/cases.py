@@ -36,10 +36,20 @@ MILD = Ready2Unlearn(efficiency=0.1, retention=0.1, resistance=0.1, gain="differ
 """The defaults before decision 14: a preparation without measurable effect (`benchmarks.readiness`)."""
 
 
+def recipe_of(workload: Workload) -> Recipe:
+    """Return the recipe of a workload, which it must have."""
+    assert workload.recipe is not None, f"{workload.name} is trained by a function of its own"
+    return workload.recipe
+
+
+def with_recipe(workload: Workload, **changes: Any) -> Workload:
+    """Change fields of a workload's recipe."""
+    return dataclasses.replace(workload, recipe=dataclasses.replace(recipe_of(workload), **changes))
+
+
 def digits_mildly_prepared() -> Workload:
     """Make the digits workload for a network that is as hard to unlearn from as an unprepared one."""
-    given = digits.workload()
-    return dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, readiness=MILD))
+    return with_recipe(digits.workload(), readiness=MILD)
 
 
 def digits_group_norm() -> Workload:

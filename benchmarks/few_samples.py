@@ -12,12 +12,11 @@ request. No default was chosen on these seeds.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
-from benchmarks.cases import Case, case, keys, references_of, subset, trained, without
+from benchmarks.cases import Case, case, keys, references_of, subset, trained, with_recipe, without
 from benchmarks.command_line import case_parser, chosen
 from benchmarks.judging import Judged, judged, judged_model, task_of
 from benchmarks.machine import seconds
@@ -72,8 +71,8 @@ def preparation(cases: Sequence[Case], references: Sequence[References]) -> list
 
 def plain_seconds(one: Case) -> float:
     """Train the case's remaining set by the plain recipe, and return the processor seconds that it took."""
-    recipe = replace(one.workload.recipe, readiness=None, reweighting=None)
-    return trained(replace(one.workload, recipe=recipe), one.remain, seed=one.seed).seconds
+    plain = with_recipe(one.workload, readiness=None, reweighting=None)
+    return trained(plain, one.remain, seed=one.seed).seconds
 
 
 def quality(cases: Sequence[Case], references: Sequence[References]) -> list[Row]:

@@ -285,7 +285,7 @@ def never_seen(prepared: Case) -> SampleSet:
 
 def comparable_test(prepared: Case) -> SampleSet:
     """Return the test samples of the classes that remain."""
-    remaining = torch.isin(prepared.workload.test.targets, prepared.remain.targets.unique()).cpu()
+    remaining = torch.isin(prepared.workload.test.targets, torch.unique(prepared.remain.targets)).cpu()
     return prepared.workload.test.take(remaining.nonzero().flatten())
 
 

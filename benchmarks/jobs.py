@@ -136,8 +136,9 @@ class Service:
                 digests=[sample_digest(KEY, name, sample) for sample in ids],
                 batch_window=timedelta(0),
             )
-        job_id = request.targets[0].job.id
-        assert job_id is not None
+        joined = request.targets[0].job
+        assert joined is not None
+        assert joined.id is not None
         settings = Settings.model_validate(
             {
                 "database_url": SecretStr(self.where.database_url),
@@ -149,7 +150,7 @@ class Service:
         )
         meter = Meter(Board(), 0, settings.stall_limits)
         run_job(
-            job_id,
+            joined.id,
             sessions=self.sessions,
             settings=settings,
             worker="benchmark",
@@ -157,9 +158,9 @@ class Service:
             notes=meter,
         )
         with self.sessions.begin() as session:
-            ended = get_job(session, tenant_id=tenant_id, job_id=job_id)
-            attempts = list_attempts(session, tenant_id=tenant_id, job_id=job_id)
-            made = [one for one in list_versions(session, tenant_id=tenant_id, model=name) if one.job_id == job_id]
+            ended = get_job(session, tenant_id=tenant_id, job_id=joined.id)
+            attempts = list_attempts(session, tenant_id=tenant_id, job_id=joined.id)
+            made = [one for one in list_versions(session, tenant_id=tenant_id, model=name) if one.job_id == joined.id]
         spent = Spent(
             seconds=meter.seconds,
             methods=[str(attempt.method["kind"]) for attempt in attempts],

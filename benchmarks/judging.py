@@ -127,7 +127,7 @@ class Scale(ABC):
             run_to_completion(unlearn(spec, task))
             return task.model.eval(), {"seconds": machine.seconds() - begun}
 
-        what = {"method": name, "spec": all_settings(spec), "plan": all_settings(self.plan)}
+        what: dict[str, object] = {"method": name, "spec": all_settings(spec), "plan": all_settings(self.plan)}
         return self._stored(what | kind_of_predictions(self.prepared.workload), run)
 
     def of_model(self, model: nn.Module) -> dict[str, float]:
@@ -219,8 +219,11 @@ def audited(
 
 
 def _rows(case: Case, references: References) -> AuditReferences:
-    sets = {"forget": case.forget, "remain": case.remain, "held_out": case.held_out.audit}
-    return AuditReferences(**{name: references.take(keys(samples)) for name, samples in sets.items()})
+    return AuditReferences(
+        forget=references.take(keys(case.forget)),
+        remain=references.take(keys(case.remain)),
+        held_out=references.take(keys(case.held_out.audit)),
+    )
 
 
 def _figures(findings: Findings) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cases import MILD, WORKLOADS, Case, case
+from benchmarks.cases import MILD, WORKLOADS, Case, case, recipe_of
 from benchmarks.command_line import cases_and_seeds
 from benchmarks.writing import Row, metric_rows, write
 from unlearning.audit.relearning import Relearner, mean_loss, relearn
@@ -50,7 +50,7 @@ UNITS = {
 
 def recipes(workload: Workload) -> dict[str, Recipe]:
     """List the compared recipes; DP-SGD only if the network has no batch norm."""
-    plain = dataclasses.replace(workload.recipe, readiness=None)
+    plain = dataclasses.replace(recipe_of(workload), readiness=None)
     private = {} if batch_norm_layers(workload.build()) else {"dp_sgd": dataclasses.replace(plain, **PRIVATE)}
     return {
         "plain": plain,

@@ -89,9 +89,10 @@ def serve(sessions: sessionmaker[Session], tenant_id: UUID, *, dataset: str, dig
         request = submit(
             session, tenant_id=tenant_id, caller="bench", dataset=dataset, digests=[digest], batch_window=timedelta(0)
         )
-        job_id = request.targets[0].job.id
-        assert job_id is not None
-        held = claim(session, job_id, worker="bench", lease=timedelta(minutes=5))
+        joined = request.targets[0].job
+        assert joined is not None
+        assert joined.id is not None
+        held = claim(session, joined.id, worker="bench", lease=timedelta(minutes=5))
         assert held is not None
         enter_verifying(session, held)
         publish(
@@ -115,7 +116,11 @@ def figures(url: str, *, size: int, scrapes: int) -> list[Row]:
             seconds.append(time.perf_counter() - begun)
     series = sum(len(family.samples) for family in text_string_to_metric_families(body))
     case = f"{size} models, {JOBS} jobs each"
-    found = {"seconds": (seconds, "s"), "bytes": ([len(body.encode())], "B"), "series": ([series], "1")}
+    found: dict[str, tuple[list[float], str]] = {
+        "seconds": (seconds, "s"),
+        "bytes": ([len(body.encode())], "B"),
+        "series": ([series], "1"),
+    }
     return [row(values, case=case, method="scrape", metric=name, unit=unit) for name, (values, unit) in found.items()]
 
 

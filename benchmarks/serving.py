@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from expunge import client
 from expunge.operator.deployment import find_deployment
@@ -74,7 +74,7 @@ def api_seconds(running: Stack) -> float:
     child = next(child for child in running.children if child.program.name == "the API")
     first = psutil.Process(child.process.pid)
     times = [process.cpu_times() for process in (first, *first.children(recursive=True))]
-    return sum(time.user + time.system for time in times)
+    return float(sum(time.user + time.system for time in times))
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
@@ -226,7 +226,7 @@ def ask(
             waiting = session.scalar(text(PROMISES["requests that have not ended"])) or 0
             if waiting >= 2 * len(names):
                 continue
-            body = {"dataset": names[number % len(names)], "sample_ids": chance.sample(ids, 2)}
+            body: dict[str, object] = {"dataset": names[number % len(names)], "sample_ids": chance.sample(ids, 2)}
             submit(service, body, key=f"soak-{number}", counts=counts)
             number += 1
 
@@ -351,7 +351,8 @@ def find_running(campaign: Campaign) -> Running | None:
 
 def children_of_worker(service: Served) -> list[psutil.Process]:
     """List the processes that run jobs."""
-    return psutil.Process(service.stack.children[place_of(service, "the worker")].process.pid).children()
+    worker = service.stack.children[place_of(service, "the worker")].process.pid
+    return list(psutil.Process(worker).children())
 
 
 def kill_child(service: Served) -> None:

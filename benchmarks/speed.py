@@ -59,7 +59,9 @@ def methods(name: str, cases: Sequence[Case]) -> list[Row]:
     seconds: dict[str, list[float]] = {}
     for prepared in cases:
         specs = tuned(name)
-        first_order = dataclasses.replace(specs["ltu"], order="first")
+        ltu = specs["ltu"]
+        assert isinstance(ltu, LTU)
+        first_order = dataclasses.replace(ltu, order="first")
         for label, spec in {"retrain": Retrain(), "ltu_first_order": first_order, **specs}.items():
             seconds.setdefault(label, []).append(timed(run, spec, task_of(prepared)))
     rows = [row(v, case=name, method=k, metric="seconds", unit="seconds") for k, v in seconds.items()]

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks.uploads import MEBIBYTE, api_process, peak, reset_peak, resident
 from benchmarks.writing import Row, row, write

@@ -21,10 +21,10 @@ from collections.abc import Generator
 from typing import Any
 
 import torch
+from torchvision import datasets
 
 from benchmarks.writing import Row, row, write
 from examples import image_folder
-from examples.image_folder import ImageFolder
 from unlearning.data.loading import WAITED
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet
@@ -142,7 +142,9 @@ def _seconds() -> float:
 
 def waiting(seed: int) -> dict[str, float]:
     """Measure which share of two epochs on the example's own images the loop waits for them, by the processes that read."""
-    plain, varied = (ImageFolder(str(image_folder.folder()), how) for how in (image_folder.PLAIN, image_folder.VARIED))
+    plain, varied = (
+        datasets.ImageFolder(str(image_folder.folder()), how) for how in (image_folder.PLAIN, image_folder.VARIED)
+    )
     recipe = Recipe(epochs=2, batch_size=BATCH, learning_rate=image_folder.RATE, precision="float32")
     found = {}
     for readers in READERS:

@@ -15,6 +15,7 @@ import math
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -159,7 +160,16 @@ def run(one: Cell, seed: int, running: Service) -> Outcome:
     )
 
 
-def judged(unseeing: np.ndarray, probabilities: dict[str, np.ndarray]) -> dict[str, float | None]:
+class Distances(TypedDict):
+    """Fields of an `Outcome`."""
+
+    distance: float | None
+    original: float
+    retrained: float
+    bound: float
+
+
+def judged(unseeing: np.ndarray, probabilities: dict[str, np.ndarray]) -> Distances:
     """Compare models with unseeing ones, (k, n): the distances, and the bound of those that the unseeing ones have themselves."""
     count = len(unseeing)
     others = [np.delete(unseeing, number, axis=0).mean(axis=0) for number in range(count)]

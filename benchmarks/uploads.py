@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]  # it ships no types
 
 from benchmarks.writing import Row, row, write
 from expunge import client

@@ -21,6 +21,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from benchmarks.cases import with_recipe
 from benchmarks.gpu import background, cases, checks, language, quality, sizes, training
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.machine import DEVICE
@@ -71,7 +72,7 @@ def _take_steps(session: Session, tests: background.Background, compiler: backgr
         return
     chosen = step("training", partial(training.speed, workload))
     bench = cases.Bench(
-        workload=replace(workload, recipe=replace(workload.recipe, compiler=chosen)),
+        workload=with_recipe(workload, compiler=chosen),
         specs={kind: checks.few(kind) for kind in quality.SPECS} if session.dry_run else quality.SPECS,
     )
     step("quality", partial(quality.seed, bench, quality.SEEDS[0]))

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cases import recipe_of
 from benchmarks.gpu.session import Budget, Session
 from benchmarks.machine import DEVICE, seconds
 from examples import cifar
@@ -52,7 +53,7 @@ def speed(workload: Workload, session: Session, budget: Budget) -> str | None:
     session.facts["training"] = found
     found["matmul_tflops"] = _matmul_tflops(session)
     found["flops_per_image"] = flops = _flops_per_image(workload)
-    plain = replace(workload.recipe, compiler=None)
+    plain = replace(recipe_of(workload), compiler=None)
     own = "as the recipe says"
     variants = {own: plain, "float32": replace(plain, precision="float32")}
     for name, recipe in variants.items():
@@ -73,7 +74,8 @@ def _compiler_that_pays(session: Session, workload: Workload) -> str | None:
     if not {"eager", "compiled", "second_model"} <= measured.keys():
         return None
     eager, compiled, again = (measured[name]["step_seconds"] for name in ("eager", "compiled", "second_model"))
-    steps = workload.recipe.epochs * workload.train.batch_count(workload.recipe.batch_size)
+    recipe = recipe_of(workload)
+    steps = recipe.epochs * workload.train.batch_count(recipe.batch_size)
     saved = _PLANNED * steps * (eager - max(compiled, again))
     spent = measured["compiled"]["first_seconds"] + _PLANNED * measured["second_model"]["first_seconds"]
     measured["saves_seconds"] = saved - spent

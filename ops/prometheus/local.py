@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
+import yaml  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import make_url
 
 from expunge.stack.broker import free_port
@@ -121,8 +121,8 @@ def _exporter(job: str, settings: StackSettings, folder: Path) -> Iterator[str]:
 def libpq(url: str) -> str:
     """Convert a database URL to libpq's keywords, which the exporter's driver accepts for a Unix socket too."""
     parsed = make_url(url)
-    asked = {"host": parsed.host, "port": parsed.port, "user": parsed.username, "password": parsed.password}
-    asked |= {"dbname": parsed.database, "sslmode": "disable", **parsed.query}
+    place = {"host": parsed.host, "port": parsed.port, "dbname": parsed.database}
+    asked = {**place, "user": parsed.username, "password": parsed.password, "sslmode": "disable", **parsed.query}
     return " ".join(f"{name}='{value}'" for name, value in asked.items() if value is not None)
 
 
