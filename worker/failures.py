@@ -19,6 +19,7 @@ WorkerError
 """
 
 import errno
+import json
 import re
 import traceback
 from collections.abc import Collection, Iterator
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from types import FrameType
 from typing import ClassVar
+from urllib.parse import quote
 
 from connectors.storage import StorageError
 from ledger.db import DATABASE_AWAY
@@ -45,6 +47,9 @@ from unlearning.errors import (
 
 MAX_MESSAGE_LENGTH = 2000
 """Characters of a message by the owner's own code that are passed on."""
+
+LONG_ID = 8
+"""An ID of at least so many characters is taken out of a message also where it is part of a longer word."""
 
 
 class WorkerError(Exception):
@@ -251,11 +256,33 @@ def _is_under(module: str, prefixes: Collection[str]) -> bool:
 
 
 def _without_ids(message: str, ids: Collection[str]) -> str:
-    """Replace each ID that stands in a message as a word of its own."""
-    for each in ids:
-        if each in message:
-            message = re.sub(rf"(?<!\w){re.escape(each)}(?!\w)", "(an ID)", message)
-    return message
+    """Replace each ID in a message, in whichever way it is written there.
+
+    A short ID may be part of any word or number, so it counts only where no letter or digit is beside it. `_` ends an ID as `-`,
+    `/`, `.` and `:` do.
+    """
+    spans = sorted(
+        found.span()
+        for each in ids
+        for written in _spellings(each)
+        if written in message
+        for found in re.finditer(_pattern(written, anywhere=len(each) >= LONG_ID), message)
+    )
+    kept, end = list[str](), 0
+    for start, stop in spans:
+        if start >= end:  # else it overlaps the one before
+            kept += [message[end:start], "(an ID)"]
+        end = max(end, stop)
+    return "".join([*kept, message[end:]])
+
+
+def _spellings(name: str) -> set[str]:
+    """Return an ID as it is, and as Python, JSON and a URL write it."""
+    return {name, repr(name)[1:-1], json.dumps(name)[1:-1], quote(name, safe="", errors="replace")}
+
+
+def _pattern(written: str, *, anywhere: bool) -> str:
+    return re.escape(written) if anywhere else rf"(?<![^\W_]){re.escape(written)}(?![^\W_])"
 
 
 def _may_pass(error: Exception) -> bool:

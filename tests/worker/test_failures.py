@@ -1,4 +1,5 @@
 import errno
+import json
 
 import pytest
 import torch
@@ -152,6 +153,25 @@ def test_an_error_of_a_library_names_the_owners_line_that_called_it() -> None:
     line = error.__traceback__.tb_next.tb_lineno if error.__traceback__ and error.__traceback__.tb_next else 0
     assert describe(error, owned=("tests",)).startswith(f"RuntimeError at test_failures.py:{line}, in linear.py:")
     assert describe(error).startswith("RuntimeError at linear.py:")
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("no file scan_17.png, nor a-17/17:17", "no file scan_(an ID).png, nor a-(an ID)/(an ID):(an ID)"),
+        ("17 of 1700 rows, a17, 17b, 0x17", "(an ID) of 1700 rows, a17, 17b, 0x17"),
+        ("cannot open ann@example.org", "cannot open (an ID)"),
+        ("thumbann@example.orgx", "thumb(an ID)x"),
+        ("ann, bann", "(an ID), bann"),
+        ("image-2024-10 and image-2024-1", "(an ID) and (an ID)"),
+        ("?who=ann%40example.org&place=caf%C3%A9", "?who=(an ID)&place=(an ID)"),
+        (repr('O\'Brien \\ "Bo"') + json.dumps("caf\xe9"), "'(an ID)'\"(an ID)\""),
+        ("ID an (an ID)", "ID an (an ID)"),
+    ],
+)
+def test_an_id_is_taken_out_however_it_is_written_and_a_short_one_only_as_a_word(message: str, shown: str) -> None:
+    ids = ("17", "ann", "ann@example.org", "image-2024-1", "image-2024-10", 'O\'Brien \\ "Bo"', "caf\xe9")
+    assert classify(WorkloadFailed(message), ids=ids).detail == shown
 
 
 def test_the_counts_in_a_message_of_ours_are_no_sample_ids() -> None:
