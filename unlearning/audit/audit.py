@@ -171,13 +171,12 @@ def audit(
     change = measure_change(
         models["original"], models["unlearned"], before=before, after=after, thresholds=spec.thresholds
     )
-    tests, power = _reference_tests(
-        signals, references, counted=counted, spec=spec, unit=objective.known_unit, seed=seed
-    )
+    judged = _judged_samples(after, counted=counted)
+    tests, power = _reference_tests(signals, references, judged=judged, spec=spec, unit=objective.known_unit, seed=seed)
     others = _tests_of_other_signals(
-        signals["unlearned"], references, objective=objective, spec=spec, margin=membership.margin, seed=seed
+        after, references, judged=judged, objective=objective, spec=spec, margin=membership.margin, seed=seed
     )
-    near = _nearness(signals, references, spec=spec, unit=objective.known_unit, seed=seed)
+    near = _nearness(signals, references, judged=judged, spec=spec, unit=objective.known_unit, seed=seed)
     membership_seconds = time.perf_counter() - started
     testable, copied = (True, 0) if references is None else (references.testable, references.copied)
     if not testable:
@@ -310,32 +309,40 @@ def _privacy_leakage(attacks: Mapping[str, Mapping[str, Attack]], *, attack: str
     return {} if retrained is None else {name: privacy_leakage(value, retrained) for name, value in aucs.items()}
 
 
-def _beside_references(signals: SignalsBySet, references: AuditReferences) -> dict[str, ReferenceSignals]:
-    """Put a model's margins beside those of the reference models, by set."""
-    return {name: signals_by_reference(signals[name].margin, rows) for name, rows in references.by_set.items()}
+def _beside_references(
+    signals: SignalsBySet, references: AuditReferences, *, judged: Mapping[str, NDArray[np.int64]]
+) -> dict[str, ReferenceSignals]:
+    """Put a model's margins beside those of the reference models, by set. judged: as of `_judged_samples`."""
+    return {
+        name: signals_by_reference(signals[name].margin, rows).take(judged[name])
+        for name, rows in references.by_set.items()
+    }
+
+
+def _judged_samples(signals: SignalsBySet, *, counted: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.int64]]:
+    """Return the positions of the samples that references are compared on, (k,) by set: all of the forget set.
+
+    counted: marks the samples, (n,) by set, that are of no fully forgotten class. A model that never saw such a class finds samples
+    of it unusual, so held-out and remaining ones say nothing about the others. They are left out, unless there are no others.
+    """
+    places = {name: np.arange(len(of_set.margin)) for name, of_set in signals.items()}
+    chosen = {name: np.flatnonzero(counted[name]) for name in ("held_out", "remain")}
+    return places | {name: index for name, index in chosen.items() if len(index)}
 
 
 def _reference_tests(
     signals: Mapping[str, SignalsBySet],
     references: AuditReferences | None,
     *,
-    counted: Mapping[str, NDArray[np.bool_]],
+    judged: Mapping[str, NDArray[np.int64]],
     spec: AuditSpec,
     unit: str,
     seed: int,
 ) -> tuple[dict[str, ReferenceTest], dict[int, float]]:
-    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions.
-
-    counted: marks the samples, by set, that are of no fully forgotten class. Held-out samples of such a class are unusual to a
-    model that never saw it, so they say nothing about the others.
-    """
+    """Run the reference test on each model, and compute its power by size; both are empty without reference predictions."""
     if references is None:
         return {}, {}
-    by_model = {model: _beside_references(sets, references) for model, sets in signals.items()}
-    for sets in by_model.values():
-        for name in ("held_out", "remain"):
-            if counted[name].any():
-                sets[name] = sets[name].take(np.flatnonzero(counted[name]))
+    by_model = {model: _beside_references(sets, references, judged=judged) for model, sets in signals.items()}
     tests = {
         model: replace(
             reference_test(
@@ -357,16 +364,22 @@ def _reference_tests(
 
 
 def _nearness(
-    signals: Mapping[str, SignalsBySet], references: AuditReferences | None, *, spec: AuditSpec, unit: str, seed: int
+    signals: Mapping[str, SignalsBySet],
+    references: AuditReferences | None,
+    *,
+    judged: Mapping[str, NDArray[np.int64]],
+    spec: AuditSpec,
+    unit: str,
+    seed: int,
 ) -> Nearness | None:
     """Compare the new model's answers with the original's and the references'; None where there is nothing to compare."""
     if references is None or not references.testable:
         return None
-    judged = _beside_references(signals["unlearned"], references)
+    beside = _beside_references(signals["unlearned"], references, judged=judged)
     return nearness(
-        forget=judged["forget"],
+        forget=beside["forget"],
         original=signals["original"]["forget"].margin,
-        held_out=judged["held_out"],
+        held_out=beside["held_out"],
         thresholds=spec.thresholds,
         unit=unit,
         seed=seed,
@@ -377,6 +390,7 @@ def _tests_of_other_signals(
     signals: SignalsBySet,
     references: AuditReferences | None,
     *,
+    judged: Mapping[str, NDArray[np.int64]],
     objective: Objective,
     spec: AuditSpec,
     margin: float,
@@ -389,14 +403,14 @@ def _tests_of_other_signals(
     names = signals["forget"].more
     if references is None or not names:
         return {}
-    judged = _beside_references(signals, references)
+    beside = _beside_references(signals, references, judged=judged)
     thresholds = replace(spec.thresholds, reference_level=spec.thresholds.reference_level / len(names))
     unseen = None if objective.logits is None else _of_predictions(signals, references)
     found = {
         attack: signal_beside_margin(
-            {name: signals[name].membership(attack) for name in judged},
-            judged,
-            unseen=None if unseen is None else {name: unseen[name].membership(attack) for name in judged},
+            {name: signals[name].membership(attack)[judged[name]] for name in beside},
+            beside,
+            unseen=None if unseen is None else {name: unseen[name].membership(attack)[judged[name]] for name in beside},
             thresholds=thresholds,
             margin=margin,
             seed=seed,

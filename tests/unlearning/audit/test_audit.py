@@ -285,12 +285,21 @@ def test_a_class_that_is_forgotten_as_a_whole_is_compared_with_models_that_never
     forget, remain = (everything.take(chosen.nonzero().flatten()) for chosen in (of_class, ~of_class))
     given = replace(referenced, sets={**referenced.sets, "forget": forget, "remain": remain})
 
-    never, untouched = (given.audit(model, spec=SMALL).verdict for model in (trained(remain, seed=4), "no-op"))
+    retrained = trained(remain, seed=4)
+    found = given.audit(retrained, spec=SMALL)
+    never, untouched = found.verdict, given.audit("no-op", spec=SMALL).verdict
 
     assert {each.code: each.passed for each in never.findings}["reference_matched"] is True, never.sentence
     assert never.value == "verified", never.sentence
     assert {each.code: each.passed for each in untouched.findings}["reference_matched"] is False
     assert untouched.value == "failed"
+
+    others = referenced.sets["held_out"].take((referenced.sets["held_out"].targets != 3).nonzero().flatten())
+    beside_others = replace(given, sets={**given.sets, "held_out": others}).audit(retrained, spec=SMALL)
+    assert found.nearness is not None
+    assert beside_others.nearness is not None
+    # Held-out samples of the class say nothing about it.
+    assert asdict(found.nearness) == pytest.approx(asdict(beside_others.nearness), rel=1e-4)
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
