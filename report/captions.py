@@ -4,18 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import mean
 
+from report.attacks import attack_name
 from report.document import Report
-from report.evidence import Attack, AttackName, AttackScores, ClassUtility, Measures
+from report.evidence import Attack, AttackScores, ClassUtility, Measures
 from report.formatting import amount, count, delay, duration, interval, plural, ratio, sentence, share
-
-ATTACKS: dict[str, str] = {
-    AttackName.ZLIB: "loss over compressed size",
-    AttackName.REFERENCE: "loss beside that of models which never saw the samples",
-    AttackName.MIN_K: "Min-K%",
-    AttackName.MIN_K_PLUS: "Min-K%++",
-    AttackName.PROXIMAL: "proximal initialisation",
-}
-"""The names of attacks, where they are no words already. A finding's text calls them the same (`unlearning.audit.verdict`)."""
 
 KNOWLEDGE = "knowledge"
 """The measure of extraction by questions."""
@@ -36,11 +28,6 @@ GENERATION = {
     "regeneration_unseen": "samples never seen",
 }
 """The shares of what is generated, as short as the picture needs."""
-
-
-def attack_name(name: str) -> str:
-    """Give an attack's name; one that a user's own objective names is shown as it is."""
-    return ATTACKS.get(name, name.replace("_", " "))
 
 
 def deciding(report: Report) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, FiniteFloat, PlainSerializer, model_validator
 
+from report.attacks import AttackName
+
 Count = Annotated[int, Field(ge=0)]
 Number = FiniteFloat
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -27,32 +29,6 @@ class VerdictValue(StrEnum):
     """No deciding check failed, but not all of them passed."""
     FAILED = "failed"
     """A deciding check failed."""
-
-
-class AttackName(StrEnum):
-    """What a membership attack looks at, for each sample; a user's own objective may name others."""
-
-    LOSS = "loss"
-    CONFIDENCE = "confidence"
-    """Probability of the right class."""
-    ENTROPY = "entropy"
-    """Entropy of the predicted distribution."""
-    MODIFIED_ENTROPY = "modified_entropy"
-    """Entropy that takes the right class into account (Song and Mittal, 2021)."""
-    MARGIN = "margin"
-    """Logit of the probability of the right class."""
-    MIN_K = "min_k"
-    """Mean log-probability of a text's least likely tokens (Min-K%, Shi et al., 2024)."""
-    MIN_K_PLUS = "min_k_plus"
-    """The same in standard deviations over the vocabulary (Min-K%++, Zhang et al., 2025)."""
-    ZLIB = "zlib"
-    """Loss of a text over the bytes that zlib compresses it to (Carlini et al., 2021)."""
-    REFERENCE = "reference"
-    """Loss of a text beside that of models which never saw it (Carlini et al., 2021)."""
-    PROXIMAL = "proximal"
-    """How much the noise changes that a model predicts for an image, once that noise is added to it (PIA, Kong et al., 2024)."""
-    FEATURES = "features"
-    """What enters the last layer, read by a probe."""
 
 
 class Section(BaseModel):

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from report.captions import KNOWLEDGE, attack_name, strongest
+from report.attacks import attack_name
+from report.captions import KNOWLEDGE, strongest
 from report.document import Origin, Report, StopReason
 from report.evidence import AttackScores, Estimate, Measures, Nearness, VerdictValue
 from report.formatting import (

@@ -10,7 +10,8 @@ from rich.text import Text
 
 from expunge.demo.requests import Erasure
 from expunge.errors import DemoFailed
-from report.evidence import Attack, AttackName, Audit, Delay, Measures, VerdictValue
+from report.attacks import AttackName
+from report.evidence import Attack, Audit, Delay, Measures, VerdictValue
 from report.formatting import sentence, short_method
 
 

@@ -9,6 +9,7 @@ samples has a p-value in place of an interval, and fails if that is at most half
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from report.attacks import attack_name
 from unlearning.audit.comparison import Change
 from unlearning.audit.extraction import Extraction
 from unlearning.audit.generation import Generated
@@ -23,16 +24,11 @@ from unlearning.specs.audit import Thresholds
 
 NAMES = {
     "auc": "AUC",
-    "zlib": "loss over compressed size",
-    "reference": "loss beside that of models which never saw the samples",
-    "min_k": "Min-K%",
-    "min_k_plus": "Min-K%++",
-    "proximal": "proximal initialisation",
     "spread": "distance from the held-out median",
     "sgd": "SGD",
     "adam": "Adam",
 }
-"""The names of statistics, attacks and optimisers, where they are no words already."""
+"""The names of statistics and optimisers, where they are no words already."""
 
 EXTRACTION = {
     "exact_memorisation": "tokens that are the model's first choice",
@@ -598,7 +594,7 @@ def _named(row: _Statistic) -> str:
 
 
 def _words(name: str) -> str:
-    return NAMES.get(name, name.replace("_", " "))
+    return NAMES.get(name) or attack_name(name)
 
 
 def _reach(row: _Statistic) -> float:
