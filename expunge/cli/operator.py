@@ -117,12 +117,7 @@ def train(
 
     A training that was interrupted continues from its last training checkpoint, if it is begun again in the same folder.
     """
-    from expunge.errors import CannotTrain
-    from expunge.operator.training import train_workload
-    from expunge.operator.workloads import plan_processes
-    from unlearning.cached_runs import PHASE
     from unlearning.specs.references import ReferencePlan
-    from unlearning.steps import Progress
 
     plan = ReferencePlan(
         folds=folds,
@@ -134,6 +129,13 @@ def train(
     )
     if not references and plan != ReferencePlan():
         raise typer.BadParameter("the options of reference models need --references", param_hint="--references")
+
+    from expunge.errors import CannotTrain
+    from expunge.operator.training import train_workload  # only now: it imports torch
+    from expunge.operator.workloads import plan_processes
+    from unlearning.cached_runs import PHASE
+    from unlearning.steps import Progress
+
     with ProgressDisplay() as display:
         task = display.add_task("Training")
         further = display.add_task("Training reference models") if references else None
@@ -222,14 +224,17 @@ def register(
     """
     from expunge.operator.deployment import find_deployment
     from expunge.operator.mlflow import fetch_from_mlflow
-    from expunge.operator.registration import register_workload
 
     if mlflow is not None and weights is not None:
         raise typer.BadParameter("give --weights or --mlflow, not both", param_hint="--mlflow")
+    deployment = find_deployment(data_dir)
+
+    from expunge.operator.registration import register_workload  # only now: it imports torch
+
     with ExitStack() as stack:
         fetched = None if mlflow is None else stack.enter_context(fetch_from_mlflow(mlflow, model=name, tenant=tenant))
         view = register_workload(
-            find_deployment(data_dir),
+            deployment,
             name=name,
             reference=workload,
             weights=weights if fetched is None else fetched.path,
@@ -282,10 +287,13 @@ def register_version(
     The command refuses weights that were trained on samples that the model has unlearned; see `expunge do-not-train`.
     """
     from expunge.operator.deployment import find_deployment
-    from expunge.operator.registration import register_new_version
+
+    deployment = find_deployment(data_dir)
+
+    from expunge.operator.registration import register_new_version  # only now: it imports torch
 
     view = register_new_version(
-        find_deployment(data_dir),
+        deployment,
         name=name,
         weights=weights,
         without=frozenset(read_ids(without)),
@@ -321,7 +329,10 @@ def references(
     """
     from expunge.errors import CannotPrepare
     from expunge.operator.deployment import find_deployment
-    from expunge.operator.references import prepare_model
+
+    deployment = find_deployment(data_dir)
+
+    from expunge.operator.references import prepare_model  # only now: it imports torch
     from expunge.operator.workloads import plan_processes
     from unlearning.specs.references import ReferencePlan
     from unlearning.training.references import PreparationCost
@@ -352,7 +363,7 @@ def references(
 
     try:
         made = prepare_model(
-            find_deployment(data_dir),
+            deployment,
             name=name,
             plan=plan,
             seed=seed,
@@ -382,10 +393,13 @@ def show_references(display: ProgressDisplay, task: TaskID, progress: "Progress"
 def doctor(data_dir: DataDir = None) -> None:
     """Check servers, schema, keys, storage, weights, worker and clock, and make a dry run of every model. Status 1 if one fails."""
     from expunge.operator.deployment import read_deployment_settings
-    from expunge.operator.doctor import examine
+
+    settings = read_deployment_settings(data_dir)
+
+    from expunge.operator.doctor import examine  # only now: it imports torch
 
     table = Table("Check", "", "Found")
-    results = list(examine(read_deployment_settings(data_dir)))
+    results = list(examine(settings))
     for result in results:
         mark = "[green]ok[/green]" if result.ok else "[bold red]wrong[/bold red]"
         table.add_row(result.check, mark, escape(result.text))

@@ -22,7 +22,6 @@ from ledger.registry.retention import needed_files
 from ledger.sample_ids import KEY_BYTES, parse_sample_key
 from ledger.sample_key import Rotated, Unmatchable
 from ledger.transparency import signing_keys
-from unlearning.data.references import from_bytes, to_bytes
 from unlearning.errors import ReferencesUnusable, WeightsError
 from unlearning.files import read_file
 from worker.signing import discard_key, make_key
@@ -118,6 +117,9 @@ def rotate_sample_key(deployment: Deployment, key_file: Path, *, adopt: Path | N
     a stack has its key in, which `key_file` replaces at the end.
     Raises KeyCommandRefused; then nothing is changed.
     """
+    # It imports torch, for which no other command of keys should wait, nor should the stack's start.
+    from unlearning.data.references import from_bytes, to_bytes
+
     new = _read_new_key(key_file, deployment.sample_key)
     storage, replaced = deployment.files, set[str]()
 

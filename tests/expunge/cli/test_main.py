@@ -29,16 +29,17 @@ def test_each_command_explains_itself(command: str) -> None:
     assert len(result.output.splitlines()) > 5
 
 
-def test_an_expected_error_is_one_message_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "expunge.cli", "register", "digits", "tests.worker.digits:workload"]
+def test_an_expected_error_is_one_message_without_a_traceback_and_no_wait_for_torch(tmp_path: Path) -> None:
+    program = "import sys; sys.modules.update(torch=None)\nfrom expunge.cli.main import main\nmain()"
+    command = [sys.executable, "-c", program, "register", "digits", "tests.worker.digits:workload"]
     result = subprocess.run([*command, "--data-dir", str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE)
     assert result.returncode == 1
     assert result.stderr.startswith("Error No stack runs on")
     assert "Traceback" not in result.stderr
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    program = "import sys; sys.modules.update(torch=None)\nimport expunge.cli.main"
+def test_the_stack_starts_and_keys_are_made_without_torch() -> None:
+    program = "import sys; sys.modules.update(torch=None)\nimport expunge.operator.keys, expunge.stack.stack"
     assert subprocess.run([sys.executable, "-c", program], timeout=PATIENCE).returncode == 0
 
 
