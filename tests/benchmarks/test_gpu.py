@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import language, training
 from benchmarks.gpu.checks import NOT_COMPARED
 from benchmarks.gpu.quality import SPECS
@@ -22,7 +23,7 @@ from unlearning.data.samples import SampleSet
 from unlearning.data.workload import Workload
 from unlearning.methods.registry import METHODS
 
-OURS = {"benchmarks", "examples", "unlearning", "verifier"}
+OURS = {"benchmarks", "examples", "report", "unlearning", "verifier"}
 ALLOWED = ("torch", "torchvision", "safetensors", "scikit-learn", "annotated-types")
 """What the GPU's machine has, beside what these require."""
 
@@ -69,6 +70,7 @@ def dry_run(out: Path, *arguments: str) -> tuple[dict[str, Any], str]:
     return json.loads(out.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> None:
     found, said = dry_run(tmp_path / "gpu.json")
 
@@ -100,7 +102,6 @@ def test_a_dry_run_takes_every_step_and_writes_its_figures(tmp_path: Path) -> No
     }
 
 
-@pytest.mark.slow
 def test_a_dry_run_without_time_begins_no_step(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     out.write_text("of an earlier run")
@@ -179,12 +180,13 @@ def test_items_for_which_a_step_has_no_time_are_named(session: Session) -> None:
     assert (entry["state"], entry["left_out"]) == ("partly_done", ["other"])
 
 
-def test_without_a_gpu_the_full_command_says_what_to_do() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.gpu", "--data", "data"], capture_output=True, text=True, check=False
-    )
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_full_command_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu", "--data", "data"])
+    with pytest.raises(SystemExit) as ended:
+        command.main()
 
-    assert done.returncode == 2
-    assert "--dry-run" in done.stderr
+    assert ended.value.code == 2
+    assert "--dry-run" in capsys.readouterr().err

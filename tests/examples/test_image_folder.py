@@ -39,6 +39,9 @@ def test_the_script_leads_to_an_erasure(
     network: Callable[[], nn.Module], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folder, "network", network)
+    if network is small:
+        monkeypatch.setattr(image_folder, "EPOCHS", 4)
+        monkeypatch.setattr(image_folder, "PARTS", (400, 300, 197))
     reference = "examples.image_folder:workload"
     register_workload(
         site.where,

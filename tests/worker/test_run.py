@@ -261,8 +261,15 @@ def test_fallbacks_follow_as_far_as_was_requested(
     assert following == ([] if published else [policy[tried + 1]["kind"]])
 
 
-@pytest.mark.parametrize("policy", [["retrain"], ["retrain", "ieu"]], ids=["alone", "before others"])
-@pytest.mark.parametrize("asked", [None, {"kind": "retrain"}], ids=["by policy", "by request"])
+@pytest.mark.parametrize(
+    ("policy", "asked"),
+    [
+        pytest.param(["retrain"], None, id="by policy-alone"),
+        pytest.param(["retrain", "ieu"], {"kind": "retrain"}, id="by request-before others"),
+        pytest.param(["retrain", "ieu"], None, id="by policy-before others", marks=pytest.mark.slow),
+        pytest.param(["retrain"], {"kind": "retrain"}, id="by request-alone", marks=pytest.mark.slow),
+    ],
+)
 def test_exact_retraining_is_published_with_what_its_audit_found(
     make_bench: Callable[..., Bench],
     training_ids: tuple[str, ...],

@@ -66,7 +66,7 @@ def test_a_trained_model_is_registered_with_its_samples_weights_and_training(
 
 
 def test_by_default_ieu_is_tried_and_then_retraining(where: Deployment, trained: Trained) -> None:
-    view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    view = register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     assert [method["kind"] for method in view.policy] == ["ieu", "retrain"]
     # Through the ledger, too, so that reference predictions can put their own default in its place.
     assert list(view.policy) == default_policies(workload()).without
@@ -116,7 +116,7 @@ def test_what_cannot_be_registered_leaves_nothing_behind(
 
 
 def test_a_name_that_is_taken_is_refused(where: Deployment, trained: Trained) -> None:
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     with pytest.raises(CannotRegister, match="registered already"):
         register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
 
@@ -130,7 +130,7 @@ def test_training_leaves_its_figures_beside_the_weights(trained: Trained) -> Non
 def test_weights_trained_anew_become_the_next_version_with_what_their_training_left_out(
     where: Deployment, trained: Trained, sessions: sessionmaker[Session]
 ) -> None:
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     view = register_new_version(where, name="digits", weights=trained.path, without=workload().train.ids[:1])
     assert (view.number, view.served) == (2, False)
     with pytest.raises(NobodyLeftOut):
@@ -149,11 +149,11 @@ def test_the_subjects_that_a_workload_names_are_registered_with_its_samples(
         with sessions.begin() as session:
             return get_dataset(session, tenant_id=ensure_tenant(session, "default"), name="tiny-digits").subjects
 
-    register_workload(where, name="anonymous", reference=REFERENCE, weights=trained.path)
+    register_workload(where, name="anonymous", reference=REFERENCE, weights=trained.path, dry_run=False)
     assert subjects() == 0
     owned = replace(given, train=replace(given.train, subjects=owners))
     monkeypatch.setattr(digits, "workload", lambda: owned)
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     assert subjects() == 80
     more = replace(given, train=replace(given.train, subjects=("late", *owners[1:])))
     monkeypatch.setattr(digits, "workload", lambda: more)
@@ -173,7 +173,7 @@ def test_people_are_left_out_with_all_of_their_samples(
     left_out = {"without": given.train.ids[30:32], "without_subjects": ["user-3", "user-5", "gone"]}
     again = train_workload(REFERENCE, allowed=("tests",), folder=tmp_path, plain=True, **left_out)
     assert again.left_out == 20
-    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path)
+    register_workload(where, name="digits", reference=REFERENCE, weights=trained.path, dry_run=False)
     with pytest.raises(NobodyLeftOut, match="no sample of the person to leave out"):
         register_new_version(where, name="digits", weights=again.path, without_subjects=["gone"])
     assert register_new_version(where, name="digits", weights=again.path, **left_out).number == 2
@@ -188,7 +188,9 @@ def test_weights_that_are_no_better_than_guessing_are_refused_unless_they_are_me
     with pytest.raises(CannotRegister, match="--accept-untrained"):
         register_workload(where, name="digits", reference=REFERENCE, weights=untrained)
     assert models(sessions) == []
-    register_workload(where, name="digits", reference=REFERENCE, weights=untrained, accept_untrained=True)
+    register_workload(
+        where, name="digits", reference=REFERENCE, weights=untrained, accept_untrained=True, dry_run=False
+    )
     with pytest.raises(CannotRegister, match="--accept-untrained"):
         register_new_version(where, name="digits", weights=untrained)
     register_new_version(where, name="digits", weights=trained.path)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-
 from typer.testing import CliRunner
 
 from expunge.cli.main import app

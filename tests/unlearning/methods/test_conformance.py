@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import random
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import pytest
@@ -76,11 +75,10 @@ def test_the_weights_stay_finite_and_keep_their_shapes(kind: str) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("build", [normalised, dropping])
-def test_the_same_seed_gives_the_same_weights(kind: str, build: Callable[[], nn.Module]) -> None:
+def test_the_same_seed_gives_the_same_weights(kind: str) -> None:
     states = []
     for _ in range(2):
-        given = task(build)
+        given = task(normalised)
         steps = start(spec_of(kind), given)
         next(steps)
         next(steps)
@@ -238,10 +236,11 @@ def test_a_class_that_the_criterion_lacks_can_be_forgotten(kind: str, whole_clas
 
 
 @every_kind
-@pytest.mark.parametrize("build", BUILDS)
-def test_models_with_and_without_batch_norm_dropout_and_linear_layers_serve(
+@pytest.mark.parametrize("build", [build for build in BUILDS if build is not normalised])
+def test_models_without_batch_norm_with_dropout_and_of_convolutions_serve(
     kind: str, build: Callable[[], nn.Module]
 ) -> None:
+    """All others here have batch norm and linear layers."""
     given = task(build)
     run_to_completion(start(spec_of(kind), given))
 
@@ -283,13 +282,9 @@ def test_frozen_weights_stay_frozen(kind: str) -> None:
 
 
 @every_kind
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_both_precisions_serve(kind: str, precision: str) -> None:
+def test_a_lower_precision_serves(kind: str) -> None:
     given = task()
-    context: AbstractContextManager[object] = nullcontext()
-    if precision == "bfloat16":
-        context = torch.autocast("cpu", dtype=torch.bfloat16)
-    with context:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
         run_to_completion(start(spec_of(kind), given))
 
     after = state(given.model)
@@ -329,6 +324,9 @@ def test_a_recurrent_network_is_unlearned_where_cudnn_refuses_its_gradient(kind:
     assert all(torch.isfinite(tensor).all() and tensor.is_cuda for tensor in state(given.model).values())
 
 
+WITH_REFERENCES = {"ltu", "ieu", "matching"}
+"""They aim at reference predictions if there are some; the last needs them. The others do not read them."""
+
 MAY_CHANGE_NOTHING = {"ssd"}
 """It may find nothing to dampen."""
 
@@ -344,15 +342,18 @@ def memorised(name: str) -> Task:
     return dataclasses.replace(given, model=copy_network(given.model), state=State())
 
 
-@every_kind
+@pytest.mark.parametrize(
+    ("kind", "references"),
+    [(kind, False) for kind in sorted(METHODS.keys() - OF_SOME_MODELS - {"matching"})]
+    + [(kind, True) for kind in sorted(WITH_REFERENCES)],
+)
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
-@pytest.mark.parametrize("references", [False, True], ids=["", "references"])
 def test_every_objective_is_served_or_refused_with_the_reason_before_anything_changes(
     kind: str, name: str, references: bool
 ) -> None:
     """A method that is given samples which the model knows by heart, and leaves the model as it is, has done nothing quietly."""
     given = memorised(name)
-    if not references and kind != "matching":
+    if not references:
         given.references = None
     offered = {
         Need.CLASSES: given.objective.classes is not None,

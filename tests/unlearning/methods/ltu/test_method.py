@@ -1,6 +1,7 @@
 """LTU's loop: its switches and its refusals."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from unlearning.task import Task
 FEW = LTU(steps=4, batch_size=16, query_size=16, remain_least=1)
 
 
+@functools.cache
 def after_two_steps(spec: LTU) -> dict[str, torch.Tensor]:
     given = task(plain)
     steps = unlearn(spec, given)
