@@ -274,7 +274,7 @@ class ObjectStorage:
             try:
                 return act(*self._connect())
             except Exception as error:
-                if isinstance(error, FileNotFoundError) and code_of(error) not in NO_BUCKET:
+                if isinstance(error, FileNotFoundError) and not self._lacks_bucket(error):
                     raise
                 if isinstance(error, StorageError) or (isinstance(error, OSError) and error.errno in DISK_FULL):
                     raise
@@ -283,6 +283,20 @@ class ObjectStorage:
                     raise self._as_storage_error(failed, error) from error
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
+
+    def _lacks_bucket(self, error: FileNotFoundError) -> bool:
+        """Return whether an object is not there because its bucket is not.
+
+        Google's client does not tell, so the bucket is listed. Who may read objects need not be allowed to list them.
+        """
+        if code_of(error) in NO_BUCKET:
+            return True
+        try:
+            fs, root = self._connect()
+            next(iter(self.api.list_versions(fs, f"{root}/{CHECKS}/")), None)
+        except Exception as found:
+            return isinstance(found, NoBucket) or code_of(found) in NO_BUCKET
+        return False
 
     def _as_storage_error(self, failed: str, error: Exception) -> StorageError:
         """Say what happened and what to do. No message of the client is passed on but a code: it could quote a credential."""

@@ -113,6 +113,8 @@ class GoogleServer(ObjectServer):
 
     def act(self, method: str, path: str, asked: dict[str, str], headers: Message) -> Answered:
         root = f"/storage/v1/b/{self.bucket}"
+        if method == "GET" and path.startswith((f"/download{root}/o/", f"{root}/o/")):
+            return _google(404, {"error": {"code": 404, "message": "No such object"}})
         if not path.startswith(root):
             return _google(404, {"error": {"code": 404, "message": "The specified bucket does not exist."}})
         if method == "DELETE":
@@ -173,6 +175,8 @@ class AzureServer(ObjectServer):
             return _refuse(404, "ContainerNotFound")
         if method == "DELETE":
             return self._delete(path.removeprefix(f"{root}/"), asked, headers)
+        if path != root:
+            return _refuse(404, "BlobNotFound")
         include, only = asked.get("include", "").split(","), asked.get("showonly")
         if only and not self.folders:
             return _refuse(400, "InvalidQueryParameterValue")

@@ -30,6 +30,7 @@ from tests.connectors.object_servers import (
 )
 from tests.fixtures.s3 import BUCKET, S3
 from tests.fixtures.waiting import PATIENCE
+from unlearning.errors import WeightsMissing
 
 CONTENT = b"weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -217,9 +218,17 @@ def test_a_bucket_that_is_not_there_is_no_empty_one(
     make: Callable[..., ObjectServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with storage_of(make(), tmp_path, monkeypatch) as storage:
-        storage.url = storage.url.replace(BUCKET, "no-such-bucket")
-        for act in (lambda: names(storage), lambda: storage.delete(NAME), lambda: list(storage.list_soft_deleted())):
-            with pytest.raises(StorageForbidden, match="no such bucket"):
+        with pytest.raises(WeightsMissing, match=NAME):
+            storage.fetch(NAME, SHA256)
+        storage.url, storage._client = storage.url.replace(BUCKET, "no-such-bucket"), None
+        for act in (
+            lambda: names(storage),
+            lambda: storage.delete(NAME),
+            lambda: list(storage.list_soft_deleted()),
+            lambda: storage.fetch(NAME, SHA256),
+            lambda: storage.put(CONTENT),
+        ):
+            with pytest.raises(StorageForbidden, match=r"no-such-bucket/production: .* no such bucket"):
                 act()
 
 
