@@ -1,5 +1,6 @@
 """A small real workload: a linear network on scikit-learn's 8 x 8 digits. Seconds to train, enough to forget."""
 
+import importlib.util
 import os
 import signal
 import threading
@@ -7,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -32,14 +33,22 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
+def read_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Read scikit-learn's digits, (1797, 64) and (1797,), without importing it, for which each process would wait."""
+    found = importlib.util.find_spec("sklearn")
+    assert found is not None
+    assert found.origin is not None
+    rows = torch.from_numpy(np.loadtxt(Path(found.origin).parent / "datasets/data/digits.csv.gz", delimiter=","))
+    return rows[:, :-1].float(), rows[:, -1].long()
+
+
 def workload() -> Workload:
-    data = load_digits()
-    clean = torch.tensor(data.data, dtype=torch.float32)
+    clean, labels = read_digits()
     noise = NOISE * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     samples = SampleSet(
         ids=tuple(f"image-{i}" for i in range(len(clean))),
         inputs=(clean + noise) / 16,
-        targets=torch.tensor(data.target, dtype=torch.int64),
+        targets=labels,
     )
     train, held_out, test = partition(samples, (800, 500, 400), seed=0)
     return Workload(

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.svm import SVC
 from torch import nn
 
 from unlearning.audit.intervals import Floats, Interval, wilson
@@ -142,6 +141,8 @@ def _corrected_share(
 
 def _non_member_share(members: Floats, non_members: Floats, asked: Floats) -> float:
     # Without random_state fit() would draw a seed from numpy's global state.
+    from sklearn.svm import SVC  # here, because a process that only trains should not wait for it
+
     attack = SVC(C=3.0, gamma="auto", kernel="rbf", random_state=0)
     known: Floats = np.concatenate([members, non_members])[:, None]
     labels: NDArray[np.int64] = np.repeat([1, 0], [len(members), len(non_members)])

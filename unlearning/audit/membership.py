@@ -11,7 +11,6 @@ from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2_contingency  # type: ignore[import-untyped]  # scipy ships no type information
 
 from unlearning.audit.intervals import Floats, Interval, percentile, resamples, wilson
 from unlearning.audit.signals import SignalsBySet
@@ -192,6 +191,9 @@ def class_mix_differs(first: NDArray[np.int64], second: NDArray[np.int64]) -> bo
     table = table[:, table.sum(axis=0) > 0]
     if table.shape[1] < 2:
         return False
+    # Here, because a process that only trains should not wait for it.
+    from scipy.stats import chi2_contingency  # type: ignore[import-untyped]  # scipy ships no type information
+
     return bool(chi2_contingency(table, correction=False).pvalue < _MIX_LEVEL)
 
 
