@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ledger.jobs.claims import Claim
 from ledger.sample_ids import sample_digest
 from unlearning.audit.reference_test import AuditReferences
-from unlearning.data.near_copies import find_copies
+from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.objectives import Objective
 from unlearning.data.references import ReferencePredictions, References, from_bytes
 from unlearning.data.samples import SampleSet
@@ -40,13 +40,15 @@ class JobReferences:
     """Reference predictions of a job's sets: `aims` for its method, from the method rounds, and `audit`, from the audit's rounds.
 
     remaining: all rows but those of the forget set; they are what the model keeps once the job has published. tested: the positions
-    of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one.
+    of the forgotten samples that the audit looks at, (k,): those without a near-copy in D_r, or all if all have one. copies: of the
+    forget set in D_r.
     """
 
     aims: ReferencePredictions
     audit: AuditReferences
     remaining: References
     tested: Tensor
+    copies: Copies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -188,7 +190,7 @@ def _load_references(
         why = str(error).rstrip(".") if isinstance(error, ReferencesUnusable) else "their file is missing or damaged"
         logger.warning("job %s goes on without reference predictions: %s", claim.job_id, error)
         return None, why
-    return JobReferences(aims=aims, audit=audit, remaining=remaining, tested=tested), None
+    return JobReferences(aims=aims, audit=audit, remaining=remaining, tested=tested, copies=copies), None
 
 
 def _aim_at_copies(

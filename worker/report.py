@@ -194,7 +194,11 @@ def exactness(claim: Claim, inputs: JobInputs, result: AttemptResult) -> Exactne
     return Exactness(
         statement=EXACT_STATEMENTS[claim.method["kind"]],
         causes=likely_causes(
-            result.findings, forget=inputs.forget, remain=inputs.remain, held_out=inputs.held_out.audit
+            result.findings,
+            forget=inputs.forget,
+            remain=inputs.remain,
+            held_out=inputs.held_out.audit,
+            copies=None if inputs.references is None else inputs.references.copies,
         ),
     )
 

@@ -5,25 +5,28 @@ a model that never saw them. Then retraining is still exact, and the reader of t
 """
 
 from unlearning.audit.findings import Findings
-from unlearning.data.near_copies import find_copies
+from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.samples import SampleSet
 
 _UNUSUAL = 0.1
 """A complement that exceeds that on test data by more than this, in hundreds of points, is unusual [ours]."""
 
 
-def likely_causes(findings: Findings, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet) -> tuple[str, ...]:
+def likely_causes(
+    findings: Findings, *, forget: SampleSet, remain: SampleSet, held_out: SampleSet, copies: Copies | None = None
+) -> tuple[str, ...]:
     """Name likely causes why a model that never saw the forget set fails to be verified, as sentences with counts.
 
-    findings: the audit of that model. Empty for a verified verdict.
+    findings: the audit of that model. copies: the forgotten samples' near-copies among the remaining ones; None to search for them,
+    which reads the whole remaining set. Empty for a verified verdict.
     """
     if findings.verdict.value == "verified":
         return ()
-    found = find_copies(forget, remain, held_out=held_out)
+    found = find_copies(forget, remain, held_out=held_out) if copies is None else copies
     causes = []
-    if copies := int(found.found.sum()):
+    if count := int(found.found.sum()):
         causes.append(
-            f"{copies:,} of {found.compared:,} compared forgotten samples have a near-copy among the remaining samples, so any "
+            f"{count:,} of {found.compared:,} compared forgotten samples have a near-copy among the remaining samples, so any "
             "model trained on these knows them. If the copies belong to the same people, erase them too."
         )
     merit, measures = findings.merit, findings.measures["unlearned"]

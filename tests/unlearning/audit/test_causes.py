@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tests.unlearning.audit.conftest import World, trained
 from unlearning.audit.causes import likely_causes
 from unlearning.audit.findings import Findings
-from unlearning.data.near_copies import find_copies
+from unlearning.data.near_copies import Copies, find_copies
 from unlearning.data.samples import SampleSet, joined
 
 SEVERAL = torch.arange(60)
@@ -37,6 +38,9 @@ def test_copies_among_the_remaining_samples_are_counted_and_named(world: World) 
     found = audited(world, forget=forget, remain=with_copies)
     (cause,) = likely_causes(found, forget=forget, remain=with_copies, held_out=world.sets["held_out"])
     assert "60 of 150" in cause
+    none = remain.take(torch.arange(0))
+    known = Copies(places, compared)  # nothing is searched then
+    assert likely_causes(found, forget=forget, remain=none, held_out=none, copies=known) == (cause,)
 
 
 def test_wrong_labels_are_named(world: World) -> None:
@@ -47,16 +51,19 @@ def test_wrong_labels_are_named(world: World) -> None:
     assert "error" in cause
 
 
-def test_typical_samples_have_neither_and_that_is_said(world: World) -> None:
+@pytest.fixture(scope="module")
+def retrained(world: World) -> Findings:
+    return world.audit("retrained")
+
+
+def test_typical_samples_have_neither_and_that_is_said(world: World, retrained: Findings) -> None:
     sets = {name: world.sets[name] for name in ("forget", "remain", "held_out")}
     assert not find_copies(sets["forget"], sets["remain"], held_out=sets["held_out"]).found.any()
-    found = world.audit("retrained")
-    failed = replace(found, verdict=replace(found.verdict, value="failed"))
+    failed = replace(retrained, verdict=replace(retrained.verdict, value="failed"))
     (cause,) = likely_causes(failed, **sets)
     assert "Neither" in cause
 
 
-def test_a_verified_result_needs_no_cause(world: World) -> None:
-    found = world.audit("retrained")
-    verified = replace(found, verdict=replace(found.verdict, value="verified"))
+def test_a_verified_result_needs_no_cause(world: World, retrained: Findings) -> None:
+    verified = replace(retrained, verdict=replace(retrained.verdict, value="verified"))
     assert likely_causes(verified, **{name: world.sets[name] for name in ("forget", "remain", "held_out")}) == ()
