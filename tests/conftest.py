@@ -18,8 +18,8 @@ settings.load_profile("few")
 
 STACK = "tests/end_to_end/"
 
-LONG = ("tests/benchmarks/", "tests/examples/", "tests/worker/")
-"""Folders whose files take longest. One that is begun last would leave the other processes without work."""
+LONG = ("tests/benchmarks/", "tests/examples/", "tests/worker/", "tests/unlearning/methods/test_conformance.py")
+"""Where the files are that take longest. One that is begun last would leave the other processes without work."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -29,7 +29,10 @@ OWNED = "acme"
 
 
 def options(data_dir: Path) -> Options:
-    """Short leases, so that a dead worker is noticed within seconds; many checkpoints and attempts, and gates to stop it at."""
+    """Short leases, so that a dead worker is noticed within seconds; many checkpoints and attempts, and gates to stop it at.
+
+    A cancelled job that hangs is ended after a second.
+    """
     gates, code = (data_dir.parent / f"{data_dir.name}-{name}" for name in ("gates", "code"))
     for folder in (gates, code):
         folder.mkdir(parents=True, exist_ok=True)
@@ -40,6 +43,7 @@ def options(data_dir: Path) -> Options:
         "EXPUNGE_RETRY_SECONDS": "0",
         "EXPUNGE_WEBHOOK_NETWORKS": "127.0.0.0/8",  # where the tests listen
         "EXPUNGE_CHECKPOINT_SECONDS": "0.1",
+        "EXPUNGE_CANCEL_SECONDS": "1",
         "EXPUNGE_MAX_ATTEMPTS": "10",
         "EXPUNGE_OPENDSR": str(declare(data_dir.parent / f"{data_dir.name}-opendsr")),
         "EXPUNGE_TEST_GATES": str(gates),

@@ -22,7 +22,9 @@ from verifier.checking import verify_files
 
 pytestmark = pytest.mark.end_to_end
 
-PERSON, STRANGER = "ann@example.org", "stranger@example.org"
+PERSON, STRANGER = "eve@example.org", "stranger@example.org"
+"""Nobody else's tests have samples of this person: a request by OpenDSR is for all data sets of the tenant."""
+
 MODELS = ("faces", "voices")
 
 

@@ -123,13 +123,14 @@ def in_slices() -> Workload:
 
 
 def read_when_needed() -> Workload:
-    """Its samples are read from a data set, by two processes."""
+    """Its samples are read from a data set, by two processes that each epoch starts anew."""
     made = workload()
     sets = {
         name: StoredSet.of(TensorDataset(part.inputs, part.targets), ids=part.ids, num_workers=2)
         for name, part in (("train", made.train), ("held_out", made.held_out), ("test", made.test))
     }
-    return replace(made, name="read-digits", **sets)
+    recipe = replace(made.recipe, epochs=4)  # type: ignore[type-var]  # it has one
+    return replace(made, name="read-digits", recipe=recipe, **sets)
 
 
 class Shards:

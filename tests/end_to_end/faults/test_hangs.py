@@ -13,14 +13,14 @@ from tests.fixtures.waiting import await_that
 pytestmark = pytest.mark.end_to_end
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture
 def _impatient(scene: Scene) -> Iterator[None]:
-    limits = {"EXPUNGE_STALL_LOAD_SECONDS": "3", "EXPUNGE_CANCEL_SECONDS": "1"}
-    with scene.replaced("the worker", "the impatient worker", **limits):
+    with scene.replaced("the worker", "the impatient worker", EXPUNGE_STALL_LOAD_SECONDS="3"):
         yield
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_impatient")
 def test_a_factory_that_hangs_is_ended_tried_once_more_and_the_next_job_runs(scene: Scene) -> None:
     scene.gates.shut("load")
     job_id = scene.submit("hanging")
