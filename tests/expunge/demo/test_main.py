@@ -17,7 +17,7 @@ from report.document import Report
 from tests.fixtures.waiting import alive, await_that
 from verifier.checking import verify_files
 
-TINY = Plan(reference="tests.worker.digits:of_few_samples", workloads="tests")
+TINY = Plan(reference="tests.worker.digits:workload", workloads="tests")
 
 
 @pytest.fixture
