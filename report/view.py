@@ -1,7 +1,8 @@
 """Everything that the page and the PDF show, as text and pictures, so that both show the same."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from report import captions, figures, tables
 from report.document import Document, Finding, Report
@@ -19,6 +20,9 @@ REFERENCE_TEST = (
     "positive_control_reference",
 )
 """The codes of the reference test's findings."""
+
+MAX_DRAWN = 16
+"""Reports whose panels are kept: who opens a page often opens the PDF next. One takes less than half a megabyte."""
 
 Parts = list[tuple[str, bool]]
 """A sentence in parts, each with whether it is in brackets; those hold figures and are shown in grey."""
@@ -173,50 +177,74 @@ def _parts(sentence: str) -> Parts:
     return [(part, part.startswith("(")) for part in re.split(r"(\([^()]*\))", sentence) if part]
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What the panels of a report show. report: its pictures are those of all reports with the same audit and thresholds."""
+
+    audit: str
+    thresholds: str
+    report: Report = field(compare=False)
+
+
+@lru_cache(maxsize=MAX_DRAWN)
+def _panels(of: _Drawn) -> dict[str, list[Panel]]:
+    """Draw all panels, by the name of a function of `figures`: drawing takes nearly all of the time that a page does."""
+    return {
+        "references": figures.references(of.report),
+        "losses": figures.losses(of.report),
+        "roc": figures.roc(of.report),
+        "extraction": figures.extraction(of.report),
+        "generation": figures.generation(of.report),
+        "relearning": [figures.relearning(of.report)],
+        "utility": figures.utility(of.report),
+    }
+
+
 def _evidence(report: Report) -> list[Evidence]:
     """List what has a caption: what was not measured has none."""
+    panels = _panels(_Drawn(report.audit.model_dump_json(), str(sorted(report.thresholds.items())), report))
     every = [
         Evidence(
             name="references",
             question="Does it answer each of them like a model that never saw it?",
             caption=captions.references(report),
-            panels=figures.references(report),
+            panels=panels["references"],
         ),
         Evidence(
             name="losses",
             question="Does the model treat the forgotten samples like data it never saw?",
             caption=captions.losses(report),
-            panels=figures.losses(report),
+            panels=panels["losses"],
         ),
         Evidence(
             name="membership",
             question="Can an attacker tell that they were once trained on?",
             caption=captions.membership(report),
-            panels=figures.roc(report),
+            panels=panels["roc"],
         ),
         Evidence(
             name="extraction",
             question="How much of them can be drawn out of it?",
             caption=captions.extraction(report),
-            panels=figures.extraction(report),
+            panels=panels["extraction"],
         ),
         Evidence(
             name="generation",
             question="What does it still generate?",
             caption=captions.generation(report),
-            panels=figures.generation(report),
+            panels=panels["generation"],
         ),
         Evidence(
             name="relearning",
             question="How quickly does the model learn them again?",
             caption=captions.relearning(report),
-            panels=[figures.relearning(report)],
+            panels=panels["relearning"],
         ),
         Evidence(
             name="utility",
             question="What did it cost the model?",
             caption=captions.utility(report),
-            panels=figures.utility(report),
+            panels=panels["utility"],
         ),
     ]
     return [one for one in every if one.caption]

@@ -1,9 +1,10 @@
 from report import captions
 from report.captions import extraction as caption
 from report.document import read
-from report.figures import extraction, generation, references, relearning, utility
+from report.figures import extraction, generation, losses, references, relearning, roc, utility
 from report.html import render_html
 from report.tables import key_figures
+from report.view import view
 from tests.report.recorded import recorded, stored
 
 
@@ -33,6 +34,21 @@ def test_of_many_classes_the_most_changed_are_drawn() -> None:
     ]
     (panel,) = utility(read(report).report)
     assert [number for number in range(40) if f"class-{number:02d}" in panel.svg] == list(range(28, 40))
+
+
+def test_drawn_again_they_are_the_same_to_the_byte() -> None:
+    report = recorded("retrained").report
+    for panels in (losses, roc, relearning, utility, references):
+        assert panels(report) == panels(report)
+
+
+def test_panels_are_drawn_once_for_a_page_a_pdf_and_other_words_and_anew_for_other_numbers() -> None:
+    report = stored("retrained")
+    first = view(read(report)).evidence
+    report["verdict"]["sentence"] = "Another sentence."
+    assert all(one.panels is other.panels for one, other in zip(first, view(read(report)).evidence, strict=True))
+    report["audit"]["utility"]["per_class"][0]["unlearned"] = 1.0
+    assert view(read(report)).evidence[-1].panels != first[-1].panels
 
 
 def test_without_classes_there_is_no_picture_of_them() -> None:
