@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 pytest_plugins = ["tests.fixtures.postgresql", "tests.fixtures.s3"]
 
 UNHURRIED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("few", max_examples=40, **UNHURRIED)
+settings.register_profile("few", max_examples=30, **UNHURRIED)
 settings.register_profile("many", max_examples=400, **UNHURRIED)
 settings.load_profile("few")
 
