@@ -1,6 +1,8 @@
 """For every test: the order and the distribution of a run, one thread of torch, and what Hypothesis tries."""
 
+import gc
 import os
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -20,6 +22,17 @@ STACK = "tests/end_to_end/"
 
 LONG = ("tests/benchmarks/", "tests/examples/", "tests/worker/", "tests/unlearning/methods/test_conformance.py")
 """Where the files are that take longest. One that is begun last would leave the other processes without work."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave modules and tests, which stay to the end, out of every later search for garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

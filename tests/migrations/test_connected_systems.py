@@ -14,12 +14,12 @@ BEFORE = "0031"
 
 
 def test_a_hand_over_of_the_version_before_is_checked_and_its_version_signed(
-    world: World, blank_database_url: str
+    world: World, newest_database_url: str
 ) -> None:
     plan(world)
     succeed(world, take(world))
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
     ask(world)
     with world.sessions.begin() as session:
         take_requested_checks(session, "triton")

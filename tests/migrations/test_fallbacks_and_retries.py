@@ -11,15 +11,15 @@ BEFORE = "0021"
 
 
 def test_jobs_and_models_of_the_version_before_continue_and_new_reasons_become_old_ones(
-    world: World, blank_database_url: str
+    world: World, newest_database_url: str
 ) -> None:
     failed, waiting = world.submit_and_claim(1), world.submit(2, models=["large"]).targets[0].job.id
     world.fail(failed, Reason.METHOD_FAILED)
 
-    command.downgrade(configuration(blank_database_url), BEFORE)
+    command.downgrade(configuration(newest_database_url), BEFORE)
     assert world.count("jobs", f"reason = 'unexpected' AND id = '{failed.job_id}'") == 1
 
-    upgrade(blank_database_url)
+    upgrade(newest_database_url)
     job = world.job(failed.job_id)
     assert (job.state, job.reason, job.fallback, job.retry_at) == (JobState.FAILED, Reason.UNEXPECTED, None, None)
     with world.sessions() as session:

@@ -9,9 +9,9 @@ from tests.ledger.conftest import World
 BEFORE = "0027"
 
 
-def test_what_was_served_before_is_handed_over(world: World, blank_database_url: str) -> None:
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+def test_what_was_served_before_is_handed_over(world: World, newest_database_url: str) -> None:
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
     with world.sessions.begin() as session:
         plan_hand_overs(
             session, connector="triton", tenant="hospital", concerns=lambda model: model == "large", withdraws=False

@@ -16,20 +16,20 @@ from tests.ledger.conftest import KEY, World
 BEFORE = "0028"
 
 
-def test_webhooks_stay_and_callback_addresses_go_with_the_step_back(world: World, blank_database_url: str) -> None:
+def test_webhooks_stay_and_callback_addresses_go_with_the_step_back(world: World, newest_database_url: str) -> None:
     with world.sessions.begin() as session:
         hook = add_webhook(session, tenant_id=world.tenant_id, url="https://example.org/hooks", key=KEY)
         queue_callback(session, tenant_id=world.tenant_id, url="https://example.org/callbacks", body="{}")
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
     with world.sessions() as session:
         found = list_webhooks(session, tenant_id=world.tenant_id)
     assert [(one.id, one.protocol) for one in found] == [(hook.id, WebhookProtocol.STANDARD)]
 
 
-def test_the_references_of_jobs_say_nothing_of_the_person_any_more(world: World, blank_database_url: str) -> None:
+def test_the_references_of_jobs_say_nothing_of_the_person_any_more(world: World, newest_database_url: str) -> None:
     request = world.submit(1)
-    command.downgrade(configuration(blank_database_url), "0035")
+    command.downgrade(configuration(newest_database_url), "0035")
     record = text(
         "INSERT INTO managed_requests (tenant_id, manager, reference, body_sha256, request_id, due_at, quiet_until, "
         "callback_urls, reply) VALUES (:tenant, :manager, :reference, repeat('0', 64), :request, now(), now(), '{}', :reply)"
@@ -44,7 +44,7 @@ def test_the_references_of_jobs_say_nothing_of_the_person_any_more(world: World,
         for manager, reference, request_id, reply in rows:
             given = {"manager": manager, "reference": reference, "request": request_id, "reply": reply}
             session.execute(record, {"tenant": world.tenant_id, **given})
-    upgrade(blank_database_url)
+    upgrade(newest_database_url)
     with world.sessions() as session:
         found = session.scalars(text("SELECT reference FROM managed_requests ORDER BY reference")).all()
         external = session.scalar(text("SELECT external_id FROM unlearn_requests"))

@@ -19,7 +19,7 @@ from tests.ledger.requests.test_submission import assign, committed, listed_name
 BEFORE = "0034"
 
 
-def test_a_request_of_the_version_before_keeps_its_people(world: World, blank_database_url: str) -> None:
+def test_a_request_of_the_version_before_keeps_its_people(world: World, newest_database_url: str) -> None:
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6, 99))
         asked = {"caller": "portal", "dataset": "digits", "batch_window": timedelta(0)}
@@ -27,10 +27,10 @@ def test_a_request_of_the_version_before_keeps_its_people(world: World, blank_da
             session, tenant_id=world.tenant_id, subjects=committed("ann", "eve"), models=["small", "large"], **asked
         )
         submit(session, tenant_id=world.tenant_id, digests=digests(7), **asked)
-    command.downgrade(configuration(blank_database_url), BEFORE)
+    command.downgrade(configuration(newest_database_url), BEFORE)
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(8))
-    upgrade(blank_database_url)
+    upgrade(newest_database_url)
 
     assert world.count("request_subject_samples") == 3
     jobs = {target.model: target.job.id for target in request.targets}
@@ -43,7 +43,7 @@ def test_a_request_of_the_version_before_keeps_its_people(world: World, blank_da
 
 
 def test_a_step_back_leaves_entries_of_the_log_that_the_version_before_can_prove(
-    world: World, blank_database_url: str
+    world: World, newest_database_url: str
 ) -> None:
     new = KEY + b"1" * 32
     world.submit(1)
@@ -51,6 +51,6 @@ def test_a_step_back_leaves_entries_of_the_log_that_the_version_before_can_prove
     with world.sessions.begin() as session:
         rotate_sample_key(session, old=KEY, new=new, rewrite=lambda file, _: file)
     assert world.count("log_openings") == before
-    command.downgrade(configuration(blank_database_url), "0037")
-    upgrade(blank_database_url)
+    command.downgrade(configuration(newest_database_url), "0037")
+    upgrade(newest_database_url)
     assert world.count("log_openings") == before - 1

@@ -14,7 +14,7 @@ from tests.ledger.requests.test_submission import assign, committed, people
 BEFORE = "0025"
 
 
-def test_requests_and_uploads_of_the_version_before_go_on(world: World, blank_database_url: str) -> None:
+def test_requests_and_uploads_of_the_version_before_go_on(world: World, newest_database_url: str) -> None:
     with world.sessions.begin() as session:
         assign(session, world.tenant_id, "digits", ann=digests(5, 6))
     plain = world.submit(1)
@@ -35,8 +35,8 @@ def test_requests_and_uploads_of_the_version_before_go_on(world: World, blank_da
                 uploads.send_digests(copy, [(given[0], 1)])
             sent[dataset] = uploads.store_upload(session, tenant_id=world.tenant_id, dataset=dataset)
 
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
 
     found = world.request(plain.id)
     assert (found.datasets, found.every_dataset, found.subjects) == (("digits",), False, None)

@@ -11,9 +11,9 @@ from tests.ledger.conftest import KEY, World, digests
 BEFORE = "0024"
 
 
-def test_a_dataset_of_the_version_before_learns_its_subjects(world: World, blank_database_url: str) -> None:
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+def test_a_dataset_of_the_version_before_learns_its_subjects(world: World, newest_database_url: str) -> None:
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
     with world.sessions.begin() as session:
         assert get_dataset(session, tenant_id=world.tenant_id, name="digits").subjects == 0
         rows = [(subject_digest(KEY, "ann"), digest, line) for line, digest in enumerate(digests(1, 2))]

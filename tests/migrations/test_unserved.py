@@ -10,14 +10,14 @@ from migrations.commands import configuration, upgrade
 BEFORE = "0016"
 
 
-def test_a_failed_request_and_versions_that_know_erased_people_come_from_the_version_before(world, blank_database_url):
+def test_a_failed_request_and_versions_that_know_erased_people_come_from_the_version_before(world, newest_database_url):
     world.finish(world.submit_and_claim(1))
     world.finish(world.submit_and_claim(2))
     failed = world.submit(3)
     world.fail(world.claim(failed.targets[0].job.id), Reason.UNEXPECTED)
 
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
 
     with world.sessions() as session:
         found = list_requests(session, tenant_id=world.tenant_id, unserved=True).items

@@ -11,9 +11,9 @@ from tests.ledger.conftest import World
 BEFORE = "0030"
 
 
-def test_a_fetch_from_a_deployment_of_the_version_before_is_recorded(world: World, blank_database_url: str) -> None:
-    command.downgrade(configuration(blank_database_url), BEFORE)
-    upgrade(blank_database_url)
+def test_a_fetch_from_a_deployment_of_the_version_before_is_recorded(world: World, newest_database_url: str) -> None:
+    command.downgrade(configuration(newest_database_url), BEFORE)
+    upgrade(newest_database_url)
     with world.sessions.begin() as session:
         key = issue_key(session, tenant_id=world.tenant_id, name="server", scopes=["weights:read"]).key
         served = find_served_weights(session, tenant_id=world.tenant_id, model="small")
