@@ -296,10 +296,12 @@ def test_a_class_that_is_forgotten_as_a_whole_is_compared_with_models_that_never
 
     others = referenced.sets["held_out"].take((referenced.sets["held_out"].targets != 3).nonzero().flatten())
     beside_others = replace(given, sets={**given.sets, "held_out": others}).audit(retrained, spec=SMALL)
-    assert found.nearness is not None
-    assert beside_others.nearness is not None
     # Held-out samples of the class say nothing about it.
-    assert asdict(found.nearness) == pytest.approx(asdict(beside_others.nearness), rel=1e-4)
+    numbers, wanted = (
+        [value for value in asdict(one.nearness).values() if not isinstance(value, str)]  # type: ignore[arg-type]
+        for one in (found, beside_others)
+    )
+    assert numbers == pytest.approx(wanted, rel=1e-4)
 
 
 def test_one_sample_that_every_model_gets_right_is_too_few(referenced: World) -> None:
