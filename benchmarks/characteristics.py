@@ -205,19 +205,23 @@ def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
 
 def _audit(one: Case, model: nn.Module, forget: SampleSet, remain: SampleSet, made: References) -> dict[str, object]:
     """Audit a model as a worker does, which relearns only if no other test has failed it."""
-    samples = {"forget": forget, "remain": remain, "held_out": one.held_out.audit}
-    rows = {name: made.take(keys(part)) for name, part in samples.items()}
+    held_out = one.held_out.audit
+    rows = AuditReferences(
+        forget=made.take(keys(forget)), remain=made.take(keys(remain)), held_out=made.take(keys(held_out))
+    )
     begun = seconds()
     findings = run_to_completion(
         audit(
             original=one.original.model,
             unlearned=model,
-            **samples,
+            forget=forget,
+            remain=remain,
+            held_out=held_out,
             test=one.workload.test,
             objective=one.workload.objective,
             spec=AuditSpec.with_references(),
             seed=one.seed,
-            references=AuditReferences(**rows),
+            references=rows,
             until_failed=True,
         )
     )

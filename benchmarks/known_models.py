@@ -83,13 +83,15 @@ class HalfWay(nn.Sequential):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Compute the mean logits, (n, classes)."""
-        mean: Tensor = (super().forward(inputs) + self._others[0](inputs)) / 2
+        mean: Tensor = (super().forward(inputs) + self._others[0](inputs)) / 2  # type: ignore[no-untyped-call]  # torch's own
         return mean
 
 
 def half_way(one: Case) -> nn.Module:
     """Return a model with the means of the original's and the retrained model's logits."""
-    return HalfWay(one.again.model, one.original.model).eval()
+    network = one.again.model
+    assert isinstance(network, nn.Sequential)
+    return HalfWay(network, one.original.model).eval()
 
 
 def _batch(samples: SampleSet, rng: np.random.Generator, *, size: int = _BATCH) -> Batch:
@@ -98,5 +100,5 @@ def _batch(samples: SampleSet, rng: np.random.Generator, *, size: int = _BATCH) 
 
 def _step(one: Case, model: nn.Module, optimiser: torch.optim.Optimizer, batch: Batch) -> None:
     optimiser.zero_grad()
-    one.workload.objective.losses(model, batch).mean().backward()
+    one.workload.objective.losses(model, batch).mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     optimiser.step()
