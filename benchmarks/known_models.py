@@ -56,6 +56,7 @@ def over_forgotten(one: Case, forget: SampleSet) -> nn.Module:
             wrong = Batch(known.inputs, (known.targets + 1) % classes)
             _step(one, model, optimiser, joined_batch(wrong, _batch(one.remain, rng)))
         answers = batched_answers(one.workload.objective, model.eval(), forget).outputs
+        assert answers is not None
         if float((answers.argmax(-1) == (forget.targets + 1) % classes).float().mean()) >= _LEARNED:
             break
     return model

@@ -122,13 +122,20 @@ def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
 
 
+def _samples(case: str) -> str:
+    """Find the number of samples in a case's name."""
+    found = _SAMPLES.search(case)
+    assert found is not None, case
+    return found[1]
+
+
 def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
     """Generate a table of cases such as "digits, 10 samples": a row a method and metric, a column a number of samples."""
     rows = [r for r in read(name) if r.metric in metrics and (case is None or fnmatchcase(r.case, case))]
     found = {(r.case, r.method, r.metric): r for r in rows}
-    cases = sorted({r.case for r in rows}, key=lambda one: int(_SAMPLES.search(one)[1]))
+    cases = sorted({r.case for r in rows}, key=lambda one: int(_samples(one)))
     of_method = [(method, m) for method in dict.fromkeys(r.method for r in rows) for m in metrics]
-    head = ["model", "", *(_SAMPLES.search(one)[1] for one in cases)]
+    head = ["model", "", *map(_samples, cases)]
     lines = [head, ["---", "---", *["--:"] * len(cases)]]
     for method, metric in of_method:
         cells = [found.get((one, method, metric)) for one in cases]

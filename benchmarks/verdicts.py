@@ -90,16 +90,24 @@ def known(prepared: Case) -> dict[str, Judged]:
     }
 
 
+def _original(one: Case) -> nn.Module:
+    return one.original.model
+
+
+def _again(one: Case) -> nn.Module:
+    return one.again.model
+
+
 def relearned(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row]:
     """Audit models without references, relearning at most so many samples; count verdicts and what relearning found."""
     found: dict[str, list[dict[str, object]]] = {}
     for seed in seeds:
         one = case(name, seed)
         models: dict[str, Callable[[], nn.Module]] = {
-            "original": lambda one=one: one.original.model,
+            "original": partial(_original, one),
             "no_op": partial(no_op, one),
             "still_knows": partial(still_knows, one),
-            "retrain": lambda one=one: one.again.model,
+            "retrain": partial(_again, one),
             "collapsed": partial(collapsed, one),
             "ieu_without_references": cache(partial(_by_ieu, one)),
         }
