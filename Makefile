@@ -96,6 +96,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.policy --case digits=20,21 --sets "a tenth" "10 samples" --methods ltu ieu ct
 	@$(BIN)/python -m benchmarks.scaling --processes
 	@$(BIN)/python -m benchmarks.verdicts --few 8 --case digits
+	@$(BIN)/python -m benchmarks.verdicts --tests --case digits
 	@$(BIN)/python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
 	@$(BIN)/python -m benchmarks.tables
 

@@ -1,7 +1,7 @@
 """The operating characteristics of audits with reference predictions: what they find, by model and number of forgotten samples.
 
-`python -m benchmarks.verdicts --few` runs it; see there. Finished audits are kept in `.bench/`: a run that was interrupted goes on,
-and one with more sets adds to it.
+`python -m benchmarks.verdicts --few` and `--tests` run it; see there. Finished audits are kept in `.bench/`: a run that was
+interrupted goes on, and one with more sets adds to it.
 """
 
 import copy
@@ -54,7 +54,7 @@ Result = Mapping[str, object]
 
 
 def few(name: str, seeds: Sequence[int], sets: int, methods: Sequence[str] = tuple(METHODS)) -> list[Row]:
-    """Audit models on `sets` random sets of each size and seed; count verdicts, what single tests find, and processor seconds."""
+    """Audit models on `sets` random sets of each size and seed; count verdicts, and processor seconds."""
     found: dict[tuple[int, str], dict[int, list[Result]]] = {}
     cases = {seed: case(name, seed) for seed in seeds}
     for number in range(sets):
@@ -78,8 +78,14 @@ def few(name: str, seeds: Sequence[int], sets: int, methods: Sequence[str] = tup
     rows: list[Row] = []
     for (size, label), by_seed in sorted(found.items(), key=lambda item: item[0][0]):
         rows += verdict_rows_by_seed(by_seed, case=f"{name}, {size} samples", method=label)
+    return rows
+
+
+def tests(name: str, seeds: Sequence[int]) -> list[Row]:
+    """Count what the reference test and nearness find on known models, on `TESTED` sets of each size and seed."""
+    rows: list[Row] = []
     for size in SIZES:
-        tested = {seed: tests_of(one, size) for seed, one in cases.items()}
+        tested = {seed: tests_of(case(name, seed), size) for seed in seeds}
         rows += test_rows(tested, case=f"{name}, {size} samples")
     return rows
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.verdicts --case digits digits_prepared --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --few 8 --case digits --seeds 100 101 102 103 104
+    python -m benchmarks.verdicts --tests --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
 
 The original, a hardly changed copy of it and a collapsed model must be `failed`. A retrained model must never be `failed`, and
@@ -12,8 +13,10 @@ to 300 samples for each seed; the whole forget set of the digits is one set, and
 `still_knows` is the original after some steps on all training data, because the original itself fails by not having changed; one
 that is `over_forgotten` is a retrained model that has learned wrong labels of the set. Only the first set of each size has audits
 of the original, a collapsed model, one whose mean loss on the set `gradient_ascent` raised to that of held-out data, and methods,
-which forget a set by itself. The reference test and nearness, which cost little, are counted on more sets, also of a model that is
-`half_way`: its logits are the means of the original's and the retrained model's.
+which forget a set by itself.
+
+With `--tests` the parts that cost little, the reference test and nearness, are counted on 100 sets of each size and seed, in
+`verdicts_tests.json`, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
 
 With `--relearned` the audits have no reference predictions and relearn at most so many samples, in `verdicts_relearned.json`.
 
@@ -29,7 +32,7 @@ from torch import nn
 
 import unlearning.audit
 from benchmarks.cases import Case, all_settings, case, stored
-from benchmarks.characteristics import METHODS, code_of, few
+from benchmarks.characteristics import METHODS, code_of, few, tests
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
@@ -54,13 +57,17 @@ def main() -> None:
     parser = case_parser(__doc__, cases=BOTH_DIGITS)
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of --few (default: all)")
+    parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
     parser.add_argument("--relearned", type=int, nargs="+", help="most samples that audits without references relearn")
     given = parser.parse_args()
-    if given.few or given.relearned:
+    if given.few or given.tests or given.relearned:
         torch.set_num_threads(1)
     if given.few:
         found = (few(name, seeds, given.few, given.methods) for name, seeds in chosen(given))
         write("verdicts_few", [made for rows in found for made in rows])
+        return
+    if given.tests:
+        write("verdicts_tests", [made for name, seeds in chosen(given) for made in tests(name, seeds)])
         return
     if given.relearned:
         found = (relearned(name, seeds, given.relearned) for name, seeds in chosen(given))
