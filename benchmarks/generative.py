@@ -52,7 +52,7 @@ METHODS: dict[str, Spec] = {
     "grad_diff": GradDiff(epochs=15, learning_rate=0.0001, forget_weight=0.3),
     "salun": SalUn(epochs=15),
 }
-"""Schedules are short: a whole training is about 1,200 steps of 64 images."""
+"""Schedules are short: a whole training is about 1,200 steps of 64 images, or 3,100 of 32."""
 REFERENCED = ("matching", "ieu", "ltu")
 """In the case "samples" these run with reference predictions, and IEU and LTU without them too."""
 SPACES_OF: dict[str, Space] = {
@@ -73,6 +73,8 @@ SPACES_OF: dict[str, Space] = {
     "salun": {"learning_rate": Range(low=0.003, high=0.3), "epochs": Range(low=5, high=30, whole=True)},
 }
 """The ranges of the search, for such schedules."""
+RATES = {"diffusion": 1.0, "mnist_diffusion": 0.1}
+"""By workload, what all learning rates are multiplied by: at those of linear layers a U-Net loses what it knows of all images."""
 TUNED_ON = 20
 """The validation seed, which is in no table."""
 PLAN = ReferencePlan(rounds=1, audit_rounds=1)
@@ -159,12 +161,24 @@ def _of_people(train: SampleSet, seed: int) -> Tensor:
     return torch.tensor([name in gone for name in train.subjects or ()])
 
 
-def methods(name: str) -> dict[str, Spec]:
+def methods(workload: str, name: str) -> dict[str, Spec]:
     """List a case's methods; those that aim at reference predictions say so in their name."""
+    found = {method: _slowed(workload, spec) for method, spec in METHODS.items()}
     if name == CLASS:
-        return METHODS
-    named = {f"{method}, references": METHODS[method] for method in REFERENCED}
-    return named | {method: spec for method, spec in METHODS.items() if method != "matching"}
+        return found
+    named = {f"{method}, references": found[method] for method in REFERENCED}
+    return named | {method: spec for method, spec in found.items() if method != "matching"}
+
+
+def _slowed(workload: str, spec: Spec) -> Spec:
+    return parse_any(asdict(spec) | {"learning_rate": RATES[workload] * asdict(spec)["learning_rate"]})
+
+
+def space_of(workload: str, kind: str) -> Space:
+    """Return the ranges of a method's search."""
+    given = SPACES_OF[kind]
+    low, high = (RATES[workload] * end for end in (given["learning_rate"].low, given["learning_rate"].high))
+    return {**given, "learning_rate": Range(low=low, high=high)}
 
 
 def tune(workload: str, name: str, *, budget: int) -> None:
@@ -172,7 +186,7 @@ def tune(workload: str, name: str, *, budget: int) -> None:
     prepared, file = forgetting(workload, name, TUNED_ON), tuned_file(workload)
     made = references_of(prepared, plan=PLAN) if name == SAMPLES else None
     judge = judge_by_losses(prepared, log=True)
-    for method, spec in methods(name).items():
+    for method, spec in methods(workload, name).items():
         content = json.loads(file.read_text()) if file.exists() else {}
         content = {"seed": TUNED_ON, "budget": budget, "cases": content.get("cases", {})}
         of_case = content["cases"].setdefault(name, {})
@@ -182,7 +196,9 @@ def tune(workload: str, name: str, *, budget: int) -> None:
         def task(method: str = method) -> Task:
             return task_for(prepared, method, made)
 
-        result = run_to_completion(search(spec, task, judge, budget=budget, seed=TUNED_ON, space=SPACES_OF[spec.kind]))
+        result = run_to_completion(
+            search(spec, task, judge, budget=budget, seed=TUNED_ON, space=space_of(workload, spec.kind))
+        )
         scores = [round(trial.score, 4) for trial in result.trials]
         print(f"{name} {method}: {scores}", flush=True)
         of_case[method] = {"spec": asdict(result.spec), "scores": scores}
@@ -199,7 +215,8 @@ def tuned(workload: str, name: str) -> dict[str, Spec]:
     file = tuned_file(workload)
     found = json.loads(file.read_text())["cases"].get(name, {}) if file.exists() else {}
     return {
-        method: parse_any(found[method]["spec"]) if method in found else spec for method, spec in methods(name).items()
+        method: parse_any(found[method]["spec"]) if method in found else spec
+        for method, spec in methods(workload, name).items()
     }
 
 
@@ -290,9 +307,11 @@ def comparable_test(prepared: Case) -> SampleSet:
 
 
 def delay(prepared: Case, model: nn.Module, relearner: Relearner) -> int:
-    """Count the steps in which a model learns the forgotten images again."""
+    """Count the steps in which a model learns the forgotten images again. A look at all losses takes longer than some steps."""
     objective = prepared.workload.objective
-    return relearn(model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed).delay
+    return relearn(
+        model, prepared.forget.batch, objective=objective, relearner=relearner, seed=prepared.seed, every=8
+    ).delay
 
 
 if __name__ == "__main__":

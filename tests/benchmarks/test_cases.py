@@ -220,11 +220,15 @@ def test_a_class_is_forgotten_whole_and_people_with_all_copies_of_their_image() 
         assert set(generative.never_seen(of_class).targets.tolist()) == {seed % 10}
 
 
-def test_every_method_of_the_generators_table_has_parameters_to_search() -> None:
+@pytest.mark.parametrize("workload", generative.FILES)
+def test_every_method_of_the_generators_table_has_parameters_to_search(workload: str) -> None:
     for name in (generative.CLASS, generative.SAMPLES):
-        listed = generative.methods(name)
+        listed = generative.methods(workload, name)
         assert {spec.kind for spec in listed.values()} == set(generative.METHODS)
-        assert all(generative.SPACES_OF[spec.kind] for spec in listed.values())
+        assert all(generative.space_of(workload, spec.kind) for spec in listed.values())
+        for spec in listed.values():
+            rates = generative.space_of(workload, spec.kind)["learning_rate"]
+            assert rates.low <= dataclasses.asdict(spec)["learning_rate"] <= rates.high
 
 
 def test_results_name_the_command_that_made_them(monkeypatch: pytest.MonkeyPatch) -> None:
