@@ -5,6 +5,7 @@ interrupted goes on, and one with more sets adds to it.
 """
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 from torch import nn
 
 import unlearning.audit
+import unlearning.audit.nearness
+import unlearning.audit.reference_test
 import unlearning.methods
 from benchmarks.cases import (
     Case,
@@ -171,14 +174,12 @@ def tests_of(one: Case, size: int) -> dict[str, list[tuple[bool | None, bool]]]:
                 found.setdefault(label, []).append((test.passed, near.to_original))
         return found
 
-    what = {
-        "case": one.name,
-        "seed": one.seed,
-        "size": size,
-        "sets": TESTED,
-        "code": code_of(unlearning.audit),
-        **identity(),
+    code = {
+        module.__name__: inspect.getsource(module)
+        for module in (unlearning.audit.reference_test, unlearning.audit.nearness)
     }
+    of_case = {"case": one.name, "seed": one.seed, "size": size, "sets": TESTED}
+    what = {**of_case, "code": digest(code), **identity()}
     return stored("few_tests", what, run)
 
 
