@@ -477,12 +477,14 @@ def calibrate_relearner(
     `limit` times the steps taken. The rate starts low and rises by at most half where it is near: near the edge of stability plain
     SGD's delay is mostly noise. A rate that is far too low is given up early and rises by up to three, but by no more than half of
     what a straight line from its first steps asks for. While no rate has taught anything it goes on from there in steps of three,
-    because the losses of other objectives than classification can be of another size.
+    because the losses of other objectives than classification can be of another size. Between a rate that is too low and one that
+    is too high or unstable it takes their geometric mean.
     """
     rate = 0.01 if kind == "sgd" else 0.0005
+    slow, fast = 0.0, math.inf
     best: tuple[float, Relearner] | None = None
     for number in range(2 * tries):
-        if number >= tries and best is not None:
+        if number >= tries and (best is not None or fast < 1.1 * slow):
             break
         trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=2 * steps, batch_size=batch_size)
         curve = relearn(model, control, objective=objective, relearner=trial, seed=seed, every=_EVERY, may_give_up=True)
@@ -494,14 +496,22 @@ def calibrate_relearner(
                 best = (miss, replace(trial, limit=math.ceil(limit * max(curve.delay, steps))))
             if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
-        fastest = 1.5 if number < tries else 3.0
-        if curve.censored and not curve.diverged:
+        if curve.censored and not _unstable(curve, target):
+            slow = max(slow, rate)
             way = (curve.losses[0] - curve.losses[-1]) / (curve.losses[0] - target)
             straight = curve.steps[-1] / way if way > 0 else steps
-            rate *= max(fastest, min(3.0, straight / steps / 2))
+            rate *= max(1.5 if number < tries else 3.0, min(3.0, straight / steps / 2))
         else:
-            rate *= 0.25 if curve.diverged else min(fastest, curve.delay / steps)
+            fast = min(fast, rate)
+            rate *= 0.25 if curve.censored else curve.delay / steps
+        if slow and not slow < rate < fast:
+            rate = math.sqrt(slow * fast)
     return best[1] if best else None
+
+
+def _unstable(curve: Curve, target: float) -> bool:
+    """Return whether the loss left the finite numbers, or rose by a tenth of the way that it was to fall [ours]."""
+    return curve.diverged or max(curve.losses) > curve.losses[0] + 0.1 * (curve.losses[0] - target)
 
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:

@@ -239,6 +239,22 @@ def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_
     assert found.limit >= 60
 
 
+@pytest.mark.parametrize("steepest", [8.0, 9.0, 10.0])
+def test_a_rate_is_found_between_one_that_is_too_low_and_one_at_which_the_loss_rises(steepest: float) -> None:
+    """A valley: above 2 / `steepest` steps leave it, and below 0.15 they take more than 24 to come down. So did language models."""
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[0.1, 1.0]])
+    valley = Batch(torch.tensor([[math.sqrt(2 * steepest), 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
+    target = 0.02 * mean_loss(model, valley, PARABOLA)
+    found = calibrate_relearner(
+        model, valley, objective=PARABOLA, kind="sgd", target=target, steps=12, limit=3.0, batch_size=2, seed=0
+    )
+    assert found is not None
+    assert 0.14 < found.learning_rate < 2 / steepest
+    curve = relearn(model, valley, objective=PARABOLA, relearner=found, seed=0)
+    assert 8 <= curve.delay <= 24
+
+
 def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> None:
     original, control = world.models["original"], world.sets["remain"].take(torch.arange(60)).batch
     settings = {"objective": OBJECTIVE, "kind": "sgd", "steps": 20, "limit": 3.0, "batch_size": 32, "seed": 0}
