@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tests.unlearning import small
 from tests.unlearning.kinds import next_token
+from tests.unlearning.methods import test_kernels
 from tests.unlearning.methods.test_conformance import OF_SOME_MODELS, spec_of
-from tests.unlearning.methods.test_kernels import images as with_square_kernels
 from tests.unlearning.trainers import train_by_adamw
 from unlearning import ranks
 from unlearning.audit.audit import audit
@@ -73,6 +73,10 @@ def normalised() -> nn.Module:
 
 def dropping() -> nn.Module:
     return small.dropping().double()
+
+
+def with_square_kernels() -> nn.Module:
+    return test_kernels.images().double()
 
 
 @functools.cache
