@@ -15,7 +15,7 @@ from unlearning.training.loop import fresh
 
 _BATCH = 64
 """Samples a step."""
-_LONGEST, _LEARNED = 60, 0.95
+_ROUNDS_LIMIT, _LEARNED = 60, 0.95
 """Tens of steps of a fine-tuning, and the share of the samples that must have their wrong labels before."""
 
 
@@ -49,7 +49,7 @@ def over_forgotten(one: Case, forget: SampleSet) -> nn.Module:
     rng, classes = np.random.default_rng([one.seed, len(forget), 5]), int(one.workload.train.targets.max()) + 1
     model = copy.deepcopy(one.again.model)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    for _ in range(_LONGEST):
+    for _ in range(_ROUNDS_LIMIT):
         model.train()
         for _ in range(10):
             known = _batch(forget, rng, size=_BATCH // 2)
@@ -68,7 +68,7 @@ def ascended(one: Case, forget: SampleSet) -> nn.Module:
     model = copy.deepcopy(one.original.model).eval()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.005, maximize=True)
     wanted = float(batched_answers(objective, model, one.held_out.criterion).losses.mean())
-    for _ in range(_LONGEST * 10):
+    for _ in range(_ROUNDS_LIMIT * 10):
         _step(one, model, optimiser, _batch(forget, rng))
         if float(batched_answers(objective, model, forget).losses.mean()) >= wanted:
             break

@@ -46,9 +46,9 @@ from unlearning.specs.audit import AuditSpec
 from unlearning.steps import run_to_completion
 from unlearning.tuning import judge_by_retrained
 
-FEW = 10
+SMALL_REQUEST = 10
 """Samples of a small request."""
-SETS = ("a tenth", f"{FEW} samples", "a class")
+SETS = ("a tenth", f"{SMALL_REQUEST} samples", "a class")
 TUNED = tuned("digits")
 WITHOUT: dict[str, Spec] = {
     "ltu": LTU(),
@@ -147,7 +147,7 @@ def of_case(name: str, seed: int, which: str, *, references: bool, relearned: in
     whole = case(name, seed, forget=one_class if which == "a class" else None)
     one = whole
     if which.endswith("samples"):
-        few = subset(whole.forget, FEW, np.random.default_rng([seed, FEW, 0, 2]))
+        few = subset(whole.forget, SMALL_REQUEST, np.random.default_rng([seed, SMALL_REQUEST, 0, 2]))
         one = dataclasses.replace(whole, forget=few, remain=without(whole.workload.train, few))
     audit = AuditSpec.with_references() if references else AuditSpec()
     return Situation(
