@@ -16,6 +16,7 @@ from expunge.operator.registration import register_workload
 from expunge.operator.retention import read_sheet
 from tests.examples.conftest import Site
 from tests.fixtures.registration import RETRAINED
+from unlearning.audit.generation import generate, reproduced, train_classifier
 from unlearning.data.batches import Batch
 from unlearning.data.objectives import denoising_diffusion
 from unlearning.data.samples import SampleSet
@@ -95,6 +96,24 @@ def test_images_of_another_size_and_a_class_that_does_not_exist_are_refused(mnis
     eleventh = torch.tensor([0, 1, 2, 10])
     with pytest.raises(InvalidWorkload, match="10 classes"):
         replace(mnist, train=SampleSet(ids=mnist.train.ids[:4], inputs=batch.inputs, targets=eleventh))
+
+
+@pytest.mark.slow
+def test_mnists_images_are_of_the_class_that_is_asked_for_and_people_are_reproduced(mnist: Workload) -> None:
+    torch.manual_seed(0)
+    model, generation = mnist_diffusion.Denoiser(), mnist.objective.generation
+    assert mnist.trainer is not None
+    assert generation is not None
+    mnist.trainer(model, mnist.train, TrainingRun(seed=0))
+    classes = torch.arange(10).repeat(20)
+    with torch.no_grad():
+        generated = generate(generation, model.eval(), classes, seed=[0, 0])
+    classifier = train_classifier(generation, [mnist.train, mnist.held_out], classes=10, seed=0)
+    found = reproduced(generated, {"train": mnist.train, "held_out": mnist.held_out}, images=generation.images)
+
+    assert float((classifier.read(generated)[0] == classes).float().mean()) >= 0.9
+    assert float(found["train"].float().mean()) > 0.05
+    assert not bool(found["held_out"].any())
 
 
 @pytest.mark.slow
