@@ -40,6 +40,8 @@ step by step, so that delays stay exact but for a loss that dips below the targe
 """
 _TRIAL = 8
 """Steps of a calibration after which a rate may be given up as too low."""
+_RISE = 0.1
+"""A loss has risen if it stands so much above its start, as a share of the way that it is to fall [ours]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -383,7 +385,8 @@ def relearn(
     reached sooner (for plots). every: steps from one look at the loss to the next; once it is at the target, or not finite, the
     steps since the look before are taken again, with a look after each. A set that is one batch needs no look of its own: a step is
     taken from the set's losses. may_give_up: end, as censored, once the loss has come less than half as far as it would have on a
-    straight line to the target at T_max.
+    straight line to the target at T_max. A loss that rose tells nothing yet: it may do so in the first steps at any useful rate,
+    because what the first batches teach contradicts the others.
     """
     copied = copy_network(model).eval()
     batch = batch.map_inputs(input_layout(copied))
@@ -435,8 +438,9 @@ def relearn(
             travelled = _distance(start, parameters)
         seen, saved = taken, _saved(parameters, optimiser, every)
         if may_give_up and delay is None and taken >= _TRIAL:
-            way = (losses[0] - value) / (losses[0] - relearner.target)
-            if 2 * way * len(order) < taken:
+            whole_way = losses[0] - relearner.target
+            way, rise = (losses[0] - value) / whole_way, (max(losses.values()) - losses[0]) / whole_way
+            if rise < _RISE and 2 * way * len(order) < taken:
                 break
     if delay is None:
         travelled = _distance(start, parameters)
@@ -476,9 +480,8 @@ def calibrate_relearner(
     the first rate that takes between two thirds and twice as many steps, else it returns the nearest rate tried. T_max is
     `limit` times the steps taken. The rate starts low and rises by at most half where it is near: near the edge of stability plain
     SGD's delay is mostly noise. A rate that is far too low is given up early and rises by up to three, but by no more than half of
-    what a straight line from its first steps asks for. While no rate has taught anything it goes on from there in steps of three,
-    because the losses of other objectives than classification can be of another size. Between a rate that is too low and one that
-    is too high or unstable it takes their geometric mean.
+    what a straight line from its first steps asks for. Between a rate that is too low and one that is too high or unstable it takes
+    their geometric mean.
     """
     rate = 0.01 if kind == "sgd" else 0.0005
     slow, fast = 0.0, math.inf
@@ -499,8 +502,7 @@ def calibrate_relearner(
         if curve.censored and not _unstable(curve, target):
             slow = max(slow, rate)
             way = (curve.losses[0] - curve.losses[-1]) / (curve.losses[0] - target)
-            straight = curve.steps[-1] / way if way > 0 else steps
-            rate *= max(1.5 if number < tries else 3.0, min(3.0, straight / steps / 2))
+            rate *= max(1.5, min(3.0, curve.steps[-1] / way / steps / 2)) if way > 0 else 3.0
         else:
             fast = min(fast, rate)
             rate *= 0.25 if curve.censored else curve.delay / steps
@@ -510,8 +512,9 @@ def calibrate_relearner(
 
 
 def _unstable(curve: Curve, target: float) -> bool:
-    """Return whether the loss left the finite numbers, or rose by a tenth of the way that it was to fall [ours]."""
-    return curve.diverged or max(curve.losses) > curve.losses[0] + 0.1 * (curve.losses[0] - target)
+    """Return whether the loss left the finite numbers, or stood well above its start in the second half."""
+    later = curve.losses[len(curve.losses) // 2 :]
+    return curve.diverged or max(later) > curve.losses[0] + _RISE * (curve.losses[0] - target)
 
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:

@@ -239,7 +239,27 @@ def test_the_calibrated_rate_teaches_the_original_a_control_in_about_the_wanted_
     assert found.limit >= 60
 
 
-@pytest.mark.parametrize("steepest", [8.0, 9.0, 10.0])
+def test_a_loss_that_rises_before_it_falls_is_not_given_up() -> None:
+    """Audits of more than a hundred samples had no relearn delay, because every useful rate was given up."""
+    model, batch = parabola(0.0)
+
+    def hump(forward: Forward, given: Batch) -> torch.Tensor:
+        """Loss 1 + 8w(½ − w) for the weight w, which each step raises by the learning rate."""
+        w = forward(given.inputs)[:, 0]
+        return (1 + 8 * w * (0.5 - w)).detach() - w + w.detach()
+
+    relearner = Relearner(kind="sgd", learning_rate=0.03, target=0.2, limit=40, batch_size=8)
+    objective = Objective(losses=hump, scramble=lambda given, _: given)
+    whole, tried = (
+        relearn(model, batch, objective=objective, relearner=relearner, seed=0, may_give_up=may)
+        for may in (False, True)
+    )
+    assert whole.losses[8] > whole.losses[0]
+    assert whole == tried
+    assert not tried.censored
+
+
+@pytest.mark.parametrize("steepest", [8.0, 9.0])
 def test_a_rate_is_found_between_one_that_is_too_low_and_one_at_which_the_loss_rises(steepest: float) -> None:
     """A valley: above 2 / `steepest` steps leave it, and below 0.15 they take more than 24 to come down. So did language models."""
     model = nn.Linear(2, 1, bias=False)
