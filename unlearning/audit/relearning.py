@@ -501,7 +501,7 @@ def calibrate_relearner(
                 break
         if curve.censored and not _unstable(curve, target):
             slow = max(slow, rate)
-            way = (curve.losses[0] - curve.losses[-1]) / (curve.losses[0] - target)
+            way = (curve.losses[0] - min(curve.losses)) / (curve.losses[0] - target)
             rate *= max(1.5, min(3.0, curve.steps[-1] / way / steps / 2)) if way > 0 else 3.0
         else:
             fast = min(fast, rate)
@@ -512,9 +512,11 @@ def calibrate_relearner(
 
 
 def _unstable(curve: Curve, target: float) -> bool:
-    """Return whether the loss left the finite numbers, or stood well above its start in the second half."""
-    later = curve.losses[len(curve.losses) // 2 :]
-    return curve.diverged or max(later) > curve.losses[0] + _RISE * (curve.losses[0] - target)
+    """Return whether the loss left the finite numbers, or stood well above its start late, and never came half-way [ours]."""
+    whole_way, later = curve.losses[0] - target, curve.losses[len(curve.losses) // 2 :]
+    if curve.diverged:
+        return True
+    return max(later) > curve.losses[0] + _RISE * whole_way and min(later) > curve.losses[0] - whole_way / 2
 
 
 def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:

@@ -107,7 +107,7 @@ class AuditSpec:
     generated_samples: AtLeastOne = 200
     relearners: tuple[str, ...] = ("sgd", "adam")
     relearn_batch: AtLeastOne = 32
-    relearn_samples: Annotated[int, Ge(2)] = 256
+    relearn_samples: Annotated[int, Ge(2)] = 128
     relearn_steps: Annotated[int, Ge(4)] = 20
     relearn_delta: InnerShare = 0.1
     relearn_limit: AboveOne = 3.0
