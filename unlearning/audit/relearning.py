@@ -489,7 +489,7 @@ def calibrate_relearner(
     for number in range(2 * tries):
         if number >= tries and (best is not None or fast < 1.1 * slow):
             break
-        trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=2 * steps, batch_size=batch_size)
+        trial = Relearner(kind=kind, learning_rate=rate, target=target, limit=3 * steps, batch_size=batch_size)
         curve = relearn(model, control, objective=objective, relearner=trial, seed=seed, every=_EVERY, may_give_up=True)
         if curve.delay == 0:
             return None
@@ -499,13 +499,16 @@ def calibrate_relearner(
                 best = (miss, replace(trial, limit=math.ceil(limit * max(curve.delay, steps))))
             if steps / 1.5 <= curve.delay <= 2 * steps:
                 break
-        if curve.censored and not _unstable(curve, target):
+        if curve.censored and _unstable(curve, target):
+            fast, rate = min(fast, rate), 0.25 * rate
+        elif curve.censored:
             slow = max(slow, rate)
             way = (curve.losses[0] - min(curve.losses)) / (curve.losses[0] - target)
             rate *= max(1.5, min(3.0, curve.steps[-1] / way / steps / 2)) if way > 0 else 3.0
+        elif curve.delay > steps:
+            slow, rate = max(slow, rate), min(1.5, curve.delay / steps) * rate
         else:
-            fast = min(fast, rate)
-            rate *= 0.25 if curve.censored else curve.delay / steps
+            fast, rate = min(fast, rate), curve.delay / steps * rate
         if slow and not slow < rate < fast:
             rate = math.sqrt(slow * fast)
     return best[1] if best else None

@@ -267,12 +267,12 @@ def test_a_rate_is_found_between_one_that_is_too_low_and_one_at_which_the_loss_r
     valley = Batch(torch.tensor([[math.sqrt(2 * steepest), 0.0], [0.0, 1.0]]), torch.zeros(2, 1))
     target = 0.02 * mean_loss(model, valley, PARABOLA)
     found = calibrate_relearner(
-        model, valley, objective=PARABOLA, kind="sgd", target=target, steps=12, limit=3.0, batch_size=2, seed=0
+        model, valley, objective=PARABOLA, kind="sgd", target=target, steps=8, limit=3.0, batch_size=2, seed=0
     )
     assert found is not None
     assert 0.14 < found.learning_rate < 2 / steepest
     curve = relearn(model, valley, objective=PARABOLA, relearner=found, seed=0)
-    assert 8 <= curve.delay <= 24
+    assert 5 <= curve.delay <= 24
 
 
 def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> None:
