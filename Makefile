@@ -87,7 +87,7 @@ sbom: $(STAMP)
 	@echo build/sbom.cdx.json
 
 BENCHES := validation quality relearn verdicts ablation deletions readiness speed training scaling attacks \
-	few_samples aims cost transfer language language_readiness generative load coalescing soak uploads subjects reports scrapes mutations
+	few_samples aims policy cost transfer language language_readiness generative load coalescing soak uploads subjects reports scrapes mutations
 
 bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
@@ -98,7 +98,8 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks.scaling --processes
 	@$(BIN)/python -m benchmarks.verdicts --few 8 --case digits
 	@$(BIN)/python -m benchmarks.verdicts --tests --case digits
-	@$(BIN)/python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
+	@$(BIN)/python -m benchmarks.verdicts --relearned 64 128 256 --case digits --seeds 20 21 22 23
+	@$(BIN)/python -m benchmarks.language --many
 	@$(BIN)/python -m benchmarks.tables
 
 clean:

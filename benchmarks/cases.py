@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -202,6 +203,12 @@ def bench_folder() -> Path:
 def digest(what: Mapping[str, object]) -> str:
     """Compute the SHA-256, as hex, of what a result depends on."""
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+
+
+def code_of(package: ModuleType) -> str:
+    """Compute the SHA-256 of a package's modules, as hex."""
+    folder = Path(package.__path__[0])
+    return digest({str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))})
 
 
 def ids_digest(samples: SampleSet) -> str:

@@ -7,9 +7,8 @@ interrupted goes on, and one with more sets adds to it.
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from torch import nn
@@ -18,10 +17,12 @@ import unlearning.audit
 import unlearning.audit.nearness
 import unlearning.audit.reference_test
 import unlearning.methods
+from benchmarks import judging
 from benchmarks.cases import (
     Case,
     all_settings,
     case,
+    code_of,
     digest,
     ids_digest,
     key,
@@ -35,9 +36,8 @@ from benchmarks.judging import task_of
 from benchmarks.known_models import ascended, collapsed, half_way, over_forgotten, still_knows
 from benchmarks.machine import identity, seconds
 from benchmarks.writing import Row, clustered_share_row, row, share_row
-from unlearning.audit.audit import audit
 from unlearning.audit.nearness import nearness
-from unlearning.audit.reference_test import AuditReferences, reference_test, signals_by_reference
+from unlearning.audit.reference_test import reference_test, signals_by_reference
 from unlearning.data.references import References
 from unlearning.data.samples import SampleSet
 from unlearning.methods.registry import unlearn
@@ -212,26 +212,9 @@ def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
 
 def _audit(one: Case, model: nn.Module, forget: SampleSet, remain: SampleSet, made: References) -> dict[str, object]:
     """Audit a model as a worker does, which relearns only if no other test has failed it."""
-    held_out = one.held_out.audit
-    rows = AuditReferences(
-        forget=made.take(keys(forget)), remain=made.take(keys(remain)), held_out=made.take(keys(held_out))
-    )
-    begun = seconds()
-    findings = run_to_completion(
-        audit(
-            original=one.original.model,
-            unlearned=model,
-            forget=forget,
-            remain=remain,
-            held_out=held_out,
-            test=one.workload.test,
-            objective=one.workload.objective,
-            spec=AuditSpec.with_references(),
-            seed=one.seed,
-            references=rows,
-            until_failed=True,
-        )
-    )
+    of_set = replace(one, forget=forget, remain=remain)
+    spec, begun = AuditSpec.with_references(), seconds()
+    findings = judging.audited(of_set, model, spec=spec, references=made, until_failed=True)
     spent, verdict = seconds() - begun, findings.verdict
     failed = [each.code for each in verdict.findings if each.deciding and each.passed is False]
     return {
@@ -248,9 +231,3 @@ def _stored(one: Case, forget: SampleSet, what: Mapping[str, object], run: Calla
     spec = all_settings(AuditSpec.with_references())
     of_case = {"case": one.name, "seed": one.seed, "forget": ids_digest(forget), "audit": spec}
     return stored("few", {**of_case, **what, **identity()}, run)
-
-
-def code_of(package: ModuleType) -> str:
-    """Compute the SHA-256 of a package's modules, as hex."""
-    folder = Path(package.__path__[0])
-    return digest({str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))})

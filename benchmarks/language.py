@@ -88,6 +88,8 @@ SPACES_OF: dict[str, Space] = {
 """The ranges of the search, for such schedules."""
 TUNED_ON = 20
 """The validation seed, which is in no table: one model and one forget set."""
+FILES = {"authors": "language", "authors_and_play": "language_play", "many_authors": "language_many"}
+"""By case: how its files begin. `….json` is the result, `…_tuned.json` has the parameters."""
 MANY = 600
 """Authors with `--many`: retraining takes five times as long."""
 PLAN = ReferencePlan(rounds=2, audit_rounds=1)
@@ -155,7 +157,7 @@ def main() -> None:
     for seed in given.seeds:
         for name, figures in everything(seed).items():
             runs.setdefault(name, []).append(figures)
-        write(_file(), rows(runs))
+        write(FILES[case_name()], rows(runs))
 
 
 def case_name() -> str:
@@ -165,13 +167,9 @@ def case_name() -> str:
     return "many_authors" if os.environ.get("EXPUNGE_AUTHORS") else "authors"
 
 
-def _file() -> str:
-    return {"authors": "language", "authors_and_play": "language_play", "many_authors": "language_many"}[case_name()]
-
-
 def tuned_file() -> Path:
     """Return the file of the chosen parameters. A play has those of the facts without it."""
-    return RESULTS / ("language_many_tuned.json" if case_name() == "many_authors" else "language_tuned.json")
+    return RESULTS / f"{FILES['authors' if case_name() == 'authors_and_play' else case_name()]}_tuned.json"
 
 
 def rows(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> list[Row]:

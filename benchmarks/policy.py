@@ -15,11 +15,9 @@ over the forgotten samples of |p − q|, the probabilities of the true class by 
 
 import argparse
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from torch import nn
 import unlearning.audit
 import unlearning.methods
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings, case, digest, ids_digest, references_of, stored, subset, without
+from benchmarks.cases import Case, all_settings, case, code_of, ids_digest, references_of, stored, subset, without
 from benchmarks.command_line import SEEDS, Chosen, case_parser, chosen
 from benchmarks.deletions import one_class
 from benchmarks.judging import audited, digest_of, task_of
@@ -163,8 +161,6 @@ def of_case(name: str, seed: int, which: str, *, references: bool, relearned: in
 def trial(situation: Situation, spec: Spec | None, method: str) -> Trial:
     """Run a method and audit the result, or read what an earlier run of the same code found. spec: None for the retrained model."""
     one = situation.one
-    folders = [Path(package.__path__[0]) for package in (unlearning.audit, unlearning.methods)]
-    code = {str(path.relative_to(folder)): path.read_text() for folder in folders for path in folder.rglob("*.py")}
     what = {
         "case": one.name,
         "seed": one.seed,
@@ -175,7 +171,7 @@ def trial(situation: Situation, spec: Spec | None, method: str) -> Trial:
         "method": method if spec is None else all_settings(spec),
         "references": None if situation.references is None else digest_of(situation.references),
         "audit": all_settings(situation.audit),
-        "code": hashlib.sha256(digest(code).encode()).hexdigest(),
+        "code": [code_of(package) for package in (unlearning.audit, unlearning.methods)],
         **machine.identity(),
     }
     return Trial(**stored("trial", what, lambda: dataclasses.asdict(tried(situation, spec))))

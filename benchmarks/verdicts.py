@@ -31,15 +31,14 @@ import torch
 from torch import nn
 
 import unlearning.audit
-from benchmarks.cases import Case, all_settings, case, stored
-from benchmarks.characteristics import METHODS, code_of, few, tests
+from benchmarks.cases import Case, all_settings, case, code_of, stored
+from benchmarks.characteristics import METHODS, few, tests
 from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
-from benchmarks.judging import Judged, judged_model, task_of
+from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
 from benchmarks.quality import everything
 from benchmarks.writing import Row, row, share_row, write
-from unlearning.audit.audit import audit
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
 from unlearning.specs.audit import AuditSpec
@@ -149,20 +148,7 @@ def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], coun
     def run() -> dict[str, object]:
         model = make()
         begun = seconds()
-        findings = run_to_completion(
-            audit(
-                original=one.original.model,
-                unlearned=model,
-                forget=one.forget,
-                remain=one.remain,
-                held_out=one.held_out.audit,
-                test=one.workload.test,
-                objective=one.workload.objective,
-                spec=spec,
-                seed=one.seed,
-                until_failed=label in CERTAIN,
-            )
-        )
+        findings = audited(one, model, spec=spec, references=None, until_failed=label in CERTAIN)
         spent = seconds() - begun
         passed = {each.code: each.passed for each in findings.verdict.findings}
         found = {each.kind: passed[f"relearn_delay_{each.kind}"] for each in findings.relearnings}

@@ -45,7 +45,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, width: int = WIDTH, *, blocks: int = 3) -> None:
         super().__init__()
-        self.given = Given(width)
+        self.given = Conditioning(width)
         self.first, self.last = nn.Linear(math.prod(SHAPE), width), nn.Linear(width, math.prod(SHAPE))
         self.blocks = nn.ModuleList(Block(width) for _ in range(blocks))
 
@@ -59,7 +59,7 @@ class Denoiser(nn.Module):
         return noise
 
 
-class Given(nn.Module):
+class Conditioning(nn.Module):
     """Write levels (n,) and classes (n,) as vectors, (n, width)."""
 
     def __init__(self, width: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from examples.diffusion import SIGNAL, Block, Given, objective, split, train
+from examples.diffusion import SIGNAL, Block, Conditioning, objective, split, train
 from examples.digits import clean_digits
 
 # For Expunge
@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, width: int = WIDTH, *, dense: int = DENSE, blocks: int = 3) -> None:
         super().__init__()
-        self.given = Given(dense)
+        self.given = Conditioning(dense)
         self.first, self.down = nn.Conv2d(4, width, 3, padding=1), nn.Conv2d(width, 3 * width, 2, stride=2)
         self.read, self.written = nn.Linear(3 * width * 49, dense), nn.Linear(dense, 3 * width * 49)
         self.dense = nn.ModuleList(Block(dense) for _ in range(blocks))
@@ -85,9 +85,8 @@ OBJECTIVE = objective(SHAPE)
 def workload() -> Workload:
     """Make the workload."""
     images, classes = clean_digits()
-    order = torch.randperm(
-        len(images), generator=torch.Generator().manual_seed(0)
-    )  # The package gives them class by class.
+    # The package gives them class by class.
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train_set, held_out, test = split(
         2 * images[order] - 1, classes[order], people=PEOPLE, copies=COPIES, others=DIGITS
     )

@@ -26,13 +26,14 @@ class ReferenceAims:
     """Aims of n forget samples.
 
     objective: what the model is trained for. predictions: (n, k), or None without them. losses: (n,), nats, of the true target.
-    others: (n,) int64, for samples of a forgotten class the class as of which they are to be predicted, else −1; None without any.
+    other_classes: (n,) int64, for samples of a forgotten class the class as of which they are to be predicted, else −1; None
+        without any.
     """
 
     objective: Objective
     predictions: Tensor | None
     losses: Tensor
-    others: Tensor | None = None
+    other_classes: Tensor | None = None
 
     def divergences(self, found: Answers, index: Tensor, *, temperature: float = 1.0) -> Tensor:
         """Compute how far k answers are from their aims, (k,): `Prediction.divergences`, or the squared difference of losses.
@@ -49,7 +50,7 @@ class ReferenceAims:
         """Compute `divergences` of a batch of forget samples in one forward pass."""
         objective = self.objective.for_step()
         found = self.divergences(answers(objective, forward, batch, self.asked(index)), index)
-        return found if self.others is None else found + self.as_other_classes(objective, forward, batch, index)
+        return found if self.other_classes is None else found + self.as_other_classes(objective, forward, batch, index)
 
     def as_other_classes(self, objective: Objective, forward: Forward, batch: Batch, index: Tensor) -> Tensor:
         """Compute ½ (ε_θ(x | c) − stop[ε_θ(x | c′)])² / q, (k,), the mean over a sample, for those of a forgotten class; else 0.
@@ -59,8 +60,8 @@ class ReferenceAims:
         """
         generation, places = objective.generation, sent(index, self.losses.device)
         assert generation is not None
-        assert self.others is not None
-        others = self.others[places]
+        assert self.other_classes is not None
+        others = self.other_classes[places]
         with torch.no_grad():
             aim = generation.predicted(forward, generation.relabelled(batch, others.clamp(min=0)))
         squares = ((generation.predicted(forward, batch) - aim) ** 2).flatten(1).mean(1)
@@ -119,7 +120,10 @@ def reference_aims(task: Task) -> ReferenceAims | None:
 
 
 def _calibrated(task: Task, references: ReferencePredictions) -> ReferencePredictions:
-    """Bring the references to the scale of the model, by what both say of held-out samples (`Prediction.calibrated`) [ours]."""
+    """Bring the references to the scale of the model, by what both say of held-out samples (`Prediction.calibrated`) [ours].
+
+    The model is still the original. Raises ReferencesUnusable if the references lack one of these samples.
+    """
     predicts = task.objective.predicts
     if predicts is None or predicts.calibrated is None or references.others is None:
         return references
@@ -127,8 +131,8 @@ def _calibrated(task: Task, references: ReferencePredictions) -> ReferencePredic
     samples = task.criterion.take(chosen)
     found = batched_answers(task.objective, task.model, samples, device=task.forget.device)
     assert found.outputs is not None
-    own, others = predicts.predictions(found.outputs), references.others(samples).predictions.to(found.outputs)
-    predictions = predicts.calibrated(references.predictions.to(own), others, own)
+    own, unseen = predicts.predictions(found.outputs), references.others(samples).predictions.to(found.outputs)
+    predictions = predicts.calibrated(references.predictions.to(own), unseen, own)
     return replace(
         references,
         predictions=predictions.to(references.predictions),
@@ -144,12 +148,12 @@ def _as_other_classes(task: Task, of_gone: Tensor) -> ReferenceAims:
     assert found.outputs is not None
     answered = predicts.predictions(found.outputs)
     if task.references is None:
-        return ReferenceAims(objective=task.objective, predictions=answered, losses=found.losses, others=others)
+        return ReferenceAims(objective=task.objective, predictions=answered, losses=found.losses, other_classes=others)
     predictions, losses = (
         tensor.to(answered, copy=True) for tensor in (task.references.predictions, task.references.losses)
     )
     predictions[of_gone], losses[of_gone] = answered, found.losses
-    return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses, others=others)
+    return ReferenceAims(objective=task.objective, predictions=predictions, losses=losses, other_classes=others)
 
 
 def matching_loss(
@@ -181,6 +185,8 @@ def matching_loss(
             found = answers(objective, forward, joined_batch(forget, remain), asked)
             of_forget = Answers(found.losses[:k], None if found.outputs is None else found.outputs[:k], forget.targets)
             kept = found.losses[k:]
-        strayed = 0.0 if aims.others is None else aims.as_other_classes(objective, forward, forget, index).mean()
+        as_others = (
+            0.0 if aims.other_classes is None else aims.as_other_classes(objective, forward, forget, index).mean()
+        )
     divergences = [aims.divergences(of_forget, index, temperature=value).mean() for value in temperatures]
-    return kept.mean() + weight * (torch.stack(divergences).mean() + strayed)
+    return kept.mean() + weight * (torch.stack(divergences).mean() + as_others)

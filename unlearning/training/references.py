@@ -233,9 +233,9 @@ def _collect_classes(
     )
 
 
-def _check_finite(said: Tensor) -> None:
-    """Raise ReferencesUnusable unless all that a reference model said is finite."""
-    if not bool(torch.isfinite(said).all()):
+def _check_finite(answers: Tensor) -> None:
+    """Raise ReferencesUnusable unless all answers of a reference model are finite."""
+    if not bool(torch.isfinite(answers).all()):
         raise ReferencesUnusable("a reference model's predictions are not finite; check the training's learning rate")
 
 

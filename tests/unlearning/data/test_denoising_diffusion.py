@@ -246,14 +246,14 @@ def test_what_is_predicted_of_a_forgotten_class_is_drawn_to_what_is_predicted_of
         given.model.classes.weight.mul_(5)
     aims, batch, index = reference_aims(given), given.forget.batch, torch.arange(len(given.forget))
     assert aims is not None
-    assert aims.others is not None
-    assert set(aims.others.tolist()) == {0, 1}
+    assert aims.other_classes is not None
+    assert set(aims.other_classes.tolist()) == {0, 1}
     objective = given.objective.for_step()
     generation, parameters = objective.generation, list(given.model.parameters())
     assert generation is not None
     own, as_others = (
         generation.predicted(given.model, generation.relabelled(batch, classes))
-        for classes in (batch.targets, aims.others)
+        for classes in (batch.targets, aims.other_classes)
     )
     wanted = ((own - as_others.detach()) ** 2).mean((1, 2, 3)) / (2 * aims.losses)
     found = aims.as_other_classes(objective, given.model, batch, index)
@@ -261,7 +261,7 @@ def test_what_is_predicted_of_a_forgotten_class_is_drawn_to_what_is_predicted_of
     gradients = (torch.autograd.grad(each.sum(), parameters) for each in (found, wanted))
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
-    stays = replace(aims, others=torch.where(index > 0, aims.others, -1))
+    stays = replace(aims, other_classes=torch.where(index > 0, aims.other_classes, -1))
     assert stays.as_other_classes(objective, given.model, batch, index)[0].item() == 0.0
 
     run_to_completion(start(Matching(steps=60, learning_rate=0.1), given))
