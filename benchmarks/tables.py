@@ -1,4 +1,4 @@
-"""Generate the tables of docs/benchmarks.md, docs/gpu.md and of the README from benchmarks/results/*.json.
+"""Generate the tables of docs/benchmarks.md, docs/benchmarks/, docs/gpu.md and of the README from benchmarks/results/*.json.
 
     python -m benchmarks.tables           rewrite the text between the markers
     python -m benchmarks.tables --check   exit with status 1 if a page would change
@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.writing import RESULTS, Row, read
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "gpu.md", ROOT / "README.md")
+DOCS = ROOT / "docs"
+PAGES = (DOCS / "benchmarks.md", *sorted((DOCS / "benchmarks").glob("*.md")), DOCS / "gpu.md", ROOT / "README.md")
 MARK = re.compile(
     r"(<!-- table: (?P<name>\w+)(?: case=(?P<case>[^:>]+):)?(?P<across> across:)?(?P<metrics>[^>]*) -->\n).*?(?P<end><!-- end -->)",
     re.DOTALL,

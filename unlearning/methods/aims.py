@@ -56,7 +56,7 @@ class ReferenceAims:
         """Compute ½ (ε_θ(x | c) − stop[ε_θ(x | c′)])² / q, (k,), the mean over a sample, for those of a forgotten class; else 0.
 
         It is KL of normal laws with the variance q, the loss of the aim. A loss as of c′ alone says nothing of what is generated:
-        a quarter of the images asked of a forgotten class were still of it (docs/benchmarks.md).
+        a quarter of the images asked of a forgotten class were still of it (docs/benchmarks/generative.md).
         """
         generation, places = objective.generation, sent(index, self.losses.device)
         assert generation is not None
