@@ -61,5 +61,7 @@ def _step(
     anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
     loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
     value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
-    update_running_statistics(task.model, task.objective, remain)
+    if share_left <= 0.5:
+        # No step reads the running statistics, and they forget those of the first half by its end.
+        update_running_statistics(task.model, task.objective, remain)
     return value

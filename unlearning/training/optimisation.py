@@ -63,17 +63,18 @@ def minimise(model: nn.Module, optimiser: torch.optim.Optimizer, loss: Tensor, *
 
 
 @contextmanager
-def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
+def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[list[nn.Module]]:
     """Let batch norm normalise by the batch, as in training, while dropout stays off. Batch norm that training freezes stays so.
 
-    samples: the size of the batch; with fewer than 16 batch norm keeps using its running statistics.
+    samples: the size of the batch; with fewer than 16 batch norm keeps using its running statistics. Gives the layers that
+    normalise by the batch.
     """
     moving = moving_batch_norm(model) if samples >= MIN_NORMALISED_BATCH else []
     layers = [layer for layer in moving if not layer.training]
     for layer in layers:
         layer.training = True
     try:
-        yield
+        yield moving
     finally:
         for layer in layers:
             layer.training = False
@@ -82,8 +83,8 @@ def batch_statistics(model: nn.Module, *, samples: int) -> Iterator[None]:
 @torch.no_grad()
 def update_running_statistics(model: nn.Module, objective: Objective, batch: Batch) -> None:
     """Update batch norm's running statistics, which must match the changed weights, from a batch of remaining data only."""
-    if moving_batch_norm(model):
-        with batch_statistics(model, samples=batch.size):
+    with batch_statistics(model, samples=batch.size) as moving:
+        if moving:
             objective.losses(model, batch)  # which knows how the model is called
 
 

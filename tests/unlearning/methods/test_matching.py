@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.unlearning.data.test_references import key
@@ -65,6 +66,22 @@ def test_the_remaining_samples_stay_known(references: References) -> None:
     with torch.no_grad():
         right = (made.model(made.remain.inputs).argmax(-1) == made.remain.targets).float().mean()
     assert float(right) > 0.95
+
+
+def test_running_statistics_are_those_of_the_remaining_samples(references: References) -> None:
+    made = given(references)
+    far = [layer for layer in made.model.modules() if isinstance(layer, nn.BatchNorm1d)][-1]
+    seen: list[torch.Tensor] = []
+    far.running_mean += 10 * far.running_var.sqrt()
+    far.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+
+    run_to_completion(unlearn(Matching(), made))
+
+    seen.clear()
+    with torch.no_grad():
+        made.model(made.remain.inputs)
+    shift = (seen[0].mean(0) - far.running_mean) / far.running_var.sqrt()
+    assert float(shift.abs().max()) < 1
 
 
 def test_without_references_it_is_refused_before_the_first_step() -> None:
