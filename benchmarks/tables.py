@@ -108,7 +108,10 @@ def _content(marker: re.Match[str]) -> str:
 
 
 def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
-    """Generate a table: a row a case and method, a column a metric (mean ± half a 95 % interval), and below it the command."""
+    """Generate a table: a row a case and method, a column a metric (mean ± half a 95 % interval), and below it the command.
+
+    A case is named in its first row alone.
+    """
     rows = [r for r in read(name) if case is None or fnmatchcase(r.case, case)]
     found = {(r.case, r.method, r.metric): r for r in rows}
     metrics = metrics or list(dict.fromkeys(r.metric for r in rows))
@@ -116,10 +119,13 @@ def table(name: str, metrics: list[str], *, case: str | None = None) -> str:
     units = {r.metric: r.unit for r in rows}
     head = ["case", "method", "n", *(_titled(m, units.get(m, "")) for m in metrics)]
     lines = [head, ["---", "---", *["--:"] * (1 + len(metrics))]]
+    before = None
     for one, method in cases:
         cells = [found.get((one, method, metric)) for metric in metrics]
         n = next((cell.n for cell in cells if cell), 0)
-        lines.append([one, method.replace("_", " "), str(n), *(_shown(cell) for cell in cells)])
+        title = "" if one == before else one
+        lines.append([title, method.replace("_", " "), str(n), *(_shown(cell) for cell in cells)])
+        before = one
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
 
 
@@ -138,12 +144,14 @@ def across(name: str, metrics: list[str], *, case: str | None = None) -> str:
     of_method = [(method, m) for method in dict.fromkeys(r.method for r in rows) for m in metrics]
     head = ["model", "", *map(_samples, cases)]
     lines = [head, ["---", "---", *["--:"] * len(cases)]]
+    before = None
     for method, metric in of_method:
         cells = [found.get((one, method, metric)) for one in cases]
         unit = next((cell.unit for cell in cells if cell), None)
         if unit is not None:
-            title = _titled(metric, "percent" if unit == "share" else unit)
-            lines.append([method.replace("_", " "), title, *(_percent(cell) for cell in cells)])
+            title = "" if method == before else method.replace("_", " ")
+            lines.append([title, _titled(metric, unit), *(_shown(cell) for cell in cells)])
+            before = method
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_made(name)}"
 
 
@@ -172,7 +180,7 @@ def summary() -> str:
 
 
 def _titled(metric: str, unit: str) -> str:
-    sign = {"percent": ", %", "points": ", points", "seconds": ", s", "bytes": ", bytes"}.get(unit, "")
+    sign = {"percent": ", %", "share": ", %", "points": ", points", "seconds": ", s", "bytes": ", bytes"}.get(unit, "")
     return NAMES.get(metric, metric.replace("_", " ")) + sign
 
 
@@ -181,19 +189,15 @@ def _shown(row: Row | None) -> str:
         return "–"
     if row.n == 1 and not row.unit and row.mean.is_integer():  # a count
         return f"{row.mean:,.0f}"
+    if row.unit == "share" and row.n == 1:
+        return "yes" if row.mean == 1 else "no"
     if row.unit == "share":
-        return f"{row.mean:.2f} ({row.low:.2f} to {row.high:.2f})"
-    digits = 0 if abs(row.mean) >= 1000 else 1 if abs(row.mean) >= 10 else 2
+        mean, low, high = (round(100 * value) for value in (row.mean, row.low, row.high))
+        return f"{mean} ({low} to {high})"
+    size = abs(row.mean)
+    digits = 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 3
     half = (row.high - row.low) / 2
     return f"{row.mean:,.{digits}f}" + (f" ± {half:,.{digits}f}" if row.n > 1 else "")
-
-
-def _percent(row: Row | None) -> str:
-    """Show a share as percent with its interval; any other figure as elsewhere."""
-    if row is None or row.unit != "share":
-        return _shown(row)
-    mean, low, high = (round(100 * value) for value in (row.mean, row.low, row.high))
-    return f"{mean} ({low} to {high})"
 
 
 def _made(name: str) -> str:
