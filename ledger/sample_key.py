@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from ledger.db import allow_long_statements
 from ledger.errors import ModelBusy, WrongSampleKey
+from ledger.registry.held_files import held_references, hold_references, holding_references
 from ledger.registry.references import ReferenceFile
 from ledger.requests.uploads import commit_to_upload
 from ledger.sample_ids import KEY_BYTES, key_fingerprint, rehash, seal
@@ -217,4 +218,11 @@ def _rewrite_references(session: Session, later: bytes, rewrite: Rewrite) -> tup
             continue
         row.sha256, row.path = new.sha256, new.path
         done += 1
-    return done, sorted(unreadable)
+        for version in holding_references(session, row.model_id):
+            held = rewrite(held_references(version), lambda digest: rehash(digest, later))
+            if held is None:
+                unreadable.append(names[row.model_id])
+                continue
+            hold_references(version, before=new, after=held)
+            done += 1
+    return done, sorted(set(unreadable))

@@ -43,6 +43,7 @@ from worker.cleanup import (
     delete_expired_sheets,
     delete_finished_checkpoints,
     delete_needless_copies,
+    delete_outdated_files,
     record_storage_room,
 )
 from worker.settings import Settings, read_settings
@@ -176,6 +177,7 @@ def keep_house(sessions: sessionmaker[Session], settings: Settings) -> None:
     for action in (
         partial(sign_log, sessions, settings),
         partial(delete_finished_checkpoints, settings.files, sessions),
+        partial(delete_outdated_files, settings.files, sessions),
         partial(delete_expired_sheets, settings.files, older_than=timedelta(days=settings.sheet_days)),
         partial(record_storage_room, settings.files, sessions),
     ):

@@ -13,6 +13,7 @@ from ledger.events.checks import delete_expired_messages
 from ledger.events.deliveries import delete_expired_deliveries
 from ledger.jobs.checkpoints import unfinished_jobs
 from ledger.jobs.heartbeats import STORAGE, record_heartbeat
+from ledger.registry.held_files import list_outdated, mark_deleted
 from ledger.registry.retention import needed_files
 from ledger.requests.uploads import delete_expired_uploads
 
@@ -51,6 +52,18 @@ def delete_needless_copies(storage: Storage, sessions: sessionmaker[Session]) ->
             return needed_files(session)
 
     storage.delete_copies(read_needed)
+
+
+def delete_outdated_files(storage: Storage, sessions: sessionmaker[Session]) -> None:
+    """Delete the files that approved versions have replaced: they know people who were erased."""
+    with sessions.begin() as session:
+        outdated = list_outdated(session)
+        needed = needed_files(session) if outdated else set()
+    if not outdated:
+        return
+    delete_all(storage.delete, {name for names in outdated.values() for name in names} - needed)
+    with sessions.begin() as session:
+        mark_deleted(session, outdated)
 
 
 def record_storage_room(storage: Storage, sessions: sessionmaker[Session]) -> None:

@@ -20,6 +20,7 @@ from ledger.jobs.claims import await_approval
 from ledger.jobs.jobs import find_job, get_job
 from ledger.jobs.results import complete_job
 from ledger.jobs.transitions import advance_job
+from ledger.registry.held_files import release_files
 from ledger.registry.models import get_model, lock_model
 from ledger.requests.batching import close_job
 from ledger.states import JobState, Reason
@@ -90,6 +91,7 @@ def _approve_version(session: Session, job: Job, *, by: str) -> None:
     report = session.scalars(select(Report).where(Report.job_id == job.id)).one()
     record(session, "job.approved", {"by": by, "what": "version", "version": version.number}, job_id=job.id)
     data = {"verdict": report.verdict, "version": version.number, "report": report.id, "samples": job.sample_count}
+    release_files(session, version)
     complete_job(session, job, version, data)
 
 

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, null, select, update
 from sqlalchemy.orm import Session
 
 from ledger import resources
@@ -41,9 +41,9 @@ def stop_job(session: Session, job: Job) -> None:
 
 
 def refuse_version(session: Session, job: Job) -> None:
-    """Mark the version of a job, if it has made one, as never to be served."""
+    """Mark the version of a job, if it has made one, as never to be served. The model keeps its files."""
     made = update(ModelVersion).where(ModelVersion.job_id == job.id)
-    session.execute(made.values(refused_at=func.clock_timestamp()))
+    session.execute(made.values(refused_at=func.clock_timestamp(), held_files=null()))
 
 
 def retry_job(session: Session, *, tenant_id: UUID, job_id: UUID) -> resources.Job:

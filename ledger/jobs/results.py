@@ -14,9 +14,9 @@ from ledger.events.timeline import record
 from ledger.jobs.attempts import end_attempt, finish_attempt, record_timings, start_fallback
 from ledger.jobs.claims import MAX_TRIES, Claim, Fence, lock_claimed_job
 from ledger.jobs.transitions import advance_job
+from ledger.registry.held_files import hold_files, use_files
 from ledger.registry.lineage import record_erasure, set_served
-from ledger.registry.models import set_checkpoints
-from ledger.registry.references import ReferenceFile, replace_references
+from ledger.registry.references import ReferenceFile
 from ledger.states import AttemptOutcome, JobState, Phase, Reason, Verdict, VersionKind
 from ledger.tables import Attempt, Job, Model, ModelVersion, Report
 from ledger.transparency.commitments import Commitment, record_commitment
@@ -51,7 +51,7 @@ def publish(
     """Publish the result in the caller's transaction: version, report, erased samples, states and events.
 
     If the model's versions need approval, or this one lost more merit than the model allows, only the version and the report are
-    written, and the job awaits approval.
+    written, and the job awaits approval. The files of `references` and `checkpoints` become the model's when it is approved.
     document: the report, with its ID, verdict and the digest of the weights. weights_path: the file's name in the storage.
     commitment: of the report's Merkle root; people: of its root over people; both sealed. statement: the signed envelope.
     references: the file of reference predictions without the rows of this job's samples, if the model has references.
@@ -91,16 +91,14 @@ def publish(
     session.add(stored)
     if commitment is not None:
         record_commitment(session, job.id, commitment, people)
-    if references is not None and claim.references is not None:
-        replace_references(session, claim.model_id, old=claim.references, new=references)
-    if checkpoints is not None:
-        set_checkpoints(model, checkpoints)
+    replaced = None if references is None or claim.references is None else (claim.references, references)
     record_timings(session, job, timings)
     end_attempt(session, job, outcome=AttemptOutcome.PUBLISHED)
     data = {"verdict": stored.verdict, "version": version.number, "report": stored.id, "samples": len(claim.forget)}
     record(session, "job.published", data, job_id=job.id)
     lost_too_much = utility_drop > model.approve_utility_drop
     if model.approve_versions or lost_too_much:
+        hold_files(version, model, references=replaced, checkpoints=checkpoints)
         advance_job(
             session,
             job.id,
@@ -116,6 +114,7 @@ def publish(
             checkpoint=None,
         )
     else:
+        use_files(session, model, references=replaced, checkpoints=checkpoints)
         complete_job(session, job, version, data)
     return Published(
         version_id=version.id, version_number=version.number, report_id=stored.id, samples=len(claim.forget)

@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from ledger.db import now
+from ledger.registry.held_files import held_paths
 from ledger.registry.lineage import count_resurrected
 from ledger.registry.models import CHECKPOINTS, find_model
 from ledger.states import HandOverState
@@ -83,7 +84,7 @@ def needed_files(session: Session) -> set[str]:
     weights = session.scalars(select(ModelVersion.weights_path).where(ModelVersion.purged_at.is_(None)))
     kept = session.scalars(select(Model.details[CHECKPOINTS]).where(Model.details.has_key(CHECKPOINTS)))
     checkpoints = (str(entry["path"]) for entries in kept for entry in entries)
-    return {*weights, *session.scalars(select(ReferenceSet.path)), *checkpoints}
+    return {*weights, *session.scalars(select(ReferenceSet.path)), *checkpoints, *held_paths(session)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

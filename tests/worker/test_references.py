@@ -17,6 +17,7 @@ from expunge.operator.references import prepare_model
 from expunge.operator.registration import register_workload
 from expunge.operator.training import train_workload
 from ledger.events.timeline import list_job_events
+from ledger.jobs.approvals import approve, refuse, set_approvals
 from ledger.jobs.claims import claim
 from ledger.jobs.jobs import get_report, list_attempts
 from ledger.registry.models import get_model
@@ -33,6 +34,7 @@ from unlearning.errors import ReferencesUnusable
 from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
 from unlearning.training.references import PreparationCost
+from worker.cleanup import delete_outdated_files
 from worker.inputs import load_inputs, load_workload
 
 PLAN = ReferencePlan(epochs=1.0)
@@ -122,6 +124,29 @@ def test_the_next_job_uses_what_is_left(bench: Bench, training_ids: tuple[str, .
 
     _, left = stored(bench)
     assert keys(training_ids[:40]).isdisjoint(left.keys)
+
+
+def test_a_refused_version_leaves_the_references_to_the_next_job(bench: Bench, training_ids: tuple[str, ...]) -> None:
+    before, _ = stored(bench)
+    with bench.sessions.begin() as session:
+        set_approvals(session, tenant_id=bench.tenant_id, model="digits", versions=True, by="key:admin")
+    refused = bench.submit(training_ids[:20])
+    assert bench.run(refused)
+    with bench.sessions.begin() as session:
+        refuse(session, tenant_id=bench.tenant_id, job_id=refused, by="key:admin")
+    delete_outdated_files(bench.settings.files, bench.sessions)
+    assert stored(bench)[0] == before
+
+    job_id = bench.submit(training_ids[20:40])
+    assert bench.run(job_id)
+    with bench.sessions.begin() as session:
+        events = {e.kind for e in list_job_events(session, tenant_id=bench.tenant_id, job_id=job_id)}
+        assert "job.references_unused" not in events
+        approve(session, tenant_id=bench.tenant_id, job_id=job_id, by="key:admin")
+    delete_outdated_files(bench.settings.files, bench.sessions)
+    after, left = stored(bench)
+    assert (after.exists(), before.exists()) == (True, False)
+    assert keys(training_ids[20:40]).isdisjoint(left.keys)
 
 
 @pytest.mark.slow

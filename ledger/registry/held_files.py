@@ -1,0 +1,112 @@
+"""Files that a version which awaits approval will make outdated: they become the model's with the version, and not before.
+
+A refused version leaves the model as it was, with its reference predictions and the weights after slices of its training.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import null, select, update
+from sqlalchemy.orm import Session
+
+from ledger.registry.models import CHECKPOINTS, set_checkpoints
+from ledger.registry.references import ReferenceFile, replace_references
+from ledger.tables import Model, ModelVersion
+
+REFERENCES, OUTDATED = "references", "outdated"
+"""Keys of `ModelVersion.held_files`: the files before and after, as of `CHECKPOINTS`; and once it is served, what to delete."""
+
+
+def use_files(
+    session: Session,
+    model: Model,
+    *,
+    references: tuple[ReferenceFile, ReferenceFile] | None,
+    checkpoints: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Make files the model's that know nothing of what was erased. references: the file before and the one after."""
+    if references is not None:
+        replace_references(session, model.id, old=references[0], new=references[1])
+    if checkpoints is not None:
+        set_checkpoints(model, checkpoints)
+
+
+def hold_files(
+    version: ModelVersion,
+    model: Model,
+    *,
+    references: tuple[ReferenceFile, ReferenceFile] | None,
+    checkpoints: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Note beside a version that awaits approval which files become the model's with it."""
+    held: dict[str, Any] = {}
+    if checkpoints is not None:
+        held[CHECKPOINTS] = [model.details.get(CHECKPOINTS, []), [dict(entry) for entry in checkpoints]]
+    version.held_files = held or None
+    if references is not None:
+        hold_references(version, before=references[0], after=references[1])
+
+
+def hold_references(version: ModelVersion, *, before: ReferenceFile, after: ReferenceFile) -> None:
+    """Note beside a version the file of reference predictions that becomes the model's with it, and the one that it replaces."""
+    files = [{"sha256": file.sha256, "path": file.path} for file in (before, after)]
+    version.held_files = {**(version.held_files or {}), REFERENCES: files}
+
+
+def holding_references(session: Session, model_id: UUID) -> Sequence[ModelVersion]:
+    """Find the versions of a model with which other reference predictions become the model's."""
+    chosen = select(ModelVersion).where(ModelVersion.model_id == model_id)
+    return session.scalars(chosen.where(ModelVersion.held_files.has_key(REFERENCES))).all()
+
+
+def held_references(version: ModelVersion) -> ReferenceFile:
+    """Read which file of reference predictions becomes the model's with a version that holds one."""
+    return ReferenceFile(**(version.held_files or {})[REFERENCES][1])
+
+
+def release_files(session: Session, version: ModelVersion) -> None:
+    """Make the held files of an approved version the model's, unless others came in between, and note what to delete.
+
+    The caller must hold the lock of the model's row.
+    """
+    held = version.held_files
+    if not held:
+        return
+    model = session.get_one(Model, version.model_id)
+    references, outdated = None, set[str]()
+    if REFERENCES in held:
+        old, new = (ReferenceFile(**file) for file in held[REFERENCES])
+        references, outdated = (old, new), {old.path} - {new.path}
+    before, checkpoints = held.get(CHECKPOINTS, (None, None))
+    if before is not None:
+        outdated |= {entry["path"] for entry in before} - {entry["path"] for entry in checkpoints}
+        if model.details.get(CHECKPOINTS, []) != before:
+            checkpoints = None
+    use_files(session, model, references=references, checkpoints=checkpoints)
+    version.held_files = {OUTDATED: sorted(outdated)} if outdated else None
+
+
+def held_paths(session: Session) -> set[str]:
+    """List the names of the files that become a model's if a version is approved."""
+    found = session.scalars(select(ModelVersion.held_files).where(ModelVersion.held_files.is_not(None)))
+    return {
+        str(path)
+        for held in found
+        if held is not None
+        for path in (
+            *(file["path"] for file in held.get(REFERENCES, ())[1:]),
+            *(entry["path"] for entries in held.get(CHECKPOINTS, ())[1:] for entry in entries),
+        )
+    }
+
+
+def list_outdated(session: Session) -> dict[UUID, list[str]]:
+    """List the files that approved versions have made outdated and that are not deleted yet, by the version."""
+    chosen = select(ModelVersion.id, ModelVersion.held_files[OUTDATED])
+    return dict(session.execute(chosen.where(ModelVersion.held_files.has_key(OUTDATED))).all())
+
+
+def mark_deleted(session: Session, version_ids: Collection[UUID]) -> None:
+    """Record that the outdated files of versions are deleted."""
+    session.execute(update(ModelVersion).where(ModelVersion.id.in_(version_ids)).values(held_files=null()))
