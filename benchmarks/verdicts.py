@@ -1,6 +1,7 @@
 """How often the audit's verdict is right about models whose truth is known.
 
     python -m benchmarks.verdicts --case digits digits_prepared --seeds 100 101 102 103 104
+    python -m benchmarks.verdicts --methods ltu ieu --case digits     these methods alone
     python -m benchmarks.verdicts --few 8 --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --tests --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
@@ -37,7 +38,7 @@ from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
-from benchmarks.quality import everything
+from benchmarks.quality import ALL, everything
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
@@ -55,14 +56,17 @@ def main() -> None:
     """Count the verdicts of all models and write them as shares."""
     parser = case_parser(__doc__, cases=BOTH_DIGITS)
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="of --few (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *ALL), help="these alone (default: all)")
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
     parser.add_argument("--relearned", type=int, nargs="+", help="most samples that audits without references relearn")
     given = parser.parse_args()
+    unknown = set(given.methods or ()) - set(METHODS if given.few else ALL)
+    if unknown:
+        parser.error(f"not among these models: {', '.join(sorted(unknown))}")
     if given.few or given.tests or given.relearned:
         torch.set_num_threads(1)
     if given.few:
-        found = (few(name, seeds, given.few, given.methods) for name, seeds in chosen(given))
+        found = (few(name, seeds, given.few, given.methods or tuple(METHODS)) for name, seeds in chosen(given))
         write("verdicts_few", [made for rows in found for made in rows])
         return
     if given.tests:
@@ -74,7 +78,7 @@ def main() -> None:
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):
-        runs = everything(name, seeds)
+        runs = everything(name, seeds, given.methods or ALL)
         for seed in seeds:
             for label, judged in known(case(name, seed)).items():
                 runs.setdefault(label, []).append(judged)
