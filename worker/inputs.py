@@ -174,7 +174,8 @@ def _load_references(
         forget = keys(split.forget)
         remaining = references.without(set(forget))
         aims = replace(references.for_method(forget), others=partial(remaining.of_samples, digest))
-        copies = find_copies(split.forget, split.remain, held_out=held_out.audit)
+        near = references.near_copies
+        copies = find_copies(split.forget, split.remain, held_out=held_out.audit, within=near)
         copied = int(copies.found.sum())
         tested = (~copies.found if copied < len(forget) else copies.found).nonzero().flatten()
         audit = AuditReferences(

@@ -1,8 +1,8 @@
 """Jobs of a model that has reference predictions: matching first, and none of the erased samples' rows left."""
 
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from unlearning.specs.references import ReferencePlan
 from unlearning.storage import load_weights
 from unlearning.training.references import PreparationCost
 from worker.cleanup import delete_outdated_files
-from worker.inputs import load_inputs, load_workload
+from worker.inputs import JobInputs, load_inputs, load_workload
 
 PLAN = ReferencePlan(epochs=1.0)
 
@@ -228,16 +228,8 @@ def test_samples_of_which_copies_remain_stay_as_known_as_these_and_the_report_sa
 
 def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench: Callable[..., Bench]) -> None:
     given = digits.copied_twice()
-    bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
-    pool = (*given.train.ids, *given.held_out.ids)
-    file = bench.settings.files.put(to_bytes(uniform_references(pool, width=10)), "references")
-    job_id = bench.submit([given.train.ids[0], given.train.ids[1], "third"])
-    with bench.sessions.begin() as session:
-        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
-    assert claimed is not None
-    claimed = replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1]))
 
-    inputs = load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
+    inputs = inputs_with(make_bench, given.train.ids[0], given.train.ids[1], "third")
 
     assert inputs.references is not None
     first, other, third = inputs.references.aims.predictions
@@ -253,32 +245,42 @@ def test_two_samples_of_which_the_same_copy_remains_have_the_same_aim(make_bench
         others(inputs.forget)
 
 
-def test_a_file_that_keeps_other_predictions_is_not_used_where_a_copy_remains(make_bench: Callable[..., Bench]) -> None:
-    given = digits.copied_twice()
-    bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
-    pool = (*given.train.ids, *given.held_out.ids)
-    file = bench.settings.files.put(to_bytes(uniform_references(pool, width=3)), "references")
-    job_id = bench.submit([given.train.ids[0]])
-    with bench.sessions.begin() as session:
-        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
-    assert claimed is not None
+def test_copies_are_searched_for_at_the_share_of_the_plan(make_bench: Callable[..., Bench]) -> None:
+    inputs = inputs_with(make_bench, digits.copied_twice().train.ids[0], plan=ReferencePlan(near_copies=0))
 
-    workload = load_workload(claimed.workload, allowed=bench.settings.allowed)
-    claimed = replace(claimed, references=ReferenceFile(path=file[0], sha256=file[1]))
-    inputs = load_inputs(claimed, workload, bench.settings)
+    assert inputs.references is not None
+    assert inputs.references.audit.copied == 0
+    assert torch.equal(inputs.references.aims.predictions, torch.full((1, 10), 0.1))
+
+
+def test_a_file_that_keeps_other_predictions_is_not_used_where_a_copy_remains(make_bench: Callable[..., Bench]) -> None:
+    inputs = inputs_with(make_bench, digits.copied_twice().train.ids[0], width=3)
 
     assert inputs.references is None
     assert inputs.references_unused is not None
     assert "prepare them again" in inputs.references_unused
 
 
-def uniform_references(pool: Sequence[str], *, width: int) -> References:
-    return References(
+def inputs_with(
+    make_bench: Callable[..., Bench], *forget: str, width: int = 10, plan: ReferencePlan | None = None
+) -> JobInputs:
+    """Load the inputs of a job whose model has references of equal probabilities, `width` of each sample."""
+    given = digits.copied_twice()
+    bench = make_bench(policy=["retrain"], reference="tests.worker.digits:copied_twice")
+    pool = (*given.train.ids, *given.held_out.ids)
+    references = References(
         keys=tuple(sample_digest(KEY, "tiny-digits", sample) for sample in pool),
         predictions=torch.full((len(pool), width), 1 / width),
         **{name: torch.zeros(len(pool)) for name in ("losses", "unseen", "seen")},
-        details={},
+        details={"plan": asdict(plan or ReferencePlan())},
     )
+    path, sha256 = bench.settings.files.put(to_bytes(references), "references")
+    job_id = bench.submit(list(forget))
+    with bench.sessions.begin() as session:
+        claimed = claim(session, job_id, worker="test", lease=timedelta(minutes=1))
+    assert claimed is not None
+    claimed = replace(claimed, references=ReferenceFile(path=path, sha256=sha256))
+    return load_inputs(claimed, load_workload(claimed.workload, allowed=bench.settings.allowed), bench.settings)
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])

@@ -18,11 +18,11 @@ def likely_causes(
     """Name likely causes why a model that never saw the forget set fails to be verified, as sentences with counts.
 
     findings: the audit of that model. copies: the forgotten samples' near-copies among the remaining ones; None to search for them,
-    which reads the whole remaining set. Empty for a verified verdict.
+    which reads the whole remaining set, as it does if none were compared. Empty for a verified verdict.
     """
     if findings.verdict.value == "verified":
         return ()
-    found = find_copies(forget, remain, held_out=held_out) if copies is None else copies
+    found = copies if copies and copies.compared else find_copies(forget, remain, held_out=held_out)
     causes = []
     if count := int(found.found.sum()):
         causes.append(

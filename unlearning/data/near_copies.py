@@ -50,9 +50,12 @@ class Copies(NamedTuple):
 
 @torch.no_grad()
 def find_copies(samples: SampleSet, others: SampleSet, *, held_out: SampleSet, within: float = NEAR) -> Copies:
-    """Find the near-copies of some samples among others. Of large sets as many samples are compared as some seconds allow."""
+    """Find the near-copies of some samples among others. Of large sets as many samples are compared as some seconds allow.
+
+    within: the share of the usual distance; 0 compares nothing.
+    """
     places = torch.full((len(samples),), -1, dtype=torch.int64)
-    if not (len(samples) and len(others) and len(held_out)):
+    if not (within and len(samples) and len(others) and len(held_out)):
         return Copies(places, 0)
     width = flat_inputs(others.select(torch.arange(1))).shape[1]
     most = max(1, min(int(_COMPARISONS / (2 * len(others) * width)), _COMPARED_NUMBERS // width))

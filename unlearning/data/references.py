@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from unlearning.data.near_copies import NEAR
 from unlearning.data.objectives import Objective
 from unlearning.data.samples import SampleSet
 from unlearning.errors import ReferencesUnusable
@@ -111,6 +112,11 @@ class References:
 
     def __post_init__(self) -> None:
         _check_rows(self.keys, {name: getattr(self, name) for name in _TENSORS})
+
+    @property
+    def near_copies(self) -> float:
+        """The share of the usual distance below which two samples are near-copies, of the plan (`ReferencePlan.near_copies`)."""
+        return float(self.details.get("plan", {}).get("near_copies", NEAR))
 
     def take(self, keys: Sequence[bytes]) -> "References":
         """Return the rows of these samples, in their order. Raises ReferencesUnusable if one is missing; it is not named."""

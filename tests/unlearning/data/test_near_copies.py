@@ -37,6 +37,12 @@ def test_how_near_a_copy_must_be(distance: float, found: bool) -> None:
     assert grouped(TRAIN, copies, HELD_OUT, training=203) == ([[0, 200], [1, 201], [2, 202]] if found else [])
 
 
+def test_with_a_share_of_0_nothing_is_compared() -> None:
+    found = find_copies(moved(TRAIN.take(torch.arange(3)), 0.0, name="copy"), TRAIN, held_out=HELD_OUT, within=0)
+
+    assert (found.places.tolist(), found.compared) == ([-1] * 3, 0)
+
+
 def test_a_copy_is_found_among_numbers_that_are_large() -> None:
     far = [replace(part, inputs=part.inputs + 3000) for part in (TRAIN, HELD_OUT)]
     copy = replace(moved(TRAIN.take(torch.tensor([150])), 0.1, name="copy"))
