@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from service.http.problems import INVALID, MALFORMED_JSON, NOT_READY, PROBLEMS, UNEXPECTED
+from service.http.problems import INVALID, MALFORMED_JSON, METHOD_NOT_ALLOWED, NOT_READY, PROBLEMS, UNEXPECTED
 from service.settings import Settings as ServiceSettings
 from worker.settings import Settings as WorkerSettings
 
@@ -37,7 +37,8 @@ def settings() -> str:
 def errors() -> str:
     """One row a status: the types of problems with their titles."""
     kinds = sorted(
-        {*PROBLEMS.values(), MALFORMED_JSON, INVALID, NOT_READY, UNEXPECTED}, key=lambda kind: (kind.status, kind.slug)
+        {*PROBLEMS.values(), MALFORMED_JSON, INVALID, METHOD_NOT_ALLOWED, NOT_READY, UNEXPECTED},
+        key=lambda kind: (kind.status, kind.slug),
     )
     rows = (
         (str(status), "<br>".join(f"`{kind.slug}`: {kind.title}" for kind in found))

@@ -40,7 +40,12 @@ DEFAULT_WAIT = 1.0
 
 
 def connect(url: str, key: str) -> httpx.Client:
-    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`."""
+    """Open a client for the API at `url` with an API key. Close it, or use it in a `with`.
+
+    Raises ServiceUnreachable for what is no address.
+    """
+    if not url.lower().startswith(("http://", "https://")):
+        raise ServiceUnreachable(f"{url!r} is no address of the API; it begins with http:// or https://.")
     return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=30)
 
 

@@ -13,9 +13,9 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
-def plural(value: int, noun: str) -> str:
-    """Count a noun: (1, "sample") → 1 sample; (1334, "sample") → 1,334 samples."""
-    return f"{value:,} {noun}" if value == 1 else f"{value:,} {noun}s"
+def plural(value: int, noun: str, nouns: str | None = None) -> str:
+    """Count a noun: (1, "sample") → 1 sample; (1334, "sample") → 1,334 samples. nouns: the plural, if no s forms it."""
+    return f"{value:,} {noun}" if value == 1 else f"{value:,} {nouns or noun + 's'}"
 
 
 def any_of(count: int, noun: str, nouns: str | None = None) -> str:

@@ -19,6 +19,9 @@ from verifier.statement import (
     read_statement,
 )
 
+ACRONYMS = frozenset({"ct", "ieu", "ltu"})
+"""Methods whose papers abbreviate their names."""
+
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of a statement, report or proof. A larger file is refused."""
 
@@ -140,21 +143,32 @@ def _stated(statement: Statement) -> list[str]:
     if certificate is not None:
         exact += [f"Certified, not exact: {certificate['statement']}", *certificate["assumptions"]]
     people = predicate.get("people")
-    named = [f"Asked for by name: {people['subjects']} people, commitment {people['root']}."] if people else []
+    named = []
+    if people:
+        asked = _count(people["subjects"], "person", "people")
+        named.append(f"Asked for by name: {asked}, commitment {people['root']}.")
     before = ", ".join(str(weights["digest"]["sha256"]) for weights in predicate["before"])
     return [
         f"Verdict: {predicate['verdict']['value']}. {predicate['verdict']['sentence']}",
         *map(str, exact),
         f"Model {model['name']}, version {model.get('version_after', '?')}: weights {', '.join(statement.subjects)}.",
-        f"Made from the weights {before} by {str(method['kind']).upper()}.",
+        f"Made from the weights {before} by {_method_name(str(method['kind']))}.",
         *(
             f"Compared with the weights {weights['digest']['sha256']}, said to be retrained without the forgotten samples."
             for weights in predicate.get("reference", [])
         ),
-        f"Forgotten: {commitment['samples']} samples, commitment {commitment['root']}.",
+        f"Forgotten: {_count(commitment['samples'], 'sample', 'samples')}, commitment {commitment['root']}.",
         *named,
         f"Signed at {predicate['clock']['signed_at']} by {code.get('name', '?')} {code['version']}.",
     ]
+
+
+def _count(number: object, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _method_name(kind: str) -> str:
+    return kind.upper() if kind in ACRONYMS else kind.replace("_", " ")
 
 
 def _read(path: Path) -> bytes:

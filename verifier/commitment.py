@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from verifier.errors import Malformed, Mismatch
+from verifier.errors import Malformed, Mismatch, require_type, unreadable
 from verifier.merkle import included, leaf_hash
 
 TYPE = "https://expunge.dev/proofs/inclusion/v1"
@@ -104,7 +104,7 @@ def read_subject_inclusion(data: bytes) -> SubjectInclusion:
         opening = bytes.fromhex(content["opening"])
         proof = SubjectInclusion(subject=str(content["subject"]), opening=opening, salt=salt, **shared)
     except (ValueError, KeyError, TypeError) as error:
-        raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
+        raise unreadable("The proof of inclusion", error) from error
     if len(opening) != SALT_BYTES:
         raise Malformed(f"The opening must be {SALT_BYTES} bytes long.")
     return proof
@@ -114,13 +114,12 @@ def _read(data: bytes, kind: str) -> tuple[dict[str, Any], bytes, dict[str, Any]
     """Read what every proof has: its whole content, the salt, and the arguments that say where it is in the tree."""
     try:
         content = json.loads(data)
-        if content["type"] != kind:
-            raise Malformed(f"The proof of inclusion is of the type {content['type']!r}, not {kind!r}.")
+        require_type("The proof of inclusion", content, kind)
         salt, path = bytes.fromhex(content["salt"]), tuple(bytes.fromhex(step) for step in content["path"])
         place = {"index": int(content["leaf_index"]), "size": int(content["tree_size"]), "path": path}
         report_id = str(content["report_id"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed(f"The proof of inclusion cannot be read: {type(error).__name__}.") from error
+        raise unreadable("The proof of inclusion", error) from error
     if len(salt) != SALT_BYTES or any(len(step) != SALT_BYTES for step in path):
         raise Malformed(f"The salt and each step of the path must be {SALT_BYTES} bytes long.")
     return content, salt, {"report_id": report_id, **place}

@@ -7,6 +7,8 @@ NotProven
 └── Mismatch         the signature is good, but it is about something other than what was given
 """
 
+from collections.abc import Mapping
+
 
 class NotProven(Exception):
     """Base of all reasons; the message is for the person who checks."""
@@ -26,3 +28,22 @@ class Revoked(NotProven):
 
 class Mismatch(NotProven):
     """The signed content is about other weights, another report, another sample, another person or another tree."""
+
+
+PROBLEMS = "https://expunge.dev/problems/"
+"""What the type of an error begins with that the service answers in place of a proof."""
+
+
+def unreadable(what: str, error: Exception) -> Malformed:
+    """Say why a file cannot be read: what it lacks, or what kind of error came."""
+    why = f"it lacks {error}" if isinstance(error, KeyError) else type(error).__name__
+    return Malformed(f"{what} cannot be read: {why}.")
+
+
+def require_type(what: str, content: Mapping[str, object], wanted: str) -> None:
+    """Check the type that a proof names. Raises Malformed, and KeyError if it names none."""
+    found = content["type"]
+    if isinstance(found, str) and found.startswith(PROBLEMS):
+        raise Malformed(f"{what} is none, but an error of the service: {content.get('detail', found)}")
+    if found != wanted:
+        raise Malformed(f"{what} is of the type {found!r}, not {wanted!r}.")

@@ -11,7 +11,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from verifier.errors import BadSignature, Malformed, Mismatch
+from verifier.errors import BadSignature, Malformed, Mismatch, require_type, unreadable
 from verifier.keys import TrustedKey, choose_valid, named
 from verifier.merkle import consistent, included, leaf_hash, root_hash
 
@@ -141,8 +141,7 @@ def read_log_proof(data: bytes) -> LogProof:
     """Read the proof of an entry from its file. Raises Malformed."""
     try:
         proof = json.loads(data)
-        if proof["type"] != TYPE:
-            raise Malformed(f"The proof is of the type {proof['type']!r}, not {TYPE!r}.")
+        require_type("The proof from the log", proof, TYPE)
         return LogProof(
             leaf=base64.b64decode(proof["leaf"], validate=True),
             content=str(proof["content"]),
@@ -152,7 +151,7 @@ def read_log_proof(data: bytes) -> LogProof:
             checkpoint=str(proof["checkpoint"]),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Malformed(f"The proof from the log cannot be read: {type(error).__name__}.") from error
+        raise unreadable("The proof from the log", error) from error
 
 
 def check_entry(proof: LogProof, *, keys: Sequence[TrustedKey]) -> Entry:

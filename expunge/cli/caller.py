@@ -12,7 +12,7 @@ import typer
 
 from expunge import client
 from expunge.cli.console import Key, ProgressDisplay, SampleID, Url, ask_for_whom, has_terminal, notes, out, read_ids
-from expunge.stack.folder import Folder, default_folder, read_stack_settings
+from expunge.stack.folder import Folder, chosen_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
@@ -27,7 +27,7 @@ MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "applicati
 
 def open_client(url: str | None, key: str) -> httpx.Client:
     """Connect to the API at `url`, or to the stack that runs on this machine."""
-    running = None if url else read_stack_settings(default_folder())
+    running = None if url else read_stack_settings(chosen_folder())
     return client.connect(url or (running.api_url if running else "http://127.0.0.1:8000"), key)
 
 
@@ -117,8 +117,11 @@ def submit(
             unmatched = [ids[line - 1] for line in answer.unmatched_lines]
             answer = answer.model_copy(update={"unmatched_sample_ids": unmatched, "unmatched_lines": None})
         out.print_json(answer.model_dump_json())
-        if watch and isinstance(answer, UnlearnRequest) and not watch_jobs(http, client.job_ids(answer)):
-            raise typer.Exit(1)
+        if watch and isinstance(answer, UnlearnRequest):
+            for line in format_without_jobs(answer):
+                notes.print(line, markup=False, highlight=False)
+            if not watch_jobs(http, client.job_ids(answer)):
+                raise typer.Exit(1)
 
 
 def check_ids(given: Iterable[str], *, name: str = "sample ID") -> Iterator[str]:
@@ -171,12 +174,21 @@ def watch_job(http: httpx.Client, job_id: UUID) -> bool:
                 notes.print(format_fallback(job, shown), markup=False, highlight=False)
             if job.state == JobState.AWAITING_APPROVAL and job.phase != waited:
                 waited = job.phase
-                notes.print(format_approval(job), markup=False, highlight=False)
+                notes.print(format_approval(job), markup=False, highlight=False, soft_wrap=True)
     assert job is not None  # client.watch_job yields at least the job's end
     notes.print(format_end(job), markup=False, highlight=False)
     if job.report_id:
         notes.print(f"Its report: expunge report {job.report_id}", highlight=False)
     return job.state == JobState.COMPLETED
+
+
+def format_without_jobs(request: UnlearnRequest) -> list[str]:
+    """Say which models of a request need no job, and why: there is none to follow."""
+    return [
+        f"No job for {target.model}: {target.reason or target.state}."
+        for target in request.targets
+        if target.job is None
+    ]
 
 
 def format_fallback(job: Job, fallback: Fallback) -> str:
@@ -188,8 +200,8 @@ def format_fallback(job: Job, fallback: Fallback) -> str:
 def format_approval(job: Job) -> str:
     """Say what awaits approval, why, and how to decide; a job may wait for its run, and later for its version."""
     what = "Its version" if job.phase == Phase.PUBLISH else "Its run"
-    why = "" if job.reason is None else f" ({job.reason}: {job.detail})" if job.detail else f" ({job.reason})"
-    return f"{what} awaits approval{why}. Decide with: expunge approve {job.id}, or: expunge reject {job.id}"
+    why = "" if job.reason is None else f": {job.reason}. {job.detail or ''}".rstrip(". ")
+    return f"{what} awaits approval{why}. Decide with:\n  expunge approve {job.id}\n  expunge reject {job.id}"
 
 
 def format_end(job: Job) -> str:
@@ -371,11 +383,14 @@ def fetch_digests(http: httpx.Client, path: str, *, hashed_under: bytes) -> froz
 
 def find_sample_key(given: str | None) -> bytes:
     """Read the key for sample IDs: the given one, else the running stack's, else ask for it. Raises BadParameter."""
-    kept = Folder(default_folder()).sample_key
-    if given is None and read_stack_settings(default_folder()) and kept.exists():
+    kept = Folder(chosen_folder()).sample_key
+    if given is None and read_stack_settings(chosen_folder()) and kept.exists():
         given = kept.read_text().strip()
     if given is None and not has_terminal():
-        raise typer.BadParameter("set EXPUNGE_SAMPLE_KEY to the key under which the service hashes sample IDs")
+        raise typer.BadParameter(
+            "set EXPUNGE_SAMPLE_KEY to the key under which the service hashes sample IDs, or EXPUNGE_DATA to the data folder of "
+            "a stack that runs on this machine"
+        )
     try:
         return parse_sample_key(given or typer.prompt("Sample key", hide_input=True, err=True))
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expunge.cli.console import DataDir, ProgressDisplay, Tenant, notes, out
+from report.formatting import plural
 
 if TYPE_CHECKING:
     from ledger.registry.subjects import Assignment
@@ -96,8 +97,8 @@ def import_subjects(
 
 def _print(assigned: "Assignment", dataset: str) -> None:
     out.print(
-        f"Read {assigned.lines:,} lines and assigned {assigned.added:,} samples to their subjects. {dataset!r} knows "
-        f"{assigned.subjects:,} subjects.",
+        f"Read {plural(assigned.lines, 'line')} and assigned {plural(assigned.added, 'sample')} to their subjects. "
+        f"{dataset!r} knows {plural(assigned.subjects, 'subject')}.",
         markup=False,
         highlight=False,
         soft_wrap=True,
@@ -106,8 +107,8 @@ def _print(assigned: "Assignment", dataset: str) -> None:
         listed = ", ".join(map(str, assigned.unmatched_lines[:LISTED]))
         more = ", …" if assigned.unmatched > LISTED else ""
         notes.print(
-            f"{assigned.unmatched:,} lines name a sample that the dataset does not have: {listed}{more}. Register it first, then "
-            "import these lines again.",
+            f"{plural(assigned.unmatched, 'line')} with a sample that the dataset does not have: {listed}{more}. Register these "
+            "samples first, then import the lines again.",
             style="yellow",
             soft_wrap=True,
         )

@@ -27,6 +27,7 @@ from ledger.tables import Job, Model, ModelVersion
 from ledger.transparency.log import check_continues
 from ledger.transparency.signing_keys import usable_signing_keys
 from migrations.commands import newest
+from report.formatting import plural
 from unlearning.errors import UnlearningError, WeightsDamaged, WeightsMissing
 from unlearning.files import file_sha256
 from unlearning.specs import parse
@@ -244,7 +245,11 @@ def check_log(session: Session, folder: Path | None) -> CheckResult:
             check_continues(session, last)
     except LogForked as error:
         return CheckResult("log", False, f"It is not signed any more. {error}")
-    signed = "Nothing was signed yet." if last is None else f"It continues the {last.size} entries that were signed."
+    signed = (
+        "Nothing was signed yet."
+        if last is None
+        else f"It continues what was signed: {plural(last.size, 'entry', 'entries')}."
+    )
     if folder.exists() and not os.access(folder, os.W_OK):
         return CheckResult(
             "log", False, f"{signed} {folder} cannot be written to, so what is signed is not remembered."
@@ -268,7 +273,7 @@ def check_weights(session: Session, storage: Storage | None) -> CheckResult:
     if faulty:
         faults = [f"{len(files)} {what} ({files[0]})" for what, files in sorted(faulty.items(), reverse=True)]
         return CheckResult("weights", False, f"{' and '.join(faults)} in the storage. Restore them from a backup.")
-    return CheckResult("weights", True, f"{len(names)} files as recorded.")
+    return CheckResult("weights", True, f"{plural(len(names), 'file')} as recorded.")
 
 
 def _find_fault(storage: Storage, name: str) -> str | None:
@@ -290,7 +295,7 @@ def check_workloads(session: Session, *, allowed: tuple[str, ...]) -> CheckResul
             find_factory(reference, allowed=allowed)
         except WorkerError as error:
             return CheckResult("workloads", False, str(error))
-    return CheckResult("workloads", True, f"{len(references)} workloads can be imported.")
+    return CheckResult("workloads", True, f"{plural(len(references), 'workload')} can be imported.")
 
 
 def check_models(

@@ -79,6 +79,12 @@ def default_folder() -> Path:
     return HERE.absolute() if HERE.is_dir() else HOME.expanduser()
 
 
+def chosen_folder() -> Path:
+    """Return the data folder that `EXPUNGE_DATA` names, as `expunge up` prints it, else `default_folder()`."""
+    named = os.environ.get("EXPUNGE_DATA")
+    return Path(named).expanduser() if named else default_folder()
+
+
 @contextmanager
 def lock_folder(root: Path) -> Iterator[Folder]:
     """Create the data folder and lock it for this process. Raises FolderInUse or StackError.

@@ -17,14 +17,14 @@ from ledger.db import now
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
 from ledger.states import MessageType, WebhookProtocol
 from ledger.tables import Event, Job, Model, UnlearnRequest, WebhookDelivery, WebhookEndpoint
-from report.formatting import short_method
+from report.formatting import plural, short_method
 
 TEXTS: Mapping[str, str] = {
     "job.opened": "Opened. It takes requests until {cut_off} ({why}).",
-    "job.joined": "A request for {samples} samples joined.",
+    "job.joined": "A request for {samples} joined.",
     "job.left": "A request was cancelled or dismissed, and left.",
     "job.cut_off": "It now takes requests until {cut_off} ({why}).",
-    "job.frozen": "Closed with {samples} samples.",
+    "job.frozen": "Closed with {samples}.",
     "job.queued": "Queued for attempt {attempt}: {reason}.",
     "job.running": "Attempt {attempt} runs {method}.",
     "job.phase": "Phase: {phase}.",
@@ -76,6 +76,9 @@ TEXTS: Mapping[str, str] = {
 
 METHODS = ("method", "after")
 """The gaps that name a method."""
+
+COUNTS = {"samples": "sample"}
+"""The gaps that count something, with what."""
 
 _RESULT = ("verdict", "version", "report", "samples")
 
@@ -218,18 +221,18 @@ def _timeline(session: Session, of: ColumnElement[bool], *, after: int, limit: i
 
 
 def _to_event(event: Event) -> resources.Event:
-    given = {
-        name: short_method(value) if name in METHODS else _readable(value)
-        for name, value in event.data.items()
-        if value is not None
-    }
+    given = {name: _readable(value, of=name) for name, value in event.data.items() if value is not None}
     # A newer process of a rolling upgrade may have recorded a kind that this one does not know.
     text = TEXTS.get(event.kind, event.kind).format_map(_Blank(given))
     return resources.Event(id=event.id, at=event.at, kind=event.kind, text=text, data=event.data)
 
 
-def _readable(value: object) -> object:
-    """Write a value as a sentence has it: times to the minute, names without underscores."""
+def _readable(value: object, *, of: str) -> object:
+    """Write the value of a gap as a sentence has it: times to the minute, names without underscores, what is counted."""
+    if isinstance(value, str) and of in METHODS:
+        return short_method(value)
+    if isinstance(value, int) and of in COUNTS:
+        return plural(value, COUNTS[of])
     if not isinstance(value, str):
         return value
     if _TIME.match(value):

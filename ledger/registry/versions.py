@@ -23,6 +23,7 @@ from ledger.states import Verdict, VersionKind
 from ledger.tables import Job, Model, ModelVersion, Report, WeightFetch
 from ledger.tables.samples import erased_samples, training_samples, version_samples
 from ledger.transparency.log import log_promotion
+from report.formatting import plural
 
 
 def register_version(
@@ -77,7 +78,7 @@ def _refuse_erased(session: Session, model: Model, seen: Select[bytes]) -> None:
     back = count_common(session, seen, erased)
     if back:
         raise SamplesErased(
-            f"the training used {back} samples that {model.name!r} had forgotten; train again without those of its "
+            f"the training used {plural(back, 'sample')} that {model.name!r} had forgotten; train again without those of its "
             "do-not-train list"
         )
 
@@ -103,7 +104,8 @@ def promote(session: Session, *, tenant_id: UUID, model: str, number: int, by: s
         back = count_resurrected(session, version)
         if back:
             raise SamplesErased(
-                f"version {number} still knows {back} samples that {model!r} has forgotten since; it cannot be served again"
+                f"version {number} still knows {plural(back, 'sample')} that {model!r} has forgotten since; it cannot be served "
+                "again"
             )
         before = session.get_one(ModelVersion, of.served_version_id)
         record(session, "version.promoted", {"version": number, "before": before.number, "by": by}, model_id=of.id)

@@ -35,7 +35,7 @@ from report.canonical import canonical_sha256
 from service.api.methods import Method, stored
 from service.http.authentication import Admin, ApiRoute, Reader, Writer
 from service.http.caching import NOT_CHANGED, conditional
-from service.http.fields import After, Cursor, Limit, Moment, Name, RequiredText, SampleID, Subject, Text
+from service.http.fields import After, Cursor, Limit, Moment, Name, RequiredText, SampleID, Subject, Text, Token
 from service.http.openapi import problems
 from service.http.sessions import Ledger
 from service.settings import Settings
@@ -48,11 +48,8 @@ POLL_SECONDS = "5"
 """How often a client should poll an open request."""
 
 IdempotencyKey = Annotated[
-    str | None,
+    Token | None,
     Header(
-        min_length=1,
-        max_length=255,
-        pattern=r"^[\x21-\x7e]+$",
         description="Any unique string of yours. The same key with the same body gives the first answer again, for 30 days.",
         examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     ),

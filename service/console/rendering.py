@@ -1,8 +1,8 @@
 """Pages from templates: states, times and shares as text, and refusals as pages. A browser may load nothing from elsewhere."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -18,8 +18,8 @@ from starlette.types import Scope as CallScope
 
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
-from ledger.states import TERMINAL
-from report.formatting import short_method
+from ledger.states import STAGES, TERMINAL
+from report.formatting import plural, short_method
 from service.console.sign_in import COOKIE, delete_cookie
 from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type, refusal_headers
@@ -113,6 +113,8 @@ def _environment() -> Environment:
         "duration": duration,
         "percent": percent,
         "method": short_method,
+        "samples": partial(plural, noun="sample"),
+        "by_stage": by_stage,
     }
     return environment
 
@@ -168,6 +170,11 @@ def _refusal(status: int, title: str, detail: str) -> Response:
 def is_ended(state: str) -> bool:
     """Return whether the state is final."""
     return state in TERMINAL
+
+
+def by_stage(timings: Mapping[str, float]) -> list[tuple[str, float]]:
+    """List an attempt's seconds in the order of the stages, then those that are part of one. The database orders by length."""
+    return sorted(timings.items(), key=lambda one: STAGES.index(one[0]) if one[0] in STAGES else len(STAGES))
 
 
 def tone(state: str | None) -> str:

@@ -18,7 +18,7 @@ from ledger.errors import KeyRefused
 from ledger.registry.access import Caller, Scope, authenticate
 from service.http.bodies import JsonRequest
 from service.http.limits import count_address, count_call
-from service.http.problems import InvalidQuery, ScopeMissing
+from service.http.problems import InvalidQuery, ScopeMissing, missing_name
 from service.http.sessions import Database
 
 _bearer = HTTPBearer(
@@ -77,7 +77,7 @@ class ApiRoute(APIRoute):
 def _check_query(request: Request, known: set[str]) -> None:
     """Raise InvalidQuery for parameters that are not `known`, or that are given twice: no route takes a list of them."""
     counts = Counter(name for name, _ in request.query_params.multi_items())
-    faults = dict.fromkeys(sorted(counts.keys() - known), "There is no such parameter.")
+    faults = {name: missing_name("parameter", name, known) for name in sorted(counts.keys() - known)}
     faults |= {name: "Give it once." for name in sorted(counts.keys() & known) if counts[name] > 1}
     if faults:
         raise InvalidQuery(faults)

@@ -13,10 +13,12 @@ from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sam
 
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_WITHOUT_CONTROL, _WITHOUT_NUL = r"^[^\x00-\x1f\x7f]+$", r"^[^\x00]*$"
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_WITHOUT_CONTROL)]
 """The name of a dataset or a model. PostgreSQL refuses NUL, and no operator means any other control character."""
 
-Text = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
+Text = Annotated[str, StringConstraints(max_length=2000, pattern=_WITHOUT_NUL)]
 """Free text from the caller."""
 
 
@@ -35,11 +37,22 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_require_rfc3339)]
 _BLANK = " \\u00a0\\u1680\\u2000-\\u200a\\u202f\\u205f\\u3000"
 _CONTROL = "\\u0000-\\u001f\\u007f-\\u009f\\u2028\\u2029\\ufeff"
 
-RequiredText = Annotated[
-    str,
-    StringConstraints(min_length=1, max_length=2000, pattern=f"^[^\\u0000]*[^{_BLANK}{_CONTROL}\\u0000][^\\u0000]*$"),
-]
+_SAYS_SOMETHING = f"^[^\\u0000]*[^{_BLANK}{_CONTROL}\\u0000][^\\u0000]*$"
+
+RequiredText = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=_SAYS_SOMETHING)]
 """Free text from the caller that says something: blanks and control characters alone do not."""
+
+Token = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+"""A string of the caller's in a header."""
+
+PATTERN_RULES = {
+    _WITHOUT_CONTROL: "must have no control character",
+    _WITHOUT_NUL: "must have no character U+0000",
+    _SAYS_SOMETHING: "must have more than blanks, and no character U+0000",
+    r"^[\x21-\x7e]+$": "must have ASCII letters, digits and punctuation alone, and no blank",
+    "^[0-9a-f]{64}$": "must be 64 hex digits in lower case",
+}
+"""What each pattern of a field asks for, in words."""
 
 
 def _check_id(text: str, *, name: str) -> str:

@@ -35,6 +35,7 @@ from starlette.exceptions import HTTPException
 
 from ledger import errors
 from ledger.db import DATABASE_AWAY
+from service.http.fields import PATTERN_RULES
 from service.http.middleware import SECURITY_HEADERS
 
 MEDIA_TYPE = "application/problem+json"
@@ -42,6 +43,9 @@ TYPE_BASE = "https://expunge.dev/problems/"
 
 MAX_FAULTS = 20
 """Faults that a problem lists; the rest are counted."""
+
+UPLOADS = {"sample_ids": "POST /uploads", "subjects": "POST /uploads/subjects"}
+"""Lists in a body of which a longer one is uploaded."""
 
 _FIELD_NAME = re.compile(r"[a-z][a-z_]{0,39}")
 
@@ -176,6 +180,7 @@ class ProblemType:
 
 MALFORMED_JSON = ProblemType("malformed-json", 400, "The body is not JSON")
 INVALID = ProblemType("invalid-request", 422, "The request does not have the right shape")
+METHOD_NOT_ALLOWED = ProblemType("method-not-allowed", 405, "The path does not take this method")
 UNEXPECTED = ProblemType("unexpected", 500, "Something went wrong on our side")
 NOT_READY = ProblemType("not-ready", 503, "The service is not ready")
 
@@ -241,7 +246,7 @@ def respond(error: Exception) -> Response:
         detail = str(error) if checks else "The database does not answer; try again in a few seconds."
         return _problem(kind, detail, headers=refusal_headers(error), **checks)
     if isinstance(error, errors.InvalidTime):
-        fault = {"pointer": "/received_at", "detail": _sentence(str(error))}
+        fault = {"pointer": "/received_at", "detail": _sentence(str(error), of="received_at")}
         return _problem(kind, "One fault; see errors.", errors=[fault])
     if isinstance(error, InvalidQuery):
         faults = [{"in": "query", "name": _step(name), "detail": detail} for name, detail in error.faults.items()]
@@ -276,7 +281,8 @@ def _handle_http(request: Request, error: Exception) -> Response:
     """Respond to what the framework itself refuses: an unknown path, a wrong method, a body that cannot be decoded."""
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
-        return _problem(MALFORMED_JSON, "The body cannot be read as JSON in UTF-8.")
+        detail = "The body cannot be read: it is not UTF-8, nests too deep, or has a number of thousands of digits."
+        return _problem(MALFORMED_JSON, detail)
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
@@ -285,7 +291,8 @@ def _handle_http(request: Request, error: Exception) -> Response:
         404: "There is nothing at this path; GET /openapi.json lists what there is. IDs in paths are UUIDs.",
         405: f"The methods of this path are: {headers.get('Allow', '')}.",
     }
-    kind = ProblemType(status.phrase.lower().replace(" ", "-"), status.value, status.phrase)
+    known = {404: PROBLEMS[errors.NotFound], 405: METHOD_NOT_ALLOWED}
+    kind = known.get(status) or ProblemType(status.phrase.lower().replace(" ", "-"), status.value, status.phrase)
     return _problem(kind, details.get(status.value, status.description), headers=headers)
 
 
@@ -370,13 +377,25 @@ def _step(step: str | int) -> str:
 def _detail(error: Mapping[str, Any], known: Sequence[str]) -> str:
     if error["type"] in ("model_attributes_type", "dict_type"):
         return "Must be a JSON object."
+    name, context = str(error["loc"][-1]), error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch" and context.get("pattern") in PATTERN_RULES:
+        return _sentence(PATTERN_RULES[context["pattern"]])
+    if error["type"] == "too_long" and name in UPLOADS:
+        most, length = context["max_length"], context["actual_length"]
+        return f"At most {most:,} may stand in a body, and these are {length:,}; send a longer list by {UPLOADS[name]}."
+    if error["type"] == "too_short":
+        return f"Must have {context['min_length']:,} or more; it has {context['actual_length']:,}."
     if error["type"] != "extra_forbidden":
-        return _sentence(str(error["msg"]))
-    name = str(error["loc"][-1])
+        return _sentence(str(error["msg"]), of=str(context.get("field") or name).rpartition(".")[2])
+    return missing_name("field", name, known)
+
+
+def missing_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Say that there is no field or parameter of this name, and which is the nearest. What may be a sample ID is not repeated."""
     if not _FIELD_NAME.fullmatch(name):
-        return "There is no such field."
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"There is no field {name}" + (f"; did you mean {near[0]}?" if near else ".")
+        return f"There is no such {what}."
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"There is no {what} {name}" + (f"; did you mean {near[0]}?" if near else ".")
 
 
 def masked(message: str, sent: object) -> str:
@@ -411,8 +430,8 @@ def _values(sent: object) -> Iterator[object]:
                 left += items
 
 
-def _sentence(message: str) -> str:
-    """Turn a message into a sentence: with a capital and a full stop."""
+def _sentence(message: str, *, of: str = "") -> str:
+    """Turn a message into a sentence, with a capital and a full stop. of: a field, whose name stays as it is at the beginning."""
     message = message.removeprefix("Value error, ").strip()
     closed = message if message.endswith((".", "?", "!")) else message + "."
-    return closed[:1].upper() + closed[1:]
+    return closed if of and closed.startswith(f"{of} ") else closed[:1].upper() + closed[1:]

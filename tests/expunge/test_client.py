@@ -163,6 +163,12 @@ def test_a_service_that_is_not_there_is_named() -> None:
         client.get_request(answering(handler), ID)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:8000", "service", ""])
+def test_an_address_without_its_scheme_is_named_as_such(address: str) -> None:
+    with pytest.raises(ServiceUnreachable, match="http://"):
+        client.connect(address, "key")
+
+
 def test_every_call_does_what_it_says(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:  # noqa: F811
     http = serve(key=site.admin)
     preview = client.preview(http, dataset="scans", sample_ids=["sample-1", "nobody"])

@@ -217,3 +217,35 @@ def test_a_certificate_is_said_to_be_none_of_exactness_and_a_malformed_one_is_re
     assert "The seed is secret." in outcome.stated
     said["predicate"]["certificate"] = {"assumptions": []}
     assert isinstance(verify_files(resign(case, said), keys=[case.path("key.pem")]).refused, Malformed)
+
+
+@pytest.mark.parametrize("given", ["sample", "subject", "log"])
+def test_an_error_of_the_service_that_was_saved_as_a_proof_is_named(case: Case, given: str) -> None:
+    path = case.path("saved.json")
+    problem = {"type": "https://expunge.dev/problems/not-found", "title": "Not found", "detail": "There is no job 17."}
+    path.write_text(json.dumps(problem))
+
+    refused = verify(case, **{given: path}).refused
+
+    assert isinstance(refused, Malformed)
+    assert "There is no job 17." in str(refused)
+
+
+def test_a_file_that_is_no_proof_is_refused_with_what_it_lacks(case: Case) -> None:
+    refused = verify(case, log=case.path("report.json")).refused
+    assert isinstance(refused, Malformed)
+    assert "'type'" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("ltu", "LTU"), ("matching", "matching"), ("gradient_ascent", "gradient ascent")]
+)
+def test_a_method_is_named_as_its_paper_does_and_one_sample_is_one(case: Case, kind: str, name: str) -> None:
+    statement = payload(case)
+    statement["predicate"]["method"]["kind"] = kind
+    statement["predicate"]["manifest"]["samples"] = 1
+    found = verify_files(resign(case, statement), keys=[case.path("key.pem")])
+
+    assert found.refused is None
+    assert any(line.endswith(f" by {name}.") for line in found.stated)
+    assert any(line.startswith("Forgotten: 1 sample,") for line in found.stated)

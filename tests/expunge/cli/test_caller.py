@@ -9,11 +9,19 @@ import typer
 from typer.testing import CliRunner
 
 from expunge.cli import caller
-from expunge.cli.caller import check_ids, find_sample_key, format_approval, format_end, format_fallback
+from expunge.cli.caller import (
+    check_ids,
+    find_sample_key,
+    format_approval,
+    format_end,
+    format_fallback,
+    format_without_jobs,
+    open_client,
+)
 from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
-from ledger.resources import Fallback
-from ledger.states import JobState, Phase, Reason, Verdict
+from ledger.resources import Fallback, SampleCounts, Target, UnlearnRequest
+from ledger.states import JobState, Phase, Reason, RequestState, Verdict
 from report.formatting import duration
 from tests.expunge.stack.test_folder import SETTINGS
 from tests.expunge.test_client import JOB
@@ -51,8 +59,8 @@ def test_a_job_that_awaits_approval_says_why_and_how_to_decide() -> None:
         "detail": "9.4 points",
     }
     job = JOB.model_copy(update=given)
-    decide = f"Decide with: expunge approve {JOB.id}, or: expunge reject {JOB.id}"
-    assert format_approval(job) == f"Its version awaits approval (utility_drop: 9.4 points). {decide}"
+    decide = f"Decide with:\n  expunge approve {JOB.id}\n  expunge reject {JOB.id}"
+    assert format_approval(job) == f"Its version awaits approval: utility_drop. 9.4 points. {decide}"
     run = job.model_copy(update={"phase": Phase.WAITING, "reason": None, "detail": None})
     assert format_approval(run) == f"Its run awaits approval. {decide}"
 
@@ -66,6 +74,28 @@ def test_the_sample_key_is_the_given_one_else_the_running_stacks(
         made = sample_key(folder)
         assert find_sample_key(None).hex() == made
         assert find_sample_key("cd" * 32) == b"\xcd" * 32
+
+
+def test_the_running_stack_is_that_of_the_data_folder_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EXPUNGE_DATA", str(tmp_path / "elsewhere"))
+    with lock_folder(tmp_path / "elsewhere") as folder:
+        write_stack_settings(folder, SETTINGS)
+        made = sample_key(folder)
+        assert find_sample_key(None).hex() == made
+        with open_client(None, "key") as http:
+            assert str(http.base_url).rstrip("/") == SETTINGS.api_url.rstrip("/")
+
+
+def test_a_model_of_a_request_that_needs_no_job_is_named_with_the_reason() -> None:
+    counts = SampleCounts(accepted=0, already_erased=2, not_in_training_set=0)
+    target = Target.model_construct(
+        model="digits", state=RequestState.COMPLETED, reason=Reason.ALREADY_ERASED, samples=counts, job=None
+    )
+    request = UnlearnRequest.model_construct(targets=(target,))
+    assert format_without_jobs(request) == ["No job for digits: already_erased."]
 
 
 def test_without_a_running_stack_the_command_asks_for_the_sample_key(

@@ -73,7 +73,7 @@ def test_the_served_version_is_shown_and_one_from_before_an_erasure_is_refused(
 
     refused = client.post("/models/triage/versions/1:promote")
     assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (409, "samples-erased")
-    assert "1 samples" in refused.json()["detail"]
+    assert "1 sample " in refused.json()["detail"]
     assert client.post("/models/triage/versions/2:promote").json()["served"] is True
     assert client.post("/models/triage/versions/7:promote").status_code == 404
     assert client.get("/models/triage/events").json() == {"items": []}

@@ -2,8 +2,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ledger.states import ClosingReason, Phase
-from service.console.rendering import CLOSINGS, PHASES, duration, moment, time_left, tone
+from ledger.states import STAGES, ClosingReason, Phase
+from service.console.rendering import CLOSINGS, PHASES, by_stage, duration, moment, time_left, tone
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
 
@@ -47,3 +47,8 @@ def test_every_state_has_a_colour(state: str | None, colour: str) -> None:
 def test_every_phase_of_an_open_job_and_every_reason_to_close_has_its_text() -> None:
     assert set(PHASES) == set(Phase) - {Phase.DONE}
     assert set(CLOSINGS) == set(ClosingReason)
+
+
+def test_the_seconds_of_an_attempt_are_in_the_order_of_its_stages() -> None:
+    timings = dict.fromkeys([*sorted(STAGES, key=len), "data_wait"], 1.0)
+    assert [stage for stage, _ in by_stage(timings)] == [*STAGES, "data_wait"]
