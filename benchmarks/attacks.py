@@ -3,17 +3,21 @@
     python -m benchmarks.attacks --seeds 100 101 102
 
 A perceptron that memorises noisy 8 x 8 digits; 120 of 800 samples forgotten, 64 shadow models unlearned by each method, and 16
-repeats of the whole run for KLoM. With references every shadow model and every repeat unlearns with references of its own, which
-models without a part of its own training set made. Controls: the original, in which LiRA must recognise the forget set, and a
-retrained model, in which no attack must. membership_auc is the threshold attack on the loss; klom_null compares retrained models
-with other retrained ones. No default was chosen on these seeds. Finished runs are kept in `.bench/`.
+repeats of the whole run for KLoM. With references every shadow model and every repeat unlearns with references of its own,
+which models without a part of its own training set made. Controls: the original, in which LiRA must recognise the forget set,
+and a retrained model, in which no attack must. membership_auc is the threshold attack on the loss; klom_null compares retrained
+models with other retrained ones. One model says little of so few samples, so every shadow model is attacked too, with the
+others as its shadow models: ulira_of_all_auc is the mean AUC after unlearning, lira_of_all_auc that before. No default was
+chosen on these seeds. Finished runs are kept in `.bench/`.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.cases import bench_folder
@@ -21,8 +25,12 @@ from benchmarks.cells import noisy_digits
 from benchmarks.cells import perceptron as network
 from benchmarks.writing import Row, row, write
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
+from unlearning.audit.attacks.lira import lira
+from unlearning.audit.attacks.shadows import run_shadows
 from unlearning.audit.attacks.study import make_study, own_references, run_method
+from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import measure
+from unlearning.audit.membership import auc
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, split_held_out
@@ -109,14 +117,35 @@ def one(method: str, seed: int, *, spec: ReferenceSpec, folder: Path) -> dict[st
         return {"membership_auc": found["membership_auc"]}
 
     found = run_to_completion(audit_with_references(study, unlearned=unlearned, spec=spec, folder=folder))
+    shadows = run_to_completion(run_shadows(study, count=spec.shadows, folder=folder))
     control = run_to_completion(
         audit_with_references(study, unlearned=retrained, spec=replace(spec, repeats=0), folder=folder)
     )
     return {
-        method: population(unlearned) | _aucs(found, "unlearned") | _distances(found),
-        "original": population(original) | _aucs(found, "original"),
+        method: population(unlearned)
+        | _aucs(found, "unlearned")
+        | {"ulira_of_all_auc": attack_on_each(shadows.after, shadows.members)}
+        | _distances(found),
+        "original": population(original)
+        | _aucs(found, "original")
+        | {"lira_of_all_auc": attack_on_each(shadows.before, shadows.members)},
         "retrained": population(retrained) | _aucs(control, "unlearned"),
     }
+
+
+def attack_on_each(margins: Floats, members: NDArray[np.bool_]) -> float:
+    """Attack each of k shadow models with the others as its shadow models, by LiRA or U-LiRA; return the mean AUC.
+
+    margins: (k, n or more), of the pool first. members: (k, n), whether a model was trained on the sample.
+    """
+    pool = margins[:, : members.shape[1]]
+    found = []
+    for attacked, inside in enumerate(members):
+        others = np.arange(len(members)) != attacked
+        scores = lira(pool[attacked], pool[others], members[others])
+        sides = scores[inside], scores[~inside]
+        found.append(float(auc(*sides, *(np.ones((1, len(side))) for side in sides))[0]))
+    return float(np.mean(found))
 
 
 def task(original: nn.Module, forget: SampleSet, remain: SampleSet, held_out: HeldOut, seed: int) -> Task:

@@ -38,7 +38,8 @@ from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
-from benchmarks.quality import ALL, everything
+from benchmarks.methods import ALL
+from benchmarks.quality import everything
 from benchmarks.writing import Row, row, share_row, write
 from unlearning.methods.registry import unlearn
 from unlearning.specs import IEU
