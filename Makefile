@@ -93,7 +93,7 @@ bench: $(STAMP)
 	@set -e; for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name; done
 	@$(BIN)/python -m benchmarks.ablation --references
 	@$(BIN)/python -m benchmarks.validation --references --seeds 20 21
-	@$(BIN)/python -m benchmarks.policy --case digits=20,21 --sets "a tenth" "10 samples" --methods ltu ieu ct
+	@$(BIN)/python -m benchmarks.policy --case digits=20,21,22,23 --sets "a tenth" "10 samples" --methods ltu ieu ct
 	@$(BIN)/python -m benchmarks.policy --references --case digits=20,21 --sets "a tenth" --methods matching ieu ltu
 	@$(BIN)/python -m benchmarks.scaling --processes
 	@$(BIN)/python -m benchmarks.verdicts --few 8 --case digits
