@@ -45,6 +45,7 @@ from unlearning.training.loop import fit
 CASE = "small digits"
 METHODS: dict[str, tuple[str, ReferencePlan | None]] = {
     "matching": ("matching", ReferencePlan()),
+    "matching_more_references": ("matching", ReferencePlan(folds=5, rounds=1, audit_rounds=1, epochs=1.0)),
     "ieu": ("ieu", ReferencePlan()),
     "ltu": ("ltu", ReferencePlan()),
     "ieu_without_references": ("ieu", None),
@@ -52,7 +53,7 @@ METHODS: dict[str, tuple[str, ReferencePlan | None]] = {
     "salun": ("salun", None),
     "gradient_ascent": ("gradient_ascent", None),
 }
-"""By the name in the table: the method at its defaults, and its references."""
+"""By the name in the table: the method at its defaults, and its references. More of them cost three times as much."""
 OBJECTIVE = classification(10)
 RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.1, precision="float32")
 NOISE = 0.25
