@@ -53,7 +53,7 @@ METHODS: dict[str, tuple[str, ReferencePlan | None]] = {
     "salun": ("salun", None),
     "gradient_ascent": ("gradient_ascent", None),
 }
-"""By the name in the table: the method at its defaults, and its references. More of them cost three times as much."""
+"""By the name in the table: the method at its defaults, and its references. More of them cost four times as much."""
 OBJECTIVE = classification(10)
 RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.1, precision="float32")
 NOISE = 0.25
