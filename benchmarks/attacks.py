@@ -15,9 +15,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.cases import bench_folder
@@ -25,12 +23,8 @@ from benchmarks.cells import noisy_digits
 from benchmarks.cells import perceptron as network
 from benchmarks.writing import Row, row, write
 from unlearning.audit.attacks.findings import ReferenceFindings, audit_with_references
-from unlearning.audit.attacks.lira import lira
-from unlearning.audit.attacks.shadows import run_shadows
 from unlearning.audit.attacks.study import make_study, own_references, run_method
-from unlearning.audit.intervals import Floats
 from unlearning.audit.measures import measure
-from unlearning.audit.membership import auc
 from unlearning.data.objectives import classification
 from unlearning.data.samples import SampleSet, partition
 from unlearning.data.workload import HeldOut, split_held_out
@@ -118,35 +112,19 @@ def one(method: str, seed: int, *, spec: ReferenceSpec, folder: Path) -> dict[st
         return {"membership_auc": found["membership_auc"]}
 
     found = run_to_completion(audit_with_references(study, unlearned=unlearned, spec=spec, folder=folder))
-    shadows = run_to_completion(run_shadows(study, count=spec.shadows, folder=folder))
     control = run_to_completion(
         audit_with_references(study, unlearned=retrained, spec=replace(spec, repeats=0), folder=folder)
     )
     return {
         method: population(unlearned)
         | _aucs(found, "unlearned")
-        | {"ulira_of_all_auc": attack_on_each(shadows.after, shadows.members)}
+        | {"ulira_of_all_auc": found.each_shadow["u_lira"].value}
         | _distances(found),
         "original": population(original)
         | _aucs(found, "original")
-        | {"lira_of_all_auc": attack_on_each(shadows.before, shadows.members)},
+        | {"lira_of_all_auc": found.each_shadow["lira"].value},
         "retrained": population(retrained) | _aucs(control, "unlearned"),
     }
-
-
-def attack_on_each(margins: Floats, members: NDArray[np.bool_]) -> float:
-    """Attack each of k shadow models with the others as its shadow models, by LiRA or U-LiRA; return the mean AUC.
-
-    margins: (k, n or more), of the pool first. members: (k, n), whether a model was trained on the sample.
-    """
-    pool = margins[:, : members.shape[1]]
-    found = []
-    for attacked, inside in enumerate(members):
-        others = np.arange(len(members)) != attacked
-        scores = lira(pool[attacked], pool[others], members[others])
-        sides = scores[inside], scores[~inside]
-        found.append(float(auc(*sides, *(np.ones((1, len(side))) for side in sides))[0]))
-    return float(np.mean(found))
 
 
 def task(original: nn.Module, forget: SampleSet, remain: SampleSet, held_out: HeldOut, seed: int) -> Task:

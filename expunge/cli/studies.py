@@ -145,6 +145,9 @@ def findings_table(found: "ReferenceFindings") -> Table:
         before = found.original.get(name)
         auc = before.auc if before else None
         result.add_row(ATTACK_NAMES[name], *map(_format_interval, (auc, attack.auc, attack.tpr_at_1_fpr)))
+    each = {name: _format_interval(auc) for name, auc in found.each_shadow.items()}
+    result.add_row(f"{ATTACK_NAMES['lira']}, every shadow model", each["lira"], "–", "–")
+    result.add_row(f"{ATTACK_NAMES['u_lira']}, every shadow model", "–", each["u_lira"], "–")
     forgotten, held_out = found.samples["forget"], found.samples["held_out"]
     caption = f"{forgotten} forgotten and {held_out} held-out samples, {found.shadows} shadow models."
     if found.klom is not None and found.forgetting is not None:

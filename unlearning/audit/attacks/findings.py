@@ -8,11 +8,11 @@ import numpy as np
 from torch import nn
 
 from unlearning.audit.attacks.klom import ForgettingScore, forgetting_score, klom
-from unlearning.audit.attacks.lira import lira
+from unlearning.audit.attacks.lira import attack_each, lira
 from unlearning.audit.attacks.rmia import rmia, typical_offline, typical_online
 from unlearning.audit.attacks.shadows import Repeats, Shadows, run_repeats, run_shadows
 from unlearning.audit.attacks.study import Known, Study, known_to
-from unlearning.audit.intervals import Floats
+from unlearning.audit.intervals import Floats, Interval
 from unlearning.audit.membership import Attack, Pairing, attack_by_scores, matched_targets, pair
 from unlearning.data.samples import joined
 from unlearning.specs.audit import ReferenceSpec
@@ -33,12 +33,14 @@ class Distance:
 class ReferenceFindings:
     """The findings of an audit with reference models.
 
-    original, unlearned: the attacks by name; "u_lira" on the unlearned model only. klom, forgetting: None without repeats.
+    original, unlearned: the attacks by name; "u_lira" on the unlearned model only. each_shadow: the AUC of "lira" on the shadow
+    models as trained, and of "u_lira" on them after unlearning (`attack_each`). klom, forgetting: None without repeats.
     shadows, repeats: how many models were used. samples: how many were compared, of "forget" and of "held_out".
     """
 
     original: Mapping[str, Attack]
     unlearned: Mapping[str, Attack]
+    each_shadow: Mapping[str, Interval]
     klom: Distance | None
     forgetting: ForgettingScore | None
     shadows: int
@@ -69,6 +71,10 @@ def audit_with_references(
     return ReferenceFindings(
         original=_attacks(scores_of(first, found, spec=spec), len(study.task.forget), pairing, spec),
         unlearned=_attacks(scores, len(study.task.forget), pairing, spec),
+        each_shadow={
+            name: attack_each(margins[:, : len(study.pool)], found.members, confidence=spec.audit.confidence)
+            for name, margins in (("lira", found.before), ("u_lira", found.after))
+        },
         klom=_distance(repeated) if repeated else None,
         forgetting=_forgetting(repeated) if repeated else None,
         shadows=spec.shadows,

@@ -5,10 +5,13 @@ IEEE S&P 2022, §V). In U-LiRA "in" means trained on and then unlearned by the a
 model that unlearned a sample from one that never saw it.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
-from unlearning.audit.intervals import Floats
+from unlearning.audit.intervals import Floats, Interval, student
+from unlearning.audit.membership import auc
 
 MIN_FOR_OWN_SPREAD = 32
 """Models on either side. With fewer, one spread is used for all samples: each sample's own is noise (Carlini et al., §VI-C)."""
@@ -24,6 +27,23 @@ def lira(target: Floats, shadows: Floats, members: NDArray[np.bool_]) -> Floats:
     """
     inside, outside = (_fitted(shadows, chosen) for chosen in (members, ~members))
     return _log_normal(target, *inside) - _log_normal(target, *outside)
+
+
+def attack_each(shadows: Floats, members: NDArray[np.bool_], *, confidence: float = 0.95) -> Interval:
+    """Attack each of k shadow models with the others as its shadow models; return the mean AUC of members against the rest [ours].
+
+    One model says little of a few samples, and the shadow models are there. The interval is Student's over the models, as if these
+    were independent. shadows, members: as of `lira`; every sample must be in two models and not in two.
+    """
+    found = []
+    for attacked, inside in enumerate(members):
+        others = np.arange(len(members)) != attacked
+        scores = lira(shadows[attacked], shadows[others], members[others])
+        sides = scores[inside], scores[~inside]
+        found.append(float(auc(*sides, *(np.ones((1, len(side))) for side in sides))[0]))
+    mean = float(np.mean(found))
+    half = student(confidence, len(found) - 1) * float(np.std(found, ddof=1)) / math.sqrt(len(found))
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
 def _fitted(shadows: Floats, chosen: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from unlearning.audit.attacks.lira import lira
+from unlearning.audit.attacks.lira import attack_each, lira
 
 
 def known(*, models: int, samples: int, shift: float, seed: int = 0):
@@ -71,3 +71,25 @@ def test_models_that_agree_completely_give_finite_scores() -> None:
     members = np.array([[True, False, True], [False, True, False]] * 2)
 
     assert np.isfinite(lira(np.array([1.0, 2.0, 5.0]), shadows, members)).all()
+
+
+@pytest.mark.parametrize(("shift", "least", "most"), [(0.0, 0.45, 0.55), (10.0, 0.999, 1.0)])
+def test_each_shadow_model_is_attacked_by_the_others(shift: float, least: float, most: float) -> None:
+    _, shadows, members, _ = known(models=40, samples=200, shift=shift)
+
+    found = attack_each(shadows, members)
+
+    assert least <= found.value <= most
+    assert found.low <= found.value <= found.high
+
+
+def test_an_attacked_model_is_no_shadow_model_of_its_own() -> None:
+    """With itself among the shadow models, a model that knows nothing would be recognised."""
+    _, shadows, members, _ = known(models=40, samples=500, shift=0.0)
+
+    with_itself = [
+        roc_auc_score(inside, lira(margins, shadows, members)) for margins, inside in zip(shadows, members, strict=True)
+    ]
+
+    assert np.mean(with_itself) > 0.55
+    assert attack_each(shadows, members).value < 0.52
