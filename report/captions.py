@@ -1,6 +1,7 @@
 """The captions of the report: what each figure shows, in a few sentences with its numbers."""
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from statistics import mean
 
@@ -92,13 +93,20 @@ def strongest(report: Report) -> tuple[tuple[str, AttackScores], tuple[str, Atta
 def losses(report: Report) -> str:
     """Compare the mean losses of forgotten, held-out and remaining samples."""
     losses_ = report.audit.membership.losses
-    bins, before, after = losses_.bins, losses_.original, losses_.unlearned
+    before, after = losses_.original, losses_.unlearned
+    of, about = partial(_mean_loss, losses_.bins), partial(_mean_loss, losses_.bins, hedge="about ")
     return (
-        f"The mean loss on the forgotten samples was about {ratio(_mean(bins, before.forget))} before and is "
-        f"{ratio(_mean(bins, after.forget))} after. After unlearning it is about {ratio(_mean(bins, after.held_out))} on "
-        f"held-out samples, which the model never saw, and {ratio(_mean(bins, after.remain))} on the remaining samples. "
-        "The histograms of forgotten and held-out samples should coincide."
+        f"The mean loss on the forgotten samples was {about(before.forget)} before and is {of(after.forget)} after. After "
+        f"unlearning it is {about(after.held_out)} on held-out samples, which the model never saw, and {of(after.remain)} on the "
+        "remaining samples. The histograms of forgotten and held-out samples should coincide."
     )
+
+
+def _mean_loss(bins: Sequence[float], densities: Sequence[float], *, hedge: str = "") -> str:
+    """Print the mean of a histogram. If all are in the first bin, its middle may be far from them: then its end is a bound."""
+    if not any(densities[1:]) and bins[0] >= 0:
+        return f"less than {ratio(bins[1])}"
+    return hedge + ratio(_mean(bins, densities))
 
 
 def _mean(bins: Sequence[float], densities: Sequence[float]) -> float:

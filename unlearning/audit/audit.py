@@ -226,8 +226,8 @@ def audit(
         *utility_findings(
             (measures["original"].ra, measures["unlearned"].ra),
             (
-                merit_of(before["test"], among=counted["test"]).scaled(100),
-                merit_of(after["test"], among=counted["test"]).scaled(100),
+                merit_of(before["test"], among=counted["test"], confidence=spec.confidence).scaled(100),
+                merit_of(after["test"], among=counted["test"], confidence=spec.confidence).scaled(100),
             ),
             merit=objective.utility,
             whole_classes=not counted["test"].all(),

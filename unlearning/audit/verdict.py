@@ -101,7 +101,7 @@ def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds
         value = "verified"
         passed = [f.text for f in deciding if f.code.startswith(("membership", "relearn", "reference"))]
         sentence = (
-            f"Within the thresholds fixed beforehand and at {thresholds.confidence:.0%} confidence, the tests that were run "
+            f"Within the thresholds fixed beforehand and at {100 * thresholds.confidence:g} % confidence, the tests that were run "
             f"found the {samples} to be like data that the model never saw: {_joined(passed)}."
         )
     warnings = tuple(f.text[0].upper() + f.text[1:] + "." for f in findings if not f.deciding and f.passed is not True)
@@ -384,11 +384,10 @@ def _reference_text(test: ReferenceTest, *, needed: int | None, thresholds: Thre
         return "the reference test has no sample to compare, because a near-copy of each remains"
     if test.passed is None:
         samples = f"{test.samples} sample{'' if test.samples == 1 else 's'}"
-        would = f"a model that never saw them would pass it with probability {test.power:.0%}"
-        text = f"the reference test cannot decide on {samples}: {would}"
+        would = f"a model that never saw them would pass it with a probability of {100 * test.power:.0f} %"
         if needed is not None and needed > test.samples:
-            text += f", and with at least {thresholds.reference_power:.0%} on about {needed} samples"
-        return text
+            would += f"; about {needed:,} typical samples are enough for {100 * thresholds.reference_power:.0f} %"
+        return f"the reference test cannot decide on {samples} ({would})"
     if test.known > test.null[1]:
         return f"the model still knows the forgotten samples ({where})"
     if test.known < test.null[0]:

@@ -61,10 +61,10 @@ def test_what_could_be_a_sample_id_is_not_repeated() -> None:
 
 
 def test_a_field_at_the_beginning_of_a_message_keeps_its_name() -> None:
-    told = error("value_error", "body", "method", message="Value error, steps is -4", field="stop.steps")
+    named = error("value_error", "body", "method", message="Value error, steps is -4", field="stop.steps")
     other = error("value_error", "body", "method", message="Value error, the method is none", field="kind")
 
-    assert [fault["detail"] for fault in faults_of([told, other])] == ["steps is -4.", "The method is none."]
+    assert [fault["detail"] for fault in faults_of([named, other])] == ["steps is -4.", "The method is none."]
 
 
 @pytest.mark.parametrize(("name", "call"), UPLOADS.items())

@@ -161,6 +161,14 @@ def test_few_samples_decide_nothing_and_the_report_says_what_cannot_be_known(wor
     assert any("With 5 forgotten samples" in limit for limit in found.limits)
 
 
+def test_one_figure_has_one_interval(small: World) -> None:
+    found = small.audit("retrained", spec=SMALL)
+    findings = {finding.code: finding for finding in found.verdict.findings}
+    measures = found.measures["unlearned"]
+    assert findings["utility_ra"].interval == measures.ra
+    assert findings["utility_ta"].interval == measures.ta
+
+
 def test_a_whole_class_is_compared_with_its_own_kind(world: World) -> None:
     forget = world.sets["forget"]
     ones = world.with_forgotten((forget.targets == 1).nonzero()[:, 0])

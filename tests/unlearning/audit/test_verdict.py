@@ -193,7 +193,7 @@ def test_a_very_long_delay_is_a_warning_of_damage() -> None:
 def test_the_sentence_claims_what_was_measured_and_never_deletion() -> None:
     sentence = verdict().sentence
     assert "150 forgotten samples" in sentence
-    assert "90%" in sentence
+    assert "90 %" in sentence
     assert "delet" not in sentence
     assert "eras" not in sentence
 
