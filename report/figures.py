@@ -51,8 +51,15 @@ def _distances(axes: Axes, tests: ReferenceTests) -> None:
     test = tests.unlearned
     axes.axvspan(test.low, test.high, color=CONTROL, alpha=0.25, linewidth=0)
     axes.axvline(test.if_seen, color=MUTED, linestyle=(0, (2, 1.5)))
+    # In the band, at the end that is further from the line, which would strike the text through.
+    at_left = abs(test.if_seen - test.low) > abs(test.if_seen - test.high)
     axes.annotate(
-        "never seen", (test.low, 1), xycoords=("data", "axes fraction"), xytext=(4, -14), textcoords="offset points"
+        "never seen",
+        (test.low if at_left else test.high, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(4 if at_left else -4, -14),
+        textcoords="offset points",
+        ha="left" if at_left else "right",
     )
     axes.annotate(
         "known", (test.if_seen, 1), xycoords=("data", "axes fraction"), xytext=(4, -28), textcoords="offset points"

@@ -11,7 +11,7 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from expunge.cli.console import DataDir, Processes, ProgressDisplay, Tenant, Workload, notes, out, print_table, read_ids
-from report.formatting import duration
+from report.formatting import duration, plural
 
 if TYPE_CHECKING:
     from unlearning.steps import Progress
@@ -248,7 +248,12 @@ def register(
         )
         if fetched is not None:
             fetched.claim()
-    out.print(f"Registered {view.name!r}, version 1, trained on {view.dataset!r}.", markup=False, highlight=False)
+    trained_on = plural(view.training_samples, "sample")
+    out.print(
+        f"Registered {view.name!r}, version 1, trained on {trained_on} of {view.dataset!r}.",
+        markup=False,
+        highlight=False,
+    )
     if view.trained_on_erased:
         notes.print(
             f"{view.trained_on_erased} of its training samples were erased from other models of the dataset. If it should not "
@@ -387,7 +392,7 @@ def references(
 def show_references(display: ProgressDisplay, task: TaskID, progress: "Progress") -> None:
     """Show how many reference models are trained."""
     done = progress.step + (progress.metrics["run"] if progress.step < progress.total else 0.0)
-    display.update(task, total=progress.total, completed=done, detail=f"({progress.step} done)")
+    display.update(task, total=progress.total, completed=done, detail=f"({int(done)} of {progress.total} done)")
 
 
 def doctor(data_dir: DataDir = None) -> None:

@@ -9,7 +9,7 @@ from ledger import resources
 from ledger.db import allow_long_statements
 from ledger.errors import NotFailed, TooLate, VersionRefused
 from ledger.events.timeline import record
-from ledger.jobs.jobs import find_job, get_job
+from ledger.jobs.jobs import count_to_erase, find_job, get_job, samples_of_closed_job
 from ledger.jobs.transitions import advance_job
 from ledger.states import LEASED, JobState, Phase, Reason, RequestState
 from ledger.tables import Job, ModelVersion, Target, UnlearnRequest
@@ -99,4 +99,4 @@ def _keep_what_is_owed(session: Session, job: Job) -> None:
     asked = select(Target.id).join(request_samples, request_samples.c.request_id == Target.request_id)
     asked = asked.where(Target.job_id == job.id, request_samples.c.digest == job_samples.c.digest)
     session.execute(delete(job_samples).where(job_samples.c.job_id == job.id, ~asked.exists()))
-    job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))
+    job.sample_count = count_to_erase(session, job.model_id, samples_of_closed_job(job.id))

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from ledger import resources
 from ledger.db import allow_long_statements, now
-from ledger.jobs.jobs import samples_of_open_job
+from ledger.jobs.jobs import count_to_erase, samples_of_open_job
 from ledger.registry.references import find_power
 from ledger.resources import EstimateSource
 from ledger.states import STAGES, AttemptOutcome, JobState, Phase
@@ -46,7 +46,7 @@ def verdict_chance(session: Session, *, job_id: UUID) -> resources.VerdictChance
     samples = job.sample_count
     if samples is None:
         allow_long_statements(session)
-        samples = session.scalar(select(func.count()).select_from(samples_of_open_job(job_id).subquery()))
+        samples = count_to_erase(session, job.model_id, samples_of_open_job(job_id))
     if not samples:
         return None
     return resources.VerdictChance(samples=samples, probability=interpolate(power, samples), samples_needed=needed)

@@ -15,7 +15,7 @@ from ledger.errors import UnknownJob, UnknownReport
 from ledger.paging import read_page
 from ledger.states import JobState, RequestState, Verdict
 from ledger.tables import Attempt, Dataset, Job, Model, ModelVersion, Report, Target, UnlearnRequest
-from ledger.tables.samples import erased_samples, request_samples, training_samples
+from ledger.tables.samples import erased_samples, job_samples, request_samples, training_samples
 
 
 @cache
@@ -90,6 +90,20 @@ def samples_of_open_job(job_id: UUID) -> Select[tuple[UUID, bytes]]:
         .where(Target.job_id == job_id, Target.state == RequestState.SCHEDULED)
         .distinct()
     )
+
+
+def samples_of_closed_job(job_id: UUID) -> Select[tuple[UUID, bytes]]:
+    """Select the samples of a job that has closed."""
+    return select(job_samples.c.job_id, job_samples.c.digest).where(job_samples.c.job_id == job_id)
+
+
+def count_to_erase(session: Session, model_id: UUID, samples: Select[tuple[UUID, bytes]]) -> int:
+    """Count those of a job's samples that its model has not forgotten yet."""
+    asked = samples.subquery()
+    erased = select(erased_samples.c.digest).where(
+        erased_samples.c.model_id == model_id, erased_samples.c.digest == asked.c.digest
+    )
+    return session.scalars(select(func.count()).select_from(asked).where(~erased.exists())).one()
 
 
 def list_jobs(

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from ledger.db import allow_long_statements, now
 from ledger.events.timeline import record
 from ledger.jobs.estimates import last_durations
-from ledger.jobs.jobs import samples_of_open_job
+from ledger.jobs.jobs import count_to_erase, samples_of_closed_job, samples_of_open_job
 from ledger.states import ClosingReason, Escalation, JobState, RequestState
 from ledger.tables import Job, Model, Target
 from ledger.tables.samples import job_samples
@@ -134,7 +134,7 @@ def close_job(session: Session, job: Job) -> None:
     """Close a locked job to further requests, and fix its samples: those of its requests that the model was trained on."""
     allow_long_statements(session)
     session.execute(insert(job_samples).from_select(["job_id", "digest"], samples_of_open_job(job.id)))
-    job.sample_count = session.scalar(select(func.count()).where(job_samples.c.job_id == job.id))
+    job.sample_count = count_to_erase(session, job.model_id, samples_of_closed_job(job.id))
     job.closed_at = now(session)
     record(session, "job.frozen", {"samples": job.sample_count}, job_id=job.id)
     session.flush()

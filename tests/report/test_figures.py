@@ -1,3 +1,7 @@
+import re
+
+import pytest
+
 from report import captions
 from report.captions import extraction as caption
 from report.document import read
@@ -67,6 +71,14 @@ def test_the_reference_test_is_drawn_for_each_model_and_only_where_there_was_one
     assert "retrained" not in references(recorded("verified").report)[0].svg
     assert ">these samples</text>" in power.svg
     assert references(recorded("inconclusive").report) == []
+
+
+@pytest.mark.parametrize(("known_from", "anchor"), [(-0.9, "end"), (0.9, "start")])
+def test_the_line_of_what_is_known_does_not_strike_through_the_name_of_the_band(known_from: float, anchor: str) -> None:
+    report = stored("verified")
+    report["audit"]["reference_test"]["unlearned"] |= {"low": -1.0, "high": 1.0, "if_seen": known_from}
+    (name,) = re.findall(r'<text style="([^"]*)"[^>]*>never seen</text>', references(read(report).report)[0].svg)
+    assert f"text-anchor: {anchor}" in name or (anchor == "start" and "text-anchor" not in name)
 
 
 def test_what_a_language_model_gives_away_is_drawn_and_stated_and_no_other_report_has_it() -> None:

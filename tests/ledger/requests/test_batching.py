@@ -6,6 +6,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError
 
 from ledger.events.timeline import list_model_events
+from ledger.jobs.jobs import count_to_erase, samples_of_open_job
 from ledger.registry.models import get_model, set_escalation
 from ledger.requests import cancellation, submission
 from ledger.requests.batching import DEFAULT_DURATION, SAFETY_FACTOR, closing_time, job_policy
@@ -55,6 +56,16 @@ def test_the_first_claim_closes_the_job_and_later_requests_open_the_next(world):
     world.expire_lease(claim.job_id)
     world.sweep()
     assert world.claim(claim.job_id).forget == claim.forget
+
+
+def test_what_was_erased_before_does_not_count_among_the_samples_of_a_job(world):
+    world.finish(world.submit_and_claim(1))
+    job_id = world.submit(1, 2, 3).targets[0].job.id
+    with world.sessions() as session:
+        model_id = session.scalar(select(Model.id).where(Model.name == "small"))
+        assert count_to_erase(session, model_id, samples_of_open_job(job_id)) == 2
+    claim = world.claim(job_id)
+    assert (world.job(job_id).samples, len(claim.forget)) == (2, 2)
 
 
 def test_an_expedited_request_does_not_wait_for_the_window(world):
