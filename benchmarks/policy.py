@@ -9,7 +9,8 @@ verified, or its verdict is inconclusive for a reason that no method could chang
 then. So outcomes of one set stay together; nothing is taken to be independent. Every order ends in Retrain, whose cost is that
 of a training without the set, and an audit. Costs are shares of that training. An interval is over models: the sets of one model
 count as their mean. Files are named `policy` for the seeds of the tables and `policy_validation` for others, on which the
-default order was chosen; with `--references` `policy_references` and `policy_references_validation`. `distance` is the mean
+default order was chosen; with `--references` `policy_references` and `policy_references_validation`. The names of other cases than
+the digits follow. `distance` is the mean
 over the forgotten samples of |p − q|, the probabilities of the true class by the model and by a retrained one.
 """
 
@@ -116,7 +117,8 @@ def main() -> None:
     candidates = {name: spec for name, spec in possible.items() if name in (given.methods or possible)}
     cases = chosen(given)
     validation = not {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
-    file = "_".join(["policy", *(["references"] * given.references), *(["validation"] * validation)])
+    others = [name for name, _ in cases if name != "digits"]
+    file = "_".join(["policy", *(["references"] * given.references), *(["validation"] * validation), *others])
     found: dict[tuple[str, int], dict[str, Trials]] = {}
     for name, seed, situation in situations(cases, given):
         trials = {method: trial(situation, spec, method) for method, spec in candidates.items()}
