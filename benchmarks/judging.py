@@ -239,13 +239,12 @@ def _figures(findings: Findings) -> dict[str, float]:
         "membership_auc": findings.membership.unlearned["loss"].auc.value,
     }
     for relearning in findings.relearnings:
-        kind, reference = relearning.kind, relearning.reference
-        steps = sum(curve.delay for curve in relearning.unlearned) / len(relearning.unlearned)
-        figures[f"relearn_delay_{kind}"] = steps
+        kind, ratio = relearning.kind, relearning.reference_ratio
+        figures[f"relearn_delay_{kind}"] = relearning.unlearned_delay
         if relearning.ratio is not None:
             figures[f"relearn_delay_to_control_{kind}"] = relearning.ratio.value
-        if reference is not None and reference.delay > 0 and relearning.relearner is not None:
-            figures[f"relearn_delay_ratio_{kind}"] = steps / reference.delay
+        if ratio is not None and relearning.relearner is not None:
+            figures[f"relearn_delay_ratio_{kind}"] = ratio
         if relearning.normalised is not None:
             figures[f"relearn_delay_normalised_{kind}"] = relearning.normalised
     return figures

@@ -155,7 +155,7 @@ def relearning(case: Case) -> tuple[Batch, Relearner | None]:
     sizes = class_sizes(*labels, max_samples=AUDIT.relearn_samples)
     rng = np.random.default_rng([case.seed, 0])
     known, control = (
-        samples.select(torch.from_numpy(draw_by_class(samples, sizes, rng)))
+        samples.select(torch.from_numpy(draw_by_class(samples, sizes, rng)[0]))
         for samples in (case.forget, case.held_out.audit)
     )
     loss, control_loss = (mean_loss(case.original.model, batch, objective) for batch in (known, control))

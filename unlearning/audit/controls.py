@@ -1,7 +1,8 @@
 """Control sets: held-out samples that relearning compares with the forget set, of its size and its class mix or difficulty."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,34 @@ def class_sizes(forget: NDArray[np.int64], held_out: NDArray[np.int64], *, max_s
     return {label: size for label, size in sizes.items() if size > 0}
 
 
-def draw_by_class(samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator, *, count: int = 0) -> Places:
-    """Draw `sizes[label]` samples of each class at random without replacement; without sizes `count` samples of any class."""
-    if not sizes:
-        return rng.permutation(len(samples))[:count]
-    targets = samples.targets.cpu().numpy()
-    parts = [rng.permutation(np.flatnonzero(targets == label))[:size] for label, size in sizes.items()]
-    return np.concatenate(parts)
+def draw_by_class(
+    samples: SampleSet, sizes: dict[int, int], rng: np.random.Generator, *, count: int = 0, sets: int = 1
+) -> list[Places]:
+    """Draw sets of `sizes[label]` samples of each class at random; without sizes `count` samples of any class.
+
+    No sample is in a second set before all of its class have been in one.
+    """
+    targets = samples.targets.cpu().numpy() if sizes else None
+    places = [(np.flatnonzero(targets == label), size) for label, size in sizes.items()]
+    parts = [_deal(each, size, rng, sets=sets) for each, size in places or [(np.arange(len(samples)), count)]]
+    return [np.concatenate(of_set) for of_set in zip(*parts, strict=True)]
+
+
+def _deal(places: Places, size: int, rng: np.random.Generator, *, sets: int) -> list[Places]:
+    """Deal sets of `size` places, shuffled, and shuffle again once too few are left."""
+    left, found = rng.permutation(places), []
+    for _ in range(sets):
+        if len(left) < size:
+            left = np.concatenate([left, rng.permutation(np.setdiff1d(places, left))])
+        found.append(left[:size])
+        left = left[size:]
+    return found
+
+
+def overlap(sets: Sequence[Places]) -> float:
+    """Compute the mean share of a set that another one has too, over all pairs, 0 to 1; 0 for a single set."""
+    shares = [len(np.intersect1d(one, other)) / len(one) for one, other in itertools.combinations(sets, 2)]
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def draw_as_hard(difficulty: Difficulty, rng: np.random.Generator, *, count: int, nearest: int = NEAREST) -> Places:

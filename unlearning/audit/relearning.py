@@ -1,7 +1,6 @@
 """The relearn delay: how long a model takes to learn a set again, compared with data that it never saw."""
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from unlearning.audit.controls import (
     draw_as_hard,
     draw_by_class,
     draw_distinct,
+    overlap,
 )
 from unlearning.audit.intervals import Floats, Interval, student
 from unlearning.data.batches import Batch
@@ -83,8 +83,9 @@ class Relearning:
 
     relearner: None if it could not be calibrated, because the original's loss on D_v is not above its loss on D_f, the unlearned
         model has collapsed, or D_v has none of the forget set's classes.
-    delta: δ, nats. samples: how many are relearned. unlearned: the unlearned model's curves on the forget set, one for each order.
-    controls: its curves on the control sets. reference: the retrained model's curve, if there is one.
+    delta: δ, nats. samples: how many forgotten samples are relearned, in all parts. original: the original's curve on the first
+        part of the forget set. unlearned, references: the unlearned and the retrained model's curves on all parts; the latter are
+        empty without such a model. controls: the unlearned model's curves on the control sets.
     ratio: delay on the forget set over delay on the controls. ratio_to_fail: the same with an interval widened for the number of
         relearners (Bonferroni), because each of them can fail the model. original_ratio: the original's delay on the forget set
         over the controls', the negative control. normalised: see `normalised_delay`; None without a reference.
@@ -101,7 +102,7 @@ class Relearning:
     original: Curve
     unlearned: tuple[Curve, ...]
     controls: tuple[Curve, ...]
-    reference: Curve | None
+    references: tuple[Curve, ...]
     ratio: Interval | None
     ratio_to_fail: Interval | None
     original_ratio: Interval | None
@@ -111,11 +112,15 @@ class Relearning:
     compared: int = 0
 
     @property
+    def reference(self) -> Curve | None:
+        """The retrained model's curve on the first part; None without such a model."""
+        return self.references[0] if self.references else None
+
+    @property
     def reference_ratio(self) -> float | None:
         """T / T(θ_r): 1 for the retrained model; None without one, or if its delay is 0."""
-        if self.reference is None or self.reference.delay == 0:
-            return None
-        return float(np.mean([curve.delay for curve in self.unlearned])) / self.reference.delay
+        typical = typical_delay(self.references) if self.references else 0.0
+        return self.unlearned_delay / typical if typical > 0 else None
 
     @property
     def reference_area(self) -> float | None:
@@ -168,18 +173,19 @@ def relearn_delay(
 
     The learning rate, δ and T_max depend on the original and D_v alone and are fixed before the unlearned model is used. A
     collapsed model is not relearned: its delays would mean nothing and take longest. Nor is a forget set measured of whose classes
-    D_v has none, unless `difficulty` tells which held-out samples are comparable. Few samples (`are_few`) have many control sets
-    more, which are relearned only until it is clear whether the forget set is learned unusually fast. Ranks relearn by turns, each
-    on its own, but a sharded model together.
+    D_v has none, unless `difficulty` tells which held-out samples are comparable. Few samples (`AuditSpec.are_few`) have many
+    control sets more, which are relearned only until it is clear whether the forget set is learned unusually fast. Ranks
+    relearn by turns, each on its own, but a sharded model together.
     """
     together = is_sharded(original)
     objective = objective if together else undivided(objective)
-    small, controls = are_few(len(forget), spec), spec.controls(kind)
+    small, controls = spec.are_few(len(forget)), spec.controls(kind)
     drawn = _draw_sets(
-        forget, held_out, classes=objective.classes, spec=spec, controls=MANY if small else controls, distinct=small,
-        seed=seed, difficulty=difficulty,
+        forget, held_out, classes=objective.classes, parts=spec.sets(kind, forgotten=len(forget)),
+        most=spec.relearn_samples, controls=MANY if small else controls, distinct=small, seed=seed, difficulty=difficulty,
     )  # fmt: skip
     forget_places, control_places = drawn.forget, drawn.controls
+    parts = len(forget_places)
     known_loss = ranks.agreed(float(np.mean([known.forget[places].mean() for places in forget_places])))
     control_losses = [float(known.held_out[places].mean()) for places in control_places]
     median_control = control_places[int(np.argsort(control_losses)[len(control_losses) // 2])]
@@ -216,16 +222,18 @@ def relearn_delay(
         partial(plotted, unlearned),
         *(partial(run, unlearned, forget, places, order) for order, places in enumerate(forget_places) if order),
         *(partial(run, unlearned, held_out, places, order) for order, places in enumerate(control_places[:controls])),
-        *([] if reference is None else [partial(plotted, reference)]),
     ]
+    if reference is not None:
+        runs.append(partial(plotted, reference))
+        runs += [partial(run, reference, forget, places, order) for order, places in enumerate(forget_places) if order]
     curves: list[Curve] = []
     for start in range(0, len(runs), turns):
         done = by_turns(runs[start : start + turns])
         curves += done
         yield from repeat(None, len(done))
-    original_curve, forget_curves = curves[0], curves[1 : 1 + len(forget_places)]
-    control_curves = curves[1 + len(forget_places) :][: len(control_places[:controls])]
-    reference_curve = None if reference is None else curves[-1]
+    original_curve, forget_curves = curves[0], curves[1 : 1 + parts]
+    control_curves = curves[1 + parts :][: len(control_places[:controls])]
+    reference_curves = curves[1 + parts + len(control_curves) :]
     delays, control_delays = ([curve.delay for curve in curves] for curves in (forget_curves, control_curves))
     # Controls that are censored at T_max agree with each other, and would make the interval too narrow.
     measured = (
@@ -247,28 +255,30 @@ def relearn_delay(
             quick.add(delay)
         tested = (yield from _count_quick(quick, more if tested else [], by_turns, turns=turns)) and tested
         yield from repeat(None, MANY - quick.drawn)
-    share = drawn.count / max(drawn.count, drawn.available)
+    overlaps = overlap(forget_places), overlap(control_places[:controls])
     confidence = spec.thresholds.confidence
 
     def ratio(to_controls: list[int], *, confidence: float) -> Interval | None:
-        return delay_ratio(to_controls, control_delays, share=share, confidence=confidence) if measured else None
+        return delay_ratio(to_controls, control_delays, overlaps=overlaps, confidence=confidence) if measured else None
 
     return Relearning(
         kind=kind,
         relearner=relearner,
         delta=delta,
-        samples=drawn.count,
+        samples=len(np.unique(np.concatenate(forget_places))),
         original=original_curve,
         unlearned=tuple(forget_curves),
         controls=tuple(control_curves),
-        reference=reference_curve,
+        references=tuple(reference_curves),
         ratio=ratio(delays, confidence=confidence),
         ratio_to_fail=ratio(delays, confidence=1 - (1 - confidence) / len(spec.relearners)),
         original_ratio=ratio([original_curve.delay], confidence=confidence),
         normalised=normalised_delay(
-            original=original_curve.delay, unlearned=float(np.mean(delays)), reference=reference_curve.delay
+            original=original_curve.delay,
+            unlearned=typical_delay(forget_curves),
+            reference=typical_delay(reference_curves),
         )
-        if reference_curve
+        if reference_curves
         else None,
         area=curve_area(original_curve, forget_curves[0]),
         p_value=min(1.0, quick.p_value * len(spec.relearners)) if tested else None,
@@ -278,15 +288,13 @@ def relearn_delay(
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class _Sets:
-    """What is relearned: the places of forget and of control sets, of `count` samples each.
+    """What is relearned: the places of parts of the forget set and of control sets, of as many samples each.
 
-    available: how many held-out samples the controls are drawn from. comparable: whether those are like the forget set at all.
+    comparable: whether the controls are like the forget set at all.
     """
 
     forget: list[Places]
     controls: list[Places]
-    count: int
-    available: int
     comparable: bool
 
 
@@ -295,38 +303,39 @@ def _draw_sets(
     held_out: SampleSet,
     *,
     classes: int | None,
-    spec: AuditSpec,
+    parts: int,
+    most: int,
     controls: int,
     distinct: bool,
     seed: int,
     difficulty: Difficulty | None,
 ) -> _Sets:
-    """Draw forget sets and controls, of the forget set's classes or as hard. distinct: no two controls are equal."""
+    """Draw parts of the forget set and controls, of its classes or as hard.
+
+    most: samples of a set. distinct: no two controls are equal; otherwise they have as few samples in common as they can.
+    """
     sizes: dict[int, int] = {}
-    available = len(held_out)
+    most = min(most, len(forget) // parts)
     if classes is not None:
         labels = [samples.targets.cpu().numpy() for samples in (forget, held_out)]
-        sizes = class_sizes(*labels, max_samples=spec.relearn_samples)
-        available = int(np.isin(labels[1], list(sizes)).sum()) if sizes else available
-    count = sum(sizes.values()) or min(len(forget), spec.relearn_samples, math.ceil(len(held_out) / 2))
+        sizes = class_sizes(*labels, max_samples=most)
+    count = sum(sizes.values()) or min(most, math.ceil(len(held_out) / 2))
+    of_forget, of_controls = (np.random.default_rng([seed, side]) for side in (0, 1))
 
-    def draw_control(number: int) -> Places:
-        rng = np.random.default_rng([seed, 1, number])
+    def draw_control() -> Places:
         if difficulty is None:
-            return draw_by_class(held_out, sizes, rng, count=count)
-        return draw_as_hard(difficulty, rng, count=count, nearest=MANY if distinct else NEAREST)
+            return draw_by_class(held_out, sizes, of_controls, count=count)[0]
+        return draw_as_hard(difficulty, of_controls, count=count, nearest=MANY if distinct else NEAREST)
 
-    numbers = itertools.count()
+    if distinct:
+        drawn = draw_distinct(draw_control, controls)
+    elif difficulty is not None:
+        drawn = [draw_control() for _ in range(controls)]
+    else:
+        drawn = draw_by_class(held_out, sizes, of_controls, count=count, sets=controls)
     return _Sets(
-        forget=[
-            draw_by_class(forget, sizes, np.random.default_rng([seed, 0, number]), count=count)
-            for number in range(spec.relearn_orders)
-        ],
-        controls=draw_distinct(lambda: draw_control(next(numbers)), controls)
-        if distinct
-        else [draw_control(number) for number in range(controls)],
-        count=count,
-        available=available,
+        forget=draw_by_class(forget, sizes, of_forget, count=count, sets=parts),
+        controls=drawn,
         comparable=classes is None or bool(sizes) or difficulty is not None,
     )
 
@@ -353,18 +362,14 @@ def _count_quick(
     return True
 
 
-def are_few(forgotten: int, spec: AuditSpec) -> bool:
-    """Return whether so few samples are relearned that the ranks among many control sets decide, and not an interval."""
-    return min(forgotten, spec.relearn_samples) < spec.thresholds.relearn_least
-
-
 def _select(samples: SampleSet, places: Places) -> Batch:
     return samples.select(torch.from_numpy(places))
 
 
 def run_count(spec: AuditSpec, kind: str, *, forgotten: int, reference: bool = False) -> int:
     """Compute how often `relearn_delay` yields. reference: whether it relearns a retrained model too."""
-    return 2 + spec.relearn_orders + (MANY if are_few(forgotten, spec) else spec.controls(kind)) + reference
+    parts = spec.sets(kind, forgotten=forgotten)
+    return 2 + parts * (1 + reference) + (MANY if spec.are_few(forgotten) else spec.controls(kind))
 
 
 def relearn(
@@ -527,20 +532,25 @@ def mean_loss(model: nn.Module, batch: Batch, objective: Objective) -> float:
     return float(batched_answers(objective, model, batch).losses.double().mean())
 
 
-def delay_ratio(delays: list[int], controls: list[int], *, share: float, confidence: float) -> Interval:
-    """Compute the delay over the controls' delay, with an interval for another forget set of this size.
+def delay_ratio(
+    delays: Sequence[int], controls: Sequence[int], *, overlaps: tuple[float, float], confidence: float
+) -> Interval:
+    """Compute the delay on m parts of the forget set over that on c control sets, with an interval [ours].
 
-    On the log scale; half a step is added, because a delay may be 0. The spread between the control sets counts once for D_f and
-    once, divided by their number, for the controls. share: of D_v that one control set takes. Control sets from one pool
-    overlap, and the finite-population correction accounts for it.
+    On the log scale; half a step is added, because a delay may be 0. Sets of never seen samples differ by which samples they have,
+    with a variance σ² that both sides' spread tells, in m + c − 2 degrees of freedom. overlaps: the share ρ of a set that another
+    one of the same side has too (`overlap`). It makes them alike: their spread is σ²(1 − ρ), and the variance of their mean
+    σ²(ρ + (1 − ρ)/m).
     """
-    logs = np.log(np.array(controls) + 0.5)
-    between = float(logs.var(ddof=1)) / max(1e-6, 1 - share)
+    sides = [np.log(np.array(each) + 0.5) for each in (delays, controls)]
+    apart = [max(1e-6, 1 - share) for share in overlaps]
+    squares = sum(float(((side - side.mean()) ** 2).sum()) / left for side, left in zip(sides, apart, strict=True))
+    degrees = sum(len(side) - 1 for side in sides)
     # A delay is known to a whole step only, which gives the least possible uncertainty.
     grain = 1 / (12 * float(np.mean(np.array(controls) + 0.5)) ** 2)
-    error = math.sqrt((between + grain) * (1 + 1 / len(controls)))
-    half = student(confidence, len(controls) - 1) * error
-    value = float(np.log(np.array(delays) + 0.5).mean() - logs.mean())
+    of_means = sum(1 - left + left / len(side) for side, left in zip(sides, apart, strict=True))
+    half = student(confidence, degrees) * math.sqrt((squares / degrees + grain) * of_means)
+    value = float(sides[0].mean() - sides[1].mean())
     return Interval(math.exp(value), math.exp(value - half), math.exp(value + half))
 
 

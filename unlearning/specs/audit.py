@@ -87,13 +87,14 @@ class AuditSpec:
     extraction_samples: most samples of a set from which a generating model's extraction is measured.
     generated_samples: samples that a model generates of the forgotten samples' classes, and as many of the others.
     relearners: optimisers that relearn. The first fills the report's curves and must pass; the others must not fail.
-    relearn_batch: samples a relearning step. relearn_samples: most samples relearned.
+    relearn_batch: samples a relearning step. relearn_samples: most samples of a set that is relearned.
     relearn_steps: the learning rate is calibrated so that the original learns a control set in about this many steps.
     relearn_delta: δ as a share of the original's loss gap between held-out and forget set. A set is relearned once its loss is
         at most L_f(θ_o) + δ.
     relearn_limit: T_max, as a multiple of the calibrated control's steps.
-    relearn_orders: repetitions on the forget set, each in its own order. relearn_controls: control sets drawn from D_v for the
-        first relearner. relearn_controls_more: for each other one, which can fail a model but need not pass it.
+    relearn_sets: most parts of the forget set that the first relearner learns, each by itself. Which samples a set has moves its
+        delay far more than their order does, so several parts tell more than one. relearn_controls: control sets drawn from D_v
+        for it. relearn_sets_more, relearn_controls_more: for each other relearner, which can fail a model but need not pass it.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -107,11 +108,12 @@ class AuditSpec:
     generated_samples: AtLeastOne = 200
     relearners: tuple[str, ...] = ("sgd", "adam")
     relearn_batch: AtLeastOne = 32
-    relearn_samples: Annotated[int, Ge(2)] = 128
+    relearn_samples: Annotated[int, Ge(2)] = 96
     relearn_steps: Annotated[int, Ge(4)] = 20
     relearn_delta: InnerShare = 0.1
     relearn_limit: AboveOne = 3.0
-    relearn_orders: AtLeastOne = 1
+    relearn_sets: AtLeastOne = 4
+    relearn_sets_more: AtLeastOne = 2
     relearn_controls: Annotated[int, Ge(3)] = 6
     relearn_controls_more: Annotated[int, Ge(3)] = 3
 
@@ -140,6 +142,16 @@ class AuditSpec:
             vector_seeds=1,
             vector_samples=500,
         )
+
+    def sets(self, kind: str, *, forgotten: int) -> int:
+        """Return how many parts of so many forgotten samples the relearner `kind` learns: of half of `relearn_samples` or more."""
+        most = self.relearn_sets if kind == self.relearners[0] else self.relearn_sets_more
+        least = max(self.thresholds.relearn_least, self.relearn_samples / 2)
+        return 1 if self.are_few(forgotten) else max(1, min(most, int(forgotten / least)))
+
+    def are_few(self, forgotten: int) -> bool:
+        """Return whether so few samples are relearned that the ranks among many control sets decide, and not an interval."""
+        return min(forgotten, self.relearn_samples) < self.thresholds.relearn_least
 
     def controls(self, kind: str) -> int:
         """Return how many control sets the relearner `kind` has."""

@@ -10,6 +10,7 @@ from unlearning.audit.controls import (
     draw_as_hard,
     draw_by_class,
     draw_distinct,
+    overlap,
 )
 from unlearning.data.samples import SampleSet
 
@@ -23,9 +24,28 @@ def test_a_control_has_the_forget_set_s_size_and_class_mix() -> None:
     rng = np.random.default_rng(0)
     forget, held_out = rng.choice(4, 120, p=[0.4, 0.3, 0.2, 0.1]), rng.choice(4, 800)
     sizes = class_sizes(forget, held_out, max_samples=256)
-    chosen = draw_by_class(labelled(held_out), sizes, rng)
+    (chosen,) = draw_by_class(labelled(held_out), sizes, rng)
     assert sorted(held_out[chosen].tolist()) == sorted(forget.tolist())
     assert len(set(chosen.tolist())) == 120
+
+
+def test_sets_have_as_few_samples_in_common_as_they_can() -> None:
+    rng = np.random.default_rng(0)
+    held_out = np.repeat([0, 1], [60, 25])
+    sets = draw_by_class(labelled(held_out), {0: 10, 1: 10}, rng, sets=6)
+    assert [sorted(held_out[places].tolist()) for places in sets] == [[0] * 10 + [1] * 10] * 6
+    assert all(len(set(places.tolist())) == 20 for places in sets)
+    drawn, counts = np.unique(np.concatenate(sets), return_counts=True)
+    assert len(drawn) == 85
+    assert counts[drawn < 60].tolist() == [1] * 60
+    assert counts[drawn >= 60].max() <= 3
+    assert 0 < overlap(sets) < 0.3
+
+
+def test_the_overlap_is_the_mean_share_of_a_set_that_another_has_too() -> None:
+    sets = [np.array([0, 1]), np.array([1, 2]), np.array([3, 4])]
+    assert overlap(sets) == pytest.approx(0.5 / 3)
+    assert overlap(sets[:1]) == 0
 
 
 def test_a_control_takes_at_most_half_of_a_class_and_no_more_than_asked() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from tests.unlearning import small
 from tests.unlearning.audit.conftest import OBJECTIVE, World
 from tests.unlearning.small import plain, samples, task
-from unlearning.audit.controls import MANY, Difficulty
+from unlearning.audit.controls import MANY, Difficulty, draw_by_class, overlap
 from unlearning.audit.relearning import (
     Curve,
     OriginalLosses,
@@ -281,30 +281,48 @@ def test_nothing_is_calibrated_where_there_is_nothing_to_learn(world: World) -> 
     assert calibrate_relearner(original, control, target=10.0, **settings) is None  # type: ignore[arg-type]
 
 
-def test_the_ratio_s_interval_covers_a_set_never_learned_as_often_as_it_says() -> None:
+@pytest.mark.parametrize(
+    ("forgotten", "held_out", "parts", "count"),
+    [(96, 2000, 1, 96), (300, 500, 4, 75), (300, 150, 4, 75), (100, 60, 2, 30)],
+    ids=["one part", "parts", "controls that overlap", "few that overlap"],
+)
+def test_the_ratio_s_interval_covers_a_set_never_learned_as_often_as_it_says(
+    forgotten: int, held_out: int, parts: int, count: int
+) -> None:
+    """A set's delay is the geometric mean of what its samples take, of which some take far longer than others."""
     rng, hits = np.random.default_rng(0), 0
-    for _ in range(600):
-        delays = np.exp(rng.normal(3.4, 0.3, 7)).round().astype(int)
-        hits += delay_ratio([delays[0]], delays[1:].tolist(), share=0.0, confidence=0.9).within(0, np.inf) and bool(
-            (lambda r: r.low <= 1 <= r.high)(delay_ratio([delays[0]], delays[1:].tolist(), share=0.0, confidence=0.9))
-        )
-    assert 0.86 < hits / 600 < 0.95
+    for _ in range(400):
+        sides = []
+        for size, sets in ((forgotten, parts), (held_out, 6)):
+            takes = rng.normal(3, 1, size) + 4 * (rng.random(size) < 0.1)
+            places = draw_by_class(samples(size, seed=0), {}, rng, count=count, sets=sets)
+            sides.append((np.array([np.exp(takes[each].mean()) for each in places]).round(), overlap(places)))
+        (delays, own), (controls, common) = sides
+        found = delay_ratio(delays, controls, overlaps=(own, common), confidence=0.9)
+        hits += found.low <= 1 <= found.high
+    assert 0.86 < hits / 400 < 0.95
+
+
+def test_parts_of_the_forget_set_make_the_interval_narrower() -> None:
+    one = delay_ratio([20], [15, 20, 25, 22], overlaps=(0.0, 0.0), confidence=0.9)
+    four = delay_ratio([16, 25, 19, 21], [15, 20, 25, 22], overlaps=(0.0, 0.0), confidence=0.9)
+    assert four.high / four.low < 0.8 * one.high / one.low
 
 
 def test_controls_from_one_pool_are_corrected_for_their_overlap() -> None:
-    alone = delay_ratio([20], [15, 20, 25, 22], share=0.0, confidence=0.9)
-    overlapping = delay_ratio([20], [15, 20, 25, 22], share=0.5, confidence=0.9)
+    alone = delay_ratio([20], [15, 20, 25, 22], overlaps=(0.0, 0.0), confidence=0.9)
+    overlapping = delay_ratio([20], [15, 20, 25, 22], overlaps=(0.0, 0.5), confidence=0.9)
     assert overlapping.high > alone.high
     assert overlapping.value == alone.value
 
 
 def test_controls_that_agree_exactly_still_leave_the_graininess_of_a_step() -> None:
-    found = delay_ratio([10], [10, 10, 10, 10], share=0.3, confidence=0.9)
+    found = delay_ratio([10], [10, 10, 10, 10], overlaps=(0.0, 0.3), confidence=0.9)
     assert found.low < 1 < found.high
 
 
 def test_a_delay_of_zero_is_far_below_any_control() -> None:
-    assert delay_ratio([0], [20, 25, 22, 30, 18, 24], share=0.3, confidence=0.9).high < 0.1
+    assert delay_ratio([0], [20, 25, 22, 30, 18, 24], overlaps=(0.0, 0.3), confidence=0.9).high < 0.1
 
 
 def test_the_normalised_delay_is_zero_for_the_original_and_one_for_the_retrained_model() -> None:
