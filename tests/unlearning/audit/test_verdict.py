@@ -47,7 +47,7 @@ def relearning(low: float, value: float, high: float, *, kind: str = "sgd", cont
         original=replace(CURVE, delay=0),
         unlearned=(CURVE,),
         controls=(replace(CURVE, delay=control),) * 3,
-        reference=None,
+        references=(),
         ratio=Interval(value, low, high),
         ratio_to_fail=Interval(value, low / 1.1, high * 1.1),
         original_ratio=Interval(0.02, 0.01, 0.03),
