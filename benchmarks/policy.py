@@ -110,7 +110,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="what the cases forget")
     parser.add_argument("--references", action="store_true", help="of models with reference predictions")
     parser.add_argument("--methods", nargs="+", choices=WITHOUT.keys() | WITH.keys(), help="these alone (default: all)")
-    parser.add_argument("--relearned", type=int, help="most samples that audits relearn (default: as in a job)")
     given = parser.parse_args()
     torch.set_num_threads(1)
     possible = WITH if given.references else WITHOUT
@@ -136,27 +135,23 @@ def situations(cases: Sequence[Chosen], given: argparse.Namespace) -> Iterator[t
         for name, seeds in cases:
             for seed in seeds[number : number + 1]:
                 for which in given.sets:
-                    yield name, seed, of_case(name, seed, which, references=given.references, relearned=given.relearned)
+                    yield name, seed, of_case(name, seed, which, references=given.references)
 
 
-def of_case(name: str, seed: int, which: str, *, references: bool, relearned: int | None = None) -> Situation:
-    """Make a case's situation: a tenth of the training set at random, a few samples of that, or a class.
-
-    relearned: most samples that an audit relearns; by default as many as in a job.
-    """
+def of_case(name: str, seed: int, which: str, *, references: bool) -> Situation:
+    """Make a case's situation: a tenth of the training set at random, a few samples of that, or a class."""
     whole = case(name, seed, forget=one_class if which == "a class" else None)
     one = whole
     if which.endswith("samples"):
         few = subset(whole.forget, SMALL_REQUEST, np.random.default_rng([seed, SMALL_REQUEST, 0, 2]))
         one = dataclasses.replace(whole, forget=few, remain=without(whole.workload.train, few))
-    audit = AuditSpec.with_references() if references else AuditSpec()
     return Situation(
         name=which,
         one=one,
         retrained=whole.retrained.model,  # it never saw the few samples either
         seconds=whole.retrained.seconds,
         references=references_of(whole) if references else None,
-        audit=audit if relearned is None else dataclasses.replace(audit, relearn_samples=relearned),
+        audit=AuditSpec.with_references() if references else AuditSpec(),
     )
 
 

@@ -4,7 +4,7 @@
     python -m benchmarks.verdicts --methods ltu ieu --case digits     these methods alone
     python -m benchmarks.verdicts --few 8 --case digits --seeds 100 101 102 103 104
     python -m benchmarks.verdicts --tests --case digits --seeds 100 101 102 103 104
-    python -m benchmarks.verdicts --relearned 64 256 --case digits --seeds 20 21 22
+    python -m benchmarks.verdicts --parts 1 4 --case digits --seeds 20 21 22 23
 
 The original, a hardly changed copy of it and a collapsed model must be `failed`. A retrained model must never be `failed`, and
 should be `verified` if there are enough data. The methods have no known truth: their verdicts are only counted.
@@ -19,7 +19,8 @@ which forget a set by itself.
 With `--tests` the parts that cost little, the reference test and nearness, are counted on 100 sets of each size and seed, in
 `verdicts_tests.json`, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
 
-With `--relearned` the audits have no reference predictions and relearn at most so many samples, in `verdicts_relearned.json`.
+With `--parts` the audits have no reference predictions and relearn at most so many parts of the forget set, in
+`verdicts_parts.json`.
 
 Finished audits are kept in `.bench/`. No default was chosen on the seeds from 100 on.
 """
@@ -59,12 +60,12 @@ def main() -> None:
     parser.add_argument("--few", type=int, help="random sets of each size that audits with references test")
     parser.add_argument("--methods", nargs="+", choices=(*METHODS, *ALL), help="these alone (default: all)")
     parser.add_argument("--tests", action="store_true", help="the reference test and nearness alone, on more sets")
-    parser.add_argument("--relearned", type=int, nargs="+", help="most samples that audits without references relearn")
+    parser.add_argument("--parts", type=int, nargs="+", help="most parts that audits without references relearn")
     given = parser.parse_args()
     unknown = set(given.methods or ()) - set(METHODS if given.few else ALL)
     if unknown:
         parser.error(f"not among these models: {', '.join(sorted(unknown))}")
-    if given.few or given.tests or given.relearned:
+    if given.few or given.tests or given.parts:
         torch.set_num_threads(1)
     if given.few:
         found = (few(name, seeds, given.few, given.methods or tuple(METHODS)) for name, seeds in chosen(given))
@@ -73,9 +74,9 @@ def main() -> None:
     if given.tests:
         write("verdicts_tests", [made for name, seeds in chosen(given) for made in tests(name, seeds)])
         return
-    if given.relearned:
-        found = (relearned(name, seeds, given.relearned) for name, seeds in chosen(given))
-        write("verdicts_relearned", [made for rows in found for made in rows])
+    if given.parts:
+        found = (in_parts(name, seeds, given.parts) for name, seeds in chosen(given))
+        write("verdicts_parts", [made for rows in found for made in rows])
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):
@@ -105,12 +106,12 @@ def _original(one: Case) -> nn.Module:
     return one.original.model
 
 
-def _again(one: Case) -> nn.Module:
-    return one.again.model
+def _retrained(one: Case) -> nn.Module:
+    return one.retrained.model
 
 
-def relearned(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row]:
-    """Audit models without references, relearning at most so many samples; count verdicts and what relearning found."""
+def in_parts(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Row]:
+    """Audit models without references, relearning so many parts of the forget set; count verdicts and what relearning found."""
     found: dict[str, list[dict[str, object]]] = {}
     for seed in seeds:
         one = case(name, seed)
@@ -118,13 +119,13 @@ def relearned(name: str, seeds: Sequence[int], counts: Sequence[int]) -> list[Ro
             "original": partial(_original, one),
             "no_op": partial(no_op, one),
             "still_knows": partial(still_knows, one),
-            "retrain": partial(_again, one),
+            "retrained": partial(_retrained, one),
             "collapsed": partial(collapsed, one),
             "ieu_without_references": cache(partial(_by_ieu, one)),
         }
         for count, (label, make) in itertools.product(counts, models.items()):
             result = _audit_relearning(one, label, make, count)
-            found.setdefault(f"{label}, {count} relearned", []).append(result)
+            found.setdefault(f"{label}, {count} {'part' if count == 1 else 'parts'}", []).append(result)
             print(f"{name} {seed} {count} {label}: {result}", flush=True)
     rows: list[Row] = []
     for label, results in found.items():
@@ -145,8 +146,8 @@ def _by_ieu(one: Case) -> nn.Module:
 
 
 def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], count: int) -> dict[str, object]:
-    """Audit a model, relearning at most `count` samples, or read what an earlier run found; by relearner, whether it passed."""
-    spec = AuditSpec(relearn_samples=count)
+    """Audit a model, relearning `count` parts, or read what an earlier run found; by relearner, whether it passed."""
+    spec = AuditSpec(relearn_sets=count, relearn_sets_more=min(count, AuditSpec().relearn_sets_more))
     of_case = {"case": one.name, "seed": one.seed, "model": label}
     what = {**of_case, "audit": all_settings(spec), "code": code_of(unlearning.audit), **identity()}
 
@@ -159,7 +160,7 @@ def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], coun
         found = {each.kind: passed[f"relearn_delay_{each.kind}"] for each in findings.relearnings}
         return {"verdict": findings.verdict.value, "audit_seconds": spent, **found}
 
-    return stored("relearned", what, run)
+    return stored("parts", what, run)
 
 
 if __name__ == "__main__":
