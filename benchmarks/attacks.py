@@ -39,7 +39,6 @@ from unlearning.training.loop import fit
 CASE = "small digits"
 METHODS: dict[str, tuple[str, ReferencePlan | None]] = {
     "matching": ("matching", ReferencePlan()),
-    "matching_more_references": ("matching", ReferencePlan(folds=5, rounds=1, audit_rounds=1, epochs=1.0)),
     "ieu": ("ieu", ReferencePlan()),
     "ltu": ("ltu", ReferencePlan()),
     "ieu_without_references": ("ieu", None),
@@ -47,7 +46,7 @@ METHODS: dict[str, tuple[str, ReferencePlan | None]] = {
     "salun": ("salun", None),
     "gradient_ascent": ("gradient_ascent", None),
 }
-"""By the name in the table: the method at its defaults, and its references. More of them cost four times as much."""
+"""By the name in the table: the method at its defaults, and its references."""
 OBJECTIVE = classification(10)
 RECIPE = Recipe(epochs=20, batch_size=64, learning_rate=0.1, precision="float32")
 NOISE = 0.25
