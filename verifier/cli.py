@@ -1,6 +1,7 @@
 """The command `expunge-verify`: the same check as `expunge verify`, with only `cryptography` installed."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subject=given.subject,
         log=given.log,
     )
-    print(format_outcome(outcome))
+    try:
+        print(format_outcome(outcome), flush=True)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1 if outcome.refused else 0
 
 

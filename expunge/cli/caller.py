@@ -3,6 +3,8 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 from uuid import UUID
@@ -29,6 +31,17 @@ def open_client(url: str | None, key: str) -> httpx.Client:
     """Connect to the API at `url`, or to the stack that runs on this machine."""
     running = None if url else read_stack_settings(chosen_folder())
     return client.connect(url or (running.api_url if running else "http://127.0.0.1:8000"), key)
+
+
+def parse_moment(text: str) -> datetime:
+    """Read a time with its offset. Raises BadParameter."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} is not a time with an offset, as 2026-01-31T09:00:00Z.")
+    return found
 
 
 def submit(
@@ -66,6 +79,21 @@ def submit(
     ] = "auto",
     reason: Annotated[str | None, typer.Option(help="The reason, for the record.")] = None,
     regulation: Annotated[str | None, typer.Option(help="The law that sets the deadline: gdpr, ccpa, …")] = None,
+    received_at: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=parse_moment,
+            metavar="TIME",
+            help="When the person asked, as 2026-01-31T09:00:00Z; the legal clock runs from here. Default: now.",
+        ),
+    ] = None,
+    external_id: Annotated[str | None, typer.Option(help="Your own reference, such as a case number.")] = None,
+    expedite: Annotated[
+        bool, typer.Option("--expedite", help="Do not wait for other requests to join the job.")
+    ] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="Sent twice with the same key, it is one request. Default: a fresh key.")
+    ] = None,
     escalate: Annotated[
         Escalation | None,
         typer.Option(help="Whether an inconclusive verdict leads to the next method. Default: as the model is set."),
@@ -99,7 +127,7 @@ def submit(
                 if ids
                 else client.upload_subjects(http, subjects=people)
             ).id
-        send = client.preview if preview else client.submit
+        send = client.preview if preview else partial(client.submit, idempotency_key=idempotency_key)
         answer = send(
             http,
             dataset=named[0] if len(named) == 1 else None,
@@ -111,6 +139,9 @@ def submit(
             method=parse_method(method),
             reason=reason,
             regulation=regulation,
+            received_at=received_at,
+            external_id=external_id,
+            expedite=expedite or None,
             escalate=escalate,
         )
         if ids and answer.unmatched_lines is not None:  # the lines of the upload are the IDs in their order

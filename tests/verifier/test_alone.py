@@ -59,6 +59,16 @@ def test_it_refuses_with_status_one_and_still_says_what_is_not_shown(python: Pat
     assert "Not shown by this or any such check" in done.stdout
 
 
+def test_a_reader_that_stops_early_changes_neither_the_status_nor_prints_a_traceback(case: Case) -> None:
+    given = (case.path("statement.json"), "--key", case.path("key.pem"))
+    command = [sys.executable, "-m", "verifier.cli", *map(str, given)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.close()
+        _, errors = running.communicate()
+    assert (running.returncode, errors) == (0, "")
+
+
 def test_its_version_is_the_projects() -> None:
     own, whole = (tomllib.loads((ROOT / path).read_text()) for path in ("verifier/pyproject.toml", "pyproject.toml"))
     assert own["project"]["version"] == whole["project"]["version"]

@@ -32,7 +32,8 @@ def matching(spec: Matching, task: Task) -> Steps:
     aims = reference_aims(task)
     if aims is None:
         raise MethodRefused(
-            "Matching needs reference predictions; prepare them with `expunge references`, or use LTU or IEU."
+            "Matching needs reference predictions, and the model has none that can be used. Prepare them with `expunge "
+            "references`, or use LTU or IEU."
         )
     spec = scale_schedule(spec, forget=len(task.forget))
     task.model.eval()

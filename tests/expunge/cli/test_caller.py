@@ -1,9 +1,11 @@
+import json
 import os
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from expunge.cli.caller import (
     format_fallback,
     format_without_jobs,
     open_client,
+    parse_moment,
 )
 from expunge.cli.main import app
 from expunge.stack.folder import lock_folder, sample_key, write_stack_settings
@@ -131,6 +134,42 @@ def test_an_id_that_breaks_the_rule_is_named_by_its_place() -> None:
     with pytest.raises(typer.BadParameter, match="Sample ID 2") as raised:
         list(check_ids(["a", " person"]))
     assert "person" not in str(raised.value)
+
+
+def test_when_the_clock_began_and_whose_case_it_is_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(422, json={"title": "Refused", "status": 422, "code": "invalid"})
+
+    def connect(url: str | None, key: str) -> httpx.Client:
+        return httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service")
+
+    monkeypatch.setattr(caller, "open_client", connect)
+    asked = [
+        "--received-at",
+        "2026-01-31T09:00:00Z",
+        "--external-id",
+        "DSR-7",
+        "--expedite",
+        "--idempotency-key",
+        "one",
+    ]
+
+    ended = CliRunner().invoke(app, ["submit", "--key", "expunge_x", "--dataset", "digits", *asked, "image-1"])
+
+    assert ended.exit_code != 0
+    assert sent[0].headers["Idempotency-Key"] == "one"
+    body = json.loads(sent[0].content)
+    assert (body["external_id"], body["expedite"]) == ("DSR-7", True)
+    assert datetime.fromisoformat(body["received_at"]) == datetime(2026, 1, 31, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("wrong", ["yesterday", "2026-01-31T09:00:00"])
+def test_a_time_without_an_offset_is_refused(wrong: str) -> None:
+    with pytest.raises(typer.BadParameter, match="offset"):
+        parse_moment(wrong)
 
 
 def test_a_request_for_nothing_is_refused_before_it_is_sent() -> None:
