@@ -126,6 +126,16 @@ def test_a_form_from_another_site_is_refused(serve: Serve, site: Site) -> None:
     assert client.post("/console/sign-in", data={"key": site.admin}, headers=own).status_code == 303
 
 
+def test_the_list_of_jobs_shows_verdicts(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
+    job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
+    reader = sign_in(serve(), site.reader)
+    assert "verified" not in reader.get("/console/jobs").text
+
+    publish_job(sessions, job_id)
+
+    assert "verified" in reader.get("/console/jobs").text
+
+
 def test_scopes_are_honoured(serve: Serve, site: Site, sessions: sessionmaker[Session]) -> None:
     job_id = serve(key=site.admin).post("/unlearn-requests", json=ASKED).json()["targets"][0]["job"]["id"]
     report = f"/console/reports/{publish_job(sessions, job_id)}.html"
