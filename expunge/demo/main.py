@@ -49,8 +49,9 @@ MODEL = "digits"
 class Plan:
     """reference: the workload. workloads: its allow-list.
 
-    first_share: of the training samples, forgotten by the first request with LTU. person_samples: one person's, forgotten by the
-    second request under the model's policy. rounds: of the reference predictions, half of the default's.
+    first_share: of the training samples, forgotten by the first request with IEU, the first method of the default policy.
+    person_samples: one person's, forgotten by the second request under the model's policy. rounds: of the reference predictions,
+    half of the default's.
     seed: of the choice of these samples and of the original model. The retrained models have the next seeds.
     """
 
@@ -223,7 +224,7 @@ def run_requests(
                     check=check_processes,
                 )
 
-            first = request(forget.first, "ltu", retrained=trainings.retrained, without=forget.first)
+            first = request(forget.first, "ieu", retrained=trainings.retrained, without=forget.first)
             preparing = queues[0].submit_references(
                 "preparing reference predictions", model=MODEL, data_dir=options.data_dir, rounds=plan.rounds
             )
@@ -324,7 +325,7 @@ def show(found: Demo) -> None:
     out.print(noise(found.sections[0]))
     out.print(references(preparation=found.preparation, training=found.training))
     out.print()
-    for erasure, requested in zip(found.erasures, ("with LTU", "under the model's policy"), strict=True):
+    for erasure, requested in zip(found.erasures, ("with IEU", "under the model's policy"), strict=True):
         out.print(outcome(erasure, requested=requested))
     print_files(out, found.erasures)
 
