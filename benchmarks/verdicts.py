@@ -147,7 +147,7 @@ def _by_ieu(one: Case) -> nn.Module:
 
 def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], count: int) -> dict[str, object]:
     """Audit a model, relearning `count` parts, or read what an earlier run found; by relearner, whether it passed."""
-    spec = AuditSpec(relearn_sets=count, relearn_sets_more=min(count, AuditSpec().relearn_sets_more))
+    spec = AuditSpec(relearn_parts=count, relearn_parts_more=min(count, AuditSpec().relearn_parts_more))
     of_case = {"case": one.name, "seed": one.seed, "model": label}
     what = {**of_case, "audit": all_settings(spec), "code": code_of(unlearning.audit), **identity()}
 

@@ -52,21 +52,6 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-METHOD_NAMES = {
-    **{kind: kind.upper() for kind in ("ct", "ieu", "ltu", "msg", "npo", "rmu", "ssd")},
-    "grad_diff": "GradDiff",
-    "neggrad_plus": "NegGrad+",
-    "salun": "SalUn",
-    "sim_npo": "SimNPO",
-}
-"""Methods whose papers write them otherwise than in words."""
-
-
-def short_method(kind: str) -> str:
-    """Print a method's kind as its paper does: ltu → LTU, gradient_ascent → gradient ascent."""
-    return METHOD_NAMES.get(kind, kind.replace("_", " "))
-
-
 def share(value: float) -> str:
     """Print a ratio from 0 to 1 as a percentage."""
     return percent(100 * value)

@@ -18,8 +18,8 @@ from report.formatting import (
     ratio,
     sentence,
     share,
-    short_method,
 )
+from verifier.method_names import short_method
 
 E = TypeVar("E", bound=Estimate | None)
 
@@ -92,8 +92,8 @@ AUDIT_SETTINGS = {
     "relearn_delta": "Loss above the original's that counts as relearned, as a share of the gap to held-out data",
     "relearn_limit": "Longest relearning, in times of the control's",
     "relearn_orders": "Repetitions of relearning, each in another order",
-    "relearn_sets": "Most parts of the forget set that the first optimiser learns, each by itself",
-    "relearn_sets_more": "The same of each other optimiser",
+    "relearn_parts": "Most parts of the forget set that the first optimiser learns, each by itself",
+    "relearn_parts_more": "The same of each other optimiser",
     "relearn_controls": "Control sets of the first optimiser",
     "relearn_controls_more": "Control sets of each other optimiser",
     "batch_size": "Most samples in a forward pass",

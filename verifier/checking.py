@@ -9,6 +9,7 @@ from verifier.commitment import read_inclusion, read_subject_inclusion
 from verifier.errors import Malformed, NotProven
 from verifier.keys import read_keys
 from verifier.log import check_entry, read_log_proof
+from verifier.method_names import short_method
 from verifier.statement import (
     Statement,
     check_logged,
@@ -18,9 +19,6 @@ from verifier.statement import (
     check_weights,
     read_statement,
 )
-
-ACRONYMS = frozenset({"ct", "ieu", "ltu"})
-"""Methods whose papers abbreviate their names."""
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of a statement, report or proof. A larger file is refused."""
@@ -152,7 +150,7 @@ def _stated(statement: Statement) -> list[str]:
         f"Verdict: {predicate['verdict']['value']}. {predicate['verdict']['sentence']}",
         *map(str, exact),
         f"Model {model['name']}, version {model.get('version_after', '?')}: weights {', '.join(statement.subjects)}.",
-        f"Made from the weights {before} by {_method_name(str(method['kind']))}.",
+        f"Made from the weights {before} by {short_method(str(method['kind']))}.",
         *(
             f"Compared with the weights {weights['digest']['sha256']}, said to be retrained without the forgotten samples."
             for weights in predicate.get("reference", [])
@@ -165,10 +163,6 @@ def _stated(statement: Statement) -> list[str]:
 
 def _count(number: object, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _method_name(kind: str) -> str:
-    return kind.upper() if kind in ACRONYMS else kind.replace("_", " ")
 
 
 def _read(path: Path) -> bytes:

@@ -18,7 +18,8 @@ from expunge.stack.folder import Folder, chosen_folder, read_stack_settings
 from ledger.resources import Fallback, Job, UnlearnRequest
 from ledger.sample_ids import KEY_HEADER, key_fingerprint, parse_sample_key, sample_digest, subject_digest
 from ledger.states import Escalation, JobState, Phase
-from report.formatting import duration, sentence, short_method
+from report.formatting import duration, sentence
+from verifier.method_names import short_method
 from verifier.sample_ids import InvalidSampleID, check_sample_id
 
 MAX_INLINE_IDS = 100_000

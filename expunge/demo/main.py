@@ -35,8 +35,8 @@ from expunge.stack.broker import free_port
 from expunge.stack.folder import sample_key
 from expunge.stack.process import tail
 from expunge.stack.stack import Options, Stack, interruptible, run_stack
-from report.formatting import short_method
 from unlearning.data.workload import Workload
+from verifier.method_names import short_method
 from worker.failures import WorkerError
 from worker.inputs import load_workload
 from worker.settings import allow_list

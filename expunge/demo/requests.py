@@ -13,7 +13,7 @@ from expunge.errors import JobFailed
 from ledger.resources import Attempt, Job
 from ledger.states import JobState
 from report.document import Report
-from report.formatting import short_method
+from verifier.method_names import short_method
 
 MEDIA_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
 

@@ -12,7 +12,8 @@ from expunge.demo.requests import Erasure
 from expunge.errors import DemoFailed
 from report.attacks import AttackName
 from report.evidence import Attack, Audit, Delay, Measures, VerdictValue
-from report.formatting import sentence, short_method
+from report.formatting import sentence
+from verifier.method_names import short_method
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

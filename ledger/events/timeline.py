@@ -17,7 +17,8 @@ from ledger.db import now
 from ledger.errors import UnknownJob, UnknownModel, UnknownRequest
 from ledger.states import MessageType, WebhookProtocol
 from ledger.tables import Event, Job, Model, UnlearnRequest, WebhookDelivery, WebhookEndpoint
-from report.formatting import plural, short_method
+from report.formatting import plural
+from verifier.method_names import short_method
 
 TEXTS: Mapping[str, str] = {
     "job.opened": "Opened. It takes requests until {cut_off} ({why}).",

@@ -4,6 +4,7 @@ A refused version leaves the model as it was, with its reference predictions and
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -18,34 +19,34 @@ REFERENCES, OUTDATED = "references", "outdated"
 """Keys of `ModelVersion.held_files`: the files before and after, as of `CHECKPOINTS`; and once it is served, what to delete."""
 
 
-def use_files(
-    session: Session,
-    model: Model,
-    *,
-    references: tuple[ReferenceFile, ReferenceFile] | None,
-    checkpoints: Sequence[Mapping[str, Any]] | None,
-) -> None:
-    """Make files the model's that know nothing of what was erased. references: the file before and the one after."""
-    if references is not None:
-        replace_references(session, model.id, old=references[0], new=references[1])
-    if checkpoints is not None:
-        set_checkpoints(model, checkpoints)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CleanFiles:
+    """What a model's files become once samples are erased: they know nothing of these.
+
+    references: the file of reference predictions before and the one after; None without any. checkpoints: the weights after slices
+    that may still be used, in place of those that the model's details list; None leaves these.
+    """
+
+    references: tuple[ReferenceFile, ReferenceFile] | None
+    checkpoints: Sequence[Mapping[str, Any]] | None
 
 
-def hold_files(
-    version: ModelVersion,
-    model: Model,
-    *,
-    references: tuple[ReferenceFile, ReferenceFile] | None,
-    checkpoints: Sequence[Mapping[str, Any]] | None,
-) -> None:
+def use_files(session: Session, model: Model, files: CleanFiles) -> None:
+    """Make the files the model's."""
+    if files.references is not None:
+        replace_references(session, model.id, old=files.references[0], new=files.references[1])
+    if files.checkpoints is not None:
+        set_checkpoints(model, files.checkpoints)
+
+
+def hold_files(version: ModelVersion, model: Model, files: CleanFiles) -> None:
     """Note beside a version that awaits approval which files become the model's with it."""
     held: dict[str, Any] = {}
-    if checkpoints is not None:
-        held[CHECKPOINTS] = [model.details.get(CHECKPOINTS, []), [dict(entry) for entry in checkpoints]]
+    if files.checkpoints is not None:
+        held[CHECKPOINTS] = [model.details.get(CHECKPOINTS, []), [dict(entry) for entry in files.checkpoints]]
     version.held_files = held or None
-    if references is not None:
-        hold_references(version, before=references[0], after=references[1])
+    if files.references is not None:
+        hold_references(version, before=files.references[0], after=files.references[1])
 
 
 def hold_references(version: ModelVersion, *, before: ReferenceFile, after: ReferenceFile) -> None:
@@ -83,7 +84,7 @@ def release_files(session: Session, version: ModelVersion) -> None:
         outdated |= {entry["path"] for entry in before} - {entry["path"] for entry in checkpoints}
         if model.details.get(CHECKPOINTS, []) != before:
             checkpoints = None
-    use_files(session, model, references=references, checkpoints=checkpoints)
+    use_files(session, model, CleanFiles(references=references, checkpoints=checkpoints))
     version.held_files = {OUTDATED: sorted(outdated)} if outdated else None
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 
 from ledger.transparency.log import (
     LogKind,
@@ -17,11 +17,9 @@ from ledger.transparency.log import (
     prove_leaf,
 )
 from service.http.authentication import ApiRoute, Reader, ReportReader
+from service.http.fields import Sha256
 from service.http.openapi import problems
 from service.http.sessions import Ledger
-
-LeafHash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-"""SHA-256, hex, of 0x00 and a leaf (RFC 6962)."""
 
 router = APIRouter(route_class=ApiRoute, tags=["log"])
 
@@ -87,7 +85,9 @@ def get_consistency(ledger: Ledger, first: Size, second: Size) -> ConsistencyPro
 
 @router.get("/log/proof/inclusion", summary="Show that a leaf is in the log", responses=problems(404, 422, 503))
 def get_inclusion(
-    ledger: Ledger, leaf_hash: Annotated[LeafHash, Query(description="SHA-256 hex of 0x00 and the leaf.")], size: Size
+    ledger: Ledger,
+    leaf_hash: Annotated[Sha256, Query(description="SHA-256, hex, of 0x00 and the leaf (RFC 6962).")],
+    size: Size,
 ) -> InclusionProofBody:
     """The proof that a leaf, known by its hash, is in the tree of `size` entries."""
     index = find_leaf(ledger, bytes.fromhex(leaf_hash))

@@ -19,10 +19,11 @@ from starlette.types import Scope as CallScope
 from ledger.errors import KeyRefused, Refused
 from ledger.registry.access import Caller, Scope
 from ledger.states import STAGES, TERMINAL
-from report.formatting import plural, short_method
+from report.formatting import plural
 from service.console.sign_in import COOKIE, delete_cookie
 from service.http.limits import count_address
 from service.http.problems import ServiceError, problem_type, refusal_headers
+from verifier.method_names import short_method
 
 POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; form-action 'self'; "

@@ -14,6 +14,7 @@ from verifier.sample_ids import MAX_SAMPLE_ID_LENGTH, InvalidSampleID, check_sam
 _DATE_AND_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 
 _WITHOUT_CONTROL, _WITHOUT_NUL = r"^[^\x00-\x1f\x7f]+$", r"^[^\x00]*$"
+_PRINTABLE, _SHA256 = r"^[\x21-\x7e]+$", "^[0-9a-f]{64}$"
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_WITHOUT_CONTROL)]
 """The name of a dataset or a model. PostgreSQL refuses NUL, and no operator means any other control character."""
@@ -42,15 +43,18 @@ _SAYS_SOMETHING = f"^[^\\u0000]*[^{_BLANK}{_CONTROL}\\u0000][^\\u0000]*$"
 RequiredText = Annotated[str, StringConstraints(min_length=1, max_length=2000, pattern=_SAYS_SOMETHING)]
 """Free text from the caller that says something: blanks and control characters alone do not."""
 
-Token = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+Token = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=_PRINTABLE)]
 """A string of the caller's in a header."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=_SHA256)]
+"""A digest, as hex."""
 
 PATTERN_RULES = {
     _WITHOUT_CONTROL: "must have no control character",
     _WITHOUT_NUL: "must have no character U+0000",
     _SAYS_SOMETHING: "must have more than blanks, and no character U+0000",
-    r"^[\x21-\x7e]+$": "must have ASCII letters, digits and punctuation alone, and no blank",
-    "^[0-9a-f]{64}$": "must be 64 hex digits in lower case",
+    _PRINTABLE: "must have ASCII letters, digits and punctuation alone, and no blank",
+    _SHA256: "must be 64 hex digits in lower case",
 }
 """What each pattern of a field asks for, in words."""
 

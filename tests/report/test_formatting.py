@@ -4,7 +4,6 @@ import pytest
 
 from report.evidence import Delay, Estimate
 from report.formatting import (
-    METHOD_NAMES,
     SPACE,
     any_of,
     delay,
@@ -15,9 +14,9 @@ from report.formatting import (
     plural,
     ratio,
     share,
-    short_method,
 )
 from unlearning.specs import SPECS
+from verifier.method_names import METHOD_NAMES, short_method
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def draw_by_class(
 ) -> list[Places]:
     """Draw sets of `sizes[label]` samples of each class at random; without sizes `count` samples of any class.
 
-    No sample is in a second set before all of its class have been in one.
+    Each set is as many positions in `samples`. No sample is in a second set before all of its class have been in one.
     """
     targets = samples.targets.cpu().numpy() if sizes else None
     places = [(np.flatnonzero(targets == label), size) for label, size in sizes.items()]
@@ -62,7 +62,7 @@ def draw_by_class(
 
 
 def _deal(places: Places, size: int, rng: np.random.Generator, *, sets: int) -> list[Places]:
-    """Deal sets of `size` places, shuffled, and shuffle again once too few are left."""
+    """Deal sets of `size` places, (size,) each, shuffled; once too few are left, the others are shuffled again and follow them."""
     left, found = rng.permutation(places), []
     for _ in range(sets):
         if len(left) < size:

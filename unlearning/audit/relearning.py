@@ -181,7 +181,7 @@ def relearn_delay(
     objective = objective if together else undivided(objective)
     small, controls = spec.are_few(len(forget)), spec.controls(kind)
     drawn = _draw_sets(
-        forget, held_out, classes=objective.classes, parts=spec.sets(kind, forgotten=len(forget)),
+        forget, held_out, classes=objective.classes, parts=spec.parts(kind, forgotten=len(forget)),
         most=spec.relearn_samples, controls=MANY if small else controls, distinct=small, seed=seed, difficulty=difficulty,
     )  # fmt: skip
     forget_places, control_places = drawn.forget, drawn.controls
@@ -368,7 +368,7 @@ def _select(samples: SampleSet, places: Places) -> Batch:
 
 def run_count(spec: AuditSpec, kind: str, *, forgotten: int, reference: bool = False) -> int:
     """Compute how often `relearn_delay` yields. reference: whether it relearns a retrained model too."""
-    parts = spec.sets(kind, forgotten=forgotten)
+    parts = spec.parts(kind, forgotten=forgotten)
     return 2 + parts * (1 + reference) + (MANY if spec.are_few(forgotten) else spec.controls(kind))
 
 

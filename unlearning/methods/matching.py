@@ -16,6 +16,9 @@ from unlearning.steps import Steps
 from unlearning.task import Task
 from unlearning.training.optimisation import anneal, minimise, sgd, update_running_statistics
 
+_SETTLING = 30
+"""Steps in which batch norm's running statistics forget what came before: at torch's default momentum 4 % of it are left [ours]."""
+
 
 def matching(spec: Matching, task: Task) -> Steps:
     """Unlearn `task.forget` from `task.model`, in place (after Georgiev et al., ICLR 2025, arXiv 2410.23232; the aims are [ours]).
@@ -44,7 +47,7 @@ def matching(spec: Matching, task: Task) -> Steps:
         for number in range(spec.steps):
             index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
             remain = task.remain.draw(spec.batch_size, generator)
-            yield partial(_step, spec, task, optimiser, aims, index, remain, share_left=1 - number / spec.steps)
+            yield partial(_step, spec, task, optimiser, aims, index, remain, left=spec.steps - number)
 
     return (yield from run_schedule(task, optimiser, steps(), total=spec.steps))
 
@@ -57,12 +60,12 @@ def _step(
     index: Tensor,
     remain: Batch,
     *,
-    share_left: float,
+    left: int,
 ) -> Tensor:
-    anneal(optimiser, rate=spec.learning_rate, share_left=share_left)
+    anneal(optimiser, rate=spec.learning_rate, share_left=left / spec.steps)
     loss = matching_loss(task, aims, index, remain, temperatures=(1.0, spec.temperature))
     value = minimise(task.model, optimiser, loss, max_gradient_norm=spec.clip)
-    if share_left <= 0.5:
-        # No step reads the running statistics, and they forget those of the first half by its end.
+    if left <= max(_SETTLING, spec.steps // 2):
+        # No step reads the running statistics.
         update_running_statistics(task.model, task.objective, remain)
     return value

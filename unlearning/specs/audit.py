@@ -92,9 +92,9 @@ class AuditSpec:
     relearn_delta: δ as a share of the original's loss gap between held-out and forget set. A set is relearned once its loss is
         at most L_f(θ_o) + δ.
     relearn_limit: T_max, as a multiple of the calibrated control's steps.
-    relearn_sets: most parts of the forget set that the first relearner learns, each by itself. Which samples a set has moves its
+    relearn_parts: most parts of the forget set that the first relearner learns, each by itself. Which samples a set has moves its
         delay far more than their order does, so several parts tell more than one. relearn_controls: control sets drawn from D_v
-        for it. relearn_sets_more, relearn_controls_more: for each other relearner, which can fail a model but need not pass it.
+        for it. relearn_parts_more, relearn_controls_more: for each other relearner, which can fail a model but need not pass it.
     """
 
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -112,8 +112,8 @@ class AuditSpec:
     relearn_steps: Annotated[int, Ge(4)] = 20
     relearn_delta: InnerShare = 0.1
     relearn_limit: AboveOne = 3.0
-    relearn_sets: AtLeastOne = 4
-    relearn_sets_more: AtLeastOne = 2
+    relearn_parts: AtLeastOne = 4
+    relearn_parts_more: AtLeastOne = 2
     relearn_controls: Annotated[int, Ge(3)] = 6
     relearn_controls_more: Annotated[int, Ge(3)] = 3
 
@@ -143,9 +143,9 @@ class AuditSpec:
             vector_samples=500,
         )
 
-    def sets(self, kind: str, *, forgotten: int) -> int:
+    def parts(self, kind: str, *, forgotten: int) -> int:
         """Return how many parts of so many forgotten samples the relearner `kind` learns: of half of `relearn_samples` or more."""
-        most = self.relearn_sets if kind == self.relearners[0] else self.relearn_sets_more
+        most = self.relearn_parts if kind == self.relearners[0] else self.relearn_parts_more
         least = max(self.thresholds.relearn_least, self.relearn_samples / 2)
         return 1 if self.are_few(forgotten) else max(1, min(most, int(forgotten / least)))
 
