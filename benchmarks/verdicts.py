@@ -20,7 +20,7 @@ With `--tests` the parts that cost little, the reference test and nearness, are 
 `verdicts_tests.json`, also of a model that is `half_way`: its logits are the means of the original's and the retrained model's.
 
 With `--parts` the audits have no reference predictions and relearn at most so many parts of the forget set, in
-`verdicts_parts.json`.
+`verdicts_parts.json`, or `verdicts_parts_validation.json` for other seeds than those of the tables.
 
 Finished audits are kept in `.bench/`. No default was chosen on the seeds from 100 on.
 """
@@ -35,7 +35,7 @@ from torch import nn
 import unlearning.audit
 from benchmarks.cases import Case, all_settings, case, code_of, stored
 from benchmarks.characteristics import METHODS, few, tests
-from benchmarks.command_line import BOTH_DIGITS, case_parser, chosen
+from benchmarks.command_line import BOTH_DIGITS, SEEDS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
 from benchmarks.known_models import collapsed, no_op, still_knows
 from benchmarks.machine import identity, seconds
@@ -75,8 +75,10 @@ def main() -> None:
         write("verdicts_tests", [made for name, seeds in chosen(given) for made in tests(name, seeds)])
         return
     if given.parts:
-        found = (in_parts(name, seeds, given.parts) for name, seeds in chosen(given))
-        write("verdicts_parts", [made for rows in found for made in rows])
+        cases = chosen(given)
+        reported = {seed for _, seeds in cases for seed in seeds} <= set(SEEDS)
+        found = (in_parts(name, seeds, given.parts) for name, seeds in cases)
+        write("verdicts_parts" if reported else "verdicts_parts_validation", [made for rows in found for made in rows])
         return
     rows: list[Row] = []
     for name, seeds in chosen(given):
