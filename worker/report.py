@@ -42,7 +42,7 @@ from unlearning.audit.measures import Measures
 from unlearning.audit.membership import Attack, RocCurve
 from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import ReferenceTest, samples_needed
-from unlearning.audit.relearning import Curve, Relearning
+from unlearning.audit.relearning import Curve, Relearning, typical_delay
 from unlearning.audit.verdict import Finding, Verdict
 from unlearning.specs import EXACT
 from worker.attempt import AttemptResult
@@ -419,7 +419,7 @@ def rates(curve: RocCurve) -> evidence.RocCurve:
 
 
 def relearn(relearning: Relearning) -> evidence.Relearn:
-    """Give one relearner's curves and delays: of several orders the first curve, of several controls the median one."""
+    """Give one relearner's curves and typical delays: of several parts the first curve, of several controls the median one."""
     original, unlearned, control = relearning.original, relearning.unlearned[0], relearning.control
     reference, relearner = relearning.reference, relearning.relearner
     return evidence.Relearn(
@@ -437,7 +437,7 @@ def relearn(relearning: Relearning) -> evidence.Relearn:
             original=delay(original, original.delay),
             unlearned=delay(unlearned, relearning.unlearned_delay),
             control=delay(control, relearning.control_delay),
-            reference=None if reference is None else delay(reference, reference.delay),
+            reference=None if reference is None else delay(reference, typical_delay(relearning.references)),
         ),
         ratio_to_control=None if relearning.ratio is None else relearning.ratio.value,
         normalised=relearning.normalised,

@@ -56,6 +56,16 @@ def test_the_report_has_what_was_measured(findings: Findings) -> None:
     assert [row.label for row in section.utility.per_class] == [str(label) for label in range(10)]
 
 
+def test_delays_on_several_parts_are_typical_ones_of_both_models(findings: Findings) -> None:
+    found = findings.relearnings[0]
+    parts = tuple(replace(found.unlearned[0], delay=steps) for steps in (4, 4, 32))
+
+    delay = report.relearn(replace(found, unlearned=parts, references=parts)).delay
+
+    assert delay.reference is not None
+    assert delay.reference.steps == delay.unlearned.steps == pytest.approx(8.2, abs=0.1)
+
+
 def test_the_verdict_keeps_each_check_with_its_numbers(findings: Findings) -> None:
     section = report.verdict(findings.verdict)
     assert section.value == "failed"

@@ -119,8 +119,7 @@ class Relearning:
     @property
     def reference_ratio(self) -> float | None:
         """T / T(θ_r): 1 for the retrained model; None without one, or if its delay is 0."""
-        typical = typical_delay(self.references) if self.references else 0.0
-        return self.unlearned_delay / typical if typical > 0 else None
+        return self.unlearned_delay / self.reference_delay if self.reference_delay else None
 
     @property
     def reference_area(self) -> float | None:
@@ -136,6 +135,11 @@ class Relearning:
     def unlearned_delay(self) -> float:
         """The typical delay of the forget set's curves, steps."""
         return typical_delay(self.unlearned)
+
+    @property
+    def reference_delay(self) -> float | None:
+        """The typical delay of the retrained model's curves, steps; None without such a model."""
+        return typical_delay(self.references) if self.references else None
 
     @property
     def control(self) -> Curve:
