@@ -2,6 +2,7 @@
 
 import dataclasses
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ledger.resources import Job
 from ledger.sample_ids import sample_digest
 from tests.end_to_end.conftest import GATED, Gates
 from tests.fixtures.registration import RETRAINED
-from tests.fixtures.waiting import await_that
+from tests.fixtures.waiting import PATIENCE, await_that
 
 SAMPLES = [f"image-{i}" for i in range(400)]
 """Of these 179 are in the training set: the more there are, the less does an audit of an honest retraining fail by chance."""
@@ -81,8 +82,29 @@ class Scene:
         return request.targets[0].job.id
 
     def watch(self, job_id: UUID) -> Job:
-        *_, job = client.watch_job(self.http, job_id)
+        """Follow the job to its end. Fails with what is known of it before pytest's own limit ends the run without a word."""
+        limit = time.monotonic() + 2 * PATIENCE
+
+        def still_patient() -> None:
+            assert time.monotonic() < limit, f"a job does not end:\n{self.known_of(job_id)}"
+
+        *_, job = client.watch_job(self.http, job_id, before_poll=still_patient)
         return job
+
+    def known_of(self, job_id: UUID) -> str:
+        """What a person would look at: the job, its timeline, who waits for whom in the database, and the ends of the logs."""
+        waits = text(
+            "SELECT pid, state, wait_event_type, wait_event, pg_blocking_pids(pid) AS blocked_by, "
+            "clock_timestamp() - state_change AS since, left(query, 200) AS query "
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid != pg_backend_pid() AND state != 'idle'"
+        )
+        with self.sessions.begin() as session:
+            sessions = [str(dict(row)) for row in session.execute(waits).mappings()]
+        logs = [
+            f"== {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+            for log in sorted({child.program.log.parent for child in self.stack.children}.pop().glob("*.log"))
+        ]
+        return "\n".join([repr(self.job(job_id)), self.timeline(job_id), *sessions, *logs])
 
     def job(self, job_id: UUID) -> Job:
         return client.get_job(self.http, job_id)
