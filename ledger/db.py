@@ -23,6 +23,10 @@ PING_SECONDS = 5.0
 ANSWER_MARGIN = 5.0
 """Seconds beyond the server's own limit of a statement after which a connection is given up: the server itself hangs."""
 
+IDLE_LIMIT = 30.0
+"""Seconds that an open transaction may wait for its client, if statements are limited at all. A process that is frozen within a
+transaction keeps its locks for so long, and others wait for them."""
+
 LONG_STATEMENT_LIMIT = 1800.0
 """Seconds that a statement over millions of samples may take."""
 
@@ -100,9 +104,16 @@ def session_settings(*, statement_seconds: float | None = None) -> dict[str, str
     """Give PostgreSQL's settings of every session of this program; see `make_engine`."""
     if statement_seconds is None:
         return {"timezone": "utc"}
-    milliseconds = str(round(1000 * statement_seconds))
-    limits = dict.fromkeys(("statement_timeout", "idle_in_transaction_session_timeout"), milliseconds)
-    return {"timezone": "utc", **limits}
+    return {
+        "timezone": "utc",
+        "statement_timeout": milliseconds(statement_seconds),
+        "idle_in_transaction_session_timeout": milliseconds(min(statement_seconds, IDLE_LIMIT)),
+    }
+
+
+def milliseconds(seconds: float) -> str:
+    """Write a time as PostgreSQL's settings take it."""
+    return str(round(1000 * seconds))
 
 
 def connection_options(location: URL, settings: dict[str, str]) -> dict[str, str]:
@@ -117,9 +128,9 @@ def connection_options(location: URL, settings: dict[str, str]) -> dict[str, str
 def make_engine(url: str | URL, *, pool_size: int = 10, statement_seconds: float | None = None) -> Engine:
     """Create an engine whose sessions use UTC and notice a restarted server. One a process: after a fork, never before.
 
-    statement_seconds: how long a statement may take, and how long a transaction may wait for its client; None for no limit. The URL
-    may lead to PgBouncer, in transaction mode too. Then statements are not prepared and each transaction sets its own limits; a
-    statement outside of a transaction has those of the role.
+    statement_seconds: how long a statement may take; a transaction may wait as long for its client, but at most IDLE_LIMIT. None
+    for no limit. The URL may lead to PgBouncer, in transaction mode too. Then statements are not prepared and each transaction sets
+    its own limits; a statement outside of a transaction has those of the role.
     """
     location = normalise_url(url) if isinstance(url, str) else url
     settings = session_settings(statement_seconds=statement_seconds)
@@ -201,8 +212,9 @@ def allow_long_statements(session: Session) -> None:
     connection = session.connection().connection.driver_connection
     if not isinstance(connection, LimitedConnection) or connection.answer_seconds is None:
         return
-    milliseconds = str(round(1000 * LONG_STATEMENT_LIMIT))
-    session.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds})
+    session.execute(
+        text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": milliseconds(LONG_STATEMENT_LIMIT)}
+    )
     connection.answer_seconds = LONG_STATEMENT_LIMIT + ANSWER_MARGIN  # until it is back in the pool
 
 

@@ -43,7 +43,8 @@ class Settings(SharedSettings):
         default=30,
         gt=0,
         validation_alias="EXPUNGE_STATEMENT_SECONDS",
-        description="How long a statement of a call may take, and a transaction may wait, before the call gets 503. "
+        description="How long a statement of a call may take before the call gets 503; an open transaction may wait as long, and "
+        "30 seconds at most. "
         "Lists and uploads of millions of samples may take half an hour.",
     )
     rate_limit: str | None = Field(

@@ -113,8 +113,8 @@ class Settings(ProcessSettings, SharedSettings):
         default=300,
         gt=0,
         validation_alias="EXPUNGE_WORKER_STATEMENT_SECONDS",
-        description="How long a statement of a worker or the beat may take, and a transaction may wait, before it is given up and "
-        "tried again. Statements over all samples of a job may take half an hour.",
+        description="How long a statement of a worker or the beat may take before it is given up and tried again; an open "
+        "transaction may wait 30 seconds at most. Statements over all samples of a job may take half an hour.",
     )
     lease_seconds: float = Field(
         default=45,

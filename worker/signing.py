@@ -5,12 +5,13 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -54,6 +55,10 @@ LAST_SIGNED = "last-signed.json"
 """The file beside the private keys with the largest tree head of the log that was signed with them."""
 
 
+LOCK_SECONDS = 5.0
+"""How long to wait for another process that remembers what it signed."""
+
+
 def read_last_signed(folder: Path) -> TreeHead | None:
     """Read which tree head was signed last with a folder's keys; None before the first. Raises LogForked if it is malformed."""
     path = folder / LAST_SIGNED
@@ -71,13 +76,14 @@ def read_last_signed(folder: Path) -> TreeHead | None:
 def remember_signed(folder: Path, head: TreeHead) -> None:
     """Remember what was signed, once it is committed. Of one log, the larger head stays.
 
-    If the folder cannot be written to, an error is logged: a log that shrinks would then not be noticed.
+    If the folder cannot be written to, or another process holds its lock for LOCK_SECONDS, an error is logged: a log that shrinks
+    would then not be noticed. The next signature is remembered instead.
     """
     text = json.dumps({"origin": head.origin, "size": head.size, "root": head.root.hex()})
     fresh = folder / f".{LAST_SIGNED}"
     try:
         with (folder / f".{LAST_SIGNED}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_within(lock, seconds=LOCK_SECONDS)
             last = read_last_signed(folder)
             if last is not None and last.origin == head.origin and last.size >= head.size:
                 return
@@ -88,6 +94,19 @@ def remember_signed(folder: Path, head: TreeHead) -> None:
             fresh.rename(folder / LAST_SIGNED)
     except OSError as error:
         logger.error("what was signed last cannot be remembered in %s: %s", folder, error.strerror)
+
+
+def lock_within(file: IO[str], *, seconds: float) -> None:
+    """Lock an open file for this process alone. Raises BlockingIOError if another one holds the lock so long: it may be frozen."""
+    limit = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > limit:
+                raise
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,12 @@ from datetime import UTC, timedelta
 
 import psycopg
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from expunge.operator.doctor import check_database
 from expunge.stack.broker import free_port
+from ledger import db
 from ledger.db import (
     NETWORK_LIMITS,
     allow_long_statements,
@@ -24,9 +25,11 @@ from ledger.db import (
     session_settings,
 )
 from ledger.jobs.cancellation import retry_job
+from ledger.jobs.heartbeats import STORAGE, record_heartbeat
 from ledger.registry.versions import promote, register_version
 from ledger.requests import do_not_train, uploads
 from ledger.states import Reason, RequestState
+from ledger.tables import Heartbeat
 from migrations.commands import upgrade
 from tests.fixtures.postgresql import HURRIED, at_a_distance
 from tests.fixtures.waiting import await_that
@@ -262,6 +265,25 @@ def test_statements_and_idle_transactions_have_a_limit_of_time(database_url):
         with pytest.raises(DBAPIError) as raised:
             session.execute(text("SELECT 1"))
     other.dispose()
+    engine.dispose()
+    assert raised.value.connection_invalidated
+
+
+def test_a_process_frozen_in_a_transaction_gives_up_its_locks_long_before_a_statement_would_end(
+    database_url, monkeypatch
+):
+    assert session_settings(statement_seconds=300)["idle_in_transaction_session_timeout"] == "30000"
+    monkeypatch.setattr(db, "IDLE_LIMIT", 0.5)
+    engine = make_engine(database_url, pool_size=2, statement_seconds=300)
+    sessions = make_sessions(engine)
+    with sessions.begin() as session:
+        record_heartbeat(session, STORAGE)
+    locked = select(Heartbeat).where(Heartbeat.name == STORAGE).with_for_update()
+    with sessions() as frozen, sessions() as other:
+        frozen.execute(locked)
+        assert other.scalars(locked).one()
+        with pytest.raises(DBAPIError) as raised:
+            frozen.execute(text("SELECT 1"))
     engine.dispose()
     assert raised.value.connection_invalidated
 

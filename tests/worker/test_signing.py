@@ -1,3 +1,4 @@
+import fcntl
 import json
 import stat
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ledger.transparency.signing_keys import list_signing_keys
 from tests.worker.conftest import Bench
 from verifier.keys import TrustedKey, read_keys
 from verifier.log import TreeHead, read_log_checkpoint
+from worker import signing
 from worker.failures import NoSigningKey
 from worker.settings import Settings
 from worker.signing import (
@@ -177,6 +179,22 @@ def test_what_was_signed_last_is_remembered_beside_the_key(signed_log: SignedLog
     assert stat.S_IMODE((signed_log.keys / LAST_SIGNED).stat().st_mode) == 0o600
     older = replace(signed_log.head(), size=1)
     remember_signed(signed_log.keys, older)  # a slow worker does not take it back
+    assert read_last_signed(signed_log.keys) == signed_log.head()
+
+
+def test_a_frozen_process_that_holds_the_lock_of_the_memory_keeps_nobody_waiting(
+    signed_log: SignedLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(signing, "LOCK_SECONDS", 0.1)
+    before = signed_log.head()
+    with (signed_log.keys / f".{LAST_SIGNED}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        signed_log.grow()
+        assert signed_log.sign()
+        assert read_last_signed(signed_log.keys) == before
+    assert "cannot be remembered" in caplog.text
+    signed_log.grow()
+    assert signed_log.sign()
     assert read_last_signed(signed_log.keys) == signed_log.head()
 
 
