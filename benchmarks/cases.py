@@ -1,7 +1,8 @@
 """Cases of the benchmarks: a workload, a forget set, the model trained on it, and models retrained without it.
 
-Training takes longest, so trained weights are stored in `.bench/` (or `EXPUNGE_BENCH`) under a digest of everything they depend
-on. A second command, or a run after a crash, reads them from there with the seconds that training took.
+Training takes longest, so trained weights are stored in `.bench/` (or `EXPUNGE_BENCH`) under a digest of their settings. A second
+command, or a run after a crash, reads them from there with the seconds that training took. What was measured is stored too, under
+a digest of its settings and of the library's code.
 """
 
 import dataclasses
@@ -12,13 +13,13 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+import unlearning
 from benchmarks.machine import DEVICE, identity, seconds
 from examples import authors, cifar, diffusion, digits, mnist_diffusion
 from unlearning.data.references import References, from_bytes, to_bytes
@@ -205,9 +206,10 @@ def digest(what: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def code_of(package: ModuleType) -> str:
-    """Compute the SHA-256 of a package's modules, as hex."""
-    folder = Path(package.__path__[0])
+@functools.cache
+def code_of_library() -> str:
+    """Compute the SHA-256 of the library's modules, as hex."""
+    folder = Path(unlearning.__path__[0])
     return digest({str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*.py"))})
 
 
@@ -219,9 +221,9 @@ def ids_digest(samples: SampleSet) -> str:
 def stored(kind: str, what: Mapping[str, object], run: Callable[[], Mapping[str, object]]) -> dict[str, Any]:
     """Run what takes long and store what it returns, or read what an earlier run of the same kind stored.
 
-    what: everything that the result depends on. A run that is stopped stores nothing.
+    what: everything that the result depends on, besides the library's code. A run that is stopped stores nothing.
     """
-    place = bench_folder() / f"{kind}-{digest(what)}.json"
+    place = bench_folder() / f"{kind}-{digest({**what, 'library': code_of_library()})}.json"
     if not place.exists():
         content = json.dumps(run(), indent=2) + "\n"
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ interrupted goes on, and one with more sets adds to it.
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,17 +12,11 @@ from functools import partial
 import numpy as np
 from torch import nn
 
-import unlearning.audit
-import unlearning.audit.nearness
-import unlearning.audit.reference_test
-import unlearning.methods
 from benchmarks import judging
 from benchmarks.cases import (
     Case,
     all_settings,
     case,
-    code_of,
-    digest,
     ids_digest,
     key,
     keys,
@@ -174,13 +167,8 @@ def tests_of(one: Case, size: int) -> dict[str, list[tuple[bool | None, bool]]]:
                 found.setdefault(label, []).append((test.passed, near.to_original))
         return found
 
-    code = {
-        module.__name__: inspect.getsource(module)
-        for module in (unlearning.audit.reference_test, unlearning.audit.nearness)
-    }
     of_case = {"case": one.name, "seed": one.seed, "size": size, "sets": TESTED}
-    what = {**of_case, "code": digest(code), **identity()}
-    return stored("few_tests", what, run)
+    return stored("few_tests", {**of_case, **identity()}, run)
 
 
 def audited(one: Case, label: str, model: nn.Module | Callable[[SampleSet], nn.Module], forget: SampleSet) -> Result:
@@ -190,13 +178,12 @@ def audited(one: Case, label: str, model: nn.Module | Callable[[SampleSet], nn.M
         found = model if isinstance(model, nn.Module) else model(forget)
         return _audit(one, found, forget, one.remain, references_of(one))
 
-    return _stored(one, forget, {"model": label, "code": code_of(unlearning.audit)}, run)
+    return _stored(one, forget, {"model": label}, run)
 
 
 def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
     """Let a method forget one set, and audit the result, or read what an earlier run of the same code found."""
     spec = METHODS[label]
-    what = {"model": all_settings(spec), "code": code_of(unlearning.audit), "methods": code_of(unlearning.methods)}
 
     def run() -> Result:
         made, task = references_of(one), task_of(one)
@@ -207,7 +194,7 @@ def unlearned(one: Case, label: str, forget: SampleSet) -> Result:
         spent = seconds() - begun
         return {**_audit(one, task.model.eval(), forget, task.remain, made), "method_seconds": spent}
 
-    return _stored(one, forget, what, run)
+    return _stored(one, forget, {"model": all_settings(spec)}, run)
 
 
 def _audit(one: Case, model: nn.Module, forget: SampleSet, remain: SampleSet, made: References) -> dict[str, object]:

@@ -24,10 +24,8 @@ import numpy as np
 import torch
 from torch import nn
 
-import unlearning.audit
-import unlearning.methods
 from benchmarks import machine
-from benchmarks.cases import Case, all_settings, case, code_of, ids_digest, references_of, stored, subset, without
+from benchmarks.cases import Case, all_settings, case, ids_digest, references_of, stored, subset, without
 from benchmarks.command_line import SEEDS, Chosen, case_parser, chosen
 from benchmarks.deletions import one_class
 from benchmarks.judging import audited, digest_of, task_of
@@ -168,7 +166,6 @@ def trial(situation: Situation, spec: Spec | None, method: str) -> Trial:
         "method": method if spec is None else all_settings(spec),
         "references": None if situation.references is None else digest_of(situation.references),
         "audit": all_settings(situation.audit),
-        "code": [code_of(package) for package in (unlearning.audit, unlearning.methods)],
         **machine.identity(),
     }
     return Trial(**stored("trial", what, lambda: dataclasses.asdict(tried(situation, spec))))

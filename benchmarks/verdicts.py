@@ -32,8 +32,7 @@ from functools import cache, partial
 import torch
 from torch import nn
 
-import unlearning.audit
-from benchmarks.cases import Case, all_settings, case, code_of, stored
+from benchmarks.cases import Case, all_settings, case, stored
 from benchmarks.characteristics import METHODS, few, tests
 from benchmarks.command_line import BOTH_DIGITS, SEEDS, case_parser, chosen
 from benchmarks.judging import Judged, audited, judged_model, task_of
@@ -151,7 +150,7 @@ def _audit_relearning(one: Case, label: str, make: Callable[[], nn.Module], coun
     """Audit a model, relearning `count` parts, or read what an earlier run found; by relearner, whether it passed."""
     spec = AuditSpec(relearn_parts=count, relearn_parts_more=min(count, AuditSpec().relearn_parts_more))
     of_case = {"case": one.name, "seed": one.seed, "model": label}
-    what = {**of_case, "audit": all_settings(spec), "code": code_of(unlearning.audit), **identity()}
+    what = {**of_case, "audit": all_settings(spec), **identity()}
 
     def run() -> dict[str, object]:
         model = make()

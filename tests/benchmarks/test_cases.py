@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import generative, language
+from benchmarks import cases, generative, language
 from benchmarks.cases import MILD, all_settings, stored, trained
 from benchmarks.writing import content
 from examples import authors, digits
@@ -66,6 +66,8 @@ def test_figures_are_stored_for_the_same_settings_alone_also_in_a_folder_that_do
     found = [stored(kind, {"seed": seed}, run) for kind, seed in (("a", 1), ("a", 1), ("a", 2), ("b", 1))]
 
     assert [one["number"] for one in found] == [1, 1, 2, 3]
+    monkeypatch.setattr(cases, "code_of_library", lambda: "changed")
+    assert stored("a", {"seed": 1}, run)["number"] == 4
 
 
 def test_a_run_that_is_stopped_stores_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
