@@ -142,7 +142,7 @@ class InconclusiveReason(StrEnum):
     """Why a verdict is inconclusive."""
 
     TOO_FEW_SAMPLES = "too_few_samples"
-    """No method could be verified on so few samples."""
+    """On so few samples, a model that never saw them would hardly be verified either."""
     NO_POWER = "no_power"
     """The attacks do not recognise the samples on the original model either."""
     OPEN = "open"

@@ -29,9 +29,9 @@ from unlearning.audit.membership import (
     Attack,
     Pairing,
     attack_by_reference,
-    auc_half_width,
     evaluate_attacks,
     membership_margin,
+    membership_power,
     pair_sets,
     roc_curve,
 )
@@ -237,7 +237,7 @@ def audit(
     reason = inconclusive_reason(
         checks,
         tests=tests,
-        half_width=auc_half_width(len(pairing.forget), pairing.effective, confidence=spec.thresholds.confidence),
+        power=membership_power(pairing, spec.thresholds),
         relearned=relearnings[0].samples if relearnings else 0,
         thresholds=spec.thresholds,
     )

@@ -7,11 +7,11 @@ from unlearning.audit.comparison import Change, ClassAccuracy, Comparison
 from unlearning.audit.extraction import Extraction
 from unlearning.audit.generation import Generated, Sheet
 from unlearning.audit.measures import Measures
-from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width
+from unlearning.audit.membership import Attack, Pairing, RocCurve, auc_half_width, membership_power
 from unlearning.audit.nearness import Nearness
 from unlearning.audit.reference_test import ReferenceTest
 from unlearning.audit.relearning import Relearning
-from unlearning.audit.verdict import Verdict
+from unlearning.audit.verdict import LEAST_POWER, Verdict
 from unlearning.data.objectives import Merit
 from unlearning.specs.audit import AuditSpec
 
@@ -148,6 +148,11 @@ def limits(
         found.append(
             f"With {forget:,} forgotten samples, an AUC is known to within ± {width:.2f} at best. An effect within "
             f"± {spec.thresholds.membership_margin:g} can be neither shown nor excluded, whatever the method, retraining included."
+        )
+    elif (power := membership_power(pairing, spec.thresholds)) < LEAST_POWER:
+        found.append(
+            f"With {forget:,} forgotten samples, membership attacks decide on a model that never saw them in at most "
+            f"{100 * power:.0f} % of audits, whatever the method, retraining included."
         )
     if pairing.effective < 1000:
         found.append(

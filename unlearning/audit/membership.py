@@ -184,6 +184,17 @@ def membership_margin(pairing: Pairing, thresholds: Thresholds) -> float:
     return min(thresholds.membership_margin, max(thresholds.membership_margin_least, wanted))
 
 
+def membership_power(pairing: Pairing, thresholds: Thresholds) -> float:
+    """Compute the chance that an attack passes a model that never saw the samples: that its AUC's interval is within the margin.
+
+    By the normal approximation of the AUC under the null [ours]. That several attacks pass is less likely, so it is an upper bound.
+    """
+    normal, confidence = NormalDist(), thresholds.confidence
+    width = auc_half_width(len(pairing.forget), pairing.effective, confidence=confidence)
+    error = width / normal.inv_cdf((1 + confidence) / 2)
+    return max(0.0, 2 * normal.cdf((membership_margin(pairing, thresholds) - width) / error) - 1)
+
+
 def class_mix_differs(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:
     """Return whether the class mixes of two target vectors differ by more than chance: χ² test of homogeneity, p < 0.01."""
     classes = int(max(first.max(), second.max())) + 1

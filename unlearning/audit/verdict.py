@@ -41,8 +41,8 @@ EXTRACTION = {
 
 _DECISIVE = ("relearn_delay", "reference_matched")
 """Codes of the findings of which a verified verdict needs one."""
-_LEAST_POWER = 0.5
-"""If a model that never saw the samples passes with a smaller probability, an undecided test has too few samples [ours]."""
+LEAST_POWER = 0.5
+"""If a model that never saw the samples passes an undecided test with a smaller probability, they are too few [ours]."""
 _SIGNIFICANT = 0.05
 """The largest p-value at which answers are called nearer to those of models that never saw the samples [ours]."""
 
@@ -68,9 +68,9 @@ class Verdict:
 
     value: "verified", "inconclusive" or "failed". sentence: what was measured, for a reader without statistics. warnings:
         sentences.
-    reason: of an inconclusive verdict, else None. "too_few_samples": no method could be verified on so few. "no_power": the attacks
-        do not recognise the forget set on the original either, or a near-copy of each forgotten sample remains. "open": an interval
-        spans its threshold, or two tests disagree.
+    reason: of an inconclusive verdict, else None. "too_few_samples": of so few, a model that never saw them would hardly be
+        verified either. "no_power": the attacks do not recognise the forget set on the original either, or a near-copy of each
+        forgotten sample remains. "open": an interval spans its threshold, or two tests disagree.
     """
 
     value: str
@@ -83,7 +83,7 @@ class Verdict:
 def judge(findings: Sequence[Finding], *, forgotten: int, thresholds: Thresholds, reason: str | None = None) -> Verdict:
     """Derive the verdict from the findings. forgotten: the number of forgotten samples.
 
-    reason: why no method could have got another verdict than an inconclusive one; None if one could.
+    reason: why no method was likely to get another verdict than an inconclusive one; None if one was.
     """
     deciding = [finding for finding in findings if finding.deciding]
     failed = [finding.text for finding in deciding if finding.passed is False]
@@ -118,23 +118,23 @@ def inconclusive_reason(
     findings: Sequence[Finding],
     *,
     tests: Mapping[str, ReferenceTest],
-    half_width: float,
+    power: float,
     relearned: int,
     thresholds: Thresholds,
 ) -> str | None:
-    """Say why no method could have been verified: "too_few_samples" or "no_power"; None where one could.
+    """Say why no method was likely to be verified: "too_few_samples" or "no_power"; None where one was.
 
-    half_width: of the interval of an AUC of 0.5 on so many samples. relearned: samples that the relearning compares.
+    power: of the membership test on so many samples (`membership_power`). relearned: samples that the relearning compares.
     """
     if tests:
         test = tests["unlearned"]
         if not test.samples:
             return "no_power"
-        return None if test.passed or test.power >= _LEAST_POWER else "too_few_samples"
-    if half_width > thresholds.membership_margin or relearned < thresholds.relearn_least:
+        return None if test.passed or test.power >= LEAST_POWER else "too_few_samples"
+    passed = {finding.code: finding.passed for finding in findings}
+    if relearned < thresholds.relearn_least or (not passed["membership_matched"] and power < LEAST_POWER):
         return "too_few_samples"
-    control = next(f for f in findings if f.code == "negative_control_membership")
-    return None if control.passed else "no_power"
+    return None if passed["negative_control_membership"] else "no_power"
 
 
 def membership_findings(

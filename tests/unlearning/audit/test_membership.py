@@ -17,6 +17,7 @@ from unlearning.audit.membership import (
     class_mix_differs,
     member_threshold,
     membership_margin,
+    membership_power,
     pair,
     roc_curve,
     spread_scores,
@@ -136,6 +137,19 @@ def test_the_half_width_is_mann_whitney_s_under_the_null() -> None:
     rng = np.random.default_rng(0)
     null = [roc_auc_score(np.repeat([1, 0], [40, 90]), rng.normal(size=130)) for _ in range(1000)]
     assert auc_half_width(40, 90, confidence=0.9) == pytest.approx(1.645 * np.std(null), rel=0.08)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 500), (60, 500), (400, 500)])
+def test_the_power_is_how_often_a_model_that_never_saw_the_samples_passes(n: int, m: int) -> None:
+    rng, of, thresholds = np.random.default_rng(0), pairing(n, m), Thresholds()
+    margin, half = membership_margin(of, thresholds), auc_half_width(n, m, confidence=thresholds.confidence)
+    null = np.array([roc_auc_score(np.repeat([1, 0], [n, m]), rng.normal(size=n + m)) for _ in range(1000)])
+    assert membership_power(of, thresholds) == pytest.approx(np.mean(np.abs(null - 0.5) + half <= margin), abs=0.05)
+
+
+def test_the_power_is_0_where_no_interval_fits() -> None:
+    assert membership_power(pairing(5, 500), Thresholds()) == 0
+    assert membership_power(pairing(1, 1), Thresholds()) == 0
 
 
 def test_a_shift_in_either_direction_leaves_one_half() -> None:

@@ -227,8 +227,28 @@ def verdict_with_other_attack(
         margin=0.1,
     )
     found = [*change_findings(CHANGED), *reference_findings(tests, power={}, thresholds=THRESHOLDS), *other]
-    reason = inconclusive_reason(found, tests=tests, half_width=0.2, relearned=5, thresholds=THRESHOLDS)
+    reason = inconclusive_reason(found, tests=tests, power=0.1, relearned=5, thresholds=THRESHOLDS)
     return judge(found, forgotten=5, thresholds=THRESHOLDS, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("after", "power", "relearned", "reason"),
+    [
+        (0.56, 0.9, 30, "open"),  # another method may bring it nearer to 0.5
+        (0.56, 0.4, 30, "too_few_samples"),  # a model that never saw them would hardly pass either
+        (0.50, 0.4, 30, "open"),  # this one did pass, so that relearning alone is undecided
+        (0.50, 0.9, 29, "too_few_samples"),
+    ],
+)
+def test_without_references_a_fallback_follows_only_if_a_retrained_model_would_rather_pass_than_not(
+    after: float, power: float, relearned: int, reason: str
+) -> None:
+    tested = membership_findings(attacks(0.7), attacks(after, half=0.06), reference=None, margin=0.1)
+    undecided = relearning(0.2, 0.5, 1.2)
+    found = [*change_findings(CHANGED), *tested, *relearn_findings((undecided,), thresholds=THRESHOLDS)]
+    why = inconclusive_reason(found, tests={}, power=power, relearned=relearned, thresholds=THRESHOLDS)
+    result = judge(found, forgotten=30, thresholds=THRESHOLDS, reason=why)
+    assert (result.value, result.reason) == ("inconclusive", reason)
 
 
 @pytest.mark.parametrize(("auc", "known"), [(0.84, 1.0), (0.16, -1.0)])
