@@ -9,7 +9,7 @@ from torch import Tensor
 from unlearning.data.batches import Batch
 from unlearning.errors import MethodRefused
 from unlearning.methods.aims import ReferenceAims, matching_loss, reference_aims
-from unlearning.methods.fixed_schedule import run_schedule
+from unlearning.methods.fixed_schedule import dealt, run_schedule
 from unlearning.specs import Matching
 from unlearning.specs.methods import scale_schedule
 from unlearning.steps import Steps
@@ -44,8 +44,8 @@ def matching(spec: Matching, task: Task) -> Steps:
     optimiser = sgd(task.model, rate=spec.learning_rate)
 
     def steps() -> Iterator[Callable[[], Tensor]]:
-        for number in range(spec.steps):
-            index = torch.randperm(len(task.forget), generator=generator)[: spec.batch_size]
+        batches = dealt(len(task.forget), spec.batch_size, generator)
+        for number, index in zip(range(spec.steps), batches, strict=False):
             remain = task.remain.draw(spec.batch_size, generator)
             yield partial(_step, spec, task, optimiser, aims, index, remain, left=spec.steps - number)
 
